@@ -1,0 +1,183 @@
+"""Identity: what makes two artifacts the same, and the manifest that says it.
+
+A *slice* (one language of one artifact, or one model in one language) is the unit of identity.
+Its fingerprint hashes everything that gives its rows their meaning; see docs/architecture.md.
+Nothing outside this room knows how a fingerprint or a digest is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FINGERPRINT_LENGTH = 12  # hex digits: 48 bits, plenty among the artifacts of one lab
+MANIFEST = "factory.json"
+UNHASHED = frozenset({"README.md", ".gitattributes", MANIFEST, "recipe.yaml", "recipe.lock.yaml"})
+
+
+def canonical(value: Any) -> str:
+    """`value` as canonical JSON: sorted keys, no spaces, 1.0 written as 1, no NaN.
+
+    Raises ValueError for a number that is not finite: it cannot name anything.
+    """
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return value
+
+
+def fingerprint(identity: Any) -> str:
+    """First 12 hex digits of the sha256 of `identity` in canonical JSON."""
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def text_hash(text: str) -> str:
+    """Hash of a prompt or a response, as kept in `prompt_hash` and `response_hash`."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(files: Iterable[tuple[str, str]]) -> str:
+    """sha256 over sorted (path, content sha256) pairs, leaving out `UNHASHED` files.
+
+    The same content has the same digest on every hub, whatever its commits are called.
+    """
+    lines = sorted(f"{path}\0{sha}\n" for path, sha in files if path not in UNHASHED)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class Record(BaseModel):
+    """Base of everything written to a manifest: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(Record):
+    """One file of an artifact: path from its root, sha256, bytes, and rows if it is a table."""
+
+    path: str
+    sha256: str
+    size: int
+    rows: int | None = None
+
+
+class InputRecord(Record):
+    """What one slice read: an artifact's slice (`step`, `slice`, `fingerprint`) or something
+    from outside (`source`, `revision`); `digest` is the content that was really read."""
+
+    role: str
+    digest: str
+    step: str | None = None
+    slice: str | None = None
+    fingerprint: str | None = None
+    source: str | None = None
+    revision: str | None = None
+
+
+class Rows(Record):
+    """Conservation for one slice: `into` = `out` + the sum of `dropped` by reason.
+
+    `into` counts what the stage was asked to make (for generate: prompts x n)."""
+
+    into: int
+    out: int
+    dropped: dict[str, int] = Field(default_factory=dict)
+
+    def balanced(self) -> bool:
+        """Whether nothing went missing without a reason."""
+        return self.into == self.out + sum(self.dropped.values())
+
+
+class SliceRecord(Record):
+    """One slice: its identity as hashed, what it read, how many rows, and its content."""
+
+    fingerprint: str
+    row_key: str
+    identity: dict[str, Any]
+    inputs: list[InputRecord]
+    rows: Rows
+    digest: str
+
+
+class Cost(Record):
+    """What making it took, all attempts together: seconds of wall time and GPU-hours."""
+
+    wall_seconds: float
+    gpu_hours: float = 0.0
+    tokens: int = 0
+
+
+class Manifest(Record):
+    """The truth about one artifact, kept as `factory.json` at its root and written last."""
+
+    manifest_version: int = 1
+    repo: str
+    license: str | None = None
+    recipe: str
+    step: str
+    stage: str
+    kind: str
+    fingerprint: str
+    languages: list[str]
+    fields: dict[str, Any]
+    how: dict[str, Any]
+    seed: int
+    slices: dict[str, SliceRecord]
+    files: list[FileRecord]
+    models: list[InputRecord] = Field(default_factory=list)
+    stats: dict[str, Any] = Field(default_factory=dict)
+    determinism: str  # exact | distribution
+    template: dict[str, Any] | None = None
+    cost: Cost
+    environment: dict[str, str]
+    created: str
+
+    @property
+    def tag(self) -> str:
+        """The Hub tag that names this artifact's identity."""
+        return f"fp-{self.fingerprint}"
+
+    def content(self) -> str:
+        """Digest of all slices together: two draws of one recipe differ here alone."""
+        return content_digest((name, record.digest) for name, record in self.slices.items())
+
+    def rows(self) -> Rows:
+        """The counts of all slices added up."""
+        dropped: dict[str, int] = {}
+        for record in self.slices.values():
+            for reason, count in record.rows.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + count
+        return Rows(
+            into=sum(r.rows.into for r in self.slices.values()),
+            out=sum(r.rows.out for r in self.slices.values()),
+            dropped=dropped,
+        )
+
+    def dump(self) -> str:
+        """The text of `factory.json`."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of an artifact at rest. Raises OSError or ValueError when there is none."""
+    return Manifest.model_validate_json((directory / MANIFEST).read_bytes())

@@ -1,0 +1,172 @@
+"""What people see: tables, and a run as it goes, on a terminal or in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from factory.artifact import Manifest
+from factory.plan import State, Step
+
+console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+_LOG_EVERY = 30.0  # seconds between plain lines
+
+
+class Teller:
+    """Tells a run: a moving bar on a terminal, plain lines in a log."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def note(self, text: str) -> None:
+        """One line of its own."""
+        console.print(text)
+
+    def begin(self, step: Step) -> Any:
+        """Announce a step; the answer takes its progress."""
+        console.print(f"{step.name}: {step.reason}")
+        started = said = time.monotonic()
+        at_start: int | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("  {task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None, rate="")
+
+        def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
+            nonlocal said, at_start
+            now = time.monotonic()
+            at_start = done if at_start is None else at_start
+            rate = f"{tokens / (now - started):.0f} tokens/s" if tokens else ""
+            if self._bar is not None and self._task is not None:
+                self._bar.update(
+                    self._task, completed=done, total=total, description=unit, rate=rate
+                )
+            elif now - said > _LOG_EVERY:
+                said = now
+                left = (now - started) / max(done - at_start, 1) * (total - done)
+                console.print(
+                    f"  {done}/{total} {unit} {rate}, about {left:.0f} s left"
+                )
+
+        return progress
+
+    def end(self, step: Step, seconds: float | None) -> None:
+        """Say what became of a step."""
+        self.stop()
+        if step.state is State.BLOCKED:
+            line = f"{step.name}: blocked: {step.reason}"
+        else:
+            assert step.found is not None
+            rows = step.found.manifest.rows()
+            did = "reused" if seconds is None else f"done in {seconds:.0f} s"
+            line = f"{step.name}: {did}, {rows.out} rows in {step.repo} at {step.found.tag}"
+        console.print(line)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
+
+
+def plan_table(steps: list[Step]) -> Table:
+    """Steps with state and reason."""
+    table = Table(title="Plan", title_justify="left")
+    for column in ("step", "state", "why", "repo"):
+        table.add_column(column, overflow="fold")
+    for step in steps:
+        table.add_row(step.name, step.state.value, step.reason, step.repo)
+    return table
+
+
+def plan_json(steps: list[Step]) -> list[dict[str, Any]]:
+    """The same for programs."""
+    return [
+        {
+            "step": step.name,
+            "state": step.state.value,
+            "reason": step.reason,
+            "repo": step.repo,
+            "fingerprint": step.fingerprint,
+            "slices": {made.spec.name: made.fingerprint for made in step.slices},
+            "tag": step.found.tag if step.found else None,
+        }
+        for step in steps
+    ]
+
+
+def rows_table(steps: list[Step]) -> Table:
+    """Rows in, out and dropped, by step and slice."""
+    table = Table(title="Rows", title_justify="left")
+    table.add_column("step")
+    table.add_column("slice")
+    for column in ("in", "out", "dropped"):
+        table.add_column(column, justify="right")
+    table.add_column("why dropped", overflow="fold")
+    for step in steps:
+        if step.state is State.BLOCKED or step.found is None:
+            table.add_row(step.name, "", "", "", "", f"{step.state.value}: {step.reason}")
+            continue
+        for name, record in step.found.manifest.slices.items():
+            rows = record.rows
+            reasons = ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items())
+            dropped = sum(rows.dropped.values())
+            table.add_row(
+                step.name, name, str(rows.into), str(rows.out), str(dropped), reasons
+            )
+    return table
+
+
+def comparison_table(manifest: Manifest) -> Table:
+    """Mean reward and win rate before and after, as the judge step found them."""
+    stats = manifest.stats
+    notes = "; ".join(stats["notes"])
+    table = Table(
+        title=f"Tuned against base, judged by {stats['judge']}" + (f": {notes}" if notes else ""),
+        title_justify="left",
+    )
+    table.add_column("adapter")
+    table.add_column("language")
+    for column in ("won", "tied", "lost", "reward before", "after"):
+        table.add_column(column, justify="right")
+    table.add_column("win rate, 95 % interval", overflow="fold")
+    for row in stats["comparisons"]:
+        before, after = row.get("mean_reward_reference"), row.get("mean_reward_model")
+        table.add_row(
+            row["model"],
+            row["language"],
+            str(row["won"]),
+            str(row["tied"]),
+            str(row["lost"]),
+            "" if before is None else f"{before:.2f}",
+            "" if after is None else f"{after:.2f}",
+            row.get("shown", "no verdict"),
+        )
+    return table
+
+
+def repos_table(steps: list[Step]) -> Table:
+    """Where everything was published."""
+    table = Table(title="Repos", title_justify="left")
+    for column in ("repo", "kind", "tag"):
+        table.add_column(column, overflow="fold")
+    for step in steps:
+        if step.found is not None:
+            kind = step.found.manifest.kind
+            table.add_row(step.repo, kind, step.found.tag or "not published")
+    return table

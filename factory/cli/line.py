@@ -1,0 +1,101 @@
+"""plan, run and demo: the line itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from factory.cli import app, home_path
+
+if TYPE_CHECKING:
+    from factory.plan import Step
+
+RecipeName = Annotated[str, typer.Argument(help="A .yaml file, or the name of a packaged recipe.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override, as stages.generate.n=8.")
+]
+HubUrl = Annotated[
+    str | None, typer.Option("--hub", help="Work with this hub instead of the local one.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def plan(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False) -> None:
+    """What would run, what is reused, and why."""
+    from factory.cli.session import session
+    from factory.recipe import load
+
+    loaded = load(recipe, set_ or ())
+    with session(hub) as (home, the_hub):
+        from factory import run as running
+        from factory.cli.console import console, plan_json, plan_table
+        from factory.plan import plan as make_plan
+
+        pins, _ = running.resolve(loaded, the_hub, home, None)
+        steps = make_plan(loaded.recipe, pins, running.holdings(loaded, the_hub, home))
+        if json_:
+            typer.echo(json.dumps(plan_json(steps), indent=1))
+        else:
+            console.print(plan_table(steps))
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    only: Annotated[list[str] | None, typer.Option(help="Run these steps and no others.")] = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
+    set_: Overrides = None,
+    hub: HubUrl = None,
+) -> None:
+    """Run a recipe here: whatever is not made yet, and publish it."""
+    _run(recipe, only or [], until, set_ or [], hub)
+
+
+@app.command()
+def demo(hub: HubUrl = None) -> None:
+    """The whole line on a CPU: a real small model, ten minutes, one collection at the end."""
+    started = time.monotonic()
+    steps = _run("demo", [], None, [], hub)
+    from factory.cli.console import console
+
+    console.print(f"\nThat took {time.monotonic() - started:.0f} s.")
+    console.print(
+        "Look at it:        factory hub exec -- hf download local/demo-pair --repo-type dataset\n"
+        "See it reused:     factory demo\n"
+        "Change something:  factory plan demo --set stages.generate.n=8\n"
+        "Your own languages and model: copy recipes/demo.yaml, then factory run my.yaml",
+    )
+
+
+def _run(
+    recipe: str, only: list[str], until: str | None, overrides: list[str], hub: str | None
+) -> list[Step]:
+    from factory.cli.session import session
+    from factory.recipe import load
+
+    loaded = load(recipe, overrides)
+    with session(hub) as (home, the_hub):
+        from factory import run as running
+        from factory.cli import console as shown
+
+        teller = shown.Teller()
+        try:
+            steps = running.run(loaded, the_hub, home, teller, only, until)
+        finally:
+            teller.stop()
+        shown.console.print()
+        shown.console.print(shown.rows_table(steps))
+        for step in steps:
+            if step.found is not None and step.stage.name == "judge":
+                shown.console.print(shown.comparison_table(step.found.manifest))
+        shown.console.print(shown.repos_table(steps))
+        title = running.collection_title(loaded.recipe)
+        shown.console.print(
+            f"Collection: {title!r} of {loaded.recipe.org} on {the_hub.endpoint}\n"
+            f"On this disk: {home_path()} (hub/ the local hub, work/ artifacts at rest)",
+            )
+    return steps

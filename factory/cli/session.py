@@ -1,0 +1,57 @@
+"""A hub to work with: the local one, started if need be, or the one named by --hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from factory.cli import home_path
+from factory.errors import HubError
+from factory.localhub.launcher import HubStartError, connect, environment
+from factory.work import Home
+
+if TYPE_CHECKING:
+    from factory.hub import Hub
+
+# Libraries that would otherwise fill a log with bars and advice.
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+
+
+@contextmanager
+def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
+    """The home directory and a hub, for as long as the block lasts. Raises HubError.
+
+    The clients read their settings when they are imported, so nothing that imports them may be
+    imported before this.
+    """
+    home = Home(home_path())
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    if endpoint is None:
+        try:
+            with connect(home.hub) as connection:
+                os.environ.update(environment(connection, home.cache))
+                from factory.hub import Hub
+
+                yield home, Hub(connection.url, connection.token)
+        except HubStartError as error:
+            raise HubError(f"the local hub did not start: {error}", "see its log") from None
+        return
+    os.environ["HF_ENDPOINT"] = endpoint.rstrip("/")
+    # A client's cache does not know which hub a repo came from: one cache a hub.
+    os.environ["HF_HUB_CACHE"] = str(home.root / "caches" / urlsplit(endpoint).netloc)
+    import huggingface_hub
+
+    from factory.hub import Hub
+
+    yield home, Hub(endpoint.rstrip("/"), huggingface_hub.get_token())

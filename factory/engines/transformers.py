@@ -1,0 +1,137 @@
+"""The transformers engine: runs everywhere, on whatever device torch finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from factory import chat
+from factory.engines import Sample, Sampling
+from factory.errors import InputError, StageError
+
+BATCH_TOKENS = 8192  # padded tokens in one scoring batch; keeps a 2-core CPU's caches warm
+
+
+def _device() -> Any:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
+    import torch
+
+    try:
+        model = auto_class.from_pretrained(str(directory), dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}",
+            "check that the repo holds config.json and safetensors weights",
+        ) from None
+    return model.to(_device()).eval()
+
+
+class TransformersSampler:
+    """A causal model, with a LoRA adapter on it if one is given. See engines.Sampler."""
+
+    def __init__(self, directory: Path, dtype: str, adapter: Path | None = None) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.tokenizer = chat.load_tokenizer(str(directory))
+        self._model = _load(AutoModelForCausalLM, directory, dtype)
+        if adapter is not None:
+            self._model.load_adapter(str(adapter))
+            if not any("lora_" in name for name, _ in self._model.named_parameters()):
+                raise StageError(
+                    f"the adapter at {adapter} put no LoRA weights on {directory}",
+                    "it was trained on another base model: check base_model in its card",
+                )
+        self.stop_ids = chat.stop_ids(self.tokenizer, self._model.generation_config)
+        self.max_context = int(self._model.config.max_position_embeddings)
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
+    ) -> list[Sample]:
+        import torch
+        from transformers import GenerationConfig
+
+        pad = self.stop_ids[0]
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.full((len(prompts), width), pad)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):  # padded on the left, so answers start together
+            ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
+            mask[row, width - len(prompt) :] = 1
+        # A fresh config: the model's own may carry top-k, penalties or a sampling temperature.
+        greedy = sampling.temperature == 0
+        config = GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            do_sample=not greedy,
+            **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p}),
+            top_k=None if greedy else 0,
+            eos_token_id=self.stop_ids,
+            pad_token_id=pad,
+        )
+        self._model.generation_config = config
+        torch.manual_seed(seed)
+        with torch.inference_mode():
+            output = self._model.generate(
+                input_ids=ids.to(self._model.device), attention_mask=mask.to(self._model.device)
+            )
+        return [self._sample(row) for row in output[:, width:].tolist()]
+
+    def _sample(self, tokens: list[int]) -> Sample:
+        stops = set(self.stop_ids)
+        end = next((i for i, token in enumerate(tokens) if token in stops), None)
+        if end is None:
+            return Sample(tuple(tokens), "length")
+        return Sample(tuple(tokens[:end]), "stop")
+
+
+class TransformersScorer:
+    """A sequence classifier with one label. See engines.Scorer."""
+
+    def __init__(self, directory: Path, dtype: str) -> None:
+        from transformers import AutoModelForSequenceClassification
+
+        self.tokenizer = chat.load_tokenizer(str(directory))
+        self._model = _load(AutoModelForSequenceClassification, directory, dtype)
+        if self._model.config.num_labels != 1:
+            raise InputError(
+                f"{directory} has {self._model.config.num_labels} labels, a reward model has one",
+                "name a sequence classifier with num_labels=1",
+            )
+        self.max_context = int(self._model.config.max_position_embeddings)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        scores = [0.0] * len(sequences)
+        # Longest first: neighbours are of like length, and the largest batch fails first if any.
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        while order:
+            size = max(1, BATCH_TOKENS // len(sequences[order[0]]))
+            batch, order = order[:size], order[size:]
+            for index, value in zip(
+                batch, self._batch([sequences[i] for i in batch]), strict=True
+            ):
+                scores[index] = value
+        return scores
+
+    def _batch(self, sequences: list[Sequence[int]]) -> list[float]:
+        import torch
+
+        # The model reads its score at the last token that is not padding, so the pad id must be
+        # one that no sequence holds: templates that end in the usual pad token would be misread.
+        used = {token for sequence in sequences for token in sequence}
+        pad = next(token for token in range(len(used) + 1) if token not in used)
+        self._model.config.pad_token_id = pad
+        width = max(len(sequence) for sequence in sequences)
+        ids = torch.full((len(sequences), width), pad)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(list(sequence))
+        with torch.inference_mode():
+            logits = self._model(
+                input_ids=ids.to(self._model.device),
+                attention_mask=(ids != pad).long().to(self._model.device),
+            ).logits
+        return [float(value) for value in logits[:, 0].float().cpu()]

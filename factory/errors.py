@@ -1,0 +1,61 @@
+"""What the factory raises: each error says what went wrong and what to do about it.
+
+FactoryError            exit code 1: the user can fix it
+├── RecipeError         the recipe says something impossible
+├── InputError          a file, a dataset or a row is not what the stage needs
+├── HubError            the hub cannot be reached, lacks something, or refuses
+├── WorkError           the work directory: no space left, in use by another process
+├── StageError          a stage ran and its result cannot be used
+└── Interrupted         told to stop; what is finished is kept (exit code 75)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FactoryError(Exception):
+    """A mistake or a circumstance the user can mend: `what` happened and the `fix`, a line each."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.fix})"
+
+
+class RecipeError(FactoryError):
+    """The recipe, its overrides or its lock say something that cannot be."""
+
+
+class InputError(FactoryError):
+    """Data from outside (a file, a dataset, one row of it) does not fit its contract."""
+
+
+class HubError(FactoryError):
+    """The hub is out of reach, lacks what was asked for, or refused it."""
+
+
+class WorkError(FactoryError):
+    """The work directory cannot be used: disk full, not writable, held by another process."""
+
+
+class StageError(FactoryError):
+    """A stage ended without a result that the next one could use."""
+
+
+class Interrupted(FactoryError):
+    """Asked to stop (SIGTERM, SIGUSR1): finished shards are kept, the one in flight is dropped."""
+
+    exit_code = 75  # EX_TEMPFAIL: run the same command again
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`" (did you mean 'x'?)"` for the closest of `words`, or `""` when none is close."""
+    close = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

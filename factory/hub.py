@@ -1,0 +1,321 @@
+"""The hub, thinly: fetch, publish, tag, collect, over huggingface_hub and HTTP.
+
+One publish is one commit that holds data, manifest and card; the tag is set last, after the
+commit was read back, so that a half-finished publish is never found by its tag. The commit call
+is not idempotent: before any second try the head is compared with what was to be sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    hf_hub_download,
+    snapshot_download,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from factory.artifact import MANIFEST, Manifest, content_digest, file_sha256
+from factory.errors import HubError
+from factory.plan import Found, Holdings
+
+IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publish
+COLLECTION_DESCRIPTION = 150  # characters the Hub allows
+_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.onnx")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where an artifact can be found: repo, tag and commit."""
+
+    repo: str
+    tag: str
+    commit: str
+
+
+class Hub:
+    """One hub: the local one or any other that speaks the protocol."""
+
+    def __init__(self, endpoint: str, token: str | None) -> None:
+        self.endpoint = endpoint
+        self._token = token
+        self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
+
+    def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
+        """(commit, content digest) of an outside repo; None when the hub does not have it.
+
+        Raises HubError when the hub is out of reach, or the repo is gated or has no `revision`.
+        """
+        with self._explained(name):
+            try:
+                commit = self._api.repo_info(name, repo_type=kind, revision=revision).sha
+            except GatedRepoError:
+                raise
+            except RevisionNotFoundError:
+                raise
+            except RepositoryNotFoundError:
+                return None
+            assert commit is not None
+            return commit, content_digest(self._contents(name, kind, commit).items())
+
+    def fetch(self, name: str, kind: str, revision: str) -> Path:
+        """The files of a repo at a revision, on this disk. Safetensors only, never pickles."""
+        with self._explained(name):
+            return Path(
+                snapshot_download(
+                    name,
+                    repo_type=kind,
+                    revision=revision,
+                    endpoint=self.endpoint,
+                    token=self._token,
+                    ignore_patterns=list(_WEIGHTS),
+                )
+            )
+
+    def holdings(self, repos: Mapping[str, str]) -> Holdings:
+        """Every artifact at a fingerprint's tag in these repos (name to type)."""
+        found = Holdings()
+        for repo, kind in repos.items():
+            for tag, manifest in self._tagged(repo, kind):
+                found.add(repo, Found(manifest, tag=tag))
+        return found
+
+    def publish(
+        self, directory: Path, manifest: Manifest, repo: str, kind: str, private: bool
+    ) -> Published:
+        """Publish an artifact at rest. Raises HubError.
+
+        A second publish of the same content changes nothing; another draw of the same recipe
+        gets a tag of its own, since tags never move.
+        """
+        with self._explained(repo):
+            self._api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+            tags = dict(self._tagged(repo, kind))
+            for tag, other in tags.items():
+                if other.tag == manifest.tag and other.content() == manifest.content():
+                    commit = self._api.repo_info(repo, repo_type=kind, revision=tag).sha
+                    return Published(repo, tag, str(commit))
+            tag = manifest.tag if manifest.tag not in tags else _draw(manifest)
+            commit = self._commit(directory, manifest, repo, kind)
+            self._verify(directory, repo, kind, commit)
+            try:
+                self._api.create_tag(repo, tag=tag, revision=commit, repo_type=kind)
+            except HfHubHTTPError as error:
+                if _status(error) != 409:
+                    raise
+                # somebody published the same fingerprint this very moment: theirs stands
+                return self.publish(directory, manifest, repo, kind, private)
+            return Published(repo, tag, commit)
+
+    def collect(
+        self, title: str, org: str, description: str, private: bool, repo: str, kind: str, note: str
+    ) -> str:
+        """Put a repo into a collection, made if missing, with a note. Returns its slug."""
+        with self._explained(f"the collection {title}"):
+            collection = self._api.create_collection(
+                title,
+                namespace=org,
+                description=description[:COLLECTION_DESCRIPTION],
+                private=private,
+                exists_ok=True,
+            )
+            present = [
+                item
+                for item in collection.items
+                if item.item_id == repo and item.item_type == kind
+            ]
+            if not present:
+                self._api.add_collection_item(
+                    collection.slug, item_id=repo, item_type=kind, note=note, exists_ok=True
+                )
+            elif present[0].note != note:
+                self._api.update_collection_item(
+                    collection.slug, item_object_id=present[0].item_object_id, note=note
+                )
+            return collection.slug
+
+    def _tagged(self, repo: str, kind: str) -> Iterator[tuple[str, Manifest]]:
+        try:
+            refs = self._api.list_repo_refs(repo, repo_type=kind)
+        except RepositoryNotFoundError:
+            return
+        for ref in refs.tags:
+            if not ref.name.startswith("fp-"):
+                continue
+            try:
+                # by commit: a second look costs nothing
+                path = hf_hub_download(
+                    repo,
+                    MANIFEST,
+                    repo_type=kind,
+                    revision=ref.target_commit,
+                    endpoint=self.endpoint,
+                    token=self._token,
+                )
+                manifest = Manifest.model_validate_json(Path(path).read_bytes())
+            except (EntryNotFoundError, ValueError):
+                continue  # a tag without our manifest is not an artifact of ours
+            if ref.name.startswith(manifest.tag):
+                yield ref.name, manifest
+
+    def _commit(self, directory: Path, manifest: Manifest, repo: str, kind: str) -> str:
+        """One commit that makes the repo's main hold just what `directory` holds."""
+        files = _files(directory)
+
+        def attempt() -> str:
+            head = self._api.repo_info(repo, repo_type=kind).sha
+            assert head is not None
+            there = self._contents(repo, kind, head)
+            if there == {path: file_sha256(file) for path, file in files.items()}:
+                return head  # an earlier try did arrive
+            adds = [CommitOperationAdd(path, str(file)) for path, file in files.items()]
+            drops = [CommitOperationDelete(path) for path in there if path not in files]
+            for add in adds:  # one by one: memory stays flat, and a retry sends only the rest
+                self._api.preupload_lfs_files(repo, [add], repo_type=kind)
+            return str(
+                self._api.create_commit(
+                    repo,
+                    operations=[*adds, *drops],
+                    commit_message=f"{manifest.step}: {manifest.tag}",
+                    repo_type=kind,
+                    parent_commit=head,
+                ).oid
+            )
+
+        return _retrying(attempt)
+
+    def _verify(self, directory: Path, repo: str, kind: str, commit: str) -> None:
+        there = self._contents(repo, kind, commit)
+        for path, file in _files(directory).items():
+            if there.get(path) != file_sha256(file):
+                raise HubError(
+                    f"{repo}: {path} did not arrive as it was sent", "publish again; see the log"
+                )
+
+    def _contents(self, repo: str, kind: str, revision: str) -> dict[str, str]:
+        """sha256 of every file. The hub knows it for large files; small ones are read."""
+        found = {}
+        for entry in self._api.list_repo_tree(
+            repo, recursive=True, revision=revision, repo_type=kind
+        ):
+            if not isinstance(entry, RepoFile) or entry.path in IGNORED:
+                continue
+            if entry.lfs is not None:
+                found[entry.path] = entry.lfs.sha256
+            else:
+                path = hf_hub_download(
+                    repo,
+                    entry.path,
+                    repo_type=kind,
+                    revision=revision,
+                    endpoint=self.endpoint,
+                    token=self._token,
+                )
+                found[entry.path] = file_sha256(Path(path))
+        return found
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Turn what the client raises into one line and its fix."""
+        try:
+            yield
+        except GatedRepoError:
+            raise HubError(
+                f"{name} is gated", f"accept its terms at {self.endpoint}/{name} and run again"
+            ) from None
+        except RepositoryNotFoundError:
+            raise HubError(
+                f"{self.endpoint} has no {name}, or hides it", "check the name and your token"
+            ) from None
+        except RevisionNotFoundError:
+            raise HubError(
+                f"{name} has no such revision", "check it, or remove its line from the lock"
+            ) from None
+        except LocalEntryNotFoundError:
+            raise HubError(f"{self.endpoint} cannot be reached", "check the network") from None
+        except HfHubHTTPError as error:
+            message = str(error).strip().splitlines()[-1]
+            fix = {
+                401: "check your token (HF_TOKEN, or hf auth login)",
+                403: "your token may not write there",
+                507: "the hub's disk is full: free some space",
+            }.get(_status(error) or 0, "try again; finished work is kept")
+            raise HubError(f"{name}: the hub answered {_status(error)}: {message}", fix) from None
+        except _connection_errors() as error:
+            raise HubError(
+                f"{self.endpoint} cannot be reached: {type(error).__name__}",
+                "check the network; finished work is kept and published by the next run",
+            ) from None
+
+
+def _files(directory: Path) -> dict[str, Path]:
+    return {
+        str(path.relative_to(directory)): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _draw(manifest: Manifest) -> str:
+    content = hashlib.sha256(manifest.content().encode()).hexdigest()[:8]
+    return f"{manifest.tag}-{content}"
+
+
+def _status(error: HfHubHTTPError) -> int | None:
+    response = getattr(error, "response", None)
+    return None if response is None else int(response.status_code)
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What the client's HTTP library raises when there is no answer."""
+    try:
+        import httpx2 as http  # huggingface_hub 2
+    except ImportError:
+        import httpx as http
+    return (http.TransportError, ConnectionError, TimeoutError)
+
+
+def _retrying(call: Callable[[], str]) -> str:
+    """Again after a lost race (409, 412), a server's bad moment (5xx) or a lost connection."""
+
+    def passing(error: BaseException) -> bool:
+        if isinstance(error, HfHubHTTPError):
+            status = _status(error) or 0
+            return status in (409, 412, 429) or (status >= 500 and status != 507)
+        return isinstance(error, _connection_errors())
+
+    for attempt in Retrying(
+        retry=retry_if_exception(passing),
+        stop=stop_after_attempt(6),
+        wait=wait_exponential_jitter(initial=0.2, max=20),
+        reraise=True,
+    ):
+        with attempt:
+            return call()
+    raise AssertionError("unreachable")
+

@@ -1,0 +1,51 @@
+"""The hub as an ASGI application: all routes, and how its errors are told."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from factory.localhub import wire
+from factory.localhub.errors import HubError
+from factory.localhub.hub import Hub
+from factory.localhub.routes import collections, commits, files, lfs, people, refs, repos
+
+
+def build(hub: Hub) -> ASGIApp:
+    """The application over a hub."""
+    app = Starlette(
+        # In order: the addresses that are fixed come before those with a kind and a name in them.
+        routes=[
+            *people.ROUTES,
+            *collections.ROUTES,
+            *repos.ROUTES,
+            *refs.ROUTES,
+            *commits.ROUTES,
+            *lfs.ROUTES,
+            *files.ROUTES,
+        ],
+        exception_handlers={
+            HubError: wire.on_hub_error,
+            HTTPException: wire.on_http_error,
+            UnicodeEncodeError: wire.on_bad_text,
+            ClientDisconnect: wire.on_disconnect,
+            Exception: wire.on_unknown_error,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.state.hub = hub
+    return _RawPath(app)
+
+
+class _RawPath:
+    """Routes on the path as it was sent: in `refs%2Fpr%2F1` the slashes are part of a name."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
+        await self._app(scope, receive, send)

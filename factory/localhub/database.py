@@ -1,0 +1,112 @@
+"""The one SQLite file of the hub: its tables, and transactions that either happen or do not.
+
+One process has it open (server.py sees to that), and in it one connection: requests take turns,
+each for a millisecond or so. The lock of the file is held throughout, so the write-ahead log needs
+no shared memory and the file may lie on a cluster's file system.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from factory.localhub.errors import NoSpace
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS tokens (
+  sha256 TEXT PRIMARY KEY, user TEXT NOT NULL,
+  role TEXT NOT NULL CHECK (role IN ('read', 'write')));
+CREATE TABLE IF NOT EXISTS repos (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, namespace TEXT NOT NULL,
+  name TEXT NOT NULL, owner TEXT NOT NULL, private INTEGER NOT NULL, created REAL NOT NULL,
+  modified REAL NOT NULL, UNIQUE (kind, namespace, name));
+CREATE TABLE IF NOT EXISTS trees (oid TEXT PRIMARY KEY, entries TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS commits (
+  repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, oid TEXT NOT NULL, tree TEXT NOT NULL,
+  parent TEXT, author TEXT NOT NULL, date INTEGER NOT NULL, title TEXT NOT NULL,
+  message TEXT NOT NULL, PRIMARY KEY (repo, oid));
+CREATE TABLE IF NOT EXISTS refs (
+  repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, name TEXT NOT NULL,
+  target TEXT NOT NULL, PRIMARY KEY (repo, name));
+-- Which repo was given which content: knowing a hash is not enough to be handed what it stands for.
+CREATE TABLE IF NOT EXISTS contents (
+  sha256 TEXT NOT NULL, repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE,
+  size INTEGER NOT NULL, PRIMARY KEY (sha256, repo));
+CREATE TABLE IF NOT EXISTS collections (
+  id TEXT PRIMARY KEY, namespace TEXT NOT NULL, owner TEXT NOT NULL, title TEXT NOT NULL,
+  description TEXT, private INTEGER NOT NULL, theme TEXT NOT NULL, position INTEGER NOT NULL,
+  modified REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS collection_items (
+  id TEXT PRIMARY KEY, collection TEXT NOT NULL REFERENCES collections ON DELETE CASCADE,
+  repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, position INTEGER NOT NULL, note TEXT,
+  UNIQUE (collection, repo));
+CREATE INDEX IF NOT EXISTS contents_of_repo ON contents (repo);
+CREATE INDEX IF NOT EXISTS items_of_repo ON collection_items (repo);
+"""
+# Raised by one whenever a stored file can no longer be read by older code.
+_VERSION = 1
+
+
+class Database:
+    """The open file. `rows` and `row` read; writing needs a `transaction`."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._connection.row_factory = sqlite3.Row
+        for pragma in (
+            "locking_mode = EXCLUSIVE",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            self._connection.execute(f"PRAGMA {pragma}")
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise RuntimeError(f"{path} was written by a newer version of this program: update it")
+        self._connection.executescript(_SCHEMA)
+        self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        """All rows that the query finds."""
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def row(self, query: str, values: Sequence[object] = ()) -> Any | None:
+        """The first row that the query finds."""
+        with self._lock:
+            return self._connection.execute(query, values).fetchone()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything in the block lasts, or nothing of it. Raises NoSpace if the disk is full."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                finally:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise NoSpace(
+                        "the disk of the local hub is full: free some space and try again"
+                    ) from error
+                raise
+
+    def setting(self, key: str) -> str | None:
+        """The value kept under `key`."""
+        row = self.row("SELECT value FROM settings WHERE key = ?", (key,))
+        return None if row is None else str(row["value"])
+
+    def close(self) -> None:
+        """Fold the log into the file and let go of it."""
+        with self._lock:
+            self._connection.close()

@@ -1,0 +1,89 @@
+"""Git object ids, computed without git: equal ids prove that two hubs hold the same content."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:[0-9a-f]{64}\nsize [0-9]+\n?"
+)
+SHA1 = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a directory. A directory has no `sha256`; `oid` is the git id either way."""
+
+    name: str
+    oid: str
+    size: int = 0
+    sha256: str | None = None
+    lfs: bool = False
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether other names lie below this one."""
+        return self.sha256 is None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit, with what its git object is made of."""
+
+    oid: str
+    tree: str
+    parent: str | None
+    author: str
+    date: int
+    title: str
+    message: str
+
+
+def object_id(kind: str, content: bytes) -> str:
+    """The sha1 under which git stores `content` as a `kind` (blob, tree or commit)."""
+    return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(content)) + content).hexdigest()
+
+
+def lfs_pointer(sha256: str, size: int) -> bytes:
+    """The text file that stands in git for a large file."""
+    return (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+    )
+
+
+def is_lfs_pointer(content: bytes) -> bool:
+    """Whether `content` would be read by git-lfs as a stand-in for another file."""
+    return _POINTER.fullmatch(content) is not None
+
+
+def tree_content(entries: Iterable[Entry]) -> bytes:
+    """A git tree object; git sorts a directory as if its name ended with a slash."""
+
+    def order(entry: Entry) -> bytes:
+        return entry.name.encode() + (b"/" if entry.is_directory else b"")
+
+    return b"".join(
+        (b"40000 " if entry.is_directory else b"100644 ")
+        + entry.name.encode()
+        + b"\0"
+        + bytes.fromhex(entry.oid)
+        for entry in sorted(entries, key=order)
+    )
+
+
+def commit_content(
+    tree: str, parent: str | None, author: str, date: int, title: str, message: str
+) -> bytes:
+    """A git commit object by `author`, at `date` (seconds, UTC)."""
+    person = f"{author} <{author}@localhub> {date} +0000"
+    lines = [f"tree {tree}"]
+    if parent:
+        lines.append(f"parent {parent}")
+    lines += [f"author {person}", f"committer {person}", "", title]
+    if message:
+        lines += ["", message]
+    return ("\n".join(lines) + "\n").encode()

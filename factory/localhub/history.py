@@ -1,0 +1,257 @@
+"""Commits, and the branches and tags naming them; a branch moves only from where its writer saw it."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from factory.localhub.database import Database
+from factory.localhub.errors import BadRequest, Conflict, EntryNotFound, RevisionNotFound, Stale
+from factory.localhub.git_objects import SHA1, Commit, Entry, commit_content, object_id
+from factory.localhub.names import check_ref_name
+from factory.localhub.repos import Repo, link_contents
+from factory.localhub.trees import Draft, Trees
+
+MAIN = "main"
+_BRANCH = "refs/heads/"
+_TAG = "refs/tags/"
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A file to be written; `entry` carries its last name and its content."""
+
+    parts: tuple[str, ...]
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """A file or a whole directory to be taken away."""
+
+    parts: tuple[str, ...]
+    directory: bool
+
+
+Change = Put | Remove
+
+
+class History:
+    """The commits, branches and tags of all repos."""
+
+    def __init__(self, database: Database, trees: Trees) -> None:
+        self._database = database
+        self._trees = trees
+
+    def resolve(self, repo: Repo, revision: str) -> Commit:
+        """The commit that a branch, tag, full ref or full sha names. Raises RevisionNotFound."""
+        if SHA1.fullmatch(revision):
+            commit = self._commit(repo, revision)
+        else:
+            row = self._database.row(
+                "SELECT target FROM refs WHERE repo = ? AND name IN (?, ?, ?)",
+                (repo.key, _BRANCH + revision, _TAG + revision, _full(revision)),
+            )
+            commit = None if row is None else self._commit(repo, row["target"])
+        if commit is None:
+            raise RevisionNotFound(f"{repo.kind} {repo.id} has no revision {revision!r}")
+        return commit
+
+    def find(self, repo: Repo, commit: Commit, parts: tuple[str, ...]) -> Entry:
+        """What lies at a path. Raises EntryNotFound, which tells clients the commit to remember."""
+        entry = self._trees.find(commit.tree, parts)
+        if entry is None:
+            raise EntryNotFound(
+                f"{repo.id} has no {'/'.join(parts)!r} at {commit.oid}",
+                headers={"X-Repo-Commit": commit.oid},
+            )
+        return entry
+
+    def log(self, repo: Repo, commit: Commit, skip: int, count: int) -> list[Commit]:
+        """The commits from this one back, newest first."""
+        rows = self._database.rows(
+            "WITH RECURSIVE line (oid, depth) AS (VALUES (?, 0) UNION ALL"
+            " SELECT parent, depth + 1 FROM commits JOIN line USING (oid)"
+            " WHERE repo = ? AND parent IS NOT NULL AND depth < ?)"
+            " SELECT commits.* FROM line JOIN commits USING (oid)"
+            " WHERE repo = ? AND depth >= ? ORDER BY depth",
+            (commit.oid, repo.key, skip + count - 1, repo.key, skip),
+        )
+        return [_commit(row) for row in rows]
+
+    def last_changes(
+        self, repo: Repo, commit: Commit, paths: Iterable[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], Commit]:
+        """For each of these paths, all present at `commit`, the commit that last changed it."""
+        open_paths = {path: self._trees.find(commit.tree, path) for path in paths}
+        found: dict[tuple[str, ...], Commit] = {}
+        for newer, older in self._steps(repo, commit):
+            for path, entry in list(open_paths.items()):
+                if older is None or self._trees.find(older.tree, path) != entry:
+                    found[path] = newer
+                    del open_paths[path]
+            if not open_paths:
+                break
+        return found
+
+    def refs(self, repo: Repo) -> dict[str, str]:
+        """All branches and tags, as full ref names, with the commit each names."""
+        rows = self._database.rows(
+            "SELECT name, target FROM refs WHERE repo = ? ORDER BY name", (repo.key,)
+        )
+        return {row["name"]: row["target"] for row in rows}
+
+    def commit(
+        self,
+        repo: Repo,
+        branch: str,
+        changes: Sequence[Change],
+        *,
+        author: str,
+        title: str,
+        message: str = "",
+        parent: str | None = None,
+    ) -> Commit:
+        """Put changes on a branch: all of them, durably, or none.
+
+        Raises Stale if `parent` is given and the branch is elsewhere, RevisionNotFound if there is
+        no such branch, EntryNotFound if something to be removed is not there, BadRequest if a file
+        and a directory would have the same name.
+        """
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                "SELECT target FROM refs WHERE repo = ? AND name IN (?, ?)",
+                (repo.key, _BRANCH + branch, branch if branch.startswith(_BRANCH) else ""),
+            ).fetchone()
+            head = None if row is None else self._commit(repo, row["target"])
+            if head is None:
+                raise RevisionNotFound(f"{repo.kind} {repo.id} has no branch {branch!r}")
+            if parent is not None and parent != head.oid:
+                raise Stale(
+                    f"{branch!r} is at {head.oid}, not at the given parent commit {parent}: "
+                    "look at what changed and try again"
+                )
+            return self._append(
+                connection,
+                repo,
+                branch.removeprefix(_BRANCH),
+                head,
+                changes,
+                author,
+                title,
+                message,
+            )
+
+    def begin(self, connection: sqlite3.Connection, repo: Repo, changes: Sequence[Put]) -> Commit:
+        """The first commit of a new repo, on main, in the transaction that makes the repo."""
+        return self._append(connection, repo, MAIN, None, changes, repo.owner, "initial commit", "")
+
+    def create_ref(self, repo: Repo, name: str, revision: str, *, tag: bool) -> None:
+        """A new branch or tag at `revision`.
+
+        Raises BadRequest for the name, also if a branch and a tag would share it; Conflict if it
+        exists; RevisionNotFound.
+        """
+        check_ref_name(name)
+        target = self.resolve(repo, revision)
+        mine, other = (_TAG, _BRANCH) if tag else (_BRANCH, _TAG)
+        with self._database.transaction() as connection:
+            taken = {
+                row["name"]
+                for row in connection.execute("SELECT name FROM refs WHERE repo = ?", (repo.key,))
+            }
+            if mine + name in taken:
+                raise Conflict(f"{repo.id} already has a {'tag' if tag else 'branch'} {name!r}")
+            if other + name in taken:
+                raise BadRequest(
+                    f"{repo.id} has a {'branch' if tag else 'tag'} {name!r}: one name, one ref"
+                )
+            for ref in taken:  # git keeps refs as files: one cannot be the folder of another
+                if ref.startswith(f"{mine}{name}/") or f"{mine}{name}".startswith(f"{ref}/"):
+                    raise BadRequest(f"{name!r} and {ref.removeprefix(mine)!r} cannot both exist")
+            connection.execute(
+                "INSERT INTO refs VALUES (?, ?, ?)", (repo.key, mine + name, target.oid)
+            )
+
+    def delete_ref(self, repo: Repo, name: str, *, tag: bool) -> None:
+        """Take a branch or tag away. Raises BadRequest for main, RevisionNotFound."""
+        if not tag and name == MAIN:
+            raise BadRequest("the branch 'main' cannot be deleted")
+        with self._database.transaction() as connection:
+            cursor = connection.execute(
+                "DELETE FROM refs WHERE repo = ? AND name = ?",
+                (repo.key, (_TAG if tag else _BRANCH) + name),
+            )
+            if cursor.rowcount == 0:
+                raise RevisionNotFound(f"{repo.id} has no {'tag' if tag else 'branch'} {name!r}")
+
+    def _append(
+        self,
+        connection: sqlite3.Connection,
+        repo: Repo,
+        branch: str,
+        head: Commit | None,
+        changes: Sequence[Change],
+        author: str,
+        title: str,
+        message: str,
+    ) -> Commit:
+        draft = Draft(self._trees, self._trees.read(head.tree) if head else {})
+        for change in changes:
+            if isinstance(change, Put):
+                draft.put(change.parts, change.entry)
+            else:
+                draft.remove(change.parts, directory=change.directory)
+        tree = draft.save(connection)
+        now = time.time()
+        # A commit is never older than its parent, whatever the clock does.
+        date = max(int(now), head.date if head else 0)
+        parent = head.oid if head else None
+        content = commit_content(tree, parent, author, date, title, message)
+        commit = Commit(object_id("commit", content), tree, parent, author, date, title, message)
+        connection.execute(
+            "INSERT OR IGNORE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (repo.key, commit.oid, tree, parent, author, date, title, message),
+        )
+        connection.execute(
+            "INSERT INTO refs VALUES (?, ?, ?)"
+            " ON CONFLICT (repo, name) DO UPDATE SET target = excluded.target",
+            (repo.key, _BRANCH + branch, commit.oid),
+        )
+        puts = [change.entry for change in changes if isinstance(change, Put)]
+        link_contents(connection, repo, [(e.sha256, e.size) for e in puts if e.sha256])
+        connection.execute("UPDATE repos SET modified = ? WHERE id = ?", (now, repo.key))
+        return commit
+
+    def _commit(self, repo: Repo, oid: str) -> Commit | None:
+        row = self._database.row(
+            "SELECT * FROM commits WHERE repo = ? AND oid = ?", (repo.key, oid)
+        )
+        return None if row is None else _commit(row)
+
+    def _steps(self, repo: Repo, commit: Commit) -> Iterator[tuple[Commit, Commit | None]]:
+        """Each commit from this one back, with the one before it."""
+        newer: Commit | None = commit
+        while newer is not None:
+            older = self._commit(repo, newer.parent) if newer.parent else None
+            yield newer, older
+            newer = older
+
+
+def _commit(row: Any) -> Commit:
+    return Commit(
+        oid=row["oid"],
+        tree=row["tree"],
+        parent=row["parent"],
+        author=row["author"],
+        date=row["date"],
+        title=row["title"],
+        message=row["message"],
+    )
+
+
+def _full(revision: str) -> str:
+    return revision if revision.startswith("refs/") else ""

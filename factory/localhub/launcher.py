@@ -1,0 +1,176 @@
+"""The one door to the hub for the rest of the project: find its server, or start it, and use it.
+
+A server lives as long as some process holds a shared lock on `<root>/users.lock`, which the kernel
+lets go of however that process ends. So nobody has to stop a server, and none is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+_START_SECONDS = 30.0
+_PROBE_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+_LOG_LINES = 8
+# How a server ends when another has the store open; as in server.py, which is slow to import.
+_EXIT_TAKEN = 3
+# Servers that this process started: kept, so that they are waited for when they end before it does.
+_started: list[subprocess.Popen[bytes]] = []
+
+
+class HubStartError(RuntimeError):
+    """The local hub could not be started; the message says why and ends with its log."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A server that is alive, and the token it wants."""
+
+    url: str
+    token: str
+    root: Path
+
+
+@contextlib.contextmanager
+def connect(root: Path) -> Iterator[Connection]:
+    """A server for the hub under `root`, found or started; it stays at least as long as the block.
+
+    Raises HubStartError.
+    """
+    root = root.absolute()
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    deadline = time.monotonic() + _START_SECONDS
+    with (root / "users.lock").open("ab") as users:
+        # In this order: a server that is about to leave holds the first lock until it is gone.
+        _wait_for(users, fcntl.LOCK_SH, deadline, root)
+        with (root / "start.lock").open("ab") as starting:
+            _wait_for(starting, fcntl.LOCK_EX, deadline, root)
+            connection = running(root) or _start(root, deadline)
+        yield connection
+
+
+def running(root: Path) -> Connection | None:
+    """The live server of the hub under `root`, if there is one; it is not kept alive by this."""
+    root = root.absolute()
+    try:
+        url = json.loads((root / "server.json").read_text())["url"]
+        token = (root / "token").read_text().strip()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    connection = Connection(url, token, root)
+    return connection if _answers(connection) else None
+
+
+def environment(connection: Connection, cache: Path) -> dict[str, str]:
+    """What to add to the environment of a process whose Hub clients shall use this server.
+
+    Clients read it when they are imported. `cache` must belong to this hub alone: the names in a
+    client's cache do not tell from which hub a repo came.
+    """
+    cache = cache.absolute()
+    hosts = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    known = [host.strip() for host in hosts.split(",") if host.strip()]
+    host = urlsplit(connection.url).hostname or "127.0.0.1"
+    no_proxy = ",".join(dict.fromkeys([*known, "127.0.0.1", host]))
+    return {
+        "HF_ENDPOINT": connection.url,
+        "HF_TOKEN": connection.token,
+        "HF_HOME": str(cache),
+        "HF_HUB_CACHE": str(cache / "hub"),
+        "HF_DATASETS_CACHE": str(cache / "datasets"),
+        "HF_ASSETS_CACHE": str(cache / "assets"),
+        # With Xet on, clients would look for a server that only huggingface.co has.
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+    }
+
+
+def _start(root: Path, deadline: float) -> Connection:
+    """A server of our own, in its own session, ready to answer."""
+    server = _spawn(root)
+    while time.monotonic() < deadline:
+        if connection := running(root):
+            return connection
+        if (status := server.poll()) is not None:
+            if status != _EXIT_TAKEN:
+                raise _failure(root, f"it ended with status {status}")
+            # One that is starting, for a user who was killed, or one that is just ending.
+            time.sleep(0.1)
+            if not (root / "server.json").exists():
+                server = _spawn(root)
+        time.sleep(_POLL_SECONDS)
+    raise _failure(root, f"it did not answer within {_START_SECONDS:.0f} s")
+
+
+def _spawn(root: Path) -> subprocess.Popen[bytes]:
+    _started[:] = [server for server in _started if server.poll() is None]
+    # Where this package was imported from, also if that is not installed.
+    source = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    handle = os.open(root / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "factory.localhub.server", "--root", str(root)],
+            stdin=subprocess.DEVNULL,
+            stdout=handle,
+            stderr=handle,
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+    finally:
+        os.close(handle)
+    _started.append(server)
+    return server
+
+
+def _wait_for(lock: BinaryIO, kind: int, deadline: float, root: Path) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise _failure(
+                    root, f"{lock.name} was not free in {_START_SECONDS:.0f} s"
+                ) from None
+            time.sleep(_POLL_SECONDS)
+
+
+def _answers(connection: Connection) -> bool:
+    from http.client import HTTPConnection, HTTPException  # slow to import
+
+    address = urlsplit(connection.url)
+    client = HTTPConnection(address.hostname or "", address.port, timeout=_PROBE_SECONDS)
+    try:
+        client.request(
+            "GET", "/api/whoami-v2", headers={"Authorization": f"Bearer {connection.token}"}
+        )
+        return client.getresponse().status == 200
+    except (OSError, HTTPException, ValueError):
+        return False
+    finally:
+        client.close()
+
+
+def _failure(root: Path, why: str) -> HubStartError:
+    try:
+        lines = (root / "server.log").read_text(errors="replace").splitlines()[-_LOG_LINES:]
+    except OSError:
+        lines = []
+    log = "".join(f"\n  {line}" for line in lines)
+    return HubStartError(f"the local hub in {root} did not start: {why}{log}")

@@ -1,0 +1,141 @@
+"""Which repos there are, who sees them, and which content each was given."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from factory.localhub.accounts import Account
+from factory.localhub.database import Database
+from factory.localhub.errors import RepoNotFound
+from factory.localhub.names import check_repo_part
+
+Kind = Literal["model", "dataset"]
+KINDS: tuple[Kind, ...] = ("model", "dataset")
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """A repo, by its row in the database."""
+
+    key: int
+    kind: Kind
+    namespace: str
+    name: str
+    owner: str
+    private: bool
+    created: float
+    modified: float
+
+    @property
+    def id(self) -> str:
+        """Its name with its namespace, as clients write it."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def web_path(self) -> str:
+        """Where people and git look for it: datasets have a prefix, models have none."""
+        return f"datasets/{self.id}" if self.kind == "dataset" else self.id
+
+
+class Repos:
+    """All repos of the hub."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, kind: str, namespace: str, name: str, account: Account) -> Repo:
+        """This repo. Raises RepoNotFound also when `account` may not see it."""
+        row = self._database.row(
+            "SELECT * FROM repos WHERE kind = ? AND namespace = ? AND name = ?"
+            " AND (NOT private OR owner = ?)",
+            (kind, namespace, name, account.user),
+        )
+        if row is None:
+            raise RepoNotFound(f"there is no {kind} {namespace}/{name} on this hub")
+        return _repo(row)
+
+    def by_key(self, key: int) -> Repo | None:
+        """The repo of this row, whoever asks."""
+        row = self._database.row("SELECT * FROM repos WHERE id = ?", (key,))
+        return None if row is None else _repo(row)
+
+    def visible(self, kind: str, account: Account) -> list[Repo]:
+        """The repos of a kind that `account` may see, last changed first."""
+        return [
+            _repo(row)
+            for row in self._database.rows(
+                "SELECT * FROM repos WHERE kind = ? AND (NOT private OR owner = ?)"
+                " ORDER BY modified DESC, id DESC",
+                (kind, account.user),
+            )
+        ]
+
+    def add(
+        self,
+        connection: sqlite3.Connection,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        owner: str,
+        private: bool,
+    ) -> Repo:
+        """A new repo without commits, as part of a transaction. Raises BadRequest for its name.
+
+        Raises sqlite3.IntegrityError if the name is taken.
+        """
+        check_repo_part(namespace, "namespace")
+        check_repo_part(name, "repo name")
+        now = time.time()
+        cursor = connection.execute(
+            "INSERT INTO repos (kind, namespace, name, owner, private, created, modified)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (kind, namespace, name, owner, private, now, now),
+        )
+        key = cast(int, cursor.lastrowid)
+        return Repo(key, kind, namespace, name, owner, private, now, now)
+
+    def remove(self, repo: Repo) -> None:
+        """Take a repo off the hub with its history; the contents stay on the disk."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM repos WHERE id = ?", (repo.key,))
+
+    def size_of(self, sha256: str, account: Account) -> int | None:
+        """The size of a content, if it was given to some repo that `account` may see."""
+        row = self._database.row(
+            "SELECT size FROM contents JOIN repos ON repos.id = contents.repo"
+            " WHERE sha256 = ? AND (NOT private OR owner = ?)",
+            (sha256, account.user),
+        )
+        return None if row is None else int(row["size"])
+
+    def note_contents(self, repo: Repo, contents: Sequence[tuple[str, int]]) -> None:
+        """Remember that `repo` was given these contents, each a sha256 and a size."""
+        with self._database.transaction() as connection:
+            link_contents(connection, repo, contents)
+
+
+def link_contents(
+    connection: sqlite3.Connection, repo: Repo, contents: Sequence[tuple[str, int]]
+) -> None:
+    """The same as part of a transaction."""
+    connection.executemany(
+        "INSERT OR IGNORE INTO contents (sha256, repo, size) VALUES (?, ?, ?)",
+        [(sha256, repo.key, size) for sha256, size in contents],
+    )
+
+
+def _repo(row: Any) -> Repo:
+    return Repo(
+        key=row["id"],
+        kind=row["kind"],
+        namespace=row["namespace"],
+        name=row["name"],
+        owner=row["owner"],
+        private=bool(row["private"]),
+        created=row["created"],
+        modified=row["modified"],
+    )

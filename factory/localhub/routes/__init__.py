@@ -1,0 +1,1 @@
+"""The addresses of the protocol, a module for each subject; each ends with its ROUTES."""

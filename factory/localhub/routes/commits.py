@@ -1,0 +1,190 @@
+"""Writing: which files are large ones, and the commit itself, read line by line as it comes in."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from factory.localhub import attributes
+from factory.localhub.errors import BadRequest, TooLarge
+from factory.localhub.git_objects import (
+    SHA256,
+    Entry,
+    is_lfs_pointer,
+    lfs_pointer,
+    object_id,
+)
+from factory.localhub.history import Change, Put, Remove
+from factory.localhub.names import split_path
+from factory.localhub.repos import Repo
+from factory.localhub.wire import (
+    Call,
+    Fields,
+    answer,
+    identify,
+    read_json,
+    route,
+    stream_route,
+)
+
+# An ordinary file of the largest size in base64, and its path.
+_LINE_LIMIT = attributes.REGULAR_LIMIT * 4 // 3 + 64 * 1024
+_CHANGES_LIMIT = 100_000
+
+
+def preupload(call: Call) -> Response:
+    """For each file: is it a large one, is it ignored, and which content has it now."""
+    repo = call.repo_to_write()
+    commit = call.commit(repo)
+    body = call.json()
+    rules = call.hub.text(commit, attributes.PATH)
+    ignore = body.text_or_none("gitIgnore")
+    if ignore is None:
+        ignore = call.hub.text(commit, ".gitignore")
+    found = []
+    for file in body.objects("files"):
+        path, size = file.text("path"), file.number_or_none("size")
+        if size is None or size < 0:
+            raise BadRequest(f"the size of {path!r} is missing")
+        shown: dict[str, Any] = {
+            "path": path,
+            "uploadMode": "lfs" if attributes.is_large(path, size, rules) else "regular",
+            "shouldIgnore": attributes.is_ignored(path, ignore),
+        }
+        entry = call.hub.trees.find(commit.tree, split_path(path))
+        if entry is not None and not entry.is_directory:
+            # Clients leave out of the commit what has this id already.
+            shown["oid"] = entry.sha256 if entry.lfs else entry.oid
+        found.append(shown)
+    return answer({"files": found})
+
+
+async def commit(request: Request) -> Response:
+    """Put the changes in the body on a branch, all at once."""
+    call = identify(request)
+    repo = await run_in_threadpool(call.repo_to_write)
+    if call.flag("create_pr"):
+        raise BadRequest("this hub has no pull requests: commit to a branch")
+    header: Fields | None = None
+    changes: list[Change] = []
+    async for lines in _lines(request):
+        if header is None:
+            header, lines = _header(lines[0]), lines[1:]
+        changes += await run_in_threadpool(_read_changes, call, repo, lines)
+        if len(changes) > _CHANGES_LIMIT:
+            raise TooLarge(f"a commit holds at most {_CHANGES_LIMIT} changes")
+    if header is None:
+        raise BadRequest("the commit has no header line")
+    return await run_in_threadpool(_append, call, repo, header, changes)
+
+
+def _append(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> Response:
+    title = header.text("summary").strip()
+    message = header.text_or_none("description") or ""
+    if not title or "\0" in title + message:
+        raise BadRequest("a commit needs a summary, and neither it nor the description holds a NUL")
+    made = call.hub.history.commit(
+        repo,
+        call.params["revision"],
+        changes,
+        author=call.account.user,
+        title=title,
+        message=message,
+        parent=header.text_or_none("parentCommit"),
+    )
+    return answer(
+        {
+            "success": True,
+            "commitOid": made.oid,
+            "commitUrl": f"{call.base}/{repo.web_path}/commit/{made.oid}",
+            "hookOutput": "",
+        }
+    )
+
+
+async def _lines(request: Request) -> AsyncIterator[list[bytes]]:
+    """The lines of the body, in groups as they arrive; memory holds one long line at most."""
+    rest = bytearray()
+    async for chunk in request.stream():
+        first, *others = chunk.split(b"\n")
+        rest += first
+        if len(rest) > _LINE_LIMIT:
+            raise TooLarge(
+                f"a file over {attributes.REGULAR_LIMIT} bytes must be sent as a large file (LFS)"
+            )
+        if others:
+            lines = [bytes(rest), *others[:-1]]
+            rest = bytearray(others[-1])
+            if lines := [line for line in lines if line.strip()]:
+                yield lines
+    if rest.strip():
+        yield [bytes(rest)]
+
+
+def _header(line: bytes) -> Fields:
+    fields = Fields(read_json(line))
+    if fields.text("key") != "header":
+        raise BadRequest("the first line of a commit must be its header")
+    return fields.inner("value")
+
+
+def _read_changes(call: Call, repo: Repo, lines: list[bytes]) -> list[Change]:
+    return [_read_change(call, repo, Fields(read_json(line))) for line in lines]
+
+
+def _read_change(call: Call, repo: Repo, line: Fields) -> Change:
+    """One line of a commit; the content of an ordinary file is stored at once."""
+    key, value = line.text("key"), line.inner("value")
+    path = value.text("path")
+    if key == "deletedFolder":
+        return Remove(split_path(path.rstrip("/")), directory=True)
+    parts = split_path(path)
+    if key == "deletedFile":
+        return Remove(parts, directory=False)
+    if key == "file":
+        content = _content(path, value)
+        return Put(parts, call.hub.store_file(parts[-1], content))
+    if key == "lfsFile":
+        return Put(parts, _large_entry(call, parts[-1], path, value))
+    raise BadRequest(f"a commit cannot hold a line of key {key!r}")
+
+
+def _content(path: str, value: Fields) -> bytes:
+    text = value.text("content")
+    if value.text_or_none("encoding") == "base64":
+        try:
+            content = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise BadRequest(f"the content of {path!r} is not valid base64") from error
+    else:
+        content = text.encode()
+    if len(content) > attributes.REGULAR_LIMIT:
+        raise TooLarge(f"{path!r} is too big for an ordinary file: send it as a large file (LFS)")
+    if is_lfs_pointer(content):
+        # Clients could not tell it from the large file it stands for.
+        raise BadRequest(f"{path!r} is the Git LFS pointer to a file: send the file itself")
+    return content
+
+
+def _large_entry(call: Call, name: str, path: str, value: Fields) -> Entry:
+    sha256, said = value.text("oid"), value.number_or_none("size")
+    if (value.text_or_none("algo") or "sha256") != "sha256" or not SHA256.fullmatch(sha256):
+        raise BadRequest(f"{path!r} must be named by its sha256")
+    size = call.hub.repos.size_of(sha256, call.account)
+    if size is None or not call.hub.blobs.has(sha256):
+        raise BadRequest(f"the content of {path!r} ({sha256}) was not uploaded: upload it first")
+    if said is not None and said != size:
+        raise BadRequest(f"{path!r} has {size} bytes, not {said}")
+    return Entry(name, object_id("blob", lfs_pointer(sha256, size)), size, sha256, lfs=True)
+
+
+ROUTES = [
+    route("POST", "/api/{kind}/{namespace}/{name}/preupload/{revision}", preupload),
+    stream_route("POST", "/api/{kind}/{namespace}/{name}/commit/{revision}", commit),
+]

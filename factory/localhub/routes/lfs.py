@@ -1,0 +1,144 @@
+"""Large files on their way in: the batch call hands out signed links, and content comes by PUT.
+
+Clients send no token with the content itself, so a link says what it is for (repo, sha256, size),
+until when, and carries our signature over that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from factory.localhub.blobs import BlobWriter
+from factory.localhub.errors import BadRequest, Forbidden, NotFound, RepoNotFound
+from factory.localhub.git_objects import SHA256
+from factory.localhub.hub import Hub
+from factory.localhub.repos import Repo
+from factory.localhub.wire import Call, Fields, answer, hub_of, route, stream_route
+
+_LINK_SECONDS = 24 * 3600
+_CHUNK = 1024 * 1024
+
+
+def batch(call: Call) -> Response:
+    """Where to send which content; what is here already needs no sending."""
+    repo = call.repo_to_write()
+    body = call.json()
+    if body.text("operation") != "upload":
+        raise BadRequest("large files are read through /resolve/, not through git-lfs")
+    objects = [_offer(call, repo, item) for item in body.objects("objects")]
+    return answer({"transfer": "basic", "objects": objects})
+
+
+def verify(call: Call) -> Response:
+    """200 if this content has arrived."""
+    call.repo_to_write()
+    sha256, size = _object(call.json())
+    if call.hub.repos.size_of(sha256, call.account) != size or not call.hub.blobs.has(sha256):
+        raise NotFound(f"content {sha256} of {size} bytes has not arrived")
+    return answer({})
+
+
+async def upload(request: Request) -> Response:
+    """Take in the content that a link is for, hashing and writing while the next part comes."""
+    hub = hub_of(request)
+    repo, sha256, size = await run_in_threadpool(_read_link, hub, request)
+    if request.headers.get("content-length", str(size)) != str(size):
+        raise BadRequest(f"this link is for {size} bytes")
+    writer = await run_in_threadpool(hub.blobs.write)
+    try:
+        await _receive(request, writer, size)
+        await run_in_threadpool(writer.keep, sha256)
+    finally:
+        await run_in_threadpool(writer.discard)
+    await run_in_threadpool(hub.repos.note_contents, repo, [(sha256, size)])
+    return answer({})
+
+
+async def _receive(request: Request, writer: BlobWriter, size: int) -> None:
+    waiting = bytearray()
+    writing: asyncio.Future[None] | None = None
+    try:
+        async for chunk in request.stream():
+            waiting += chunk
+            if len(waiting) < _CHUNK:
+                continue
+            if writing is not None:
+                await writing
+            if writer.size + len(waiting) > size:
+                raise BadRequest(f"this link is for {size} bytes")
+            writing = asyncio.ensure_future(asyncio.to_thread(writer.feed, waiting))
+            waiting = bytearray()
+    finally:
+        if writing is not None:
+            await asyncio.wait([writing])
+    if writing is not None:
+        writing.result()
+    if writer.size + len(waiting) != size:
+        raise BadRequest(f"{writer.size + len(waiting)} of {size} bytes arrived: send it again")
+    await asyncio.to_thread(writer.feed, waiting)
+
+
+def _offer(call: Call, repo: Repo, item: Fields) -> dict[str, Any]:
+    sha256, size = _object(item)
+    offer: dict[str, Any] = {"oid": sha256, "size": size}
+    if call.hub.repos.size_of(sha256, call.account) == size and call.hub.blobs.has(sha256):
+        return offer
+    expires = int(time.time()) + _LINK_SECONDS
+    signature = _signature(call.hub, repo.key, sha256, size, expires)
+    query = urlencode({"size": size, "expires": expires, "signature": signature})
+    offer["actions"] = {
+        "upload": {"href": f"{call.base}/upload/{repo.key}/{sha256}?{query}"},
+        "verify": {"href": f"{call.base}/{repo.web_path}.git/info/lfs/objects/verify"},
+    }
+    return offer
+
+
+def _object(item: Fields) -> tuple[str, int]:
+    sha256, size = item.text("oid"), item.number_or_none("size")
+    if not SHA256.fullmatch(sha256) or size is None or size < 0:
+        raise BadRequest("an object is named by its sha256 ('oid') and its 'size'")
+    return sha256, size
+
+
+def _read_link(hub: Hub, request: Request) -> tuple[Repo, str, int]:
+    """What a link is for. Raises Forbidden if it is not ours, or old; RepoNotFound."""
+    sha256 = request.path_params["oid"]
+    try:
+        key = int(request.path_params["repo"])
+        size, expires = (int(request.query_params.get(name, "")) for name in ("size", "expires"))
+    except ValueError as error:
+        raise Forbidden("this upload link is not valid") from error
+    expected = _signature(hub, key, sha256, size, expires)
+    given = request.query_params.get("signature", "")
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
+        raise Forbidden("this upload link is not valid")
+    if expires < time.time():
+        raise Forbidden("this upload link has expired: start the upload again")
+    repo = hub.repos.by_key(key)
+    if repo is None:
+        raise RepoNotFound("the repo of this upload was deleted")
+    return repo, sha256, size
+
+
+def _signature(hub: Hub, repo: int, sha256: str, size: int, expires: int) -> str:
+    text = f"{repo}\n{sha256}\n{size}\n{expires}"
+    return hmac.new(hub.upload_secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+_DATASET, _MODEL = "/{kind}/{namespace}/{name}.git/info/lfs", "/{namespace}/{name}.git/info/lfs"
+ROUTES = [
+    route("POST", f"{_MODEL}/objects/batch", batch),
+    route("POST", f"{_DATASET}/objects/batch", batch),
+    route("POST", f"{_MODEL}/objects/verify", verify),
+    route("POST", f"{_DATASET}/objects/verify", verify),
+    stream_route("PUT", "/upload/{repo}/{oid}", upload),
+]

@@ -1,0 +1,98 @@
+"""Branches, tags and the list of commits."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from factory.localhub.history import MAIN
+from factory.localhub.routes.repos import iso_date
+from factory.localhub.wire import Call, answer, route
+
+_PAGE = 50
+
+
+def list_refs(call: Call) -> Response:
+    """All branches and tags."""
+    groups: dict[str, list[dict[str, str]]] = {"heads": [], "tags": []}
+    for ref, target in call.hub.history.refs(call.repo()).items():
+        _, group, name = ref.split("/", 2)
+        groups[group].append({"name": name, "ref": ref, "targetCommit": target})
+    found = {"branches": groups["heads"], "converts": [], "tags": groups["tags"]}
+    if call.flag("include_prs"):
+        found["pullRequests"] = []
+    return answer(found)
+
+
+def create_tag(call: Call) -> Response:
+    """A new tag at the revision in the path."""
+    repo = call.repo_to_write()
+    name = call.json().text("tag")
+    call.hub.history.create_ref(repo, name, call.params["revision"], tag=True)
+    return answer({})
+
+
+def delete_tag(call: Call) -> Response:
+    """Take a tag away."""
+    call.hub.history.delete_ref(call.repo_to_write(), call.params["revision"], tag=True)
+    return answer({})
+
+
+def create_branch(call: Call) -> Response:
+    """A new branch, at main's head if no other starting point is given."""
+    repo = call.repo_to_write()
+    start = call.json().text_or_none("startingPoint") or MAIN
+    call.hub.history.create_ref(repo, call.params["branch"], start, tag=False)
+    return answer({})
+
+
+def delete_branch(call: Call) -> Response:
+    """Take a branch away."""
+    call.hub.history.delete_ref(call.repo_to_write(), call.params["branch"], tag=False)
+    return answer({})
+
+
+def list_commits(call: Call) -> Response:
+    """The commits of a revision, newest first; later pages hang on the commit of the first."""
+    repo = call.repo()
+    commit = call.commit(repo)
+    page = call.count("p", 0, 10**9)
+    limit = max(call.count("limit", _PAGE, 1000), 1)
+    formatted = "formatted" in call.query.getlist("expand[]")
+    commits = call.hub.history.log(repo, commit, page * limit, limit + 1)
+    found = []
+    for item in commits[:limit]:
+        shown: dict[str, Any] = {
+            "id": item.oid,
+            "title": item.title,
+            "message": item.message,
+            "authors": [{"user": item.author}],
+            "date": iso_date(item.date),
+        }
+        if formatted:
+            shown["formatted"] = {
+                "title": html.escape(item.title),
+                "message": html.escape(item.message),
+            }
+        found.append(shown)
+    headers = {}
+    if len(commits) > limit:
+        kept = [(key, value) for key, value in call.query.multi_items() if key != "p"]
+        query = urlencode([*kept, ("p", page + 1)])
+        path = f"/api/{repo.kind}s/{repo.id}/commits/{commit.oid}"
+        headers["Link"] = f'<{call.base}{path}?{query}>; rel="next"'
+    return answer(found, headers=headers)
+
+
+_REPO = "/api/{kind}/{namespace}/{name}"
+ROUTES = [
+    route("GET", f"{_REPO}/refs", list_refs),
+    route("POST", f"{_REPO}/tag/{{revision}}", create_tag),
+    route("DELETE", f"{_REPO}/tag/{{revision}}", delete_tag),
+    route("POST", f"{_REPO}/branch/{{branch}}", create_branch),
+    route("DELETE", f"{_REPO}/branch/{{branch}}", delete_branch),
+    route("GET", f"{_REPO}/commits/{{revision}}", list_commits),
+]

@@ -1,0 +1,196 @@
+"""Repos: making and removing them, what is known of one, and lists of many."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from factory.localhub.cards import Card, dataset_tags, model_tags
+from factory.localhub.errors import BadRequest, Conflict, RepoNotFound, RevisionNotFound
+from factory.localhub.git_objects import Commit, Entry, lfs_pointer
+from factory.localhub.history import MAIN
+from factory.localhub.hub import Hub
+from factory.localhub.repos import KINDS, Kind, Repo
+from factory.localhub.wire import Call, Fields, answer, route
+
+_LIST_PAGE = 1000
+_SORT_KEYS = {"createdAt": "createdAt", "lastModified": "lastModified"}
+
+
+def create(call: Call) -> Response:
+    """A new repo, or 409 with the address of the one that exists."""
+    call.account.require_write()
+    kind, namespace, name = _named(call, call.json())
+    url = {"url": f"{call.base}/{'datasets/' if kind == 'dataset' else ''}{namespace}/{name}"}
+    try:
+        call.hub.create_repo(
+            kind, namespace, name, owner=call.account.user, private=_wants_private(call.json())
+        )
+    except Conflict as error:
+        raise Conflict(error.message, fields=dict(url)) from error
+    return answer({**url, "name": f"{namespace}/{name}"})
+
+
+def delete(call: Call) -> Response:
+    """Take a repo off the hub."""
+    kind, namespace, name = _named(call, call.json())
+    repo = call.hub.repos.find(kind, namespace, name, call.account)
+    call.account.require_write()
+    call.hub.repos.remove(repo)
+    return answer({})
+
+
+def info(call: Call) -> Response:
+    """All that is known of a repo at a revision."""
+    repo = call.repo()
+    commit = call.commit(repo)
+    found = describe(call.hub, repo, commit)
+    found["siblings"] = _siblings(call.hub, commit, details=call.flag("blobs"))
+    return answer(_only(found, call.query.getlist("expand")))
+
+
+def auth_check(call: Call) -> Response:
+    """200 if the repo may be read."""
+    call.repo()
+    return answer({})
+
+
+def list_all(call: Call) -> Response:
+    """Repos by author, words in the name, and tags; those last changed first."""
+    kind = call.kind()
+    author = call.query.get("author")
+    words = [word.lower() for word in call.query.getlist("search")]
+    wanted = set(call.query.getlist("filter"))
+    if pipeline := call.query.get("pipeline_tag"):
+        wanted.add(pipeline)
+    found = []
+    for repo in call.hub.repos.visible(kind, call.account):
+        if author is not None and repo.namespace != author:
+            continue
+        if not all(word in repo.id.lower() for word in words):
+            continue
+        try:
+            commit = call.hub.history.resolve(repo, MAIN)
+        except RevisionNotFound:  # removed since we listed it
+            continue
+        item = describe(call.hub, repo, commit)
+        if wanted.issubset(item["tags"]):
+            found.append((item, commit))
+    if sort := _SORT_KEYS.get(call.query.get("sort", "")):
+        found.sort(key=lambda pair: str(pair[0][sort]), reverse=True)
+    start = call.count("cursor", 0, len(found))
+    limit = max(call.count("limit", _LIST_PAGE, _LIST_PAGE), 1)
+    page = [_for_list(call, item, commit) for item, commit in found[start : start + limit]]
+    headers = {}
+    if start + limit < len(found):
+        kept = [(key, value) for key, value in call.query.multi_items() if key != "cursor"]
+        query = urlencode([*kept, ("cursor", start + limit)])
+        headers["Link"] = f'<{call.base}/api/{call.params["kind"]}?{query}>; rel="next"'
+    return answer(page, headers=headers)
+
+
+def describe(hub: Hub, repo: Repo, commit: Commit) -> dict[str, Any]:
+    """A repo at a commit in the words of the protocol, its files aside."""
+    card = hub.card(commit)
+    described: dict[str, Any] = {
+        "_id": f"{repo.key:024x}",
+        "id": repo.id,
+        "author": repo.namespace,
+        "sha": commit.oid,
+        "createdAt": iso_date(repo.created),
+        "lastModified": iso_date(repo.modified),
+        "private": repo.private,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "tags": dataset_tags(card) if repo.kind == "dataset" else model_tags(card),
+    }
+    if card.data is not None:
+        described["cardData"] = card.data
+    if repo.kind == "model":
+        described |= _about_model(repo, card)
+    return described
+
+
+def iso_date(seconds: float) -> str:
+    """A date as clients parse it."""
+    date = datetime.fromtimestamp(seconds, UTC)
+    return date.strftime("%Y-%m-%dT%H:%M:%S.") + f"{date.microsecond // 1000:03d}Z"
+
+
+def lfs_facts(entry: Entry) -> dict[str, Any]:
+    """What clients want to know of a large file besides its path."""
+    pointer = lfs_pointer(entry.sha256 or "", entry.size)
+    return {"size": entry.size, "pointerSize": len(pointer)}
+
+
+def _named(call: Call, body: Fields) -> tuple[Kind, str, str]:
+    """Kind, namespace and name from a body; the namespace is the caller's own if none is given."""
+    word = body.text_or_none("type") or "model"
+    kind = next((kind for kind in KINDS if kind == word), None)
+    name = body.text("name")
+    namespace = body.text_or_none("organization")
+    if namespace is None and "/" in name:
+        namespace, _, name = name.partition("/")
+    if kind is None:
+        raise RepoNotFound(f"this hub holds models and datasets, no {word!r}")
+    return kind, namespace or call.account.user, name
+
+
+def _wants_private(body: Fields) -> bool:
+    visibility = body.text_or_none("visibility")
+    if visibility not in (None, "public", "private"):
+        raise BadRequest(f"visibility must be 'public' or 'private', not {visibility!r}")
+    return visibility == "private" or bool(body.flag_or_none("private"))
+
+
+def _about_model(repo: Repo, card: Card) -> dict[str, Any]:
+    facts: dict[str, Any] = {"modelId": repo.id}
+    for key in ("pipeline_tag", "library_name"):
+        if value := card.text(key):
+            facts[key] = value
+    return facts
+
+
+def _siblings(hub: Hub, commit: Commit, details: bool = False) -> list[dict[str, Any]]:
+    siblings = []
+    for path, entry in hub.trees.walk(commit.tree):
+        if entry.is_directory:
+            continue
+        sibling: dict[str, Any] = {"rfilename": path}
+        if details:
+            sibling |= {"size": entry.size, "blobId": entry.oid}
+            if entry.lfs:
+                sibling["lfs"] = {"sha256": entry.sha256, **lfs_facts(entry)}
+        siblings.append(sibling)
+    return siblings
+
+
+def _for_list(call: Call, item: dict[str, Any], commit: Commit) -> dict[str, Any]:
+    """One repo as a list shows it: with its card or its files only if asked."""
+    expand = call.query.getlist("expand")
+    if call.flag("full") or "siblings" in expand:
+        item["siblings"] = _siblings(call.hub, commit)
+    if not (expand or call.flag("full") or call.flag("cardData")):
+        item.pop("cardData", None)
+    return _only(item, expand)
+
+
+def _only(item: dict[str, Any], expand: list[str]) -> dict[str, Any]:
+    if not expand:
+        return item
+    return {key: value for key, value in item.items() if key in ("_id", "id", *expand)}
+
+
+ROUTES = [
+    route("POST", "/api/repos/create", create),
+    route("DELETE", "/api/repos/delete", delete),
+    route("GET", "/api/{kind}", list_all),
+    route("GET", "/api/{kind}/{namespace}/{name}", info),
+    route("GET", "/api/{kind}/{namespace}/{name}/revision/{revision}", info),
+    route("GET", "/api/{kind}/{namespace}/{name}/auth-check", auth_check),
+]

@@ -1,0 +1,301 @@
+"""Between HTTP and the hub: who calls, with what, and how answers and errors look on the wire."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from factory.localhub.accounts import Account
+from factory.localhub.errors import (
+    BadRequest,
+    HubError,
+    NotFound,
+    RepoNotFound,
+    TooLarge,
+    Unauthorized,
+)
+from factory.localhub.git_objects import Commit
+from factory.localhub.hub import Hub
+from factory.localhub.repos import Kind, Repo
+
+_log = logging.getLogger(__name__)
+_BODY_LIMIT = 16 * 1024 * 1024
+KIND_OF_WORD: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
+# Paths about a repo that no route takes, such as those of spaces or of names without a namespace.
+_ABOUT_A_REPO = re.compile(r"/api/(models|datasets|spaces|kernels)/.|/.*/resolve/|/.*\.git/")
+_HOST = re.compile(r"[A-Za-z0-9.\-_:\[\]]+")
+
+
+class Fields:
+    """A JSON object from a client. What has not the type asked for raises BadRequest."""
+
+    def __init__(self, values: object) -> None:
+        if not isinstance(values, dict):
+            raise BadRequest("a JSON object is needed here")
+        self._values: dict[str, Any] = values
+
+    def text(self, key: str) -> str:
+        """The text under `key`, which must be there."""
+        value = self.text_or_none(key)
+        if value is None:
+            raise BadRequest(f"{key!r} is missing")
+        return value
+
+    def text_or_none(self, key: str) -> str | None:
+        """The text under `key`, or None."""
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise BadRequest(f"{key!r} must be a string")
+        return value
+
+    def number_or_none(self, key: str) -> int | None:
+        """The whole number under `key`, or None."""
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not -(2**62) < value < 2**62:
+            raise BadRequest(f"{key!r} must be a whole number")
+        return value
+
+    def flag_or_none(self, key: str) -> bool | None:
+        """The truth value under `key`, or None."""
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise BadRequest(f"{key!r} must be true or false")
+        return value
+
+    def inner(self, key: str) -> Fields:
+        """The object under `key`, which must be there."""
+        return Fields(self._values.get(key))
+
+    def objects(self, key: str) -> list[Fields]:
+        """The list of objects under `key`, which must be there."""
+        value = self._values.get(key)
+        if not isinstance(value, list):
+            raise BadRequest(f"{key!r} must be a list")
+        return [Fields(item) for item in value]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, from somebody we know; `params` are the decoded parts of its path."""
+
+    hub: Hub
+    account: Account
+    method: str
+    base: str
+    params: Mapping[str, str]
+    query: QueryParams
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    def kind(self) -> Kind:
+        """The kind of repo that the path speaks of. Raises NotFound."""
+        word = self.params.get("kind", "models")
+        if word in KIND_OF_WORD:
+            return KIND_OF_WORD[word]
+        if word in ("spaces", "kernels"):
+            raise RepoNotFound(f"this hub holds models and datasets, no {word}")
+        raise NotFound("there is nothing at this address")
+
+    def repo(self) -> Repo:
+        """The repo that the path names. Raises RepoNotFound."""
+        return self.hub.repos.find(
+            self.kind(), self.params["namespace"], self.params["name"], self.account
+        )
+
+    def repo_to_write(self) -> Repo:
+        """The same, to change it. Raises RepoNotFound, Forbidden."""
+        repo = self.repo()
+        self.account.require_write()
+        return repo
+
+    def commit(self, repo: Repo) -> Commit:
+        """The commit that the path names, of main where it names none. Raises RevisionNotFound."""
+        return self.hub.history.resolve(repo, self.params.get("revision", "main"))
+
+    def flag(self, key: str) -> bool:
+        """Whether a query parameter says yes, as clients in several languages write it."""
+        return self.query.get(key, "").lower() in ("true", "1", "yes")
+
+    def count(self, key: str, default: int, most: int) -> int:
+        """A whole number from the query, between 0 and `most`. Raises BadRequest."""
+        text = self.query.get(key, "")
+        if not text:
+            return default
+        if not text.isascii() or not text.isdigit() or len(text) > 12:
+            raise BadRequest(f"query parameter {key!r} must be a whole number")
+        return min(int(text), most)
+
+    def json(self) -> Fields:
+        """The body as a JSON object; an empty body is an empty one. Raises BadRequest."""
+        return Fields(read_json(self.body or b"{}"))
+
+    def form(self) -> dict[str, list[str]]:
+        """The body as a form. Raises BadRequest."""
+        try:
+            return parse_qs(self.body.decode(), keep_blank_values=True)
+        except ValueError as error:
+            raise BadRequest("the body is not a form") from error
+
+
+def read_json(text: bytes) -> object:
+    """A JSON value. Raises BadRequest."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the body is not valid JSON") from error
+
+
+def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """`value` as a JSON response."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Response(text.encode("utf-8", "replace"), status, headers, media_type="application/json")
+
+
+def route(
+    method: str,
+    path: str,
+    handle: Callable[[Call], Response],
+    *,
+    open_to_all: bool = False,
+) -> Route:
+    """A route whose whole body is read first and whose handler runs in a thread."""
+
+    async def endpoint(request: Request) -> Response:
+        call = identify(request, open_to_all=open_to_all)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _BODY_LIMIT:
+                await drain(request)
+                raise TooLarge(f"the body is over {_BODY_LIMIT} bytes")
+        return await run_in_threadpool(handle, _with_body(call, bytes(body)))
+
+    return Route(path, endpoint, methods=[method])
+
+
+def stream_route(method: str, path: str, handle: Callable[[Request], Awaitable[Response]]) -> Route:
+    """A route whose handler takes the body as it comes.
+
+    What it leaves unread when it raises is read and dropped: a client that is still sending would
+    see a broken connection instead of the error.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await handle(request)
+        except HubError:
+            await drain(request)
+            raise
+
+    return Route(path, endpoint, methods=[method])
+
+
+def identify(request: Request, *, open_to_all: bool = False) -> Call:
+    """The call that a request makes, its body aside. Raises Unauthorized, BadRequest."""
+    hub = hub_of(request)
+    try:
+        account = hub.accounts.identify(request.headers.get("authorization"))
+    except Unauthorized as error:
+        if open_to_all:
+            account = Account("", "read")
+        elif "authorization" not in request.headers and "name" in request.path_params:
+            # To those without a token every repo is absent.
+            raise Unauthorized(error.message, headers={"X-Error-Code": "RepoNotFound"}) from error
+        else:
+            raise
+    return Call(
+        hub=hub,
+        account=account,
+        method=request.method,
+        base=base_url(request),
+        params={key: decode(value) for key, value in request.path_params.items()},
+        query=request.query_params,
+        headers=request.headers,
+    )
+
+
+def hub_of(request: Request) -> Hub:
+    """The hub behind the server."""
+    hub: Hub = request.app.state.hub
+    return hub
+
+
+def base_url(request: Request) -> str:
+    """The address by which the client reached us: all links it is given start with it."""
+    host = request.headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        raise BadRequest("the Host header is missing or malformed")
+    return f"{request.url.scheme}://{host}"
+
+
+def decode(part: str) -> str:
+    """A part of a raw path, decoded. Raises BadRequest."""
+    try:
+        return unquote(part, errors="strict")
+    except UnicodeDecodeError as error:
+        raise BadRequest("the address is not valid UTF-8") from error
+
+
+async def drain(request: Request) -> None:
+    """Read and drop the rest of the body."""
+    try:
+        async for _ in request.stream():
+            pass
+    except (ClientDisconnect, RuntimeError):  # it left, or all was read
+        pass
+
+
+def error_answer(error: HubError) -> Response:
+    """An error as the clients expect it: JSON, and two headers that they go by."""
+    line = " ".join(error.message.split())
+    headers = {"X-Error-Message": line.encode("ascii", "replace").decode(), **error.headers}
+    if error.code:
+        headers["X-Error-Code"] = error.code
+    return answer({"error": line, **error.fields}, error.status, headers)
+
+
+async def on_hub_error(request: Request, error: Exception) -> Response:
+    """What we refuse, knowingly."""
+    assert isinstance(error, HubError)
+    return error_answer(error)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """What no route takes."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404 and _ABOUT_A_REPO.match(request.scope["path"]):
+        return error_answer(RepoNotFound("there is no such repo on this hub"))
+    return answer({"error": error.detail}, error.status_code, error.headers)
+
+
+async def on_bad_text(request: Request, error: Exception) -> Response:
+    """Text with half a surrogate pair, which neither SQLite nor git can hold."""
+    return error_answer(BadRequest("the request holds text that is not valid Unicode"))
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """The client left in the middle; nobody reads this."""
+    return Response(status_code=499)
+
+
+async def on_unknown_error(request: Request, error: Exception) -> Response:
+    """A mistake of ours: the client gets one line, the log gets the rest."""
+    return error_answer(HubError("internal error of the local hub: see its server.log"))
+
+
+def _with_body(call: Call, body: bytes) -> Call:
+    return Call(**{**call.__dict__, "body": body})

@@ -1,0 +1,277 @@
+"""The plan: for every step reuse, publish, run or blocked, and why. Values in, values out.
+
+It is told what is pinned (the lock) and what exists (the holdings), and touches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from factory.artifact import Manifest, fingerprint
+from factory.lock import Lock
+from factory.recipe import Recipe
+from factory.stages.contract import Need, Outside, Read, SliceSpec, Stage
+
+
+class State(Enum):
+    """What will happen to a step."""
+
+    REUSE = "reuse"  # on the hub: nothing to do
+    PUBLISH = "publish"  # done here, not on the hub yet
+    RUN = "run"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An artifact that exists: at rest in a directory, on the hub at a tag, or both."""
+
+    manifest: Manifest
+    directory: Path | None = None
+    tag: str | None = None
+
+
+@dataclass
+class Holdings:
+    """What exists: artifacts by repo, newest last, and how far unfinished work directories are
+    (shards done and asked for, by fingerprint)."""
+
+    by_repo: dict[str, list[Found]] = field(default_factory=dict)
+    partial: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, repo: str, found: Found) -> None:
+        """Take in one artifact; the same content at rest and on the hub becomes one entry."""
+        entries = self.by_repo.setdefault(repo, [])
+        for number, other in enumerate(entries):
+            if (
+                other.manifest.fingerprint == found.manifest.fingerprint
+                and other.manifest.content() == found.manifest.content()
+            ):
+                entries[number] = Found(
+                    found.manifest, found.directory or other.directory, found.tag or other.tag
+                )
+                return
+        entries.append(found)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A slice with its identity worked out."""
+
+    spec: SliceSpec
+    identity: dict[str, Any]
+    fingerprint: str
+    row_key: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One planned instance of a stage."""
+
+    name: str
+    stage: Stage
+    repo: str
+    slices: tuple[Slice, ...]
+    fingerprint: str
+    state: State
+    reason: str
+    found: Found | None = None
+
+    @property
+    def repo_type(self) -> str:
+        """Whether its repo is a dataset or a model on the Hub."""
+        return "model" if self.stage.kind in ("model", "adapter") else "dataset"
+
+
+def repo_of(recipe: Recipe, stage: Stage, step: str) -> str:
+    """The repo of a step: `{org}/{recipe}-{stage}`, with `-{group}` for one of several."""
+    group = step.partition("[")[2].rstrip("]")
+    return f"{recipe.org}/{recipe.name}-{stage.repo}" + (f"-{group}" if group else "")
+
+
+def repos(recipe: Recipe) -> dict[str, str]:
+    """Every repo of a recipe, with its type."""
+    return {
+        repo_of(recipe, stage, spec.step): "model"
+        if stage.kind in ("model", "adapter")
+        else "dataset"
+        for stage, spec in recipe.slices()
+    }
+
+
+def plan(recipe: Recipe, lock: Lock, holdings: Holdings) -> list[Step]:
+    """All steps in the order of the line.
+
+    A source that the lock does not pin counts as new content, so what reads it is run.
+    """
+    return _Planner(recipe, lock, holdings).steps()
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, lock: Lock, holdings: Holdings) -> None:
+        self._recipe, self._lock, self._holdings = recipe, lock, holdings
+        self._slices: dict[tuple[str, str], Slice] = {}
+        self._done: dict[str, Found] = {}  # by step, for those that need not run
+        self._blocked: dict[tuple[str, str], str] = {}  # by slice, why
+
+    def steps(self) -> list[Step]:
+        groups: dict[str, tuple[Stage, list[SliceSpec]]] = {}
+        for stage, spec in self._recipe.slices():
+            groups.setdefault(spec.step, (stage, []))[1].append(spec)
+        return [self._step(name, stage, specs) for name, (stage, specs) in groups.items()]
+
+    def _step(self, name: str, stage: Stage, specs: list[SliceSpec]) -> Step:
+        repo = repo_of(self._recipe, stage, name)
+        going: list[Slice] = []
+        left_out: list[str] = []
+        for spec in specs:
+            made = self._slice(stage, spec)
+            self._slices[name, spec.name] = made
+            if why := self._why_blocked(stage, spec):
+                self._blocked[name, spec.name] = why
+                left_out.append(why)
+            else:
+                going.append(made)
+        if not going:
+            mark = fingerprint({"blocked": name})
+            return Step(name, stage, repo, (), mark, State.BLOCKED, left_out[0])
+        mark = fingerprint(
+            {"kind": stage.kind, "slices": {s.spec.name: s.fingerprint for s in going}}
+        )
+        state, reason, found = self._decide(stage, repo, mark, going)
+        if found:
+            self._done[name] = found
+        if left_out:
+            reason += f"; {len(left_out)} of {len(specs)} slices left out ({left_out[0]})"
+        return Step(name, stage, repo, tuple(going), mark, state, reason, found)
+
+    def _why_blocked(self, stage: Stage, spec: SliceSpec) -> str | None:
+        for need in spec.needs:
+            if isinstance(need, Read) and (need.step, need.slice) in self._blocked:
+                return f"{need.step} is blocked"
+        for role, least in stage.least().items():
+            reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
+            if any(read.step not in self._done for read in reads):
+                continue  # not made yet: nobody can tell
+            rows = [self._done[r.step].manifest.slices[r.slice].rows for r in reads]
+            left, asked = sum(r.out for r in rows), sum(r.into for r in rows)
+            if left < least:
+                return f"{left} of {asked} left, {least} needed"
+        return None
+
+    def _slice(self, stage: Stage, spec: SliceSpec) -> Slice:
+        identity: dict[str, Any] = {
+            "kind": stage.kind,
+            "stage": stage.name,
+            "version": stage.version,
+            "slice": spec.name if stage.kind in ("model", "adapter") else spec.language,
+            "fields": stage.semantic(),
+        }
+        if stage.seeded:
+            identity["seed"] = self._recipe.seed
+        reads = [need for need in spec.needs if isinstance(need, Read)]
+        content = [n for n in spec.needs if isinstance(n, Outside) and not n.extent]
+        extent = [n for n in spec.needs if isinstance(n, Outside) and n.extent]
+        identity["outside"] = {need.role: self._digest(need) for need in content}
+        full = identity | {
+            "inputs": _by_role(reads, lambda r: self._slices[r.step, r.slice].fingerprint),
+            "extent": stage.extent() | {need.role: self._digest(need) for need in extent},
+        }
+        key = identity | {"inputs": _by_role(reads, lambda r: self._slices[r.step, r.slice].row_key)}
+        return Slice(spec, full, fingerprint(full), fingerprint(key))
+
+    def _digest(self, need: Outside) -> str:
+        pin = self._lock.pins.get(need.source)
+        return pin.digest if pin else f"absent:{need.source}"
+
+    def _decide(
+        self, stage: Stage, repo: str, mark: str, going: list[Slice]
+    ) -> tuple[State, str, Found | None]:
+        needs = [need for made in going for need in made.spec.needs]
+        if waiting := [n.step for n in needs if isinstance(n, Read) and n.step not in self._done]:
+            return State.RUN, f"{waiting[0]} is made first", None
+        if absent := [
+            n.source for n in needs if isinstance(n, Outside) and n.source not in self._lock.pins
+        ]:
+            return State.RUN, f"{absent[0]} is brought in first", None
+        entries = self._holdings.by_repo.get(repo, [])
+        same = [found for found in entries if found.manifest.fingerprint == mark]
+        for found in reversed(same):
+            if all(self._read_the_same(found.manifest, made) for made in going):
+                if found.tag:
+                    return State.REUSE, f"{found.tag}", found
+                return State.PUBLISH, "done here, not on the hub yet", found
+        if mark in self._holdings.partial:
+            done, asked = self._holdings.partial[mark]
+            return State.RUN, f"begun: {done} of {asked} shards are there", None
+        if same:
+            return State.RUN, "same recipe, other draw of its inputs", None
+        if entries:
+            return State.RUN, changes(entries[-1].manifest, stage, going), None
+        return State.RUN, "nothing published yet", None
+
+    def _read_the_same(self, manifest: Manifest, made: Slice) -> bool:
+        """Whether the content that was read then is the content that would be read now."""
+        record = manifest.slices.get(made.spec.name)
+        if record is None:
+            return False
+        now = sorted((need.role, self._content(need)) for need in made.spec.needs)
+        return now == sorted((read.role, read.digest) for read in record.inputs)
+
+    def _content(self, need: Need) -> str:
+        if isinstance(need, Outside):
+            return self._digest(need)
+        return self._done[need.step].manifest.slices[need.slice].digest
+
+
+def _by_role(reads: Iterable[Read], value: Any) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for read in reads:
+        found.setdefault(read.role, []).append(value(read))
+    return found
+
+
+def changes(old: Manifest, stage: Stage, going: Iterable[Slice]) -> str:
+    """What makes this step another one than `old`, by field with old and new value."""
+    before, after = _flat(old.fields), _flat(stage.model_dump(mode="json", exclude={"how"}))
+    said = [
+        f"{key} {before.get(key)} -> {after.get(key)}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+    names = set()
+    for made in going:
+        names.add(made.spec.name)
+        record = old.slices.get(made.spec.name)
+        if record is None:
+            said.append(f"{made.spec.name} is new")
+            continue
+        for part in ("seed", "version"):
+            was, now = record.identity.get(part), made.identity.get(part)
+            if was != now:
+                said.append(f"{part} {was} -> {now}")
+        for part in ("inputs", "outside", "extent"):
+            was, now = record.identity.get(part, {}), made.identity.get(part, {})
+            said += [
+                f"{role} of {made.spec.name} changed"
+                for role in now
+                if role not in stage.extent() and was.get(role) != now[role]
+            ]
+    said += [f"{name} is no longer asked for" for name in old.slices if name not in names]
+    unique = list(dict.fromkeys(said))
+    more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
+    return "; ".join(unique[:3]) + more if unique else "made from other content"
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,235 @@
+"""A recipe: one YAML file that says what to make, checked before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+
+from factory import yaml12
+from factory.errors import RecipeError, nearest
+from factory.languages import language
+from factory.stages import STAGES
+from factory.stages.contract import Knobs, ModelRef, Scope, SliceSpec, Stage
+
+if TYPE_CHECKING:
+    Stages = Any
+else:
+    # One optional field a stage, so that pydantic names an unknown one by its place in the file.
+    Stages = create_model(
+        "Stages", __base__=Knobs, **{stage.name: (stage | None, None) for stage in STAGES}
+    )
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+PACKAGED = Path(__file__).parent.parent / "recipes"
+INSTALLED = Path(__file__).parent / "_data" / "recipes"  # where the wheel puts them
+
+
+class Recipe(Knobs):
+    """What to make. See recipes/demo.yaml for one with every part explained."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    org: Annotated[str, Field(pattern=NAME)]
+    description: str = ""
+    languages: Annotated[tuple[str, ...], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    license: str | None = None
+    private: bool = False
+    models: dict[str, ModelRef]
+    stages: Stages
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError("languages is a list of codes, like [en, es]")
+        for code in value:
+            try:
+                language(code)
+            except RecipeError as error:
+                raise ValueError(f"{error.what}; {error.fix}") from None
+        if len(set(value)) < len(value):
+            raise ValueError("a language is there twice")
+        return tuple(value)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """`policy: org/name@revision` for `policy: {name: org/name, revision: …}`."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: dict(zip(("name", "revision"), ref.split("@", 1), strict=False))
+            if isinstance(ref, str)
+            else ref
+            for key, ref in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _models_resolve(self) -> Recipe:
+        for key, ref in self.models.items():
+            if (ref.name is None) == (ref.step is None):
+                raise ValueError(f"models.{key} needs either a name or a step")
+            if ref.name is not None and ref.name.count("/") != 1:
+                raise ValueError(f"models.{key}: {ref.name!r} is not of the form org/name")
+        return self
+
+    def scope(self) -> Scope:
+        """What stages may know of this recipe."""
+        return Scope(self.languages, self.models, self.steps())
+
+    def steps(self) -> dict[str, Stage]:
+        """The stages this recipe has, in the order of the line."""
+        found = {stage.name: getattr(self.stages, stage.name) for stage in STAGES}
+        return {name: stage for name, stage in found.items() if stage is not None}
+
+    def slices(self) -> list[tuple[Stage, SliceSpec]]:
+        """Every slice of every stage. Raises RecipeError for a reference to what is not there."""
+        scope = self.scope()
+        return [(stage, spec) for stage in self.steps().values() for spec in stage.slices(scope)]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe, the file it came from, and whether that file ships with the package."""
+
+    recipe: Recipe
+    path: Path
+    packaged: bool
+
+    def file(self, source: str) -> Path:
+        """Where a local file that the recipe names lies: beside the recipe."""
+        return (self.path.parent / source).resolve()
+
+
+def recipe_directory() -> Path:
+    """Where the packaged recipes lie, in a checkout or in an installed wheel."""
+    return INSTALLED if INSTALLED.is_dir() else PACKAGED
+
+
+def find(name: str) -> tuple[Path, bool]:
+    """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise RecipeError(f"no recipe at {name}", "check the path")
+        return path.resolve(), False
+    shipped = {file.stem: file for file in recipe_directory().glob("*.yaml")}
+    if name not in shipped:
+        raise RecipeError(
+            f"no recipe called {name!r}{nearest(name, shipped)}",
+            f"give a path to a .yaml file, or one of {', '.join(sorted(shipped))}",
+        )
+    return shipped[name], True
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
+    """The recipe at a path or of a packaged name, with `key.path=value` overrides on top.
+
+    Raises RecipeError that names the line and the nearest right word.
+    """
+    path, packaged = find(name)
+    document = _read(path, ())
+    for override in overrides:
+        _override(document, override)
+    if not isinstance(document.data, dict):
+        raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
+    try:
+        recipe = Recipe.model_validate(document.data)
+    except ValidationError as error:
+        raise _explain(error, document) from None
+    scope = recipe.scope()
+    for stage in recipe.steps().values():
+        try:
+            stage.slices(scope)
+        except RecipeError as error:
+            place = document.place(("stages", stage.name))
+            raise RecipeError(f"{place}: {error.what}", error.fix) from None
+    return Loaded(recipe, path, packaged)
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> yaml12.Document:
+    if path in seen:
+        raise RecipeError(f"{path.name} extends itself", "break the circle")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}", "check the path") from None
+    document = yaml12.parse(text, path.name)
+    if isinstance(document.data, dict) and "extends" in document.data:
+        parent_name = document.data.pop("extends")
+        parent = path.parent / str(parent_name)
+        if not parent.is_file():
+            place = document.place(("extends",))
+            raise RecipeError(f"{place}: no recipe at {parent_name}", "check extends:")
+        base = _read(parent.resolve(), (*seen, path))
+        return yaml12.Document(
+            _merge(base.data, document.data), {**base.places, **document.places}
+        )
+    return document
+
+
+def _merge(base: Any, top: Any) -> Any:
+    """`top` over `base`: mappings merge, anything else replaces; null takes a key away."""
+    if not (isinstance(base, dict) and isinstance(top, dict)):
+        return top
+    merged = dict(base)
+    for key, value in top.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge(base.get(key), value)
+    return merged
+
+
+def _override(document: yaml12.Document, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: no '='", "write --set stages.generate.n=8")
+    parts = key.split(".")
+    target = document.data
+    for part in parts[:-1]:
+        below = target.setdefault(part, {}) if isinstance(target, dict) else None
+        if not isinstance(below, dict):
+            raise RecipeError(f"--set {override}: {part!r} holds no keys", "check the path")
+        target = below
+    target[parts[-1]] = yaml12.parse(value, "--set").data
+    document.places[tuple(parts)] = f"--set {key}"
+
+
+def _explain(error: ValidationError, document: yaml12.Document) -> RecipeError:
+    """The first of pydantic's complaints, with its line and the nearest right word."""
+    first = error.errors()[0]
+    # where a value may have several forms, pydantic names the form it tried: not a key
+    path = tuple(part for part in first["loc"] if "[" not in str(part))
+    dotted = ".".join(str(part) for part in path)
+    place = document.place(path)
+    if first["type"] == "extra_forbidden":
+        known = _siblings(path)
+        word = str(path[-1])
+        where = ".".join(str(part) for part in path[:-1]) or "the recipe"
+        noun = "stage" if path[:-1] == ("stages",) else "key"
+        return RecipeError(
+            f"{place}: {where} has no {noun} {word!r}{nearest(word, known)}",
+            f"it may have {', '.join(known)}",
+        )
+    if first["type"] == "missing":
+        return RecipeError(f"{place}: {dotted} is missing", "add it")
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+    return RecipeError(f"{place}: {dotted or 'the recipe'}: {message}{got}", "mend that line")
+
+
+def _siblings(path: tuple[Any, ...]) -> list[str]:
+    """The keys that are allowed where `path` ends."""
+    model: Any = Recipe
+    for part in path[:-1]:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, Knobs)), Knobs
+        )
+    return list(model.model_fields)

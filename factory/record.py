@@ -1,0 +1,205 @@
+"""What ran becomes a manifest: files hashed, inputs named, counts checked, circumstances noted."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from factory.artifact import (
+    Cost,
+    FileRecord,
+    InputRecord,
+    Manifest,
+    Rows,
+    SliceRecord,
+    content_digest,
+    file_sha256,
+    fingerprint,
+)
+from factory.errors import StageError
+from factory.lock import Lock
+from factory.plan import Found, Step
+from factory.recipe import Recipe
+from factory.stages.contract import Need, Outcome, Outside
+
+# What may explain a difference between two runs; recorded, never hashed.
+_PACKAGES = (
+    "croco-factory", "torch", "transformers", "trl", "peft", "accelerate", "datasets",
+    "huggingface_hub", "vllm", "polars", "pyarrow", "py3langid",
+)  # fmt: skip
+
+
+def manifest(
+    recipe: Recipe,
+    lock: Lock,
+    step: Step,
+    outcome: Outcome,
+    done: Mapping[str, Found],
+    out: Path,
+    seconds: float,
+) -> Manifest:
+    """The manifest of a step that ran. Raises StageError when its counts do not add up."""
+    records = files(out)
+    slices = {}
+    for made in step.slices:
+        name = made.spec.name
+        rows = outcome.rows[name]
+        if not rows.balanced():
+            raise StageError(
+                f"{step.name} {name}: {rows.into} rows in, {rows.out} out, "
+                f"{sum(rows.dropped.values())} dropped",
+                "rows went missing without a reason: this is a defect, please report it",
+            )
+        slices[name] = SliceRecord(
+            fingerprint=made.fingerprint,
+            row_key=made.row_key,
+            identity=made.identity,
+            inputs=[inputs(need, lock, done) for need in made.spec.needs],
+            rows=rows,
+            digest=_digest(step, name, records),
+        )
+    languages = {made.spec.language for made in step.slices}
+    gpu_hours = seconds * _gpus() / 3600
+    return Manifest(
+        repo=step.repo,
+        license=recipe.license,
+        recipe=recipe.name,
+        step=step.name,
+        stage=step.stage.name,
+        kind=step.stage.kind,
+        fingerprint=step.fingerprint,
+        languages=[x for x in recipe.languages if x in languages or None in languages],
+        fields=step.stage.model_dump(mode="json", exclude={"how"}),
+        how=step.stage.how.model_dump(mode="json"),
+        seed=recipe.seed,
+        slices=slices,
+        files=records,
+        models=_models(step, lock, done),
+        stats=outcome.stats,
+        determinism=outcome.determinism,
+        template=outcome.template,
+        cost=Cost(wall_seconds=round(seconds, 1), gpu_hours=gpu_hours, tokens=outcome.tokens),
+        environment=environment(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def imported(repo: str, origin: Mapping[str, Any], out: Path, **more: Any) -> Manifest:
+    """The manifest of a model brought in from a package; `more` is license, base_model and
+    relation."""
+    records = files(out)
+    digest = content_digest((record.path, record.sha256) for record in records)
+    fields = {"origin": dict(origin), **{k: more[k] for k in ("base_model", "relation")}}
+    identity = {"kind": "model", "stage": "import", "origin": dict(origin), "content": digest}
+    mark = fingerprint(identity)
+    return Manifest(
+        repo=repo,
+        license=more["license"],
+        recipe="",
+        step="import",
+        stage="import",
+        kind="model",
+        fingerprint=mark,
+        languages=[],
+        fields=fields,
+        how={},
+        seed=0,
+        slices={
+            "model": SliceRecord(
+                fingerprint=mark,
+                row_key=mark,
+                identity=identity,
+                inputs=[],
+                rows=Rows(into=0, out=0),
+                digest=digest,
+            )
+        },
+        files=records,
+        determinism="exact",
+        cost=Cost(wall_seconds=0),
+        environment=environment(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def files(out: Path) -> list[FileRecord]:
+    """Every file below `out`, hashed; tables with their number of rows."""
+    return [
+        FileRecord(
+            path=path.relative_to(out).as_posix(),
+            sha256=file_sha256(path),
+            size=path.stat().st_size,
+            rows=pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None,
+        )
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    ]
+
+
+def inputs(need: Need, lock: Lock, done: Mapping[str, Found]) -> InputRecord:
+    """What a need turned out to be."""
+    if isinstance(need, Outside):
+        pin = lock.pins[need.source]
+        return InputRecord(
+            role=need.role, digest=pin.digest, source=need.source, revision=pin.revision
+        )
+    record = done[need.step].manifest.slices[need.slice]
+    return InputRecord(
+        role=need.role,
+        digest=record.digest,
+        step=need.step,
+        slice=need.slice,
+        fingerprint=record.fingerprint,
+    )
+
+
+def _models(step: Step, lock: Lock, done: Mapping[str, Found]) -> list[InputRecord]:
+    """The models a step used, each once."""
+    found: dict[str, InputRecord] = {}
+    for made in step.slices:
+        for need in made.spec.needs:
+            outside_model = isinstance(need, Outside) and need.kind == "model"
+            made_here = not isinstance(need, Outside) and (
+                done[need.step].manifest.kind in ("model", "adapter")
+            )
+            if outside_model or made_here:
+                record = inputs(need, lock, done)
+                found.setdefault(record.digest, record)
+    return list(found.values())
+
+
+def _digest(step: Step, name: str, records: list[FileRecord]) -> str:
+    """Content of one slice: the files of its own folder, or all of them for a model."""
+    prefix = f"data/{name}"
+    mine = [
+        record
+        for record in records
+        if step.repo_type == "model" or record.path.rpartition("/")[0] == prefix
+    ]
+    return content_digest((record.path, record.sha256) for record in mine)
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine kind. No names, paths or variables of the machine."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if torch := sys.modules.get("torch"):
+        gpu = torch.cuda.is_available()
+        found["device"] = torch.cuda.get_device_name(0) if gpu else "cpu"
+    return found
+
+
+def _gpus() -> int:
+    torch = sys.modules.get("torch")
+    return torch.cuda.device_count() if torch else 0

@@ -1,0 +1,316 @@
+"""Run a recipe: for each step that the plan says must run, fetch, work, seal, publish."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import yaml
+
+from factory import card, lock, pocket, record
+from factory.artifact import MANIFEST, content_digest
+from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
+from factory.hub import Hub
+from factory.lock import Lock, Pin
+from factory.plan import Found, Holdings, State, Step, plan, repos
+from factory.recipe import Loaded, Recipe
+from factory.stages.contract import Job, Need, Outside, Place, Progress, Read
+from factory.stages.sources import is_file
+from factory.work import Clock, Home
+
+
+class Reporter(Protocol):
+    """Who is told what happens; the command line is one."""
+
+    def note(self, text: str) -> None:
+        """One line about something outside the steps."""
+
+    def begin(self, step: Step) -> Progress:
+        """A step starts; what is returned is told how far it is."""
+
+    def end(self, step: Step, seconds: float | None) -> None:
+        """A step is done (after so many seconds), reused or blocked (None)."""
+
+
+def resolve(
+    loaded: Loaded, hub: Hub, home: Home, report: Reporter | None
+) -> tuple[Lock, list[str]]:
+    """The recipe's lock, written beside it when it changed, and what it could not pin.
+
+    With a `report`, pocket models that the hub lacks are imported; without, they stay unpinned,
+    as for a plan. Raises HubError for any other name that the hub does not have.
+    """
+    path = lock.path_of(loaded)
+    old = lock.read(path)
+
+    def ask(need: Outside) -> Pin | None:
+        name, _, revision = need.source.partition("@")
+        kind = "model" if need.kind == "model" else "dataset"
+        found = hub.pin(name, kind, revision or "main")
+        if found is None and name in pocket.POCKET:
+            if report is None:
+                return None
+            report.note(f"bringing in {name}")
+            _import(name, hub, home)
+            found = hub.pin(name, kind, revision or "main")
+        if found is None:
+            raise HubError(
+                f"{hub.endpoint} has no {kind} {name}",
+                "check the name, or put it there first (factory hub exec -- hf upload …)",
+            )
+        return Pin(revision=found[0], digest=found[1])
+
+    new, absent = lock.resolve(loaded, old, ask)
+    if new != old and not absent:
+        lock.write(new, path)
+    return new, absent
+
+
+def _import(name: str, hub: Hub, home: Home) -> None:
+    model = pocket.POCKET[name]
+    home.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.root, prefix="import-") as directory:
+        out = Path(directory)
+        origin = model.build(out)
+        manifest = record.imported(
+            name,
+            origin,
+            out,
+            license=model.license,
+            base_model=model.base_model,
+            relation=model.relation,
+        )
+        _finish(out, card.render(manifest))
+        (out / MANIFEST).write_text(manifest.dump())
+        hub.publish(out, manifest, name, "model", private=False)
+
+
+def holdings(loaded: Loaded, hub: Hub, home: Home) -> Holdings:
+    """What exists of a recipe: on the hub, at rest here, and half-way."""
+    found = hub.holdings(repos(loaded.recipe))
+    for work in home.all_work():
+        manifest = work.manifest()
+        if manifest is not None:
+            found.add(manifest.repo, Found(manifest, directory=work.artifact))
+        elif (progress := work.progress()) is not None:
+            found.partial[work.fingerprint] = progress
+    return found
+
+
+def run(
+    loaded: Loaded,
+    hub: Hub,
+    home: Home,
+    report: Reporter,
+    only: Sequence[str] = (),
+    until: str | None = None,
+) -> list[Step]:
+    """Run what must run, publish what is done, and return every step as it then stands.
+
+    `only` names the steps to run, `until` the last one. A hub that fails does not stop the line:
+    sealed work is published by the next run. Raises FactoryError.
+    """
+    pins, _ = resolve(loaded, hub, home, report)
+    held = holdings(loaded, hub, home)
+    names = [step.name for step in plan(loaded.recipe, pins, held)]
+    wanted = _wanted(names, only, until)
+    unpublished: list[HubError] = []
+    with _stoppable(), _explained(home):
+        for name in wanted:
+            step = _find(plan(loaded.recipe, pins, held), name)
+            seconds = None
+            if step.state is State.RUN:
+                seconds = _work(loaded, pins, step, held, hub, home, report)
+                step = _find(plan(loaded.recipe, pins, held), name)
+            if step.state is State.PUBLISH:
+                try:
+                    _publish(loaded, step, hub)
+                except HubError as error:
+                    report.note(f"{name} is not published: {error.what}")
+                    unpublished.append(error)
+                else:
+                    assert step.found is not None
+                    held.add(step.repo, Found(step.found.manifest, tag=step.found.manifest.tag))
+                    step = _find(plan(loaded.recipe, pins, held), name)
+            report.end(step, seconds)
+    if unpublished:
+        raise HubError(
+            f"{len(unpublished)} artifacts are made but not published: {unpublished[0].what}",
+            "run the same command again; they rest in the work directory",
+        )
+    return plan(loaded.recipe, pins, held)
+
+
+def _wanted(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
+    for name in (*only, *((until,) if until else ())):
+        if name not in names:
+            raise RecipeError(
+                f"no step {name!r}{nearest(name, names)}", f"steps: {', '.join(names)}"
+            )
+    if only:
+        return [name for name in names if name in only]
+    return names[: names.index(until) + 1] if until else names
+
+
+def _find(steps: list[Step], name: str) -> Step:
+    return next(step for step in steps if step.name == name)
+
+
+def _work(
+    loaded: Loaded,
+    pins: Lock,
+    step: Step,
+    held: Holdings,
+    hub: Hub,
+    home: Home,
+    report: Reporter,
+) -> float:
+    """Run one step and seal its artifact. Returns the seconds it took, all attempts together."""
+    steps = {other.name: other for other in plan(loaded.recipe, pins, held)}
+    done = {name: other.found for name, other in steps.items() if other.found}
+    needs = list(dict.fromkeys(need for made in step.slices for need in made.spec.needs))
+    for need in needs:
+        if isinstance(need, Read) and need.step not in done:
+            raise RecipeError(
+                f"{step.name} needs {need.step}, which is not made yet",
+                f"run it first, or leave out --only: {steps[need.step].reason}",
+            )
+    places = {need: _place(need, loaded, pins, done, steps, hub) for need in needs}
+    read = content_digest(
+        (f"{n.role}/{number}", record.inputs(n, pins, done).digest)
+        for number, n in enumerate(needs)
+    )
+    work = home.work(step.fingerprint)
+    with work.held():
+        out = work.begin(read)
+        clock = Clock.of(work)
+        told = report.begin(step)
+
+        def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
+            clock.tick()
+            told(done, total, unit, tokens)
+
+        outcome = step.stage.run(
+            Job(
+                step=step.name,
+                seed=loaded.recipe.seed,
+                slices=tuple(made.spec for made in step.slices),
+                places=places,
+                work=work.path,
+                out=out,
+                progress=progress,
+            )
+        )
+        manifest = record.manifest(
+            loaded.recipe, pins, step, outcome, done, out, clock.seconds()
+        )
+        dumped = loaded.recipe.model_dump(mode="json", exclude_none=True)
+        _finish(
+            out,
+            card.render(manifest),
+            recipe=yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True),
+            lock=pins.dump(),
+        )
+        work.seal(out, manifest)
+        held.partial.pop(step.fingerprint, None)
+        held.add(step.repo, Found(manifest, directory=work.artifact))
+        return clock.seconds()
+
+
+def _finish(out: Path, readme: str, recipe: str | None = None, lock: str | None = None) -> None:
+    """What lies beside the data in every artifact."""
+    (out / "README.md").write_text(readme, encoding="utf-8")
+    if recipe is not None and lock is not None:
+        (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
+        (out / "recipe.lock.yaml").write_text(lock, encoding="utf-8")
+
+
+def _place(
+    need: Need,
+    loaded: Loaded,
+    pins: Lock,
+    done: Mapping[str, Found],
+    steps: Mapping[str, Step],
+    hub: Hub,
+) -> Place:
+    """Where a need lies on this disk, fetched from the hub if it must be."""
+    if isinstance(need, Read):
+        found, step = done[need.step], steps[need.step]
+        if found.directory is not None:
+            return Place(found.directory, step.repo, found.manifest.tag)
+        assert found.tag is not None
+        return Place(hub.fetch(step.repo, step.repo_type, found.tag), step.repo, found.tag)
+    if is_file(need.source):
+        return Place(loaded.file(need.source))
+    name, revision = need.source.partition("@")[0], pins.pins[need.source].revision
+    assert revision is not None
+    return Place(hub.fetch(name, need.kind, revision), name, revision)
+
+
+def _publish(loaded: Loaded, step: Step, hub: Hub) -> None:
+    assert step.found is not None and step.found.directory is not None
+    recipe, manifest = loaded.recipe, step.found.manifest
+    published = hub.publish(
+        step.found.directory, manifest, step.repo, step.repo_type, recipe.private
+    )
+    rows = manifest.rows()
+    note = f"{step.name}: {rows.out} rows, {published.tag}"
+    description = recipe.description or f"Made by factory run {recipe.name}"
+    hub.collect(
+        collection_title(recipe),
+        recipe.org,
+        description,
+        recipe.private,
+        step.repo,
+        step.repo_type,
+        note,
+    )
+
+
+def collection_title(recipe: Recipe) -> str:
+    """What the recipe's collection is called."""
+    return f"CroCo {recipe.name}"
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 (SLURM's warning) end the run cleanly, without the shard in flight."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Interrupted(
+            f"told to stop by {signal.Signals(number).name}",
+            "run the same command again: it goes on where it was",
+        )
+
+    before: dict[signal.Signals, Callable[..., object] | int | None] = {}
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _explained(home: Home) -> Iterator[None]:
+    """A full disk comes in many shapes, from many libraries: give it one."""
+    try:
+        yield
+    except FactoryError:
+        raise
+    except Exception as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if full or shutil.disk_usage(home.root).free < 2**20:
+            raise WorkError(
+                f"no space left for {home.root}",
+                "free some, or set FACTORY_HOME elsewhere; run again to go on",
+            ) from error
+        raise

@@ -1,0 +1,155 @@
+"""The row contracts: one Arrow schema per kind of table, checked at every boundary.
+
+A kind grows only by nullable columns, which `conform` fills in older tables. Types are spelled
+out even where a column may be all null, so that no reader ever has to guess one.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from factory.errors import InputError, nearest
+
+_text, _int, _float = pa.string(), pa.int64(), pa.float64()
+MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
+
+
+def _must(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+def _may(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=True)
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "prompts": pa.schema(
+        [
+            _must("prompt_id", _text),
+            _must("language", _text),
+            _must("messages", MESSAGES),
+            _must("prompt_hash", _text),
+            _may("source_dataset", _text),
+            _may("domain", _text),
+        ]
+    ),
+    "samples": pa.schema(
+        [
+            _must("prompt_id", _text),
+            _must("language", _text),
+            _must("k", _int),
+            _must("prompt_hash", _text),
+            _must("response", _text),
+            _must("response_hash", _text),
+            _must("n_tokens", _int),
+            _must("n_chars", _int),
+            _must("finish_reason", _text),  # stop | length
+            _must("seed", _int),
+            _may("detected_language", _text),
+        ]
+    ),
+    "scores": pa.schema(
+        [
+            _must("prompt_id", _text),
+            _must("language", _text),
+            _must("k", _int),
+            _must("response_hash", _text),
+            _may("reward", _float),  # null when there is none: `status` says why
+            _must("n_tokens", _int),
+            _must("status", _text),  # ok | too_long | not_finite
+        ]
+    ),
+    "preferences": pa.schema(
+        [
+            _must("prompt_id", _text),
+            _must("language", _text),
+            _must("prompt", MESSAGES),
+            _must("chosen", MESSAGES),
+            _must("rejected", MESSAGES),
+            _may("margin", _float),
+        ]
+    ),
+    "pairs": pa.schema(
+        [
+            _must("prompt_id", _text),
+            _must("prompt", MESSAGES),
+            _must("chosen", MESSAGES),
+            _must("rejected", MESSAGES),
+            _must("score_chosen", _float),
+            _must("score_rejected", _float),
+            _must("prompt_language", _text),
+            _must("chosen_language", _text),
+            _must("rejected_language", _text),
+            _must("chosen_k", _int),
+            _must("rejected_k", _int),
+            _must("pool_size", _int),
+            _must("pool_mean", _float),
+            _must("pool_std", _float),
+        ]
+    ),
+    "answers": pa.schema(
+        [
+            _must("model", _text),
+            _must("question_id", _text),
+            _must("language", _text),
+            _may("category", _text),
+            _may("subcategory", _text),
+            _must("prompt", MESSAGES),
+            _must("answer", _text),
+            _must("n_tokens", _int),
+            _must("finish_reason", _text),
+            _may("detected_language", _text),
+        ]
+    ),
+    "verdicts": pa.schema(
+        [
+            _must("model", _text),
+            _must("reference", _text),
+            _must("judge", _text),
+            _must("question_id", _text),
+            _must("language", _text),
+            _must("order", _text),  # a reward model reads one answer at a time: "apart"
+            _must("verdict", _text),  # model | reference | tie | unparseable
+            _may("judge_output", _text),
+            _may("score_model", _float),
+            _may("score_reference", _float),
+        ]
+    ),
+}
+
+
+def conform(table: pa.Table, kind: str, where: str) -> pa.Table:
+    """`table` with exactly the columns of `kind`, in order; absent nullable ones become null.
+
+    Raises InputError naming the column (and the first row, for a null) that does not fit;
+    `where` says whose table it is in that message.
+    """
+    schema = SCHEMAS[kind]
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            if not field.nullable:
+                hint = nearest(field.name, table.column_names)
+                raise InputError(
+                    f"{where}: no column {field.name!r}{hint}",
+                    f"a table of {kind} needs {', '.join(schema.names)}",
+                )
+            columns.append(pa.nulls(len(table), field.type))
+            continue
+        column = table.column(field.name)
+        if not field.nullable and column.null_count:
+            row = column.is_null().index(True).as_py()
+            raise InputError(f"{where}: row {row + 1} has no {field.name!r}", "fill or drop it")
+        try:
+            columns.append(column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise InputError(
+                f"{where}: column {field.name!r} is {column.type}, not {field.type}",
+                str(error).splitlines()[0],
+            ) from None
+    return pa.table(columns, schema=schema)
+
+
+def from_rows(rows: list[dict[str, object]], kind: str) -> pa.Table:
+    """Rows made by a stage as a table of `kind`; a missing or ill-typed cell is our own bug."""
+    return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])

@@ -1,0 +1,25 @@
+"""The stages, in the order of the line. A new one is a file here and its name below."""
+
+from __future__ import annotations
+
+from factory.stages.arena import Arena
+from factory.stages.contract import Stage
+from factory.stages.generate import Generate
+from factory.stages.judge import Judge
+from factory.stages.pair import Pair
+from factory.stages.score import Score
+from factory.stages.sources import Preferences, Prompts, Questions
+from factory.stages.train import Dpo, Reward
+
+STAGES: tuple[type[Stage], ...] = (
+    Prompts,
+    Preferences,
+    Questions,
+    Reward,
+    Generate,
+    Score,
+    Pair,
+    Dpo,
+    Arena,
+    Judge,
+)

@@ -1,0 +1,257 @@
+"""What a stage is: its knobs, what it reads, and the job it is handed.
+
+A stage is a pydantic model. Its fields are the semantic knobs, hashed into fingerprints unless
+marked otherwise:
+
+- `EXTENT` fields say how much (n samples), not what: they are in the fingerprint but not in the
+  row key, so that rows of a smaller artifact can serve a larger one;
+- `REFERENCE` fields name another stage or model: what they resolve to is hashed, not the name;
+- `GATE` fields say when to refuse to run: they change no row that is made;
+- `how` says how it is run and is never hashed.
+
+It sees tables and directories, never a hub, a queue or a card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.dataset
+from pydantic import BaseModel, ConfigDict
+
+from factory import schemas
+from factory.artifact import Rows
+from factory.errors import InputError, RecipeError, nearest
+
+
+class _Mark:
+    """A mark on a field, read by Stage._fields."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+EXTENT, REFERENCE, GATE = _Mark("extent"), _Mark("reference"), _Mark("gate")
+
+
+class Knobs(BaseModel):
+    """Base of every part of a recipe: immutable, unknown keys refused, no number from a string."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Read:
+    """One slice of another step's artifact, read under the name `role`."""
+
+    role: str
+    step: str
+    slice: str
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A file or Hub repo from outside, as the recipe names it, read under the name `role`.
+
+    `extent` marks data whose content only says how much there is (a list of prompts)."""
+
+    role: str
+    source: str
+    kind: Literal["model", "dataset"]
+    extent: bool = False
+
+
+Need = Read | Outside
+
+
+@dataclass(frozen=True)
+class SliceSpec:
+    """One slice to be made: the step it belongs to, its name (also its folder under `data/`),
+    its language (None when it mixes several) and what it reads."""
+
+    step: str
+    name: str
+    language: str | None
+    needs: tuple[Need, ...]
+    notes: tuple[str, ...] = ()  # what the card should say of it; never hashed
+
+    def need(self, role: str) -> Need | None:
+        """The one need of `role`, if it has one."""
+        return next((need for need in self.needs if need.role == role), None)
+
+
+class ModelRef(Knobs):
+    """A model: a Hub repo by `name` (with `revision`), or `step`, a stage that trains it here."""
+
+    name: str | None = None
+    revision: str = "main"
+    step: str | None = None
+    kind: Literal["causal", "classifier"] = "causal"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a stage may know of its recipe to lay out its slices."""
+
+    languages: tuple[str, ...]
+    models: Mapping[str, ModelRef]
+    stages: Mapping[str, Stage]
+
+    def stage(self, name: str, asked_by: str) -> Stage:
+        """The stage called `name`. Raises RecipeError when the recipe has none."""
+        if name not in self.stages:
+            raise RecipeError(
+                f"stages.{asked_by} needs the stage {name!r}, which the recipe does not have"
+                + nearest(name, self.stages),
+                f"add {name!r} under stages:",
+            )
+        return self.stages[name]
+
+    def slices(self, name: str, asked_by: str) -> list[SliceSpec]:
+        """All slices of the stage called `name`."""
+        return self.stage(name, asked_by).slices(self)
+
+    def model(self, name: str, role: str, asked_by: str) -> Need:
+        """What reading the model called `name` under models: means."""
+        if name not in self.models:
+            raise RecipeError(
+                f"stages.{asked_by} names the model {name!r}{nearest(name, self.models)}",
+                f"use one under models: ({', '.join(self.models)})",
+            )
+        ref = self.models[name]
+        if ref.step is not None:
+            [made] = self.slices(ref.step, asked_by)
+            return Read(role, made.step, made.name)
+        return Outside(role, f"{ref.name}@{ref.revision}", "model")
+
+    def classifier(self, name: str, role: str, asked_by: str) -> Need:
+        """The same for a model that gives rewards. Raises RecipeError for a causal one."""
+        need = self.model(name, role, asked_by)
+        if self.models[name].kind != "classifier":
+            raise RecipeError(
+                f"stages.{asked_by}: the model {name!r} is not a classifier",
+                f"give models.{name} as {{kind: classifier, name: …}} or {{…, step: reward}}",
+            )
+        return need
+
+
+class Progress(Protocol):
+    """How a stage tells that it moves: `done` of `total` units, `tokens` so far in this run."""
+
+    def __call__(self, done: int, total: int, unit: str, tokens: int = 0) -> None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a need lies on this disk, and its name and revision on the Hub (None for a file)."""
+
+    path: Path
+    name: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One step's work: its slices, where their inputs lie, and where output goes.
+
+    `work` survives a kill (shards, checkpoints); what is left in `out` becomes the artifact.
+    """
+
+    step: str
+    seed: int
+    slices: tuple[SliceSpec, ...]
+    places: Mapping[Need, Place]
+    work: Path
+    out: Path
+    progress: Progress
+
+    def place(self, spec: SliceSpec, role: str) -> Place:
+        """Where the one need of `role` lies. Raises KeyError when the slice has none."""
+        need = spec.need(role)
+        if need is None:
+            raise KeyError(role)
+        return self.places[need]
+
+    def table(self, spec: SliceSpec, role: str, kind: str) -> pa.Table:
+        """All rows of the artifact slices read as `role`, as a table of `kind`."""
+        reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
+        parts = [read_slice(self.places[need].path, need.slice, kind) for need in reads]
+        return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
+
+
+@dataclass
+class Outcome:
+    """What a stage reports beside its files: counts by slice, figures for the card, and whether
+    a second run would give equal bytes (`exact`) or equal distribution."""
+
+    rows: dict[str, Rows]
+    determinism: Literal["exact", "distribution"]
+    stats: dict[str, Any] = field(default_factory=dict)
+    template: dict[str, Any] | None = None
+    tokens: int = 0
+
+
+class How(Knobs):
+    """How a stage is run; never part of its identity."""
+
+
+class Stage(Knobs):
+    """Base of all stages. Subclasses set `name`, `kind`, `repo` and, when the meaning of their
+    output changes, raise `version`."""
+
+    name: ClassVar[str]
+    kind: ClassVar[str]  # a kind of row in schemas.py, or "adapter" or "model"
+    repo: ClassVar[str]  # `{org}/{recipe}-{repo}`
+    version: ClassVar[int] = 1
+    seeded: ClassVar[bool] = False  # whether the recipe's seed changes the output
+
+    how: How = How()
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        """Every slice of every step of this stage, in order. Raises RecipeError."""
+        raise NotImplementedError
+
+    def run(self, job: Job) -> Outcome:
+        """Do the work of one step. Raises FactoryError."""
+        raise NotImplementedError
+
+    def least(self) -> dict[str, int]:
+        """By role, the fewest rows this stage can do anything with."""
+        return {}
+
+    def semantic(self) -> dict[str, Any]:
+        """The fields that give rows their meaning and are not at their default."""
+        return self._fields(lambda marks: not marks)
+
+    def extent(self) -> dict[str, Any]:
+        """The fields that say how much."""
+        return self._fields(lambda marks: EXTENT in marks)
+
+    def _fields(self, wanted: Any) -> dict[str, Any]:
+        names = {
+            name
+            for name, info in type(self).model_fields.items()
+            if name != "how" and wanted([m for m in info.metadata if isinstance(m, _Mark)])
+        }
+        return self.model_dump(mode="json", include=names, exclude_defaults=True)
+
+
+def slice_directory(root: Path, name: str) -> Path:
+    """Where the files of slice `name` lie in an artifact of rows."""
+    return root / "data" / name
+
+
+def read_slice(root: Path, name: str, kind: str) -> pa.Table:
+    """The rows of one slice of an artifact at rest, checked against its contract."""
+    directory = slice_directory(root, name)
+    files = sorted(directory.glob("*.parquet"))
+    if not files:
+        raise InputError(f"no rows at {directory}", "fetch the artifact again")
+    table = pa.concat_tables(
+        [pyarrow.dataset.dataset(file, format="parquet").to_table() for file in files]
+    )
+    return schemas.conform(table, kind, str(directory))

@@ -1,0 +1,136 @@
+"""generate: the policy answers every prompt n times, in every language."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import pyarrow as pa
+from pydantic import Field
+
+from factory import chat, schemas, shards
+from factory.artifact import Rows, fingerprint, text_hash
+from factory.engines import Sample, Sampling
+from factory.engines.transformers import TransformersSampler
+from factory.language_id import detect
+from factory.stages.contract import (
+    EXTENT,
+    REFERENCE,
+    How,
+    Job,
+    Outcome,
+    Read,
+    Scope,
+    SliceSpec,
+    Stage,
+    slice_directory,
+)
+
+
+class GenerateHow(How):
+    """`shard`: prompts in a shard, all their n answers one batch."""
+
+    shard: int = Field(8, ge=1)
+
+
+class Generate(Stage):
+    """Self-generations. Defaults are CroCo's: 64 samples at temperature 1, top_p 1, 4096 tokens."""
+
+    name: ClassVar[str] = "generate"
+    kind: ClassVar[str] = "samples"
+    repo: ClassVar[str] = "generate"
+    seeded: ClassVar[bool] = True
+
+    model: Annotated[str, REFERENCE] = "policy"
+    n: Annotated[int, EXTENT, Field(ge=1)] = 64
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(4096, ge=1)
+    dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
+    how: GenerateHow = GenerateHow()
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        model = scope.model(self.model, "model", self.name)
+        return [
+            SliceSpec(
+                self.name, spec.name, spec.language, (Read("prompts", spec.step, spec.name), model)
+            )
+            for spec in scope.slices("prompts", self.name)
+        ]
+
+    def run(self, job: Job) -> Outcome:
+        prompts = {
+            spec.name: job.table(spec, "prompts", "prompts").to_pylist() for spec in job.slices
+        }
+        grid = shards.grid(
+            job.work, {name: len(rows) for name, rows in prompts.items()}, self.how.shard
+        )
+        sampler = TransformersSampler(job.place(job.slices[0], "model").path, self.dtype)
+        sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
+        tokens = 0
+
+        def make(shard: shards.Shard) -> pa.Table:
+            nonlocal tokens
+            asked = prompts[shard.slice][shard.start : shard.stop]
+            if not asked:
+                return schemas.from_rows([], self.kind)
+            # One seed a shard, from what it holds: a batch is drawn together, so a row's answer
+            # depends on its neighbours whatever seed the row itself were given.
+            first = [job.seed, asked[0]["prompt_id"], shard.slice]
+            seed = int(fingerprint(first), 16) % 2**31
+            ids = [chat.prompt_ids(sampler.tokenizer, row["messages"]) for row in asked]
+            drawn = sampler.sample([i for i in ids for _ in range(self.n)], sampling, seed)
+            tokens += sum(len(sample.token_ids) for sample in drawn)
+            rows = [
+                self._row(row, k, drawn[number * self.n + k], seed, sampler.tokenizer)
+                for number, row in enumerate(asked)
+                for k in range(self.n)
+            ]
+            return schemas.from_rows(rows, self.kind)
+
+        shards.run(job.work, grid, make, lambda d, t: job.progress(d, t, "shards", tokens))
+        counts, stats = {}, {}
+        for spec in job.slices:
+            table = shards.rows(job.work, grid, spec.name)
+            shards.write_slice(slice_directory(job.out, spec.name), table)
+            counts[spec.name] = Rows(into=len(prompts[spec.name]) * self.n, out=len(table))
+            stats[spec.name] = _describe(table)
+        return Outcome(
+            counts,
+            determinism="distribution",
+            stats={"by_language": stats},
+            template=chat.contract(sampler.tokenizer, sampler.stop_ids),
+            tokens=sum(figures["tokens"] for figures in stats.values()),
+        )
+
+    def _row(
+        self, prompt: dict[str, object], k: int, sample: Sample, seed: int, tokenizer: object
+    ) -> dict[str, object]:
+        decode = tokenizer.decode  # type: ignore[attr-defined]
+        text = decode(list(sample.token_ids), skip_special_tokens=True).strip()
+        return {
+            "prompt_id": prompt["prompt_id"],
+            "language": prompt["language"],
+            "k": k,
+            "prompt_hash": prompt["prompt_hash"],
+            "response": text,
+            "response_hash": text_hash(text),
+            "n_tokens": len(sample.token_ids),
+            "n_chars": len(text),
+            "finish_reason": sample.finish_reason,
+            "seed": seed,
+            "detected_language": detect(text),
+        }
+
+
+def _describe(table: pa.Table) -> dict[str, int]:
+    """Counts that a reader of the card wants first."""
+    reasons = table.column("finish_reason").to_pylist()
+    found = table.column("detected_language").to_pylist()
+    wanted = table.column("language").to_pylist()
+    return {
+        "samples": len(table),
+        "tokens": sum(table.column("n_tokens").to_pylist()),
+        "finished": reasons.count("stop"),
+        "cut_off": reasons.count("length"),
+        "in_language": sum(1 for f, w in zip(found, wanted, strict=True) if f == w),
+    }

@@ -1,0 +1,163 @@
+"""Work directories: where a step is under way, and where its artifact rests when it is done.
+
+`<home>/work/<fingerprint>/` holds the shard grid, shards and checkpoints while a step runs, and
+`artifact/` once it is sealed. That one directory appears by a rename, so it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from factory.artifact import MANIFEST, Manifest, read_manifest
+from factory.errors import WorkError
+from factory.shards import read_grid, sync_directory, write_atomically
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where the factory keeps its state on this machine."""
+
+    root: Path
+
+    @property
+    def hub(self) -> Path:
+        """The local hub's store."""
+        return self.root / "hub"
+
+    @property
+    def cache(self) -> Path:
+        """HF_HOME for the hub in use; one hub, one cache."""
+        return self.root / "cache"
+
+    def work(self, fingerprint: str) -> Work:
+        """The work directory of a step."""
+        return Work(self.root / "work" / fingerprint)
+
+    def all_work(self) -> list[Work]:
+        """Every work directory there is, oldest first."""
+        paths = [p for p in (self.root / "work").glob("*") if p.is_dir()]
+        return [Work(path) for path in sorted(paths, key=lambda p: p.stat().st_mtime)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step's work directory."""
+
+    path: Path
+
+    @property
+    def artifact(self) -> Path:
+        """Where the sealed artifact rests."""
+        return self.path / "artifact"
+
+    @property
+    def fingerprint(self) -> str:
+        """The step's fingerprint: the directory's name, without the mark of an older draw."""
+        return self.path.name.partition("~")[0]
+
+    def manifest(self) -> Manifest | None:
+        """The sealed artifact's manifest; None while there is none."""
+        try:
+            return read_manifest(self.artifact)
+        except (OSError, ValueError):
+            return None
+
+    def progress(self) -> tuple[int, int] | None:
+        """(shards done, shards asked for) of a step under way; None before it has a grid."""
+        try:
+            grid = read_grid(self.path)
+        except (OSError, ValueError):
+            return None
+        return grid.done(self.path), len(grid.shards)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process out. Raises WorkError when one is in."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "holder").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise WorkError(
+                    f"{self.path} is in use by {file.read().strip() or 'another process'}",
+                    "wait for it, or end it",
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+            file.flush()
+            yield
+
+    def begin(self, inputs: str) -> Path:
+        """An empty directory for a stage's output, after setting aside an older draw.
+
+        `inputs` is a digest of what will be read: shards made from other inputs are removed.
+        """
+        if self.artifact.exists():
+            number = 1
+            while (aside := self.path.with_name(f"{self.fingerprint}~{number}")).exists():
+                number += 1
+            aside.mkdir()
+            self.artifact.rename(aside / "artifact")
+            self._clear()
+        read = self.path / "inputs"
+        if read.exists() and read.read_text() != inputs:
+            self._clear()
+        write_atomically(read, inputs.encode())
+        out = self.path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        return out
+
+    def seal(self, out: Path, manifest: Manifest) -> None:
+        """Make `out` the artifact: manifest last, everything on disk, then one rename."""
+        write_atomically(out / MANIFEST, manifest.dump().encode())
+        for path in out.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        out.rename(self.artifact)
+        sync_directory(self.path)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what only an unfinished step needs."""
+        for name in ("shards", "checkpoints"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("grid.json", "clock.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+
+@dataclass
+class Clock:
+    """Wall time of a step over all its attempts, kept in the work directory so that the time
+    of a killed one is not lost (but for its last few seconds)."""
+
+    path: Path
+    before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    written: float = 0.0
+
+    @classmethod
+    def of(cls, work: Work) -> Clock:
+        """The clock of a work directory, running."""
+        path = work.path / "clock.json"
+        return cls(path, json.loads(path.read_text())["seconds"] if path.exists() else 0.0)
+
+    def seconds(self) -> float:
+        """All attempts so far."""
+        return self.before + time.monotonic() - self.started
+
+    def tick(self) -> None:
+        """Write the time down, at most every two seconds."""
+        if time.monotonic() - self.written > 2:
+            self.written = time.monotonic()
+            write_atomically(self.path, json.dumps({"seconds": self.seconds()}).encode())

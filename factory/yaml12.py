@@ -1,0 +1,94 @@
+"""YAML as people read it: 1.2 scalars, every value with its line, nothing clever.
+
+`no` is Norwegian, `48:00:00` a string, `5e-6` a number; only true and false are booleans.
+Duplicate keys, tags and several documents are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from factory.errors import RecipeError
+
+Path = tuple[str | int, ...]
+
+_NULL = re.compile(r"null|Null|NULL|~|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+@dataclass
+class Document:
+    """Plain data, and where each value stands: `places[path]` is `file:line`."""
+
+    data: Any
+    places: dict[Path, str] = field(default_factory=dict)
+
+    def place(self, path: Path) -> str:
+        """Where `path` stands, or the nearest thing around it that is there."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, "the command line")
+
+
+def parse(text: str, name: str) -> Document:
+    """The one document in `text`; `name` is what places call the file. Raises RecipeError."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{name}:{mark.line + 1}" if mark else name
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{line}: not YAML: {problem}", "check indentation and quotes") from None
+    document = Document(None)
+    document.data = None if node is None else _build(node, (), name, document.places)
+    return document
+
+
+def scalar(text: str) -> Any:
+    """The value of one unquoted scalar."""
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+def _build(node: yaml.Node, path: Path, name: str, places: dict[Path, str]) -> Any:
+    place = f"{name}:{node.start_mark.line + 1}"
+    places[path] = place
+    _refuse_tag(node, place)
+    if isinstance(node, yaml.ScalarNode):
+        return node.value if node.style else scalar(node.value)
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(item, (*path, i), name, places) for i, item in enumerate(node.value)]
+    built: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = key_node.value
+        where = f"{name}:{key_node.start_mark.line + 1}"
+        _refuse_tag(key_node, where)
+        if not isinstance(key, str):
+            raise RecipeError(f"{where}: a key must be a word", "write `key: value`")
+        if key in built:
+            raise RecipeError(f"{where}: the key {key!r} is there twice", "remove one of them")
+        built[key] = _build(value_node, (*path, key), name, places)
+        places[(*path, key)] = where
+    return built
+
+
+def _refuse_tag(node: yaml.Node, place: str) -> None:
+    # The composer resolves untagged nodes to tags of its own: only a written one is refused.
+    written = node.start_mark.buffer is not None and node.start_mark.buffer[
+        node.start_mark.pointer : node.start_mark.pointer + 1
+    ]
+    if written == "!":
+        raise RecipeError(f"{place}: YAML tags are not read", "write the value without its !tag")
