@@ -55,7 +55,7 @@ def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: 
 def stop_ids(tokenizer: Any, generation_config: Any) -> list[int]:
     """Every token id that ends the assistant's turn: the generation config's, the tokenizer's,
     and the one its template closes a turn with."""
-    found: set[int] = set()
+    found: set[Any] = set()
     configured = getattr(generation_config, "eos_token_id", None)
     for value in (configured, tokenizer.eos_token_id):
         found.update(value if isinstance(value, list | tuple) else [value])

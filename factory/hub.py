@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -102,7 +103,7 @@ class Hub:
         found = Holdings()
         for repo, kind in repos.items():
             for tag, manifest in self._tagged(repo, kind):
-                found.add(repo, Found(manifest, tag=tag))
+                found.add(Found(manifest, tag=tag))
         return found
 
     def publish(
@@ -133,7 +134,14 @@ class Hub:
             return Published(repo, tag, commit)
 
     def collect(
-        self, title: str, org: str, description: str, private: bool, repo: str, kind: str, note: str
+        self,
+        title: str,
+        org: str,
+        description: str,
+        private: bool,
+        repo: str,
+        kind: Literal["model", "dataset"],
+        note: str,
     ) -> str:
         """Put a repo into a collection, made if missing, with a note. Returns its slug."""
         with self._explained(f"the collection {title}"):
@@ -145,9 +153,7 @@ class Hub:
                 exists_ok=True,
             )
             present = [
-                item
-                for item in collection.items
-                if item.item_id == repo and item.item_type == kind
+                item for item in collection.items if item.item_id == repo and item.item_type == kind
             ]
             if not present:
                 self._api.add_collection_item(
@@ -318,4 +324,3 @@ def _retrying(call: Callable[[], str]) -> str:
         with attempt:
             return call()
     raise AssertionError("unreachable")
-

@@ -46,8 +46,7 @@ def pair(scores: pl.DataFrame, sigma: float) -> Pairing:
     )
     n_prompts = rows["prompt_id"].n_unique()
     complete = rows.filter(
-        pl.col("reward").is_not_null()
-        & (pl.col("pool_size") >= pl.col("asked") * MISSING_LIMIT)
+        pl.col("reward").is_not_null() & (pl.col("pool_size") >= pl.col("asked") * MISSING_LIMIT)
     )
     n_complete = complete["prompt_id"].n_unique()
 
@@ -65,9 +64,7 @@ def pair(scores: pl.DataFrame, sigma: float) -> Pairing:
         .join(chosen.select("prompt_id", "score_chosen"), on="prompt_id")
         .filter(pl.col("reward") < pl.col("score_chosen"))
         .with_columns(
-            distance=(
-                pl.col("reward") - (pl.col("pool_mean") + sigma * pl.col("pool_std"))
-            ).abs()
+            distance=(pl.col("reward") - (pl.col("pool_mean") + sigma * pl.col("pool_std"))).abs()
         )
         .sort("prompt_id", "distance", "k")
         .group_by("prompt_id", maintain_order=True)

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from factory.artifact import Manifest, fingerprint
 from factory.lock import Lock
 from factory.recipe import Recipe
 from factory.stages.contract import Need, Outside, Read, SliceSpec, Stage
+
+RepoType = Literal["model", "dataset"]
 
 
 class State(Enum):
@@ -37,25 +39,29 @@ class Found:
 
 @dataclass
 class Holdings:
-    """What exists: artifacts by repo, newest last, and how far unfinished work directories are
-    (shards done and asked for, by fingerprint)."""
+    """What exists: artifacts, newest last, and how far unfinished work directories are (shards
+    done and asked for, by fingerprint)."""
 
-    by_repo: dict[str, list[Found]] = field(default_factory=dict)
+    found: list[Found] = field(default_factory=list)
     partial: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, repo: str, found: Found) -> None:
-        """Take in one artifact; the same content at rest and on the hub becomes one entry."""
-        entries = self.by_repo.setdefault(repo, [])
-        for number, other in enumerate(entries):
-            if (
-                other.manifest.fingerprint == found.manifest.fingerprint
-                and other.manifest.content() == found.manifest.content()
-            ):
-                entries[number] = Found(
-                    found.manifest, found.directory or other.directory, found.tag or other.tag
+    def add(self, new: Found) -> None:
+        """Take in one artifact; the same one at rest and on the hub becomes one entry."""
+        for number, old in enumerate(self.found):
+            if _same_artifact(old.manifest, new.manifest):
+                self.found[number] = Found(
+                    new.manifest, new.directory or old.directory, new.tag or old.tag
                 )
                 return
-        entries.append(found)
+        self.found.append(new)
+
+
+def _same_artifact(one: Manifest, other: Manifest) -> bool:
+    return (
+        one.repo == other.repo
+        and one.fingerprint == other.fingerprint
+        and one.content() == other.content()
+    )
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,14 @@ class Step:
     found: Found | None = None
 
     @property
-    def repo_type(self) -> str:
+    def repo_type(self) -> RepoType:
         """Whether its repo is a dataset or a model on the Hub."""
-        return "model" if self.stage.kind in ("model", "adapter") else "dataset"
+        return repo_type(self.stage.kind)
+
+
+def repo_type(kind: str) -> RepoType:
+    """The type of repo that an artifact of a kind lives in."""
+    return "model" if kind in ("model", "adapter") else "dataset"
 
 
 def repo_of(recipe: Recipe, stage: Stage, step: str) -> str:
@@ -93,13 +104,10 @@ def repo_of(recipe: Recipe, stage: Stage, step: str) -> str:
     return f"{recipe.org}/{recipe.name}-{stage.repo}" + (f"-{group}" if group else "")
 
 
-def repos(recipe: Recipe) -> dict[str, str]:
+def repos(recipe: Recipe) -> dict[str, RepoType]:
     """Every repo of a recipe, with its type."""
     return {
-        repo_of(recipe, stage, spec.step): "model"
-        if stage.kind in ("model", "adapter")
-        else "dataset"
-        for stage, spec in recipe.slices()
+        repo_of(recipe, stage, spec.step): repo_type(stage.kind) for stage, spec in recipe.slices()
     }
 
 
@@ -145,6 +153,7 @@ class _Planner:
         state, reason, found = self._decide(stage, repo, mark, going)
         if found:
             self._done[name] = found
+            repo = found.manifest.repo  # another recipe's, when it made the very same thing
         if left_out:
             reason += f"; {len(left_out)} of {len(specs)} slices left out ({left_out[0]})"
         return Step(name, stage, repo, tuple(going), mark, state, reason, found)
@@ -181,8 +190,10 @@ class _Planner:
             "inputs": _by_role(reads, lambda r: self._slices[r.step, r.slice].fingerprint),
             "extent": stage.extent() | {need.role: self._digest(need) for need in extent},
         }
-        key = identity | {"inputs": _by_role(reads, lambda r: self._slices[r.step, r.slice].row_key)}
-        return Slice(spec, full, fingerprint(full), fingerprint(key))
+        key = fingerprint(
+            identity | {"inputs": _by_role(reads, lambda r: self._slices[r.step, r.slice].row_key)}
+        )
+        return Slice(spec, full, fingerprint(full), key)
 
     def _digest(self, need: Outside) -> str:
         pin = self._lock.pins.get(need.source)
@@ -198,13 +209,14 @@ class _Planner:
             n.source for n in needs if isinstance(n, Outside) and n.source not in self._lock.pins
         ]:
             return State.RUN, f"{absent[0]} is brought in first", None
-        entries = self._holdings.by_repo.get(repo, [])
-        same = [found for found in entries if found.manifest.fingerprint == mark]
-        for found in reversed(same):
+        entries = [found for found in self._holdings.found if found.manifest.repo == repo]
+        same = [found for found in self._holdings.found if found.manifest.fingerprint == mark]
+        for found in sorted(same, key=lambda f: (f.manifest.repo != repo, f.tag is None)):
             if all(self._read_the_same(found.manifest, made) for made in going):
+                at = "" if found.manifest.repo == repo else f" of {found.manifest.repo}"
                 if found.tag:
-                    return State.REUSE, f"{found.tag}", found
-                return State.PUBLISH, "done here, not on the hub yet", found
+                    return State.REUSE, found.tag + at, found
+                return State.PUBLISH, "done here, not on the hub yet" + at, found
         if mark in self._holdings.partial:
             done, asked = self._holdings.partial[mark]
             return State.RUN, f"begun: {done} of {asked} shards are there", None

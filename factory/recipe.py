@@ -166,9 +166,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> yaml12.Document:
             place = document.place(("extends",))
             raise RecipeError(f"{place}: no recipe at {parent_name}", "check extends:")
         base = _read(parent.resolve(), (*seen, path))
-        return yaml12.Document(
-            _merge(base.data, document.data), {**base.places, **document.places}
-        )
+        return yaml12.Document(_merge(base.data, document.data), {**base.places, **document.places})
     return document
 
 
@@ -229,7 +227,5 @@ def _siblings(path: tuple[Any, ...]) -> list[str]:
     for part in path[:-1]:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, Knobs)), Knobs
-        )
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, Knobs)), Knobs)
     return list(model.model_fields)

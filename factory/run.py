@@ -19,7 +19,7 @@ from factory.artifact import MANIFEST, content_digest
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import Hub
 from factory.lock import Lock, Pin
-from factory.plan import Found, Holdings, State, Step, plan, repos
+from factory.plan import Found, Holdings, State, Step, plan, repo_type, repos
 from factory.recipe import Loaded, Recipe
 from factory.stages.contract import Job, Need, Outside, Place, Progress, Read
 from factory.stages.sources import is_file
@@ -92,15 +92,26 @@ def _import(name: str, hub: Hub, home: Home) -> None:
         hub.publish(out, manifest, name, "model", private=False)
 
 
-def holdings(loaded: Loaded, hub: Hub, home: Home) -> Holdings:
-    """What exists of a recipe: on the hub, at rest here, and half-way."""
-    found = hub.holdings(repos(loaded.recipe))
-    for work in home.all_work():
+def holdings(loaded: Loaded, pins: Lock, hub: Hub, home: Home) -> Holdings:
+    """What exists of a recipe: on the hub, at rest here, and half-way.
+
+    What another recipe of the same org made here counts too, if it is the very same thing.
+    """
+    recipe = loaded.recipe
+    asked = {step.fingerprint for step in plan(recipe, pins, Holdings())}
+    at_rest = Holdings()
+    for work in home.all_work(recipe.org):
         manifest = work.manifest()
-        if manifest is not None:
-            found.add(manifest.repo, Found(manifest, directory=work.artifact))
-        elif (progress := work.progress()) is not None:
-            found.partial[work.fingerprint] = progress
+        if manifest is None:
+            if (progress := work.progress()) is not None:
+                at_rest.partial[work.fingerprint] = progress
+        elif manifest.recipe == recipe.name or manifest.fingerprint in asked:
+            at_rest.add(Found(manifest, directory=work.artifact))
+    others = {f.manifest.repo: repo_type(f.manifest.kind) for f in at_rest.found}
+    found = hub.holdings(repos(recipe) | others)
+    for resting in at_rest.found:
+        found.add(resting)
+    found.partial = at_rest.partial
     return found
 
 
@@ -118,7 +129,7 @@ def run(
     sealed work is published by the next run. Raises FactoryError.
     """
     pins, _ = resolve(loaded, hub, home, report)
-    held = holdings(loaded, hub, home)
+    held = holdings(loaded, pins, hub, home)
     names = [step.name for step in plan(loaded.recipe, pins, held)]
     wanted = _wanted(names, only, until)
     unpublished: list[HubError] = []
@@ -131,13 +142,13 @@ def run(
                 step = _find(plan(loaded.recipe, pins, held), name)
             if step.state is State.PUBLISH:
                 try:
-                    _publish(loaded, step, hub)
+                    tag = _publish(loaded, step, hub)
                 except HubError as error:
                     report.note(f"{name} is not published: {error.what}")
                     unpublished.append(error)
                 else:
                     assert step.found is not None
-                    held.add(step.repo, Found(step.found.manifest, tag=step.found.manifest.tag))
+                    held.add(Found(step.found.manifest, tag=tag))
                     step = _find(plan(loaded.recipe, pins, held), name)
             report.end(step, seconds)
     if unpublished:
@@ -187,7 +198,7 @@ def _work(
         (f"{n.role}/{number}", record.inputs(n, pins, done).digest)
         for number, n in enumerate(needs)
     )
-    work = home.work(step.fingerprint)
+    work = home.work(loaded.recipe.org, step.fingerprint)
     with work.held():
         out = work.begin(read)
         clock = Clock.of(work)
@@ -208,9 +219,7 @@ def _work(
                 progress=progress,
             )
         )
-        manifest = record.manifest(
-            loaded.recipe, pins, step, outcome, done, out, clock.seconds()
-        )
+        manifest = record.manifest(loaded.recipe, pins, step, outcome, done, out, clock.seconds())
         dumped = loaded.recipe.model_dump(mode="json", exclude_none=True)
         _finish(
             out,
@@ -220,7 +229,7 @@ def _work(
         )
         work.seal(out, manifest)
         held.partial.pop(step.fingerprint, None)
-        held.add(step.repo, Found(manifest, directory=work.artifact))
+        held.add(Found(manifest, directory=work.artifact))
         return clock.seconds()
 
 
@@ -254,7 +263,8 @@ def _place(
     return Place(hub.fetch(name, need.kind, revision), name, revision)
 
 
-def _publish(loaded: Loaded, step: Step, hub: Hub) -> None:
+def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
+    """Publish a sealed artifact and put it into the collection. Returns its tag."""
     assert step.found is not None and step.found.directory is not None
     recipe, manifest = loaded.recipe, step.found.manifest
     published = hub.publish(
@@ -272,6 +282,7 @@ def _publish(loaded: Loaded, step: Step, hub: Hub) -> None:
         step.repo_type,
         note,
     )
+    return published.tag
 
 
 def collection_title(recipe: Recipe) -> str:

@@ -1,7 +1,7 @@
 """Work directories: where a step is under way, and where its artifact rests when it is done.
 
-`<home>/work/<fingerprint>/` holds the shard grid, shards and checkpoints while a step runs, and
-`artifact/` once it is sealed. That one directory appears by a rename, so it is whole or absent.
+`<home>/work/<org>/<fingerprint>/` holds the shard grid, shards and checkpoints while a step runs,
+and `artifact/` once it is sealed. That directory appears by a rename, so it is whole or absent.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Home:
         """HF_HOME for the hub in use; one hub, one cache."""
         return self.root / "cache"
 
-    def work(self, fingerprint: str) -> Work:
+    def work(self, org: str, fingerprint: str) -> Work:
         """The work directory of a step."""
-        return Work(self.root / "work" / fingerprint)
+        return Work(self.root / "work" / org / fingerprint)
 
-    def all_work(self) -> list[Work]:
-        """Every work directory there is, oldest first."""
-        paths = [p for p in (self.root / "work").glob("*") if p.is_dir()]
+    def all_work(self, org: str) -> list[Work]:
+        """Every work directory of an org, oldest first."""
+        paths = [p for p in (self.root / "work" / org).glob("*") if p.is_dir()]
         return [Work(path) for path in sorted(paths, key=lambda p: p.stat().st_mtime)]
 
 

@@ -87,8 +87,9 @@ def _build(node: yaml.Node, path: Path, name: str, places: dict[Path, str]) -> A
 
 def _refuse_tag(node: yaml.Node, place: str) -> None:
     # The composer resolves untagged nodes to tags of its own: only a written one is refused.
-    written = node.start_mark.buffer is not None and node.start_mark.buffer[
-        node.start_mark.pointer : node.start_mark.pointer + 1
-    ]
+    written = (
+        node.start_mark.buffer is not None
+        and node.start_mark.buffer[node.start_mark.pointer : node.start_mark.pointer + 1]
+    )
     if written == "!":
         raise RecipeError(f"{place}: YAML tags are not read", "write the value without its !tag")

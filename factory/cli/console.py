@@ -59,9 +59,7 @@ class Teller:
             elif now - said > _LOG_EVERY:
                 said = now
                 left = (now - started) / max(done - at_start, 1) * (total - done)
-                console.print(
-                    f"  {done}/{total} {unit} {rate}, about {left:.0f} s left"
-                )
+                console.print(f"  {done}/{total} {unit} {rate}, about {left:.0f} s left")
 
         return progress
 
@@ -126,9 +124,7 @@ def rows_table(steps: list[Step]) -> Table:
             rows = record.rows
             reasons = ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items())
             dropped = sum(rows.dropped.values())
-            table.add_row(
-                step.name, name, str(rows.into), str(rows.out), str(dropped), reasons
-            )
+            table.add_row(step.name, name, str(rows.into), str(rows.out), str(dropped), reasons)
     return table
 
 

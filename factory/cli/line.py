@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from factory.cli import app, home_path
-
-if TYPE_CHECKING:
-    from factory.plan import Step
 
 RecipeName = Annotated[str, typer.Argument(help="A .yaml file, or the name of a packaged recipe.")]
 Overrides = Annotated[
@@ -24,7 +21,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def plan(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False) -> None:
+def plan(
+    recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False
+) -> None:
     """What would run, what is reused, and why."""
     from factory.cli.session import session
     from factory.recipe import load
@@ -36,7 +35,7 @@ def plan(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: 
         from factory.plan import plan as make_plan
 
         pins, _ = running.resolve(loaded, the_hub, home, None)
-        steps = make_plan(loaded.recipe, pins, running.holdings(loaded, the_hub, home))
+        steps = make_plan(loaded.recipe, pins, running.holdings(loaded, pins, the_hub, home))
         if json_:
             typer.echo(json.dumps(plan_json(steps), indent=1))
         else:
@@ -59,7 +58,7 @@ def run(
 def demo(hub: HubUrl = None) -> None:
     """The whole line on a CPU: a real small model, ten minutes, one collection at the end."""
     started = time.monotonic()
-    steps = _run("demo", [], None, [], hub)
+    _run("demo", [], None, [], hub)
     from factory.cli.console import console
 
     console.print(f"\nThat took {time.monotonic() - started:.0f} s.")
@@ -73,7 +72,7 @@ def demo(hub: HubUrl = None) -> None:
 
 def _run(
     recipe: str, only: list[str], until: str | None, overrides: list[str], hub: str | None
-) -> list[Step]:
+) -> None:
     from factory.cli.session import session
     from factory.recipe import load
 
@@ -97,5 +96,4 @@ def _run(
         shown.console.print(
             f"Collection: {title!r} of {loaded.recipe.org} on {the_hub.endpoint}\n"
             f"On this disk: {home_path()} (hub/ the local hub, work/ artifacts at rest)",
-            )
-    return steps
+        )

@@ -111,9 +111,7 @@ class TransformersScorer:
         while order:
             size = max(1, BATCH_TOKENS // len(sequences[order[0]]))
             batch, order = order[:size], order[size:]
-            for index, value in zip(
-                batch, self._batch([sequences[i] for i in batch]), strict=True
-            ):
+            for index, value in zip(batch, self._batch([sequences[i] for i in batch]), strict=True):
                 scores[index] = value
         return scores
 

@@ -118,13 +118,14 @@ def _start(root: Path, deadline: float) -> Connection:
 
 def _spawn(root: Path) -> subprocess.Popen[bytes]:
     _started[:] = [server for server in _started if server.poll() is None]
-    # Where this package was imported from, also if that is not installed.
-    source = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    source = Path(__file__).resolve().parents[2]
+    path = os.environ.get("PYTHONPATH", "")
+    if source.name not in ("site-packages", "dist-packages"):  # run from a checkout
+        path = os.pathsep.join(filter(None, [str(source), path]))
     handle = os.open(root / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         server = subprocess.Popen(
-            [sys.executable, "-m", "factory.localhub.server", "--root", str(root)],
+            [sys.executable, "-P", "-m", "factory.localhub.server", "--root", str(root)],
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=handle,

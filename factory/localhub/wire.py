@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from factory.localhub.git_objects import Commit
 from factory.localhub.hub import Hub
 from factory.localhub.repos import Kind, Repo
 
-_log = logging.getLogger(__name__)
 _BODY_LIMIT = 16 * 1024 * 1024
 KIND_OF_WORD: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
 # Paths about a repo that no route takes, such as those of spaces or of names without a namespace.

@@ -137,7 +137,7 @@ def contestants(
         return [(name, (scope.model(name, "model", asked_by),), scope.languages)]
     stage = scope.stage(name, asked_by)
     base = scope.model(getattr(stage, "base", "policy"), "model", asked_by)
-    found = []
+    found: list[tuple[str, tuple[Need, ...], tuple[str, ...]]] = []
     for spec in stage.slices(scope):
         languages = (spec.language,) if spec.language else scope.languages
         needs = (base, Read("adapter", spec.step, spec.name))

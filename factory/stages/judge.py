@@ -26,6 +26,7 @@ from factory.stages.contract import (
 )
 from factory.stats import win_rate
 
+_POINTS = {"model": 1.0, "tie": 0.5, "reference": 0.0}
 NOT_INDEPENDENT = "training reward (not independent)"
 
 
@@ -58,7 +59,10 @@ class Judge(Stage):
         found = []
         for label, _, languages in contestants(scope, self.model, self.name):
             for language in languages:
-                names = {"answers": f"{language}/{label}", "reference": f"{language}/{self.reference}"}
+                names = {
+                    "answers": f"{language}/{label}",
+                    "reference": f"{language}/{self.reference}",
+                }
                 for name in names.values():
                     if name not in answers:
                         raise RecipeError(
@@ -124,8 +128,7 @@ class Judge(Stage):
     def _matched(job: Job, spec: SliceSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         ours = job.table(spec, "answers", "answers").to_pylist()
         theirs = {
-            row["question_id"]: row
-            for row in job.table(spec, "reference", "answers").to_pylist()
+            row["question_id"]: row for row in job.table(spec, "reference", "answers").to_pylist()
         }
         absent = [row["question_id"] for row in ours if row["question_id"] not in theirs]
         if absent or len(ours) != len(theirs):
@@ -149,7 +152,7 @@ def compare(verdicts: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     for model in dict.fromkeys(row["model"] for row in verdicts):
         mine = [row for row in verdicts if row["model"] == model]
         languages = list(dict.fromkeys(row["language"] for row in mine))
-        for language in (["all", *languages] if len(languages) > 1 else languages):
+        for language in ["all", *languages] if len(languages) > 1 else languages:
             rows = [row for row in mine if language in ("all", row["language"])]
             judged = [row for row in rows if row["verdict"] != "unparseable"]
             figures: dict[str, Any] = {
@@ -162,7 +165,7 @@ def compare(verdicts: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
                 "unparseable": len(rows) - len(judged),
             }
             if judged:
-                points = [{"model": 1.0, "tie": 0.5, "reference": 0.0}[r["verdict"]] for r in judged]
+                points = [_POINTS[row["verdict"]] for row in judged]
                 rate = win_rate(points, [row["question_id"] for row in judged], seed)
                 figures |= {
                     "mean_reward_model": sum(r["score_model"] for r in judged) / len(judged),

@@ -22,6 +22,8 @@ from factory.stages.contract import (
     slice_directory,
 )
 
+_UPSTREAM = {"scores": "score", "samples": "generate", "prompts": "prompts"}  # role: stage
+
 
 class Keep(Knobs):
     """Who may stand on one side of a pair: only answers that ended by themselves (`finished`),
@@ -59,7 +61,7 @@ class Pair(Stage):
     def slices(self, scope: Scope) -> list[SliceSpec]:
         upstream = {
             role: {spec.name: spec for spec in scope.slices(stage, self.name)}
-            for role, stage in (("scores", "score"), ("samples", "generate"), ("prompts", "prompts"))
+            for role, stage in _UPSTREAM.items()
         }
         return [
             SliceSpec(
@@ -89,7 +91,11 @@ class Pair(Stage):
         assert isinstance(samples, pl.DataFrame) and isinstance(scores, pl.DataFrame)
         pool = scores.join(
             samples.select(
-                "prompt_id", "k", "response_hash", "finish_reason", "detected_language",
+                "prompt_id",
+                "k",
+                "response_hash",
+                "finish_reason",
+                "detected_language",
                 not_empty=pl.col("n_chars") > 0,
             ),
             on=["prompt_id", "k", "response_hash"],

@@ -113,7 +113,7 @@ class Score(Stage):
             # one build, one batch order: near enough, but not to the last bit everywhere
             determinism="distribution",
             stats={"by_language": stats},
-            tokens=sum(figures["tokens"] for figures in stats.values()),
+            tokens=sum(int(figures["tokens"]) for figures in stats.values()),
         )
 
 
@@ -127,9 +127,5 @@ def describe(table: pa.Table) -> dict[str, float]:
         "scored": len(values),
         "without_reward": sum(status != "ok" for status in statuses),
         "tokens": sum(table.column("n_tokens").to_pylist()),
-        **(
-            {"mean": float(np.mean(values)), "std": float(np.std(values))}
-            if len(values)
-            else {}
-        ),
+        **({"mean": float(np.mean(values)), "std": float(np.std(values))} if len(values) else {}),
     }

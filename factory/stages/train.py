@@ -361,5 +361,3 @@ def _watcher(job: Job) -> Any:
             path.touch()
 
     return Watcher()
-
-

@@ -135,7 +135,7 @@ def test_no_increment_of_a_shared_counter_is_lost(api, repo, tmp_path):
 
     def work(name: int) -> None:
         done = 0
-        while done < 5:
+        while done < 3:
             head = api.dataset_info(repo).sha
             path = api.hf_hub_download(
                 repo, "counter.json", repo_type="dataset", revision=head, cache_dir=tmp_path / str(name)
@@ -155,8 +155,8 @@ def test_no_increment_of_a_shared_counter_is_lost(api, repo, tmp_path):
     for thread in threads:
         thread.join()
     path = api.hf_hub_download(repo, "counter.json", repo_type="dataset", cache_dir=tmp_path / "end")
-    assert json.load(open(path))["n"] == 40
-    assert len(api.list_repo_commits(repo, repo_type="dataset")) == 42
+    assert json.load(open(path))["n"] == 24
+    assert len(api.list_repo_commits(repo, repo_type="dataset")) == 26
 
 
 def test_what_is_unchanged_makes_no_commit(api, repo):

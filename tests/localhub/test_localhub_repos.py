@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from huggingface_hub import DatasetCard, HfApi, ModelCard
+from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import (
     BadRequestError,
     EntryNotFoundError,
@@ -134,11 +134,11 @@ def test_private_repos_are_absent_to_strangers(hub, guests, api, tmp_path):
 
 def test_tags_come_from_the_card(api):
     api.create_repo("tagged/adapter")
-    card = ModelCard(
+    card = (
         "---\nlicense: apache-2.0\nlanguage: [da, no]\nlibrary_name: peft\ndatasets: [org/prefs]\n"
         "base_model: org/base\npipeline_tag: text-generation\ntags: [dpo]\n---\n# Hello\n"
     )
-    api.upload_file(path_or_fileobj=str(card).encode(), path_in_repo="README.md", repo_id="tagged/adapter")
+    api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id="tagged/adapter")
     info = api.model_info("tagged/adapter")
     assert {
         "license:apache-2.0", "language:da", "language:no", "dataset:org/prefs", "dpo", "peft",

