@@ -7,9 +7,11 @@ strictly below the chosen. Ties break by lowest k.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import polars as pl
+import pyarrow as pa
 
 MISSING_LIMIT = 0.5  # a prompt with under half its pool scored is dropped: its mean says little
 
@@ -20,6 +22,45 @@ class Pairing:
 
     pairs: pl.DataFrame
     dropped: dict[str, int]
+
+
+def allowed(finished: bool, languages: Collection[str] | None) -> pl.Expr:
+    """Which answers may stand on a side: those that ended by themselves, if `finished`; those
+    whose detected language is one of `languages`, if any are given (no label is no match)."""
+    rule = pl.lit(True)
+    if finished:
+        rule = rule & (pl.col("finish_reason") == "stop")
+    if languages is not None:
+        rule = rule & pl.col("detected_language").is_in(list(languages)).fill_null(False)
+    return rule
+
+
+def pool(scores: pa.Table, samples: pa.Table, chosen: pl.Expr, rejected: pl.Expr) -> pl.DataFrame:
+    """Scored answers with what `pair` needs; the two expressions say who is allowed where.
+
+    An empty answer is never chosen. Joined by prompt_id, k and response_hash, never by text.
+    """
+    known = pl.DataFrame(samples).select(
+        "prompt_id", "k", "response_hash", "finish_reason", "detected_language", "n_chars"
+    )
+    return (
+        pl.DataFrame(scores)
+        .join(known, on=["prompt_id", "k", "response_hash"], how="inner")
+        .select(
+            "prompt_id",
+            "k",
+            "reward",
+            may_choose=chosen & (pl.col("n_chars") > 0),
+            may_reject=rejected,
+        )
+    )
+
+
+def texts(samples: pa.Table, pairs: pl.DataFrame) -> dict[tuple[str, int], str]:
+    """The answers on either side of `pairs`, by prompt_id and k; no other text is gathered."""
+    wanted = pl.concat([pairs.select("prompt_id", k=side) for side in ("chosen_k", "rejected_k")])
+    rows = pl.DataFrame(samples).join(wanted.unique(), on=["prompt_id", "k"], how="semi")
+    return {(row["prompt_id"], row["k"]): row["response"] for row in rows.iter_rows(named=True)}
 
 
 def pair(scores: pl.DataFrame, sigma: float) -> Pairing:

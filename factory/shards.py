@@ -97,7 +97,7 @@ def rows(work: Path, todo: Grid, name: str) -> pa.Table:
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise WorkError(f"{len(missing)} shards of {name} are missing", "run the step again")
-    return pa.concat_tables([pq.read_table(file) for file in files])
+    return pa.concat_tables([pq.ParquetFile(file).read() for file in files])
 
 
 def write_slice(directory: Path, table: pa.Table) -> None:

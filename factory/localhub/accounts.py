@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from factory.localhub.database import Database
-from factory.localhub.errors import Forbidden, Unauthorized
+from factory.localhub.errors import BadRequest, Forbidden, Unauthorized
 from factory.localhub.names import check_repo_part
 
 Role = Literal["read", "write"]
@@ -40,10 +41,7 @@ class Accounts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known = {
-            row["sha256"]: Account(row["user"], row["role"])
-            for row in database.rows("SELECT sha256, user, role FROM tokens")
-        }
+        self._known = self._load()
 
     def identify(self, authorization: str | None) -> Account:
         """The account behind an Authorization header. Raises Unauthorized."""
@@ -58,29 +56,47 @@ class Accounts:
 
     def create_token(self, user: str, role: Role) -> str:
         """A new token for `user`; it is shown here and never again. Raises BadRequest."""
-        token = "hf_local_" + secrets.token_urlsafe(24)
-        self._register(token, Account(check_repo_part(user, "user"), role))
+        if user == FIRST_USER:
+            raise BadRequest(f"{FIRST_USER!r} has the token in the hub's folder: name another user")
+        account = Account(check_repo_part(user, "user"), role)
+        token = _random_token()
+        with self._database.transaction() as connection:
+            self._register(connection, token, account)
         return token
 
     def adopt_token_file(self, path: Path) -> None:
-        """Make the token in this file valid, and the file if it is not there."""
-        if not path.exists():
+        """Make the token in this file, and no other, the first user's; write one if none is there.
+
+        To change it, take the file away and start the server anew.
+        """
+        if not path.exists() or not path.read_text().strip():
             temporary = path.with_name(f"{path.name}.{os.getpid()}")
             temporary.unlink(missing_ok=True)
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w") as file:
-                file.write("hf_local_" + secrets.token_urlsafe(24))
+                file.write(_random_token())
             temporary.rename(path)
         path.chmod(0o600)
-        self._register(path.read_text().strip(), Account(FIRST_USER, "write"))
-
-    def _register(self, token: str, account: Account) -> None:
+        token = path.read_text().strip()
         with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?)",
-                (_hashed(token), account.user, account.role),
-            )
-        self._known.setdefault(_hashed(token), account)
+            connection.execute("DELETE FROM tokens WHERE user = ?", (FIRST_USER,))
+            self._register(connection, token, Account(FIRST_USER, "write"))
+        self._known = self._load()
+
+    def _register(self, connection: sqlite3.Connection, token: str, account: Account) -> None:
+        connection.execute(
+            "INSERT INTO tokens VALUES (?, ?, ?)", (_hashed(token), account.user, account.role)
+        )
+
+    def _load(self) -> dict[str, Account]:
+        return {
+            row["sha256"]: Account(row["user"], row["role"])
+            for row in self._database.rows("SELECT sha256, user, role FROM tokens")
+        }
+
+
+def _random_token() -> str:
+    return "hf_local_" + secrets.token_urlsafe(24)
 
 
 def _hashed(token: str) -> str:

@@ -9,26 +9,40 @@ PATH = ".gitattributes"
 # Above this, a file is kept as a large file whatever its name.
 REGULAR_LIMIT = 10_000_000
 
-_MODEL_PATTERNS = """
+# As huggingface.co writes them, so that equal repos have equal git ids on both.
+_MODEL_LINES = """
 *.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack *.npy
 *.npz *.onnx *.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar *.safetensors saved_model/**/*
 *.tar.* *.tar *.tflite *.tgz *.wasm *.xz *.zip *.zst *tfevents*
 """
-_DATASET_PATTERNS = """
+_DATASET_LINES = """
 *.7z *.arrow *.avro *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs.* *.lz4 *.mds *.mlmodel
 *.model *.msgpack *.npy *.npz *.onnx *.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar
 *.safetensors saved_model/**/* *.tar.* *.tar *.tflite *.tgz *.wasm *.xz *.zip *.zst *tfevents*
-*.pcm *.sam *.raw *.aac *.flac *.mp3 *.ogg *.wav *.bmp *.gif *.png *.tiff *.jpg *.jpeg *.webp
+# Audio files - uncompressed
+*.pcm *.sam *.raw
+# Audio files - compressed
+*.aac *.flac *.mp3 *.ogg *.wav
+# Image files - uncompressed
+*.bmp *.gif *.png *.tiff
+# Image files - compressed
+*.jpg *.jpeg *.webp
+# Video files - compressed
 *.mp4 *.webm
 """
 
 
 def default_attributes(kind: str) -> str:
     """The .gitattributes that a new repo of this kind ("model" or "dataset") starts with."""
-    patterns = _DATASET_PATTERNS if kind == "dataset" else _MODEL_PATTERNS
-    return "".join(
-        f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in patterns.split()
-    )
+    text = ""
+    for line in (_DATASET_LINES if kind == "dataset" else _MODEL_LINES).strip().splitlines():
+        if line.startswith("#"):
+            text += f"{line}\n"
+        else:
+            text += "".join(
+                f"{glob} filter=lfs diff=lfs merge=lfs -text\n" for glob in line.split()
+            )
+    return text
 
 
 def is_large(path: str, size: int, attributes: str) -> bool:

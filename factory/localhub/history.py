@@ -1,4 +1,4 @@
-"""Commits, and the branches and tags naming them; a branch moves only from where its writer saw it."""
+"""Commits, and the branches and tags that name them; a branch moves only from where one saw it."""
 
 from __future__ import annotations
 

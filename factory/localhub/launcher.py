@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 _START_SECONDS = 30.0
 _PROBE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
+_TAKEN_SECONDS = 0.5
 _LOG_LINES = 8
 # How a server ends when another has the store open; as in server.py, which is slow to import.
 _EXIT_TAKEN = 3
@@ -49,14 +50,19 @@ def connect(root: Path) -> Iterator[Connection]:
     Raises HubStartError.
     """
     root = root.absolute()
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     deadline = time.monotonic() + _START_SECONDS
-    with (root / "users.lock").open("ab") as users:
-        # In this order: a server that is about to leave holds the first lock until it is gone.
-        _wait_for(users, fcntl.LOCK_SH, deadline, root)
-        with (root / "start.lock").open("ab") as starting:
-            _wait_for(starting, fcntl.LOCK_EX, deadline, root)
-            connection = running(root) or _start(root, deadline)
+    with contextlib.ExitStack() as held:
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Open to read and write: network file systems ask for both.
+            users = held.enter_context((root / "users.lock").open("a+b"))
+            # In this order: a server that is about to leave holds the first lock until it is gone.
+            _wait_for(users, fcntl.LOCK_SH, deadline, root)
+            with (root / "start.lock").open("a+b") as starting:
+                _wait_for(starting, fcntl.LOCK_EX, deadline, root)
+                connection = running(root) or _start(root, deadline)
+        except OSError as error:
+            raise HubStartError(f"the local hub in {root} cannot be used: {error}") from error
         yield connection
 
 
@@ -108,10 +114,9 @@ def _start(root: Path, deadline: float) -> Connection:
         if (status := server.poll()) is not None:
             if status != _EXIT_TAKEN:
                 raise _failure(root, f"it ended with status {status}")
-            # One that is starting, for a user who was killed, or one that is just ending.
-            time.sleep(0.1)
-            if not (root / "server.json").exists():
-                server = _spawn(root)
+            # By one that is starting, for a user who was killed, or by one that is just ending.
+            time.sleep(_TAKEN_SECONDS)
+            server = _spawn(root)
         time.sleep(_POLL_SECONDS)
     raise _failure(root, f"it did not answer within {_START_SECONDS:.0f} s")
 

@@ -42,8 +42,6 @@ _WATCH_SECONDS = 1.0
 _KEEP_ALIVE_SECONDS = 120
 _GOODBYE_SECONDS = 5
 
-_log = logging.getLogger(__name__)
-
 
 class Server(uvicorn.Server):
     """uvicorn, which says where it listens and leaves when nobody is left."""
@@ -76,7 +74,7 @@ class Server(uvicorn.Server):
 
     async def _leave_when_alone(self) -> None:
         # Kept open to the end of the process: while we hold it, newcomers wait.
-        self._users = (self._root / "users.lock").open("ab")
+        self._users = (self._root / "users.lock").open("a+b")
         while not self.should_exit:
             await asyncio.sleep(_WATCH_SECONDS)
             if _lock(self._users):
@@ -159,7 +157,7 @@ def main() -> int:
             return create_token(root, options.new_token, options.role)
         return serve(root, options.host, options.port, stay=options.stay)
     except Exception as error:
-        _log.exception("the server could not go on")
+        logging.exception("the server could not go on")
         print(f"the local hub in {root} could not start: {error}", file=sys.stderr)
         return 1
 

@@ -33,6 +33,7 @@ _BODY_LIMIT = 16 * 1024 * 1024
 KIND_OF_WORD: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
 # Paths about a repo that no route takes, such as those of spaces or of names without a namespace.
 _ABOUT_A_REPO = re.compile(r"/api/(models|datasets|spaces|kernels)/.|/.*/resolve/|/.*\.git/")
+_NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 _HOST = re.compile(r"[A-Za-z0-9.\-_:\[\]]+")
 
 
@@ -260,7 +261,7 @@ async def drain(request: Request) -> None:
 def error_answer(error: HubError) -> Response:
     """An error as the clients expect it: JSON, and two headers that they go by."""
     line = " ".join(error.message.split())
-    headers = {"X-Error-Message": line.encode("ascii", "replace").decode(), **error.headers}
+    headers = {"X-Error-Message": _NOT_IN_HEADERS.sub("?", line), **error.headers}
     if error.code:
         headers["X-Error-Code"] = error.code
     return answer({"error": line, **error.fields}, error.status, headers)

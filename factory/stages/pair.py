@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import polars as pl
 from pydantic import Field
 
 from factory import schemas, shards
 from factory.artifact import Rows
-from factory.language_id import matches
-from factory.pairing import pair
+from factory.languages import language
 from factory.stages.contract import (
     Job,
     Knobs,
@@ -22,6 +20,9 @@ from factory.stages.contract import (
     slice_directory,
 )
 
+if TYPE_CHECKING:
+    import polars as pl
+
 _UPSTREAM = {"scores": "score", "samples": "generate", "prompts": "prompts"}  # role: stage
 
 
@@ -31,6 +32,12 @@ class Keep(Knobs):
 
     finished: bool = False
     language: Literal["any", "match"] = "any"
+
+    def rule(self, code: str) -> pl.Expr:
+        """As an expression over samples in the language `code`."""
+        from factory.pairing import allowed
+
+        return allowed(self.finished, language(code).accepted if self.language == "match" else None)
 
 
 class KeepSides(Knobs):
@@ -85,57 +92,26 @@ class Pair(Stage):
         return Outcome(counts, determinism="exact", stats={"by_language": stats})
 
     def _pair(self, job: Job, spec: SliceSpec) -> tuple[Any, dict[str, int], dict[str, float]]:
-        language = str(spec.language)
-        samples = pl.from_arrow(job.table(spec, "samples", "samples"))
-        scores = pl.from_arrow(job.table(spec, "scores", "scores"))
-        assert isinstance(samples, pl.DataFrame) and isinstance(scores, pl.DataFrame)
-        pool = scores.join(
-            samples.select(
-                "prompt_id",
-                "k",
-                "response_hash",
-                "finish_reason",
-                "detected_language",
-                not_empty=pl.col("n_chars") > 0,
-            ),
-            on=["prompt_id", "k", "response_hash"],
-            how="inner",
-        ).with_columns(
-            may_choose=self._allowed(self.keep.chosen, language) & pl.col("not_empty"),
-            may_reject=self._allowed(self.keep.rejected, language),
+        from factory import pairing
+
+        code = str(spec.language)
+        samples = job.table(spec, "samples", "samples")
+        pool = pairing.pool(
+            job.table(spec, "scores", "scores"),
+            samples,
+            self.keep.chosen.rule(code),
+            self.keep.rejected.rule(code),
         )
-        result = pair(pool, self.rejected.sigma)
+        result = pairing.pair(pool, self.rejected.sigma)
         prompts = {r["prompt_id"]: r for r in job.table(spec, "prompts", "prompts").to_pylist()}
         dropped = dict(result.dropped)
         if absent := len(prompts) - pool["prompt_id"].n_unique():
             dropped["no_samples"] = absent
-        text = {
-            (r["prompt_id"], r["k"]): r["response"]
-            for r in self._winners(samples, result.pairs).iter_rows(named=True)
-        }
-        rows = [self._row(row, prompts, text, language) for row in result.pairs.to_dicts()]
-        margins = result.pairs["score_chosen"] - result.pairs["score_rejected"]
-        figures = {"mean_margin": float(margins.mean() or 0.0)} if len(margins) else {}  # type: ignore[arg-type]
+        text = pairing.texts(samples, result.pairs)
+        rows = [self._row(row, prompts, text, code) for row in result.pairs.to_dicts()]
+        margins = [row["score_chosen"] - row["score_rejected"] for row in rows]
+        figures = {"mean_margin": sum(margins) / len(margins)} if margins else {}
         return schemas.from_rows(rows, self.kind), dropped, figures
-
-    @staticmethod
-    def _allowed(keep: Keep, language: str) -> pl.Expr:
-        allowed = pl.lit(True)
-        if keep.finished:
-            allowed = allowed & (pl.col("finish_reason") == "stop")
-        if keep.language == "match":
-            right = pl.col("detected_language").map_elements(
-                lambda found: matches(found, language), return_dtype=pl.Boolean
-            )
-            allowed = allowed & right.fill_null(False)
-        return allowed
-
-    @staticmethod
-    def _winners(samples: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-        wanted = pl.concat(
-            [pairs.select("prompt_id", k=side) for side in ("chosen_k", "rejected_k")]
-        )
-        return samples.join(wanted.unique(), on=["prompt_id", "k"], how="semi")
 
     @staticmethod
     def _row(

@@ -188,7 +188,7 @@ def read_rows(path: Path, language: str, split: str) -> Iterator[tuple[str, dict
     if path.suffix == ".jsonl":
         yield from _read_jsonl(path)
     elif path.suffix == ".parquet":
-        for number, row in enumerate(pq.read_table(path).to_pylist(), start=1):
+        for number, row in enumerate(pq.ParquetFile(path).read().to_pylist(), start=1):
             yield f"{path.name} row {number}", row
     else:
         yield from _read_dataset(path, language, split)

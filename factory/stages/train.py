@@ -162,6 +162,7 @@ class _Training(Stage):
             "data_seed": job.seed,
             "bf16": self.dtype == "bfloat16" and gpu,
             "use_cpu": not gpu,
+            "gradient_checkpointing": gpu,  # TRL's default everywhere; on a CPU it only costs time
             "dataloader_pin_memory": gpu,
             "logging_steps": 1,
             "save_steps": self.how.save_steps,

@@ -9,67 +9,20 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
-import http.client
 import itertools
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
+from huggingface_hub import HfApi, constants
+from localhub_client import Reply, new_token, send
+
 from factory.localhub.launcher import Connection, connect, environment
-from huggingface_hub import HfApi
 
-SOURCE = Path(__file__).resolve().parents[2]
+constants.HF_HUB_DISABLE_XET = True  # if another test imported it before us
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A raw HTTP answer; header names in lower case."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def send(
-    url: str,
-    method: str,
-    path: str,
-    *,
-    token: str | None = None,
-    body: bytes | str | None = None,
-    headers: dict[str, str] | None = None,
-) -> Reply:
-    """One request with its path exactly as given."""
-    address = urlsplit(url)
-    client = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
-    try:
-        auth = {"Authorization": f"Bearer {token}"} if token else {}
-        client.request(method, path, body=body, headers={**auth, **(headers or {})})
-        response = client.getresponse()
-        found = {key.lower(): value for key, value in response.getheaders()}
-        return Reply(response.status, found, response.read())
-    finally:
-        client.close()
-
-
-def server_command(root: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "factory.localhub.server", "--root", str(root), *options]
-
-
-def new_token(root: Path, user: str, role: str) -> str:
-    command = server_command(root, "--new-token", user, "--role", role)
-    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ def shelf(api):
 
 def test_create_again(api, shelf):
     assert shelf.slug.startswith("org/croco-f")
-    assert api.create_collection("CroCo: første hylde", namespace="org", exists_ok=True).slug == shelf.slug
+    assert (
+        api.create_collection("CroCo: første hylde", namespace="org", exists_ok=True).slug
+        == shelf.slug
+    )
     with pytest.raises(HfHubHTTPError) as caught:
         api.create_collection("CroCo: første hylde", namespace="org")
     assert caught.value.response.status_code == 409
@@ -49,7 +52,9 @@ def test_items_with_notes_in_an_order(api, shelf, repo):
     assert api.get_collection(shelf.slug).items == []
 
 
-@pytest.mark.parametrize(("item", "kind"), [("org/absent", "dataset"), ("org/x", "space"), ("x", "model")])
+@pytest.mark.parametrize(
+    ("item", "kind"), [("org/absent", "dataset"), ("org/x", "space"), ("x", "model")]
+)
 def test_only_what_is_here_goes_on_a_shelf(api, shelf, item, kind):
     with pytest.raises(HfHubHTTPError) as caught:
         api.add_collection_item(shelf.slug, item, kind)

@@ -1,4 +1,4 @@
-"""What was acknowledged is there after a kill -9, and a full disk costs nothing but the one request."""
+"""What was acknowledged survives a kill -9, and a full disk costs nothing but the one request."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SOURCE, server_command
-from factory.localhub.launcher import Connection, running
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from localhub_client import SOURCE, server_command
+
+from factory.localhub.launcher import Connection, running
 
 
 def started(root: Path, command: list[str]) -> tuple[subprocess.Popen[bytes], Connection]:
@@ -73,7 +74,10 @@ def test_no_acknowledged_commit_is_lost_when_the_server_is_killed(tmp_path):
         for writer in writers:
             writer.join()
         history = {commit.commit_id for commit in api.list_repo_commits("org/crash")}
-        files = {item.rfilename: item for item in api.model_info("org/crash", files_metadata=True).siblings}
+        files = {
+            item.rfilename: item
+            for item in api.model_info("org/crash", files_metadata=True).siblings
+        }
         assert len(kept) > 15
         for oid, path, content in kept:
             assert oid in history
@@ -82,7 +86,9 @@ def test_no_acknowledged_commit_is_lost_when_the_server_is_killed(tmp_path):
             assert (lfs.sha256 == hashlib.sha256(content).hexdigest()) if lfs else (
                 files[path].blob_id == expected
             )  # fmt: skip
-            assert (tmp_path / "blobs" / (sha := hashlib.sha256(content).hexdigest())[:2] / sha).exists()
+            assert (
+                tmp_path / "blobs" / (sha := hashlib.sha256(content).hexdigest())[:2] / sha
+            ).exists()
     finally:
         stop.set()
         server.terminate()
@@ -106,7 +112,15 @@ def small_disk(tmp_path):
     if not allowed or allowed.returncode:
         pytest.skip("needs unshare(1) and user namespaces to make a small disk")
     script = 'mount -t tmpfs -o size=12m tmpfs "$0" && exec "$@"'
-    command = [unshare, "-rm", "sh", "-c", script, str(tmp_path), *server_command(tmp_path, "--stay")]
+    command = [
+        unshare,
+        "-rm",
+        "sh",
+        "-c",
+        script,
+        str(tmp_path),
+        *server_command(tmp_path, "--stay"),
+    ]
     server = subprocess.Popen(command, cwd=SOURCE, stdout=subprocess.PIPE, text=True)
     server.stdout.readline()
     inside = Path(f"/proc/{server.pid}/root{tmp_path}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, HfFileSystem
@@ -32,13 +33,18 @@ def large(api, tmp_path_factory):
 
 
 def blob_count(root) -> int:
-    return sum(1 for folder in (root / "blobs").iterdir() if len(folder.name) == 2 for _ in folder.iterdir())
+    return sum(
+        1
+        for folder in (root / "blobs").iterdir()
+        if len(folder.name) == 2
+        for _ in folder.iterdir()
+    )
 
 
 def test_a_large_file_comes_back_whole(api, large, tmp_path):
     repo, path = large
     copy = api.hf_hub_download(repo, "data/large.bin", repo_type="dataset", cache_dir=tmp_path)
-    assert open(copy, "rb").read() == path.read_bytes()
+    assert Path(copy).read_bytes() == path.read_bytes()
     info = {item.rfilename: item for item in api.dataset_info(repo, files_metadata=True).siblings}
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert info["data/large.bin"].lfs.sha256 == sha256
@@ -90,8 +96,8 @@ def test_upload_links_are_for_one_content_only(raw, repo, root):
     assert raw("PUT", link, body=changed, token=None).status == 400
     assert raw("PUT", link, body=content[:-1], token=None).status == 400
     assert raw("PUT", link, body=content + b"x", token=None).status == 400
-    chunks = {"Transfer-Encoding": "chunked"}
-    assert raw("PUT", link, body=iter([content, b"x"]), token=None, headers=chunks).status == 400
+    # Without a length beforehand: http.client sends an iterator in chunks.
+    assert raw("PUT", link, body=iter([content, b"x"]), token=None).status == 400
     assert raw("PUT", link.replace("size=3", "size=4"), body=content, token=None).status == 403
     assert raw("PUT", link.replace("/upload/", "/upload/9"), body=content, token=None).status == 403
     expires = f"expires={int(time.time()) - 1}"
@@ -135,7 +141,9 @@ def test_ranges(raw, large, asked, status, span, name):
 
 
 def test_a_range_past_the_end(raw, large):
-    reply = raw("GET", f"/datasets/{large[0]}/resolve/main/small.txt", headers={"Range": "bytes=10-"})
+    reply = raw(
+        "GET", f"/datasets/{large[0]}/resolve/main/small.txt", headers={"Range": "bytes=10-"}
+    )
     assert reply.status == 416 and reply.headers["content-range"] == "bytes */10"
 
 
@@ -147,7 +155,9 @@ def test_headers_of_files(raw, large, api):
     assert head["x-repo-commit"] == api.dataset_info(repo).sha
     assert head["accept-ranges"] == "bytes" and head["content-length"] == "20000000"
     assert "content-encoding" not in head
-    small = raw("GET", f"/datasets/{repo}/resolve/main/small.txt", headers={"Accept-Encoding": "gzip"})
+    small = raw(
+        "GET", f"/datasets/{repo}/resolve/main/small.txt", headers={"Accept-Encoding": "gzip"}
+    )
     assert small.body == b"0123456789" and "x-linked-etag" not in small.headers
     missing = raw("HEAD", f"/datasets/{repo}/resolve/main/absent")
     assert missing.status == 404 and missing.headers["x-repo-commit"] == head["x-repo-commit"]
@@ -161,7 +171,9 @@ def test_a_revision_with_slashes_is_one_part_of_the_path(raw, api, large):
     api.create_branch(repo, branch="pr/1", repo_type="dataset")
     for revision in ("pr%2F1", "refs%2Fheads%2Fpr%2F1"):
         assert raw("GET", f"/datasets/{repo}/resolve/{revision}/small.txt").body == b"0123456789"
-        assert raw("GET", f"/api/datasets/{repo}/tree/{revision}/data").json()[0]["size"] == 20_000_000
+        assert (
+            raw("GET", f"/api/datasets/{repo}/tree/{revision}/data").json()[0]["size"] == 20_000_000
+        )
     assert raw("GET", f"/datasets/{repo}/resolve/pr/1/small.txt").status == 404
 
 
@@ -179,7 +191,8 @@ def test_a_tree_of_many_pages(api, repo, raw):
 def test_snapshot_and_file_system(api, hub, large, tmp_path):
     repo, path = large
     folder = api.snapshot_download(repo, repo_type="dataset", cache_dir=tmp_path)
-    assert sorted(os.listdir(folder)) == [".gitattributes", "data", "empty.bin", "small.txt"]
+    names = sorted(item.name for item in Path(folder).iterdir())
+    assert names == [".gitattributes", "data", "empty.bin", "small.txt"]
     files = HfFileSystem(endpoint=hub.url, token=hub.token)
     assert files.glob(f"datasets/{repo}/data/*") == [f"datasets/{repo}/data/large.bin"]
     with files.open(f"datasets/{repo}/data/large.bin") as file:

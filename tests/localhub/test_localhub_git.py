@@ -11,10 +11,11 @@ import zlib
 from pathlib import Path
 
 import pytest
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
 from factory.localhub.blobs import Blobs
 from factory.localhub.git_objects import Entry, commit_content, lfs_pointer, object_id, tree_content
 from factory.localhub.launcher import connect
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 
 def git(repo: Path, *words: str) -> str:
@@ -42,7 +43,9 @@ def rebuild(root: Path, bare: Path) -> None:
         write(oid, "tree", tree_content(entries))
         for entry in entries:
             if entry.sha256:
-                content = lfs_pointer(entry.sha256, entry.size) if entry.lfs else blobs.read(entry.sha256)
+                content = (
+                    lfs_pointer(entry.sha256, entry.size) if entry.lfs else blobs.read(entry.sha256)
+                )
                 write(entry.oid, "blob", content)
     for oid, *facts in database.execute(
         "SELECT oid, tree, parent, author, date, title, message FROM commits"
@@ -61,12 +64,18 @@ def test_git_finds_nothing_wrong(tmp_path):
         api.create_repo("org/g")
         names = ["a.txt", "a/b", "a-b", "a0", "ø/æ å.txt", "deep/er/and/deeper", "big.bin", "empty"]
         files = [CommitOperationAdd(n, os.urandom(50) if n != "empty" else b"") for n in names]
-        api.create_commit("org/g", files, commit_message="ünïcode", commit_description="and\n\nmore")
+        api.create_commit(
+            "org/g", files, commit_message="ünïcode", commit_description="and\n\nmore"
+        )
         api.create_tag("org/g", tag="v1")
         api.create_branch("org/g", branch="exp/a")
         gone = [CommitOperationDelete("deep/", is_folder=True)]
         api.create_commit("org/g", gone, commit_message="less", revision="exp/a")
-        listed = {i.path: i.blob_id for i in api.list_repo_tree("org/g", recursive=True) if hasattr(i, "size")}
+        listed = {
+            i.path: i.blob_id
+            for i in api.list_repo_tree("org/g", recursive=True)
+            if hasattr(i, "size")
+        }
     while (root / "server.json").exists():
         time.sleep(0.1)
     rebuild(root, bare)

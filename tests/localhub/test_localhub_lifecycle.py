@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SOURCE, send, server_command
+from localhub_client import SOURCE, send, server_command
+
 from factory.localhub.launcher import Connection, HubStartError, connect, environment, running
 
 USER = """
@@ -86,7 +87,7 @@ def test_two_users_share_a_server(tmp_path):
             assert first_url == second_url
             first.stdin.close()
             first.wait()
-        time.sleep(2.5)  # longer than the server waits between looks
+        time.sleep(1.7)  # longer than the server waits between looks
         assert alive(pid) and running(tmp_path).url == second_url
     assert eventually(lambda: not alive(pid))
 
@@ -139,10 +140,12 @@ def test_a_staying_server_and_only_one(tmp_path):
         assert url in line
         second = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True)
         assert second.returncode == 3
-        assert f"process {server.pid} at {url}" in second.stderr and "Traceback" not in second.stderr
+        assert (
+            f"process {server.pid} at {url}" in second.stderr and "Traceback" not in second.stderr
+        )
         with connect(tmp_path) as connection:
             assert connection.url == url
-        time.sleep(2.2)
+        time.sleep(1.5)
         assert server.poll() is None
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=10) == 0
@@ -153,15 +156,35 @@ def test_a_staying_server_and_only_one(tmp_path):
 
 
 def test_a_start_that_fails_says_why(tmp_path):
-    (tmp_path / "hub.sqlite").write_text("this is not a database, and long enough to be sure of it\n" * 9)
+    (tmp_path / "hub.sqlite").write_text(
+        "this is not a database, and long enough to be sure of it\n" * 9
+    )
     with pytest.raises(HubStartError, match="file is not a database") as caught, connect(tmp_path):
         pass
     assert "server.log" not in str(caught.value)
 
 
+def test_a_folder_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HubStartError, match="cannot be used"), connect(tmp_path / "file"):
+        pass
+
+
+def test_a_new_token_replaces_the_old(tmp_path):
+    with connect(tmp_path) as first:
+        pid = server_facts(tmp_path)["pid"]
+    assert eventually(lambda: not alive(pid))
+    (tmp_path / "token").write_text("")
+    with connect(tmp_path) as second:
+        assert len(second.token) > 30 and second.token != first.token
+        for token, status in ((second.token, 200), (first.token, 401), ("", 401), (" ", 401)):
+            headers = {"Authorization": f"Bearer {token}"}
+            assert send(second.url, "GET", "/api/whoami-v2", headers=headers).status == status
+
+
 def test_the_port_of_another_is_not_taken_for_ours(tmp_path):
     """server.json may be old, and its port now another hub's."""
-    with connect(tmp_path / "theirs") as theirs, (tmp_path / "users").open("w"):
+    with connect(tmp_path / "theirs") as theirs:
         ours = tmp_path / "ours"
         ours.mkdir()
         (ours / "token").write_text("hf_another")
@@ -200,7 +223,7 @@ def test_the_launcher_imports_little():
 
 
 def test_no_traceback_reaches_a_client(tmp_path):
-    """A mistake of ours, here a content gone from the disk, is told in one line and logged in full."""
+    """A mistake of ours, here a content gone from the disk, is told briefly and logged in full."""
     with connect(tmp_path) as hub:
         body = '{"name": "x"}'
         assert send(hub.url, "POST", "/api/repos/create", token=hub.token, body=body).status == 200

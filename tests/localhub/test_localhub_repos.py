@@ -38,7 +38,9 @@ def test_a_name_without_namespace_is_the_callers(api):
     assert api.create_repo("mine").repo_id == "local/mine"
 
 
-@pytest.mark.parametrize("name", ["api/x", "datasets/x", "org/x.git", "org/-x", "org/..", "org/a--b"])
+@pytest.mark.parametrize(
+    "name", ["api/x", "datasets/x", "org/x.git", "org/-x", "org/..", "org/a--b"]
+)
 def test_bad_repo_names(raw, name):
     namespace, short = name.split("/")
     body = f'{{"name": "{short}", "organization": "{namespace}"}}'
@@ -138,7 +140,9 @@ def test_tags_come_from_the_card(api):
         "---\nlicense: apache-2.0\nlanguage: [da, no]\nlibrary_name: peft\ndatasets: [org/prefs]\n"
         "base_model: org/base\npipeline_tag: text-generation\ntags: [dpo]\n---\n# Hello\n"
     )
-    api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id="tagged/adapter")
+    api.upload_file(
+        path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id="tagged/adapter"
+    )
     info = api.model_info("tagged/adapter")
     assert {
         "license:apache-2.0", "language:da", "language:no", "dataset:org/prefs", "dpo", "peft",
@@ -171,7 +175,10 @@ def test_listing_goes_on_over_pages(api, raw):
 def test_cards_are_checked(api, hub, repo):
     card = DatasetCard("---\nlanguage: [en]\nlicense: mit\n---\nwords")
     api.upload_file(
-        path_or_fileobj=str(card).encode(), path_in_repo="README.md", repo_id=repo, repo_type="dataset"
+        path_or_fileobj=str(card).encode(),
+        path_in_repo="README.md",
+        repo_id=repo,
+        repo_type="dataset",
     )
     assert api.dataset_info(repo).tags == ["language:en", "license:mit"]
     with pytest.raises(ValueError, match='"language\\[1\\]" must be a string'):
@@ -230,5 +237,9 @@ def test_links_follow_the_host_header(raw):
 def test_pull_requests_are_refused_plainly(api, repo):
     with pytest.raises(BadRequestError, match="no pull requests"):
         api.upload_file(
-            path_or_fileobj=b"x", path_in_repo="x", repo_id=repo, repo_type="dataset", create_pr=True
+            path_or_fileobj=b"x",
+            path_in_repo="x",
+            repo_id=repo,
+            repo_type="dataset",
+            create_pr=True,
         )

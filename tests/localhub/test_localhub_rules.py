@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from factory.localhub.attributes import default_attributes, is_ignored, is_large
 from factory.localhub.cards import dataset_tags, model_tags, read_card
 from factory.localhub.errors import BadRequest
 from factory.localhub.names import check_ref_name
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,10 @@ def test_large_by_name(path, large):
     assert is_large(path, 10, default_attributes("model")) is large
 
 
+def test_the_usual_attributes_have_the_size_they_have_on_the_hub():
+    assert [len(default_attributes(kind)) for kind in ("model", "dataset")] == [1519, 2504]
+
+
 def test_large_by_size_and_by_kind():
     assert is_large("x.json", 10_000_001, "") and not is_large("x.json", 10_000_000, "")
     assert not is_large("x.bin", 0, default_attributes("model"))
@@ -40,15 +45,28 @@ def test_large_by_size_and_by_kind():
 
 
 def test_the_last_matching_line_counts():
-    text = "*.bin filter=lfs\n# a remark\n*.bin -filter\n/data/*.txt filter=lfs\n[ab].x filter=lfs\n"
+    text = (
+        "*.bin filter=lfs\n# a remark\n*.bin -filter\n/data/*.txt filter=lfs\n[ab].x filter=lfs\n"
+    )
     assert not is_large("x.bin", 1, text)
     assert is_large("data/a.txt", 1, text) and not is_large("b/data/a.txt", 1, text)
     assert is_large("sub/a.x", 1, text) and not is_large("c.x", 1, text)
 
 
-IGNORES = ["*.log", "!keep.log", "build/", "/top", "a/*.txt", "**/deep", "x/**", "d?c", "[!ab].y", ""]
-PATHS = ["a.log", "keep.log", "build/x", "q/build/y", "build", "top", "q/top", "a/b.txt", "a/b/c.txt",
-         "u/v/deep", "x/1/2", "doc", "q/dxc/r", "c.y", "a.y"]  # fmt: skip
+IGNORES = [
+    "*.log",
+    "!keep.log",
+    "build/",
+    "/top",
+    "a/*.txt",
+    "**/deep",
+    "x/**",
+    "d?c",
+    "[!ab].y",
+    "",
+]
+PATHS = ["a.log", "keep.log", "build/x", "q/build/y", "build", "top", "q/top", "a/b.txt",
+         "a/b/c.txt", "u/v/deep", "x/1/2", "doc", "q/dxc/r", "c.y", "a.y"]  # fmt: skip
 
 
 @settings(max_examples=25, deadline=None)

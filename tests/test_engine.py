@@ -1,0 +1,104 @@
+"""The transformers engine on a tiny real model: what it promises, whatever the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory import chat
+from factory.engines import Sampling
+from factory.pocket import POCKET
+from factory.rewards import Classifier
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tiny")
+    POCKET["local/tiny-random-llama"].build(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def classifier(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    out = tmp_path_factory.mktemp("classifier")
+    torch.manual_seed(0)
+    made = AutoModelForSequenceClassification.from_pretrained(str(model), num_labels=1)
+    torch.nn.init.normal_(made.score.weight)
+    made.save_pretrained(str(out))
+    AutoTokenizer.from_pretrained(str(model)).save_pretrained(str(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def sampler(model: Path) -> Any:
+    from factory.engines.transformers import TransformersSampler
+
+    return TransformersSampler(model, "float32")
+
+
+@pytest.fixture(scope="module")
+def scorer(classifier: Path) -> Any:
+    from factory.engines.transformers import TransformersScorer
+
+    return TransformersScorer(classifier, "float32")
+
+
+def _prompts(sampler: Any, *texts: str) -> list[list[int]]:
+    return [chat.prompt_ids(sampler.tokenizer, [{"role": "user", "content": t}]) for t in texts]
+
+
+def test_the_same_call_gives_the_same_answers(sampler: Any) -> None:
+    prompts = _prompts(sampler, "Hello", "A longer question about bread and water")
+    sampling = Sampling(1.0, 1.0, 8)
+    assert sampler.sample(prompts, sampling, 1) == sampler.sample(prompts, sampling, 1)
+    assert sampler.sample(prompts, sampling, 1) != sampler.sample(prompts, sampling, 2)
+
+
+def test_greedy_answers_do_not_depend_on_neighbours(sampler: Any) -> None:
+    short, long = _prompts(sampler, "Hello", "A longer question about bread and water and salt")
+    greedy = Sampling(0, 1, 8)
+    together = sampler.sample([short, long], greedy, 0)
+    assert together == sampler.sample([short], greedy, 0) + sampler.sample([long], greedy, 0)
+
+
+def test_an_answer_that_is_cut_says_so(sampler: Any) -> None:
+    [sample] = sampler.sample(_prompts(sampler, "Hello"), Sampling(0, 1, 3), 0)
+    assert sample.finish_reason == "length" and len(sample.token_ids) == 3
+
+
+def test_an_answer_ends_before_its_stop_token(sampler: Any) -> None:
+    stop = sampler.stop_ids[0]
+    assert sampler._sample([5, 6, stop, 7]).token_ids == (5, 6)
+    assert sampler._sample([5, 6, stop, 7]).finish_reason == "stop"
+
+
+def test_a_score_does_not_depend_on_the_batch(scorer: Any) -> None:
+    rows = [[7, 8, 9], [10] * 40, [11, 12], [0, 1, 2, 3]]  # 0 is the tokenizer's own pad token
+    together = scorer.score(rows)
+    apart = [scorer.score([row])[0] for row in rows]
+    assert together == pytest.approx(apart, abs=1e-5)
+
+
+def test_a_score_is_the_raw_logit_at_the_last_token(scorer: Any, classifier: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    plain = AutoModelForSequenceClassification.from_pretrained(str(classifier)).eval()
+    ids = [[7, 8, 9, 10]]
+    with torch.no_grad():
+        hidden = plain.model(torch.tensor(ids)).last_hidden_state[:, -1]
+        expected = float(plain.score(hidden)[0, 0])
+    assert scorer.score(ids)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_too_long_is_a_reason_and_not_a_number(scorer: Any) -> None:
+    reward = Classifier(scorer, max_tokens=20)
+    prompt = [{"role": "user", "content": "Hello"}]
+    fits, over = reward([(prompt, "hi"), (prompt, "word " * 50)])
+    assert fits.value is not None and fits.status == "ok"
+    assert over.value is None and over.status == "too_long" and over.n_tokens > 20

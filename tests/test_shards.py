@@ -1,0 +1,186 @@
+"""Shards: cut once, whole or absent, and a kill costs no more than the one in flight."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factory import shards
+from factory.errors import WorkError
+from factory.shards import Shard, cut, grid, replacing, rows, run, write_atomically, write_slice
+
+SIZES = st.dictionaries(st.sampled_from(["en", "es", "fr/dpo-all"]), st.integers(0, 30))
+
+
+def nobody(done: int, total: int) -> None:
+    """Is told of progress and does not care."""
+
+
+def numbers(shard: Shard) -> pa.Table:
+    """One row a unit."""
+    return pa.table({"unit": pa.array(range(shard.start, shard.stop), pa.int64())})
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIZES, st.integers(1, 12))
+def test_every_unit_is_in_exactly_one_shard_and_none_is_too_large(sizes, per_shard):
+    made = cut(sizes, per_shard).shards
+    for name, size in sizes.items():
+        mine = [shard for shard in made if shard.slice == name]
+        assert [unit for s in mine for unit in range(s.start, s.stop)] == list(range(size))
+        assert [shard.number for shard in mine] == list(range(len(mine)))
+        assert all(shard.stop - shard.start <= per_shard for shard in mine)
+    assert len({shard.file(Path("w")) for shard in made}) == len(made)
+
+
+def test_an_empty_slice_has_one_empty_shard():
+    assert cut({"en": 0}, 5).shards == (Shard("en", 0, 0, 0),)
+
+
+def test_the_grid_is_kept_when_the_shard_size_changes(tmp_path):
+    first = grid(tmp_path, {"en": 10}, per_shard=4)
+    assert grid(tmp_path, {"en": 10}, per_shard=3) == first
+    assert grid(tmp_path, {"en": 99}, per_shard=4) == first
+
+
+def test_rows_come_back_in_order_slice_by_slice(tmp_path):
+    todo = grid(tmp_path, {"en": 7, "es": 0, "fr": 2}, per_shard=3)
+    told = []
+    run(tmp_path, todo, numbers, lambda done, total: told.append((done, total)))
+    assert rows(tmp_path, todo, "en")["unit"].to_pylist() == list(range(7))
+    assert rows(tmp_path, todo, "es").num_rows == 0
+    assert rows(tmp_path, todo, "fr")["unit"].to_pylist() == [0, 1]
+    assert told == [(done, 5) for done in range(6)]
+
+
+def test_what_is_done_is_not_made_again(tmp_path):
+    todo = grid(tmp_path, {"en": 9}, per_shard=3)
+    run(tmp_path, todo, numbers, nobody)
+    todo.shards[1].file(tmp_path).unlink()
+    made = []
+    run(tmp_path, todo, lambda shard: made.append(shard) or numbers(shard), nobody)
+    assert made == [todo.shards[1]]
+
+
+def test_a_missing_shard_is_an_error(tmp_path):
+    todo = grid(tmp_path, {"en": 9}, per_shard=3)
+    run(tmp_path, todo, numbers, nobody)
+    for shard in todo.shards[1:]:
+        shard.file(tmp_path).unlink()
+    with pytest.raises(WorkError, match="2 shards of en are missing"):
+        rows(tmp_path, todo, "en")
+
+
+def test_a_shard_that_fails_leaves_the_ones_before_it_and_nothing_of_its_own(tmp_path):
+    todo = grid(tmp_path, {"en": 9}, per_shard=3)
+
+    def make(shard: Shard) -> pa.Table:
+        if shard.number == 1:
+            raise RuntimeError("the machine is on fire")
+        return numbers(shard)
+
+    with pytest.raises(RuntimeError, match="fire"):
+        run(tmp_path, todo, make, nobody)
+    assert [f.name for f in (tmp_path / "shards" / "en").iterdir()] == ["00000.parquet"]
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import pyarrow as pa
+from factory.shards import grid, run
+
+work, seconds = Path(sys.argv[1]), float(sys.argv[2])
+
+def make(shard):
+    with (work / "log").open("a") as log:
+        log.write(f"{shard.number}\\n")
+    time.sleep(seconds if shard.number > 1 else 0)
+    return pa.table({"unit": list(range(shard.start, shard.stop))})
+
+run(work, grid(work, {"en": 10}, 2), make, lambda done, total: None)
+"""
+
+
+def test_a_killed_run_leaves_whole_shards_and_the_next_makes_only_the_others(tmp_path):
+    work = tmp_path / "killed"
+    work.mkdir()
+    child = subprocess.Popen([sys.executable, "-c", SLOW, work, "600"])
+    for _ in range(1500):
+        if (work / "log").exists() and (work / "log").read_text().endswith("2\n"):
+            break
+        assert child.poll() is None
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    left = sorted((work / "shards" / "en").glob("*.parquet"))
+    assert [file.name for file in left] == ["00000.parquet", "00001.parquet"]
+    assert all(pq.read_table(file).num_rows == 2 for file in left)
+    before = {file: file.stat().st_mtime_ns for file in left}
+
+    subprocess.run([sys.executable, "-c", SLOW, work, "0"], check=True)
+    assert (work / "log").read_text().split() == ["0", "1", "2", "2", "3", "4"]
+    assert {file: file.stat().st_mtime_ns for file in left} == before
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    subprocess.run([sys.executable, "-c", SLOW, whole, "0"], check=True)
+    assert contents(work / "shards") == contents(whole / "shards")
+    assert len(contents(whole / "shards")) == 5
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "file"
+    write_atomically(path, b"one")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_bytes(b"half of tw")
+        assert path.read_bytes() == b"one"
+        raise RuntimeError
+    assert contents(tmp_path) == {"deep/file": b"one"}
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"two")
+    assert contents(tmp_path) == {"deep/file": b"two"}
+
+
+def test_a_failure_before_anything_is_written_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), replacing(tmp_path / "file"):
+        raise RuntimeError
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000])
+def test_a_slice_is_one_file_while_it_is_small(tmp_path, size):
+    table = pa.table({"unit": pa.array(range(size), pa.int64())})
+    write_slice(tmp_path, table)
+    assert list(contents(tmp_path)) == ["part-00000.parquet"]
+    assert pq.read_table(tmp_path).equals(table)
+
+
+@pytest.mark.parametrize("size", [5, 7, 100])
+def test_a_large_slice_is_cut_into_files_that_hold_every_row_in_order(tmp_path, size, monkeypatch):
+    monkeypatch.setattr(shards, "PART_BYTES", 2 * 8)
+    table = pa.table({"unit": pa.array(range(size), pa.int64())})
+    write_slice(tmp_path, table)
+    parts = [pq.read_table(file)["unit"].to_pylist() for file in sorted(tmp_path.iterdir())]
+    assert len(parts) > 1
+    assert [unit for part in parts for unit in part] == list(range(size))
+    assert all(parts), "no file without rows"

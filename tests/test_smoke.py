@@ -1,0 +1,324 @@
+"""The whole line on the tiny model: made once, then looked at, reused, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.artifact import Manifest, read_manifest
+from tests.conftest import FACTORY, run_factory
+
+pytestmark = pytest.mark.slow
+
+STEPS = [
+    "prompts", "preferences", "questions", "reward", "generate", "score", "pair",
+    "dpo[all]", "dpo[es]", "arena", "judge",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the smoke recipe ran from nothing, undisturbed."""
+    home = tmp_path_factory.mktemp("smoke") / "home"
+    done = run_factory("run", "smoke", home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (home.parent / "said.txt").write_text(done.stdout)
+    return home
+
+
+def plan(home: Path, *arguments: str) -> dict[str, Any]:
+    done = run_factory("plan", "smoke", "--json", *arguments, home=home)
+    assert done.returncode == 0, done.stderr
+    return {step["step"]: step for step in json.loads(done.stdout)}
+
+
+def manifests(home: Path) -> dict[str, Manifest]:
+    found = [read_manifest(path.parent) for path in home.glob("work/local/*/artifact/factory.json")]
+    return {manifest.step: manifest for manifest in found}
+
+
+def test_every_step_ends_with_a_tagged_repo(made: Path) -> None:
+    steps = plan(made)
+    assert list(steps) == STEPS
+    assert {step["state"] for step in steps.values()} == {"reuse"}
+    assert all(step["tag"] == f"fp-{step['fingerprint']}" for step in steps.values())
+
+
+def test_rows_in_are_rows_out_and_dropped_at_every_step(made: Path) -> None:
+    for manifest in manifests(made).values():
+        for record in manifest.slices.values():
+            assert record.rows.balanced()
+    assert manifests(made)["generate"].rows().out == 3 * 12 * 4
+
+
+def test_what_was_made_is_shown_as_a_table(made: Path) -> None:
+    said = (made.parent / "said.txt").read_text()
+    for word in ("Rows", "training reward (not independent)", "local/smoke-pair", "Collection"):
+        assert word in said
+
+
+def test_running_again_reuses_everything(made: Path) -> None:
+    done = run_factory("run", "smoke", home=made)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": reused,") == len(STEPS)
+
+
+def test_a_changed_knob_reruns_what_hangs_on_it_and_says_why(made: Path) -> None:
+    steps = plan(made, "--set", "stages.pair.rejected.sigma=-1")
+    assert {name for name, step in steps.items() if step["state"] == "run"} == {
+        "pair", "dpo[all]", "dpo[es]", "arena", "judge",
+    }  # fmt: skip
+    assert "rejected.sigma -2.0 -> -1.0" in steps["pair"]["reason"]
+
+
+def test_how_it_is_run_changes_nothing(made: Path) -> None:
+    steps = plan(made, "--set", "stages.generate.how.shard=3")
+    assert {step["state"] for step in steps.values()} == {"reuse"}
+
+
+def test_too_few_rows_block_what_needs_them_and_the_line_goes_on(made: Path) -> None:
+    steps = plan(made, "--set", "stages.dpo.min_pairs=13")
+    assert steps["dpo[es]"]["state"] == "blocked"
+    assert "12 of 12 left, 13 needed" in steps["dpo[es]"]["reason"]
+    assert steps["dpo[all]"]["state"] == "reuse"
+    assert "es/dpo-es" not in steps["arena"]["slices"]
+
+
+def _clients(made: Path, code: str) -> str:
+    """Python code run with the environment that `factory hub exec` gives."""
+    done = run_factory("hub", "exec", "--", FACTORY[0], "-c", code, home=made)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_datasets_loads_the_pairs_at_their_tag(made: Path) -> None:
+    tag = plan(made)["pair"]["tag"]
+    code = (
+        "from datasets import load_dataset\n"
+        f"rows = load_dataset('local/smoke-pair', 'es', split='train', revision={tag!r})\n"
+        "print(len(rows), rows[0]['chosen'][0]['role'], sorted(rows.column_names)[:2])"
+    )
+    assert _clients(made, code).startswith("12 assistant")
+
+
+def test_peft_loads_the_adapter_on_its_base(made: Path) -> None:
+    tag = plan(made)["dpo[all]"]["tag"]
+    code = (
+        "import json, torch\n"
+        "from huggingface_hub import hf_hub_download\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM\n"
+        f"path = hf_hub_download('local/smoke-dpo-all', 'adapter_config.json', revision={tag!r})\n"
+        "config = json.load(open(path))\n"
+        "name, revision = config['base_model_name_or_path'], config['revision']\n"
+        "assert name == 'local/tiny-random-llama' and len(revision) == 40, config\n"
+        "base = AutoModelForCausalLM.from_pretrained(name, revision=revision).eval()\n"
+        "ids = torch.tensor([[5, 6, 7]])\n"
+        "with torch.no_grad():\n"
+        "    before = base(ids).logits\n"
+        f"    model = PeftModel.from_pretrained(base, 'local/smoke-dpo-all', revision={tag!r})\n"
+        "    assert not torch.equal(before, model.eval()(ids).logits)\n"
+        "print('changed')"
+    )
+    assert _clients(made, code) == "changed\n"
+
+
+def test_the_reward_model_loads_as_a_classifier(made: Path) -> None:
+    tag = plan(made)["reward"]["tag"]
+    code = (
+        "from transformers import AutoModelForSequenceClassification as A\n"
+        f"print(A.from_pretrained('local/smoke-reward', revision={tag!r}).config.num_labels)"
+    )
+    assert _clients(made, code) == "1\n"
+
+
+def test_one_collection_holds_every_repo(made: Path) -> None:
+    code = (
+        "from huggingface_hub import HfApi\n"
+        "[found] = [c for c in HfApi().list_collections(owner='local') if 'smoke' in c.title]\n"
+        "for item in HfApi().get_collection(found.slug).items: print(item.item_id, '|', item.note)"
+    )
+    lines = _clients(made, code).splitlines()
+    assert len(lines) == len(STEPS)
+    assert lines[0].startswith("local/smoke-prompts | prompts: 36 rows, fp-")
+
+
+def test_hf_download_works_unchanged(made: Path, tmp_path: Path) -> None:
+    done = run_factory(
+        "hub", "exec", "--", str(Path(FACTORY[0]).parent / "hf"), "download", "local/smoke-pair",
+        "--repo-type", "dataset", "--local-dir", str(tmp_path / "got"), home=made,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "got" / "data" / "fr" / "part-00000.parquet").exists()
+    assert Manifest.model_validate_json((tmp_path / "got" / "factory.json").read_bytes())
+
+
+def test_cards_carry_what_the_hub_reads(made: Path) -> None:
+    code = (
+        "from huggingface_hub import DatasetCard, ModelCard\n"
+        "card = ModelCard.load('local/smoke-dpo-all').data\n"
+        "print(card.base_model, card.base_model_relation, card.library_name, card.language)\n"
+        "print([c['config_name'] for c in DatasetCard.load('local/smoke-arena').data.configs])"
+    )
+    first, second = _clients(made, code).splitlines()
+    assert first == "local/tiny-random-llama adapter peft ['en', 'es', 'fr']"
+    assert second == "['en', 'es', 'fr']"
+
+
+def test_no_artifact_log_or_manifest_holds_a_token_or_a_path(made: Path) -> None:
+    token = (made / "hub" / "token").read_text().strip()
+    hidden = [token.encode(), str(made.parent).encode()]
+    for path in [*made.glob("work/**/*"), *made.glob("hub/*.log"), made.parent / "said.txt"]:
+        if path.is_file() and path.name != "said.txt":
+            content = path.read_bytes()
+            assert not any(word in content for word in hidden), path
+    assert token not in (made.parent / "said.txt").read_text()
+
+
+def test_another_hub_gets_the_same_line(made: Path, tmp_path: Path) -> None:
+    """`--hub URL`: the same code against another endpoint; here a second local hub."""
+    from factory.localhub.launcher import connect
+
+    with connect(tmp_path / "remote") as remote:
+        done = run_factory(
+            "run", "smoke", "--until", "questions", "--hub", remote.url,
+            home=tmp_path / "home", HF_TOKEN=remote.token,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "local/smoke-questions at fp-" in done.stdout
+
+
+# --- killed, stopped, full -----------------------------------------------------------------
+
+
+def _start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*FACTORY, *arguments],
+        cwd=home.parent,
+        env={**os.environ, "FACTORY_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _whole(work: Path) -> int:
+    """Finished shards or checkpoints of a step under way."""
+    shards = [p for p in work.glob("shards/**/*.parquet") if not p.name.startswith(".")]
+    return len(shards) + len(list(work.glob("checkpoints/*/complete")))
+
+
+def _wait_until_begun(process: subprocess.Popen[str], work: Path) -> None:
+    deadline = time.monotonic() + 120
+    while _whole(work) == 0:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+# n large and shards small, so that each step lasts long enough to be killed in its middle
+SLOWER = [
+    "--set", "stages.generate.how.shard=2", "--set", "stages.score.how.shard=4",
+    "--set", "stages.arena.how.shard=2", "--set", "stages.judge.how.shard=1",
+    "--set", "stages.dpo.how.save_steps=1", "--set", "stages.reward.how.save_steps=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home in which every long step was killed with -9 in its middle and then gone on with."""
+    home = tmp_path_factory.mktemp("killed") / "home"
+    first = run_factory("run", "smoke", "--until", "questions", *SLOWER, home=home)
+    assert first.returncode == 0, first.stderr
+    for step in ("reward", "generate", "score", "dpo[all]", "arena", "judge"):
+        fingerprint = plan(home, *SLOWER)[step]["fingerprint"]
+        work = home / "work" / "local" / fingerprint
+        process = _start(home, "run", "smoke", "--until", step, *SLOWER)
+        _wait_until_begun(process, work)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kept = _whole(work)
+        assert kept, "nothing was finished"
+        if step not in ("reward", "dpo[all]"):
+            reason = plan(home, *SLOWER)[step]["reason"]
+            assert reason.startswith(f"begun: {kept} of "), reason
+        done = run_factory("run", "smoke", "--until", step, *SLOWER, home=home)
+        assert done.returncode == 0, done.stderr
+    yield home
+
+
+# The one test that may take minutes: six kills, twelve starts of the real program.
+def test_killed_in_every_stage_the_line_ends_with_the_same_rows(killed: Path, made: Path) -> None:
+    assert {step["state"] for step in plan(killed).values()} == {"reuse"}
+    undisturbed, disturbed = manifests(made), manifests(killed)
+    assert undisturbed.keys() == disturbed.keys()
+    for step, manifest in undisturbed.items():
+        other = disturbed[step]
+        assert other.fingerprint == manifest.fingerprint
+        assert {n: r.rows for n, r in other.slices.items()} == {
+            n: r.rows for n, r in manifest.slices.items()
+        }, step
+
+
+def test_a_shard_that_was_done_is_not_done_again(made: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    more = [*SLOWER, "--set", "seed=7"]
+    fingerprint = plan(home, *more)["generate"]["fingerprint"]
+    work = home / "work" / "local" / fingerprint
+    process = _start(home, "run", "smoke", "--until", "generate", *more)
+    _wait_until_begun(process, work)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75, error
+    assert "told to stop by SIGTERM" in error
+    before = {p: p.stat().st_mtime_ns for p in work.glob("shards/**/*.parquet")}
+    assert before
+    process = _start(home, "run", "smoke", "--until", "generate", *more)
+    while len(list(work.glob("shards/**/*.parquet"))) <= len(before):
+        assert process.poll() is None
+        time.sleep(0.002)
+    for path, changed in before.items():
+        assert not path.exists() or path.stat().st_mtime_ns == changed
+    assert process.wait(timeout=120) == 0
+
+
+def test_a_second_run_in_the_same_place_is_told_who_is_there(made: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    more = [*SLOWER, "--set", "seed=8"]
+    fingerprint = plan(home, *more)["generate"]["fingerprint"]
+    process = _start(home, "run", "smoke", "--until", "generate", *more)
+    _wait_until_begun(process, home / "work" / "local" / fingerprint)
+    second = run_factory("run", "smoke", "--until", "generate", *more, home=home)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    # either it met the first one, or the first one was done by then and there was nothing to do
+    assert second.returncode == 0 or f"in use by process {process.pid}" in second.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_said_in_two_lines_and_nothing_is_half_published(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1800k", "none", str(disk)], check=True)
+    try:
+        done = run_factory("run", "smoke", home=disk / "home")
+        assert done.returncode == 1, done.stdout + done.stderr
+        lines = done.stderr.strip().splitlines()
+        assert len(lines) == 2, done.stderr
+        assert "space" in lines[0] or "507" in lines[0]
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        again = run_factory("run", "smoke", "--until", "generate", home=disk / "home")
+        assert again.returncode == 0, again.stderr
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
