@@ -318,7 +318,7 @@ def _retrying(call: Callable[[], str]) -> str:
     for attempt in Retrying(
         retry=retry_if_exception(passing),
         stop=stop_after_attempt(6),
-        wait=wait_exponential_jitter(initial=0.2, max=20),
+        wait=wait_exponential_jitter(multiplier=0.2, max=20),
         reraise=True,
     ):
         with attempt:

@@ -128,10 +128,10 @@ def run(
     `only` names the steps to run, `until` the last one. A hub that fails does not stop the line:
     sealed work is published by the next run. Raises FactoryError.
     """
+    names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
+    wanted = _wanted(names, only, until)  # before anything is fetched for a misspelt one
     pins, _ = resolve(loaded, hub, home, report)
     held = holdings(loaded, pins, hub, home)
-    names = [step.name for step in plan(loaded.recipe, pins, held)]
-    wanted = _wanted(names, only, until)
     unpublished: list[HubError] = []
     with _stoppable(), _explained(home):
         for name in wanted:

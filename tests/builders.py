@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from factory.artifact import Cost, FileRecord, InputRecord, Manifest, Rows, SliceRecord, text_hash
+import pyarrow as pa
+
+from factory.artifact import Cost, FileRecord, Manifest, Rows, SliceRecord, text_hash
 from factory.lock import Lock, Pin, outside
 from factory.plan import Found, Holdings, State, Step, plan
 from factory.recipe import Recipe, load
 from factory.record import inputs
+from factory.shards import Shard
+from factory.stages.sources import is_file
 
 ASKED = 12  # rows that every slice of a pretended step was asked for
 
@@ -21,7 +25,12 @@ def demo(*overrides: str) -> Recipe:
 
 def lock_of(recipe: Recipe, **pins: Pin) -> Lock:
     """A lock with everything pinned to a digest made of its name; `pins` go over it."""
-    found = {need.source: Pin(digest=text_hash(need.source)) for need in outside(recipe)}
+    found = {
+        need.source: Pin(
+            digest=text_hash(need.source), revision=None if is_file(need.source) else "a" * 40
+        )
+        for need in outside(recipe)
+    }
     return Lock(recipe=recipe.name, pins=found | pins)
 
 
@@ -64,6 +73,7 @@ def manifest_of(
             rows=Rows(into=ASKED, out=out, dropped={"lost": ASKED - out} if out < ASKED else {}),
             digest=text_hash(made.fingerprint + draw),
         )
+    languages = {made.spec.language for made in step.slices}
     reads = [record for made in slices.values() for record in made.inputs]
     models = [r for r in reads if r.role in ("model", "base", "reward", "adapter", "judge")]
     return Manifest(
@@ -74,7 +84,7 @@ def manifest_of(
         stage=step.stage.name,
         kind=step.stage.kind,
         fingerprint=step.fingerprint,
-        languages=list(recipe.languages),
+        languages=[x for x in recipe.languages if x in languages or None in languages],
         fields=step.stage.model_dump(mode="json", exclude={"how"}),
         how=step.stage.how.model_dump(mode="json"),
         seed=recipe.seed,
@@ -151,6 +161,10 @@ def imported() -> Manifest:
     )
 
 
-def base_model(name: str = "org/base") -> InputRecord:
-    """The record of a base model from outside."""
-    return InputRecord(role="base", digest="d" * 64, source=f"{name}@main", revision="a" * 40)
+def nobody(done: int, total: int) -> None:
+    """Is told how many shards are done and does not care."""
+
+
+def numbers(shard: Shard) -> pa.Table:
+    """The rows of a shard: one a unit, its number."""
+    return pa.table({"unit": pa.array(range(shard.start, shard.stop), pa.int64())})

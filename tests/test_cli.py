@@ -21,7 +21,9 @@ stages:
 """
 
 
-def _recipe(directory: Path, policy: str = "local/tiny-random-llama", source: str = "p.jsonl") -> str:
+def _recipe(
+    directory: Path, policy: str = "local/tiny-random-llama", source: str = "p.jsonl"
+) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "mine.yaml"
     path.write_text(RECIPE.format(policy=policy, source=source))

@@ -11,6 +11,8 @@ import pytest
 
 from factory.errors import HubError
 from factory.localhub.launcher import Connection, connect
+from factory.plan import Holdings, plan
+from tests.builders import by_name, demo, lock_of, manifest_of
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +33,13 @@ def hub(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def _artifact(directory: Path, repo: str, text: str = "rows") -> Any:
     """A small artifact at rest: one large file, one small one, a card and a manifest."""
-    from tests.builders import manifest
-
     (directory / "data" / "en").mkdir(parents=True)
     (directory / "data" / "en" / "part-00000.parquet").write_bytes(text.encode() * 5000)
     (directory / "README.md").write_text("---\ntags: [x]\n---\n# It\n")
-    made = manifest(repo=repo, content=text)
+    recipe = demo()
+    lock = lock_of(recipe)
+    step = by_name(plan(recipe, lock, Holdings()))["prompts"]
+    made = manifest_of(recipe, lock, step, {}, draw=text).model_copy(update={"repo": repo})
     (directory / "factory.json").write_text(made.dump())
     return made
 

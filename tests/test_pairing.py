@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.pairing import Pairing, pair
+from factory.artifact import text_hash
+from factory.pairing import Pairing, allowed, pair, texts
+from factory.pairing import pool as make_pool
+from factory.schemas import from_rows
 
 
 @dataclass(frozen=True)
@@ -256,3 +260,91 @@ def test_no_rows_give_no_pairs_and_no_drops():
     result = pair(frame({}), -2.0)
     assert len(result.pairs) == 0
     assert result.dropped == {}
+
+
+# from tables of samples and scores to pools
+
+SAMPLES = [
+    {"k": 0, "response": "Ja, det er det.", "finish_reason": "stop", "detected_language": "da"},
+    {"k": 1, "response": "Ja, det er", "finish_reason": "length", "detected_language": "no"},
+    {"k": 2, "response": "Yes, it is.", "finish_reason": "stop", "detected_language": "en"},
+    {"k": 3, "response": "Ja", "finish_reason": "stop", "detected_language": None},
+    {"k": 4, "response": "", "finish_reason": "stop", "detected_language": "da"},
+]
+
+
+def samples(rows: list[dict] = SAMPLES) -> pa.Table:
+    made = [
+        {
+            "prompt_id": "p",
+            "language": "da",
+            "prompt_hash": "h",
+            "response_hash": text_hash(row["response"]),
+            "n_tokens": 1,
+            "n_chars": len(row["response"]),
+            "seed": 0,
+            **row,
+        }
+        for row in rows
+    ]
+    return from_rows(made, "samples")
+
+
+def scores(rows: list[dict] = SAMPLES) -> pa.Table:
+    made = [
+        {
+            "prompt_id": "p",
+            "language": "da",
+            "k": row["k"],
+            "response_hash": text_hash(row["response"]),
+            "reward": float(row["k"]),
+            "n_tokens": 1,
+            "status": "ok",
+        }
+        for row in rows
+    ]
+    return from_rows(made, "scores")
+
+
+@pytest.mark.parametrize(
+    ("finished", "languages", "may"),
+    [
+        (False, None, [0, 1, 2, 3, 4]),
+        (True, None, [0, 2, 3, 4]),
+        (False, {"da", "no"}, [0, 1, 4]),
+        (True, {"da", "no"}, [0, 4]),
+    ],
+)
+def test_a_side_asks_for_whole_answers_and_for_a_language_and_no_label_is_no_match(
+    finished, languages, may
+):
+    rule, anything = allowed(finished, languages), allowed(False, None)
+    rejected = make_pool(scores(), samples(), anything, rule)
+    assert rejected.filter("may_reject")["k"].to_list() == may
+    chosen = make_pool(scores(), samples(), rule, anything)
+    assert chosen.filter("may_choose")["k"].to_list() == [k for k in may if k != 4], "4 is empty"
+    assert len(chosen) == len(SAMPLES), "who may not be chosen still counts in the pool"
+
+
+def test_a_score_belongs_to_the_text_that_was_scored_and_to_no_later_one():
+    rewritten = [{**row, "response": f"{row['response']}!"} if row["k"] == 2 else row
+                 for row in SAMPLES]  # fmt: skip
+    anything = allowed(False, None)
+    assert make_pool(scores(), samples(rewritten), anything, anything)["k"].to_list() == [
+        0,
+        1,
+        3,
+        4,
+    ]
+
+
+def test_without_answers_there_is_an_empty_pool():
+    anything = allowed(False, None)
+    empty = make_pool(scores([]), samples([]), anything, anything)
+    assert len(empty) == 0
+    assert pair(empty, -2.0).dropped == {}
+
+
+def test_only_the_texts_of_the_pair_are_gathered():
+    pairs = pl.DataFrame({"prompt_id": ["p"], "chosen_k": [3], "rejected_k": [0]})
+    assert texts(samples(), pairs) == {("p", 3): "Ja", ("p", 0): "Ja, det er det."}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from builders import by_name, demo, done, lock_of, manifest_of, repinned, walked
 
 from factory.lock import Lock, Pin
@@ -89,8 +90,6 @@ def test_the_order_of_keys_in_the_file_changes_nothing(tmp_path):
         if not isinstance(value, dict):
             return value
         return {key: turned(value[key]) for key in reversed(value)}
-
-    import yaml
 
     data = demo().model_dump(mode="json", exclude_none=True)
     path = tmp_path / "demo.yaml"
@@ -373,8 +372,18 @@ def test_of_many_changes_the_first_three_are_told():
     after = demo(
         "stages.generate={n: 1, temperature: 0.5, top_p: 0.5, max_tokens: 8, dtype: float16}"
     )
-    reason = by_name(plan(after, lock_of(after), walked(before, lock_of(before))))["generate"].reason
+    steps = plan(after, lock_of(after), walked(before, lock_of(before)))
+    reason = by_name(steps)["generate"].reason
     assert reason == "n 6 -> 1; temperature 1.0 -> 0.5; top_p 1.0 -> 0.5 and 2 more"
+
+
+def test_an_older_artifact_that_differs_in_nothing_we_can_name_was_made_from_other_content():
+    recipe = demo()
+    lock = lock_of(recipe)
+    held = walked(recipe, lock, until="questions")
+    odd = [f.manifest.model_copy(update={"fingerprint": "0" * 12}) for f in held.found]
+    steps = by_name(plan(recipe, lock, Holdings([Found(manifest) for manifest in odd])))
+    assert steps["prompts"].reason == "made from other content"
 
 
 def test_what_another_recipe_made_counts_when_it_is_the_very_same():
@@ -418,9 +427,7 @@ def test_what_follows_leaves_the_blocked_adapter_out_and_goes_on_with_the_rest()
     assert {made.spec.name for made in arena.slices} == {
         f"{code}/{label}" for code in ("en", "es", "fr") for label in ("policy", "dpo-all")
     }
-    assert arena.reason == (
-        f"fp-{arena.fingerprint}; 1 of 7 slices left out (dpo[es] is blocked)"
-    )
+    assert arena.reason == f"fp-{arena.fingerprint}; 1 of 7 slices left out (dpo[es] is blocked)"
     assert {made.spec.name for made in judge.slices} == {
         f"{code}/dpo-all" for code in ("en", "es", "fr")
     }

@@ -67,9 +67,7 @@ def test_numbers_and_texts_of_other_widths_are_cast():
     narrow = scores.set_column(
         scores.column_names.index("k"), "k", pa.array([3, 3], pa.int8())
     ).set_column(0, "prompt_id", pa.array(["text", "text"], pa.large_string()))
-    narrow = narrow.set_column(
-        narrow.column_names.index("reward"), "reward", pa.nulls(2)
-    )
+    narrow = narrow.set_column(narrow.column_names.index("reward"), "reward", pa.nulls(2))
     assert conform(narrow, "scores", "here").equals(scores)
 
 
@@ -87,14 +85,14 @@ def test_a_column_of_another_type_is_named_with_both_types(name, values):
 def test_the_first_row_without_a_value_is_named():
     prompts = table("prompts", rows=4)
     holed = prompts.set_column(0, "prompt_id", pa.chunked_array([["a", "b"], [None, None]]))
-    with pytest.raises(InputError, match="^here: row 3 has no 'prompt_id'"):
+    with pytest.raises(InputError, match=r"^here: row 3 has no 'prompt_id'"):
         conform(holed, "prompts", "here")
 
 
 def test_messages_whose_fields_stand_the_other_way_round_keep_their_meaning():
     prompts = table("prompts", rows=1)
-    other = pa.array([[{"content": "Hello", "role": "user"}]],
-                     pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())])))  # fmt: skip
+    message = pa.struct([("content", pa.string()), ("role", pa.string())])
+    other = pa.array([[{"content": "Hello", "role": "user"}]], pa.list_(message))
     turned = prompts.set_column(prompts.column_names.index("messages"), "messages", other)
     assert conform(turned, "prompts", "here").equals(prompts)
 

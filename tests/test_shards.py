@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from builders import nobody, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,15 +21,6 @@ from factory.errors import WorkError
 from factory.shards import Shard, cut, grid, replacing, rows, run, write_atomically, write_slice
 
 SIZES = st.dictionaries(st.sampled_from(["en", "es", "fr/dpo-all"]), st.integers(0, 30))
-
-
-def nobody(done: int, total: int) -> None:
-    """Is told of progress and does not care."""
-
-
-def numbers(shard: Shard) -> pa.Table:
-    """One row a unit."""
-    return pa.table({"unit": pa.array(range(shard.start, shard.stop), pa.int64())})
 
 
 @settings(max_examples=100, deadline=None)

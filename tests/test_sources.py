@@ -28,7 +28,7 @@ def take(tmp_path):
 
 
 def write(path: Path, lines: Sequence[Any]) -> Path:
-    text = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+    text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     path.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
     return path
 

@@ -35,9 +35,7 @@ def test_asking_the_same_in_three_languages_with_the_same_end_teaches_nothing_ne
     points = [1.0, 0.0, 0.5, 1.0] * 10
     once = win_rate(points, MANY, seed=3)
     thrice = win_rate(points * 3, MANY * 3, seed=3)
-    assert (thrice.low, thrice.rate, thrice.high) == pytest.approx(
-        (once.low, once.rate, once.high)
-    )
+    assert (thrice.low, thrice.rate, thrice.high) == pytest.approx((once.low, once.rate, once.high))
     apart = win_rate(points * 3, [f"q{number}" for number in range(120)], seed=3)
     assert apart.high - apart.low < 0.75 * (once.high - once.low)
 

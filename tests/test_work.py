@@ -9,14 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import demo, lock_of, manifest_of
+from builders import demo, lock_of, manifest_of, nobody, numbers
 
 from factory.artifact import MANIFEST, Manifest
 from factory.errors import WorkError
 from factory.plan import Holdings, plan
 from factory.shards import cut, grid, run
 from factory.work import Clock, Home, Work
-from test_shards import nobody, numbers
 
 MARK = "0123456789ab"
 

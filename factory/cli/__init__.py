@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from factory import __version__
@@ -58,10 +57,14 @@ def main() -> None:
     except FactoryError as error:
         print(f"error: {error.what}\n  fix: {error.fix}", file=sys.stderr)
         code = error.exit_code
-    except click.ClickException as error:
-        print(f"error: {error.format_message()}\n  fix: see factory --help", file=sys.stderr)
+    except typer.TyperException as error:
+        message = str(getattr(error, "format_message", lambda: error)())
+        helped = "\n" in message  # a group without a command: the message is its help
+        print(
+            message if helped else f"error: {message}\n  fix: see factory --help", file=sys.stderr
+        )
         code = 1
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("\nstopped; run the same command again to go on", file=sys.stderr)
         code = 130
     except Exception as error:  # noqa: BLE001  (the last stop: a defect, told with its log)

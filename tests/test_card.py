@@ -1,0 +1,325 @@
+"""Cards: every stage's renders, its header is what the Hub reads, and no text breaks it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from builders import by_name, demo, done, imported, lock_of, manifest_of, walked
+from huggingface_hub import RepoCard
+
+from factory import card
+from factory.artifact import InputRecord, Manifest, Rows
+from factory.plan import plan
+from factory.stages import STAGES
+
+LANGUAGES = ("en", "es", "fr")
+TEMPLATE = {
+    "template_hash": "0123456789abcdef",
+    "leading_bos": 1,
+    "stop_ids": [2],
+    "stop_tokens": ["<|im_end|>"],
+    "example": "<|im_start|>user\nHello<|im_end|>\n",
+}
+TRAINED = {
+    "trained_on": 30,
+    "held_out": 6,
+    "steps": 15,
+    "curve": [{"loss": 0.6931, "epoch": 0.1}, {"loss": 0.41, "epoch": 1.0}],
+    "final": {"eval_loss": 0.5, "eval_rewards/accuracies": 0.75},
+}
+STATS: dict[str, dict[str, Any]] = {
+    "reward": TRAINED,
+    "dpo[all]": TRAINED,
+    "dpo[es]": {**TRAINED, "held_out": 0, "final": {}},
+    "generate": {
+        "by_language": {
+            code: {"samples": 12, "tokens": 99, "finished": 10, "cut_off": 2, "in_language": 9}
+            for code in LANGUAGES
+        }
+    },
+    "score": {
+        "by_language": {
+            "en": {"scored": 11, "without_reward": 1, "tokens": 9, "mean": 0.123456, "std": 2.0},
+            "es": {"scored": 12, "without_reward": 0, "tokens": 9, "mean": -1.0, "std": 0.0},
+            "fr": {"scored": 0, "without_reward": 12, "tokens": 9},
+        }
+    },
+    "pair": {"by_language": {"en": {"mean_margin": 1.5}, "es": {"mean_margin": 0.5}, "fr": {}}},
+    "arena": {
+        "by_slice": {
+            f"{code}/{label}": {"answers": 12, "tokens": 9, "cut_off": 1, "in_language": 11}
+            for code in LANGUAGES
+            for label in ("policy", "dpo-all")
+        }
+        | {"es/dpo-es": {"answers": 12, "tokens": 9, "cut_off": 0, "in_language": 12}}
+    },
+    "judge": {
+        "judge": "local/demo-reward",
+        "notes": ["training reward (not independent)"],
+        "comparisons": [
+            {
+                "model": "dpo-all",
+                "reference": "policy",
+                "language": "all",
+                "won": 20,
+                "tied": 3,
+                "lost": 13,
+                "unparseable": 0,
+                "mean_reward_model": 0.5,
+                "mean_reward_reference": 0.25,
+                "win_rate": {"rate": 59.7},
+                "shown": "59.7 % [45.1, 72.9] no difference shown",
+            },
+            {
+                "model": "dpo-es",
+                "reference": "policy",
+                "language": "es",
+                "won": 0,
+                "tied": 0,
+                "lost": 0,
+                "unparseable": 12,
+            },
+        ],
+    },
+}
+
+
+def manifests() -> dict[str, Manifest]:
+    """One of every step of the demo, and an imported model."""
+    recipe = demo()
+    lock = lock_of(recipe)
+    steps = plan(recipe, lock, walked(recipe, lock))
+    found = {"import": imported()}
+    for name, step in by_name(steps).items():
+        left = {"es": 5} if name in ("pair", "prompts") else {}
+        made = manifest_of(recipe, lock, step, done(steps), left, stats=STATS.get(name))
+        with_template = step.stage.name in ("generate", "dpo")
+        found[name] = made.model_copy(update={"template": TEMPLATE}) if with_template else made
+    return found
+
+
+MANIFESTS = manifests()
+
+
+def header_of(text: str) -> dict[str, Any]:
+    """The metadata block, found as the Hub finds it."""
+    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    assert found, "no front matter"
+    data = yaml.safe_load(found[1])
+    assert RepoCard(text).data.to_dict() == data
+    return data
+
+
+def tables(text: str) -> list[list[str]]:
+    """Every table, as its lines."""
+    return [block.strip().splitlines() for block in re.findall(r"(?:^\|.*\n?)+", text, re.M)]
+
+
+def columns(line: str) -> int:
+    return len(re.findall(r"(?<!\\)\|", line)) - 1
+
+
+def check_tables(text: str) -> None:
+    """Every row of every table has as many cells as the row under its head."""
+    for table in tables(text):
+        assert re.fullmatch(r"[|:-]+", table[1]), table[:2]
+        assert {columns(line) for line in table} == {columns(table[1])}, "\n".join(table)
+
+
+def test_there_is_a_card_for_every_stage():
+    assert {stage.name for stage in STAGES} <= {m.stage for m in MANIFESTS.values()}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_card_renders_and_its_tables_are_whole(name):
+    text = card.render(MANIFESTS[name])
+    header_of(text)
+    check_tables(text)
+    assert f"# {MANIFESTS[name].repo}\n" in text
+    assert "{{" not in text
+    assert "{%" not in text
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_no_prose_is_torn_from_its_table_and_no_line_is_left_blank_twice(name):
+    text = card.render(MANIFESTS[name])
+    assert "\n\n\n" not in text
+    for line, after in zip(text.splitlines(), text.splitlines()[1:], strict=False):
+        if line.startswith("|") and not after.startswith("|"):
+            assert after == "", "a table ends with an empty line"
+
+
+@pytest.mark.parametrize("name", [n for n, m in MANIFESTS.items() if m.stage != "import"])
+def test_rows_in_out_and_dropped_are_shown_for_every_slice(name):
+    manifest = MANIFESTS[name]
+    text = card.render(manifest)
+    for slice_name, record in manifest.slices.items():
+        lost = ", ".join(f"{reason} {n}" for reason, n in record.rows.dropped.items()) or "0"
+        assert f"| {slice_name} | {record.rows.into} | {record.rows.out} | {lost} |" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["prompts", "questions", "preferences", "generate", "score", "pair"]
+)
+def test_a_dataset_has_one_config_a_language(name):
+    header = header_of(card.render(MANIFESTS[name]))
+    codes = ["en"] if name == "preferences" else list(LANGUAGES)
+    assert header["configs"] == [
+        {
+            "config_name": code,
+            "data_files": [{"split": "train", "path": f"data/{code}/*.parquet"}],
+        }
+        for code in codes
+    ]
+    assert header["size_categories"] == ["n<1K"]
+    assert header["tags"] == ["croco-factory", f"croco-{name}"]
+    assert header["license"] == "apache-2.0"
+    assert "base_model" not in header
+
+
+@pytest.mark.parametrize("name", ["arena", "judge"])
+def test_models_are_below_the_language_that_they_answer_in(name):
+    configs = header_of(card.render(MANIFESTS[name]))["configs"]
+    assert [config["config_name"] for config in configs] == list(LANGUAGES)
+    assert configs[0]["data_files"][0]["path"] == "data/en/**/*.parquet"
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (10**6, "n>1M")]
+)
+def test_the_size_class_is_the_hubs(rows, size):
+    manifest = MANIFESTS["prompts"]
+    slices = {"en": manifest.slices["en"].model_copy(update={"rows": Rows(into=rows, out=rows)})}
+    assert card.header(manifest.model_copy(update={"slices": slices}))["size_categories"] == [size]
+
+
+@pytest.mark.parametrize("name", ["dpo[all]", "dpo[es]"])
+def test_an_adapter_names_its_base_and_how_to_load_it(name):
+    manifest = MANIFESTS[name]
+    text = card.render(manifest)
+    header = header_of(text)
+    assert header["base_model"] == "local/SmolLM2-135M-Instruct-Q4_1"
+    assert header["base_model_relation"] == "adapter"
+    assert header["library_name"] == "peft"
+    assert header["pipeline_tag"] == "text-generation"
+    assert "configs" not in header
+    assert f'from_pretrained(base, "{manifest.repo}", revision="{manifest.tag}")' in text
+
+
+def test_a_reward_model_is_a_finetuned_classifier():
+    header = header_of(card.render(MANIFESTS["reward"]))
+    assert header["base_model"] == "local/SmolLM2-135M-Instruct-Q4_1"
+    assert header["base_model_relation"] == "finetune"
+    assert header["pipeline_tag"] == "text-classification"
+
+
+def test_an_imported_model_says_what_it_was_unpacked_from():
+    text = card.render(MANIFESTS["import"])
+    header = header_of(text)
+    assert (header["base_model"], header["base_model_relation"]) == ("org/small", "quantized")
+    assert "`small.gguf`" in text
+    assert "language" not in header
+
+
+def test_an_imported_model_does_not_speak_of_a_recipe_that_it_does_not_have():
+    assert "of the recipe ``" not in card.render(MANIFESTS["import"])
+
+
+def test_random_weights_are_said_to_mean_nothing():
+    fields = {"origin": {"built_by": "factory.pocket"}, "base_model": None, "relation": None}
+    text = card.render(MANIFESTS["import"].model_copy(update={"fields": fields}))
+    assert "Random weights" in text
+    assert "base_model" not in header_of(text)
+
+
+def test_the_card_of_verdicts_says_who_judged_and_that_it_is_not_independent():
+    text = card.render(MANIFESTS["judge"])
+    assert "judged by local/demo-reward: training reward (not independent)." in text
+    assert "59.7 % [45.1, 72.9] no difference shown" in text
+    assert "no verdict could be read" in text
+
+
+def test_whether_a_second_run_gives_equal_bytes_is_said():
+    exact = MANIFESTS["pair"]
+    assert "the same to the byte" in card.render(exact)
+    other = exact.model_copy(update={"determinism": "distribution"})
+    assert "another draw of the same distribution" in card.render(other)
+
+
+def test_without_a_license_the_header_has_none():
+    manifest = MANIFESTS["pair"].model_copy(update={"license": None})
+    assert "license" not in header_of(card.render(manifest))
+
+
+def test_the_same_manifest_gives_the_same_card():
+    read = Manifest.model_validate_json(MANIFESTS["dpo[es]"].dump())
+    assert card.render(read) == card.render(MANIFESTS["dpo[es]"])
+
+
+# Text that people choose: file names, keys of models, licenses, names of models.
+HOSTILE = [
+    "a|b",
+    "a\\|b",
+    "a\nb",
+    "a\r\nb",
+    "a\rb",
+    "\n---\n",
+    "---",
+    "a\n\n| x | y |\n|---|---|\n",
+    "`code` ```",
+    "{{ m.repo }}{% raw %}",
+    "<script>alert(1)</script>",
+    "<!-- ",
+    "key: [value",
+    "\u2028x\u0085y",
+    "'\"",
+    "",
+]
+
+
+def poisoned(manifest: Manifest, text: str) -> Manifest:
+    """The manifest with `text` wherever a person may have put it."""
+
+    def comparison(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "model": text, "shown": text}
+
+    stats = dict(manifest.stats)
+    if "judge" in stats:
+        stats |= {"judge": text, "comparisons": [comparison(r) for r in stats["comparisons"]]}
+    if "final" in stats:
+        stats["final"] = {text: 1.0, "list": [text]}
+    outside = InputRecord(role="judge", digest="e" * 64, source=text, revision=text)
+    return manifest.model_copy(
+        update={
+            "license": text or None,
+            "fields": {**manifest.fields, "source": text, "nested": {"list": [text, {text: 1}]}},
+            "models": [*manifest.models, outside],
+            "stats": stats,
+            "template": {**TEMPLATE, "stop_tokens": [text]} if manifest.template else None,
+            "slices": {
+                name: record.model_copy(update={"rows": Rows(into=3, out=1, dropped={text: 2})})
+                for name, record in manifest.slices.items()
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("name", ["prompts", "generate", "reward", "dpo[es]", "judge"])
+def test_no_text_breaks_the_header_or_a_row_of_a_table(name, text):
+    calm = poisoned(MANIFESTS[name], "calm")
+    manifest = poisoned(MANIFESTS[name], text)
+    rendered = card.render(manifest)
+    header = header_of(rendered)
+    assert header.get("license") == manifest.license
+    assert header["tags"] == ["croco-factory", f"croco-{manifest.stage}"]
+    check_tables(rendered)
+    assert [len(t) for t in tables(rendered)] == [len(t) for t in tables(card.render(calm))]
+    body = rendered.split("\n---\n", 1)[1]
+    assert "<script>" not in body
+    assert "<!--" not in body
