@@ -58,7 +58,7 @@ def test_markers_typed_by_a_user_do_not_vanish(tokenizer: Any) -> None:
 
 def test_the_stop_ids_hold_what_closes_a_turn(tokenizer: Any) -> None:
     class Config:
-        eos_token_id = [0]
+        eos_token_id = 0
 
     assert tokenizer.eos_token_id in chat.stop_ids(tokenizer, Config())
     assert 0 in chat.stop_ids(tokenizer, Config())

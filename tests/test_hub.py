@@ -49,7 +49,7 @@ def test_one_publish_is_one_commit_with_a_tag(hub: Any, tmp_path: Path) -> None:
     published = hub.publish(tmp_path / "a", made, "local/one", "dataset", False)
     commits = hub._api.list_repo_commits("local/one", repo_type="dataset")
     assert published.tag == made.tag
-    assert [c.commit_id for c in commits][0] == published.commit
+    assert commits[0].commit_id == published.commit
     assert len(commits) <= 2  # the hub's own first commit, and ours
 
 

@@ -58,7 +58,8 @@ def main() -> None:
         print(f"error: {error.what}\n  fix: {error.fix}", file=sys.stderr)
         code = error.exit_code
     except typer.TyperException as error:
-        message = str(getattr(error, "format_message", lambda: error)())
+        told = getattr(error, "format_message", None)
+        message = str(told() if told else error)
         helped = "\n" in message  # a group without a command: the message is its help
         print(
             message if helped else f"error: {message}\n  fix: see factory --help", file=sys.stderr
