@@ -5,23 +5,21 @@ from __future__ import annotations
 import errno
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 import yaml
 
-from factory import card, lock, pocket, record
-from factory.artifact import MANIFEST, content_digest
+from factory import card, record, stock
+from factory.artifact import content_digest
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import Hub
-from factory.lock import Lock, Pin
-from factory.plan import Found, Holdings, State, Step, plan, repo_type, repos
+from factory.lock import Lock
+from factory.plan import Found, Holdings, State, Step, plan
 from factory.recipe import Loaded, Recipe
-from factory.stages.contract import Job, Need, Outside, Place, Progress, Read
+from factory.stages.contract import Job, Need, Place, Progress, Read
 from factory.stages.sources import is_file
 from factory.work import Clock, Home
 
@@ -39,82 +37,6 @@ class Reporter(Protocol):
         """A step is done (after so many seconds), reused or blocked (None)."""
 
 
-def resolve(
-    loaded: Loaded, hub: Hub, home: Home, report: Reporter | None
-) -> tuple[Lock, list[str]]:
-    """The recipe's lock, written beside it when it changed, and what it could not pin.
-
-    With a `report`, pocket models that the hub lacks are imported; without, they stay unpinned,
-    as for a plan. Raises HubError for any other name that the hub does not have.
-    """
-    path = lock.path_of(loaded)
-    old = lock.read(path)
-
-    def ask(need: Outside) -> Pin | None:
-        name, _, revision = need.source.partition("@")
-        kind = "model" if need.kind == "model" else "dataset"
-        found = hub.pin(name, kind, revision or "main")
-        if found is None and name in pocket.POCKET:
-            if report is None:
-                return None
-            report.note(f"bringing in {name}")
-            _import(name, hub, home)
-            found = hub.pin(name, kind, revision or "main")
-        if found is None:
-            raise HubError(
-                f"{hub.endpoint} has no {kind} {name}",
-                "check the name, or put it there first (factory hub exec -- hf upload …)",
-            )
-        return Pin(revision=found[0], digest=found[1])
-
-    new, absent = lock.resolve(loaded, old, ask)
-    if new != old and not absent:
-        lock.write(new, path)
-    return new, absent
-
-
-def _import(name: str, hub: Hub, home: Home) -> None:
-    model = pocket.POCKET[name]
-    home.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.root, prefix="import-") as directory:
-        out = Path(directory)
-        origin = model.build(out)
-        manifest = record.imported(
-            name,
-            origin,
-            out,
-            license=model.license,
-            base_model=model.base_model,
-            relation=model.relation,
-        )
-        _finish(out, card.render(manifest))
-        (out / MANIFEST).write_text(manifest.dump())
-        hub.publish(out, manifest, name, "model", private=False)
-
-
-def holdings(loaded: Loaded, pins: Lock, hub: Hub, home: Home) -> Holdings:
-    """What exists of a recipe: on the hub, at rest here, and half-way.
-
-    What another recipe of the same org made here counts too, if it is the very same thing.
-    """
-    recipe = loaded.recipe
-    asked = {step.fingerprint for step in plan(recipe, pins, Holdings())}
-    at_rest = Holdings()
-    for work in home.all_work(recipe.org):
-        manifest = work.manifest()
-        if manifest is None:
-            if (progress := work.progress()) is not None:
-                at_rest.partial[work.fingerprint] = progress
-        elif manifest.recipe == recipe.name or manifest.fingerprint in asked:
-            at_rest.add(Found(manifest, directory=work.artifact))
-    others = {f.manifest.repo: repo_type(f.manifest.kind) for f in at_rest.found}
-    found = hub.holdings(repos(recipe) | others)
-    for resting in at_rest.found:
-        found.add(resting)
-    found.partial = at_rest.partial
-    return found
-
-
 def run(
     loaded: Loaded,
     hub: Hub,
@@ -130,8 +52,8 @@ def run(
     """
     names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
     wanted = _wanted(names, only, until)  # before anything is fetched for a misspelt one
-    pins, _ = resolve(loaded, hub, home, report)
-    held = holdings(loaded, pins, hub, home)
+    pins, _ = stock.resolve(loaded, hub, home, report.note)
+    held = stock.holdings(loaded, pins, hub, home)
     unpublished: list[HubError] = []
     with _stoppable(), _explained(home):
         for name in wanted:
@@ -200,6 +122,9 @@ def _work(
     )
     work = home.work(loaded.recipe.org, step.fingerprint)
     with work.held():
+        if made := work.sealed_from(read):  # by another process, since the plan was made
+            held.add(Found(made, directory=work.artifact))
+            return 0.0
         out = work.begin(read)
         clock = Clock.of(work)
         told = report.begin(step)
@@ -221,24 +146,16 @@ def _work(
         )
         manifest = record.manifest(loaded.recipe, pins, step, outcome, done, out, clock.seconds())
         dumped = loaded.recipe.model_dump(mode="json", exclude_none=True)
-        _finish(
-            out,
-            card.render(manifest),
-            recipe=yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True),
-            lock=pins.dump(),
+        # what lies beside the data in every artifact; the manifest follows when it is sealed
+        (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
+        (out / "recipe.yaml").write_text(
+            yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
+        (out / "recipe.lock.yaml").write_text(pins.dump(), encoding="utf-8")
         work.seal(out, manifest)
         held.partial.pop(step.fingerprint, None)
         held.add(Found(manifest, directory=work.artifact))
         return clock.seconds()
-
-
-def _finish(out: Path, readme: str, recipe: str | None = None, lock: str | None = None) -> None:
-    """What lies beside the data in every artifact."""
-    (out / "README.md").write_text(readme, encoding="utf-8")
-    if recipe is not None and lock is not None:
-        (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
-        (out / "recipe.lock.yaml").write_text(lock, encoding="utf-8")
 
 
 def _place(

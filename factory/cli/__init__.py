@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from factory import __version__
+from factory.cli import hub, line
+from factory.cli.app import app, home_path
 from factory.errors import FactoryError
 
-app = typer.Typer(
-    name="factory",
-    help="One recipe becomes a collection of datasets and adapters on a Hugging Face Hub.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-def home_path() -> Path:
-    """Where the factory keeps its state: $FACTORY_HOME, else ./.factory."""
-    return Path(os.environ.get("FACTORY_HOME") or ".factory").absolute()
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"croco-factory {__version__}\nstate in {home_path()}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Version, and where."),
-    ] = False,
-) -> None:
-    """One recipe becomes a collection of datasets and adapters on a Hugging Face Hub."""
-
-
-from factory.cli import hub, line  # noqa: E402  (they register their commands on app)
-
-__all__ = ["app", "hub", "line", "main"]
+__all__ = ["app", "hub", "line", "main"]  # hub and line hang their commands on app
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from factory.cli import app, home_path
+from factory.cli.app import app, home_path
 
 hub = typer.Typer(help="The local hub: a Hugging Face Hub on your disk.", no_args_is_help=True)
 app.add_typer(hub, name="hub")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from factory.cli import app, home_path
+from factory.cli.app import app, home_path
 
 RecipeName = Annotated[str, typer.Argument(help="A .yaml file, or the name of a packaged recipe.")]
 Overrides = Annotated[
@@ -30,12 +30,12 @@ def plan(
 
     loaded = load(recipe, set_ or ())
     with session(hub) as (home, the_hub):
-        from factory import run as running
+        from factory import stock
         from factory.cli.console import console, plan_json, plan_table
         from factory.plan import plan as make_plan
 
-        pins, _ = running.resolve(loaded, the_hub, home, None)
-        steps = make_plan(loaded.recipe, pins, running.holdings(loaded, pins, the_hub, home))
+        pins, _ = stock.resolve(loaded, the_hub, home, None)
+        steps = make_plan(loaded.recipe, pins, stock.holdings(loaded, pins, the_hub, home))
         if json_:
             typer.echo(json.dumps(plan_json(steps), indent=1))
         else:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from factory.cli import home_path
+from factory.cli.app import home_path
 from factory.errors import HubError
 from factory.localhub.launcher import HubStartError, connect, environment
 from factory.work import Home

@@ -1,0 +1,93 @@
+"""What there is to work with: outside names pinned and brought in, artifacts that exist."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from factory import card, lock, pocket, record
+from factory.artifact import MANIFEST
+from factory.errors import HubError
+from factory.hub import Hub
+from factory.lock import Lock, Pin
+from factory.plan import Found, Holdings, plan, repo_type, repos
+from factory.recipe import Loaded
+from factory.stages.contract import Outside
+from factory.work import Home
+
+
+def resolve(
+    loaded: Loaded, hub: Hub, home: Home, tell: Callable[[str], None] | None
+) -> tuple[Lock, list[str]]:
+    """The recipe's lock, written beside it when it changed, and what it could not pin.
+
+    With `tell`, pocket models that the hub lacks are imported, and it is told so; without, they
+    stay unpinned, as for a plan. Raises HubError for any other name that the hub does not have.
+    """
+    path = lock.path_of(loaded)
+    old = lock.read(path)
+
+    def ask(need: Outside) -> Pin | None:
+        name, _, revision = need.source.partition("@")
+        kind = "model" if need.kind == "model" else "dataset"
+        found = hub.pin(name, kind, revision or "main")
+        if found is None and name in pocket.POCKET:
+            if tell is None:
+                return None
+            tell(f"bringing in {name}")
+            _import(name, hub, home)
+            found = hub.pin(name, kind, revision or "main")
+        if found is None:
+            raise HubError(
+                f"{hub.endpoint} has no {kind} {name}",
+                "check the name, or put it there first (factory hub exec -- hf upload …)",
+            )
+        return Pin(revision=found[0], digest=found[1])
+
+    new, absent = lock.resolve(loaded, old, ask)
+    if new != old and not absent:
+        lock.write(new, path)
+    return new, absent
+
+
+def _import(name: str, hub: Hub, home: Home) -> None:
+    model = pocket.POCKET[name]
+    home.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.root, prefix="import-") as directory:
+        out = Path(directory)
+        origin = model.build(out)
+        manifest = record.imported(
+            name,
+            origin,
+            out,
+            license=model.license,
+            base_model=model.base_model,
+            relation=model.relation,
+        )
+        (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
+        (out / MANIFEST).write_text(manifest.dump(), encoding="utf-8")
+        hub.publish(out, manifest, name, "model", private=False)
+
+
+def holdings(loaded: Loaded, pins: Lock, hub: Hub, home: Home) -> Holdings:
+    """What exists of a recipe: on the hub, at rest here, and half-way.
+
+    What another recipe of the same org made here counts too, if it is the very same thing.
+    """
+    recipe = loaded.recipe
+    asked = {step.fingerprint for step in plan(recipe, pins, Holdings())}
+    at_rest = Holdings()
+    for work in home.all_work(recipe.org):
+        manifest = work.manifest()
+        if manifest is None:
+            if (progress := work.progress()) is not None:
+                at_rest.partial[work.fingerprint] = progress
+        elif manifest.recipe == recipe.name or manifest.fingerprint in asked:
+            at_rest.add(Found(manifest, directory=work.artifact))
+    others = {f.manifest.repo: repo_type(f.manifest.kind) for f in at_rest.found}
+    found = hub.holdings(repos(recipe) | others)
+    for resting in at_rest.found:
+        found.add(resting)
+    found.partial = at_rest.partial
+    return found
