@@ -43,7 +43,9 @@ def _plain(value: Any) -> Any:
 
 def fingerprint(identity: Any) -> str:
     """First 12 hex digits of the sha256 of `identity` in canonical JSON."""
-    return hashlib.sha256(canonical(identity).encode()).hexdigest()[:FINGERPRINT_LENGTH]
+    return hashlib.sha256(canonical(identity).encode("utf-8", "surrogatepass")).hexdigest()[
+        :FINGERPRINT_LENGTH
+    ]
 
 
 def text_hash(text: str) -> str:

@@ -31,7 +31,7 @@ def render(manifest: Manifest) -> str:
     environment.filters["cell"] = _cell
     kind = manifest.kind if manifest.kind in ("adapter", "model") else "dataset"
     text = environment.get_template(f"{kind}.md.j2").render(
-        header=yaml.safe_dump(header(manifest), sort_keys=False, allow_unicode=True),
+        header=yaml.safe_dump(header(manifest), sort_keys=False),
         m=manifest,
         rows=manifest.rows(),
         models=[record for record in manifest.models if record.source],
@@ -107,5 +107,5 @@ def _cell(value: Any) -> str:
     """A value in one cell of a Markdown table, whatever it holds."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    text = " ".join(str(value).splitlines()).replace("\\", "\\\\").replace("|", "\\|")
     return text.replace("<", "&lt;").replace("`", "'")

@@ -21,9 +21,9 @@ class FactoryError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.fix = fix
+        # a line each, whatever was quoted in them
+        self.what, self.fix = " ".join(what.split()), " ".join(fix.split())
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         return f"{self.what} ({self.fix})"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
-from factory.errors import RecipeError, nearest
+from factory.errors import RecipeError
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,9 @@ def language(code: str) -> Language:
         return LANGUAGES[code]
     except (KeyError, TypeError):
         names = {row.name.lower(): row.code for row in LANGUAGES.values()}
-        hint = (
-            f" (did you mean {names[str(code).lower()]!r}?)"
-            if str(code).lower() in names
-            else nearest(str(code), LANGUAGES)
-        )
+        word = str(code).lower()
+        near = difflib.get_close_matches(word, [*LANGUAGES, *names], n=1, cutoff=0.5)
+        hint = f" (did you mean {names.get(near[0], near[0])!r}?)" if near else ""
         raise RecipeError(
             f"unknown language {code!r}{hint}",
             f"use one of {' '.join(LANGUAGES)}, or add a row to factory/languages.py",

@@ -161,7 +161,8 @@ class _Planner:
     def _why_blocked(self, stage: Stage, spec: SliceSpec) -> str | None:
         for need in spec.needs:
             if isinstance(need, Read) and (need.step, need.slice) in self._blocked:
-                return f"{need.step} is blocked"
+                why = self._blocked[need.step, need.slice]
+                return why if why.endswith(" is blocked") else f"{need.step} is blocked"
         for role, least in stage.least().items():
             reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
             if any(read.step not in self._done for read in reads):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import Field, ValidationError, create_model, field_validator
 
 from factory import yaml12
 from factory.errors import RecipeError, nearest
@@ -38,7 +38,7 @@ class Recipe(Knobs):
     seed: Annotated[int, Field(ge=0)] = 0
     license: str | None = None
     private: bool = False
-    models: dict[str, ModelRef]
+    models: dict[Annotated[str, Field(pattern=NAME)], ModelRef]
     stages: Stages
 
     @field_validator("languages", mode="before")
@@ -67,15 +67,6 @@ class Recipe(Knobs):
             else ref
             for key, ref in value.items()
         }
-
-    @model_validator(mode="after")
-    def _models_resolve(self) -> Recipe:
-        for key, ref in self.models.items():
-            if (ref.name is None) == (ref.step is None):
-                raise ValueError(f"models.{key} needs either a name or a step")
-            if ref.name is not None and ref.name.count("/") != 1:
-                raise ValueError(f"models.{key}: {ref.name!r} is not of the form org/name")
-        return self
 
     def scope(self) -> Scope:
         """What stages may know of this recipe."""
@@ -133,10 +124,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
     """
     path, packaged = find(name)
     document = _read(path, ())
-    for override in overrides:
-        _override(document, override)
     if not isinstance(document.data, dict):
         raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
+    for override in overrides:
+        _override(document, override)
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
@@ -166,6 +157,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> yaml12.Document:
             place = document.place(("extends",))
             raise RecipeError(f"{place}: no recipe at {parent_name}", "check extends:")
         base = _read(parent.resolve(), (*seen, path))
+        if not isinstance(base.data, dict):
+            raise RecipeError(f"{parent_name} holds no recipe", "check extends:")
         return yaml12.Document(_merge(base.data, document.data), {**base.places, **document.places})
     return document
 
@@ -189,18 +182,21 @@ def _override(document: yaml12.Document, override: str) -> None:
         raise RecipeError(f"--set {override}: no '='", "write --set stages.generate.n=8")
     parts = key.split(".")
     target = document.data
-    for part in parts[:-1]:
-        below = target.setdefault(part, {}) if isinstance(target, dict) else None
-        if not isinstance(below, dict):
+    for depth, part in enumerate(parts[:-1], start=1):
+        if part not in target:
+            target[part] = {}
+            document.places[tuple(parts[:depth])] = f"--set {key}"
+        target = target[part]
+        if not isinstance(target, dict):
             raise RecipeError(f"--set {override}: {part!r} holds no keys", "check the path")
-        target = below
     target[parts[-1]] = yaml12.parse(value, "--set").data
     document.places[tuple(parts)] = f"--set {key}"
 
 
 def _explain(error: ValidationError, document: yaml12.Document) -> RecipeError:
-    """The first of pydantic's complaints, with its line and the nearest right word."""
-    first = error.errors()[0]
+    """One of pydantic's complaints, with its line and the nearest right word: an unknown key before
+    the one that is missing because it was misspelt."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     # where a value may have several forms, pydantic names the form it tried: not a key
     path = tuple(part for part in first["loc"] if "[" not in str(part))
     dotted = ".".join(str(part) for part in path)
@@ -224,8 +220,11 @@ def _explain(error: ValidationError, document: yaml12.Document) -> RecipeError:
 def _siblings(path: tuple[Any, ...]) -> list[str]:
     """The keys that are allowed where `path` ends."""
     model: Any = Recipe
-    for part in path[:-1]:
+    parts = iter(path[:-1])
+    for part in parts:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, Knobs)), Knobs)
+        if getattr(annotation, "__origin__", None) is dict:
+            next(parts, None)  # the key of its own that a person chose
     return list(model.model_fields)

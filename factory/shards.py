@@ -104,9 +104,8 @@ def write_slice(directory: Path, table: pa.Table) -> None:
     """A slice's rows as `part-NNNNN.parquet` files of at most about `PART_BYTES`."""
     parts = max(1, -(-table.nbytes // PART_BYTES))
     size = max(1, -(-len(table) // parts))
-    for number in range(parts):
-        part = table.slice(number * size, size)
-        write_table(directory / f"part-{number:05d}.parquet", part)
+    for number, start in enumerate(range(0, max(len(table), 1), size)):
+        write_table(directory / f"part-{number:05d}.parquet", table.slice(start, size))
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -39,6 +39,7 @@ class Document:
 def parse(text: str, name: str) -> Document:
     """The one document in `text`; `name` is what places call the file. Raises RecipeError."""
     try:
+        _refuse_tags(text, name)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -46,8 +47,19 @@ def parse(text: str, name: str) -> Document:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{line}: not YAML: {problem}", "check indentation and quotes") from None
     document = Document(None)
-    document.data = None if node is None else _build(node, (), name, document.places)
+    if node is not None:
+        document.data = _build(node, (), name, document.places, ())
     return document
+
+
+def _refuse_tags(text: str, name: str) -> None:
+    # By token: the composer gives untagged nodes tags of its own.
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.TagToken):
+            place = f"{name}:{token.start_mark.line + 1}"
+            raise RecipeError(
+                f"{place}: YAML tags are not read", "write the value without its !tag"
+            )
 
 
 def scalar(text: str) -> Any:
@@ -63,33 +75,29 @@ def scalar(text: str) -> Any:
     return text
 
 
-def _build(node: yaml.Node, path: Path, name: str, places: dict[Path, str]) -> Any:
+def _build(
+    node: yaml.Node, path: Path, name: str, places: dict[Path, str], around: tuple[yaml.Node, ...]
+) -> Any:
     place = f"{name}:{node.start_mark.line + 1}"
     places[path] = place
-    _refuse_tag(node, place)
+    if any(node is outer for outer in around):
+        raise RecipeError(f"{place}: a value that holds itself", "remove the *alias")
     if isinstance(node, yaml.ScalarNode):
-        return node.value if node.style else scalar(node.value)
+        try:
+            return node.value if node.style else scalar(node.value)
+        except ValueError:
+            raise RecipeError(f"{place}: a number of too many digits", "write fewer") from None
+    around = (*around, node)
     if isinstance(node, yaml.SequenceNode):
-        return [_build(item, (*path, i), name, places) for i, item in enumerate(node.value)]
+        return [_build(item, (*path, i), name, places, around) for i, item in enumerate(node.value)]
     built: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = key_node.value
         where = f"{name}:{key_node.start_mark.line + 1}"
-        _refuse_tag(key_node, where)
         if not isinstance(key, str):
             raise RecipeError(f"{where}: a key must be a word", "write `key: value`")
         if key in built:
             raise RecipeError(f"{where}: the key {key!r} is there twice", "remove one of them")
-        built[key] = _build(value_node, (*path, key), name, places)
+        built[key] = _build(value_node, (*path, key), name, places, around)
         places[(*path, key)] = where
     return built
-
-
-def _refuse_tag(node: yaml.Node, place: str) -> None:
-    # The composer resolves untagged nodes to tags of its own: only a written one is refused.
-    written = (
-        node.start_mark.buffer is not None
-        and node.start_mark.buffer[node.start_mark.pointer : node.start_mark.pointer + 1]
-    )
-    if written == "!":
-        raise RecipeError(f"{place}: YAML tags are not read", "write the value without its !tag")

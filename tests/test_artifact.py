@@ -6,7 +6,6 @@ import json
 import math
 
 import pytest
-from builders import demo, done, lock_of, manifest_of, walked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -24,6 +23,7 @@ from factory.artifact import (
     text_hash,
 )
 from factory.plan import plan
+from tests.builders import demo, done, lock_of, manifest_of, walked
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

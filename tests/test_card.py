@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import by_name, demo, done, imported, lock_of, manifest_of, walked
 from huggingface_hub import RepoCard
 
 from factory import card
 from factory.artifact import InputRecord, Manifest, Rows
 from factory.plan import plan
 from factory.stages import STAGES
+from tests.builders import by_name, demo, done, imported, lock_of, manifest_of, walked
 
 LANGUAGES = ("en", "es", "fr")
 TEMPLATE = {

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from builders import by_name, demo, done, lock_of, manifest_of, repinned, walked
 
 from factory.lock import Lock, Pin
 from factory.plan import Found, Holdings, State, Step, plan
 from factory.recipe import PACKAGED, Recipe, load
+from tests.builders import by_name, demo, done, lock_of, manifest_of, repinned, walked
 
 POLICY = "local/SmolLM2-135M-Instruct-Q4_1@main"
 EN_PROMPTS = "demo/prompts-en.jsonl"

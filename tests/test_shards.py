@@ -12,13 +12,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import nobody, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory import shards
 from factory.errors import WorkError
 from factory.shards import Shard, cut, grid, replacing, rows, run, write_atomically, write_slice
+from tests.builders import nobody, numbers
 
 SIZES = st.dictionaries(st.sampled_from(["en", "es", "fr/dpo-all"]), st.integers(0, 30))
 

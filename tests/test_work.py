@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import demo, lock_of, manifest_of, nobody, numbers
 
 from factory.artifact import MANIFEST, Manifest
 from factory.errors import WorkError
 from factory.plan import Holdings, plan
 from factory.shards import cut, grid, run
 from factory.work import Clock, Home, Work
+from tests.builders import demo, lock_of, manifest_of, nobody, numbers
 
 MARK = "0123456789ab"
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from factory import schemas
 from factory.artifact import Rows
@@ -42,6 +42,17 @@ class Knobs(BaseModel):
     """Base of every part of a recipe: immutable, unknown keys refused, no number from a string."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_coerced(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic takes "5", yes and 1 for numbers and booleans alike; people mean one."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if kind in (int, float) and isinstance(value, str | bool):
+            raise ValueError(f"must be a number, not {value!r}")
+        if kind is bool and not isinstance(value, bool):
+            raise ValueError(f"must be true or false, not {value!r}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,14 @@ class ModelRef(Knobs):
     revision: str = "main"
     step: str | None = None
     kind: Literal["causal", "classifier"] = "causal"
+
+    @model_validator(mode="after")
+    def _names_one(self) -> ModelRef:
+        if (self.name is None) == (self.step is None):
+            raise ValueError("needs either a name or a step")
+        if self.name is not None and self.name.count("/") != 1:
+            raise ValueError(f"{self.name!r} is not of the form org/name")
+        return self
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ everything it was made from and a stranger can start from it.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import field_validator
 
 from factory import schemas, shards
 from factory.artifact import Rows, text_hash
@@ -41,8 +44,15 @@ class _Source(Stage):
     source: Annotated[str, REFERENCE]  # org/name[@revision], or a file; {language} is filled in
     split: str = "train"
 
+    @field_validator("source")
+    @classmethod
+    def _fills_in(cls, value: str) -> str:
+        if set("{}") & set(value.replace("{language}", "")):
+            raise ValueError(f"{value!r} has a placeholder other than {{language}}")
+        return value
+
     def _spec(self, language: str) -> SliceSpec:
-        source = self.source.format(language=language)
+        source = self.source.replace("{language}", language)
         need = Outside("source", source, "dataset", extent=True)
         return SliceSpec(self.name, language, language, (need,))
 
@@ -57,7 +67,7 @@ class _Source(Stage):
             source = place.name or place.path.name
             kept: list[dict[str, Any]] = []
             dropped: dict[str, int] = {}
-            seen: dict[str, int] = {}
+            seen: set[str] = set()
             total = 0
             for where, row in read_rows(place.path, language, self.split):
                 total += 1
@@ -65,10 +75,8 @@ class _Source(Stage):
                 if made is None:
                     dropped["empty"] = dropped.get("empty", 0) + 1
                     continue
-                # Two prompts under one id stay two prompts.
-                seen[made["prompt_id"]] = times = seen.get(made["prompt_id"], 0) + 1
-                if times > 1:
-                    made["prompt_id"] += f"-{times}"
+                made["prompt_id"] = _unlike(seen, made["prompt_id"])
+                seen.add(made["prompt_id"])
                 kept.append(made)
             if not kept:
                 raise InputError(f"{source} has no rows for {language}", "check what is in it")
@@ -104,16 +112,16 @@ class Prompts(_Source):
         messages = messages[users[0] : users[0] + 1] if self.turns == "first" else messages
         messages = messages[: users[-1] + 1]
         text = json.dumps(messages, sort_keys=True, ensure_ascii=False)
-        if not any(message["content"].strip() for message in messages):
+        if not messages[-1]["content"].strip():
             return None
-        given = row.get("prompt_id") or row.get("id")
+        domain = row.get("domain")
         return {
-            "prompt_id": str(given) if given else text_hash(source + text),
+            "prompt_id": _given_id(row) or text_hash(source + text),
             "language": language,
             "messages": messages,
             "prompt_hash": text_hash(text),
             "source_dataset": source,
-            "domain": row.get("domain"),
+            "domain": None if domain is None else str(domain),
         }
 
 
@@ -144,13 +152,14 @@ class Preferences(_Source):
                     "a preference needs prompt, chosen and rejected",
                 )
         prompt = _messages({"prompt": row["prompt"]}, where)
-        sides = {side: _answer(row[side]) for side in ("chosen", "rejected")}
-        if not all(message[0]["content"].strip() for message in sides.values()):
+        sides = {side: _answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
+        if not all(said[-1]["content"].strip() for said in (prompt, *sides.values())):
             return None
-        given = row.get("prompt_id") or row.get("id")
         margin = row.get("margin")
+        if not isinstance(margin, int | float | None):
+            raise InputError(f"{where}: margin {margin!r} is not a number", "mend that row")
         return {
-            "prompt_id": str(given) if given else text_hash(source + prompt[0]["content"]),
+            "prompt_id": _given_id(row) or text_hash(source + prompt[0]["content"]),
             "language": language,
             "prompt": prompt,
             **sides,
@@ -168,15 +177,31 @@ def _messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
             "give each row 'messages' (a list of role and content) or 'prompt' (text)",
         )
     for message in value:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise InputError(f"{where}: a message without role or content", "mend that row")
-    return [{"role": str(m["role"]), "content": str(m["content"])} for m in value]
+        if not isinstance(message, Mapping) or not all(
+            isinstance(message.get(part), str) for part in ("role", "content")
+        ):
+            raise InputError(
+                f"{where}: a message without role or content", "both are text: mend that row"
+            )
+    return [{"role": m["role"], "content": m["content"]} for m in value]
 
 
-def _answer(value: Any) -> list[dict[str, str]]:
+def _answer(value: Any, where: str) -> list[dict[str, str]]:
     """The assistant's part of a preference: text, or the last message of a conversation."""
-    text = value if isinstance(value, str) else value[-1]["content"]
-    return [{"role": "assistant", "content": text}]
+    [*_, last] = _messages({"messages": value}, where)
+    return [{"role": "assistant", "content": last["content"]}]
+
+
+def _given_id(row: Mapping[str, Any]) -> str:
+    """The id that the source gives a row, `""` for none; 0 is one."""
+    found = next((row[key] for key in ("prompt_id", "id") if row.get(key) is not None), "")
+    return str(found)
+
+
+def _unlike(seen: Collection[str], name: str) -> str:
+    """`name`, with -2, -3, … if it is taken: two prompts under one id stay two prompts."""
+    tries = (f"{name}-{times}" for times in itertools.count(2))
+    return name if name not in seen else next(other for other in tries if other not in seen)
 
 
 def read_rows(path: Path, language: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -185,23 +210,34 @@ def read_rows(path: Path, language: str, split: str) -> Iterator[tuple[str, dict
     A dataset with a config named by the language gives that config; one with a `language`
     column gives its rows in that language. Raises InputError for what cannot be read.
     """
-    if path.suffix == ".jsonl":
-        yield from _read_jsonl(path)
-    elif path.suffix == ".parquet":
-        for number, row in enumerate(pq.ParquetFile(path).read().to_pylist(), start=1):
-            yield f"{path.name} row {number}", row
+    if is_file(path.name):
+        read = _read_jsonl if path.suffix == ".jsonl" else _read_parquet
+        for where, row in read(path):
+            if row.get("language", language) == language:
+                yield where, row
     else:
         yield from _read_dataset(path, language, split)
 
 
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        table = pq.ParquetFile(path).read()
+    except pa.ArrowInvalid:
+        raise InputError(f"{path.name} is not a parquet file", "check what is in it") from None
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield f"{path.name} row {number}", row
+
+
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             where = f"{path.name} line {number}"
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError:
+                raise InputError(f"{where}: not UTF-8", "save the file as UTF-8") from None
             except json.JSONDecodeError as error:
                 raise InputError(f"{where}: not JSON: {error.msg}", "mend that line") from None
             if not isinstance(row, dict):
