@@ -148,7 +148,7 @@ class Manifest(Record):
     files: list[FileRecord]
     models: list[InputRecord] = Field(default_factory=list)
     stats: dict[str, Any] = Field(default_factory=dict)
-    determinism: str  # exact | distribution
+    determinism: str  # exact | rounding | distribution
     template: dict[str, Any] | None = None
     cost: Cost
     environment: dict[str, str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -13,7 +14,14 @@ from rich.table import Table
 from factory.artifact import Manifest
 from factory.plan import State, Step
 
-console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+_IN_A_LOG = 110  # columns, where there is no terminal to ask
+
+console = Console(
+    highlight=False,
+    markup=False,
+    soft_wrap=not sys.stdout.isatty(),
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _IN_A_LOG,
+)
 
 _LOG_EVERY = 30.0  # seconds between plain lines
 
@@ -59,7 +67,9 @@ class Teller:
             elif now - said > _LOG_EVERY:
                 said = now
                 left = (now - started) / max(done - at_start, 1) * (total - done)
-                console.print(f"  {done}/{total} {unit} {rate}, about {left:.0f} s left")
+                console.print(
+                    f"  {done}/{total} {unit}{rate and ', ' + rate}, about {left:.0f} s left"
+                )
 
         return progress
 

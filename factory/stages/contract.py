@@ -204,11 +204,12 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What a stage reports beside its files: counts by slice, figures for the card, and whether
-    a second run would give equal bytes (`exact`) or equal distribution."""
+    """What a stage reports beside its files: counts by slice, figures for the card, and what a
+    second run would give: equal bytes (`exact`), equal but for the last digits (`rounding`), or
+    another draw (`distribution`)."""
 
     rows: dict[str, Rows]
-    determinism: Literal["exact", "distribution"]
+    determinism: Literal["exact", "rounding", "distribution"]
     stats: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] | None = None
     tokens: int = 0

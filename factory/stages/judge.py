@@ -122,7 +122,7 @@ class Judge(Stage):
             "notes": list(job.slices[0].notes),
             "comparisons": compare(verdicts, job.seed),
         }
-        return Outcome(counts, determinism="exact", stats=stats, tokens=tokens)
+        return Outcome(counts, determinism="rounding", stats=stats, tokens=tokens)
 
     @staticmethod
     def _matched(job: Job, spec: SliceSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -94,8 +94,8 @@ class _Training(Stage):
             {side: row[side] for side in ("prompt_id", "prompt", "chosen", "rejected")}
             for row in table.to_pylist()
         ]
-        lengths = [_length(tokenizer, row) for row in rows]
-        fits = [row for row, n in zip(rows, lengths, strict=True) if n <= self.max_length]
+        lengths = [_lengths(tokenizer, row) for row in rows]
+        fits = [row for row, n in zip(rows, lengths, strict=True) if max(n) <= self.max_length]
         counts = Rows(
             into=len(rows),
             out=len(fits),
@@ -132,7 +132,7 @@ class _Training(Stage):
             )
             if self.kind == "adapter"
             else None,
-            tokens=int(sum(lengths) * self.epochs),
+            tokens=int(sum(map(sum, lengths)) * self.epochs),
         )
 
     def _trainer(
@@ -307,15 +307,23 @@ class Dpo(_Training):
 
 def split(rows: list[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
     """(train, held out). Whole prompts are held out, in every language at once, chosen by a hash
-    of seed and prompt id: every process draws the same split, and more rows move no old one."""
+    of seed and prompt id: every process draws the same split, and more rows move no old one.
+    At least one prompt is held out if `share` is not 0, and at least one trained on."""
 
-    def held(prompt_id: str) -> bool:
+    def draw(prompt_id: str) -> float:
         digest = hashlib.sha256(f"{seed}\0{prompt_id}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") < share * 2**64
+        return int.from_bytes(digest[:8], "big") / 2**64
 
-    train = [row for row in rows if not held(row["prompt_id"])]
-    kept = [row for row in rows if held(row["prompt_id"])]
-    return (train, kept) if train else (rows, [])
+    drawn = {prompt_id: draw(prompt_id) for prompt_id in {row["prompt_id"] for row in rows}}
+    held = {prompt_id for prompt_id, value in drawn.items() if value < share}
+    if share and not held:
+        held = {min(drawn, key=drawn.__getitem__)}
+    if len(held) == len(drawn):
+        held.remove(max(drawn, key=drawn.__getitem__))
+    return (
+        [row for row in rows if row["prompt_id"] not in held],
+        [row for row in rows if row["prompt_id"] in held],
+    )
 
 
 def last_checkpoint(directory: Path) -> str | None:
@@ -330,12 +338,12 @@ def last_checkpoint(directory: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def _length(tokenizer: Any, row: Any) -> int:
-    """Tokens of the longer side."""
-    return max(
+def _lengths(tokenizer: Any, row: Any) -> list[int]:
+    """Tokens of both sides, each with its prompt."""
+    return [
         len(chat.conversation_ids(tokenizer, [*row["prompt"], *row[side]]))
         for side in ("chosen", "rejected")
-    )
+    ]
 
 
 def _short(entry: dict[str, Any]) -> dict[str, float]:
