@@ -84,6 +84,17 @@ class Hub:
             assert commit is not None
             return commit, content_digest(self._contents(name, kind, commit).items())
 
+    def has(self, name: str, kind: str, revision: str) -> bool:
+        """Whether the hub has this revision of a repo. Raises HubError when it is out of reach."""
+        with self._explained(name):
+            try:
+                self._api.repo_info(name, repo_type=kind, revision=revision)
+            except GatedRepoError:
+                raise
+            except (RevisionNotFoundError, RepositoryNotFoundError):
+                return False
+            return True
+
     def fetch(self, name: str, kind: str, revision: str) -> Path:
         """The files of a repo at a revision, on this disk. Safetensors only, never pickles."""
         with self._explained(name):
@@ -250,33 +261,51 @@ class Hub:
         """Turn what the client raises into one line and its fix."""
         try:
             yield
-        except GatedRepoError:
-            raise HubError(
-                f"{name} is gated", f"accept its terms at {self.endpoint}/{name} and run again"
-            ) from None
-        except RepositoryNotFoundError:
-            raise HubError(
-                f"{self.endpoint} has no {name}, or hides it", "check the name and your token"
-            ) from None
-        except RevisionNotFoundError:
-            raise HubError(
-                f"{name} has no such revision", "check it, or remove its line from the lock"
-            ) from None
-        except LocalEntryNotFoundError:
-            raise HubError(f"{self.endpoint} cannot be reached", "check the network") from None
-        except HfHubHTTPError as error:
-            message = str(error).strip().splitlines()[-1]
-            fix = {
-                401: "check your token (HF_TOKEN, or hf auth login)",
-                403: "your token may not write there",
-                507: "the hub's disk is full: free some space",
-            }.get(_status(error) or 0, "try again; finished work is kept")
-            raise HubError(f"{name}: the hub answered {_status(error)}: {message}", fix) from None
-        except _connection_errors() as error:
-            raise HubError(
+        except Exception as error:
+            explained = self._explain(_reason(error), name)
+            if explained is None:
+                raise
+            raise explained from None
+
+    def _explain(self, error: BaseException, name: str) -> HubError | None:
+        match error:
+            case GatedRepoError():
+                fix = f"accept its terms at {self.endpoint}/{name} and run again"
+                return HubError(f"{name} is gated", fix)
+            case RepositoryNotFoundError():
+                return HubError(
+                    f"{self.endpoint} has no {name}, or hides it", "check the name and your token"
+                )
+            case RevisionNotFoundError():
+                fix = "check it, or remove its line from the lock"
+                return HubError(f"{name} has no such revision", fix)
+            case LocalEntryNotFoundError():
+                return HubError(f"{self.endpoint} cannot be reached", "check the network")
+            case HfHubHTTPError():
+                status = _status(error)
+                said = str(error).strip().splitlines()[-1]
+                fix = _FIXES.get(status, "try again; finished work is kept")
+                return HubError(f"{name}: the hub answered {status}: {said}", fix)
+        if isinstance(error, _connection_errors()):
+            return HubError(
                 f"{self.endpoint} cannot be reached: {type(error).__name__}",
                 "check the network; finished work is kept and published by the next run",
-            ) from None
+            )
+        return None
+
+
+_FIXES = {
+    401: "check your token (HF_TOKEN, or hf auth login)",
+    403: "your token may not write there",
+    507: "the hub's disk is full: free some space",
+}
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What is behind an error: the client wraps a failed upload in a RuntimeError."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
 
 
 def _files(directory: Path) -> dict[str, Path]:
@@ -292,9 +321,9 @@ def _draw(manifest: Manifest) -> str:
     return f"{manifest.tag}-{content}"
 
 
-def _status(error: HfHubHTTPError) -> int | None:
+def _status(error: HfHubHTTPError) -> int:
     response = getattr(error, "response", None)
-    return None if response is None else int(response.status_code)
+    return 0 if response is None else int(response.status_code)
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:
@@ -309,9 +338,10 @@ def _connection_errors() -> tuple[type[Exception], ...]:
 def _retrying(call: Callable[[], str]) -> str:
     """Again after a lost race (409, 412), a server's bad moment (5xx) or a lost connection."""
 
-    def passing(error: BaseException) -> bool:
+    def passing(raised: BaseException) -> bool:
+        error = _reason(raised)
         if isinstance(error, HfHubHTTPError):
-            status = _status(error) or 0
+            status = _status(error)
             return status in (409, 412, 429) or (status >= 500 and status != 507)
         return isinstance(error, _connection_errors())
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError
 
 from factory import yaml12
@@ -35,12 +34,17 @@ class Lock(Record):
     recipe: str
     pins: dict[str, Pin] = Field(default_factory=dict)
 
+    def says(self) -> dict[str, str]:
+        """What it pins, by content: two locks that say the same may name other hubs' commits."""
+        return {source: pin.digest for source, pin in self.pins.items()}
+
     def dump(self) -> str:
         """As YAML, to be committed beside the recipe."""
-        return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=True)
+        pins = dict(sorted(self.pins.items()))
+        return yaml12.dump(self.model_copy(update={"pins": pins}).model_dump(exclude_none=True))
 
 
-Resolve = Callable[[Outside], Pin | None]
+Resolve = Callable[[Outside, Pin | None], Pin | None]
 
 
 def outside(recipe: Recipe) -> list[Outside]:
@@ -79,8 +83,9 @@ def write(lock: Lock, path: Path) -> None:
 def resolve(loaded: Loaded, old: Lock | None, ask_hub: Resolve) -> tuple[Lock, list[str]]:
     """The lock for a recipe, and the sources that no pin could be had for.
 
-    What `old` pins on a hub stays pinned; `ask_hub` is asked for the rest and answers None for
-    what it lacks. Raises InputError for a local file that is not there.
+    `ask_hub` is given each Hub name with what `old` pins it to, and answers with the same content
+    or, for a name not pinned yet, with what the hub has; None means that it has nothing.
+    Raises InputError for a local file that is not there.
     """
     pins: dict[str, Pin] = {}
     absent = []
@@ -94,8 +99,7 @@ def resolve(loaded: Loaded, old: Lock | None, ask_hub: Resolve) -> tuple[Lock, l
                 )
             pins[need.source] = Pin(digest=content_digest([("rows", file_sha256(path))]))
             continue
-        pin = old.pins.get(need.source) if old else None
-        pin = pin or ask_hub(need)
+        pin = ask_hub(need, old.pins.get(need.source) if old else None)
         if pin is None:
             absent.append(need.source)
         else:

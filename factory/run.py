@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-import yaml
-
-from factory import card, record, stock
+from factory import card, record, stock, yaml12
 from factory.artifact import content_digest
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import Hub
@@ -52,10 +50,10 @@ def run(
     """
     names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
     wanted = _wanted(names, only, until)  # before anything is fetched for a misspelt one
-    pins, _ = stock.resolve(loaded, hub, home, report.note)
-    held = stock.holdings(loaded, pins, hub, home)
     unpublished: list[HubError] = []
     with _stoppable(), _explained(home):
+        pins, _ = stock.resolve(loaded, hub, home, report.note)
+        held = stock.holdings(loaded, pins, hub, home)
         for name in wanted:
             step = _find(plan(loaded.recipe, pins, held), name)
             seconds = None
@@ -148,9 +146,7 @@ def _work(
         dumped = loaded.recipe.model_dump(mode="json", exclude_none=True)
         # what lies beside the data in every artifact; the manifest follows when it is sealed
         (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
-        (out / "recipe.yaml").write_text(
-            yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        (out / "recipe.yaml").write_text(yaml12.dump(dumped), encoding="utf-8")
         (out / "recipe.lock.yaml").write_text(pins.dump(), encoding="utf-8")
         work.seal(out, manifest)
         held.partial.pop(step.fingerprint, None)

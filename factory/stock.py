@@ -28,25 +28,31 @@ def resolve(
     path = lock.path_of(loaded)
     old = lock.read(path)
 
-    def ask(need: Outside) -> Pin | None:
+    def ask(need: Outside, pinned: Pin | None) -> Pin | None:
         name, _, revision = need.source.partition("@")
-        kind = "model" if need.kind == "model" else "dataset"
-        found = hub.pin(name, kind, revision or "main")
-        if found is None and name in pocket.POCKET:
+        if pinned and pinned.revision and hub.has(name, need.kind, pinned.revision):
+            return pinned
+        if name in pocket.POCKET and not hub.holdings({name: "model"}).found:
+            # by its tag: an import that was cut off leaves a repo, but no tag
             if tell is None:
                 return None
             tell(f"bringing in {name}")
             _import(name, hub, home)
-            found = hub.pin(name, kind, revision or "main")
+        found = hub.pin(name, need.kind, revision or "main")
         if found is None:
             raise HubError(
-                f"{hub.endpoint} has no {kind} {name}",
+                f"{hub.endpoint} has no {need.kind} {name}",
                 "check the name, or put it there first (factory hub exec -- hf upload …)",
             )
-        return Pin(revision=found[0], digest=found[1])
+        if pinned and pinned.digest != found[1]:
+            raise HubError(
+                f"{path.name} pins {name} to content that {hub.endpoint} does not have",
+                f"bring that revision there, or remove its lines from {path} to take what is there",
+            )
+        return Pin(revision=found[0], digest=found[1])  # the same content, as this hub calls it
 
     new, absent = lock.resolve(loaded, old, ask)
-    if new != old and not absent:
+    if not absent and (old is None or old.says() != new.says()):
         lock.write(new, path)
     return new, absent
 

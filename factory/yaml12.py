@@ -62,6 +62,23 @@ def _refuse_tags(text: str, name: str) -> None:
             )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that a 1.2 reader or a 1.1 reader would take for something else."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(scalar(text), str) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def dump(data: Any) -> str:
+    """Plain data as YAML that `parse`, and any other reader, reads back the same."""
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
 def scalar(text: str) -> Any:
     """The value of one unquoted scalar."""
     if _NULL.fullmatch(text):

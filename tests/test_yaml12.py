@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.errors import RecipeError
-from factory.yaml12 import parse
+from factory.yaml12 import dump, parse
 
 
 def data(text: str) -> object:
@@ -154,3 +154,13 @@ JSON = st.recursive(
 @given(JSON, st.sampled_from([None, 1]))
 def test_json_is_read_as_what_it_is(value, indent):
     assert data(json.dumps(value, indent=indent)) == value
+
+
+@given(st.recursive(st.text() | st.integers() | st.booleans() | st.none(), st.lists))
+def test_what_is_dumped_is_read_back_the_same(data):
+    assert parse(dump({"key": data}), "x").data == {"key": data}
+
+
+def test_a_digest_that_looks_like_a_number_is_quoted():
+    for text in ("12345e67", "0" * 64, "0x1f", "no", "48:00:00", "1_000"):
+        assert parse(dump([text]), "x").data == [text]
