@@ -76,7 +76,7 @@ _Dumper.add_representer(str, _represent_text)
 
 def dump(data: Any) -> str:
     """Plain data as YAML that `parse`, and any other reader, reads back the same."""
-    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False))
 
 
 def scalar(text: str) -> Any:
