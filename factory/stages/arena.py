@@ -7,11 +7,12 @@ from typing import Annotated, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from factory import chat, schemas, shards
+from factory import chat, schemas
 from factory.artifact import Rows
 from factory.engines import Sampling
 from factory.engines.transformers import TransformersSampler
 from factory.language_id import detect, matches
+from factory.shards import Shard
 from factory.stages.contract import (
     REFERENCE,
     How,
@@ -22,7 +23,6 @@ from factory.stages.contract import (
     Scope,
     SliceSpec,
     Stage,
-    slice_directory,
 )
 
 
@@ -65,16 +65,12 @@ class Arena(Stage):
         questions = {
             spec.name: job.table(spec, "questions", "prompts").to_pylist() for spec in job.slices
         }
-        grid = shards.grid(
-            job.work, {name: len(rows) for name, rows in questions.items()}, self.how.shard
-        )
         specs = {spec.name: spec for spec in job.slices}
         sampling = Sampling(temperature=0, top_p=1, max_tokens=self.max_tokens)
         loaded: tuple[str, TransformersSampler] | None = None
-        tokens = 0
 
-        def make(shard: shards.Shard) -> pa.Table:
-            nonlocal loaded, tokens
+        def make(shard: Shard) -> tuple[pa.Table, int]:
+            nonlocal loaded
             asked = questions[shard.slice][shard.start : shard.stop]
             label = shard.slice.split("/")[1]
             if loaded is None or loaded[0] != label:  # slices come model by model
@@ -86,7 +82,6 @@ class Arena(Stage):
             sampler = loaded[1]
             ids = [chat.prompt_ids(sampler.tokenizer, row["messages"]) for row in asked]
             drawn = sampler.sample(ids, sampling, job.seed) if ids else []
-            tokens += sum(len(sample.token_ids) for sample in drawn)
             rows = []
             for row, sample in zip(asked, drawn, strict=True):
                 decoded = sampler.tokenizer.decode(
@@ -105,20 +100,20 @@ class Arena(Stage):
                         "detected_language": detect(decoded),
                     }
                 )
-            return schemas.from_rows(rows, self.kind)
+            cost = sum(len(sample.token_ids) for sample in drawn)
+            return schemas.from_rows(rows, self.kind), cost
 
-        shards.run(job.work, grid, make, lambda d, t: job.progress(d, t, "shards", tokens))
-        counts, stats = {}, {}
-        for spec in job.slices:
-            table = shards.rows(job.work, grid, spec.name)
-            shards.write_slice(slice_directory(job.out, spec.name), table)
-            counts[spec.name] = Rows(into=len(questions[spec.name]), out=len(table))
+        sizes = {name: len(rows) for name, rows in questions.items()}
+        tables = job.make_rows(sizes, self.how.shard, make)
+        counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
+        stats = {}
+        for name, table in tables.items():
             found = table.column("detected_language").to_pylist()
-            stats[spec.name] = {
+            stats[name] = {
                 "answers": len(table),
                 "tokens": sum(table.column("n_tokens").to_pylist()),
                 "cut_off": table.column("finish_reason").to_pylist().count("length"),
-                "in_language": sum(matches(label, str(spec.language)) for label in found),
+                "in_language": sum(matches(label, str(specs[name].language)) for label in found),
             }
         return Outcome(
             counts,

@@ -14,7 +14,7 @@ It sees tables and directories, never a hub, a queue or a card.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from factory import schemas
+from factory import schemas, shards
 from factory.artifact import Rows
 from factory.errors import InputError, RecipeError, nearest
+from factory.shards import Shard
 
 
 class _Mark:
@@ -200,6 +201,34 @@ class Job:
         reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
         parts = [read_slice(self.places[need].path, need.slice, kind) for need in reads]
         return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
+
+    def make_rows(
+        self,
+        sizes: Mapping[str, int],
+        per_shard: int,
+        make: Callable[[Shard], tuple[pa.Table, int]],
+    ) -> dict[str, pa.Table]:
+        """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
+        each slice is written whole. `make` gives a shard's rows and how many tokens they cost.
+
+        sizes: units (prompts, samples, questions) of each slice. Returns the rows of each slice.
+        """
+        grid = shards.grid(self.work, sizes, per_shard)
+        tokens = 0
+
+        def counted(shard: Shard) -> pa.Table:
+            nonlocal tokens
+            table, cost = make(shard)
+            tokens += cost
+            return table
+
+        shards.run(
+            self.work, grid, counted, lambda done, of: self.progress(done, of, "shards", tokens)
+        )
+        tables = {name: shards.rows(self.work, grid, name) for name in sizes}
+        for name, table in tables.items():
+            shards.write_slice(slice_directory(self.out, name), table)
+        return tables
 
 
 @dataclass

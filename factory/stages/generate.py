@@ -7,11 +7,12 @@ from typing import Annotated, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from factory import chat, schemas, shards
+from factory import chat, schemas
 from factory.artifact import Rows, fingerprint, text_hash
 from factory.engines import Sample, Sampling
 from factory.engines.transformers import TransformersSampler
 from factory.language_id import detect
+from factory.shards import Shard
 from factory.stages.contract import (
     EXTENT,
     REFERENCE,
@@ -22,7 +23,6 @@ from factory.stages.contract import (
     Scope,
     SliceSpec,
     Stage,
-    slice_directory,
 )
 
 
@@ -61,39 +61,31 @@ class Generate(Stage):
         prompts = {
             spec.name: job.table(spec, "prompts", "prompts").to_pylist() for spec in job.slices
         }
-        grid = shards.grid(
-            job.work, {name: len(rows) for name, rows in prompts.items()}, self.how.shard
-        )
         sampler = TransformersSampler(job.place(job.slices[0], "model").path, self.dtype)
         sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
-        tokens = 0
 
-        def make(shard: shards.Shard) -> pa.Table:
-            nonlocal tokens
+        def make(shard: Shard) -> tuple[pa.Table, int]:
             asked = prompts[shard.slice][shard.start : shard.stop]
             if not asked:
-                return schemas.from_rows([], self.kind)
+                return schemas.from_rows([], self.kind), 0
             # One seed a shard, from what it holds: a batch is drawn together, so a row's answer
             # depends on its neighbours whatever seed the row itself were given.
             first = [job.seed, asked[0]["prompt_id"], shard.slice]
             seed = int(fingerprint(first), 16) % 2**31
             ids = [chat.prompt_ids(sampler.tokenizer, row["messages"]) for row in asked]
             drawn = sampler.sample([i for i in ids for _ in range(self.n)], sampling, seed)
-            tokens += sum(len(sample.token_ids) for sample in drawn)
             rows = [
                 self._row(row, k, drawn[number * self.n + k], seed, sampler.tokenizer)
                 for number, row in enumerate(asked)
                 for k in range(self.n)
             ]
-            return schemas.from_rows(rows, self.kind)
+            cost = sum(len(sample.token_ids) for sample in drawn)
+            return schemas.from_rows(rows, self.kind), cost
 
-        shards.run(job.work, grid, make, lambda d, t: job.progress(d, t, "shards", tokens))
-        counts, stats = {}, {}
-        for spec in job.slices:
-            table = shards.rows(job.work, grid, spec.name)
-            shards.write_slice(slice_directory(job.out, spec.name), table)
-            counts[spec.name] = Rows(into=len(prompts[spec.name]) * self.n, out=len(table))
-            stats[spec.name] = _describe(table)
+        sizes = {name: len(rows) for name, rows in prompts.items()}
+        tables = job.make_rows(sizes, self.how.shard, make)
+        counts = {n: Rows(into=sizes[n] * self.n, out=len(table)) for n, table in tables.items()}
+        stats = {name: _describe(table) for name, table in tables.items()}
         return Outcome(
             counts,
             determinism="distribution",

@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from factory import schemas, shards
+from factory import schemas
 from factory.artifact import Rows
 from factory.engines.transformers import TransformersScorer
 from factory.errors import InputError, RecipeError
 from factory.rewards import Classifier
+from factory.shards import Shard
 from factory.stages.arena import contestants
 from factory.stages.contract import (
     REFERENCE,
@@ -22,7 +23,6 @@ from factory.stages.contract import (
     Scope,
     SliceSpec,
     Stage,
-    slice_directory,
 )
 from factory.stats import win_rate
 
@@ -78,19 +78,13 @@ class Judge(Stage):
 
     def run(self, job: Job) -> Outcome:
         both = {spec.name: self._matched(job, spec) for spec in job.slices}
-        grid = shards.grid(
-            job.work, {name: len(pairs) for name, pairs in both.items()}, self.how.shard
-        )
         place = job.place(job.slices[0], "judge")
         reward = Classifier(TransformersScorer(place.path, self.dtype), self.max_tokens)
         judge = place.name or place.path.name
-        tokens = 0
 
-        def make(shard: shards.Shard) -> pa.Table:
-            nonlocal tokens
+        def make(shard: Shard) -> tuple[pa.Table, int]:
             pairs = both[shard.slice][shard.start : shard.stop]
             values = reward([(row["prompt"], row["answer"]) for pair in pairs for row in pair])
-            tokens += sum(value.n_tokens for value in values)
             rows = []
             for number, (row, reference) in enumerate(pairs):
                 ours, theirs = values[2 * number].value, values[2 * number + 1].value
@@ -107,22 +101,18 @@ class Judge(Stage):
                         "score_reference": theirs,
                     }
                 )
-            return schemas.from_rows(rows, self.kind)
+            return schemas.from_rows(rows, self.kind), sum(value.n_tokens for value in values)
 
-        shards.run(job.work, grid, make, lambda d, t: job.progress(d, t, "shards", tokens))
-        counts = {}
-        verdicts = []
-        for spec in job.slices:
-            table = shards.rows(job.work, grid, spec.name)
-            shards.write_slice(slice_directory(job.out, spec.name), table)
-            counts[spec.name] = Rows(into=len(both[spec.name]), out=len(table))
-            verdicts += table.to_pylist()
+        sizes = {name: len(pairs) for name, pairs in both.items()}
+        tables = job.make_rows(sizes, self.how.shard, make)
+        counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
+        verdicts = [row for table in tables.values() for row in table.to_pylist()]
         stats = {
             "judge": judge,
             "notes": list(job.slices[0].notes),
             "comparisons": compare(verdicts, job.seed),
         }
-        return Outcome(counts, determinism="rounding", stats=stats, tokens=tokens)
+        return Outcome(counts, determinism="rounding", stats=stats)
 
     @staticmethod
     def _matched(job: Job, spec: SliceSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -7,11 +7,12 @@ from typing import Annotated, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from factory import schemas, shards
+from factory import schemas
 from factory.artifact import Rows
 from factory.engines.transformers import TransformersScorer
 from factory.errors import InputError
 from factory.rewards import Classifier
+from factory.shards import Shard
 from factory.stages.contract import (
     REFERENCE,
     How,
@@ -21,7 +22,6 @@ from factory.stages.contract import (
     Scope,
     SliceSpec,
     Stage,
-    slice_directory,
 )
 
 
@@ -69,15 +69,10 @@ class Score(Stage):
             }
             for spec in job.slices
         }
-        grid = shards.grid(
-            job.work, {name: len(table) for name, table in samples.items()}, self.how.shard
-        )
         scorer = TransformersScorer(job.place(job.slices[0], "reward").path, self.dtype)
         reward = Classifier(scorer, self.max_tokens)
-        tokens = 0
 
-        def make(shard: shards.Shard) -> pa.Table:
-            nonlocal tokens
+        def make(shard: Shard) -> tuple[pa.Table, int]:
             rows = samples[shard.slice].slice(shard.start, shard.stop - shard.start).to_pylist()
             known = prompts[shard.slice]
             for row in rows:
@@ -89,7 +84,6 @@ class Score(Stage):
             rewards = reward(
                 [(known[row["prompt_id"], row["prompt_hash"]], row["response"]) for row in rows]
             )
-            tokens += sum(r.n_tokens for r in rewards)
             made = [
                 {
                     **{name: row[name] for name in ("prompt_id", "language", "k", "response_hash")},
@@ -99,15 +93,12 @@ class Score(Stage):
                 }
                 for row, value in zip(rows, rewards, strict=True)
             ]
-            return schemas.from_rows(made, self.kind)
+            return schemas.from_rows(made, self.kind), sum(r.n_tokens for r in rewards)
 
-        shards.run(job.work, grid, make, lambda d, t: job.progress(d, t, "shards", tokens))
-        counts, stats = {}, {}
-        for spec in job.slices:
-            table = shards.rows(job.work, grid, spec.name)
-            shards.write_slice(slice_directory(job.out, spec.name), table)
-            counts[spec.name] = Rows(into=len(samples[spec.name]), out=len(table))
-            stats[spec.name] = describe(table)
+        sizes = {name: len(table) for name, table in samples.items()}
+        tables = job.make_rows(sizes, self.how.shard, make)
+        counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
+        stats = {name: describe(table) for name, table in tables.items()}
         return Outcome(
             counts,
             determinism="rounding",
