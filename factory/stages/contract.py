@@ -14,7 +14,7 @@ It sees tables and directories, never a hub, a queue or a card.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -34,6 +34,8 @@ class _Mark:
     def __init__(self, name: str) -> None:
         self.name = name
 
+
+_BATCH = 8192  # rows of long text in memory at once
 
 EXTENT, REFERENCE, GATE = _Mark("extent"), _Mark("reference"), _Mark("gate")
 
@@ -179,8 +181,16 @@ class Job:
     def table(self, spec: SliceSpec, role: str, kind: str) -> pa.Table:
         """All rows of the artifact slices read as `role`, as a table of `kind`."""
         reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
-        parts = [read_slice(self.places[need].path, need.slice, kind) for need in reads]
+        parts = [self.rows(need, kind) for need in reads]
         return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
+
+    def rows(self, need: Read, kind: str, columns: Collection[str] | None = None) -> pa.Table:
+        """All rows of one slice, or only these columns of them."""
+        return read_slice(self.places[need].path, need.slice, kind, columns)
+
+    def pick(self, need: Read, column: str, rows: Iterable[int]) -> pa.ChunkedArray:
+        """The values of one column at these rows of one slice, in their order."""
+        return pick_rows(self.places[need].path, need.slice, column, rows)
 
 
 @dataclass
@@ -223,9 +233,13 @@ class Stage(Knobs):
         """By role, the fewest rows this stage can do anything with."""
         return {}
 
-    def semantic(self) -> dict[str, Any]:
-        """The fields that give rows their meaning and are not at their default."""
+    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+        """The fields that give the rows of a slice their meaning and are not at their default."""
         return self._fields(lambda marks: not marks)
+
+    def draws(self, spec: SliceSpec) -> bool:
+        """Whether the recipe's seed changes the rows of a slice."""
+        return self.seeded
 
     def extent(self) -> dict[str, Any]:
         """The fields that say how much."""
@@ -245,12 +259,41 @@ def slice_directory(root: Path, name: str) -> Path:
     return root / "data" / name
 
 
-def read_slice(root: Path, name: str, kind: str) -> pa.Table:
-    """The rows of one slice of an artifact at rest, checked against its contract."""
+def read_slice(
+    root: Path, name: str, kind: str, columns: Collection[str] | None = None
+) -> pa.Table:
+    """The rows of one slice of an artifact at rest, checked against its contract. With
+    `columns`, these alone are read; the others are checked by name and type."""
+    found = []
+    for file in _files(root, name):
+        # ParquetFile and not read_table, which brings in pyarrow.dataset and with it pandas
+        with pq.ParquetFile(file) as parquet:
+            schemas.conform(parquet.schema_arrow.empty_table(), kind, str(file.parent))
+            there = parquet.schema_arrow.names
+            table = parquet.read([n for n in columns if n in there] if columns else None)
+        found.append(schemas.conform(table, kind, str(file.parent), columns))
+    return pa.concat_tables(found)
+
+
+def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pa.ChunkedArray:
+    """The values of one column of a slice at `rows`, in their order. Read batch by batch: a
+    column of long texts is never in memory as a whole."""
+    import numpy as np
+
+    places, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
+    found, start = [], 0
+    for file in _files(root, name):
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(_BATCH, columns=[column]):
+                low, high = np.searchsorted(places, (start, start + len(batch)))
+                found.append(batch.column(0).take(pa.array(places[low:high] - start)))
+                start += len(batch)
+    return pa.chunked_array(found).take(pa.array(back))
+
+
+def _files(root: Path, name: str) -> list[Path]:
     directory = slice_directory(root, name)
     files = sorted(directory.glob("*.parquet"))
     if not files:
         raise InputError(f"no rows at {directory}", "fetch the artifact again")
-    # ParquetFile and not read_table, which brings in pyarrow.dataset and with it pandas
-    table = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
-    return schemas.conform(table, kind, str(directory))
+    return files

@@ -1,0 +1,342 @@
+"""Pairing: the stage against a straightforward implementation of the same rule, in time and memory.
+
+    python benchmarks/pairing.py                    # 134,400 scored rows: both sides
+    python benchmarks/pairing.py --scale            # … and growth up to 4.5 million rows, ours alone
+    python benchmarks/pairing.py --json             # the same, with one last line of JSON
+
+Each side runs in a process of its own, from input files to an output file, and is measured after
+its imports: wall time, and the peak of resident memory above what the imports left. The rows are
+generated from arithmetic on their indices, the same on every machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+LANGUAGES = ("da", "nl", "en", "fr", "de", "it", "es")
+SAMPLES = 64
+WORDS = 120
+SMALL = 300  # prompts, in each of seven languages: 134,400 rows
+LARGE = 10_000  # 4.48 million rows
+SIDES = ("factory", "dicts", "dicts, without parsing")
+
+
+# the data
+
+
+def words() -> list[str]:
+    """A vocabulary of made-up words of two to eleven letters."""
+    letters = "etaoinshrdlucmfw"
+    return [
+        "".join(letters[(number * 7 + place * (number % 13 + 3)) % 16] for place in range(length))
+        for number in range(4096)
+        for length in [2 + number % 10]
+    ]
+
+
+def rows(language: int, prompts: int) -> Iterator[tuple[Any, ...]]:
+    """Blocks of one prompt's answers: rewards, lengths and texts, by numbers that look random."""
+    import numpy as np
+
+    vocabulary = np.array(words())
+    for prompt in range(prompts):
+        dice = np.random.Generator(np.random.PCG64([language, prompt]))
+        rewards = dice.normal(dice.normal(0, 4), 3, SAMPLES).round(4)
+        lengths = dice.integers(WORDS - 40, WORDS + 41, SAMPLES)
+        picked = vocabulary[dice.integers(0, len(vocabulary), int(lengths.sum()))]
+        texts, start = [], 0
+        for length in lengths:
+            texts.append(" ".join(picked[start : start + length]))
+            start += length
+        yield prompt, rewards.tolist(), lengths.tolist(), texts
+
+
+def generate(directory: Path, prompts: int, jsonl: bool) -> None:
+    """Artifacts of prompts, samples and scores as the stages leave them; with `jsonl` also the
+    scored rows as JSON lines, a file a language, for the other side."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from factory.artifact import text_hash
+    from factory.schemas import SCHEMAS
+
+    for number, code in enumerate(LANGUAGES):
+        paths = {}
+        for kind in ("prompts", "samples", "scores"):
+            paths[kind] = directory / kind / "data" / code / "part-00000.parquet"
+            paths[kind].parent.mkdir(parents=True, exist_ok=True)
+        asked = [
+            {
+                "prompt_id": f"p{prompt:06d}",
+                "language": code,
+                "messages": [{"role": "user", "content": f"Question {prompt}"}],
+                "prompt_hash": f"{prompt:016x}",
+            }
+            for prompt in range(prompts)
+        ]
+        pq.write_table(pa.Table.from_pylist(asked, SCHEMAS["prompts"]), paths["prompts"])
+        lines = (directory / f"{code}.jsonl").open("w") if jsonl else None
+        writers = {
+            kind: pq.ParquetWriter(paths[kind], SCHEMAS[kind], compression="zstd")
+            for kind in ("samples", "scores")
+        }
+        batch: dict[str, list[dict[str, Any]]] = {"samples": [], "scores": []}
+        for prompt, rewards, lengths, texts in rows(number, prompts):
+            for k, (reward, length, text) in enumerate(zip(rewards, lengths, texts, strict=True)):
+                shared = {
+                    "prompt_id": f"p{prompt:06d}",
+                    "language": code,
+                    "k": k,
+                    "response_hash": text_hash(text),
+                    "n_tokens": length,
+                }
+                batch["scores"].append({**shared, "reward": reward, "status": "ok"})
+                batch["samples"].append(
+                    {
+                        **shared,
+                        "prompt_hash": f"{prompt:016x}",
+                        "response": text,
+                        "n_chars": len(text),
+                        "finish_reason": "stop",
+                        "seed": 0,
+                        "detected_language": code,
+                    }
+                )
+                if lines:
+                    line = {
+                        "id": f"p{prompt:06d}", "language": code, "reward_score": reward,
+                        "messages": [
+                            {"role": "user", "content": f"Question {prompt}"},
+                            {"role": "assistant", "content": text},
+                        ],
+                    }  # fmt: skip
+                    lines.write(json.dumps(line) + "\n")
+            if len(batch["scores"]) >= 64_000 or prompt == prompts - 1:
+                for kind, writer in writers.items():
+                    writer.write_table(pa.Table.from_pylist(batch[kind], SCHEMAS[kind]))
+                    batch[kind] = []
+        for writer in writers.values():
+            writer.close()
+        if lines:
+            lines.close()
+
+
+# ours
+
+
+def ours(directory: Path) -> Callable[[], dict[str, int]]:
+    """The stage itself, all but the drawing: reads parquet, pairs, describes, writes parquet."""
+    import polars  # noqa: F401
+
+    from factory import anatomy, pairing, scales  # noqa: F401
+    from factory.stages.contract import Job, Place, Read, SliceSpec
+    from factory.stages.pair import Pair
+
+    stages = {"prompts": "prompts", "samples": "generate", "scores": "score"}
+    needs = {
+        code: tuple(Read(role, step, code) for role, step in stages.items()) for code in LANGUAGES
+    }
+    places = {
+        need: Place(directory / need.role) for reads in needs.values() for need in reads
+    }
+    out = directory / "out"
+    job = Job(
+        step="pair",
+        seed=0,
+        slices=tuple(SliceSpec("pair", code, code, needs[code]) for code in LANGUAGES),
+        places=places,
+        work=directory / "work",
+        out=out,
+        progress=lambda done, total, unit, tokens=0: None,
+    )
+
+    def run() -> dict[str, int]:
+        made = Pair().make(job)
+        return {"pairs": sum(counts.out for _, counts in made.values())}
+
+    return run
+
+
+# the other side: the published rule, from its description, over dicts
+
+
+def parsed(directory: Path) -> list[dict[str, Any]]:
+    """Every scored row of every language, whole."""
+    found = []
+    for code in LANGUAGES:
+        with (directory / f"{code}.jsonl").open() as file:
+            found += [json.loads(line) for line in file]
+    return found
+
+
+def paired(scored: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Highest reward against the one nearest to mean - 2 population sigma strictly below it."""
+    pools: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in scored:
+        pools.setdefault((row["language"], row["id"]), []).append(row)
+    pairs = []
+    for (language, prompt), pool in pools.items():
+        rewards = [row["reward_score"] for row in pool]
+        mean = sum(rewards) / len(rewards)
+        sigma = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
+        chosen = max(pool, key=lambda row: row["reward_score"])
+        below = [row for row in pool if row["reward_score"] < chosen["reward_score"]]
+        if not below:
+            continue
+        target = mean - 2 * sigma
+        rejected = min(below, key=lambda row: abs(row["reward_score"] - target))
+        pairs.append(
+            {
+                "id": prompt,
+                "language": language,
+                "prompt": chosen["messages"][0]["content"],
+                "chosen": chosen["messages"][1]["content"],
+                "rejected": rejected["messages"][1]["content"],
+                "chosen_score": chosen["reward_score"],
+                "rejected_score": rejected["reward_score"],
+                "pool_size": len(pool),
+            }
+        )
+    return pairs
+
+
+def dicts(directory: Path, parse: bool) -> Callable[[], dict[str, int]]:
+    """The rule over dicts, from JSON lines to JSON lines; without `parse` the rows are there."""
+    there = None if parse else parsed(directory)
+
+    def run() -> dict[str, int]:
+        pairs = paired(parsed(directory) if there is None else there)
+        with (directory / "dicts.jsonl").open("w") as file:
+            for row in pairs:
+                file.write(json.dumps(row) + "\n")
+        return {"pairs": len(pairs)}
+
+    return run
+
+
+# measuring
+
+
+class Peak(threading.Thread):
+    """The highest resident memory of this process while it runs, by looking every 5 ms."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.base = self.top = resident()
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.005):
+            self.top = max(self.top, resident())
+
+    def stop(self) -> float:
+        """MB above where it stood at first."""
+        self._over.set()
+        self.join()
+        return (max(self.top, resident()) - self.base) / 1e6
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure(side: str, directory: Path) -> dict[str, float]:
+    """One run of one side in this process."""
+    run = ours(directory) if side == SIDES[0] else dicts(directory, parse=side == SIDES[1])
+    peak = Peak()
+    peak.start()
+    started = time.perf_counter()
+    found = run()
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "mb": peak.stop(), **found}
+
+
+def apart(side: str, directory: Path, repeats: int) -> dict[str, Any]:
+    """Some runs of one side, each in its own process: the median of each figure."""
+    command = [sys.executable, __file__, "--side", side, "--directory", str(directory)]
+    found = []
+    for _ in range(repeats):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append(json.loads(done.stdout))
+    return {key: sorted(run[key] for run in found)[repeats // 2] for key in found[0]}
+
+
+def agree(directory: Path) -> bool:
+    """Whether both sides chose the same answers, prompt by prompt."""
+    import pyarrow.parquet as pq
+
+    theirs = {}
+    with (directory / "dicts.jsonl").open() as file:
+        for line in file:
+            row = json.loads(line)
+            theirs[row["language"], row["id"]] = (row["chosen"], row["rejected"])
+    mine = {}
+    for code in LANGUAGES:
+        for file in sorted((directory / "out" / "data" / code).glob("*.parquet")):
+            for row in pq.ParquetFile(file).read().to_pylist():
+                sides = (row["chosen"][0]["content"], row["rejected"][0]["content"])
+                mine[code, row["prompt_id"]] = sides
+    return mine == theirs
+
+
+def main() -> None:
+    """Generate, measure, print."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--scale", action="store_true", help="ours up to 4.5 million rows too")
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--json", action="store_true", help="one last line of JSON")
+    options.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
+    asked = options.parse_args()
+    if asked.side:
+        print(json.dumps(measure(asked.side, asked.directory)))
+        return
+    machine = f"{os.cpu_count()}-core CPU machine"
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        small = Path(temporary) / "small"
+        generate(small, SMALL, jsonl=True)
+        for side in SIDES:
+            figures = apart(side, small, asked.repeats)
+            results.append({"side": side, "rows": SMALL * len(LANGUAGES) * SAMPLES, **figures})
+        same = agree(small)
+        for prompts in (LARGE // 16, LARGE // 4, LARGE) if asked.scale else ():
+            large = Path(temporary) / str(prompts)
+            generate(large, prompts, jsonl=False)
+            figures = apart(SIDES[0], large, 1)
+            results.append(
+                {"side": SIDES[0], "rows": prompts * len(LANGUAGES) * SAMPLES, **figures}
+            )
+    first, other = results[0], results[1]
+    print(f"{machine}; median of {asked.repeats} runs at {first['rows']:,} rows\n")
+    print(f"{'side':24} {'rows':>10} {'seconds':>9} {'MB':>8} {'us a row':>9} {'pairs':>8}")
+    for row in results:
+        each = row["seconds"] / row["rows"] * 1e6
+        print(
+            f"{row['side']:24} {row['rows']:>10,} {row['seconds']:>9.3f} {row['mb']:>8.0f} "
+            f"{each:>9.2f} {row['pairs']:>8,}"
+        )
+    faster = other["seconds"] / first["seconds"]
+    print(
+        f"\nBoth sides chose the same answers: {'yes' if same else 'NO'}. "
+        f"{faster:.1f} times faster, {first['mb'] / other['mb']:.2f} of the memory."
+    )
+    if asked.json:
+        print(json.dumps({"machine": machine, "same_pairs": same, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
