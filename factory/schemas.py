@@ -6,11 +6,15 @@ out even where a column may be all null, so that no reader ever has to guess one
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from factory.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
@@ -153,15 +157,10 @@ def conform(
     schema = SCHEMAS[kind]
     if columns is not None:
         schema = pa.schema([field for field in schema if field.name in columns])
+    check_names(table.column_names, schema, kind, where)
     found = []
     for field in schema:
         if field.name not in table.column_names:
-            if not field.nullable:
-                hint = nearest(field.name, table.column_names)
-                raise InputError(
-                    f"{where}: no column {field.name!r}{hint}",
-                    f"a table of {kind} needs {', '.join(SCHEMAS[kind].names)}",
-                )
             found.append(pa.nulls(len(table), field.type))
             continue
         column = table.column(field.name)
@@ -178,14 +177,25 @@ def conform(
     return pa.table(found, schema=schema)
 
 
+def check_names(names: Sequence[str], schema: pa.Schema, kind: str, where: str) -> None:
+    """Raises InputError when a column of `schema` that may not be null is not among `names`."""
+    for field in schema:
+        if not field.nullable and field.name not in names:
+            raise InputError(
+                f"{where}: no column {field.name!r}{nearest(field.name, names)}",
+                f"a table of {kind} needs {', '.join(SCHEMAS[kind].names)}",
+            )
+
+
 def from_rows(rows: list[dict[str, object]], kind: str) -> pa.Table:
     """Rows made by a stage as a table of `kind`; a missing or ill-typed cell is our own bug."""
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
 
 
-def said(role: str, texts: pa.Array) -> pa.Array:
-    """Conversations of one message each, all by `role`."""
-    message = pa.StructArray.from_arrays(
-        [pa.repeat(role, len(texts)), texts], fields=list(MESSAGES.value_type)
-    )
-    return pa.ListArray.from_arrays(pa.array(range(len(texts) + 1), pa.int32()), message)
+def said(role: str, texts: pl.Series) -> pa.Array:
+    """Conversations of one message each, all by `role`. (Made by polars: pyarrow's own ways to
+    make an array from values import pandas.)"""
+    import polars as pl
+
+    message = pl.struct(pl.lit(role).alias("role"), texts.alias("content"))
+    return pl.select(pl.concat_list(message)).to_series().to_arrow()

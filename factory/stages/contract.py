@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +27,9 @@ from factory import schemas
 from factory.artifact import Rows
 from factory.errors import InputError, RecipeError, nearest
 
+if TYPE_CHECKING:
+    import polars as pl
+
 
 class _Mark:
     """A mark on a field, read by Stage._fields."""
@@ -35,7 +38,7 @@ class _Mark:
         self.name = name
 
 
-_BATCH = 8192  # rows of long text in memory at once
+_BATCH = 2048  # rows of long text in memory at once
 
 EXTENT, REFERENCE, GATE = _Mark("extent"), _Mark("reference"), _Mark("gate")
 
@@ -188,7 +191,7 @@ class Job:
         """All rows of one slice, or only these columns of them."""
         return read_slice(self.places[need].path, need.slice, kind, columns)
 
-    def pick(self, need: Read, column: str, rows: Iterable[int]) -> pa.ChunkedArray:
+    def pick(self, need: Read, column: str, rows: Iterable[int]) -> pl.Series:
         """The values of one column at these rows of one slice, in their order."""
         return pick_rows(self.places[need].path, need.slice, column, rows)
 
@@ -263,32 +266,33 @@ def read_slice(
     root: Path, name: str, kind: str, columns: Collection[str] | None = None
 ) -> pa.Table:
     """The rows of one slice of an artifact at rest, checked against its contract. With
-    `columns`, these alone are read; the others are checked by name and type."""
+    `columns`, these alone are read, and of the others only the names."""
     found = []
     for file in _files(root, name):
         # ParquetFile and not read_table, which brings in pyarrow.dataset and with it pandas
         with pq.ParquetFile(file) as parquet:
-            schemas.conform(parquet.schema_arrow.empty_table(), kind, str(file.parent))
             there = parquet.schema_arrow.names
+            schemas.check_names(there, schemas.SCHEMAS[kind], kind, str(file.parent))
             table = parquet.read([n for n in columns if n in there] if columns else None)
         found.append(schemas.conform(table, kind, str(file.parent), columns))
     return pa.concat_tables(found)
 
 
-def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pa.ChunkedArray:
+def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Series:
     """The values of one column of a slice at `rows`, in their order. Read batch by batch: a
     column of long texts is never in memory as a whole."""
     import numpy as np
+    import polars as pl  # also to make arrays: pyarrow's own way to make one imports pandas
 
     places, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
     found, start = [], 0
     for file in _files(root, name):
         with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(_BATCH, columns=[column]):
+            for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
                 low, high = np.searchsorted(places, (start, start + len(batch)))
-                found.append(batch.column(0).take(pa.array(places[low:high] - start)))
+                found.append(pl.Series(batch.column(0))[places[low:high] - start])
                 start += len(batch)
-    return pa.chunked_array(found).take(pa.array(back))
+    return pl.concat(found)[back]
 
 
 def _files(root: Path, name: str) -> list[Path]:

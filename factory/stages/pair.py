@@ -228,11 +228,10 @@ class _Choosing(Stage):
     def _table(self, job: Job, spec: SliceSpec, rows: pl.DataFrame) -> pa.Table:
         """Rows with the texts of their prompts and answers."""
         parts = _parts(spec)
-        ids = rows["prompt_id"].to_list()
         columns = {
             **self._columns(rows, list(parts)),
-            "prompt_id": ids,
-            "id": [f"{self.name}/{spec.name}/{name}" for name in ids],
+            "prompt_id": rows["prompt_id"].to_arrow(),
+            "id": (f"{self.name}/{spec.name}/" + rows["prompt_id"]).to_arrow(),
             "prompt": _messages(job, parts, rows),
             **_texts(job, parts, rows, self._sides),
         }
@@ -391,7 +390,10 @@ def _pool_columns(rows: pl.DataFrame) -> dict[str, Any]:
 
 
 def _coded(numbers: pl.Series, codes: list[str]) -> pa.Array:
-    return pa.array(codes, pa.string()).take(numbers.to_arrow())
+    """Languages by their codes."""
+    import polars as pl
+
+    return pl.Series(codes)[numbers].to_arrow()
 
 
 def _prompt_places(job: Job, parts: _Parts) -> pl.DataFrame:
@@ -421,16 +423,16 @@ def _texts(
 ) -> dict[str, pa.Array]:
     """The answers on each side, in the order of `rows`; no other text is gathered."""
     import numpy as np
+    import polars as pl
 
     at = np.concatenate([rows[f"{side}_row"].to_numpy() for side in sides])
     spoken = np.concatenate([rows[f"{side}_language"].to_numpy() for side in sides])
     order = np.argsort(spoken, kind="stable")
-    chunks = [
-        chunk
+    found = pl.concat(
+        job.pick(reads["samples"], "response", at[spoken == number])
         for number, reads in enumerate(parts.values())
-        for chunk in job.pick(reads["samples"], "response", at[spoken == number]).chunks
-    ]
-    texts = pa.concat_arrays(chunks).take(pa.array(np.argsort(order, kind="stable")))
+    )
+    texts = found[np.argsort(order, kind="stable")]
     return {
         column: schemas.said("assistant", texts.slice(number * len(rows), len(rows)))
         for number, column in enumerate(sides.values())
