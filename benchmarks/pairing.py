@@ -1,8 +1,8 @@
 """Pairing: the stage against a straightforward implementation of the same rule, in time and memory.
 
-    python benchmarks/pairing.py                    # 134,400 scored rows: both sides
-    python benchmarks/pairing.py --scale            # … and growth up to 4.5 million rows, ours alone
-    python benchmarks/pairing.py --json             # the same, with one last line of JSON
+    python benchmarks/pairing.py            # 134,400 scored rows: both sides
+    python benchmarks/pairing.py --scale    # … and growth up to 4.5 million rows, ours alone
+    python benchmarks/pairing.py --json     # the same, with one last line of JSON
 
 Each side runs in a process of its own, from input files to an output file, and is measured after
 its imports: wall time, and the peak of resident memory above what the imports left. The rows are
@@ -147,9 +147,7 @@ def ours(directory: Path) -> Callable[[], dict[str, int]]:
     needs = {
         code: tuple(Read(role, step, code) for role, step in stages.items()) for code in LANGUAGES
     }
-    places = {
-        need: Place(directory / need.role) for reads in needs.values() for need in reads
-    }
+    places = {need: Place(directory / need.role) for reads in needs.values() for need in reads}
     out = directory / "out"
     job = Job(
         step="pair",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,19 +40,53 @@ def draw_anatomy(path: Path, slices: Mapping[str, tuple[Mapping[str, Any], Rows]
     _save(grid, path)
 
 
-def draw_comparison(path: Path, strategies: Mapping[str, Mapping[str, Any]]) -> None:
-    """One row a strategy: mean margin, mean tokens of both sides, and overlap with the others.
-    `strategies` are rows of a comparison, summed over slices."""
-    raise NotImplementedError
+def draw_comparison(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Strategies side by side, summed over slices: pairs, mean margin, mean tokens of both sides,
+    share across languages and overlap with the first. `rows` are comparison.totals'."""
+    panels = {
+        "pairs": ("rows",),
+        "mean margin": ("mean_margin",),
+        "tokens: chosen, rejected": ("chosen_tokens", "rejected_tokens"),
+        "share across languages": ("cross",),
+        "overlap with the first": ("overlap",),
+    }
+    names = [row["strategy"] for row in rows]
+    grid = _grid(1, list(panels), [""], height=0.8 + 0.3 * len(rows), left=1.6)
+    for number, (axes, keys) in enumerate(zip(grid[0], panels.values(), strict=True)):
+        for place, key in enumerate(keys):
+            colour = _COLOURS["rejected" if key == "rejected_tokens" else "chosen"]
+            size = 0.7 / len(keys)
+            at = [y + place * size for y in range(len(rows))]
+            axes.barh(at, [row[key] or 0 for row in rows], height=size, color=colour)
+        axes.set_yticks([y + 0.35 - 0.35 / len(keys) for y in range(len(rows))], names)
+        axes.invert_yaxis()
+        axes.tick_params(labelleft=number == 0)
+    _save(grid, path)
 
 
-def _grid(rows: int, columns: list[str], names: list[str]) -> Any:
+def _grid(
+    rows: int, columns: list[str], names: list[str], height: float = 1.5, left: float = 0.5
+) -> Any:
+    """Axes, placed by hand in inches: matplotlib's own layouts take seconds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.7 * len(columns), 0.4 + 1.5 * rows), layout="constrained")
+    width, high = left + 2.6 * len(columns), 0.3 + height * rows
+    figure = Figure(figsize=(width, high))
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, len(columns), squeeze=False)
+    grid = figure.subplots(
+        rows,
+        len(columns),
+        squeeze=False,
+        gridspec_kw={
+            "left": left / width,
+            "right": 1 - 0.1 / width,
+            "bottom": 0.25 / high,
+            "top": 1 - 0.3 / high,
+            "wspace": 0.28,
+            "hspace": 0.3,
+        },
+    )
     for axes, name in zip(grid, names, strict=True):
         axes[0].set_ylabel(name, color=_INK)
         for one in axes:
@@ -82,9 +116,12 @@ def _bars(axes: Axes, bins: Mapping[str, Any]) -> None:
 
 def _fates(axes: Axes, rows: Rows) -> None:
     fates = {"kept": rows.out, **rows.dropped}
-    names = list(fates)[::-1]
-    axes.barh(names, [fates[name] for name in names], height=0.6, color=_COLOURS["chosen"])
-    axes.locator_params(axis="x", integer=True, nbins=4)
+    names = list(fates)
+    axes.barh(range(len(names)), list(fates.values()), height=0.6, color=_COLOURS["pool"])
+    axes.set_yticks([])
+    for place, name in enumerate(names):  # inside the panel: names of reasons are long
+        axes.text(0, place, f" {name} {fates[name]}", fontsize=6, va="center", color=_INK)
+    axes.set_ylim(max(len(names), 3) - 0.5, -0.5)
 
 
 def _languages(axes: Axes, mix: list[dict[str, Any]]) -> None:
@@ -98,5 +135,10 @@ def _languages(axes: Axes, mix: list[dict[str, Any]]) -> None:
         across = codes.index(row.get("rejected_language", row["chosen_language"]))
         counts[codes.index(row["chosen_language"])][across] += row["rows"]
     axes.imshow(counts, cmap="Blues", aspect="auto")
+    for down, line in enumerate(counts):
+        for across, count in enumerate(line):
+            dark = count > max(map(max, counts)) / 2
+            axes.text(across, down, str(count), fontsize=6, ha="center", va="center",
+                      color="white" if dark else _INK)  # fmt: skip
     axes.set_xticks(range(len(codes)), codes)
     axes.set_yticks(range(len(codes)), codes)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from factory.errors import RecipeError, nearest
 from factory.stages.contract import Knobs
 
 if TYPE_CHECKING:
@@ -114,3 +115,37 @@ class DropPair(Drop):
 def place(point: Literal["max", "min", "q1"] | Sigma) -> Point:
     """A point as the rules take it."""
     return point.sigma if isinstance(point, Sigma) else point
+
+
+GRAMMAR = "chosen:rejected[@all_lang[-zscore]], or icr"
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The fields that a strategy stands for: `max:-2`, `+1:min`, `max:q1`, `max:min_of_5`, with
+    `@all_lang` or `@all_lang-zscore` for the pool of all languages; `icr` for length control.
+    Raises RecipeError."""
+    rule, _, pool = text.partition("@")
+    pools = {
+        "": {},
+        "all_lang": {"pool": "all_lang"},
+        "all_lang-zscore": {"pool": "all_lang", "normalize": "zscore"},
+    }
+    if pool not in pools:
+        raise RecipeError(
+            f"strategy {text!r}: no pool {pool!r}{nearest(pool, pools)}", f"write {GRAMMAR}"
+        )
+    if rule == "icr":
+        return {"chosen": "max", "rejected": "min", "length_control": True, **pools[pool]}
+    chosen, colon, rejected = rule.partition(":")
+    if not colon:
+        raise RecipeError(f"strategy {text!r} names no rejected side", f"write {GRAMMAR}")
+    return {"chosen": _parsed(chosen), "rejected": _parsed(rejected), **pools[pool]}
+
+
+def _parsed(word: str) -> Any:
+    if word.startswith("min_of_") and word[7:].isdecimal():
+        return {"min_of": int(word[7:])}
+    try:
+        return {"sigma": float(word)}
+    except ValueError:
+        return word
