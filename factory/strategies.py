@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 
 from factory.errors import RecipeError, nearest
 from factory.stages.contract import Knobs
@@ -29,15 +29,19 @@ class MinOf(Knobs):
 
 
 def _point(value: Any, words: tuple[str, ...], forms: tuple[type[Knobs], ...]) -> Any:
-    """Say all forms at once where pydantic would speak of one after the other."""
-    keys = [next(iter(form.model_fields)) for form in forms]
-    good = isinstance(value, forms) or value in words
-    if isinstance(value, dict) and list(value) in [[key] for key in keys]:
-        good = isinstance(next(iter(value.values())), int | float)
-    if not good:
-        shapes = [*words, *(f"{{{key}: {-2 if key == 'sigma' else 5}}}" for key in keys)]
-        raise ValueError(f"it is one of {', '.join(shapes)}")
-    return value
+    """One point, from its word or its mapping. Pydantic by itself would speak of one form after
+    another; this names them all. Raises ValueError."""
+    if isinstance(value, forms) or (isinstance(value, str) and value in words):
+        return value
+    by_key = {next(iter(form.model_fields)): form for form in forms}
+    if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in by_key:
+        key, given = next(iter(value.items()))
+        try:
+            return by_key[key](**{key: given})
+        except ValidationError as error:
+            raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
+    shapes = [*words, *(f"{{{key}: {-2 if key == 'sigma' else 5}}}" for key in by_key)]
+    raise ValueError(f"it is one of {', '.join(shapes)}")
 
 
 ChosenPoint = Annotated[

@@ -192,7 +192,7 @@ class Job:
         return read_slice(self.places[need].path, need.slice, kind, columns)
 
     def pick(self, need: Read, column: str, rows: Iterable[int]) -> pl.Series:
-        """The values of one column at these rows of one slice, in their order."""
+        """The texts of one column at these rows of one slice, in their order."""
         return pick_rows(self.places[need].path, need.slice, column, rows)
 
 
@@ -279,13 +279,13 @@ def read_slice(
 
 
 def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Series:
-    """The values of one column of a slice at `rows`, in their order. Read batch by batch: a
+    """The values of one column of texts of a slice at `rows`, in their order. Read batch by batch: a
     column of long texts is never in memory as a whole."""
     import numpy as np
     import polars as pl  # also to make arrays: pyarrow's own way to make one imports pandas
 
     places, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
-    found, start = [], 0
+    found, start = [pl.Series(dtype=pl.String)], 0
     for file in _files(root, name):
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
