@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,101 +35,86 @@ SIDES = ("factory", "dicts", "dicts, without parsing")
 # the data
 
 
-def words() -> list[str]:
-    """A vocabulary of made-up words of two to eleven letters."""
-    letters = "etaoinshrdlucmfw"
-    return [
-        "".join(letters[(number * 7 + place * (number % 13 + 3)) % 16] for place in range(length))
-        for number in range(4096)
-        for length in [2 + number % 10]
-    ]
-
-
-def rows(language: int, prompts: int) -> Iterator[tuple[Any, ...]]:
-    """Blocks of one prompt's answers: rewards, lengths and texts, by numbers that look random."""
+def corpus(length: int = 2**20) -> tuple[str, Any]:
+    """A long text of made-up words of two to eleven letters, and where each word starts."""
     import numpy as np
 
-    vocabulary = np.array(words())
-    for prompt in range(prompts):
-        dice = np.random.Generator(np.random.PCG64([language, prompt]))
-        rewards = dice.normal(dice.normal(0, 4), 3, SAMPLES).round(4)
-        lengths = dice.integers(WORDS - 40, WORDS + 41, SAMPLES)
-        picked = vocabulary[dice.integers(0, len(vocabulary), int(lengths.sum()))]
-        texts, start = [], 0
-        for length in lengths:
-            texts.append(" ".join(picked[start : start + length]))
-            start += length
-        yield prompt, rewards.tolist(), lengths.tolist(), texts
+    letters = "etaoinshrdlucmfw"
+    vocabulary = [
+        "".join(letters[(number * 7 + place * (number % 13 + 3)) % 16] for place in range(size))
+        for number in range(4096)
+        for size in [2 + number % 10]
+    ]
+    dice = np.random.Generator(np.random.PCG64(0))
+    words = [vocabulary[number] for number in dice.integers(0, 4096, length)]
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)])
+    return " ".join(words) + " ", starts
 
 
 def generate(directory: Path, prompts: int, jsonl: bool) -> None:
-    """Artifacts of prompts, samples and scores as the stages leave them; with `jsonl` also the
+    """Artifacts of prompts, samples and scores as the stages leave them: answers of about 120
+    words, rewards that differ from prompt to prompt and answer to answer. With `jsonl` also the
     scored rows as JSON lines, a file a language, for the other side."""
+    import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from factory.artifact import text_hash
     from factory.schemas import SCHEMAS
+    from factory.shards import write_slice
 
+    whole, starts = corpus()
+    n = prompts * SAMPLES
+    ids = [f"p{prompt:06d}" for prompt in range(prompts)]
+    of_prompt = np.repeat(np.arange(prompts), SAMPLES)
     for number, code in enumerate(LANGUAGES):
-        paths = {}
-        for kind in ("prompts", "samples", "scores"):
-            paths[kind] = directory / kind / "data" / code / "part-00000.parquet"
-            paths[kind].parent.mkdir(parents=True, exist_ok=True)
-        asked = [
-            {
-                "prompt_id": f"p{prompt:06d}",
-                "language": code,
-                "messages": [{"role": "user", "content": f"Question {prompt}"}],
-                "prompt_hash": f"{prompt:016x}",
-            }
-            for prompt in range(prompts)
-        ]
-        pq.write_table(pa.Table.from_pylist(asked, SCHEMAS["prompts"]), paths["prompts"])
-        lines = (directory / f"{code}.jsonl").open("w") if jsonl else None
-        writers = {
-            kind: pq.ParquetWriter(paths[kind], SCHEMAS[kind], compression="zstd")
-            for kind in ("samples", "scores")
+        dice = np.random.Generator(np.random.PCG64([number, prompts]))
+        reward = dice.normal(dice.normal(0, 4, prompts)[of_prompt], 3).round(4)
+        length = dice.integers(WORDS - 40, WORDS + 41, n)
+        first = dice.integers(0, len(starts) - WORDS - 41, n)
+        cuts = zip(starts[first].tolist(), (starts[first + length] - 1).tolist(), strict=True)
+        texts = [whole[low:high] for low, high in cuts]
+        mark = dice.integers(0, 2**63, n).tolist()
+        shared = {
+            "prompt_id": pa.array(ids).take(pa.array(of_prompt)),
+            "language": pa.repeat(code, n),
+            "k": pa.array(np.tile(np.arange(SAMPLES), prompts)),
+            "response_hash": pa.array([f"{value:016x}" for value in mark]),
+            "n_tokens": pa.array(length),
         }
-        batch: dict[str, list[dict[str, Any]]] = {"samples": [], "scores": []}
-        for prompt, rewards, lengths, texts in rows(number, prompts):
-            for k, (reward, length, text) in enumerate(zip(rewards, lengths, texts, strict=True)):
-                shared = {
-                    "prompt_id": f"p{prompt:06d}",
-                    "language": code,
-                    "k": k,
-                    "response_hash": text_hash(text),
-                    "n_tokens": length,
-                }
-                batch["scores"].append({**shared, "reward": reward, "status": "ok"})
-                batch["samples"].append(
-                    {
-                        **shared,
-                        "prompt_hash": f"{prompt:016x}",
-                        "response": text,
-                        "n_chars": len(text),
-                        "finish_reason": "stop",
-                        "seed": 0,
-                        "detected_language": code,
-                    }
-                )
-                if lines:
-                    line = {
-                        "id": f"p{prompt:06d}", "language": code, "reward_score": reward,
-                        "messages": [
-                            {"role": "user", "content": f"Question {prompt}"},
-                            {"role": "assistant", "content": text},
-                        ],
-                    }  # fmt: skip
-                    lines.write(json.dumps(line) + "\n")
-            if len(batch["scores"]) >= 64_000 or prompt == prompts - 1:
-                for kind, writer in writers.items():
-                    writer.write_table(pa.Table.from_pylist(batch[kind], SCHEMAS[kind]))
-                    batch[kind] = []
-        for writer in writers.values():
-            writer.close()
-        if lines:
-            lines.close()
+        tables = {
+            "prompts": {
+                "prompt_id": pa.array(ids),
+                "language": pa.repeat(code, prompts),
+                "messages": pa.array(
+                    [[{"role": "user", "content": f"Question {name}"}] for name in ids]
+                ),
+                "prompt_hash": pa.array(ids),
+                "source_dataset": pa.nulls(prompts, pa.string()),
+                "domain": pa.nulls(prompts, pa.string()),
+            },
+            "samples": {
+                **shared,
+                "prompt_hash": shared["prompt_id"],
+                "response": pa.array(texts),
+                "n_chars": pa.array([len(text) for text in texts]),
+                "finish_reason": pa.repeat("stop", n),
+                "seed": pa.repeat(0, n),
+                "detected_language": pa.repeat(code, n),
+            },
+            "scores": {**shared, "reward": pa.array(reward), "status": pa.repeat("ok", n)},
+        }
+        for kind, columns in tables.items():
+            table = pa.table({name: columns[name] for name in SCHEMAS[kind].names})
+            write_slice(directory / kind / "data" / code, table.cast(SCHEMAS[kind]))
+        if jsonl:
+            with (directory / f"{code}.jsonl").open("w") as file:
+                for row, text in enumerate(texts):
+                    name = ids[row // SAMPLES]
+                    messages = [
+                        {"role": "user", "content": f"Question {name}"},
+                        {"role": "assistant", "content": text},
+                    ]
+                    line = {"id": name, "language": code, "reward_score": float(reward[row])}
+                    file.write(json.dumps({**line, "messages": messages}) + "\n")
 
 
 # ours
@@ -138,6 +123,7 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
 def ours(directory: Path) -> Callable[[], dict[str, int]]:
     """The stage itself, all but the drawing: reads parquet, pairs, describes, writes parquet."""
     import polars  # noqa: F401
+    import pyarrow.compute  # noqa: F401
 
     from factory import anatomy, pairing, scales  # noqa: F401
     from factory.stages.contract import Job, Place, Read, SliceSpec

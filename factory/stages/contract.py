@@ -39,6 +39,7 @@ class _Mark:
 
 
 _BATCH = 2048  # rows of long text in memory at once
+_BUFFER = 2**20  # bytes of the file read ahead
 
 EXTENT, REFERENCE, GATE = _Mark("extent"), _Mark("reference"), _Mark("gate")
 
@@ -279,19 +280,20 @@ def read_slice(
 
 
 def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Series:
-    """The values of one column of texts of a slice at `rows`, in their order. Read batch by batch: a
-    column of long texts is never in memory as a whole."""
+    """The texts of one column of a slice at `rows`, in their order. Read batch by batch: a column
+    of long texts is never in memory as a whole."""
     import numpy as np
     import polars as pl  # also to make arrays: pyarrow's own way to make one imports pandas
 
     places, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
     found, start = [pl.Series(dtype=pl.String)], 0
     for file in _files(root, name):
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
             for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
                 low, high = np.searchsorted(places, (start, start + len(batch)))
                 found.append(pl.Series(batch.column(0))[places[low:high] - start])
                 start += len(batch)
+    pa.default_memory_pool().release_unused()  # it would keep what the column needed
     return pl.concat(found)[back]
 
 

@@ -6,9 +6,7 @@ for the answers that were found.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 _UPSTREAM = {"scores": "score", "samples": "generate", "prompts": "prompts"}  # role: stage
 CROSS = "all_lang"  # the slice of the pool that holds all languages
 FIGURE = "anatomy.png"
-_AT_ONCE = 4  # slices: more would only cost memory
 # the columns that are read for every answer
 _LIGHT = {
     "scores": ("prompt_id", "k", "response_hash", "reward", "n_tokens"),
@@ -124,21 +121,16 @@ class _Choosing(Stage):
         )
 
     def make(self, job: Job) -> dict[str, tuple[dict[str, Any], Rows]]:
-        """The files of every slice; returns figures and counts of each. Slices are made side by
-        side, a few at a time: most of it is reading, which several threads can do."""
-
-        def one(spec: SliceSpec) -> tuple[dict[str, Any], Rows]:
+        """The files of every slice; returns figures and counts of each."""
+        done = {}
+        for spec in job.slices:
             found = self.find(job, spec)
             table = self._table(job, spec, found.rows)
             shards.write_slice(slice_directory(job.out, spec.name), table)
             asked = len(table) + sum(found.dropped.values())
-            return found.figures, Rows(into=asked, out=len(table), dropped=found.dropped)
-
-        done = {}
-        with ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1)) as threads:
-            for spec, made in zip(job.slices, threads.map(one, job.slices), strict=True):
-                done[spec.name] = made
-                job.progress(len(done), len(job.slices), "languages")
+            rows = Rows(into=asked, out=len(table), dropped=found.dropped)
+            done[spec.name] = (found.figures, rows)
+            job.progress(len(done), len(job.slices), "languages")
         return done
 
     def find(self, job: Job, spec: SliceSpec) -> Found:
