@@ -79,10 +79,16 @@ def pool(
     )  # fmt: skip
     given = pl.DataFrame(scores).select(*keys, "reward", conversation=pl.col("n_tokens"))
     rows = given.join(known, on=keys, how="inner", maintain_order="left")
-    return (rows if gold else rows.filter(pl.col("k") != GOLD)).with_columns(
-        language=pl.lit(language, pl.UInt8),
-        reward=pl.when(pl.col("reward").is_finite()).then("reward"),
-        score=pl.when(pl.col("reward").is_finite()).then("reward"),
+    return (
+        (rows if gold else rows.filter(pl.col("k") != GOLD))
+        .with_columns(
+            # only ever asked whether it is equal to another: a quarter of the string
+            text=pl.col("response_hash").hash(),
+            language=pl.lit(language, pl.UInt8),
+            reward=pl.when(pl.col("reward").is_finite()).then("reward"),
+            score=pl.when(pl.col("reward").is_finite()).then("reward"),
+        )
+        .drop("response_hash")
     )
 
 
@@ -117,8 +123,8 @@ def pair(answers: pl.DataFrame, rule: Rule, limits: Limits | None = None) -> Pai
         chosen.select("prompt_id", best="score"), on="prompt_id", maintain_order="left"
     ).filter(pl.col("score") < pl.col("best"))
     rejected = _nearest(below, rule.rejected)
-    pairs = _side(chosen, "chosen", answers.columns).join(
-        _side(rejected, "rejected", answers.columns).drop("pool_size", "pool_mean", "pool_std"),
+    pairs = _side(chosen, "chosen", answers).join(
+        _side(rejected, "rejected", answers).drop("pool_size", "pool_mean", "pool_std"),
         on="prompt_id",
         maintain_order="left",
     )
@@ -131,7 +137,7 @@ def best(answers: pl.DataFrame, point: Point, limits: Limits | None = None) -> P
     rows, dropped = _complete(answers, (point,))
     chosen = _nearest(rows.filter("may_choose"), point)
     dropped["none_to_choose"] = rows["prompt_id"].n_unique() - len(chosen)
-    found = _side(chosen, "chosen", answers.columns)
+    found = _side(chosen, "chosen", answers)
     return _limited(found, rows, limits or Limits(), dropped, ("chosen",))
 
 
@@ -140,9 +146,14 @@ def _complete(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Scored answers of prompts with enough of them, beside the figures of their pool."""
     score = pl.col("score")
-    # In a total order: mean and standard deviation are then the same whatever the row order.
-    rows = answers.sort("prompt_id", "k", "language").with_columns(
-        score=pl.when(score.is_finite()).then(score)
+    # In a total order: mean and standard deviation are then the same whatever the row order. Of
+    # the rest of an answer `at` is enough, until it is known who is wanted.
+    kept = {"prompt_id", "k", "language", "score", "may_choose", "may_reject", "draw"}
+    rows = (
+        answers.with_row_index("at")
+        .select("at", *(name for name in answers.columns if name in kept))
+        .sort("prompt_id", "k", "language")
+        .with_columns(score=pl.when(score.is_finite()).then(score))
     )
     quartile = {"q1": score.quantile(0.25, "linear")} if "q1" in points else {}
     figures = rows.group_by("prompt_id", maintain_order=True).agg(
@@ -177,14 +188,15 @@ def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
     )
 
 
-def _side(rows: pl.DataFrame, side: str, columns: Sequence[str]) -> pl.DataFrame:
-    own = [name for name in columns if name not in ("prompt_id", "may_choose", "may_reject")]
-    return rows.select(
-        "prompt_id",
-        "pool_size",
-        "pool_mean",
-        "pool_std",
-        *(pl.col(name).alias(f"{side}_{name}") for name in own),
+def _side(rows: pl.DataFrame, side: str, answers: pl.DataFrame) -> pl.DataFrame:
+    """The rows found for a side, with everything that is known of these answers."""
+    own = [n for n in answers.columns if n not in ("prompt_id", "may_choose", "may_reject")]
+    return pl.concat(
+        [
+            rows.select("prompt_id", "pool_size", "pool_mean", "pool_std"),
+            answers.select(pl.col(name).alias(f"{side}_{name}") for name in own)[rows["at"]],
+        ],
+        how="horizontal",
     )
 
 
@@ -214,9 +226,9 @@ def _limited(
         if limits.margin_above is not None:
             tests["margin_above"] = margin > limits.margin_above
     if limits.duplicates:
-        text = pl.col("chosen_response_hash")
+        text = pl.col("chosen_text")
         if "rejected" in sides:
-            tests["same_text"] = text == pl.col("rejected_response_hash")
+            tests["same_text"] = text == pl.col("rejected_text")
         tests["duplicate_text"] = text.is_duplicated() & ~text.is_first_distinct()
     if limits.over_budget is not None:
         longest = pl.max_horizontal(f"{side}_conversation" for side in sides)

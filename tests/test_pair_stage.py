@@ -440,6 +440,15 @@ def test_strategies_side_by_side(tmp_path):
             comparison.strategies(own, [odd])
 
 
+def test_there_is_nothing_to_compare_before_there_are_scores(factory):
+    done = factory("pairs", "compare", "smoke", "--strategies", "max:-1")
+    assert done.returncode == 1
+    assert "is not made yet" in done.stderr
+    assert "--until" in done.stderr
+    done = factory("pairs", "compare", "smoke", "--strategies", "max:-1@al_lang")
+    assert "did you mean 'all_lang'" in done.stderr
+
+
 # loadable as they are
 
 

@@ -46,7 +46,7 @@ SCHEMA = {
     "language": pl.UInt8,
     "n_chars": pl.Int64,
     "conversation": pl.Int64,
-    "response_hash": pl.String,
+    "text": pl.String,
     "draw": pl.UInt64,
 }
 
