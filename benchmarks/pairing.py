@@ -30,6 +30,7 @@ WORDS = 120
 SMALL = 300  # prompts, in each of seven languages: 134,400 rows
 LARGE = 10_000  # 4.48 million rows
 SIDES = ("factory", "dicts", "dicts, without parsing")
+CROSS = "factory, all_lang"  # one pool of all languages: everything is in memory at once
 
 
 # the data
@@ -120,7 +121,7 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
 # ours
 
 
-def ours(directory: Path) -> Callable[[], dict[str, int]]:
+def ours(directory: Path, cross: bool = False) -> Callable[[], dict[str, int]]:
     """The stage itself, all but the drawing: reads parquet, pairs, describes, writes parquet."""
     import polars  # noqa: F401
     import pyarrow.compute  # noqa: F401
@@ -133,20 +134,21 @@ def ours(directory: Path) -> Callable[[], dict[str, int]]:
     needs = {
         code: tuple(Read(role, step, code) for role, step in stages.items()) for code in LANGUAGES
     }
-    places = {need: Place(directory / need.role) for reads in needs.values() for need in reads}
-    out = directory / "out"
+    every = tuple(need for reads in needs.values() for need in reads)
+    single = tuple(SliceSpec("pair", code, code, reads) for code, reads in needs.items())
+    stage = Pair(pool="all_lang" if cross else "in_lang")
     job = Job(
         step="pair",
         seed=0,
-        slices=tuple(SliceSpec("pair", code, code, needs[code]) for code in LANGUAGES),
-        places=places,
+        slices=(SliceSpec("pair", "all_lang", None, every),) if cross else single,
+        places={need: Place(directory / need.role) for need in every},
         work=directory / "work",
-        out=out,
+        out=directory / "out",
         progress=lambda done, total, unit, tokens=0: None,
     )
 
     def run() -> dict[str, int]:
-        made = Pair().make(job)
+        made = stage.make(job)
         return {"pairs": sum(counts.out for _, counts in made.values())}
 
     return run
@@ -239,7 +241,8 @@ def resident() -> int:
 
 def measure(side: str, directory: Path) -> dict[str, float]:
     """One run of one side in this process."""
-    run = ours(directory) if side == SIDES[0] else dicts(directory, parse=side == SIDES[1])
+    mine = side in (SIDES[0], CROSS)
+    run = ours(directory, side == CROSS) if mine else dicts(directory, parse=side == SIDES[1])
     peak = Peak()
     peak.start()
     started = time.perf_counter()
@@ -282,7 +285,7 @@ def main() -> None:
     options.add_argument("--scale", action="store_true", help="ours up to 4.5 million rows too")
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--json", action="store_true", help="one last line of JSON")
-    options.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options.add_argument("--side", choices=(*SIDES, CROSS), help=argparse.SUPPRESS)
     options.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     asked = options.parse_args()
     if asked.side:
@@ -300,10 +303,11 @@ def main() -> None:
         for prompts in (LARGE // 16, LARGE // 4, LARGE) if asked.scale else ():
             large = Path(temporary) / str(prompts)
             generate(large, prompts, jsonl=False)
-            figures = apart(SIDES[0], large, 1)
-            results.append(
-                {"side": SIDES[0], "rows": prompts * len(LANGUAGES) * SAMPLES, **figures}
-            )
+            for side in (SIDES[0], CROSS):
+                figures = apart(side, large, 1)
+                results.append(
+                    {"side": side, "rows": prompts * len(LANGUAGES) * SAMPLES, **figures}
+                )
     first, other = results[0], results[1]
     print(f"{machine}; median of {asked.repeats} runs at {first['rows']:,} rows\n")
     print(f"{'side':24} {'rows':>10} {'seconds':>9} {'MB':>8} {'us a row':>9} {'pairs':>8}")
