@@ -39,7 +39,8 @@ def _point(value: Any, words: tuple[str, ...], forms: tuple[type[Knobs], ...]) -
         try:
             return by_key[key](**{key: given})
         except ValidationError as error:
-            raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{key}: {message}") from None
     shapes = [*words, *(f"{{{key}: {-2 if key == 'sigma' else 5}}}" for key in by_key)]
     raise ValueError(f"it is one of {', '.join(shapes)}")
 

@@ -307,7 +307,7 @@ def test_nothing_to_pair_leaves_an_empty_table(tmp_path):
     [
         ({"chosen": "min"}, "one of max, {sigma: -2}"),
         ({"rejected": "max"}, "one of min, q1, {sigma: -2}, {min_of: 5}"),
-        ({"rejected": {"sigma": "x"}}, "sigma: Input should be a valid number"),
+        ({"rejected": {"sigma": "x"}}, "number"),
         ({"rejected": {"sigmaa": -2}}, "one of min"),
         ({"rejected": {"min_of": 0}}, "greater than or equal to 1"),
         ({"chosen": {"sigma": -1}, "rejected": {"sigma": 1}}, "does not lie below"),
