@@ -1,19 +1,50 @@
-"""Which answers become a preference pair: pure polars over score columns.
+"""Which answers become a preference pair, or the best of a pool: pure polars over score columns.
 
-CroCo's rule, as its published script states it: chosen is the highest reward of the pool;
-rejected is the answer nearest to mean - 2 sigma (population sigma, chosen included) among those
-strictly below the chosen. Ties break by lowest k.
+CroCo's rule, as its published script states it: chosen is the highest reward of the pool; rejected
+is the answer nearest to mean - 2 sigma (population sigma, chosen included) among those strictly
+below the chosen. The other points of the sweet-spot study (arXiv 2502.16825) are aimed at in the
+same way. Ties break by lowest k, then by the order of languages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 import pyarrow as pa
 
 MISSING_LIMIT = 0.5  # a prompt with under half its pool scored is dropped: its mean says little
+GOLD = -1  # the k of an answer that a person wrote
+
+# A point of a pool: its ends, its lower quartile, or mean + so many population deviations.
+Point = Literal["max", "min", "q1"] | float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where chosen and rejected are looked for. With `min_of`, rejected is looked for among so many
+    answers of the pool, drawn by the column `draw`."""
+
+    chosen: Point = "max"
+    rejected: Point = -2.0
+    min_of: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a pair that the rule found is dropped all the same; each field is a reason.
+
+    `chosen_below_quantile`: of all rewards of the chosen's language. `over_budget`: conversations
+    longer than so many tokens on either side."""
+
+    std_below: float | None = None
+    chosen_below_quantile: float | None = None
+    margin_below: float | None = None
+    margin_above: float | None = None
+    duplicates: bool = False
+    over_budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -24,98 +55,188 @@ class Pairing:
     dropped: dict[str, int]
 
 
-def allowed(finished: bool, languages: Collection[str] | None) -> pl.Expr:
-    """Which answers may stand on a side: those that ended by themselves, if `finished`; those
-    whose detected language is one of `languages`, if any are given (no label is no match)."""
-    rule = pl.lit(True)
-    if finished:
-        rule = rule & (pl.col("finish_reason") == "stop")
-    if languages is not None:
-        rule = rule & pl.col("detected_language").is_in(list(languages)).fill_null(False)
-    return rule
+def pool(
+    scores: pa.Table,
+    samples: pa.Table,
+    accepted: Collection[str],
+    language: int = 0,
+    gold: bool = False,
+) -> pl.DataFrame:
+    """The answers of one language as the rules see them, one row each.
 
-
-def pool(scores: pa.Table, samples: pa.Table, chosen: pl.Expr, rejected: pl.Expr) -> pl.DataFrame:
-    """Scored answers with what `pair` needs; the two expressions say who is allowed where.
-
-    An empty answer is never chosen. Joined by prompt_id, k and response_hash, never by text.
+    `accepted` are the labels of the language that is asked for (no label is no match), `language`
+    its place among the languages; answers that people wrote (k -1) stay out unless `gold`.
+    Joined by prompt_id, k and response_hash, never by text. `row` is the row in `samples`.
     """
-    known = pl.DataFrame(samples).select(
-        "prompt_id", "k", "response_hash", "finish_reason", "detected_language", "n_chars"
-    )
+    keys = ["prompt_id", "k", "response_hash"]
+    known = pl.DataFrame(samples).with_row_index("row").select(
+        *keys,
+        "row",
+        "n_chars",
+        n_tokens="n_tokens",
+        finished=pl.col("finish_reason") == "stop",
+        in_language=pl.col("detected_language").is_in(list(accepted)).fill_null(False),
+    )  # fmt: skip
+    given = pl.DataFrame(scores).select(*keys, "reward", conversation=pl.col("n_tokens"))
+    rows = given.join(known, on=keys, how="inner", maintain_order="left")
     return (
-        pl.DataFrame(scores)
-        .join(known, on=["prompt_id", "k", "response_hash"], how="inner")
-        .select(
-            "prompt_id",
-            "k",
-            "reward",
-            may_choose=chosen & (pl.col("n_chars") > 0),
-            may_reject=rejected,
+        (rows if gold else rows.filter(pl.col("k") != GOLD))
+        .with_columns(
+            # only ever asked whether it is equal to another: a quarter of the string
+            text=pl.col("response_hash").hash(),
+            language=pl.lit(language, pl.UInt8),
+            reward=pl.when(pl.col("reward").is_finite()).then("reward"),
+            score=pl.when(pl.col("reward").is_finite()).then("reward"),
         )
+        .drop("response_hash")
     )
 
 
-def texts(samples: pa.Table, pairs: pl.DataFrame) -> dict[tuple[str, int], str]:
-    """The answers on either side of `pairs`, by prompt_id and k; no other text is gathered."""
-    wanted = pl.concat([pairs.select("prompt_id", k=side) for side in ("chosen_k", "rejected_k")])
-    rows = pl.DataFrame(samples).join(wanted.unique(), on=["prompt_id", "k"], how="semi")
-    return {(row["prompt_id"], row["k"]): row["response"] for row in rows.iter_rows(named=True)}
+def objections(finished: bool, in_language: bool, nonempty: bool) -> dict[str, pl.Expr]:
+    """What speaks against an answer on a side that asks for these things, by name."""
+    found = {
+        "unfinished": (finished, ~pl.col("finished")),
+        "wrong_language": (in_language, ~pl.col("in_language")),
+        "empty": (nonempty, pl.col("n_chars") == 0),
+    }
+    return {name: rule for name, (asked, rule) in found.items() if asked}
 
 
-def pair(scores: pl.DataFrame, sigma: float) -> Pairing:
+def pair(answers: pl.DataFrame, rule: Rule, limits: Limits | None = None) -> Pairing:
     """Chosen and rejected for each prompt.
 
-    scores: one row an answer, columns prompt_id, k, reward (null or not finite = none),
-        may_choose and may_reject (bool: who is allowed on which side).
-    sigma: rejected aims at pool mean + sigma * pool standard deviation (CroCo: -2).
+    answers: one row an answer, with prompt_id, language (a number that breaks ties), k, score
+        (what is compared; null or not finite = none), may_choose and may_reject (who is allowed
+        on which side), `draw` for `min_of`, and whatever `limits` look at.
 
-    Returns one row a prompt with prompt_id, chosen_k, rejected_k, score_chosen, score_rejected,
-    pool_size, pool_mean, pool_std, in the order of prompt_id; every other prompt is counted
-    under pool_incomplete, none_to_choose, no_lower_answer.
+    Returns one row a prompt in the order of prompt_id: prompt_id, pool_size, pool_mean, pool_std,
+    and every other column of `answers` as chosen_… and rejected_…. Every other prompt is counted
+    under pool_incomplete, none_to_choose, no_lower_answer or the limit that it failed.
     """
-    # In a total order: mean and standard deviation are then the same whatever the row order.
-    rows = scores.sort("prompt_id", "k").with_columns(
-        pl.when(pl.col("reward").is_finite()).then(pl.col("reward")).alias("reward")
+    rows, dropped = _complete(answers, (rule.chosen, rule.rejected))
+    chosen = _nearest(rows.filter("may_choose"), rule.chosen)
+    dropped["none_to_choose"] = rows["prompt_id"].n_unique() - len(chosen)
+    others = rows.filter("may_reject")
+    if rule.min_of is not None:
+        others = others.filter(pl.col("draw").rank("ordinal").over("prompt_id") <= rule.min_of)
+    below = others.join(
+        chosen.select("prompt_id", best="score"), on="prompt_id", maintain_order="left"
+    ).filter(pl.col("score") < pl.col("best"))
+    rejected = _nearest(below, rule.rejected)
+    pairs = _side(chosen, "chosen", answers).join(
+        _side(rejected, "rejected", answers).drop("pool_size", "pool_mean", "pool_std"),
+        on="prompt_id",
+        maintain_order="left",
     )
-    of_prompt = pl.col("reward").count().over("prompt_id")
-    rows = rows.with_columns(
-        asked=pl.len().over("prompt_id"),
-        pool_size=of_prompt.cast(pl.Int64),
-        pool_mean=pl.col("reward").mean().over("prompt_id"),
-        pool_std=pl.col("reward").std(ddof=0).over("prompt_id"),
-    )
-    n_prompts = rows["prompt_id"].n_unique()
-    complete = rows.filter(
-        pl.col("reward").is_not_null() & (pl.col("pool_size") >= pl.col("asked") * MISSING_LIMIT)
-    )
-    n_complete = complete["prompt_id"].n_unique()
+    dropped["no_lower_answer"] = len(chosen) - len(pairs)
+    return _limited(pairs, rows, limits or Limits(), dropped, ("chosen", "rejected"))
 
-    chosen = (
-        complete.filter("may_choose")
-        .sort("prompt_id", -pl.col("reward"), "k")
-        .group_by("prompt_id", maintain_order=True)
-        .first()
-        .select(
-            "prompt_id", "pool_size", "pool_mean", "pool_std", chosen_k="k", score_chosen="reward"
-        )
+
+def best(answers: pl.DataFrame, point: Point, limits: Limits | None = None) -> Pairing:
+    """The chosen side alone: no second answer is asked for. Otherwise like `pair`."""
+    rows, dropped = _complete(answers, (point,))
+    chosen = _nearest(rows.filter("may_choose"), point)
+    dropped["none_to_choose"] = rows["prompt_id"].n_unique() - len(chosen)
+    found = _side(chosen, "chosen", answers)
+    return _limited(found, rows, limits or Limits(), dropped, ("chosen",))
+
+
+def _complete(
+    answers: pl.DataFrame, points: Sequence[Point]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Scored answers of prompts with enough of them, beside the figures of their pool."""
+    score = pl.col("score")
+    # In a total order: mean and standard deviation are then the same whatever the row order. Of
+    # the rest of an answer `at` is enough, until it is known who is wanted.
+    kept = {"prompt_id", "k", "language", "score", "may_choose", "may_reject", "draw"}
+    rows = (
+        answers.with_row_index("at")
+        .select("at", *(name for name in answers.columns if name in kept))
+        .sort("prompt_id", "k", "language")
+        .with_columns(score=pl.when(score.is_finite()).then(score))
     )
-    rejected = (
-        complete.filter("may_reject")
-        .join(chosen.select("prompt_id", "score_chosen"), on="prompt_id")
-        .filter(pl.col("reward") < pl.col("score_chosen"))
-        .with_columns(
-            distance=(pl.col("reward") - (pl.col("pool_mean") + sigma * pl.col("pool_std"))).abs()
-        )
-        .sort("prompt_id", "distance", "k")
-        .group_by("prompt_id", maintain_order=True)
-        .first()
-        .select("prompt_id", rejected_k="k", score_rejected="reward")
+    quartile = {"q1": score.quantile(0.25, "linear")} if "q1" in points else {}
+    figures = rows.group_by("prompt_id", maintain_order=True).agg(
+        asked=pl.len(),
+        pool_size=score.count().cast(pl.Int64),
+        pool_mean=score.mean(),
+        pool_std=score.std(ddof=0),
+        **quartile,
     )
-    pairs = chosen.join(rejected, on="prompt_id").sort("prompt_id")
-    counts = {
-        "pool_incomplete": n_prompts - n_complete,
-        "none_to_choose": n_complete - len(chosen),
-        "no_lower_answer": len(chosen) - len(pairs),
-    }
-    return Pairing(pairs, {reason: n for reason, n in counts.items() if n})
+    enough = figures.filter(
+        (pl.col("pool_size") > 0) & (pl.col("pool_size") >= pl.col("asked") * MISSING_LIMIT)
+    )
+    rows = rows.filter(score.is_not_null()).join(
+        enough.drop("asked"), on="prompt_id", maintain_order="left"
+    )
+    return rows, {"pool_incomplete": len(figures) - len(enough)}
+
+
+def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
+    """Of each prompt the row nearest to `point`; the first in order among those equally near."""
+    score = pl.col("score")
+    if point == "max":
+        distance = -score
+    elif point == "min":
+        distance = score
+    elif point == "q1":
+        distance = (score - pl.col("q1")).abs()
+    else:
+        distance = (score - (pl.col("pool_mean") + point * pl.col("pool_std"))).abs()
+    return rows.filter(distance == distance.min().over("prompt_id")).unique(
+        "prompt_id", keep="first", maintain_order=True
+    )
+
+
+def _side(rows: pl.DataFrame, side: str, answers: pl.DataFrame) -> pl.DataFrame:
+    """The rows found for a side, with everything that is known of these answers."""
+    own = [n for n in answers.columns if n not in ("prompt_id", "may_choose", "may_reject")]
+    return pl.concat(
+        [
+            rows.select("prompt_id", "pool_size", "pool_mean", "pool_std"),
+            answers.select(pl.col(name).alias(f"{side}_{name}") for name in own)[rows["at"]],
+        ],
+        how="horizontal",
+    )
+
+
+def _limited(
+    pairs: pl.DataFrame,
+    rows: pl.DataFrame,
+    limits: Limits,
+    dropped: dict[str, int],
+    sides: Sequence[str],
+) -> Pairing:
+    """Without the pairs that fail a limit; each is counted under the first one that it fails."""
+    tests: dict[str, pl.Expr] = {}
+    if limits.std_below is not None:
+        tests["std_below"] = pl.col("pool_std") < limits.std_below
+    if limits.chosen_below_quantile is not None:
+        floor = rows.group_by("language").agg(
+            floor=pl.col("score").quantile(limits.chosen_below_quantile, "linear")
+        )
+        pairs = pairs.join(
+            floor, left_on="chosen_language", right_on="language", maintain_order="left"
+        )
+        tests["chosen_below_quantile"] = pl.col("chosen_score") < pl.col("floor")
+    if "rejected" in sides:
+        margin = pl.col("chosen_score") - pl.col("rejected_score")
+        if limits.margin_below is not None:
+            tests["margin_below"] = margin < limits.margin_below
+        if limits.margin_above is not None:
+            tests["margin_above"] = margin > limits.margin_above
+    if limits.duplicates:
+        text = pl.col("chosen_text")
+        if "rejected" in sides:
+            tests["same_text"] = text == pl.col("rejected_text")
+        tests["duplicate_text"] = text.is_duplicated() & ~text.is_first_distinct()
+    if limits.over_budget is not None:
+        longest = pl.max_horizontal(f"{side}_conversation" for side in sides)
+        tests["over_budget"] = longest > limits.over_budget
+    for reason, failed in tests.items():
+        kept = pairs.filter(~failed)
+        dropped[reason] = len(pairs) - len(kept)
+        pairs = kept
+    return Pairing(
+        pairs.drop("floor", strict=False), {reason: n for reason, n in dropped.items() if n}
+    )

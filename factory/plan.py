@@ -179,9 +179,9 @@ class _Planner:
             "stage": stage.name,
             "version": stage.version,
             "slice": spec.name if stage.kind in ("model", "adapter") else spec.language,
-            "fields": stage.semantic(),
+            "fields": stage.semantic(spec),
         }
-        if stage.seeded:
+        if stage.draws(spec):
             identity["seed"] = self._recipe.seed
         reads = [need for need in spec.needs if isinstance(need, Read)]
         content = [n for n in spec.needs if isinstance(n, Outside) and not n.extent]

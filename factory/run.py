@@ -176,6 +176,24 @@ def _place(
     return Place(hub.fetch(name, need.kind, revision), name, revision)
 
 
+def inputs(
+    loaded: Loaded, pins: Lock, held: Holdings, hub: Hub, needs: Sequence[Read], asked_by: str
+) -> dict[Need, Place]:
+    """Where artifacts that are made already lie on this disk, fetched if they must be.
+
+    Raises RecipeError for one that is not made yet.
+    """
+    steps = {step.name: step for step in plan(loaded.recipe, pins, held)}
+    done = {name: step.found for name, step in steps.items() if step.found}
+    for need in needs:
+        if need.step not in done:
+            raise RecipeError(
+                f"{asked_by} needs {need.step}, which is not made yet: {steps[need.step].reason}",
+                f"run factory run {loaded.recipe.name} --until {need.step} first",
+            )
+    return {need: _place(need, loaded, pins, done, steps, hub) for need in needs}
+
+
 def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
     """Publish a sealed artifact and put it into the collection. Returns its tag."""
     assert step.found is not None and step.found.directory is not None

@@ -6,9 +6,15 @@ out even where a column may be all null, so that no reader ever has to guess one
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 
 from factory.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
@@ -85,6 +91,27 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("pool_size", _int),
             _must("pool_mean", _float),
             _must("pool_std", _float),
+            _may("id", _text),  # of this pair among those of all configs
+            _may("reward_chosen", _float),  # as scored; the score is what was compared
+            _may("reward_rejected", _float),
+            _may("chosen_tokens", _int),
+            _may("rejected_tokens", _int),
+        ]
+    ),
+    "sft": pa.schema(
+        [
+            _must("id", _text),
+            _must("prompt_id", _text),
+            _must("language", _text),
+            _must("prompt", MESSAGES),
+            _must("completion", MESSAGES),
+            _may("reward", _float),  # null where people wrote the completion
+            _must("k", _int),
+            _may("score", _float),
+            _may("n_tokens", _int),
+            _may("pool_size", _int),
+            _may("pool_mean", _float),
+            _may("pool_std", _float),
         ]
     ),
     "answers": pa.schema(
@@ -118,38 +145,57 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
-def conform(table: pa.Table, kind: str, where: str) -> pa.Table:
+def conform(
+    table: pa.Table, kind: str, where: str, columns: Collection[str] | None = None
+) -> pa.Table:
     """`table` with exactly the columns of `kind`, in order; absent nullable ones become null.
+    With `columns`, only these of them.
 
     Raises InputError naming the column (and the first row, for a null) that does not fit;
     `where` says whose table it is in that message.
     """
     schema = SCHEMAS[kind]
-    columns = []
+    if columns is not None:
+        schema = pa.schema([field for field in schema if field.name in columns])
+    check_names(table.column_names, schema, kind, where)
+    found = []
     for field in schema:
         if field.name not in table.column_names:
-            if not field.nullable:
-                hint = nearest(field.name, table.column_names)
-                raise InputError(
-                    f"{where}: no column {field.name!r}{hint}",
-                    f"a table of {kind} needs {', '.join(schema.names)}",
-                )
-            columns.append(pa.nulls(len(table), field.type))
+            found.append(pa.nulls(len(table), field.type))
             continue
         column = table.column(field.name)
         if not field.nullable and column.null_count:
             row = column.is_null().index(True).as_py()
             raise InputError(f"{where}: row {row + 1} has no {field.name!r}", "fill or drop it")
         try:
-            columns.append(column.cast(field.type))
+            found.append(column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise InputError(
                 f"{where}: column {field.name!r} is {column.type}, not {field.type}",
                 str(error).splitlines()[0],
             ) from None
-    return pa.table(columns, schema=schema)
+    return pa.table(found, schema=schema)
+
+
+def check_names(names: Sequence[str], schema: pa.Schema, kind: str, where: str) -> None:
+    """Raises InputError when a column of `schema` that may not be null is not among `names`."""
+    for field in schema:
+        if not field.nullable and field.name not in names:
+            raise InputError(
+                f"{where}: no column {field.name!r}{nearest(field.name, names)}",
+                f"a table of {kind} needs {', '.join(SCHEMAS[kind].names)}",
+            )
 
 
 def from_rows(rows: list[dict[str, object]], kind: str) -> pa.Table:
     """Rows made by a stage as a table of `kind`; a missing or ill-typed cell is our own bug."""
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
+
+
+def said(role: str, texts: pl.Series) -> pa.Array:
+    """Conversations of one message each, all by `role`. (Made by polars: pyarrow's own ways to
+    make an array from values import pandas.)"""
+    import polars as pl
+
+    message = pl.struct(pl.lit(role).alias("role"), texts.alias("content"))
+    return pl.select(pl.concat_list(message)).to_series().to_arrow()

@@ -31,6 +31,21 @@ TRAINED = {
     "curve": [{"loss": 0.6931, "epoch": 0.1}, {"loss": 0.41, "epoch": 1.0}],
     "final": {"eval_loss": 0.5, "eval_rewards/accuracies": 0.75},
 }
+FOUND = {
+    "answers": 72,
+    "unscored": 1,
+    "passed_over": {"chosen": {"unfinished": 5, "empty": 0}, "rejected": {}},
+    "mean_tokens": {"chosen": 31.25, "rejected": 40.0},
+    "token_gap": -8.75,
+    "longest": 99,
+    "mean_margin": 1.5,
+    "languages": [{"prompt_language": "en", "chosen_language": "en", "rejected_language": "en",
+                   "rows": 12}],
+}  # fmt: skip
+MIX = [
+    {"prompt_language": "es", "chosen_language": "es", "rejected_language": "en", "rows": 9},
+    {"prompt_language": "fr", "chosen_language": "fr", "rejected_language": "fr", "rows": 3},
+]
 STATS: dict[str, dict[str, Any]] = {
     "reward": TRAINED,
     "dpo[all]": TRAINED,
@@ -48,7 +63,23 @@ STATS: dict[str, dict[str, Any]] = {
             "fr": {"scored": 0, "without_reward": 12, "tokens": 9},
         }
     },
-    "pair": {"by_language": {"en": {"mean_margin": 1.5}, "es": {"mean_margin": 0.5}, "fr": {}}},
+    "pair": {
+        "by_slice": {
+            "en": FOUND,
+            "es": {**FOUND, "mean_margin": 0.5, "over_budget": 2},
+            "fr": {key: FOUND[key] for key in ("answers", "unscored", "passed_over")},
+            "all_lang": {**FOUND, "languages": MIX},
+        }
+    },
+    "best": {
+        "by_slice": {
+            code: {
+                **{key: FOUND[key] for key in ("answers", "unscored", "mean_tokens", "longest")},
+                "passed_over": {"chosen": {"wrong_language": 9}},
+            }
+            for code in LANGUAGES
+        }
+    },
     "arena": {
         "by_slice": {
             f"{code}/{label}": {"answers": 12, "tokens": 9, "cut_off": 1, "in_language": 11}
@@ -90,7 +121,14 @@ STATS: dict[str, dict[str, Any]] = {
 
 def manifests() -> dict[str, Manifest]:
     """One of every step of the demo, and an imported model."""
-    recipe = demo()
+    recipe = demo(
+        "stages.best={}",
+        "stages.pair.pool=both",
+        "stages.pair.rejected={min_of: 5}",
+        "stages.pair.prompt_language=random",
+        "stages.pair.normalize=zscore",
+        "stages.pair.budget={tokens: 90, over: keep}",
+    )
     lock = lock_of(recipe)
     steps = plan(recipe, lock, walked(recipe, lock))
     found = {"import": imported()}
@@ -165,11 +203,12 @@ def test_rows_in_out_and_dropped_are_shown_for_every_slice(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["prompts", "questions", "preferences", "generate", "score", "pair"]
+    "name", ["prompts", "questions", "preferences", "generate", "score", "pair", "best"]
 )
 def test_a_dataset_has_one_config_a_language(name):
     header = header_of(card.render(MANIFESTS[name]))
     codes = ["en"] if name == "preferences" else list(LANGUAGES)
+    codes += ["all_lang"] if name == "pair" else []
     assert header["configs"] == [
         {
             "config_name": code,
@@ -243,6 +282,29 @@ def test_the_card_of_verdicts_says_who_judged_and_that_it_is_not_independent():
     assert "judged by local/demo-reward: training reward (not independent)." in text
     assert "59.7 % [45.1, 72.9] no difference shown" in text
     assert "no verdict could be read" in text
+
+
+def test_the_card_of_pairs_shows_the_rule_and_its_anatomy():
+    text = card.render(MANIFESTS["pair"])
+    assert "rejected the lowest of 5 drawn at random among those below it" in text
+    assert "standard deviations of their language; its prompts are in a random language" in text
+    assert "](anatomy.png)" in text
+    assert "| en | 12 | 1.5 | 31.25 | 40 | -8.75 | 99 |" in text
+    assert "| fr | 12 |  |  |  |  |  |" in text, "a slice without pairs has no figures"
+    assert "| en | 72 | 1 | unfinished 5 | 0 |" in text
+    assert "| es | es | en | 9 | 75.0 % |" in text
+    assert "2 conversations of `es` are longer than 90 tokens and were kept" in text
+
+
+def test_the_card_of_croco_names_its_rule():
+    recipe = demo()
+    lock = lock_of(recipe)
+    steps = plan(recipe, lock, walked(recipe, lock))
+    step = by_name(steps)["pair"]
+    stats = {"by_slice": dict.fromkeys(LANGUAGES, FOUND)}
+    text = card.render(manifest_of(recipe, lock, step, done(steps), stats=stats))
+    assert "chosen is the highest score of its prompt's pool" in text
+    assert "rejected the one nearest to mean -2 standard deviations among those below it" in text
 
 
 def test_whether_a_second_run_gives_equal_bytes_is_said():

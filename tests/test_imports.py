@@ -139,6 +139,7 @@ def test_the_list_of_stages_imports_them_all():
         ("datasets", {"factory.stages.train", "factory.stages.sources"}),
         ("py3langid", {"factory.language_id"}),
         ("jinja2", {"factory.card"}),
+        ("matplotlib", {"factory.figures"}),
     ],
 )
 def test_each_library_has_its_rooms(package, rooms):
@@ -186,7 +187,10 @@ def test_of_the_local_hub_the_rest_knows_the_launcher_and_only_from_the_command_
 
 
 def test_the_pure_rooms_import_nothing_that_reaches_outside():
-    pure = {f"factory.{name}" for name in ("pairing", "stats", "artifact", "plan", "card")}
+    pure = {
+        f"factory.{name}"
+        for name in ("pairing", "scales", "anatomy", "stats", "artifact", "plan", "card")
+    }
     assert pure <= FILES.keys()
     reaching = {"requests", "httpx", "urllib", "http", "subprocess", "sqlite3", "socket", "shutil",
                 "tempfile", "huggingface_hub", "os"}  # fmt: skip

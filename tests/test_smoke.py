@@ -20,7 +20,7 @@ from tests.conftest import FACTORY, run_factory
 pytestmark = pytest.mark.slow
 
 STEPS = [
-    "prompts", "preferences", "questions", "reward", "generate", "score", "pair",
+    "prompts", "preferences", "questions", "reward", "generate", "score", "pair", "best",
     "dpo[all]", "dpo[es]", "arena", "judge",
 ]  # fmt: skip
 
@@ -108,6 +108,37 @@ def test_datasets_loads_the_pairs_at_their_tag(made: Path) -> None:
         "print(len(rows), rows[0]['chosen'][0]['role'], sorted(rows.column_names)[:2])"
     )
     assert _clients(made, code).startswith("12 assistant")
+
+
+def test_datasets_loads_the_cross_lingual_pairs_and_the_best_of_n(made: Path) -> None:
+    steps = plan(made)
+    code = (
+        "from datasets import load_dataset\n"
+        f"tags = {{'pair': {steps['pair']['tag']!r}, 'best': {steps['best']['tag']!r}}}\n"
+        "for name, tag in tags.items():\n"
+        "    repo = f'local/smoke-{name}'\n"
+        "    rows = load_dataset(repo, 'all_lang', split='train', revision=tag)\n"
+        "    print(len(rows), len(set(rows['id'])), rows[0]['prompt'][0]['role'])\n"
+    )
+    assert _clients(made, code).splitlines() == ["12 12 user", "12 12 user"]
+
+
+def test_strategies_are_compared_without_a_publish(made: Path) -> None:
+    figure = made.parent / "pairs.png"
+    done = run_factory(
+        "pairs", "compare", "smoke", "--json", "--figure", str(figure),
+        "--strategies", "max:min,max:min_of_2", "--strategies", "max:-2@all_lang-zscore",
+        home=made,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [row["strategy"] for row in found["strategies"]] == [
+        "recipe", "max:min", "max:min_of_2", "max:-2@all_lang-zscore",
+    ]  # fmt: skip
+    assert found["strategies"][0]["overlap"] == 1.0
+    assert found["strategies"][3]["rows"] == 12
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert {step["state"] for step in plan(made).values()} == {"reuse"}
 
 
 def test_peft_loads_the_adapter_on_its_base(made: Path) -> None:

@@ -6,7 +6,7 @@ from factory.stages.arena import Arena
 from factory.stages.contract import Stage
 from factory.stages.generate import Generate
 from factory.stages.judge import Judge
-from factory.stages.pair import Pair
+from factory.stages.pair import Best, Pair
 from factory.stages.score import Score
 from factory.stages.sources import Preferences, Prompts, Questions
 from factory.stages.train import Dpo, Reward
@@ -19,6 +19,7 @@ STAGES: tuple[type[Stage], ...] = (
     Generate,
     Score,
     Pair,
+    Best,
     Dpo,
     Arena,
     Judge,

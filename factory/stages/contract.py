@@ -14,10 +14,10 @@ It sees tables and directories, never a hub, a queue or a card.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +28,9 @@ from factory.artifact import Rows
 from factory.errors import InputError, RecipeError, nearest
 from factory.shards import Shard
 
+if TYPE_CHECKING:
+    import polars as pl
+
 
 class _Mark:
     """A mark on a field, read by Stage._fields."""
@@ -35,6 +38,9 @@ class _Mark:
     def __init__(self, name: str) -> None:
         self.name = name
 
+
+_BATCH = 2048  # rows of long text in memory at once
+_BUFFER = 2**20  # bytes of the file read ahead
 
 EXTENT, REFERENCE, GATE = _Mark("extent"), _Mark("reference"), _Mark("gate")
 
@@ -199,8 +205,16 @@ class Job:
     def table(self, spec: SliceSpec, role: str, kind: str) -> pa.Table:
         """All rows of the artifact slices read as `role`, as a table of `kind`."""
         reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
-        parts = [read_slice(self.places[need].path, need.slice, kind) for need in reads]
+        parts = [self.rows(need, kind) for need in reads]
         return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
+
+    def rows(self, need: Read, kind: str, columns: Collection[str] | None = None) -> pa.Table:
+        """All rows of one slice, or only these columns of them."""
+        return read_slice(self.places[need].path, need.slice, kind, columns)
+
+    def pick(self, need: Read, column: str, rows: Iterable[int]) -> pl.Series:
+        """The texts of one column at these rows of one slice, in their order."""
+        return pick_rows(self.places[need].path, need.slice, column, rows)
 
     def make_rows(
         self,
@@ -272,9 +286,13 @@ class Stage(Knobs):
         """By role, the fewest rows this stage can do anything with."""
         return {}
 
-    def semantic(self) -> dict[str, Any]:
-        """The fields that give rows their meaning and are not at their default."""
+    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+        """The fields that give the rows of a slice their meaning and are not at their default."""
         return self._fields(lambda marks: not marks)
+
+    def draws(self, spec: SliceSpec) -> bool:
+        """Whether the recipe's seed changes the rows of a slice."""
+        return self.seeded
 
     def extent(self) -> dict[str, Any]:
         """The fields that say how much."""
@@ -294,12 +312,43 @@ def slice_directory(root: Path, name: str) -> Path:
     return root / "data" / name
 
 
-def read_slice(root: Path, name: str, kind: str) -> pa.Table:
-    """The rows of one slice of an artifact at rest, checked against its contract."""
+def read_slice(
+    root: Path, name: str, kind: str, columns: Collection[str] | None = None
+) -> pa.Table:
+    """The rows of one slice of an artifact at rest, checked against its contract. With
+    `columns`, these alone are read, and of the others only the names."""
+    found = []
+    for file in _files(root, name):
+        # ParquetFile and not read_table, which brings in pyarrow.dataset and with it pandas
+        with pq.ParquetFile(file) as parquet:
+            there = parquet.schema_arrow.names
+            schemas.check_names(there, schemas.SCHEMAS[kind], kind, str(file.parent))
+            table = parquet.read([n for n in columns if n in there] if columns else None)
+        found.append(schemas.conform(table, kind, str(file.parent), columns))
+    return pa.concat_tables(found)
+
+
+def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Series:
+    """The texts of one column of a slice at `rows`, in their order. Read batch by batch: a column
+    of long texts is never in memory as a whole."""
+    import numpy as np
+    import polars as pl  # also to make arrays: pyarrow's own way to make one imports pandas
+
+    places, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
+    found, start = [pl.Series(dtype=pl.String)], 0
+    for file in _files(root, name):
+        with pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
+            for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
+                low, high = np.searchsorted(places, (start, start + len(batch)))
+                found.append(pl.Series(batch.column(0))[places[low:high] - start])
+                start += len(batch)
+    pa.default_memory_pool().release_unused()  # it would keep what the column needed
+    return pl.concat(found)[back]
+
+
+def _files(root: Path, name: str) -> list[Path]:
     directory = slice_directory(root, name)
     files = sorted(directory.glob("*.parquet"))
     if not files:
         raise InputError(f"no rows at {directory}", "fetch the artifact again")
-    # ParquetFile and not read_table, which brings in pyarrow.dataset and with it pandas
-    table = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
-    return schemas.conform(table, kind, str(directory))
+    return files

@@ -249,8 +249,14 @@ class Dpo(_Training):
     def slices(self, scope: Scope) -> list[SliceSpec]:
         base = scope.model(self.base, "base", self.name)
         pairs = {spec.name: spec for spec in scope.slices("pair", self.name)}
+        single = tuple(name for name, spec in pairs.items() if spec.language)
+        if isinstance(self.each, str) and not single:
+            raise RecipeError(
+                f"stages.dpo.each: {self.each} is of single languages, which have no pairs here",
+                f"write each: [{', '.join(pairs)}], or stages.pair.pool: both",
+            )
         groups = (
-            tuple(pairs)
+            single
             if self.each == "language"
             else (self.each,)
             if isinstance(self.each, str)
@@ -265,9 +271,12 @@ class Dpo(_Training):
                 + nearest(group, ["all", *pairs]),
                 f"use all or one of {', '.join(pairs)}",
             )
-        specs = list(pairs.values()) if group == "all" else [pairs[group]]
+        # all: of every single language; cross-lingual pairs go by their own name
+        specs = [spec for spec in pairs.values() if group == spec.name] or [
+            spec for spec in pairs.values() if spec.language
+        ]
         reads = tuple(Read(self.read, spec.step, spec.name) for spec in specs)
-        language = None if group == "all" else group
+        language = None if group == "all" else specs[0].language
         return SliceSpec(f"{self.name}[{group}]", group, language, (*reads, base))
 
     def _trainer(

@@ -1,0 +1,98 @@
+"""What pairs are made of, in numbers: rewards, margins, lengths, languages. Pure, and all of it
+goes into the manifest, from which the card and the drawings are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+BINS = 24
+
+
+def describe(
+    answers: pl.DataFrame,
+    found: pl.DataFrame,
+    languages: Sequence[str],
+    objections: Mapping[str, Mapping[str, pl.Expr]],
+    budget: int | None = None,
+) -> dict[str, Any]:
+    """Figures of one slice.
+
+    answers: the pool that `found` was taken from, as `pairing.pool` makes it.
+    found: rows as `pairing.pair` or `pairing.best` returns them, with prompt_language if pairs.
+    languages: the codes behind the numbers in the columns of languages.
+    objections: what speaks against an answer, by side and name, as `pairing.objections` says it.
+    budget: how many conversations longer than so many tokens are to be counted, if given.
+    """
+    sides = [side for side in ("chosen", "rejected") if f"{side}_score" in found.columns]
+    figures: dict[str, Any] = {
+        "answers": len(answers),
+        "unscored": answers["score"].null_count(),
+        "scores": histogram(
+            {"pool": answers["score"]} | {side: found[f"{side}_score"] for side in sides}
+        ),
+        "tokens": histogram({side: found[f"{side}_n_tokens"] for side in sides}),
+        "passed_over": {side: passed_over(answers, objections[side]) for side in sides},
+    }
+    if not len(found):
+        return figures
+    figures["mean_tokens"] = {side: _mean(found[f"{side}_n_tokens"]) for side in sides}
+    figures["mean_chars"] = {side: _mean(found[f"{side}_n_chars"]) for side in sides}
+    longest = found.select(
+        longest=pl.max_horizontal(f"{side}_conversation" for side in sides)
+    ).to_series()
+    figures["longest"] = int(longest.max())  # type: ignore[arg-type]
+    if budget is not None:
+        figures["over_budget"] = int((longest > budget).sum())
+    if "rejected" in sides:
+        margin = found["chosen_score"] - found["rejected_score"]
+        figures["margins"] = histogram({"margin": margin})
+        figures["mean_margin"] = _mean(margin)
+        figures["token_gap"] = _mean(found["chosen_n_tokens"] - found["rejected_n_tokens"])
+    names = ["prompt_language", *(f"{side}_language" for side in sides)]
+    mix = found.group_by([n for n in names if n in found.columns]).len().sort(pl.all())
+    figures["languages"] = [
+        {
+            **{key: languages[row[key]] for key in row if key != "len"},
+            "rows": row["len"],
+        }
+        for row in mix.to_dicts()
+    ]
+    return figures
+
+
+def passed_over(answers: pl.DataFrame, objections: Mapping[str, pl.Expr]) -> dict[str, int]:
+    """How many answers may not stand on a side, by what speaks against them; one answer may
+    count more than once."""
+    counts = answers.select(**{name: rule.sum() for name, rule in objections.items()})
+    return {name: int(n) for name, n in counts.row(0, named=True).items()} if objections else {}
+
+
+def histogram(columns: dict[str, pl.Series]) -> dict[str, Any]:
+    """How often values fall into bins that all columns share; no bins where there is no value."""
+    values = {name: column.drop_nulls().to_numpy() for name, column in columns.items()}
+    ends = [(v.min(), v.max()) for v in values.values() if len(v)]
+    if not ends:
+        return {"edges": [], **{name: [] for name in values}}
+    low, high = float(min(end[0] for end in ends)), float(max(end[1] for end in ends))
+    # one width for everybody; a single value gets a bin around it
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    return {
+        "edges": [float(f"{edge:.6g}") for edge in edges],
+        **{name: np.histogram(v, edges)[0].tolist() for name, v in values.items()},
+    }
+
+
+def overlap(one: pl.DataFrame, other: pl.DataFrame) -> float | None:
+    """The share of the pairs of `one` that `other` has too, to the answer; None of no pairs."""
+    keys = ["prompt_id", "chosen_language", "chosen_k", "rejected_language", "rejected_k"]
+    if not len(one):
+        return None
+    return len(one.join(other, on=keys, how="semi")) / len(one)
+
+
+def _mean(values: pl.Series) -> float:
+    return float(values.mean())  # type: ignore[arg-type]

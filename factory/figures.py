@@ -1,0 +1,144 @@
+"""Drawings of what the manifest says in numbers: small PNG files, drawn with matplotlib (Agg)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.artifact import Rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = {
+    "pool": "#c8c8c8", "chosen": "#2a7f9e", "rejected": "#c4622d", "margin": "#5a5a8c",
+}  # fmt: skip
+_INK = "#444444"
+
+
+def draw_anatomy(path: Path, slices: Mapping[str, tuple[Mapping[str, Any], Rows]]) -> None:
+    """One row a slice: scores of the pool and of both sides, margins, lengths, what became of
+    the prompts, and for a cross-lingual pool which languages met. `slices` are figures of
+    anatomy.describe with the slice's counts."""
+    mixed = {name: f for name, (f, _) in slices.items() if len(f.get("languages", ())) > 1}
+    columns = ["scores", "margins", "tokens of an answer", "prompts"]
+    if not any("margins" in figures for figures, _ in slices.values()):
+        columns.remove("margins")
+    if mixed:
+        columns.append("chosen (down), rejected (across)")
+    grid = _grid(len(slices), columns, list(slices))
+    for axes, (name, (figures, rows)) in zip(grid, slices.items(), strict=True):
+        panels = dict(zip(columns, axes, strict=True))
+        _bars(panels["scores"], figures["scores"])
+        if "margins" in panels:
+            _bars(panels["margins"], figures.get("margins", {"edges": []}))
+        _bars(panels["tokens of an answer"], figures["tokens"])
+        _fates(panels["prompts"], rows)
+        if mixed:
+            _languages(axes[-1], mixed.get(name, {}).get("languages", []))
+    _save(grid, path)
+
+
+def draw_comparison(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Strategies side by side, summed over slices: pairs, mean margin, mean tokens of both sides,
+    share across languages and overlap with the first. `rows` are comparison.totals'."""
+    panels = {
+        "pairs": ("rows",),
+        "mean margin": ("mean_margin",),
+        "tokens: chosen, rejected": ("chosen_tokens", "rejected_tokens"),
+        "share across languages": ("cross",),
+        "overlap with the first": ("overlap",),
+    }
+    names = [row["strategy"] for row in rows]
+    grid = _grid(1, list(panels), [""], height=0.8 + 0.3 * len(rows), left=1.6)
+    for number, (axes, keys) in enumerate(zip(grid[0], panels.values(), strict=True)):
+        for place, key in enumerate(keys):
+            colour = _COLOURS["rejected" if key == "rejected_tokens" else "chosen"]
+            size = 0.7 / len(keys)
+            at = [y + place * size for y in range(len(rows))]
+            axes.barh(at, [row[key] or 0 for row in rows], height=size, color=colour)
+        axes.set_yticks([y + 0.35 - 0.35 / len(keys) for y in range(len(rows))], names)
+        axes.invert_yaxis()
+        axes.tick_params(labelleft=number == 0)
+    _save(grid, path)
+
+
+def _grid(
+    rows: int, columns: list[str], names: list[str], height: float = 1.5, left: float = 0.5
+) -> Any:
+    """Axes, placed by hand in inches: matplotlib's own layouts take seconds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width, high = left + 2.6 * len(columns), 0.3 + height * rows
+    figure = Figure(figsize=(width, high))
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(
+        rows,
+        len(columns),
+        squeeze=False,
+        gridspec_kw={
+            "left": left / width,
+            "right": 1 - 0.1 / width,
+            "bottom": 0.25 / high,
+            "top": 1 - 0.3 / high,
+            "wspace": 0.28,
+            "hspace": 0.3,
+        },
+    )
+    for axes, name in zip(grid, names, strict=True):
+        axes[0].set_ylabel(name, color=_INK)
+        for one in axes:
+            one.tick_params(labelsize=6, colors=_INK)
+            one.spines[["top", "right"]].set_visible(False)
+    for one, title in zip(grid[0], columns, strict=True):
+        one.set_title(title, fontsize=8, color=_INK)
+    return grid
+
+
+def _save(grid: Any, path: Path) -> None:
+    grid[0][0].figure.savefig(path, format="png", dpi=90, metadata={"Software": None})
+
+
+def _bars(axes: Axes, bins: Mapping[str, Any]) -> None:
+    """Histograms over each other, each as shares of itself."""
+    axes.set_yticks([])
+    edges = bins["edges"]
+    for name, counts in bins.items():
+        if name == "edges" or not sum(counts):
+            continue
+        shares = [count / sum(counts) for count in counts]
+        axes.stairs(shares, edges, fill=name == "pool", color=_COLOURS[name], label=name)
+    if len(bins) > 2 and edges:
+        axes.legend(fontsize=5, frameon=False)
+
+
+def _fates(axes: Axes, rows: Rows) -> None:
+    fates = {"kept": rows.out, **rows.dropped}
+    names = list(fates)
+    axes.barh(range(len(names)), list(fates.values()), height=0.6, color=_COLOURS["pool"])
+    axes.set_yticks([])
+    for place, name in enumerate(names):  # inside the panel: names of reasons are long
+        axes.text(0, place, f" {name} {fates[name]}", fontsize=6, va="center", color=_INK)
+    axes.set_ylim(max(len(names), 3) - 0.5, -0.5)
+
+
+def _languages(axes: Axes, mix: list[dict[str, Any]]) -> None:
+    if not mix:
+        axes.set_axis_off()
+        return
+    codes = sorted({row[side] for row in mix for side in ("chosen_language", "rejected_language")
+                    if side in row})  # fmt: skip
+    counts = [[0] * len(codes) for _ in codes]
+    for row in mix:
+        across = codes.index(row.get("rejected_language", row["chosen_language"]))
+        counts[codes.index(row["chosen_language"])][across] += row["rows"]
+    axes.imshow(counts, cmap="Blues", aspect="auto")
+    for down, line in enumerate(counts):
+        for across, count in enumerate(line):
+            dark = count > max(map(max, counts)) / 2
+            axes.text(across, down, str(count), fontsize=6, ha="center", va="center",
+                      color="white" if dark else _INK)  # fmt: skip
+    axes.set_xticks(range(len(codes)), codes)
+    axes.set_yticks(range(len(codes)), codes)

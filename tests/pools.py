@@ -1,0 +1,104 @@
+"""Artifacts of prompts, samples and scores at rest, and the job that pairs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from factory.artifact import text_hash
+from factory.schemas import from_rows
+from factory.shards import write_slice
+from factory.stages.contract import (
+    Job,
+    ModelRef,
+    Outside,
+    Place,
+    Read,
+    Scope,
+    Stage,
+    slice_directory,
+)
+from factory.stages.generate import Generate
+from factory.stages.score import Score
+from factory.stages.sources import Prompts
+
+# prompt id to answers: (reward, text) or (reward, text, columns that differ from the usual)
+Pools = Mapping[str, Sequence[tuple[Any, ...]]]
+STEPS = {"prompts": "prompts", "samples": "generate", "scores": "score"}
+
+
+def scope(languages: Sequence[str], stage: Stage) -> Scope:
+    """A recipe with these languages and this stage."""
+    models = {
+        "policy": ModelRef(name="local/policy"),
+        "reward": ModelRef(name="local/reward", kind="classifier"),
+    }
+    before = {"prompts": Prompts(source="p-{language}.jsonl"), "generate": Generate(),
+              "score": Score()}  # fmt: skip
+    return Scope(tuple(languages), models, {**before, stage.name: stage})
+
+
+def write(root: Path, pools: Mapping[str, Pools], asked: Mapping[str, Sequence[str]] = {}) -> None:
+    """Three artifacts. `asked` names the prompts of a language, if not those with a pool."""
+    for code, by_prompt in pools.items():
+        made: dict[str, list[dict[str, Any]]] = {role: [] for role in STEPS}
+        for name in asked.get(code, by_prompt):
+            made["prompts"].append(
+                {
+                    "prompt_id": name,
+                    "language": code,
+                    "messages": [{"role": "user", "content": f"{name} in {code}"}],
+                    "prompt_hash": text_hash(name + code),
+                }
+            )
+        for name, answers in by_prompt.items():
+            for k, (reward, text, *more) in enumerate(answers):
+                shared = {
+                    "prompt_id": name,
+                    "language": code,
+                    "k": k,
+                    "response_hash": text_hash(text),
+                    "n_tokens": len(text.split()),
+                }
+                sample = {
+                    **shared,
+                    "prompt_hash": text_hash(name + code),
+                    "response": text,
+                    "n_chars": len(text),
+                    "finish_reason": "stop",
+                    "seed": 0,
+                    "detected_language": code,
+                }
+                score = {**shared, "reward": reward, "status": "ok" if reward is not None else "x"}
+                for column, value in (more[0] if more else {}).items():
+                    target = score if column in ("conversation", "reward") else sample
+                    target["n_tokens" if column == "conversation" else column] = value
+                    if column == "k":
+                        score["k"] = value
+                made["samples"].append(sample)
+                made["scores"].append(score)
+        for role, rows in made.items():
+            write_slice(slice_directory(root / role, code), from_rows(rows, role))
+
+
+def job_of(root: Path, stage: Stage, languages: Sequence[str], seed: int = 0) -> Job:
+    """The job of a stage that pairs what was written."""
+    specs = tuple(stage.slices(scope(languages, stage)))
+    needs = {need for spec in specs for need in spec.needs if not isinstance(need, Outside)}
+    return Job(
+        step=stage.name,
+        seed=seed,
+        slices=specs,
+        places={need: Place(root / need.role) for need in needs if isinstance(need, Read)},
+        work=root / "work",
+        out=root / "out" / stage.name,
+        progress=lambda done, total, unit, tokens=0: None,
+    )
+
+
+def read(root: Path, stage: Stage, name: str) -> list[dict[str, Any]]:
+    """The rows that a stage left in one slice."""
+    from factory.stages.contract import read_slice
+
+    return read_slice(root / "out" / stage.name, name, stage.kind).to_pylist()
