@@ -72,7 +72,7 @@ class Hub:
 
         Raises HubError when the hub is out of reach, or the repo is gated or has no `revision`.
         """
-        with self._explained(name):
+        with self.explained(name):
             try:
                 commit = self._api.repo_info(name, repo_type=kind, revision=revision).sha
             except GatedRepoError:
@@ -86,7 +86,7 @@ class Hub:
 
     def fetch(self, name: str, kind: str, revision: str) -> Path:
         """The files of a repo at a revision, on this disk. Safetensors only, never pickles."""
-        with self._explained(name):
+        with self.explained(name):
             return Path(
                 snapshot_download(
                     name,
@@ -114,7 +114,7 @@ class Hub:
         A second publish of the same content changes nothing; another draw of the same recipe
         gets a tag of its own, since tags never move.
         """
-        with self._explained(repo):
+        with self.explained(repo):
             self._api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
             tags = dict(self._tagged(repo, kind))
             for tag, other in tags.items():
@@ -127,7 +127,7 @@ class Hub:
             try:
                 self._api.create_tag(repo, tag=tag, revision=commit, repo_type=kind)
             except HfHubHTTPError as error:
-                if _status(error) != 409:
+                if status_of(error) != 409:
                     raise
                 # somebody published the same fingerprint this very moment: theirs stands
                 return self.publish(directory, manifest, repo, kind, private)
@@ -144,7 +144,7 @@ class Hub:
         note: str,
     ) -> str:
         """Put a repo into a collection, made if missing, with a note. Returns its slug."""
-        with self._explained(f"the collection {title}"):
+        with self.explained(f"the collection {title}"):
             collection = self._api.create_collection(
                 title,
                 namespace=org,
@@ -246,7 +246,7 @@ class Hub:
         return found
 
     @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
+    def explained(self, name: str) -> Iterator[None]:
         """Turn what the client raises into one line and its fix."""
         try:
             yield
@@ -270,9 +270,9 @@ class Hub:
                 401: "check your token (HF_TOKEN, or hf auth login)",
                 403: "your token may not write there",
                 507: "the hub's disk is full: free some space",
-            }.get(_status(error) or 0, "try again; finished work is kept")
-            raise HubError(f"{name}: the hub answered {_status(error)}: {message}", fix) from None
-        except _connection_errors() as error:
+            }.get(status_of(error) or 0, "try again; finished work is kept")
+            raise HubError(f"{name}: the hub answered {status_of(error)}: {message}", fix) from None
+        except connection_errors() as error:
             raise HubError(
                 f"{self.endpoint} cannot be reached: {type(error).__name__}",
                 "check the network; finished work is kept and published by the next run",
@@ -292,12 +292,12 @@ def _draw(manifest: Manifest) -> str:
     return f"{manifest.tag}-{content}"
 
 
-def _status(error: HfHubHTTPError) -> int | None:
+def status_of(error: HfHubHTTPError) -> int | None:
     response = getattr(error, "response", None)
     return None if response is None else int(response.status_code)
 
 
-def _connection_errors() -> tuple[type[Exception], ...]:
+def connection_errors() -> tuple[type[Exception], ...]:
     """What the client's HTTP library raises when there is no answer."""
     try:
         import httpx2 as http  # huggingface_hub 2
@@ -311,9 +311,9 @@ def _retrying(call: Callable[[], str]) -> str:
 
     def passing(error: BaseException) -> bool:
         if isinstance(error, HfHubHTTPError):
-            status = _status(error) or 0
+            status = status_of(error) or 0
             return status in (409, 412, 429) or (status >= 500 and status != 507)
-        return isinstance(error, _connection_errors())
+        return isinstance(error, connection_errors())
 
     for attempt in Retrying(
         retry=retry_if_exception(passing),

@@ -45,9 +45,9 @@ def _options(
     """One recipe becomes a collection of datasets and adapters on a Hugging Face Hub."""
 
 
-from factory.cli import hub, line  # noqa: E402  (they register their commands on app)
+from factory.cli import hub, line, sync  # noqa: E402  (they register their commands on app)
 
-__all__ = ["app", "hub", "line", "main"]
+__all__ = ["app", "hub", "line", "main", "sync"]
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ _BRANCH = "refs/heads/"
 _TAG = "refs/tags/"
 # The title of the commit with which a repo is made.
 _FIRST = "initial commit"
+_SHORT = re.compile(r"[0-9a-f]{7,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,10 @@ class History:
         self._trees = trees
 
     def resolve(self, repo: Repo, revision: str) -> Commit:
-        """The commit that a branch, tag, full ref or full sha names. Raises RevisionNotFound."""
+        """The commit that a branch, tag, full ref or sha names, the last perhaps shortened.
+
+        Raises RevisionNotFound.
+        """
         if SHA1.fullmatch(revision):
             commit = self._commit(repo, revision)
         else:
@@ -69,6 +74,12 @@ class History:
                 (repo.key, _BRANCH + revision, _TAG + revision, _full(revision)),
             )
             commit = None if row is None else self._commit(repo, row["target"])
+        if commit is None and _SHORT.fullmatch(revision):
+            rows = self._database.rows(
+                "SELECT * FROM commits WHERE repo = ? AND oid LIKE ? || '%' LIMIT 2",
+                (repo.key, revision),
+            )
+            commit = _commit(rows[0]) if len(rows) == 1 else None
         if commit is None:
             raise RevisionNotFound(f"{repo.kind} {repo.id} has no revision {revision!r}")
         return commit
@@ -179,6 +190,16 @@ class History:
                 _point(connection, repo, _BRANCH + branch, made)
             return made
 
+    def squash(self, repo: Repo, branch: str, words: Words) -> Commit:
+        """Make a branch one commit that holds what it held; tags keep the others alive."""
+        with self._database.transaction() as connection:
+            head = self._head(repo, branch)
+            if head is None:
+                raise RevisionNotFound(f"{repo.kind} {repo.id} has no branch {branch!r}")
+            made = self._record(connection, repo, head.tree, None, words)
+            _point(connection, repo, _BRANCH + branch, made)
+            return made
+
     def begin(self, connection: sqlite3.Connection, repo: Repo, changes: Sequence[Put]) -> Commit:
         """The first commit of a new repo, on main, in the transaction that makes the repo."""
         made = self._append(connection, repo, None, changes, Words(repo.owner, _FIRST))
@@ -252,13 +273,28 @@ class History:
                 draft.put(change.parts, change.entry)
             else:
                 draft.remove(change.parts, directory=change.directory)
+        puts = [change.entry for change in changes if isinstance(change, Put)]
+        link_contents(connection, repo, [(e.sha256, e.size) for e in puts if e.sha256])
+        return self._record(connection, repo, draft.save(connection), head, words, oid)
+
+    def _record(
+        self,
+        connection: sqlite3.Connection,
+        repo: Repo,
+        tree: str,
+        parent: Commit | None,
+        words: Words,
+        oid: str | None = None,
+    ) -> Commit:
+        if "\0" in words.title + words.message + words.author:
+            raise BadRequest("a commit's words cannot hold a NUL")
         now = time.time()
         # A commit is never older than its parent, whatever the clock does.
-        date = max(int(now), head.date if head else 0) if words.date is None else words.date
+        date = max(int(now), parent.date if parent else 0) if words.date is None else words.date
         commit = Commit(
             oid=oid or "",
-            tree=draft.save(connection),
-            parent=head.oid if head else None,
+            tree=tree,
+            parent=parent.oid if parent else None,
             author=words.author,
             date=date,
             title=words.title,
@@ -270,8 +306,6 @@ class History:
             "INSERT OR IGNORE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (repo.key, *astuple(commit)),
         )
-        puts = [change.entry for change in changes if isinstance(change, Put)]
-        link_contents(connection, repo, [(e.sha256, e.size) for e in puts if e.sha256])
         connection.execute("UPDATE repos SET modified = ? WHERE id = ?", (now, repo.key))
         return commit
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 _START_SECONDS = 30.0
@@ -66,6 +66,12 @@ def connect(root: Path) -> Iterator[Connection]:
         yield connection
 
 
+def await_end(root: Path) -> None:
+    """Wait until no server has the store under `root` open. Raises HubStartError."""
+    with (root / "store.lock").open("a+b") as store:
+        _wait_for(store, fcntl.LOCK_EX, time.monotonic() + _START_SECONDS, root)
+
+
 def running(root: Path) -> Connection | None:
     """The live server of the hub under `root`, if there is one; it is not kept alive by this."""
     root = root.absolute()
@@ -103,6 +109,29 @@ def environment(connection: Connection, cache: Path) -> dict[str, str]:
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
     }
+
+
+def request(
+    connection: Connection,
+    method: str,
+    path: str,
+    body: dict[str, object] | None = None,
+    timeout: float | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """Ask a server something without a Hub client. Answers status and JSON; raises OSError."""
+    from http.client import HTTPConnection, HTTPException  # slow to import
+
+    address = urlsplit(connection.url)
+    client = HTTPConnection(address.hostname or "", address.port, timeout=timeout)
+    try:
+        headers = {"Authorization": f"Bearer {connection.token}"}
+        client.request(method, path, json.dumps(body) if body else None, headers)
+        response = client.getresponse()
+        return response.status, json.loads(response.read() or b"{}")
+    except HTTPException as error:
+        raise OSError(f"{connection.url} gave no answer: {error!r}") from error
+    finally:
+        client.close()
 
 
 def _start(root: Path, deadline: float) -> Connection:
@@ -158,19 +187,10 @@ def _wait_for(lock: BinaryIO, kind: int, deadline: float, root: Path) -> None:
 
 
 def _answers(connection: Connection) -> bool:
-    from http.client import HTTPConnection, HTTPException  # slow to import
-
-    address = urlsplit(connection.url)
-    client = HTTPConnection(address.hostname or "", address.port, timeout=_PROBE_SECONDS)
     try:
-        client.request(
-            "GET", "/api/whoami-v2", headers={"Authorization": f"Bearer {connection.token}"}
-        )
-        return client.getresponse().status == 200
-    except (OSError, HTTPException, ValueError):
+        return request(connection, "GET", "/api/whoami-v2", timeout=_PROBE_SECONDS)[0] == 200
+    except (OSError, ValueError):
         return False
-    finally:
-        client.close()
 
 
 def _failure(root: Path, why: str) -> HubStartError:

@@ -111,8 +111,8 @@ async def _take(
 def _commit(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> Commit:
     title = header.text("summary").strip()
     message = header.text_or_none("description") or ""
-    if not title or "\0" in title + message:
-        raise BadRequest("a commit needs a summary, and neither it nor the description holds a NUL")
+    if not title:
+        raise BadRequest("a commit needs a summary")
     return call.hub.history.commit(
         repo,
         call.params["revision"],
@@ -208,7 +208,7 @@ def _large_entry(call: Call, name: str, path: str, value: Fields) -> Entry:
     if (value.text_or_none("algo") or "sha256") != "sha256" or not SHA256.fullmatch(sha256):
         raise BadRequest(f"{path!r} must be named by its sha256")
     size = call.hub.repos.size_of(sha256, call.account)
-    if size is None or not call.hub.blobs.has(sha256):
+    if size is None or not call.hub.blobs.touch(sha256):
         raise BadRequest(f"the content of {path!r} ({sha256}) was not uploaded: upload it first")
     if said is not None and said != size:
         raise BadRequest(f"{path!r} has {size} bytes, not {said}")
