@@ -24,8 +24,9 @@ _PROBE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _TAKEN_SECONDS = 0.5
 _LOG_LINES = 8
-# How a server ends when another has the store open; as in server.py, which is slow to import.
-_EXIT_TAKEN = 3
+# How a server ends when another has the store open, here or on another host; as in server.py, which
+# is slow to import.
+_EXIT_TAKEN, _EXIT_ELSEWHERE = 3, 4
 # Servers that this process started: kept, so that they are waited for when they end before it does.
 _started: list[subprocess.Popen[bytes]] = []
 
@@ -141,6 +142,8 @@ def _start(root: Path, deadline: float) -> Connection:
         if connection := running(root):
             return connection
         if (status := server.poll()) is not None:
+            if status == _EXIT_ELSEWHERE:
+                raise _failure(root, "another host has it")
             if status != _EXIT_TAKEN:
                 raise _failure(root, f"it ended with status {status}")
             # By one that is starting, for a user who was killed, or by one that is just ending.
