@@ -168,8 +168,7 @@ print("all of it")
     script.write_text(code)
     env = client_env | {"CUDA_VISIBLE_DEVICES": ""}
     assert run(env, sys.executable, str(script), timeout=400, cwd=tmp_path).endswith("all of it\n")
-    tags = api.model_info("org/tiny-lora").tags
-    assert "base_model:adapter:org/tiny" in tags and "peft" in tags
+    assert "adapter_model.safetensors" in api.list_repo_files("org/tiny-lora")
 
 
 @pytest.mark.slow
@@ -204,4 +203,4 @@ if __name__ == "__main__":
     script = tmp_path / "script.py"
     script.write_text(code)
     env = client_env | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    assert run(env, sys.executable, str(script), timeout=500).endswith("all of it\n")
+    assert "all of it\n" in run(env, sys.executable, str(script), timeout=500)

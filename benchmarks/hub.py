@@ -1,0 +1,221 @@
+"""The local hub beside a plain copy: files up and down, small commits, readers at once, memory.
+
+    python benchmarks/hub.py [--size MB] [--json]
+
+Both sides of each comparison run one after the other, on the same disk. "Server alone" is a raw PUT
+or GET, the client of huggingface_hub is printed beside it: what it adds is its own hashing. With
+--json the last line is one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download, snapshot_download
+
+from factory.localhub.launcher import Connection, connect
+
+CHUNK = 1024 * 1024
+SMALL_FILES, SMALL_SIZE = 200, 100_000
+COMMITS = 100
+READERS = 4
+
+
+def timed(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy_and_hash(source: Path, target: Path) -> None:
+    """What any verified transfer has to do at least: write, read for the hash, and sync."""
+    shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    sha256(target)
+
+
+class Raw:
+    """The server alone: requests without a Hub client."""
+
+    def __init__(self, hub: Connection) -> None:
+        self._hub = hub
+
+    def ask(self, method: str, path: str, body: Any = None, size: int | None = None) -> bytes:
+        address = urlsplit(self._hub.url)
+        client = http.client.HTTPConnection(address.hostname or "", address.port, timeout=300)
+        headers = {"Authorization": f"Bearer {self._hub.token}"}
+        if size is not None:
+            headers["Content-Length"] = str(size)
+        client.request(method, path, body, headers)
+        reply = client.getresponse()
+        found = b""
+        while chunk := reply.read(CHUNK):
+            if method != "GET":
+                found += chunk
+        client.close()
+        if reply.status != 200:
+            raise RuntimeError(f"{method} {path}: {reply.status} {found!r}")
+        return found
+
+    def link(self, repo: str, digest: str, size: int) -> str:
+        body = {"operation": "upload", "transfers": ["basic"],
+                "objects": [{"oid": digest, "size": size}]}  # fmt: skip
+        path = f"/{repo}.git/info/lfs/objects/batch"
+        found = json.loads(self.ask("POST", path, json.dumps(body)))
+        return str(found["objects"][0]["actions"]["upload"]["href"])[len(self._hub.url) :]
+
+    def put(self, link: str, path: Path) -> None:
+        with path.open("rb") as file:
+            self.ask("PUT", link, file, path.stat().st_size)
+
+
+def resident(pid: int, what: str) -> float:
+    """Memory of a process in MB, now (VmRSS) or at most so far (VmHWM)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(what):
+            return int(line.split()[1]) / 1000
+    return 0.0
+
+
+def big_file(folder: Path, hub: Connection, api: HfApi, size: int) -> Iterator[tuple[str, float]]:
+    file = folder / "big.bin"
+    with file.open("wb") as out:
+        for _ in range(size // CHUNK):
+            out.write(os.urandom(CHUNK))
+    raw = Raw(hub)
+    api.create_repo("org/big")
+    megabytes = file.stat().st_size / 1e6
+    yield "copy + sha256 + fsync", megabytes / timed(lambda: copy_and_hash(file, folder / "copy"))
+    link = raw.link("org/big", sha256(file), file.stat().st_size)
+    yield "server alone, PUT", megabytes / timed(lambda: raw.put(link, file))
+    with file.open("r+b") as out:  # other content: what is there is not sent again
+        out.write(os.urandom(CHUNK))
+    yield (
+        "huggingface_hub, upload_file",
+        megabytes
+        / timed(
+            lambda: api.upload_file(repo_id="org/big", path_in_repo="b.bin", path_or_fileobj=file)
+        ),
+    )
+    path = "/org/big/resolve/main/b.bin"
+    yield "copy", megabytes / timed(lambda: shutil.copyfile(file, folder / "copy"))
+    yield "server alone, GET", megabytes / timed(lambda: raw.ask("GET", path))
+    yield (
+        "huggingface_hub, hf_hub_download",
+        megabytes
+        / timed(
+            lambda: hf_hub_download(
+                "org/big", "b.bin", endpoint=hub.url, token=hub.token, cache_dir=folder / "cache"
+            )
+        ),
+    )
+    with ThreadPoolExecutor(READERS) as pool:
+
+        def read_all() -> None:
+            list(pool.map(lambda _: raw.ask("GET", path), range(READERS)))
+
+        yield f"{READERS} readers at once, together", READERS * megabytes / timed(read_all)
+
+
+def small_files(folder: Path, hub: Connection, api: HfApi) -> Iterator[tuple[str, float]]:
+    source = folder / "small"
+    source.mkdir()
+    for number in range(SMALL_FILES):
+        (source / f"part-{number:05d}.parquet").write_bytes(os.urandom(SMALL_SIZE))
+
+    def copy_all() -> None:
+        (folder / "smallcopy").mkdir()
+        for path in source.iterdir():
+            copy_and_hash(path, folder / "smallcopy" / path.name)
+
+    api.create_repo("org/small")
+    yield "copy + sha256 + fsync", timed(copy_all)
+    yield (
+        "huggingface_hub, upload_folder",
+        timed(lambda: api.upload_folder(repo_id="org/small", folder_path=source)),
+    )
+    yield (
+        "huggingface_hub, snapshot_download",
+        timed(
+            lambda: snapshot_download(
+                "org/small", endpoint=hub.url, token=hub.token, cache_dir=folder / "cache"
+            )
+        ),
+    )
+
+
+def commits(api: HfApi) -> tuple[float, float]:
+    """Median and 95th percentile of a small commit, in ms, by the real client."""
+    api.create_repo("org/commits")
+    times = [
+        1000
+        * timed(
+            lambda n=n: api.create_commit(  # type: ignore[misc]
+                "org/commits", [CommitOperationAdd("n.txt", str(n).encode())], commit_message="c"
+            )
+        )
+        for n in range(COMMITS)
+    ]
+    return statistics.median(times), statistics.quantiles(times, n=20)[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--size", type=int, default=500, help="of the big file, in MB")
+    parser.add_argument("--json", action="store_true", help="print JSON as the last line")
+    parser.add_argument("--folder", type=Path, help="on the disk to be measured")
+    options = parser.parse_args()
+    found: dict[str, Any] = {"cpus": os.cpu_count(), "big_file_mb": options.size}
+    with (
+        tempfile.TemporaryDirectory(dir=options.folder) as name,
+        connect(Path(name) / "hub") as hub,
+    ):
+        folder, api = Path(name), HfApi(endpoint=hub.url, token=hub.token)
+        pid = json.loads((hub.root / "server.json").read_text())["pid"]
+        found["memory_before_mb"] = resident(pid, "VmRSS")
+        print(f"one file of {options.size} MB, MB/s")
+        found["big_mb_per_s"] = {}
+        for what, rate in big_file(folder, hub, api, options.size * CHUNK):
+            found["big_mb_per_s"][what] = round(rate, 1)
+            print(f"  {what:<38}{rate:8.0f}", flush=True)
+        print(f"{SMALL_FILES} files of {SMALL_SIZE // 1000} kB, s")
+        found["small_s"] = {}
+        for what, seconds in small_files(folder, hub, api):
+            found["small_s"][what] = round(seconds, 2)
+            print(f"  {what:<38}{seconds:8.2f}", flush=True)
+        median, slow = commits(api)
+        found["commit_ms"] = {"median": round(median, 1), "p95": round(slow, 1)}
+        print(f"a small commit, ms\n  median {median:.1f}, 95 % under {slow:.1f}")
+        found["memory_most_mb"] = resident(pid, "VmHWM")
+        print(
+            f"memory of the server, MB\n  before {found['memory_before_mb']:.0f}, "
+            f"at most {found['memory_most_mb']:.0f}"
+        )
+    if options.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
