@@ -1,6 +1,6 @@
 """The local hub beside a plain copy: files up and down, small commits, readers at once, memory.
 
-    python benchmarks/hub.py [--size MB] [--json]
+    python benchmarks/hub.py [--size MB] [--machine NAME] [--json]
 
 Both sides of each comparison run one after the other, on the same disk. "Server alone" is a raw PUT
 or GET, the client of huggingface_hub is printed beside it: what it adds is its own hashing. With
@@ -185,9 +185,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--size", type=int, default=500, help="of the big file, in MB")
     parser.add_argument("--json", action="store_true", help="print JSON as the last line")
+    parser.add_argument("--machine", default="", help="what to call this one in the JSON")
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
     options = parser.parse_args()
-    found: dict[str, Any] = {"cpus": os.cpu_count(), "big_file_mb": options.size}
+    found: dict[str, Any] = {"machine": options.machine, "big_file_mb": options.size}
     with (
         tempfile.TemporaryDirectory(dir=options.folder) as name,
         connect(Path(name) / "hub") as hub,
