@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 class Fault:
     """What goes wrong with the next `times` requests whose method and path hold `where`.
 
-    500, 503, 429: that answer, the request is not passed on. "reset": the connection breaks before
-    the request is passed on; "lost": after it was, so the answer is lost. "cut": the body ends half
-    way. A function: called before the request is passed on.
+    500, 503, 429: that answer, the request is not passed on; 403 is that of a gated repo.
+    "reset": the connection breaks before the request is passed on; "lost": after it was, so the
+    answer is lost. "cut": the body ends half way. A function: called before it is passed on.
     """
 
     where: str
@@ -65,6 +65,8 @@ def proxy_of(upstream: str) -> Iterator[Proxy]:
             if isinstance(what, int):
                 self.send_response(what)
                 self.send_header("Content-Length", "0")
+                if what == 403:
+                    self.send_header("X-Error-Code", "GatedRepo")
                 if what == 429:
                     self.send_header("Retry-After", "1")
                 self.end_headers()

@@ -433,6 +433,17 @@ def test_a_gone_hub_is_said(here: Connection, push: Any, tmp_path: Path) -> None
         push().repo(repo._replace(name="org/absent"))
 
 
+def test_a_gated_repo_prints_the_page_to_accept(
+    there: Connection, network: Proxy, pull: Any
+) -> None:
+    from factory.errors import HubError
+
+    repo = written(there)
+    network.faults.append(Fault("/resolve/", 403, 99))
+    with pytest.raises(HubError, match=f"accept its terms at {network.url}/datasets/{repo.name}"):
+        pull().repo(repo)
+
+
 def test_a_collection_with_notes_and_order(
     here: Connection, there: Connection, network: Proxy, push: Any, pull: Any
 ) -> None:

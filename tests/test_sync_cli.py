@@ -58,7 +58,6 @@ def test_push_and_its_mistakes(ours: tuple[Path, Connection], remote: Connection
         (["push", "org/absent", "--to", remote.url], "has no org/absent"),
         (["push", "absent", "--to", remote.url], "is not a repo"),
         (["push", "--rename", "x", "--to", remote.url], "is not OLD=NEW"),
-        (["pull", "--from", remote.url, str(repo), "--adopt-remote", "--dry-run"], ""),
     ):
         answer = run_factory(*words, home=home, **tokens)
         assert said in answer.stderr and "Traceback" not in answer.stderr

@@ -115,7 +115,7 @@ def export_(
         store = Path(folder) / "hub"
         with local_hub() as local, local_hub(store) as other:
             ends = (local.url, local.token), (other.url, other.token)
-            with transfer(*ends, keeps_ids=True) as work:
+            with transfer(*ends, staging=Path(folder) / "sync", keeps_ids=True) as work:
                 carry(work, what or [])
         await_end(store)
         whole = Path(folder) / "file"
@@ -145,7 +145,7 @@ def import_(
             ) from None
         with local_hub(store) as other, local_hub() as local:
             ends = (other.url, other.token), (local.url, local.token)
-            with transfer(*ends, keeps_ids=True) as work:
+            with transfer(*ends, staging=Path(folder) / "sync", keeps_ids=True) as work:
                 carry(work, everything(work))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +65,7 @@ def push(
         with transfer(
             (local.url, local.token),
             (to.rstrip("/"), token),
+            staging=_staging(to),
             keeps_ids=False,
             rename=rename,
             adopt=adopt,
@@ -94,6 +97,7 @@ def pull(
         with transfer(
             (from_.rstrip("/"), token),
             (local.url, local.token),
+            staging=_staging(from_),
             keeps_ids=True,
             rename=rename,
             adopt=adopt,
@@ -118,13 +122,14 @@ def transfer(
     source: tuple[str, str | None],
     destination: tuple[str, str | None],
     *,
+    staging: Path,
     keeps_ids: bool,
     rename: list[str] | None = None,
     adopt: bool = False,
     squash: bool = False,
     private: bool = False,
 ) -> Iterator[Transfer]:
-    """A transfer between two hubs, each an address and its own token."""
+    """A transfer between two hubs, each an address and its own token, by way of a folder."""
     # Clients read these when they are imported. Only the public hub has a Xet store to upload to.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not keeps_ids and urlsplit(destination[0]).hostname != urlsplit(_REMOTE).hostname:
@@ -134,21 +139,40 @@ def transfer(
     from factory.sync.plan import Options
     from factory.sync.side import Side
 
-    def staging(endpoint: str) -> Path:
-        return home_path() / "sync" / (urlsplit(endpoint).netloc or "hub")
-
-    to = (Mirror if keeps_ids else Destination)(*destination, staging(destination[0]))
     bar = _Bar()
-    try:
-        yield rooms.Transfer(
-            Side(*source, staging(source[0])),
-            to,
-            Options(adopt=adopt, squash=squash, private=private),
-            bar,
-            rooms.rename(rename or []),
-        )
-    finally:
-        bar.stop()
+    with _alone(staging):
+        to = (Mirror if keeps_ids else Destination)(*destination, staging / "destination")
+        try:
+            yield rooms.Transfer(
+                Side(*source, staging / "source"),
+                to,
+                Options(adopt=adopt, squash=squash, private=private),
+                bar,
+                rooms.rename(rename or []),
+            )
+        finally:
+            bar.stop()
+        # What a run that failed had fetched is of use to the next one.
+        shutil.rmtree(staging / "source", ignore_errors=True)
+        shutil.rmtree(staging / "destination", ignore_errors=True)
+
+
+@contextmanager
+def _alone(staging: Path) -> Iterator[None]:
+    """Nobody else uses this folder meanwhile. Raises HubError."""
+    staging.mkdir(parents=True, exist_ok=True)
+    with (staging / "lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HubError(
+                f"another push or pull is using {staging}", "wait until it is done"
+            ) from None
+        yield
+
+
+def _staging(endpoint: str) -> Path:
+    return home_path() / "sync" / (urlsplit(endpoint).netloc or "hub")
 
 
 def carry(work: Transfer, what: list[str], dry: bool = False, as_json: bool = False) -> None:

@@ -48,16 +48,23 @@ def test_load_dataset_at_a_tag(api, repo, client_env, tmp_path):
     api.create_tag(repo, tag="fp-1", repo_type="dataset")
     api.delete_folder("data/mt", repo, repo_type="dataset")
     code = f"""
+from huggingface_hub import HfApi
 from datasets import Dataset, get_dataset_config_names, load_dataset
 print(get_dataset_config_names({repo!r}, revision="fp-1"))
 print(load_dataset({repo!r}, "mt", split="train", revision="fp-1")["prompt"][3])
 stream = load_dataset({repo!r}, "da", split="train", revision="fp-1", streaming=True)
 print([row["prompt"] for row in stream][-1])
-Dataset.from_dict({{"a": list(range(10))}}).push_to_hub("org/pushed", config_name="x", private=True)
-print(sum(load_dataset("org/pushed", "x", split="train")["a"]))
+for config, count in (("x", 10), ("y", 20)):
+    Dataset.from_dict({{"a": list(range(count))}}).push_to_hub(
+        "org/pushed", config_name=config, private=True)
+HfApi().create_tag("org/pushed", tag="v1", repo_type="dataset")
+Dataset.from_dict({{"a": [7]}}).push_to_hub("org/pushed", config_name="x")
+print([sum(load_dataset("org/pushed", "x", split="train", revision=at)["a"])
+       for at in ("v1", "main")])
+print(sum(row["a"] for row in load_dataset("org/pushed", "y", split="train", streaming=True)))
 """
     out = run(client_env, sys.executable, "-c", code).splitlines()
-    assert out == ["['da', 'mt']", "mt-3", "da-4", "45"]
+    assert out == ["['da', 'mt']", "mt-3", "da-4", "[45, 7]", "190"]
 
 
 def test_the_hf_command(api, client_env, tmp_path):
