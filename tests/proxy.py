@@ -19,7 +19,8 @@ class Fault:
 
     500, 503, 429: that answer, the request is not passed on; 403 is that of a gated repo.
     "reset": the connection breaks before the request is passed on; "lost": after it was, so the
-    answer is lost. "cut": the body ends half way. A function: called before it is passed on.
+    answer is lost. "cut": the body ends half way; "flip": a byte of it is wrong. A function: called
+    before it is passed on.
     """
 
     where: str
@@ -79,6 +80,8 @@ def proxy_of(upstream: str) -> Iterator[Proxy]:
             reply = upstream.getresponse()
             content = reply.read()
             upstream.close()
+            if what == "flip":
+                content = bytes([content[0] ^ 1]) + content[1:] if content else content
             if what == "lost":
                 self._break()
                 return

@@ -140,7 +140,8 @@ def test_the_list_of_stages_imports_them_all():
             {
                 "factory.hub",
                 "factory.sync.side",
-                "factory.sync.destinations",
+                "factory.sync.destination",
+                "factory.sync.mirror",
                 "factory.cli.session",
             },
         ),

@@ -74,7 +74,8 @@ def between(
     names: dict[str, str] | None = None,
     **options: bool,
 ) -> Any:
-    from factory.sync.destinations import Destination, Mirror
+    from factory.sync.destination import Destination
+    from factory.sync.mirror import Mirror
     from factory.sync.plan import Options
     from factory.sync.side import Side
     from factory.sync.transfer import Transfer
@@ -228,6 +229,32 @@ def test_squash_sends_a_commit_a_ref(here: Connection, there: Connection, push: 
     assert push(squash=True).repo(repo).commits == 5  # main, exp/x, v1, v2, lost
     assert contents(there, repo) == contents(here, repo)
     assert push().repo(repo).commits == 0
+
+
+def test_what_one_hub_keeps_as_large_may_be_small_on_the_other(
+    here: Connection, there: Connection, network: Proxy, push: Any
+) -> None:
+    """Which files are large is the hub's choice; content is what counts."""
+    repo = written(here)
+    commit(client(here), repo, add(".gitattributes", b"*.foo filter=lfs diff=lfs merge=lfs -text"))
+    commit(client(here), repo, add("x.foo", b"small, but large by name"))
+    push(squash=True).repo(repo)
+    ours, theirs = contents(here, repo), contents(there, repo)
+    assert ours["branch main"].keys() == theirs["branch main"].keys()
+    assert ours["branch main"]["x.foo"] != theirs["branch main"]["x.foo"]  # a pointer, a file
+    network.seen.clear()
+    assert push(squash=True).repo(repo).commits == 0 and writes(network) == []
+
+
+def test_a_file_becomes_a_folder_and_back(here: Connection, there: Connection, push: Any) -> None:
+    repo = written(here)
+    api = client(here)
+    commit(api, repo, add("thing", b"a file"))
+    commit(api, repo, drop("thing"), add("thing/inside", b"a folder"))
+    commit(api, repo, drop("thing/inside"), add("thing", b"a file again"))
+    push().repo(repo)
+    assert contents(there, repo) == contents(here, repo)
+    assert titles(there, repo) == titles(here, repo)
 
 
 def test_another_name_over_there(here: Connection, there: Connection, push: Any) -> None:
@@ -410,6 +437,7 @@ def test_one_revision_alone(here: Connection, there: Connection, network: Proxy,
     [
         [Fault("/resolve/", "cut", 2), Fault("/resolve/", "reset", 2), Fault("/commits/", 500)],
         [Fault("/resolve/", 503, 2), Fault("/refs", "cut"), Fault("/tree/", 429)],
+        [Fault("GET /datasets/", "flip", 4)],
     ],
 )
 def test_a_pull_survives_a_bad_network(

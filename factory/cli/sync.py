@@ -60,6 +60,9 @@ def push(
     """Publish collections and repos of the local hub on another hub."""
     from factory.cli.session import remote_token
 
+    if part := next((word for word in what or [] if "@" in word), None):
+        raise HubError(f"{part}: a push takes whole repos", "leave out the revision; see --squash")
+
     with local_hub() as local:
         token = _not_ours(remote_token(), local)
         with transfer(
@@ -135,7 +138,8 @@ def transfer(
     if not keeps_ids and urlsplit(destination[0]).hostname != urlsplit(_REMOTE).hostname:
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     from factory.sync import transfer as rooms
-    from factory.sync.destinations import Destination, Mirror
+    from factory.sync.destination import Destination
+    from factory.sync.mirror import Mirror
     from factory.sync.plan import Options
     from factory.sync.side import Side
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from factory.errors import HubError
-from factory.sync.destinations import Destination, Elsewhere
+from factory.sync.destination import Destination, Elsewhere
 from factory.sync.plan import Line, Options, Pair, RepoPlan, lay_out
 from factory.sync.side import Repo, Side, address_of
 
