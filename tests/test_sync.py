@@ -437,7 +437,7 @@ def test_one_revision_alone(here: Connection, there: Connection, network: Proxy,
     [
         [Fault("/resolve/", "cut", 2), Fault("/resolve/", "reset", 2), Fault("/commits/", 500)],
         [Fault("/resolve/", 503, 2), Fault("/refs", "cut"), Fault("/tree/", 429)],
-        [Fault("GET /datasets/", "flip", 4)],
+        [Fault("GET /datasets/", "flip", 2)],
     ],
 )
 def test_a_pull_survives_a_bad_network(
@@ -449,6 +449,16 @@ def test_a_pull_survives_a_bad_network(
     assert all(fault.times == 0 for fault in faults), network.happened
     assert targets(here, repo) == targets(there, repo)
     assert contents(here, repo) == contents(there, repo)
+
+
+def test_a_file_that_is_damaged_over_there_is_said(
+    there: Connection, network: Proxy, pull: Any
+) -> None:
+    from factory.errors import HubError
+
+    network.faults.append(Fault("GET /datasets/", "flip", 99))
+    with pytest.raises(HubError, match="arrive as"):
+        pull().repo(written(there))
 
 
 def test_a_gone_hub_is_said(here: Connection, push: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 from factory.errors import HubError
 from factory.sync.destination import Destination, Elsewhere
 from factory.sync.plan import Line, Options, Pair, RepoPlan, lay_out
-from factory.sync.side import Repo, Side, address_of
+from factory.sync.side import Damaged, Repo, Side, address_of
 
 _LOOKS = 6  # plans made for one repo while others write to it too
 _DESCRIPTION = 150  # characters a collection's description may have
@@ -165,6 +165,8 @@ class Transfer:
         """What a client raises inside becomes one line, about the hub that it was talking to."""
         try:
             yield
+        except Damaged as error:
+            raise HubError(str(error), "run it again; if it stays, that copy is damaged") from None
         except Exception as error:
             side: Side = self.source
             if address_of(error).startswith(self._destination.endpoint):
