@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,11 @@ def test_a_collection_travels_in_a_file(ours: tuple[Path, Connection], tmp_path:
         assert notes.items() >= {repo.name: f"note of {repo.name}" for repo in repos}.items()
     assert "contents are whole" in run_factory("hub", "fsck", home=other).stdout
     assert "could go" in run_factory("hub", "gc", home=other).stdout
+    with tarfile.open(file, "a") as tar:
+        for name in ("../../beside", "blobs/../../beside", "token"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert run_factory("hub", "import", str(file), home=tmp_path / "third").returncode == 0
+    assert not [path for path in tmp_path.rglob("*") if path.name == "beside"]
     file.write_bytes(file.read_bytes()[:1000])
     broken = run_factory("hub", "import", str(file), home=other)
     assert broken.returncode == 1 and "not a whole export" in broken.stderr

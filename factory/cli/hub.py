@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +17,9 @@ from typing import Annotated, Any
 import typer
 
 from factory.cli import app, home_path
+
+# What an export holds: a small store of its own.
+_EXPORTED = re.compile(r"hub\.sqlite|blobs/[0-9a-f]{2}/[0-9a-f]{64}")
 
 hub = typer.Typer(help="The local hub: a Hugging Face Hub on your disk.", no_args_is_help=True)
 app.add_typer(hub, name="hub")
@@ -138,7 +144,12 @@ def import_(
         store = Path(folder) / "hub"
         try:
             with tarfile.open(file) as tar:
-                tar.extractall(store, filter="data")
+                for member in tar:  # nothing in a file from elsewhere may land beside the store
+                    if member.isreg() and _EXPORTED.fullmatch(member.name):
+                        path = store / member.name
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        with path.open("wb") as out:
+                            shutil.copyfileobj(tar.extractfile(member) or io.BytesIO(), out)
         except (OSError, tarfile.TarError) as error:
             raise InputError(
                 f"{file} is not a whole export: {error}", "copy it again, or export it anew"

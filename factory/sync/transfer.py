@@ -169,7 +169,7 @@ class Transfer:
             raise HubError(str(error), "run it again; if it stays, that copy is damaged") from None
         except Exception as error:
             side: Side = self.source
-            if address_of(error).startswith(self._destination.endpoint):
+            if address_of(error).startswith(f"{self._destination.endpoint}/"):
                 side = self._destination
             with side.explained(what):
                 raise
