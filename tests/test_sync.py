@@ -321,6 +321,7 @@ def test_equal_content_under_other_ids_is_no_conflict(
         [Fault("/commit/", 429), Fault("PUT", 500), Fault("/tree/", "reset")],
         [Fault("PUT", "reset"), Fault("PUT", "lost"), Fault("/preupload/", "reset")],
         [Fault("/tree/", "cut"), Fault("/branch/", "lost"), Fault("objects/batch", 503)],
+        [Fault("PUT", 503, 14)],  # more than the client itself puts up with
     ],
 )
 def test_a_push_survives_a_bad_network(

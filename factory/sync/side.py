@@ -218,7 +218,8 @@ def discard(path: Path) -> None:
 def address_of(error: Exception) -> str:
     """The address that a client was asking when it failed, if it says so."""
     try:
-        return str(error.request.url)  # type: ignore[attr-defined]
+        cause: Any = error.__cause__ if type(error) is RuntimeError else error
+        return str(cause.request.url)
     except (AttributeError, RuntimeError):
         return ""
 
@@ -227,6 +228,8 @@ def steady(call: Callable[[], T], also: Sequence[int] = ()) -> T:
     """The answer of a call that may be repeated; also after answers with these statuses."""
 
     def passing(error: BaseException) -> bool:
+        if isinstance(error, RuntimeError) and error.__cause__ is not None:
+            error = error.__cause__  # the client wraps what went wrong with an upload
         if isinstance(error, LocalEntryNotFoundError):  # there was no connection
             return True
         if isinstance(error, Damaged):
