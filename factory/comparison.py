@@ -1,4 +1,4 @@
-"""Strategies of pairing side by side, over the same scores, without making or publishing anything."""
+"""Strategies of pairing side by side over the same scores; nothing is made or published."""
 
 from __future__ import annotations
 

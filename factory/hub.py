@@ -72,7 +72,7 @@ class Hub:
 
         Raises HubError when the hub is out of reach, or the repo is gated or has no `revision`.
         """
-        with self._explained(name):
+        with self.explained(name):
             try:
                 commit = self._api.repo_info(name, repo_type=kind, revision=revision).sha
             except GatedRepoError:
@@ -86,7 +86,7 @@ class Hub:
 
     def has(self, name: str, kind: str, revision: str) -> bool:
         """Whether the hub has this revision of a repo. Raises HubError when it is out of reach."""
-        with self._explained(name):
+        with self.explained(name):
             try:
                 self._api.repo_info(name, repo_type=kind, revision=revision)
             except GatedRepoError:
@@ -97,7 +97,7 @@ class Hub:
 
     def fetch(self, name: str, kind: str, revision: str) -> Path:
         """The files of a repo at a revision, on this disk. Safetensors only, never pickles."""
-        with self._explained(name):
+        with self.explained(name):
             return Path(
                 snapshot_download(
                     name,
@@ -113,8 +113,9 @@ class Hub:
         """Every artifact at a fingerprint's tag in these repos (name to type)."""
         found = Holdings()
         for repo, kind in repos.items():
-            for tag, manifest in self._tagged(repo, kind):
-                found.add(Found(manifest, tag=tag))
+            with self.explained(repo):
+                for tag, manifest in self._tagged(repo, kind):
+                    found.add(Found(manifest, tag=tag))
         return found
 
     def publish(
@@ -125,7 +126,7 @@ class Hub:
         A second publish of the same content changes nothing; another draw of the same recipe
         gets a tag of its own, since tags never move.
         """
-        with self._explained(repo):
+        with self.explained(repo):
             self._api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
             tags = dict(self._tagged(repo, kind))
             for tag, other in tags.items():
@@ -138,7 +139,7 @@ class Hub:
             try:
                 self._api.create_tag(repo, tag=tag, revision=commit, repo_type=kind)
             except HfHubHTTPError as error:
-                if _status(error) != 409:
+                if status_of(error) != 409:
                     raise
                 # somebody published the same fingerprint this very moment: theirs stands
                 return self.publish(directory, manifest, repo, kind, private)
@@ -155,7 +156,7 @@ class Hub:
         note: str,
     ) -> str:
         """Put a repo into a collection, made if missing, with a note. Returns its slug."""
-        with self._explained(f"the collection {title}"):
+        with self.explained(f"the collection {title}"):
             collection = self._api.create_collection(
                 title,
                 namespace=org,
@@ -257,7 +258,7 @@ class Hub:
         return found
 
     @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
+    def explained(self, name: str) -> Iterator[None]:
         """Turn what the client raises into one line and its fix."""
         try:
             yield
@@ -282,11 +283,11 @@ class Hub:
             case LocalEntryNotFoundError():
                 return HubError(f"{self.endpoint} cannot be reached", "check the network")
             case HfHubHTTPError():
-                status = _status(error)
+                status = status_of(error)
                 said = str(error).strip().splitlines()[-1]
                 fix = _FIXES.get(status, "try again; finished work is kept")
                 return HubError(f"{name}: the hub answered {status}: {said}", fix)
-        if isinstance(error, _connection_errors()):
+        if isinstance(error, connection_errors()):
             return HubError(
                 f"{self.endpoint} cannot be reached: {type(error).__name__}",
                 "check the network; finished work is kept and published by the next run",
@@ -321,12 +322,12 @@ def _draw(manifest: Manifest) -> str:
     return f"{manifest.tag}-{content}"
 
 
-def _status(error: HfHubHTTPError) -> int:
+def status_of(error: HfHubHTTPError) -> int:
     response = getattr(error, "response", None)
     return 0 if response is None else int(response.status_code)
 
 
-def _connection_errors() -> tuple[type[Exception], ...]:
+def connection_errors() -> tuple[type[Exception], ...]:
     """What the client's HTTP library raises when there is no answer."""
     try:
         import httpx2 as http  # huggingface_hub 2
@@ -341,9 +342,9 @@ def _retrying(call: Callable[[], str]) -> str:
     def passing(raised: BaseException) -> bool:
         error = _reason(raised)
         if isinstance(error, HfHubHTTPError):
-            status = _status(error)
+            status = status_of(error)
             return status in (409, 412, 429) or (status >= 500 and status != 507)
-        return isinstance(error, _connection_errors())
+        return isinstance(error, connection_errors())
 
     for attempt in Retrying(
         retry=retry_if_exception(passing),

@@ -19,7 +19,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     home = tmp_path_factory.mktemp("demo") / "home"
     done = run_factory("demo", home=home, timeout=2400)
     assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout)
+    (home.parent / "said.txt").write_text(done.stdout)
     return home, done.stdout
 
 

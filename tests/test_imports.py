@@ -135,7 +135,16 @@ def test_the_list_of_stages_imports_them_all():
             )
             for package in ("torch", "transformers")
         ),
-        ("huggingface_hub", {"factory.hub", "factory.cli.session"}),
+        (
+            "huggingface_hub",
+            {
+                "factory.hub",
+                "factory.sync.side",
+                "factory.sync.destination",
+                "factory.sync.mirror",
+                "factory.cli.session",
+            },
+        ),
         ("datasets", {"factory.stages.train", "factory.stages.sources"}),
         ("py3langid", {"factory.language_id"}),
         ("jinja2", {"factory.card"}),

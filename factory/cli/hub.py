@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-from typing import Annotated
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from factory.cli.app import app, home_path
+
+# What an export holds: a small store of its own.
+_EXPORTED = re.compile(r"hub\.sqlite|blobs/[0-9a-f]{2}/[0-9a-f]{64}")
 
 hub = typer.Typer(help="The local hub: a Hugging Face Hub on your disk.", no_args_is_help=True)
 app.add_typer(hub, name="hub")
@@ -19,12 +28,13 @@ app.add_typer(hub, name="hub")
 @hub.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def exec(command: Annotated[list[str], typer.Argument(help="The command, after --.")]) -> None:
     """Run any command with its Hub clients pointed at the local hub."""
+    from factory.cli.sync import local_hub
     from factory.errors import RecipeError
-    from factory.localhub.launcher import connect, environment
+    from factory.localhub.launcher import environment
     from factory.work import Home
 
     home = Home(home_path())
-    with connect(home.hub) as connection:
+    with local_hub() as connection:
         try:
             done = subprocess.run(
                 command, env={**os.environ, **environment(connection, home.cache)}, check=False
@@ -62,3 +72,112 @@ def status(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     else:
         where = f"at {connection.url}" if connection else "not running (it starts when needed)"
         typer.echo(f"local hub: {where}\nstore: {root}\ntoken: {root / 'token'} (yours alone)")
+
+
+@hub.command()
+def gc(
+    remove: Annotated[bool, typer.Option("--remove", help="Do it; without it, only say.")] = False,
+    grace_hours: Annotated[float, typer.Option(help="Spare what is younger.")] = 24,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Take away what no branch, tag or pulled commit leads to."""
+    found = _ask("gc", {"remove": remove, "grace": int(grace_hours * 3600)})
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(
+        f"{found['commits']} commits, {found['trees']} directories, {found['contents']} contents "
+        f"of {found['size'] / 1e6:.1f} MB {'removed' if remove else 'could go: --remove'}"
+    )
+
+
+@hub.command()
+def fsck(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Hash everything in the store anew and say what is not as it was written."""
+    from factory.errors import HubError
+
+    found = _ask("fsck", {})
+    if json_:
+        typer.echo(json.dumps(found))
+    else:
+        typer.echo("\n".join([f"{found['checked']} contents are whole", *found["problems"]]))
+    if found["problems"]:
+        raise HubError(
+            f"the store has {len(found['problems'])} problems",
+            "upload or pull again what was set aside",
+        )
+
+
+@hub.command("export")
+def export_(
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    what: Annotated[list[str] | None, typer.Argument(help="Collections and repos.")] = None,
+) -> None:
+    """Put a collection in a file, with its history, for a machine to which there is no route."""
+    from factory.cli.sync import carry, local_hub, transfer
+    from factory.localhub.launcher import await_end
+
+    with tempfile.TemporaryDirectory(dir=_beside(file)) as folder:
+        store = Path(folder) / "hub"
+        with local_hub() as local, local_hub(store) as other:
+            ends = (local.url, local.token), (other.url, other.token)
+            with transfer(*ends, staging=Path(folder) / "sync", keeps_ids=True) as work:
+                carry(work, what or [])
+        await_end(store)
+        whole = Path(folder) / "file"
+        with tarfile.open(whole, "w") as tar:
+            tar.add(store / "hub.sqlite", "hub.sqlite")
+            tar.add(store / "blobs", "blobs")
+        whole.rename(file)
+    typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+
+
+@hub.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file that factory hub export wrote.")],
+) -> None:
+    """Take a collection out of a file into the local hub; every content is hashed on the way."""
+    from factory.cli.sync import carry, everything, local_hub, transfer
+    from factory.errors import InputError
+
+    with tempfile.TemporaryDirectory(dir=_beside(file)) as folder:
+        store = Path(folder) / "hub"
+        try:
+            with tarfile.open(file) as tar:
+                for member in tar:  # nothing in a file from elsewhere may land beside the store
+                    if member.isreg() and _EXPORTED.fullmatch(member.name):
+                        path = store / member.name
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        with path.open("wb") as out:
+                            shutil.copyfileobj(tar.extractfile(member) or io.BytesIO(), out)
+        except (OSError, tarfile.TarError) as error:
+            raise InputError(
+                f"{file} is not a whole export: {error}", "copy it again, or export it anew"
+            ) from None
+        with local_hub(store) as other, local_hub() as local:
+            ends = (other.url, other.token), (local.url, local.token)
+            with transfer(*ends, staging=Path(folder) / "sync", keeps_ids=True) as work:
+                carry(work, everything(work))
+
+
+def _ask(what: str, body: dict[str, object]) -> dict[str, Any]:
+    """Have the server look after its store, since nobody else may open it meanwhile."""
+    from factory.cli.sync import local_hub
+    from factory.errors import HubError
+    from factory.localhub.launcher import request
+
+    with local_hub() as connection:
+        status, found = request(connection, "POST", f"/api/local/{what}", body)
+    if status != 200:
+        raise HubError(f"the local hub refused: {found.get('error')}", "see factory hub --help")
+    return found
+
+
+def _beside(file: Path) -> Path:
+    """The folder of a file, where there is room for it. Raises InputError."""
+    from factory.errors import InputError
+
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}", "make it, or choose another file")
+    return folder

@@ -50,8 +50,13 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     os.environ["HF_ENDPOINT"] = endpoint.rstrip("/")
     # A client's cache does not know which hub a repo came from: one cache a hub.
     os.environ["HF_HUB_CACHE"] = str(home.root / "caches" / urlsplit(endpoint).netloc)
-    import huggingface_hub
-
     from factory.hub import Hub
 
-    yield home, Hub(endpoint.rstrip("/"), huggingface_hub.get_token())
+    yield home, Hub(endpoint.rstrip("/"), remote_token())
+
+
+def remote_token() -> str | None:
+    """The user's own token, for hubs other than the local one: HF_TOKEN, or hf auth login."""
+    import huggingface_hub
+
+    return huggingface_hub.get_token()

@@ -10,7 +10,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from factory.localhub import wire
 from factory.localhub.errors import HubError
 from factory.localhub.hub import Hub
-from factory.localhub.routes import collections, commits, files, lfs, people, refs, repos
+from factory.localhub.routes import (
+    collections,
+    commits,
+    files,
+    lfs,
+    people,
+    refs,
+    repos,
+    upkeep,
+)
 
 
 def build(hub: Hub) -> ASGIApp:
@@ -19,6 +28,7 @@ def build(hub: Hub) -> ASGIApp:
         # In order: the addresses that are fixed come before those with a kind and a name in them.
         routes=[
             *people.ROUTES,
+            *upkeep.ROUTES,
             *collections.ROUTES,
             *repos.ROUTES,
             *refs.ROUTES,

@@ -30,6 +30,10 @@ CREATE TABLE IF NOT EXISTS commits (
   repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, oid TEXT NOT NULL, tree TEXT NOT NULL,
   parent TEXT, author TEXT NOT NULL, date INTEGER NOT NULL, title TEXT NOT NULL,
   message TEXT NOT NULL, PRIMARY KEY (repo, oid));
+-- Commits taken in from another hub, kept under the id they have there.
+CREATE TABLE IF NOT EXISTS mirrored (
+  repo INTEGER NOT NULL, oid TEXT NOT NULL, PRIMARY KEY (repo, oid),
+  FOREIGN KEY (repo, oid) REFERENCES commits ON DELETE CASCADE);
 CREATE TABLE IF NOT EXISTS refs (
   repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, name TEXT NOT NULL,
   target TEXT NOT NULL, PRIMARY KEY (repo, name));

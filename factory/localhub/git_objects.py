@@ -75,15 +75,13 @@ def tree_content(entries: Iterable[Entry]) -> bytes:
     )
 
 
-def commit_content(
-    tree: str, parent: str | None, author: str, date: int, title: str, message: str
-) -> bytes:
-    """A git commit object by `author`, at `date` (seconds, UTC)."""
-    person = f"{author} <{author}@localhub> {date} +0000"
-    lines = [f"tree {tree}"]
-    if parent:
-        lines.append(f"parent {parent}")
-    lines += [f"author {person}", f"committer {person}", "", title]
-    if message:
-        lines += ["", message]
+def commit_content(commit: Commit) -> bytes:
+    """The git object of a commit made here; its date is in seconds, UTC."""
+    person = f"{commit.author} <{commit.author}@localhub> {commit.date} +0000"
+    lines = [f"tree {commit.tree}"]
+    if commit.parent:
+        lines.append(f"parent {commit.parent}")
+    lines += [f"author {person}", f"committer {person}", "", commit.title]
+    if commit.message:
+        lines += ["", commit.message]
     return ("\n".join(lines) + "\n").encode()

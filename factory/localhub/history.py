@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
+from factory.localhub.attributes import PATH as ATTRIBUTES
 from factory.localhub.database import Database
 from factory.localhub.errors import BadRequest, Conflict, EntryNotFound, RevisionNotFound, Stale
 from factory.localhub.git_objects import SHA1, Commit, Entry, commit_content, object_id
@@ -18,6 +20,9 @@ from factory.localhub.trees import Draft, Trees
 MAIN = "main"
 _BRANCH = "refs/heads/"
 _TAG = "refs/tags/"
+# The title of the commit with which a repo is made.
+_FIRST = "initial commit"
+_SHORT = re.compile(r"[0-9a-f]{7,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,16 @@ class Remove:
 Change = Put | Remove
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a commit says besides its files: by whom, when, and why."""
+
+    author: str
+    title: str
+    message: str = ""
+    date: int | None = None  # None is now
+
+
 class History:
     """The commits, branches and tags of all repos."""
 
@@ -47,7 +62,10 @@ class History:
         self._trees = trees
 
     def resolve(self, repo: Repo, revision: str) -> Commit:
-        """The commit that a branch, tag, full ref or full sha names. Raises RevisionNotFound."""
+        """The commit that a branch, tag, full ref or sha names, the last perhaps shortened.
+
+        Raises RevisionNotFound.
+        """
         if SHA1.fullmatch(revision):
             commit = self._commit(repo, revision)
         else:
@@ -56,6 +74,12 @@ class History:
                 (repo.key, _BRANCH + revision, _TAG + revision, _full(revision)),
             )
             commit = None if row is None else self._commit(repo, row["target"])
+        if commit is None and _SHORT.fullmatch(revision):
+            rows = self._database.rows(
+                "SELECT * FROM commits WHERE repo = ? AND oid LIKE ? || '%' LIMIT 2",
+                (repo.key, revision),
+            )
+            commit = _commit(rows[0]) if len(rows) == 1 else None
         if commit is None:
             raise RevisionNotFound(f"{repo.kind} {repo.id} has no revision {revision!r}")
         return commit
@@ -109,10 +133,8 @@ class History:
         repo: Repo,
         branch: str,
         changes: Sequence[Change],
+        words: Words,
         *,
-        author: str,
-        title: str,
-        message: str = "",
         parent: str | None = None,
     ) -> Commit:
         """Put changes on a branch: all of them, durably, or none.
@@ -121,12 +143,9 @@ class History:
         no such branch, EntryNotFound if something to be removed is not there, BadRequest if a file
         and a directory would have the same name.
         """
+        branch = branch.removeprefix(_BRANCH)
         with self._database.transaction() as connection:
-            row = connection.execute(
-                "SELECT target FROM refs WHERE repo = ? AND name IN (?, ?)",
-                (repo.key, _BRANCH + branch, branch if branch.startswith(_BRANCH) else ""),
-            ).fetchone()
-            head = None if row is None else self._commit(repo, row["target"])
+            head = self._head(repo, branch)
             if head is None:
                 raise RevisionNotFound(f"{repo.kind} {repo.id} has no branch {branch!r}")
             if parent is not None and parent != head.oid:
@@ -134,20 +153,58 @@ class History:
                     f"{branch!r} is at {head.oid}, not at the given parent commit {parent}: "
                     "look at what changed and try again"
                 )
-            return self._append(
-                connection,
-                repo,
-                branch.removeprefix(_BRANCH),
-                head,
-                changes,
-                author,
-                title,
-                message,
-            )
+            made = self._append(connection, repo, head, changes, words)
+            _point(connection, repo, _BRANCH + branch, made)
+            return made
+
+    def mirror(
+        self,
+        repo: Repo,
+        branch: str | None,
+        changes: Sequence[Change],
+        words: Words,
+        *,
+        oid: str,
+        parent: str | None,
+    ) -> Commit:
+        """Take in a commit of another hub under the id it has there, again and again if need be.
+
+        `changes` lead from `parent` to it, or from nothing. With `branch`, that branch moves to
+        it, from `parent` or, if it is new or holds only what this hub wrote there when the repo was
+        made, from nowhere. Raises Stale if the branch is elsewhere, RevisionNotFound, BadRequest.
+        """
+        if not SHA1.fullmatch(oid):
+            raise BadRequest(f"{oid!r} is not the full id of a commit")
+        if branch is not None:
+            check_ref_name(branch)
+        with self._database.transaction() as connection:
+            base = None if parent is None else self.resolve(repo, parent)
+            head = None if branch is None else self._head(repo, branch)
+            if head is not None and head.oid not in (parent, oid) and not self._untouched(head):
+                raise Stale(f"{branch!r} is at {head.oid}, which {oid} does not come from")
+            made = self._commit(repo, oid)
+            if made is None:
+                made = self._append(connection, repo, base, changes, words, oid=oid)
+                connection.execute("INSERT INTO mirrored VALUES (?, ?)", (repo.key, oid))
+            if branch is not None:
+                _point(connection, repo, _BRANCH + branch, made)
+            return made
+
+    def squash(self, repo: Repo, branch: str, words: Words) -> Commit:
+        """Make a branch one commit that holds what it held; tags keep the others alive."""
+        with self._database.transaction() as connection:
+            head = self._head(repo, branch)
+            if head is None:
+                raise RevisionNotFound(f"{repo.kind} {repo.id} has no branch {branch!r}")
+            made = self._record(connection, repo, head.tree, None, words)
+            _point(connection, repo, _BRANCH + branch, made)
+            return made
 
     def begin(self, connection: sqlite3.Connection, repo: Repo, changes: Sequence[Put]) -> Commit:
         """The first commit of a new repo, on main, in the transaction that makes the repo."""
-        return self._append(connection, repo, MAIN, None, changes, repo.owner, "initial commit", "")
+        made = self._append(connection, repo, None, changes, Words(repo.owner, _FIRST))
+        _point(connection, repo, _BRANCH + MAIN, made)
+        return made
 
     def create_ref(self, repo: Repo, name: str, revision: str, *, tag: bool) -> None:
         """A new branch or tag at `revision`.
@@ -188,41 +245,67 @@ class History:
             if cursor.rowcount == 0:
                 raise RevisionNotFound(f"{repo.id} has no {'tag' if tag else 'branch'} {name!r}")
 
+    def _head(self, repo: Repo, branch: str) -> Commit | None:
+        row = self._database.row(
+            "SELECT target FROM refs WHERE repo = ? AND name = ?", (repo.key, _BRANCH + branch)
+        )
+        return None if row is None else self._commit(repo, row["target"])
+
+    def _untouched(self, head: Commit) -> bool:
+        """Whether nothing came after the commit with which this hub makes a repo."""
+        names = self._trees.read(head.tree).keys()
+        return head.parent is None and head.title == _FIRST and names == {ATTRIBUTES}
+
     def _append(
         self,
         connection: sqlite3.Connection,
         repo: Repo,
-        branch: str,
         head: Commit | None,
         changes: Sequence[Change],
-        author: str,
-        title: str,
-        message: str,
+        words: Words,
+        *,
+        oid: str | None = None,
     ) -> Commit:
+        """A commit on top of `head`, under its git id or, if it is another hub's, under `oid`."""
         draft = Draft(self._trees, self._trees.read(head.tree) if head else {})
         for change in changes:
             if isinstance(change, Put):
                 draft.put(change.parts, change.entry)
             else:
                 draft.remove(change.parts, directory=change.directory)
-        tree = draft.save(connection)
-        now = time.time()
-        # A commit is never older than its parent, whatever the clock does.
-        date = max(int(now), head.date if head else 0)
-        parent = head.oid if head else None
-        content = commit_content(tree, parent, author, date, title, message)
-        commit = Commit(object_id("commit", content), tree, parent, author, date, title, message)
-        connection.execute(
-            "INSERT OR IGNORE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (repo.key, commit.oid, tree, parent, author, date, title, message),
-        )
-        connection.execute(
-            "INSERT INTO refs VALUES (?, ?, ?)"
-            " ON CONFLICT (repo, name) DO UPDATE SET target = excluded.target",
-            (repo.key, _BRANCH + branch, commit.oid),
-        )
         puts = [change.entry for change in changes if isinstance(change, Put)]
         link_contents(connection, repo, [(e.sha256, e.size) for e in puts if e.sha256])
+        return self._record(connection, repo, draft.save(connection), head, words, oid)
+
+    def _record(
+        self,
+        connection: sqlite3.Connection,
+        repo: Repo,
+        tree: str,
+        parent: Commit | None,
+        words: Words,
+        oid: str | None = None,
+    ) -> Commit:
+        if "\0" in words.title + words.message + words.author:
+            raise BadRequest("a commit's words cannot hold a NUL")
+        now = time.time()
+        # A commit is never older than its parent, whatever the clock does.
+        date = max(int(now), parent.date if parent else 0) if words.date is None else words.date
+        commit = Commit(
+            oid=oid or "",
+            tree=tree,
+            parent=parent.oid if parent else None,
+            author=words.author,
+            date=date,
+            title=words.title,
+            message=words.message,
+        )
+        if oid is None:
+            commit = replace(commit, oid=object_id("commit", commit_content(commit)))
+        connection.execute(
+            "INSERT OR IGNORE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (repo.key, *astuple(commit)),
+        )
         connection.execute("UPDATE repos SET modified = ? WHERE id = ?", (now, repo.key))
         return commit
 
@@ -239,6 +322,14 @@ class History:
             older = self._commit(repo, newer.parent) if newer.parent else None
             yield newer, older
             newer = older
+
+
+def _point(connection: sqlite3.Connection, repo: Repo, ref: str, commit: Commit) -> None:
+    connection.execute(
+        "INSERT INTO refs VALUES (?, ?, ?)"
+        " ON CONFLICT (repo, name) DO UPDATE SET target = excluded.target",
+        (repo.key, ref, commit.oid),
+    )
 
 
 def _commit(row: Any) -> Commit:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 _START_SECONDS = 30.0
@@ -24,8 +24,9 @@ _PROBE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _TAKEN_SECONDS = 0.5
 _LOG_LINES = 8
-# How a server ends when another has the store open; as in server.py, which is slow to import.
-_EXIT_TAKEN = 3
+# How a server ends when another has the store open, here or on another host; as in server.py, which
+# is slow to import.
+_EXIT_TAKEN, _EXIT_ELSEWHERE = 3, 4
 # Servers that this process started: kept, so that they are waited for when they end before it does.
 _started: list[subprocess.Popen[bytes]] = []
 
@@ -64,6 +65,12 @@ def connect(root: Path) -> Iterator[Connection]:
         except OSError as error:
             raise HubStartError(f"the local hub in {root} cannot be used: {error}") from error
         yield connection
+
+
+def await_end(root: Path) -> None:
+    """Wait until no server has the store under `root` open. Raises HubStartError."""
+    with (root / "store.lock").open("a+b") as store:
+        _wait_for(store, fcntl.LOCK_EX, time.monotonic() + _START_SECONDS, root)
 
 
 def running(root: Path) -> Connection | None:
@@ -105,6 +112,29 @@ def environment(connection: Connection, cache: Path) -> dict[str, str]:
     }
 
 
+def request(
+    connection: Connection,
+    method: str,
+    path: str,
+    body: dict[str, object] | None = None,
+    timeout: float | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """Ask a server something without a Hub client. Answers status and JSON; raises OSError."""
+    from http.client import HTTPConnection, HTTPException  # slow to import
+
+    address = urlsplit(connection.url)
+    client = HTTPConnection(address.hostname or "", address.port, timeout=timeout)
+    try:
+        headers = {"Authorization": f"Bearer {connection.token}"}
+        client.request(method, path, json.dumps(body) if body else None, headers)
+        response = client.getresponse()
+        return response.status, json.loads(response.read() or b"{}")
+    except HTTPException as error:
+        raise OSError(f"{connection.url} gave no answer: {error!r}") from error
+    finally:
+        client.close()
+
+
 def _start(root: Path, deadline: float) -> Connection:
     """A server of our own, in its own session, ready to answer."""
     server = _spawn(root)
@@ -112,6 +142,8 @@ def _start(root: Path, deadline: float) -> Connection:
         if connection := running(root):
             return connection
         if (status := server.poll()) is not None:
+            if status == _EXIT_ELSEWHERE:
+                raise _failure(root, "another host has it")
             if status != _EXIT_TAKEN:
                 raise _failure(root, f"it ended with status {status}")
             # By one that is starting, for a user who was killed, or by one that is just ending.
@@ -158,19 +190,10 @@ def _wait_for(lock: BinaryIO, kind: int, deadline: float, root: Path) -> None:
 
 
 def _answers(connection: Connection) -> bool:
-    from http.client import HTTPConnection, HTTPException  # slow to import
-
-    address = urlsplit(connection.url)
-    client = HTTPConnection(address.hostname or "", address.port, timeout=_PROBE_SECONDS)
     try:
-        client.request(
-            "GET", "/api/whoami-v2", headers={"Authorization": f"Bearer {connection.token}"}
-        )
-        return client.getresponse().status == 200
-    except (OSError, HTTPException, ValueError):
+        return request(connection, "GET", "/api/whoami-v2", timeout=_PROBE_SECONDS)[0] == 200
+    except (OSError, ValueError):
         return False
-    finally:
-        client.close()
 
 
 def _failure(root: Path, why: str) -> HubStartError:

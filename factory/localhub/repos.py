@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from factory.localhub.accounts import Account
 from factory.localhub.database import Database
-from factory.localhub.errors import RepoNotFound
+from factory.localhub.errors import Conflict, Forbidden, RepoNotFound
 from factory.localhub.names import check_repo_part
 
 Kind = Literal["model", "dataset"]
@@ -97,6 +97,26 @@ class Repos:
         )
         key = cast(int, cursor.lastrowid)
         return Repo(key, kind, namespace, name, owner, private, now, now)
+
+    def rename(self, repo: Repo, namespace: str, name: str) -> None:
+        """Give a repo another name. Raises Conflict if it is taken, BadRequest."""
+        check_repo_part(namespace, "namespace")
+        check_repo_part(name, "repo name")
+        try:
+            with self._database.transaction() as connection:
+                connection.execute(
+                    "UPDATE repos SET namespace = ?, name = ? WHERE id = ?",
+                    (namespace, name, repo.key),
+                )
+        except sqlite3.IntegrityError as error:
+            raise Conflict(f"there is a {repo.kind} {namespace}/{name} already") from error
+
+    def show(self, repo: Repo, account: Account, *, private: bool) -> None:
+        """Hide a repo from others, or let them see it. Raises Forbidden."""
+        if repo.owner != account.user:
+            raise Forbidden("only the user who made a repo may hide or show it")
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE repos SET private = ? WHERE id = ?", (private, repo.key))
 
     def remove(self, repo: Repo) -> None:
         """Take a repo off the hub with its history; the contents stay on the disk."""

@@ -5,6 +5,7 @@
 Files under the root that are not the hub's own:
 
     store.lock   held by the server that has the store open; there is never a second one
+    lease.json   the same for other hosts, which may not see the lock: host, process, heartbeat
     users.lock   held, shared, by every process that uses the hub; when the server gets it for
                  itself, nobody does, and it leaves
     server.json  where the server listens, there while it does
@@ -34,9 +35,11 @@ import uvicorn
 from factory.localhub.accounts import FIRST_USER
 from factory.localhub.app import build
 from factory.localhub.hub import Hub
+from factory.localhub.lease import BEAT_SECONDS, HeldElsewhere, Lease
 
-# How the process ends when another server has the store open.
+# How the process ends when another server has the store open, here or on another host.
 EXIT_TAKEN = 3
+EXIT_ELSEWHERE = 4
 _WATCH_SECONDS = 1.0
 # Clients keep idle connections for up to a minute and do not repeat a commit that met a closed one.
 _KEEP_ALIVE_SECONDS = 120
@@ -46,12 +49,15 @@ _GOODBYE_SECONDS = 5
 class Server(uvicorn.Server):
     """uvicorn, which says where it listens and leaves when nobody is left."""
 
-    def __init__(self, config: uvicorn.Config, root: Path, url: str, *, stay: bool) -> None:
+    def __init__(
+        self, config: uvicorn.Config, root: Path, url: str, lease: Lease, *, stay: bool
+    ) -> None:
         super().__init__(config)
         self._root = root
+        self._lease = lease
         self._url = url
         self._stay = stay
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self._users: BinaryIO | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -61,16 +67,26 @@ class Server(uvicorn.Server):
         temporary = self._root / f"server.json.{os.getpid()}"
         temporary.write_text(json.dumps(facts))
         temporary.rename(self._root / "server.json")
+        self._watches.append(asyncio.create_task(self._keep_lease()))
         if not self._stay:
-            self._watch = asyncio.create_task(self._leave_when_alone())
+            self._watches.append(asyncio.create_task(self._leave_when_alone()))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop being found, then finish what is under way."""
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         # First, so that whoever comes now starts a new server instead of meeting this one's end.
         (self._root / "server.json").unlink(missing_ok=True)
         await super().shutdown(sockets)
+
+    async def _keep_lease(self) -> None:
+        while not self.should_exit:
+            await asyncio.sleep(BEAT_SECONDS)
+            if not await asyncio.to_thread(self._lease.is_ours):
+                # Stopped for so long that another host took over: what it writes must stand.
+                logging.error("another process has taken the store: this one leaves")
+                os._exit(EXIT_ELSEWHERE)
+            await asyncio.to_thread(self._lease.renew)
 
     async def _leave_when_alone(self) -> None:
         # Kept open to the end of the process: while we hold it, newcomers wait.
@@ -89,8 +105,7 @@ def serve(root: Path, host: str, port: int, *, stay: bool) -> int:
                 f"another server has the hub in {root} open: {_whereabouts(root)}", file=sys.stderr
             )
             return EXIT_TAKEN
-        hub = Hub(root)
-        try:
+        with _held(root) as (hub, lease):
             hub.accounts.adopt_token_file(root / "token")
             listener = socket.create_server((host, port), backlog=512)
             url = f"http://{_reachable(host)}:{listener.getsockname()[1]}"
@@ -109,9 +124,7 @@ def serve(root: Path, host: str, port: int, *, stay: bool) -> int:
             # uvicorn raises the signal that ended it once more; the end has been orderly by then.
             signal.signal(signal.SIGTERM, lambda number, frame: None)
             signal.signal(signal.SIGINT, lambda number, frame: None)
-            Server(config, root, url, stay=stay).run(sockets=[listener])
-        finally:
-            hub.database.close()
+            Server(config, root, url, lease, stay=stay).run(sockets=[listener])
     return 0
 
 
@@ -121,9 +134,8 @@ def create_token(root: Path, user: str, role: str) -> int:
         if not alone:
             print(f"stop the server first: {_whereabouts(root)}", file=sys.stderr)
             return EXIT_TAKEN
-        hub = Hub(root)
-        print(hub.accounts.create_token(user, "write" if role == "write" else "read"))
-        hub.database.close()
+        with _held(root) as (hub, _):
+            print(hub.accounts.create_token(user, "write" if role == "write" else "read"))
     return 0
 
 
@@ -156,10 +168,28 @@ def main() -> int:
         if options.new_token:
             return create_token(root, options.new_token, options.role)
         return serve(root, options.host, options.port, stay=options.stay)
+    except HeldElsewhere as error:
+        print(error, file=sys.stderr)
+        return EXIT_ELSEWHERE
     except Exception as error:
         logging.exception("the server could not go on")
         print(f"the local hub in {root} could not start: {error}", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _held(root: Path) -> Iterator[tuple[Hub, Lease]]:
+    """The store, open, with the lease on it. Raises HeldElsewhere."""
+    lease = Lease(root)
+    lease.take()
+    try:
+        hub = Hub(root)
+        try:
+            yield hub, lease
+        finally:
+            hub.database.close()
+    finally:
+        lease.give_back()
 
 
 @contextlib.contextmanager

@@ -59,6 +59,10 @@ class Fields:
             raise BadRequest(f"{key!r} must be a string")
         return value
 
+    def value(self, key: str) -> object:
+        """Whatever is under `key`, or None."""
+        return self._values.get(key)
+
     def number_or_none(self, key: str) -> int | None:
         """The whole number under `key`, or None."""
         value = self._values.get(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from localhub_client import SOURCE, server_command
 
-from factory.localhub.launcher import Connection, running
+from factory.localhub.launcher import Connection, await_end, connect, request, running
 
 
 def started(root: Path, command: list[str]) -> tuple[subprocess.Popen[bytes], Connection]:
@@ -32,7 +33,10 @@ def started(root: Path, command: list[str]) -> tuple[subprocess.Popen[bytes], Co
     raise AssertionError("no server")
 
 
-def test_no_acknowledged_commit_is_lost_when_the_server_is_killed(tmp_path):
+@pytest.mark.parametrize(
+    ("kills", "writers"), [(3, 2), pytest.param(25, 4, marks=pytest.mark.slow)]
+)
+def test_no_acknowledged_commit_is_lost_when_the_server_is_killed(tmp_path, kills, writers):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = server_command(tmp_path, "--stay", "--port", str(port))
@@ -57,28 +61,29 @@ def test_no_acknowledged_commit_is_lost_when_the_server_is_killed(tmp_path):
             except Exception:  # whatever a client raises while there is no server
                 time.sleep(0.02)
 
-    writers = [threading.Thread(target=write, args=(name,)) for name in "ab"]
-    for writer in writers:
-        writer.start()
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"[:writers]]
+    for thread in threads:
+        thread.start()
+    moments = random.Random(7)
     try:
-        for pause in (0.7, 0.31, 0.53, 0.83, 0.42):
+        for _ in range(kills):
             count = len(kept)
             deadline = time.monotonic() + 10
             while len(kept) < count + 3 and time.monotonic() < deadline:
                 time.sleep(0.01)
-            time.sleep(pause * 0.3)
+            time.sleep(moments.uniform(0, 0.25))
             server.send_signal(signal.SIGKILL)
             server.wait()
             server, _ = started(tmp_path, command)
         stop.set()
-        for writer in writers:
-            writer.join()
+        for thread in threads:
+            thread.join()
         history = {commit.commit_id for commit in api.list_repo_commits("org/crash")}
         files = {
             item.rfilename: item
             for item in api.model_info("org/crash", files_metadata=True).siblings
         }
-        assert len(kept) > 15
+        assert len(kept) >= 3 * kills
         for oid, path, content in kept:
             assert oid in history
             lfs = files[path].lfs
@@ -93,9 +98,10 @@ def test_no_acknowledged_commit_is_lost_when_the_server_is_killed(tmp_path):
         stop.set()
         server.terminate()
         server.wait()
-    for folder in (tmp_path / "blobs").iterdir():
-        for blob in folder.iterdir():
-            assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
+    with connect(tmp_path) as again:
+        assert request(again, "POST", "/api/local/fsck")[1]["problems"] == []
+        assert list((tmp_path / "blobs" / "tmp").iterdir()) == []
+    await_end(tmp_path)
     with sqlite3.connect(tmp_path / "hub.sqlite") as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert database.execute("PRAGMA foreign_key_check").fetchall() == []

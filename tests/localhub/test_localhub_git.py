@@ -14,7 +14,14 @@ import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from factory.localhub.blobs import Blobs
-from factory.localhub.git_objects import Entry, commit_content, lfs_pointer, object_id, tree_content
+from factory.localhub.git_objects import (
+    Commit,
+    Entry,
+    commit_content,
+    lfs_pointer,
+    object_id,
+    tree_content,
+)
 from factory.localhub.launcher import connect
 
 
@@ -47,10 +54,10 @@ def rebuild(root: Path, bare: Path) -> None:
                     lfs_pointer(entry.sha256, entry.size) if entry.lfs else blobs.read(entry.sha256)
                 )
                 write(entry.oid, "blob", content)
-    for oid, *facts in database.execute(
+    for facts in database.execute(
         "SELECT oid, tree, parent, author, date, title, message FROM commits"
     ):
-        write(oid, "commit", commit_content(*facts))
+        write(facts[0], "commit", commit_content(Commit(*facts)))
     for name, target in database.execute("SELECT name, target FROM refs"):
         git(bare, "update-ref", name, target)
     database.close()

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from localhub_client import SOURCE, send, server_command
 
+from factory.localhub import lease
 from factory.localhub.launcher import Connection, HubStartError, connect, environment, running
 
 USER = """
@@ -80,6 +82,7 @@ def test_a_killed_user_takes_the_server_along(tmp_path):
         assert connection.token == token
 
 
+@pytest.mark.slow
 def test_two_users_share_a_server(tmp_path):
     with user(tmp_path) as (_, second_url):
         with user(tmp_path) as (first, first_url):
@@ -107,6 +110,7 @@ def test_many_users_at_once_start_one_server(tmp_path):
             process.stdin.close()
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_replaced(tmp_path):
     with connect(tmp_path) as first:
         pid = server_facts(tmp_path)["pid"]
@@ -129,6 +133,7 @@ def test_a_start_that_was_given_up_does_not_stand_in_the_way(tmp_path):
         orphan.wait(timeout=10)
 
 
+@pytest.mark.slow
 def test_a_staying_server_and_only_one(tmp_path):
     command = server_command(tmp_path, "--stay")
     pipe = subprocess.PIPE
@@ -170,6 +175,7 @@ def test_a_folder_that_cannot_be_used(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_new_token_replaces_the_old(tmp_path):
     with connect(tmp_path) as first:
         pid = server_facts(tmp_path)["pid"]
@@ -182,6 +188,7 @@ def test_a_new_token_replaces_the_old(tmp_path):
             assert send(second.url, "GET", "/api/whoami-v2", headers=headers).status == status
 
 
+@pytest.mark.slow
 def test_the_port_of_another_is_not_taken_for_ours(tmp_path):
     """server.json may be old, and its port now another hub's."""
     with connect(tmp_path / "theirs") as theirs:
@@ -236,3 +243,45 @@ def test_no_traceback_reaches_a_client(tmp_path):
         assert reply.json()["error"].startswith("internal error")
         log = tmp_path / "server.log"
         assert eventually(lambda: "FileNotFoundError" in log.read_text())
+
+
+def lease_of(root: Path, beat: int) -> None:
+    facts = {"host": "login-2", "pid": 7, "mark": "theirs", "beat": beat}
+    (root / "lease.new").write_text(json.dumps(facts))
+    (root / "lease.new").rename(root / "lease.json")
+
+
+def test_another_hosts_live_lease_is_an_error_that_names_it(tmp_path):
+    stop = threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while not stop.wait(0.1):
+            number += 1
+            lease_of(tmp_path, number)
+
+    lease_of(tmp_path, 0)
+    other = threading.Thread(target=beat)
+    other.start()
+    try:
+        with pytest.raises(HubStartError, match="process 7 on host login-2"), connect(tmp_path):
+            pass
+    finally:
+        stop.set()
+        other.join()
+    assert not (tmp_path / "hub.sqlite").exists()
+
+
+def test_a_dead_hosts_lease_is_taken_over_and_one_lost_ends_the_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "_WATCH_SECONDS", 0.5)
+    lease_of(tmp_path, 1)
+    ours = lease.Lease(tmp_path)
+    ours.take()
+    assert ours.is_ours()
+    ours.give_back()
+    with connect(tmp_path):
+        facts = server_facts(tmp_path)
+        assert json.loads((tmp_path / "lease.json").read_text())["pid"] == facts["pid"]
+        lease_of(tmp_path, 2)  # as after a long sleep of this host
+        assert eventually(lambda: not alive(facts["pid"]))
+        assert json.loads((tmp_path / "lease.json").read_text())["host"] == "login-2"

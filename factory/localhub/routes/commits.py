@@ -1,10 +1,14 @@
-"""Writing: which files are large ones, and the commit itself, read line by line as it comes in."""
+"""Writing: which files are large ones, and the commit itself, read line by line as it comes in.
+
+Besides the protocol's own commit there is `mirror`, which takes in a commit of another hub under
+the id it has there, so that a lock or an adapter's config means the same on both.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -15,12 +19,13 @@ from factory.localhub import attributes
 from factory.localhub.errors import BadRequest, TooLarge
 from factory.localhub.git_objects import (
     SHA256,
+    Commit,
     Entry,
     is_lfs_pointer,
     lfs_pointer,
     object_id,
 )
-from factory.localhub.history import Change, Put, Remove
+from factory.localhub.history import Change, Put, Remove, Words
 from factory.localhub.names import split_path
 from factory.localhub.repos import Repo
 from factory.localhub.wire import (
@@ -67,6 +72,17 @@ def preupload(call: Call) -> Response:
 
 async def commit(request: Request) -> Response:
     """Put the changes in the body on a branch, all at once."""
+    return await _take(request, _commit)
+
+
+async def mirror(request: Request) -> Response:
+    """Take in a commit of another hub; its header says which, made when and by whom."""
+    return await _take(request, _mirror)
+
+
+async def _take(
+    request: Request, append: Callable[[Call, Repo, Fields, list[Change]], Commit]
+) -> Response:
     call = identify(request)
     repo = await run_in_threadpool(call.repo_to_write)
     if call.flag("create_pr"):
@@ -76,28 +92,12 @@ async def commit(request: Request) -> Response:
     async for lines in _lines(request):
         if header is None:
             header, lines = _header(lines[0]), lines[1:]
-        changes += await run_in_threadpool(_read_changes, call, repo, lines)
+        changes += await run_in_threadpool(_read_changes, call, lines)
         if len(changes) > _CHANGES_LIMIT:
             raise TooLarge(f"a commit holds at most {_CHANGES_LIMIT} changes")
     if header is None:
         raise BadRequest("the commit has no header line")
-    return await run_in_threadpool(_append, call, repo, header, changes)
-
-
-def _append(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> Response:
-    title = header.text("summary").strip()
-    message = header.text_or_none("description") or ""
-    if not title or "\0" in title + message:
-        raise BadRequest("a commit needs a summary, and neither it nor the description holds a NUL")
-    made = call.hub.history.commit(
-        repo,
-        call.params["revision"],
-        changes,
-        author=call.account.user,
-        title=title,
-        message=message,
-        parent=header.text_or_none("parentCommit"),
-    )
+    made = await run_in_threadpool(append, call, repo, header, changes)
     return answer(
         {
             "success": True,
@@ -105,6 +105,37 @@ def _append(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> Re
             "commitUrl": f"{call.base}/{repo.web_path}/commit/{made.oid}",
             "hookOutput": "",
         }
+    )
+
+
+def _commit(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> Commit:
+    title = header.text("summary").strip()
+    message = header.text_or_none("description") or ""
+    if not title:
+        raise BadRequest("a commit needs a summary")
+    return call.hub.history.commit(
+        repo,
+        call.params["revision"],
+        changes,
+        Words(call.account.user, title, message),
+        parent=header.text_or_none("parentCommit"),
+    )
+
+
+def _mirror(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> Commit:
+    words = Words(
+        header.text("author"),
+        header.text("summary"),
+        header.text_or_none("description") or "",
+        header.number_or_none("date") or 0,
+    )
+    return call.hub.history.mirror(
+        repo,
+        header.text_or_none("branch"),
+        changes,
+        words,
+        oid=header.text("commit"),
+        parent=header.text_or_none("parentCommit"),
     )
 
 
@@ -134,11 +165,11 @@ def _header(line: bytes) -> Fields:
     return fields.inner("value")
 
 
-def _read_changes(call: Call, repo: Repo, lines: list[bytes]) -> list[Change]:
-    return [_read_change(call, repo, Fields(read_json(line))) for line in lines]
+def _read_changes(call: Call, lines: list[bytes]) -> list[Change]:
+    return [_read_change(call, Fields(read_json(line))) for line in lines]
 
 
-def _read_change(call: Call, repo: Repo, line: Fields) -> Change:
+def _read_change(call: Call, line: Fields) -> Change:
     """One line of a commit; the content of an ordinary file is stored at once."""
     key, value = line.text("key"), line.inner("value")
     path = value.text("path")
@@ -177,7 +208,7 @@ def _large_entry(call: Call, name: str, path: str, value: Fields) -> Entry:
     if (value.text_or_none("algo") or "sha256") != "sha256" or not SHA256.fullmatch(sha256):
         raise BadRequest(f"{path!r} must be named by its sha256")
     size = call.hub.repos.size_of(sha256, call.account)
-    if size is None or not call.hub.blobs.has(sha256):
+    if size is None or not call.hub.blobs.touch(sha256):
         raise BadRequest(f"the content of {path!r} ({sha256}) was not uploaded: upload it first")
     if said is not None and said != size:
         raise BadRequest(f"{path!r} has {size} bytes, not {said}")
@@ -187,4 +218,5 @@ def _large_entry(call: Call, name: str, path: str, value: Fields) -> Entry:
 ROUTES = [
     route("POST", "/api/{kind}/{namespace}/{name}/preupload/{revision}", preupload),
     stream_route("POST", "/api/{kind}/{namespace}/{name}/commit/{revision}", commit),
+    stream_route("POST", "/api/{kind}/{namespace}/{name}/mirror", mirror),
 ]

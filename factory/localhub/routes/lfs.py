@@ -1,7 +1,7 @@
 """Large files on their way in: the batch call hands out signed links, and content comes by PUT.
 
 Clients send no token with the content itself, so a link says what it is for (repo, sha256, size),
-until when, and carries our signature over that.
+until when, and carries our signature over that. A very large file is sent in parts.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from factory.localhub.blobs import BlobWriter
+from factory.localhub.blobs import BlobWriter, PartWriter
 from factory.localhub.errors import BadRequest, Forbidden, NotFound, RepoNotFound
 from factory.localhub.git_objects import SHA256
 from factory.localhub.hub import Hub
 from factory.localhub.repos import Repo
-from factory.localhub.wire import Call, Fields, answer, hub_of, route, stream_route
+from factory.localhub.wire import Call, Fields, answer, drain, hub_of, route, stream_route
 
 _LINK_SECONDS = 24 * 3600
 _CHUNK = 1024 * 1024
+# Above the first size a content is sent in parts of the second, so that a lost connection costs a
+# part only. Below it the single request is quicker: it is hashed while it comes in.
+_IN_PARTS = 1024 * 1024 * 1024
+_PART = 64 * 1024 * 1024
 
 
 def batch(call: Call) -> Response:
@@ -34,7 +38,11 @@ def batch(call: Call) -> Response:
     body = call.json()
     if body.text("operation") != "upload":
         raise BadRequest("large files are read through /resolve/, not through git-lfs")
-    objects = [_offer(call, repo, item) for item in body.objects("objects")]
+    transfers = body.value("transfers") or ["basic"]
+    if not isinstance(transfers, list):
+        raise BadRequest("'transfers' must be a list")
+    limit = (_IN_PARTS if "basic" in transfers else 0) if "multipart" in transfers else None
+    objects = [_offer(call, repo, item, limit) for item in body.objects("objects")]
     return answer({"transfer": "basic", "objects": objects})
 
 
@@ -63,7 +71,33 @@ async def upload(request: Request) -> Response:
     return answer({})
 
 
-async def _receive(request: Request, writer: BlobWriter, size: int) -> None:
+async def upload_part(request: Request) -> Response:
+    """Take in one part of the content that a link is for."""
+    hub = hub_of(request)
+    repo, sha256, size = await run_in_threadpool(_read_link, hub, request)
+    number = request.path_params["part"]
+    start = (int(number) - 1) * _PART if number.isascii() and number.isdigit() else -1
+    if len(number) > 9 or not 0 <= start < size:
+        raise BadRequest(f"a content of {size} bytes has no part {number[:9]!r}")
+    writer = await run_in_threadpool(hub.blobs.write_part, _key(repo, sha256), start)
+    try:
+        await _receive(request, writer, min(_PART, size - start))
+    finally:
+        await run_in_threadpool(writer.close)
+    return Response(headers={"ETag": f'"{number}"'})
+
+
+async def finish_parts(request: Request) -> Response:
+    """All parts were sent: the whole is hashed and kept."""
+    hub = hub_of(request)
+    repo, sha256, size = await run_in_threadpool(_read_link, hub, request)
+    await drain(request)  # the list of parts: what counts is the hash of the whole
+    await run_in_threadpool(hub.blobs.join, _key(repo, sha256), sha256, size)
+    await run_in_threadpool(hub.repos.note_contents, repo, [(sha256, size)])
+    return answer({})
+
+
+async def _receive(request: Request, writer: BlobWriter | PartWriter, size: int) -> None:
     waiting = bytearray()
     writing: asyncio.Future[None] | None = None
     try:
@@ -87,19 +121,30 @@ async def _receive(request: Request, writer: BlobWriter, size: int) -> None:
     await asyncio.to_thread(writer.feed, waiting)
 
 
-def _offer(call: Call, repo: Repo, item: Fields) -> dict[str, Any]:
+def _offer(call: Call, repo: Repo, item: Fields, limit: int | None) -> dict[str, Any]:
+    """Where to send a content; in parts if it is larger than `limit`."""
     sha256, size = _object(item)
     offer: dict[str, Any] = {"oid": sha256, "size": size}
-    if call.hub.repos.size_of(sha256, call.account) == size and call.hub.blobs.has(sha256):
+    if call.hub.repos.size_of(sha256, call.account) == size and call.hub.blobs.touch(sha256):
         return offer
     expires = int(time.time()) + _LINK_SECONDS
     signature = _signature(call.hub, repo.key, sha256, size, expires)
     query = urlencode({"size": size, "expires": expires, "signature": signature})
+    link = f"{call.base}/upload/{repo.key}/{sha256}"
+    upload: dict[str, Any] = {"href": f"{link}?{query}"}
+    if limit is not None and size > limit:
+        numbers = range(1, -(-size // _PART) + 1)
+        parts = {f"{number:05d}": f"{link}/{number}?{query}" for number in numbers}
+        upload["header"] = {"chunk_size": str(_PART), **parts}
     offer["actions"] = {
-        "upload": {"href": f"{call.base}/upload/{repo.key}/{sha256}?{query}"},
+        "upload": upload,
         "verify": {"href": f"{call.base}/{repo.web_path}.git/info/lfs/objects/verify"},
     }
     return offer
+
+
+def _key(repo: Repo, sha256: str) -> str:
+    return f"{repo.key}-{sha256}"
 
 
 def _object(item: Fields) -> tuple[str, int]:
@@ -141,4 +186,6 @@ ROUTES = [
     route("POST", f"{_MODEL}/objects/verify", verify),
     route("POST", f"{_DATASET}/objects/verify", verify),
     stream_route("PUT", "/upload/{repo}/{oid}", upload),
+    stream_route("PUT", "/upload/{repo}/{oid}/{part}", upload_part),
+    stream_route("POST", "/upload/{repo}/{oid}", finish_parts),
 ]

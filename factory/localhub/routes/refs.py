@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from factory.localhub.history import MAIN
+from factory.localhub.history import MAIN, Words
 from factory.localhub.routes.repos import iso_date
 from factory.localhub.wire import Call, answer, route
 
@@ -55,6 +55,14 @@ def delete_branch(call: Call) -> Response:
     return answer({})
 
 
+def squash(call: Call) -> Response:
+    """Make a branch a single commit."""
+    repo, branch = call.repo_to_write(), call.params["branch"]
+    title = call.json().text_or_none("message") or f"Squash {branch}"
+    call.hub.history.squash(repo, branch, Words(call.account.user, title))
+    return answer({})
+
+
 def list_commits(call: Call) -> Response:
     """The commits of a revision, newest first; later pages hang on the commit of the first."""
     repo = call.repo()
@@ -94,5 +102,6 @@ ROUTES = [
     route("DELETE", f"{_REPO}/tag/{{revision}}", delete_tag),
     route("POST", f"{_REPO}/branch/{{branch}}", create_branch),
     route("DELETE", f"{_REPO}/branch/{{branch}}", delete_branch),
+    route("POST", f"{_REPO}/super-squash/{{branch}}", squash),
     route("GET", f"{_REPO}/commits/{{revision}}", list_commits),
 ]

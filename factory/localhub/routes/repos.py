@@ -43,6 +43,30 @@ def delete(call: Call) -> Response:
     return answer({})
 
 
+def move(call: Call) -> Response:
+    """Give a repo another name; the old one is free again."""
+    body = call.json()
+    kind = body.text_or_none("type") or "model"
+    (namespace, name), (to_namespace, to_name) = (
+        _split(body.text(key)) for key in ("fromRepo", "toRepo")
+    )
+    repo = call.hub.repos.find(kind, namespace, name, call.account)
+    call.account.require_write()
+    call.hub.repos.rename(repo, to_namespace, to_name)
+    return answer({})
+
+
+def change_settings(call: Call) -> Response:
+    """Hide a repo or let others see it."""
+    repo = call.repo_to_write()
+    body = call.json()
+    if body.value("gated"):
+        raise BadRequest("this hub has no gated repos: make it private")
+    if body.value("visibility") is not None or body.flag_or_none("private") is not None:
+        call.hub.repos.show(repo, call.account, private=_wants_private(body))
+    return answer({})
+
+
 def info(call: Call) -> Response:
     """All that is known of a repo at a revision."""
     repo = call.repo()
@@ -141,6 +165,13 @@ def _named(call: Call, body: Fields) -> tuple[Kind, str, str]:
     return kind, namespace or call.account.user, name
 
 
+def _split(name: str) -> tuple[str, str]:
+    namespace, slash, short = name.partition("/")
+    if not slash:
+        raise BadRequest(f"{name!r} needs a namespace: namespace/name")
+    return namespace, short
+
+
 def _wants_private(body: Fields) -> bool:
     visibility = body.text_or_none("visibility")
     if visibility not in (None, "public", "private"):
@@ -189,8 +220,10 @@ def _only(item: dict[str, Any], expand: list[str]) -> dict[str, Any]:
 ROUTES = [
     route("POST", "/api/repos/create", create),
     route("DELETE", "/api/repos/delete", delete),
+    route("POST", "/api/repos/move", move),
     route("GET", "/api/{kind}", list_all),
     route("GET", "/api/{kind}/{namespace}/{name}", info),
     route("GET", "/api/{kind}/{namespace}/{name}/revision/{revision}", info),
     route("GET", "/api/{kind}/{namespace}/{name}/auth-check", auth_check),
+    route("PUT", "/api/{kind}/{namespace}/{name}/settings", change_settings),
 ]

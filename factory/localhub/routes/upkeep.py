@@ -1,0 +1,69 @@
+"""Looking after the store, for whoever owns it, and the large files of a repo, for its writers."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from factory.localhub import upkeep
+from factory.localhub.accounts import FIRST_USER
+from factory.localhub.errors import BadRequest, Forbidden
+from factory.localhub.routes.repos import iso_date
+from factory.localhub.wire import Call, answer, route
+
+_DAY = 24 * 3600
+
+
+def gc(call: Call) -> Response:
+    """What nothing names; taken away if `remove` says so."""
+    _require_owner(call)
+    body = call.json()
+    grace = body.number_or_none("grace")
+    remove = bool(body.flag_or_none("remove"))
+    found = upkeep.collect(call.hub, _DAY if grace is None else grace, remove=remove)
+    return answer(vars(found) | {"removed": remove})
+
+
+def fsck(call: Call) -> Response:
+    """What is not as it was written."""
+    _require_owner(call)
+    checked, problems = upkeep.check(call.hub)
+    return answer({"checked": checked, "problems": problems})
+
+
+def list_large(call: Call) -> Response:
+    """The large files that a repo was given, those of today's commits or not."""
+    found = [
+        {
+            "fileOid": item["oid"],
+            "oid": item["oid"],
+            "filename": item["path"],
+            "size": item["size"],
+            "pushedAt": iso_date(item["pushed"]),
+        }
+        for item in upkeep.large_files(call.hub, call.repo_to_write())
+    ]
+    return answer(found)
+
+
+def delete_large(call: Call) -> Response:
+    """Forget large files that no commit holds."""
+    repo = call.repo_to_write()
+    wanted = call.json().inner("deletions").value("sha")
+    if not isinstance(wanted, list) or not all(isinstance(sha, str) for sha in wanted):
+        raise BadRequest("'deletions' needs a list 'sha'")
+    upkeep.give_up(call.hub, repo, set(wanted))
+    return answer({})
+
+
+def _require_owner(call: Call) -> None:
+    if call.account.user != FIRST_USER:
+        raise Forbidden("only the owner of the hub may look after its store")
+
+
+_LARGE = "/api/{kind}/{namespace}/{name}/lfs-files"
+ROUTES = [
+    route("POST", "/api/local/gc", gc),
+    route("POST", "/api/local/fsck", fsck),
+    route("GET", _LARGE, list_large),
+    route("POST", f"{_LARGE}/batch", delete_large),
+]
