@@ -127,7 +127,8 @@ def ours(directory: Path, cross: bool = False) -> Callable[[], dict[str, int]]:
     import pyarrow.compute  # noqa: F401
 
     from factory import anatomy, pairing, scales  # noqa: F401
-    from factory.stages.contract import Job, Place, Read, SliceSpec
+    from factory.stages.contract import Read, SliceSpec
+    from factory.stages.job import Job, Place
     from factory.stages.pair import Pair
 
     stages = {"prompts": "prompts", "samples": "generate", "scores": "score"}

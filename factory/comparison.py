@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from factory.errors import RecipeError
-from factory.stages.contract import Job, Scope, SliceSpec
+from factory.stages.contract import Scope, SliceSpec
+from factory.stages.job import Job
 from factory.stages.pair import Found, Pair
 from factory.strategies import parse
 

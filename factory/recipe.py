@@ -11,9 +11,10 @@ from pydantic import Field, ValidationError, create_model, field_validator
 
 from factory import yaml12
 from factory.errors import RecipeError, nearest
+from factory.knobs import Knobs
 from factory.languages import language
 from factory.stages import STAGES
-from factory.stages.contract import Knobs, ModelRef, Scope, SliceSpec, Stage
+from factory.stages.contract import ModelRef, Scope, SliceSpec, Stage
 
 if TYPE_CHECKING:
     Stages = Any

@@ -27,7 +27,8 @@ from factory.errors import StageError
 from factory.lock import Lock
 from factory.plan import Found, Step
 from factory.recipe import Recipe
-from factory.stages.contract import Need, Outcome, Outside
+from factory.stages.contract import Need, Outside
+from factory.stages.job import Outcome
 
 # What may explain a difference between two runs; recorded, never hashed.
 _PACKAGES = (

@@ -17,7 +17,8 @@ from factory.hub import Hub
 from factory.lock import Lock
 from factory.plan import Found, Holdings, State, Step, plan
 from factory.recipe import Loaded, Recipe
-from factory.stages.contract import Job, Need, Place, Progress, Read
+from factory.stages.contract import Need, Read
+from factory.stages.job import Job, Place, Progress
 from factory.stages.sources import is_file
 from factory.work import Clock, Home
 

@@ -42,12 +42,13 @@ def resolve(
         if found is None:
             raise HubError(
                 f"{hub.endpoint} has no {need.kind} {name}",
-                "check the name, or put it there first (factory hub exec -- hf upload …)",
+                f"check the name, or bring it in where there is a network: factory pull {name}",
             )
         if pinned and pinned.digest != found[1]:
             raise HubError(
                 f"{path.name} pins {name} to content that {hub.endpoint} does not have",
-                f"bring that revision there, or remove its lines from {path} to take what is there",
+                f"bring it in (factory pull {name}@{pinned.revision}), or remove its lines from "
+                f"{path} to take what is there",
             )
         return Pin(revision=found[0], digest=found[1])  # the same content, as this hub calls it
 

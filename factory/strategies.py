@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from factory.errors import RecipeError, nearest
-from factory.stages.contract import Knobs
+from factory.knobs import Knobs
 
 if TYPE_CHECKING:
     import polars as pl

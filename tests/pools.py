@@ -9,17 +9,9 @@ from typing import Any
 from factory.artifact import text_hash
 from factory.schemas import from_rows
 from factory.shards import write_slice
-from factory.stages.contract import (
-    Job,
-    ModelRef,
-    Outside,
-    Place,
-    Read,
-    Scope,
-    Stage,
-    slice_directory,
-)
+from factory.stages.contract import ModelRef, Outside, Read, Scope, Stage
 from factory.stages.generate import Generate
+from factory.stages.job import Job, Place, slice_directory
 from factory.stages.score import Score
 from factory.stages.sources import Prompts
 
@@ -99,6 +91,6 @@ def job_of(root: Path, stage: Stage, languages: Sequence[str], seed: int = 0) ->
 
 def read(root: Path, stage: Stage, name: str) -> list[dict[str, Any]]:
     """The rows that a stage left in one slice."""
-    from factory.stages.contract import read_slice
+    from factory.stages.job import read_slice
 
     return read_slice(root / "out" / stage.name, name, stage.kind).to_pylist()

@@ -17,7 +17,8 @@ from factory.lock import Lock
 from factory.plan import Holdings, plan
 from factory.recipe import load
 from factory.schemas import SCHEMAS
-from factory.stages.contract import Job, Outcome, Place, Scope, SliceSpec, read_slice
+from factory.stages.contract import Scope, SliceSpec
+from factory.stages.job import Job, Outcome, Place, read_slice
 from factory.stages.pair import Best, Pair
 from factory.stages.sources import Prompts
 from factory.strategies import MinOf, Sigma, parse

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from factory.artifact import Rows
 from factory.errors import InputError
-from factory.stages.contract import Job, Outcome, Place, Scope, Stage, read_slice
+from factory.stages.contract import Scope, Stage
+from factory.stages.job import Job, Outcome, Place, read_slice
 from factory.stages.sources import Preferences, Prompts, Questions
 
 

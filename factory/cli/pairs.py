@@ -58,7 +58,8 @@ def compare(
     with session(hub) as (home, the_hub):
         from factory import comparison, figures, stock
         from factory import run as running
-        from factory.stages.contract import Job, Read
+        from factory.stages.contract import Read
+        from factory.stages.job import Job
 
         scope = loaded.recipe.scope()
         needs = {n for s in found for spec in s.slices(scope) for n in spec.needs}

@@ -11,19 +11,11 @@ from factory import chat, schemas
 from factory.artifact import Rows
 from factory.engines import Sampling
 from factory.engines.transformers import TransformersSampler
+from factory.knobs import REFERENCE
 from factory.language_id import detect, matches
 from factory.shards import Shard
-from factory.stages.contract import (
-    REFERENCE,
-    How,
-    Job,
-    Need,
-    Outcome,
-    Read,
-    Scope,
-    SliceSpec,
-    Stage,
-)
+from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
+from factory.stages.job import Job, Outcome
 
 
 class ArenaHow(How):

@@ -1,65 +1,22 @@
-"""What a stage is: its knobs, what it reads, and the job it is handed.
+"""What a stage is: its knobs, the slices it lays out, and what each of them reads.
 
-A stage is a pydantic model. Its fields are the semantic knobs, hashed into fingerprints unless
-marked otherwise:
-
-- `EXTENT` fields say how much (n samples), not what: they are in the fingerprint but not in the
-  row key, so that rows of a smaller artifact can serve a larger one;
-- `REFERENCE` fields name another stage or model: what they resolve to is hashed, not the name;
-- `GATE` fields say when to refuse to run: they change no row that is made;
-- `how` says how it is run and is never hashed.
-
-It sees tables and directories, never a hub, a queue or a card.
+A stage is a pydantic model whose fields are its knobs (see factory/knobs.py); what lies under
+`how` says how it is run and is never hashed. Its work is a method that is handed a job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import model_validator
 
-from factory import schemas, shards
-from factory.artifact import Rows
-from factory.errors import InputError, RecipeError, nearest
-from factory.shards import Shard
+from factory.errors import RecipeError, nearest
+from factory.knobs import EXTENT, Knobs, Mark
 
 if TYPE_CHECKING:
-    import polars as pl
-
-
-class _Mark:
-    """A mark on a field, read by Stage._fields."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-_BATCH = 2048  # rows of long text in memory at once
-_BUFFER = 2**20  # bytes of the file read ahead
-
-EXTENT, REFERENCE, GATE = _Mark("extent"), _Mark("reference"), _Mark("gate")
-
-
-class Knobs(BaseModel):
-    """Base of every part of a recipe: immutable, unknown keys refused, no number from a string."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _not_coerced(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic takes "5", yes and 1 for numbers and booleans alike; people mean one."""
-        kind = cls.model_fields[str(info.field_name)].annotation
-        if kind in (int, float) and isinstance(value, str | bool):
-            raise ValueError(f"must be a number, not {value!r}")
-        if kind is bool and not isinstance(value, bool):
-            raise ValueError(f"must be true or false, not {value!r}")
-        return value
+    from factory.stages.job import Job, Outcome
 
 
 @dataclass(frozen=True)
@@ -165,99 +122,6 @@ class Scope:
         return need
 
 
-class Progress(Protocol):
-    """How a stage tells that it moves: `done` of `total` units, `tokens` so far in this run."""
-
-    def __call__(self, done: int, total: int, unit: str, tokens: int = 0) -> None: ...
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a need lies on this disk, and its name and revision on the Hub (None for a file)."""
-
-    path: Path
-    name: str | None = None
-    revision: str | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """One step's work: its slices, where their inputs lie, and where output goes.
-
-    `work` survives a kill (shards, checkpoints); what is left in `out` becomes the artifact.
-    """
-
-    step: str
-    seed: int
-    slices: tuple[SliceSpec, ...]
-    places: Mapping[Need, Place]
-    work: Path
-    out: Path
-    progress: Progress
-
-    def place(self, spec: SliceSpec, role: str) -> Place:
-        """Where the one need of `role` lies. Raises KeyError when the slice has none."""
-        need = spec.need(role)
-        if need is None:
-            raise KeyError(role)
-        return self.places[need]
-
-    def table(self, spec: SliceSpec, role: str, kind: str) -> pa.Table:
-        """All rows of the artifact slices read as `role`, as a table of `kind`."""
-        reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
-        parts = [self.rows(need, kind) for need in reads]
-        return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
-
-    def rows(self, need: Read, kind: str, columns: Collection[str] | None = None) -> pa.Table:
-        """All rows of one slice, or only these columns of them."""
-        return read_slice(self.places[need].path, need.slice, kind, columns)
-
-    def pick(self, need: Read, column: str, rows: Iterable[int]) -> pl.Series:
-        """The texts of one column at these rows of one slice, in their order."""
-        return pick_rows(self.places[need].path, need.slice, column, rows)
-
-    def make_rows(
-        self,
-        sizes: Mapping[str, int],
-        per_shard: int,
-        make: Callable[[Shard], tuple[pa.Table, int]],
-    ) -> dict[str, pa.Table]:
-        """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
-        each slice is written whole. `make` gives a shard's rows and how many tokens they cost.
-
-        sizes: units (prompts, samples, questions) of each slice. Returns the rows of each slice.
-        """
-        grid = shards.grid(self.work, sizes, per_shard)
-        tokens = 0
-
-        def counted(shard: Shard) -> pa.Table:
-            nonlocal tokens
-            table, cost = make(shard)
-            tokens += cost
-            return table
-
-        shards.run(
-            self.work, grid, counted, lambda done, of: self.progress(done, of, "shards", tokens)
-        )
-        tables = {name: shards.rows(self.work, grid, name) for name in sizes}
-        for name, table in tables.items():
-            shards.write_slice(slice_directory(self.out, name), table)
-        return tables
-
-
-@dataclass
-class Outcome:
-    """What a stage reports beside its files: counts by slice, figures for the card, and what a
-    second run would give: equal bytes (`exact`), equal but for the last digits (`rounding`), or
-    another draw (`distribution`)."""
-
-    rows: dict[str, Rows]
-    determinism: Literal["exact", "rounding", "distribution"]
-    stats: dict[str, Any] = field(default_factory=dict)
-    template: dict[str, Any] | None = None
-    tokens: int = 0
-
-
 class How(Knobs):
     """How a stage is run; never part of its identity."""
 
@@ -302,53 +166,6 @@ class Stage(Knobs):
         names = {
             name
             for name, info in type(self).model_fields.items()
-            if name != "how" and wanted([m for m in info.metadata if isinstance(m, _Mark)])
+            if name != "how" and wanted([m for m in info.metadata if isinstance(m, Mark)])
         }
         return self.model_dump(mode="json", include=names, exclude_defaults=True)
-
-
-def slice_directory(root: Path, name: str) -> Path:
-    """Where the files of slice `name` lie in an artifact of rows."""
-    return root / "data" / name
-
-
-def read_slice(
-    root: Path, name: str, kind: str, columns: Collection[str] | None = None
-) -> pa.Table:
-    """The rows of one slice of an artifact at rest, checked against its contract. With
-    `columns`, these alone are read, and of the others only the names."""
-    found = []
-    for file in _files(root, name):
-        # ParquetFile and not read_table, which brings in pyarrow.dataset and with it pandas
-        with pq.ParquetFile(file) as parquet:
-            there = parquet.schema_arrow.names
-            schemas.check_names(there, schemas.SCHEMAS[kind], kind, str(file.parent))
-            table = parquet.read([n for n in columns if n in there] if columns else None)
-        found.append(schemas.conform(table, kind, str(file.parent), columns))
-    return pa.concat_tables(found)
-
-
-def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Series:
-    """The texts of one column of a slice at `rows`, in their order. Read batch by batch: a column
-    of long texts is never in memory as a whole."""
-    import numpy as np
-    import polars as pl  # also to make arrays: pyarrow's own way to make one imports pandas
-
-    places, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
-    found, start = [pl.Series(dtype=pl.String)], 0
-    for file in _files(root, name):
-        with pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
-            for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
-                low, high = np.searchsorted(places, (start, start + len(batch)))
-                found.append(pl.Series(batch.column(0))[places[low:high] - start])
-                start += len(batch)
-    pa.default_memory_pool().release_unused()  # it would keep what the column needed
-    return pl.concat(found)[back]
-
-
-def _files(root: Path, name: str) -> list[Path]:
-    directory = slice_directory(root, name)
-    files = sorted(directory.glob("*.parquet"))
-    if not files:
-        raise InputError(f"no rows at {directory}", "fetch the artifact again")
-    return files

@@ -11,19 +11,11 @@ from factory import chat, schemas
 from factory.artifact import Rows, fingerprint, text_hash
 from factory.engines import Sample, Sampling
 from factory.engines.transformers import TransformersSampler
+from factory.knobs import EXTENT, REFERENCE
 from factory.language_id import detect
 from factory.shards import Shard
-from factory.stages.contract import (
-    EXTENT,
-    REFERENCE,
-    How,
-    Job,
-    Outcome,
-    Read,
-    Scope,
-    SliceSpec,
-    Stage,
-)
+from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
+from factory.stages.job import Job, Outcome
 
 
 class GenerateHow(How):

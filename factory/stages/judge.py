@@ -11,19 +11,12 @@ from factory import schemas
 from factory.artifact import Rows
 from factory.engines.transformers import TransformersScorer
 from factory.errors import InputError, RecipeError
+from factory.knobs import REFERENCE
 from factory.rewards import Classifier
 from factory.shards import Shard
 from factory.stages.arena import contestants
-from factory.stages.contract import (
-    REFERENCE,
-    How,
-    Job,
-    Outcome,
-    Read,
-    Scope,
-    SliceSpec,
-    Stage,
-)
+from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
+from factory.stages.job import Job, Outcome
 from factory.stats import win_rate
 
 _POINTS = {"model": 1.0, "tie": 0.5, "reference": 0.0}

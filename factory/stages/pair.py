@@ -16,17 +16,10 @@ from pydantic import Field, model_validator
 from factory import schemas, shards
 from factory.artifact import Rows
 from factory.errors import InputError
+from factory.knobs import REFERENCE
 from factory.languages import language
-from factory.stages.contract import (
-    REFERENCE,
-    Job,
-    Outcome,
-    Read,
-    Scope,
-    SliceSpec,
-    Stage,
-    slice_directory,
-)
+from factory.stages.contract import Read, Scope, SliceSpec, Stage
+from factory.stages.job import Job, Outcome, slice_directory
 from factory.strategies import (
     Budget,
     ChosenPoint,

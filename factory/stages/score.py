@@ -11,18 +11,11 @@ from factory import schemas
 from factory.artifact import Rows
 from factory.engines.transformers import TransformersScorer
 from factory.errors import InputError
+from factory.knobs import REFERENCE
 from factory.rewards import Classifier
 from factory.shards import Shard
-from factory.stages.contract import (
-    REFERENCE,
-    How,
-    Job,
-    Outcome,
-    Read,
-    Scope,
-    SliceSpec,
-    Stage,
-)
+from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
+from factory.stages.job import Job, Outcome
 
 
 class ScoreHow(How):

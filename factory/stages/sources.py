@@ -19,16 +19,9 @@ from pydantic import field_validator
 from factory import schemas, shards
 from factory.artifact import Rows, text_hash
 from factory.errors import InputError, nearest
-from factory.stages.contract import (
-    REFERENCE,
-    Job,
-    Outcome,
-    Outside,
-    Scope,
-    SliceSpec,
-    Stage,
-    slice_directory,
-)
+from factory.knobs import REFERENCE
+from factory.stages.contract import Outside, Scope, SliceSpec, Stage
+from factory.stages.job import Job, Outcome, slice_directory
 
 FILE_TYPES = (".jsonl", ".parquet")
 

@@ -17,19 +17,9 @@ from pydantic import Field, model_validator
 from factory import chat
 from factory.artifact import Rows
 from factory.errors import RecipeError, StageError, nearest
-from factory.stages.contract import (
-    GATE,
-    REFERENCE,
-    How,
-    Job,
-    Knobs,
-    Outcome,
-    Place,
-    Read,
-    Scope,
-    SliceSpec,
-    Stage,
-)
+from factory.knobs import GATE, REFERENCE, Knobs
+from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
+from factory.stages.job import Job, Outcome, Place
 
 PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 COMPLETE = "complete"  # written into a checkpoint last: a half-written one is not resumed from

@@ -1,0 +1,166 @@
+"""A job: what one step is handed, where its inputs lie, and what it reports when it is done.
+
+It sees tables and directories, never a hub, a queue or a card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory import schemas, shards
+from factory.artifact import Rows
+from factory.errors import InputError
+from factory.shards import Shard
+from factory.stages.contract import Need, Read, SliceSpec
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_BATCH = 2048  # rows of long text in memory at once
+_BUFFER = 2**20  # bytes of the file read ahead
+
+
+class Progress(Protocol):
+    """How a stage tells that it moves: `done` of `total` units, `tokens` so far in this run."""
+
+    def __call__(self, done: int, total: int, unit: str, tokens: int = 0) -> None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a need lies on this disk, and its name and revision on the Hub (None for a file)."""
+
+    path: Path
+    name: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One step's work: its slices, where their inputs lie, and where output goes.
+
+    `work` survives a kill (shards, checkpoints); what is left in `out` becomes the artifact.
+    """
+
+    step: str
+    seed: int
+    slices: tuple[SliceSpec, ...]
+    places: Mapping[Need, Place]
+    work: Path
+    out: Path
+    progress: Progress
+
+    def place(self, spec: SliceSpec, role: str) -> Place:
+        """Where the one need of `role` lies. Raises KeyError when the slice has none."""
+        need = spec.need(role)
+        if need is None:
+            raise KeyError(role)
+        return self.places[need]
+
+    def table(self, spec: SliceSpec, role: str, kind: str) -> pa.Table:
+        """All rows of the artifact slices read as `role`, as a table of `kind`."""
+        reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
+        parts = [self.rows(need, kind) for need in reads]
+        return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
+
+    def rows(self, need: Read, kind: str, columns: Collection[str] | None = None) -> pa.Table:
+        """All rows of one slice, or only these columns of them."""
+        return read_slice(self.places[need].path, need.slice, kind, columns)
+
+    def pick(self, need: Read, column: str, rows: Iterable[int]) -> pl.Series:
+        """The texts of one column at these rows of one slice, in their order."""
+        return pick_rows(self.places[need].path, need.slice, column, rows)
+
+    def make_rows(
+        self,
+        sizes: Mapping[str, int],
+        per_shard: int,
+        make: Callable[[Shard], tuple[pa.Table, int]],
+    ) -> dict[str, pa.Table]:
+        """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
+        each slice is written whole. `make` gives a shard's rows and how many tokens they cost.
+
+        sizes: units (prompts, samples, questions) of each slice. Returns the rows of each slice.
+        """
+        grid = shards.grid(self.work, sizes, per_shard)
+        tokens = 0
+
+        def counted(shard: Shard) -> pa.Table:
+            nonlocal tokens
+            table, cost = make(shard)
+            tokens += cost
+            return table
+
+        shards.run(
+            self.work, grid, counted, lambda done, of: self.progress(done, of, "shards", tokens)
+        )
+        tables = {name: shards.rows(self.work, grid, name) for name in sizes}
+        for name, table in tables.items():
+            shards.write_slice(slice_directory(self.out, name), table)
+        return tables
+
+
+@dataclass
+class Outcome:
+    """What a stage reports beside its files: counts by slice, figures for the card, and what a
+    second run would give: equal bytes (`exact`), equal but for the last digits (`rounding`), or
+    another draw (`distribution`)."""
+
+    rows: dict[str, Rows]
+    determinism: Literal["exact", "rounding", "distribution"]
+    stats: dict[str, Any] = field(default_factory=dict)
+    template: dict[str, Any] | None = None
+    tokens: int = 0
+
+
+def slice_directory(root: Path, name: str) -> Path:
+    """Where the files of slice `name` lie in an artifact of rows."""
+    return root / "data" / name
+
+
+def read_slice(
+    root: Path, name: str, kind: str, columns: Collection[str] | None = None
+) -> pa.Table:
+    """The rows of one slice of an artifact at rest, checked against its contract. With
+    `columns`, these alone are read, and of the others only the names."""
+    found = []
+    for file in _files(root, name):
+        # ParquetFile and not read_table, which brings in pyarrow.dataset and with it pandas
+        with pq.ParquetFile(file) as parquet:
+            there = parquet.schema_arrow.names
+            schemas.check_names(there, schemas.SCHEMAS[kind], kind, str(file.parent))
+            table = parquet.read([n for n in columns if n in there] if columns else None)
+        found.append(schemas.conform(table, kind, str(file.parent), columns))
+    return pa.concat_tables(found)
+
+
+def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Series:
+    """The texts of one column of a slice at `rows`, in their order. Read batch by batch: a column
+    of long texts is never in memory as a whole."""
+    import numpy as np
+    import polars as pl  # also to make arrays: pyarrow's own way to make one imports pandas
+
+    places, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
+    found, start = [pl.Series(dtype=pl.String)], 0
+    for file in _files(root, name):
+        with pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
+            for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
+                low, high = np.searchsorted(places, (start, start + len(batch)))
+                found.append(pl.Series(batch.column(0))[places[low:high] - start])
+                start += len(batch)
+    pa.default_memory_pool().release_unused()  # it would keep what the column needed
+    return pl.concat(found)[back]
+
+
+def _files(root: Path, name: str) -> list[Path]:
+    directory = slice_directory(root, name)
+    files = sorted(directory.glob("*.parquet"))
+    if not files:
+        raise InputError(f"no rows at {directory}", "fetch the artifact again")
+    return files
