@@ -251,6 +251,15 @@ def test_a_lock_that_pins_other_content_stops_the_run(made: Path, tmp_path: Path
 # --- killed, stopped, full -----------------------------------------------------------------
 
 
+def _copy(made: Path, home: Path) -> None:
+    """A home of one's own, copied once the first one's server has left: it lingers a second."""
+    deadline = time.monotonic() + 30
+    while (made / "hub" / "server.json").exists():
+        assert time.monotonic() < deadline, "the local hub did not leave"
+        time.sleep(0.1)
+    shutil.copytree(made, home)
+
+
 def _start(home: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*FACTORY, *arguments],
@@ -322,7 +331,7 @@ def test_killed_in_every_stage_the_line_ends_with_the_same_rows(killed: Path, ma
 
 def test_a_shard_that_was_done_is_not_done_again(made: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    shutil.copytree(made, home)
+    _copy(made, home)
     more = [*SLOWER, "--set", "seed=7"]
     fingerprint = plan(home, *more)["generate"]["fingerprint"]
     work = home / "work" / "local" / fingerprint
@@ -345,7 +354,7 @@ def test_a_shard_that_was_done_is_not_done_again(made: Path, tmp_path: Path) -> 
 
 def test_a_second_run_in_the_same_place_is_told_who_is_there(made: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    shutil.copytree(made, home)
+    _copy(made, home)
     more = [*SLOWER, "--set", "seed=8"]
     fingerprint = plan(home, *more)["generate"]["fingerprint"]
     process = _start(home, "run", "smoke", "--until", "generate", *more)
