@@ -50,3 +50,17 @@ class Scorer(Protocol):
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """The raw logit of each sequence, in order, whatever else is in the batch."""
         ...
+
+
+class Likelihood(Protocol):
+    """A causal model that says how likely it finds given text."""
+
+    tokenizer: Any
+    max_context: int
+
+    def log_probs(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> list[list[float]]:
+        """For each sequence the natural-log probability of every token from its `start` on,
+        given all before it (a start is at least 1), in order, whatever else is in the batch."""
+        ...
