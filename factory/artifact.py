@@ -111,7 +111,8 @@ class Rows(Record):
 
 
 class SliceRecord(Record):
-    """One slice: its identity as hashed, what it read, how many rows, and its content."""
+    """One slice: its identity as hashed, what it read, how many rows, its content, and which of
+    its rows were not made anew."""
 
     fingerprint: str
     row_key: str
@@ -119,6 +120,7 @@ class SliceRecord(Record):
     inputs: list[InputRecord]
     rows: Rows
     digest: str
+    taken_over: dict[str, int] = Field(default_factory=dict)  # rows, by repo@tag they stood in
 
 
 class Cost(Record):

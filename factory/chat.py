@@ -7,6 +7,7 @@ tokens. At most one BOS, the generation prompt at the end, and every token that 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from factory.artifact import text_hash
@@ -79,3 +80,15 @@ def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:
         "stop_tokens": [str(token) for token in tokenizer.convert_ids_to_tokens(list(stops))],
         "example": tokenizer.decode(ids),
     }
+
+
+def contract_of(directory: Path) -> dict[str, Any]:
+    """The contract of a model on disk, from its tokenizer and generation config alone."""
+    from transformers import GenerationConfig
+
+    tokenizer = load_tokenizer(str(directory))
+    try:
+        configured = GenerationConfig.from_pretrained(str(directory))
+    except OSError:  # a model without one
+        configured = None
+    return contract(tokenizer, stop_ids(tokenizer, configured))

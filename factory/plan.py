@@ -6,12 +6,12 @@ It is told what is pinned (the lock) and what exists (the holdings), and touches
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from factory.artifact import Manifest, fingerprint
+from factory.artifact import Manifest, SliceRecord, fingerprint
 from factory.lock import Lock
 from factory.recipe import Recipe
 from factory.stages.contract import Need, Outside, Read, SliceSpec, Stage
@@ -66,12 +66,22 @@ def _same_artifact(one: Manifest, other: Manifest) -> bool:
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice with its identity worked out."""
+    """A slice with its identity worked out, and the artifacts whose rows may stand in it."""
 
     spec: SliceSpec
     identity: dict[str, Any]
     fingerprint: str
     row_key: str
+    earlier: tuple[Stands, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stands:
+    """An artifact that has rows for a slice; `whole` when it is the very same slice, made of the
+    very same inputs."""
+
+    found: Found
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,7 @@ class _Planner:
         self._slices: dict[tuple[str, str], Slice] = {}
         self._done: dict[str, Found] = {}  # by step, for those that need not run
         self._blocked: dict[tuple[str, str], str] = {}  # by slice, why
+        self._row_wise: dict[str, bool] = {}  # by step
 
     def steps(self) -> list[Step]:
         groups: dict[str, tuple[Stage, list[SliceSpec]]] = {}
@@ -134,6 +145,7 @@ class _Planner:
 
     def _step(self, name: str, stage: Stage, specs: list[SliceSpec]) -> Step:
         repo = repo_of(self._recipe, stage, name)
+        self._row_wise[name] = stage.row_wise
         going: list[Slice] = []
         left_out: list[str] = []
         for spec in specs:
@@ -154,6 +166,8 @@ class _Planner:
         if found:
             self._done[name] = found
             repo = found.manifest.repo  # another recipe's, when it made the very same thing
+        elif state is State.RUN:
+            going = [replace(made, earlier=self._earlier(stage, made)) for made in going]
         if left_out:
             reason += f"; {len(left_out)} of {len(specs)} slices left out ({left_out[0]})"
         return Step(name, stage, repo, tuple(going), mark, state, reason, found)
@@ -191,10 +205,45 @@ class _Planner:
             "inputs": _by_role(reads, lambda r: self._slices[r.step, r.slice].fingerprint),
             "extent": stage.extent() | {need.role: self._digest(need) for need in extent},
         }
+        if not stage.row_wise:  # every row hangs on all of what was read
+            return Slice(spec, full, fingerprint(full), fingerprint(full))
         key = fingerprint(
             identity | {"inputs": _by_role(reads, lambda r: self._slices[r.step, r.slice].row_key)}
         )
         return Slice(spec, full, fingerprint(full), key)
+
+    def _earlier(self, stage: Stage, made: Slice) -> tuple[Stands, ...]:
+        """Artifacts with rows for this slice: the same slice of the same inputs first, then those
+        made by the same rules and the same models, the one with most rows first."""
+        if not stage.row_wise or not any(isinstance(need, Read) for need in made.spec.needs):
+            return ()  # what comes from outside is read anew
+        found = []
+        for held in self._holdings.found:
+            record = held.manifest.slices.get(made.spec.name)
+            if record is None or record.row_key != made.row_key:
+                continue
+            if not self._same_models(record, made):
+                continue
+            whole = record.fingerprint == made.fingerprint and self._read_the_same(
+                held.manifest, made
+            )
+            found.append((whole, record.rows.out, held))
+        found.sort(key=lambda one: one[:2], reverse=True)
+        return tuple(Stands(held, whole) for whole, _, held in found)
+
+    def _same_models(self, record: SliceRecord, made: Slice) -> bool:
+        """Whether what was read as a whole (a model) has the content that it had then. Rows are
+        compared one by one when they are taken over."""
+        then = {(read.role, read.digest) for read in record.inputs}
+        for need in made.spec.needs:
+            if isinstance(need, Outside):
+                continue  # its digest is in the row key
+            found = self._done.get(need.step)
+            if self._row_wise[need.step]:
+                continue
+            if found is None or (need.role, self._content(need)) not in then:
+                return False
+        return True
 
     def _digest(self, need: Outside) -> str:
         pin = self._lock.pins.get(need.source)
@@ -230,7 +279,9 @@ class _Planner:
     def _read_the_same(self, manifest: Manifest, made: Slice) -> bool:
         """Whether the content that was read then is the content that would be read now."""
         record = manifest.slices.get(made.spec.name)
-        if record is None:
+        if record is None or any(
+            isinstance(need, Read) and need.step not in self._done for need in made.spec.needs
+        ):
             return False
         now = sorted((need.role, self._content(need)) for need in made.spec.needs)
         return now == sorted((read.role, read.digest) for read in record.inputs)

@@ -45,8 +45,10 @@ def manifest(
     done: Mapping[str, Found],
     out: Path,
     seconds: float,
+    taken: Mapping[str, dict[str, int]],
 ) -> Manifest:
-    """The manifest of a step that ran. Raises StageError when its counts do not add up."""
+    """The manifest of a step that ran; `taken` are rows taken over, by slice and artifact. Raises
+    StageError when its counts do not add up."""
     records = files(out)
     slices = {}
     for made in step.slices:
@@ -65,6 +67,7 @@ def manifest(
             inputs=[inputs(need, lock, done) for need in made.spec.needs],
             rows=rows,
             digest=_digest(step, name, records),
+            taken_over=taken.get(name, {}),
         )
     languages = {made.spec.language for made in step.slices}
     gpu_hours = seconds * _gpus() / 3600

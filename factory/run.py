@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from factory import card, record, stock, yaml12
+from factory import card, earlier, record, stock, yaml12
 from factory.artifact import content_digest
+from factory.earlier import Earlier
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import Hub
 from factory.lock import Lock
-from factory.plan import Found, Holdings, State, Step, plan
+from factory.plan import Found, Holdings, Slice, State, Step, plan
 from factory.recipe import Loaded, Recipe
 from factory.stages.contract import Need, Read
-from factory.stages.job import Job, Place, Progress
+from factory.stages.job import Job, Place, Progress, slice_directory
 from factory.stages.sources import is_file
 from factory.work import Clock, Home
 
@@ -141,9 +142,15 @@ def _work(
                 work=work.path,
                 out=out,
                 progress=progress,
+                earlier={
+                    made.spec.name: _earlier(made, step.repo_type, hub) for made in step.slices
+                },
             )
         )
-        manifest = record.manifest(loaded.recipe, pins, step, outcome, done, out, clock.seconds())
+        taken = {m.spec.name: earlier.taken(work.path, m.spec.name).rows for m in step.slices}
+        manifest = record.manifest(
+            loaded.recipe, pins, step, outcome, done, out, clock.seconds(), taken
+        )
         dumped = loaded.recipe.model_dump(mode="json", exclude_none=True)
         # what lies beside the data in every artifact; the manifest follows when it is sealed
         (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
@@ -175,6 +182,20 @@ def _place(
     name, revision = need.source.partition("@")[0], pins.pins[need.source].revision
     assert revision is not None
     return Place(hub.fetch(name, need.kind, revision), name, revision)
+
+
+def _earlier(made: Slice, kind: str, hub: Hub) -> tuple[Earlier, ...]:
+    """Where the rows of earlier artifacts for a slice lie on this disk, fetched if need be."""
+    found = []
+    for stands in made.earlier:
+        manifest = stands.found.manifest
+        tag = stands.found.tag or manifest.tag
+        root = stands.found.directory or hub.fetch(manifest.repo, kind, tag)
+        path = slice_directory(root, made.spec.name)
+        found.append(Earlier(path, f"{manifest.repo}@{tag}", stands.whole))
+        if stands.whole:
+            break  # nothing more is asked for
+    return tuple(found)
 
 
 def inputs(

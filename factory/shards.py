@@ -100,11 +100,12 @@ def rows(work: Path, todo: Grid, name: str) -> pa.Table:
     return pa.concat_tables([pq.ParquetFile(file).read() for file in files])
 
 
-def write_slice(directory: Path, table: pa.Table) -> None:
-    """A slice's rows as `part-NNNNN.parquet` files of at most about `PART_BYTES`."""
+def write_slice(directory: Path, table: pa.Table, first: int = 0) -> None:
+    """A slice's rows as `part-NNNNN.parquet` files of at most about `PART_BYTES`, numbered from
+    `first` on."""
     parts = max(1, -(-table.nbytes // PART_BYTES))
     size = max(1, -(-len(table) // parts))
-    for number, start in enumerate(range(0, max(len(table), 1), size)):
+    for number, start in enumerate(range(0, max(len(table), 1), size), first):
         write_table(directory / f"part-{number:05d}.parquet", table.slice(start, size))
 
 

@@ -135,7 +135,7 @@ class Work:
 
     def _clear(self) -> None:
         """Remove what only an unfinished step needs."""
-        for name in ("shards", "checkpoints"):
+        for name in ("earlier", "shards", "checkpoints"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("grid.json", "clock.json"):
             (self.path / name).unlink(missing_ok=True)

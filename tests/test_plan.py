@@ -188,17 +188,97 @@ def test_adding_a_language_touches_nothing_that_does_not_read_it():
     }
 
 
-def test_asking_for_more_samples_keeps_the_row_keys():
-    found, keys = changed(BASE, marks(demo("stages.generate.n=12"))), row_keys(demo())
+def test_asking_for_more_samples_keeps_the_row_keys_of_samples_and_scores():
+    found = changed(BASE, marks(demo("stages.generate.n=12")))
     assert {"generate en", "generate es", "generate fr"} <= found
-    assert row_keys(demo("stages.generate.n=12")) == keys
+    assert _stages(changed(row_keys(demo()), row_keys(demo("stages.generate.n=12")))) == {
+        "pair", "dpo[all]", "dpo[es]", "arena", "judge",
+    }  # fmt: skip
 
 
 def test_adding_prompts_keeps_the_row_keys_of_their_answers():
     recipe = demo()
     more = repinned(lock_of(recipe), EN_PROMPTS, "more prompts")
     assert "generate en" in changed(BASE, marks(recipe, more))
-    assert row_keys(recipe, more) == row_keys(recipe)
+    touched = _stages(changed(row_keys(recipe), row_keys(recipe, more)))
+    assert touched == {"pair", "dpo[all]", "arena", "judge"}
+
+
+def test_another_reward_model_changes_the_row_keys_of_scores():
+    recipe = demo()
+    taught = repinned(lock_of(recipe), "demo/preferences.jsonl", "other preferences")
+    touched = _stages(changed(row_keys(recipe), row_keys(recipe, taught)))
+    assert {"reward", "score"} <= touched
+    assert "generate" not in touched
+
+
+def _stages(names: set[str]) -> set[str]:
+    """The steps of `step slice` names."""
+    return {name.partition(" ")[0] for name in names}
+
+
+# rows of earlier artifacts
+
+
+def _earlier(steps: list[Step], name: str) -> dict[str, list[tuple[str, bool]]]:
+    """By slice, the fingerprints of the artifacts whose rows may stand, and whether as a whole."""
+    return {
+        made.spec.name: [(s.found.manifest.fingerprint, s.whole) for s in made.earlier]
+        for made in by_name(steps)[name].slices
+    }
+
+
+def test_more_samples_find_the_rows_that_are_there():
+    recipe = demo()
+    held = walked(recipe, lock_of(recipe))
+    before = by_name(planned(recipe, held=held))["generate"].fingerprint
+    steps = planned(demo("stages.generate.n=12"), held=held)
+    assert _earlier(steps, "generate") == {key: [(before, False)] for key in ("en", "es", "fr")}
+
+
+def test_a_new_language_leaves_the_slices_of_the_others_whole():
+    recipe, wider = demo(), demo("languages=[en, es, fr, da]")
+    held = walked(recipe, lock_of(recipe))
+    lock = lock_of(wider)
+    before = by_name(planned(recipe, held=held))["generate"].fingerprint
+    held = _also(held, walked(wider, lock, until="generate"))
+    assert _earlier(planned(wider, lock, held), "generate") == {
+        **{key: [(before, True)] for key in ("en", "es", "fr")},
+        "da": [],
+    }
+
+
+def _also(held: Holdings, more: Holdings) -> Holdings:
+    for found in more.found:
+        held.add(found)
+    return held
+
+
+@pytest.mark.parametrize(
+    "override", ["stages.generate.temperature=0.7", "seed=1", "stages.generate.max_tokens=41"]
+)
+def test_rows_drawn_by_other_rules_do_not_stand(override):
+    recipe = demo()
+    held = walked(recipe, lock_of(recipe))
+    steps = planned(demo(override, "stages.generate.n=12"), held=held)
+    assert set(map(len, _earlier(steps, "generate").values())) == {0}
+
+
+def test_scores_by_another_draw_of_the_reward_model_do_not_stand():
+    recipe, lock = demo(), lock_of(demo())
+    held = walked(recipe, lock, until="pair")
+    steps = planned(recipe, lock, held)
+    retrained = manifest_of(recipe, lock, by_name(steps)["reward"], done(steps), draw="again")
+    wider = demo("stages.generate.n=12")
+    without = Holdings([f for f in held.found if f.manifest.step != "reward"])
+    without.add(Found(retrained, tag="fp-again"))
+    without = _also(without, walked(wider, lock, until="reward"))
+    steps = planned(wider, lock, without)
+    generated = manifest_of(wider, lock, by_name(steps)["generate"], done(steps))
+    without.add(Found(generated, tag=generated.tag))
+    assert set(map(len, _earlier(planned(wider, lock, without), "score").values())) == {0}
+    held.add(Found(generated, tag=generated.tag))
+    assert set(map(len, _earlier(planned(wider, lock, held), "score").values())) == {1}
 
 
 @pytest.mark.parametrize("override", ["stages.generate.temperature=0.7", "seed=1"])

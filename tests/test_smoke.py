@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from factory.artifact import Manifest, read_manifest
+from factory.localhub.launcher import await_end
+from factory.recipe import PACKAGED
 from tests.conftest import FACTORY, run_factory
 
 pytestmark = pytest.mark.slow
@@ -42,7 +45,9 @@ def plan(home: Path, *arguments: str) -> dict[str, Any]:
 
 
 def manifests(home: Path) -> dict[str, Manifest]:
-    found = [read_manifest(path.parent) for path in home.glob("work/local/*/artifact/factory.json")]
+    """What rests in a home, by step; of several artifacts the newest."""
+    paths = home.glob("work/local/*/artifact/factory.json")
+    found = [read_manifest(path.parent) for path in sorted(paths, key=lambda p: p.stat().st_mtime)]
     return {manifest.step: manifest for manifest in found}
 
 
@@ -91,6 +96,90 @@ def test_too_few_rows_block_what_needs_them_and_the_line_goes_on(made: Path) -> 
     assert "12 of 12 left, 13 needed" in steps["dpo[es]"]["reason"]
     assert steps["dpo[all]"]["state"] == "reuse"
     assert "es/dpo-es" not in steps["arena"]["slices"]
+
+
+def _samples(home: Path, language: str, **fields: Any) -> pl.DataFrame:
+    """All samples of the one artifact of generate that has these fields."""
+    [root] = [
+        path.parent
+        for path in home.glob("work/local/*/artifact/factory.json")
+        if (found := read_manifest(path.parent)).stage == "generate"
+        and found.fields.items() >= fields.items()
+    ]
+    return pl.read_parquet(sorted((root / "data" / language).glob("*.parquet")))
+
+
+def test_more_of_everything_makes_only_what_is_new(made: Path, tmp_path: Path) -> None:
+    """A fourth language and two more samples: no old row is made again, none is changed, and the
+    adapter of a language that was there is not trained again."""
+    await_end(made / "hub")
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    recipe = tmp_path / "smoke.yaml"
+    shutil.copytree(PACKAGED / "demo", tmp_path / "demo")
+    for kind in ("prompts", "questions"):
+        english = (tmp_path / "demo" / f"{kind}-en.jsonl").read_text()
+        (tmp_path / "demo" / f"{kind}-da.jsonl").write_text(english)
+    for name in ("smoke.yaml", "demo.yaml"):
+        shutil.copy(PACKAGED / name, tmp_path / name)
+    wider = ["--set", "languages=[en, es, fr, da]"]
+    done = run_factory("run", str(recipe), *wider, home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dpo[es]: reused" in done.stdout
+    found = manifests(home)
+    generated = found["generate"].slices
+    assert {n: sum(s.taken_over.values()) for n, s in generated.items()} == {
+        "en": 48, "es": 48, "fr": 48, "da": 0,
+    }  # fmt: skip
+    before = manifests(made)
+    for step in ("generate", "score", "pair"):
+        for language in ("en", "es", "fr"):
+            assert found[step].slices[language].digest == before[step].slices[language].digest
+    answered = {n: sum(s.taken_over.values()) for n, s in found["arena"].slices.items()}
+    assert {name for name, rows in answered.items() if rows == 10} == {
+        "en/policy", "es/policy", "fr/policy", "es/dpo-es",
+    }  # fmt: skip
+
+    more = [*wider, "--set", "stages.generate.n=6"]
+    done = run_factory("run", str(recipe), *more, "--until", "pair", home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    extended, made_at_once = manifests(home), tmp_path / "fresh"
+    assert {sum(s.taken_over.values()) for s in extended["generate"].slices.values()} == {48}
+    assert {sum(s.taken_over.values()) for s in extended["score"].slices.values()} == {48}
+    old = {(f.path, f.sha256) for f in found["generate"].files if f.path.startswith("data/")}
+    assert old < {(f.path, f.sha256) for f in extended["generate"].files}
+    done = run_factory("run", str(recipe), *more, "--until", "score", home=made_at_once)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for language in ("en", "da"):
+        key = ["prompt_id", "k", "prompt_hash"]
+        one = _samples(home, language, n=6).select(key).sort(key)
+        assert one.equals(_samples(made_at_once, language, n=6).select(key).sort(key))
+        other = manifests(made_at_once)["score"].slices[language]
+        assert extended["score"].slices[language].row_key == other.row_key
+        assert extended["score"].slices[language].fingerprint == other.fingerprint
+
+
+def test_a_prompt_in_other_words_is_answered_anew(made: Path, tmp_path: Path) -> None:
+    await_end(made / "hub")
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    shutil.copytree(PACKAGED / "demo", tmp_path / "demo")
+    for name in ("smoke.yaml", "demo.yaml"):
+        shutil.copy(PACKAGED / name, tmp_path / name)
+    file = tmp_path / "demo" / "prompts-es.jsonl"
+    first, *rest = [json.loads(line) for line in file.read_text().splitlines()]
+    first["prompt"] += " Por favor."
+    new = {**rest[0], "prompt_id": "one-more", "id": "one-more", "prompt": "¿Y esto?"}
+    file.write_text("\n".join(json.dumps(row) for row in (first, *rest, new)))
+    done = run_factory(
+        "run", str(tmp_path / "smoke.yaml"), "--set", "languages=[es]", "--set", "stages.dpo=null",
+        "--set", "stages.arena=null", "--set", "stages.judge=null", "--until", "score", home=home,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for step in ("generate", "score"):
+        record = manifests(home)[step].slices["es"]
+        assert record.rows.out == 13 * 4
+        assert sum(record.taken_over.values()) == 11 * 4
 
 
 def _clients(made: Path, code: str) -> str:

@@ -31,6 +31,7 @@ class Arena(Stage):
     name: ClassVar[str] = "arena"
     kind: ClassVar[str] = "answers"
     repo: ClassVar[str] = "arena"
+    row_wise: ClassVar[bool] = True
 
     of: Annotated[tuple[str, ...], REFERENCE] = ("policy", "dpo")
     max_tokens: int = Field(8192, ge=1)
@@ -96,7 +97,7 @@ class Arena(Stage):
             return schemas.from_rows(rows, self.kind), cost
 
         sizes = {name: len(rows) for name, rows in questions.items()}
-        tables = job.make_rows(sizes, self.how.shard, make)
+        tables = job.make_rows(self.kind, sizes, self.how.shard, make)
         counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
         stats = {}
         for name, table in tables.items():

@@ -135,6 +135,9 @@ class Stage(Knobs):
     repo: ClassVar[str]  # `{org}/{recipe}-{repo}`
     version: ClassVar[int] = 1
     seeded: ClassVar[bool] = False  # whether the recipe's seed changes the output
+    # Whether a row depends on nothing but the input rows at its own address. Of such a stage,
+    # rows made earlier by the same rules stand in a larger artifact.
+    row_wise: ClassVar[bool] = False
 
     how: How = How()
 

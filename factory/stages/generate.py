@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+import functools
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
@@ -31,6 +32,7 @@ class Generate(Stage):
     kind: ClassVar[str] = "samples"
     repo: ClassVar[str] = "generate"
     seeded: ClassVar[bool] = True
+    row_wise: ClassVar[bool] = True
 
     model: Annotated[str, REFERENCE] = "policy"
     n: Annotated[int, EXTENT, Field(ge=1)] = 64
@@ -53,38 +55,62 @@ class Generate(Stage):
         prompts = {
             spec.name: job.table(spec, "prompts", "prompts").to_pylist() for spec in job.slices
         }
-        sampler = TransformersSampler(job.place(job.slices[0], "model").path, self.dtype)
+        todo = {name: self._todo(job, name, rows) for name, rows in prompts.items()}
+        model = job.place(job.slices[0], "model").path
         sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
 
+        @functools.cache  # loaded when there is something to draw
+        def engine() -> TransformersSampler:
+            return TransformersSampler(model, self.dtype)
+
         def make(shard: Shard) -> tuple[pa.Table, int]:
-            asked = prompts[shard.slice][shard.start : shard.stop]
-            if not asked:
-                return schemas.from_rows([], self.kind), 0
-            # One seed a shard, from what it holds: a batch is drawn together, so a row's answer
-            # depends on its neighbours whatever seed the row itself were given.
-            first = [job.seed, asked[0]["prompt_id"], shard.slice]
+            asked = todo[shard.slice][shard.start : shard.stop]
+            sampler = engine()
+            # One seed a shard, from its first address: a batch is drawn together, so a row's
+            # answer depends on its neighbours whatever seed the row itself were given.
+            row, draws = asked[0]
+            first = [job.seed, row["prompt_id"], shard.slice, draws[0]]
             seed = int(fingerprint(first), 16) % 2**31
-            ids = [chat.prompt_ids(sampler.tokenizer, row["messages"]) for row in asked]
-            drawn = sampler.sample([i for i in ids for _ in range(self.n)], sampling, seed)
+            ids = [chat.prompt_ids(sampler.tokenizer, row["messages"]) for row, _ in asked]
+            addresses = [(n, k) for n, (_, draws) in enumerate(asked) for k in draws]
+            drawn = sampler.sample([ids[n] for n, _ in addresses], sampling, seed)
             rows = [
-                self._row(row, k, drawn[number * self.n + k], seed, sampler.tokenizer)
-                for number, row in enumerate(asked)
-                for k in range(self.n)
+                self._row(asked[n][0], k, sample, seed, sampler.tokenizer)
+                for (n, k), sample in zip(addresses, drawn, strict=True)
             ]
             cost = sum(len(sample.token_ids) for sample in drawn)
             return schemas.from_rows(rows, self.kind), cost
 
-        sizes = {name: len(rows) for name, rows in prompts.items()}
-        tables = job.make_rows(sizes, self.how.shard, make)
-        counts = {n: Rows(into=sizes[n] * self.n, out=len(table)) for n, table in tables.items()}
+        sizes = {name: len(units) for name, units in todo.items()}
+        tables = job.make_rows(self.kind, sizes, self.how.shard, make)
+        counts = {
+            name: Rows(into=len(prompts[name]) * self.n, out=len(table))
+            for name, table in tables.items()
+        }
         stats = {name: _describe(table) for name, table in tables.items()}
         return Outcome(
             counts,
             determinism="distribution",
             stats={"by_language": stats},
-            template=chat.contract(sampler.tokenizer, sampler.stop_ids),
+            template=chat.contract_of(model),
             tokens=sum(figures["tokens"] for figures in stats.values()),
         )
+
+    def _todo(
+        self, job: Job, name: str, prompts: list[dict[str, Any]]
+    ) -> list[tuple[dict[str, Any], list[int]]]:
+        """The prompts of a slice that want answers, each with the draws (k) it lacks."""
+        import polars as pl
+
+        frame = pl.DataFrame(
+            {key: [row[key] for row in prompts] for key in ("prompt_id", "prompt_hash")},
+            schema={"prompt_id": pl.String, "prompt_hash": pl.String},
+        )
+        asked = frame.join(pl.DataFrame({"k": range(self.n)}), how="cross", maintain_order="left")
+        lacking: dict[int, list[int]] = {}
+        for number in job.missing(name, self.kind, asked):
+            lacking.setdefault(number // self.n, []).append(number % self.n)
+        return [(prompts[number], draws) for number, draws in lacking.items()]
 
     def _row(
         self, prompt: dict[str, object], k: int, sample: Sample, seed: int, tokenizer: object

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory import schemas, shards
+from factory import earlier, schemas, shards
 from factory.artifact import Rows
+from factory.earlier import Earlier, Taken
 from factory.errors import InputError
 from factory.shards import Shard
 from factory.stages.contract import Need, Read, SliceSpec
@@ -55,6 +56,7 @@ class Job:
     work: Path
     out: Path
     progress: Progress
+    earlier: Mapping[str, tuple[Earlier, ...]] = field(default_factory=dict)  # by slice
 
     def place(self, spec: SliceSpec, role: str) -> Place:
         """Where the one need of `role` lies. Raises KeyError when the slice has none."""
@@ -77,22 +79,39 @@ class Job:
         """The texts of one column at these rows of one slice, in their order."""
         return pick_rows(self.places[need].path, need.slice, column, rows)
 
+    def missing(self, name: str, kind: str, asked: pl.DataFrame) -> list[int]:
+        """Which rows of slice `name` have to be made, as row numbers of `asked`; the others are
+        taken over from earlier artifacts. See `earlier.take` for what `asked` holds."""
+        taken = earlier.take(self.work, name, kind, self.earlier.get(name, ()), asked)
+        return [] if taken.whole else earlier.missing(taken, asked)
+
+    def taken(self, name: str, kind: str) -> Taken:
+        """What slice `name` takes over from earlier artifacts."""
+        return earlier.take(self.work, name, kind, self.earlier.get(name, ()), None)
+
     def make_rows(
         self,
+        kind: str,
         sizes: Mapping[str, int],
         per_shard: int,
         make: Callable[[Shard], tuple[pa.Table, int]],
     ) -> dict[str, pa.Table]:
         """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
-        each slice is written whole. `make` gives a shard's rows and how many tokens they cost.
+        each slice is written whole, what it takes over first. `make` gives a shard's rows and how
+        many tokens they cost.
 
-        sizes: units (prompts, samples, questions) of each slice. Returns the rows of each slice.
+        sizes: units (prompts, samples, questions) to be made of each slice; a slice that stands
+        as a whole has none, whatever is said. Returns all rows of each slice.
         """
-        grid = shards.grid(self.work, sizes, per_shard)
+        taken = {name: self.taken(name, kind) for name in sizes}
+        todo = {name: 0 if taken[name].whole else size for name, size in sizes.items()}
+        grid = shards.grid(self.work, todo, per_shard)
         tokens = 0
 
         def counted(shard: Shard) -> pa.Table:
             nonlocal tokens
+            if shard.start == shard.stop:
+                return schemas.SCHEMAS[kind].empty_table()
             table, cost = make(shard)
             tokens += cost
             return table
@@ -100,10 +119,13 @@ class Job:
         shards.run(
             self.work, grid, counted, lambda done, of: self.progress(done, of, "shards", tokens)
         )
-        tables = {name: shards.rows(self.work, grid, name) for name in sizes}
-        for name, table in tables.items():
-            shards.write_slice(slice_directory(self.out, name), table)
-        return tables
+        for name in sizes:
+            directory = slice_directory(self.out, name)
+            new = shards.rows(self.work, grid, name)
+            first = earlier.place(taken[name], directory)
+            if len(new) or not first:  # a slice without rows still leaves a file
+                shards.write_slice(directory, new, first)
+        return {name: read_slice(self.out, name, kind) for name in sizes}
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ class Judge(Stage):
     name: ClassVar[str] = "judge"
     kind: ClassVar[str] = "verdicts"
     repo: ClassVar[str] = "verdicts"
+    row_wise: ClassVar[bool] = True
     seeded: ClassVar[bool] = True  # the bootstrap
 
     model: Annotated[str, REFERENCE] = "dpo"
@@ -72,12 +74,16 @@ class Judge(Stage):
     def run(self, job: Job) -> Outcome:
         both = {spec.name: self._matched(job, spec) for spec in job.slices}
         place = job.place(job.slices[0], "judge")
-        reward = Classifier(TransformersScorer(place.path, self.dtype), self.max_tokens)
+
+        @functools.cache  # loaded when there is something to judge
+        def reward() -> Classifier:
+            return Classifier(TransformersScorer(place.path, self.dtype), self.max_tokens)
+
         judge = place.name or place.path.name
 
         def make(shard: Shard) -> tuple[pa.Table, int]:
             pairs = both[shard.slice][shard.start : shard.stop]
-            values = reward([(row["prompt"], row["answer"]) for pair in pairs for row in pair])
+            values = reward()([(row["prompt"], row["answer"]) for pair in pairs for row in pair])
             rows = []
             for number, (row, reference) in enumerate(pairs):
                 ours, theirs = values[2 * number].value, values[2 * number + 1].value
@@ -97,7 +103,7 @@ class Judge(Stage):
             return schemas.from_rows(rows, self.kind), sum(value.n_tokens for value in values)
 
         sizes = {name: len(pairs) for name, pairs in both.items()}
-        tables = job.make_rows(sizes, self.how.shard, make)
+        tables = job.make_rows(self.kind, sizes, self.how.shard, make)
         counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
         verdicts = [row for table in tables.values() for row in table.to_pylist()]
         stats = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, ClassVar
 
 import pyarrow as pa
@@ -30,6 +31,7 @@ class Score(Stage):
     name: ClassVar[str] = "score"
     kind: ClassVar[str] = "scores"
     repo: ClassVar[str] = "score"
+    row_wise: ClassVar[bool] = True
 
     reward: Annotated[str, REFERENCE] = "reward"
     max_tokens: int = Field(16384, ge=1)
@@ -62,11 +64,16 @@ class Score(Stage):
             }
             for spec in job.slices
         }
-        scorer = TransformersScorer(job.place(job.slices[0], "reward").path, self.dtype)
-        reward = Classifier(scorer, self.max_tokens)
+        todo = {name: self._todo(job, name, table) for name, table in samples.items()}
+        model = job.place(job.slices[0], "reward").path
+
+        @functools.cache  # loaded when there is something to score
+        def reward() -> Classifier:
+            return Classifier(TransformersScorer(model, self.dtype), self.max_tokens)
 
         def make(shard: Shard) -> tuple[pa.Table, int]:
-            rows = samples[shard.slice].slice(shard.start, shard.stop - shard.start).to_pylist()
+            rows = samples[shard.slice].take(todo[shard.slice][shard.start : shard.stop])
+            rows = rows.to_pylist()
             known = prompts[shard.slice]
             for row in rows:
                 if (row["prompt_id"], row["prompt_hash"]) not in known:
@@ -74,7 +81,7 @@ class Score(Stage):
                         f"sample {row['prompt_id']} k={row['k']} answers another prompt",
                         "samples and prompts are of different versions: generate again",
                     )
-            rewards = reward(
+            rewards = reward()(
                 [(known[row["prompt_id"], row["prompt_hash"]], row["response"]) for row in rows]
             )
             made = [
@@ -88,9 +95,11 @@ class Score(Stage):
             ]
             return schemas.from_rows(made, self.kind), sum(r.n_tokens for r in rewards)
 
-        sizes = {name: len(table) for name, table in samples.items()}
-        tables = job.make_rows(sizes, self.how.shard, make)
-        counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
+        sizes = {name: len(numbers) for name, numbers in todo.items()}
+        tables = job.make_rows(self.kind, sizes, self.how.shard, make)
+        counts = {
+            name: Rows(into=len(samples[name]), out=len(table)) for name, table in tables.items()
+        }
         stats = {name: describe(table) for name, table in tables.items()}
         return Outcome(
             counts,
@@ -98,6 +107,14 @@ class Score(Stage):
             stats={"by_language": stats},
             tokens=sum(int(figures["tokens"]) for figures in stats.values()),
         )
+
+    def _todo(self, job: Job, name: str, samples: pa.Table) -> list[int]:
+        """Which samples of a slice have no score yet, by number."""
+        import polars as pl
+
+        asked = pl.from_arrow(samples.select(["prompt_id", "k", "response_hash"]))
+        assert isinstance(asked, pl.DataFrame)
+        return job.missing(name, self.kind, asked)
 
 
 def describe(table: pa.Table) -> dict[str, float]:

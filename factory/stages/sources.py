@@ -34,6 +34,8 @@ def is_file(source: str) -> bool:
 class _Source(Stage):
     """A stage that reads one outside dataset, a slice a language."""
 
+    row_wise: ClassVar[bool] = True
+
     source: Annotated[str, REFERENCE]  # org/name[@revision], or a file; {language} is filled in
     split: str = "train"
 
