@@ -6,7 +6,7 @@ Local files have no revision and are hashed anew each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -78,6 +78,25 @@ def read(path: Path) -> Lock | None:
 def write(lock: Lock, path: Path) -> None:
     """Write the lock, whole or not at all."""
     write_atomically(path, lock.dump().encode())
+
+
+def hold(old: Lock | None, new: Lock, absent: Collection[str], path: Path) -> None:
+    """Raises RecipeError when `new` pins anything that `old`, the lock at `path`, does not."""
+    if old is None:
+        raise RecipeError(f"there is no lock at {path}", "make one with factory lock")
+    for source, pin in new.pins.items():
+        if source not in old.pins:
+            raise RecipeError(f"{path.name} does not pin {source}", "run factory lock")
+        if pin.digest != old.pins[source].digest:
+            raise RecipeError(
+                f"{source} has changed since {path.name} was written "
+                f"({old.pins[source].digest[:12]} -> {pin.digest[:12]})",
+                "bring the old content back, or run factory lock --update",
+            )
+    if absent:
+        raise RecipeError(
+            f"{next(iter(absent))} is pinned and not here", "run once without --frozen to bring it"
+        )
 
 
 def resolve(loaded: Loaded, old: Lock | None, ask_hub: Resolve) -> tuple[Lock, list[str]]:

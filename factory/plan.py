@@ -273,7 +273,7 @@ class _Planner:
         if same:
             return State.RUN, "same recipe, other draw of its inputs", None
         if entries:
-            return State.RUN, changes(entries[-1].manifest, stage, going), None
+            return State.RUN, _nearest([f.manifest for f in entries], stage, going), None
         return State.RUN, "nothing published yet", None
 
     def _read_the_same(self, manifest: Manifest, made: Slice) -> bool:
@@ -299,7 +299,16 @@ def _by_role(reads: Iterable[Read], value: Any) -> dict[str, list[str]]:
     return found
 
 
-def changes(old: Manifest, stage: Stage, going: Iterable[Slice]) -> str:
+def _nearest(old: Iterable[Manifest], stage: Stage, going: list[Slice]) -> str:
+    """What makes this step another one than the published one that it is nearest to; the newest
+    of several."""
+    newest_first = sorted(old, key=lambda manifest: manifest.created, reverse=True)
+    said = min((changes(manifest, stage, going) for manifest in newest_first), key=len)
+    more = f" and {len(said) - 3} more" if len(said) > 3 else ""
+    return "; ".join(said[:3]) + more if said else "made from other content"
+
+
+def changes(old: Manifest, stage: Stage, going: Iterable[Slice]) -> list[str]:
     """What makes this step another one than `old`, by field with old and new value."""
     before, after = _flat(old.fields), _flat(stage.model_dump(mode="json", exclude={"how"}))
     said = [
@@ -326,9 +335,7 @@ def changes(old: Manifest, stage: Stage, going: Iterable[Slice]) -> str:
                 if role not in stage.extent() and was.get(role) != now[role]
             ]
     said += [f"{name} is no longer asked for" for name in old.slices if name not in names]
-    unique = list(dict.fromkeys(said))
-    more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
-    return "; ".join(unique[:3]) + more if unique else "made from other content"
+    return list(dict.fromkeys(said))
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -44,17 +44,19 @@ def run(
     report: Reporter,
     only: Sequence[str] = (),
     until: str | None = None,
+    frozen: bool = False,
 ) -> list[Step]:
     """Run what must run, publish what is done, and return every step as it then stands.
 
-    `only` names the steps to run, `until` the last one. A hub that fails does not stop the line:
+    `only` names the steps to run, `until` the last one; `frozen` refuses to run on anything that
+    the lock does not pin as it is. A hub that fails does not stop the line:
     sealed work is published by the next run. Raises FactoryError.
     """
     names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
     wanted = _wanted(names, only, until)  # before anything is fetched for a misspelt one
     unpublished: list[HubError] = []
     with _stoppable(), _explained(home):
-        pins, _ = stock.resolve(loaded, hub, home, report.note)
+        pins, _ = stock.resolve(loaded, hub, home, report.note, frozen)
         held = stock.holdings(loaded, pins, hub, home)
         for name in wanted:
             step = _find(plan(loaded.recipe, pins, held), name)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from factory import card, lock, pocket, record
+from factory import lock, pocket
 from factory.artifact import MANIFEST
 from factory.errors import HubError
 from factory.hub import Hub
@@ -18,15 +18,22 @@ from factory.work import Home
 
 
 def resolve(
-    loaded: Loaded, hub: Hub, home: Home, tell: Callable[[str], None] | None
+    loaded: Loaded,
+    hub: Hub,
+    home: Home,
+    tell: Callable[[str], None] | None,
+    frozen: bool = False,
+    update: bool = False,
 ) -> tuple[Lock, list[str]]:
     """The recipe's lock, written beside it when it changed, and what it could not pin.
 
     With `tell`, pocket models that the hub lacks are imported, and it is told so; without, they
-    stay unpinned, as for a plan. Raises HubError for any other name that the hub does not have.
+    stay unpinned, as for a plan. `update` takes what the hub has now instead of what was pinned;
+    `frozen` refuses whatever is not pinned or differs. Raises HubError for any name that the hub
+    does not have, RecipeError for a frozen lock that would change.
     """
     path = lock.path_of(loaded)
-    old = lock.read(path)
+    old = None if update else lock.read(path)
 
     def ask(need: Outside, pinned: Pin | None) -> Pin | None:
         name, _, revision = need.source.partition("@")
@@ -53,12 +60,16 @@ def resolve(
         return Pin(revision=found[0], digest=found[1])  # the same content, as this hub calls it
 
     new, absent = lock.resolve(loaded, old, ask)
+    if frozen:
+        lock.hold(old, new, absent, path)
     if not absent and (old is None or old.says() != new.says()):
         lock.write(new, path)
     return new, absent
 
 
 def _import(name: str, hub: Hub, home: Home) -> None:
+    from factory import card, record  # not for a plan, which imports nothing it can do without
+
     model = pocket.POCKET[name]
     home.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.root, prefix="import-") as directory:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from factory.lock import Lock, Pin
+from factory.errors import RecipeError
+from factory.lock import Lock, Pin, hold
 from factory.plan import Found, Holdings, State, Step, plan
 from factory.recipe import PACKAGED, Recipe, load
 from tests.builders import by_name, demo, done, lock_of, manifest_of, repinned, walked
@@ -544,3 +545,34 @@ def test_lowering_the_gate_unblocks_and_retrains_nothing_else():
     )
     assert steps["dpo[all]"].state is State.REUSE
     assert steps["arena"].reason == "dpo[es] is made first"
+
+
+def test_the_reason_is_told_against_the_nearest_published_artifact():
+    recipe, lock = demo(), lock_of(demo())
+    held = walked(recipe, lock, until="score")
+    other = demo("stages.generate.temperature=0.5", "stages.generate.top_p=0.9")
+    held = _also(held, walked(other, lock_of(other), until="score"))  # published later
+    steps = by_name(planned(demo("stages.generate.n=7"), held=held))
+    assert steps["generate"].reason == "n 6 -> 7"
+
+
+# a frozen lock
+
+
+def test_a_frozen_lock_holds_what_it_pins():
+    lock = lock_of(demo())
+    hold(lock, lock, (), Path("demo.lock.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("old", "absent", "said"),
+    [
+        (None, (), "there is no lock at demo.lock.yaml"),
+        (Lock(recipe="demo"), (), "does not pin"),
+        (repinned(lock_of(demo()), EN_PROMPTS, "other"), (), "has changed since"),
+        (lock_of(demo()), (POLICY,), "is pinned and not here"),
+    ],
+)
+def test_a_frozen_lock_refuses_what_differs(old, absent, said):
+    with pytest.raises(RecipeError, match=said):
+        hold(old, lock_of(demo()), absent, Path("demo.lock.yaml"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from factory.artifact import Manifest
+from factory.estimate import Estimate
+from factory.lock import Lock
 from factory.plan import State, Step
 
 _IN_A_LOG = 110  # columns, where there is no terminal to ask
@@ -92,17 +96,48 @@ class Teller:
             self._bar = self._task = None
 
 
-def plan_table(steps: list[Step]) -> Table:
-    """Steps with state and reason."""
+def plan_table(steps: list[Step], left: Mapping[str, Estimate]) -> Table:
+    """Steps with state, reason, and what is left to do: rows, shards, time by the last rate."""
     table = Table(title="Plan", title_justify="left")
-    for column in ("step", "state", "why", "repo"):
+    for column in ("step", "state", "why"):
         table.add_column(column, overflow="fold")
+    for column in ("rows", "shards", "about"):
+        table.add_column(column, justify="right")
+    table.add_column("repo", overflow="fold")
     for step in steps:
-        table.add_row(step.name, step.state.value, step.reason, step.repo)
+        todo, told = left[step.name], ("", "", "")
+        if step.state is State.RUN and todo.rows is not None:
+            stand = f" (+{todo.there:,} there)" if todo.there else ""
+            about = "" if todo.seconds is None else duration(todo.seconds)
+            told = (f"{todo.rows:,}{stand}", f"{todo.shards:,}" if todo.shards else "", about)
+        table.add_row(step.name, step.state.value, step.reason, *told, step.repo)
     return table
 
 
-def plan_json(steps: list[Step]) -> list[dict[str, Any]]:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def lock_table(old: Lock | None, new: Lock) -> Table:
+    """What is pinned, and what it was pinned to before."""
+    table = Table(title="Lock", title_justify="left")
+    for column in ("source", "commit", "content", ""):
+        table.add_column(column, overflow="fold")
+    for source, pin in sorted(new.pins.items()):
+        was = old.pins.get(source) if old else None
+        said = (
+            "new" if was is None else "" if was.digest == pin.digest else f"was {was.digest[:12]}"
+        )
+        table.add_row(source, (pin.revision or "a file")[:12], pin.digest[:12], said)
+    return table
+
+
+def plan_json(steps: list[Step], left: Mapping[str, Estimate]) -> list[dict[str, Any]]:
     """The same for programs."""
     return [
         {
@@ -113,6 +148,7 @@ def plan_json(steps: list[Step]) -> list[dict[str, Any]]:
             "fingerprint": step.fingerprint,
             "slices": {made.spec.name: made.fingerprint for made in step.slices},
             "tag": step.found.tag if step.found else None,
+            **asdict(left[step.name]),
         }
         for step in steps
     ]

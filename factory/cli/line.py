@@ -17,12 +17,19 @@ Overrides = Annotated[
 HubUrl = Annotated[
     str | None, typer.Option("--hub", help="Work with this hub instead of the local one.")
 ]
+Frozen = Annotated[
+    bool, typer.Option("--frozen", help="Refuse whatever the lock does not pin as it is.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def plan(
-    recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False
+    recipe: RecipeName,
+    set_: Overrides = None,
+    hub: HubUrl = None,
+    frozen: Frozen = False,
+    json_: Json = False,
 ) -> None:
     """What would run, what is reused, and why."""
     from factory.cli.session import session
@@ -32,14 +39,47 @@ def plan(
     with session(hub) as (home, the_hub):
         from factory import stock
         from factory.cli.console import console, plan_json, plan_table
+        from factory.estimate import estimate
         from factory.plan import plan as make_plan
 
-        pins, _ = stock.resolve(loaded, the_hub, home, None)
-        steps = make_plan(loaded.recipe, pins, stock.holdings(loaded, pins, the_hub, home))
+        pins, _ = stock.resolve(loaded, the_hub, home, None, frozen)
+        held = stock.holdings(loaded, pins, the_hub, home)
+        steps = make_plan(loaded.recipe, pins, held)
+        left = estimate(steps, held)
         if json_:
-            typer.echo(json.dumps(plan_json(steps), indent=1))
+            typer.echo(json.dumps(plan_json(steps, left), indent=1))
         else:
-            console.print(plan_table(steps))
+            console.print(plan_table(steps, left))
+
+
+@app.command()
+def lock(
+    recipe: RecipeName,
+    update: Annotated[
+        bool, typer.Option("--update", help="Take what the hub has now, whatever was pinned.")
+    ] = False,
+    set_: Overrides = None,
+    hub: HubUrl = None,
+    json_: Json = False,
+) -> None:
+    """Pin every outside name to a commit and a content digest, in a file beside the recipe."""
+    from factory.cli.session import session
+    from factory.recipe import load
+
+    loaded = load(recipe, set_ or ())
+    with session(hub) as (home, the_hub):
+        from factory import lock as locks
+        from factory import stock
+        from factory.cli.console import console, lock_table
+
+        path = locks.path_of(loaded)
+        old = locks.read(path)
+        pins, _ = stock.resolve(loaded, the_hub, home, console.print, update=update)
+        if json_:
+            typer.echo(json.dumps(pins.model_dump(mode="json"), indent=1))
+        else:
+            console.print(lock_table(old, pins))
+            console.print(f"{path}: commit it beside the recipe")
 
 
 @app.command()
@@ -49,9 +89,10 @@ def run(
     until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
     set_: Overrides = None,
     hub: HubUrl = None,
+    frozen: Frozen = False,
 ) -> None:
     """Run a recipe here: whatever is not made yet, and publish it."""
-    _run(recipe, only or [], until, set_ or [], hub)
+    _run(recipe, only or [], until, set_ or [], hub, frozen)
 
 
 @app.command()
@@ -71,7 +112,12 @@ def demo(hub: HubUrl = None) -> None:
 
 
 def _run(
-    recipe: str, only: list[str], until: str | None, overrides: list[str], hub: str | None
+    recipe: str,
+    only: list[str],
+    until: str | None,
+    overrides: list[str],
+    hub: str | None,
+    frozen: bool = False,
 ) -> None:
     from factory.cli.session import session
     from factory.recipe import load
@@ -83,7 +129,7 @@ def _run(
 
         teller = shown.Teller()
         try:
-            steps = running.run(loaded, the_hub, home, teller, only, until)
+            steps = running.run(loaded, the_hub, home, teller, only, until, frozen)
         finally:
             teller.stop()
         shown.console.print()

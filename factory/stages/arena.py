@@ -54,6 +54,9 @@ class Arena(Stage):
                 ]
         return found
 
+    def shards(self, rows: int) -> int:
+        return -(-rows // self.how.shard)
+
     def run(self, job: Job) -> Outcome:
         questions = {
             spec.name: job.table(spec, "questions", "prompts").to_pylist() for spec in job.slices

@@ -153,6 +153,15 @@ class Stage(Knobs):
         """By role, the fewest rows this stage can do anything with."""
         return {}
 
+    def asks(self, rows: Mapping[str, int]) -> int:
+        """How many rows a slice is asked to make, given how many it reads by role: as many as
+        under the role it names first."""
+        return next(iter(rows.values()), 0)
+
+    def shards(self, rows: int) -> int:
+        """How many shards that many rows of a slice are made in; 0 where there are none."""
+        return 0
+
     def semantic(self, spec: SliceSpec) -> dict[str, Any]:
         """The fields that give the rows of a slice their meaning and are not at their default."""
         return self._fields(lambda marks: not marks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
@@ -50,6 +51,12 @@ class Generate(Stage):
             )
             for spec in scope.slices("prompts", self.name)
         ]
+
+    def asks(self, rows: Mapping[str, int]) -> int:
+        return rows["prompts"] * self.n
+
+    def shards(self, rows: int) -> int:
+        return -(-rows // (self.n * self.how.shard))
 
     def run(self, job: Job) -> Outcome:
         prompts = {

@@ -71,6 +71,9 @@ class Judge(Stage):
                 )
         return found
 
+    def shards(self, rows: int) -> int:
+        return -(-rows // self.how.shard)
+
     def run(self, job: Job) -> Outcome:
         both = {spec.name: self._matched(job, spec) for spec in job.slices}
         place = job.place(job.slices[0], "judge")

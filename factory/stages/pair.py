@@ -96,6 +96,9 @@ class _Choosing(Stage):
         cross = [SliceSpec(self.name, CROSS, None, every)]
         return {"in_lang": found, "all_lang": cross, "both": found + cross}[self.pool]
 
+    def asks(self, rows: Mapping[str, int]) -> int:
+        return rows["prompts"]
+
     def semantic(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().semantic(spec)
         single = self._cross if spec.language else ()

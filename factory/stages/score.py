@@ -55,6 +55,9 @@ class Score(Stage):
             for spec in scope.slices("generate", self.name)
         ]
 
+    def shards(self, rows: int) -> int:
+        return -(-rows // self.how.shard)
+
     def run(self, job: Job) -> Outcome:
         samples = {spec.name: job.table(spec, "samples", "samples") for spec in job.slices}
         prompts = {
