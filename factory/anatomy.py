@@ -39,19 +39,26 @@ def describe(
     }
     if not len(found):
         return figures
-    figures["mean_tokens"] = {side: _mean(found[f"{side}_n_tokens"]) for side in sides}
+    tokens = {side: found[f"{side}_n_tokens"] for side in sides}  # null where nobody counted them
+    figures["mean_tokens"] = {
+        side: _mean(counted)
+        for side, column in tokens.items()
+        if len(counted := column.drop_nulls())
+    }
     figures["mean_chars"] = {side: _mean(found[f"{side}_n_chars"]) for side in sides}
     longest = found.select(
         longest=pl.max_horizontal(f"{side}_conversation" for side in sides)
     ).to_series()
-    figures["longest"] = int(longest.max())  # type: ignore[arg-type]
+    if longest.null_count() < len(longest):
+        figures["longest"] = int(longest.max())  # type: ignore[arg-type]
     if budget is not None:
         figures["over_budget"] = int((longest > budget).sum())
     if "rejected" in sides:
         margin = found["chosen_score"] - found["rejected_score"]
         figures["margins"] = histogram({"margin": margin})
         figures["mean_margin"] = _mean(margin)
-        figures["token_gap"] = _mean(found["chosen_n_tokens"] - found["rejected_n_tokens"])
+        if len(figures["mean_tokens"]) == len(sides):
+            figures["token_gap"] = _mean(tokens["chosen"] - tokens["rejected"])
     names = ["prompt_language", *(f"{side}_language" for side in sides)]
     mix = found.group_by([n for n in names if n in found.columns]).len().sort(pl.all())
     figures["languages"] = [

@@ -14,10 +14,10 @@ from pydantic import Field, ValidationError
 from factory import yaml12
 from factory.artifact import Record, content_digest, file_sha256
 from factory.errors import InputError, RecipeError
+from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
 from factory.shards import write_atomically
 from factory.stages.contract import Outside
-from factory.stages.sources import is_file
 
 
 class Pin(Record):

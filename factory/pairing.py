@@ -232,6 +232,7 @@ def _limited(
         tests["duplicate_text"] = text.is_duplicated() & ~text.is_first_distinct()
     if limits.over_budget is not None:
         longest = pl.max_horizontal(f"{side}_conversation" for side in sides)
+        tests["length_unknown"] = longest.is_null()  # somebody else's, who did not count
         tests["over_budget"] = longest > limits.over_budget
     for reason, failed in tests.items():
         kept = pairs.filter(~failed)

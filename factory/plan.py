@@ -310,7 +310,10 @@ def _nearest(old: Iterable[Manifest], stage: Stage, going: list[Slice]) -> str:
 
 def changes(old: Manifest, stage: Stage, going: Iterable[Slice]) -> list[str]:
     """What makes this step another one than `old`, by field with old and new value."""
-    before, after = _flat(old.fields), _flat(stage.model_dump(mode="json", exclude={"how"}))
+    before, after = (
+        _flat(old.fields),
+        _flat(stage.model_dump(mode="json", exclude={"how"}, by_alias=True)),
+    )
     said = [
         f"{key} {before.get(key)} -> {after.get(key)}"
         for key in {**before, **after}

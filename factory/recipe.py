@@ -81,7 +81,7 @@ class Recipe(Knobs):
     def slices(self) -> list[tuple[Stage, SliceSpec]]:
         """Every slice of every stage. Raises RecipeError for a reference to what is not there."""
         scope = self.scope()
-        return [(stage, spec) for stage in self.steps().values() for spec in stage.slices(scope)]
+        return [(stage, spec) for stage in self.steps().values() for spec in stage.laid_out(scope)]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
     scope = recipe.scope()
     for stage in recipe.steps().values():
         try:
-            stage.slices(scope)
+            stage.laid_out(scope)
         except RecipeError as error:
             place = document.place(("stages", stage.name))
             raise RecipeError(f"{place}: {error.what}", error.fix) from None
@@ -191,6 +191,8 @@ def _override(document: yaml12.Document, override: str) -> None:
         if not isinstance(target, dict):
             raise RecipeError(f"--set {override}: {part!r} holds no keys", "check the path")
     target[parts[-1]] = yaml12.parse(value, "--set").data
+    if target[parts[-1]] is None:  # as under extends: null takes a key away
+        del target[parts[-1]]
     document.places[tuple(parts)] = f"--set {key}"
 
 

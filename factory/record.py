@@ -80,7 +80,7 @@ def manifest(
         kind=step.stage.kind,
         fingerprint=step.fingerprint,
         languages=[x for x in recipe.languages if x in languages or None in languages],
-        fields=step.stage.model_dump(mode="json", exclude={"how"}),
+        fields=step.stage.model_dump(mode="json", exclude={"how"}, by_alias=True),
         how=step.stage.how.model_dump(mode="json"),
         seed=recipe.seed,
         slices=slices,

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from factory import card, earlier, record, stock, yaml12
+from factory import card, earlier, foreign, record, stock, yaml12
 from factory.artifact import content_digest
 from factory.earlier import Earlier
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import Hub
 from factory.lock import Lock
 from factory.plan import Found, Holdings, Slice, State, Step, plan
+from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
 from factory.stages.contract import Need, Read
 from factory.stages.job import Job, Place, Progress, slice_directory
-from factory.stages.sources import is_file
 from factory.work import Clock, Home
 
 
@@ -135,7 +135,9 @@ def _work(
             clock.tick()
             told(done, total, unit, tokens)
 
-        outcome = step.stage.run(
+        work_of = foreign.take_in if step.stage.from_ else type(step.stage).run
+        outcome = work_of(
+            step.stage,
             Job(
                 step=step.name,
                 seed=loaded.recipe.seed,
@@ -147,13 +149,13 @@ def _work(
                 earlier={
                     made.spec.name: _earlier(made, step.repo_type, hub) for made in step.slices
                 },
-            )
+            ),
         )
         taken = {m.spec.name: earlier.taken(work.path, m.spec.name).rows for m in step.slices}
         manifest = record.manifest(
             loaded.recipe, pins, step, outcome, done, out, clock.seconds(), taken
         )
-        dumped = loaded.recipe.model_dump(mode="json", exclude_none=True)
+        dumped = loaded.recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
         # what lies beside the data in every artifact; the manifest follows when it is sealed
         (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
         (out / "recipe.yaml").write_text(yaml12.dump(dumped), encoding="utf-8")

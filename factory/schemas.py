@@ -47,10 +47,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("prompt_hash", _text),
             _must("response", _text),
             _must("response_hash", _text),
-            _must("n_tokens", _int),
+            _may("n_tokens", _int),  # null where somebody else drew it and did not say
             _must("n_chars", _int),
-            _must("finish_reason", _text),  # stop | length
-            _must("seed", _int),
+            _must("finish_reason", _text),  # stop | length | unknown
+            _may("seed", _int),
             _may("detected_language", _text),
         ]
     ),
@@ -61,8 +61,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("k", _int),
             _must("response_hash", _text),
             _may("reward", _float),  # null when there is none: `status` says why
-            _must("n_tokens", _int),
-            _must("status", _text),  # ok | too_long | not_finite
+            _may("n_tokens", _int),
+            _must("status", _text),  # ok | too_long | not_finite | absent
         ]
     ),
     "preferences": pa.schema(
@@ -81,16 +81,17 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("prompt", MESSAGES),
             _must("chosen", MESSAGES),
             _must("rejected", MESSAGES),
-            _must("score_chosen", _float),
-            _must("score_rejected", _float),
+            # of somebody else's pairs these may be unknown
+            _may("score_chosen", _float),
+            _may("score_rejected", _float),
             _must("prompt_language", _text),
             _must("chosen_language", _text),
             _must("rejected_language", _text),
-            _must("chosen_k", _int),
-            _must("rejected_k", _int),
-            _must("pool_size", _int),
-            _must("pool_mean", _float),
-            _must("pool_std", _float),
+            _may("chosen_k", _int),
+            _may("rejected_k", _int),
+            _may("pool_size", _int),
+            _may("pool_mean", _float),
+            _may("pool_std", _float),
             _may("id", _text),  # of this pair among those of all configs
             _may("reward_chosen", _float),  # as scored; the score is what was compared
             _may("reward_rejected", _float),
@@ -106,7 +107,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("prompt", MESSAGES),
             _must("completion", MESSAGES),
             _may("reward", _float),  # null where people wrote the completion
-            _must("k", _int),
+            _may("k", _int),
             _may("score", _float),
             _may("n_tokens", _int),
             _may("pool_size", _int),

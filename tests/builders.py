@@ -10,10 +10,10 @@ import pyarrow as pa
 from factory.artifact import Cost, FileRecord, Manifest, Rows, SliceRecord, text_hash
 from factory.lock import Lock, Pin, outside
 from factory.plan import Found, Holdings, State, Step, plan
+from factory.reading import is_file
 from factory.recipe import Recipe, load
 from factory.record import inputs
 from factory.shards import Shard
-from factory.stages.sources import is_file
 
 ASKED = 12  # rows that every slice of a pretended step was asked for
 

@@ -146,7 +146,7 @@ def test_the_list_of_stages_imports_them_all():
                 "factory.cli.session",
             },
         ),
-        ("datasets", {"factory.stages.train", "factory.stages.sources"}),
+        ("datasets", {"factory.stages.train", "factory.reading"}),
         ("py3langid", {"factory.language_id"}),
         ("jinja2", {"factory.card"}),
         ("matplotlib", {"factory.figures"}),

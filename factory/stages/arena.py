@@ -129,7 +129,7 @@ def contestants(
     stage = scope.stage(name, asked_by)
     base = scope.model(getattr(stage, "base", "policy"), "model", asked_by)
     found: list[tuple[str, tuple[Need, ...], tuple[str, ...]]] = []
-    for spec in stage.slices(scope):
+    for spec in stage.laid_out(scope):
         languages = (spec.language,) if spec.language else scope.languages
         needs = (base, Read("adapter", spec.step, spec.name))
         found.append((f"{name}-{spec.name}", needs, languages))

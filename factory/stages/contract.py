@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.errors import RecipeError, nearest
-from factory.knobs import EXTENT, Knobs, Mark
+from factory.knobs import EXTENT, REFERENCE, Knobs, Mark
+from factory.reading import View
 
 if TYPE_CHECKING:
     from factory.stages.job import Job, Outcome
@@ -96,7 +97,7 @@ class Scope:
 
     def slices(self, name: str, asked_by: str) -> list[SliceSpec]:
         """All slices of the stage called `name`."""
-        return self.stage(name, asked_by).slices(self)
+        return self.stage(name, asked_by).laid_out(self)
 
     def model(self, name: str, role: str, asked_by: str) -> Need:
         """What reading the model called `name` under models: means."""
@@ -122,8 +123,39 @@ class Scope:
         return need
 
 
+class From(View):
+    """Somebody else's artifact in the place of a step: `org/name@revision`, or a file beside the
+    recipe. `{language}` is filled in, and `{group}` for what is trained. See reading.View."""
+
+    source: Annotated[str, REFERENCE]
+
+    @field_validator("source")
+    @classmethod
+    def _fills_in(cls, value: str) -> str:
+        return filled(value, {"language": "en", "group": "all"}) and value
+
+
+def filled(source: str, values: Mapping[str, str]) -> str:
+    """A source with its placeholders filled in. Raises ValueError for one that is not known."""
+    found = source
+    for name, value in values.items():
+        found = found.replace(f"{{{name}}}", value)
+    if set("{}") & set(found):
+        known = " or ".join(f"{{{name}}}" for name in values)
+        raise ValueError(f"{source!r} has a placeholder other than {known}")
+    return found
+
+
 class How(Knobs):
     """How a stage is run; never part of its identity."""
+
+
+# What can be taken in from outside, and what to do about the rest.
+TAKEN_IN = frozenset({"samples", "scores", "pairs", "sft", "adapter"})
+_INSTEAD = {
+    "reward": "name the model under models: instead",
+    "arena": "its answers must all be decoded alike; run it",
+}
 
 
 class Stage(Knobs):
@@ -139,10 +171,50 @@ class Stage(Knobs):
     # rows made earlier by the same rules stand in a larger artifact.
     row_wise: ClassVar[bool] = False
 
+    from_: From | None = Field(None, alias="from", exclude_if=lambda value: value is None)
     how: How = How()
 
+    @field_validator("from_", mode="before")
+    @classmethod
+    def _short_from(cls, value: Any) -> Any:
+        """`from: org/name@revision` for `from: {source: org/name@revision}`."""
+        if value is not None and cls.kind not in TAKEN_IN:
+            raise ValueError(f"{cls.name} cannot be taken in: {_INSTEAD.get(cls.name, 'run it')}")
+        return {"source": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _nothing_beside_from(self) -> Stage:
+        if self.from_ is not None and (beside := self._fields(lambda marks: not marks)):
+            raise ValueError(
+                f"with from:, {next(iter(beside))} has no meaning: these rows are made already"
+            )
+        return self
+
+    def laid_out(self, scope: Scope) -> list[SliceSpec]:
+        """Every slice of every step of this stage, in order: those it makes, or those it takes
+        in. Raises RecipeError."""
+        if self.from_ is None:
+            return self.slices(scope)
+        if self.kind != "adapter":
+            return [self._taken_in(language, language, ()) for language in scope.languages]
+        base = scope.model(getattr(self, "base", "policy"), "base", self.name)
+        each = getattr(self, "each", "all")
+        groups = scope.languages if each == "language" else each
+        groups = (groups,) if isinstance(groups, str) else groups
+        return [
+            self._taken_in(group, None if group == "all" else group, (base,)) for group in groups
+        ]
+
+    def _taken_in(self, name: str, language: str | None, needs: tuple[Need, ...]) -> SliceSpec:
+        assert self.from_ is not None
+        adapter = self.kind == "adapter"
+        source = filled(self.from_.source, {"language": language or "", "group": name})
+        step = f"{self.name}[{name}]" if adapter else self.name
+        outside = Outside("source", source, "model" if adapter else "dataset")
+        return SliceSpec(step, name, language, (*needs, outside))
+
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        """Every slice of every step of this stage, in order. Raises RecipeError."""
+        """Every slice that this stage makes, in order. Raises RecipeError."""
         raise NotImplementedError
 
     def run(self, job: Job) -> Outcome:
@@ -164,20 +236,25 @@ class Stage(Knobs):
 
     def semantic(self, spec: SliceSpec) -> dict[str, Any]:
         """The fields that give the rows of a slice their meaning and are not at their default."""
+        if self.from_ is not None:
+            return {"from": self.from_.model_dump(exclude={"source"}, exclude_defaults=True)}
         return self._fields(lambda marks: not marks)
 
     def draws(self, spec: SliceSpec) -> bool:
         """Whether the recipe's seed changes the rows of a slice."""
-        return self.seeded
+        return self.seeded and self.from_ is None
 
     def extent(self) -> dict[str, Any]:
         """The fields that say how much."""
+        if self.from_ is not None:
+            return {}
         return self._fields(lambda marks: EXTENT in marks)
 
     def _fields(self, wanted: Any) -> dict[str, Any]:
         names = {
             name
             for name, info in type(self).model_fields.items()
-            if name != "how" and wanted([m for m in info.metadata if isinstance(m, Mark)])
+            if name not in ("how", "from_")
+            and wanted([m for m in info.metadata if isinstance(m, Mark)])
         }
         return self.model_dump(mode="json", include=names, exclude_defaults=True)

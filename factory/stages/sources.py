@@ -6,48 +6,45 @@ everything it was made from and a stranger can start from it.
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from factory import schemas, shards
 from factory.artifact import Rows, text_hash
 from factory.errors import InputError, nearest
 from factory.knobs import REFERENCE
-from factory.stages.contract import Outside, Scope, SliceSpec, Stage
+from factory.reading import View, address, answer, given_id, messages, unlike
+from factory.stages.contract import Outside, Scope, SliceSpec, Stage, filled
 from factory.stages.job import Job, Outcome, slice_directory
 
-FILE_TYPES = (".jsonl", ".parquet")
 
-
-def is_file(source: str) -> bool:
-    """Whether a source names a local file (by its ending) rather than a Hub dataset."""
-    return source.endswith(FILE_TYPES)
-
-
-class _Source(Stage):
-    """A stage that reads one outside dataset, a slice a language."""
+class _Source(Stage, View):
+    """A stage that reads one outside dataset, a slice a language. `source:` with `columns:` and
+    `where:` may be said as `from:`, as for any other stage."""
 
     row_wise: ClassVar[bool] = True
 
     source: Annotated[str, REFERENCE]  # org/name[@revision], or a file; {language} is filled in
-    split: str = "train"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "from" not in data:
+            return data
+        said = data["from"] if isinstance(data["from"], dict) else {"source": data["from"]}
+        if "source" in data:
+            raise ValueError("has both source and from, which are the same")
+        return {**{key: value for key, value in data.items() if key != "from"}, **said}
 
     @field_validator("source")
     @classmethod
     def _fills_in(cls, value: str) -> str:
-        if set("{}") & set(value.replace("{language}", "")):
-            raise ValueError(f"{value!r} has a placeholder other than {{language}}")
-        return value
+        return filled(value, {"language": "en"}) and value
 
     def _spec(self, language: str) -> SliceSpec:
-        source = self.source.replace("{language}", language)
+        source = filled(self.source, {"language": language})
         need = Outside("source", source, "dataset", extent=True)
         return SliceSpec(self.name, language, language, (need,))
 
@@ -62,16 +59,19 @@ class _Source(Stage):
             source = place.name or place.path.name
             kept: list[dict[str, Any]] = []
             dropped: dict[str, int] = {}
-            seen: set[str] = set()
+            seen: dict[str, str | None] = {}  # ids to hashes
             total = 0
-            for where, row in read_rows(place.path, language, self.split):
+            for where, row in self.rows(place.path, language):
                 total += 1
-                made = self.row(row, where, source, language)
-                if made is None:
-                    dropped["empty"] = dropped.get("empty", 0) + 1
+                made = row and self.row(row, where, source, language)
+                reason = "filtered" if row is None else "empty" if made is None else None
+                if made and not reason and self.repeated(made, seen):
+                    reason = "repeated"
+                if not made or reason:
+                    dropped[str(reason)] = dropped.get(str(reason), 0) + 1
                     continue
-                made["prompt_id"] = _unlike(seen, made["prompt_id"])
-                seen.add(made["prompt_id"])
+                made["prompt_id"] = unlike(seen, made["prompt_id"])
+                seen[made["prompt_id"]] = made.get("prompt_hash")
                 kept.append(made)
             if not kept:
                 raise InputError(f"{source} has no rows for {language}", "check what is in it")
@@ -80,6 +80,10 @@ class _Source(Stage):
             rows[spec.name] = Rows(into=total, out=len(kept), dropped=dropped)
             job.progress(number + 1, len(job.slices), "languages")
         return Outcome(rows, determinism="exact")
+
+    def repeated(self, made: Mapping[str, Any], seen: Mapping[str, str | None]) -> bool:
+        """Whether a row says again what one before it said, and is not wanted twice."""
+        return False
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
@@ -96,25 +100,28 @@ class Prompts(_Source):
     repo: ClassVar[str] = "prompts"
 
     turns: Literal["first", "all"] = "first"  # CroCo used the first user turn alone
+    # A file of samples says a prompt once for each of them: `drop` keeps the first.
+    repeats: Literal["keep", "drop"] = "keep"
+
+    def repeated(self, made: Mapping[str, Any], seen: Mapping[str, str | None]) -> bool:
+        return self.repeats == "drop" and seen.get(made["prompt_id"]) == made["prompt_hash"]
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
     ) -> dict[str, Any] | None:
-        messages = _messages(row, where)
-        users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+        said = messages(row, where)
+        users = [i for i, message in enumerate(said) if message["role"] == "user"]
         if not users:
             raise InputError(f"{where}: no user turn", "a prompt needs a message of role 'user'")
-        messages = messages[users[0] : users[0] + 1] if self.turns == "first" else messages
-        messages = messages[: users[-1] + 1]
-        text = json.dumps(messages, sort_keys=True, ensure_ascii=False)
-        if not messages[-1]["content"].strip():
+        said = said[users[0] : users[0] + 1] if self.turns == "first" else said
+        said = said[: users[-1] + 1]
+        if not said[-1]["content"].strip():
             return None
         domain = row.get("domain")
         return {
-            "prompt_id": _given_id(row) or text_hash(source + text),
+            **address(row, said, source),
             "language": language,
-            "messages": messages,
-            "prompt_hash": text_hash(text),
+            "messages": said,
             "source_dataset": source,
             "domain": None if domain is None else str(domain),
         }
@@ -146,119 +153,17 @@ class Preferences(_Source):
                     f"{where}: no {name!r}{nearest(name, row)}",
                     "a preference needs prompt, chosen and rejected",
                 )
-        prompt = _messages({"prompt": row["prompt"]}, where)
-        sides = {side: _answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
+        prompt = messages({"prompt": row["prompt"]}, where)
+        sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
         if not all(said[-1]["content"].strip() for said in (prompt, *sides.values())):
             return None
         margin = row.get("margin")
         if not isinstance(margin, int | float | None):
             raise InputError(f"{where}: margin {margin!r} is not a number", "mend that row")
         return {
-            "prompt_id": _given_id(row) or text_hash(source + prompt[0]["content"]),
+            "prompt_id": given_id(row) or text_hash(source + prompt[0]["content"]),
             "language": language,
             "prompt": prompt,
             **sides,
             "margin": None if margin is None else float(margin),
         }
-
-
-def _messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
-    value = row.get("messages") or row.get("prompt")
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise InputError(
-            f"{where}: no messages{nearest('messages', row)}",
-            "give each row 'messages' (a list of role and content) or 'prompt' (text)",
-        )
-    for message in value:
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(part), str) for part in ("role", "content")
-        ):
-            raise InputError(
-                f"{where}: a message without role or content", "both are text: mend that row"
-            )
-    return [{"role": m["role"], "content": m["content"]} for m in value]
-
-
-def _answer(value: Any, where: str) -> list[dict[str, str]]:
-    """The assistant's part of a preference: text, or the last message of a conversation."""
-    [*_, last] = _messages({"messages": value}, where)
-    return [{"role": "assistant", "content": last["content"]}]
-
-
-def _given_id(row: Mapping[str, Any]) -> str:
-    """The id that the source gives a row, `""` for none; 0 is one."""
-    found = next((row[key] for key in ("prompt_id", "id") if row.get(key) is not None), "")
-    return str(found)
-
-
-def _unlike(seen: Collection[str], name: str) -> str:
-    """`name`, with -2, -3, … if it is taken: two prompts under one id stay two prompts."""
-    tries = (f"{name}-{times}" for times in itertools.count(2))
-    return name if name not in seen else next(other for other in tries if other not in seen)
-
-
-def read_rows(path: Path, language: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a file or of a Hub dataset on disk, each with where it stands.
-
-    A dataset with a config named by the language gives that config; one with a `language`
-    column gives its rows in that language. Raises InputError for what cannot be read.
-    """
-    if is_file(path.name):
-        read = _read_jsonl if path.suffix == ".jsonl" else _read_parquet
-        for where, row in read(path):
-            if row.get("language", language) == language:
-                yield where, row
-    else:
-        yield from _read_dataset(path, language, split)
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        table = pq.ParquetFile(path).read()
-    except pa.ArrowInvalid:
-        raise InputError(f"{path.name} is not a parquet file", "check what is in it") from None
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path.name} row {number}", row
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path.name} line {number}"
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError:
-                raise InputError(f"{where}: not UTF-8", "save the file as UTF-8") from None
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON: {error.msg}", "mend that line") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: not an object", "each line is one {…}")
-            yield where, row
-
-
-def _read_dataset(path: Path, language: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    import datasets
-
-    configs = datasets.get_dataset_config_names(str(path))
-    config = language if language in configs else configs[0]
-    if len(configs) > 1 and config != language:
-        raise InputError(
-            f"{path.name} has no config {language!r}, only {', '.join(configs)}",
-            "name a dataset with a config for every language of the recipe",
-        )
-    try:
-        rows = datasets.load_dataset(str(path), config, split=split)
-    except ValueError as error:
-        raise InputError(f"split {split!r} cannot be read: {error}", "set split:") from None
-    if config != language and "language" not in rows.column_names and language != "en":
-        raise InputError(
-            f"the dataset does not say which rows are in {language!r}",
-            "use a dataset with a config or a 'language' column per language",
-        )
-    for number, row in enumerate(rows, start=1):
-        if row.get("language", language) == language:
-            yield f"{config} row {number}", dict(row)

@@ -1,0 +1,178 @@
+"""Reading rows from outside: a JSONL or parquet file, or a Hub dataset as it lies on this disk.
+
+Every row comes with where it stands, so that a complaint can name it. A column map and a row
+filter are applied here, before anything looks at the row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from factory.artifact import text_hash
+from factory.errors import InputError, nearest
+from factory.knobs import Knobs
+
+FILE_TYPES = (".jsonl", ".parquet")
+Row = dict[str, Any]
+Cell = str | int | float | bool
+
+
+def is_file(source: str) -> bool:
+    """Whether a source names a local file (by its ending) rather than a Hub dataset."""
+    return source.endswith(FILE_TYPES)
+
+
+class View(Knobs):
+    """How rows of somebody else's dataset are read: `split`, `columns` (our name for a column to
+    theirs, with dots into what is nested) and `where` (their columns to the value, or the values,
+    that a row must have)."""
+
+    split: str = "train"
+    columns: dict[str, str] = Field(default_factory=dict)
+    where: dict[str, Cell | tuple[Cell, ...]] = Field(default_factory=dict)
+
+    def rows(self, path: Path, language: str) -> Iterator[tuple[str, Row | None]]:
+        """Rows in `language` of a file or of a dataset on disk, each with where it stands; None
+        for one that `where` leaves out.
+
+        A dataset with a config named by the language gives that config; one with a `language`
+        column gives its rows in that language. Raises InputError for what cannot be read.
+        """
+        if is_file(path.name):
+            found = (_read_jsonl if path.suffix == ".jsonl" else _read_parquet)(path)
+        else:
+            found = _read_dataset(path, language, self.split, self.columns.get("language"))
+        for where, row in found:
+            named = row | {ours: _dig(row, theirs, where) for ours, theirs in self.columns.items()}
+            if named.get("language", language) == language:
+                yield where, named if self._wanted(row, where) else None
+
+    def _wanted(self, row: Row, where: str) -> bool:
+        for column, value in self.where.items():
+            asked = value if isinstance(value, tuple) else (value,)
+            if _dig(row, column, where) not in asked:
+                return False
+        return True
+
+
+def _dig(row: Row, path: str, where: str) -> Any:
+    value: Any = row
+    for part in [path] if path in row else path.split("."):
+        if isinstance(value, list) and part.lstrip("-").isdigit() and len(value) > int(part):
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        else:
+            there = value if isinstance(value, Mapping) else ()
+            raise InputError(
+                f"{where}: no column {path!r}{nearest(part, there)}",
+                f"it has {', '.join(map(str, there))}" if there else "check columns: and where:",
+            )
+    return value
+
+
+def messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
+    """The conversation in a row's `messages`, or the text in its `prompt` as one user turn."""
+    value = row.get("messages") or row.get("prompt")
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise InputError(
+            f"{where}: no messages{nearest('messages', row)}",
+            "give each row 'messages' (a list of role and content) or 'prompt' (text)",
+        )
+    for message in value:
+        if not isinstance(message, Mapping) or not all(
+            isinstance(message.get(part), str) for part in ("role", "content")
+        ):
+            raise InputError(
+                f"{where}: a message without role or content", "both are text: mend that row"
+            )
+    return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def address(row: Mapping[str, Any], said: list[dict[str, str]], source: str) -> dict[str, str]:
+    """The id and the hash of a prompt: the same in every stage that takes in the same dataset."""
+    text = json.dumps(said, sort_keys=True, ensure_ascii=False)
+    return {
+        "prompt_id": given_id(row) or text_hash(source + text),
+        "prompt_hash": text_hash(text),
+    }
+
+
+def answer(value: Any, where: str) -> list[dict[str, str]]:
+    """The assistant's part of a preference: text, or the last message of a conversation."""
+    [*_, last] = messages({"messages": value}, where)
+    return [{"role": "assistant", "content": last["content"]}]
+
+
+def given_id(row: Mapping[str, Any]) -> str:
+    """The id that the source gives a row, `""` for none; 0 is one."""
+    found = next((row[key] for key in ("prompt_id", "id") if row.get(key) is not None), "")
+    return str(found)
+
+
+def unlike(seen: Collection[str], name: str) -> str:
+    """`name`, with -2, -3, … if it is taken: two prompts under one id stay two prompts."""
+    tries = (f"{name}-{times}" for times in itertools.count(2))
+    return name if name not in seen else next(other for other in tries if other not in seen)
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
+    try:
+        table = pq.ParquetFile(path).read()
+    except pa.ArrowInvalid:
+        raise InputError(f"{path.name} is not a parquet file", "check what is in it") from None
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield f"{path.name} row {number}", row
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path.name} line {number}"
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError:
+                raise InputError(f"{where}: not UTF-8", "save the file as UTF-8") from None
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where}: not JSON: {error.msg}", "mend that line") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{where}: not an object", "each line is one {…}")
+            yield where, row
+
+
+def _read_dataset(
+    path: Path, language: str, split: str, language_column: str | None
+) -> Iterator[tuple[str, Row]]:
+    import datasets
+
+    configs = datasets.get_dataset_config_names(str(path))
+    config = language if language in configs else configs[0]
+    if len(configs) > 1 and config != language:
+        raise InputError(
+            f"{path.name} has no config {language!r}, only {', '.join(configs)}",
+            "name a dataset with a config for every language of the recipe",
+        )
+    try:
+        rows = datasets.load_dataset(str(path), config, split=split)
+    except ValueError as error:
+        raise InputError(f"split {split!r} cannot be read: {error}", "set split:") from None
+    said = language_column or "language"
+    if config != language and said not in rows.column_names and language != "en":
+        raise InputError(
+            f"the dataset does not say which rows are in {language!r}",
+            "use a dataset with a config or a 'language' column per language",
+        )
+    for number, row in enumerate(rows, start=1):
+        yield f"{config} row {number}", dict(row)
