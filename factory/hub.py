@@ -177,6 +177,12 @@ class Hub:
                 )
             return collection.slug
 
+    def collection(self, slug: str) -> dict[str, str]:
+        """The repos in a collection, in its order, with their types. Raises HubError."""
+        with self.explained(f"the collection {slug}"):
+            items = self._api.get_collection(slug).items
+            return {i.item_id: i.item_type for i in items if i.item_type in ("model", "dataset")}
+
     def _tagged(self, repo: str, kind: str) -> Iterator[tuple[str, Manifest]]:
         try:
             refs = self._api.list_repo_refs(repo, repo_type=kind)

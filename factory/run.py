@@ -54,33 +54,47 @@ def run(
     """
     names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
     wanted = _wanted(names, only, until)  # before anything is fetched for a misspelt one
-    unpublished: list[HubError] = []
     with _stoppable(), _explained(home):
         pins, _ = stock.resolve(loaded, hub, home, report.note, frozen)
         held = stock.holdings(loaded, pins, hub, home)
-        for name in wanted:
+        execute(loaded, pins, held, wanted, hub, home, report)
+    return plan(loaded.recipe, pins, held)
+
+
+def execute(
+    loaded: Loaded,
+    pins: Lock,
+    held: Holdings,
+    wanted: Sequence[str],
+    hub: Hub,
+    home: Home,
+    report: Reporter,
+) -> None:
+    """Run and publish these steps, in their order; `held` takes in what comes of them. Raises
+    FactoryError, a HubError at the end for what is made and could not be published."""
+    unpublished: list[HubError] = []
+    for name in wanted:
+        step = _find(plan(loaded.recipe, pins, held), name)
+        seconds = None
+        if step.state is State.RUN:
+            seconds = _work(loaded, pins, step, held, hub, home, report)
             step = _find(plan(loaded.recipe, pins, held), name)
-            seconds = None
-            if step.state is State.RUN:
-                seconds = _work(loaded, pins, step, held, hub, home, report)
+        if step.state is State.PUBLISH:
+            try:
+                tag = _publish(loaded, step, hub)
+            except HubError as error:
+                report.note(f"{name} is not published: {error.what}")
+                unpublished.append(error)
+            else:
+                assert step.found is not None
+                held.add(Found(step.found.manifest, tag=tag))
                 step = _find(plan(loaded.recipe, pins, held), name)
-            if step.state is State.PUBLISH:
-                try:
-                    tag = _publish(loaded, step, hub)
-                except HubError as error:
-                    report.note(f"{name} is not published: {error.what}")
-                    unpublished.append(error)
-                else:
-                    assert step.found is not None
-                    held.add(Found(step.found.manifest, tag=tag))
-                    step = _find(plan(loaded.recipe, pins, held), name)
-            report.end(step, seconds)
+        report.end(step, seconds)
     if unpublished:
         raise HubError(
             f"{len(unpublished)} artifacts are made but not published: {unpublished[0].what}",
             "run the same command again; they rest in the work directory",
         )
-    return plan(loaded.recipe, pins, held)
 
 
 def _wanted(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
@@ -108,16 +122,10 @@ def _work(
     report: Reporter,
 ) -> float:
     """Run one step and seal its artifact. Returns the seconds it took, all attempts together."""
-    steps = {other.name: other for other in plan(loaded.recipe, pins, held)}
-    done = {name: other.found for name, other in steps.items() if other.found}
     needs = list(dict.fromkeys(need for made in step.slices for need in made.spec.needs))
-    for need in needs:
-        if isinstance(need, Read) and need.step not in done:
-            raise RecipeError(
-                f"{step.name} needs {need.step}, which is not made yet",
-                f"run it first, or leave out --only: {steps[need.step].reason}",
-            )
-    places = {need: _place(need, loaded, pins, done, steps, hub) for need in needs}
+    places = inputs(loaded, pins, held, hub, needs, step.name)
+    others = plan(loaded.recipe, pins, held)
+    done = {other.name: other.found for other in others if other.found}
     read = content_digest(
         (f"{n.role}/{number}", record.inputs(n, pins, done).digest)
         for number, n in enumerate(needs)
@@ -203,16 +211,16 @@ def _earlier(made: Slice, kind: str, hub: Hub) -> tuple[Earlier, ...]:
 
 
 def inputs(
-    loaded: Loaded, pins: Lock, held: Holdings, hub: Hub, needs: Sequence[Read], asked_by: str
+    loaded: Loaded, pins: Lock, held: Holdings, hub: Hub, needs: Sequence[Need], asked_by: str
 ) -> dict[Need, Place]:
-    """Where artifacts that are made already lie on this disk, fetched if they must be.
+    """Where what is needed lies on this disk, fetched if it must be.
 
-    Raises RecipeError for one that is not made yet.
+    Raises RecipeError for an artifact that is not made yet.
     """
     steps = {step.name: step for step in plan(loaded.recipe, pins, held)}
     done = {name: step.found for name, step in steps.items() if step.found}
     for need in needs:
-        if need.step not in done:
+        if isinstance(need, Read) and need.step not in done:
             raise RecipeError(
                 f"{asked_by} needs {need.step}, which is not made yet: {steps[need.step].reason}",
                 f"run factory run {loaded.recipe.name} --until {need.step} first",

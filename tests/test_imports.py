@@ -131,6 +131,7 @@ def test_the_list_of_stages_imports_them_all():
                     "factory.engines.transformers",
                     "factory.stages.train",
                     "factory.chat",
+                    "factory.difference",
                     "factory.pocket",
                 },
             )

@@ -14,9 +14,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from huggingface_hub import HfApi
 
 from factory.artifact import Manifest, read_manifest
-from factory.localhub.launcher import await_end
+from factory.localhub.launcher import await_end, connect
 from factory.recipe import PACKAGED
 from tests.conftest import FACTORY, run_factory
 
@@ -270,6 +271,31 @@ def test_one_collection_holds_every_repo(made: Path) -> None:
     lines = _clients(made, code).splitlines()
     assert len(lines) == len(STEPS)
     assert lines[0].startswith("local/smoke-prompts | prompts: 36 rows, fp-")
+
+
+def test_a_stranger_reproduces_from_the_collection_alone(made: Path, tmp_path: Path) -> None:
+    """On another machine, with nothing but the address of the hub and the slug: the scores are
+    made again from the published samples, and they are the same."""
+    await_end(made / "hub")
+    stranger = tmp_path / "home"
+    with connect(made / "hub") as hub:
+        [slug] = [c.slug for c in HfApi(hub.url, token=hub.token).list_collections(owner="local")]
+        words = ["reproduce", slug, "--from", "score", "--at", hub.url, "--json"]
+        done = run_factory(*words, home=stranger, HF_TOKEN=hub.token)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = json.loads(done.stdout[done.stdout.index("\n{") :])
+        assert list(found) == STEPS[STEPS.index("score") :]
+        assert found["score"]["rows"]["en"]["same"] == 48
+        assert found["pair"]["same_bytes"] and found["best"]["same_bytes"]
+        refused = run_factory("reproduce", slug, "--from", "prompts", home=stranger)
+        assert refused.returncode == 1
+        assert "was read from a file that was not published" in refused.stderr
+    await_end(stranger / "hub")
+    # what was published is as it was, and what was made again lies beside it
+    again = {m.repo for path in stranger.glob("work/*/*/artifact") if (m := read_manifest(path))}
+    assert all(repo.startswith("local-again/smoke-") for repo in again)
+    told = run_factory("diff", "local/smoke-score", "local-again/smoke-score", home=stranger)
+    assert "the same to the byte" in told.stdout
 
 
 def test_hf_download_works_unchanged(made: Path, tmp_path: Path) -> None:
