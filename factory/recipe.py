@@ -39,6 +39,7 @@ class Recipe(Knobs):
     seed: Annotated[int, Field(ge=0)] = 0
     license: str | None = None
     private: bool = False
+    reuse: tuple[str, ...] = ()  # collections, by slug, whose artifacts may stand in this one
     models: dict[Annotated[str, Field(pattern=NAME)], ModelRef]
     stages: Stages
 
@@ -86,11 +87,13 @@ class Recipe(Knobs):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A recipe, the file it came from, and whether that file ships with the package."""
+    """A recipe, the file it came from, whether that file ships with the package, and the org and
+    name of every recipe that it extends."""
 
     recipe: Recipe
     path: Path
     packaged: bool
+    extends: tuple[tuple[str, str], ...] = ()
 
     def file(self, source: str) -> Path:
         """Where a local file that the recipe names lies: beside the recipe."""
@@ -124,7 +127,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
     Raises RecipeError that names the line and the nearest right word.
     """
     path, packaged = find(name)
-    document = _read(path, ())
+    lineage: list[tuple[str, str]] = []
+    document = _read(path, (), lineage)
     if not isinstance(document.data, dict):
         raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
     for override in overrides:
@@ -140,10 +144,12 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
         except RecipeError as error:
             place = document.place(("stages", stage.name))
             raise RecipeError(f"{place}: {error.what}", error.fix) from None
-    return Loaded(recipe, path, packaged)
+    others = tuple(one for one in lineage if one != (recipe.org, recipe.name))
+    return Loaded(recipe, path, packaged, others)
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> yaml12.Document:
+def _read(path: Path, seen: tuple[Path, ...], lineage: list[tuple[str, str]]) -> yaml12.Document:
+    """The document at `path` over those it extends, whose org and name go into `lineage`."""
     if path in seen:
         raise RecipeError(f"{path.name} extends itself", "break the circle")
     try:
@@ -157,9 +163,10 @@ def _read(path: Path, seen: tuple[Path, ...]) -> yaml12.Document:
         if not parent.is_file():
             place = document.place(("extends",))
             raise RecipeError(f"{place}: no recipe at {parent_name}", "check extends:")
-        base = _read(parent.resolve(), (*seen, path))
+        base = _read(parent.resolve(), (*seen, path), lineage)
         if not isinstance(base.data, dict):
             raise RecipeError(f"{parent_name} holds no recipe", "check extends:")
+        lineage.append((str(base.data.get("org")), str(base.data.get("name"))))
         return yaml12.Document(_merge(base.data, document.data), {**base.places, **document.places})
     return document
 

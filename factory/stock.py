@@ -91,7 +91,8 @@ def _import(name: str, hub: Hub, home: Home) -> None:
 def holdings(loaded: Loaded, pins: Lock, hub: Hub, home: Home) -> Holdings:
     """What exists of a recipe: on the hub, at rest here, and half-way.
 
-    What another recipe of the same org made here counts too, if it is the very same thing.
+    What another recipe of the same org made here counts too, if it is the very same thing; so do
+    the recipes it extends, and the collections under `reuse:`. Raises HubError.
     """
     recipe = loaded.recipe
     asked = {step.fingerprint for step in plan(recipe, pins, Holdings())}
@@ -103,8 +104,12 @@ def holdings(loaded: Loaded, pins: Lock, hub: Hub, home: Home) -> Holdings:
                 at_rest.partial[work.fingerprint] = progress
         elif manifest.recipe == recipe.name or manifest.fingerprint in asked:
             at_rest.add(Found(manifest, directory=work.artifact))
-    others = {f.manifest.repo: repo_type(f.manifest.kind) for f in at_rest.found}
-    found = hub.holdings(repos(recipe) | others)
+    others: dict[str, str] = {f.manifest.repo: repo_type(f.manifest.kind) for f in at_rest.found}
+    for org, name in loaded.extends:
+        others |= repos(recipe.model_copy(update={"org": org, "name": name}))
+    for slug in recipe.reuse:
+        others |= hub.collection(slug)
+    found = hub.holdings(others | repos(recipe))
     for resting in at_rest.found:
         found.add(resting)
     found.partial = at_rest.partial

@@ -360,3 +360,13 @@ def test_a_path_with_a_suffix_is_never_a_packaged_name(tmp_path, monkeypatch):
     assert load("demo").packaged
     with pytest.raises(RecipeError, match=r"no recipe at demo\.yaml"):
         load("demo.yaml")
+
+
+def test_a_recipe_knows_what_it_extends(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        (recipe_directory() / "demo.yaml").read_text().replace("name: demo", "name: first")
+    )
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\nname: second\norg: lab\n")
+    (tmp_path / "c.yaml").write_text("extends: b.yaml\nname: third\n")
+    assert load(str(tmp_path / "c.yaml")).extends == (("local", "first"), ("lab", "second"))
+    assert load("demo").extends == ()

@@ -86,6 +86,17 @@ def test_a_changed_knob_reruns_what_hangs_on_it_and_says_why(made: Path) -> None
     assert "rejected.sigma -2.0 -> -1.0" in steps["pair"]["reason"]
 
 
+def test_what_another_collection_has_is_referred_to(made: Path) -> None:
+    with connect(made / "hub") as hub:
+        [slug] = [c.slug for c in HfApi(hub.url, token=hub.token).list_collections(owner="local")]
+    elsewhere = plan(made, "--set", "org=lab")
+    assert {step["state"] for step in elsewhere.values()} == {"run"}
+    found = plan(made, "--set", "org=lab", "--set", f"reuse=[{slug}]")
+    assert {step["state"] for step in found.values()} == {"reuse"}
+    assert found["pair"]["repo"] == "local/smoke-pair"
+    assert found["pair"]["reason"].endswith("of local/smoke-pair")
+
+
 def test_how_it_is_run_changes_nothing(made: Path) -> None:
     steps = plan(made, "--set", "stages.generate.how.shard=3")
     assert {step["state"] for step in steps.values()} == {"reuse"}
@@ -283,7 +294,7 @@ def test_a_stranger_reproduces_from_the_collection_alone(made: Path, tmp_path: P
         words = ["reproduce", slug, "--from", "score", "--at", hub.url, "--json"]
         done = run_factory(*words, home=stranger, HF_TOKEN=hub.token)
         assert done.returncode == 0, done.stdout + done.stderr
-        found = json.loads(done.stdout[done.stdout.index("\n{") :])
+        found = json.loads(done.stdout[done.stdout.index("{\n") :])
         assert list(found) == STEPS[STEPS.index("score") :]
         assert found["score"]["rows"]["en"]["same"] == 48
         assert found["pair"]["same_bytes"] and found["best"]["same_bytes"]

@@ -46,7 +46,7 @@ def reproduce(
         published = room.read(hub, collection, Path(folder))
         if at is not None:
             _bring(room.models(published, from_), at)
-        teller = shown.Teller()
+        teller = shown.Teller(aside=json_)
         try:
             found = room.again(published, from_, hub, home, teller)
         finally:

@@ -31,29 +31,31 @@ _LOG_EVERY = 30.0  # seconds between plain lines
 
 
 class Teller:
-    """Tells a run: a moving bar on a terminal, plain lines in a log."""
+    """Tells a run: a moving bar on a terminal, plain lines in a log. `aside` tells it on stderr,
+    where stdout is for programs."""
 
-    def __init__(self) -> None:
+    def __init__(self, aside: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False) if aside else console
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
     def note(self, text: str) -> None:
         """One line of its own."""
-        console.print(text)
+        self._console.print(text)
 
     def begin(self, step: Step) -> Any:
         """Announce a step; the answer takes its progress."""
-        console.print(f"{step.name}: {step.reason}")
+        self._console.print(f"{step.name}: {step.reason}")
         started = said = time.monotonic()
         at_start: int | None = None
-        if console.is_terminal:
+        if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("  {task.description}"),
                 BarColumn(),
                 TextColumn("{task.completed:.0f}/{task.total:.0f}"),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
-                console=console,
+                console=self._console,
                 transient=True,
             )
             self._bar.start()
@@ -71,7 +73,7 @@ class Teller:
             elif now - said > _LOG_EVERY:
                 said = now
                 left = (now - started) / max(done - at_start, 1) * (total - done)
-                console.print(
+                self._console.print(
                     f"  {done}/{total} {unit}{rate and ', ' + rate}, about {left:.0f} s left"
                 )
 
@@ -87,7 +89,7 @@ class Teller:
             rows = step.found.manifest.rows()
             did = "reused" if seconds is None else f"done in {seconds:.0f} s"
             line = f"{step.name}: {did}, {rows.out} rows in {step.repo} at {step.found.tag}"
-        console.print(line)
+        self._console.print(line)
 
     def stop(self) -> None:
         """Take the bar away."""
