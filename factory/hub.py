@@ -178,9 +178,21 @@ class Hub:
             return collection.slug
 
     def collection(self, slug: str) -> dict[str, str]:
-        """The repos in a collection, in its order, with their types. Raises HubError."""
+        """The repos in a collection, in its order, with their types. A collection that was pulled
+        is found by the slug that it had elsewhere: only the number at its end differs.
+
+        Raises HubError.
+        """
+        org, stem = slug.split("/")[0], slug.rpartition("-")[0]
         with self.explained(f"the collection {slug}"):
-            items = self._api.get_collection(slug).items
+            there = [found.slug for found in self._api.list_collections(owner=org)]
+            same = [found for found in there if found.rpartition("-")[0] == stem]
+            if slug not in there and not same:
+                raise HubError(
+                    f"{self.endpoint} has no collection {slug}",
+                    f"there is {', '.join(there)}" if there else "factory pull it first",
+                )
+            items = self._api.get_collection(slug if slug in there else same[0]).items
             return {i.item_id: i.item_type for i in items if i.item_type in ("model", "dataset")}
 
     def _tagged(self, repo: str, kind: str) -> Iterator[tuple[str, Manifest]]:
