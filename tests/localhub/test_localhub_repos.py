@@ -7,7 +7,6 @@ import warnings
 import pytest
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import (
-    BadRequestError,
     EntryNotFoundError,
     HfHubHTTPError,
     RepositoryNotFoundError,
@@ -232,14 +231,3 @@ def test_links_follow_the_host_header(raw):
         "POST", "/api/repos/create", body='{"name": "hosted"}', headers={"Host": "node7:8000"}
     )
     assert reply.json()["url"] == "http://node7:8000/local/hosted"
-
-
-def test_pull_requests_are_refused_plainly(api, repo):
-    with pytest.raises(BadRequestError, match="no pull requests"):
-        api.upload_file(
-            path_or_fileobj=b"x",
-            path_in_repo="x",
-            repo_id=repo,
-            repo_type="dataset",
-            create_pr=True,
-        )
