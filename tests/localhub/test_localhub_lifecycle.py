@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from localhub_client import SOURCE, send, server_command
@@ -237,6 +239,21 @@ def test_users_hold_no_lock_through_their_children(tmp_path):
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.slow
+def test_an_idle_connection_is_not_closed_under_a_client(hub):
+    """Clients keep one for five seconds, which is when uvicorn by itself would close it."""
+    address = urlsplit(hub.url)
+    line = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    for pause in (6, 0):
+        line.request("GET", "/api/whoami-v2", headers={"Authorization": f"Bearer {hub.token}"})
+        reply = line.getresponse()
+        assert reply.read() and reply.status == 200
+        socket = line.sock
+        time.sleep(pause)
+    assert line.sock is socket
+    line.close()
 
 
 def test_environment(tmp_path, monkeypatch):
