@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -498,6 +500,13 @@ def test_trainers_take_both_sets_as_they_are(tmp_path: Path) -> None:
                 processing_class=tokenizer,
             )
             assert made.train().training_loss > 0
+
+
+def test_arrow_allocates_with_malloc():
+    """Its own allocator would hold on to 40 MB more (benchmarks/pairing.py)."""
+    code = "import factory, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "system"
 
 
 def test_rows_of_an_older_artifact_are_filled_in(tmp_path):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,21 @@ def test_the_hub_says_where_it_is_and_serves_until_told_to_stop(home: Path) -> N
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
     assert not status()["running"]
+
+
+def test_a_log_shows_bytes_and_rate_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from factory.cli import bar
+
+    monkeypatch.setattr(bar, "_EVERY", 0.01)
+    made = bar.Bar()
+    made.begin("datasets/org/x", 5_000_000)
+    for _ in range(4):
+        time.sleep(0.02)
+        made.moved(1_000_000)
+    made.stop()
+    said = capsys.readouterr()
+    lines = (said.out + said.err).splitlines()
+    assert len(lines) == 4
+    assert lines[3].startswith("datasets/org/x: 4 MB of 5 MB, ") and lines[3].endswith("MB/s")
