@@ -155,6 +155,8 @@ def test_tags_come_from_the_card(api):
     assert len(list(api.list_models(author="tagged"))) == 2
     assert [m.id for m in api.list_models(search="OTHER", author="tagged")] == ["tagged/other"]
     assert [m.id for m in api.list_models(author="tagged", limit=1)] == ["tagged/other"]
+    made = [m.id for m in api.list_models(author="tagged", sort="created_at")]
+    assert made == ["tagged/other", "tagged/adapter"]
     # One property asked for, one given.
     assert api.model_info("tagged/adapter", expand=["tags"]).created_at is None
 
