@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +123,6 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
 
 def ours(directory: Path, cross: bool = False) -> Callable[[], dict[str, int]]:
     """The stage itself, all but the drawing: reads parquet, pairs, describes, writes parquet."""
-    import polars  # noqa: F401
-    import pyarrow.compute  # noqa: F401
-
     from factory import anatomy, pairing, scales  # noqa: F401
     from factory.stages.contract import Read, SliceSpec
     from factory.stages.job import Job, Place
@@ -246,20 +243,25 @@ def measure(side: str, directory: Path) -> dict[str, float]:
     run = ours(directory, side == CROSS) if mine else dicts(directory, parse=side == SIDES[1])
     peak = Peak()
     peak.start()
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     found = run()
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "mb": peak.stop(), **found}
+    seconds, cpu = time.perf_counter() - started, time.process_time() - worked
+    return {"seconds": seconds, "cpu": cpu, "mb": peak.stop(), **found}
 
 
-def apart(side: str, directory: Path, repeats: int) -> dict[str, Any]:
-    """Some runs of one side, each in its own process: the median of each figure."""
-    command = [sys.executable, __file__, "--side", side, "--directory", str(directory)]
-    found = []
+def apart(sides: Sequence[str], directory: Path, repeats: int) -> list[dict[str, Any]]:
+    """Some rounds of all sides, each run in its own process: the median of each figure. In rounds,
+    so that what else the machine does falls on all sides alike."""
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(repeats):
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found.append(json.loads(done.stdout))
-    return {key: sorted(run[key] for run in found)[repeats // 2] for key in found[0]}
+        for side, runs in found.items():
+            command = [sys.executable, __file__, "--side", side, "--directory", str(directory)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            runs.append(json.loads(done.stdout))
+    return [
+        {"side": side, **{key: sorted(run[key] for run in runs)[repeats // 2] for key in runs[0]}}
+        for side, runs in found.items()
+    ]
 
 
 def agree(directory: Path) -> bool:
@@ -284,7 +286,7 @@ def main() -> None:
     """Generate, measure, print."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--scale", action="store_true", help="ours up to 4.5 million rows too")
-    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--json", action="store_true", help="one last line of JSON")
     options.add_argument("--side", choices=(*SIDES, CROSS), help=argparse.SUPPRESS)
     options.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
@@ -292,39 +294,39 @@ def main() -> None:
     if asked.side:
         print(json.dumps(measure(asked.side, asked.directory)))
         return
-    machine = f"{os.cpu_count()}-core CPU machine"
+    machine, before = f"{os.cpu_count()}-core CPU machine", os.getloadavg()[0]
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         small = Path(temporary) / "small"
         generate(small, SMALL, jsonl=True)
-        for side in SIDES:
-            figures = apart(side, small, asked.repeats)
-            results.append({"side": side, "rows": SMALL * len(LANGUAGES) * SAMPLES, **figures})
+        for figures in apart(SIDES, small, asked.repeats):
+            results.append({"rows": SMALL * len(LANGUAGES) * SAMPLES, **figures})
         same = agree(small)
         for prompts in (LARGE // 16, LARGE // 4, LARGE) if asked.scale else ():
             large = Path(temporary) / str(prompts)
             generate(large, prompts, jsonl=False)
-            for side in (SIDES[0], CROSS):
-                figures = apart(side, large, 1)
-                results.append(
-                    {"side": side, "rows": prompts * len(LANGUAGES) * SAMPLES, **figures}
-                )
+            for figures in apart((SIDES[0], CROSS), large, 1):
+                results.append({"rows": prompts * len(LANGUAGES) * SAMPLES, **figures})
     first, other = results[0], results[1]
-    print(f"{machine}; median of {asked.repeats} runs at {first['rows']:,} rows\n")
-    print(f"{'side':24} {'rows':>10} {'seconds':>9} {'MB':>8} {'us a row':>9} {'pairs':>8}")
+    load = f"load {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    print(f"{machine}, {load}; median of {asked.repeats} rounds at {first['rows']:,} rows\n")
+    heads = ("rows", "seconds", "CPU s", "MB", "us a row", "pairs")
+    print(f"{'side':24} {heads[0]:>10} " + " ".join(f"{head:>8}" for head in heads[1:]))
     for row in results:
         each = row["seconds"] / row["rows"] * 1e6
         print(
-            f"{row['side']:24} {row['rows']:>10,} {row['seconds']:>9.3f} {row['mb']:>8.0f} "
-            f"{each:>9.2f} {row['pairs']:>8,}"
+            f"{row['side']:24} {row['rows']:>10,} {row['seconds']:>8.3f} {row['cpu']:>8.3f} "
+            f"{row['mb']:>8.0f} {each:>8.2f} {row['pairs']:>8,}"
         )
     faster = other["seconds"] / first["seconds"]
     print(
         f"\nBoth sides chose the same answers: {'yes' if same else 'NO'}. "
-        f"{faster:.1f} times faster, {first['mb'] / other['mb']:.2f} of the memory."
+        f"{faster:.1f} times faster ({other['cpu'] / first['cpu']:.1f} in CPU time), "
+        f"{first['mb'] / other['mb']:.2f} of the memory."
     )
     if asked.json:
-        print(json.dumps({"machine": machine, "same_pairs": same, "results": results}))
+        figures = {"machine": machine, "load": load, "same_pairs": same, "results": results}
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from factory.errors import RecipeError
+from factory.stages.candidates import Candidates
+from factory.stages.choosing import Found
 from factory.stages.contract import Scope, SliceSpec
 from factory.stages.job import Job
-from factory.stages.pair import Found, Pair
+from factory.stages.pair import Pair
 from factory.strategies import parse
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def compare(found: Sequence[Strategy], scope: Scope, job: Job) -> list[dict[str,
     first: dict[str, pl.DataFrame] = {}
     for strategy in found:
         for spec in strategy.slices(scope):
-            made = strategy.stage.find(job, spec)
+            made = strategy.stage.find(Candidates(job, spec))
             reference = first.setdefault(spec.name, made.rows)
             rows.append(_row(strategy.name, spec.name, made, reference))
     return rows

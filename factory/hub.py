@@ -73,27 +73,18 @@ class Hub:
         Raises HubError when the hub is out of reach, or the repo is gated or has no `revision`.
         """
         with self.explained(name):
-            try:
-                commit = self._api.repo_info(name, repo_type=kind, revision=revision).sha
-            except GatedRepoError:
-                raise
-            except RevisionNotFoundError:
-                raise
-            except RepositoryNotFoundError:
+            commit = self._commit_at(name, kind, revision)
+            if commit is None:
                 return None
-            assert commit is not None
             return commit, content_digest(self._contents(name, kind, commit).items())
 
     def has(self, name: str, kind: str, revision: str) -> bool:
         """Whether the hub has this revision of a repo. Raises HubError when it is out of reach."""
         with self.explained(name):
             try:
-                self._api.repo_info(name, repo_type=kind, revision=revision)
-            except GatedRepoError:
-                raise
-            except (RevisionNotFoundError, RepositoryNotFoundError):
+                return self._commit_at(name, kind, revision) is not None
+            except RevisionNotFoundError:
                 return False
-            return True
 
     def fetch(self, name: str, kind: str, revision: str) -> Path:
         """The files of a repo at a revision, on this disk. Safetensors only, never pickles."""
@@ -194,6 +185,15 @@ class Hub:
                 )
             items = self._api.get_collection(slug if slug in there else same[0]).items
             return {i.item_id: i.item_type for i in items if i.item_type in ("model", "dataset")}
+
+    def _commit_at(self, name: str, kind: str, revision: str) -> str | None:
+        """The commit of a repo at a revision; None when the hub has no such repo."""
+        try:
+            return self._api.repo_info(name, repo_type=kind, revision=revision).sha
+        except GatedRepoError:  # a RepositoryNotFoundError too
+            raise
+        except RepositoryNotFoundError:
+            return None
 
     def _tagged(self, repo: str, kind: str) -> Iterator[tuple[str, Manifest]]:
         try:

@@ -77,8 +77,13 @@ def pool(
         finished=pl.col("finish_reason") == "stop",
         in_language=pl.col("detected_language").is_in(list(accepted)).fill_null(False),
     )  # fmt: skip
-    given = pl.DataFrame(scores).select(*keys, "reward", conversation=pl.col("n_tokens"))
-    rows = given.join(known, on=keys, how="inner", maintain_order="left")
+    if all(scores.column(key).equals(samples.column(key)) for key in keys):
+        # row for row the same answers, as the stages leave them
+        given = pl.DataFrame(scores.select(["reward", "n_tokens"]))
+        rows = known.with_columns(reward=given["reward"], conversation=given["n_tokens"])
+    else:
+        given = pl.DataFrame(scores).select(*keys, "reward", conversation=pl.col("n_tokens"))
+        rows = given.join(known, on=keys, how="inner", maintain_order="left")
     return (
         (rows if gold else rows.filter(pl.col("k") != GOLD))
         .with_columns(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from factory.plan import Holdings, plan
 from factory.recipe import load
 from factory.schemas import SCHEMAS
 from factory.stages.contract import Scope, SliceSpec
-from factory.stages.job import Job, Outcome, Place, read_slice
+from factory.stages.job import Job, Outcome, Place, pick_rows, read_slice
 from factory.stages.pair import Best, Pair
 from factory.stages.sources import Prompts
 from factory.strategies import MinOf, Sigma, parse
@@ -295,6 +297,18 @@ def test_answers_to_a_prompt_that_is_not_there_are_an_error(tmp_path):
         stage.run(job_of(tmp_path, stage, CODES))
 
 
+def test_texts_are_those_of_the_rows_whatever_file_and_batch_they_lie_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("factory.shards.PART_BYTES", 1000)
+    monkeypatch.setattr("factory.stages.job._BATCH", 3)
+    write(tmp_path, {"da": {"p": [(float(k), f"answer {k}") for k in range(40)]}})
+    files = list((tmp_path / "samples" / "data" / "da").glob("*.parquet"))
+    assert len(files) > 2
+    dice = random.Random(3)
+    for rows in ([], [0], [39, 0, 39, 7], [dice.randrange(40) for _ in range(100)]):
+        found = pick_rows(tmp_path / "samples", "da", "response", rows)
+        assert found.to_list() == [f"answer {row}" for row in rows]
+
+
 def test_nothing_to_pair_leaves_an_empty_table(tmp_path):
     write(tmp_path, {"da": {}}, {"da": ["a", "b"]})
     for stage in (Pair(), Best()):
@@ -486,6 +500,13 @@ def test_trainers_take_both_sets_as_they_are(tmp_path: Path) -> None:
                 processing_class=tokenizer,
             )
             assert made.train().training_loss > 0
+
+
+def test_arrow_allocates_with_malloc():
+    """Its own allocator would hold on to 40 MB more (benchmarks/pairing.py)."""
+    code = "import factory, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "system"
 
 
 def test_rows_of_an_older_artifact_are_filled_in(tmp_path):

@@ -607,6 +607,12 @@ def test_each_answer_knows_its_row_and_how_long_its_conversation_is():
     assert answers["language"].to_list() == [2] * 5
 
 
+def test_scores_beside_their_answers_and_in_another_order_make_the_same_pool():
+    beside = make_pool(scores(), samples(), {"da"})
+    apart = make_pool(scores(SAMPLES[::-1]), samples(), {"da"}).sort("k")
+    assert beside.select(sorted(beside.columns)).equals(apart.select(sorted(apart.columns)))
+
+
 def test_answers_that_people_wrote_join_the_pool_only_when_asked_for():
     gold = [*SAMPLES, {**SAMPLES[0], "k": GOLD, "response": "Ja."}]
     assert GOLD not in make_pool(scores(gold), samples(gold), {"da"})["k"]

@@ -212,6 +212,19 @@ def test_everything_arrives_and_a_second_run_sends_nothing(
     assert targets(there, repo) == before
 
 
+def test_pull_requests_stay_where_they_were_made(
+    here: Connection, there: Connection, push: Any
+) -> None:
+    repo = written(here)
+    client(here).upload_file(
+        path_or_fileobj=b"?", path_in_repo="maybe", repo_id=repo.name, repo_type=repo.kind,
+        create_pr=True,
+    )  # fmt: skip
+    push().repo(repo)
+    assert contents(there, repo) == contents(here, repo)
+    assert list(client(there).get_repo_discussions(repo.name, repo_type=repo.kind)) == []
+
+
 def test_what_came_later_is_added(here: Connection, there: Connection, push: Any) -> None:
     repo = written(here)
     push().repo(repo)

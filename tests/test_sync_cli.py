@@ -1,9 +1,13 @@
-"""factory push, pull, hub export, import, gc and fsck, as a user types them."""
+"""factory push, pull and hub, as a user types them."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 import pytest
 
 from factory.localhub.launcher import Connection, connect
-from tests.conftest import run_factory
+from tests.conftest import FACTORY, run_factory
 from tests.test_sync import add, client, commit, contents, targets, written
 
 
@@ -108,3 +112,50 @@ def test_a_collection_travels_in_a_file(ours: tuple[Path, Connection], tmp_path:
     file.write_bytes(file.read_bytes()[:1000])
     broken = run_factory("hub", "import", str(file), home=other)
     assert broken.returncode == 1 and "not a whole export" in broken.stderr
+
+
+def test_the_hub_says_where_it_is_and_serves_until_told_to_stop(home: Path) -> None:
+    def status() -> Any:
+        return json.loads(run_factory("hub", "status", "--json", home=home).stdout)
+
+    assert status() == {"running": False, "store": str(home / "hub")}
+    server = subprocess.Popen(
+        [*FACTORY, "hub", "serve"],
+        env={**os.environ, "FACTORY_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert server.stdout is not None
+        said = server.stdout.readline()
+        found = status()
+        assert found["running"] and found["url"] in said
+        commit_to = client(Connection(found["url"], (home / "hub" / "token").read_text(), home))
+        repo = commit_to.create_repo("org/x").repo_id
+        commit_to.delete_repo(repo)
+        told = run_factory("hub", "gc", home=home).stdout
+        assert "could go: --remove" in told
+        assert "removed" in run_factory("hub", "gc", "--remove", home=home).stdout
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+    assert not status()["running"]
+
+
+def test_a_log_shows_bytes_and_rate_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from factory.cli import bar
+
+    monkeypatch.setattr(bar, "_EVERY", 0.01)
+    made = bar.Bar()
+    made.begin("datasets/org/x", 5_000_000)
+    for _ in range(4):
+        time.sleep(0.02)
+        made.moved(1_000_000)
+    made.stop()
+    said = capsys.readouterr()
+    lines = (said.out + said.err).splitlines()
+    assert len(lines) == 4
+    assert lines[3].startswith("datasets/org/x: 4 MB of 5 MB, ") and lines[3].endswith("MB/s")

@@ -28,7 +28,7 @@ app.add_typer(hub, name="hub")
 @hub.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def exec(command: Annotated[list[str], typer.Argument(help="The command, after --.")]) -> None:
     """Run any command with its Hub clients pointed at the local hub."""
-    from factory.cli.sync import local_hub
+    from factory.cli.transfer import local_hub
     from factory.errors import RecipeError
     from factory.localhub.launcher import environment
     from factory.work import Home
@@ -114,15 +114,16 @@ def export_(
     what: Annotated[list[str] | None, typer.Argument(help="Collections and repos.")] = None,
 ) -> None:
     """Put a collection in a file, with its history, for a machine to which there is no route."""
-    from factory.cli.sync import carry, local_hub, transfer
+    from factory.cli.transfer import Wishes, carry, local_hub, transfer
     from factory.localhub.launcher import await_end
 
     with tempfile.TemporaryDirectory(dir=_beside(file)) as folder:
         store = Path(folder) / "hub"
         with local_hub() as local, local_hub(store) as other:
-            ends = (local.url, local.token), (other.url, other.token)
-            with transfer(*ends, staging=Path(folder) / "sync", keeps_ids=True) as work:
-                carry(work, what or [])
+            here, there = (local.url, local.token), (other.url, other.token)
+            wishes, staging = Wishes(tuple(what or ())), Path(folder) / "sync"
+            with transfer(here, there, wishes, staging=staging, keeps_ids=True) as work:
+                carry(work, wishes)
         await_end(store)
         whole = Path(folder) / "file"
         with tarfile.open(whole, "w") as tar:
@@ -137,7 +138,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A file that factory hub export wrote.")],
 ) -> None:
     """Take a collection out of a file into the local hub; every content is hashed on the way."""
-    from factory.cli.sync import carry, everything, local_hub, transfer
+    from factory.cli.transfer import Wishes, carry, everything, local_hub, transfer
     from factory.errors import InputError
 
     with tempfile.TemporaryDirectory(dir=_beside(file)) as folder:
@@ -155,14 +156,15 @@ def import_(
                 f"{file} is not a whole export: {error}", "copy it again, or export it anew"
             ) from None
         with local_hub(store) as other, local_hub() as local:
-            ends = (other.url, other.token), (local.url, local.token)
-            with transfer(*ends, staging=Path(folder) / "sync", keeps_ids=True) as work:
-                carry(work, everything(work))
+            there, here = (other.url, other.token), (local.url, local.token)
+            staging = Path(folder) / "sync"
+            with transfer(there, here, Wishes(), staging=staging, keeps_ids=True) as work:
+                carry(work, Wishes(everything(work)))
 
 
 def _ask(what: str, body: dict[str, object]) -> dict[str, Any]:
     """Have the server look after its store, since nobody else may open it meanwhile."""
-    from factory.cli.sync import local_hub
+    from factory.cli.transfer import local_hub
     from factory.errors import HubError
     from factory.localhub.launcher import request
 

@@ -7,12 +7,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from factory.localhub import wire
+from factory.localhub import replies
 from factory.localhub.errors import HubError
 from factory.localhub.hub import Hub
 from factory.localhub.routes import (
     collections,
     commits,
+    discussions,
     files,
     lfs,
     people,
@@ -33,15 +34,16 @@ def build(hub: Hub) -> ASGIApp:
             *repos.ROUTES,
             *refs.ROUTES,
             *commits.ROUTES,
+            *discussions.ROUTES,
             *lfs.ROUTES,
             *files.ROUTES,
         ],
         exception_handlers={
-            HubError: wire.on_hub_error,
-            HTTPException: wire.on_http_error,
-            UnicodeEncodeError: wire.on_bad_text,
-            ClientDisconnect: wire.on_disconnect,
-            Exception: wire.on_unknown_error,
+            HubError: replies.on_hub_error,
+            HTTPException: replies.on_http_error,
+            UnicodeEncodeError: replies.on_bad_text,
+            ClientDisconnect: replies.on_disconnect,
+            Exception: replies.on_unknown_error,
         },
     )
     app.router.redirect_slashes = False

@@ -49,6 +49,11 @@ CREATE TABLE IF NOT EXISTS collection_items (
   id TEXT PRIMARY KEY, collection TEXT NOT NULL REFERENCES collections ON DELETE CASCADE,
   repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, position INTEGER NOT NULL, note TEXT,
   UNIQUE (collection, repo));
+-- With a base it is a pull request, whose commits lie at refs/pr/<number>.
+CREATE TABLE IF NOT EXISTS discussions (
+  repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, number INTEGER NOT NULL,
+  title TEXT NOT NULL, description TEXT NOT NULL, author TEXT NOT NULL, status TEXT NOT NULL,
+  base TEXT, created REAL NOT NULL, PRIMARY KEY (repo, number));
 CREATE INDEX IF NOT EXISTS contents_of_repo ON contents (repo);
 CREATE INDEX IF NOT EXISTS items_of_repo ON collection_items (repo);
 """

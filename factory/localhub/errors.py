@@ -1,13 +1,14 @@
-"""Everything the hub refuses, each with the HTTP status and the code by which clients know it.
+"""Everything the hub refuses, each with its HTTP status; the name goes out as X-Error-Code.
 
 HubError 500
 ├── BadRequest 400
 ├── Unauthorized 401
 ├── Forbidden 403
 ├── NotFound 404
-│   ├── RepoNotFound        X-Error-Code: RepoNotFound
-│   ├── RevisionNotFound    X-Error-Code: RevisionNotFound
-│   └── EntryNotFound       X-Error-Code: EntryNotFound
+│   ├── RepoNotFound        these three clients know by their names
+│   ├── RevisionNotFound
+│   └── EntryNotFound
+├── MethodNotAllowed 405
 ├── Conflict 409
 ├── Stale 412
 ├── TooLarge 413
@@ -28,7 +29,6 @@ class HubError(Exception):
     """An answer that is not 2xx; `fields` join the JSON body, `headers` the response."""
 
     status: ClassVar[int] = 500
-    code: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class HubError(Exception):
         super().__init__(message)
         self.message = message
         self.fields = fields or {}
-        self.headers = headers or {}
+        self.headers = {"X-Error-Code": type(self).__name__, **(headers or {})}
 
 
 class BadRequest(HubError):
@@ -60,15 +60,19 @@ class NotFound(HubError):
 
 
 class RepoNotFound(NotFound):
-    code = "RepoNotFound"
+    """There is no such repo, or it hides."""
 
 
 class RevisionNotFound(NotFound):
-    code = "RevisionNotFound"
+    """The repo has no such branch, tag or commit."""
 
 
 class EntryNotFound(NotFound):
-    code = "EntryNotFound"
+    """There is no such file at this revision."""
+
+
+class MethodNotAllowed(HubError):
+    status = 405
 
 
 class Conflict(HubError):

@@ -1,4 +1,4 @@
-"""Commits, and the branches and tags that name them; a branch moves only from where one saw it."""
+"""Commits: one on top of another, and a branch moves only from where its writer saw it."""
 
 from __future__ import annotations
 
@@ -6,60 +6,31 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from typing import Any
 
 from factory.localhub.attributes import PATH as ATTRIBUTES
+from factory.localhub.changes import Change, Put, Words
 from factory.localhub.database import Database
-from factory.localhub.errors import BadRequest, Conflict, EntryNotFound, RevisionNotFound, Stale
+from factory.localhub.errors import BadRequest, EntryNotFound, RevisionNotFound, Stale
 from factory.localhub.git_objects import SHA1, Commit, Entry, commit_content, object_id
 from factory.localhub.names import check_ref_name
+from factory.localhub.refs import BRANCH, MAIN, Refs, branch_ref, point
 from factory.localhub.repos import Repo, link_contents
 from factory.localhub.trees import Draft, Trees
 
-MAIN = "main"
-_BRANCH = "refs/heads/"
-_TAG = "refs/tags/"
 # The title of the commit with which a repo is made.
 _FIRST = "initial commit"
 _SHORT = re.compile(r"[0-9a-f]{7,39}")
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
-    """A file to be written; `entry` carries its last name and its content."""
-
-    parts: tuple[str, ...]
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """A file or a whole directory to be taken away."""
-
-    parts: tuple[str, ...]
-    directory: bool
-
-
-Change = Put | Remove
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """What a commit says besides its files: by whom, when, and why."""
-
-    author: str
-    title: str
-    message: str = ""
-    date: int | None = None  # None is now
-
-
 class History:
-    """The commits, branches and tags of all repos."""
+    """The commits of all repos."""
 
-    def __init__(self, database: Database, trees: Trees) -> None:
+    def __init__(self, database: Database, trees: Trees, refs: Refs) -> None:
         self._database = database
         self._trees = trees
+        self._refs = refs
 
     def resolve(self, repo: Repo, revision: str) -> Commit:
         """The commit that a branch, tag, full ref or sha names, the last perhaps shortened.
@@ -69,11 +40,8 @@ class History:
         if SHA1.fullmatch(revision):
             commit = self._commit(repo, revision)
         else:
-            row = self._database.row(
-                "SELECT target FROM refs WHERE repo = ? AND name IN (?, ?, ?)",
-                (repo.key, _BRANCH + revision, _TAG + revision, _full(revision)),
-            )
-            commit = None if row is None else self._commit(repo, row["target"])
+            target = self._refs.target(repo, revision)
+            commit = None if target is None else self._commit(repo, target)
         if commit is None and _SHORT.fullmatch(revision):
             rows = self._database.rows(
                 "SELECT * FROM commits WHERE repo = ? AND oid LIKE ? || '%' LIMIT 2",
@@ -121,13 +89,6 @@ class History:
                 break
         return found
 
-    def refs(self, repo: Repo) -> dict[str, str]:
-        """All branches and tags, as full ref names, with the commit each names."""
-        rows = self._database.rows(
-            "SELECT name, target FROM refs WHERE repo = ? ORDER BY name", (repo.key,)
-        )
-        return {row["name"]: row["target"] for row in rows}
-
     def commit(
         self,
         repo: Repo,
@@ -143,18 +104,17 @@ class History:
         no such branch, EntryNotFound if something to be removed is not there, BadRequest if a file
         and a directory would have the same name.
         """
-        branch = branch.removeprefix(_BRANCH)
         with self._database.transaction() as connection:
             head = self._head(repo, branch)
             if head is None:
                 raise RevisionNotFound(f"{repo.kind} {repo.id} has no branch {branch!r}")
-            if parent is not None and parent != head.oid:
+            if parent is not None and not _names(parent, head):
                 raise Stale(
                     f"{branch!r} is at {head.oid}, not at the given parent commit {parent}: "
                     "look at what changed and try again"
                 )
             made = self._append(connection, repo, head, changes, words)
-            _point(connection, repo, _BRANCH + branch, made)
+            point(connection, repo, branch_ref(branch), made.oid)
             return made
 
     def mirror(
@@ -187,7 +147,7 @@ class History:
                 made = self._append(connection, repo, base, changes, words, oid=oid)
                 connection.execute("INSERT INTO mirrored VALUES (?, ?)", (repo.key, oid))
             if branch is not None:
-                _point(connection, repo, _BRANCH + branch, made)
+                point(connection, repo, branch_ref(branch), made.oid)
             return made
 
     def squash(self, repo: Repo, branch: str, words: Words) -> Commit:
@@ -197,59 +157,32 @@ class History:
             if head is None:
                 raise RevisionNotFound(f"{repo.kind} {repo.id} has no branch {branch!r}")
             made = self._record(connection, repo, head.tree, None, words)
-            _point(connection, repo, _BRANCH + branch, made)
+            point(connection, repo, branch_ref(branch), made.oid)
             return made
 
-    def begin(self, connection: sqlite3.Connection, repo: Repo, changes: Sequence[Put]) -> Commit:
+    def begin(self, connection: sqlite3.Connection, repo: Repo, changes: Sequence[Put]) -> None:
         """The first commit of a new repo, on main, in the transaction that makes the repo."""
-        made = self._append(connection, repo, None, changes, Words(repo.owner, _FIRST))
-        _point(connection, repo, _BRANCH + MAIN, made)
-        return made
+        self.start(connection, repo, BRANCH + MAIN, None, changes, Words(repo.owner, _FIRST))
 
-    def create_ref(self, repo: Repo, name: str, revision: str, *, tag: bool) -> None:
-        """A new branch or tag at `revision`.
-
-        Raises BadRequest for the name, also if a branch and a tag would share it; Conflict if it
-        exists; RevisionNotFound.
-        """
-        check_ref_name(name)
-        target = self.resolve(repo, revision)
-        mine, other = (_TAG, _BRANCH) if tag else (_BRANCH, _TAG)
-        with self._database.transaction() as connection:
-            taken = {
-                row["name"]
-                for row in connection.execute("SELECT name FROM refs WHERE repo = ?", (repo.key,))
-            }
-            if mine + name in taken:
-                raise Conflict(f"{repo.id} already has a {'tag' if tag else 'branch'} {name!r}")
-            if other + name in taken:
-                raise BadRequest(
-                    f"{repo.id} has a {'branch' if tag else 'tag'} {name!r}: one name, one ref"
-                )
-            for ref in taken:  # git keeps refs as files: one cannot be the folder of another
-                if ref.startswith(f"{mine}{name}/") or f"{mine}{name}".startswith(f"{ref}/"):
-                    raise BadRequest(f"{name!r} and {ref.removeprefix(mine)!r} cannot both exist")
-            connection.execute(
-                "INSERT INTO refs VALUES (?, ?, ?)", (repo.key, mine + name, target.oid)
-            )
-
-    def delete_ref(self, repo: Repo, name: str, *, tag: bool) -> None:
-        """Take a branch or tag away. Raises BadRequest for main, RevisionNotFound."""
-        if not tag and name == MAIN:
-            raise BadRequest("the branch 'main' cannot be deleted")
-        with self._database.transaction() as connection:
-            cursor = connection.execute(
-                "DELETE FROM refs WHERE repo = ? AND name = ?",
-                (repo.key, (_TAG if tag else _BRANCH) + name),
-            )
-            if cursor.rowcount == 0:
-                raise RevisionNotFound(f"{repo.id} has no {'tag' if tag else 'branch'} {name!r}")
+    def start(
+        self,
+        connection: sqlite3.Connection,
+        repo: Repo,
+        ref: str,
+        base: Commit | None,
+        changes: Sequence[Change],
+        words: Words,
+    ) -> None:
+        """A new full ref, as part of a transaction: at a commit of `changes` on top of `base`, or
+        at `base` itself if there are none. Raises EntryNotFound, BadRequest."""
+        made = base
+        if changes or made is None:
+            made = self._append(connection, repo, base, changes, words)
+        point(connection, repo, ref, made.oid)
 
     def _head(self, repo: Repo, branch: str) -> Commit | None:
-        row = self._database.row(
-            "SELECT target FROM refs WHERE repo = ? AND name = ?", (repo.key, _BRANCH + branch)
-        )
-        return None if row is None else self._commit(repo, row["target"])
+        target = self._refs.head(repo, branch_ref(branch))
+        return None if target is None else self._commit(repo, target)
 
     def _untouched(self, head: Commit) -> bool:
         """Whether nothing came after the commit with which this hub makes a repo."""
@@ -324,12 +257,9 @@ class History:
             newer = older
 
 
-def _point(connection: sqlite3.Connection, repo: Repo, ref: str, commit: Commit) -> None:
-    connection.execute(
-        "INSERT INTO refs VALUES (?, ?, ?)"
-        " ON CONFLICT (repo, name) DO UPDATE SET target = excluded.target",
-        (repo.key, ref, commit.oid),
-    )
+def _names(oid: str, commit: Commit) -> bool:
+    """Whether an id, perhaps shortened, is that of this commit."""
+    return oid == commit.oid or (bool(_SHORT.fullmatch(oid)) and commit.oid.startswith(oid))
 
 
 def _commit(row: Any) -> Commit:
@@ -342,7 +272,3 @@ def _commit(row: Any) -> Commit:
         title=row["title"],
         message=row["message"],
     )
-
-
-def _full(revision: str) -> str:
-    return revision if revision.startswith("refs/") else ""

@@ -11,11 +11,14 @@ from factory.localhub import attributes, cards
 from factory.localhub.accounts import Accounts
 from factory.localhub.blobs import Blobs
 from factory.localhub.cards import Card
+from factory.localhub.changes import Put
 from factory.localhub.collection import Collections
 from factory.localhub.database import Database
+from factory.localhub.discussions import Discussions
 from factory.localhub.errors import Conflict
 from factory.localhub.git_objects import Commit, Entry, object_id
-from factory.localhub.history import History, Put
+from factory.localhub.history import History
+from factory.localhub.refs import Refs
 from factory.localhub.repos import Kind, Repo, Repos
 from factory.localhub.trees import Trees
 
@@ -31,7 +34,9 @@ class Hub:
         self.accounts = Accounts(self.database)
         self.repos = Repos(self.database)
         self.trees = Trees(self.database)
-        self.history = History(self.database, self.trees)
+        self.refs = Refs(self.database)
+        self.history = History(self.database, self.trees, self.refs)
+        self.discussions = Discussions(self.database, self.history)
         self.collections = Collections(self.database)
         # Kept, so that an upload under way survives a restart of the server.
         self.upload_secret = self._secret()

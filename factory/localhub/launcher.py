@@ -77,12 +77,21 @@ def running(root: Path) -> Connection | None:
     """The live server of the hub under `root`, if there is one; it is not kept alive by this."""
     root = root.absolute()
     try:
-        url = json.loads((root / "server.json").read_text())["url"]
+        facts = json.loads((root / "server.json").read_text())
+        url, store = facts["url"], facts["store"]
         token = (root / "token").read_text().strip()
+        if store != identity(root):  # of a folder that this one is a copy of
+            return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     connection = Connection(url, token, root)
     return connection if _answers(connection) else None
+
+
+def identity(root: Path) -> list[int]:
+    """What tells a folder from its copies and stays when it is renamed: device and inode."""
+    facts = root.stat()
+    return [facts.st_dev, facts.st_ino]
 
 
 def environment(connection: Connection, cache: Path) -> dict[str, str]:

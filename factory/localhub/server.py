@@ -8,7 +8,7 @@ Files under the root that are not the hub's own:
     lease.json   the same for other hosts, which may not see the lock: host, process, heartbeat
     users.lock   held, shared, by every process that uses the hub; when the server gets it for
                  itself, nobody does, and it leaves
-    server.json  where the server listens, there while it does
+    server.json  where the server listens, and for which folder; there while it does
     token        what users show to it
     server.log   what went wrong
 """
@@ -31,11 +31,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from factory.localhub.accounts import FIRST_USER
 from factory.localhub.app import build
+from factory.localhub.errors import BadRequest
 from factory.localhub.hub import Hub
+from factory.localhub.launcher import identity
 from factory.localhub.lease import BEAT_SECONDS, HeldElsewhere, Lease
+from factory.localhub.replies import error_answer
 
 # How the process ends when another server has the store open, here or on another host.
 EXIT_TAKEN = 3
@@ -44,6 +48,18 @@ _WATCH_SECONDS = 1.0
 # Clients keep idle connections for up to a minute and do not repeat a commit that met a closed one.
 _KEEP_ALIVE_SECONDS = 120
 _GOODBYE_SECONDS = 5
+
+
+class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """HTTP, where also what is no HTTP at all is refused in the words of the hub."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse and hang up. (uvicorn itself would answer in plain text.)"""
+        refusal = error_answer(BadRequest(msg))
+        head = [b"HTTP/1.1 400 Bad Request", b"connection: close"]
+        head += [name + b": " + value for name, value in refusal.raw_headers]
+        self.transport.write(b"\r\n".join([*head, b"", bytes(refusal.body)]))
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -64,6 +80,7 @@ class Server(uvicorn.Server):
         """Listen, say where, and begin to watch for users."""
         await super().startup(sockets)
         facts = {"url": self._url, "pid": os.getpid(), "started": time.time()}
+        facts["store"] = identity(self._root)
         temporary = self._root / f"server.json.{os.getpid()}"
         temporary.write_text(json.dumps(facts))
         temporary.rename(self._root / "server.json")
@@ -111,6 +128,7 @@ def serve(root: Path, host: str, port: int, *, stay: bool) -> int:
             url = f"http://{_reachable(host)}:{listener.getsockname()[1]}"
             config = uvicorn.Config(
                 build(hub),
+                http=Protocol,
                 access_log=False,
                 log_config=None,
                 lifespan="off",

@@ -1,17 +1,14 @@
-"""Between HTTP and the hub: who calls, with what, and how answers and errors look on the wire."""
+"""Between HTTP and the hub: who calls, with what, and how a route reads its body."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,70 +22,14 @@ from factory.localhub.errors import (
     TooLarge,
     Unauthorized,
 )
+from factory.localhub.fields import Fields, read_json
 from factory.localhub.git_objects import Commit
 from factory.localhub.hub import Hub
 from factory.localhub.repos import Kind, Repo
 
 _BODY_LIMIT = 16 * 1024 * 1024
 KIND_OF_WORD: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
-# Paths about a repo that no route takes, such as those of spaces or of names without a namespace.
-_ABOUT_A_REPO = re.compile(r"/api/(models|datasets|spaces|kernels)/.|/.*/resolve/|/.*\.git/")
-_NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 _HOST = re.compile(r"[A-Za-z0-9.\-_:\[\]]+")
-
-
-class Fields:
-    """A JSON object from a client. What has not the type asked for raises BadRequest."""
-
-    def __init__(self, values: object) -> None:
-        if not isinstance(values, dict):
-            raise BadRequest("a JSON object is needed here")
-        self._values: dict[str, Any] = values
-
-    def text(self, key: str) -> str:
-        """The text under `key`, which must be there."""
-        value = self.text_or_none(key)
-        if value is None:
-            raise BadRequest(f"{key!r} is missing")
-        return value
-
-    def text_or_none(self, key: str) -> str | None:
-        """The text under `key`, or None."""
-        value = self._values.get(key)
-        if value is not None and not isinstance(value, str):
-            raise BadRequest(f"{key!r} must be a string")
-        return value
-
-    def value(self, key: str) -> object:
-        """Whatever is under `key`, or None."""
-        return self._values.get(key)
-
-    def number_or_none(self, key: str) -> int | None:
-        """The whole number under `key`, or None."""
-        value = self._values.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or not -(2**62) < value < 2**62:
-            raise BadRequest(f"{key!r} must be a whole number")
-        return value
-
-    def flag_or_none(self, key: str) -> bool | None:
-        """The truth value under `key`, or None."""
-        value = self._values.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise BadRequest(f"{key!r} must be true or false")
-        return value
-
-    def inner(self, key: str) -> Fields:
-        """The object under `key`, which must be there."""
-        return Fields(self._values.get(key))
-
-    def objects(self, key: str) -> list[Fields]:
-        """The list of objects under `key`, which must be there."""
-        value = self._values.get(key)
-        if not isinstance(value, list):
-            raise BadRequest(f"{key!r} must be a list")
-        return [Fields(item) for item in value]
 
 
 @dataclass(frozen=True)
@@ -152,20 +93,6 @@ class Call:
             return parse_qs(self.body.decode(), keep_blank_values=True)
         except ValueError as error:
             raise BadRequest("the body is not a form") from error
-
-
-def read_json(text: bytes) -> object:
-    """A JSON value. Raises BadRequest."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest("the body is not valid JSON") from error
-
-
-def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """`value` as a JSON response."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return Response(text.encode("utf-8", "replace"), status, headers, media_type="application/json")
 
 
 def route(
@@ -260,44 +187,6 @@ async def drain(request: Request) -> None:
             pass
     except (ClientDisconnect, RuntimeError):  # it left, or all was read
         pass
-
-
-def error_answer(error: HubError) -> Response:
-    """An error as the clients expect it: JSON, and two headers that they go by."""
-    line = " ".join(error.message.split())
-    headers = {"X-Error-Message": _NOT_IN_HEADERS.sub("?", line), **error.headers}
-    if error.code:
-        headers["X-Error-Code"] = error.code
-    return answer({"error": line, **error.fields}, error.status, headers)
-
-
-async def on_hub_error(request: Request, error: Exception) -> Response:
-    """What we refuse, knowingly."""
-    assert isinstance(error, HubError)
-    return error_answer(error)
-
-
-async def on_http_error(request: Request, error: Exception) -> Response:
-    """What no route takes."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404 and _ABOUT_A_REPO.match(request.scope["path"]):
-        return error_answer(RepoNotFound("there is no such repo on this hub"))
-    return answer({"error": error.detail}, error.status_code, error.headers)
-
-
-async def on_bad_text(request: Request, error: Exception) -> Response:
-    """Text with half a surrogate pair, which neither SQLite nor git can hold."""
-    return error_answer(BadRequest("the request holds text that is not valid Unicode"))
-
-
-async def on_disconnect(request: Request, error: Exception) -> Response:
-    """The client left in the middle; nobody reads this."""
-    return Response(status_code=499)
-
-
-async def on_unknown_error(request: Request, error: Exception) -> Response:
-    """A mistake of ours: the client gets one line, the log gets the rest."""
-    return error_answer(HubError("internal error of the local hub: see its server.log"))
 
 
 def _with_body(call: Call, body: bytes) -> Call:

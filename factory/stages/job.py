@@ -166,15 +166,19 @@ def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Ser
     """The texts of one column of a slice at `rows`, in their order. Read batch by batch: a column
     of long texts is never in memory as a whole."""
     import numpy as np
-    import polars as pl  # also to make arrays: pyarrow's own way to make one imports pandas
+    import polars as pl
 
-    places, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
+    wanted, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
     found, start = [pl.Series(dtype=pl.String)], 0
     for file in _files(root, name):
-        with pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
+        # without pre_buffer: it would first read the whole column
+        with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
-                low, high = np.searchsorted(places, (start, start + len(batch)))
-                found.append(pl.Series(batch.column(0))[places[low:high] - start])
+                low, high = np.searchsorted(wanted, (start, start + len(batch)))
+                # by Arrow, which copies what is taken: polars would keep the batch behind it.
+                # And the places by polars, since Arrow's way from numpy imports pandas.
+                places = pl.Series(wanted[low:high] - start).to_arrow()
+                found.append(pl.Series(batch.column(0).take(places)))
                 start += len(batch)
     pa.default_memory_pool().release_unused()  # it would keep what the column needed
     return pl.concat(found)[back]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,12 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from localhub_client import SOURCE, send, server_command
 
 from factory.localhub import lease
-from factory.localhub.launcher import Connection, HubStartError, connect, environment, running
+from factory.localhub.launcher import (
+    Connection,
+    HubStartError,
+    connect,
+    environment,
+    identity,
+    running,
+)
 
 USER = """
 import sys, time
@@ -195,10 +205,28 @@ def test_the_port_of_another_is_not_taken_for_ours(tmp_path):
         ours = tmp_path / "ours"
         ours.mkdir()
         (ours / "token").write_text("hf_another")
-        (ours / "server.json").write_text(json.dumps({"url": theirs.url, "pid": 1, "started": 0}))
+        facts = {"url": theirs.url, "pid": 1, "started": 0, "store": identity(ours)}
+        (ours / "server.json").write_text(json.dumps(facts))
         assert running(ours) is None
         with connect(ours) as connection:
             assert connection.url != theirs.url and connection.token == "hf_another"
+
+
+def test_a_copy_of_a_live_store_has_a_server_of_its_own(tmp_path):
+    """The copy carries the token and the server.json of the first, whose server must not answer."""
+    body = '{"name": "x"}'
+    with connect(tmp_path / "first") as first:
+        assert (
+            send(first.url, "POST", "/api/repos/create", token=first.token, body=body).status == 200
+        )
+        shutil.copytree(tmp_path / "first", tmp_path / "copy")
+        assert running(tmp_path / "first") == first and running(tmp_path / "copy") is None
+        with connect(tmp_path / "copy") as copy:
+            assert copy.url != first.url and copy.token == first.token
+            assert send(copy.url, "GET", "/api/models/local/x", token=copy.token).status == 200
+        (tmp_path / "first").rename(tmp_path / "moved")
+        assert running(tmp_path / "moved") is not None  # the same folder under another name
+        (tmp_path / "moved").rename(tmp_path / "first")
 
 
 def test_users_hold_no_lock_through_their_children(tmp_path):
@@ -211,6 +239,21 @@ def test_users_hold_no_lock_through_their_children(tmp_path):
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.slow
+def test_an_idle_connection_is_not_closed_under_a_client(hub):
+    """Clients keep one for five seconds, which is when uvicorn by itself would close it."""
+    address = urlsplit(hub.url)
+    line = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    for pause in (6, 0):
+        line.request("GET", "/api/whoami-v2", headers={"Authorization": f"Bearer {hub.token}"})
+        reply = line.getresponse()
+        assert reply.read() and reply.status == 200
+        socket = line.sock
+        time.sleep(pause)
+    assert line.sock is socket
+    line.close()
 
 
 def test_environment(tmp_path, monkeypatch):

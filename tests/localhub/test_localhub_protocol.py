@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import os
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -124,7 +125,8 @@ WORDS = st.sampled_from(
     ["api", "models", "datasets", "org", "..", "%2e%2e", "%2F", "%00", "%ff", "%", "", "x", "main",
      "resolve", "tree", "commit", "refs", "tag", "branch", "mirror", "upload", "1", "collections",
      "repos", "create", "move", "settings", "super-squash", "lfs-files", "batch", "preupload",
-     "org.git", "info", "lfs", "objects", "local", "gc", "a" * 300, "~", "ø", "'", '"', "\\"]
+     "discussions", "title", "org.git", "info", "lfs", "objects", "local", "gc", "a" * 300, "~",
+     "ø", "'", '"', "\\"]
 )  # fmt: skip
 METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"])
 BODIES = st.sampled_from(
@@ -148,6 +150,15 @@ HEADERS = st.dictionaries(
 )  # fmt: skip
 
 
+# every refusal has a name; these three are known to clients, the others are the hub's own
+CODES = {
+    "RepoNotFound": 404, "RevisionNotFound": 404, "EntryNotFound": 404,
+    "BadRequest": 400, "Unauthorized": 401, "Forbidden": 403, "NotFound": 404,
+    "MethodNotAllowed": 405, "Conflict": 409, "Stale": 412, "TooLarge": 413,
+    "RangeNotSatisfiable": 416,
+}  # fmt: skip
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(METHODS, st.lists(WORDS, min_size=1, max_size=7), BODIES, HEADERS, st.booleans())
 @example("POST", ["api", "models", "org", "x", "mirror"], b'{"key":"header"}', {}, True)
@@ -167,9 +178,23 @@ def test_whatever_is_sent_no_server_error_comes_back(hub, method, words, body, h
     finally:
         client.close()
     assert reply.status < 500 and b"Traceback" not in text
+    if reply.status >= 400:
+        assert CODES[reply.getheader("X-Error-Code")] == reply.status
+        assert reply.getheader("X-Error-Message")
+        assert method == "HEAD" or json.loads(text)["error"]
     if not known and words[:2] not in (["api", "telemetry"],):
         assert reply.status >= 400
     assert {path.name for path in hub.root.parent.iterdir()} == before
+
+
+def test_what_is_no_http_is_refused_in_the_same_words(hub):
+    address = urlsplit(hub.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as line:
+        line.sendall(b"GET / HTTP/1.1\r\nno header at all\r\n\r\n")
+        reply = http.client.HTTPResponse(line)
+        reply.begin()
+        assert (reply.status, reply.getheader("X-Error-Code")) == (400, "BadRequest")
+        assert json.loads(reply.read())["error"]
 
 
 def mirrored(**header: object) -> str:

@@ -7,7 +7,6 @@ import warnings
 import pytest
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import (
-    BadRequestError,
     EntryNotFoundError,
     HfHubHTTPError,
     RepositoryNotFoundError,
@@ -156,6 +155,8 @@ def test_tags_come_from_the_card(api):
     assert len(list(api.list_models(author="tagged"))) == 2
     assert [m.id for m in api.list_models(search="OTHER", author="tagged")] == ["tagged/other"]
     assert [m.id for m in api.list_models(author="tagged", limit=1)] == ["tagged/other"]
+    made = [m.id for m in api.list_models(author="tagged", sort="created_at")]
+    assert made == ["tagged/other", "tagged/adapter"]
     # One property asked for, one given.
     assert api.model_info("tagged/adapter", expand=["tags"]).created_at is None
 
@@ -232,14 +233,3 @@ def test_links_follow_the_host_header(raw):
         "POST", "/api/repos/create", body='{"name": "hosted"}', headers={"Host": "node7:8000"}
     )
     assert reply.json()["url"] == "http://node7:8000/local/hosted"
-
-
-def test_pull_requests_are_refused_plainly(api, repo):
-    with pytest.raises(BadRequestError, match="no pull requests"):
-        api.upload_file(
-            path_or_fileobj=b"x",
-            path_in_repo="x",
-            repo_id=repo,
-            repo_type="dataset",
-            create_pr=True,
-        )

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from factory.localhub.collection import Collection, Item
 from factory.localhub.errors import BadRequest, NotFound
+from factory.localhub.replies import answer
 from factory.localhub.repos import KINDS
 from factory.localhub.routes.repos import iso_date
-from factory.localhub.wire import Call, answer, route
+from factory.localhub.wire import Call, route
 
 _LIST_PAGE = 100
 # A list shows the first few items of each collection.

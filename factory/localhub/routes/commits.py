@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from factory.localhub import attributes
+from factory.localhub.changes import Change, Put, Remove, Words
 from factory.localhub.errors import BadRequest, TooLarge
+from factory.localhub.fields import Fields, read_json
 from factory.localhub.git_objects import (
     SHA256,
     Commit,
@@ -25,18 +27,11 @@ from factory.localhub.git_objects import (
     lfs_pointer,
     object_id,
 )
-from factory.localhub.history import Change, Put, Remove, Words
 from factory.localhub.names import split_path
+from factory.localhub.refs import MAIN
+from factory.localhub.replies import answer
 from factory.localhub.repos import Repo
-from factory.localhub.wire import (
-    Call,
-    Fields,
-    answer,
-    identify,
-    read_json,
-    route,
-    stream_route,
-)
+from factory.localhub.wire import Call, identify, route, stream_route
 
 # An ordinary file of the largest size in base64, and its path.
 _LINE_LIMIT = attributes.REGULAR_LIMIT * 4 // 3 + 64 * 1024
@@ -71,7 +66,7 @@ def preupload(call: Call) -> Response:
 
 
 async def commit(request: Request) -> Response:
-    """Put the changes in the body on a branch, all at once."""
+    """Put the changes in the body on a branch, all at once, or open a pull request with them."""
     return await _take(request, _commit)
 
 
@@ -81,12 +76,10 @@ async def mirror(request: Request) -> Response:
 
 
 async def _take(
-    request: Request, append: Callable[[Call, Repo, Fields, list[Change]], Commit]
+    request: Request, append: Callable[[Call, Repo, Fields, list[Change]], dict[str, Any]]
 ) -> Response:
     call = identify(request)
     repo = await run_in_threadpool(call.repo_to_write)
-    if call.flag("create_pr"):
-        raise BadRequest("this hub has no pull requests: commit to a branch")
     header: Fields | None = None
     changes: list[Change] = []
     async for lines in _lines(request):
@@ -97,39 +90,33 @@ async def _take(
             raise TooLarge(f"a commit holds at most {_CHANGES_LIMIT} changes")
     if header is None:
         raise BadRequest("the commit has no header line")
-    made = await run_in_threadpool(append, call, repo, header, changes)
-    return answer(
-        {
-            "success": True,
-            "commitOid": made.oid,
-            "commitUrl": f"{call.base}/{repo.web_path}/commit/{made.oid}",
-            "hookOutput": "",
-        }
-    )
+    return answer(await run_in_threadpool(append, call, repo, header, changes))
 
 
-def _commit(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> Commit:
+def _commit(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> dict[str, Any]:
     title = header.text("summary").strip()
-    message = header.text_or_none("description") or ""
     if not title:
         raise BadRequest("a commit needs a summary")
-    return call.hub.history.commit(
-        repo,
-        call.params["revision"],
-        changes,
-        Words(call.account.user, title, message),
-        parent=header.text_or_none("parentCommit"),
-    )
+    words = Words(call.account.user, title, header.text_or_none("description") or "")
+    revision, parent = call.params["revision"], header.text_or_none("parentCommit")
+    if not call.flag("create_pr"):
+        made = call.hub.history.commit(repo, revision, changes, words, parent=parent)
+        return _told(call, repo, made)
+    if revision != MAIN:
+        raise BadRequest("a pull request is opened against main")
+    discussion, made = call.hub.discussions.propose(repo, changes, words, parent)
+    url = f"{call.base}/{repo.web_path}/discussions/{discussion.number}"
+    return {**_told(call, repo, made), "pullRequestUrl": url}
 
 
-def _mirror(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> Commit:
+def _mirror(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> dict[str, Any]:
     words = Words(
         header.text("author"),
         header.text("summary"),
         header.text_or_none("description") or "",
         header.number_or_none("date") or 0,
     )
-    return call.hub.history.mirror(
+    made = call.hub.history.mirror(
         repo,
         header.text_or_none("branch"),
         changes,
@@ -137,6 +124,17 @@ def _mirror(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> Co
         oid=header.text("commit"),
         parent=header.text_or_none("parentCommit"),
     )
+    return _told(call, repo, made)
+
+
+def _told(call: Call, repo: Repo, made: Commit) -> dict[str, Any]:
+    """A commit that was made, as clients hear of it."""
+    return {
+        "success": True,
+        "commitOid": made.oid,
+        "commitUrl": f"{call.base}/{repo.web_path}/commit/{made.oid}",
+        "hookOutput": "",
+    }
 
 
 async def _lines(request: Request) -> AsyncIterator[list[bytes]]:

@@ -12,9 +12,10 @@ from starlette.responses import Response, StreamingResponse
 
 from factory.localhub.errors import EntryNotFound, RangeNotSatisfiable
 from factory.localhub.git_objects import Commit, Entry
+from factory.localhub.replies import answer
 from factory.localhub.repos import Repo
 from factory.localhub.routes.repos import iso_date, lfs_facts
-from factory.localhub.wire import Call, answer, route
+from factory.localhub.wire import Call, route
 
 _PAGE = 1000
 # With the last commit of each path, which takes a walk through the history.

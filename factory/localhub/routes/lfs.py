@@ -19,10 +19,12 @@ from starlette.responses import Response
 
 from factory.localhub.blobs import BlobWriter, PartWriter
 from factory.localhub.errors import BadRequest, Forbidden, NotFound, RepoNotFound
+from factory.localhub.fields import Fields
 from factory.localhub.git_objects import SHA256
 from factory.localhub.hub import Hub
+from factory.localhub.replies import answer
 from factory.localhub.repos import Repo
-from factory.localhub.wire import Call, Fields, answer, drain, hub_of, route, stream_route
+from factory.localhub.wire import Call, drain, hub_of, route, stream_route
 
 _LINK_SECONDS = 24 * 3600
 _CHUNK = 1024 * 1024

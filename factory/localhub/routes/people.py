@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from factory.localhub.cards import read_card
-from factory.localhub.wire import Call, answer, route
+from factory.localhub.replies import answer
+from factory.localhub.wire import Call, route
 
 
 def whoami(call: Call) -> Response:

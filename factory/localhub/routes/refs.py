@@ -8,22 +8,24 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from factory.localhub.history import MAIN, Words
+from factory.localhub.changes import Words
+from factory.localhub.refs import MAIN
+from factory.localhub.replies import answer
 from factory.localhub.routes.repos import iso_date
-from factory.localhub.wire import Call, answer, route
+from factory.localhub.wire import Call, route
 
 _PAGE = 50
 
 
 def list_refs(call: Call) -> Response:
-    """All branches and tags."""
-    groups: dict[str, list[dict[str, str]]] = {"heads": [], "tags": []}
-    for ref, target in call.hub.history.refs(call.repo()).items():
+    """All branches and tags, and with `include_prs` the heads of pull requests."""
+    groups: dict[str, list[dict[str, str]]] = {"heads": [], "tags": [], "pr": []}
+    for ref, target in call.hub.refs.all(call.repo()).items():
         _, group, name = ref.split("/", 2)
         groups[group].append({"name": name, "ref": ref, "targetCommit": target})
     found = {"branches": groups["heads"], "converts": [], "tags": groups["tags"]}
     if call.flag("include_prs"):
-        found["pullRequests"] = []
+        found["pullRequests"] = groups["pr"]
     return answer(found)
 
 
@@ -31,13 +33,13 @@ def create_tag(call: Call) -> Response:
     """A new tag at the revision in the path."""
     repo = call.repo_to_write()
     name = call.json().text("tag")
-    call.hub.history.create_ref(repo, name, call.params["revision"], tag=True)
+    call.hub.refs.create(repo, name, call.commit(repo).oid, tag=True)
     return answer({})
 
 
 def delete_tag(call: Call) -> Response:
     """Take a tag away."""
-    call.hub.history.delete_ref(call.repo_to_write(), call.params["revision"], tag=True)
+    call.hub.refs.delete(call.repo_to_write(), call.params["revision"], tag=True)
     return answer({})
 
 
@@ -45,13 +47,14 @@ def create_branch(call: Call) -> Response:
     """A new branch, at main's head if no other starting point is given."""
     repo = call.repo_to_write()
     start = call.json().text_or_none("startingPoint") or MAIN
-    call.hub.history.create_ref(repo, call.params["branch"], start, tag=False)
+    target = call.hub.history.resolve(repo, start).oid
+    call.hub.refs.create(repo, call.params["branch"], target, tag=False)
     return answer({})
 
 
 def delete_branch(call: Call) -> Response:
     """Take a branch away."""
-    call.hub.history.delete_ref(call.repo_to_write(), call.params["branch"], tag=False)
+    call.hub.refs.delete(call.repo_to_write(), call.params["branch"], tag=False)
     return answer({})
 
 

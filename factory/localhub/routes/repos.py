@@ -10,11 +10,13 @@ from starlette.responses import Response
 
 from factory.localhub.cards import Card, dataset_tags, model_tags
 from factory.localhub.errors import BadRequest, Conflict, RepoNotFound, RevisionNotFound
+from factory.localhub.fields import Fields
 from factory.localhub.git_objects import Commit, Entry, lfs_pointer
-from factory.localhub.history import MAIN
 from factory.localhub.hub import Hub
+from factory.localhub.refs import MAIN
+from factory.localhub.replies import answer
 from factory.localhub.repos import KINDS, Kind, Repo
-from factory.localhub.wire import Call, Fields, answer, route
+from factory.localhub.wire import Call, route
 
 _LIST_PAGE = 1000
 _SORT_KEYS = {"createdAt": "createdAt", "lastModified": "lastModified"}

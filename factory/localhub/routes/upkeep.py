@@ -7,8 +7,9 @@ from starlette.responses import Response
 from factory.localhub import upkeep
 from factory.localhub.accounts import FIRST_USER
 from factory.localhub.errors import BadRequest, Forbidden
+from factory.localhub.replies import answer
 from factory.localhub.routes.repos import iso_date
-from factory.localhub.wire import Call, answer, route
+from factory.localhub.wire import Call, route
 
 _DAY = 24 * 3600
 

@@ -1,0 +1,66 @@
+"""How a transfer shows that it moves: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from threading import Lock
+from typing import Any
+
+_EVERY = 30.0  # seconds between plain lines
+
+
+class Bar:
+    """Bytes and rate of one repo after another."""
+
+    def __init__(self) -> None:
+        from factory.cli.console import console
+
+        self._console = console
+        self._lock = Lock()
+        self._what, self._total, self._done = "", 0, 0
+        self._began = self._said = time.monotonic()
+        self._progress: Any = None
+        self._task: Any = None
+
+    def begin(self, what: str, size: int) -> None:
+        """A repo, and the bytes it takes."""
+        self.stop()
+        self._what, self._total, self._done = what, size, 0
+        self._began = self._said = time.monotonic()
+        if self._console.is_terminal and size:
+            from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+            self._progress = Progress(
+                "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+                console=self._console, transient=True,
+            )  # fmt: skip
+            self._progress.start()
+            self._task = self._progress.add_task(what, total=size)
+
+    def moved(self, size: int) -> None:
+        """So many bytes more have arrived."""
+        with self._lock:
+            self._done += size
+            now = time.monotonic()
+            if self._progress is not None:
+                self._progress.update(self._task, completed=self._done)
+            elif now - self._said > _EVERY:
+                self._said = now
+                rate = shown(self._done / (now - self._began))
+                so_far = f"{shown(self._done)} of {shown(self._total)}"
+                self._console.print(f"{self._what}: {so_far}, {rate}/s")
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def shown(size: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,141 @@
+"""Discussions and pull requests: a pull request is a discussion with a ref of its own.
+
+They can be opened, listed, renamed, closed and opened again. Nothing is merged here, and nobody
+comments: who agrees with a pull request commits what lies at its ref.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from factory.localhub.accounts import Account
+from factory.localhub.changes import Change, Words
+from factory.localhub.database import Database
+from factory.localhub.errors import BadRequest, NotFound
+from factory.localhub.git_objects import Commit
+from factory.localhub.history import History
+from factory.localhub.refs import BRANCH, MAIN, PULL
+from factory.localhub.repos import Repo
+
+STATUSES = ("open", "closed")
+_TITLE_LIMIT = 500
+_TEXT_LIMIT = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Discussion:
+    """One of a repo's discussions, known by its number; `base` is None unless it is a pull
+    request: then the ref that it wants to change."""
+
+    number: int
+    title: str
+    description: str
+    author: str
+    status: str
+    base: str | None
+    created: float
+
+    @property
+    def ref(self) -> str:
+        """Where the commits of a pull request lie."""
+        return f"{PULL}{self.number}"
+
+
+class Discussions:
+    """The discussions of all repos."""
+
+    def __init__(self, database: Database, history: History) -> None:
+        self._database = database
+        self._history = history
+
+    def open(
+        self,
+        repo: Repo,
+        account: Account,
+        title: str,
+        description: str,
+        *,
+        pull_request: bool,
+    ) -> Discussion:
+        """A new discussion; as a pull request its ref is where main is. Raises BadRequest."""
+        head = self._history.resolve(repo, MAIN)
+        words = Words(account.user, title, description)
+        return self._open(repo, words, head if pull_request else None, ())
+
+    def propose(
+        self, repo: Repo, changes: Sequence[Change], words: Words, parent: str | None
+    ) -> tuple[Discussion, Commit]:
+        """A pull request with one commit: on top of `parent`, or of main.
+
+        Raises RevisionNotFound for the parent, EntryNotFound and BadRequest as a commit does.
+        """
+        head = self._history.resolve(repo, parent or MAIN)
+        discussion = self._open(repo, words, head, changes)
+        return discussion, self._history.resolve(repo, discussion.ref)
+
+    def all(self, repo: Repo) -> list[Discussion]:
+        """Every discussion of a repo, newest first."""
+        rows = self._database.rows(
+            "SELECT * FROM discussions WHERE repo = ? ORDER BY number DESC", (repo.key,)
+        )
+        return [_discussion(row) for row in rows]
+
+    def find(self, repo: Repo, number: int) -> Discussion:
+        """The discussion with this number. Raises NotFound."""
+        row = self._database.row(
+            "SELECT * FROM discussions WHERE repo = ? AND number = ?", (repo.key, number)
+        )
+        if row is None:
+            raise NotFound(f"{repo.id} has no discussion {number}")
+        return _discussion(row)
+
+    def change(
+        self, repo: Repo, number: int, *, title: str | None = None, status: str | None = None
+    ) -> Discussion:
+        """Give a discussion another title or status. Raises NotFound, BadRequest."""
+        if status is not None and status not in STATUSES:
+            raise BadRequest(f"a discussion's status is one of {', '.join(STATUSES)}")
+        if title is not None:
+            _check(title, "")
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE discussions SET title = coalesce(?, title), status = coalesce(?, status)"
+                " WHERE repo = ? AND number = ?",
+                (title, status, repo.key, number),
+            )
+        return self.find(repo, number)
+
+    def _open(
+        self, repo: Repo, words: Words, head: Commit | None, changes: Sequence[Change]
+    ) -> Discussion:
+        _check(words.title, words.message)
+        with self._database.transaction() as connection:
+            [number] = connection.execute(
+                "SELECT coalesce(max(number), 0) + 1 FROM discussions WHERE repo = ?", (repo.key,)
+            ).fetchone()
+            base = None if head is None else BRANCH + MAIN
+            made = Discussion(
+                number, words.title, words.message, words.author, STATUSES[0], base, time.time()
+            )
+            if head is not None:
+                self._history.start(connection, repo, made.ref, head, changes, words)
+            connection.execute(
+                "INSERT INTO discussions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (repo.key, *astuple(made)),
+            )
+            return made
+
+
+def _check(title: str, text: str) -> None:
+    if not title.strip() or len(title) > _TITLE_LIMIT or len(text) > _TEXT_LIMIT:
+        raise BadRequest(
+            f"a discussion has a title of 1 to {_TITLE_LIMIT} characters and a text of at most "
+            f"{_TEXT_LIMIT}"
+        )
+
+
+def _discussion(row: Any) -> Discussion:
+    return Discussion(**{key: row[key] for key in Discussion.__slots__})

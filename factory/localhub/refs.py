@@ -1,0 +1,95 @@
+"""Branches, tags and the heads of pull requests: names for commits, as git has them."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from factory.localhub.database import Database
+from factory.localhub.errors import BadRequest, Conflict, RevisionNotFound
+from factory.localhub.names import check_ref_name
+from factory.localhub.repos import Repo
+
+MAIN = "main"
+BRANCH = "refs/heads/"
+TAG = "refs/tags/"
+PULL = "refs/pr/"
+
+
+class Refs:
+    """The refs of all repos, by their full names."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self, repo: Repo) -> dict[str, str]:
+        """Every ref, with the id of the commit it names."""
+        rows = self._database.rows(
+            "SELECT name, target FROM refs WHERE repo = ? ORDER BY name", (repo.key,)
+        )
+        return {row["name"]: row["target"] for row in rows}
+
+    def target(self, repo: Repo, revision: str) -> str | None:
+        """The id of the commit that a branch, a tag or a full ref names."""
+        full = revision if revision.startswith("refs/") else ""
+        row = self._database.row(
+            "SELECT target FROM refs WHERE repo = ? AND name IN (?, ?, ?)",
+            (repo.key, BRANCH + revision, TAG + revision, full),
+        )
+        return None if row is None else str(row["target"])
+
+    def head(self, repo: Repo, ref: str) -> str | None:
+        """The id of the commit that this full ref names."""
+        row = self._database.row(
+            "SELECT target FROM refs WHERE repo = ? AND name = ?", (repo.key, ref)
+        )
+        return None if row is None else str(row["target"])
+
+    def create(self, repo: Repo, name: str, target: str, *, tag: bool) -> None:
+        """A new branch or tag at the commit `target`.
+
+        Raises BadRequest for the name, also if a branch and a tag would share it; Conflict if it
+        exists.
+        """
+        check_ref_name(name)
+        mine, other = (TAG, BRANCH) if tag else (BRANCH, TAG)
+        with self._database.transaction() as connection:
+            taken = {
+                row["name"]
+                for row in connection.execute("SELECT name FROM refs WHERE repo = ?", (repo.key,))
+            }
+            if mine + name in taken:
+                raise Conflict(f"{repo.id} already has a {'tag' if tag else 'branch'} {name!r}")
+            if other + name in taken:
+                raise BadRequest(
+                    f"{repo.id} has a {'branch' if tag else 'tag'} {name!r}: one name, one ref"
+                )
+            for ref in taken:  # git keeps refs as files: one cannot be the folder of another
+                if ref.startswith(f"{mine}{name}/") or f"{mine}{name}".startswith(f"{ref}/"):
+                    raise BadRequest(f"{name!r} and {ref.removeprefix(mine)!r} cannot both exist")
+            point(connection, repo, mine + name, target)
+
+    def delete(self, repo: Repo, name: str, *, tag: bool) -> None:
+        """Take a branch or tag away. Raises BadRequest for main, RevisionNotFound."""
+        if not tag and name == MAIN:
+            raise BadRequest("the branch 'main' cannot be deleted")
+        with self._database.transaction() as connection:
+            cursor = connection.execute(
+                "DELETE FROM refs WHERE repo = ? AND name = ?",
+                (repo.key, (TAG if tag else BRANCH) + name),
+            )
+            if cursor.rowcount == 0:
+                raise RevisionNotFound(f"{repo.id} has no {'tag' if tag else 'branch'} {name!r}")
+
+
+def point(connection: sqlite3.Connection, repo: Repo, ref: str, target: str) -> None:
+    """Let a full ref name a commit, as part of a transaction."""
+    connection.execute(
+        "INSERT INTO refs VALUES (?, ?, ?)"
+        " ON CONFLICT (repo, name) DO UPDATE SET target = excluded.target",
+        (repo.key, ref, target),
+    )
+
+
+def branch_ref(name: str) -> str:
+    """The full ref that commits go to when `name` is given: a branch, or a pull request's head."""
+    return name if name.startswith((PULL, BRANCH)) else BRANCH + name

@@ -1,0 +1,126 @@
+"""Discussions and pull requests, as far as this hub has them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from starlette.responses import Response
+
+from factory.localhub.discussions import Discussion
+from factory.localhub.errors import BadRequest, NotFound
+from factory.localhub.replies import answer
+from factory.localhub.repos import Repo
+from factory.localhub.routes.repos import iso_date
+from factory.localhub.wire import Call, route
+
+_PAGE = 50
+
+
+def list_all(call: Call) -> Response:
+    """The discussions of a repo, newest first; by sort, status and author if asked."""
+    repo = call.repo()
+    wanted = {key: call.query.get(key) for key in ("type", "status", "author")}
+    found = [
+        discussion
+        for discussion in call.hub.discussions.all(repo)
+        if wanted["type"] in (None, "all", "pull_request" if discussion.base else "discussion")
+        and wanted["status"] in (None, "all", discussion.status)
+        and wanted["author"] in (None, discussion.author)
+    ]
+    start = call.count("p", 0, 10**9) * _PAGE
+    page = [_shown(repo, discussion) for discussion in found[start : start + _PAGE]]
+    return answer({"discussions": page, "count": len(found), "start": start})
+
+
+def create(call: Call) -> Response:
+    """A new discussion, or a pull request to which commits are yet to come."""
+    repo, body = call.repo_to_write(), call.json()
+    made = call.hub.discussions.open(
+        repo,
+        call.account,
+        body.text("title").strip(),
+        body.text_or_none("description") or "",
+        pull_request=bool(body.flag_or_none("pullRequest")),
+    )
+    return answer({"num": made.number, "pullRequest": made.base is not None})
+
+
+def details(call: Call) -> Response:
+    """One discussion; all that happened in it is that it was opened."""
+    repo = call.repo()
+    discussion = call.hub.discussions.find(repo, _number(call))
+    shown = _shown(repo, discussion)
+    text = {"raw": discussion.description}
+    data = {"edited": False, "hidden": False, "latest": text}
+    shown["events"] = [_event("comment", discussion.author, discussion.created, data)]
+    if discussion.base is not None:
+        shown |= {"changes": {"base": discussion.base}, "filesWithConflicts": False, "diff": None}
+    return answer(shown)
+
+
+def rename(call: Call) -> Response:
+    """Another title."""
+    repo, number, title = call.repo_to_write(), _number(call), call.json().text("title").strip()
+    before = call.hub.discussions.find(repo, number)
+    call.hub.discussions.change(repo, number, title=title)
+    data = {"from": before.title, "to": title}
+    return answer({"newTitle": _event("title-change", call.account.user, time.time(), data)})
+
+
+def change_status(call: Call) -> Response:
+    """Closed, or open again."""
+    repo, number, status = call.repo_to_write(), _number(call), call.json().text("status")
+    call.hub.discussions.change(repo, number, status=status)
+    data = {"status": status}
+    return answer({"newStatus": _event("status-change", call.account.user, time.time(), data)})
+
+
+def refuse(call: Call) -> Response:
+    """Comments and merges. Raises BadRequest."""
+    call.hub.discussions.find(call.repo_to_write(), _number(call))
+    raise BadRequest("this hub keeps no comments and merges nothing: commit to the branch itself")
+
+
+def _number(call: Call) -> int:
+    text = call.params["number"]
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise NotFound(f"a discussion has a number, not {text[:20]!r}")
+    return int(text)
+
+
+def _shown(repo: Repo, discussion: Discussion) -> dict[str, Any]:
+    return {
+        "num": discussion.number,
+        "title": discussion.title,
+        "author": {"name": discussion.author},
+        "createdAt": iso_date(discussion.created),
+        "status": discussion.status,
+        "isPullRequest": discussion.base is not None,
+        "repo": {"name": repo.id, "type": repo.kind},
+    }
+
+
+def _event(kind: str, author: str, when: float, data: dict[str, Any]) -> dict[str, Any]:
+    """Something that happened, as clients read it."""
+    return {
+        "id": secrets.token_hex(12),
+        "type": kind,
+        "author": {"name": author},
+        "createdAt": iso_date(when),
+        "data": data,
+    }
+
+
+_ALL = "/api/{kind}/{namespace}/{name}/discussions"
+_ONE = f"{_ALL}/{{number}}"
+ROUTES = [
+    route("GET", _ALL, list_all),
+    route("POST", _ALL, create),
+    route("GET", _ONE, details),
+    route("POST", f"{_ONE}/title", rename),
+    route("POST", f"{_ONE}/status", change_status),
+    route("POST", f"{_ONE}/comment", refuse),
+    route("POST", f"{_ONE}/merge", refuse),
+]
