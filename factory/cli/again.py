@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -35,17 +37,18 @@ def reproduce(
     json_: Json = False,
 ) -> None:
     """Make a published collection again from its own artifacts, and say what differs."""
-    from factory.cli.session import session
+    from factory.cli.session import remote_token, session
 
+    token = remote_token() if at else None  # the session's own is the local hub's
     if at is not None:
-        _bring([collection], at)
+        _bring([collection], at, token)
     with session(None) as (home, hub), tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         from factory import reproduce as room
         from factory.cli import console as shown
 
         published = room.read(hub, collection, Path(folder))
         if at is not None:
-            _bring(room.models(published, from_), at)
+            _bring(room.models(published, from_), at, token)
         teller = shown.Teller(aside=json_)
         try:
             found = room.again(published, from_, hub, home, teller)
@@ -83,12 +86,13 @@ def diff(
                 shown.console.print(table)
 
 
-def _bring(what: list[str], at: str) -> None:
+def _bring(what: list[str], at: str, token: str | None) -> None:
     """Pull into the local hub what is to be had at another one."""
-    from factory.cli.sync import pull
+    from factory.cli.sync import across
+    from factory.cli.transfer import Wishes
 
-    if what:
-        pull(what, from_=at)
+    with contextlib.redirect_stdout(sys.stderr):  # what this command prints is what it found
+        across(at, token, Wishes(tuple(what)), pulling=True)
 
 
 def _artifact(name: str, hub: Hub) -> Path:

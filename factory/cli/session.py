@@ -57,6 +57,8 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
 
 def remote_token() -> str | None:
     """The user's own token, for hubs other than the local one: HF_TOKEN, or hf auth login."""
+    for key, value in _QUIET.items():  # before the client is imported for the first time
+        os.environ.setdefault(key, value)
     import huggingface_hub
 
     return huggingface_hub.get_token()

@@ -65,7 +65,7 @@ def push(
     """Publish collections and repos of the local hub on another hub."""
     if part := next((word for word in wishes.what if "@" in word), None):
         raise HubError(f"{part}: a push takes whole repos", "leave out the revision; see --squash")
-    _across(to, wishes, pulling=False)
+    across(to, _token(), wishes, pulling=False)
 
 
 @app.command()
@@ -78,15 +78,13 @@ def pull(
 
     REPO@REVISION brings that one revision.
     """
-    _across(from_, wishes, pulling=True)
+    across(from_, _token(), wishes, pulling=True)
 
 
-def _across(remote: str, wishes: Wishes, *, pulling: bool) -> None:
-    """Between the local hub and another, each with its own token and never with the other's."""
-    from factory.cli.session import remote_token
-
+def across(remote: str, token: str | None, wishes: Wishes, *, pulling: bool) -> None:
+    """Between the local hub and another, each with its own token and never with the other's.
+    Raises HubError."""
     with local_hub() as local:
-        token = remote_token()
         # Inside `factory hub exec` the user's token is the local hub's.
         there = (remote.rstrip("/"), None if token == local.token else token)
         here = (local.url, local.token)
@@ -94,3 +92,9 @@ def _across(remote: str, wishes: Wishes, *, pulling: bool) -> None:
         source, destination = (there, here) if pulling else (here, there)
         with transfer(source, destination, wishes, staging=staging, keeps_ids=pulling) as work:
             carry(work, wishes)
+
+
+def _token() -> str | None:
+    from factory.cli.session import remote_token
+
+    return remote_token()
