@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,61 @@ class Hub:
                 return self.publish(directory, manifest, repo, kind, private)
             return Published(repo, tag, commit)
 
+    def read(self, name: str, kind: str, revision: str, path: str) -> bytes | None:
+        """One file of a repo at a revision; None when it is not there. Raises HubError."""
+        with self.explained(name):
+            try:
+                found = hf_hub_download(
+                    name,
+                    path,
+                    repo_type=kind,
+                    revision=revision,
+                    endpoint=self.endpoint,
+                    token=self._token,
+                )
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                return None
+            return Path(found).read_bytes()
+
+    def paths(self, name: str, kind: str, revision: str) -> list[str]:
+        """The paths of all files of a repo at a revision. Raises HubError."""
+        with self.explained(name):
+            return self._api.list_repo_files(name, repo_type=kind, revision=revision)
+
+    def beside(self, repo: str, kind: str) -> list[tuple[str, str]]:
+        """The other models and datasets (name and kind) of the collections that hold a repo."""
+        found: dict[tuple[str, str], None] = {}
+        with self.explained(repo):
+            for shelf in self._api.list_collections(item=f"{kind}s/{repo}"):
+                for item in self._api.get_collection(shelf.slug).items:
+                    if item.item_type in ("model", "dataset"):
+                        found[item.item_id, item.item_type] = None
+        return [one for one in found if one != (repo, kind)]
+
+    def refresh_card(self, repo: str, kind: str, card: str) -> str | None:
+        """Put a new card on main: the one commit that may follow a publish. Data and tags stay as
+        they are. Returns the commit; None when that card is there already."""
+        new = card.encode()
+
+        def attempt() -> str:
+            head = str(self._api.repo_info(repo, repo_type=kind).sha)
+            if self.read(repo, kind, head, "README.md") == new:
+                return ""
+            return str(
+                self._api.create_commit(
+                    repo,
+                    operations=[CommitOperationAdd("README.md", new)],
+                    commit_message="card: refreshed",
+                    repo_type=kind,
+                    parent_commit=head,
+                ).oid
+            )
+
+        with self.explained(repo):
+            return _retrying(attempt) or None
+
     def collect(
         self,
         title: str,
@@ -154,8 +209,11 @@ class Hub:
         repo: str,
         kind: Literal["model", "dataset"],
         note: str,
+        order: Sequence[str] = (),
     ) -> str:
-        """Put a repo into a collection, made if missing, with a note. Returns its slug."""
+        """Put a repo into a collection, made if missing, with a note. Returns its slug.
+
+        The repos of `order` stand in that order, in front of whatever a person put there."""
         with self.explained(f"the collection {title}"):
             collection = self._api.create_collection(
                 title,
@@ -175,7 +233,18 @@ class Hub:
                 self._api.update_collection_item(
                     collection.slug, item_object_id=present[0].item_object_id, note=note
                 )
+            self._arrange(collection.slug, order)
             return collection.slug
+
+    def _arrange(self, slug: str, order: Sequence[str]) -> None:
+        """Move items until those of `order` come first and in it; no request when they do."""
+        rank = {repo: place for place, repo in enumerate(order)}
+        items = [(i.item_id, i.item_object_id) for i in self._api.get_collection(slug).items]
+        for place, item in enumerate(sorted(items, key=lambda i: rank.get(i[0], len(rank)))):
+            if items[place] != item:
+                self._api.update_collection_item(slug, item_object_id=item[1], position=place)
+                items.remove(item)
+                items.insert(place, item)
 
     def _tagged(self, repo: str, kind: str) -> Iterator[tuple[str, Manifest]]:
         try:

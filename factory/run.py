@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from factory import card, earlier, foreign, record, stock, yaml12
+from factory import card, earlier, figures, foreign, record, stock, yaml12
 from factory.artifact import content_digest
 from factory.earlier import Earlier
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
-from factory.hub import Hub
+from factory.hub import COLLECTION_DESCRIPTION, Hub
 from factory.lock import Lock
-from factory.plan import Found, Holdings, Slice, State, Step, plan
+from factory.plan import Found, Holdings, Slice, State, Step, plan, repos
 from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
 from factory.stages.contract import Need, Read
@@ -118,6 +118,8 @@ def _work(
                 f"run it first, or leave out --only: {steps[need.step].reason}",
             )
     places = {need: _place(need, loaded, pins, done, steps, hub) for need in needs}
+    under = record.stated(loaded.recipe, places, done)
+    record.license_of(loaded.recipe, step, under)  # before hours are spent, not after
     read = content_digest(
         (f"{n.role}/{number}", record.inputs(n, pins, done).digest)
         for number, n in enumerate(needs)
@@ -153,10 +155,11 @@ def _work(
         )
         taken = {m.spec.name: earlier.taken(work.path, m.spec.name).rows for m in step.slices}
         manifest = record.manifest(
-            loaded.recipe, pins, step, outcome, done, out, clock.seconds(), taken
+            loaded.recipe, pins, step, outcome, done, out, clock.seconds(), taken, under
         )
         dumped = loaded.recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
         # what lies beside the data in every artifact; the manifest follows when it is sealed
+        figures.draw(manifest, out)
         (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
         (out / "recipe.yaml").write_text(yaml12.dump(dumped), encoding="utf-8")
         (out / "recipe.lock.yaml").write_text(pins.dump(), encoding="utf-8")
@@ -227,17 +230,15 @@ def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
     published = hub.publish(
         step.found.directory, manifest, step.repo, step.repo_type, recipe.private
     )
-    rows = manifest.rows()
-    note = f"{step.name}: {rows.out} rows, {published.tag}"
-    description = recipe.description or f"Made by factory run {recipe.name}"
     hub.collect(
         collection_title(recipe),
         recipe.org,
-        description,
+        collection_description(loaded),
         recipe.private,
         step.repo,
         step.repo_type,
-        note,
+        card.note(manifest, published.tag),
+        list(repos(recipe)),
     )
     return published.tag
 
@@ -245,6 +246,17 @@ def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
 def collection_title(recipe: Recipe) -> str:
     """What the recipe's collection is called."""
     return f"CroCo {recipe.name}"
+
+
+def collection_description(loaded: Loaded) -> str:
+    """What it is and how it is made again, in the 150 characters that the Hub allows."""
+    name = loaded.recipe.name if loaded.packaged else "recipe.yaml"
+    again = f"Made again by: factory run {name}"
+    about = " ".join(loaded.recipe.description.split())
+    room = COLLECTION_DESCRIPTION - len(again) - 1
+    if len(about) > room:
+        about = about[: room - 1].rstrip() + "…"
+    return f"{about} {again}".strip()
 
 
 @contextmanager
