@@ -38,10 +38,9 @@ def render(manifest: Manifest, found: Sequence[Comparison] = ()) -> str:
     kind = manifest.kind if manifest.kind in _MODELS else "dataset"
     terms = licenses.terms(manifest.license) if manifest.license else None
     command = shlex.join(["factory", "run", "recipe.yaml", "--until", manifest.step])
+    metadata = yaml.safe_dump(header(manifest, found), sort_keys=False)
     values = dict(
-        header=markdown.Safe(
-            yaml.safe_dump(header(manifest, found), sort_keys=False, allow_unicode=False)
-        ),
+        header=markdown.Safe(metadata),
         m=manifest,
         rows=manifest.rows(),
         models=[record for record in manifest.models if record.source],
@@ -55,7 +54,7 @@ def render(manifest: Manifest, found: Sequence[Comparison] = ()) -> str:
         comparisons=found,
         terms=terms,
         notice=markdown.Safe(terms.notice if terms else ""),
-        command=markdown.Safe(markdown.visible(" ".join(command.split()))),
+        command=markdown.line(command),
         bibliography=markdown.Safe("\n\n".join(_bibliography(manifest))),
     )
     try:
@@ -70,7 +69,8 @@ def render(manifest: Manifest, found: Sequence[Comparison] = ()) -> str:
             f"{manifest.repo}: its manifest lacks what its card shows: {error.message}",
             "another version of the factory made it: use that one",
         ) from None
-    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+    top = f"---\n{metadata}---\n"
+    return top + re.sub(r"\n{3,}", "\n\n", text.removeprefix(top)).rstrip() + "\n"
 
 
 def header(manifest: Manifest, found: Sequence[Comparison] = ()) -> dict[str, Any]:

@@ -75,17 +75,15 @@ def model_index(name: str, found: Iterable[Comparison]) -> list[dict[str, Any]]:
                 "lost": one.lost,
             },
         }
-        results.append(
-            {
-                "task": {"type": "text-generation", "name": "Answers compared by a judge"},
-                "dataset": dataset,
-                "metrics": [metric],
-                "source": {
-                    "name": f"verdicts at {one.judged[1]}",
-                    "url": f"https://huggingface.co/datasets/{one.judged[0]}",
-                },
-            }
-        )
+        result = {
+            "task": {"type": "text-generation", "name": "Answers compared by a judge"},
+            "dataset": dataset,
+            "metrics": [metric],
+        }
+        if not one.judged[0].startswith("local/"):  # which no public hub has
+            url = f"https://huggingface.co/datasets/{one.judged[0]}/tree/{one.judged[1]}"
+            result["source"] = {"name": "verdicts", "url": url}
+        results.append(result)
     return [{"name": name, "results": results}] if results else []
 
 

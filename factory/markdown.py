@@ -52,6 +52,7 @@ def inline(value: Any) -> Safe:
 def code(value: Any) -> Safe:
     """A value as a code span, to be read exactly: not for tables, where a `|` parts cells."""
     text = visible(" ".join(str(value).split()))[:LIMIT].replace("`", "'")
+    text = _TAG.sub("‹", text)  # code spans are inert, but not every page is made with care
     return Safe(f"`{text}`" if text else "")
 
 
@@ -81,6 +82,11 @@ def block(value: Any) -> Safe:
     text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     seen = "".join(char if char == "\n" else _json(char) for char in text)
     return Safe(_TAG.sub(r"\\u003c", seen))
+
+
+def line(text: str) -> Safe:
+    """A line inside a code fence that begins with a word of ours."""
+    return Safe(_TAG.sub("‹", visible(" ".join(text.split()))))
 
 
 def link(label: str, repo: str, kind: str, revision: str | None = None) -> Safe:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from factory import card, earlier, figures, foreign, record, stock, yaml12
-from factory.artifact import content_digest
+from factory import card, earlier, figures, foreign, record, refresh, stock, yaml12
+from factory.artifact import MANIFEST, content_digest
 from factory.earlier import Earlier
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import COLLECTION_DESCRIPTION, Hub
@@ -73,6 +73,8 @@ def run(
                 else:
                     assert step.found is not None
                     held.add(Found(step.found.manifest, tag=tag))
+                    if step.stage.kind == "verdicts":
+                        _tell_models(loaded.recipe, hub)
                     step = _find(plan(loaded.recipe, pins, held), name)
             report.end(step, seconds)
     if unpublished:
@@ -241,6 +243,13 @@ def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
         list(repos(recipe)),
     )
     return published.tag
+
+
+def _tell_models(recipe: Recipe, hub: Hub) -> None:
+    """What judges found goes onto the cards of the models that they judged."""
+    for repo, kind in repos(recipe).items():
+        if kind == "model" and hub.read(repo, kind, "main", MANIFEST):
+            refresh.refresh(hub, refresh.Subject(repo, kind, "main"))
 
 
 def collection_title(recipe: Recipe) -> str:

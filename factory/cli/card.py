@@ -49,6 +49,6 @@ def card(
                 raise HubError("only main is refreshed: tags never move", f"leave out @{subject.revision}")
             commit, found = cards.refresh(the_hub, subject)
             did = f"refreshed in {commit[:12]}" if commit else "as it was"
-            typer.echo(f"{subject.repo}: {did}, with {len(found)} comparisons")
+            typer.echo(f"{subject.repo}: {did}, with {len(found)} rows of evaluation")
         else:
             typer.echo(cards.rendered(the_hub, subject)[0], nl=False)
