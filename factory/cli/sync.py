@@ -58,8 +58,9 @@ def push(
     json_: Json = False,
 ) -> None:
     """Publish collections and repos of the local hub on another hub."""
-    from factory.cli.session import remote_token
+    from factory.cli.session import address, remote_token
 
+    to = address(to)
     if part := next((word for word in what or [] if "@" in word), None):
         raise HubError(f"{part}: a push takes whole repos", "leave out the revision; see --squash")
 
@@ -67,7 +68,7 @@ def push(
         token = _not_ours(remote_token(), local)
         with transfer(
             (local.url, local.token),
-            (to.rstrip("/"), token),
+            (to, token),
             staging=_staging(to),
             keeps_ids=False,
             rename=rename,
@@ -93,12 +94,14 @@ def pull(
 
     REPO@REVISION brings that one revision.
     """
-    from factory.cli.session import remote_token
+    from factory.cli.session import address, remote_token
+
+    from_ = address(from_)
 
     with local_hub() as local:
         token = _not_ours(remote_token(), local)
         with transfer(
-            (from_.rstrip("/"), token),
+            (from_, token),
             (local.url, local.token),
             staging=_staging(from_),
             keeps_ids=True,
