@@ -14,7 +14,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 FINGERPRINT_LENGTH = 12  # hex digits: 48 bits, plenty among the artifacts of one lab
 MANIFEST = "factory.json"
@@ -87,6 +97,17 @@ class License(Record):
     @classmethod
     def _by_id(cls, value: Any) -> Any:
         return {"id": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _short(self, dump: SerializerFunctionWrapHandler) -> str | dict[str, Any]:
+        said: dict[str, Any] = {k: v for k, v in dump(self).items() if v is not None}
+        return self.id if said.keys() == {"id"} else said
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler.resolve_ref_schema(handler(schema))]}
 
 
 class FileRecord(Record):

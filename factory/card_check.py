@@ -102,7 +102,9 @@ def _base(data: Mapping[str, Any], adapter: Mapping[str, Any] | None) -> Iterato
         return
     trained_on = str(adapter.get("base_model_name_or_path") or "")
     if not bases:
-        yield Problem("an adapter without base_model", f"add base_model: {trained_on or 'org/name'}")
+        yield Problem(
+            "an adapter without base_model", f"add base_model: {trained_on or 'org/name'}"
+        )
     elif trained_on and trained_on not in bases:
         yield Problem(
             f"base_model is {bases[0]}, but adapter_config.json says {trained_on}",

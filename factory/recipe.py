@@ -229,7 +229,9 @@ def _siblings(path: tuple[Any, ...]) -> list[str]:
     for part in parts:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), Knobs)
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), Knobs
+        )
         if getattr(annotation, "__origin__", None) is dict:
             next(parts, None)  # the key of its own that a person chose
     return list(model.model_fields)

@@ -123,7 +123,10 @@ def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: P
 
     assert [(row.language, row.won, row.tied, row.lost) for row in found] == [("es", 1, 7, 2)]
     text = hub.read(repo, "model", "main", "README.md").decode()
-    assert "| policy | judged/smoke-reward, training reward (not independent) | es | 1 | 7 | 2 |" in text
+    assert (
+        "| policy | judged/smoke-reward, training reward (not independent) | es | 1 | 7 | 2 |"
+        in text
+    )
     assert "45.0 % [30.0, 60.0] no difference shown" in text
     tags = {ref.name: ref.target_commit for ref in hub._api.list_repo_refs(repo).tags}
     assert tags == {mine["dpo-es"].tag: published["dpo-es"].commit}
@@ -175,7 +178,9 @@ def test_our_cards_are_right_and_a_strangers_mistakes_are_listed(hub: Any, tmp_p
 
     bad = tmp_path / "bad"
     bad.mkdir()
-    (bad / "README.md").write_text("---\nlicense: apache2\nlanguage: [danish]\n---\n![x](gone.png)\n")
+    (bad / "README.md").write_text(
+        "---\nlicense: apache2\nlanguage: [danish]\n---\n![x](gone.png)\n"
+    )
     hub._api.create_repo("acme/bad", repo_type="dataset")
     hub._api.upload_folder(repo_id="acme/bad", repo_type="dataset", folder_path=str(bad))
     said = [problem.what for problem in refresh.check(hub, refresh.find(hub, "datasets/acme/bad"))]

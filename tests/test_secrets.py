@@ -56,9 +56,7 @@ def test_sources_are_read_and_published_without_a_trace(factory: Cli, home: Path
 
 
 @pytest.mark.slow
-def test_the_whole_line_leaves_no_trace_and_neither_does_a_defect(
-    factory: Cli, home: Path
-) -> None:
+def test_the_whole_line_leaves_no_trace_and_neither_does_a_defect(factory: Cli, home: Path) -> None:
     said = run_with_secrets(factory, "run", "smoke")
     assert_clean(home, said)
     assert len([path for path in everything(home) if path.name == "README.md"]) > 10

@@ -46,7 +46,9 @@ def card(
                 raise typer.Exit(1)
         elif refresh:
             if subject.revision != "main":
-                raise HubError("only main is refreshed: tags never move", f"leave out @{subject.revision}")
+                raise HubError(
+                    "only main is refreshed: tags never move", f"leave out @{subject.revision}"
+                )
             commit, found = cards.refresh(the_hub, subject)
             did = f"refreshed in {commit[:12]}" if commit else "as it was"
             typer.echo(f"{subject.repo}: {did}, with {len(found)} rows of evaluation")

@@ -1,10 +1,12 @@
-"""Take the manifests of a home in which recipes/smoke.yaml ran, and render their cards anew.
+"""Take the manifests of a home in which recipes/smoke.yaml ran, and render their cards and the
+manifest's JSON schema anew.
 
 python -m tests.golden.refresh HOME
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from factory import card
 from factory.artifact import Manifest, read_manifest
 
 HERE = Path(__file__).parent
+SCHEMA = HERE.parent.parent / "docs" / "manifest.schema.json"
 
 
 def manifests() -> dict[str, Manifest]:
@@ -31,8 +34,15 @@ def take(home: Path) -> None:
             (HERE / f"{name}.json").write_text(manifest.dump(), encoding="utf-8")
 
 
+def schema() -> str:
+    """The JSON schema of `factory.json`."""
+    found = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(found | Manifest.model_json_schema(), indent=1) + "\n"
+
+
 def render() -> None:
-    """Write the card of every manifest kept here."""
+    """Write the card of every manifest kept here, and the schema."""
+    SCHEMA.write_text(schema(), encoding="utf-8")
     for name, manifest in manifests().items():
         (HERE / f"{name}.md").write_text(card.render(manifest), encoding="utf-8")
 
