@@ -39,24 +39,24 @@ def render(manifest: Manifest, found: Sequence[Comparison] = ()) -> str:
     terms = licenses.terms(manifest.license) if manifest.license else None
     command = shlex.join(["factory", "run", "recipe.yaml", "--until", manifest.step])
     metadata = yaml.safe_dump(header(manifest, found), sort_keys=False)
-    values = dict(
-        header=markdown.Safe(metadata),
-        m=manifest,
-        rows=manifest.rows(),
-        models=[record for record in manifest.models if record.source],
-        base=_base(manifest),
-        lora_rank=_lora_rank(manifest),
-        configs=_configs(manifest),
-        knobs=_flat(manifest.fields),
-        ways=_flat(manifest.how),
-        inputs=lineage(manifest),
-        figures=figures.wanted(manifest),
-        comparisons=found,
-        terms=terms,
-        notice=markdown.Safe(terms.notice if terms else ""),
-        command=markdown.line(command),
-        bibliography=markdown.Safe("\n\n".join(_bibliography(manifest))),
-    )
+    values = {
+        "header": markdown.Safe(metadata),
+        "m": manifest,
+        "rows": manifest.rows(),
+        "models": [record for record in manifest.models if record.source],
+        "base": _base(manifest),
+        "lora_rank": _lora_rank(manifest),
+        "configs": _configs(manifest),
+        "knobs": _flat(manifest.fields),
+        "ways": _flat(manifest.how),
+        "inputs": lineage(manifest),
+        "figures": figures.wanted(manifest),
+        "comparisons": found,
+        "terms": terms,
+        "notice": markdown.Safe(terms.notice if terms else ""),
+        "command": markdown.line(command),
+        "bibliography": markdown.Safe("\n\n".join(_bibliography(manifest))),
+    }
     try:
         text = _environment().get_template(f"{kind}.md.j2").render(values)
     except jinja2.TemplateNotFound as error:

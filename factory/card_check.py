@@ -1,4 +1,4 @@
-"""Is a card right? Ours or anybody's: what the Hub would misread, and what it says that is not so."""
+"""Is a card right? Ours or anybody's: what the Hub would misread, what it says that is not so."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from factory.artifact import License
 from factory.errors import InputError, nearest
 
 # ISO 639-1, and what the Hub takes beside it; three letters are ISO 639-3, which is not listed.
-_LANGUAGES = frozenset(
+_CODES = (
     "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy "
     "da de dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu "
     "hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb "
     "lg li ln lo lt lu lv mg mh mi mk ml mn mo mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj "
     "om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn so sq sr ss st su "
     "sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu "
-    "code multilingual".split()
+    "code multilingual"
 )
+_LANGUAGES = frozenset(_CODES.split())
 _SIZES = re.compile(r"n<1K|1K<n<10K|10K<n<100K|100K<n<1M|1M<n<10M|10M<n<100M|100M<n<1B|1B<n<10B|"
                     r"10B<n<100B|100B<n<1T|n>1T")  # fmt: skip
 _LINK = re.compile(

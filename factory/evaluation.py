@@ -46,7 +46,7 @@ def comparisons(model: Manifest, others: Iterable[Manifest]) -> list[Comparison]
     for judge in every:
         read = [one for record in judge.slices.values() for one in record.inputs]
         compared = [answers[one.digest] for one in read if one.digest in answers]
-        labels = {label: asked for label, asked in compared}
+        labels = dict(compared)
         for row in judge.stats.get("comparisons", []):
             if row["model"] in labels:
                 found.append(_comparison(judge, row, labels[row["model"]]))

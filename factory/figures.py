@@ -19,7 +19,7 @@ _COLOURS = {
 _INK = "#444444"
 
 
-# What a curve shows, the first that the trainer logged of each: DPO's and the reward trainer's names
+# What a curve shows: the first of each that was logged. DPO's names, and the reward trainer's.
 _CURVES = (
     ("loss",),
     ("rewards/margins", "margin"),

@@ -230,7 +230,7 @@ def _allows(one: License, made: License) -> bool:
 
 
 def _strictest(each: Iterable[License]) -> License | None:
-    """The one of these under which something made from all of them may be; None if there is none."""
+    """The one of these that something made from all of them may be under, if there is one."""
     every = list(each)
     fit = [one for one in every if all(_allows(other, one) for other in every)]
     best = max(fit, key=lambda one: (terms(one).asks, one.id), default=None)

@@ -66,7 +66,7 @@ def cell(value: Any) -> Safe:
 
 
 def visible(text: str) -> str:
-    """`text` with what cannot be seen (controls, bidi marks, lone surrogates) written as \\uXXXX."""
+    """`text` with what cannot be seen (controls, bidi marks, surrogates) written as \\uXXXX."""
     return "".join(_escaped(char) if _unseen(char) else char for char in text)
 
 

@@ -1,4 +1,4 @@
-"""Look at the cards that a hub has: what is wrong with one, and one with what judges found since."""
+"""The cards that a hub has: what is wrong with one, and one with what judges found since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a card that is wrong: one line a mistake, with its fix, and nothing of a right one."""
+"""What is said of a card that is wrong: a line a mistake, with its fix; nothing of a right one."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_the_recipe_may_be_stricter_but_not_laxer() -> None:
     assert settle("cc-by-nc-4.0", said="cc-by-nc-sa-4.0") == "cc-by-nc-sa-4.0"
     with pytest.raises(RecipeError, match=r"cannot be under apache-2\.0: .* \(cc-by-nc-4\.0\)"):
         settle("mit", "cc-by-nc-4.0", said="apache-2.0")
-    with pytest.raises(RecipeError, match="did you mean 'apache-2.0'"):
+    with pytest.raises(RecipeError, match=r"did you mean 'apache-2\.0'"):
         settle("mit", said="apache2.0")
 
 
