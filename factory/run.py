@@ -11,12 +11,12 @@ from types import FrameType
 from typing import Protocol
 
 from factory import card, earlier, figures, foreign, record, refresh, stock, yaml12
-from factory.artifact import MANIFEST, content_digest
+from factory.artifact import content_digest
 from factory.earlier import Earlier
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import COLLECTION_DESCRIPTION, Hub
 from factory.lock import Lock
-from factory.plan import Found, Holdings, Slice, State, Step, plan, repos
+from factory.plan import Found, Holdings, Slice, State, Step, plan, repo_of, repos
 from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
 from factory.stages.contract import Need, Read
@@ -74,7 +74,7 @@ def run(
                     assert step.found is not None
                     held.add(Found(step.found.manifest, tag=tag))
                     if step.stage.kind == "verdicts":
-                        _tell_models(loaded.recipe, hub)
+                        _tell_models(loaded.recipe, hub, report)
                     step = _find(plan(loaded.recipe, pins, held), name)
             report.end(step, seconds)
     if unpublished:
@@ -245,11 +245,19 @@ def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
     return published.tag
 
 
-def _tell_models(recipe: Recipe, hub: Hub) -> None:
-    """What judges found goes onto the cards of the models that they judged."""
-    for repo, kind in repos(recipe).items():
-        if kind == "model" and hub.read(repo, kind, "main", MANIFEST):
-            refresh.refresh(hub, refresh.Subject(repo, kind, "main"))
+def _tell_models(recipe: Recipe, hub: Hub, report: Reporter) -> None:
+    """What judges found goes onto the cards of the adapters that they judged."""
+    adapters = {
+        repo_of(recipe, stage, spec.step): None
+        for stage, spec in recipe.slices()
+        if stage.kind == "adapter"
+    }
+    for repo in adapters:
+        try:
+            if hub.has(repo, "model", "main"):
+                refresh.refresh(hub, refresh.Subject(repo, "model", "main"))
+        except HubError as error:  # a card can wait: factory card REPO --refresh
+            report.note(f"the card of {repo} is as it was: {error.what}")
 
 
 def collection_title(recipe: Recipe) -> str:
