@@ -244,6 +244,8 @@ def _bibliography(manifest: Manifest) -> list[str]:
 
 def _headline(manifest: Manifest) -> str:
     stats = manifest.stats
+    if not stats:  # rows that somebody else made
+        return ""
     match manifest.stage:
         case "generate":
             cut = sum(s["cut_off"] for s in stats["by_language"].values())

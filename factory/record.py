@@ -28,10 +28,10 @@ from factory.artifact import (
 from factory.errors import InputError, StageError
 from factory.lock import Lock
 from factory.plan import Found, Step
+from factory.reading import is_file
 from factory.recipe import Recipe
 from factory.stages.contract import Need, Outside
 from factory.stages.job import Outcome, Place
-from factory.reading import is_file
 
 # What may explain a difference between two runs; recorded, never hashed.
 _PACKAGES = (

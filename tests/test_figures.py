@@ -30,7 +30,11 @@ def test_what_is_wanted_is_drawn_and_nothing_else(tmp_path: Path, name: str) -> 
 
 
 def test_a_curve_has_a_point_for_what_was_logged_and_no_other(tmp_path: Path) -> None:
-    entries = [{"loss": 1.0, "step": 10}, {"loss": 0.5, "grad_norm": 2.0, "step": 20}, {"loss": 0.2}]
+    entries = [
+        {"loss": 1.0, "step": 10},
+        {"loss": 0.5, "grad_norm": 2.0, "step": 20},
+        {"loss": 0.2},
+    ]
     figures.draw_curve(tmp_path / "c.png", entries)
     assert (tmp_path / "c.png").exists()
 
@@ -38,10 +42,11 @@ def test_a_curve_has_a_point_for_what_was_logged_and_no_other(tmp_path: Path) ->
 def test_rewards_of_one_value_or_none_can_be_drawn(tmp_path: Path) -> None:
     one = KEPT["score"]
     same = {"scored": 3, "rewards": {"edges": [1.0, 1.0], "reward": [3]}}
-    stats = {"by_language": {"en": same, "fr": {"scored": 0, "rewards": {"edges": [], "reward": []}}}}
+    none = {"scored": 0, "rewards": {"edges": [], "reward": []}}
+    stats = {"by_language": {"en": same, "fr": none}}
     figures.draw(one.model_copy(update={"stats": stats}), tmp_path)
     assert (tmp_path / "rewards.png").exists()
-    stats = {"by_language": {"fr": stats["by_language"]["fr"]}}
+    stats = {"by_language": {"fr": none}}
     assert figures.wanted(one.model_copy(update={"stats": stats})) == {}
 
 
