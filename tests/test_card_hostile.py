@@ -122,6 +122,7 @@ def test_no_text_changes_the_shape_of_a_page(name: str, text: str) -> None:
     assert not markdown._TAG.search(body)
 
 
+@settings(deadline=None)
 @given(words)
 def test_a_value_is_one_cell_and_one_line(text: str) -> None:
     shown = markdown.inline(text)
@@ -131,6 +132,7 @@ def test_a_value_is_one_cell_and_one_line(text: str) -> None:
     assert [token.type for token in page].count("td_open") == 2
 
 
+@settings(deadline=None)
 @given(words)
 def test_a_quoted_string_is_the_string_again(text: str) -> None:
     quoted = markdown.quoted(text)
@@ -138,6 +140,7 @@ def test_a_quoted_string_is_the_string_again(text: str) -> None:
     assert quoted.isascii()
 
 
+@settings(deadline=None)
 @given(st.recursive(words | st.integers() | st.none(), lambda x: st.dictionaries(words, x)))
 def test_a_block_is_json_of_the_same_value(value: Any) -> None:
     block = markdown.block(value)

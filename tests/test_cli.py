@@ -70,26 +70,14 @@ def test_a_missing_prompt_file_says_where_it_should_lie(factory: Cli, tmp_path: 
     _is_two_lines(factory("plan", _recipe(tmp_path)), "p.jsonl", str(tmp_path))
 
 
-def test_an_input_under_no_known_licence_stops_before_anything_is_made(
-    factory: Cli, home: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Hello"}\n')
-    recipe = _recipe(tmp_path)
-    done = factory("run", recipe, "--until", "prompts", "--set", "license=null")
-    _is_two_lines(done, "no licence is known of p.jsonl", "licenses: {source: id}")
-    assert not list(home.glob("work/local/*/artifact"))
-    settled = ("--set", "licenses={p.jsonl: cc-by-4.0}")
-    done = factory("run", recipe, "--until", "prompts", "--set", "license=null", *settled)
-    assert done.returncode == 0, done.stderr
-    [card] = home.glob("work/local/*/artifact/README.md")
-    assert "license: cc-by-4.0" in card.read_text()
-
-
-def test_a_row_without_messages_stops_before_anything_is_published(
+def test_a_bad_row_or_a_licence_nobody_knows_stops_before_anything_is_published(
     factory: Cli, home: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Hello"}\n{"id": "b", "promt": "x"}\n')
-    _is_two_lines(factory("run", _recipe(tmp_path), "--until", "prompts"), "p.jsonl line 2")
+    run = ("run", _recipe(tmp_path), "--until", "prompts")
+    _is_two_lines(factory(*run), "p.jsonl line 2")
+    unsaid = factory(*run, "--set", "license=null")
+    _is_two_lines(unsaid, "no licence is known of p.jsonl", "licenses: {source: id}")
     listing = factory("hub", "exec", "--", "hf", "repos", "list", "--format", "json")
     assert "mine-prompts" not in listing.stdout
 

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory import licenses, record
@@ -106,6 +106,7 @@ def test_a_model_made_from_llama_says_so_in_its_name() -> None:
     assert settle("llama3.1", kind="pairs", repo="org/croco-pairs") == "llama3.1"
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(sorted(licenses.TABLE)), min_size=1, max_size=4))
 def test_what_comes_out_is_allowed_by_every_input_and_its_order_is_nothing(ids: list[str]) -> None:
     try:

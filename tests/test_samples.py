@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory import samples
@@ -58,6 +58,7 @@ def test_long_texts_are_cut_wherever_they_are_and_tokens_hidden(tmp_path: Path) 
     assert len(said) < samples.LIMIT + 40
 
 
+@settings(deadline=None)
 @given(st.text(max_size=500))
 def test_a_cut_text_begins_as_it_did(text: str) -> None:
     cut = samples._cut(text)

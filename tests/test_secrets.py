@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.errors import HubError
@@ -87,6 +87,7 @@ def test_errors_hide_what_is_shaped_like_a_secret_or_is_one(
     assert redact("Authorization: Bearer abc.def-123456") == f"Authorization: Bearer {HIDDEN}"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="abc hf_sk-:/@0", max_size=40))
 def test_redaction_is_done_after_once(text: str) -> None:
     assert redact(redact(text)) == redact(text)
