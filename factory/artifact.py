@@ -14,7 +14,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 FINGERPRINT_LENGTH = 12  # hex digits: 48 bits, plenty among the artifacts of one lab
 MANIFEST = "factory.json"
@@ -74,6 +84,32 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class License(Record):
+    """A licence by the Hub's id, written as that alone or with more. `other` needs `name` and
+    `link`; `because` is why a person says so although the inputs do not."""
+
+    id: str
+    name: str | None = None
+    link: str | None = None
+    because: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_id(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _short(self, dump: SerializerFunctionWrapHandler) -> str | dict[str, Any]:
+        said: dict[str, Any] = {k: v for k, v in dump(self).items() if v is not None}
+        return self.id if said.keys() == {"id"} else said
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler.resolve_ref_schema(handler(schema))]}
+
+
 class FileRecord(Record):
     """One file of an artifact: path from its root, sha256, bytes, and rows if it is a table."""
 
@@ -84,16 +120,20 @@ class FileRecord(Record):
 
 
 class InputRecord(Record):
-    """What one slice read: an artifact's slice (`step`, `slice`, `fingerprint`) or something
-    from outside (`source`, `revision`); `digest` is the content that was really read."""
+    """What one slice read: an artifact's slice (`step`, `slice`, `fingerprint`, to be had from
+    `repo` at `tag`) or something from outside (`source`, `revision`); `digest` is the content
+    that was really read, `license` what that is under."""
 
     role: str
     digest: str
     step: str | None = None
     slice: str | None = None
     fingerprint: str | None = None
+    repo: str | None = None
+    tag: str | None = None
     source: str | None = None
     revision: str | None = None
+    license: License | None = None
 
 
 class Rows(Record):
@@ -123,6 +163,14 @@ class SliceRecord(Record):
     taken_over: dict[str, int] = Field(default_factory=dict)  # rows, by repo@tag they stood in
 
 
+class Sample(Record):
+    """A row as an example, chosen by its place alone; long texts are cut."""
+
+    slice: str
+    row: int
+    cells: dict[str, Any]
+
+
 class Cost(Record):
     """What making it took, all attempts together: seconds of wall time and GPU-hours."""
 
@@ -136,7 +184,7 @@ class Manifest(Record):
 
     manifest_version: int = 1
     repo: str
-    license: str | None = None
+    license: License | None = None
     recipe: str
     step: str
     stage: str
@@ -150,6 +198,8 @@ class Manifest(Record):
     files: list[FileRecord]
     models: list[InputRecord] = Field(default_factory=list)
     stats: dict[str, Any] = Field(default_factory=dict)
+    samples: list[Sample] = Field(default_factory=list)
+    references: list[str] = Field(default_factory=list)  # keys of cards/references.bib
     determinism: str  # exact | rounding | distribution
     template: dict[str, Any] | None = None
     cost: Cost

@@ -14,6 +14,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from factory.redaction import redact
+
 
 class FactoryError(Exception):
     """A mistake or a circumstance the user can mend: `what` happened and the `fix`, a line each."""
@@ -21,8 +23,8 @@ class FactoryError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, fix: str) -> None:
-        # a line each, whatever was quoted in them
-        self.what, self.fix = " ".join(what.split()), " ".join(fix.split())
+        # a line each, whatever was quoted in them, and no secret
+        self.what, self.fix = (redact(" ".join(said.split())) for said in (what, fix))
         super().__init__(self.what)
 
     def __str__(self) -> str:

@@ -6,15 +6,89 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.artifact import Rows
+from factory.artifact import Manifest, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CURVE, REWARDS = "curve.png", "rewards.png"
 _COLOURS = {
     "pool": "#c8c8c8", "chosen": "#2a7f9e", "rejected": "#c4622d", "margin": "#5a5a8c",
+    "reward": "#5a7d4f",
 }  # fmt: skip
 _INK = "#444444"
+
+
+# What a curve shows: the first of each that was logged. DPO's names, and the reward trainer's.
+_CURVES = (
+    ("loss",),
+    ("rewards/margins", "margin"),
+    ("rewards/accuracies", "accuracy"),
+    ("grad_norm",),
+)
+
+
+def wanted(manifest: Manifest) -> dict[str, str]:
+    """The drawings that this manifest's numbers allow beside those a stage made itself: file to
+    what it shows."""
+    found = {}
+    if len(_logged(manifest)) > 1:
+        found[CURVE] = "Training: what was logged, by optimizer step"
+    if _rewards(manifest):
+        found[REWARDS] = "Rewards of all samples, by language"
+    return found
+
+
+def draw(manifest: Manifest, directory: Path) -> None:
+    """Draw what is `wanted` into `directory`."""
+    files = wanted(manifest)
+    if CURVE in files:
+        draw_curve(directory / CURVE, _logged(manifest))
+    if REWARDS in files:
+        draw_rewards(directory / REWARDS, _rewards(manifest))
+
+
+def draw_curve(path: Path, entries: Sequence[Mapping[str, float]]) -> None:
+    """Loss, margin, accuracy and gradient norm over optimizer steps, as far as they were logged.
+    Each point stands at its own step, whatever other entries lack."""
+    keys = [next((k for k in names if any(k in e for e in entries)), "") for names in _CURVES]
+    keys = [key for key in keys if key]
+    grid = _grid(1, keys, [""], height=1.7)
+    for axes, key in zip(grid[0], keys, strict=True):
+        points = [(e.get("step", n + 1), e[key]) for n, e in enumerate(entries) if key in e]
+        axes.plot([x for x, _ in points], [y for _, y in points], color=_COLOURS["chosen"], lw=1)
+    _save(grid, path)
+
+
+def draw_rewards(path: Path, languages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Histograms of rewards, one panel a language, on one scale."""
+    names = list(languages)
+    rows = [names[at : at + 4] for at in range(0, len(names), 4)]
+    edges = [bins["edges"] for bins in languages.values()]
+    low, high = min(e[0] for e in edges), max(e[-1] for e in edges)
+    grid = _grid(len(rows), [""] * min(4, len(names)), [""] * len(rows))
+    for line, axes in zip(rows, grid, strict=True):
+        for one in axes[len(line) :]:
+            one.set_axis_off()
+        for one, name in zip(axes, line, strict=False):
+            _bars(one, languages[name])
+            one.set_xlim(low, high if high > low else low + 1)
+            one.set_title(name, y=0.85, fontsize=8, color=_INK)
+    _save(grid, path)
+
+
+def _logged(manifest: Manifest) -> list[Mapping[str, float]]:
+    return [entry for entry in manifest.stats.get("curve", []) if "loss" in entry]
+
+
+def _rewards(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """The histograms of a score manifest, of languages that have any reward."""
+    found = manifest.stats.get("by_language", {}) if manifest.stage == "score" else {}
+    return {
+        name: figures["rewards"]
+        for name, figures in found.items()
+        if figures.get("rewards", {}).get("edges")
+    }
 
 
 def draw_anatomy(path: Path, slices: Mapping[str, tuple[Mapping[str, Any], Rows]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,15 @@ class Published:
     repo: str
     tag: str
     commit: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """A repo in a collection, with the note beside it."""
+
+    repo: str
+    kind: Literal["model", "dataset"]
+    note: str
 
 
 class Hub:
@@ -136,37 +145,103 @@ class Hub:
                 return self.publish(directory, manifest, repo, kind, private)
             return Published(repo, tag, commit)
 
-    def collect(
-        self,
-        title: str,
-        org: str,
-        description: str,
-        private: bool,
-        repo: str,
-        kind: Literal["model", "dataset"],
-        note: str,
-    ) -> str:
-        """Put a repo into a collection, made if missing, with a note. Returns its slug."""
-        with self.explained(f"the collection {title}"):
-            collection = self._api.create_collection(
-                title,
-                namespace=org,
-                description=description[:COLLECTION_DESCRIPTION],
-                private=private,
-                exists_ok=True,
+    def read(self, name: str, kind: str, revision: str, path: str) -> bytes | None:
+        """One file of a repo at a revision; None when it is not there. Raises HubError."""
+        with self.explained(name):
+            try:
+                found = hf_hub_download(
+                    name,
+                    path,
+                    repo_type=kind,
+                    revision=revision,
+                    endpoint=self.endpoint,
+                    token=self._token,
+                )
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                return None
+            return Path(found).read_bytes()
+
+    def paths(self, name: str, kind: str, revision: str) -> list[str]:
+        """The paths of all files of a repo at a revision. Raises HubError."""
+        with self.explained(name):
+            return self._api.list_repo_files(name, repo_type=kind, revision=revision)
+
+    def beside(self, repo: str, kind: str) -> list[tuple[str, str]]:
+        """The other models and datasets (name and kind) of the collections that hold a repo."""
+        found: dict[tuple[str, str], None] = {}
+        with self.explained(repo):
+            for shelf in self._api.list_collections(item=f"{kind}s/{repo}"):
+                for item in self._api.get_collection(shelf.slug).items:
+                    if item.item_type in ("model", "dataset"):
+                        found[item.item_id, item.item_type] = None
+        return [one for one in found if one != (repo, kind)]
+
+    def refresh_card(self, repo: str, kind: str, card: str) -> str | None:
+        """Put a new card on main: the one commit that may follow a publish. Data and tags stay as
+        they are. Returns the commit; None when that card is there already."""
+        new = card.encode()
+
+        def attempt() -> str:
+            head = str(self._api.repo_info(repo, repo_type=kind).sha)
+            if self.read(repo, kind, head, "README.md") == new:
+                return ""
+            return str(
+                self._api.create_commit(
+                    repo,
+                    operations=[CommitOperationAdd("README.md", new)],
+                    commit_message="card: refreshed",
+                    repo_type=kind,
+                    parent_commit=head,
+                ).oid
             )
-            present = [
-                item for item in collection.items if item.item_id == repo and item.item_type == kind
-            ]
-            if not present:
-                self._api.add_collection_item(
-                    collection.slug, item_id=repo, item_type=kind, note=note, exists_ok=True
-                )
-            elif present[0].note != note:
-                self._api.update_collection_item(
-                    collection.slug, item_object_id=present[0].item_object_id, note=note
-                )
-            return collection.slug
+
+        with self.explained(repo):
+            return _retrying(attempt) or None
+
+    def collect(
+        self, title: str, org: str, private: bool, about: str, items: Sequence[Item]
+    ) -> str:
+        """Make a collection hold these repos, each with its note, in this order and in front of
+        whatever a person put there; it is made if missing. `{slug}` in `about` is filled in.
+
+        Asked again with the same it changes nothing. Returns the slug. Raises HubError.
+        """
+        with self.explained(f"the collection {title}"):
+            found = self._api.create_collection(
+                title, namespace=org, private=private, exists_ok=True
+            )
+            said = about.replace("{slug}", found.slug)[:COLLECTION_DESCRIPTION]
+            if found.description != said:
+                self._api.update_collection_metadata(found.slug, description=said)
+            there = {(item.item_id, item.item_type): item for item in found.items}
+            for item in items:
+                present = there.get((item.repo, item.kind))
+                if present is None:
+                    self._api.add_collection_item(
+                        found.slug,
+                        item_id=item.repo,
+                        item_type=item.kind,
+                        note=item.note,
+                        exists_ok=True,
+                    )
+                elif present.note != item.note:
+                    self._api.update_collection_item(
+                        found.slug, item_object_id=present.item_object_id, note=item.note
+                    )
+            self._arrange(found.slug, [item.repo for item in items])
+            return found.slug
+
+    def _arrange(self, slug: str, order: Sequence[str]) -> None:
+        """Move items until those of `order` come first and in it; no request when they do."""
+        rank = {repo: place for place, repo in enumerate(order)}
+        items = [(i.item_id, i.item_object_id) for i in self._api.get_collection(slug).items]
+        for place, item in enumerate(sorted(items, key=lambda i: rank.get(i[0], len(rank)))):
+            if items[place] != item:
+                self._api.update_collection_item(slug, item_object_id=item[1], position=place)
+                items.remove(item)
+                items.insert(place, item)
 
     def collection(self, slug: str) -> dict[str, str]:
         """The repos in a collection, in its order, with their types. A collection that was pulled

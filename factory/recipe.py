@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError, create_model, field_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 
 from factory import yaml12
+from factory.artifact import License
 from factory.errors import RecipeError, nearest
 from factory.knobs import Knobs
 from factory.languages import language
@@ -37,7 +38,8 @@ class Recipe(Knobs):
     description: str = ""
     languages: Annotated[tuple[str, ...], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)] = 0
-    license: str | None = None
+    license: License | None = None  # of everything made; else computed: see factory/licenses.py
+    licenses: dict[str, License] = Field(default_factory=dict)  # of sources that state none
     private: bool = False
     reuse: tuple[str, ...] = ()  # collections, by slug, whose artifacts may stand in this one
     models: dict[Annotated[str, Field(pattern=NAME)], ModelRef]
@@ -234,7 +236,9 @@ def _siblings(path: tuple[Any, ...]) -> list[str]:
     for part in parts:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, Knobs)), Knobs)
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), Knobs
+        )
         if getattr(annotation, "__origin__", None) is dict:
             next(parts, None)  # the key of its own that a person chose
     return list(model.model_fields)

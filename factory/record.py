@@ -12,10 +12,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from factory import licenses, references, samples
 from factory.artifact import (
     Cost,
     FileRecord,
     InputRecord,
+    License,
     Manifest,
     Rows,
     SliceRecord,
@@ -23,12 +25,13 @@ from factory.artifact import (
     file_sha256,
     fingerprint,
 )
-from factory.errors import StageError
+from factory.errors import InputError, StageError
 from factory.lock import Lock
 from factory.plan import Found, Step
+from factory.reading import is_file
 from factory.recipe import Recipe
 from factory.stages.contract import Need, Outside
-from factory.stages.job import Outcome
+from factory.stages.job import Outcome, Place
 
 # What may explain a difference between two runs; recorded, never hashed.
 _PACKAGES = (
@@ -46,9 +49,11 @@ def manifest(
     out: Path,
     seconds: float,
     taken: Mapping[str, dict[str, int]],
+    under: Mapping[Need, License | None],
 ) -> Manifest:
-    """The manifest of a step that ran; `taken` are rows taken over, by slice and artifact. Raises
-    StageError when its counts do not add up."""
+    """The manifest of a step that ran; `taken` are rows taken over, by slice and artifact, `under`
+    says under what each input is. Raises StageError when its counts do not add up, RecipeError for
+    licences that do not go together."""
     records = files(out)
     slices = {}
     for made in step.slices:
@@ -64,29 +69,41 @@ def manifest(
             fingerprint=made.fingerprint,
             row_key=made.row_key,
             identity=made.identity,
-            inputs=[inputs(need, lock, done) for need in made.spec.needs],
+            inputs=[inputs(need, lock, done, under) for need in made.spec.needs],
             rows=rows,
             digest=_digest(step, name, records),
             taken_over=taken.get(name, {}),
         )
     languages = {made.spec.language for made in step.slices}
     gpu_hours = seconds * _gpus() / 3600
+    read = [record for made in slices.values() for record in made.inputs]
+    fields = step.stage.model_dump(mode="json", exclude={"how"}, by_alias=True)
+    how = step.stage.how.model_dump(mode="json")
+    upstream = {record.step for record in read if record.step}
     return Manifest(
         repo=step.repo,
-        license=recipe.license,
+        license=license_of(recipe, step, under),
         recipe=recipe.name,
         step=step.name,
         stage=step.stage.name,
         kind=step.stage.kind,
         fingerprint=step.fingerprint,
         languages=[x for x in recipe.languages if x in languages or None in languages],
-        fields=step.stage.model_dump(mode="json", exclude={"how"}, by_alias=True),
-        how=step.stage.how.model_dump(mode="json"),
+        fields=fields,
+        how=how,
         seed=recipe.seed,
         slices=slices,
         files=records,
-        models=_models(step, lock, done),
+        models=_models(step, lock, done, under),
         stats=outcome.stats,
+        samples=samples.take(out, list(slices)) if step.repo_type == "dataset" else [],
+        references=references.cited(
+            step.stage.name,
+            fields,
+            how,
+            dict.fromkeys(record.source for record in read if record.source),
+            [key for name in done if name in upstream for key in done[name].manifest.references],
+        ),
         determinism=outcome.determinism,
         template=outcome.template,
         cost=Cost(wall_seconds=round(seconds, 1), gpu_hours=gpu_hours, tokens=outcome.tokens),
@@ -147,24 +164,76 @@ def files(out: Path) -> list[FileRecord]:
     ]
 
 
-def inputs(need: Need, lock: Lock, done: Mapping[str, Found]) -> InputRecord:
-    """What a need turned out to be."""
+def inputs(
+    need: Need,
+    lock: Lock,
+    done: Mapping[str, Found],
+    under: Mapping[Need, License | None] | None = None,
+) -> InputRecord:
+    """What a need turned out to be, and `under` what."""
+    license = (under or {}).get(need)
     if isinstance(need, Outside):
         pin = lock.pins[need.source]
         return InputRecord(
-            role=need.role, digest=pin.digest, source=need.source, revision=pin.revision
+            role=need.role,
+            digest=pin.digest,
+            source=need.source,
+            revision=pin.revision,
+            license=license,
         )
-    record = done[need.step].manifest.slices[need.slice]
+    found = done[need.step]
+    record = found.manifest.slices[need.slice]
     return InputRecord(
         role=need.role,
         digest=record.digest,
         step=need.step,
         slice=need.slice,
         fingerprint=record.fingerprint,
+        repo=found.manifest.repo,
+        tag=found.tag or found.manifest.tag,
+        license=license,
     )
 
 
-def _models(step: Step, lock: Lock, done: Mapping[str, Found]) -> list[InputRecord]:
+def stated(
+    recipe: Recipe, places: Mapping[Need, Place], done: Mapping[str, Found]
+) -> dict[Need, License | None]:
+    """Under what each need is: what its manifest says, or the recipe, or the card beside it. A
+    file is the recipe's own, so it is under what the recipe says of itself."""
+    own = {
+        key.replace("{language}", code): license
+        for key, license in recipe.licenses.items()
+        for code in recipe.languages
+    }
+    found: dict[Need, License | None] = {}
+    for need, place in places.items():
+        if not isinstance(need, Outside):
+            found[need] = done[need.step].manifest.license
+        elif said := own.get(need.source) or own.get(need.source.partition("@")[0]):
+            found[need] = said
+        elif is_file(need.source):
+            found[need] = recipe.license
+        else:
+            card = place.path / "README.md"
+            try:
+                found[need] = licenses.stated(card.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, InputError):
+                found[need] = None
+    return found
+
+
+def license_of(recipe: Recipe, step: Step, under: Mapping[Need, License | None]) -> License:
+    """Under what a step's artifact is. Raises RecipeError."""
+    read = [
+        (need.source if isinstance(need, Outside) else need.step, license)
+        for need, license in under.items()
+    ]
+    return licenses.settle(step.repo, step.stage.kind, read, recipe.license)
+
+
+def _models(
+    step: Step, lock: Lock, done: Mapping[str, Found], under: Mapping[Need, License | None]
+) -> list[InputRecord]:
     """The models a step used, each once."""
     found: dict[str, InputRecord] = {}
     for made in step.slices:
@@ -174,7 +243,7 @@ def _models(step: Step, lock: Lock, done: Mapping[str, Found]) -> list[InputReco
                 done[need.step].manifest.kind in ("model", "adapter")
             )
             if outside_model or made_here:
-                record = inputs(need, lock, done)
+                record = inputs(need, lock, done, under)
                 found.setdefault(record.digest, record)
     return list(found.values())
 

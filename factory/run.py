@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from factory import card, earlier, foreign, record, stock, yaml12
+from factory import card, earlier, figures, foreign, record, shelf, stock, yaml12
 from factory.artifact import content_digest
 from factory.earlier import Earlier
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
@@ -18,7 +18,7 @@ from factory.hub import Hub
 from factory.lock import Lock
 from factory.plan import Found, Holdings, Slice, State, Step, plan
 from factory.reading import is_file
-from factory.recipe import Loaded, Recipe
+from factory.recipe import Loaded
 from factory.stages.contract import Need, Read
 from factory.stages.job import Job, Place, Progress, slice_directory
 from factory.work import Clock, Home
@@ -89,6 +89,13 @@ def execute(
                 assert step.found is not None
                 held.add(Found(step.found.manifest, tag=tag))
                 step = _find(plan(loaded.recipe, pins, held), name)
+                if step.stage.kind == "verdicts":
+                    shelf.tell_models(loaded.recipe, hub, report.note)
+        if step.state is State.REUSE:
+            try:  # also where a run was killed between a tag and its place in the collection
+                shelf.put(loaded.recipe, plan(loaded.recipe, pins, held), hub)
+            except HubError as error:
+                report.note(f"the collection is as it was: {error.what}")
         report.end(step, seconds)
     if unpublished:
         raise HubError(
@@ -126,6 +133,8 @@ def _work(
     places = inputs(loaded, pins, held, hub, needs, step.name)
     others = plan(loaded.recipe, pins, held)
     done = {other.name: other.found for other in others if other.found}
+    under = record.stated(loaded.recipe, places, done)
+    record.license_of(loaded.recipe, step, under)  # before hours are spent, not after
     read = content_digest(
         (f"{n.role}/{number}", record.inputs(n, pins, done).digest)
         for number, n in enumerate(needs)
@@ -161,10 +170,11 @@ def _work(
         )
         taken = {m.spec.name: earlier.taken(work.path, m.spec.name).rows for m in step.slices}
         manifest = record.manifest(
-            loaded.recipe, pins, step, outcome, done, out, clock.seconds(), taken
+            loaded.recipe, pins, step, outcome, done, out, clock.seconds(), taken, under
         )
         dumped = loaded.recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
         # what lies beside the data in every artifact; the manifest follows when it is sealed
+        figures.draw(manifest, out)
         (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
         (out / "recipe.yaml").write_text(yaml12.dump(dumped), encoding="utf-8")
         (out / "recipe.lock.yaml").write_text(pins.dump(), encoding="utf-8")
@@ -229,30 +239,15 @@ def inputs(
 
 
 def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
-    """Publish a sealed artifact and put it into the collection. Returns its tag."""
+    """Publish a sealed artifact. Returns its tag."""
     assert step.found is not None and step.found.directory is not None
-    recipe, manifest = loaded.recipe, step.found.manifest
-    published = hub.publish(
-        step.found.directory, manifest, step.repo, step.repo_type, recipe.private
-    )
-    rows = manifest.rows()
-    note = f"{step.name}: {rows.out} rows, {published.tag}"
-    description = recipe.description or f"Made by factory run {recipe.name}"
-    hub.collect(
-        collection_title(recipe),
-        recipe.org,
-        description,
-        recipe.private,
+    return hub.publish(
+        step.found.directory,
+        step.found.manifest,
         step.repo,
         step.repo_type,
-        note,
-    )
-    return published.tag
-
-
-def collection_title(recipe: Recipe) -> str:
-    """What the recipe's collection is called."""
-    return f"CroCo {recipe.name}"
+        loaded.recipe.private,
+    ).tag
 
 
 @contextmanager

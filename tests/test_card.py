@@ -1,9 +1,8 @@
-"""Cards: every stage's renders, its header is what the Hub reads, and no text breaks it."""
+"""Cards: every stage's renders, and its header is what the Hub reads."""
 
 from __future__ import annotations
 
 import re
-from functools import cache
 from typing import Any
 
 import pytest
@@ -11,10 +10,13 @@ import yaml
 from huggingface_hub import RepoCard
 
 from factory import card
-from factory.artifact import InputRecord, Manifest, Rows
+from factory.artifact import License, Manifest, Rows
+from factory.errors import InputError
 from factory.plan import plan
 from factory.stages import STAGES
 from tests.builders import by_name, demo, done, imported, lock_of, manifest_of, walked
+from tests.golden.refresh import HERE
+from tests.golden.refresh import manifests as kept
 
 LANGUAGES = ("en", "es", "fr")
 TEMPLATE = {
@@ -217,7 +219,7 @@ def test_a_dataset_has_one_config_a_language(name):
         for code in codes
     ]
     assert header["size_categories"] == ["n<1K"]
-    assert header["tags"] == ["croco-factory", f"croco-{name}"]
+    assert header["tags"][:2] == ["croco-factory", f"croco-{name}"]
     assert header["license"] == "apache-2.0"
     assert "base_model" not in header
 
@@ -230,7 +232,8 @@ def test_models_are_below_the_language_that_they_answer_in(name):
 
 
 @pytest.mark.parametrize(
-    ("rows", "size"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (10**6, "n>1M")]
+    ("rows", "size"),
+    [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (10**6, "1M<n<10M"), (10**8, "100M<n<1B")],
 )
 def test_the_size_class_is_the_hubs(rows, size):
     manifest = MANIFESTS["prompts"]
@@ -314,6 +317,85 @@ def test_whether_a_second_run_gives_equal_bytes_is_said():
     assert "another draw of the same distribution" in card.render(other)
 
 
+@pytest.mark.parametrize("name", kept())
+def test_the_card_of_a_real_run_is_the_golden_one(name):
+    expected = (HERE / f"{name}.md").read_text(encoding="utf-8")
+    assert card.render(kept()[name]) == expected, "python -m tests.golden.refresh renders them anew"
+
+
+def elsewhere(name: str) -> Manifest:
+    """A manifest of the real run as if it had been made for a hub that all may read."""
+    text = kept()[name].dump().replace("local/", "acme/")
+    return Manifest.model_validate_json(text)
+
+
+def test_what_it_was_made_from_is_linked_at_its_revision():
+    text = card.render(elsewhere("dpo-es"))
+    [base] = [r for r in elsewhere("dpo-es").models if r.role == "base"]
+    assert f"](https://huggingface.co/acme/tiny-random-llama/tree/{base.revision})" in text
+    [read] = [r for r in elsewhere("dpo-es").slices["es"].inputs if r.role == "pairs"]
+    assert f"](https://huggingface.co/datasets/acme/smoke-pair/tree/{read.tag})" in text
+    assert header_of(text)["datasets"] == ["acme/smoke-pair"]
+
+
+def test_what_no_public_hub_has_is_named_but_not_linked():
+    assert "huggingface.co/local" not in card.render(kept()["dpo-es"])
+
+
+def test_everything_upstream_is_cited_and_nothing_else():
+    text = card.render(kept()["dpo-es"])
+    for key in ("croco", "dpo", "lora", "trl", "peft", "sweetspot", "transformers"):
+        assert f"{{{key}," in text
+    for key in ("vllm", "euroeval", "icr", "skywork"):
+        assert f"{{{key}," not in text
+
+
+def test_examples_are_rows_of_the_data_and_stand_in_the_manifest():
+    manifest = kept()["pair"]
+    assert [(s.slice, s.row) for s in manifest.samples] == [("en", 0), ("es", 4), ("fr", 8)]
+    text = card.render(manifest)
+    assert manifest.samples[2].cells["prompt"][0]["content"] in text
+
+
+def test_a_curve_and_rewards_are_shown_where_they_were_drawn():
+    assert "](curve.png)" in card.render(kept()["reward"])
+    assert "](rewards.png)" in card.render(kept()["score"])
+    assert ".png" not in card.render(kept()["judge"])
+
+
+def test_a_licence_with_terms_of_its_own_is_named_and_linked():
+    other = License(id="other", name="My Terms", link="https://example.org/t")
+    text = card.render(MANIFESTS["pair"].model_copy(update={"license": other}))
+    header = header_of(text)
+    assert (header["license"], header["license_name"]) == ("other", "my-terms")
+    assert header["license_link"] == "https://example.org/t"
+    assert "[My Terms](https://example.org/t)" in text
+
+
+def test_a_notice_that_a_licence_asks_for_is_on_the_card_and_a_persons_reason_too():
+    stated = License(id="llama3.1", because="we asked Meta")
+    text = card.render(MANIFESTS["dpo[es]"].model_copy(update={"license": stated}))
+    assert "Built with Llama." in text
+    assert "A person said so, because: we asked Meta" in text
+
+
+def test_a_collections_note_says_what_a_reader_wants_first():
+    assert card.note(kept()["pair"], "fp-1") == "pair: 48 rows, mean margin 0.0601, fp-1"
+    assert card.note(kept()["generate"], "fp-1") == "generate: 144 rows, 98% cut off, fp-1"
+    assert "held-out accuracy 100%" in card.note(kept()["dpo-all"], "fp-1")
+    assert "dpo-all 48.3 % [36.7, 60.0]" in card.note(kept()["judge"], "fp-1")
+    assert card.note(kept()["prompts"], "fp-1") == "prompts: 36 rows, fp-1"
+    assert all(len(card.note(manifest, "fp-1")) <= card.NOTE for manifest in kept().values())
+
+
+def test_the_manifest_of_another_version_is_told_as_such():
+    old = kept()["pair"]
+    with pytest.raises(InputError, match="lacks what its card shows"):
+        card.render(old.model_copy(update={"stats": {}}))
+    with pytest.raises(InputError, match="no card for a 'dream'"):
+        card.render(old.model_copy(update={"stage": "dream"}))
+
+
 def test_without_a_license_the_header_has_none():
     manifest = MANIFESTS["pair"].model_copy(update={"license": None})
     assert "license" not in header_of(card.render(manifest))
@@ -322,73 +404,3 @@ def test_without_a_license_the_header_has_none():
 def test_the_same_manifest_gives_the_same_card():
     read = Manifest.model_validate_json(MANIFESTS["dpo[es]"].dump())
     assert card.render(read) == card.render(MANIFESTS["dpo[es]"])
-
-
-# Text that people choose: file names, keys of models, licenses, names of models.
-HOSTILE = [
-    "a|b",
-    "a\\|b",
-    "a\nb",
-    "a\r\nb",
-    "a\rb",
-    "\n---\n",
-    "---",
-    "a\n\n| x | y |\n|---|---|\n",
-    "`code` ```",
-    "{{ m.repo }}{% raw %}",
-    "<script>alert(1)</script>",
-    "<!-- ",
-    "key: [value",
-    "\u2028x\u0085y",
-    "'\"",
-    "",
-]
-
-
-def poisoned(manifest: Manifest, text: str) -> Manifest:
-    """The manifest with `text` wherever a person may have put it."""
-
-    def comparison(row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, "model": text, "shown": text}
-
-    stats = dict(manifest.stats)
-    if "judge" in stats:
-        stats |= {"judge": text, "comparisons": [comparison(r) for r in stats["comparisons"]]}
-    if "final" in stats:
-        stats["final"] = {text: 1.0, "list": [text]}
-    outside = InputRecord(role="judge", digest="e" * 64, source=text, revision=text)
-    return manifest.model_copy(
-        update={
-            "license": text or None,
-            "fields": {**manifest.fields, "source": text, "nested": {"list": [text, {text: 1}]}},
-            "models": [*manifest.models, outside],
-            "stats": stats,
-            "template": {**TEMPLATE, "stop_tokens": [text]} if manifest.template else None,
-            "slices": {
-                name: record.model_copy(update={"rows": Rows(into=3, out=1, dropped={text: 2})})
-                for name, record in manifest.slices.items()
-            },
-        }
-    )
-
-
-@cache
-def shape_when_calm(name: str) -> list[int]:
-    """How many lines each table has when the text is an ordinary word."""
-    rendered = card.render(poisoned(MANIFESTS[name], "calm"))
-    return [len(table) for table in tables(rendered)]
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("name", ["prompts", "generate", "reward", "dpo[es]", "judge"])
-def test_no_text_breaks_the_header_or_a_row_of_a_table(name, text):
-    manifest = poisoned(MANIFESTS[name], text)
-    rendered = card.render(manifest)
-    header = header_of(rendered)
-    assert header.get("license") == manifest.license
-    assert header["tags"] == ["croco-factory", f"croco-{manifest.stage}"]
-    check_tables(rendered)
-    assert [len(table) for table in tables(rendered)] == shape_when_calm(name)
-    body = rendered.split("\n---\n", 1)[1]
-    assert "<script>" not in body
-    assert "<!--" not in body

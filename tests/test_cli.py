@@ -14,6 +14,7 @@ RECIPE = """
 name: mine
 org: local
 languages: [en, es]
+license: mit
 models: {{policy: {policy}}}
 stages:
   prompts: {{source: "{source}"}}
@@ -69,11 +70,14 @@ def test_a_missing_prompt_file_says_where_it_should_lie(factory: Cli, tmp_path: 
     _is_two_lines(factory("plan", _recipe(tmp_path)), "p.jsonl", str(tmp_path))
 
 
-def test_a_row_without_messages_stops_before_anything_is_published(
+def test_a_bad_row_or_a_licence_nobody_knows_stops_before_anything_is_published(
     factory: Cli, home: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Hello"}\n{"id": "b", "promt": "x"}\n')
-    _is_two_lines(factory("run", _recipe(tmp_path), "--until", "prompts"), "p.jsonl line 2")
+    run = ("run", _recipe(tmp_path), "--until", "prompts")
+    _is_two_lines(factory(*run), "p.jsonl line 2")
+    unsaid = factory(*run, "--set", "license=null")
+    _is_two_lines(unsaid, "no licence is known of p.jsonl", "licenses: {source: id}")
     listing = factory("hub", "exec", "--", "hf", "repos", "list", "--format", "json")
     assert "mine-prompts" not in listing.stdout
 

@@ -120,15 +120,20 @@ def test_an_unknown_revision_is_said(hub: Any, tmp_path: Path) -> None:
 
 
 def test_a_collection_is_made_once_and_its_notes_follow(hub: Any, tmp_path: Path) -> None:
+    from factory.hub import Item
+
     made = _artifact(tmp_path / "a", "local/item")
     hub.publish(tmp_path / "a", made, "local/item", "dataset", False)
     slugs = {
-        hub.collect("CroCo test", "local", "about", False, "local/item", "dataset", note)
+        hub.collect(
+            "CroCo test", "local", False, "at {slug}", [Item("local/item", "dataset", note)]
+        )
         for note in ("first", "second", "second")
     }
     [slug] = slugs
     collection = hub._api.get_collection(slug)
     assert [(item.item_id, item.note) for item in collection.items] == [("local/item", "second")]
+    assert collection.description == f"at {slug}"
 
 
 def test_a_wrong_token_is_told_as_such(connection: Connection) -> None:

@@ -8,11 +8,13 @@ from datetime import datetime
 
 import typer
 
-from factory.cli import again, hub, line, pairs, sync
+from factory.cli import again, card, hub, line, pairs, sync
 from factory.cli.app import app, home_path
 from factory.errors import FactoryError
+from factory.redaction import redact
 
-__all__ = ["again", "app", "hub", "line", "main", "pairs", "sync"]  # each hangs its commands on app
+# each hangs its commands on app
+__all__ = ["again", "app", "card", "hub", "line", "main", "pairs", "sync"]
 
 
 def main() -> None:
@@ -24,7 +26,7 @@ def main() -> None:
         code = error.exit_code
     except typer.TyperException as error:
         told = getattr(error, "format_message", None)
-        message = str(told() if told else error)
+        message = redact(str(told() if told else error))
         helped = "\n" in message  # a group without a command: the message is its help
         print(
             message if helped else f"error: {message}\n  fix: see factory --help", file=sys.stderr
@@ -36,8 +38,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  (the last stop: a defect, told with its log)
         log = home_path() / "log" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc())
-        first = (str(error).strip() or repr(error)).splitlines()[0]
+        log.write_text(redact(traceback.format_exc()))
+        first = redact((str(error).strip() or repr(error)).splitlines()[0])
         print(
             f"failed: {type(error).__name__}: {first}\n  fix: report it with the log at {log}; "
             "finished work is kept",

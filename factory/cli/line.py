@@ -125,6 +125,7 @@ def _run(
     loaded = load(recipe, overrides)
     with session(hub) as (home, the_hub):
         from factory import run as running
+        from factory import shelf
         from factory.cli import console as shown
 
         teller = shown.Teller()
@@ -138,7 +139,7 @@ def _run(
             if step.found is not None and step.stage.name == "judge":
                 shown.console.print(shown.comparison_table(step.found.manifest))
         shown.console.print(shown.repos_table(steps))
-        title = running.collection_title(loaded.recipe)
+        title = shelf.title(loaded.recipe)
         shown.console.print(
             f"Collection: {title!r} of {loaded.recipe.org} on {the_hub.endpoint}\n"
             f"On this disk: {home_path()} (hub/ the local hub, work/ artifacts at rest)",

@@ -47,12 +47,24 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
         except HubStartError as error:
             raise HubError(f"the local hub did not start: {error}", "see its log") from None
         return
-    os.environ["HF_ENDPOINT"] = endpoint.rstrip("/")
+    endpoint = address(endpoint)
+    os.environ["HF_ENDPOINT"] = endpoint
     # A client's cache does not know which hub a repo came from: one cache a hub.
     os.environ["HF_HUB_CACHE"] = str(home.root / "caches" / urlsplit(endpoint).netloc)
     from factory.hub import Hub
 
-    yield home, Hub(endpoint.rstrip("/"), remote_token())
+    yield home, Hub(endpoint, remote_token())
+
+
+def address(endpoint: str) -> str:
+    """A hub's address as people give it, made even. Raises HubError for one with a password in
+    it, which would end in logs, names of caches and links."""
+    if "@" in urlsplit(endpoint).netloc:
+        raise HubError(
+            f"a hub's address holds no user or password: {endpoint}",
+            "leave them out, and give a token as HF_TOKEN or by hf auth login",
+        )
+    return endpoint.rstrip("/")
 
 
 def remote_token() -> str | None:

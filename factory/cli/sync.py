@@ -84,9 +84,12 @@ def pull(
 def across(remote: str, token: str | None, wishes: Wishes, *, pulling: bool) -> None:
     """Between the local hub and another, each with its own token and never with the other's.
     Raises HubError."""
+    from factory.cli.session import address
+
+    remote = address(remote)
     with local_hub() as local:
         # Inside `factory hub exec` the user's token is the local hub's.
-        there = (remote.rstrip("/"), None if token == local.token else token)
+        there = (remote, None if token == local.token else token)
         here = (local.url, local.token)
         staging = home_path() / "sync" / (urlsplit(remote).netloc or "hub")
         source, destination = (there, here) if pulling else (here, there)

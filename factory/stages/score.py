@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
@@ -120,9 +120,12 @@ class Score(Stage):
         return job.missing(name, self.kind, asked)
 
 
-def describe(table: pa.Table) -> dict[str, float]:
-    """Counts and moments of one language's rewards."""
+def describe(table: pa.Table) -> dict[str, Any]:
+    """Counts, moments and a histogram of one language's rewards."""
     import numpy as np
+    import polars as pl
+
+    from factory.anatomy import histogram
 
     values = table.column("reward").drop_null().to_numpy()
     statuses = table.column("status").to_pylist()
@@ -130,5 +133,6 @@ def describe(table: pa.Table) -> dict[str, float]:
         "scored": len(values),
         "without_reward": sum(status != "ok" for status in statuses),
         "tokens": sum(table.column("n_tokens").to_pylist()),
+        "rewards": histogram({"reward": pl.Series(values)}),
         **({"mean": float(np.mean(values)), "std": float(np.std(values))} if len(values) else {}),
     }

@@ -1,0 +1,61 @@
+"""What to cite: which papers and tools an artifact rests on, as keys of cards/references.bib."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Stages whose work is a method or a tool of somebody's.
+_STAGES: Mapping[str, tuple[str, ...]] = {
+    "generate": ("croco", "transformers", "langid"),
+    "pair": ("croco",),
+    "best": ("croco",),
+    "reward": ("lora", "trl", "peft"),
+    "sft": ("lora", "trl", "peft"),
+    "dpo": ("croco", "dpo", "lora", "trl", "peft"),
+    "euroeval": ("euroeval",),
+    "arena": ("transformers", "langid"),
+}
+# Outside names that a paper stands behind, wherever they are hosted.
+_NAMES: tuple[tuple[str, str], ...] = (
+    (r"skywork-reward-v2", "skywork"),
+    (r"m-arenahard", "arenahard"),
+    (r"ultrafeedback", "ultrafeedback"),
+    (r"eurollm-9b", "eurollm"),
+    (r"(^|/)qwen3-", "qwen3"),
+    (r"smollm2", "smollm2"),
+)
+
+
+def cited(
+    stage: str,
+    fields: Mapping[str, Any],
+    how: Mapping[str, Any],
+    sources: Iterable[str],
+    upstream: Iterable[str],
+) -> list[str]:
+    """The keys for one artifact: of its stage, its knobs, its engine, the outside `sources` it
+    read, and those of everything `upstream` that it was made from."""
+    found = [*_STAGES.get(stage, ())]
+    if stage in ("pair", "best"):
+        if fields.get("length_control"):
+            found.append("icr")
+        if any("sigma" in str(fields.get(side)) for side in ("chosen", "rejected")):
+            found.append("sweetspot")
+    if how.get("engine") == "vllm":
+        found.append("vllm")
+    found += [
+        key
+        for source in sources
+        for pattern, key in _NAMES
+        if re.search(pattern, source, re.IGNORECASE)
+    ]
+    return list(dict.fromkeys([*found, *upstream]))
+
+
+def entries(bib: str) -> dict[str, str]:
+    """The entries of a BibTeX file by their keys, in its order."""
+    found = re.findall(r"^@\w+\{([\w-]+),\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
+    texts = re.findall(r"^@\w+\{[\w-]+,\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
+    return dict(zip(found, texts, strict=True))

@@ -1,0 +1,60 @@
+"""Example rows for the card: chosen by their place alone, so that nobody picked good ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from factory.artifact import Sample
+from factory.redaction import redact
+from factory.stages.job import slice_directory
+
+NUMBER = 3
+LIMIT = 400  # characters of one text
+
+
+def take(root: Path, slices: Sequence[str], number: int = NUMBER) -> list[Sample]:
+    """`number` rows of an artifact at rest. Example i is of slice i (round and round), and is the
+    row i/number of the way through it; slices without rows are passed over."""
+    files = {name: sorted(slice_directory(root, name).glob("*.parquet")) for name in slices}
+    sizes = {
+        name: sum(pq.read_metadata(path).num_rows for path in paths)
+        for name, paths in files.items()
+    }
+    full = [name for name in slices if sizes[name]]
+    wanted = {
+        (full[i % len(full)], i * sizes[full[i % len(full)]] // number): None
+        for i in range(number if full else 0)
+    }
+    return [
+        Sample(slice=name, row=row, cells=_cut(_read(files[name], row))) for name, row in wanted
+    ]
+
+
+def _read(paths: Sequence[Path], row: int) -> dict[str, Any]:
+    """One row of a slice; only the row group that it is in is read."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row < rows:
+                    found: dict[str, Any] = file.read_row_group(group).slice(row, 1).to_pylist()[0]
+                    return found
+                row -= rows
+    raise IndexError(row)
+
+
+def _cut(value: Any) -> Any:
+    """`value` with long texts cut, wherever they are in it, and without anything secret."""
+    if isinstance(value, Mapping):
+        return {str(key): _cut(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cut(item) for item in value]
+    if isinstance(value, str):
+        text = redact(value)
+        more = len(text) - LIMIT
+        return f"{text[:LIMIT]}… and {more} more characters" if more > 0 else text
+    return value
