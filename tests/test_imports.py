@@ -151,7 +151,7 @@ def test_the_list_of_stages_imports_them_all():
         ),
         ("datasets", {"factory.stages.train", "factory.reading"}),
         ("py3langid", {"factory.language_id"}),
-        ("jinja2", {"factory.card"}),
+        ("jinja2", {"factory.card", "factory.chat"}),
         ("matplotlib", {"factory.figures"}),
     ],
 )
