@@ -29,7 +29,7 @@ ITEMS = [
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A policy and a reference of one shape with other weights, and an adapter for the reference."""
+    """A policy and a reference of one shape, and an adapter for the reference."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -197,7 +197,7 @@ def test_models_with_other_vocabularies_are_refused(
     class Other:
         max_context = 512
 
-        class tokenizer:  # noqa: N801
+        class tokenizer:
             get_vocab = staticmethod(lambda: {"a": 0})
 
     with pytest.raises(InputError, match="different vocabularies"):
