@@ -17,8 +17,10 @@ from factory.knobs import Knobs
 
 FEWEST = 5  # prompts, or pairs, under which nothing is concluded
 # 0 for equal rewards: the last bits of their mean would make a deviation of its own
-_std = pl.when(pl.col("reward").n_unique() > 1).then(pl.col("reward").std(ddof=0)).otherwise(
-    pl.when(pl.len() > 0).then(0.0)
+_std = (
+    pl.when(pl.col("reward").n_unique() > 1)
+    .then(pl.col("reward").std(ddof=0))
+    .otherwise(pl.when(pl.len() > 0).then(0.0))
 )
 Pair = tuple[float | None, float | None]  # rewards of the chosen and the rejected answer
 
@@ -52,9 +54,7 @@ def audit(
         | _accuracy(preferences.get(code, ()))
         for code in languages
     }
-    means = {
-        code: _prompt_means(scored.filter(pl.col("language") == code)) for code in languages
-    }
+    means = {code: _prompt_means(scored.filter(pl.col("language") == code)) for code in languages}
     for code, figures in found.items():
         figures["agreement"] = {
             other: rho

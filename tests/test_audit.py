@@ -25,9 +25,7 @@ def answers(language: str, reward: Reward, prompts: int = 12, n: int = 6, seed: 
         for k in range(n):
             length = draw.randrange(20, 400)
             value = reward(prompt, k, length)
-            rows.append(
-                (language, f"p{prompt}", k, value, length, max(1, length // 4))
-            )
+            rows.append((language, f"p{prompt}", k, value, length, max(1, length // 4)))
     return pl.DataFrame(
         rows,
         schema={
