@@ -89,10 +89,14 @@ def test_correlation_with_length_takes_ties_at_their_mean_rank() -> None:
 def test_correlation_with_length_is_within_prompts() -> None:
     # longer prompts' answers get more, but among answers to one prompt the shorter one does
     table = pl.DataFrame(
-        [("es", f"p{p}", k, 100.0 * p - k, 1000 * p + k, 1000 * p + k) for p in range(9) for k in (0, 1)],
+        [
+            ("es", f"p{p}", k, 100.0 * p - k, 1000 * p + k, 1000 * p + k)
+            for p in range(9)
+            for k in (0, 1)
+        ],
         schema=["language", "prompt_id", "k", "reward", "n_chars", "n_tokens"],
         orient="row",
-    )  # fmt: skip
+    )
     assert of(table, "es")["length_chars"] == pytest.approx(-1)
 
 
