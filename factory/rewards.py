@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from factory import chat
 from factory.chat import Message
@@ -47,6 +47,14 @@ class Reward:
     value: float | None
     n_tokens: int
     status: str
+
+
+class Backend(Protocol):
+    """What every class below is."""
+
+    def __call__(self, items: Sequence[Item]) -> list[Reward]:
+        """Rewards of (prompt messages, answer) pairs, in order."""
+        ...
 
 
 class Classifier:
