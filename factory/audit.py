@@ -194,10 +194,9 @@ def _read_length(figures: Mapping[str, Any]) -> list[str]:
     chars, tokens = figures["length_chars"], figures["length_tokens"]
     also = "" if tokens is None else f" and {tokens:+.2f} in tokens"
     return [
-        f"Among answers to one prompt its order agrees with that of length at {chars:+.2f} in "
-        f"characters{also} (rank correlation, {figures['length_prompts']} prompts), so it favours "
-        f"the {'longer' if chars > 0 else 'shorter'}: at 1 it would measure nothing else, and some "
-        "of it may be earned."
+        f"Among answers to one prompt its order agrees with length at {chars:+.2f} in characters"
+        f"{also} (rank correlation, {figures['length_prompts']} prompts): it favours the "
+        f"{'longer' if chars > 0 else 'shorter'}, and at 1 it would measure nothing else."
     ]
 
 
@@ -208,8 +207,8 @@ def _read_offset(figures: Mapping[str, Any]) -> list[str]:
     wide = "" if scale is None else f", {scale:.2f} times as wide"
     return [
         f"Rewards lie {abs(figures['offset']):.3g} {'above' if figures['offset'] >= 0 else 'below'}"
-        f" English's on average{wide}: this mixes how good the answers are with what the reward "
-        "model gives the language, so raw rewards of two languages are not to be compared."
+        f" English's on average{wide}: how good the answers are and what the reward model gives "
+        "the language are mixed in this, so raw rewards of two languages are not comparable."
     ]
 
 
@@ -219,15 +218,11 @@ def _read_agreement(figures: Mapping[str, Any]) -> list[str]:
         return []
     other = "en" if "en" in agreement else next(iter(agreement))
     ceiling = figures["repeatable"]
-    halves = (
-        "; these means hardly repeat in this language itself, so little agreement could show"
-        if ceiling is None
-        else f"; with new answers in this language itself it would be about {ceiling:.2f}"
-    )
+    again = "hardly" if ceiling is None else f"at about {ceiling:.2f}"
     return [
-        f"The mean rewards of the same prompts rank as in {other} at {agreement[other]:+.2f}"
-        f"{halves}: the answers are others in each language, so this compares prompts, and the "
-        "model that answered, and not the same answer read twice."
+        f"The mean rewards of prompts rank as in {other} at {agreement[other]:+.2f}, and would "
+        f"{again} repeat with new answers here: each language has other answers, so this compares "
+        "prompts, not one answer read twice."
     ]
 
 
@@ -237,7 +232,7 @@ def _read_accuracy(figures: Mapping[str, Any]) -> list[str]:
     unscored = figures["pairs_unscored"]
     return [
         f"It puts the better answer first in {figures['pairs_right']} of {figures['pairs']} pairs "
-        f"({figures['accuracy']:.0%}; chance is 50 %)"
+        f"({figures['accuracy']:.0%}; chance is 50%)"
         + (f", {unscored} more have no reward" if unscored else "")
         + ("." if figures["pairs"] >= FEWEST else ": too few to judge by.")
     ]

@@ -12,7 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory import card
 from factory.audit import FEWEST, Limits, audit, blind, readings
+from factory.cli.console import audit_table
+from factory.plan import Found, Holdings, plan
+from tests.builders import by_name, demo, lock_of, manifest_of
 
 Reward = Callable[[int, int, int], float | None]  # of prompt, k and length
 
@@ -253,6 +257,7 @@ def test_there_is_a_sentence_for_every_figure() -> None:
         strict=True,
     ):
         assert sentence.startswith(start) and sentence.endswith(".")
+        assert len(sentence) <= 240  # what a card shows of one value
     assert "7 of 7 pairs (100%" in said[4]
 
 
@@ -294,3 +299,55 @@ def test_whatever_the_rewards_there_is_an_answer(rows: list[tuple[str, int, Any,
         for value in figures.values():
             assert not isinstance(value, float) or math.isfinite(value)
         assert all("nan" not in sentence.lower() for sentence in figures["readings"])
+
+
+# On the card, and on the screen.
+
+
+def manifest_with(found: dict[str, Any], **more: str) -> Any:
+    recipe = demo()
+    lock = lock_of(recipe)
+    plans = by_name(plan(recipe, lock, Holdings()))
+    there: dict[str, Any] = {}
+    for name in ("prompts", "preferences", "reward", "generate"):
+        there[name] = Found(manifest_of(recipe, lock, plans[name], there))
+    told = {code: {"scored": 12, "without_reward": 0, "tokens": 9} for code in ("en", "es", "fr")}
+    stats = {"by_language": told, "audit": found, **more}
+    return manifest_of(recipe, lock, plans["score"], there, stats=stats)
+
+
+def test_a_card_has_a_row_and_readings_for_every_language() -> None:
+    table = pl.concat([answers("en", noise(1)), answers("es", lambda p, k, length: 2.0)])
+    found = audit(table, {"es": [(1.0, 0.0)] * 7}, Limits())
+    text = card.render(manifest_with(found, kind="classifier"))
+    assert "### Is the reward model blind here?" in text
+    assert text.count("- Answers to one prompt lie") == 2
+    [row] = [line for line in text.splitlines() if line.startswith("| es | 0 |")]
+    assert "7 of 7" in row and "flat: it hardly tells answers" in row
+    assert "\n\n\n" not in text and "{{" not in text
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"kind": "classifier"}, "the raw output of the reward model"),
+        ({"kind": "implicit", "prompt": "english"}, "both models read it under the English prompt"),
+        ({"kind": "implicit", "prompt": "own"}, "in nats, not divided by length. Compare"),
+        ({"kind": "generative"}, "says Yes and not No"),
+    ],
+)
+def test_a_card_says_what_the_reward_is(more: dict[str, str], says: str) -> None:
+    found = audit(answers("en", noise(1)), {}, Limits())
+    assert says in card.render(manifest_with(found, **more))
+
+
+def test_the_table_on_the_screen_holds_the_same(capsys: Any) -> None:
+    from rich.console import Console
+
+    table = pl.concat([answers("en", noise(1)), answers("es", lambda p, k, length: 2.0)])
+    found = audit(table, {"es": [(1.0, 0.0)] * 7}, Limits())
+    console = Console(width=200)
+    console.print(audit_table(manifest_with(found)))
+    said = capsys.readouterr().out
+    [row] = [line for line in said.splitlines() if " es " in line]
+    assert "7 of 7" in row and "flat: it hardly tells answers" in row

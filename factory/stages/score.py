@@ -165,15 +165,27 @@ class Score(Stage):
         return Outcome(
             counts,
             determinism="rounding",
-            stats={"by_language": stats, "audit": self._audited(job, samples, tables, reward)},
+            stats={
+                **self._kind(job.slices[0]),
+                "by_language": stats,
+                "audit": self._audited(job, samples, tables, reward),
+            },
             tokens=sum(int(figures["tokens"]) for figures in stats.values()),
         )
 
-    def _backend(self, job: Job, spec: SliceSpec) -> Backend:
+    def _kind(self, spec: SliceSpec) -> dict[str, str]:
         if spec.need("reward"):
+            return {"kind": "classifier"}
+        if spec.need("generative"):
+            return {"kind": "generative", "question": self.question}
+        return {"kind": "implicit", "prompt": self.prompt}
+
+    def _backend(self, job: Job, spec: SliceSpec) -> Backend:
+        kind = self._kind(spec)["kind"]
+        if kind == "classifier":
             model = job.place(spec, "reward").path
             return Classifier(TransformersScorer(model, self.dtype), self.max_tokens)
-        if spec.need("generative"):
+        if kind == "generative":
             model = job.place(spec, "generative").path
             asked = TransformersLikelihood(model, self.dtype)
             return Generative(asked, self.max_tokens, self.question)
