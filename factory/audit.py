@@ -218,10 +218,10 @@ def _read_agreement(figures: Mapping[str, Any]) -> list[str]:
         return []
     other = "en" if "en" in agreement else next(iter(agreement))
     ceiling = figures["repeatable"]
-    again = "hardly" if ceiling is None else f"at about {ceiling:.2f}"
+    repeat = "hardly repeat" if ceiling is None else f"repeat at about {ceiling:.2f}"
     return [
         f"The mean rewards of prompts rank as in {other} at {agreement[other]:+.2f}, and would "
-        f"{again} repeat with new answers here: each language has other answers, so this compares "
+        f"{repeat} with new answers here: each language has other answers, so this compares "
         "prompts, not one answer read twice."
     ]
 

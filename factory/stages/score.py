@@ -67,7 +67,7 @@ class Score(Stage):
 
     reward: Annotated[str, REFERENCE] = "reward"
     prompt: Literal["english", "own"] = "english"  # which prompt an implicit reward reads under
-    question: str = QUESTION  # what a generative reward asks
+    question: str | None = None  # what a generative reward asks, if not rewards.QUESTION
     max_tokens: int = Field(16384, ge=1)
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     audit: Annotated[Audit, GATE] = Audit()
@@ -75,9 +75,9 @@ class Score(Stage):
 
     @field_validator("question")
     @classmethod
-    def _asks_about_both(cls, value: str) -> str:
+    def _asks_about_both(cls, value: str | None) -> str | None:
         for part in ("{prompt}", "{answer}"):
-            if value.count(part) != 1:
+            if value is not None and value.count(part) != 1:
                 raise ValueError(f"must hold {part} once")
         return value
 
@@ -177,7 +177,7 @@ class Score(Stage):
         if spec.need("reward"):
             return {"kind": "classifier"}
         if spec.need("generative"):
-            return {"kind": "generative", "question": self.question}
+            return {"kind": "generative", "question": self.question or QUESTION}
         return {"kind": "implicit", "prompt": self.prompt}
 
     def _backend(self, job: Job, spec: SliceSpec) -> Backend:
@@ -188,7 +188,7 @@ class Score(Stage):
         if kind == "generative":
             model = job.place(spec, "generative").path
             asked = TransformersLikelihood(model, self.dtype)
-            return Generative(asked, self.max_tokens, self.question)
+            return Generative(asked, self.max_tokens, self.question or QUESTION)
         policy, reference = (
             TransformersLikelihood(job.place(spec, role).path, self.dtype)
             for role in ("policy", "reference")
