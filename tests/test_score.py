@@ -189,7 +189,7 @@ def test_every_kind_and_what_it_asks_is_another_identity(tmp_path: Path) -> None
         (GENERATIVE, ""),
         (GENERATIVE, ', question: "Is {answer} good for {prompt}?"'),
         (CLASSIFIER, ", audit: {preferences: q.jsonl}"),
-        (CLASSIFIER, ", audit: {preferences: q.jsonl, split: dev}"),
+        (CLASSIFIER, ", audit: {preferences: {source: q.jsonl, split: dev}}"),
     ):
         made = recipe(tmp_path, reward, more)
         marks.add(by_name(plan(made, lock_of(made), Holdings()))["score"].fingerprint)
@@ -225,6 +225,8 @@ def test_an_audit_moves_no_row_key_and_its_limits_move_nothing(tmp_path: Path) -
         (GENERATIVE, ', question: "Is {answer} good?"', r"yaml:10.*must hold \{prompt\} once"),
         (GENERATIVE, ", audit: {on_blind: stop}", "yaml:10.*audit.on_blind"),
         (GENERATIVE, ", audit: {length: 2}", "yaml:10.*audit.length"),
+        (GENERATIVE, ", audit: {preferences: {source: q, splt: a}}", "yaml:10.*splt"),
+        (GENERATIVE, ', audit: {preferences: "q-{lang}.jsonl"}', "placeholder other than"),
     ],
 )
 def test_nonsense_fails_when_it_is_loaded(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory import schemas
 from factory.artifact import Rows
@@ -17,6 +17,7 @@ from factory.chat import Message
 from factory.engines.transformers import TransformersLikelihood, TransformersScorer
 from factory.errors import InputError, RecipeError, StageError
 from factory.knobs import GATE, REFERENCE
+from factory.reading import answer, messages
 from factory.rewards import (
     QUESTION,
     Backend,
@@ -27,11 +28,22 @@ from factory.rewards import (
     crosslingual,
 )
 from factory.shards import Shard
-from factory.stages.contract import How, Need, Outside, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import (
+    From,
+    How,
+    Need,
+    Outside,
+    Read,
+    Scope,
+    SliceSpec,
+    Stage,
+    filled,
+)
 from factory.stages.job import Job, Outcome
-from factory.stages.sources import Preferences, read_rows
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
+_SIDES = ("chosen", "rejected")
+_ALL = "all"  # languages
 
 
 class ScoreHow(How):
@@ -40,21 +52,35 @@ class ScoreHow(How):
     shard: int = Field(512, ge=1)
 
 
-class Audit(Limits):
-    """How a reward model is audited: the limits of audit.py, and `preferences`: pairs of which the
-    better answer is known, in rows of prompt, chosen and rejected as M-RewardBench has them. One
-    source (org/name[@revision] or a file; {language} is filled in), or one by language. `configs`
-    names a dataset's configs where they are not language codes, as {de: deu_Latn}."""
+class Pairs(From):
+    """Preference pairs of which the better answer is known, in rows of prompt, chosen and rejected
+    as M-RewardBench has them; `config` where a dataset's configs are not language codes (its are
+    like deu_Latn)."""
 
-    preferences: str | dict[str, str] | None = None
-    configs: dict[str, str] = Field(default_factory=dict)
     split: str = "test"
+    config: str | None = None
 
-    def source(self, code: str) -> str | None:
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+class Audit(Limits):
+    """How a reward model is audited: the limits of audit.py, and on which `preferences`, by
+    language. One source without a language is for all of them."""
+
+    preferences: dict[str, Pairs] = Field(default_factory=dict)
+
+    @field_validator("preferences", mode="before")
+    @classmethod
+    def _for_all(cls, value: Any) -> Any:
+        one = isinstance(value, str) or (isinstance(value, Mapping) and "source" in value)
+        return {_ALL: value} if one else value
+
+    def pairs(self, code: str) -> Pairs | None:
         """Where the pairs of a language come from, if from anywhere."""
-        if isinstance(self.preferences, str):
-            return self.preferences.replace("{language}", code)
-        return (self.preferences or {}).get(code)
+        return self.preferences.get(code, self.preferences.get(_ALL))
 
 
 class Score(Stage):
@@ -107,22 +133,27 @@ class Score(Stage):
             ]
             if crosses and english is not None and spec.language != "en":
                 needs.append(Read("english", english.step, english.name))
-            if source := self.audit.source(str(spec.language)):
+            if pairs := self.audit.pairs(str(spec.language)):
+                source = filled(pairs.source, {"language": str(spec.language)})
                 needs.append(Outside("preferences", source, "dataset", extent=True))
             found.append(SliceSpec(self.name, spec.name, spec.language, (*needs, *reward)))
         return found
 
     def extent(self) -> dict[str, Any]:
         # which pairs an audit is made on changes no score, but it does change what is published
-        chosen = self.audit.model_dump(include={"configs", "split"}, exclude_defaults=True)
-        return super().extent() | ({"pairs": chosen} if chosen else {})
+        pairs = {
+            code: read.model_dump(mode="json", exclude={"source"}, exclude_defaults=True)
+            for code, read in self.audit.preferences.items()
+        }
+        how_read = {code: read for code, read in pairs.items() if read}
+        return super().extent() | ({"pairs": how_read} if how_read else {})
 
     def shards(self, rows: int) -> int:
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:
         samples = {spec.name: job.table(spec, "samples", "samples") for spec in job.slices}
-        prompts = {spec.name: Prompts.of(job, spec) for spec in job.slices}
+        prompts = {spec.name: Asked.of(job, spec) for spec in job.slices}
         todo = {
             name: self._todo(job, name, table, prompts[name]) for name, table in samples.items()
         }
@@ -136,15 +167,15 @@ class Score(Stage):
             rows = rows.to_pylist()
             asked = [prompts[shard.slice].under(row) for row in rows]
             items = [
-                (messages, row["response"])
-                for row, (messages, _) in zip(rows, asked, strict=True)
-                if messages is not None
+                (prompt, row["response"])
+                for row, (prompt, _) in zip(rows, asked, strict=True)
+                if prompt is not None
             ]
             values = iter(reward()(items))
             made = []
-            for row, (messages, prompt_hash) in zip(rows, asked, strict=True):
+            for row, (prompt, prompt_hash) in zip(rows, asked, strict=True):
                 none = Reward(None, 0, "no_english_prompt")
-                value = none if messages is None else next(values)
+                value = none if prompt is None else next(values)
                 made.append(
                     {
                         **{name: row[name] for name in _ADDRESS},
@@ -195,7 +226,7 @@ class Score(Stage):
         )
         return Implicit(policy, reference, self.max_tokens)
 
-    def _todo(self, job: Job, name: str, samples: pa.Table, prompts: Prompts) -> list[int]:
+    def _todo(self, job: Job, name: str, samples: pa.Table, prompts: Asked) -> list[int]:
         """Which samples of a slice have no score yet, by number. A score under another language's
         prompt stands as long as that prompt does."""
         import polars as pl
@@ -245,23 +276,23 @@ class Score(Stage):
     def _preferred(self, job: Job, spec: SliceSpec, reward: Backend) -> list[Pair]:
         """Rewards of the chosen and the rejected answer of each pair of a language, each under the
         pair's own prompt."""
-        place, code = job.place(spec, "preferences"), str(spec.language)
-        config = self.audit.configs.get(code, code)
-        reader = Preferences(source=place.name or place.path.name)
-        rows = [
-            made
-            for where, row in read_rows(place.path, config, self.audit.split)
-            if (made := reader.row(row, where, reader.source, code)) is not None
+        code = str(spec.language)
+        pairs = self.audit.pairs(code)
+        assert pairs is not None
+        rows = []
+        for where, row in pairs.rows(job.place(spec, "preferences").path, pairs.config or code):
+            if row is not None:
+                sides = [answer(row.get(side), f"{where}: {side}") for side in _SIDES]
+                rows.append((messages({"prompt": row.get("prompt")}, where), *sides))
+        values = [
+            [value.value for value in reward([(row[0], row[side][-1]["content"]) for row in rows])]
+            for side in (1, 2)
         ]
-        sides = [
-            [value.value for value in reward([(r["prompt"], r[side][-1]["content"]) for r in rows])]
-            for side in ("chosen", "rejected")
-        ]
-        return list(zip(*sides, strict=True))
+        return list(zip(*values, strict=True))
 
 
 @dataclass(frozen=True)
-class Prompts:
+class Asked:
     """The prompts of a slice: `own` by id and hash, and `english` by id where answers are read
     under those, with the hash of what is read."""
 
@@ -270,7 +301,7 @@ class Prompts:
     english: dict[str, tuple[list[Message], str]] | None
 
     @classmethod
-    def of(cls, job: Job, spec: SliceSpec) -> Prompts:
+    def of(cls, job: Job, spec: SliceSpec) -> Asked:
         """Those of a job's slice."""
         own = {
             (row["prompt_id"], row["prompt_hash"]): row["messages"]
