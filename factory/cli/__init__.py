@@ -8,11 +8,12 @@ from datetime import datetime
 
 import typer
 
-from factory.cli import again, hub, line, pairs, sync
+from factory.cli import again, check, hub, line, pairs, sync
 from factory.cli.app import app, home_path
 from factory.errors import FactoryError
 
-__all__ = ["again", "app", "hub", "line", "main", "pairs", "sync"]  # each hangs its commands on app
+# each hangs its commands on app
+__all__ = ["again", "app", "check", "hub", "line", "main", "pairs", "sync"]
 
 
 def main() -> None:
