@@ -208,11 +208,11 @@ def test_a_second_look_reads_nothing_again_until_something_changes(
 
 def test_what_is_too_long_is_listed_by_language(hub: Any, put: Put, tmp_path: Path) -> None:
     put("lab/policy", "llama3", context=64)
-    put("lab/reward", "llama3", context=40)
+    put("lab/reward", "llama3", context=36)
     found = look(recipe_at(tmp_path), hub, tmp_path)
     said = "\n".join(finding.line() for finding in found)
     assert "lab/policy@main: stages.generate, es: 1 of 3 prompts leave no room in 32" in said
-    assert "lab/reward@main: stages.score, en: 1 of 3 prompts leave no room in 40" in said
+    assert "lab/reward@main: stages.score, en: 1 of 3 prompts leave no room in 36" in said
     assert set(levels(found)) == {"warning"}
 
 
