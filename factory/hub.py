@@ -95,8 +95,16 @@ class Hub:
             except RevisionNotFoundError:
                 return False
 
-    def fetch(self, name: str, kind: str, revision: str) -> Path:
-        """The files of a repo at a revision, on this disk. Safetensors only, never pickles."""
+    def fetch(
+        self,
+        name: str,
+        kind: str,
+        revision: str,
+        only: Sequence[str] | None = None,
+        but: Sequence[str] = (),
+    ) -> Path:
+        """The files of a repo at a revision, on this disk: all, or `only` those of these patterns
+        `but` for others. Safetensors only, never pickles."""
         with self.explained(name):
             return Path(
                 snapshot_download(
@@ -105,7 +113,8 @@ class Hub:
                     revision=revision,
                     endpoint=self.endpoint,
                     token=self._token,
-                    ignore_patterns=list(_WEIGHTS),
+                    allow_patterns=None if only is None else list(only),
+                    ignore_patterns=[*_WEIGHTS, *but],
                 )
             )
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from factory import card, earlier, figures, foreign, record, shelf, stock, yaml12
+from factory import card, check, earlier, figures, foreign, record, shelf, stock, yaml12
 from factory.artifact import content_digest
 from factory.earlier import Earlier
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
@@ -73,10 +73,12 @@ def execute(
     """Run and publish these steps, in their order; `held` takes in what comes of them. Raises
     FactoryError, a HubError at the end for what is made and could not be published."""
     unpublished: list[HubError] = []
+    check_first = check.gate(loaded, pins, hub, home, report.note, list(wanted))
     for name in wanted:
         step = _find(plan(loaded.recipe, pins, held), name)
         seconds = None
         if step.state is State.RUN:
+            check_first(step)
             seconds = _work(loaded, pins, step, held, hub, home, report)
             step = _find(plan(loaded.recipe, pins, held), name)
         if step.state is State.PUBLISH:

@@ -151,7 +151,7 @@ def test_the_list_of_stages_imports_them_all():
         ),
         ("datasets", {"factory.stages.train", "factory.reading"}),
         ("py3langid", {"factory.language_id"}),
-        ("jinja2", {"factory.card"}),
+        ("jinja2", {"factory.card", "factory.chat"}),
         ("matplotlib", {"factory.figures"}),
     ],
 )
@@ -202,7 +202,7 @@ def test_of_the_local_hub_the_rest_knows_the_launcher_and_only_from_the_command_
 def test_the_pure_rooms_import_nothing_that_reaches_outside():
     pure = {
         f"factory.{name}"
-        for name in ("pairing", "scales", "anatomy", "stats", "artifact", "plan", "card")
+        for name in ("pairing", "scales", "anatomy", "stats", "audit", "artifact", "plan", "card")
     }
     assert pure <= FILES.keys()
     reaching = {"requests", "httpx", "urllib", "http", "subprocess", "sqlite3", "socket", "shutil",

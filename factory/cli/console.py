@@ -204,6 +204,44 @@ def comparison_table(manifest: Manifest) -> Table:
     return table
 
 
+_AUDIT = """\
+spread: how far answers to one prompt lie apart, which is what pairs are made of
+by length: rank correlation with length within a prompt; at 1 it measures nothing else
+to English, times: how far off and how many times as wide; raw rewards are not comparable
+as in English: whether prompts rank alike by mean reward, each language having other answers
+pairs right: of those whose better answer is known; chance is half. Sentences are on the card."""
+
+
+def audit_table(manifest: Manifest) -> Table:
+    """What the score step found out about its reward model, language by language."""
+    table = Table(
+        title="Is the reward model blind here?",
+        title_justify="left",
+        caption=_AUDIT,
+        caption_justify="left",
+    )
+    table.add_column("language")
+    for column in ("spread", "by length", "to English", "times", "as in English", "pairs right"):
+        table.add_column(column, justify="right")
+    table.add_column("suspect", overflow="fold")
+    for name, figures in manifest.stats["audit"]["by_language"].items():
+        table.add_row(
+            name,
+            _figure(figures["spread"], ".3g"),
+            _figure(figures["length_chars"], "+.2f"),
+            _figure(figures.get("offset"), "+.3g"),
+            _figure(figures.get("scale"), ".2f"),
+            _figure(figures["agreement"].get("en"), "+.2f"),
+            f"{figures['pairs_right']} of {figures['pairs']}" if figures["pairs"] else "",
+            "; ".join(figures["blind"]),
+        )
+    return table
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
 def repos_table(steps: list[Step]) -> Table:
     """Where everything was published."""
     table = Table(title="Repos", title_justify="left")

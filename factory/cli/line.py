@@ -136,6 +136,8 @@ def _run(
         shown.console.print()
         shown.console.print(shown.rows_table(steps))
         for step in steps:
+            if step.found is not None and "audit" in step.found.manifest.stats:
+                shown.console.print(shown.audit_table(step.found.manifest))
             if step.found is not None and step.stage.name == "judge":
                 shown.console.print(shown.comparison_table(step.found.manifest))
         shown.console.print(shown.repos_table(steps))

@@ -11,6 +11,7 @@ from factory.engines import Sample, Sampling
 from factory.errors import InputError, StageError
 
 BATCH_TOKENS = 8192  # padded tokens in one scoring batch; keeps a 2-core CPU's caches warm
+BATCH_LOGITS = 2**27  # logits at once where they are all needed: 512 MB in float32
 
 
 def _device() -> Any:
@@ -32,21 +33,27 @@ def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
     return model.to(_device()).eval()
 
 
+def _causal(directory: Path, dtype: str, adapter: Path | None) -> tuple[Any, Any]:
+    """A causal model with its tokenizer, and a LoRA adapter on it if one is given."""
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = chat.load_tokenizer(str(directory))
+    model = _load(AutoModelForCausalLM, directory, dtype)
+    if adapter is not None:
+        model.load_adapter(str(adapter))
+        if not any("lora_" in name for name, _ in model.named_parameters()):
+            raise StageError(
+                f"the adapter at {adapter} put no LoRA weights on {directory}",
+                "it was trained on another base model: check base_model in its card",
+            )
+    return tokenizer, model
+
+
 class TransformersSampler:
     """A causal model, with a LoRA adapter on it if one is given. See engines.Sampler."""
 
     def __init__(self, directory: Path, dtype: str, adapter: Path | None = None) -> None:
-        from transformers import AutoModelForCausalLM
-
-        self.tokenizer = chat.load_tokenizer(str(directory))
-        self._model = _load(AutoModelForCausalLM, directory, dtype)
-        if adapter is not None:
-            self._model.load_adapter(str(adapter))
-            if not any("lora_" in name for name, _ in self._model.named_parameters()):
-                raise StageError(
-                    f"the adapter at {adapter} put no LoRA weights on {directory}",
-                    "it was trained on another base model: check base_model in its card",
-                )
+        self.tokenizer, self._model = _causal(directory, dtype, adapter)
         self.stop_ids = chat.stop_ids(self.tokenizer, self._model.generation_config)
         self.max_context = int(self._model.config.max_position_embeddings)
 
@@ -133,3 +140,61 @@ class TransformersScorer:
                 attention_mask=(ids != pad).long().to(self._model.device),
             ).logits
         return [float(value) for value in logits[:, 0].float().cpu()]
+
+
+class TransformersLikelihood:
+    """A causal model that reads, with a LoRA adapter on it if one is given. See
+    engines.Likelihood."""
+
+    def __init__(self, directory: Path, dtype: str, adapter: Path | None = None) -> None:
+        self.tokenizer, self._model = _causal(directory, dtype, adapter)
+        self.max_context = int(self._model.config.max_position_embeddings)
+
+    def log_probs(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> list[list[float]]:
+        found: list[list[float]] = [[] for _ in sequences]
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        vocabulary = int(self._model.config.get_text_config().vocab_size)
+        while order:
+            width = len(sequences[order[0]])
+            # the logits of what is read, not the ids, are what fills the memory
+            kept = width - min(starts[i] for i in order) + 1
+            size = max(1, min(BATCH_TOKENS // width, BATCH_LOGITS // (kept * vocabulary)))
+            batch, order = order[:size], order[size:]
+            values = self._batch([sequences[i] for i in batch], [starts[i] for i in batch])
+            for index, value in zip(batch, values, strict=True):
+                found[index] = value
+        return found
+
+    def _batch(self, sequences: list[Sequence[int]], starts: list[int]) -> list[list[float]]:
+        import torch
+
+        width = max(len(sequence) for sequence in sequences)
+        ids = torch.zeros((len(sequences), width), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):  # padded on the right: nothing looks ahead
+            ids[row, : len(sequence)] = torch.tensor(list(sequence))
+            mask[row, : len(sequence)] = 1
+        ids = ids.to(self._model.device)
+        first = min(starts)
+        with torch.inference_mode():
+            logits = self._model(
+                input_ids=ids,
+                attention_mask=mask.to(self._model.device),
+                logits_to_keep=width - first + 1,  # the one at i - 1 says how likely token i is
+                use_cache=False,
+            ).logits[:, :-1]
+            aimed = ids[:, first:, None]
+            chosen = logits.gather(2, aimed).squeeze(2).float()
+            # row by row: a copy of all logits in float32 would double the memory
+            values = torch.stack(
+                [
+                    one - row.float().logsumexp(dim=-1)
+                    for one, row in zip(chosen, logits, strict=True)
+                ]
+            ).cpu()
+        return [
+            row[start - first : len(sequence) - first].tolist()
+            for row, start, sequence in zip(values, starts, sequences, strict=True)
+        ]

@@ -61,12 +61,17 @@ class SliceSpec:
 
 
 class ModelRef(Knobs):
-    """A model: a Hub repo by `name` (with `revision`), or `step`, a stage that trains it here."""
+    """A model: a Hub repo by `name` (with `revision`), or `step`, a stage that trains it here.
+
+    `kind` says what is made of it. All but `causal` are rewards: of a `classifier`; `implicit`,
+    in which a tuned model is compared with the one it was tuned from, `reference`, which is
+    another model of the recipe; `generative`, in which a chat model is asked yes or no."""
 
     name: str | None = None
     revision: str = "main"
     step: str | None = None
-    kind: Literal["causal", "classifier"] = "causal"
+    kind: Literal["causal", "classifier", "implicit", "generative"] = "causal"
+    reference: str | None = None
 
     @model_validator(mode="after")
     def _names_one(self) -> ModelRef:
@@ -74,6 +79,10 @@ class ModelRef(Knobs):
             raise ValueError("needs either a name or a step")
         if self.name is not None and self.name.count("/") != 1:
             raise ValueError(f"{self.name!r} is not of the form org/name")
+        if self.kind == "implicit" and self.reference is None:
+            raise ValueError("an implicit reward needs reference: the model that it was tuned from")
+        if self.kind != "implicit" and self.reference is not None:
+            raise ValueError(f"reference is for kind: implicit, not for {self.kind}")
         return self
 
 
@@ -108,7 +117,7 @@ class Scope:
             )
         ref = self.models[name]
         if ref.step is not None:
-            [made] = self.slices(ref.step, asked_by)
+            made = self._trained(ref.step, asked_by)
             return Read(role, made.step, made.name)
         return Outside(role, f"{ref.name}@{ref.revision}", "model")
 
@@ -121,6 +130,47 @@ class Scope:
                 f"give models.{name} as {{kind: classifier, name: …}} or {{…, step: reward}}",
             )
         return need
+
+    def reward(self, name: str, asked_by: str) -> tuple[Need, ...]:
+        """What reading the reward called `name` means: the role `reward` for a classifier,
+        `policy` and `reference` for an implicit one, `generative` for a model that is asked.
+        Raises RecipeError for a model that gives none."""
+        ref = self.models.get(name)
+        if ref is None or ref.kind in ("causal", "classifier"):
+            return (self.classifier(name, "reward", asked_by),)
+        trained = ref.step and self.stage(ref.step.partition("[")[0], asked_by).kind
+        if trained == "model":
+            raise RecipeError(
+                f"models.{name}: {ref.step} trains a classifier, which answers nothing",
+                f"write kind: classifier, or name a chat model for kind: {ref.kind}",
+            )
+        if ref.kind == "generative":
+            return (self.model(name, "generative", asked_by),)
+        assert ref.reference is not None
+        reference = self.model(ref.reference, "reference", asked_by)
+        if self.models[ref.reference].kind != "causal":
+            raise RecipeError(
+                f"models.{name}: its reference {ref.reference!r} is not a causal model",
+                f"name the model that {name} was tuned from",
+            )
+        return (self.model(name, "policy", asked_by), reference)
+
+    def _trained(self, step: str, asked_by: str) -> SliceSpec:
+        """The one slice of a step that trains a model, before the stage `asked_by`."""
+        stage = step.partition("[")[0]
+        order = list(self.stages)
+        if stage in order and asked_by in order and order.index(stage) >= order.index(asked_by):
+            raise RecipeError(
+                f"stages.{asked_by} reads a model that {step} trains, which comes after it",
+                "train it in a recipe of its own, and name what that published",
+            )
+        made = [spec for spec in self.slices(stage, asked_by) if step in (stage, spec.step)]
+        if len(made) != 1:
+            steps = ", ".join(dict.fromkeys(spec.step for spec in self.slices(stage, asked_by)))
+            raise RecipeError(
+                f"stages.{asked_by} reads a model of the step {step!r}", f"name one of {steps}"
+            )
+        return made[0]
 
 
 class From(View):

@@ -1,0 +1,45 @@
+"""factory check: what a run would stumble over, from the tokenizers alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import typer
+
+from factory.cli.app import app
+from factory.cli.line import HubUrl, Json, Overrides, RecipeName
+
+
+@app.command()
+def check(
+    recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False
+) -> None:
+    """Check templates, stop tokens and prompt lengths with the real tokenizers; no weights."""
+    from factory.cli.session import session
+    from factory.recipe import load
+
+    loaded = load(recipe, set_ or ())
+    with session(hub) as (home, the_hub):
+        from factory import check as checking
+        from factory import stock
+
+        pins, _ = stock.resolve(loaded, the_hub, home, None)
+        found = checking.check(loaded, pins, the_hub, home)
+    errors = sum(finding.level == "error" for finding in found)
+    if json_:
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+    else:
+        from factory.cli.console import console
+
+        for finding in found:
+            console.print(finding.line())
+        warnings = len(found) - errors
+        console.print(f"{loaded.recipe.name}: {_count(errors, 'error')}, "
+                      f"{_count(warnings, 'warning')}")  # fmt: skip
+    if errors:
+        raise typer.Exit(1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
