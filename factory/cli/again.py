@@ -87,10 +87,12 @@ def diff(
 
 
 def _bring(what: list[str], at: str, token: str | None) -> None:
-    """Pull into the local hub what is to be had at another one."""
+    """Pull into the local hub what is to be had at another one, if it is anything."""
     from factory.cli.sync import across
     from factory.cli.transfer import Wishes
 
+    if not what:  # to a transfer that would mean the one collection there is
+        return
     with contextlib.redirect_stdout(sys.stderr):  # what this command prints is what it found
         across(at, token, Wishes(tuple(what)), pulling=True)
 
