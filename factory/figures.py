@@ -73,7 +73,7 @@ def draw_rewards(path: Path, languages: Mapping[str, Mapping[str, Any]]) -> None
         for one, name in zip(axes, line, strict=False):
             _bars(one, languages[name])
             one.set_xlim(low, high if high > low else low + 1)
-            one.set_title(name, y=0.85, fontsize=8, color=_INK)
+            one.set_title(name, loc="left", y=0.86, fontsize=8, color=_INK)
     _save(grid, path)
 
 

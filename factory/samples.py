@@ -14,6 +14,7 @@ from factory.stages.job import slice_directory
 
 NUMBER = 3
 LIMIT = 400  # characters of one text
+_BATCH = 256  # rows in memory at once
 
 
 def take(root: Path, slices: Sequence[str], number: int = NUMBER) -> list[Sample]:
@@ -35,15 +36,20 @@ def take(root: Path, slices: Sequence[str], number: int = NUMBER) -> list[Sample
 
 
 def _read(paths: Sequence[Path], row: int) -> dict[str, Any]:
-    """One row of a slice; only the row group that it is in is read."""
+    """One row of a slice. Of row groups that it is not in nothing is read, and of its own only a
+    batch is in memory at a time: texts are long and groups large."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
-                if row < rows:
-                    found: dict[str, Any] = file.read_row_group(group).slice(row, 1).to_pylist()[0]
-                    return found
-                row -= rows
+                if row >= rows:
+                    row -= rows
+                    continue
+                for batch in file.iter_batches(_BATCH, row_groups=[group]):
+                    if row < len(batch):
+                        found: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
+                        return found
+                    row -= len(batch)
     raise IndexError(row)
 
 

@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import RepoCard
 
 from factory import card
-from factory.artifact import License, Manifest, Rows
+from factory.artifact import InputRecord, License, Manifest, Rows
 from factory.errors import InputError
 from factory.plan import plan
 from factory.stages import STAGES
@@ -386,6 +386,37 @@ def test_a_collections_note_says_what_a_reader_wants_first():
     assert "dpo-all 48.3 % [36.7, 60.0]" in card.note(kept()["judge"], "fp-1")
     assert card.note(kept()["prompts"], "fp-1") == "prompts: 36 rows, fp-1"
     assert all(len(card.note(manifest, "fp-1")) <= card.NOTE for manifest in kept().values())
+
+
+@pytest.mark.parametrize("name", ["generate", "score", "pair", "dpo-es"])
+def test_what_somebody_else_made_has_a_card_that_says_so(name):
+    made = kept()[name]
+    source = InputRecord(
+        role="source", digest="e" * 64, source="acme/rows@main", revision="b" * 40, license="mit"
+    )
+    slices = {
+        key: record.model_copy(update={"inputs": [*record.inputs[1:], source]})
+        for key, record in made.slices.items()
+    }
+    fields = {"from": {"source": "acme/rows@main", "columns": {"prompt": "question"}}}
+    taken = made.model_copy(
+        update={"fields": fields, "stats": {}, "samples": [], "slices": slices, "template": None}
+    )
+    text = card.render(taken)
+    header_of(text)
+    check_tables(text)
+    assert "somebody else made" in text
+    assert "(https://huggingface.co/datasets/acme/rows/tree/" + "b" * 40 in text
+    assert "| from.columns.prompt | question |" in text
+    assert "## Training" not in text
+    assert card.note(taken, "fp-1").startswith(f"{made.step}: ")
+
+
+def test_rows_that_were_taken_over_are_said_to_be():
+    made = kept()["generate"]
+    record = made.slices["es"].model_copy(update={"taken_over": {"org/old@fp-9": 24}})
+    text = card.render(made.model_copy(update={"slices": {**made.slices, "es": record}}))
+    assert "24 rows of es were not made anew but taken over from `org/old@fp-9`" in text
 
 
 def test_the_manifest_of_another_version_is_told_as_such():

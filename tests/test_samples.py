@@ -14,7 +14,7 @@ from factory import samples
 
 
 def write(root: Path, sizes: dict[str, list[int]], text: str = "x") -> None:
-    """Slices of files of so many rows each, numbered through a slice, in row groups of four."""
+    """Slices of files of so many rows each, numbered through a slice, in several row groups."""
     for name, files in sizes.items():
         directory = root / "data" / name
         directory.mkdir(parents=True)
@@ -22,7 +22,11 @@ def write(root: Path, sizes: dict[str, list[int]], text: str = "x") -> None:
         for number, size in enumerate(files):
             rows = {"n": range(start, start + size), "said": [{"content": text}] * size}
             table = pa.table({"n": list(rows["n"]), "said": pa.array(rows["said"])})
-            pq.write_table(table, directory / f"part-{number:05}.parquet", row_group_size=4)
+            pq.write_table(
+                table,
+                directory / f"part-{number:05}.parquet",
+                row_group_size=4 if size < 100 else 900,
+            )
             start += size
 
 
@@ -35,6 +39,7 @@ def write(root: Path, sizes: dict[str, list[int]], text: str = "x") -> None:
         ({"en": [9], "da": [6], "nl": [3], "fr": [9]}, [("en", 0), ("da", 2), ("nl", 2)]),
         ({"en": [0], "da": [3]}, [("da", 0), ("da", 1), ("da", 2)]),
         ({"en": [1]}, [("en", 0)]),
+        ({"en": [1500]}, [("en", 0), ("en", 500), ("en", 1000)]),
         ({"en": [0]}, []),
         ({"en/policy": [3], "en/dpo-all": [3]},
          [("en/policy", 0), ("en/dpo-all", 1), ("en/policy", 2)]),
