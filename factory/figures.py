@@ -64,6 +64,39 @@ def draw_comparison(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     _save(grid, path)
 
 
+def draw_training(
+    path: Path, steps: Sequence[Mapping[str, float]], held_out: Sequence[Mapping[str, float]]
+) -> None:
+    """A training as it went: loss, reward accuracy and margin where there are any, log-probability
+    of the chosen answers, gradient norm and learning rate over steps, with the held-out rows as
+    points. Entries are those of watching.curve and watching.held_out."""
+    panels = {
+        "loss": "loss",
+        "token accuracy": "mean_token_accuracy",
+        "reward accuracy": "rewards/accuracies",
+        "reward margin": "rewards/margins",
+        "log p of chosen": "logps/chosen",
+        "gradient norm": "grad_norm",
+        "learning rate": "learning_rate",
+    }
+    if any("rewards/accuracies" in entry for entry in steps):
+        panels.pop("token accuracy")
+    there = {name: key for name, key in panels.items() if any(key in entry for entry in steps)}
+    grid = _grid(1, list(there), [""], height=1.7)
+    for axes, key in zip(grid[0], there.values(), strict=True):
+        _line(axes, steps, key, "-", "chosen")
+        _line(axes, held_out, f"eval_{key}", "o", "rejected")
+    _save(grid, path)
+
+
+def _line(
+    axes: Axes, entries: Sequence[Mapping[str, float]], key: str, style: str, colour: str
+) -> None:
+    points = [(entry["step"], entry[key]) for entry in entries if key in entry]
+    if points:
+        axes.plot(*zip(*points, strict=True), style, color=_COLOURS[colour], lw=1, ms=3)
+
+
 def _grid(
     rows: int, columns: list[str], names: list[str], height: float = 1.5, left: float = 0.5
 ) -> Any:

@@ -9,7 +9,7 @@ from factory.stages.judge import Judge
 from factory.stages.pair import Best, Pair
 from factory.stages.score import Score
 from factory.stages.sources import Preferences, Prompts, Questions
-from factory.stages.train import Dpo, Reward
+from factory.stages.train import Dpo, Reward, Sft
 
 STAGES: tuple[type[Stage], ...] = (
     Prompts,
@@ -20,6 +20,7 @@ STAGES: tuple[type[Stage], ...] = (
     Score,
     Pair,
     Best,
+    Sft,
     Dpo,
     Arena,
     Judge,
