@@ -15,12 +15,14 @@ from factory.recipe import recipe_directory
 from factory.stages.contract import Outside, Read, SliceSpec
 from factory.stages.job import Job, Place, slice_directory
 from factory.stages.train import Dpo, Reward, Sft
+from factory.training.rows import put
+from factory.training.settings import Task
 
 BASE = Outside("base", "local/tiny-random-llama@main", "model")
 SMALL: dict[str, Any] = {
     "batch": 4,
     "max_length": 256,
-    "held_out": 0.2,
+    "held_out": 0.1,
     "min_pairs": 2,
     "dtype": "float32",
     "lr": 1e-3,
@@ -75,7 +77,7 @@ def row(kind: str, number: int) -> dict[str, Any]:
 def job(
     directory: Path,
     stage: Reward | Sft | Dpo,
-    count: int = 10,
+    count: int = 12,
     progress: Callable[..., None] = lambda *_: None,
     start: Path | None = None,
     base: Path | None = None,
@@ -98,3 +100,11 @@ def job(
         places[needs[-1]] = Place(start, "local/smoke-sft-es", "fp-0123456789ab")
     spec = SliceSpec(f"{stage.name}[es]", "es", "es", needs)
     return Job(f"{stage.name}[es]", 0, (spec,), places, work, out, progress)
+
+
+def task_of(stage: Reward | Sft | Dpo, made: Job) -> Task:
+    """The task of a stage, its rows written, before anything is trained."""
+    kind = stage.rows_kind
+    told = [{name: row(kind, n)[name] for name in stage.columns} for n in range(10)]
+    put(made.work / "rows", told[2:], told[:2])
+    return stage._task(made, made.work)

@@ -37,7 +37,7 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
     callbacks = [_watcher(request, progress)]
     trainer = trainers.build(task, tokenizer, *parts, callbacks)
     trainer.remove_callback(PrinterCallback)  # our progress and the manifest's curve say it
-    stops = chat.stop_ids(tokenizer, trainer.model.generation_config)
+    stops = chat.stop_ids(tokenizer, getattr(trainer.model, "generation_config", None))
     if task.method in ("sft", "preference"):
         rows.check_stops(tokenizer, parts[0][0], stops, task.step)
     with request.listening():

@@ -121,7 +121,10 @@ def _causal(task: Task) -> tuple[Any, Any]:
         return model, lora(task, model, task_type="CAUSAL_LM")
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(task.start), is_trainable=True), None
+    model = PeftModel.from_pretrained(model, str(task.start), is_trainable=True)
+    # Where the base lies here: at every save PEFT looks into its config, on a hub if it must.
+    model.peft_config["default"].base_model_name_or_path = str(task.base)
+    return model, None
 
 
 def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
