@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = [
     "prompts", "preferences", "questions", "reward", "generate", "score", "pair", "best",
-    "dpo[all]", "dpo[es]", "arena", "judge",
+    "sft[all]", "dpo[all]", "dpo[es]", "arena", "judge",
 ]  # fmt: skip
 
 

@@ -211,9 +211,7 @@ def test_loras_dropout_is_off_in_dpo_unless_it_is_asked_for(
 ) -> None:
     """TRL's default; so the published job's 0.05 was without effect."""
     off, _ = trained(tmp_path / "off", Dpo(**SMALL, lora={"dropout": 0.5}))
-    on, _ = trained(
-        tmp_path / "on", Dpo(**SMALL, lora={"dropout": 0.5}, disable_dropout=False)
-    )
+    on, _ = trained(tmp_path / "on", Dpo(**SMALL, lora={"dropout": 0.5}, disable_dropout=False))
     assert same(dpo[0].out, off.out)
     assert not same(dpo[0].out, on.out)
 
@@ -282,7 +280,9 @@ def test_the_probe_finds_peft_the_engine_and_the_merged_model_in_agreement(
     assert found["merged"]["max"] < 1e-4 and found["transformers"]["max"] < 1e-4
 
 
-def test_an_adapter_that_changes_nothing_is_refused(dpo: tuple[Job, Outcome], tmp_path: Path) -> None:
+def test_an_adapter_that_changes_nothing_is_refused(
+    dpo: tuple[Job, Outcome], tmp_path: Path
+) -> None:
     import shutil
 
     from safetensors.torch import save_file

@@ -214,17 +214,13 @@ class _Adapter(_Training):
             if isinstance(self.each, str)
             else self.each
         )
-        return [
-            self._slice(group, made, (base, *self._start(scope, group))) for group in groups
-        ]
+        return [self._slice(group, made, (base, *self._start(scope, group))) for group in groups]
 
     def _start(self, scope: Scope, group: str) -> tuple[Need, ...]:
         """The adapter that a group goes on with, if it does not start anew."""
         return ()
 
-    def _slice(
-        self, group: str, made: dict[str, SliceSpec], models: tuple[Need, ...]
-    ) -> SliceSpec:
+    def _slice(self, group: str, made: dict[str, SliceSpec], models: tuple[Need, ...]) -> SliceSpec:
         if group != "all" and group not in made:
             raise RecipeError(
                 f"stages.{self.name}.each names {group!r}, which the recipe has no {self.read} in"

@@ -40,8 +40,7 @@ def parsed(value: Any) -> str | dict[str, float]:
     for name, weight in weights.items():
         if name not in NAMES:
             raise ValueError(
-                f"TRL has no loss {name!r}{nearest(str(name), NAMES)}; "
-                f"there are {', '.join(NAMES)}"
+                f"TRL has no loss {name!r}{nearest(str(name), NAMES)}; there are {', '.join(NAMES)}"
             )
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
             raise ValueError(f"the weight of {name} must be a number over 0, not {weight!r}")
