@@ -15,11 +15,11 @@ from factory.errors import Interrupted, StageError
 from factory.shards import write_atomically
 from factory.stages.job import Progress
 from factory.training import trainers
-from factory.training.checkpoints import STOP
+from factory.training.checkpoints import STOP, Request
 from factory.training.loop import RESULT, train
 from factory.training.settings import Task
 
-_POLL = 0.5  # seconds between looks at how far they are
+_POLL = 0.1  # seconds between looks at how far they are
 
 
 def run(task: Task, progress: Progress) -> dict[str, Any]:
@@ -73,10 +73,12 @@ def _launched(task: Task, progress: Progress) -> dict[str, Any]:
     text = yaml.safe_dump(config(task, device, torch.cuda.device_count()))
     write_atomically(settings, text.encode())
     log = task.work / "processes.log"
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(settings)),
-        *("-m", "factory.training.worker", str(told), str(os.getpid())),
-    ]
+    program = ("-m", "factory.training.worker", str(told), str(os.getpid()))
+    if device == "cuda":
+        start = ("accelerate.commands.launch", "--config_file", str(settings))
+    else:  # accelerate itself starts CPU processes by MPI alone; they meet over gloo
+        start = ("torch.distributed.run", "--standalone", f"--nproc-per-node={task.how.processes}")
+    command = [sys.executable, "-m", *start, *program]
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with log.open("wb") as file:
@@ -88,23 +90,18 @@ def _launched(task: Task, progress: Progress) -> dict[str, Any]:
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": paths},
         )
+        request = Request(task.work)
         try:
-            while process.poll() is None:
-                try:
-                    process.wait(_POLL)
-                except subprocess.TimeoutExpired:
-                    if far.exists():
-                        done, total = json.loads(far.read_text())
-                        progress(done, total, "steps")
-        except BaseException as error:
+            with request.listening():
+                _follow(process, request, far, progress)
+        finally:  # also when something else ends this one
             (task.work / STOP).touch()
             process.wait()
-            if isinstance(error, Interrupted):
-                raise Interrupted(
-                    f"{task.step}: {error.what}, a checkpoint is saved",
-                    "run the same command again: it goes on from the checkpoint",
-                ) from None
-            raise
+    if request.signal is not None and not (task.work / RESULT).exists():
+        raise Interrupted(
+            f"{task.step}: told to stop by {request.signal.name}, and a checkpoint is saved",
+            "run the same command again: it goes on from the checkpoint",
+        )
     if process.returncode or not (task.work / RESULT).exists():
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         said = next((x for x in reversed(lines) if x.startswith("error: ")), (lines or ["?"])[-1])
@@ -113,3 +110,18 @@ def _launched(task: Task, progress: Progress) -> dict[str, Any]:
         )
     found: dict[str, Any] = json.loads((task.work / RESULT).read_text())
     return found
+
+
+def _follow(
+    process: subprocess.Popen[bytes], request: Request, far: Path, progress: Progress
+) -> None:
+    """Tell how far the processes are until they end, and pass on a request to stop."""
+    while process.poll() is None:
+        if request.made():
+            (far.parent / STOP).touch()
+        try:
+            process.wait(_POLL)
+        except subprocess.TimeoutExpired:
+            if far.exists():
+                done, total = json.loads(far.read_text())
+                progress(done, total, "steps")

@@ -68,6 +68,7 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
         "bf16": task.dtype == "bfloat16" and gpu,
         "fp16": task.dtype == "float16" and gpu,
         "use_cpu": not gpu,
+        "ddp_backend": "gloo" if task.how.processes > 1 and not gpu else None,
         "gradient_checkpointing": gpu,  # TRL's default everywhere; on a CPU it only costs time
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,
