@@ -1,4 +1,4 @@
-"""A training that is stopped, killed or spread over processes ends where an undisturbed one does."""
+"""A training that is stopped, killed or spread over processes ends as an undisturbed one does."""
 
 from __future__ import annotations
 
