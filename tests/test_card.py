@@ -78,6 +78,11 @@ STATS: dict[str, dict[str, Any]] = {
         },
     },
     "dpo[all]": ADAPTED,
+    "merge": {
+        "merged": [{"step": "dpo[all]", "repo": "local/a|b", "revision": "fp-0", "weight": 0.5}],
+        "chain": {"load_on": "local/x", "revision": "a" * 40, "start": "policy"},
+        "probe": ADAPTED["probe"],
+    },
     "dpo[es]": {
         **ADAPTED,
         "held_out": 0,
@@ -158,7 +163,7 @@ STATS: dict[str, dict[str, Any]] = {
 def manifests() -> dict[str, Manifest]:
     """One of every step of the demo, and an imported model."""
     recipe = demo(
-        "stages.best={}",
+        "stages.merge={}",
         "stages.pair.pool=both",
         "stages.pair.rejected={min_of: 5}",
         "stages.pair.prompt_language=random",

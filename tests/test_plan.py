@@ -200,9 +200,9 @@ def test_adding_a_language_touches_nothing_that_does_not_read_it():
 def test_asking_for_more_samples_keeps_the_row_keys_of_samples_and_scores():
     found = changed(BASE, marks(demo("stages.generate.n=12")))
     assert {"generate en", "generate es", "generate fr"} <= found
-    assert _stages(changed(row_keys(demo()), row_keys(demo("stages.generate.n=12")))) == {
-        "pair", "dpo[all]", "dpo[es]", "arena", "judge",
-    }  # fmt: skip
+    assert _stages(changed(row_keys(demo()), row_keys(demo("stages.generate.n=12")))) == (
+        GENERATED - {"generate", "score"}
+    )
 
 
 def test_adding_prompts_keeps_the_row_keys_of_their_answers():
@@ -210,7 +210,7 @@ def test_adding_prompts_keeps_the_row_keys_of_their_answers():
     more = repinned(lock_of(recipe), EN_PROMPTS, "more prompts")
     assert "generate en" in changed(BASE, marks(recipe, more))
     touched = _stages(changed(row_keys(recipe), row_keys(recipe, more)))
-    assert touched == {"pair", "dpo[all]", "arena", "judge"}
+    assert touched == GENERATED - {"generate", "score", "dpo[es]"}
 
 
 def test_another_reward_model_changes_the_row_keys_of_scores():

@@ -12,10 +12,11 @@ import pytest
 from factory import chat
 from factory.errors import InputError, StageError
 from factory.stages.job import Job, Outcome
+from factory.stages.merge import Merge
 from factory.stages.train import Dpo, Reward, Sft
 from factory.training import adapters, losses, probe, rows, trainers, watching
 from factory.training.settings import PAPER_TARGETS
-from tests.trainings import SMALL, job, row, task_of, tiny_model
+from tests.trainings import SMALL, job, merge_job, row, task_of, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -308,4 +309,108 @@ def test_an_adapter_of_another_base_is_refused(dpo: tuple[Job, Outcome], tmp_pat
         adapters.load(tmp_path / "shallow", dpo[0].out, "float32")
 
 
+def test_an_evaluation_of_an_adapter_that_was_not_applied_is_refused(
+    dpo: tuple[Job, Outcome], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    probe.refuse_unapplied(dpo[0].out, "dpo-es")
+    idle = {n: w * 0 if "lora_B" in n else w for n, w in adapter_of(dpo[0].out).items()}
+    save_file(idle, tmp_path / adapters.WEIGHTS)
+    with pytest.raises(StageError, match="dpo-es changes no logit"):
+        probe.refuse_unapplied(tmp_path, "dpo-es")
+
+
 # --- merging -------------------------------------------------------------------------------
+
+
+def logits(directory: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(torch.tensor([[1, 5, 9, 2, 33]])).logits
+
+
+def test_merged_weights_say_what_the_adapter_says_and_the_base_is_left_alone(
+    dpo: tuple[Job, Outcome], tmp_path: Path
+) -> None:
+    import torch
+
+    from factory.artifact import file_sha256
+
+    base = {path.name: file_sha256(path) for path in tiny_model().iterdir()}
+    to = tmp_path / "merged"
+    adapters.merge(tiny_model(), dpo[0].out, to, "float32")
+    assert {path.name: file_sha256(path) for path in tiny_model().iterdir()} == base
+    tuned = adapters.load(tiny_model(), dpo[0].out, "float32")
+    with torch.no_grad():
+        wanted = tuned(torch.tensor([[1, 5, 9, 2, 33]])).logits
+    assert torch.allclose(logits(to), wanted, atol=1e-5)
+    assert not torch.allclose(logits(to), logits(tiny_model()), atol=1e-4)
+    one, other = (chat.load_tokenizer(str(path)) for path in (to, tiny_model()))
+    assert one.chat_template == other.chat_template and one.get_vocab() == other.get_vocab()
+    names = {path.name for path in to.iterdir()}
+    assert {"model.safetensors", "generation_config.json", "config.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+    assert str(tiny_model()) not in (to / "config.json").read_text()
+
+
+def test_two_merges_at_once_cannot_collide(dpo: tuple[Job, Outcome], tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from factory.errors import WorkError
+
+    to = tmp_path / "merged"
+
+    def once(_: int) -> str:
+        try:
+            adapters.merge(tiny_model(), dpo[0].out, to, "float32")
+        except WorkError as error:
+            return error.what
+        return "won"
+
+    with ThreadPoolExecutor(2) as pool:
+        said = sorted(pool.map(once, range(2)))
+    assert said.count("won") == 1 and str(to) in said[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"], "nothing is left beside it"
+    logits(to)
+    with pytest.raises(WorkError, match="is there already"):
+        adapters.merge(tiny_model(), dpo[0].out, to)
+
+
+@pytest.mark.parametrize("method", ["linear", "cat", "svd", "ties", "dare_linear", "dare_ties_svd"])
+def test_adapters_are_merged_into_one_with_provenance(
+    method: str, dpo: tuple[Job, Outcome], sft: tuple[Job, Outcome], tmp_path: Path
+) -> None:
+    stage = Merge(of=("sft", "dpo"), method=method, dtype="float32")
+    made = merge_job(tmp_path, {"sft[es]": sft[0].out, "dpo[es]": dpo[0].out})
+    stats = stage.run(made).stats
+    assert [part["step"] for part in stats["merged"]] == ["sft[es]", "dpo[es]"]
+    assert [part["weight"] for part in stats["merged"]] == [0.5, 0.5]
+    assert stats["probe"]["applied"]
+    config = adapters.read_config(made.out)
+    assert config["base_model_name_or_path"] == "local/tiny-random-llama"
+    assert {path.name for path in made.out.iterdir() if path.is_dir()} == set()
+    assert str(made.out) not in (made.out / adapters.CONFIG).read_text()
+
+
+def test_a_linear_merge_is_the_mean_of_the_changes(
+    dpo: tuple[Job, Outcome], sft: tuple[Job, Outcome], tmp_path: Path
+) -> None:
+    """With cat, which is exact: PEFT's linear adds up the factors, and not their products."""
+    import torch
+
+    made = merge_job(tmp_path, {"sft[es]": sft[0].out, "dpo[es]": dpo[0].out})
+    Merge(of=("sft", "dpo"), method="cat", dtype="float32").run(made)
+
+    def change(adapter: Path) -> Any:
+        found = adapter_of(adapter)
+        [down] = [w for n, w in found.items() if "layers.0.self_attn.q_proj.lora_A" in n]
+        [up] = [w for n, w in found.items() if "layers.0.self_attn.q_proj.lora_B" in n]
+        config = adapters.read_config(adapter)
+        return up @ down * config["lora_alpha"] / config["r"]
+
+    wanted = (change(sft[0].out) + change(dpo[0].out)) / 2
+    assert torch.allclose(change(made.out), wanted, atol=1e-6)

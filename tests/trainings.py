@@ -108,3 +108,14 @@ def task_of(stage: Reward | Sft | Dpo, made: Job) -> Task:
     told = [{name: row(kind, n)[name] for name in stage.columns} for n in range(10)]
     put(made.work / "rows", told[2:], told[:2])
     return stage._task(made, made.work)
+
+
+def merge_job(directory: Path, parts: dict[str, Path]) -> Job:
+    """A job for the merge stage, of adapters by their step."""
+    out = directory / "out"
+    out.mkdir(parents=True)
+    places: dict[Any, Place] = {BASE: Place(tiny_model(), "local/tiny-random-llama", "a" * 40)}
+    for step, path in parts.items():
+        places[Read("adapter", step, "es")] = Place(path, f"local/{step[:3]}", "fp-0123456789ab")
+    spec = SliceSpec("merge", "all", None, tuple(places))
+    return Job("merge", 0, (spec,), places, directory, out, lambda *_: None)

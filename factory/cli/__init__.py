@@ -8,11 +8,11 @@ from datetime import datetime
 
 import typer
 
-from factory.cli import hub, line, pairs, sync
+from factory.cli import hub, line, pairs, sync, use
 from factory.cli.app import app, home_path
 from factory.errors import FactoryError
 
-__all__ = ["app", "hub", "line", "main", "pairs", "sync"]  # each hangs its commands on app
+__all__ = ["app", "hub", "line", "main", "pairs", "sync", "use"]  # each hangs its commands on app
 
 
 def main() -> None:

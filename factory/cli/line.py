@@ -134,6 +134,8 @@ def _run(
             teller.stop()
         shown.console.print()
         shown.console.print(shown.rows_table(steps))
+        for alarm in shown.alarms(steps):
+            shown.console.print(alarm)
         for step in steps:
             if step.found is not None and step.stage.name == "judge":
                 shown.console.print(shown.comparison_table(step.found.manifest))

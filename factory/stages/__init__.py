@@ -6,6 +6,7 @@ from factory.stages.arena import Arena
 from factory.stages.contract import Stage
 from factory.stages.generate import Generate
 from factory.stages.judge import Judge
+from factory.stages.merge import Merge
 from factory.stages.pair import Best, Pair
 from factory.stages.score import Score
 from factory.stages.sources import Preferences, Prompts, Questions
@@ -22,6 +23,7 @@ STAGES: tuple[type[Stage], ...] = (
     Best,
     Sft,
     Dpo,
+    Merge,
     Arena,
     Judge,
 )

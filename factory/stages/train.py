@@ -297,7 +297,7 @@ class Dpo(_Adapter):
 
     def semantic(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().semantic(spec)
-        if set(losses.weights(self.loss)) & losses.BY_MICRO_BATCH:
+        if self.from_ is None and set(losses.weights(self.loss)) & losses.BY_MICRO_BATCH:
             fields["micro_batch"] = self.how.micro_batch
         return fields
 
@@ -317,7 +317,7 @@ class Dpo(_Adapter):
                 "stages.dpo and stages.sft are of different base models",
                 "give both the same base, or start_from: policy",
             )
-        if getattr(stage, "lora", None) != self.lora:
+        if stage.from_ is None and getattr(stage, "lora", None) != self.lora:
             raise RecipeError(
                 "stages.dpo goes on with the SFT adapter, whose lora is another",
                 "give stages.dpo.lora and stages.sft.lora the same values",

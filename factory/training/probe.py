@@ -12,6 +12,17 @@ from factory.errors import StageError
 from factory.training import adapters, trainers
 
 PROMPTS = 16
+# For an adapter that comes without rows of its own: one greeting in each of sixteen languages.
+GREETINGS = tuple(
+    [{"role": "user", "content": text}]
+    for text in (
+        "Hello, how are you?", "Hej, hvordan går det?", "Hallo, wie geht es dir?",
+        "Hola, ¿cómo estás?", "Bonjour, comment ça va ?", "Ciao, come stai?",
+        "Hallo, hoe gaat het?", "Olá, como estás?", "Hei, mitä kuuluu?", "Hej, hur mår du?",
+        "Ola, como estás?", "Dia duit, conas atá tú?", "Bonġu, kif int?", "Helo, sut wyt ti?",
+        "Cześć, jak się masz?", "Ahoj, jak se máš?",
+    )
+)  # fmt: skip
 # Largest difference of a next token's log-probability that two ways to the same weights may have.
 # float32 differs in its last digits; bfloat16 has 8 bits, and merging rounds the weights to them.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
@@ -71,12 +82,21 @@ def check(found: dict[str, Any], step: str) -> None:
 
 
 def refuse_unapplied(adapter: Path, name: str) -> None:
-    """Raises StageError for an adapter whose own manifest says that it changes nothing."""
+    """Raises StageError for an adapter that changes nothing: its manifest says so, or all its
+    weights are at zero."""
+    from safetensors import safe_open
+
     try:
         found = read_manifest(adapter).stats.get("probe")
     except (OSError, ValueError):
-        return  # a stranger's adapter: the engine's own check is all there is
-    if found is not None and not found["applied"]:
+        found = None  # a stranger's adapter
+    if found is not None:
+        idle = not found["applied"]
+    else:
+        with safe_open(str(adapter / adapters.WEIGHTS), "pt") as file:
+            up = [name for name in file.keys() if "lora_B" in name]  # noqa: SIM118
+            idle = not any(file.get_tensor(name).any() for name in up)
+    if idle:
         raise StageError(
             f"the adapter {name} changes no logit: an evaluation of it would be one of its base",
             "train it anew",
