@@ -81,8 +81,6 @@ class Merge(Stage):
         return [SliceSpec(self.name, "all", None, (*reads, base))]
 
     def run(self, job: Job) -> Outcome:
-        import torch
-
         from factory.training import adapters, probe
 
         [spec] = job.slices
@@ -90,9 +88,8 @@ class Merge(Stage):
         reads = [need for need in spec.needs if isinstance(need, Read) and need.role == "adapter"]
         share = {read.step: self.weights.get(read.step, 1 / len(reads)) for read in reads}
         places = {read.step: job.places[read] for read in reads}
-        torch.manual_seed(job.seed)  # dare draws what it keeps
         parts = {name: (place.path, share[name]) for name, place in places.items()}
-        adapters.combine(base.path, parts, self.method, self.density, job.out)
+        adapters.combine(base.path, parts, self.method, self.density, job.seed, job.out)
         adapters.name_base(job.out, base.name, base.revision)
         found = probe.probe(base.path, job.out, probe.GREETINGS, self.dtype, 256)
         probe.check(found, job.step)

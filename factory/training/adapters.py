@@ -96,14 +96,22 @@ def merge(base: Path, adapter: Path, to: Path, dtype: str | None = None) -> None
 
 
 def combine(
-    base: Path, adapters: Mapping[str, tuple[Path, float]], method: str, density: float, out: Path
+    base: Path,
+    adapters: Mapping[str, tuple[Path, float]],
+    method: str,
+    density: float,
+    seed: int,
+    out: Path,
 ) -> None:
     """Write one adapter made of several weighted ones (PEFT's add_weighted_adapter) to `out`.
+    The sparse methods keep the share `density`, which dare draws by `seed`.
 
     adapters: directory and weight by name. Raises InputError when they do not fit together.
     """
+    import torch
     from peft import PeftModel
 
+    torch.manual_seed(seed)
     (first, (path, _)), *others = adapters.items()
     model = PeftModel.from_pretrained(load_base(base, "float32"), str(path), adapter_name=first)
     for name, (path, _) in others:
