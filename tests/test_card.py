@@ -78,6 +78,7 @@ STATS: dict[str, dict[str, Any]] = {
         },
     },
     "dpo[all]": ADAPTED,
+    "online[all]": {**ADAPTED, "held_out": 0, "final": {}, "held_out_curve": []},
     "merge": {
         "merged": [{"step": "dpo[all]", "repo": "local/a|b", "revision": "fp-0", "weight": 0.5}],
         "chain": {"load_on": "local/x", "revision": "a" * 40, "start": "policy"},
@@ -164,6 +165,7 @@ def manifests() -> dict[str, Manifest]:
     """One of every step of the demo, and an imported model."""
     recipe = demo(
         "stages.merge={}",
+        "stages.online={each: all}",
         "stages.pair.pool=both",
         "stages.pair.rejected={min_of: 5}",
         "stages.pair.prompt_language=random",
@@ -176,7 +178,7 @@ def manifests() -> dict[str, Manifest]:
     for name, step in by_name(steps).items():
         left = {"es": 5} if name in ("pair", "prompts") else {}
         made = manifest_of(recipe, lock, step, done(steps), left, stats=STATS.get(name))
-        with_template = step.stage.name in ("generate", "sft", "dpo")
+        with_template = step.stage.name in ("generate", "sft", "dpo", "online")
         found[name] = made.model_copy(update={"template": TEMPLATE}) if with_template else made
     return found
 

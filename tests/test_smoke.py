@@ -173,6 +173,7 @@ def test_a_prompt_in_other_words_is_answered_anew(made: Path, tmp_path: Path) ->
     file.write_text("\n".join(json.dumps(row) for row in (first, *rest, new)))
     done = run_factory(
         "run", str(tmp_path / "smoke.yaml"), "--set", "languages=[es]", "--set", "stages.dpo=null",
+        "--set", "stages.merge=null", "--set", "stages.sft=null",
         "--set", "stages.arena=null", "--set", "stages.judge=null", "--until", "score", home=home,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

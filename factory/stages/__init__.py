@@ -10,7 +10,7 @@ from factory.stages.merge import Merge
 from factory.stages.pair import Best, Pair
 from factory.stages.score import Score
 from factory.stages.sources import Preferences, Prompts, Questions
-from factory.stages.train import Dpo, Reward, Sft
+from factory.stages.train import Dpo, Online, Reward, Sft
 
 STAGES: tuple[type[Stage], ...] = (
     Prompts,
@@ -23,6 +23,7 @@ STAGES: tuple[type[Stage], ...] = (
     Best,
     Sft,
     Dpo,
+    Online,
     Merge,
     Arena,
     Judge,

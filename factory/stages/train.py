@@ -65,7 +65,7 @@ class _Training(Stage):
         base = job.place(spec, "base")
         table = job.table(spec, self.read, self.rows_kind)
         tokenizer = chat.load_tokenizer(str(base.path))
-        found = [{n: r[n] for n in ("prompt_id", *self.columns)} for r in table.to_pylist()]
+        found = [self._row(row) for row in table.to_pylist()]
         fitting, counts, tokens = self._fitting(found, tokenizer, job.step)
         train, held_out = rows.split(fitting, self.held_out, job.seed)
         checkpoints = job.work / "checkpoints"
@@ -94,7 +94,7 @@ class _Training(Stage):
             figures.draw_training(path, stats["curve"], stats["held_out_curve"])
         template = None
         if self.kind == "adapter":
-            stats |= self._finish(job, told[1] or told[0])
+            stats |= self._finish(job, [rows.talk(row) for row in told[1] + told[0]])
             template = chat.contract(tokenizer, result["stops"])
         tokenizer.save_pretrained(str(job.out))
         return Outcome(
@@ -105,6 +105,14 @@ class _Training(Stage):
             tokens=int(tokens * self.epochs),
         )
 
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of a row: its prompt's id, and what TRL reads."""
+        return {name: row[name] for name in ("prompt_id", *self.columns)}
+
+    def _room(self) -> int:
+        """Tokens that a row as it is may have."""
+        return self.max_length
+
     def _fitting(
         self, found: list[dict[str, Any]], tokenizer: Any, step: str
     ) -> tuple[list[dict[str, Any]], Rows, int]:
@@ -112,7 +120,7 @@ class _Training(Stage):
         fitting, tokens = [], 0
         for row in found:
             sides = rows.lengths(tokenizer, row)
-            if max(sides) <= self.max_length:
+            if max(sides) <= self._room():
                 fitting.append({**row, "length": sum(sides)})
                 tokens += sum(sides)
         lost = len(found) - len(fitting)
@@ -134,6 +142,7 @@ class _Training(Stage):
                 "method": self.method,
                 "base": job.place(spec, "base").path,
                 "start": job.place(spec, "start").path if spec.need("start") else None,
+                "reward": job.place(spec, "reward").path if spec.need("reward") else None,
                 "rows": checkpoints / "rows",
                 "work": checkpoints,
                 "out": job.out,
@@ -141,15 +150,13 @@ class _Training(Stage):
             }
         )
 
-    def _finish(self, job: Job, told: list[dict[str, Any]]) -> dict[str, Any]:
+    def _finish(self, job: Job, talks: list[Any]) -> dict[str, Any]:
         """Name the base in the adapter, and probe it. Raises StageError when it is not faithful."""
         from factory.training import adapters, probe
 
         [spec] = job.slices
         base = job.place(spec, "base")
         adapters.name_base(job.out, base.name, base.revision)
-        side = next(side for side in rows.SIDES if side in told[0])
-        talks = [[*row["prompt"], *row[side]] for row in told]
         found = probe.probe(base.path, job.out, talks, self.dtype, self.max_length)
         probe.check(found, job.step)
         return {"chain": self._chain(job), "probe": found}
@@ -214,10 +221,10 @@ class _Adapter(_Training):
             if isinstance(self.each, str)
             else self.each
         )
-        return [self._slice(group, made, (base, *self._start(scope, group))) for group in groups]
+        return [self._slice(group, made, (base, *self._models(scope, group))) for group in groups]
 
-    def _start(self, scope: Scope, group: str) -> tuple[Need, ...]:
-        """The adapter that a group goes on with, if it does not start anew."""
+    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+        """What a group needs beside its rows and the base."""
         return ()
 
     def _slice(self, group: str, made: dict[str, SliceSpec], models: tuple[Need, ...]) -> SliceSpec:
@@ -301,7 +308,8 @@ class Dpo(_Adapter):
             fields["micro_batch"] = self.how.micro_batch
         return fields
 
-    def _start(self, scope: Scope, group: str) -> tuple[Need, ...]:
+    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+        """The adapter that it goes on with, if it does not start anew."""
         if self.start_from == "policy":
             return ()
         made = {spec.name: spec for spec in scope.slices("sft", self.name)}
@@ -329,3 +337,43 @@ class Dpo(_Adapter):
         if set(losses.weights(self.loss)) & losses.WITHOUT_REFERENCE:
             return found | {"reference": None}
         return found | {"reference": found["start"], "loss": losses.said(self.loss)}
+
+
+class Online(_Adapter):
+    """The paper's online control: DPO on two answers that the model in training draws to each
+    prompt, and that the reward model compares, by TRL's OnlineDPOTrainer. Rows are prompts; none
+    is held out, since its answers are drawn anew each time."""
+
+    name: ClassVar[str] = "online"
+    repo: ClassVar[str] = "online"
+    read: ClassVar[str] = "prompts"
+    rows_kind: ClassVar[str] = "prompts"
+    columns: ClassVar[tuple[str, ...]] = ("prompt",)
+    method: ClassVar[str] = "online"
+    upstream: ClassVar[str] = "prompts"
+
+    reward: Annotated[str, REFERENCE] = "reward"
+    lr: float = Field(5e-6, gt=0)  # as for dpo: what is compared is where answers come from
+    beta: float = Field(0.1, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(1024, ge=1)
+    held_out: float = Field(0.0, ge=0, le=0)
+    disable_dropout: bool = True
+
+    @model_validator(mode="after")
+    def _answers_have_room(self) -> Online:
+        if self.max_tokens >= self.max_length:
+            raise ValueError(f"max_tokens {self.max_tokens} leaves no room for prompts")
+        return self
+
+    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+        return (scope.classifier(self.reward, "reward", self.name),)
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt_id": row["prompt_id"], "prompt": row["messages"]}
+
+    def _room(self) -> int:
+        return self.max_length - self.max_tokens
+
+    def _chain(self, job: Job) -> dict[str, Any]:
+        return super()._chain(job) | {"reference": "policy", "loss": "sigmoid"}

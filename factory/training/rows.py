@@ -16,12 +16,18 @@ PARTS = ("train", "held_out")
 
 
 def lengths(tokenizer: Any, row: Any) -> list[int]:
-    """Tokens of every answer of a row, each with its prompt."""
+    """Tokens of every answer of a row, each with its prompt; of a prompt alone where there are
+    none."""
     return [
         len(chat.conversation_ids(tokenizer, [*row["prompt"], *row[side]]))
         for side in SIDES
         if side in row
-    ]
+    ] or [len(chat.prompt_ids(tokenizer, row["prompt"]))]
+
+
+def talk(row: Any) -> list[Any]:
+    """A row's prompt with its first answer, if it has one."""
+    return [*row["prompt"], *next((row[side] for side in SIDES if side in row), [])]
 
 
 def check_stops(tokenizer: Any, row: Any, stops: Sequence[int], step: str) -> None:
