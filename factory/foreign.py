@@ -7,12 +7,10 @@ What a dataset does not say (who drew an answer, when it ended) is left empty, n
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from factory import schemas, shards
@@ -22,6 +20,7 @@ from factory.language_id import detect
 from factory.reading import Row, address, answer, messages, unlike
 from factory.stages.contract import Stage
 from factory.stages.job import Job, Outcome, slice_directory
+from factory.training import adapters
 
 _REWARD = ("reward", "reward_score", "score")
 Talk = list[dict[str, str]]
@@ -196,8 +195,9 @@ def _take_adapter(job: Job) -> Outcome:
     """An adapter as it was published, on the base that it names itself."""
     [spec] = job.slices
     place, base = job.place(spec, "source"), job.place(spec, "base")
-    config = _adapter_config(place.path, str(place.name))
-    named = config.get("base_model_name_or_path")
+    named = adapters.read_config(place.path).get("base_model_name_or_path")
+    if not (place.path / adapters.WEIGHTS).is_file():
+        raise InputError(f"{place.name} holds no {adapters.WEIGHTS}", "pickles are not read")
     if named != base.name:
         raise InputError(
             f"{place.name} was trained on {named}, not on {base.name}",
@@ -210,13 +210,3 @@ def _take_adapter(job: Job) -> Outcome:
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, to)
     return Outcome({spec.name: Rows(into=0, out=0)}, determinism="exact")
-
-
-def _adapter_config(directory: Path, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads((directory / "adapter_config.json").read_text())
-    except (OSError, ValueError):
-        raise InputError(f"{name} holds no adapter_config.json", "name a PEFT adapter") from None
-    if not (directory / "adapter_model.safetensors").is_file():
-        raise InputError(f"{name} holds no adapter_model.safetensors", "pickles are not read")
-    return dict(found)

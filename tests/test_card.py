@@ -33,6 +33,27 @@ TRAINED = {
     "curve": [{"loss": 0.6931, "epoch": 0.1}, {"loss": 0.41, "epoch": 1.0}],
     "final": {"eval_loss": 0.5, "eval_rewards/accuracies": 0.75},
 }
+STEP = {"step": 1, "loss": 0.6931, "grad_norm": 1.5, "learning_rate": 1e-4}
+REWARDS = {"rewards/accuracies": 0.5, "rewards/margins": 0.1, "logps/chosen": -40.0}
+GAP = {"max": 1e-5, "mean": 1e-6}
+ADAPTED = {
+    **TRAINED,
+    "seconds": 12.5,
+    "batching": {"micro_batch": 4, "processes": 1, "accumulation": 2},
+    "alarms": [],
+    "curve": [{**STEP, **REWARDS, "step": n} for n in range(1, 9)],
+    "held_out_curve": [{"step": n, "eval_loss": 0.6} for n in (4, 8)],
+    "chain": {"load_on": "local/SmolLM2-135M-Instruct-Q4_1", "revision": "a" * 40,
+              "start": "policy", "reference": "policy", "loss": "sigmoid"},
+    "probe": {"prompts": 16, "dtype": "float32", "tolerance": 1e-3, "applied": True,
+              "base": {"max": 0.5, "mean": 0.1}, "merged": GAP, "transformers": GAP},
+}  # fmt: skip
+STACKED = {
+    **ADAPTED["chain"],  # type: ignore[dict-item]
+    "start": "local/demo-sft-es",
+    "start_revision": "fp-0123456789ab",
+    "reference": "local/demo-sft-es",
+}
 FOUND = {
     "answers": 72,
     "unscored": 1,
@@ -50,8 +71,29 @@ MIX = [
 ]
 STATS: dict[str, dict[str, Any]] = {
     "reward": TRAINED,
-    "dpo[all]": TRAINED,
-    "dpo[es]": {**TRAINED, "held_out": 0, "final": {}},
+    "sft[all]": {
+        **ADAPTED,
+        "chain": {
+            k: v
+            for k, v in ADAPTED["chain"].items()  # type: ignore
+            if k not in ("reference", "loss")
+        },
+    },
+    "dpo[all]": ADAPTED,
+    "online[all]": {**ADAPTED, "held_out": 0, "final": {}, "held_out_curve": []},
+    "merge": {
+        "merged": [{"step": "dpo[all]", "repo": "local/a|b", "revision": "fp-0", "weight": 0.5}],
+        "chain": {"load_on": "local/x", "revision": "a" * 40, "start": "policy"},
+        "probe": ADAPTED["probe"],
+    },
+    "dpo[es]": {
+        **ADAPTED,
+        "held_out": 0,
+        "final": {},
+        "held_out_curve": [],
+        "chain": STACKED,
+        "alarms": ["the loss rose from 0.7 to 9"],
+    },
     "generate": {
         "by_language": {
             code: {"samples": 12, "tokens": 99, "finished": 10, "cut_off": 2, "in_language": 9}
@@ -124,7 +166,8 @@ STATS: dict[str, dict[str, Any]] = {
 def manifests() -> dict[str, Manifest]:
     """One of every step of the demo, and an imported model."""
     recipe = demo(
-        "stages.best={}",
+        "stages.merge={}",
+        "stages.online={each: all}",
         "stages.pair.pool=both",
         "stages.pair.rejected={min_of: 5}",
         "stages.pair.prompt_language=random",
@@ -137,7 +180,7 @@ def manifests() -> dict[str, Manifest]:
     for name, step in by_name(steps).items():
         left = {"es": 5} if name in ("pair", "prompts") else {}
         made = manifest_of(recipe, lock, step, done(steps), left, stats=STATS.get(name))
-        with_template = step.stage.name in ("generate", "dpo")
+        with_template = step.stage.name in ("generate", "sft", "dpo", "online")
         found[name] = made.model_copy(update={"template": TEMPLATE}) if with_template else made
     return found
 
@@ -357,8 +400,8 @@ def test_examples_are_rows_of_the_data_and_stand_in_the_manifest():
     assert manifest.samples[2].cells["prompt"][0]["content"] in text
 
 
-def test_a_curve_and_rewards_are_shown_where_they_were_drawn():
-    assert "](curve.png)" in card.render(kept()["reward"])
+def test_a_training_and_rewards_are_shown_where_they_were_drawn():
+    assert "](training.png)" in card.render(kept()["reward"])
     assert "](rewards.png)" in card.render(kept()["score"])
     assert ".png" not in card.render(kept()["judge"])
 

@@ -11,10 +11,7 @@ from factory.card import TEMPLATES
 from tests.golden.refresh import manifests
 
 KEPT = manifests()
-DRAWN = {
-    "reward": {"curve.png"}, "dpo-all": {"curve.png"}, "dpo-es": {"curve.png"},
-    "score": {"rewards.png"},
-}  # fmt: skip
+DRAWN = {"score": {"rewards.png"}}
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -27,16 +24,6 @@ def test_what_is_wanted_is_drawn_and_nothing_else(tmp_path: Path, name: str) -> 
         assert content.startswith(b"\x89PNG")
         figures.draw(KEPT[name], tmp_path)
         assert path.read_bytes() == content
-
-
-def test_a_curve_has_a_point_for_what_was_logged_and_no_other(tmp_path: Path) -> None:
-    entries = [
-        {"loss": 1.0, "step": 10},
-        {"loss": 0.5, "grad_norm": 2.0, "step": 20},
-        {"loss": 0.2},
-    ]
-    figures.draw_curve(tmp_path / "c.png", entries)
-    assert (tmp_path / "c.png").exists()
 
 
 def test_rewards_of_one_value_or_none_can_be_drawn(tmp_path: Path) -> None:

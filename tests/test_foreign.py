@@ -175,7 +175,8 @@ def test_an_adapter_is_laid_out_a_group_each_and_its_base_is_read() -> None:
         "smoke", ["stages.dpo.from=org/{group}-adapter@v1", "stages.dpo.lr=null",
                   "stages.dpo.batch=null", "stages.dpo.max_length=null", "stages.dpo.dtype=null",
                   "stages.dpo.held_out=null", "stages.dpo.min_pairs=null", "stages.pair=null",
-                  "stages.score=null", "stages.generate=null", "stages.best=null"],
+                  "stages.score=null", "stages.generate=null", "stages.best=null",
+                  "stages.sft=null"],
     ).recipe  # fmt: skip
     specs = [spec for stage, spec in recipe.slices() if stage.name == "dpo"]
     assert [spec.step for spec in specs] == ["dpo[all]", "dpo[es]"]
@@ -184,7 +185,9 @@ def test_an_adapter_is_laid_out_a_group_each_and_its_base_is_read() -> None:
 
 
 def test_the_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/other"}')
+    (tmp_path / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "org/other", "peft_type": "LORA"}'
+    )
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     stage = BY_NAME["dpo"](**{"from": "org/a", "each": "all"})
     recipe = load("smoke").recipe

@@ -84,7 +84,7 @@ def importers(package: str) -> set[str]:
 
 def test_there_is_something_to_look_at():
     assert len(FILES) > 40
-    assert Import("factory.stages.train", "torch", False, False) in ALL
+    assert Import("factory.training.loop", "torch", False, False) in ALL
     assert Import("factory.plan", "factory.artifact", True, False) in ALL
     assert Import("factory.cli.session", "factory.hub", True, True) in ALL
 
@@ -124,14 +124,17 @@ def test_the_list_of_stages_imports_them_all():
     ("package", "rooms"),
     [
         ("vllm", set()),
-        ("trl", {"factory.stages.train"}),
-        ("peft", {"factory.stages.train"}),
+        ("trl", {"factory.training.trainers"}),
+        ("peft", {"factory.training.trainers", "factory.training.adapters"}),
         *(
             (
                 package,
                 {
                     "factory.engines.transformers",
-                    "factory.stages.train",
+                    *(
+                        f"factory.training.{name}"
+                        for name in ("adapters", "launch", "loop", "probe", "trainers")
+                    ),
                     "factory.chat",
                     "factory.difference",
                     "factory.pocket",
@@ -149,7 +152,7 @@ def test_the_list_of_stages_imports_them_all():
                 "factory.cli.session",
             },
         ),
-        ("datasets", {"factory.stages.train", "factory.reading"}),
+        ("datasets", {"factory.training.rows", "factory.reading"}),
         ("py3langid", {"factory.language_id"}),
         ("jinja2", {"factory.card", "factory.chat"}),
         ("matplotlib", {"factory.figures"}),

@@ -354,13 +354,14 @@ def marks(*overrides: str, lock: Lock | None = None) -> dict[str, str]:
 
 
 def test_defaults_spelt_out_and_another_pool_beside_change_no_slice_that_is_there():
-    plain = marks()
+    plain = marks("stages.best=null", "stages.sft=null")
     spelt = marks(
+        "stages.best=null", "stages.sft=null",
         "stages.pair.chosen=max", "stages.pair.rejected={sigma: -2}", "stages.pair.gold=false",
         "stages.pair.drop={duplicates: false}", "stages.pair.length_control=false",
     )  # fmt: skip
     assert spelt == plain
-    beside = marks("stages.pair.pool=both", "stages.best={}")
+    beside = marks("stages.pair.pool=both", "stages.best={}", "stages.sft=null")
     assert {key: beside[key] for key in plain} == plain
     assert set(beside) - set(plain) == {
         "pair all_lang", "best en", "best es", "best fr",

@@ -126,7 +126,10 @@ def test_what_a_model_is_called_in_the_recipe_changes_no_rows():
 # another meaning, another fingerprint
 
 
-GENERATED = {"generate", "score", "pair", "dpo[all]", "dpo[es]", "arena", "judge"}
+GENERATED = {
+    "generate", "score", "pair", "best", "sft[all]", "dpo[all]", "dpo[es]", "arena", "judge",
+}  # fmt: skip
+PAIRED = {"pair", "dpo[all]", "dpo[es]", "arena", "judge"}
 
 
 @pytest.mark.parametrize(
@@ -136,8 +139,9 @@ GENERATED = {"generate", "score", "pair", "dpo[all]", "dpo[es]", "arena", "judge
         ("stages.generate.n=7", GENERATED),
         ("stages.generate.dtype=bfloat16", GENERATED),
         ("stages.prompts.turns=all", GENERATED | {"prompts"}),
-        ("stages.pair.rejected.sigma=-1", GENERATED - {"generate", "score"}),
-        ("stages.pair.keep.chosen.finished=true", GENERATED - {"generate", "score"}),
+        ("stages.pair.rejected.sigma=-1", PAIRED),
+        ("stages.pair.keep.chosen.finished=true", PAIRED),
+        ("stages.sft.lr=1e-5", {"sft[all]"}),
         ("stages.dpo.lora.r=8", {"dpo[all]", "dpo[es]", "arena", "judge"}),
         ("stages.reward.lr=1e-5", (GENERATED | {"reward"}) - {"generate"}),
         ("stages.arena.max_tokens=41", {"arena", "judge"}),
@@ -157,7 +161,7 @@ def test_no_two_steps_or_slices_share_a_fingerprint():
 @pytest.mark.parametrize(
     ("source", "steps"),
     [
-        (EN_PROMPTS, {"prompts", "generate", "score", "pair", "dpo[all]", "arena", "judge"}),
+        (EN_PROMPTS, (GENERATED | {"prompts"}) - {"dpo[es]"}),
         ("demo/preferences.jsonl", {"preferences", "reward"} | (GENERATED - {"generate"})),
         ("demo/questions-es.jsonl", {"questions", "arena", "judge"}),
         (POLICY, GENERATED | {"reward"}),
@@ -173,7 +177,10 @@ def test_other_english_prompts_change_no_other_language():
     recipe = demo()
     found = changed(BASE, marks(recipe, repinned(lock_of(recipe), EN_PROMPTS, "other content")))
     slices = {name for name in found if " " in name and not name.startswith(("arena", "judge"))}
-    assert slices == {"prompts en", "generate en", "score en", "pair en", "dpo[all] all"}
+    assert slices == {
+        "prompts en", "generate en", "score en", "pair en", "best en", "sft[all] all",
+        "dpo[all] all",
+    }  # fmt: skip
     assert "dpo[es]" not in found
 
 
@@ -184,6 +191,7 @@ def test_adding_a_language_touches_nothing_that_does_not_read_it():
     assert "dpo[es]" not in touched
     assert "dpo[es] es" not in touched
     assert {name for name in touched if " " in name} == {
+        "sft[all] all",
         "dpo[all] all",
         *(f"{stage} {code}/dpo-all" for stage in ("arena", "judge") for code in ("en", "es", "fr")),
     }
@@ -192,9 +200,9 @@ def test_adding_a_language_touches_nothing_that_does_not_read_it():
 def test_asking_for_more_samples_keeps_the_row_keys_of_samples_and_scores():
     found = changed(BASE, marks(demo("stages.generate.n=12")))
     assert {"generate en", "generate es", "generate fr"} <= found
-    assert _stages(changed(row_keys(demo()), row_keys(demo("stages.generate.n=12")))) == {
-        "pair", "dpo[all]", "dpo[es]", "arena", "judge",
-    }  # fmt: skip
+    assert _stages(changed(row_keys(demo()), row_keys(demo("stages.generate.n=12")))) == (
+        GENERATED - {"generate", "score"}
+    )
 
 
 def test_adding_prompts_keeps_the_row_keys_of_their_answers():
@@ -202,7 +210,7 @@ def test_adding_prompts_keeps_the_row_keys_of_their_answers():
     more = repinned(lock_of(recipe), EN_PROMPTS, "more prompts")
     assert "generate en" in changed(BASE, marks(recipe, more))
     touched = _stages(changed(row_keys(recipe), row_keys(recipe, more)))
-    assert touched == {"pair", "dpo[all]", "arena", "judge"}
+    assert touched == GENERATED - {"generate", "score", "dpo[es]"}
 
 
 def test_another_reward_model_changes_the_row_keys_of_scores():
@@ -313,6 +321,8 @@ def test_in_an_empty_world_sources_are_made_first_and_the_rest_waits():
         "generate": "prompts is made first",
         "score": "generate is made first",
         "pair": "score is made first",
+        "best": "score is made first",
+        "sft[all]": "best is made first",
         "dpo[all]": "pair is made first",
         "dpo[es]": "pair is made first",
         "arena": "questions is made first",
@@ -326,7 +336,7 @@ def test_every_step_has_its_repo_and_its_type():
     assert steps["judge"].repo == "local/demo-verdicts"
     assert steps["dpo[es]"].repo == "local/demo-dpo-es"
     models = {name for name, step in steps.items() if step.repo_type == "model"}
-    assert models == {"reward", "dpo[all]", "dpo[es]"}
+    assert models == {"reward", "sft[all]", "dpo[all]", "dpo[es]"}
 
 
 def test_a_source_without_a_pin_is_brought_in_first():

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = [
     "prompts", "preferences", "questions", "reward", "generate", "score", "pair", "best",
-    "dpo[all]", "dpo[es]", "arena", "judge",
+    "sft[all]", "dpo[all]", "dpo[es]", "merge", "arena", "judge",
 ]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_running_again_reuses_everything(made: Path) -> None:
 def test_a_changed_knob_reruns_what_hangs_on_it_and_says_why(made: Path) -> None:
     steps = plan(made, "--set", "stages.pair.rejected.sigma=-1")
     assert {name for name, step in steps.items() if step["state"] == "run"} == {
-        "pair", "dpo[all]", "dpo[es]", "arena", "judge",
+        "pair", "dpo[all]", "dpo[es]", "merge", "arena", "judge",
     }  # fmt: skip
     assert "rejected.sigma -2.0 -> -1.0" in steps["pair"]["reason"]
 
@@ -185,6 +185,7 @@ def test_a_prompt_in_other_words_is_answered_anew(made: Path, tmp_path: Path) ->
     file.write_text("\n".join(json.dumps(row) for row in (first, *rest, new)))
     done = run_factory(
         "run", str(tmp_path / "smoke.yaml"), "--set", "languages=[es]", "--set", "stages.dpo=null",
+        "--set", "stages.merge=null", "--set", "stages.sft=null",
         "--set", "stages.arena=null", "--set", "stages.judge=null", "--until", "score", home=home,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -262,6 +263,30 @@ def test_peft_loads_the_adapter_on_its_base(made: Path) -> None:
         "print('changed')"
     )
     assert _clients(made, code) == "changed\n"
+
+
+def test_a_released_adapter_is_merged_into_an_ordinary_checkpoint(
+    made: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "merged"
+    tag = plan(made)["dpo[es]"]["tag"]
+    done = run_factory("merge", f"local/smoke-dpo-es@{tag}", "--to", str(to), home=made)
+    assert done.returncode == 0, done.stderr
+    code = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(to)!r})\n"
+        f"assert AutoTokenizer.from_pretrained({str(to)!r}).chat_template\n"
+        "print(sum(p.numel() for p in model.parameters()) > 0)"
+    )
+    assert _clients(made, code) == "True\n"
+    again = run_factory("merge", f"local/smoke-dpo-es@{tag}", "--to", str(to), home=made)
+    assert again.returncode == 1 and "is there already" in again.stderr
+
+
+def test_a_merged_adapter_names_its_parts(made: Path) -> None:
+    stats = manifests(made)["merge"].stats
+    assert [part["step"] for part in stats["merged"]] == ["dpo[all]", "dpo[es]"]
+    assert stats["probe"]["applied"] and stats["chain"]["load_on"] == "local/tiny-random-llama"
 
 
 def test_the_reward_model_loads_as_a_classifier(made: Path) -> None:

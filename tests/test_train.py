@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.stages.train import COMPLETE, last_checkpoint, split
+from factory.training.checkpoints import COMPLETE, last_checkpoint
+from factory.training.rows import split
 
 IDS = st.lists(st.text(min_size=1, max_size=6), min_size=2, max_size=30, unique=True)
 SHARES = st.floats(0, 0.99)

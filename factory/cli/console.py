@@ -156,6 +156,16 @@ def plan_json(steps: list[Step], left: Mapping[str, Estimate]) -> list[dict[str,
     ]
 
 
+def alarms(steps: list[Step]) -> list[str]:
+    """What a person should look at in the trainings before their adapters are trusted."""
+    return [
+        f"look at {step.name}: {alarm}"
+        for step in steps
+        if step.found is not None
+        for alarm in step.found.manifest.stats.get("alarms", [])
+    ]
+
+
 def rows_table(steps: list[Step]) -> Table:
     """Rows in, out and dropped, by step and slice."""
     table = Table(title="Rows", title_justify="left")

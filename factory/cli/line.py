@@ -135,6 +135,8 @@ def _run(
             teller.stop()
         shown.console.print()
         shown.console.print(shown.rows_table(steps))
+        for alarm in shown.alarms(steps):
+            shown.console.print(alarm)
         for step in steps:
             if step.found is not None and "audit" in step.found.manifest.stats:
                 shown.console.print(shown.audit_table(step.found.manifest))

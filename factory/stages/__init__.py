@@ -6,10 +6,11 @@ from factory.stages.arena import Arena
 from factory.stages.contract import Stage
 from factory.stages.generate import Generate
 from factory.stages.judge import Judge
+from factory.stages.merge import Merge
 from factory.stages.pair import Best, Pair
 from factory.stages.score import Score
 from factory.stages.sources import Preferences, Prompts, Questions
-from factory.stages.train import Dpo, Reward
+from factory.stages.train import Dpo, Online, Reward, Sft
 
 STAGES: tuple[type[Stage], ...] = (
     Prompts,
@@ -20,7 +21,10 @@ STAGES: tuple[type[Stage], ...] = (
     Score,
     Pair,
     Best,
+    Sft,
     Dpo,
+    Online,
+    Merge,
     Arena,
     Judge,
 )

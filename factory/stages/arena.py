@@ -16,6 +16,7 @@ from factory.language_id import detect, matches
 from factory.shards import Shard
 from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome
+from factory.training import probe
 
 
 class ArenaHow(How):
@@ -71,7 +72,10 @@ class Arena(Stage):
             label = shard.slice.split("/")[1]
             if loaded is None or loaded[0] != label:  # slices come model by model
                 spec = specs[shard.slice]
-                adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
+                adapter = None
+                if spec.need("adapter"):
+                    adapter = job.place(spec, "adapter").path
+                    probe.refuse_unapplied(adapter, label)
                 loaded = None  # let go of the last model before the next is loaded
                 sampler = TransformersSampler(job.place(spec, "model").path, self.dtype, adapter)
                 loaded = (label, sampler)

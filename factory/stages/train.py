@@ -1,71 +1,56 @@
-"""reward and dpo: a recipe translated into TRL's own config classes, nothing more.
+"""reward, sft and dpo: LoRA trainings, as factory/training puts them into TRL's words.
 
 Checkpoints go to the work directory by steps, so a kill costs the steps since the last one.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import shutil
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from factory import chat
+from factory import chat, shards
 from factory.artifact import Rows
 from factory.errors import RecipeError, StageError, nearest
-from factory.knobs import GATE, REFERENCE, Knobs
-from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, Place
+from factory.knobs import GATE, REFERENCE
+from factory.stages.contract import Need, Read, Scope, SliceSpec, Stage
+from factory.stages.job import Job, Outcome
+from factory.training import losses, rows, watching
+from factory.training.settings import Dtype, Lora, Task, TrainHow
 
-PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-COMPLETE = "complete"  # written into a checkpoint last: a half-written one is not resumed from
-
-
-class Lora(Knobs):
-    """LoRA as in CroCo's published scripts."""
-
-    r: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    targets: tuple[str, ...] = PAPER_TARGETS
-
-
-class TrainHow(How):
-    """`micro_batch`: rows on the device at once; `save_steps`: optimizer steps between
-    checkpoints."""
-
-    micro_batch: int = Field(1, ge=1)
-    save_steps: int = Field(50, ge=1)
+FIGURE = "training.png"
 
 
 class _Training(Stage):
-    """What both trainings share; defaults are CroCo's published ones."""
+    """What all trainings share; defaults are CroCo's published ones."""
 
     seeded: ClassVar[bool] = True
     read: ClassVar[str]  # the role of its training rows
     rows_kind: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]  # those that TRL reads
+    method: ClassVar[str]
 
     base: Annotated[str, REFERENCE] = "policy"
+    lr: float = Field(gt=0)
     epochs: float = Field(1.0, gt=0)
     batch: int = Field(64, ge=1)  # rows an optimizer step, whatever the devices
     warmup: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     max_length: int = Field(4096, ge=8)
+    group_by_length: bool = False  # rows of like length in one batch: less padding, another order
     held_out: float = Field(0.01, ge=0, lt=1)
     min_pairs: Annotated[int, GATE, Field(ge=2)] = 8
     lora: Lora = Lora()
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     how: TrainHow = TrainHow()
 
     @model_validator(mode="after")
     def _batches_fit(self) -> _Training:
-        if self.batch % self.how.micro_batch:
+        at_once = self.how.micro_batch * self.how.processes
+        if self.batch % at_once:
             raise ValueError(
-                f"batch {self.batch} is not a multiple of how.micro_batch {self.how.micro_batch}"
+                f"batch {self.batch} is not a multiple of {at_once}, how.micro_batch "
+                f"{self.how.micro_batch} times how.processes {self.how.processes}"
             )
         return self
 
@@ -73,106 +58,119 @@ class _Training(Stage):
         return {self.read: self.min_pairs}
 
     def run(self, job: Job) -> Outcome:
-        import torch
-        from transformers import PrinterCallback
+        from factory import figures
+        from factory.training import launch
 
         [spec] = job.slices
         base = job.place(spec, "base")
         table = job.table(spec, self.read, self.rows_kind)
         tokenizer = chat.load_tokenizer(str(base.path))
-        rows = [
-            {side: row[side] for side in ("prompt_id", "prompt", "chosen", "rejected")}
-            for row in table.to_pylist()
-        ]
-        lengths = [_lengths(tokenizer, row) for row in rows]
-        fits = [row for row, n in zip(rows, lengths, strict=True) if max(n) <= self.max_length]
-        counts = Rows(
-            into=len(rows),
-            out=len(fits),
-            dropped={"too_long": len(rows) - len(fits)} if len(fits) < len(rows) else {},
-        )
-        if len(fits) < self.min_pairs:
-            raise StageError(
-                f"{job.step}: only {len(fits)} of {len(rows)} pairs fit max_length",
-                f"raise stages.{self.name}.max_length over {self.max_length}",
-            )
-        train, held_out = split(fits, self.held_out, job.seed)
-        torch.manual_seed(job.seed)
-        trainer = self._trainer(base, tokenizer, train, held_out, job)
-        trainer.remove_callback(PrinterCallback)  # our progress and the manifest's curve say it
-        trainer.train(resume_from_checkpoint=last_checkpoint(job.work / "checkpoints"))
-        history = trainer.state.log_history
-        if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
-            raise StageError(f"{job.step}: the loss is not finite", "lower the learning rate")
-        figures = trainer.evaluate() if held_out else {}
-        self._save(trainer.model, base, job.out)
+        found = [self._row(row) for row in table.to_pylist()]
+        fitting, counts, tokens = self._fitting(found, tokenizer, job.step)
+        train, held_out = rows.split(fitting, self.held_out, job.seed)
+        checkpoints = job.work / "checkpoints"
+        kept = {*self.columns, "length"} if self.group_by_length else set(self.columns)
+        told = [[{n: row[n] for n in kept} for row in part] for part in (train, held_out)]
+        rows.put(checkpoints / "rows", *told)
+        task = self._task(job, checkpoints)
+        result = launch.run(task, job.progress)
+        history = result["history"]
+        stats: dict[str, Any] = {
+            "trained_on": len(train),
+            "held_out": len(held_out),
+            "steps": result["steps"],
+            "seconds": round(result["seconds"], 1),
+            "batching": {
+                "micro_batch": self.how.micro_batch,
+                "processes": self.how.processes,
+                "accumulation": task.accumulation,
+            },
+            "alarms": watching.alarms(history),
+            "curve": watching.curve(history),
+            "held_out_curve": watching.held_out(history),
+            "final": result["final"],
+        }
+        with shards.replacing(job.out / FIGURE) as path:
+            figures.draw_training(path, stats["curve"], stats["held_out_curve"])
+        template = None
+        if self.kind == "adapter":
+            stats |= self._finish(job, [rows.talk(row) for row in told[1] + told[0]])
+            template = chat.contract(tokenizer, result["stops"])
         tokenizer.save_pretrained(str(job.out))
         return Outcome(
             {spec.name: counts},
             determinism="distribution",
-            stats={
-                "trained_on": len(train),
-                "held_out": len(held_out),
-                "steps": trainer.state.global_step,
-                "curve": [_short(entry) for entry in history if "loss" in entry],
-                "final": _short(figures),
-            },
-            template=chat.contract(
-                tokenizer, chat.stop_ids(tokenizer, trainer.model.generation_config)
+            stats=stats,
+            template=template,
+            tokens=int(tokens * self.epochs),
+        )
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of a row: its prompt's id, and what TRL reads."""
+        return {name: row[name] for name in ("prompt_id", *self.columns)}
+
+    def _room(self) -> int:
+        """Tokens that a row as it is may have."""
+        return self.max_length
+
+    def _fitting(
+        self, found: list[dict[str, Any]], tokenizer: Any, step: str
+    ) -> tuple[list[dict[str, Any]], Rows, int]:
+        """The rows that fit max_length, counts, and how many tokens they hold."""
+        fitting, tokens = [], 0
+        for row in found:
+            sides = rows.lengths(tokenizer, row)
+            if max(sides) <= self._room():
+                fitting.append({**row, "length": sum(sides)})
+                tokens += sum(sides)
+        lost = len(found) - len(fitting)
+        if len(fitting) < self.min_pairs:
+            raise StageError(
+                f"{step}: only {len(fitting)} of {len(found)} rows fit max_length",
+                f"raise stages.{self.name}.max_length over {self.max_length}",
             )
-            if self.kind == "adapter"
-            else None,
-            tokens=int(sum(map(sum, lengths)) * self.epochs),
+        dropped = {"too_long": lost} if lost else {}
+        return fitting, Rows(into=len(found), out=len(fitting), dropped=dropped), tokens
+
+    def _task(self, job: Job, checkpoints: Any) -> Task:
+        [spec] = job.slices
+        knobs = self.model_dump(include=set(Task.model_fields) - {"base", "reward"})
+        return Task.model_validate(
+            {
+                **knobs,
+                "step": job.step,
+                "method": self.method,
+                "base": job.place(spec, "base").path,
+                "start": job.place(spec, "start").path if spec.need("start") else None,
+                "reward": job.place(spec, "reward").path if spec.need("reward") else None,
+                "rows": checkpoints / "rows",
+                "work": checkpoints,
+                "out": job.out,
+                "seed": job.seed,
+            }
         )
 
-    def _trainer(
-        self, base: Place, tokenizer: Any, train: list[Any], held_out: list[Any], job: Job
-    ) -> Any:
-        raise NotImplementedError
+    def _finish(self, job: Job, talks: list[Any]) -> dict[str, Any]:
+        """Name the base in the adapter, and probe it. Raises StageError when it is not faithful."""
+        from factory.training import adapters, probe
 
-    def _save(self, model: Any, base: Place, out: Path) -> None:
-        raise NotImplementedError
+        [spec] = job.slices
+        base = job.place(spec, "base")
+        adapters.name_base(job.out, base.name, base.revision)
+        found = probe.probe(base.path, job.out, talks, self.dtype, self.max_length)
+        probe.check(found, job.step)
+        return {"chain": self._chain(job), "probe": found}
 
-    def _arguments(self, job: Job) -> dict[str, Any]:
-        """The part of TRL's config that both trainings have."""
-        import torch
-
-        gpu = torch.cuda.is_available()
-        return {
-            "output_dir": str(job.work / "checkpoints"),
-            "num_train_epochs": self.epochs,
-            "per_device_train_batch_size": self.how.micro_batch,
-            "per_device_eval_batch_size": self.how.micro_batch,
-            "gradient_accumulation_steps": self.batch // self.how.micro_batch,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": self.warmup,  # transformers 5: below 1 it is a share of the steps
-            "weight_decay": self.weight_decay,
-            "max_length": self.max_length,
-            "seed": job.seed,
-            "data_seed": job.seed,
-            "bf16": self.dtype == "bfloat16" and gpu,
-            "use_cpu": not gpu,
-            "gradient_checkpointing": gpu,  # TRL's default everywhere; on a CPU it only costs time
-            "dataloader_pin_memory": gpu,
-            "logging_steps": 1,
-            "save_steps": self.how.save_steps,
-            "save_total_limit": 2,
-            "eval_strategy": "no",  # once, after training: see run
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
-
-    def _lora(self, task: str, **more: Any) -> Any:
-        from peft import LoraConfig
-
-        return LoraConfig(
-            r=self.lora.r,
-            lora_alpha=self.lora.alpha,
-            lora_dropout=self.lora.dropout,
-            target_modules=list(self.lora.targets),
-            task_type=task,
-            **more,
-        )
+    def _chain(self, job: Job) -> dict[str, Any]:
+        """On what the adapter is to be loaded, what training began from, what it was held
+        against."""
+        [spec] = job.slices
+        base = job.place(spec, "base")
+        found: dict[str, Any] = {"load_on": base.name, "revision": base.revision, "start": "policy"}
+        if spec.need("start"):
+            start = job.place(spec, "start")
+            found |= {"start": start.name, "start_revision": start.revision}
+        return found
 
 
 class Reward(_Training):
@@ -184,6 +182,8 @@ class Reward(_Training):
     repo: ClassVar[str] = "reward"
     read: ClassVar[str] = "preferences"
     rows_kind: ClassVar[str] = "preferences"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    method: ClassVar[str] = "reward"
 
     lr: float = Field(1e-4, gt=0)  # TRL's default for reward models
 
@@ -194,56 +194,25 @@ class Reward(_Training):
             for spec in scope.slices("preferences", self.name)
         ]
 
-    def _trainer(
-        self, base: Place, tokenizer: Any, train: list[Any], held_out: list[Any], job: Job
-    ) -> Any:
-        import torch
-        from datasets import Dataset
-        from transformers import AutoModelForSequenceClassification
-        from trl import RewardConfig, RewardTrainer
 
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(base.path), num_labels=1, dtype=getattr(torch, self.dtype)
-        )
-        return RewardTrainer(
-            model=model,
-            args=RewardConfig(learning_rate=self.lr, **self._arguments(job)),
-            train_dataset=Dataset.from_list(train),
-            eval_dataset=Dataset.from_list(held_out) if held_out else None,
-            processing_class=tokenizer,
-            peft_config=self._lora("SEQ_CLS", modules_to_save=["score"]),
-            callbacks=[_watcher(job)],
-        )
+class _Adapter(_Training):
+    """What trainings of adapters share. `each: language` trains one a language, `all` one on the
+    rows of all languages; a list names some of them."""
 
-    def _save(self, model: Any, base: Place, out: Path) -> None:
-        merged = model.merge_and_unload()
-        merged.config.name_or_path = ""
-        merged.save_pretrained(str(out))
-
-
-class Dpo(_Training):
-    """LoRA adapters by DPO with the sigmoid loss, from the policy itself; the reference is the
-    policy with the adapter off. `each: language` trains one adapter a language, `all` one on the
-    pairs of all languages; a list names some of them."""
-
-    name: ClassVar[str] = "dpo"
     kind: ClassVar[str] = "adapter"
-    repo: ClassVar[str] = "dpo"
-    read: ClassVar[str] = "pairs"
-    rows_kind: ClassVar[str] = "pairs"
+    upstream: ClassVar[str]  # the stage that makes its rows
 
-    lr: float = Field(5e-6, gt=0)
-    beta: float = Field(0.1, gt=0)
     each: Annotated[Literal["language", "all"] | tuple[str, ...], REFERENCE] = "language"
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
         base = scope.model(self.base, "base", self.name)
-        pairs = {spec.name: spec for spec in scope.slices("pair", self.name)}
-        single = tuple(name for name, spec in pairs.items() if spec.language)
+        made = {spec.name: spec for spec in scope.slices(self.upstream, self.name)}
+        single = tuple(name for name, spec in made.items() if spec.language)
         if isinstance(self.each, str) and not single:
             raise RecipeError(
-                f"stages.dpo.each: {self.each} is of single languages, which have no pairs here",
-                f"write each: [{', '.join(pairs)}], or stages.pair.pool: both",
+                f"stages.{self.name}.each: {self.each} is of single languages, which have no "
+                f"{self.read} here",
+                f"write each: [{', '.join(made)}], or stages.{self.upstream}.pool: both",
             )
         groups = (
             single
@@ -252,120 +221,159 @@ class Dpo(_Training):
             if isinstance(self.each, str)
             else self.each
         )
-        return [self._slice(group, pairs, base) for group in groups]
+        return [self._slice(group, made, (base, *self._models(scope, group))) for group in groups]
 
-    def _slice(self, group: str, pairs: dict[str, SliceSpec], base: Any) -> SliceSpec:
-        if group != "all" and group not in pairs:
+    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+        """What a group needs beside its rows and the base."""
+        return ()
+
+    def _slice(self, group: str, made: dict[str, SliceSpec], models: tuple[Need, ...]) -> SliceSpec:
+        if group != "all" and group not in made:
             raise RecipeError(
-                f"stages.dpo.each names {group!r}, which the recipe has no pairs in"
-                + nearest(group, ["all", *pairs]),
-                f"use all or one of {', '.join(pairs)}",
+                f"stages.{self.name}.each names {group!r}, which the recipe has no {self.read} in"
+                + nearest(group, ["all", *made]),
+                f"use all or one of {', '.join(made)}",
             )
-        # all: of every single language; cross-lingual pairs go by their own name
-        specs = [spec for spec in pairs.values() if group == spec.name] or [
-            spec for spec in pairs.values() if spec.language
+        # all: of every single language; cross-lingual rows go by their own name
+        specs = [spec for spec in made.values() if group == spec.name] or [
+            spec for spec in made.values() if spec.language
         ]
         reads = tuple(Read(self.read, spec.step, spec.name) for spec in specs)
         language = None if group == "all" else specs[0].language
-        return SliceSpec(f"{self.name}[{group}]", group, language, (*reads, base))
-
-    def _trainer(
-        self, base: Place, tokenizer: Any, train: list[Any], held_out: list[Any], job: Job
-    ) -> Any:
-        import torch
-        from datasets import Dataset
-        from transformers import AutoModelForCausalLM
-        from trl import DPOConfig, DPOTrainer
-
-        model = AutoModelForCausalLM.from_pretrained(
-            str(base.path), dtype=getattr(torch, self.dtype)
-        )
-        return DPOTrainer(
-            model=model,
-            ref_model=None,  # with LoRA: the same model, adapter off
-            args=DPOConfig(
-                learning_rate=self.lr, beta=self.beta, loss_type=["sigmoid"], **self._arguments(job)
-            ),
-            train_dataset=Dataset.from_list(train),
-            eval_dataset=Dataset.from_list(held_out) if held_out else None,
-            processing_class=tokenizer,
-            peft_config=self._lora("CAUSAL_LM"),
-            callbacks=[_watcher(job)],
-        )
-
-    def _save(self, model: Any, base: Place, out: Path) -> None:
-        model.save_pretrained(str(out))
-        (out / "README.md").unlink(missing_ok=True)  # PEFT's template; ours comes from the manifest
-        path = out / "adapter_config.json"
-        config = json.loads(path.read_text())
-        # PEFT wrote this machine's path; people need the repo and the commit it stood at.
-        config["base_model_name_or_path"] = base.name
-        config["revision"] = base.revision
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        return SliceSpec(f"{self.name}[{group}]", group, language, (*reads, *models))
 
 
-def split(rows: list[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """(train, held out). Whole prompts are held out, in every language at once, chosen by a hash
-    of seed and prompt id: every process draws the same split, and more rows move no old one.
-    At least one prompt is held out if `share` is not 0, and at least one trained on."""
+class Sft(_Adapter):
+    """LoRA adapters by SFT on the best answers, from the policy itself. The loss is over the
+    completion alone, the stop token in it."""
 
-    def draw(prompt_id: str) -> float:
-        digest = hashlib.sha256(f"{seed}\0{prompt_id}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
+    name: ClassVar[str] = "sft"
+    repo: ClassVar[str] = "sft"
+    read: ClassVar[str] = "completions"
+    rows_kind: ClassVar[str] = "sft"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    method: ClassVar[str] = "sft"
+    upstream: ClassVar[str] = "best"
 
-    drawn = {prompt_id: draw(prompt_id) for prompt_id in {row["prompt_id"] for row in rows}}
-    held = {prompt_id for prompt_id, value in drawn.items() if value < share}
-    if share and not held:
-        held = {min(drawn, key=drawn.__getitem__)}
-    if len(held) == len(drawn):
-        held.remove(max(drawn, key=drawn.__getitem__))
-    return (
-        [row for row in rows if row["prompt_id"] not in held],
-        [row for row in rows if row["prompt_id"] in held],
-    )
+    lr: float = Field(2e-4, gt=0)
 
 
-def last_checkpoint(directory: Path) -> str | None:
-    """The newest whole checkpoint, if any; half-written ones are removed."""
-    found = []
-    for path in directory.glob("checkpoint-*"):
-        if (path / COMPLETE).exists():
-            found.append(path)
-        else:
-            shutil.rmtree(path)
-    newest = max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
-    return str(newest) if newest else None
+class Dpo(_Adapter):
+    """LoRA adapters by DPO or one of its kin, from the policy itself or, with `start_from: sft`,
+    going on with the SFT adapter; what training starts from is also the reference. Either way the
+    result is one adapter for the policy itself. `loss`: a name or a weighted sum; `{sigmoid: 1.0,
+    sft: 0.2}` is ICR's DPO with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's
+    default, and so the published job's: LoRA's dropout is then without effect."""
+
+    name: ClassVar[str] = "dpo"
+    repo: ClassVar[str] = "dpo"
+    read: ClassVar[str] = "pairs"
+    rows_kind: ClassVar[str] = "pairs"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    method: ClassVar[str] = "preference"
+    upstream: ClassVar[str] = "pair"
+
+    lr: float = Field(5e-6, gt=0)
+    beta: float = Field(0.1, gt=0)
+    loss: str | dict[str, float] = "sigmoid"
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    simpo_gamma: float = Field(0.5, ge=0)
+    disable_dropout: bool = True
+    start_from: Literal["policy", "sft"] = "policy"
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        return losses.parsed(value)
+
+    @model_validator(mode="after")
+    def _loss_has_what_it_needs(self) -> Dpo:
+        names = set(losses.weights(self.loss))
+        if self.label_smoothing and not names & losses.SMOOTHED:
+            raise ValueError(f"label_smoothing is for {', '.join(sorted(losses.SMOOTHED))}")
+        if "exo_pair" in names and not self.label_smoothing:
+            raise ValueError("exo_pair needs label_smoothing over 0; its paper takes 0.001")
+        if self.simpo_gamma != 0.5 and names != {"simpo"}:
+            raise ValueError("simpo_gamma is for the loss simpo")
+        if names & losses.ACROSS_ROWS and self.how.micro_batch == 1:
+            raise ValueError(
+                f"{losses.said(self.loss)} compares the rows of a micro batch: "
+                "how.micro_batch must be 2 or more"
+            )
+        return self
+
+    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+        fields = super().semantic(spec)
+        if self.from_ is None and set(losses.weights(self.loss)) & losses.BY_MICRO_BATCH:
+            fields["micro_batch"] = self.how.micro_batch
+        return fields
+
+    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+        """The adapter that it goes on with, if it does not start anew."""
+        if self.start_from == "policy":
+            return ()
+        made = {spec.name: spec for spec in scope.slices("sft", self.name)}
+        found = made.get(group) or made.get("all")
+        if found is None:
+            raise RecipeError(
+                f"stages.dpo starts {group} from sft, which trains no adapter for it",
+                f"add {group} or all to stages.sft.each ({', '.join(made)})",
+            )
+        stage = scope.stage("sft", self.name)
+        if getattr(stage, "base", None) != self.base:
+            raise RecipeError(
+                "stages.dpo and stages.sft are of different base models",
+                "give both the same base, or start_from: policy",
+            )
+        if stage.from_ is None and getattr(stage, "lora", None) != self.lora:
+            raise RecipeError(
+                "stages.dpo goes on with the SFT adapter, whose lora is another",
+                "give stages.dpo.lora and stages.sft.lora the same values",
+            )
+        return (Read("start", found.step, found.name),)
+
+    def _chain(self, job: Job) -> dict[str, Any]:
+        found = super()._chain(job)
+        if set(losses.weights(self.loss)) & losses.WITHOUT_REFERENCE:
+            return found | {"reference": None}
+        return found | {"reference": found["start"], "loss": losses.said(self.loss)}
 
 
-def _lengths(tokenizer: Any, row: Any) -> list[int]:
-    """Tokens of both sides, each with its prompt."""
-    return [
-        len(chat.conversation_ids(tokenizer, [*row["prompt"], *row[side]]))
-        for side in ("chosen", "rejected")
-    ]
+class Online(_Adapter):
+    """The paper's online control: DPO on two answers that the model in training draws to each
+    prompt, and that the reward model compares, by TRL's OnlineDPOTrainer. Rows are prompts; none
+    is held out, since its answers are drawn anew each time."""
 
+    name: ClassVar[str] = "online"
+    repo: ClassVar[str] = "online"
+    read: ClassVar[str] = "prompts"
+    rows_kind: ClassVar[str] = "prompts"
+    columns: ClassVar[tuple[str, ...]] = ("prompt",)
+    method: ClassVar[str] = "online"
+    upstream: ClassVar[str] = "prompts"
 
-def _short(entry: dict[str, Any]) -> dict[str, float]:
-    """A log entry to five significant digits, without the trainer's own timings."""
-    dull = ("runtime", "per_second", "flos", "num_tokens", "entropy")
-    return {
-        key: float(f"{value:.5g}")
-        for key, value in entry.items()
-        if isinstance(value, int | float) and not any(word in key for word in dull)
-    }
+    reward: Annotated[str, REFERENCE] = "reward"
+    lr: float = Field(5e-6, gt=0)  # as for dpo: what is compared is where answers come from
+    beta: float = Field(0.1, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(1024, ge=1)
+    held_out: float = Field(0.0, ge=0, le=0)
+    disable_dropout: bool = True
 
+    @model_validator(mode="after")
+    def _answers_have_room(self) -> Online:
+        if self.max_tokens >= self.max_length:
+            raise ValueError(f"max_tokens {self.max_tokens} leaves no room for prompts")
+        return self
 
-def _watcher(job: Job) -> Any:
-    from transformers import TrainerCallback
+    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+        return (scope.classifier(self.reward, "reward", self.name),)
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]
-        """Tells how far training is and marks whole checkpoints."""
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt_id": row["prompt_id"], "prompt": row["messages"]}
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            job.progress(state.global_step, state.max_steps, "steps")
+    def _room(self) -> int:
+        return self.max_length - self.max_tokens
 
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE
-            path.touch()
-
-    return Watcher()
+    def _chain(self, job: Job) -> dict[str, Any]:
+        return super()._chain(job) | {"reference": "policy", "loss": "sigmoid"}

@@ -1,0 +1,132 @@
+"""The act of training: from the last whole checkpoint to weights on disk, in one process of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from factory import chat
+from factory.errors import Interrupted, StageError
+from factory.shards import write_atomically
+from factory.stages.job import Progress
+from factory.training import rows, trainers, watching
+from factory.training.checkpoints import COMPLETE, Request, last_checkpoint
+from factory.training.settings import Task
+
+RESULT = "result.json"  # what the main process found, for whoever started several
+
+
+def train(task: Task, progress: Progress, starter: int | None = None) -> dict[str, Any]:
+    """Train until done and write the weights to `task.out`. Returns history, final figures on
+    held-out rows, steps, stop ids and seconds.
+
+    Raises Interrupted after a signal, with a checkpoint saved; StageError when the loss is not
+    finite.
+    """
+    import torch
+    from transformers import PrinterCallback
+
+    began = time.monotonic()
+    request = Request(task.work, starter)
+    tokenizer = chat.load_tokenizer(str(task.base))
+    torch.manual_seed(task.seed)
+    parts = rows.get(task.rows)
+    callbacks = [_watcher(request, progress)]
+    trainer = trainers.build(task, tokenizer, *parts, callbacks)
+    trainer.remove_callback(PrinterCallback)  # our progress and the manifest's curve say it
+    stops = chat.stop_ids(tokenizer, getattr(trainer.model, "generation_config", None))
+    if task.method in ("sft", "preference"):
+        rows.check_stops(tokenizer, parts[0][0], stops, task.step)
+    with request.listening():
+        trainer.train(resume_from_checkpoint=last_checkpoint(task.work))
+    history = trainer.state.log_history
+    if not watching.finite(history):
+        raise StageError(
+            f"{task.step}: the loss is not finite after {trainer.state.global_step} steps",
+            "lower lr; if it stays so, look for empty or odd rows",
+        )
+    if trainer.state.global_step < trainer.state.max_steps and request.made():
+        why = request.signal.name if request.signal else "the process that started it"
+        raise Interrupted(
+            f"{task.step}: told to stop by {why} after step {trainer.state.global_step}",
+            "run the same command again: it goes on from the checkpoint",
+        )
+    final = _final(trainer, parts[1] is not None)
+    _save(trainer, task)
+    return {
+        "history": history,
+        "final": final,
+        "steps": trainer.state.global_step,
+        "stops": stops,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def _final(trainer: Any, held_out: bool) -> dict[str, float]:
+    """The held-out figures after the last step: those of training's last look, or a last look."""
+    if not held_out or trainer.eval_dataset is None:
+        return {}
+    looks = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if looks and looks[-1]["step"] == trainer.state.global_step:
+        return watching.short({k: v for k, v in looks[-1].items() if k != "step"})
+    return watching.short(trainer.evaluate())
+
+
+def _save(trainer: Any, task: Task) -> None:
+    """The adapter, or for a reward model the merged whole; written by the main process alone."""
+    sharded = trainer.is_fsdp_enabled
+    state = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
+    if not trainer.accelerator.is_main_process:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if task.method == "reward":
+        merged = model.merge_and_unload()
+        merged.config.name_or_path = ""
+        merged.save_pretrained(str(task.out))
+        return
+    # TRL keeps a copy of the adapter it started from beside it, as the reference
+    model.save_pretrained(str(task.out), state_dict=state, selected_adapters=["default"])
+    (task.out / "README.md").unlink(missing_ok=True)  # PEFT's; ours comes from the manifest
+
+
+def write(task: Task, result: dict[str, Any]) -> None:
+    """Leave a result for the process that started this one."""
+    write_atomically(task.work / RESULT, json.dumps(result).encode())
+
+
+def _watcher(request: Request, progress: Progress) -> Any:
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):  # type: ignore[misc]
+        """Tells how far training is, marks whole checkpoints, ends it when asked or hopeless."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress(state.global_step, state.max_steps, "steps")
+            if _anywhere(request.made()) and state.global_step < state.max_steps:
+                control.should_save = control.should_training_stop = True
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if not math.isfinite((logs or {}).get("loss", 0.0)):
+                control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if state.is_world_process_zero:
+                (path / COMPLETE).touch()
+
+    return Watcher()
+
+
+def _anywhere(here: bool) -> bool:
+    """Whether it is so in any process: all of them must stop after the same step."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return here
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    flag = torch.tensor([int(here)], device=device)
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+    return bool(flag.item())

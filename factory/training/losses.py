@@ -1,0 +1,67 @@
+"""Preference losses by name: what TRL has, and what a recipe may say of them. Pure; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from factory.errors import nearest
+
+# loss_type of TRL's DPOConfig, alone or as a weighted sum
+DPO = (
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+    "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+)  # fmt: skip
+# What has a trainer of its own and stands alone: its trainer, and what TRL's config is told.
+# SimPO is CPO's trainer without the NLL term (arXiv 2405.14734).
+ALONE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "kto": ("kto", {"loss_type": "kto"}),
+    "orpo": ("orpo", {}),
+    "cpo": ("cpo", {"loss_type": "sigmoid"}),
+    "simpo": ("cpo", {"loss_type": "simpo", "cpo_alpha": 0.0}),
+}
+NAMES = (*DPO, *ALONE)
+
+WITHOUT_REFERENCE = frozenset({"orpo", "cpo", "simpo"})
+# These compare or average the rows of a micro batch, so its size gives them their meaning.
+BY_MICRO_BATCH = frozenset({"aot", "aot_unpaired", "kto", "sft"})
+ACROSS_ROWS = frozenset({"aot", "aot_unpaired", "kto"})  # of one row alone they say nothing
+SMOOTHED = frozenset({"exo_pair", "robust", "aot", "aot_unpaired", "cpo"})
+
+
+def parsed(value: Any) -> str | dict[str, float]:
+    """One name, or the weights of several in the table's order; a sum of one is that one.
+
+    Raises ValueError that lists the names there are.
+    """
+    weights = {value: 1.0} if isinstance(value, str) else value
+    if not isinstance(weights, Mapping) or not weights:
+        raise ValueError("is a name, or weights like {sigmoid: 1.0, sft: 0.2}")
+    for name, weight in weights.items():
+        if name not in NAMES:
+            raise ValueError(
+                f"TRL has no loss {name!r}{nearest(str(name), NAMES)}; there are {', '.join(NAMES)}"
+            )
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
+            raise ValueError(f"the weight of {name} must be a number over 0, not {weight!r}")
+        if name in ALONE and len(weights) > 1:
+            raise ValueError(f"{name} has a trainer of its own and cannot be part of a sum")
+    if len(weights) == 1:
+        [(name, weight)] = weights.items()
+        if weight != 1 and name in ALONE:
+            raise ValueError(f"{name} has no weight; change lr instead")
+        if weight == 1:
+            return str(name)
+    return {name: float(weights[name]) for name in NAMES if name in weights}
+
+
+def weights(loss: str | Mapping[str, float]) -> dict[str, float]:
+    """The weight of each loss in what `parsed` gave."""
+    return {loss: 1.0} if isinstance(loss, str) else dict(loss)
+
+
+def said(loss: str | Mapping[str, float]) -> str:
+    """The loss as a card says it: `sigmoid`, or `1 sigmoid + 0.2 sft`."""
+    if isinstance(loss, str):
+        return loss
+    return " + ".join(f"{weight:g} {name}" for name, weight in loss.items())

@@ -1,0 +1,142 @@
+"""The fidelity probe: whether an adapter does what its card says, before anybody relies on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from factory import chat
+from factory.artifact import read_manifest
+from factory.errors import StageError
+from factory.training import adapters, trainers
+
+PROMPTS = 16
+# For an adapter that comes without rows of its own: one greeting in each of sixteen languages.
+GREETINGS = tuple(
+    [{"role": "user", "content": text}]
+    for text in (
+        "Hello, how are you?", "Hej, hvordan går det?", "Hallo, wie geht es dir?",
+        "Hola, ¿cómo estás?", "Bonjour, comment ça va ?", "Ciao, come stai?",
+        "Hallo, hoe gaat het?", "Olá, como estás?", "Hei, mitä kuuluu?", "Hej, hur mår du?",
+        "Ola, como estás?", "Dia duit, conas atá tú?", "Bonġu, kif int?", "Helo, sut wyt ti?",
+        "Cześć, jak się masz?", "Ahoj, jak se máš?",
+    )
+)  # fmt: skip
+# Largest difference of a next token's log-probability that two ways to the same weights may have.
+# float32 differs in its last digits; bfloat16 has 8 bits, and merging rounds the weights to them.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+
+
+def probe(
+    base: Path,
+    adapter: Path,
+    conversations: Sequence[Any],
+    dtype: str,
+    max_length: int,
+) -> dict[str, Any]:
+    """Log-probabilities of every next token of up to sixteen conversations (prompt and answer),
+    by the base, by PEFT with the adapter, by the engine's own loader, and merged.
+
+    Returns the largest and the mean absolute difference of each to PEFT's, in nats.
+    """
+    import torch
+
+    tokenizer = chat.load_tokenizer(str(base))
+    rows = [
+        chat.conversation_ids(tokenizer, messages)[:max_length]
+        for messages in conversations[:PROMPTS]
+    ]
+    model = adapters.load(base, adapter, dtype).to(_device())
+    tuned = _log_probs(model, rows)
+    with model.disable_adapter():
+        plain = _log_probs(model, rows)
+    found: dict[str, Any] = {
+        "prompts": len(rows),
+        "dtype": dtype,
+        "tolerance": TOLERANCE[dtype],
+        "base": _difference(tuned, plain),
+    }
+    found["merged"] = _difference(tuned, _log_probs(model.merge_and_unload(), rows))
+    del model
+    torch.cuda.empty_cache()
+    found["transformers"] = _difference(tuned, _by_transformers(base, adapter, dtype, rows))
+    found["applied"] = found["base"]["max"] > 0
+    return found
+
+
+def check(found: dict[str, Any], step: str) -> None:
+    """Raises StageError when the adapter changes nothing, or two ways to it disagree."""
+    if not found["applied"]:
+        raise StageError(
+            f"{step}: the adapter changes no logit on {found['prompts']} prompts",
+            "raise lr or train on more rows: nothing was learned",
+        )
+    for way in ("merged", "transformers"):
+        if found[way]["max"] > found["tolerance"]:
+            raise StageError(
+                f"{step}: {way} differs from PEFT by {found[way]['max']:.3g} nats on one token, "
+                f"more than {found['tolerance']}",
+                "this is a defect of one of the libraries: see `environment` in the manifest",
+            )
+
+
+def refuse_unapplied(adapter: Path, name: str) -> None:
+    """Raises StageError for an adapter that changes nothing: its manifest says so, or all its
+    weights are at zero."""
+    from safetensors import safe_open
+
+    try:
+        found = read_manifest(adapter).stats.get("probe")
+    except (OSError, ValueError):
+        found = None  # a stranger's adapter
+    if found is not None:
+        idle = not found["applied"]
+    else:
+        with safe_open(str(adapter / adapters.WEIGHTS), "pt") as file:
+            up = [name for name in file.keys() if "lora_B" in name]  # noqa: SIM118
+            idle = not any(file.get_tensor(name).any() for name in up)
+    if idle:
+        raise StageError(
+            f"the adapter {name} changes no logit: an evaluation of it would be one of its base",
+            "train it anew",
+        )
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _log_probs(model: Any, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Of every token after the first, given those before; one row at a time, so that no padding
+    can be what differs."""
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for row in rows:
+            ids = torch.tensor([list(row)], device=model.device)
+            logits = model(input_ids=ids).logits[0, :-1].float()
+            chosen = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+            found.append(chosen.cpu().tolist())
+    return found
+
+
+def _difference(one: list[list[float]], other: list[list[float]]) -> dict[str, float]:
+    gaps = [
+        abs(a - b)
+        for mine, theirs in zip(one, other, strict=True)
+        for a, b in zip(mine, theirs, strict=True)
+    ]
+    return {"max": float(f"{max(gaps):.3g}"), "mean": float(f"{sum(gaps) / len(gaps):.3g}")}
+
+
+def _by_transformers(
+    base: Path, adapter: Path, dtype: str, rows: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """As the transformers engine puts an adapter on: without PEFT's own model around it."""
+    model = trainers.load_base(base, dtype)
+    model.load_adapter(str(adapter))
+    return _log_probs(model.to(_device()).eval(), rows)

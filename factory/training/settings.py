@@ -1,0 +1,84 @@
+"""What a recipe may say of any training, and the task that a trainer is handed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from factory.knobs import Knobs
+from factory.stages.contract import How
+
+# The projections of Llama-like models, as CroCo's published scripts have them.
+PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+
+
+class Lora(Knobs):
+    """LoRA as in CroCo's published scripts. `targets: all-linear` is every linear layer but the
+    output head, for models whose layers have other names."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: tuple[str, ...] | Literal["all-linear"] = PAPER_TARGETS
+
+
+class TrainHow(How):
+    """`micro_batch`: rows on a device at once. `processes`: one a device, started by accelerate.
+    `save_steps`: optimizer steps between checkpoints. `evaluations`: how often the held-out rows
+    are looked at on the way. `precompute_reference`: the reference model's log-probabilities once,
+    before training; `auto` does so when there is more than one epoch."""
+
+    micro_batch: int = Field(1, ge=1)
+    save_steps: int = Field(50, ge=1)
+    evaluations: int = Field(4, ge=1)
+    precompute_reference: Literal["auto", "always", "never"] = "auto"
+    attn: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    report_to: Literal["none", "trackio", "wandb"] = "none"
+    processes: int = Field(1, ge=1)
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+
+
+class Task(Knobs):
+    """One training: a model, the rows on disk, every knob, where checkpoints and weights go.
+
+    Plain data, so that it can be handed to other processes as JSON.
+    """
+
+    step: str
+    method: Literal["reward", "sft", "preference", "online"]
+    base: Path
+    start: Path | None = None  # the adapter that training goes on with
+    rows: Path
+    work: Path
+    out: Path
+    seed: int
+
+    lr: float
+    epochs: float
+    batch: int
+    warmup: float
+    weight_decay: float
+    max_length: int
+    group_by_length: bool = False
+    lora: Lora
+    dtype: Dtype
+    how: TrainHow
+
+    loss: str | dict[str, float] = "sigmoid"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    simpo_gamma: float = 0.5
+    disable_dropout: bool = True
+
+    reward: Path | None = None  # online: the model that compares answers
+    max_tokens: int = 0
+    temperature: float = 1.0
+
+    @property
+    def accumulation(self) -> int:
+        """Micro batches of one process that make an optimizer step."""
+        return self.batch // (self.how.micro_batch * self.how.processes)

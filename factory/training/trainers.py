@@ -1,0 +1,271 @@
+"""A task in TRL's own words: its config classes and trainers, nothing subclassed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from factory.errors import InputError, StageError
+from factory.training import losses
+from factory.training.settings import Task
+
+
+def device_of(task: Task) -> str:
+    """`cuda` (which ROCm is, too) or `cpu`. Raises StageError for a dtype that it does not have."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    if task.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise StageError(
+            f"{task.step}: {torch.cuda.get_device_name(0)} has no bfloat16",
+            "set dtype: float32 (or float16) for this stage",
+        )
+    return "cuda"
+
+
+def attention(task: Task) -> str:
+    """The attention kernel: flash attention where it is installed and there is a GPU, else torch's
+    own; `how.attn` names another."""
+    if task.how.attn != "auto":
+        return task.how.attn
+    there = importlib.util.find_spec("flash_attn") is not None and device_of(task) == "cuda"
+    return "flash_attention_2" if there and task.dtype != "float32" else "sdpa"
+
+
+def build(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
+    """The trainer of a task. Raises FactoryError."""
+    if task.how.report_to != "none" and not importlib.util.find_spec(task.how.report_to):
+        raise InputError(
+            f"{task.step}: how.report_to is {task.how.report_to}, which is not installed",
+            f"pip install {task.how.report_to}, or leave report_to out",
+        )
+    make = {
+        "reward": _reward, "sft": _sft, "preference": _preference, "online": _online,
+    }[task.method]  # fmt: skip
+    return make(task, tokenizer, train, held_out, callbacks)
+
+
+def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
+    """The part of TRL's configs that all trainings share."""
+    gpu = device_of(task) == "cuda"
+    return {
+        "output_dir": str(task.work),
+        "learning_rate": task.lr,
+        "num_train_epochs": task.epochs,
+        "per_device_train_batch_size": task.how.micro_batch,
+        "per_device_eval_batch_size": task.how.micro_batch,
+        "gradient_accumulation_steps": task.accumulation,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": task.warmup,  # transformers 5: below 1 it is a share of the steps
+        "weight_decay": task.weight_decay,
+        "max_length": task.max_length,
+        "seed": task.seed,
+        "data_seed": task.seed,
+        "train_sampling_strategy": "group_by_length" if task.group_by_length else "random",
+        "bf16": task.dtype == "bfloat16" and gpu,
+        "fp16": task.dtype == "float16" and gpu,
+        "use_cpu": not gpu,
+        "ddp_backend": "gloo" if task.how.processes > 1 and not gpu else None,
+        "gradient_checkpointing": gpu,  # TRL's default everywhere; on a CPU it only costs time
+        "dataloader_pin_memory": gpu,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would show a loss of NaN as the mean of the others
+        "save_steps": task.how.save_steps,
+        "save_total_limit": 2,
+        "eval_strategy": "steps" if evaluate else "no",
+        "eval_steps": 1 / task.how.evaluations if task.how.evaluations > 1 else 10**9,
+        "report_to": task.how.report_to,
+        "disable_tqdm": True,
+    }
+
+
+def lora(task: Task, model: Any, **more: Any) -> Any:
+    """PEFT's config. Raises StageError when the model has no layers of the recipe's names."""
+    from peft import LoraConfig
+    from torch.nn import Linear
+
+    targets = task.lora.targets
+    if isinstance(targets, tuple):
+        there = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, Linear)}
+        if missing := [name for name in targets if name not in there]:
+            raise StageError(
+                f"{task.step}: the model has no linear layers called {', '.join(missing)}",
+                f"set lora.targets to all-linear, or to some of {', '.join(sorted(there))}",
+            )
+    return LoraConfig(
+        r=task.lora.r,
+        lora_alpha=task.lora.alpha,
+        lora_dropout=task.lora.dropout,
+        target_modules=list(targets) if isinstance(targets, tuple) else targets,
+        **more,
+    )
+
+
+def load_base(directory: Path, dtype: str, attn: str = "sdpa") -> Any:
+    """A causal model from disk, on the CPU: the trainer places it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        str(directory), dtype=getattr(torch, dtype), attn_implementation=attn
+    )
+
+
+def _causal(task: Task) -> tuple[Any, Any]:
+    """(the model, the config of a new adapter), or (the model with the adapter to go on with,
+    None): TRL then keeps a frozen copy of that adapter as the reference."""
+    model = load_base(task.base, task.dtype, attention(task))
+    if task.start is None:
+        return model, lora(task, model, task_type="CAUSAL_LM")
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(model, str(task.start), is_trainable=True)
+    # Where the base lies here: at every save PEFT looks into its config, on a hub if it must.
+    model.peft_config["default"].base_model_name_or_path = str(task.base)
+    return model, None
+
+
+def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(task.base),
+        num_labels=1,
+        dtype=getattr(torch, task.dtype),
+        attn_implementation=attention(task),
+    )
+    return RewardTrainer(
+        model=model,
+        args=RewardConfig(
+            disable_dropout=task.disable_dropout, **arguments(task, held_out is not None)
+        ),
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=lora(task, model, task_type="SEQ_CLS", modules_to_save=["score"]),
+        callbacks=callbacks,
+    )
+
+
+def _sft(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
+    from trl import SFTConfig, SFTTrainer
+
+    model, adapter = _causal(task)
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            completion_only_loss=True,  # TRL's default for such rows; said, not left to it
+            packing=False,
+            **arguments(task, held_out is not None),
+        ),
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=callbacks,
+    )
+
+
+def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
+    weights = losses.weights(task.loss)
+    name = next(iter(weights))
+    kind, told = losses.ALONE.get(name, ("dpo", {}))
+    config_class, trainer_class = _classes(kind)
+    shared = {
+        **arguments(task, held_out is not None),
+        "beta": task.beta,
+        "disable_dropout": task.disable_dropout,
+    }
+    if kind == "dpo":
+        shared |= {
+            "loss_type": list(weights),
+            "loss_weights": list(weights.values()),
+            "label_smoothing": task.label_smoothing,
+        }
+    if kind == "cpo":
+        shared |= {"label_smoothing": task.label_smoothing, "simpo_gamma": task.simpo_gamma}
+    if kind in ("dpo", "kto"):
+        wanted = task.how.precompute_reference
+        shared["precompute_ref_log_probs"] = wanted == "always" or (
+            wanted == "auto" and task.epochs > 1
+        )
+    if kind == "kto":  # each answer by itself, beside neighbours that TRL fixes beforehand
+        train = _answers(train, task.seed)
+        held_out = _answers(held_out, task.seed) if held_out is not None else None
+        shared["train_sampling_strategy"] = "sequential"
+    model, adapter = _causal(task)
+    return trainer_class(
+        model=model,
+        args=config_class(**{**shared, **told}),
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=callbacks,
+    )
+
+
+def _answers(pairs: Any, seed: int) -> Any:
+    """Both answers of every pair as rows of their own with a label, in a drawn order."""
+
+    def apart(pair: Any) -> dict[str, list[Any]]:
+        [prompt], answers = pair["prompt"], [*pair["chosen"], *pair["rejected"]]
+        return {"prompt": [prompt, prompt], "completion": answers, "label": [True, False]}
+
+    columns = pairs.column_names
+    return pairs.map(apart, batched=True, batch_size=1, remove_columns=columns).shuffle(seed=seed)
+
+
+def _classes(kind: str) -> tuple[Any, Any]:
+    """TRL's config and trainer; it keeps some of them under trl.experimental."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # the card says which loss it was
+    if kind == "kto":
+        from trl import KTOConfig, KTOTrainer
+
+        return KTOConfig, KTOTrainer
+    if kind == "orpo":
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+        return ORPOConfig, ORPOTrainer
+    if kind == "cpo":
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+        return CPOConfig, CPOTrainer
+    from trl import DPOConfig, DPOTrainer
+
+    return DPOConfig, DPOTrainer
+
+
+def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+    model, adapter = _causal(task)
+    judge = AutoModelForSequenceClassification.from_pretrained(
+        str(task.reward), num_labels=1, dtype=getattr(torch, task.dtype)
+    )
+    return OnlineDPOTrainer(
+        model=model,
+        reward_funcs=judge,
+        reward_processing_classes=AutoTokenizer.from_pretrained(str(task.reward)),
+        args=OnlineDPOConfig(
+            beta=[task.beta],
+            loss_type="sigmoid",
+            max_new_tokens=task.max_tokens,
+            temperature=task.temperature,
+            disable_dropout=task.disable_dropout,
+            **arguments(task, evaluate=False),
+        ),
+        train_dataset=train,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=callbacks,
+    )

@@ -1,0 +1,101 @@
+"""Watching a training: what its logs say, in few points, and the lines that cry alarm. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+POINTS = 200  # of a curve kept in a manifest, whatever the number of steps
+_DULL = ("runtime", "per_second", "flos", "num_tokens", "entropy", "num_input_tokens")
+
+Entry = dict[str, Any]
+
+
+def short(entry: Entry) -> dict[str, float]:
+    """A log entry to five significant digits, without the trainer's own timings."""
+    return {
+        key: float(f"{value:.5g}")
+        for key, value in entry.items()
+        if isinstance(value, int | float) and not any(word in key for word in _DULL)
+    }
+
+
+def finite(history: Sequence[Entry]) -> bool:
+    """Whether every loss and gradient norm that was logged is a number."""
+    return all(
+        math.isfinite(entry.get(key, 0.0))
+        for entry in history
+        for key in ("loss", "grad_norm", "eval_loss")
+    )
+
+
+def curve(history: Sequence[Entry]) -> list[dict[str, float]]:
+    """Training steps, each or every nth so that at most POINTS are left; first and last stay."""
+    steps = [short(entry) for entry in history if "loss" in entry]
+    return _thinned(steps)
+
+
+def held_out(history: Sequence[Entry]) -> list[dict[str, float]]:
+    """What the held-out rows gave on the way, with the step."""
+    return _thinned([short(entry) for entry in history if "eval_loss" in entry])
+
+
+def _thinned(points: list[dict[str, float]]) -> list[dict[str, float]]:
+    if len(points) <= POINTS:
+        return points
+    return [points[round(i * (len(points) - 1) / (POINTS - 1))] for i in range(POINTS)]
+
+
+def alarms(history: Sequence[Entry]) -> list[str]:
+    """What a person should look at before the result is trusted, a line each.
+
+    Looks at fifths of the run: one step alone says little.
+    """
+    steps = [entry for entry in history if "loss" in entry]
+    found = []
+    if not finite(history):
+        found.append("the loss is not finite")
+    if len(steps) >= 5:
+        found += [*_falling(steps), *_at_chance(steps), *_loss_rose(steps)]
+    return found
+
+
+def _mean(steps: Sequence[Entry], key: str) -> float | None:
+    values = [e[key] for e in steps if key in e and math.isfinite(e[key])]
+    return sum(values) / len(values) if values else None
+
+
+def _ends(steps: Sequence[Entry], key: str) -> tuple[float, float] | None:
+    fifth = max(1, len(steps) // 5)
+    first, last = _mean(steps[:fifth], key), _mean(steps[-fifth:], key)
+    return None if first is None or last is None else (first, last)
+
+
+def _falling(steps: Sequence[Entry]) -> list[str]:
+    """Chosen answers become much less likely: DPO may win by unlearning both sides."""
+    ends = _ends(steps, "logps/chosen")
+    if ends and ends[1] < 1.5 * ends[0] and ends[1] < ends[0] - 10:
+        return [
+            f"the chosen answers' log-probability fell from {ends[0]:.4g} to {ends[1]:.4g}: "
+            "a smaller lr, a larger beta or a weight on the loss sft keeps it up"
+        ]
+    return []
+
+
+def _at_chance(steps: Sequence[Entry]) -> list[str]:
+    """The reward accuracy of the last fifth is a coin's, over enough steps to tell."""
+    ends = _ends(steps, "rewards/accuracies")
+    if ends and len(steps) >= 20 and abs(ends[1] - 0.5) < 0.05:
+        return [
+            f"reward accuracy is {ends[1]:.2f} at the end, as if by chance: nothing was learned; "
+            "a larger lr or more pairs may help"
+        ]
+    return []
+
+
+def _loss_rose(steps: Sequence[Entry]) -> list[str]:
+    ends = _ends(steps, "loss")
+    if ends and ends[1] > 1.5 * abs(ends[0]) + 0.1:
+        return [f"the loss rose from {ends[0]:.4g} to {ends[1]:.4g}: lower the lr"]
+    return []

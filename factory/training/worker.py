@@ -1,0 +1,38 @@
+"""One process of a training that accelerate started: python -m factory.training.worker TASK PID."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from factory.errors import FactoryError, Interrupted
+from factory.shards import write_atomically
+from factory.training import loop
+from factory.training.settings import Task
+
+
+def main(told: str, starter: str) -> int:
+    """Do this process's part of the task in the file `told`; the main one leaves the result."""
+    task = Task.model_validate_json(Path(told).read_bytes())
+    first = os.environ.get("RANK", "0") == "0"
+
+    def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
+        if first:
+            write_atomically(task.work / "far.json", json.dumps([done, total]).encode())
+
+    try:
+        result = loop.train(task, progress, int(starter))
+    except Interrupted:
+        return 0  # the starter knows, or is gone
+    except FactoryError as error:
+        print(f"error: {error.what} ({error.fix})", file=sys.stderr, flush=True)  # noqa: T201
+        return 1
+    if first:
+        loop.write(task, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))

@@ -1,0 +1,121 @@
+"""A tiny model and rows to train it on, for tests of the training stages without a hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from factory import schemas, shards
+from factory.pocket import POCKET
+from factory.recipe import recipe_directory
+from factory.stages.contract import Outside, Read, SliceSpec
+from factory.stages.job import Job, Place, slice_directory
+from factory.stages.train import Dpo, Reward, Sft
+from factory.training.rows import put
+from factory.training.settings import Task
+
+BASE = Outside("base", "local/tiny-random-llama@main", "model")
+SMALL: dict[str, Any] = {
+    "batch": 4,
+    "max_length": 256,
+    "held_out": 0.1,
+    "min_pairs": 2,
+    "dtype": "float32",
+    "lr": 1e-3,
+    "how": {"micro_batch": 2, "save_steps": 1, "evaluations": 1},
+}
+
+
+@cache
+def tiny_model() -> Path:
+    """The random Llama of the smoke recipe, built once a session."""
+    directory = Path(mkdtemp(prefix="tiny-"))
+    POCKET["local/tiny-random-llama"].build(directory)
+    return directory
+
+
+@cache
+def prompts() -> tuple[dict[str, str], ...]:
+    """The demo's Spanish prompts."""
+    path = recipe_directory() / "demo" / "prompts-es.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return tuple(json.loads(line) for line in lines)
+
+
+def _said(role: str, text: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
+
+
+def row(kind: str, number: int) -> dict[str, Any]:
+    """One row of pairs, preferences or sft, its texts of several lengths."""
+    texts = [next(v for k, v in p.items() if k in ("prompt", "text")) for p in prompts()]
+    prompt = _said("user", texts[number % len(texts)])
+    better, worse = texts[(number + 1) % len(texts)], texts[(number + 2) % len(texts)]
+    shared = {"prompt_id": f"p{number:03}", "prompt": prompt}
+    if kind == "sft":
+        return {
+            **shared,
+            "id": f"best/es/p{number:03}",
+            "language": "es",
+            "completion": _said("assistant", better),
+            "reward": 1.0,
+            "k": 0,
+        }
+    sides = {"chosen": _said("assistant", better), "rejected": _said("assistant", worse)}
+    if kind == "preferences":
+        return {**shared, **sides, "language": "en", "margin": 1.0}
+    languages = dict.fromkeys(("prompt_language", "chosen_language", "rejected_language"), "es")
+    numbers = {"score_chosen": 1.0, "score_rejected": 0.0, "chosen_k": 0, "rejected_k": 1,
+               "pool_size": 4, "pool_mean": 0.5, "pool_std": 0.5}  # fmt: skip
+    return {**shared, **sides, **languages, **numbers}
+
+
+def job(
+    directory: Path,
+    stage: Reward | Sft | Dpo,
+    count: int = 12,
+    progress: Callable[..., None] = lambda *_: None,
+    start: Path | None = None,
+    base: Path | None = None,
+) -> Job:
+    """A job for a training stage on `count` rows, in `directory`."""
+    kind = stage.rows_kind
+    upstream, work, out = (directory / name for name in ("rows", "work", "out"))
+    for path in (work, out):
+        path.mkdir(parents=True, exist_ok=True)
+    table = schemas.from_rows([row(kind, number) for number in range(count)], kind)
+    shards.write_slice(slice_directory(upstream, "es"), table)
+    read = Read(stage.read, "rows", "es")
+    places = {
+        BASE: Place(base or tiny_model(), "local/tiny-random-llama", "a" * 40),
+        read: Place(upstream),
+    }
+    needs: tuple[Any, ...] = (read, BASE)
+    if start is not None:
+        needs += (Read("start", "sft[es]", "es"),)
+        places[needs[-1]] = Place(start, "local/smoke-sft-es", "fp-0123456789ab")
+    spec = SliceSpec(f"{stage.name}[es]", "es", "es", needs)
+    return Job(f"{stage.name}[es]", 0, (spec,), places, work, out, progress)
+
+
+def task_of(stage: Reward | Sft | Dpo, made: Job) -> Task:
+    """The task of a stage, its rows written, before anything is trained."""
+    kind = stage.rows_kind
+    told = [{name: row(kind, n)[name] for name in stage.columns} for n in range(10)]
+    put(made.work / "rows", told[2:], told[:2])
+    return stage._task(made, made.work)
+
+
+def merge_job(directory: Path, parts: dict[str, Path]) -> Job:
+    """A job for the merge stage, of adapters by their step."""
+    out = directory / "out"
+    out.mkdir(parents=True)
+    places: dict[Any, Place] = {BASE: Place(tiny_model(), "local/tiny-random-llama", "a" * 40)}
+    for step, path in parts.items():
+        places[Read("adapter", step, "es")] = Place(path, f"local/{step[:3]}", "fp-0123456789ab")
+    spec = SliceSpec("merge", "all", None, tuple(places))
+    return Job("merge", 0, (spec,), places, directory, out, lambda *_: None)
