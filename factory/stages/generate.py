@@ -49,7 +49,7 @@ class Generate(Stage):
             SliceSpec(
                 self.name, spec.name, spec.language, (Read("prompts", spec.step, spec.name), model)
             )
-            for spec in scope.slices("prompts", self.name)
+            for spec in scope.prompts(self.name)
         ]
 
     def asks(self, rows: Mapping[str, int]) -> int:
