@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from factory.language_id import detect, differs
+from factory.language_id import detect, differs, matches
 from factory.languages import language
 from factory.prose import INLINE, LETTER, fenced, prose
 
@@ -164,15 +164,24 @@ def copied(source: str, translation: str) -> bool:
     return bool(LETTER.search(source)) and one == other
 
 
-def flaw(source: str, translation: str, target: str, most_ratio: float | None) -> str | None:
+def flaw(
+    source: str, translation: str, languages: tuple[str, str], most_ratio: float | None
+) -> str | None:
     """Why a translation is not believed: `empty`, `copied`, `length_ratio` or `wrong_language`;
-    None when nothing speaks against it. A text too short to tell its language is not dropped for
-    it."""
+    None when nothing speaks against it. `languages` are those of source and target.
+
+    A text too short to tell its language is not dropped for it, nor is one that is found to be in
+    the same third language as its source: the prompt holds text that it asks something about.
+    """
+    one, other = languages
     if source.strip() and not translation.strip():
         return "empty"
     if copied(prose(source), prose(translation)):
         return "copied"
-    ratio = length_ratio(source, translation, target)
+    ratio = length_ratio(source, translation, other)
     if most_ratio is not None and not 1 / most_ratio <= ratio <= most_ratio:
         return "length_ratio"
-    return "wrong_language" if differs(detect(translation), target) else None
+    label = detect(translation)
+    if differs(label, other) and (matches(label, one) or label != detect(source)):
+        return "wrong_language"
+    return None

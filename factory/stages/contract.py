@@ -219,6 +219,7 @@ class How(Knobs):
 # What can be taken in from outside, and what to do about the rest.
 TAKEN_IN = frozenset({"samples", "scores", "pairs", "sft", "adapter"})
 _INSTEAD = {
+    "translate": "let prompts read what is translated already",
     "reward": "name the model under models: instead",
     "arena": "its answers must all be decoded alike; run it",
 }

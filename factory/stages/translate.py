@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from factory import chat, schemas, shards
-from factory.artifact import Rows, text_hash
+from factory.artifact import Rows
 from factory.chrf import chrf
 from factory.engines import Sampler
 from factory.engines.transformers import TransformersSampler
@@ -21,6 +21,7 @@ from factory.errors import RecipeError
 from factory.knobs import EXTENT, GATE, REFERENCE
 from factory.language_id import detect
 from factory.languages import language
+from factory.reading import address
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome
@@ -94,10 +95,11 @@ class Translate(Stage):
                 f"stages.translate has nothing to translate from {self.source_language} into",
                 "give languages: at least one other than source_language",
             )
-        if getattr(prompts, "turns", "first") == "all" and self.turns == "first":
+        used = set(targets) & set(scope.languages)
+        if used and self.turns == "first" and getattr(prompts, "turns", "first") == "all":
             raise RecipeError(
-                "stages.translate would translate the first turn of prompts that have them all",
-                "give both stages the same turns:",
+                "stages.translate would leave all turns but the first out of the prompts",
+                "say turns: all there too, or turns: first under stages.prompts",
             )
         given = {spec.name: spec for spec in prompts.slices(scope)}
         source = given[self.source_language]
@@ -210,7 +212,7 @@ class Translate(Stage):
             reason = "cut_off"
         if reason is None:
             flaws = (
-                flaw(source, part.text, code, self.length_ratio)
+                flaw(source, part.text, (self.source_language, code), self.length_ratio)
                 for source, part in zip(sources, said, strict=True)
             )
             reason = next((found for found in flaws if found), None)
@@ -222,10 +224,9 @@ class Translate(Stage):
         ]
         whole = "\n".join(part.text for part in said)
         row = {
-            "prompt_id": prompt["prompt_id"],
+            **address(prompt, messages, ""),
             "language": code,
             "messages": messages,
-            "prompt_hash": text_hash(json.dumps(messages, sort_keys=True, ensure_ascii=False)),
             "source_dataset": prompt["source_dataset"],
             "domain": prompt["domain"],
             "source_language": self.source_language,
