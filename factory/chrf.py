@@ -13,7 +13,7 @@ def chrf(pairs: Iterable[tuple[str, str]]) -> float | None:
     """chrF2 of (translation, reference) pairs as a whole, from 0 to 100; None without a pair.
 
     As sacrebleu counts by default: white space is left out, n-grams of one to six characters are
-    added up over all pairs, and precision and recall are averaged over the lengths that both
+    added up over all pairs (but for those longer than the reference), and precision and recall are averaged over the lengths that both
     sides have.
     """
     hits, made, wanted = ([0] * ORDER for _ in range(3))
@@ -23,7 +23,7 @@ def chrf(pairs: Iterable[tuple[str, str]]) -> float | None:
         for n in range(ORDER):
             ours, theirs = _grams(translation, n + 1), _grams(reference, n + 1)
             hits[n] += (ours & theirs).total()
-            made[n] += ours.total()
+            made[n] += ours.total() if theirs else 0
             wanted[n] += theirs.total()
     if not any_pair:
         return None
