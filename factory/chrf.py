@@ -13,8 +13,8 @@ def chrf(pairs: Iterable[tuple[str, str]]) -> float | None:
     """chrF2 of (translation, reference) pairs as a whole, from 0 to 100; None without a pair.
 
     As sacrebleu counts by default: white space is left out, n-grams of one to six characters are
-    added up over all pairs (but for those longer than the reference), and precision and recall are averaged over the lengths that both
-    sides have.
+    added up over all pairs (but for those longer than the reference), and precision and recall are
+    averaged over the lengths that both sides have.
     """
     hits, made, wanted = ([0] * ORDER for _ in range(3))
     any_pair = False

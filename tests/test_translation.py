@@ -23,8 +23,9 @@ def said(text: str, most: int = 10) -> list[str]:
 
 
 parts = st.sampled_from(
-    ["word ", "Dr. ", "End. ", "Really?! ", "\n", "\n\n", "  ", "`a. b` ", "``x ` y. ``", "`", "```",
-     "```\ncode. more.\n```\n", "~~~\n", "3.14 ", "。", "漢字。", "<<<text>>>", "é", "\r\n", "\x0b"]
+    ["word ", "Dr. ", "End. ", "Really?! ", "\n", "\n\n", "  ", "`a. b` ", "``x ` y. ``", "`",
+     "```", "```\ncode. more.\n```\n", "~~~\n", "3.14 ", "。", "漢字。", "<<<text>>>", "é",
+     "\r\n", "\x0b"]
 )  # fmt: skip
 
 
