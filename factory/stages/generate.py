@@ -32,6 +32,7 @@ class Generate(Stage):
     name: ClassVar[str] = "generate"
     kind: ClassVar[str] = "samples"
     repo: ClassVar[str] = "generate"
+    version: ClassVar[int] = 2  # labels by language_id as docs/languages.md has it
     seeded: ClassVar[bool] = True
     row_wise: ClassVar[bool] = True
 

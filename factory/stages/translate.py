@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -117,6 +117,12 @@ class Translate(Stage):
             )
             for code in targets
         ]
+
+    def asks(self, rows: Mapping[str, int]) -> int:
+        return min(rows["prompts"], self.first or rows["prompts"])
+
+    def shards(self, rows: int) -> int:
+        return -(-rows // self.how.shard)
 
     def semantic(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().semantic(spec)
