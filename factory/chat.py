@@ -48,6 +48,11 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return _render(tokenizer, messages, add_generation_prompt=True)
 
 
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of plain text that a model is to go on with, without its chat template."""
+    return list(tokenizer(text)["input_ids"])
+
+
 def conversation_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a whole conversation, as a reward model reads it. Raises InputError when the
     template refuses it."""

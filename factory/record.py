@@ -26,6 +26,7 @@ from factory.artifact import (
     fingerprint,
 )
 from factory.errors import InputError, StageError
+from factory.languages import LANGUAGES
 from factory.lock import Lock
 from factory.plan import Found, Step
 from factory.reading import is_file
@@ -88,7 +89,10 @@ def manifest(
         stage=step.stage.name,
         kind=step.stage.kind,
         fingerprint=step.fingerprint,
-        languages=[x for x in recipe.languages if x in languages or None in languages],
+        languages=[
+            *(x for x in recipe.languages if x in languages or None in languages),
+            *(x for x in LANGUAGES if x in languages and x not in recipe.languages),
+        ],
         fields=fields,
         how=how,
         seed=recipe.seed,

@@ -37,6 +37,11 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("prompt_hash", _text),
             _may("source_dataset", _text),
             _may("domain", _text),
+            # of a translation: what it was made from, and how that went
+            _may("source_language", _text),
+            _may("source_hash", _text),  # the prompt_hash of what was translated
+            _may("finish_reason", _text),  # stop | length
+            _may("detected_language", _text),
         ]
     ),
     "samples": pa.schema(

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from factory.artifact import Cost, FileRecord, Manifest, Rows, SliceRecord, text_hash
+from factory.languages import LANGUAGES
 from factory.lock import Lock, Pin, outside
 from factory.plan import Found, Holdings, State, Step, plan
 from factory.reading import is_file
@@ -84,7 +85,10 @@ def manifest_of(
         stage=step.stage.name,
         kind=step.stage.kind,
         fingerprint=step.fingerprint,
-        languages=[x for x in recipe.languages if x in languages or None in languages],
+        languages=[
+            *(x for x in recipe.languages if x in languages or None in languages),
+            *(x for x in LANGUAGES if x in languages and x not in recipe.languages),
+        ],
         fields=step.stage.model_dump(mode="json", exclude={"how"}),
         how=step.stage.how.model_dump(mode="json"),
         seed=recipe.seed,

@@ -100,6 +100,20 @@ STATS: dict[str, dict[str, Any]] = {
             for code in LANGUAGES
         }
     },
+    "translate": {
+        "by_language": {
+            "de": {
+                "asked": 12,
+                "kept": 3,
+                "cut_off": 0,
+                "unlabelled": 1,
+                "length_ratio": 1.1,
+                "compared": 6,
+                "chrf_kept": None,
+                "chrf_all": 12.345678,
+            },
+        }
+    },
     "score": {
         "by_language": {
             "en": {"scored": 11, "without_reward": 1, "tokens": 9, "mean": 0.123456, "std": 2.0},
@@ -248,12 +262,14 @@ def test_rows_in_out_and_dropped_are_shown_for_every_slice(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["prompts", "questions", "preferences", "generate", "score", "pair", "best"]
+    "name",
+    ["prompts", "translate", "questions", "preferences", "generate", "score", "pair", "best"],
 )
 def test_a_dataset_has_one_config_a_language(name):
     header = header_of(card.render(MANIFESTS[name]))
     codes = ["en"] if name == "preferences" else list(LANGUAGES)
-    codes += ["all_lang"] if name == "pair" else []
+    codes = ["de"] if name == "translate" else codes
+    codes += {"pair": ["all_lang"], "prompts": ["de"]}.get(name, [])  # beside the translation
     assert header["configs"] == [
         {
             "config_name": code,
@@ -478,3 +494,10 @@ def test_without_a_license_the_header_has_none():
 def test_the_same_manifest_gives_the_same_card():
     read = Manifest.model_validate_json(MANIFESTS["dpo[es]"].dump())
     assert card.render(read) == card.render(MANIFESTS["dpo[es]"])
+
+
+def test_the_card_of_a_translation_lays_it_beside_what_people_wrote():
+    text = card.render(MANIFESTS["translate"])
+    assert "| de | 12 | 3 | 0 | 1 | 1.1 |" in text
+    assert "| de | 6 | 12.35 | none |" in text
+    assert header_of(text)["language"] == ["de"]

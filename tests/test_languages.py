@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from factory.errors import RecipeError
-from factory.language_id import detect, matches
+from factory.language_id import detect, differs, matches
 from factory.languages import LANGUAGES, language
 
 
@@ -76,6 +78,53 @@ def test_a_clear_sentence_is_found_to_be_in_its_language(code):
     assert matches(detect(SENTENCES[code]), code)
 
 
-@pytest.mark.parametrize("text", ["", "   ", "ok", "Ja, tak.", " \n short one \t"[:12]])
-def test_a_very_short_text_gets_no_label(text):
+@pytest.mark.parametrize("text", ["", "   ", "ok", "Ja, tak.", "Paris", "42", "?!"])
+def test_too_little_to_go_by_gets_no_label(text):
     assert detect(text) is None
+    assert not matches(detect(text), "en")
+    assert not differs(detect(text), "en")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12345 67890 + 17 = 85235",
+        "```python\nfor row in rows:\n    print(row['name'], 'is here and there')\n```",
+        "`SELECT name FROM users WHERE the_name IS NOT NULL;`",
+        "https://example.org/this/is/the/name/of/a/page?and=more",
+        "import numpy as np",
+    ],
+)
+def test_code_links_and_numbers_are_in_no_language(text):
+    assert detect(text) is None
+
+
+def test_code_does_not_decide_what_language_the_prose_around_it_is_in():
+    code = "```python\n" + "# this function returns the name of the user\n" * 20 + "```\n"
+    assert detect(f"{SENTENCES['da']}\n\n{code}") == "da"
+
+
+OTHERS = {
+    "ca": "Ahir vaig portar la bicicleta al taller perquè la cadena s'havia tornat a trencar.",
+    "af": "Gister het ek my fiets na die werkswinkel geneem omdat die ketting weer gebreek het.",
+    "is": "Í gær fór ég með hjólið mitt á verkstæðið af því að keðjan hafði slitnað aftur.",
+    "gd": "An-dè thug mi am baidhsagal agam dhan bhùth oir bha an t-slabhraidh air briseadh.",
+    "ro": "Ieri mi-am dus bicicleta la atelier pentru că lanțul se rupsese din nou.",
+}
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_a_neighbour_of_our_languages_is_called_by_its_own_name(code):
+    assert detect(OTHERS[code]) == code
+    assert not any(matches(code, ours) for ours in LANGUAGES)
+
+
+def test_of_a_very_long_text_both_ends_are_read():
+    long = SENTENCES["fi"] * 400
+    assert detect(long) == "fi"
+    assert detect(" " * 4000 + SENTENCES["fi"] * 20) == "fi"
+
+
+@given(st.text(max_size=60))
+def test_any_text_has_a_label_or_none(text):
+    assert detect(text) is None or detect(text).isalpha()

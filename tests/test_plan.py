@@ -138,7 +138,9 @@ PAIRED = {"pair", "dpo[all]", "dpo[es]", "arena", "judge"}
         ("stages.generate.temperature=0.7", GENERATED),
         ("stages.generate.n=7", GENERATED),
         ("stages.generate.dtype=bfloat16", GENERATED),
-        ("stages.prompts.turns=all", GENERATED | {"prompts"}),
+        ("stages.prompts.turns=all", GENERATED | {"prompts", "translate"}),
+        ("stages.translate.max_tokens=47", {"translate"}),
+        ("stages.translate.first=7", {"translate"}),
         ("stages.pair.rejected.sigma=-1", PAIRED),
         ("stages.pair.keep.chosen.finished=true", PAIRED),
         ("stages.sft.lr=1e-5", {"sft[all]"}),
@@ -161,10 +163,11 @@ def test_no_two_steps_or_slices_share_a_fingerprint():
 @pytest.mark.parametrize(
     ("source", "steps"),
     [
-        (EN_PROMPTS, (GENERATED | {"prompts"}) - {"dpo[es]"}),
+        (EN_PROMPTS, (GENERATED | {"prompts", "translate"}) - {"dpo[es]"}),
+        ("demo/prompts-de.jsonl", {"prompts", "translate"}),
         ("demo/preferences.jsonl", {"preferences", "reward"} | (GENERATED - {"generate"})),
         ("demo/questions-es.jsonl", {"questions", "arena", "judge"}),
-        (POLICY, GENERATED | {"reward"}),
+        (POLICY, GENERATED | {"reward", "translate"}),
     ],
 )
 def test_other_content_of_a_file_or_model_changes_what_reads_it(source, steps):
@@ -178,8 +181,8 @@ def test_other_english_prompts_change_no_other_language():
     found = changed(BASE, marks(recipe, repinned(lock_of(recipe), EN_PROMPTS, "other content")))
     slices = {name for name in found if " " in name and not name.startswith(("arena", "judge"))}
     assert slices == {
-        "prompts en", "generate en", "score en", "pair en", "best en", "sft[all] all",
-        "dpo[all] all",
+        "prompts en", "translate de", "generate en", "score en", "pair en", "best en",
+        "sft[all] all", "dpo[all] all",
     }  # fmt: skip
     assert "dpo[es]" not in found
 
@@ -315,6 +318,7 @@ def test_in_an_empty_world_sources_are_made_first_and_the_rest_waits():
     assert {step.state for step in steps.values()} == {State.RUN}
     assert {name: step.reason for name, step in steps.items()} == {
         "prompts": "nothing published yet",
+        "translate": "prompts is made first",
         "preferences": "nothing published yet",
         "questions": "nothing published yet",
         "reward": "preferences is made first",
@@ -345,7 +349,7 @@ def test_a_source_without_a_pin_is_brought_in_first():
     unpinned = lock.model_copy(
         update={"pins": {name: pin for name, pin in lock.pins.items() if name != POLICY}}
     )
-    held = walked(recipe, unpinned, until="reward")
+    held = walked(recipe, unpinned, until="translate")
     steps = by_name(plan(recipe, unpinned, held))
     assert steps["prompts"].state is State.REUSE
     assert steps["generate"].state is State.RUN

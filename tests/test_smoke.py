@@ -24,8 +24,8 @@ from tests.conftest import FACTORY, run_factory
 pytestmark = pytest.mark.slow
 
 STEPS = [
-    "prompts", "preferences", "questions", "reward", "generate", "score", "pair", "best",
-    "sft[all]", "dpo[all]", "dpo[es]", "merge", "arena", "judge",
+    "prompts", "translate", "preferences", "questions", "reward", "generate", "score", "pair",
+    "best", "sft[all]", "dpo[all]", "dpo[es]", "merge", "arena", "judge",
 ]  # fmt: skip
 
 

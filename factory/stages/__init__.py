@@ -11,9 +11,11 @@ from factory.stages.pair import Best, Pair
 from factory.stages.score import Score
 from factory.stages.sources import Preferences, Prompts, Questions
 from factory.stages.train import Dpo, Online, Reward, Sft
+from factory.stages.translate import Translate
 
 STAGES: tuple[type[Stage], ...] = (
     Prompts,
+    Translate,
     Preferences,
     Questions,
     Reward,

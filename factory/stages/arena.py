@@ -32,6 +32,7 @@ class Arena(Stage):
     name: ClassVar[str] = "arena"
     kind: ClassVar[str] = "answers"
     repo: ClassVar[str] = "arena"
+    version: ClassVar[int] = 2  # labels by language_id as docs/languages.md has it
     row_wise: ClassVar[bool] = True
 
     of: Annotated[tuple[str, ...], REFERENCE] = ("policy", "dpo")

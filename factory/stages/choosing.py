@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from factory.pairing import Limits, Pairing
 
-_UPSTREAM = {"scores": "score", "samples": "generate", "prompts": "prompts"}  # role: stage
+_UPSTREAM = {"scores": "score", "samples": "generate"}  # role: stage
 CROSS = "all_lang"  # the slice of the pool that holds all languages
 FIGURE = "anatomy.png"
 
@@ -67,6 +67,7 @@ class Choosing(Stage):
             role: {spec.name: spec for spec in scope.slices(stage, self.name)}
             for role, stage in _UPSTREAM.items()
         }
+        upstream["prompts"] = {spec.name: spec for spec in scope.prompts(self.name)}
 
         def reads(name: str) -> tuple[Read, ...]:
             return tuple(Read(role, specs[name].step, name) for role, specs in upstream.items())

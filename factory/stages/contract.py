@@ -108,6 +108,22 @@ class Scope:
         """All slices of the stage called `name`."""
         return self.stage(name, asked_by).laid_out(self)
 
+    def native(self) -> tuple[str, ...]:
+        """The languages that prompts come in from outside in: the recipe's, less those that a
+        stage makes, and those that it makes them from."""
+        languages = self.languages
+        for stage in self.stages.values():
+            languages = stage.native(languages)
+        return languages
+
+    def prompts(self, asked_by: str) -> list[SliceSpec]:
+        """Where the prompts of each language of the recipe come from: its translation, where there
+        is one, or else as they came in."""
+        found = {spec.name: spec for spec in self.slices("prompts", asked_by)}
+        if "translate" in self.stages:
+            found |= {spec.name: spec for spec in self.slices("translate", asked_by)}
+        return [found[code] for code in self.languages]
+
     def model(self, name: str, role: str, asked_by: str) -> Need:
         """What reading the model called `name` under models: means."""
         if name not in self.models:
@@ -203,6 +219,7 @@ class How(Knobs):
 # What can be taken in from outside, and what to do about the rest.
 TAKEN_IN = frozenset({"samples", "scores", "pairs", "sft", "adapter"})
 _INSTEAD = {
+    "translate": "let prompts read what is translated already",
     "reward": "name the model under models: instead",
     "arena": "its answers must all be decoded alike; run it",
 }
@@ -266,6 +283,10 @@ class Stage(Knobs):
     def slices(self, scope: Scope) -> list[SliceSpec]:
         """Every slice that this stage makes, in order. Raises RecipeError."""
         raise NotImplementedError
+
+    def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:
+        """The languages whose prompts still have to come from outside with this stage there."""
+        return languages
 
     def run(self, job: Job) -> Outcome:
         """Do the work of one step. Raises FactoryError."""

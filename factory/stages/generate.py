@@ -32,6 +32,7 @@ class Generate(Stage):
     name: ClassVar[str] = "generate"
     kind: ClassVar[str] = "samples"
     repo: ClassVar[str] = "generate"
+    version: ClassVar[int] = 2  # labels by language_id as docs/languages.md has it
     seeded: ClassVar[bool] = True
     row_wise: ClassVar[bool] = True
 
@@ -49,7 +50,7 @@ class Generate(Stage):
             SliceSpec(
                 self.name, spec.name, spec.language, (Read("prompts", spec.step, spec.name), model)
             )
-            for spec in scope.slices("prompts", self.name)
+            for spec in scope.prompts(self.name)
         ]
 
     def asks(self, rows: Mapping[str, int]) -> int:

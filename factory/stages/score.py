@@ -116,7 +116,9 @@ class Score(Stage):
                     f"stages.score.{field} is for kind: {of}, and {self.reward!r} is a {kind}",
                     f"take {field} out",
                 )
-        prompts = {spec.name: spec for spec in scope.slices("prompts", self.name)}
+        # English may be there to be translated alone
+        given = (*scope.slices("prompts", self.name), *scope.prompts(self.name))
+        prompts = {spec.name: spec for spec in given}
         english = prompts.get("en")
         crosses = kind == "implicit" and self.prompt == "english"
         if crosses and english is None:

@@ -49,7 +49,10 @@ class _Source(Stage, View):
         return SliceSpec(self.name, language, language, (need,))
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        return [self._spec(language) for language in scope.languages]
+        return [self._spec(language) for language in self._languages(scope)]
+
+    def _languages(self, scope: Scope) -> tuple[str, ...]:
+        return scope.languages
 
     def run(self, job: Job) -> Outcome:
         rows: dict[str, Rows] = {}
@@ -106,6 +109,9 @@ class Prompts(_Source):
     def repeated(self, made: Mapping[str, Any], seen: Mapping[str, str | None]) -> bool:
         return self.repeats == "drop" and seen.get(made["prompt_id"]) == made["prompt_hash"]
 
+    def _languages(self, scope: Scope) -> tuple[str, ...]:
+        return scope.native()
+
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
     ) -> dict[str, Any] | None:
@@ -132,6 +138,9 @@ class Questions(Prompts):
 
     name: ClassVar[str] = "questions"
     repo: ClassVar[str] = "questions"
+
+    def _languages(self, scope: Scope) -> tuple[str, ...]:
+        return scope.languages
 
 
 class Preferences(_Source):

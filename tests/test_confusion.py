@@ -1,0 +1,125 @@
+"""LPR and WPR against values worked out by hand, and chrF against those of sacrebleu."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factory.chrf import chrf
+from factory.confusion import average, confusion, normalized
+from factory.errors import InputError
+
+GERMAN = "Das hier ist eine ganz normale Zeile."
+ENGLISH = "This line here is a plain English one."
+
+
+def by_words(line: str) -> str | None:
+    """A detector that can be followed by hand."""
+    words = set(line.lower().split())
+    if words & {"das", "ist", "eine"}:
+        return "de"
+    if words & {"this", "here", "plain"}:
+        return "en"
+    return "ru" if words & {"это", "строка"} else None
+
+
+def test_an_answer_passes_when_all_its_lines_are_right():
+    answers = [GERMAN, f"{GERMAN}\n{ENGLISH}", f"{GERMAN}\n{GERMAN}", ENGLISH]
+    found = confusion(answers, "de", by_words)
+    assert (found.answers, found.judged, found.wrong_line) == (4, 4, 2)
+    assert found.line_pass_rate == 0.5
+    assert found.accuracy == (1 + 0.5 + 1 + 0) / 4
+
+
+def test_a_line_under_five_words_is_not_looked_at():
+    assert confusion([f"{GERMAN}\nThis is plain English"], "de", by_words).line_pass_rate == 1
+    assert confusion(["This is plain English", ""], "de", by_words).judged == 0
+
+
+def test_without_an_answer_to_judge_there_is_no_rate():
+    found = confusion(["Ja."], "de", by_words)
+    assert (found.line_pass_rate, found.word_pass_rate, found.accuracy) == (None, None, None)
+
+
+def test_a_line_without_a_label_is_wrong():
+    assert confusion(["eins zwei drei vier fünf"], "de", by_words).line_pass_rate == 0
+
+
+def test_marks_are_no_words_and_a_next_question_is_not_the_answer():
+    assert normalized("  A - b, c!\nQ: And then?") == "A  b c"
+    assert normalized("one—two") == "one two"
+    assert confusion([f"- ! ? ... {'das ' * 4}"], "de", by_words).judged == 0
+    assert confusion([f"{GERMAN}\nQ: {ENGLISH}"], "de", by_words).line_pass_rate == 1
+
+
+def test_danish_that_is_called_norwegian_is_right():
+    assert confusion(["en to tre fire fem"], "da", lambda line: "nb").line_pass_rate == 1
+
+
+RUSSIAN = "это совсем обычная строка текста"
+
+
+def test_in_another_script_an_english_word_fails_an_answer_without_a_wrong_line():
+    words = ["perfectly", "the", "Moscow"]
+    answers = [RUSSIAN, f"{RUSSIAN} perfectly", f"{RUSSIAN} the Moscow", ENGLISH]
+    found = confusion(answers, "ru", by_words, english=words)
+    # the is too short to count and Moscow is a name; the English answer fails by its line
+    assert found.line_pass_rate == 3 / 4
+    assert found.word_pass_rate == pytest.approx(2 / 3)
+
+
+def test_in_latin_script_words_are_not_looked_at():
+    found = confusion([f"{GERMAN} plain"], "de", by_words, english=["plain"])
+    assert found.wrong_word is None
+    assert found.word_pass_rate is None
+
+
+def test_a_language_without_spaces_wants_somebody_who_cuts_it():
+    with pytest.raises(InputError, match="Chinese"):
+        confusion(["这是一个普通的句子"], "zh", by_words)
+    found = confusion(["这是一个普通的句子"], "zh", lambda line: "zh", tokens=list)
+    assert found.line_pass_rate == 1
+
+
+def test_the_overall_rate_is_a_mean_over_languages_of_means_over_sources():
+    rates = {("a", "de"): 1.0, ("b", "de"): 0.5, ("a", "fr"): 0.25, ("b", "fr"): None}
+    assert average(rates) == (0.75 + 0.25) / 2
+    assert average({}) is None
+
+
+@given(st.lists(st.sampled_from([GERMAN, ENGLISH, "kurz", ""]), max_size=6))
+def test_every_answer_is_counted_and_rates_are_shares(lines):
+    found = confusion(["\n".join(lines), *lines], "de", by_words)
+    assert found.answers == len(lines) + 1
+    assert 0 <= found.wrong_line <= found.judged <= found.answers
+    assert found.line_pass_rate is None or 0 <= found.line_pass_rate <= 1
+
+
+# sacrebleu 2.6.0, corpus_chrf with its defaults
+PAIRS = [
+    ("Guten Morgen, wie geht es dir?", "Guten Morgen! Wie geht es Ihnen?"),
+    ("Das ist ein Haus.", "Dies ist das alte Haus am See."),
+    ("", "Nichts"),
+    ("völlig anders", "Katze"),
+]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "score"),
+    [
+        (PAIRS[:1], 57.99929528146944),
+        (PAIRS[:2], 41.63197623713909),
+        (PAIRS, 36.3617338838316),
+        (PAIRS[2:3], 0.0),
+        (PAIRS[3:], 6.25),
+        ([("a", "a")], 100.0),
+        ([("ab", "abc")], 63.636363636363626),
+    ],
+)
+def test_chrf_is_that_of_sacrebleu(pairs, score):
+    assert chrf(pairs) == pytest.approx(score)
+
+
+def test_without_a_pair_there_is_no_chrf():
+    assert chrf([]) is None
