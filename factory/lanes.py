@@ -62,9 +62,10 @@ def run(
     def say(what: tuple[Work, Result] | BaseException | None) -> None:
         while not over.is_set():
             try:
-                return done.put(what, timeout=_LOOK)
+                done.put(what, timeout=_LOOK)
             except queue.Full:
                 continue
+            return
 
     def lane() -> None:
         try:

@@ -123,7 +123,7 @@ def test_the_list_of_stages_imports_them_all():
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
-        ("vllm", set()),
+        ("vllm", {"factory.engines.vllm"}),
         ("trl", {"factory.stages.train"}),
         ("peft", {"factory.stages.train"}),
         *(
@@ -131,6 +131,7 @@ def test_the_list_of_stages_imports_them_all():
                 package,
                 {
                     "factory.engines.transformers",
+                    "factory.engines.checkpoint",
                     "factory.stages.train",
                     "factory.chat",
                     "factory.difference",

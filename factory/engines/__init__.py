@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from factory.errors import InputError
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -94,3 +96,15 @@ class Likelihood(Engine, Protocol):
         """For each sequence the natural-log probability of every token from its `start` on,
         given all before it (a start is at least 1), in order, whatever else is in the batch."""
         ...
+
+
+def rooms_of(prompts: Sequence[Sequence[int]], sampling: Sampling, max_context: int) -> list[int]:
+    """How many tokens each answer may have. Raises InputError for a prompt without room."""
+    rooms = [sampling.room(len(prompt), max_context) for prompt in prompts]
+    if 0 in rooms:
+        longest = max(map(len, prompts))
+        raise InputError(
+            f"a prompt of {longest} tokens leaves no room for an answer in {max_context}",
+            "drop it before it is asked (see Sampling.room)",
+        )
+    return rooms
