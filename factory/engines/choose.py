@@ -6,12 +6,13 @@ The engine is how, not what: it is recorded in the manifest and never part of an
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from factory.engines import Likelihood, Sampler, Scorer
+from factory.engines import Engine, Likelihood, Sampler, Scorer
 from factory.errors import StageError
 from factory.knobs import Knobs
 
@@ -64,6 +65,36 @@ def chosen(engine: Name) -> Name:
                 f"pip install 'croco-factory[{extra}]' (on ROCm: a container that has it)",
             )
     return engine
+
+
+E = TypeVar("E", bound=Engine)
+
+
+class Held(Generic[E]):
+    """One engine at a time: opened when it is asked for, closed when another is asked for or the
+    block ends, so that two models never share a device."""
+
+    def __init__(self, opener: Callable[[str], E]) -> None:
+        self._open = opener
+        self._held: tuple[str, E] | None = None
+
+    def __call__(self, key: str = "") -> E:
+        if self._held is None or self._held[0] != key:
+            self.close()
+            self._held = key, self._open(key)
+        return self._held[1]
+
+    def close(self) -> None:
+        """Let go of the engine that is open, if one is."""
+        if self._held is not None:
+            engine, self._held = self._held[1], None
+            engine.close()
+
+    def __enter__(self) -> Held[E]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def sampler(
