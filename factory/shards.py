@@ -110,6 +110,7 @@ def run(
         if shard.start == shard.stop:
             write_table(shard.file(work), make(shard))
             done += 1
+            finished(done, total)
     filled = (shard for shard in pending if shard.start < shard.stop)
     for _, alike in itertools.groupby(filled, apart):
         first = next(alike)

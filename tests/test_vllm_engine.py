@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ import pytest
 from factory import chat
 from factory.engines import Sampling, checkpoint
 from factory.engines.choose import EngineKnobs, chosen
+from factory.engines.guard import descendants
 from factory.engines.vllm import RANKS, max_lora_rank
 from factory.errors import InputError, StageError
 from factory.pocket import POCKET
@@ -145,16 +145,24 @@ def sampler(model: Path) -> Iterator[Any]:
     made.close()
 
 
-def processes() -> set[int]:
-    """The processes below this one."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()[1:]
-    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed)}
-    mine = {os.getpid()}
-    while more := {child for child, parent in parents.items() if parent in mine} - mine:
-        mine |= more
-    return mine - {os.getpid()}
+def alive(pids: set[int]) -> set[int]:
+    """Those that are still there and no zombies."""
+    return {pid for pid in pids if _command(pid)}
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def ended(pids: set[int], seconds: float) -> bool:
+    """Whether all of these end within so many seconds."""
+    end = time.monotonic() + seconds
+    while alive(pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not alive(pids)
 
 
 @there
@@ -227,19 +235,17 @@ def test_an_adapter_changes_answers_as_it_does_in_transformers(
     from factory.engines.transformers import TransformersSampler
     from factory.engines.vllm import VllmSampler
 
-    before = processes()
+    before = set(descendants())
     engine = VllmSampler(model, "float32", adapter)
     ours = engine.sample(prompts, GREEDY, 0)
-    assert processes() > before
+    mine = {pid for pid in set(descendants()) - before if b"resource_tracker" not in _command(pid)}
+    assert mine
     engine.close()
+    assert ended(mine, 5), "a closed engine leaves no process"
     theirs = TransformersSampler(model, "float32", adapter).sample(prompts, GREEDY, 0)
     plain = TransformersSampler(model, "float32").sample(prompts, GREEDY, 0)
     assert [s.token_ids for s in ours] == [s.token_ids for s in theirs]
     assert [s.token_ids for s in ours] != [s.token_ids for s in plain]
-    end = time.monotonic() + 20
-    while processes() - before and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not processes() - before, "a closed engine leaves no process"
 
 
 @there
@@ -297,20 +303,10 @@ if __name__ == "__main__":
 def test_a_killed_run_leaves_no_engine_behind(model: Path, tmp_path: Path) -> None:
     script = tmp_path / "alone.py"
     script.write_text(ALONE)
-    before = processes()
     child = subprocess.Popen([sys.executable, script, model], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "started\n"
-    listed = processes() - before
-    assert len(listed) > 1
+    below = set(descendants(child.pid))
+    assert any(b"VLLM" in _command(pid) for pid in below)
     child.kill()
     child.wait()
-    end = time.monotonic() + 30
-    while (
-        left := {
-            pid
-            for pid in listed
-            if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
-        }
-    ) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not left
+    assert ended(below, 20), "vLLM's processes would outlive the one they work for"

@@ -28,6 +28,9 @@ class EngineKnobs(Knobs):
     rows of a batch for transformers, and requests at once for openai); `max_model_len`, tokens
     of the longest request, where the model's whole context does not fit into memory.
     For openai: `served_model`, the name on the server where it is not the repo's.
+
+    `processes`: engines on this machine, each in a process and on GPUs of its own; as many as
+    there are GPUs for where nothing is said.
     """
 
     engine: Name = "auto"
@@ -36,6 +39,7 @@ class EngineKnobs(Knobs):
     max_num_seqs: int | None = Field(None, ge=1)
     max_model_len: int | None = Field(None, ge=1)
     served_model: str | None = None
+    processes: int | None = Field(None, ge=1)
 
     def vllm(self) -> dict[str, Any]:
         """As arguments of vLLM's."""
@@ -65,6 +69,17 @@ def chosen(engine: Name) -> Name:
                 f"pip install 'croco-factory[{extra}]' (on ROCm: a container that has it)",
             )
     return engine
+
+
+def processes(knobs: EngineKnobs) -> int:
+    """How many processes share the work on this machine. Raises StageError."""
+    if knobs.processes is not None:
+        return knobs.processes
+    if chosen(knobs.engine) == "openai":
+        return 1
+    from factory.engines.transformers import gpu_count
+
+    return max(1, gpu_count() // knobs.tensor_parallel)
 
 
 E = TypeVar("E", bound=Engine)

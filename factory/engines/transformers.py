@@ -16,9 +16,14 @@ BATCH_LOGITS = 2**27  # logits at once where they are all needed: 512 MB in floa
 
 def has_gpu() -> bool:
     """Whether torch finds an NVIDIA or AMD GPU here."""
+    return gpu_count() > 0
+
+
+def gpu_count() -> int:
+    """How many of them."""
     import torch
 
-    return bool(torch.cuda.is_available())
+    return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
 def _device() -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.engines import Sample, Sampling, checkpoint, rooms_of
+from factory.engines.guard import Guard
 from factory.errors import InputError, StageError
 from factory.lanes import resting
 
@@ -100,6 +101,7 @@ class _Engine:
                 "its own words are above; how.max_model_len, how.gpu_memory_utilization and "
                 "how.tensor_parallel are the usual knobs, engine: transformers the way around",
             ) from error
+        self._guard = Guard()
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._owners: dict[str, tuple[_Batch, int]] = {}
@@ -120,6 +122,7 @@ class _Engine:
         self._inbox.put(None)
         self._thread.join(timeout=60)
         self._engine.engine_core.shutdown()
+        self._guard.dismiss()
 
     def _serve(self) -> None:
         batch: _Batch | None = None
