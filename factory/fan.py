@@ -48,6 +48,7 @@ class Fan:
         Interrupted when one was stopped; finished shards are kept."""
         self._say(f"{step}: {count} processes, {gpus} GPUs each where there are any")
         running: list[subprocess.Popen[str]] = []
+        readers: list[threading.Thread] = []
         over = threading.Condition()
         try:
             for number, shown in enumerate(visible(count, gpus, dict(os.environ))):
@@ -64,19 +65,21 @@ class Fan:
                     target=self._pass_on, args=(number, process, over), daemon=True
                 )
                 reader.start()
+                readers.append(reader)
             with over:
-                while any(process.poll() is None for process in running) and not _failed(running):
+                while any(p.poll() is None for p in running) and not _failed(running):
                     over.wait(timeout=1)
+            failed = _failed(running)  # of themselves: the others are told to stop now
         finally:
             _stop(running)
-        if failed := _failed(running):
-            if {process.returncode for process in failed} == {Interrupted.exit_code}:
-                raise Interrupted(
-                    f"a process of {step} was told to stop", "run the same command again"
-                )
+            for reader in readers:
+                reader.join(_GRACE)
+        if Interrupted.exit_code in failed:
+            raise Interrupted(f"a process of {step} was told to stop", "run the same command again")
+        if failed:
             raise StageError(
-                f"{len(failed)} of {count} processes of {step} failed",
-                "their words are above; finished shards are kept, so run again",
+                f"a process of {step} failed with exit code {failed[0]}",
+                "its words are above; finished shards are kept, so run again",
             )
 
     def _pass_on(
@@ -90,8 +93,9 @@ class Fan:
             over.notify()
 
 
-def _failed(running: Sequence[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
-    return [process for process in running if process.poll() not in (None, 0)]
+def _failed(running: Sequence[subprocess.Popen[str]]) -> list[int]:
+    """The exit codes of those that ended otherwise than well."""
+    return [code for process in running if (code := process.poll())]
 
 
 def _stop(running: Sequence[subprocess.Popen[str]]) -> None:

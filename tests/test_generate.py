@@ -153,7 +153,10 @@ def test_an_adapter_changes_the_identity_of_what_is_drawn() -> None:
         return fingerprint([repr(need) for need in first.needs])
 
     plain = needs()
-    tuned = needs("models.policy={name: local/tiny-random-llama, adapter: org/tuned}")
+    tuned = needs(
+        "models.tuned={name: local/tiny-random-llama, adapter: org/tuned}",
+        "stages.generate.model=tuned",
+    )
     assert plain != tuned
 
 
