@@ -27,7 +27,7 @@ console = Console(
     width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _IN_A_LOG,
 )
 
-_LOG_EVERY = 30.0  # seconds between plain lines
+_LOG_EVERY = 60.0  # seconds between plain lines
 
 
 class Teller:
@@ -72,10 +72,11 @@ class Teller:
                 )
             elif now - said > _LOG_EVERY:
                 said = now
-                left = (now - started) / max(done - at_start, 1) * (total - done)
-                self._console.print(
-                    f"  {done}/{total} {unit}{rate and ', ' + rate}, about {left:.0f} s left"
-                )
+                line = f"  {done}/{total} {unit}{rate and ', ' + rate}"
+                if done > at_start:  # nobody knows before
+                    left = (now - started) / (done - at_start) * (total - done)
+                    line += f", about {_duration(left)} left"
+                self._console.print(line)
 
         return progress
 
@@ -96,6 +97,13 @@ class Teller:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def plan_table(steps: list[Step], left: Mapping[str, Estimate]) -> Table:

@@ -48,12 +48,15 @@ class Sample:
 class Engine(Protocol):
     """A model that is loaded when it is first asked. `tokenizer` and `max_context` (tokens) are
     known before; `name` says what runs it, with its version; `lanes` is how many callers it
-    serves at once (see factory/lanes.py)."""
+    serves at once (see factory/lanes.py); `tokens` have been drawn or read so far."""
 
     name: str
     lanes: int
     tokenizer: Any
     max_context: int
+
+    @property
+    def tokens(self) -> int: ...
 
     def close(self) -> None:
         """Let go of the model and of every process that was started for it."""

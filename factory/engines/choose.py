@@ -92,6 +92,12 @@ class Held(Generic[E]):
     def __init__(self, opener: Callable[[str], E]) -> None:
         self._open = opener
         self._held: tuple[str, E] | None = None
+        self._before = 0  # tokens of engines that are closed
+
+    def tokens(self) -> int:
+        """What all engines together have drawn or read so far."""
+        held = self._held
+        return self._before + (held[1].tokens if held else 0)
 
     def __call__(self, key: str = "") -> E:
         if self._held is None or self._held[0] != key:
@@ -102,6 +108,7 @@ class Held(Generic[E]):
     def close(self) -> None:
         """Let go of the engine that is open, if one is."""
         if self._held is not None:
+            self._before = self.tokens()
             engine, self._held = self._held[1], None
             engine.close()
 

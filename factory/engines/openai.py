@@ -151,6 +151,7 @@ class OpenAISampler:
         self.name = f"openai, served as {server.model}"
         self.tokenizer, self.stop_ids = found.tokenizer, found.stop_ids
         self.max_context = found.max_context
+        self.tokens = 0
         self._server = server
 
     def sample(
@@ -184,6 +185,7 @@ class OpenAISampler:
                     f"the server ended an answer with {choice['finish_reason']!r}", "see its log"
                 )
             found.append(Sample.cut(choice["token_ids"], stops, seed + number))
+        self.tokens += sum(len(sample.token_ids) for sample in found)
         return found
 
     def close(self) -> None:

@@ -72,6 +72,7 @@ class _Transformers:
         self._found = checkpoint.read(directory)
         self.tokenizer = self._found.tokenizer
         self.max_context = self._found.max_context
+        self.tokens = 0
         self._model: Any = None
 
     def close(self) -> None:
@@ -107,7 +108,9 @@ class TransformersSampler(_Transformers):
         found = []
         for number, start in enumerate(range(0, len(prompts), self._rows)):
             rows = slice(start, start + self._rows)
-            found += self._batch(prompts[rows], rooms[rows], sampling, (seed + number) % 2**31)
+            drawn = self._batch(prompts[rows], rooms[rows], sampling, (seed + number) % 2**31)
+            self.tokens += sum(len(sample.token_ids) for sample in drawn)
+            found += drawn
         return found
 
     def _batch(
@@ -169,6 +172,7 @@ class TransformersScorer(_Transformers):
             batch, order = order[:size], order[size:]
             for index, value in zip(batch, self._batch([sequences[i] for i in batch]), strict=True):
                 scores[index] = value
+                self.tokens += len(sequences[index])
         return scores
 
     def _batch(self, sequences: list[Sequence[int]]) -> list[float]:

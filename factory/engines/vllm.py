@@ -56,6 +56,7 @@ class _Batch:
         self.done: Future[list[Any]] = Future()
 
     def put(self, number: int, output: Any) -> None:
+        """Take in the answer to one request."""
         self.outputs[number] = output
         self.left -= 1
         if not self.left:
@@ -105,6 +106,7 @@ class _Engine:
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._owners: dict[str, tuple[_Batch, int]] = {}
+        self.tokens = 0  # drawn by a sampler, read by a scorer
         self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
         self._thread.start()
 
@@ -137,6 +139,10 @@ class _Engine:
                 for output in self._engine.step():
                     if output.finished:
                         owner, number = self._owners.pop(output.request_id)
+                        drawn = getattr(output.outputs, "data", None) is None
+                        self.tokens += len(
+                            output.outputs[0].token_ids if drawn else output.prompt_token_ids
+                        )
                         owner.put(number, output)
         except BaseException as error:  # noqa: BLE001  (raised again where the answer is awaited)
             self._fail(error, batch)
@@ -183,8 +189,14 @@ class _Vllm:
         self._adapter = adapter
         self._started: _Engine | None = None
         self._starting = threading.Lock()
+        self._before = 0
         self.tokenizer = self._found.tokenizer
         self.max_context = self._found.max_context
+
+    @property
+    def tokens(self) -> int:
+        """As engines.Engine says."""
+        return self._before + (self._started.tokens if self._started else 0)
 
     def _engine(self, **settings: Any) -> _Engine:
         with self._starting:
@@ -206,6 +218,7 @@ class _Vllm:
     def close(self) -> None:
         with self._starting:
             if self._started is not None:
+                self._before = self.tokens
                 self._started.close()
                 self._started = None
 

@@ -83,6 +83,7 @@ class Arena(Stage):
                 make,
                 lanes=lambda shard: engine(_label(shard.slice)).lanes,
                 apart=lambda shard: _label(shard.slice),
+                spent=engine.tokens,
             )
         counts, stats = {}, {}
         for name, found in made.items():

@@ -81,7 +81,12 @@ class Generate(Stage):
 
             sizes = {name: len(units) for name, units in todo.items()}
             made = job.make_shards(
-                self.kind, sizes, self.how.shard, make, lambda shard: engine().lanes
+                self.kind,
+                sizes,
+                self.how.shard,
+                make,
+                lanes=lambda shard: engine().lanes,
+                spent=engine.tokens,
             )
         stats = {name: _describe(job.out, name) for name in made}
         counts = {

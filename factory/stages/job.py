@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _BATCH = 2048  # rows of long text in memory at once
+_TELL_EVERY = 5.0  # seconds
 _BUFFER = 2**20  # bytes of the file read ahead
 
 
@@ -119,10 +121,12 @@ class Job:
         make: Callable[[Shard], tuple[pa.Table, int]],
         lanes: Callable[[Shard], int] = lambda shard: 1,
         apart: Callable[[Shard], object] = lambda shard: None,
+        spent: Callable[[], int] | None = None,
     ) -> dict[str, Sum]:
         """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
         each slice is written whole, what it takes over first. `make` gives a shard's rows and how
-        many tokens they cost; see shards.run for `lanes` and `apart`.
+        many tokens they cost; see shards.run for `lanes` and `apart`. `spent` says how many tokens
+        all shards have cost so far, those that are under way among them.
 
         sizes: units (prompts, samples, questions) to be made of each slice; a slice that stands
         as a whole has none, whatever is said. Returns what the shards of each slice say. Raises
@@ -144,14 +148,8 @@ class Job:
             seconds, last = time.monotonic() - last, time.monotonic()
             return shards.noted(table, tokens=cost, gpu_seconds=round(seconds * gpus(), 3))
 
-        shards.run(
-            self.work,
-            mine,
-            counted,
-            lambda done, of: self.progress(done, of, "shards", tokens),
-            lanes,
-            apart,
-        )
+        with _Told(self.progress, spent or (lambda: tokens)) as told:
+            shards.run(self.work, mine, counted, told, lanes, apart)
         if self.part:
             raise PartDone(grid.done(self.work), len(grid.shards))
         made = {}
@@ -214,6 +212,35 @@ class Reader:
                 table = parquet.read_row_group(group)
             self._held = number, schemas.conform(table, self._kind, str(file))
         return self._held[1]
+
+
+class _Told:
+    """Tells how far the shards are: whenever one is done, and every few seconds in between, since
+    one may take ten minutes."""
+
+    def __init__(self, progress: Progress, tokens: Callable[[], int]) -> None:
+        self._progress, self._tokens = progress, tokens
+        self._last = (0, 0)
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def __call__(self, done: int, total: int) -> None:
+        with self._lock:
+            self._last = done, total
+            self._progress(done, total, "shards", self._tokens())
+
+    def _repeat(self) -> None:
+        while not self._over.wait(_TELL_EVERY):
+            self(*self._last)
+
+    def __enter__(self) -> _Told:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 def gpus() -> int:
