@@ -75,7 +75,7 @@ class Teller:
                 line = f"  {done}/{total} {unit}{rate and ', ' + rate}"
                 if done > at_start:  # nobody knows before
                     left = (now - started) / (done - at_start) * (total - done)
-                    line += f", about {_duration(left)} left"
+                    line += f", about {duration(left)} left"
                 self._console.print(line)
 
         return progress
@@ -97,13 +97,6 @@ class Teller:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def plan_table(steps: list[Step], left: Mapping[str, Estimate]) -> Table:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
-from factory.engines import Engine, Likelihood, Sampler, Scorer
+from factory.engines import Likelihood, Sampler, Scorer
 from factory.errors import StageError
 from factory.knobs import Knobs
 
@@ -82,7 +82,16 @@ def processes(knobs: EngineKnobs) -> int:
     return max(1, gpu_count() // knobs.tensor_parallel)
 
 
-E = TypeVar("E", bound=Engine)
+class Runs(Protocol):
+    """An engine, or what runs on one: it can say what it has read or drawn, and be closed."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+E = TypeVar("E", bound=Runs)
 
 
 class Held(Generic[E]):
