@@ -32,7 +32,7 @@ from factory.plan import Found, Step
 from factory.reading import is_file
 from factory.recipe import Recipe
 from factory.stages.contract import Need, Outside
-from factory.stages.job import Outcome, Place
+from factory.stages.job import Outcome, Place, gpus
 
 # What may explain a difference between two runs; recorded, never hashed.
 _PACKAGES = (
@@ -76,7 +76,8 @@ def manifest(
             taken_over=taken.get(name, {}),
         )
     languages = {made.spec.language for made in step.slices}
-    gpu_hours = seconds * _gpus() / 3600
+    spent = outcome.gpu_seconds if outcome.gpu_seconds is not None else seconds * gpus()
+    gpu_hours = spent / 3600
     read = [record for made in slices.values() for record in made.inputs]
     fields = step.stage.model_dump(mode="json", exclude={"how"}, by_alias=True)
     how = step.stage.how.model_dump(mode="json")
@@ -275,8 +276,3 @@ def environment() -> dict[str, str]:
         gpu = torch.cuda.is_available()
         found["device"] = torch.cuda.get_device_name(0) if gpu else "cpu"
     return found
-
-
-def _gpus() -> int:
-    torch = sys.modules.get("torch")
-    return torch.cuda.device_count() if torch else 0

@@ -13,6 +13,7 @@ from typing import Protocol
 from factory import card, check, earlier, figures, foreign, record, shelf, stock, yaml12
 from factory.artifact import content_digest
 from factory.earlier import Earlier
+from factory.engines.choose import EngineKnobs, processes
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import Hub
 from factory.lock import Lock
@@ -20,8 +21,15 @@ from factory.plan import Found, Holdings, Slice, State, Step, plan
 from factory.reading import is_file
 from factory.recipe import Loaded
 from factory.stages.contract import Need, Read
-from factory.stages.job import Job, Place, Progress, slice_directory
-from factory.work import Clock, Home
+from factory.stages.job import Job, PartDone, Place, Progress, slice_directory
+from factory.work import Clock, Home, Work
+
+
+class Fan(Protocol):
+    """Who starts several processes that each make a part of a step's shards, each on so many
+    GPUs of its own, and waits for them."""
+
+    def __call__(self, step: str, count: int, gpus: int) -> None: ...
 
 
 class Reporter(Protocol):
@@ -45,11 +53,15 @@ def run(
     only: Sequence[str] = (),
     until: str | None = None,
     frozen: bool = False,
+    part: tuple[int, int] | None = None,
+    fan: Fan | None = None,
 ) -> list[Step]:
     """Run what must run, publish what is done, and return every step as it then stands.
 
     `only` names the steps to run, `until` the last one; `frozen` refuses to run on anything that
-    the lock does not pin as it is. A hub that fails does not stop the line:
+    the lock does not pin as it is. `part` (number, of) makes this part of the shards of one step
+    and nothing else; `fan` is told to make all shards of a step in so many processes where the
+    machine has GPUs for them. A hub that fails does not stop the line:
     sealed work is published by the next run. Raises FactoryError.
     """
     names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
@@ -57,7 +69,7 @@ def run(
     with _stoppable(), _explained(home):
         pins, _ = stock.resolve(loaded, hub, home, report.note, frozen)
         held = stock.holdings(loaded, pins, hub, home)
-        execute(loaded, pins, held, wanted, hub, home, report)
+        execute(loaded, pins, held, wanted, hub, home, report, part, fan)
     return plan(loaded.recipe, pins, held)
 
 
@@ -69,6 +81,8 @@ def execute(
     hub: Hub,
     home: Home,
     report: Reporter,
+    part: tuple[int, int] | None = None,
+    fan: Fan | None = None,
 ) -> None:
     """Run and publish these steps, in their order; `held` takes in what comes of them. Raises
     FactoryError, a HubError at the end for what is made and could not be published."""
@@ -77,10 +91,16 @@ def execute(
     for name in wanted:
         step = _find(plan(loaded.recipe, pins, held), name)
         seconds = None
+        if part is not None:
+            _in_parts(step, wanted)
         if step.state is State.RUN:
             check_first(step)
-            seconds = _work(loaded, pins, step, held, hub, home, report)
+            if part is None and fan is not None:
+                _fan_out(step, home.work(loaded.recipe.org, step.fingerprint), fan)
+            seconds = _work(loaded, pins, step, held, hub, home, report, part)
             step = _find(plan(loaded.recipe, pins, held), name)
+        if part is not None:
+            return
         if step.state is State.PUBLISH:
             try:
                 tag = _publish(loaded, step, hub)
@@ -106,6 +126,22 @@ def execute(
         )
 
 
+def _in_parts(step: Step, wanted: Sequence[str]) -> None:
+    if len(wanted) != 1 or not step.stage.row_wise or step.stage.from_:
+        raise RecipeError(
+            "--shard makes a part of one step that works row by row",
+            "name it with --only: generate, score, translate, arena or judge",
+        )
+
+
+def _fan_out(step: Step, work: Work, fan: Fan) -> None:
+    how, there = step.stage.how, work.progress()
+    if not isinstance(how, EngineKnobs) or step.stage.from_ or (there and there[0] == there[1]):
+        return
+    if (count := processes(how)) > 1:
+        fan(step.name, count, how.tensor_parallel)
+
+
 def _wanted(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
     for name in (*only, *((until,) if until else ())):
         if name not in names:
@@ -129,8 +165,10 @@ def _work(
     hub: Hub,
     home: Home,
     report: Reporter,
+    part: tuple[int, int] | None,
 ) -> float:
-    """Run one step and seal its artifact. Returns the seconds it took, all attempts together."""
+    """Run one step and seal its artifact, or make a part of its shards. Returns the seconds it
+    took, all attempts together."""
     needs = list(dict.fromkeys(need for made in step.slices for need in made.spec.needs))
     places = inputs(loaded, pins, held, hub, needs, step.name)
     others = plan(loaded.recipe, pins, held)
@@ -142,12 +180,12 @@ def _work(
         for number, n in enumerate(needs)
     )
     work = home.work(loaded.recipe.org, step.fingerprint)
-    with work.held():
+    with work.held() if part is None else work.shared(read):
         if made := work.sealed_from(read):  # by another process, since the plan was made
             held.add(Found(made, directory=work.artifact))
             return 0.0
-        out = work.begin(read)
-        clock = Clock.of(work)
+        out = work.path / "out" if part is not None else work.begin(read)
+        clock = Clock.of(work, part)
         told = report.begin(step)
 
         def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
@@ -155,21 +193,26 @@ def _work(
             told(done, total, unit, tokens)
 
         work_of = foreign.take_in if step.stage.from_ else type(step.stage).run
-        outcome = work_of(
-            step.stage,
-            Job(
-                step=step.name,
-                seed=loaded.recipe.seed,
-                slices=tuple(made.spec for made in step.slices),
-                places=places,
-                work=work.path,
-                out=out,
-                progress=progress,
-                earlier={
-                    made.spec.name: _earlier(made, step.repo_type, hub) for made in step.slices
-                },
-            ),
-        )
+        try:
+            outcome = work_of(
+                step.stage,
+                Job(
+                    step=step.name,
+                    seed=loaded.recipe.seed,
+                    slices=tuple(made.spec for made in step.slices),
+                    places=places,
+                    work=work.path,
+                    out=out,
+                    progress=progress,
+                    earlier={
+                        made.spec.name: _earlier(made, step.repo_type, hub) for made in step.slices
+                    },
+                    part=part,
+                ),
+            )
+        except PartDone as made_part:
+            report.note(f"{step.name}: {made_part.done} of {made_part.total} shards are there")
+            return clock.seconds()
         taken = {m.spec.name: earlier.taken(work.path, m.spec.name).rows for m in step.slices}
         manifest = record.manifest(
             loaded.recipe, pins, step, outcome, done, out, clock.seconds(), taken, under

@@ -2,24 +2,33 @@
 
 A shard is a run of consecutive units of one slice and one parquet file; it exists whole or not
 at all. The grid is written once and kept on resume, so that a changed shard size never shifts
-the shards of a job that is under way. kill -9 costs at most the shard in flight.
+the shards of a job that is under way; several processes may share it, each making its part. kill
+-9 costs at most the shards in flight: one, or as many as the engine has lanes. Whatever the number
+of rows, no more of them are in memory than a few shards hold.
 """
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from factory import lanes as running
 from factory.errors import WorkError
 
 PART_BYTES = 400 * 2**20  # compacted files: 200 to 500 MB suit the Hub and its viewers
+GROUP_ROWS = 4096  # in one row group: what a reader has in memory at once
+_NOTES = b"factory"  # what a shard says beside its rows, in its file's metadata
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,11 @@ class Grid:
         """How many shards are finished."""
         return sum(shard.file(work).exists() for shard in self.shards)
 
+    def part(self, number: int, of: int) -> Grid:
+        """Every `of`-th shard, from `number` on (the first is 0): what one of `of` processes
+        makes."""
+        return Grid(self.shards[number::of])
+
 
 def cut(sizes: Mapping[str, int], per_shard: int) -> Grid:
     """Shards of at most `per_shard` units for slices of the given sizes; an empty slice still
@@ -60,13 +74,13 @@ def cut(sizes: Mapping[str, int], per_shard: int) -> Grid:
 
 
 def grid(work: Path, sizes: Mapping[str, int], per_shard: int) -> Grid:
-    """The job's grid: the one written before, or a new one, written now."""
+    """The job's grid: the one written before, or a new one, written now. Of several processes
+    that write one, the first wins, and the others go by its grid."""
     path = work / "grid.json"
-    if path.exists():
-        return read_grid(work)
-    fresh = cut(sizes, per_shard)
-    write_atomically(path, json.dumps([asdict(shard) for shard in fresh.shards]).encode())
-    return fresh
+    if not path.exists():
+        fresh = cut(sizes, per_shard)
+        write_once(path, json.dumps([asdict(shard) for shard in fresh.shards]).encode())
+    return read_grid(work)
 
 
 def read_grid(work: Path) -> Grid:
@@ -79,25 +93,114 @@ def run(
     todo: Grid,
     make: Callable[[Shard], pa.Table],
     finished: Callable[[int, int], None],
+    lanes: Callable[[Shard], int] = lambda shard: 1,
+    apart: Callable[[Shard], object] = lambda shard: None,
 ) -> None:
-    """Make every shard that is not there yet; `finished(done, total)` is told after each."""
-    total = len(todo.shards)
-    finished(todo.done(work), total)
-    for shard in todo.shards:
-        path = shard.file(work)
-        if path.exists():
-            continue
-        write_table(path, make(shard))
-        finished(todo.done(work), total)
+    """Make every shard that is not there yet; `finished(done, total)` is told after each.
+
+    `lanes` of them are under way at once (see lanes.py), but never two of which `apart` says
+    different things: a model is changed when all answers of the last one are in. `lanes` is asked
+    with the first shard of those that are alike, so it may load what makes them; shards without
+    units need nothing loaded.
+    """
+    total, done = len(todo.shards), todo.done(work)
+    finished(done, total)
+    pending = [shard for shard in todo.shards if not shard.file(work).exists()]
+    for shard in pending:
+        if shard.start == shard.stop:
+            write_table(shard.file(work), make(shard))
+            done += 1
+            finished(done, total)
+    filled = (shard for shard in pending if shard.start < shard.stop)
+    for _, alike in itertools.groupby(filled, apart):
+        first = next(alike)
+        for shard, table in running.run(itertools.chain([first], alike), make, lanes(first)):
+            write_table(shard.file(work), table)
+            done += 1
+            finished(done, total)
+
+
+def noted(table: pa.Table, **notes: Any) -> pa.Table:
+    """A shard's rows with something said beside them, added to what was said before: `dropped`,
+    a count by reason; `engine`, what ran; `tokens`, and `seconds` of GPUs."""
+    return table.replace_schema_metadata({_NOTES: json.dumps({**_notes(table.schema), **notes})})
+
+
+def _notes(schema: pa.Schema) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((schema.metadata or {}).get(_NOTES, b"{}"))
+    return found
+
+
+@dataclass
+class Sum:
+    """What the shards of one slice say together."""
+
+    rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    engines: Counter[str] = field(default_factory=Counter)  # shards by engine
+    tokens: int = 0
+    gpu_seconds: float = 0.0
+
+
+def summed(work: Path, todo: Grid, name: str) -> Sum:
+    """What the shards of slice `name` say, from the ends of their files alone. Raises WorkError
+    for a missing shard."""
+    found = Sum()
+    for file in _files(work, todo, name):
+        with pq.ParquetFile(file) as parquet:
+            notes, count = _notes(parquet.schema_arrow), parquet.metadata.num_rows
+        found.rows += count
+        found.dropped.update(notes.get("dropped", {}))
+        found.engines.update([notes["engine"]] if "engine" in notes else [])
+        found.tokens += notes.get("tokens", 0)
+        found.gpu_seconds += notes.get("gpu_seconds", 0.0)
+    return found
 
 
 def rows(work: Path, todo: Grid, name: str) -> pa.Table:
     """All rows of one slice, in the order of its shards. Raises WorkError for a missing shard."""
+    return pa.concat_tables([pq.ParquetFile(file).read() for file in _files(work, todo, name)])
+
+
+def _files(work: Path, todo: Grid, name: str) -> list[Path]:
     files = [shard.file(work) for shard in todo.shards if shard.slice == name]
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise WorkError(f"{len(missing)} shards of {name} are missing", "run the step again")
-    return pa.concat_tables([pq.ParquetFile(file).read() for file in files])
+    return files
+
+
+def compact(work: Path, todo: Grid, name: str, directory: Path, first: int = 0) -> None:
+    """The shards of one slice as `part-NNNNN.parquet` files of `PART_BYTES` or a little more,
+    numbered from `first` on. The same rows give the same bytes however they were cut. A few
+    shards and one row group are in memory at a time. Raises WorkError for a missing shard."""
+    groups = _regrouped(pq.ParquetFile(file).read() for file in _files(work, todo, name))
+    group = next(groups)
+    for number in itertools.count(first):
+        with (
+            replacing(directory / f"part-{number:05d}.parquet") as path,
+            path.open("wb") as sink,
+            pq.ParquetWriter(sink, group.schema, compression="zstd") as writer,
+        ):
+            writer.write_table(group)
+            while (group := next(groups, None)) is not None and sink.tell() < PART_BYTES:
+                writer.write_table(group)
+        if group is None:
+            return
+
+
+def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, `GROUP_ROWS` at a time, without what was noted; one table at least."""
+    held, count, given = [], 0, False
+    for table in tables:
+        held.append(table.replace_schema_metadata(None))
+        count += len(table)
+        while count >= GROUP_ROWS:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, GROUP_ROWS).combine_chunks()
+            held, count, given = [whole.slice(GROUP_ROWS)], count - GROUP_ROWS, True
+    if held and (count or not given):
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def write_slice(directory: Path, table: pa.Table, first: int = 0) -> None:
@@ -119,6 +222,26 @@ def write_atomically(path: Path, content: bytes) -> None:
     """One file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """One file, whole, unless it is there already: of several writers the first one wins."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.once")
+    write_atomically(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Wait until no other process settles anything in this work directory, and keep them out."""
+    with (work / "settling").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -12,13 +12,16 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from factory.artifact import MANIFEST, Manifest, read_manifest
 from factory.errors import WorkError
 from factory.shards import read_grid, sync_directory, write_atomically
+
+_BEGINNING = 30.0  # seconds that setting aside an older draw may take
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,39 @@ class Work:
                     f"{self.path} is in use by {file.read().strip() or 'another process'}",
                     "wait for it, or end it",
                 ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-            file.flush()
+            _sign(file)
+            yield
+
+    @contextmanager
+    def shared(self, inputs: str) -> Iterator[None]:
+        """Let in several processes that each make a part of the shards, and keep out whoever must
+        be alone. The first one in begins the work (see `begin`). Raises WorkError when somebody
+        is alone in there, or at work on other inputs."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "holder").open("a+") as file:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.sealed_from(inputs) is None:
+                    self.begin(inputs)
+                _sign(file)
+            end = time.monotonic() + _BEGINNING
+            while True:  # another first one may be about to begin
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        file.seek(0)
+                        raise WorkError(
+                            f"{self.path} is in use by {file.read().strip()}",
+                            "wait for it, or end it",
+                        ) from None
+                    time.sleep(0.05)
+            if (self.path / "inputs").read_text() != inputs:
+                raise WorkError(
+                    f"{self.path} is in use by processes that read other inputs",
+                    "wait until they are done, then run again",
+                )
             yield
 
     def sealed_from(self, inputs: str) -> Manifest | None:
@@ -135,34 +168,54 @@ class Work:
 
     def _clear(self) -> None:
         """Remove what only an unfinished step needs."""
-        for name in ("earlier", "shards", "checkpoints"):
+        for name in ("earlier", "shards", "checkpoints", "clocks"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("grid.json", "clock.json"):
             (self.path / name).unlink(missing_ok=True)
 
 
+def _sign(file: IO[str]) -> None:
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    file.flush()
+
+
 @dataclass
 class Clock:
     """Wall time of a step over all its attempts, kept in the work directory so that the time
-    of a killed one is not lost (but for its last few seconds)."""
+    of a killed one is not lost (but for its last few seconds). Processes that share the step have
+    a clock each; of these the one that ran longest counts."""
 
     path: Path
     before: float = 0.0
+    beside: float = 0.0  # of processes that made a part
     started: float = field(default_factory=time.monotonic)
     written: float = 0.0
 
     @classmethod
-    def of(cls, work: Work) -> Clock:
-        """The clock of a work directory, running."""
+    def of(cls, work: Work, part: tuple[int, int] | None = None) -> Clock:
+        """The clock of a work directory, or of one part of it, running."""
         path = work.path / "clock.json"
-        return cls(path, json.loads(path.read_text())["seconds"] if path.exists() else 0.0)
+        parts = work.path / "clocks"
+        if part is not None:
+            parts.mkdir(exist_ok=True)
+            path = parts / f"{part[0]}-of-{part[1]}.json"
+        beside = 0.0 if part else max(map(_seconds, parts.glob("*.json")), default=0.0)
+        return cls(path, _seconds(path) if path.exists() else 0.0, beside)
 
     def seconds(self) -> float:
         """All attempts so far."""
+        return self.beside + self._own()
+
+    def _own(self) -> float:
         return self.before + time.monotonic() - self.started
 
     def tick(self) -> None:
         """Write the time down, at most every two seconds."""
         if time.monotonic() - self.written > 2:
             self.written = time.monotonic()
-            write_atomically(self.path, json.dumps({"seconds": self.seconds()}).encode())
+            write_atomically(self.path, json.dumps({"seconds": self._own()}).encode())
+
+
+def _seconds(path: Path) -> float:
+    return float(json.loads(path.read_text())["seconds"])

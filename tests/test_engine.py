@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from factory import chat
-from factory.engines import Sampling
+from factory.engines import Sample, Sampling
 from factory.pocket import POCKET
 from factory.rewards import Classifier
 
@@ -71,10 +71,9 @@ def test_an_answer_that_is_cut_says_so(sampler: Any) -> None:
     assert sample.finish_reason == "length" and len(sample.token_ids) == 3
 
 
-def test_an_answer_ends_before_its_stop_token(sampler: Any) -> None:
-    stop = sampler.stop_ids[0]
-    assert sampler._sample([5, 6, stop, 7]).token_ids == (5, 6)
-    assert sampler._sample([5, 6, stop, 7]).finish_reason == "stop"
+def test_an_answer_ends_before_its_stop_token() -> None:
+    assert Sample.cut([5, 6, 2, 7], frozenset({2, 3}), 4) == Sample((5, 6), "stop", 4)
+    assert Sample.cut([5, 6], frozenset({2, 3}), 4) == Sample((5, 6), "length", 4)
 
 
 def test_a_score_does_not_depend_on_the_batch(scorer: Any) -> None:

@@ -123,7 +123,7 @@ def test_the_list_of_stages_imports_them_all():
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
-        ("vllm", set()),
+        ("vllm", {"factory.engines.vllm"}),
         ("trl", {"factory.training.trainers"}),
         ("peft", {"factory.training.trainers", "factory.training.adapters"}),
         *(
@@ -131,6 +131,7 @@ def test_the_list_of_stages_imports_them_all():
                 package,
                 {
                     "factory.engines.transformers",
+                    "factory.engines.checkpoint",
                     *(
                         f"factory.training.{name}"
                         for name in ("adapters", "launch", "loop", "probe", "trainers")

@@ -17,7 +17,21 @@ from hypothesis import strategies as st
 
 from factory import shards
 from factory.errors import WorkError
-from factory.shards import Shard, cut, grid, replacing, rows, run, write_atomically, write_slice
+from factory.lanes import resting
+from factory.shards import (
+    Shard,
+    compact,
+    cut,
+    grid,
+    noted,
+    replacing,
+    rows,
+    run,
+    summed,
+    write_atomically,
+    write_once,
+    write_slice,
+)
 from tests.builders import nobody, numbers
 
 SIZES = st.dictionaries(st.sampled_from(["en", "es", "fr/dpo-all"]), st.integers(0, 30))
@@ -176,3 +190,107 @@ def test_a_large_slice_is_cut_into_files_that_hold_every_row_in_order(tmp_path, 
     assert len(parts) > 1
     assert [unit for part in parts for unit in part] == list(range(size))
     assert all(parts), "no file without rows"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=12), st.integers(1, 5))
+def test_the_same_rows_are_the_same_files_however_they_were_cut(tmp_path_factory, sizes, group):
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(shards, "GROUP_ROWS", group)
+    monkey.setattr(shards, "PART_BYTES", 900)
+    work = tmp_path_factory.mktemp("cut")
+    try:
+        total = sum(sizes)
+        starts = [sum(sizes[:n]) for n in range(len(sizes))]
+        cut_so = shards.Grid(
+            tuple(
+                Shard("en", n, start, start + size)
+                for n, (start, size) in enumerate(zip(starts, sizes, strict=True))
+            )
+        )
+        run(work / "a", cut_so, numbers, nobody)
+        compact(work / "a", cut_so, "en", work / "a" / "out")
+        one = cut({"en": total}, max(total, 1))
+        run(work / "b", one, numbers, nobody)
+        compact(work / "b", one, "en", work / "b" / "out")
+    finally:
+        monkey.undo()
+    assert contents(work / "a" / "out") == contents(work / "b" / "out")
+    found = [pq.read_table(file) for file in sorted((work / "a" / "out").iterdir())]
+    assert pa.concat_tables(found)["unit"].to_pylist() == list(range(total))
+    assert all(len(table) for table in found) or not total
+
+
+def test_large_slices_become_several_files_numbered_from_where_they_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "GROUP_ROWS", 100)
+    monkeypatch.setattr(shards, "PART_BYTES", 2000)
+    todo = grid(tmp_path, {"en": 5000}, per_shard=700)
+    run(tmp_path, todo, numbers, nobody)
+    compact(tmp_path, todo, "en", tmp_path / "out", first=3)
+    names = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert len(names) > 2 and names[0] == "part-00003.parquet"
+
+
+def test_what_shards_say_is_added_up_and_not_in_the_files(tmp_path):
+    def make(shard: Shard) -> pa.Table:
+        table = noted(numbers(shard), engine="vllm 1", dropped={"too_long": shard.number})
+        return noted(table, tokens=5, gpu_seconds=1.5)
+
+    todo = grid(tmp_path, {"en": 9, "es": 0}, per_shard=3)
+    run(tmp_path, todo, make, nobody)
+    found = summed(tmp_path, todo, "en")
+    assert (found.rows, found.dropped, found.engines) == (9, {"too_long": 3}, {"vllm 1": 3})
+    assert (found.tokens, found.gpu_seconds) == (15, 4.5)
+    compact(tmp_path, todo, "en", tmp_path / "out")
+    assert pq.read_schema(tmp_path / "out" / "part-00000.parquet").metadata is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(SIZES, st.integers(1, 12), st.integers(1, 7))
+def test_parts_share_out_every_shard_once(sizes, per_shard, of):
+    whole = cut(sizes, per_shard)
+    parts = [whole.part(number, of).shards for number in range(of)]
+    assert sorted(sum(parts, ()), key=whole.shards.index) == list(whole.shards)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_of_two_who_write_a_grid_the_first_wins(tmp_path):
+    write_once(tmp_path / "grid.json", b"first")
+    write_once(tmp_path / "grid.json", b"second")
+    assert contents(tmp_path) == {"grid.json": b"first"}
+
+
+def test_two_shards_are_under_way_at_once_but_never_for_two_models(tmp_path):
+    todo = grid(tmp_path, {"en/a": 4, "es/a": 4, "en/b": 4}, per_shard=1)
+    under_way, seen, opened = [], [], []
+
+    def make(shard: Shard) -> pa.Table:
+        under_way.append(shard.slice[-1])
+        with resting():
+            time.sleep(0.02)
+        seen.append(list(under_way))
+        under_way.remove(shard.slice[-1])
+        return numbers(shard)
+
+    def lanes(shard: Shard) -> int:
+        assert not under_way
+        opened.append(shard.slice[-1])
+        return 2
+
+    run(tmp_path, todo, make, nobody, lanes, apart=lambda shard: shard.slice[-1])
+    assert todo.done(tmp_path) == 12
+    assert opened == ["a", "b"]
+    assert max(map(len, seen)) == 2
+    assert all(len(set(models)) == 1 for models in seen)
+
+
+def test_nothing_is_loaded_for_shards_without_units_or_that_are_there(tmp_path):
+    todo = grid(tmp_path, {"en": 3, "es": 0}, per_shard=3)
+    run(tmp_path, todo, numbers, nobody)
+    todo.shards[1].file(tmp_path).unlink()
+
+    def never(shard: Shard) -> int:
+        raise AssertionError
+
+    run(tmp_path, todo, numbers, nobody, never)
+    assert todo.done(tmp_path) == 2

@@ -169,3 +169,52 @@ def test_the_clock_of_a_finished_step_does_not_run_into_the_next_draw(work, mani
     work.seal(out, manifest)
     work.begin("inputs two")
     assert Clock.of(work).seconds() < 50
+
+
+SHARE = TAKE.replace(".held()", '.shared("inputs one")')
+
+
+def test_several_may_share_the_work_and_whoever_wants_it_alone_is_kept_out(work):
+    def other(script: str) -> str:
+        command = [sys.executable, "-c", script, work.path]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with work.shared("inputs one"):
+        assert other(SHARE) == "in\n"
+        assert other(TAKE).startswith("kept out:")
+        half_done(work)
+    with work.shared("inputs one"):
+        assert work.progress() == (2, 3), "what is done is kept"
+    assert other(TAKE) == "in\n"
+
+
+def test_who_shares_is_kept_out_by_one_who_is_alone(work, monkeypatch):
+    monkeypatch.setattr("factory.work._BEGINNING", 0.2)
+    with work.held(), pytest.raises(WorkError, match="in use"), work.shared("inputs one"):
+        pass
+
+
+def test_work_on_other_inputs_is_not_shared_nor_thrown_away(work):
+    with (
+        work.shared("inputs one"),
+        pytest.raises(WorkError, match="other inputs"),
+        work.shared("inputs two"),
+    ):
+        pass
+    with work.shared("inputs one"):
+        half_done(work)
+    with work.shared("inputs two"):
+        assert work.progress() is None, "nobody was at work on them any more"
+
+
+def test_of_clocks_that_ran_beside_each_other_the_longest_counts(work):
+    work.begin("inputs")
+    for number, seconds in ((0, 100), (1, 300)):
+        clock = Clock.of(work, (number, 2))
+        clock.started -= seconds
+        clock.tick()
+    whole = Clock.of(work)
+    whole.started -= 10
+    assert 310 <= whole.seconds() < 340
+    whole.tick()
+    assert 310 <= Clock.of(work).seconds() < 340

@@ -27,7 +27,7 @@ console = Console(
     width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _IN_A_LOG,
 )
 
-_LOG_EVERY = 30.0  # seconds between plain lines
+_LOG_EVERY = 60.0  # seconds between plain lines
 
 
 class Teller:
@@ -72,10 +72,11 @@ class Teller:
                 )
             elif now - said > _LOG_EVERY:
                 said = now
-                left = (now - started) / max(done - at_start, 1) * (total - done)
-                self._console.print(
-                    f"  {done}/{total} {unit}{rate and ', ' + rate}, about {left:.0f} s left"
-                )
+                line = f"  {done}/{total} {unit}{rate and ', ' + rate}"
+                if done > at_start:  # nobody knows before
+                    left = (now - started) / (done - at_start) * (total - done)
+                    line += f", about {duration(left)} left"
+                self._console.print(line)
 
         return progress
 

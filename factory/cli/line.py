@@ -87,12 +87,16 @@ def run(
     recipe: RecipeName,
     only: Annotated[list[str] | None, typer.Option(help="Run these steps and no others.")] = None,
     until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="i/n: make every n-th shard of one step from the i-th on (0 to n-1)."),
+    ] = None,
     set_: Overrides = None,
     hub: HubUrl = None,
     frozen: Frozen = False,
 ) -> None:
     """Run a recipe here: whatever is not made yet, and publish it."""
-    _run(recipe, only or [], until, set_ or [], hub, frozen)
+    _run(recipe, only or [], until, set_ or [], hub, frozen, shard)
 
 
 @app.command()
@@ -118,21 +122,28 @@ def _run(
     overrides: list[str],
     hub: str | None,
     frozen: bool = False,
+    shard: str | None = None,
 ) -> None:
     from factory.cli.session import session
+    from factory.fan import Fan, read_part
     from factory.recipe import load
 
     loaded = load(recipe, overrides)
+    part = read_part(shard) if shard else None
+    given = [*(f"--set={one}" for one in overrides), *([f"--hub={hub}"] if hub else [])]
     with session(hub) as (home, the_hub):
         from factory import run as running
         from factory import shelf
         from factory.cli import console as shown
 
         teller = shown.Teller()
+        fan = Fan(["run", recipe, *given, *(["--frozen"] if frozen else [])], teller.note)
         try:
-            steps = running.run(loaded, the_hub, home, teller, only, until, frozen)
+            steps = running.run(loaded, the_hub, home, teller, only, until, frozen, part, fan)
         finally:
             teller.stop()
+        if part is not None:
+            return
         shown.console.print()
         shown.console.print(shown.rows_table(steps))
         for alarm in shown.alarms(steps):

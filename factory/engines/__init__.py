@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from factory.errors import InputError
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -16,47 +18,80 @@ class Sampling:
     top_p: float
     max_tokens: int
 
+    def room(self, prompt: int, context: int) -> int:
+        """How many tokens an answer to a prompt of so many may have in a context of so many; 0
+        when the prompt is too long. An answer gets `max_tokens`, or whatever the prompt leaves
+        if that is at least half of the context: models whose context is no longer than
+        `max_tokens` (8,192 both, for one) could otherwise answer nothing."""
+        left = context - prompt
+        return min(left, self.max_tokens) if left >= min(self.max_tokens, context // 2) else 0
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer: its token ids without the stop token, and whether it ended by itself
-    (`stop`) or was cut (`length`)."""
+    """One answer: its token ids without the stop token, whether it ended by itself (`stop`) or
+    was cut (`length`), and the seed of the stream of random numbers it was drawn from."""
 
     token_ids: tuple[int, ...]
     finish_reason: str
+    seed: int = 0
+
+    @classmethod
+    def cut(cls, tokens: Sequence[int], stops: frozenset[int], seed: int) -> Sample:
+        """The answer in what a model went on with: up to its first stop token, if it has one."""
+        end = next((i for i, token in enumerate(tokens) if token in stops), None)
+        if end is None:
+            return cls(tuple(tokens), "length", seed)
+        return cls(tuple(tokens[:end]), "stop", seed)
 
 
-class Sampler(Protocol):
+class Engine(Protocol):
+    """A model that is loaded when it is first asked. `tokenizer` and `max_context` (tokens) are
+    known before; `name` says what runs it, with its version; `lanes` is how many callers it
+    serves at once (see factory/lanes.py); `tokens` have been drawn or read so far."""
+
+    name: str
+    lanes: int
+    tokenizer: Any
+    max_context: int
+
+    @property
+    def tokens(self) -> int: ...
+
+    def close(self) -> None:
+        """Let go of the model and of every process that was started for it."""
+        ...
+
+
+class Sampler(Engine, Protocol):
     """A causal model that continues prompts."""
 
-    tokenizer: Any
     stop_ids: list[int]
-    max_context: int
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
     ) -> list[Sample]:
-        """One answer to each prompt, in order. The same call gives the same answers on the same
-        machine; in another batch a prompt may be answered otherwise."""
+        """One answer to each prompt, in order. Answers to one prompt are drawn by repeating it,
+        one after another, which engines that keep prefixes profit from.
+
+        The same call on a fresh engine gives the same answers on the same machine; in another
+        batch a prompt may be answered otherwise. Each sample says which seed it goes back to: an
+        engine that draws everything from one stream goes by the first seed it was ever given.
+        Raises InputError for a prompt that leaves no room (see Sampling.room).
+        """
         ...
 
 
-class Scorer(Protocol):
+class Scorer(Engine, Protocol):
     """A classifier with one output that reads whole conversations."""
-
-    tokenizer: Any
-    max_context: int
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """The raw logit of each sequence, in order, whatever else is in the batch."""
         ...
 
 
-class Likelihood(Protocol):
+class Likelihood(Engine, Protocol):
     """A causal model that says how likely it finds given text."""
-
-    tokenizer: Any
-    max_context: int
 
     def log_probs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
@@ -64,3 +99,15 @@ class Likelihood(Protocol):
         """For each sequence the natural-log probability of every token from its `start` on,
         given all before it (a start is at least 1), in order, whatever else is in the batch."""
         ...
+
+
+def rooms_of(prompts: Sequence[Sequence[int]], sampling: Sampling, max_context: int) -> list[int]:
+    """How many tokens each answer may have. Raises InputError for a prompt without room."""
+    rooms = [sampling.room(len(prompt), max_context) for prompt in prompts]
+    if 0 in rooms:
+        longest = max(map(len, prompts))
+        raise InputError(
+            f"a prompt of {longest} tokens leaves no room for an answer in {max_context}",
+            "drop it before it is asked (see Sampling.room)",
+        )
+    return rooms

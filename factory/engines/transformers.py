@@ -6,18 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from factory import chat
-from factory.engines import Sample, Sampling
+from factory.engines import Sample, Sampling, checkpoint, rooms_of
 from factory.errors import InputError, StageError
 
+BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
 BATCH_TOKENS = 8192  # padded tokens in one scoring batch; keeps a 2-core CPU's caches warm
 BATCH_LOGITS = 2**27  # logits at once where they are all needed: 512 MB in float32
+
+
+def has_gpu() -> bool:
+    """Whether torch finds an NVIDIA or AMD GPU here."""
+    return gpu_count() > 0
+
+
+def gpu_count() -> int:
+    """How many of them."""
+    import torch
+
+    return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
 def _device() -> Any:
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if has_gpu() else "cpu")
 
 
 def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
@@ -33,11 +45,10 @@ def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
     return model.to(_device()).eval()
 
 
-def _causal(directory: Path, dtype: str, adapter: Path | None) -> tuple[Any, Any]:
-    """A causal model with its tokenizer, and a LoRA adapter on it if one is given."""
+def _causal(directory: Path, dtype: str, adapter: Path | None) -> Any:
+    """A causal model, with a LoRA adapter on it if one is given."""
     from transformers import AutoModelForCausalLM
 
-    tokenizer = chat.load_tokenizer(str(directory))
     model = _load(AutoModelForCausalLM, directory, dtype)
     if adapter is not None:
         model.load_adapter(str(adapter))
@@ -46,19 +57,68 @@ def _causal(directory: Path, dtype: str, adapter: Path | None) -> tuple[Any, Any
                 f"the adapter at {adapter} put no LoRA weights on {directory}",
                 "it was trained on another base model: check base_model in its card",
             )
-    return tokenizer, model
+    return model
 
 
-class TransformersSampler:
-    """A causal model, with a LoRA adapter on it if one is given. See engines.Sampler."""
+class _Transformers:
+    """What all uses of transformers share: one caller at a time, the model loaded at once."""
 
-    def __init__(self, directory: Path, dtype: str, adapter: Path | None = None) -> None:
-        self.tokenizer, self._model = _causal(directory, dtype, adapter)
-        self.stop_ids = chat.stop_ids(self.tokenizer, self._model.generation_config)
-        self.max_context = int(self._model.config.max_position_embeddings)
+    lanes = 1
+
+    def __init__(self, directory: Path) -> None:
+        import transformers
+
+        self.name = f"transformers {transformers.__version__}"
+        self._found = checkpoint.read(directory)
+        self.tokenizer = self._found.tokenizer
+        self.max_context = self._found.max_context
+        self.tokens = 0
+        self._model: Any = None
+
+    def close(self) -> None:
+        """Let go of the model."""
+        import torch
+
+        self._model = None
+        if has_gpu():
+            torch.cuda.empty_cache()
+
+
+class TransformersSampler(_Transformers):
+    """A causal model, with a LoRA adapter on it if one is given. See engines.Sampler.
+
+    Answers are drawn `rows` at a time, each such batch from a stream of its own."""
+
+    def __init__(
+        self,
+        directory: Path,
+        dtype: str,
+        adapter: Path | None = None,
+        rows: int | None = None,
+    ) -> None:
+        super().__init__(directory)
+        self._model = _causal(directory, dtype, adapter)
+        self._rows = rows or BATCH_ROWS
+        self.stop_ids = self._found.stop_ids
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
+    ) -> list[Sample]:
+        rooms = rooms_of(prompts, sampling, self.max_context)
+        found = []
+        for number, start in enumerate(range(0, len(prompts), self._rows)):
+            rows = slice(start, start + self._rows)
+            drawn = self._batch(prompts[rows], rooms[rows], sampling, (seed + number) % 2**31)
+            self.tokens += sum(len(sample.token_ids) for sample in drawn)
+            found += drawn
+        return found
+
+    def _batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rooms: Sequence[int],
+        sampling: Sampling,
+        seed: int,
     ) -> list[Sample]:
         import torch
         from transformers import GenerationConfig
@@ -73,7 +133,7 @@ class TransformersSampler:
         # A fresh config: the model's own may carry top-k, penalties or a sampling temperature.
         greedy = sampling.temperature == 0
         config = GenerationConfig(
-            max_new_tokens=sampling.max_tokens,
+            max_new_tokens=max(rooms),
             do_sample=not greedy,
             **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p}),
             top_k=None if greedy else 0,
@@ -86,30 +146,22 @@ class TransformersSampler:
             output = self._model.generate(
                 input_ids=ids.to(self._model.device), attention_mask=mask.to(self._model.device)
             )
-        return [self._sample(row) for row in output[:, width:].tolist()]
-
-    def _sample(self, tokens: list[int]) -> Sample:
-        stops = set(self.stop_ids)
-        end = next((i for i, token in enumerate(tokens) if token in stops), None)
-        if end is None:
-            return Sample(tuple(tokens), "length")
-        return Sample(tuple(tokens[:end]), "stop")
+        stops = frozenset(self.stop_ids)
+        return [
+            Sample.cut(row[:room], stops, seed)
+            for row, room in zip(output[:, width:].tolist(), rooms, strict=True)
+        ]
 
 
-class TransformersScorer:
+class TransformersScorer(_Transformers):
     """A sequence classifier with one label. See engines.Scorer."""
 
     def __init__(self, directory: Path, dtype: str) -> None:
         from transformers import AutoModelForSequenceClassification
 
-        self.tokenizer = chat.load_tokenizer(str(directory))
+        super().__init__(directory)
+        checkpoint.one_label(self._found)
         self._model = _load(AutoModelForSequenceClassification, directory, dtype)
-        if self._model.config.num_labels != 1:
-            raise InputError(
-                f"{directory} has {self._model.config.num_labels} labels, a reward model has one",
-                "name a sequence classifier with num_labels=1",
-            )
-        self.max_context = int(self._model.config.max_position_embeddings)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         scores = [0.0] * len(sequences)
@@ -120,6 +172,7 @@ class TransformersScorer:
             batch, order = order[:size], order[size:]
             for index, value in zip(batch, self._batch([sequences[i] for i in batch]), strict=True):
                 scores[index] = value
+                self.tokens += len(sequences[index])
         return scores
 
     def _batch(self, sequences: list[Sequence[int]]) -> list[float]:
@@ -142,13 +195,13 @@ class TransformersScorer:
         return [float(value) for value in logits[:, 0].float().cpu()]
 
 
-class TransformersLikelihood:
+class TransformersLikelihood(_Transformers):
     """A causal model that reads, with a LoRA adapter on it if one is given. See
     engines.Likelihood."""
 
     def __init__(self, directory: Path, dtype: str, adapter: Path | None = None) -> None:
-        self.tokenizer, self._model = _causal(directory, dtype, adapter)
-        self.max_context = int(self._model.config.max_position_embeddings)
+        super().__init__(directory)
+        self._model = _causal(directory, dtype, adapter)
 
     def log_probs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
 
-from factory import chat, schemas
+from factory import chat, schemas, shards
 from factory.artifact import Rows
-from factory.engines import Sampling
-from factory.engines.transformers import TransformersSampler
+from factory.engines import Sampler, Sampling, choose
+from factory.engines.choose import EngineKnobs, Held
 from factory.knobs import REFERENCE
 from factory.language_id import detect, matches
 from factory.shards import Shard
 from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome
+from factory.stages.job import Job, Outcome, engines, policy, read_slice
 from factory.training import probe
 
 
-class ArenaHow(How):
-    """`shard`: questions in a shard, answered as one batch."""
+class ArenaHow(How, EngineKnobs):
+    """`shard`: questions in a shard."""
 
-    shard: int = Field(32, ge=1)
+    shard: int = Field(64, ge=1)
 
 
 class Arena(Stage):
@@ -60,68 +61,90 @@ class Arena(Stage):
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:
-        questions = {
-            spec.name: job.table(spec, "questions", "prompts").to_pylist() for spec in job.slices
-        }
+        questions = {s.name: job.reader(s.need("questions"), "prompts") for s in job.slices}
         specs = {spec.name: spec for spec in job.slices}
-        sampling = Sampling(temperature=0, top_p=1, max_tokens=self.max_tokens)
-        loaded: tuple[str, TransformersSampler] | None = None
+        models = {_label(spec.name): spec for spec in job.slices}
 
-        def make(shard: Shard) -> tuple[pa.Table, int]:
-            nonlocal loaded
-            asked = questions[shard.slice][shard.start : shard.stop]
-            label = shard.slice.split("/")[1]
-            if loaded is None or loaded[0] != label:  # slices come model by model
-                spec = specs[shard.slice]
-                adapter = None
-                if spec.need("adapter"):
-                    adapter = job.place(spec, "adapter").path
-                    probe.refuse_unapplied(adapter, label)
-                loaded = None  # let go of the last model before the next is loaded
-                sampler = TransformersSampler(job.place(spec, "model").path, self.dtype, adapter)
-                loaded = (label, sampler)
-            sampler = loaded[1]
-            ids = [chat.prompt_ids(sampler.tokenizer, row["messages"]) for row in asked]
-            drawn = sampler.sample(ids, sampling, job.seed) if ids else []
-            rows = []
-            for row, sample in zip(asked, drawn, strict=True):
-                decoded = sampler.tokenizer.decode(
-                    list(sample.token_ids), skip_special_tokens=True
-                ).strip()
-                rows.append(
-                    {
-                        "model": label,
-                        "question_id": row["prompt_id"],
-                        "language": row["language"],
-                        "category": row["domain"],
-                        "prompt": row["messages"],
-                        "answer": decoded,
-                        "n_tokens": len(sample.token_ids),
-                        "finish_reason": sample.finish_reason,
-                        "detected_language": detect(decoded),
-                    }
-                )
-            cost = sum(len(sample.token_ids) for sample in drawn)
-            return schemas.from_rows(rows, self.kind), cost
+        def opened(label: str) -> Sampler:
+            place, adapter = policy(job, models[label])
+            if adapter is not None:
+                probe.refuse_unapplied(adapter, label)
+            name = place.name or place.path.name
+            return choose.sampler(self.how, place.path, name, self.dtype, adapter)
 
-        sizes = {name: len(rows) for name, rows in questions.items()}
-        tables = job.make_rows(self.kind, sizes, self.how.shard, make)
-        counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
-        stats = {}
-        for name, table in tables.items():
-            found = table.column("detected_language").to_pylist()
+        with Held(opened) as engine:
+
+            def make(shard: Shard) -> tuple[pa.Table, int]:
+                rows = questions[shard.slice].rows(range(shard.start, shard.stop))
+                label = _label(shard.slice)
+                return self._make(engine(label), job.seed, label, rows)
+
+            sizes = {name: len(rows) for name, rows in questions.items()}
+            made = job.make_shards(
+                self.kind,
+                sizes,
+                self.how.shard,
+                make,
+                lanes=lambda shard: engine(_label(shard.slice)).lanes,
+                apart=lambda shard: _label(shard.slice),
+                spent=engine.tokens,
+            )
+        counts, stats = {}, {}
+        for name, found in made.items():
+            table = read_slice(job.out, name, self.kind)
+            counts[name] = Rows(into=sizes[name], out=len(table), dropped=dict(found.dropped))
+            languages = table.column("detected_language").to_pylist()
             stats[name] = {
                 "answers": len(table),
                 "tokens": sum(table.column("n_tokens").to_pylist()),
                 "cut_off": table.column("finish_reason").to_pylist().count("length"),
-                "in_language": sum(matches(label, str(specs[name].language)) for label in found),
+                "in_language": sum(matches(code, str(specs[name].language)) for code in languages),
             }
         return Outcome(
             counts,
             determinism="exact",
-            stats={"by_slice": stats},
+            stats={"by_slice": stats, "engines": engines(made)},
             tokens=sum(figures["tokens"] for figures in stats.values()),
+            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
         )
+
+    def _make(
+        self, sampler: Sampler, seed: int, label: str, asked: Sequence[Mapping[str, Any]]
+    ) -> tuple[pa.Table, int]:
+        """One model's answers to some questions, and their tokens."""
+        sampling = Sampling(temperature=0, top_p=1, max_tokens=self.max_tokens)
+        ids = [chat.prompt_ids(sampler.tokenizer, row["messages"]) for row in asked]
+        fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
+        drawn = sampler.sample([ids[n] for n in fits], sampling, seed)
+        rows = []
+        for row, sample in zip([asked[n] for n in fits], drawn, strict=True):
+            decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
+            answer = decoded.strip()
+            rows.append(
+                {
+                    "model": label,
+                    "question_id": row["prompt_id"],
+                    "language": row["language"],
+                    "category": row["domain"],
+                    "prompt": row["messages"],
+                    "answer": answer,
+                    "n_tokens": len(sample.token_ids),
+                    "finish_reason": sample.finish_reason,
+                    "detected_language": detect(answer),
+                }
+            )
+        over = len(ids) - len(fits)
+        table = shards.noted(
+            schemas.from_rows(rows, self.kind),
+            engine=sampler.name,
+            dropped={"prompt_too_long": over} if over else {},
+        )
+        return table, sum(len(sample.token_ids) for sample in drawn)
+
+
+def _label(name: str) -> str:
+    """The model of a slice called `language/model`."""
+    return name.split("/")[1]
 
 
 def contestants(
@@ -130,7 +153,7 @@ def contestants(
     """(label, needs, languages) of each model that `name` stands for: a model under models: in
     every language, or each adapter of a training stage in the languages it was trained on."""
     if name in scope.models:
-        return [(name, (scope.model(name, "model", asked_by),), scope.languages)]
+        return [(name, scope.policy(name, "model", asked_by), scope.languages)]
     stage = scope.stage(name, asked_by)
     base = scope.model(getattr(stage, "base", "policy"), "model", asked_by)
     found: list[tuple[str, tuple[Need, ...], tuple[str, ...]]] = []

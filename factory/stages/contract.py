@@ -62,6 +62,7 @@ class SliceSpec:
 
 class ModelRef(Knobs):
     """A model: a Hub repo by `name` (with `revision`), or `step`, a stage that trains it here.
+    `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it.
 
     `kind` says what is made of it. All but `causal` are rewards: of a `classifier`; `implicit`,
     in which a tuned model is compared with the one it was tuned from, `reference`, which is
@@ -69,6 +70,7 @@ class ModelRef(Knobs):
 
     name: str | None = None
     revision: str = "main"
+    adapter: str | None = None
     step: str | None = None
     kind: Literal["causal", "classifier", "implicit", "generative"] = "causal"
     reference: str | None = None
@@ -83,6 +85,10 @@ class ModelRef(Knobs):
             raise ValueError("an implicit reward needs reference: the model that it was tuned from")
         if self.kind != "implicit" and self.reference is not None:
             raise ValueError(f"reference is for kind: implicit, not for {self.kind}")
+        if self.adapter is not None and (
+            self.adapter.partition("@")[0].count("/") != 1 or self.adapter.endswith("@")
+        ):
+            raise ValueError(f"{self.adapter!r} is not of the form org/name[@revision]")
         return self
 
 
@@ -125,7 +131,17 @@ class Scope:
         return [found[code] for code in self.languages]
 
     def model(self, name: str, role: str, asked_by: str) -> Need:
-        """What reading the model called `name` under models: means."""
+        """What reading the model called `name` under models: means. Raises RecipeError where it
+        has an adapter: see `policy`."""
+        found = self._model(name, role, asked_by)
+        if self.models[name].adapter is not None:
+            raise RecipeError(
+                f"stages.{asked_by} cannot put an adapter on the model {name!r}",
+                "name a model without one: generate and arena alone draw with an adapter",
+            )
+        return found
+
+    def _model(self, name: str, role: str, asked_by: str) -> Need:
         if name not in self.models:
             raise RecipeError(
                 f"stages.{asked_by} names the model {name!r}{nearest(name, self.models)}",
@@ -136,6 +152,16 @@ class Scope:
             made = self._trained(ref.step, asked_by)
             return Read(role, made.step, made.name)
         return Outside(role, f"{ref.name}@{ref.revision}", "model")
+
+    def policy(self, name: str, role: str, asked_by: str) -> tuple[Need, ...]:
+        """What drawing from the model called `name` means: the model, read as `role`, and the
+        adapter on it, if it has one, as `adapter`."""
+        model = self._model(name, role, asked_by)
+        adapter = self.models[name].adapter
+        if adapter is None:
+            return (model,)
+        repo, _, revision = adapter.partition("@")
+        return (model, Outside("adapter", f"{repo}@{revision or 'main'}", "model"))
 
     def classifier(self, name: str, role: str, asked_by: str) -> Need:
         """The same for a model that gives rewards. Raises RecipeError for a causal one."""

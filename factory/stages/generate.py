@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
 
-from factory import chat, schemas
+from factory import chat, schemas, shards
 from factory.artifact import Rows, fingerprint, text_hash
-from factory.engines import Sample, Sampling
-from factory.engines.transformers import TransformersSampler
+from factory.chat import Message
+from factory.engines import Sample, Sampler, Sampling, choose
+from factory.engines.choose import EngineKnobs, Held
 from factory.knobs import EXTENT, REFERENCE
 from factory.language_id import detect
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome
+from factory.stages.job import Job, Outcome, engines, policy, read_slice
 
 
-class GenerateHow(How):
-    """`shard`: prompts in a shard, all their n answers one batch."""
+class GenerateHow(How, EngineKnobs):
+    """`shard`: prompts in a shard. A shard should take five to ten minutes: with 64 answers of
+    some 500 tokens, 100 prompts on a GPU that draws 5,000 to 10,000 tokens a second."""
 
-    shard: int = Field(8, ge=1)
+    shard: int = Field(100, ge=1)
 
 
 class Generate(Stage):
@@ -42,13 +44,15 @@ class Generate(Stage):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(4096, ge=1)
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
+    # before every prompt that has no system message of its own
+    system: str | None = Field(None, min_length=1)
     how: GenerateHow = GenerateHow()
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        model = scope.model(self.model, "model", self.name)
+        model = scope.policy(self.model, "model", self.name)
         return [
             SliceSpec(
-                self.name, spec.name, spec.language, (Read("prompts", spec.step, spec.name), model)
+                self.name, spec.name, spec.language, (Read("prompts", spec.step, spec.name), *model)
             )
             for spec in scope.prompts(self.name)
         ]
@@ -60,95 +64,135 @@ class Generate(Stage):
         return -(-rows // (self.n * self.how.shard))
 
     def run(self, job: Job) -> Outcome:
-        prompts = {
-            spec.name: job.table(spec, "prompts", "prompts").to_pylist() for spec in job.slices
-        }
-        todo = {name: self._todo(job, name, rows) for name, rows in prompts.items()}
-        model = job.place(job.slices[0], "model").path
-        sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
+        prompts = {s.name: job.reader(s.need("prompts"), "prompts") for s in job.slices}
+        todo = {spec.name: self._todo(job, spec) for spec in job.slices}
+        place, adapter = policy(job, job.slices[0])
 
-        @functools.cache  # loaded when there is something to draw
-        def engine() -> TransformersSampler:
-            return TransformersSampler(model, self.dtype)
+        def opened(_: str) -> Sampler:
+            name = place.name or place.path.name
+            return choose.sampler(self.how, place.path, name, self.dtype, adapter)
 
-        def make(shard: Shard) -> tuple[pa.Table, int]:
-            asked = todo[shard.slice][shard.start : shard.stop]
-            sampler = engine()
-            # One seed a shard, from its first address: a batch is drawn together, so a row's
-            # answer depends on its neighbours whatever seed the row itself were given.
-            row, draws = asked[0]
-            first = [job.seed, row["prompt_id"], shard.slice, draws[0]]
-            seed = int(fingerprint(first), 16) % 2**31
-            ids = [chat.prompt_ids(sampler.tokenizer, row["messages"]) for row, _ in asked]
-            addresses = [(n, k) for n, (_, draws) in enumerate(asked) for k in draws]
-            drawn = sampler.sample([ids[n] for n, _ in addresses], sampling, seed)
-            rows = [
-                self._row(asked[n][0], k, sample, seed, sampler.tokenizer)
-                for (n, k), sample in zip(addresses, drawn, strict=True)
-            ]
-            cost = sum(len(sample.token_ids) for sample in drawn)
-            return schemas.from_rows(rows, self.kind), cost
+        with Held(opened) as engine:
 
-        sizes = {name: len(units) for name, units in todo.items()}
-        tables = job.make_rows(self.kind, sizes, self.how.shard, make)
+            def make(shard: Shard) -> tuple[pa.Table, int]:
+                units = todo[shard.slice][shard.start : shard.stop]
+                rows = prompts[shard.slice].rows([number for number, _ in units])
+                draws = [wanted for _, wanted in units]
+                return self._make(engine(), job.seed, shard.slice, rows, draws)
+
+            sizes = {name: len(units) for name, units in todo.items()}
+            made = job.make_shards(
+                self.kind,
+                sizes,
+                self.how.shard,
+                make,
+                lanes=lambda shard: engine().lanes,
+                spent=engine.tokens,
+            )
+        stats = {name: _describe(job.out, name) for name in made}
         counts = {
-            name: Rows(into=len(prompts[name]) * self.n, out=len(table))
-            for name, table in tables.items()
+            name: Rows(
+                into=len(prompts[name]) * self.n,
+                out=stats[name]["samples"],
+                dropped=dict(found.dropped),
+            )
+            for name, found in made.items()
         }
-        stats = {name: _describe(table) for name, table in tables.items()}
         return Outcome(
             counts,
             determinism="distribution",
-            stats={"by_language": stats},
-            template=chat.contract_of(model),
+            stats={"by_language": stats, "engines": engines(made)},
+            template=chat.contract_of(place.path),
             tokens=sum(figures["tokens"] for figures in stats.values()),
+            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
         )
 
-    def _todo(
-        self, job: Job, name: str, prompts: list[dict[str, Any]]
-    ) -> list[tuple[dict[str, Any], list[int]]]:
-        """The prompts of a slice that want answers, each with the draws (k) it lacks."""
+    def _make(
+        self,
+        sampler: Sampler,
+        seed: int,
+        name: str,
+        asked: Sequence[Mapping[str, Any]],
+        draws: Sequence[Sequence[int]],
+    ) -> tuple[pa.Table, int]:
+        """The answers to some prompts, each with the draws (k) that it lacks, and their tokens."""
+        sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
+        # One seed a shard, from its first address: answers that are drawn together depend on
+        # their neighbours whatever seed each one were given.
+        first = [seed, asked[0]["prompt_id"], name, draws[0][0]]
+        ids = [chat.prompt_ids(sampler.tokenizer, self._messages(row)) for row in asked]
+        fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
+        over = sum(len(draws[n]) for n in set(range(len(ids))) - set(fits))
+        # all answers to a prompt one after another: an engine reads it once
+        addresses = [(n, k) for n in fits for k in draws[n]]
+        drawn = sampler.sample(
+            [ids[n] for n, _ in addresses], sampling, int(fingerprint(first), 16) % 2**31
+        )
+        rows = [
+            _row(asked[n], k, sample, sampler.tokenizer)
+            for (n, k), sample in zip(addresses, drawn, strict=True)
+        ]
+        table = shards.noted(
+            schemas.from_rows(rows, self.kind),
+            engine=sampler.name,
+            dropped={"prompt_too_long": over} if over else {},
+        )
+        return table, sum(len(sample.token_ids) for sample in drawn)
+
+    def _messages(self, prompt: Mapping[str, Any]) -> list[Message]:
+        messages: list[Message] = list(prompt["messages"])
+        if self.system is None or messages[0]["role"] == "system":
+            return messages
+        return [{"role": "system", "content": self.system}, *messages]
+
+    def _todo(self, job: Job, spec: SliceSpec) -> list[tuple[int, Sequence[int]]]:
+        """The prompts of a slice that want answers, by number, each with the draws (k) it lacks."""
         import polars as pl
 
-        frame = pl.DataFrame(
-            {key: [row[key] for row in prompts] for key in ("prompt_id", "prompt_hash")},
-            schema={"prompt_id": pl.String, "prompt_hash": pl.String},
-        )
+        need = spec.need("prompts")
+        assert isinstance(need, Read)
+        there = job.rows(need, "prompts", ["prompt_id", "prompt_hash"])
+        frame = pl.from_arrow(there)
+        assert isinstance(frame, pl.DataFrame)
         asked = frame.join(pl.DataFrame({"k": range(self.n)}), how="cross", maintain_order="left")
+        missing = job.missing(spec.name, self.kind, asked)
+        if len(missing) == len(asked):
+            return [(number, range(self.n)) for number in range(len(there))]
         lacking: dict[int, list[int]] = {}
-        for number in job.missing(name, self.kind, asked):
+        for number in missing:
             lacking.setdefault(number // self.n, []).append(number % self.n)
-        return [(prompts[number], draws) for number, draws in lacking.items()]
-
-    def _row(
-        self, prompt: dict[str, object], k: int, sample: Sample, seed: int, tokenizer: object
-    ) -> dict[str, object]:
-        decode = tokenizer.decode  # type: ignore[attr-defined]
-        text = decode(list(sample.token_ids), skip_special_tokens=True).strip()
-        return {
-            "prompt_id": prompt["prompt_id"],
-            "language": prompt["language"],
-            "k": k,
-            "prompt_hash": prompt["prompt_hash"],
-            "response": text,
-            "response_hash": text_hash(text),
-            "n_tokens": len(sample.token_ids),
-            "n_chars": len(text),
-            "finish_reason": sample.finish_reason,
-            "seed": seed,
-            "detected_language": detect(text),
-        }
+        return list(lacking.items())
 
 
-def _describe(table: pa.Table) -> dict[str, int]:
-    """Counts that a reader of the card wants first."""
-    reasons = table.column("finish_reason").to_pylist()
-    found = table.column("detected_language").to_pylist()
-    wanted = table.column("language").to_pylist()
+def _row(prompt: Mapping[str, Any], k: int, sample: Sample, tokenizer: Any) -> dict[str, object]:
+    text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True).strip()
     return {
-        "samples": len(table),
-        "tokens": sum(table.column("n_tokens").to_pylist()),
-        "finished": reasons.count("stop"),
-        "cut_off": reasons.count("length"),
-        "in_language": sum(1 for f, w in zip(found, wanted, strict=True) if f == w),
+        "prompt_id": prompt["prompt_id"],
+        "language": prompt["language"],
+        "k": k,
+        "prompt_hash": prompt["prompt_hash"],
+        "response": text,
+        "response_hash": text_hash(text),
+        "n_tokens": len(sample.token_ids),
+        "n_chars": len(text),
+        "finish_reason": sample.finish_reason,
+        "seed": sample.seed,
+        "detected_language": detect(text),
+    }
+
+
+def _describe(out: Path, name: str) -> dict[str, int]:
+    """Counts that a reader of the card wants first, of one slice."""
+    import polars as pl
+
+    columns = ["finish_reason", "detected_language", "language", "n_tokens"]
+    frame = pl.from_arrow(read_slice(out, name, "samples", columns))
+    assert isinstance(frame, pl.DataFrame)
+    ended = frame["finish_reason"]
+    return {
+        "samples": len(frame),
+        "tokens": int(frame["n_tokens"].sum()),
+        "finished": int((ended == "stop").sum()),
+        "cut_off": int((ended == "length").sum()),
+        "in_language": int((frame["detected_language"] == frame["language"]).sum()),
     }

@@ -5,7 +5,12 @@ It sees tables and directories, never a hub, a queue or a card.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import bisect
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -17,13 +22,14 @@ from factory import earlier, schemas, shards
 from factory.artifact import Rows
 from factory.earlier import Earlier, Taken
 from factory.errors import InputError
-from factory.shards import Shard
+from factory.shards import Shard, Sum
 from factory.stages.contract import Need, Read, SliceSpec
 
 if TYPE_CHECKING:
     import polars as pl
 
 _BATCH = 2048  # rows of long text in memory at once
+_TELL_EVERY = 5.0  # seconds
 _BUFFER = 2**20  # bytes of the file read ahead
 
 
@@ -42,11 +48,21 @@ class Place:
     revision: str | None = None
 
 
+class PartDone(Exception):
+    """A process that was to make a part of the shards has made them: there is no result yet."""
+
+    def __init__(self, done: int, total: int) -> None:
+        """Of all shards of the job, however many processes make them."""
+        super().__init__(f"{done} of {total} shards")
+        self.done, self.total = done, total
+
+
 @dataclass(frozen=True)
 class Job:
     """One step's work: its slices, where their inputs lie, and where output goes.
 
     `work` survives a kill (shards, checkpoints); what is left in `out` becomes the artifact.
+    `part` (number, of) is given to a process that makes one part of the shards and no result.
     """
 
     step: str
@@ -57,6 +73,7 @@ class Job:
     out: Path
     progress: Progress
     earlier: Mapping[str, tuple[Earlier, ...]] = field(default_factory=dict)  # by slice
+    part: tuple[int, int] | None = None
 
     def place(self, spec: SliceSpec, role: str) -> Place:
         """Where the one need of `role` lies. Raises KeyError when the slice has none."""
@@ -82,12 +99,67 @@ class Job:
     def missing(self, name: str, kind: str, asked: pl.DataFrame) -> list[int]:
         """Which rows of slice `name` have to be made, as row numbers of `asked`; the others are
         taken over from earlier artifacts. See `earlier.take` for what `asked` holds."""
-        taken = earlier.take(self.work, name, kind, self.earlier.get(name, ()), asked)
+        with shards.alone(self.work):
+            taken = earlier.take(self.work, name, kind, self.earlier.get(name, ()), asked)
         return [] if taken.whole else earlier.missing(taken, asked)
 
     def taken(self, name: str, kind: str) -> Taken:
         """What slice `name` takes over from earlier artifacts."""
-        return earlier.take(self.work, name, kind, self.earlier.get(name, ()), None)
+        with shards.alone(self.work):
+            return earlier.take(self.work, name, kind, self.earlier.get(name, ()), None)
+
+    def reader(self, need: Need | None, kind: str) -> Reader:
+        """The rows of one slice by number, read as they are asked for."""
+        assert isinstance(need, Read)
+        return Reader(_files(self.places[need].path, need.slice), kind)
+
+    def make_shards(
+        self,
+        kind: str,
+        sizes: Mapping[str, int],
+        per_shard: int,
+        make: Callable[[Shard], tuple[pa.Table, int]],
+        lanes: Callable[[Shard], int] = lambda shard: 1,
+        apart: Callable[[Shard], object] = lambda shard: None,
+        spent: Callable[[], int] | None = None,
+    ) -> dict[str, Sum]:
+        """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
+        each slice is written whole, what it takes over first. `make` gives a shard's rows and how
+        many tokens they cost; see shards.run for `lanes` and `apart`. `spent` says how many tokens
+        all shards have cost so far, those that are under way among them.
+
+        sizes: units (prompts, samples, questions) to be made of each slice; a slice that stands
+        as a whole has none, whatever is said. Returns what the shards of each slice say. Raises
+        PartDone where only a part was to be made.
+        """
+        taken = {name: self.taken(name, kind) for name in sizes}
+        todo = {name: 0 if taken[name].whole else size for name, size in sizes.items()}
+        grid = shards.grid(self.work, todo, per_shard)
+        mine = grid.part(*self.part) if self.part else grid
+        tokens, last = 0, time.monotonic()
+
+        def counted(shard: Shard) -> pa.Table:
+            nonlocal tokens, last
+            if shard.start == shard.stop:
+                return schemas.SCHEMAS[kind].empty_table()
+            table, cost = make(shard)
+            tokens += cost
+            # since the last shard was done, in whichever lane: all lanes share the devices
+            seconds, last = time.monotonic() - last, time.monotonic()
+            return shards.noted(table, tokens=cost, gpu_seconds=round(seconds * gpus(), 3))
+
+        with _Told(self.progress, spent or (lambda: tokens)) as told:
+            shards.run(self.work, mine, counted, told, lanes, apart)
+        if self.part:
+            raise PartDone(grid.done(self.work), len(grid.shards))
+        made = {}
+        for name in sizes:
+            directory = slice_directory(self.out, name)
+            made[name] = shards.summed(self.work, grid, name)
+            first = earlier.place(taken[name], directory)
+            if made[name].rows or not first:  # a slice without rows still leaves a file
+                shards.compact(self.work, grid, name, directory, first)
+        return made
 
     def make_rows(
         self,
@@ -96,36 +168,85 @@ class Job:
         per_shard: int,
         make: Callable[[Shard], tuple[pa.Table, int]],
     ) -> dict[str, pa.Table]:
-        """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
-        each slice is written whole, what it takes over first. `make` gives a shard's rows and how
-        many tokens they cost.
-
-        sizes: units (prompts, samples, questions) to be made of each slice; a slice that stands
-        as a whole has none, whatever is said. Returns all rows of each slice.
-        """
-        taken = {name: self.taken(name, kind) for name in sizes}
-        todo = {name: 0 if taken[name].whole else size for name, size in sizes.items()}
-        grid = shards.grid(self.work, todo, per_shard)
-        tokens = 0
-
-        def counted(shard: Shard) -> pa.Table:
-            nonlocal tokens
-            if shard.start == shard.stop:
-                return schemas.SCHEMAS[kind].empty_table()
-            table, cost = make(shard)
-            tokens += cost
-            return table
-
-        shards.run(
-            self.work, grid, counted, lambda done, of: self.progress(done, of, "shards", tokens)
-        )
-        for name in sizes:
-            directory = slice_directory(self.out, name)
-            new = shards.rows(self.work, grid, name)
-            first = earlier.place(taken[name], directory)
-            if len(new) or not first:  # a slice without rows still leaves a file
-                shards.write_slice(directory, new, first)
+        """The same for a stage whose rows are few: returns all rows of each slice."""
+        self.make_shards(kind, sizes, per_shard, make)
         return {name: read_slice(self.out, name, kind) for name in sizes}
+
+
+class Reader:
+    """Rows of one slice by their numbers. One row group is in memory at a time, so neighbours
+    should be asked for together."""
+
+    def __init__(self, files: Sequence[Path], kind: str) -> None:
+        self._kind = kind
+        self._groups: list[tuple[int, Path, int]] = []  # first row, file, row group
+        self._held: tuple[int, pa.Table] | None = None
+        rows = 0
+        for file in files:
+            metadata = pq.read_metadata(file)
+            for group in range(metadata.num_row_groups):
+                self._groups.append((rows, file, group))
+                rows += metadata.row_group(group).num_rows
+        self._starts = [start for start, _, _ in self._groups]
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """These rows, in this order."""
+        wanted: dict[int, list[int]] = {}
+        for number in numbers:
+            wanted.setdefault(bisect.bisect_right(self._starts, number) - 1, []).append(number)
+        found: dict[int, dict[str, Any]] = {}
+        for group, inside in wanted.items():
+            start, table = self._starts[group], self._group(group)
+            picked = table.take([number - start for number in inside]).to_pylist()
+            found.update(zip(inside, picked, strict=True))
+        return [found[number] for number in numbers]
+
+    def _group(self, number: int) -> pa.Table:
+        if self._held is None or self._held[0] != number:
+            _, file, group = self._groups[number]
+            with pq.ParquetFile(file) as parquet:
+                table = parquet.read_row_group(group)
+            self._held = number, schemas.conform(table, self._kind, str(file))
+        return self._held[1]
+
+
+class _Told:
+    """Tells how far the shards are: whenever one is done, and every few seconds in between, since
+    one may take ten minutes."""
+
+    def __init__(self, progress: Progress, tokens: Callable[[], int]) -> None:
+        self._progress, self._tokens = progress, tokens
+        self._last = (0, 0)
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def __call__(self, done: int, total: int) -> None:
+        with self._lock:
+            self._last = done, total
+            self._progress(done, total, "shards", self._tokens())
+
+    def _repeat(self) -> None:
+        while not self._over.wait(_TELL_EVERY):
+            self(*self._last)
+
+    def __enter__(self) -> _Told:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def gpus() -> int:
+    """How many GPUs this process has a hold of: none before torch is there to ask."""
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.device_count()) if torch else 0
 
 
 @dataclass
@@ -139,6 +260,21 @@ class Outcome:
     stats: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] | None = None
     tokens: int = 0
+    gpu_seconds: float | None = None  # of all processes together; None where only this one ran
+
+
+def engines(made: Mapping[str, Sum]) -> dict[str, int]:
+    """Shards by the engine that made them: more than one where a job went on elsewhere."""
+    found: Counter[str] = Counter()
+    for one in made.values():
+        found.update(one.engines)
+    return dict(sorted(found.items()))
+
+
+def policy(job: Job, spec: SliceSpec) -> tuple[Place, Path | None]:
+    """The model that a slice is drawn from, and the adapter on it, if it has one."""
+    adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
+    return job.place(spec, "model"), adapter
 
 
 def slice_directory(root: Path, name: str) -> Path:

@@ -1,0 +1,85 @@
+"""What a model on disk says of itself, read without its weights: every engine goes by this alone.
+
+Where two engines read a limit or a stop token each in its own way, the same prompt would be
+dropped by one and answered by the other.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory import chat
+from factory.errors import InputError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's tokenizer, the tokens that end a turn, and the tokens it can attend to."""
+
+    directory: Path
+    tokenizer: Any
+    stop_ids: list[int]
+    max_context: int
+    labels: int
+
+
+def read(directory: Path) -> Checkpoint:
+    """Read a checkpoint. Raises InputError for a directory that holds none."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(directory))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}",
+            "check that the repo holds config.json and safetensors weights",
+        ) from None
+    try:
+        generation = GenerationConfig.from_pretrained(str(directory))
+    except OSError:  # a model without one: its config may name an end
+        generation = GenerationConfig.from_model_config(config)
+    tokenizer = chat.load_tokenizer(str(directory))
+    return Checkpoint(
+        directory,
+        tokenizer,
+        chat.stop_ids(tokenizer, generation),
+        int(config.get_text_config().max_position_embeddings),
+        int(config.num_labels),
+    )
+
+
+def one_label(found: Checkpoint) -> Checkpoint:
+    """The checkpoint of a reward model. Raises InputError for any other classifier."""
+    if found.labels != 1:
+        raise InputError(
+            f"{found.directory} has {found.labels} labels, a reward model has one",
+            "name a sequence classifier with num_labels=1",
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A PEFT adapter's highest rank, and the ends of the names of the layers it changes (none
+    where the adapter names them by a pattern)."""
+
+    rank: int
+    targets: tuple[str, ...]
+
+
+def lora(adapter: Path) -> Lora:
+    """What an adapter says of itself. Raises InputError where there is no LoRA."""
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    if config.get("peft_type") != "LORA":
+        raise InputError(
+            f"no LoRA adapter at {adapter}", "an adapter repo holds adapter_config.json of PEFT"
+        )
+    ranks = [int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())]
+    targets = config.get("target_modules")
+    return Lora(max(ranks), tuple(targets) if isinstance(targets, list) else ())

@@ -1,0 +1,189 @@
+"""Which engine runs a model: what the recipe says, or what is installed and what the machine has.
+
+The engine is how, not what: it is recorded in the manifest and never part of an identity.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from pydantic import Field
+
+from factory.engines import Likelihood, Sampler, Scorer
+from factory.errors import StageError
+from factory.knobs import Knobs
+
+Name = Literal["auto", "vllm", "transformers", "openai"]
+
+
+class EngineKnobs(Knobs):
+    """How a model is run. `auto` takes vLLM where it is installed and there is a GPU, else
+    transformers: on a CPU vLLM draws about half as many tokens a second.
+
+    For vLLM, in its words: `tensor_parallel`, GPUs that share one copy of the model (1 unless it
+    does not fit on one); `gpu_memory_utilization`; `max_num_seqs`, requests at once (also the
+    rows of a batch for transformers, and requests at once for openai); `max_model_len`, tokens
+    of the longest request, where the model's whole context does not fit into memory.
+    For openai: `served_model`, the name on the server where it is not the repo's.
+
+    `processes`: engines on this machine, each in a process and on GPUs of its own; as many as
+    there are GPUs for where nothing is said.
+    """
+
+    engine: Name = "auto"
+    tensor_parallel: int = Field(1, ge=1)
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    max_num_seqs: int | None = Field(None, ge=1)
+    max_model_len: int | None = Field(None, ge=1)
+    served_model: str | None = None
+    processes: int | None = Field(None, ge=1)
+
+    def vllm(self) -> dict[str, Any]:
+        """As arguments of vLLM's."""
+        given = {"max_num_seqs": self.max_num_seqs, "max_model_len": self.max_model_len}
+        return {
+            "tensor_parallel_size": self.tensor_parallel,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            **{key: value for key, value in given.items() if value is not None},
+        }
+
+
+def chosen(engine: Name) -> Name:
+    """The engine that `engine` stands for here. Raises StageError when it is not installed."""
+    there = {
+        "vllm": importlib.util.find_spec("vllm") is not None,
+        "transformers": importlib.util.find_spec("transformers") is not None,
+    }
+    if engine == "auto":
+        from factory.engines.transformers import has_gpu
+
+        engine = "vllm" if there["vllm"] and there["transformers"] and has_gpu() else "transformers"
+    for needed in ("transformers", "vllm") if engine == "vllm" else ("transformers",):
+        if not there[needed]:  # every engine needs the tokenizers of transformers
+            extra = "vllm" if engine == "vllm" else "train"
+            raise StageError(
+                f"the engine {engine!r} needs {needed}, which is not installed",
+                f"pip install 'croco-factory[{extra}]' (on ROCm: a container that has it)",
+            )
+    return engine
+
+
+def processes(knobs: EngineKnobs) -> int:
+    """How many processes share the work on this machine. Raises StageError."""
+    if knobs.processes is not None:
+        return knobs.processes
+    if chosen(knobs.engine) == "openai":
+        return 1
+    from factory.engines.transformers import gpu_count
+
+    return max(1, gpu_count() // knobs.tensor_parallel)
+
+
+class Runs(Protocol):
+    """An engine, or what runs on one: it can say what it has read or drawn, and be closed."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+E = TypeVar("E", bound=Runs)
+
+
+class Held(Generic[E]):
+    """One engine at a time: opened when it is asked for, closed when another is asked for or the
+    block ends, so that two models never share a device."""
+
+    def __init__(self, opener: Callable[[str], E]) -> None:
+        self._open = opener
+        self._held: tuple[str, E] | None = None
+        self._before = 0  # tokens of engines that are closed
+
+    def tokens(self) -> int:
+        """What all engines together have drawn or read so far."""
+        held = self._held
+        return self._before + (held[1].tokens if held else 0)
+
+    def __call__(self, key: str = "") -> E:
+        if self._held is None or self._held[0] != key:
+            self.close()
+            self._held = key, self._open(key)
+        return self._held[1]
+
+    def close(self) -> None:
+        """Let go of the engine that is open, if one is."""
+        if self._held is not None:
+            self._before = self.tokens()
+            engine, self._held = self._held[1], None
+            engine.close()
+
+    def __enter__(self) -> Held[E]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sampler(
+    knobs: EngineKnobs, directory: Path, name: str, dtype: str, adapter: Path | None = None
+) -> Sampler:
+    """An engine that continues prompts with the model in `directory`, which the hub calls
+    `name`. Raises FactoryError."""
+    engine = chosen(knobs.engine)
+    if engine == "vllm":
+        from factory.engines.vllm import VllmSampler
+
+        return VllmSampler(directory, dtype, adapter, knobs.vllm())
+    if engine == "openai":
+        from factory.engines.openai import OpenAISampler, Server
+
+        if adapter is not None and knobs.served_model is None:
+            raise StageError(
+                "a served model with an adapter has a name of its own",
+                "say it with how.served_model, as given to vllm serve --lora-modules",
+            )
+        server = Server(knobs.served_model or name, knobs.max_num_seqs or 64)
+        return OpenAISampler(directory, server)
+    from factory.engines.transformers import TransformersSampler
+
+    return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs)
+
+
+def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:
+    """An engine that scores whole conversations. Raises FactoryError."""
+    engine = chosen(knobs.engine)
+    if engine == "vllm":
+        from factory.engines.vllm import VllmScorer
+
+        return VllmScorer(directory, dtype, knobs.vllm())
+    _not_served(engine)
+    from factory.engines.transformers import TransformersScorer
+
+    return TransformersScorer(directory, dtype)
+
+
+def likelihood(
+    knobs: EngineKnobs, directory: Path, dtype: str, adapter: Path | None = None
+) -> Likelihood:
+    """An engine that says how likely a text is. Raises FactoryError."""
+    engine = chosen(knobs.engine)
+    if engine == "vllm":
+        from factory.engines.vllm import VllmLikelihood
+
+        return VllmLikelihood(directory, dtype, adapter, knobs.vllm())
+    _not_served(engine)
+    from factory.engines.transformers import TransformersLikelihood
+
+    return TransformersLikelihood(directory, dtype, adapter)
+
+
+def _not_served(engine: Name) -> None:
+    if engine == "openai":
+        raise StageError(
+            "the engine 'openai' continues prompts and gives no scores",
+            "use engine: vllm or transformers here",
+        )

@@ -1,0 +1,62 @@
+"""A guard that ends an engine's processes when the process that started them is gone.
+
+vLLM's outlive a kill -9 of the one they work for, and keep the memory of the device.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# Reads until the other end of its input is closed, which the system does for the dead as well.
+# A process id may have gone to somebody else by then: the time of birth tells them apart.
+_WATCH = """
+import os, signal, sys
+sys.stdin.buffer.read()
+for word in sys.argv[1:]:
+    pid, born = word.split(":")
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            if stat.read().rpartition(")")[2].split()[19] == born:
+                os.kill(int(pid), signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
+
+class Guard:
+    """Watches over all processes that are below this one when it is made. Where there is no /proc
+    (not Linux) it does nothing."""
+
+    def __init__(self) -> None:
+        below = descendants()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _WATCH, *(f"{pid}:{born}" for pid, born in below.items())],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a signal to our group is not for the guard
+        )
+
+    def dismiss(self) -> None:
+        """End what is left of them, and the guard."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def descendants(of: int | None = None) -> dict[int, str]:
+    """The processes below this one or another, each with its time of birth."""
+    parents, born = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended while we looked
+            continue
+        pid = int(stat.parent.name)
+        parents[pid], born[pid] = int(fields[1]), fields[19]
+    top = of or os.getpid()
+    found = {top}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {pid: born[pid] for pid in sorted(found - {top})}

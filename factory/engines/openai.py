@@ -1,0 +1,264 @@
+"""The openai engine: any server that speaks OpenAI's HTTP protocol, ours or somebody's.
+
+`OpenAISampler` sends token ids to /v1/completions and wants token ids back, which vLLM's server
+does; `OpenAIChat` sends messages to /v1/chat/completions, which all of them take. The address and
+the key come from OPENAI_BASE_URL and OPENAI_API_KEY: they belong to a site, not to a recipe, and
+are written down nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import tenacity
+
+from factory.chat import Message
+from factory.engines import Sample, Sampling, checkpoint, rooms_of
+from factory.errors import StageError
+from factory.lanes import resting
+
+LANES = 2
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # states that pass
+_ATTEMPTS = 10
+_LONGEST_WAIT = 120.0  # seconds; also for what Retry-After asks
+# vLLM's server takes what a request leaves open from the model's generation config
+_NEUTRAL = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+
+class _Refused(Exception):
+    """A reply that may be another one later."""
+
+    def __init__(self, status: int, text: str, after: float | None) -> None:
+        super().__init__(f"{status}: {text}")
+        self.after = after
+
+
+class Server:
+    """One server and the model it is asked for. Safe for many threads."""
+
+    def __init__(
+        self, model: str, concurrency: int = 64, timeout: float = 1800, patience: float = 1.0
+    ) -> None:
+        """`timeout`: seconds one answer may take; `patience`: seconds of the first wait, doubled
+        with each attempt. Raises StageError without OPENAI_BASE_URL."""
+        http = _http()
+        url = os.environ.get("OPENAI_BASE_URL")
+        if not url:
+            raise StageError(
+                "engine: openai needs OPENAI_BASE_URL, the address of a server",
+                "export OPENAI_BASE_URL=http://localhost:8000/v1 (and OPENAI_API_KEY if it asks)",
+            )
+        self.model, self._patience = model, patience
+        self._key = os.environ.get("OPENAI_API_KEY", "")
+        self._client: Any = http.Client(
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=http.Timeout(timeout, connect=30),
+            limits=http.Limits(max_connections=concurrency),
+        )
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="request")
+
+    def post_all(self, path: str, bodies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The replies to all of these, in order, some at once. Raises StageError."""
+        jobs = [self._pool.submit(self.post, path, body) for body in bodies]
+        try:
+            with resting():
+                return [job.result() for job in jobs]
+        finally:
+            for job in jobs:  # after the first failure the others are not worth their price
+                job.cancel()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """One reply. A busy or broken server is asked again, as late as it says itself."""
+        http = _http()
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((_Refused, http.TransportError)),
+            stop=tenacity.stop_after_attempt(_ATTEMPTS),
+            wait=self._wait,
+            reraise=True,
+        )
+        try:
+            reply: dict[str, Any] = retrying(self._once, path, {"model": self.model, **body})
+        except _Refused as error:
+            raise StageError(
+                f"the server still refuses after {_ATTEMPTS} attempts: {self._clean(str(error))}",
+                "finished shards are kept: run again when it has recovered",
+            ) from None
+        except http.TransportError as error:
+            raise StageError(
+                f"no answer from the server at OPENAI_BASE_URL: {self._clean(repr(error))}",
+                "see that it runs; finished shards are kept, so run again",
+            ) from None
+        return reply
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _once(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        reply = self._client.post(path, json=body)
+        if reply.status_code in _AGAIN:
+            raise _Refused(reply.status_code, reply.text[:300], _after(reply.headers))
+        if reply.status_code != 200:
+            raise StageError(
+                f"the server refused {path} with {reply.status_code}: "
+                f"{self._clean(reply.text[:300])}",
+                _FIXES.get(reply.status_code, "see its log; the request was not understood"),
+            )
+        found: dict[str, Any] = reply.json()
+        return found
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.after if isinstance(error, _Refused) else None
+        grown = tenacity.wait_random_exponential(multiplier=self._patience, max=_LONGEST_WAIT)
+        return min(asked, _LONGEST_WAIT) if asked is not None else grown(state)
+
+    def _clean(self, text: str) -> str:
+        """`text` without the key, which some servers quote."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+_FIXES = {
+    401: "set OPENAI_API_KEY to a key of this server",
+    403: "set OPENAI_API_KEY to a key that may use this model",
+    404: "name the model as the server does with how.served_model, and end OPENAI_BASE_URL in /v1",
+}
+
+
+class OpenAISampler:
+    """A served causal model. See engines.Sampler. The tokenizer and the limits are those of the
+    checkpoint in `directory`, which the server must serve too."""
+
+    lanes = LANES
+
+    def __init__(self, directory: Path, server: Server) -> None:
+        found = checkpoint.read(directory)
+        self.name = f"openai, served as {server.model}"
+        self.tokenizer, self.stop_ids = found.tokenizer, found.stop_ids
+        self.max_context = found.max_context
+        self.tokens = 0
+        self._server = server
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
+    ) -> list[Sample]:
+        """As engines.Sampler says; the request with number i has seed + i."""
+        rooms = rooms_of(prompts, sampling, self.max_context)
+        bodies = [
+            {
+                "prompt": list(prompt),
+                "max_tokens": room,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "seed": seed + number,
+                "stop_token_ids": self.stop_ids,
+                "return_token_ids": True,
+                **_NEUTRAL,
+            }
+            for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
+        ]
+        stops, found = frozenset(self.stop_ids), []
+        for number, reply in enumerate(self._server.post_all("/completions", bodies)):
+            [choice] = reply["choices"]
+            if choice.get("token_ids") is None:
+                raise StageError(
+                    f"the server of {self._server.model} gives text where token ids were asked for",
+                    "serve the model with vllm serve, or use another engine",
+                )
+            if choice["finish_reason"] not in ("stop", "length"):
+                raise StageError(
+                    f"the server ended an answer with {choice['finish_reason']!r}", "see its log"
+                )
+            found.append(Sample.cut(choice["token_ids"], stops, seed + number))
+        self.tokens += sum(len(sample.token_ids) for sample in found)
+        return found
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a served model said: text, why it ended (`stop`, `length`, or a word of the server's),
+    and its tokens where the server counts them."""
+
+    text: str
+    finish_reason: str
+    n_tokens: int | None
+
+
+class OpenAIChat:
+    """A served chat model, messages in and text out: for judges and translators of whom nobody
+    here has the weights. `options` go into every request, as `chat_template_kwargs`."""
+
+    lanes = LANES
+
+    def __init__(self, server: Server, options: Mapping[str, Any] | None = None) -> None:
+        self.name = f"openai, served as {server.model}"
+        self._server, self._options = server, dict(options or {})
+
+    def answer(
+        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, seed: int
+    ) -> list[Answer]:
+        """One answer to each conversation, in order, all with the same seed: where a request
+        stands among others changes nothing. Raises StageError."""
+        bodies = [
+            {
+                "messages": [dict(message) for message in conversation],
+                "max_tokens": sampling.max_tokens,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "seed": seed,
+                **self._options,
+            }
+            for conversation in conversations
+        ]
+        return [_answer(reply) for reply in self._server.post_all("/chat/completions", bodies)]
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def _answer(reply: Mapping[str, Any]) -> Answer:
+    choice = reply["choices"][0]
+    counted = (reply.get("usage") or {}).get("completion_tokens")
+    return Answer(choice["message"].get("content") or "", choice["finish_reason"], counted)
+
+
+def _after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that Retry-After asks for, given as seconds or as a date."""
+    said = headers.get("retry-after")
+    if said is None:
+        return None
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def _http() -> Any:
+    """The HTTP client that huggingface_hub brings."""
+    try:
+        import httpx2 as http  # huggingface_hub 2
+    except ImportError:
+        import httpx as http  # huggingface_hub 1
+    return http

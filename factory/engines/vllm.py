@@ -1,0 +1,329 @@
+"""The vLLM engine: continuous batching on NVIDIA and AMD GPUs, and on a CPU for tests.
+
+Versions 0.19 to 0.32 are known; where they differ is said in the code. The engine runs in a
+process of its own, so a lane that turns answers into rows does not hold it up, and a batch joins
+what is under way whenever it comes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from factory.engines import Sample, Sampling, checkpoint, rooms_of
+from factory.engines.guard import Guard
+from factory.errors import InputError, StageError
+from factory.lanes import resting
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values vLLM takes for max_lora_rank
+LANES = 2  # while one shard's last answers are drawn, the next one's first are
+_PACKED = ("qkv_proj", "gate_up_proj")  # what vLLM makes of q, k, v and of gate, up
+_PROMPT_LOGITS = 2048  # tokens a step where each one's logits are kept: 1 GB at 128,000 words
+
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",  # nothing leaves a cluster
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; read on a CPU alone
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # see VllmLikelihood
+}
+
+
+def max_lora_rank(rank: int) -> int:
+    """The smallest rank that vLLM can reserve for an adapter of `rank`. Raises InputError."""
+    fitting = [value for value in RANKS if value >= rank]
+    if not fitting:
+        raise InputError(
+            f"vLLM takes adapters of rank up to {RANKS[-1]}, this one has {rank}",
+            "merge it into its base model, or use engine: transformers",
+        )
+    return fitting[0]
+
+
+class _Batch:
+    """Requests that came together and leave together."""
+
+    def __init__(self, requests: Sequence[tuple[Sequence[int], Any]]) -> None:
+        self.requests = requests
+        self.outputs: list[Any] = [None] * len(requests)
+        self.left = len(requests)
+        self.done: Future[list[Any]] = Future()
+
+    def put(self, number: int, output: Any) -> None:
+        """Take in the answer to one request."""
+        self.outputs[number] = output
+        self.left -= 1
+        if not self.left:
+            self.done.set_result(self.outputs)
+
+
+class _Engine:
+    """vLLM's engine, stepped by one thread, fed by any number of callers."""
+
+    def __init__(self, directory: Path, adapter: Path | None, settings: dict[str, Any]) -> None:
+        for key, value in _ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        from vllm import EngineArgs, LLMEngine
+        from vllm.lora.request import LoRARequest
+        from vllm.platforms import current_platform
+
+        self._lora = None
+        if adapter is not None:
+            self._lora = LoRARequest("adapter", 1, str(adapter))
+            found = checkpoint.lora(adapter)
+            settings = {"enable_lora": True, "max_lora_rank": max_lora_rank(found.rank), **settings}
+            if found.targets and "lm_head" not in found.targets:
+                # otherwise the logits pass through an empty adapter, which costs time and cannot
+                # be done for those of a prompt (0.32 on a CPU: they have another shape)
+                settings["lora_target_modules"] = [*found.targets, *_PACKED]
+        try:
+            self._engine: Any = LLMEngine.from_engine_args(
+                EngineArgs(
+                    model=str(directory),
+                    tokenizer=str(directory),
+                    skip_tokenizer_init=True,  # token ids in, token ids out
+                    generation_config="vllm",  # no default of the model's own
+                    enable_prefix_caching=True,
+                    enforce_eager=current_platform.is_cpu(),
+                    trust_remote_code=False,
+                    disable_log_stats=True,
+                    **settings,
+                )
+            )
+        except (ValueError, RuntimeError, OSError) as error:
+            raise StageError(
+                f"vLLM does not start on {directory.name}: {_first(error)}",
+                "its own words are above; how.max_model_len, how.gpu_memory_utilization and "
+                "how.tensor_parallel are the usual knobs, engine: transformers the way around",
+            ) from error
+        self._guard = Guard()
+        self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._numbers = itertools.count()
+        self._owners: dict[str, tuple[_Batch, int]] = {}
+        self.tokens = 0  # drawn by a sampler, read by a scorer
+        self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
+        self._thread.start()
+
+    def ask(self, requests: Sequence[tuple[Sequence[int], Any]]) -> list[Any]:
+        """vLLM's outputs to (token ids, parameters) in order, when all are there."""
+        if not requests:
+            return []
+        batch = _Batch(requests)
+        self._inbox.put(batch)
+        with resting():
+            return batch.done.result()
+
+    def close(self) -> None:
+        """Drop what is under way and end the engine's processes."""
+        self._inbox.put(None)
+        self._thread.join(timeout=60)
+        self._engine.engine_core.shutdown()
+        self._guard.dismiss()
+
+    def _serve(self) -> None:
+        batch: _Batch | None = None
+        try:
+            while True:
+                while not self._owners or not self._inbox.empty():
+                    batch = self._inbox.get()
+                    if batch is None:
+                        raise StageError("the engine was closed", "run the same command again")
+                    for number, (ids, parameters) in enumerate(batch.requests):
+                        self._add(batch, number, ids, parameters)
+                for output in self._engine.step():
+                    if output.finished:
+                        owner, number = self._owners.pop(output.request_id)
+                        drawn = getattr(output.outputs, "data", None) is None
+                        self.tokens += len(
+                            output.outputs[0].token_ids if drawn else output.prompt_token_ids
+                        )
+                        owner.put(number, output)
+        except BaseException as error:  # noqa: BLE001  (raised again where the answer is awaited)
+            self._fail(error, batch)
+
+    def _add(self, batch: _Batch, number: int, ids: Sequence[int], parameters: Any) -> None:
+        name = str(next(self._numbers))
+        self._owners[name] = (batch, number)
+        prompt = {"type": "token", "prompt_token_ids": list(ids)}
+        self._engine.add_request(name, prompt, parameters, lora_request=self._lora)
+
+    def _fail(self, error: BaseException, last: _Batch | None) -> None:
+        waiting = [batch for batch, _ in self._owners.values()]
+        waiting += [last] if last is not None else []
+        while not self._inbox.empty():
+            if (late := self._inbox.get()) is not None:
+                waiting.append(late)
+        told = error
+        if not isinstance(error, StageError):
+            told = StageError(
+                f"vLLM stopped: {_first(error)}",
+                "its own words are above; finished shards are kept, so run again, with a lower "
+                "how.gpu_memory_utilization or how.max_num_seqs if memory ran out",
+            )
+            told.__cause__ = error
+        for batch in waiting:
+            if not batch.done.done():
+                batch.done.set_exception(told)
+
+
+class _Vllm:
+    """What all three uses of vLLM share."""
+
+    lanes = LANES
+
+    def __init__(
+        self, directory: Path, dtype: str, adapter: Path | None, how: Mapping[str, Any]
+    ) -> None:
+        """`how`: arguments of vLLM's EngineArgs that change no result."""
+        import vllm
+
+        self.name = f"vllm {vllm.__version__}"
+        self._found = checkpoint.read(directory)
+        self._settings = {"dtype": dtype, "max_model_len": self._found.max_context, **how}
+        self._adapter = adapter
+        self._started: _Engine | None = None
+        self._starting = threading.Lock()
+        self._before = 0
+        self.tokenizer = self._found.tokenizer
+        self.max_context = self._found.max_context
+
+    @property
+    def tokens(self) -> int:
+        """As engines.Engine says."""
+        return self._before + (self._started.tokens if self._started else 0)
+
+    def _engine(self, **settings: Any) -> _Engine:
+        with self._starting:
+            if self._started is None:
+                self._started = _Engine(
+                    self._found.directory, self._adapter, {**self._settings, **settings}
+                )
+            return self._started
+
+    def _fitting(self, longest: int) -> None:
+        """Raises InputError when a request is longer than the engine was told to expect."""
+        limit = int(self._settings["max_model_len"])
+        if longest > limit:
+            raise InputError(
+                f"a request may take {longest} tokens, how.max_model_len allows {limit}",
+                "raise how.max_model_len, or leave it out",
+            )
+
+    def close(self) -> None:
+        with self._starting:
+            if self._started is not None:
+                self._before = self.tokens
+                self._started.close()
+                self._started = None
+
+
+class VllmSampler(_Vllm):
+    """A causal model, with a LoRA adapter on it if one is given. See engines.Sampler.
+
+    All answers come from one stream of random numbers, seeded by the first batch. A seed for each
+    request would draw row by row, about one kernel launch a row and step, without making answers
+    bit-stable: logits hang on what else is in the batch. On a CPU such requests end the engine
+    (0.32: "CPU Generator does not use offset") when a prompt is read in two parts.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        dtype: str,
+        adapter: Path | None = None,
+        how: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(directory, dtype, adapter, how or {})
+        self.stop_ids = self._found.stop_ids
+        self._seed: int | None = None
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
+    ) -> list[Sample]:
+        rooms = rooms_of(prompts, sampling, self.max_context)
+        self._fitting(max((len(p) + r for p, r in zip(prompts, rooms, strict=True)), default=0))
+        self._seed = seed if self._seed is None else self._seed
+        engine = self._engine(seed=self._seed)
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = {
+            room: SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=room,
+                stop_token_ids=self.stop_ids,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for room in set(rooms)
+        }
+        outputs = engine.ask([(p, parameters[r]) for p, r in zip(prompts, rooms, strict=True)])
+        stops = frozenset(self.stop_ids)
+        return [Sample.cut(output.outputs[0].token_ids, stops, self._seed) for output in outputs]
+
+
+class VllmScorer(_Vllm):
+    """A sequence classifier with one label, pooled. See engines.Scorer."""
+
+    def __init__(self, directory: Path, dtype: str, how: Mapping[str, Any] | None = None) -> None:
+        super().__init__(directory, dtype, None, how or {})
+        checkpoint.one_label(self._found)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        self._fitting(max(map(len, sequences), default=0))
+        engine = self._engine(runner="pooling")
+        from vllm import PoolingParams
+
+        raw = PoolingParams(task="classify", use_activation=False)  # the logit itself
+        return [float(o.outputs.data[0]) for o in engine.ask([(ids, raw) for ids in sequences])]
+
+
+class VllmLikelihood(_Vllm):
+    """A causal model, with an adapter on it if one is given. See engines.Likelihood."""
+
+    def __init__(
+        self,
+        directory: Path,
+        dtype: str,
+        adapter: Path | None = None,
+        how: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(directory, dtype, adapter, how or {})
+
+    def log_probs(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> list[list[float]]:
+        self._fitting(max(map(len, sequences), default=0))
+        engine = self._engine(
+            # vLLM must draw one token beyond the text, which nobody reads
+            max_model_len=int(self._settings["max_model_len"]) + 1,
+            max_num_batched_tokens=_PROMPT_LOGITS,
+        )
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        asked = SamplingParams(
+            temperature=0,
+            max_tokens=1,
+            prompt_logprobs=0,  # of the token itself and of no other
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        found = []
+        outputs = engine.ask([(ids, asked) for ids in sequences])
+        for ids, start, output in zip(sequences, starts, outputs, strict=True):
+            table = output.prompt_logprobs
+            found.append([table[i][ids[i]].logprob for i in range(start, len(ids))])
+        return found
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0][:300]

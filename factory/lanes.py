@@ -1,0 +1,104 @@
+"""Lanes: several pieces of work under way at once, so that an engine is never left to drain.
+
+Only one lane runs Python at a time: it holds the turn and gives it up while it waits for an
+engine. So whoever writes the work need not think of threads: between two waits nothing of it runs
+beside anything else, and tokenizers, which may not be used from two threads at once, are safe.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+_LOOK = 0.1  # seconds between looks at whether the lanes are to stop
+
+
+class _Held(threading.local):
+    by: threading.Lock | None = None  # the turn that this thread holds
+
+
+_held = _Held()
+
+
+@contextmanager
+def resting() -> Iterator[None]:
+    """Let other lanes run while this one waits. Outside of a lane it does nothing."""
+    turn = _held.by
+    if turn is None:
+        yield
+        return
+    _held.by = None
+    turn.release()
+    try:
+        yield
+    finally:
+        turn.acquire()
+        _held.by = turn
+
+
+def run(
+    work: Iterable[Work], make: Callable[[Work], Result], lanes: int
+) -> Iterator[tuple[Work, Result]]:
+    """`make` of every piece of work, each with what it was made from, in the order in which they
+    get done. `lanes` of them are under way at once; the next is taken from `work` when one is
+    done, so nothing is held in memory ahead of time.
+
+    An error in `make` is raised here, and no further work is begun. With one lane there is no
+    thread.
+    """
+    if lanes == 1:
+        for piece in work:
+            yield piece, make(piece)
+        return
+    pieces, turn, over = iter(work), threading.Lock(), threading.Event()
+    done: queue.Queue[tuple[Work, Result] | BaseException | None] = queue.Queue(maxsize=lanes)
+
+    def say(what: tuple[Work, Result] | BaseException | None) -> None:
+        while not over.is_set():
+            try:
+                done.put(what, timeout=_LOOK)
+            except queue.Full:
+                continue
+            return
+
+    def lane() -> None:
+        try:
+            while not over.is_set():
+                with turn:
+                    _held.by = turn
+                    try:
+                        piece = next(pieces, _NOTHING)
+                        if piece is _NOTHING or over.is_set():
+                            break
+                        result = make(piece)  # type: ignore[arg-type]
+                    finally:
+                        _held.by = None
+                say((piece, result))  # type: ignore[arg-type]
+        except BaseException as error:  # noqa: BLE001  (raised again where the results are read)
+            say(error)
+        else:
+            say(None)
+
+    for number in range(lanes):  # daemons: what waits for an engine that is gone ends with us
+        threading.Thread(target=lane, name=f"lane {number}", daemon=True).start()
+    try:
+        running = lanes
+        while running:
+            said = done.get()
+            if isinstance(said, BaseException):
+                raise said
+            if said is None:
+                running -= 1
+            else:
+                yield said
+    finally:
+        over.set()
+
+
+_NOTHING = object()

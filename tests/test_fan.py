@@ -1,0 +1,65 @@
+"""Several processes on one machine: which GPUs each is shown, and what becomes of a failure."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from factory import fan
+from factory.errors import Interrupted, RecipeError, StageError
+from factory.fan import Fan, read_part, visible
+
+
+@pytest.mark.parametrize(("text", "part"), [("0/1", (0, 1)), ("7/8", (7, 8))])
+def test_a_part_is_counted_from_nought(text, part):
+    assert read_part(text) == part
+
+
+@pytest.mark.parametrize("text", ["8/8", "1", "a/b", "-1/2", "0/0", "1/2/3", ""])
+def test_what_is_no_part_is_refused(text):
+    with pytest.raises(RecipeError, match="not a part"):
+        read_part(text)
+
+
+def test_each_process_is_shown_gpus_of_its_own():
+    assert [shown["CUDA_VISIBLE_DEVICES"] for shown in visible(3, 2, {})] == ["0,1", "2,3", "4,5"]
+    given = {"HIP_VISIBLE_DEVICES": "4,5,6,7"}
+    assert [shown["HIP_VISIBLE_DEVICES"] for shown in visible(2, 2, given)] == ["4,5", "6,7"]
+    assert all(len(set(shown.values())) == 1 for shown in visible(2, 1, {}))
+
+
+@pytest.fixture
+def child(monkeypatch):
+    """Makes the processes run this code in place of the factory; argv ends in the part."""
+
+    def runs(code: str) -> tuple[Fan, list[str]]:
+        monkeypatch.setattr(fan, "_MAIN", code)
+        said: list[str] = []
+        return Fan(["run", "recipe"], said.append), said
+
+    return runs
+
+
+def test_every_process_makes_its_part_and_is_heard(child):
+    made, said = child("import sys; print(*sys.argv[1:])")
+    made("generate", 3, 1)
+    lines = sorted(line for line in said if line.startswith("  ["))
+    assert lines == [f"  [{n}] run recipe --only generate --shard {n}/3" for n in range(3)]
+
+
+def test_one_that_fails_stops_the_others(child):
+    made, said = child(
+        "import sys, time\nif sys.argv[-1] == '1/2': sys.exit('no memory')\ntime.sleep(600)"
+    )
+    started = time.monotonic()
+    with pytest.raises(StageError, match="a process of generate failed with exit code 1"):
+        made("generate", 2, 1)
+    assert time.monotonic() - started < 60
+    assert any("no memory" in line for line in said)
+
+
+def test_one_that_was_told_to_stop_stops_the_run(child):
+    made, _ = child("import sys; sys.exit(75)")
+    with pytest.raises(Interrupted):
+        made("generate", 2, 1)
