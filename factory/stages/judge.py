@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
 
-from factory import schemas
+from factory import schemas, shards
 from factory.artifact import Rows
-from factory.engines.transformers import TransformersScorer
+from factory.engines import choose
+from factory.engines.choose import EngineKnobs, Held
 from factory.errors import InputError, RecipeError
 from factory.knobs import REFERENCE
 from factory.rewards import Classifier
@@ -24,7 +24,7 @@ _POINTS = {"model": 1.0, "tie": 0.5, "reference": 0.0}
 NOT_INDEPENDENT = "training reward (not independent)"
 
 
-class JudgeHow(How):
+class JudgeHow(How, EngineKnobs):
     """`shard`: questions in a shard."""
 
     shard: int = Field(64, ge=1)
@@ -78,35 +78,35 @@ class Judge(Stage):
         both = {spec.name: self._matched(job, spec) for spec in job.slices}
         place = job.place(job.slices[0], "judge")
 
-        @functools.cache  # loaded when there is something to judge
-        def reward() -> Classifier:
-            return Classifier(TransformersScorer(place.path, self.dtype), self.max_tokens)
-
         judge = place.name or place.path.name
 
-        def make(shard: Shard) -> tuple[pa.Table, int]:
-            pairs = both[shard.slice][shard.start : shard.stop]
-            values = reward()([(row["prompt"], row["answer"]) for pair in pairs for row in pair])
-            rows = []
-            for number, (row, reference) in enumerate(pairs):
-                ours, theirs = values[2 * number].value, values[2 * number + 1].value
-                rows.append(
-                    {
-                        "model": row["model"],
-                        "reference": reference["model"],
-                        "judge": judge,
-                        "question_id": row["question_id"],
-                        "language": row["language"],
-                        "order": "apart",
-                        "verdict": _verdict(ours, theirs),
-                        "score_model": ours,
-                        "score_reference": theirs,
-                    }
-                )
-            return schemas.from_rows(rows, self.kind), sum(value.n_tokens for value in values)
+        with Held(lambda _: choose.scorer(self.how, place.path, self.dtype)) as engine:
 
-        sizes = {name: len(pairs) for name, pairs in both.items()}
-        tables = job.make_rows(self.kind, sizes, self.how.shard, make)
+            def make(shard: Shard) -> tuple[pa.Table, int]:
+                pairs = both[shard.slice][shard.start : shard.stop]
+                reward = Classifier(engine(), self.max_tokens)
+                values = reward([(row["prompt"], row["answer"]) for pair in pairs for row in pair])
+                rows = []
+                for number, (row, reference) in enumerate(pairs):
+                    ours, theirs = values[2 * number].value, values[2 * number + 1].value
+                    rows.append(
+                        {
+                            "model": row["model"],
+                            "reference": reference["model"],
+                            "judge": judge,
+                            "question_id": row["question_id"],
+                            "language": row["language"],
+                            "order": "apart",
+                            "verdict": _verdict(ours, theirs),
+                            "score_model": ours,
+                            "score_reference": theirs,
+                        }
+                    )
+                table = shards.noted(schemas.from_rows(rows, self.kind), engine=engine().name)
+                return table, sum(value.n_tokens for value in values)
+
+            sizes = {name: len(pairs) for name, pairs in both.items()}
+            tables = job.make_rows(self.kind, sizes, self.how.shard, make)
         counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
         verdicts = [row for table in tables.values() for row in table.to_pylist()]
         stats = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,8 @@ from pydantic import Field, field_validator
 from factory import chat, schemas, shards
 from factory.artifact import Rows
 from factory.chrf import chrf
-from factory.engines import Sampler
-from factory.engines.transformers import TransformersSampler
+from factory.engines import Sampler, choose
+from factory.engines.choose import EngineKnobs, Held
 from factory.errors import RecipeError
 from factory.knobs import EXTENT, GATE, REFERENCE
 from factory.language_id import detect
@@ -32,7 +31,7 @@ AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longe
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
 
 
-class TranslateHow(How):
+class TranslateHow(How, EngineKnobs):
     """`shard`: prompts in a shard, all their pieces one batch."""
 
     shard: int = Field(64, ge=1)
@@ -137,33 +136,37 @@ class Translate(Stage):
     def run(self, job: Job) -> Outcome:
         asked = {spec.name: self._asked(job, spec) for spec in job.slices}
         todo = {name: self._todo(job, name, rows) for name, rows in asked.items()}
-        model = job.place(job.slices[0], "model").path
+        place = job.place(job.slices[0], "model")
 
-        @functools.cache  # loaded when there is something to translate
-        def sampler() -> Sampler:
-            return TransformersSampler(model, self.dtype)
+        def opened(_: str) -> Sampler:
+            name = place.name or place.path.name
+            return choose.sampler(self.how, place.path, name, self.dtype)
 
-        def make(shard: Shard) -> tuple[pa.Table, int]:
-            rows = todo[shard.slice][shard.start : shard.stop]
-            said = translate(
-                [message["content"] for row in rows for message in row["messages"]],
-                wording(self.format, self.source_language, shard.slice, self.names),
-                sampler(),
-                self.chunk,
-                self.max_tokens,
-            )
-            parts = iter(said)
-            made = [
-                self._row(row, [next(parts) for _ in row["messages"]], shard.slice) for row in rows
-            ]
-            tokens = sum(part.n_tokens for part in said)
-            # Before the shard: one that is there has said what it dropped.
-            notes = {"tokens": tokens, "dropped": [lost for _, lost in made if lost]}
-            shards.write_atomically(_notes(job.work, shard), json.dumps(notes).encode())
-            return schemas.from_rows([row for row, lost in made if not lost], self.kind), tokens
+        with Held(opened) as engine:
 
-        sizes = {name: len(rows) for name, rows in todo.items()}
-        tables = job.make_rows(self.kind, sizes, self.how.shard, make)
+            def make(shard: Shard) -> tuple[pa.Table, int]:
+                rows = todo[shard.slice][shard.start : shard.stop]
+                said = translate(
+                    [message["content"] for row in rows for message in row["messages"]],
+                    wording(self.format, self.source_language, shard.slice, self.names),
+                    engine(),
+                    self.chunk,
+                    self.max_tokens,
+                )
+                parts = iter(said)
+                made = [
+                    self._row(row, [next(parts) for _ in row["messages"]], shard.slice)
+                    for row in rows
+                ]
+                tokens = sum(part.n_tokens for part in said)
+                # Before the shard: one that is there has said what it dropped.
+                notes = {"tokens": tokens, "dropped": [lost for _, lost in made if lost]}
+                shards.write_atomically(_notes(job.work, shard), json.dumps(notes).encode())
+                kept = schemas.from_rows([row for row, lost in made if not lost], self.kind)
+                return shards.noted(kept, engine=engine().name), tokens
+
+            sizes = {name: len(rows) for name, rows in todo.items()}
+            tables = job.make_rows(self.kind, sizes, self.how.shard, make)
         counts, stats, tokens = {}, {}, 0
         for spec in job.slices:
             lost, cost = _lost(job, spec.name)
@@ -182,7 +185,7 @@ class Translate(Stage):
             counts,
             determinism="exact",
             stats={"by_language": stats},
-            template=None if self.format == "completion" else chat.contract_of(model),
+            template=None if self.format == "completion" else chat.contract_of(place.path),
             tokens=tokens,
         )
 
