@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
-from factory import figures, licenses, markdown, references
+from factory import figures, licenses, markdown, references, yaml12
 from factory.artifact import InputRecord, Manifest
 from factory.errors import InputError
 from factory.evaluation import Comparison, model_index
@@ -38,7 +37,7 @@ def render(manifest: Manifest, found: Sequence[Comparison] = ()) -> str:
     kind = manifest.kind if manifest.kind in _MODELS else "dataset"
     terms = licenses.terms(manifest.license) if manifest.license else None
     command = shlex.join(["factory", "run", "recipe.yaml", "--until", manifest.step])
-    metadata = yaml.safe_dump(header(manifest, found), sort_keys=False)
+    metadata = yaml12.dump(header(manifest, found))
     values = {
         "header": markdown.Safe(metadata),
         "m": manifest,

@@ -104,7 +104,7 @@ def manifest(
         samples=samples.take(out, list(slices)) if step.repo_type == "dataset" else [],
         references=references.cited(
             step.stage.name,
-            fields,
+            fields | {"kind": outcome.stats.get("kind")},  # of a reward: what made it
             how,
             dict.fromkeys(record.source for record in read if record.source),
             [key for name in done if name in upstream for key in done[name].manifest.references],

@@ -43,6 +43,8 @@ def cited(
             found.append("icr")
         if any("sigma" in str(fields.get(side)) for side in ("chosen", "rejected")):
             found.append("sweetspot")
+    if fields.get("kind") == "implicit":
+        found.append("icr")
     if how.get("engine") == "vllm":
         found.append("vllm")
     found += [

@@ -250,6 +250,8 @@ def test_no_prose_is_torn_from_its_table_and_no_line_is_left_blank_twice(name):
     for line, after in zip(text.splitlines(), text.splitlines()[1:], strict=False):
         if line.startswith("|") and not after.startswith("|"):
             assert after == "", "a table ends with an empty line"
+        if after.startswith("## ") or after.startswith("```python"):
+            assert line == "", f"{after} stands apart"
 
 
 @pytest.mark.parametrize("name", [n for n, m in MANIFESTS.items() if m.stage != "import"])
@@ -439,10 +441,14 @@ def test_a_notice_that_a_licence_asks_for_is_on_the_card_and_a_persons_reason_to
 
 
 def test_a_collections_note_says_what_a_reader_wants_first():
-    assert card.note(kept()["pair"], "fp-1") == "pair: 48 rows, mean margin 0.0601, fp-1"
-    assert card.note(kept()["generate"], "fp-1") == "generate: 144 rows, 98% cut off, fp-1"
-    assert "held-out accuracy 100%" in card.note(kept()["dpo-all"], "fp-1")
-    assert "dpo-all 48.3 % [36.7, 60.0]" in card.note(kept()["judge"], "fp-1")
+    margins = [s["mean_margin"] for s in kept()["pair"].stats["by_slice"].values()]
+    mean = sum(margins) / len(margins)
+    assert card.note(kept()["pair"], "fp-1") == f"pair: 48 rows, mean margin {mean:.3g}, fp-1"
+    accuracy = kept()["dpo-all"].stats["final"]["eval_rewards/accuracies"]
+    assert f"held-out accuracy {accuracy:.0%}" in card.note(kept()["dpo-all"], "fp-1")
+    overall = kept()["judge"].stats["comparisons"][0]
+    assert f"dpo-all {overall['shown']}; dpo-es " in card.note(kept()["judge"], "fp-1")
+    assert "% cut off, fp-1" in card.note(kept()["generate"], "fp-1")
     assert card.note(kept()["prompts"], "fp-1") == "prompts: 36 rows, fp-1"
     assert all(len(card.note(manifest, "fp-1")) <= card.NOTE for manifest in kept().values())
 

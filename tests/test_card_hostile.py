@@ -101,6 +101,7 @@ def calm(name: str) -> list[str]:
 @example("reward", "<!-- ")
 @example("generate", "\n---\n")
 @example("dpo-es", "x" * 5000)
+@example("prompts", "1e3")  # a number in YAML 1.2, as the Hub reads it, but not in 1.1
 def test_no_text_changes_the_shape_of_a_page(name: str, text: str) -> None:
     manifest = poisoned(KEPT[name], text)
     rendered = card.render(manifest)

@@ -122,13 +122,13 @@ def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: P
 
     commit, found = refresh.refresh(hub, subject)
 
-    assert [(row.language, row.won, row.tied, row.lost) for row in found] == [("es", 1, 7, 2)]
+    [said] = [row for row in mine["judge"].stats["comparisons"] if row["model"] == "dpo-es"]
+    counts = (said["won"], said["tied"], said["lost"])
+    assert [(row.language, row.won, row.tied, row.lost) for row in found] == [("es", *counts)]
     text = hub.read(repo, "model", "main", "README.md").decode()
-    assert (
-        "| policy | judged/smoke-reward, training reward (not independent) | es | 1 | 7 | 2 |"
-        in text
-    )
-    assert "45.0 % [30.0, 60.0] no difference shown" in text
+    judge = "judged/smoke-reward, training reward (not independent)"
+    cells = ["policy", judge, "es", *map(str, counts), str(said["unparseable"]), said["shown"]]
+    assert f"| {' | '.join(cells)} |" in text
     tags = {ref.name: ref.target_commit for ref in hub._api.list_repo_refs(repo).tags}
     assert tags == {mine["dpo-es"].tag: published["dpo-es"].commit}
     after = hub.pin(repo, "model", "main")
@@ -139,9 +139,10 @@ def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: P
     assert hub.publish(tmp_path / "dpo-es", mine["dpo-es"], repo, "model", False).tag in tags
 
     [result] = hub._api.model_info(repo).card_data.eval_results  # as the client reads model-index
-    assert (result.metric_type, result.metric_value) == ("win_rate", 45.0)
+    rate = said["win_rate"]
+    assert (result.metric_type, result.metric_value) == ("win_rate", round(rate["rate"], 2))
     assert (result.dataset_type, result.dataset_config) == ("judged/smoke-questions", "es")
-    assert result.metric_args["low"] == 30.0
+    assert result.metric_args["low"] == round(rate["low"], 2)
     assert result.source_url.endswith(f"judged/smoke-verdicts/tree/{mine['judge'].tag}")
 
 

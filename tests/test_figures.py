@@ -52,3 +52,4 @@ def test_what_upstream_cites_is_cited_after_ones_own() -> None:
     found = references.cited("score", {}, {"engine": "vllm"}, sources, ["croco", "skywork"])
     assert found == ["vllm", "skywork", "arenahard", "croco"]
     assert "icr" in references.cited("pair", {"length_control": True}, {}, [], [])
+    assert "icr" in references.cited("score", {"kind": "implicit"}, {}, [], [])
