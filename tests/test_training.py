@@ -227,6 +227,12 @@ def test_a_reference_computed_beforehand_changes_nothing(
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
 
 
+def test_rows_of_like_length_are_batched_when_it_is_asked_for(tmp_path: Path) -> None:
+    for number, stage in enumerate((Sft, Dpo)):
+        _, outcome = trained(tmp_path / str(number), stage(**SMALL, group_by_length=True))
+        assert outcome.stats["steps"] >= 2
+
+
 # --- refused, and told ---------------------------------------------------------------------
 
 

@@ -37,7 +37,6 @@ class _Training(Stage):
     warmup: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     max_length: int = Field(4096, ge=8)
-    group_by_length: bool = False  # rows of like length in one batch: less padding, another order
     held_out: float = Field(0.01, ge=0, lt=1)
     min_pairs: Annotated[int, GATE, Field(ge=2)] = 8
     lora: Lora = Lora()
@@ -69,10 +68,10 @@ class _Training(Stage):
         fitting, counts, tokens = self._fitting(found, tokenizer, job.step)
         train, held_out = rows.split(fitting, self.held_out, job.seed)
         checkpoints = job.work / "checkpoints"
-        kept = {*self.columns, "length"} if self.group_by_length else set(self.columns)
+        task = self._task(job, checkpoints)
+        kept = {*self.columns, "length"} if task.group_by_length else set(self.columns)
         told = [[{n: row[n] for n in kept} for row in part] for part in (train, held_out)]
         rows.put(checkpoints / "rows", *told)
-        task = self._task(job, checkpoints)
         result = launch.run(task, job.progress)
         history = result["history"]
         stats: dict[str, Any] = {
@@ -256,6 +255,7 @@ class Sft(_Adapter):
     upstream: ClassVar[str] = "best"
 
     lr: float = Field(2e-4, gt=0)
+    group_by_length: bool = False  # rows of like length in one batch: less padding, another order
 
 
 class Dpo(_Adapter):
@@ -279,6 +279,7 @@ class Dpo(_Adapter):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     simpo_gamma: float = Field(0.5, ge=0)
     disable_dropout: bool = True
+    group_by_length: bool = False  # as for sft; for the losses of TRL's DPOTrainer
     start_from: Literal["policy", "sft"] = "policy"
 
     @field_validator("loss", mode="before")
@@ -295,6 +296,8 @@ class Dpo(_Adapter):
             raise ValueError("exo_pair needs label_smoothing over 0; its paper takes 0.001")
         if self.simpo_gamma != 0.5 and names != {"simpo"}:
             raise ValueError("simpo_gamma is for the loss simpo")
+        if self.group_by_length and names & losses.ALONE.keys():
+            raise ValueError(f"group_by_length is not for {losses.said(self.loss)}")
         if names & losses.ACROSS_ROWS and self.how.micro_batch == 1:
             raise ValueError(
                 f"{losses.said(self.loss)} compares the rows of a micro batch: "

@@ -186,6 +186,8 @@ def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks
             "loss_type": list(weights),
             "loss_weights": list(weights.values()),
             "label_smoothing": task.label_smoothing,
+            # the sampler reads lengths from a column that nothing else uses
+            "remove_unused_columns": not task.group_by_length,
         }
     if kind == "cpo":
         shared |= {"label_smoothing": task.label_smoothing, "simpo_gamma": task.simpo_gamma}
