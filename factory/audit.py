@@ -16,6 +16,7 @@ from pydantic import Field
 from factory.knobs import Knobs
 
 FEWEST = 5  # prompts, or pairs, under which nothing is concluded
+_SLIGHT = 0.1  # a rank correlation that is not worth a word
 # 0 for equal rewards: the last bits of their mean would make a deviation of its own
 _std = (
     pl.when(pl.col("reward").n_unique() > 1)
@@ -193,10 +194,12 @@ def _read_length(figures: Mapping[str, Any]) -> list[str]:
         return []
     chars, tokens = figures["length_chars"], figures["length_tokens"]
     also = "" if tokens is None else f" and {tokens:+.2f} in tokens"
+    side = "longer" if chars > 0 else "shorter"
+    favours = "hardly minds it" if abs(chars) < _SLIGHT else f"favours the {side}"
     return [
         f"Among answers to one prompt its order agrees with length at {chars:+.2f} in characters"
-        f"{also} (rank correlation, {figures['length_prompts']} prompts): it favours the "
-        f"{'longer' if chars > 0 else 'shorter'}, and at 1 it would measure nothing else."
+        f"{also} (rank correlation, {figures['length_prompts']} prompts): it {favours}; at 1 it "
+        "would measure nothing else."
     ]
 
 

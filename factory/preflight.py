@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from factory.engines import Sampling
 from factory.recipe import Recipe
 from factory.stages.contract import Outside, Read, SliceSpec, Stage
 
@@ -127,13 +128,14 @@ def over_long(
         return _too_long(over, lengths, longest, about, where, most)
     if context is None:
         return []
-    # an answer gets max_tokens, or what its prompt leaves if that is half of the context
-    least = min(use.limit, context // 2)
-    over = [name for name, size in lengths.items() if context - size < least]
+    sampling = Sampling(temperature=1, top_p=1, max_tokens=use.limit)
+    rooms = {name: sampling.room(size, context) for name, size in lengths.items()}
+    over = [name for name, room in rooms.items() if not room]
+    least = min(use.limit, context // 2)  # what room() leaves at the least
     found = _too_long(over, lengths, longest, about, where, context - least)
-    short = [size for size in lengths.values() if least <= context - size < use.limit]
+    short = [room for room in rooms.values() if 0 < room < use.limit]
     if short:
-        left = context - max(short)
+        left = min(short)
         found.append(
             Finding(
                 "warning",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -261,6 +262,16 @@ def test_there_is_a_sentence_for_every_figure() -> None:
     assert "7 of 7 pairs (100%" in said[4]
 
 
+def test_a_slight_correlation_is_not_made_much_of() -> None:
+    def said(reward: Reward) -> str:
+        return of(answers("es", reward), "es")["readings"][1]
+
+    assert "favours the longer" in said(lambda p, k, length: length)
+    assert "favours the shorter" in said(lambda p, k, length: -length)
+    # up with length in one prompt, down in the next
+    assert "hardly minds it" in said(lambda p, k, length: length if p % 2 else -length)
+
+
 def test_readings_come_from_the_figures_alone() -> None:
     figures = of(answers("es", noise(2)), "es")
     assert readings(figures) == figures["readings"]
@@ -311,7 +322,10 @@ def manifest_with(found: dict[str, Any], **more: str) -> Any:
     there: dict[str, Any] = {}
     for name in ("prompts", "preferences", "reward", "generate"):
         there[name] = Found(manifest_of(recipe, lock, plans[name], there))
-    told = {code: {"scored": 12, "without_reward": 0, "tokens": 9} for code in ("en", "es", "fr")}
+    told = {
+        code: {"scored": 10, "without_reward": 2, "tokens": 9, "reasons": {"too_long": 2}}
+        for code in ("en", "es", "fr")
+    }
     stats = {"by_language": told, "audit": found, **more}
     return manifest_of(recipe, lock, plans["score"], there, stats=stats)
 
@@ -324,6 +338,7 @@ def test_a_card_has_a_row_and_readings_for_every_language() -> None:
     assert text.count("- Answers to one prompt lie") == 2
     [row] = [line for line in text.splitlines() if line.startswith("| es | 0 |")]
     assert "7 of 7" in row and "flat: it hardly tells answers" in row
+    assert re.search(r"\| en \| 10 \| 2: `?too_long`? 2 \|", text)
     assert "\n\n\n" not in text and "{{" not in text
 
 

@@ -14,7 +14,8 @@ from factory import chat
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError
 from factory.pocket import POCKET
-from factory.rewards import QUESTION, Generative, Implicit, _share, crosslingual
+from factory.rewards import QUESTION, Classifier, Generative, Implicit, _share, crosslingual
+from tests.families import tokenizer_of
 
 ASK = [{"role": "user", "content": "Why does bread rise?"}]
 LONG = [{"role": "user", "content": "Why does bread dough rise before it goes into the oven? " * 3}]
@@ -282,3 +283,54 @@ def test_shares_hold_at_any_size() -> None:
     assert _share(-1.0, -2000.0) == 1.0
     assert _share(math.log(0.3), math.log(0.1)) == pytest.approx(0.75)
     assert _share(math.log(0.1), math.log(0.3)) == pytest.approx(0.25)
+
+
+# A classifier reads the conversation as its own template prints it.
+
+
+class Reader:
+    """A scorer that keeps what it is given to read."""
+
+    max_context = 512
+
+    def __init__(self, family: str) -> None:
+        self.tokenizer = tokenizer_of(family)
+        self.read: list[list[int]] = []
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        self.read += [list(ids) for ids in sequences]
+        return [float(len(ids)) for ids in sequences]
+
+
+@pytest.mark.parametrize(
+    ("family", "printed"),
+    [
+        # Skywork-Reward-V2 comes in both. No system prompt is added, and BOS stands there once,
+        # where a text that is tokenized again would have it twice.
+        (
+            "llama3",
+            "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhy does bread rise?"
+            "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nYeast.<|eot_id|>",
+        ),
+        (
+            "qwen3",  # its stock template prints an empty thought before the last answer
+            "<|im_start|>user\nWhy does bread rise?<|im_end|>\n<|im_start|>assistant\n<think>\n\n"
+            "</think>\n\nYeast.<|im_end|>\n",
+        ),
+    ],
+)
+def test_a_reward_model_reads_its_own_template(family: str, printed: str) -> None:
+    reader = Reader(family)
+    [reward] = Classifier(reader, 512)(ITEMS[:1])
+    [ids] = reader.read
+    assert reader.tokenizer.decode(ids) == printed
+    assert reward.value == reward.n_tokens == len(ids)
+    if reader.tokenizer.bos_token_id is not None:
+        assert ids.count(reader.tokenizer.bos_token_id) == 1
+
+
+def test_a_classifier_is_not_given_what_is_too_long() -> None:
+    reader = Reader("llama3")
+    over, fits = Classifier(reader, 40)([(ASK, "yeast " * 60), (ASK, "Yeast.")])
+    assert (over.value, over.status, fits.status) == (None, "too_long", "ok")
+    assert len(reader.read) == 1

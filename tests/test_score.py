@@ -62,10 +62,11 @@ def roles(spec: SliceSpec) -> list[str]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     root = tmp_path_factory.mktemp("models")
-    found = {name: root / name for name in ("policy", "tuned", "classifier")}
+    found = {name: root / name for name in ("policy", "tuned", "classifier", "lora")}
     for path in found.values():
         path.mkdir()
     POCKET["local/tiny-random-llama"].build(found["policy"])
@@ -77,6 +78,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     judge = AutoModelForSequenceClassification.from_pretrained(str(found["tuned"]), num_labels=1)
     torch.nn.init.normal_(judge.score.weight)
     judge.save_pretrained(str(found["classifier"]))
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    base = AutoModelForCausalLM.from_pretrained(str(found["policy"]))
+    get_peft_model(base, lora).save_pretrained(str(found["lora"]))
     for name in ("tuned", "classifier"):
         AutoTokenizer.from_pretrained(str(found["policy"])).save_pretrained(str(found[name]))
     return found
@@ -173,6 +177,13 @@ def test_an_implicit_reward_reads_two_models_and_the_english_prompts(tmp_path: P
 def test_under_its_own_prompt_it_reads_no_others(tmp_path: Path) -> None:
     for spec in specs(recipe(tmp_path, more=", prompt: own")):
         assert roles(spec) == ["samples", "prompts", "policy", "reference"]
+
+
+def test_a_policy_may_be_a_base_with_an_adapter(tmp_path: Path) -> None:
+    tuned = "{kind: implicit, name: lab/policy, adapter: lab/lora, reference: policy}"
+    english, _ = specs(recipe(tmp_path, tuned))
+    assert roles(english) == ["samples", "prompts", "policy", "adapter", "reference"]
+    assert english.need("adapter") == Outside("adapter", "lab/lora@main", "model")
 
 
 def test_a_generative_reward_reads_one_model(tmp_path: Path) -> None:
@@ -278,6 +289,24 @@ def test_every_language_is_read_under_the_english_prompt(
         found = table.column("prompt_hash").to_pylist()
         assert found == (hashes if code == "es" else [None] * len(table))
     assert outcome.rows["es"].into == outcome.rows["es"].out == 6
+
+
+def test_the_adapter_is_on_the_policy_and_not_on_its_reference(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    tuned = "{kind: implicit, name: lab/policy, adapter: lab/lora, reference: policy}"
+    made = recipe(tmp_path, tuned)
+    _, tables = run(made, job(made, models, tmp_path))
+    base = TransformersLikelihood(models["policy"], "float32")
+    policy = TransformersLikelihood(models["policy"], "float32", models["lora"])
+    items = [
+        ([{"role": "user", "content": text}], answer)
+        for text in TEXTS["en"].values()
+        for answer in ANSWERS
+    ]
+    expected = [reward.value for reward in Implicit(policy, base, 512)(items)]
+    assert values(tables["en"]) == pytest.approx(expected, abs=1e-4)
+    assert all(value and abs(value) > 1e-3 for value in expected)
 
 
 def test_a_prompt_without_an_english_one_has_no_reward_and_a_reason(

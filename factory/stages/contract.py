@@ -187,7 +187,7 @@ class Scope:
                 f"write kind: classifier, or name a chat model for kind: {ref.kind}",
             )
         if ref.kind == "generative":
-            return (self.model(name, "generative", asked_by),)
+            return self.policy(name, "generative", asked_by)
         assert ref.reference is not None
         reference = self.model(ref.reference, "reference", asked_by)
         if self.models[ref.reference].kind != "causal":
@@ -195,7 +195,7 @@ class Scope:
                 f"models.{name}: its reference {ref.reference!r} is not a causal model",
                 f"name the model that {name} was tuned from",
             )
-        return (self.model(name, "policy", asked_by), reference)
+        return (*self.policy(name, "policy", asked_by), reference)
 
     def _trained(self, step: str, asked_by: str) -> SliceSpec:
         """The one slice of a step that trains a model, before the stage `asked_by`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -237,17 +238,18 @@ class Score(Stage):
         if kind == "classifier":
             scorer = choose.scorer(self.how, job.place(spec, "reward").path, self.dtype)
             return _Scoring(Classifier(scorer, self.max_tokens), scorer)
+        adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
         if kind == "generative":
             model = job.place(spec, "generative").path
-            asked = choose.likelihood(self.how, model, self.dtype)
+            asked = choose.likelihood(self.how, model, self.dtype, adapter)
             backend = Generative(asked, self.max_tokens, self.question or QUESTION)
             return _Scoring(backend, asked)
         # two models on one device, each with half of what one might take
         half = self.how.gpu_memory_utilization / 2
         how = self.how.model_copy(update={"gpu_memory_utilization": half})
         policy, reference = (
-            choose.likelihood(how, job.place(spec, role).path, self.dtype)
-            for role in ("policy", "reference")
+            choose.likelihood(how, job.place(spec, role).path, self.dtype, on)
+            for role, on in (("policy", adapter), ("reference", None))
         )
         return _Scoring(Implicit(policy, reference, self.max_tokens), policy, reference)
 
@@ -388,6 +390,7 @@ def describe(table: pa.Table) -> dict[str, Any]:
     return {
         "scored": len(values),
         "without_reward": sum(status != "ok" for status in statuses),
+        "reasons": dict(sorted(Counter(s for s in statuses if s != "ok").items())),
         "tokens": sum(table.column("n_tokens").to_pylist()),
         "rewards": histogram({"reward": pl.Series(values)}),
         **({"mean": float(np.mean(values)), "std": float(np.std(values))} if len(values) else {}),
