@@ -72,7 +72,7 @@ def visible(text: str) -> str:
 
 def quoted(value: Any) -> Safe:
     """A string as Python source: in double quotes, in ASCII, with nothing that ends a fence."""
-    body = ascii(str(value))[1:-1].replace("\\'", "'").replace('"', '\\"')
+    body = str(value).encode("unicode_escape").decode("ascii").replace('"', '\\"')
     return Safe('"' + _TAG.sub(r"\\x3c", body) + '"')
 
 

@@ -135,6 +135,8 @@ def test_a_value_is_one_cell_and_one_line(text: str) -> None:
 
 @settings(deadline=None)
 @given(words)
+@example("\\'")
+@example('\\"')
 def test_a_quoted_string_is_the_string_again(text: str) -> None:
     quoted = markdown.quoted(text)
     assert eval(quoted) == text
