@@ -28,6 +28,7 @@ _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's max_lora_rank m
 _MODELS = ("adapter", "model")
 _TAGS = {
     "dpo": ["lora", "trl", "dpo"], "sft": ["lora", "trl", "sft"], "reward": ["trl", "reward-model"],
+    "online": ["lora", "trl", "online-dpo"], "merge": ["lora", "merge"],
     "pair": ["dpo", "preference"], "best": ["sft"], "preferences": ["preference"],
 }  # fmt: skip
 
@@ -196,7 +197,8 @@ def _base(manifest: Manifest) -> tuple[str, str]:
 
 
 def _lora_rank(manifest: Manifest) -> int:
-    rank = int((manifest.fields.get("lora") or {}).get("r", _LORA_RANKS[0]))
+    said = (manifest.fields.get("lora") or {}).get("r", _LORA_RANKS[0])
+    rank = int(manifest.stats.get("rank", said))
     return next((allowed for allowed in _LORA_RANKS if allowed >= rank), _LORA_RANKS[-1])
 
 

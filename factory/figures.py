@@ -11,7 +11,7 @@ from factory.artifact import Manifest, Rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-REWARDS = "rewards.png"
+CURVE, REWARDS = "curve.png", "rewards.png"
 _COLOURS = {
     "pool": "#c8c8c8", "chosen": "#2a7f9e", "rejected": "#c4622d", "margin": "#5a5a8c",
     "reward": "#5a7d4f",
@@ -19,16 +19,54 @@ _COLOURS = {
 _INK = "#444444"
 
 
+# What a curve shows: the first of each that was logged. DPO's names, and the reward trainer's.
+_CURVES = (
+    ("loss",),
+    ("rewards/margins", "margin"),
+    ("rewards/accuracies", "accuracy"),
+    ("logps/chosen", "mean_token_accuracy"),
+    ("grad_norm",),
+    ("learning_rate",),
+)
+
+
 def wanted(manifest: Manifest) -> dict[str, str]:
     """The drawings that this manifest's numbers allow beside those a stage made itself: file to
     what it shows."""
-    return {REWARDS: "Rewards of all samples, by language"} if _rewards(manifest) else {}
+    found = {}
+    if len(_logged(manifest)) > 1:
+        found[CURVE] = "Training: what was logged, by optimizer step; dots are held-out rows"
+    if _rewards(manifest):
+        found[REWARDS] = "Rewards of all samples, by language"
+    return found
 
 
 def draw(manifest: Manifest, directory: Path) -> None:
     """Draw what is `wanted` into `directory`."""
-    if REWARDS in wanted(manifest):
+    files = wanted(manifest)
+    if CURVE in files:
+        draw_curve(directory / CURVE, _logged(manifest), manifest.stats.get("held_out_curve", []))
+    if REWARDS in files:
         draw_rewards(directory / REWARDS, _rewards(manifest))
+
+
+def draw_curve(
+    path: Path,
+    entries: Sequence[Mapping[str, float]],
+    held_out: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """Loss, margin, accuracy, the chosen answers' log-probability, gradient norm and learning rate
+    over optimizer steps, as far as they were logged, with the held-out rows as dots. Each point
+    stands at its own step, whatever other entries lack."""
+    keys = [next((k for k in names if any(k in e for e in entries)), "") for names in _CURVES]
+    keys = [key for key in keys if key]
+    grid = _grid(1, keys, [""], height=1.7)
+    for axes, key in zip(grid[0], keys, strict=True):
+        points = [(e.get("step", n + 1), e[key]) for n, e in enumerate(entries) if key in e]
+        axes.plot([x for x, _ in points], [y for _, y in points], color=_COLOURS["chosen"], lw=1)
+        dots = [(e["step"], e[f"eval_{key}"]) for e in held_out if f"eval_{key}" in e]
+        axes.plot([x for x, _ in dots], [y for _, y in dots], "o", color=_COLOURS["rejected"], ms=3)
+    _save(grid, path)
 
 
 def draw_rewards(path: Path, languages: Mapping[str, Mapping[str, Any]]) -> None:
@@ -46,6 +84,10 @@ def draw_rewards(path: Path, languages: Mapping[str, Mapping[str, Any]]) -> None
             one.set_xlim(low, high if high > low else low + 1)
             one.set_title(name, loc="left", y=0.86, fontsize=8, color=_INK)
     _save(grid, path)
+
+
+def _logged(manifest: Manifest) -> list[Mapping[str, float]]:
+    return [entry for entry in manifest.stats.get("curve", []) if "loss" in entry]
 
 
 def _rewards(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
@@ -103,39 +145,6 @@ def draw_comparison(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.invert_yaxis()
         axes.tick_params(labelleft=number == 0)
     _save(grid, path)
-
-
-def draw_training(
-    path: Path, steps: Sequence[Mapping[str, float]], held_out: Sequence[Mapping[str, float]]
-) -> None:
-    """A training as it went: loss, reward accuracy and margin where there are any, log-probability
-    of the chosen answers, gradient norm and learning rate over steps, with the held-out rows as
-    points. Entries are those of watching.curve and watching.held_out."""
-    panels = {
-        "loss": "loss",
-        "token accuracy": "mean_token_accuracy",
-        "reward accuracy": "rewards/accuracies",
-        "reward margin": "rewards/margins",
-        "log p of chosen": "logps/chosen",
-        "gradient norm": "grad_norm",
-        "learning rate": "learning_rate",
-    }
-    if any("rewards/accuracies" in entry for entry in steps):
-        panels.pop("token accuracy")
-    there = {name: key for name, key in panels.items() if any(key in entry for entry in steps)}
-    grid = _grid(1, list(there), [""], height=1.7)
-    for axes, key in zip(grid[0], there.values(), strict=True):
-        _line(axes, steps, key, "-", "chosen")
-        _line(axes, held_out, f"eval_{key}", "o", "rejected")
-    _save(grid, path)
-
-
-def _line(
-    axes: Axes, entries: Sequence[Mapping[str, float]], key: str, style: str, colour: str
-) -> None:
-    points = [(entry["step"], entry[key]) for entry in entries if key in entry]
-    if points:
-        axes.plot(*zip(*points, strict=True), style, color=_COLOURS[colour], lw=1, ms=3)
 
 
 def _grid(

@@ -419,7 +419,7 @@ def test_examples_are_rows_of_the_data_and_stand_in_the_manifest():
 
 
 def test_a_training_and_rewards_are_shown_where_they_were_drawn():
-    assert "](training.png)" in card.render(kept()["reward"])
+    assert "](curve.png)" in card.render(kept()["reward"])
     assert "](rewards.png)" in card.render(kept()["score"])
     assert ".png" not in card.render(kept()["judge"])
 

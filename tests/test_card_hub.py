@@ -53,7 +53,7 @@ def publish(hub: Any, directory: Path, manifest: Manifest) -> Any:
         base = next(record for record in manifest.models if record.role == "base")
         config = {"base_model_name_or_path": str(base.source).partition("@")[0]}
         (directory / "adapter_config.json").write_text(json.dumps(config))
-        (directory / "training.png").write_bytes(b"x")
+        (directory / "curve.png").write_bytes(b"x")
     (directory / "README.md").write_text(card.render(manifest))
     (directory / "factory.json").write_text(manifest.dump())
     kind = "model" if manifest.kind in ("adapter", "model") else "dataset"

@@ -11,7 +11,11 @@ from factory.card import TEMPLATES
 from tests.golden.refresh import manifests
 
 KEPT = manifests()
-DRAWN = {"score": {"rewards.png"}}
+DRAWN = {
+    "reward": {"curve.png"}, "dpo-all": {"curve.png"}, "dpo-es": {"curve.png"},
+    "sft-all": {"curve.png"},
+    "score": {"rewards.png"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -24,6 +28,16 @@ def test_what_is_wanted_is_drawn_and_nothing_else(tmp_path: Path, name: str) -> 
         assert content.startswith(b"\x89PNG")
         figures.draw(KEPT[name], tmp_path)
         assert path.read_bytes() == content
+
+
+def test_a_curve_has_a_point_for_what_was_logged_and_no_other(tmp_path: Path) -> None:
+    entries = [
+        {"loss": 1.0, "step": 10},
+        {"loss": 0.5, "grad_norm": 2.0, "step": 20},
+        {"loss": 0.2},
+    ]
+    figures.draw_curve(tmp_path / "c.png", entries)
+    assert (tmp_path / "c.png").exists()
 
 
 def test_rewards_of_one_value_or_none_can_be_drawn(tmp_path: Path) -> None:
@@ -52,4 +66,3 @@ def test_what_upstream_cites_is_cited_after_ones_own() -> None:
     found = references.cited("score", {}, {"engine": "vllm"}, sources, ["croco", "skywork"])
     assert found == ["vllm", "skywork", "arenahard", "croco"]
     assert "icr" in references.cited("pair", {"length_control": True}, {}, [], [])
-    assert "icr" in references.cited("score", {"kind": "implicit"}, {}, [], [])

@@ -103,5 +103,6 @@ class Merge(Stage):
             ],
             "chain": {"load_on": base.name, "revision": base.revision, "start": "policy"},
             "probe": found,
+            "rank": adapters.read_config(job.out)["r"],
         }  # fmt: skip
         return Outcome({spec.name: Rows(into=0, out=0)}, determinism="rounding", stats=stats)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from factory import chat, shards
+from factory import chat
 from factory.artifact import Rows
 from factory.errors import RecipeError, StageError, nearest
 from factory.knobs import GATE, REFERENCE
@@ -17,8 +17,6 @@ from factory.stages.contract import Need, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome
 from factory.training import losses, rows, watching
 from factory.training.settings import Dtype, Lora, Task, TrainHow
-
-FIGURE = "training.png"
 
 
 class _Training(Stage):
@@ -57,7 +55,6 @@ class _Training(Stage):
         return {self.read: self.min_pairs}
 
     def run(self, job: Job) -> Outcome:
-        from factory import figures
         from factory.training import launch
 
         [spec] = job.slices
@@ -89,8 +86,6 @@ class _Training(Stage):
             "held_out_curve": watching.held_out(history),
             "final": result["final"],
         }
-        with shards.replacing(job.out / FIGURE) as path:
-            figures.draw_training(path, stats["curve"], stats["held_out_curve"])
         template = None
         if self.kind == "adapter":
             stats |= self._finish(job, [rows.talk(row) for row in told[1] + told[0]])

@@ -85,7 +85,7 @@ def _falling(steps: Sequence[Entry]) -> list[str]:
 
 def _at_chance(steps: Sequence[Entry]) -> list[str]:
     """The reward accuracy of the last fifth is a coin's, over enough steps to tell."""
-    ends = _ends(steps, "rewards/accuracies")
+    ends = _ends(steps, "rewards/accuracies") or _ends(steps, "accuracy")
     if ends and len(steps) >= 20 and abs(ends[1] - 0.5) < 0.05:
         return [
             f"reward accuracy is {ends[1]:.2f} at the end, as if by chance: nothing was learned; "
