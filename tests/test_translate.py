@@ -26,6 +26,7 @@ from factory.stages.pair import Pair
 from factory.stages.score import Score
 from factory.stages.sources import Prompts, Questions
 from factory.stages.translate import Translate
+from tests.conftest import run_factory
 
 EN = [
     "Yesterday I took my bicycle to the workshop because the chain had broken again.",
@@ -386,3 +387,27 @@ def test_the_tiny_model_itself_translates(tmp_path, model):
     assert isinstance(table, pa.Table)
     assert len(table) + sum(outcome.rows["de"].dropped.values()) == 2
     assert outcome.tokens == 8
+
+
+@pytest.mark.slow
+def test_another_language_and_another_prompt_translate_only_what_is_new(home: Path) -> None:
+    """As a user runs it: the smoke recipe, with the drops of a random model left in."""
+
+    def go(*knobs: str) -> dict[str, dict[str, Any]]:
+        sets = ["keep_flawed=true", "compare=false", *knobs]
+        options = [part for knob in sets for part in ("--set", f"stages.translate.{knob}")]
+        done = run_factory(
+            "run", "smoke", "--only", "prompts", "--only", "translate", *options, home=home
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        paths = home.glob("work/local/*/artifact/factory.json")
+        newest = max(paths, key=lambda path: path.stat().st_mtime)
+        slices: dict[str, dict[str, Any]] = json.loads(newest.read_text())["slices"]
+        return slices
+
+    assert go()["de"]["rows"]["out"] == 6
+    slices = go("languages=[de, it]", "first=7")
+    assert {name: made["rows"]["out"] for name, made in slices.items()} == {"de": 7, "it": 7}
+    assert {name: sum(made["taken_over"].values()) for name, made in slices.items()} == {
+        "de": 6, "it": 0,
+    }  # fmt: skip
