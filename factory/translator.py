@@ -27,6 +27,7 @@ def translate(
 ) -> list[Said]:
     """Translate every text, in order: cut, ask for all pieces in one batch, put together."""
     tokenizer = sampler.tokenizer
+    sampling = Sampling(0.0, 1.0, max_tokens)
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -45,13 +46,11 @@ def translate(
         ]
         if any(words.markers(body, tokenizer.all_special_tokens) for body in bodies):
             reasons.append("markers")
-        elif any(len(one) >= sampler.max_context for one in ids):
+        elif not all(sampling.room(len(one), sampler.max_context) for one in ids):
             reasons.append("too_long")
         else:
             reasons.append(None)
             prompts += ids
-    longest = max(map(len, prompts), default=0)
-    sampling = Sampling(0.0, 1.0, min(max_tokens, sampler.max_context - longest))
     answers = iter(sampler.sample(prompts, sampling, seed=0) if prompts else [])
     return [
         Said("", cut_off=False, n_tokens=0, reason=reason)

@@ -13,12 +13,11 @@ import pytest
 
 from factory import schemas, shards
 from factory.earlier import Earlier
-from factory.engines import Sample, Sampling
+from factory.engines import Sample, Sampling, choose
 from factory.errors import RecipeError
 from factory.pocket import POCKET
 from factory.reading import address
 from factory.recipe import load
-from factory.stages import translate as stage_file
 from factory.stages.contract import ModelRef, Scope
 from factory.stages.generate import Generate
 from factory.stages.job import Job, Outcome, Place, read_slice, slice_directory
@@ -56,11 +55,15 @@ class Translator:
 
         self.tokenizer = chat.load_tokenizer(str(model))
         self.stop_ids = [self.tokenizer.eos_token_id]
+        self.name, self.lanes, self.tokens = "a book", 1, 0
         self.max_context = 2048
         self.asked: list[str] = []
         self.prompts: list[list[int]] = []
         self.sampling: Sampling | None = None
         self._answer, self._cut = answer, cut
+
+    def close(self) -> None:
+        pass
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
@@ -117,13 +120,14 @@ def run(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         if stage.compare:
             write_prompts(tmp_path / "in", "de", [talk(text) for text in DE])
         translator = Translator(model, answer, cut)
-        monkeypatch.setattr(stage_file, "TransformersSampler", lambda *_: translator)
+        monkeypatch.setattr(choose, "sampler", lambda *_: translator)
         specs = stage.slices(scope(stage))
         places = {
             need: Place(model if need.role == "model" else tmp_path / "in")
             for spec in specs
             for need in spec.needs
         }
+        (tmp_path / f"work-{out}").mkdir(exist_ok=True)
         job = Job("translate", 0, tuple(specs), places, tmp_path / f"work-{out}", tmp_path / out,
                   lambda done, total, unit, tokens=0: None, earlier or {})  # fmt: skip
         outcome = stage.run(job)
@@ -380,6 +384,7 @@ def test_the_tiny_model_itself_translates(tmp_path, model):
     specs = stage.slices(scope(stage))
     places = {need: Place(model if need.role == "model" else tmp_path / "in")
               for spec in specs for need in spec.needs}  # fmt: skip
+    (tmp_path / "work").mkdir()
     job = Job("translate", 0, tuple(specs), places, tmp_path / "work", tmp_path / "out",
               lambda done, total, unit, tokens=0: None)  # fmt: skip
     outcome = stage.run(job)

@@ -23,7 +23,7 @@ from factory.languages import language
 from factory.reading import address
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome
+from factory.stages.job import Job, Outcome, engines, policy, read_slice
 from factory.translation import Format, flaw, length_ratio, wording
 from factory.translator import Said, translate
 
@@ -32,9 +32,9 @@ _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to 
 
 
 class TranslateHow(How, EngineKnobs):
-    """`shard`: prompts in a shard, all their pieces one batch."""
+    """`shard`: prompts in a shard."""
 
-    shard: int = Field(64, ge=1)
+    shard: int = Field(256, ge=1)
 
 
 class Translate(Stage):
@@ -102,7 +102,7 @@ class Translate(Stage):
             )
         given = {spec.name: spec for spec in prompts.slices(scope)}
         source = given[self.source_language]
-        model = scope.model(self.model, "model", self.name)
+        model = scope.policy(self.model, "model", self.name)
         return [
             SliceSpec(
                 self.name,
@@ -110,7 +110,7 @@ class Translate(Stage):
                 code,
                 (
                     Read("prompts", source.step, source.name),
-                    model,
+                    *model,
                     *([Read("reference", given[code].step, code)] if self.compare else []),
                 ),
             )
@@ -136,58 +136,71 @@ class Translate(Stage):
     def run(self, job: Job) -> Outcome:
         asked = {spec.name: self._asked(job, spec) for spec in job.slices}
         todo = {name: self._todo(job, name, rows) for name, rows in asked.items()}
-        place = job.place(job.slices[0], "model")
+        place, adapter = policy(job, job.slices[0])
 
         def opened(_: str) -> Sampler:
             name = place.name or place.path.name
-            return choose.sampler(self.how, place.path, name, self.dtype)
+            return choose.sampler(self.how, place.path, name, self.dtype, adapter)
 
         with Held(opened) as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 rows = todo[shard.slice][shard.start : shard.stop]
-                said = translate(
-                    [message["content"] for row in rows for message in row["messages"]],
-                    wording(self.format, self.source_language, shard.slice, self.names),
-                    engine(),
-                    self.chunk,
-                    self.max_tokens,
-                )
-                parts = iter(said)
-                made = [
-                    self._row(row, [next(parts) for _ in row["messages"]], shard.slice)
-                    for row in rows
-                ]
-                tokens = sum(part.n_tokens for part in said)
-                # Before the shard: one that is there has said what it dropped.
-                notes = {"tokens": tokens, "dropped": [lost for _, lost in made if lost]}
-                shards.write_atomically(_notes(job.work, shard), json.dumps(notes).encode())
-                kept = schemas.from_rows([row for row, lost in made if not lost], self.kind)
-                return shards.noted(kept, engine=engine().name), tokens
+                return self._make(engine(), job.work, shard, rows)
 
-            sizes = {name: len(rows) for name, rows in todo.items()}
-            tables = job.make_rows(self.kind, sizes, self.how.shard, make)
-        counts, stats, tokens = {}, {}, 0
-        for spec in job.slices:
-            lost, cost = _lost(job, spec.name)
-            rows = tables[spec.name].to_pylist()
-            dropped = Counter(str(row["reason"]) for row in lost)
-            dropped[AS_BEFORE] += len(asked[spec.name]) - len(rows) - len(lost)
-            counts[spec.name] = Rows(
-                into=len(asked[spec.name]), out=len(rows), dropped=dict(sorted((+dropped).items()))
+            made = job.make_shards(
+                self.kind,
+                {name: len(rows) for name, rows in todo.items()},
+                self.how.shard,
+                make,
+                lanes=lambda shard: engine().lanes,
+                spent=engine.tokens,
             )
-            stats[spec.name] = self._describe(job, spec, asked[spec.name], rows, lost)
-            tokens += cost
+        counts, stats = {}, {}
+        for spec in job.slices:
+            name = spec.name
+            rows = read_slice(job.out, name, self.kind).to_pylist()
+            lost = _lost(job, name)
+            dropped = Counter(str(row["reason"]) for row in lost)
+            dropped[AS_BEFORE] += len(asked[name]) - len(rows) - len(lost)
+            counts[name] = Rows(
+                into=len(asked[name]), out=len(rows), dropped=dict(sorted((+dropped).items()))
+            )
+            stats[name] = self._describe(job, spec, asked[name], rows, lost)
             if lost:
                 lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lost)
-                shards.write_atomically(_dropped(job.out, spec.name), lines.encode())
+                shards.write_atomically(_dropped(job.out, name), lines.encode())
         return Outcome(
             counts,
             determinism="exact",
-            stats={"by_language": stats},
+            stats={"by_language": stats, "engines": engines(made)},
             template=None if self.format == "completion" else chat.contract_of(place.path),
-            tokens=tokens,
+            tokens=sum(found.tokens for found in made.values()),
+            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
         )
+
+    def _make(
+        self, sampler: Sampler, work: Path, shard: Shard, asked: Sequence[dict[str, Any]]
+    ) -> tuple[pa.Table, int]:
+        """The translations of some prompts, and their tokens."""
+        said = translate(
+            [message["content"] for row in asked for message in row["messages"]],
+            wording(self.format, self.source_language, shard.slice, self.names),
+            sampler,
+            self.chunk,
+            self.max_tokens,
+        )
+        parts = iter(said)
+        made = [
+            self._row(row, [next(parts) for _ in row["messages"]], shard.slice) for row in asked
+        ]
+        # Before the shard: one that is there has said what it dropped.
+        lost = [lost for _, lost in made if lost]
+        shards.write_atomically(_notes(work, shard), json.dumps(lost).encode())
+        table = schemas.from_rows([row for row, lost in made if not lost], self.kind)
+        reasons = Counter(str(row["reason"]) for row in lost)
+        table = shards.noted(table, engine=sampler.name, dropped=dict(reasons))
+        return table, sum(part.n_tokens for part in said)
 
     def _asked(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
         """The prompts to be translated, with the turns that are."""
@@ -287,22 +300,18 @@ class Translate(Stage):
         return found
 
 
-def _lost(job: Job, name: str) -> tuple[list[dict[str, Any]], int]:
-    """What was dropped from a slice, and the tokens that its shards cost. A slice that stands as a
-    whole dropped what it dropped when it was made."""
+def _lost(job: Job, name: str) -> list[dict[str, Any]]:
+    """What was dropped from a slice. One that stands as a whole dropped what it dropped when it
+    was made."""
     if job.taken(name, Translate.kind).whole:
         for earlier in job.earlier.get(name, ()):
             file = _dropped(earlier.path.parent.parent, name)
             if earlier.whole and file.exists():
-                return [json.loads(line) for line in file.read_text("utf-8").splitlines()], 0
-        return [], 0
-    shards_of = [shard for shard in shards.read_grid(job.work).shards if shard.slice == name]
-    notes = [
-        json.loads(path.read_bytes())
-        for shard in shards_of
-        if (path := _notes(job.work, shard)).exists()
-    ]
-    return [lost for note in notes for lost in note["dropped"]], sum(n["tokens"] for n in notes)
+                return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        return []
+    mine = [shard for shard in shards.read_grid(job.work).shards if shard.slice == name]
+    paths = [path for shard in mine if (path := _notes(job.work, shard)).exists()]
+    return [lost for path in paths for lost in json.loads(path.read_bytes())]
 
 
 def _notes(work: Path, shard: Shard) -> Path:
