@@ -144,7 +144,15 @@ STATS: dict[str, dict[str, Any]] = {
             for code in LANGUAGES
             for label in ("policy", "dpo-all")
         }
-        | {"es/dpo-es": {"answers": 12, "tokens": 9, "cut_off": 0, "in_language": 12}}
+        | {
+            "es/dpo-es": {
+                "answers": 12,
+                "tokens": 9,
+                "cut_off": 0,
+                "in_language": 12,
+                "line_pass_rate": 0.75,
+            }
+        }
     },
     "judge": {
         "judge": "local/demo-reward",
@@ -507,3 +515,9 @@ def test_the_card_of_a_translation_lays_it_beside_what_people_wrote():
     assert "| de | 12 | 3 | 0 | 1 | 1.1 |" in text
     assert "| de | 6 | 12.35 | none |" in text
     assert header_of(text)["language"] == ["de"]
+
+
+def test_the_line_pass_rate_is_on_the_card_of_the_arena_where_there_is_one():
+    text = card.render(MANIFESTS["arena"])
+    assert "| es/dpo-es | 12 | 0 | 12 | 75.0 % |" in text
+    assert "| en/policy | 12 | 1 | 11 |  |" in text

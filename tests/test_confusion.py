@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from factory.chrf import chrf
 from factory.confusion import average, confusion, normalized
 from factory.errors import InputError
+from factory.language_id import detect
 
 GERMAN = "Das hier ist eine ganz normale Zeile."
 ENGLISH = "This line here is a plain English one."
@@ -86,6 +87,12 @@ def test_the_overall_rate_is_a_mean_over_languages_of_means_over_sources():
     rates = {("a", "de"): 1.0, ("b", "de"): 0.5, ("a", "fr"): 0.25, ("b", "fr"): None}
     assert average(rates) == (0.75 + 0.25) / 2
     assert average({}) is None
+
+
+def test_with_the_real_detector():
+    danish = "Jeg kunne ikke sove i nat, fordi naboens hund gøede hele tiden."
+    answers = [danish, f"{danish}\n\n{ENGLISH}", f"{danish}\nOk, tak."]
+    assert confusion(answers, "da", detect).line_pass_rate == pytest.approx(2 / 3)
 
 
 @given(st.lists(st.sampled_from([GERMAN, ENGLISH, "kurz", ""]), max_size=6))

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from factory import chat, schemas, shards
 from factory.artifact import Rows
+from factory.confusion import UNSPACED, confusion
 from factory.engines import Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.knobs import REFERENCE
@@ -99,6 +100,7 @@ class Arena(Stage):
                 "tokens": sum(table.column("n_tokens").to_pylist()),
                 "cut_off": table.column("finish_reason").to_pylist().count("length"),
                 "in_language": sum(matches(code, str(specs[name].language)) for code in languages),
+                "line_pass_rate": _line_pass_rate(table, str(specs[name].language)),
             }
         return Outcome(
             counts,
@@ -140,6 +142,14 @@ class Arena(Stage):
             dropped={"prompt_too_long": over} if over else {},
         )
         return table, sum(len(sample.token_ids) for sample in drawn)
+
+
+def _line_pass_rate(answers: pa.Table, language: str) -> float | None:
+    """The share of answers without a line in another language; None where words, and so the
+    shortest line that is looked at, cannot be counted."""
+    if language in UNSPACED:
+        return None
+    return confusion(answers.column("answer").to_pylist(), language, detect).line_pass_rate
 
 
 def _label(name: str) -> str:

@@ -16,6 +16,7 @@ from factory.engines import Sample, Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.knobs import EXTENT, REFERENCE
 from factory.language_id import detect
+from factory.languages import language
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome, engines, policy, read_slice
@@ -188,11 +189,11 @@ def _describe(out: Path, name: str) -> dict[str, int]:
     columns = ["finish_reason", "detected_language", "language", "n_tokens"]
     frame = pl.from_arrow(read_slice(out, name, "samples", columns))
     assert isinstance(frame, pl.DataFrame)
-    ended = frame["finish_reason"]
+    ended, right = frame["finish_reason"], list(language(name).accepted)
     return {
         "samples": len(frame),
         "tokens": int(frame["n_tokens"].sum()),
         "finished": int((ended == "stop").sum()),
         "cut_off": int((ended == "length").sum()),
-        "in_language": int((frame["detected_language"] == frame["language"]).sum()),
+        "in_language": int(frame["detected_language"].is_in(right).sum()),
     }
