@@ -109,6 +109,8 @@ def _figures(answers: pl.DataFrame) -> dict[str, Any]:
         "length_chars": prompts["chars"].mean(),
         "length_tokens": prompts["tokens"].mean(),
         "length_prompts": prompts["chars"].count(),
+        # fewer where answers are cut at the same number of tokens
+        "token_prompts": prompts["tokens"].count(),
         "repeatable": _repeatable(rows),
     }
 
@@ -157,8 +159,8 @@ def _suspicions(
         elif english and figures["spread"] < limits.spread * (english["spread"] or 0.0):
             found.append("flat: it tells answers apart far less than in English")
     if figures["length_prompts"] >= FEWEST:
-        known = (figures["length_chars"], figures["length_tokens"] or 0.0)
-        follows = max(known, key=abs)
+        tokens = figures["length_tokens"] if figures["token_prompts"] >= FEWEST else 0.0
+        follows = max(figures["length_chars"], tokens, key=abs)
         if abs(follows) > limits.length:
             found.append(f"length: it follows {'length' if follows > 0 else 'shortness'} alone")
     if figures["pairs"] >= FEWEST and figures["accuracy"] < limits.accuracy:
@@ -193,7 +195,8 @@ def _read_length(figures: Mapping[str, Any]) -> list[str]:
     if figures["length_prompts"] < FEWEST:
         return []
     chars, tokens = figures["length_chars"], figures["length_tokens"]
-    also = "" if tokens is None else f" and {tokens:+.2f} in tokens"
+    enough = figures["token_prompts"] >= FEWEST
+    also = f" and {tokens:+.2f} in tokens" if enough else ""
     side = "longer" if chars > 0 else "shorter"
     favours = "hardly minds it" if abs(chars) < _SLIGHT else f"favours the {side}"
     return [

@@ -91,9 +91,12 @@ def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[Breach
 def _stops(tokenizer: Any, generation_config: Any) -> list[Breach]:
     try:
         closing = chat.closing_ids(tokenizer)
+        after = chat.rendered(tokenizer, PROBE, False).rpartition(PROBE[-1]["content"])[2]
     except InputError:
         return []  # said already
-    if not closing:
+    configured = getattr(generation_config, "eos_token_id", None)
+    known = configured if isinstance(configured, list | tuple) else [configured]
+    if not closing and (after.strip() or known in ([], [None])):
         return [
             Breach(
                 True,
@@ -101,8 +104,14 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[Breach]:
                 "let the template close a turn with a special token of the tokenizer",
             )
         ]
-    configured = getattr(generation_config, "eos_token_id", None)
-    known = configured if isinstance(configured, list | tuple) else [configured]
+    if not closing:  # as GLM's, where whoever speaks next ends it
+        return [
+            Breach(
+                False,
+                "the template prints nothing after an answer: nobody trained on it learns to stop",
+                "draw with this model, but train another, or let its template print a stop token",
+            )
+        ]
     if closing[0] in known:
         return []
     stop = tokenizer.convert_ids_to_tokens(closing[0])

@@ -183,6 +183,18 @@ def test_lengths_that_are_equal_in_tokens_alone_are_no_error() -> None:
     assert "in tokens" not in " ".join(figures["readings"])
 
 
+def test_a_correlation_that_rests_on_two_prompts_accuses_nobody() -> None:
+    # nearly all answers are cut at 16 tokens; in two prompts the longer one got more
+    table = answers("en", noise(1)).with_columns(
+        n_tokens=pl.when(pl.col("prompt_id").is_in(["p0", "p1"]))
+        .then(pl.col("reward").rank().over("prompt_id").cast(pl.Int64))
+        .otherwise(16)
+    )
+    figures = of(table, "en")
+    assert (figures["length_tokens"], figures["token_prompts"]) == (pytest.approx(1), 2)
+    assert figures["blind"] == [] and "in tokens" not in figures["readings"][1]
+
+
 def test_a_reward_for_prompts_alone_is_blind() -> None:
     found = audit(answers("mt", lambda p, k, length: p + 0.001 * k), {}, Limits())
     assert "flat" in blind(found)["mt"][0]

@@ -249,7 +249,11 @@ class Told:
 def test_a_run_is_stopped_before_the_first_step_with_a_model(
     hub: Any, put: Put, tmp_path: Path
 ) -> None:
-    put("lab/plain", "chatml", template="{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    put(
+        "lab/plain",
+        "chatml",
+        template="{% for m in messages %}{{ m['content'] + '###' }}{% endfor %}",
+    )
     put("lab/reward", "gemma")
     loaded = recipe_at(tmp_path, "models.policy=lab/plain")
     pins, _ = stock.resolve(loaded, hub, Home(tmp_path / "home"), None)

@@ -13,7 +13,7 @@ import pytest
 
 from factory import chat, templates
 from factory.errors import InputError
-from tests.families import FAMILIES, tokenizer_of
+from tests.families import FAMILIES, Family, tokenizer_of
 
 USER = {"role": "user", "content": "Name three rivers."}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -199,6 +199,36 @@ def test_a_template_of_another_family_ends_a_turn_with_plain_text() -> None:
         "no token ends the assistant's turn"
         in templates.breaches(tokenizer, SimpleNamespace(eos_token_id=None))[0].what
     )
+
+
+def test_a_turn_that_only_the_next_speaker_ends_is_for_drawing_alone() -> None:
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    found = only(tokenizer, [tokenizer.bos_token_id])
+    assert not found.fatal and "learns to stop" in found.what
+    assert only(tokenizer, []).fatal  # and nothing else would stop it
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("deepseek_r1_distill.jinja", "not how the whole conversation begins"),
+        ("gptoss.jinja", "<|channel|>final"),
+        ("smolvlm.jinja", "incomplete"),  # its messages hold parts, not text
+    ],
+)
+def test_templates_that_cannot_be_drawn_from_and_trained_on_alike(
+    template: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = ("<bos>", "<eos>", "<｜end▁of▁sentence｜>", "<|return|>", "<|im_start|>")
+    family = Family(template, ends, "<bos>", "<eos>", ())
+    monkeypatch.setitem(FAMILIES, "odd", family)
+    tokenizer = tokenizer_of("odd")
+    found = templates.breaches(tokenizer, SimpleNamespace(eos_token_id=1))
+    assert found[0].fatal and words in found[0].what
 
 
 def test_a_generation_config_without_the_closing_token() -> None:
