@@ -8,12 +8,15 @@ from typing import Any
 
 # Stages whose work is a method or a tool of somebody's.
 _STAGES: Mapping[str, tuple[str, ...]] = {
+    "translate": ("transformers", "langid"),
     "generate": ("croco", "transformers", "langid"),
     "pair": ("croco",),
     "best": ("croco",),
     "reward": ("lora", "trl", "peft"),
     "sft": ("lora", "trl", "peft"),
     "dpo": ("croco", "dpo", "lora", "trl", "peft"),
+    "online": ("croco", "dpo", "lora", "trl", "peft"),
+    "merge": ("lora", "peft"),
     "euroeval": ("euroeval",),
     "arena": ("transformers", "langid"),
 }

@@ -457,7 +457,8 @@ def test_a_collections_note_says_what_a_reader_wants_first():
     overall = kept()["judge"].stats["comparisons"][0]
     assert f"dpo-all {overall['shown']}; dpo-es " in card.note(kept()["judge"], "fp-1")
     assert "% cut off, fp-1" in card.note(kept()["generate"], "fp-1")
-    assert card.note(kept()["prompts"], "fp-1") == "prompts: 36 rows, fp-1"
+    rows = kept()["prompts"].rows().out
+    assert card.note(kept()["prompts"], "fp-1") == f"prompts: {rows} rows, fp-1"
     assert all(len(card.note(manifest, "fp-1")) <= card.NOTE for manifest in kept().values())
 
 
