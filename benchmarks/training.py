@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BATCH = 8  # rows a step; the published micro batch of 1 is accumulated to it
+BATCH = 4  # rows a step; the published micro batch of 1 is accumulated to it
 SETTINGS: dict[str, Any] = {"lr": 2e-4, "batch": BATCH, "max_length": 4096, "held_out": 0.0}
 MODELS = {
     "tiny": "local/tiny-random-llama",

@@ -70,7 +70,7 @@ def check(found: dict[str, Any], step: str) -> None:
     if not found["applied"]:
         raise StageError(
             f"{step}: the adapter changes no logit on {found['prompts']} prompts",
-            "raise lr or train on more rows: nothing was learned",
+            "raise lr, take a smaller batch or more rows: nothing was learned",
         )
     for way in ("merged", "transformers"):
         if found[way]["max"] > found["tolerance"]:
