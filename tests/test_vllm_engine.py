@@ -43,6 +43,7 @@ def test_a_rank_above_all_is_refused() -> None:
 
 
 @there
+@pytest.mark.slow
 def test_our_ranks_are_among_vllms() -> None:
     from typing import get_args
 
