@@ -113,7 +113,9 @@ ADDRESSES = st.lists(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(sources=st.lists(ADDRESSES, max_size=3), wanted=ADDRESSES.map(lambda a: list(set(a))))
 def test_taken_and_missing_together_are_what_was_asked_for(
     tmp_path_factory: pytest.TempPathFactory, sources: list[list[Address]], wanted: list[Address]
