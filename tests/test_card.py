@@ -46,7 +46,8 @@ ADAPTED = {
     "chain": {"load_on": "local/SmolLM2-135M-Instruct-Q4_1", "revision": "a" * 40,
               "start": "policy", "reference": "policy", "loss": "sigmoid"},
     "probe": {"prompts": 16, "dtype": "float32", "tolerance": 1e-3, "applied": True,
-              "base": {"max": 0.5, "mean": 0.1}, "merged": GAP, "transformers": GAP},
+              "base": {"max": 0.5, "mean": 0.1}, "merged": GAP,
+              "engine": {"name": "transformers 5", **GAP}},
 }  # fmt: skip
 STACKED = {
     **ADAPTED["chain"],  # type: ignore[dict-item]

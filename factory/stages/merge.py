@@ -10,11 +10,17 @@ from factory import chat
 from factory.artifact import Rows
 from factory.errors import RecipeError, nearest
 from factory.knobs import REFERENCE
-from factory.stages.contract import Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome
 from factory.training.settings import Dtype
 
 _SPARSE = ("ties", "dare_linear", "dare_ties", "ties_svd", "dare_linear_svd", "dare_ties_svd")
+
+
+class MergeHow(How):
+    """`engine`: what the probe holds against PEFT."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
 
 
 class Merge(Stage):
@@ -37,6 +43,7 @@ class Merge(Stage):
     weights: dict[str, float] = Field(default_factory=dict)
     density: float = Field(0.5, gt=0, le=1)
     dtype: Dtype = "bfloat16"  # that the result is probed in
+    how: MergeHow = MergeHow()
 
     @model_validator(mode="after")
     def _density_is_for_sparse_methods(self) -> Merge:
@@ -91,7 +98,8 @@ class Merge(Stage):
         parts = {name: (place.path, share[name]) for name, place in places.items()}
         adapters.combine(base.path, parts, self.method, self.density, job.seed, job.out)
         adapters.name_base(job.out, base.name, base.revision)
-        found = probe.probe(base.path, job.out, probe.GREETINGS, self.dtype, 256)
+        talks, engine = probe.GREETINGS, self.how.engine
+        found = probe.probe(base.path, job.out, talks, self.dtype, 256, engine)
         probe.check(found, job.step)
         tokenizer = chat.load_tokenizer(str(base.path))
         tokenizer.save_pretrained(str(job.out))

@@ -151,7 +151,7 @@ class _Training(Stage):
         [spec] = job.slices
         base = job.place(spec, "base")
         adapters.name_base(job.out, base.name, base.revision)
-        found = probe.probe(base.path, job.out, talks, self.dtype, self.max_length)
+        found = probe.probe(base.path, job.out, talks, self.dtype, self.max_length, self.how.engine)
         probe.check(found, job.step)
         return {"chain": self._chain(job), "probe": found}
 

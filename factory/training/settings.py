@@ -30,7 +30,8 @@ class TrainHow(How):
     """`micro_batch`: rows on a device at once. `processes`: one a device, started by accelerate.
     `save_steps`: optimizer steps between checkpoints. `evaluations`: how often the held-out rows
     are looked at on the way. `precompute_reference`: the reference model's log-probabilities once,
-    before training; `auto` does so when there is more than one epoch."""
+    before training; `auto` does so when there is more than one epoch. `engine`: what the probe
+    holds against PEFT before an adapter is published."""
 
     micro_batch: int = Field(1, ge=1)
     save_steps: int = Field(50, ge=1)
@@ -40,6 +41,7 @@ class TrainHow(How):
     report_to: Literal["none", "trackio", "wandb"] = "none"
     processes: int = Field(1, ge=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
 
 
 class Task(Knobs):
