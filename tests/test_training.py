@@ -157,6 +157,24 @@ def test_a_template_without_a_stop_token_is_refused(tmp_path: Path) -> None:
         trained(tmp_path, Sft(**SMALL), base=base)
 
 
+def test_thinking_is_off_in_training_as_it_is_in_sampling(tmp_path: Path) -> None:
+    import shutil
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model(), base)
+    for path in base.glob("chat_template*"):
+        switch = "{% if enable_thinking is not defined or enable_thinking %}Think!{% endif %}"
+        path.write_text(switch + path.read_text())
+    made, _ = trained(tmp_path, Dpo(**SMALL), base=base)
+    tokenizer = chat.load_tokenizer(str(base))
+    assert chat.template_arguments(tokenizer) == {"enable_thinking": False}
+    told, held_out = rows.get(made.work / "checkpoints" / "rows")
+    task = Dpo(**SMALL)._task(made, made.work / "checkpoints")
+    trainer = trainers.build(task, tokenizer, told, held_out, [])
+    for example, row_told in zip(trainer.train_dataset, told, strict=True):
+        assert example["prompt_ids"] == chat.prompt_ids(tokenizer, row_told["prompt"])
+
+
 def test_sft_learns_its_rows(sft: tuple[Job, Outcome]) -> None:
     _, outcome = sft
     assert outcome.stats["curve"][-1]["loss"] < outcome.stats["curve"][0]["loss"]

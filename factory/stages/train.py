@@ -67,7 +67,10 @@ class _Training(Stage):
         checkpoints = job.work / "checkpoints"
         task = self._task(job, checkpoints)
         kept = {*self.columns, "length"} if task.group_by_length else set(self.columns)
-        told = [[{n: row[n] for n in kept} for row in part] for part in (train, held_out)]
+        # what sampling hands to the template, training must: or it learns from other tokens
+        said = chat.template_arguments(tokenizer)
+        more = {"chat_template_kwargs": said} if said else {}
+        told = [[{n: row[n] for n in kept} | more for row in part] for part in (train, held_out)]
         rows.put(checkpoints / "rows", *told)
         result = launch.run(task, job.progress)
         history = result["history"]
