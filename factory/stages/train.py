@@ -13,10 +13,14 @@ from factory import chat
 from factory.artifact import Rows
 from factory.errors import RecipeError, StageError, nearest
 from factory.knobs import GATE, REFERENCE
-from factory.stages.contract import Need, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome
 from factory.training import losses, rows, watching
-from factory.training.settings import Dtype, Lora, Task, TrainHow
+from factory.training.settings import Dtype, Lora, Running, Task
+
+
+class TrainHow(How, Running):
+    """How a training is run: see settings.Running."""
 
 
 class _Training(Stage):

@@ -119,6 +119,8 @@ def combine(
     model = PeftModel.from_pretrained(load_base(base, "float32"), str(path), adapter_name=first)
     for name, (path, _) in others:
         model.load_adapter(str(path), adapter_name=name)
+    for config in model.peft_config.values():  # PEFT looks the base up, on a hub if it must
+        config.base_model_name_or_path = str(base)
     more = {"density": density} if method.startswith(("ties", "dare", "magnitude")) else {}
     try:
         model.add_weighted_adapter(

@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import Field
 
 from factory.knobs import Knobs
-from factory.stages.contract import How
 
 # The projections of Llama-like models, as CroCo's published scripts have them.
 PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -26,7 +25,7 @@ class Lora(Knobs):
     targets: tuple[str, ...] | Literal["all-linear"] = PAPER_TARGETS
 
 
-class TrainHow(How):
+class Running(Knobs):
     """`micro_batch`: rows on a device at once. `processes`: one a device, started by accelerate.
     `save_steps`: optimizer steps between checkpoints. `evaluations`: how often the held-out rows
     are looked at on the way. `precompute_reference`: the reference model's log-probabilities once,
@@ -68,7 +67,7 @@ class Task(Knobs):
     group_by_length: bool = False
     lora: Lora
     dtype: Dtype
-    how: TrainHow
+    how: Running
 
     loss: str | dict[str, float] = "sigmoid"
     beta: float = 0.1
