@@ -312,7 +312,7 @@ def test_vllm_and_peft_agree_on_an_adapter(dpo: tuple[Job, Outcome]) -> None:
     talks = [[*row("pairs", n)["prompt"], *row("pairs", n)["chosen"]] for n in range(3)]
     found = probe.probe(tiny_model(), dpo[0].out, talks, "float32", 256, "vllm")
     assert found["engine"]["name"].startswith("vllm ")
-    probe.check(found, "dpo[es]")
+    assert probe.check(found, "dpo[es]") == []
     assert found["engine"]["mean"] < found["base"]["mean"] / 5
 
 
@@ -321,6 +321,15 @@ def test_an_engine_that_drops_the_adapter_is_refused(dpo: tuple[Job, Outcome]) -
     dropped = {**found, "engine": {"name": "vllm 0", **found["base"]}}
     with pytest.raises(StageError, match="vllm 0 differs from PEFT"):
         probe.check(dropped, "dpo[es]")
+
+
+def test_ways_that_differ_by_more_than_rounding_are_said_and_nothing_is_thrown_away(
+    dpo: tuple[Job, Outcome],
+) -> None:
+    found = dpo[1].stats["probe"]
+    gap = {"max": 1.0, "mean": found["base"]["mean"] / 3}
+    merged, engine = probe.check({**found, "merged": gap, "engine": {"name": "x", **gap}}, "dpo")
+    assert merged.startswith("merged differs") and engine.startswith("x differs")
 
 
 def test_an_adapter_that_changes_nothing_is_refused(

@@ -100,7 +100,7 @@ class Merge(Stage):
         adapters.name_base(job.out, base.name, base.revision)
         talks, engine = probe.GREETINGS, self.how.engine
         found = probe.probe(base.path, job.out, talks, self.dtype, 256, engine)
-        probe.check(found, job.step)
+        said = probe.check(found, job.step)
         tokenizer = chat.load_tokenizer(str(base.path))
         tokenizer.save_pretrained(str(job.out))
         stats: dict[str, Any] = {
@@ -111,6 +111,7 @@ class Merge(Stage):
             ],
             "chain": {"load_on": base.name, "revision": base.revision, "start": "policy"},
             "probe": found,
+            "alarms": said,
             "rank": adapters.read_config(job.out)["r"],
         }  # fmt: skip
         return Outcome({spec.name: Rows(into=0, out=0)}, determinism="rounding", stats=stats)

@@ -95,7 +95,8 @@ class _Training(Stage):
         }
         template = None
         if self.kind == "adapter":
-            stats |= self._finish(job, [rows.talk(row) for row in told[1] + told[0]])
+            probed = self._finish(job, [rows.talk(row) for row in told[1] + told[0]])
+            stats |= probed | {"alarms": stats["alarms"] + probed["alarms"]}
             template = chat.contract(tokenizer, result["stops"])
         tokenizer.save_pretrained(str(job.out))
         return Outcome(
@@ -152,15 +153,15 @@ class _Training(Stage):
         )
 
     def _finish(self, job: Job, talks: list[Any]) -> dict[str, Any]:
-        """Name the base in the adapter, and probe it. Raises StageError when it is not faithful."""
+        """Name the base in the adapter, and probe it. Raises StageError when it changes nothing."""
         from factory.training import adapters, probe
 
         [spec] = job.slices
         base = job.place(spec, "base")
         adapters.name_base(job.out, base.name, base.revision)
         found = probe.probe(base.path, job.out, talks, self.dtype, self.max_length, self.how.engine)
-        probe.check(found, job.step)
-        return {"chain": self._chain(job), "probe": found}
+        said = probe.check(found, job.step)
+        return {"chain": self._chain(job), "probe": found, "alarms": said}
 
     def _chain(self, job: Job) -> dict[str, Any]:
         """On what the adapter is to be loaded, what training began from, what it was held
