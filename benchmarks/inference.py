@@ -92,11 +92,14 @@ def stage_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float
     stage = Generate(n=asks.n, max_tokens=asks.tokens, dtype=asks.dtype, how=how)
     texts = asked(asks.prompts)
     stage.run(_job(directory / "warm", texts[: asks.shard], directory / "model"))
+    job = _job(directory / "timed", texts, directory / "model")
     started = time.perf_counter()
-    outcome = stage.run(_job(directory / "timed", texts, directory / "model"))
+    outcome = stage.run(job)
     seconds = time.perf_counter() - started
     made["close"]()
-    return {"seconds": seconds, "tokens": outcome.tokens}
+    # the stop tokens were drawn too, and the other side counts them
+    stops = sum(figures["finished"] for figures in outcome.stats["by_language"].values())
+    return {"seconds": seconds, "tokens": outcome.tokens + stops}
 
 
 def bare_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
