@@ -5,23 +5,20 @@ from __future__ import annotations
 import errno
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from factory import card, check, earlier, figures, foreign, record, shelf, stock, yaml12
+from factory import card, check, earlier, figures, foreign, places, record, shelf, stock, yaml12
 from factory.artifact import content_digest
-from factory.earlier import Earlier
 from factory.engines.choose import EngineKnobs, processes
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import Hub
 from factory.lock import Lock
-from factory.plan import Found, Holdings, Slice, State, Step, plan
-from factory.reading import is_file
+from factory.plan import Found, Holdings, State, Step, plan
 from factory.recipe import Loaded
-from factory.stages.contract import Need, Read
-from factory.stages.job import Job, PartDone, Place, Progress, slice_directory
+from factory.stages.job import Job, PartDone, Progress
 from factory.work import Clock, Home, Work
 
 
@@ -170,10 +167,10 @@ def _work(
     """Run one step and seal its artifact, or make a part of its shards. Returns the seconds it
     took, all attempts together."""
     needs = list(dict.fromkeys(need for made in step.slices for need in made.spec.needs))
-    places = inputs(loaded, pins, held, hub, needs, step.name)
+    found = places.find(loaded, pins, held, hub, needs, step.name)
     others = plan(loaded.recipe, pins, held)
     done = {other.name: other.found for other in others if other.found}
-    under = record.stated(loaded.recipe, places, done)
+    under = record.stated(loaded.recipe, found, done)
     record.license_of(loaded.recipe, step, under)  # before hours are spent, not after
     read = content_digest(
         (f"{n.role}/{number}", record.inputs(n, pins, done).digest)
@@ -200,12 +197,13 @@ def _work(
                     step=step.name,
                     seed=loaded.recipe.seed,
                     slices=tuple(made.spec for made in step.slices),
-                    places=places,
+                    places=found,
                     work=work.path,
                     out=out,
                     progress=progress,
                     earlier={
-                        made.spec.name: _earlier(made, step.repo_type, hub) for made in step.slices
+                        made.spec.name: places.earlier(made, step.repo_type, hub)
+                        for made in step.slices
                     },
                     part=part,
                 ),
@@ -227,60 +225,6 @@ def _work(
         held.partial.pop(step.fingerprint, None)
         held.add(Found(manifest, directory=work.artifact))
         return clock.seconds()
-
-
-def _place(
-    need: Need,
-    loaded: Loaded,
-    pins: Lock,
-    done: Mapping[str, Found],
-    steps: Mapping[str, Step],
-    hub: Hub,
-) -> Place:
-    """Where a need lies on this disk, fetched from the hub if it must be."""
-    if isinstance(need, Read):
-        found, step = done[need.step], steps[need.step]
-        if found.directory is not None:
-            return Place(found.directory, step.repo, found.manifest.tag)
-        assert found.tag is not None
-        return Place(hub.fetch(step.repo, step.repo_type, found.tag), step.repo, found.tag)
-    if is_file(need.source):
-        return Place(loaded.file(need.source))
-    name, revision = need.source.partition("@")[0], pins.pins[need.source].revision
-    assert revision is not None
-    return Place(hub.fetch(name, need.kind, revision), name, revision)
-
-
-def _earlier(made: Slice, kind: str, hub: Hub) -> tuple[Earlier, ...]:
-    """Where the rows of earlier artifacts for a slice lie on this disk, fetched if need be."""
-    found = []
-    for stands in made.earlier:
-        manifest = stands.found.manifest
-        tag = stands.found.tag or manifest.tag
-        root = stands.found.directory or hub.fetch(manifest.repo, kind, tag)
-        path = slice_directory(root, made.spec.name)
-        found.append(Earlier(path, f"{manifest.repo}@{tag}", stands.whole))
-        if stands.whole:
-            break  # nothing more is asked for
-    return tuple(found)
-
-
-def inputs(
-    loaded: Loaded, pins: Lock, held: Holdings, hub: Hub, needs: Sequence[Need], asked_by: str
-) -> dict[Need, Place]:
-    """Where what is needed lies on this disk, fetched if it must be.
-
-    Raises RecipeError for an artifact that is not made yet.
-    """
-    steps = {step.name: step for step in plan(loaded.recipe, pins, held)}
-    done = {name: step.found for name, step in steps.items() if step.found}
-    for need in needs:
-        if isinstance(need, Read) and need.step not in done:
-            raise RecipeError(
-                f"{asked_by} needs {need.step}, which is not made yet: {steps[need.step].reason}",
-                f"run factory run {loaded.recipe.name} --until {need.step} first",
-            )
-    return {need: _place(need, loaded, pins, done, steps, hub) for need in needs}
 
 
 def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:

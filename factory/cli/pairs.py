@@ -56,8 +56,7 @@ def compare(
     asked = [part for text in strategies or () for part in text.split(",")]
     found = named(own, asked)  # type: ignore[arg-type]
     with session(hub) as (home, the_hub):
-        from factory import comparison, figures, stock
-        from factory import run as running
+        from factory import comparison, figures, places, stock
         from factory.stages.contract import Read
         from factory.stages.job import Job
 
@@ -70,7 +69,7 @@ def compare(
             step="pairs compare",
             seed=loaded.recipe.seed,
             slices=(),
-            places=running.inputs(loaded, pins, held, the_hub, reads, "pairs compare"),
+            places=places.find(loaded, pins, held, the_hub, reads, "pairs compare"),
             work=Path(),
             out=Path(),
             progress=lambda done, total, unit, tokens=0: None,

@@ -1,0 +1,69 @@
+"""Where what a step reads lies on this disk: fetched from the hub if it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from factory.earlier import Earlier
+from factory.errors import RecipeError
+from factory.hub import Hub
+from factory.lock import Lock
+from factory.plan import Found, Holdings, Slice, Step, plan
+from factory.reading import is_file
+from factory.recipe import Loaded
+from factory.stages.contract import Need, Read
+from factory.stages.job import Place, slice_directory
+
+
+def find(
+    loaded: Loaded, pins: Lock, held: Holdings, hub: Hub, needs: Sequence[Need], asked_by: str
+) -> dict[Need, Place]:
+    """Where what is needed lies on this disk, fetched if it must be.
+
+    Raises RecipeError for an artifact that is not made yet.
+    """
+    steps = {step.name: step for step in plan(loaded.recipe, pins, held)}
+    done = {name: step.found for name, step in steps.items() if step.found}
+    for need in needs:
+        if isinstance(need, Read) and need.step not in done:
+            raise RecipeError(
+                f"{asked_by} needs {need.step}, which is not made yet: {steps[need.step].reason}",
+                f"run factory run {loaded.recipe.name} --until {need.step} first",
+            )
+    return {need: _place(need, loaded, pins, done, steps, hub) for need in needs}
+
+
+def _place(
+    need: Need,
+    loaded: Loaded,
+    pins: Lock,
+    done: Mapping[str, Found],
+    steps: Mapping[str, Step],
+    hub: Hub,
+) -> Place:
+    """Where a need lies on this disk, fetched from the hub if it must be."""
+    if isinstance(need, Read):
+        found, step = done[need.step], steps[need.step]
+        if found.directory is not None:
+            return Place(found.directory, step.repo, found.manifest.tag)
+        assert found.tag is not None
+        return Place(hub.fetch(step.repo, step.repo_type, found.tag), step.repo, found.tag)
+    if is_file(need.source):
+        return Place(loaded.file(need.source))
+    name, revision = need.source.partition("@")[0], pins.pins[need.source].revision
+    assert revision is not None
+    return Place(hub.fetch(name, need.kind, revision), name, revision)
+
+
+def earlier(made: Slice, kind: str, hub: Hub) -> tuple[Earlier, ...]:
+    """Where the rows of earlier artifacts for a slice lie on this disk, fetched if need be."""
+    found = []
+    for stands in made.earlier:
+        manifest = stands.found.manifest
+        tag = stands.found.tag or manifest.tag
+        root = stands.found.directory or hub.fetch(manifest.repo, kind, tag)
+        path = slice_directory(root, made.spec.name)
+        found.append(Earlier(path, f"{manifest.repo}@{tag}", stands.whole))
+        if stands.whole:
+            break  # nothing more is asked for
+    return tuple(found)
