@@ -93,7 +93,7 @@ def test_plan_prints_every_step_with_state_and_reason(factory: Cli) -> None:
     steps = {step["step"]: step for step in json.loads(done.stdout)}
     assert list(steps) == [
         "prompts", "translate", "preferences", "questions", "reward", "generate", "score", "pair",
-        "dpo[all]", "dpo[es]", "arena", "judge",
+        "best", "sft[all]", "dpo[all]", "dpo[es]", "arena", "judge",
     ]  # fmt: skip
     assert all(step["state"] == "run" and step["reason"] for step in steps.values())
 
