@@ -11,6 +11,7 @@ from factory.errors import RecipeError
 from factory.lock import Lock, Pin, hold
 from factory.plan import Found, Holdings, State, Step, plan
 from factory.recipe import PACKAGED, Recipe, load
+from factory.stages.generate import Generate
 from tests.builders import by_name, demo, done, lock_of, manifest_of, repinned, walked
 
 POLICY = "local/SmolLM2-135M-Instruct-Q4_1@main"
@@ -568,6 +569,16 @@ def test_the_reason_is_told_against_the_nearest_published_artifact():
     held = _also(held, walked(other, lock_of(other), until="score"))  # published later
     steps = by_name(planned(demo("stages.generate.n=7"), held=held))
     assert steps["generate"].reason == "n 6 -> 7"
+
+
+def test_another_seed_or_version_is_the_reason_and_is_told(monkeypatch):
+    recipe = demo()
+    held = walked(recipe, lock_of(recipe))
+    assert by_name(planned(demo("seed=1"), held=held))["generate"].reason == "seed 0 -> 1"
+    old = Generate.version
+    monkeypatch.setattr(Generate, "version", old + 1)
+    told = by_name(planned(recipe, held=held))["generate"].reason
+    assert told == f"version {old} -> {old + 1}"
 
 
 # a frozen lock

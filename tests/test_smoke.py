@@ -171,6 +171,31 @@ def test_more_of_everything_makes_only_what_is_new(made: Path, tmp_path: Path) -
         assert extended["score"].slices[language].fingerprint == other.fingerprint
 
 
+def test_a_frozen_lock_holds_until_a_source_changes(made: Path, tmp_path: Path) -> None:
+    await_end(made / "hub")
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    shutil.copytree(PACKAGED / "demo", tmp_path / "demo")
+    for name in ("smoke.yaml", "demo.yaml"):
+        shutil.copy(PACKAGED / name, tmp_path / name)
+    recipe = str(tmp_path / "smoke.yaml")
+    refused = run_factory("plan", recipe, "--frozen", home=home)
+    assert refused.returncode == 1 and "make one with factory lock" in refused.stderr
+    pinned = run_factory("lock", recipe, "--json", home=home)
+    assert pinned.returncode == 0, pinned.stderr
+    assert "local/tiny-random-llama@main" in json.loads(pinned.stdout)["pins"]
+    assert (tmp_path / "smoke.lock.yaml").exists()
+    again = run_factory("run", recipe, "--frozen", "--until", "prompts", home=home)
+    assert again.returncode == 0, again.stderr
+    with (tmp_path / "demo" / "prompts-es.jsonl").open("a") as file:
+        file.write('{"id": "more", "prompt": "¿Y esto?"}\n')
+    refused = run_factory("run", recipe, "--frozen", home=home)
+    assert refused.returncode == 1
+    assert "demo/prompts-es.jsonl has changed since smoke.lock.yaml was written" in refused.stderr
+    assert run_factory("lock", recipe, "--update", home=home).returncode == 0
+    assert run_factory("plan", recipe, "--frozen", home=home).returncode == 0
+
+
 def test_a_prompt_in_other_words_is_answered_anew(made: Path, tmp_path: Path) -> None:
     await_end(made / "hub")
     home = tmp_path / "home"
