@@ -87,7 +87,7 @@ def execute(
     check_first = check.gate(loaded, pins, hub, home, report.note, list(wanted))
     for name in wanted:
         step = _find(plan(loaded.recipe, pins, held), name)
-        seconds = None
+        seconds, published = None, False
         if part is not None:
             _in_parts(step, wanted)
         if step.state is State.RUN:
@@ -108,13 +108,15 @@ def execute(
                 assert step.found is not None
                 held.add(Found(step.found.manifest, tag=tag))
                 step = _find(plan(loaded.recipe, pins, held), name)
-                if step.stage.kind == "verdicts":
-                    shelf.tell_models(loaded.recipe, hub, report.note)
+                published = True
         if step.state is State.REUSE:
             try:  # also where a run was killed between a tag and its place in the collection
                 shelf.put(loaded.recipe, plan(loaded.recipe, pins, held), hub)
             except HubError as error:
                 report.note(f"the collection is as it was: {error.what}")
+            else:
+                if published and step.stage.kind == "verdicts":  # found through the collection
+                    shelf.tell_models(loaded.recipe, hub, report.note)
         report.end(step, seconds)
     if unpublished:
         raise HubError(
