@@ -331,7 +331,7 @@ def test_one_collection_holds_every_repo(made: Path) -> None:
     )
     lines = _clients(made, code).splitlines()
     assert len(lines) == len(STEPS)
-    assert lines[0].startswith("local/smoke-prompts | prompts: 36 rows, fp-")
+    assert lines[0].startswith("local/smoke-prompts | prompts: 42 rows, fp-")
 
 
 def test_a_stranger_reproduces_from_the_collection_alone(made: Path, tmp_path: Path) -> None:
