@@ -203,14 +203,16 @@ def _lora_rank(manifest: Manifest) -> int:
 
 
 def _configs(manifest: Manifest) -> dict[str, str]:
-    """Config name to file pattern: one config a language, whatever models are below it."""
+    """Config name to file pattern: one config a language, whatever models are below it. A
+    language without rows has none, unless there is nothing else: datasets cannot load it."""
     if manifest.kind in _MODELS:
         return {}
+    filled = [name for name, made in manifest.slices.items() if made.rows.out]
     return {
         name.partition("/")[0]: f"data/{name.partition('/')[0]}/**/*.parquet"
         if "/" in name
         else f"data/{name}/*.parquet"
-        for name in manifest.slices
+        for name in filled or manifest.slices
     }
 
 

@@ -523,3 +523,13 @@ def test_the_line_pass_rate_is_on_the_card_of_the_arena_where_there_is_one():
     text = card.render(MANIFESTS["arena"])
     assert "| es/dpo-es | 12 | 0 | 12 | 75.0 % |" in text
     assert "| en/policy | 12 | 1 | 11 |  |" in text
+
+
+def test_a_language_without_rows_has_no_config_unless_there_is_no_other():
+    manifest = kept()["pair"]
+    none = manifest.slices["es"].model_copy(update={"rows": Rows(into=4, out=0, dropped={"x": 4})})
+    less = manifest.model_copy(update={"slices": {**manifest.slices, "es": none}})
+    names = [config["config_name"] for config in card.header(less)["configs"]]
+    assert "es" not in names and "en" in names
+    alone = manifest.model_copy(update={"slices": {"es": none}})
+    assert [config["config_name"] for config in card.header(alone)["configs"]] == ["es"]

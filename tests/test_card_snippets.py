@@ -45,12 +45,12 @@ def test_every_dataset_loads_as_its_card_says(made: Path) -> None:
     done = run_factory("plan", "smoke", "--json", home=made)
     code, expected = "", []
     for step in json.loads(done.stdout):
-        if step["step"].startswith(("reward", "sft", "dpo", "merge")):
-            continue  # models
+        if step["step"].startswith(("reward", "sft", "dpo", "merge", "translate")):
+            continue  # models; and of random text no translation is kept, so there are no rows
         [snippet] = snippets(made, f"datasets/{step['repo']}")
         code += f"{snippet}\nprint({step['step']!r}, len(rows) > 0)\n"
         expected.append(f"{step['step']} True")
-    assert len(expected) == 10
+    assert len(expected) == 9
     assert execute(made, code, "datasets_").splitlines() == expected
 
 
