@@ -59,7 +59,7 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from factory.schemas import SCHEMAS
+    from factory.schemas import SCHEMAS, conform
     from factory.shards import write_slice
 
     whole, starts = corpus()
@@ -104,8 +104,9 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
             "scores": {**shared, "reward": pa.array(reward), "status": pa.repeat("ok", n)},
         }
         for kind, columns in tables.items():
-            table = pa.table({name: columns[name] for name in SCHEMAS[kind].names})
-            write_slice(directory / kind / "data" / code, table.cast(SCHEMAS[kind]))
+            known = {name: columns[name] for name in SCHEMAS[kind].names if name in columns}
+            table = conform(pa.table(known), kind, "the benchmark")
+            write_slice(directory / kind / "data" / code, table)
         if jsonl:
             with (directory / f"{code}.jsonl").open("w") as file:
                 for row, text in enumerate(texts):
