@@ -158,19 +158,11 @@ class Hub:
         """One file of a repo at a revision; None when it is not there. Raises HubError."""
         with self.explained(name):
             try:
-                found = hf_hub_download(
-                    name,
-                    path,
-                    repo_type=kind,
-                    revision=revision,
-                    endpoint=self.endpoint,
-                    token=self._token,
-                )
+                return self._download(name, kind, revision, path).read_bytes()
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError:
                 return None
-            return Path(found).read_bytes()
 
     def paths(self, name: str, kind: str, revision: str) -> list[str]:
         """The paths of all files of a repo at a revision. Raises HubError."""
@@ -289,15 +281,8 @@ class Hub:
                 continue
             try:
                 # by commit: a second look costs nothing
-                path = hf_hub_download(
-                    repo,
-                    MANIFEST,
-                    repo_type=kind,
-                    revision=ref.target_commit,
-                    endpoint=self.endpoint,
-                    token=self._token,
-                )
-                manifest = Manifest.model_validate_json(Path(path).read_bytes())
+                path = self._download(repo, kind, ref.target_commit, MANIFEST)
+                manifest = Manifest.model_validate_json(path.read_bytes())
             except (EntryNotFoundError, ValueError):
                 continue  # a tag without our manifest is not an artifact of ours
             if ref.name.startswith(manifest.tag):
@@ -348,16 +333,21 @@ class Hub:
             if entry.lfs is not None:
                 found[entry.path] = entry.lfs.sha256
             else:
-                path = hf_hub_download(
-                    repo,
-                    entry.path,
-                    repo_type=kind,
-                    revision=revision,
-                    endpoint=self.endpoint,
-                    token=self._token,
-                )
-                found[entry.path] = file_sha256(Path(path))
+                found[entry.path] = file_sha256(self._download(repo, kind, revision, entry.path))
         return found
+
+    def _download(self, repo: str, kind: str, revision: str, path: str) -> Path:
+        """One file of a repo at a revision, on this disk."""
+        return Path(
+            hf_hub_download(
+                repo,
+                path,
+                repo_type=kind,
+                revision=revision,
+                endpoint=self.endpoint,
+                token=self._token,
+            )
+        )
 
     @contextmanager
     def explained(self, name: str) -> Iterator[None]:

@@ -84,6 +84,7 @@ def execute(
     """Run and publish these steps, in their order; `held` takes in what comes of them. Raises
     FactoryError, a HubError at the end for what is made and could not be published."""
     unpublished: list[HubError] = []
+    shelved = False
     check_first = check.gate(loaded, pins, hub, home, report.note, list(wanted))
     for name in wanted:
         step = _find(plan(loaded.recipe, pins, held), name)
@@ -109,20 +110,28 @@ def execute(
                 held.add(Found(step.found.manifest, tag=tag))
                 step = _find(plan(loaded.recipe, pins, held), name)
                 published = True
-        if step.state is State.REUSE:
-            try:  # also where a run was killed between a tag and its place in the collection
-                shelf.put(loaded.recipe, plan(loaded.recipe, pins, held), hub)
-            except HubError as error:
-                report.note(f"the collection is as it was: {error.what}")
-            else:
-                if published and step.stage.kind == "verdicts":  # found through the collection
-                    shelf.tell_models(loaded.recipe, hub, report.note)
+        if published:
+            shelved = _shelve(loaded, pins, held, hub, report)
+            if shelved and step.stage.kind == "verdicts":  # found through the collection
+                shelf.tell_models(loaded.recipe, hub, report.note)
         report.end(step, seconds)
+    if not shelved:  # where a run was killed between a tag and its place in the collection
+        _shelve(loaded, pins, held, hub, report)
     if unpublished:
         raise HubError(
             f"{len(unpublished)} artifacts are made but not published: {unpublished[0].what}",
             "run the same command again; they rest in the work directory",
         )
+
+
+def _shelve(loaded: Loaded, pins: Lock, held: Holdings, hub: Hub, report: Reporter) -> bool:
+    """Put what is published into the collection. Returns whether that could be done."""
+    try:
+        shelf.put(loaded.recipe, plan(loaded.recipe, pins, held), hub)
+    except HubError as error:
+        report.note(f"the collection is as it was: {error.what}")
+        return False
+    return True
 
 
 def _in_parts(step: Step, wanted: Sequence[str]) -> None:

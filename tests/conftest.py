@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from factory.localhub.launcher import Connection, connect
 
 # Clients read these when they are imported, so before any test imports one.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -32,6 +35,24 @@ def run_factory(
         timeout=timeout,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """A local hub that the tests of one file share."""
+    with connect(tmp_path_factory.mktemp("hub")) as found:
+        yield found
+
+
+@pytest.fixture
+def hub(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The factory's view of it, with a cache of its own."""
+    from huggingface_hub import constants
+
+    from factory.hub import Hub
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return Hub(connection.url, connection.token)
 
 
 @pytest.fixture

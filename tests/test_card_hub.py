@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,11 @@ from factory import card
 from factory.artifact import Manifest
 from factory.errors import HubError
 from factory.evaluation import comparisons
-from factory.localhub.launcher import Connection, connect, request
+from factory.localhub.launcher import Connection, request
 from tests.builders import demo, imported
 from tests.golden.refresh import manifests
 
 KEPT = manifests()
-
-
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    with connect(tmp_path_factory.mktemp("hub")) as found:
-        yield found
-
-
-@pytest.fixture
-def hub(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from huggingface_hub import constants
-
-    from factory.hub import Hub
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    return Hub(connection.url, connection.token)
 
 
 def renamed(manifest: Manifest, org: str) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 from factory import check as checking
 from factory import preflight, stock
 from factory.errors import InputError
-from factory.localhub.launcher import Connection, connect
 from factory.plan import Step
 from factory.preflight import Finding, Use, over_long
 from factory.recipe import Loaded, Recipe, load
@@ -110,22 +109,6 @@ def test_without_a_context_an_answer_has_room() -> None:
 
 
 # Over a real hub.
-
-
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    with connect(tmp_path_factory.mktemp("hub")) as found:
-        yield found
-
-
-@pytest.fixture
-def hub(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from huggingface_hub import constants
-
-    from factory.hub import Hub
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    return Hub(connection.url, connection.token)
 
 
 Put = Callable[..., None]

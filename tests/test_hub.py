@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,9 @@ from typing import Any
 import pytest
 
 from factory.errors import HubError
-from factory.localhub.launcher import Connection, connect
+from factory.localhub.launcher import Connection
 from factory.plan import Holdings, plan
 from tests.builders import by_name, demo, lock_of, manifest_of
-
-
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    with connect(tmp_path_factory.mktemp("hub")) as found:
-        yield found
-
-
-@pytest.fixture
-def hub(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from huggingface_hub import constants
-
-    from factory.hub import Hub
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    return Hub(connection.url, connection.token)
 
 
 def _artifact(directory: Path, repo: str, text: str = "rows") -> Any:
