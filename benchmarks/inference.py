@@ -259,7 +259,7 @@ class Nothing:
 
 def memory(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """The peak of the whole process, and above where it stood when its imports were done."""
-    import factory.language_id
+    import factory.language.language_id
     from factory.engines import choose
     from factory.stages.generate import Generate
 

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from factory.languages import LANGUAGES
+from factory.language.languages import LANGUAGES
 
 Detector = Callable[[str], str | None]
 KNOWN = {*LANGUAGES, "nb", "nn"}
@@ -126,7 +126,7 @@ def _py3langid(among: set[str] | None) -> Detector:
 
 
 def _ours() -> Detector:
-    from factory.language_id import detect
+    from factory.language.language_id import detect
 
     return detect
 

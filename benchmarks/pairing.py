@@ -124,7 +124,7 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
 
 def ours(directory: Path, cross: bool = False) -> Callable[[], dict[str, int]]:
     """The stage itself, all but the drawing: reads parquet, pairs, describes, writes parquet."""
-    from factory import anatomy, pairing, scales  # noqa: F401
+    from factory.pairs import anatomy, pairing, scales  # noqa: F401
     from factory.stages.contract import Read, SliceSpec
     from factory.stages.job import Job, Place
     from factory.stages.pair import Pair

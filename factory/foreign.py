@@ -16,7 +16,7 @@ from typing import Any
 from factory import schemas, shards
 from factory.artifact import Rows, text_hash
 from factory.errors import InputError, nearest
-from factory.language_id import detect
+from factory.language.language_id import detect
 from factory.reading import Row, address, answer, messages, unlike
 from factory.stages.contract import Stage
 from factory.stages.job import Job, Outcome, slice_directory

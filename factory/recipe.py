@@ -13,7 +13,7 @@ from factory import yaml12
 from factory.artifact import License
 from factory.errors import RecipeError, nearest
 from factory.knobs import Knobs
-from factory.languages import language
+from factory.language.languages import language
 from factory.stages import STAGES
 from factory.stages.contract import ModelRef, Scope, SliceSpec, Stage
 
@@ -38,7 +38,7 @@ class Recipe(Knobs):
     description: str = ""
     languages: Annotated[tuple[str, ...], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)] = 0
-    license: License | None = None  # of everything made; else computed: see factory/licenses.py
+    license: License | None = None  # of everything made; else as cards/licenses.py finds
     licenses: dict[str, License] = Field(default_factory=dict)  # of sources that state none
     private: bool = False
     reuse: tuple[str, ...] = ()  # collections, by slug, whose artifacts may stand in this one

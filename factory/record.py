@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from factory import licenses, references, samples
 from factory.artifact import (
     Cost,
     FileRecord,
@@ -25,8 +24,9 @@ from factory.artifact import (
     file_sha256,
     fingerprint,
 )
+from factory.cards import licenses, references, samples
 from factory.errors import InputError, StageError
-from factory.languages import LANGUAGES
+from factory.language.languages import LANGUAGES
 from factory.lock import Lock
 from factory.plan import Found, Step
 from factory.reading import is_file

@@ -16,7 +16,7 @@ from factory import chat
 from factory.chat import Message
 from factory.engines import Likelihood, Scorer
 from factory.errors import InputError
-from factory.languages import language
+from factory.language.languages import language
 
 Item = tuple[Sequence[Message], str]
 

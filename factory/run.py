@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from factory import card, check, earlier, figures, foreign, places, record, shelf, stock, yaml12
+from factory import check, earlier, foreign, places, record, shelf, stock, yaml12
 from factory.artifact import content_digest
+from factory.cards import card, figures
 from factory.engines.choose import EngineKnobs, processes
 from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
 from factory.hub import Hub

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from factory import card, refresh
+from factory.cards import card, refresh
 from factory.errors import HubError
 from factory.hub import COLLECTION_DESCRIPTION, Hub, Item
 from factory.plan import Step, repo_of

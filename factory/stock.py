@@ -68,7 +68,8 @@ def resolve(
 
 
 def _import(name: str, hub: Hub, home: Home) -> None:
-    from factory import card, record  # not for a plan, which imports nothing it can do without
+    from factory import record
+    from factory.cards import card  # not for a plan, which imports nothing it can do without
 
     model = pocket.POCKET[name]
     home.root.mkdir(parents=True, exist_ok=True)

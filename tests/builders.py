@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from factory.artifact import Cost, FileRecord, Manifest, Rows, SliceRecord, text_hash
-from factory.languages import LANGUAGES
+from factory.language.languages import LANGUAGES
 from factory.lock import Lock, Pin, outside
 from factory.plan import Found, Holdings, State, Step, plan
 from factory.reading import is_file

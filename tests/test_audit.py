@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory import card
 from factory.audit import FEWEST, Limits, audit, blind, readings
+from factory.cards import card
 from factory.cli.console import audit_table
 from factory.plan import Found, Holdings, plan
 from tests.builders import by_name, demo, lock_of, manifest_of

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from huggingface_hub import RepoCard
 
-from factory import card
 from factory.artifact import InputRecord, License, Manifest, Rows
+from factory.cards import card
 from factory.errors import InputError
 from factory.plan import plan
 from factory.stages import STAGES

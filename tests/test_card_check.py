@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from factory import card, card_check
+from factory.cards import card, card_check
 from tests.golden.refresh import manifests
 
 RIGHT = {

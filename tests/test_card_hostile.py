@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from factory import card, licenses, markdown
 from factory.artifact import InputRecord, License, Manifest, Rows, Sample
+from factory.cards import card, licenses, markdown
 from tests.golden.refresh import manifests
 
 KEPT = manifests()

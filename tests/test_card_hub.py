@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from factory import card
 from factory.artifact import Manifest
+from factory.cards import card
+from factory.cards.evaluation import comparisons
 from factory.errors import HubError
-from factory.evaluation import comparisons
 from factory.localhub.launcher import Connection, request
 from tests.builders import demo, imported
 from tests.golden.refresh import manifests
@@ -92,7 +92,7 @@ def test_a_collection_says_in_the_hubs_150_characters_how_it_is_made_again(about
 
 
 def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: Path) -> None:
-    from factory import refresh
+    from factory.cards import refresh
 
     mine = {name: renamed(KEPT[name], "judged") for name in ("dpo-es", "arena", "judge")}
     published = {name: publish(hub, tmp_path / name, made) for name, made in mine.items()}
@@ -139,7 +139,7 @@ def test_a_verdict_on_another_draw_is_not_one_on_this() -> None:
 
 
 def test_a_refresh_is_of_our_own_repos_and_of_main(hub: Any) -> None:
-    from factory import refresh
+    from factory.cards import refresh
 
     hub._api.create_repo("acme/theirs")
     with pytest.raises(HubError, match="no manifest of the factory"):
@@ -151,7 +151,7 @@ def test_a_refresh_is_of_our_own_repos_and_of_main(hub: Any) -> None:
 
 
 def test_our_cards_are_right_and_a_strangers_mistakes_are_listed(hub: Any, tmp_path: Path) -> None:
-    from factory import refresh
+    from factory.cards import refresh
 
     made = renamed(KEPT["dpo-es"], "checked")
     publish(hub, tmp_path / "dpo", made)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.chrf import chrf
-from factory.confusion import average, confusion, normalized
 from factory.errors import InputError
-from factory.language_id import detect
+from factory.language.chrf import chrf
+from factory.language.confusion import average, confusion, normalized
+from factory.language.language_id import detect
 
 GERMAN = "Das hier ist eine ganz normale Zeile."
 ENGLISH = "This line here is a plain English one."

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from factory import figures, references
-from factory.card import TEMPLATES
+from factory.cards import figures, references
+from factory.cards.card import TEMPLATES
 from tests.golden.refresh import manifests
 
 KEPT = manifests()

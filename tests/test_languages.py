@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import RecipeError
-from factory.language_id import detect, differs, matches
-from factory.languages import LANGUAGES, language
+from factory.language.language_id import detect, differs, matches
+from factory.language.languages import LANGUAGES, language
 
 
 def test_every_code_is_its_own_row_and_accepts_itself():

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory import licenses, record
+from factory import record
 from factory.artifact import License
+from factory.cards import licenses
 from factory.errors import InputError, RecipeError
 from factory.plan import plan
 from factory.stages.contract import Outside

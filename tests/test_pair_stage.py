@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from factory.artifact import Rows
 from factory.errors import InputError, RecipeError
 from factory.lock import Lock
+from factory.pairs.strategies import MinOf, Sigma, parse
 from factory.plan import Holdings, plan
 from factory.recipe import load
 from factory.schemas import SCHEMAS
@@ -23,7 +24,6 @@ from factory.stages.contract import Scope, SliceSpec
 from factory.stages.job import Job, Outcome, Place, pick_rows, read_slice
 from factory.stages.pair import Best, Pair
 from factory.stages.sources import Prompts
-from factory.strategies import MinOf, Sigma, parse
 from tests.builders import demo, lock_of
 from tests.pools import Pools, job_of, read, write
 
@@ -429,7 +429,8 @@ def test_a_strategy_is_named_in_a_word(text, fields):
 
 
 def test_strategies_side_by_side(tmp_path):
-    from factory import comparison, figures
+    from factory.cards import figures
+    from factory.pairs import comparison
     from tests.pools import scope
 
     write(tmp_path, drawn(9, prompts=30))

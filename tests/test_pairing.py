@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.artifact import text_hash
-from factory.pairing import GOLD, Limits, Pairing, Rule, best, objections, pair
-from factory.pairing import pool as make_pool
-from factory.scales import ALPHAS, draws, length_controlled, zscored
+from factory.pairs.pairing import GOLD, Limits, Pairing, Rule, best, objections, pair
+from factory.pairs.pairing import pool as make_pool
+from factory.pairs.scales import ALPHAS, draws, length_controlled, zscored
 from factory.schemas import from_rows
 
 

@@ -30,7 +30,7 @@ def card(
     if check and refresh:
         raise HubError("--check and --refresh are two things", "give one of them")
     with session(hub) as (_, the_hub):
-        from factory import refresh as cards
+        from factory.cards import refresh as cards
 
         subject = cards.find(the_hub, repo)
         if check:

@@ -45,8 +45,8 @@ def compare(
     into one option, with commas between them.
     """
     from factory.cli.session import session
-    from factory.comparison import strategies as named
     from factory.errors import RecipeError
+    from factory.pairs.comparison import strategies as named
     from factory.recipe import load
 
     loaded = load(recipe, set_ or ())
@@ -56,7 +56,9 @@ def compare(
     asked = [part for text in strategies or () for part in text.split(",")]
     found = named(own, asked)  # type: ignore[arg-type]
     with session(hub) as (home, the_hub):
-        from factory import comparison, figures, places, stock
+        from factory import places, stock
+        from factory.cards import figures
+        from factory.pairs import comparison
         from factory.stages.contract import Read
         from factory.stages.job import Job
 

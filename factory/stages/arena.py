@@ -10,11 +10,11 @@ from pydantic import Field
 
 from factory import chat, schemas, shards
 from factory.artifact import Rows
-from factory.confusion import UNSPACED, confusion
 from factory.engines import Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.knobs import REFERENCE
-from factory.language_id import detect, matches
+from factory.language.confusion import UNSPACED, confusion
+from factory.language.language_id import detect, matches
 from factory.shards import Shard
 from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome, engines, policy, read_slice

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from factory import schemas
 from factory.errors import InputError
-from factory.languages import language
+from factory.language.languages import language
 from factory.stages.contract import Read, SliceSpec
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Candidates:
         prompt that is not there."""
         import polars as pl
 
-        from factory import pairing
+        from factory.pairs import pairing
 
         ids = pl.Enum(self.prompt_ids)
         answers = pl.concat(

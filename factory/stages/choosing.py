@@ -16,15 +16,15 @@ from pydantic import model_validator
 from factory import schemas, shards
 from factory.artifact import Rows
 from factory.knobs import REFERENCE
+from factory.pairs.strategies import Budget, ChosenPoint, Drop, Keep
 from factory.stages.candidates import Candidates
 from factory.stages.contract import Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome, slice_directory
-from factory.strategies import Budget, ChosenPoint, Drop, Keep
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from factory.pairing import Limits, Pairing
+    from factory.pairs.pairing import Limits, Pairing
 
 _UPSTREAM = {"scores": "score", "samples": "generate"}  # role: stage
 CROSS = "all_lang"  # the slice of the pool that holds all languages
@@ -87,7 +87,7 @@ class Choosing(Stage):
         return {name: value for name, value in fields.items() if name not in single}
 
     def run(self, job: Job) -> Outcome:
-        from factory import figures
+        from factory.cards import figures
 
         done = self.make(job)
         with shards.replacing(job.out / FIGURE) as path:
@@ -125,7 +125,7 @@ class Choosing(Stage):
         """Choose in one slice, without gathering a text."""
         import polars as pl
 
-        from factory import anatomy
+        from factory.pairs import anatomy
 
         spec, seed, codes = candidates.spec, candidates.job.seed, candidates.codes
         answers = candidates.pool(self.gold)
@@ -167,7 +167,7 @@ class Choosing(Stage):
         self, answers: pl.DataFrame, spec: SliceSpec, seed: int, codes: list[str]
     ) -> tuple[pl.DataFrame, dict[str, Any]]:
         """The pool with the scores that are to be compared, and figures of what that took."""
-        from factory.scales import zscored
+        from factory.pairs.scales import zscored
 
         wanted = self.normalize == "zscore" and spec.language is None
         return (zscored(answers) if wanted else answers), {}
@@ -186,7 +186,7 @@ class Choosing(Stage):
         return {name: rows[name].to_arrow() for name in ("pool_size", "pool_mean", "pool_std")}
 
     def _limits(self, drop: Drop) -> Limits:
-        from factory.pairing import Limits
+        from factory.pairs.pairing import Limits
 
         dropping = self.budget is not None and self.budget.over == "drop"
         return Limits(

@@ -15,8 +15,8 @@ from factory.chat import Message
 from factory.engines import Sample, Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.knobs import EXTENT, REFERENCE
-from factory.language_id import detect
-from factory.languages import language
+from factory.language.language_id import detect
+from factory.language.languages import language
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome, engines, policy, read_slice

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from factory.stages.choosing import Choosing, coded
-from factory.stages.contract import SliceSpec
-from factory.strategies import (
+from factory.pairs.strategies import (
     Drop,
     DropPair,
     Keep,
@@ -19,11 +17,13 @@ from factory.strategies import (
     Sigma,
     place,
 )
+from factory.stages.choosing import Choosing, coded
+from factory.stages.contract import SliceSpec
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from factory.pairing import Pairing
+    from factory.pairs.pairing import Pairing
 
 
 class Pair(Choosing):
@@ -71,7 +71,7 @@ class Pair(Choosing):
     def _scaled(
         self, answers: pl.DataFrame, spec: SliceSpec, seed: int, codes: list[str]
     ) -> tuple[pl.DataFrame, dict[str, Any]]:
-        from factory import scales
+        from factory.pairs import scales
 
         answers, more = super()._scaled(answers, spec, seed, codes)
         if self.length_control:
@@ -84,7 +84,7 @@ class Pair(Choosing):
         return answers, more
 
     def _select(self, answers: pl.DataFrame) -> Pairing:
-        from factory.pairing import Rule, pair
+        from factory.pairs.pairing import Rule, pair
 
         rule = Rule(
             place(self.chosen),
@@ -98,7 +98,7 @@ class Pair(Choosing):
     ) -> pl.DataFrame:
         import polars as pl
 
-        from factory import scales
+        from factory.pairs import scales
 
         if self.prompt_language != "random":
             return rows.with_columns(prompt_language=f"{self.prompt_language}_language")
@@ -147,7 +147,7 @@ class Best(Choosing):
         return {"chosen": self.keep}
 
     def _select(self, answers: pl.DataFrame) -> Pairing:
-        from factory.pairing import best
+        from factory.pairs.pairing import best
 
         return best(answers, place(self.chosen), self._limits(self.drop))
 

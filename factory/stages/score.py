@@ -383,7 +383,7 @@ def describe(table: pa.Table) -> dict[str, Any]:
     import numpy as np
     import polars as pl
 
-    from factory.anatomy import histogram
+    from factory.pairs.anatomy import histogram
 
     values = table.column("reward").drop_null().to_numpy()
     statuses = table.column("status").to_pylist()

@@ -13,19 +13,19 @@ from pydantic import Field, field_validator
 
 from factory import chat, schemas, shards
 from factory.artifact import Rows
-from factory.chrf import chrf
 from factory.engines import Sampler, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.errors import RecipeError
 from factory.knobs import EXTENT, GATE, REFERENCE
-from factory.language_id import detect
-from factory.languages import language
+from factory.language.chrf import chrf
+from factory.language.language_id import detect
+from factory.language.languages import language
+from factory.language.translation import Format, flaw, length_ratio, wording
+from factory.language.translator import Said, translate
 from factory.reading import address
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome, engines, policy, read_slice
-from factory.translation import Format, flaw, length_ratio, wording
-from factory.translator import Said, translate
 
 AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longer says why
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep

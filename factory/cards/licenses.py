@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from factory.artifact import License
+from factory.cards.markdown import front_matter
 from factory.errors import RecipeError, nearest
-from factory.markdown import front_matter
 
 Kind = Literal["permissive", "share-alike", "non-commercial", "no-derivatives", "own terms"]
 

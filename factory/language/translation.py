@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from factory.language_id import detect, differs, matches
-from factory.languages import language
-from factory.prose import INLINE, LETTER, fenced, prose
+from factory.language.language_id import detect, differs, matches
+from factory.language.languages import language
+from factory.language.prose import INLINE, LETTER, fenced, prose
 
 Format = Literal["chat", "translategemma", "completion"]
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import jinja2
 
-from factory import figures, licenses, markdown, references, yaml12
+from factory import yaml12
 from factory.artifact import InputRecord, Manifest
+from factory.cards import figures, licenses, markdown, references
+from factory.cards.evaluation import Comparison, model_index
 from factory.errors import InputError
-from factory.evaluation import Comparison, model_index
 
-TEMPLATES = Path(__file__).parent.parent / "cards"
-INSTALLED = Path(__file__).parent / "_data" / "cards"  # where the wheel puts them
+TEMPLATES = Path(__file__).parents[2] / "cards"
+INSTALLED = Path(__file__).parents[1] / "_data" / "cards"  # where the wheel puts them
 
 # Size classes as the Hub writes them in `size_categories`.
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),

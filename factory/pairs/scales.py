@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from factory.pairing import MISSING_LIMIT
+from factory.pairs.pairing import MISSING_LIMIT
 
 _Array = npt.NDArray[Any]
 

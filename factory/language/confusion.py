@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from factory.errors import InputError
-from factory.languages import language
+from factory.language.languages import language
 
 FEWEST = 5  # tokens; the authors do not judge a shorter line
 SHORTEST = 4  # letters; the authors do not look for shorter English words

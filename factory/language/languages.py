@@ -66,5 +66,5 @@ def language(code: str) -> Language:
         hint = f" (did you mean {names.get(near[0], near[0])!r}?)" if near else ""
         raise RecipeError(
             f"unknown language {code!r}{hint}",
-            f"use one of {' '.join(LANGUAGES)}, or add a row to factory/languages.py",
+            f"use one of {' '.join(LANGUAGES)}, or add a row to factory/language/languages.py",
         ) from None

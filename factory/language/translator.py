@@ -8,7 +8,7 @@ from typing import Any
 
 from factory import chat
 from factory.engines import Sample, Sampler, Sampling
-from factory.translation import Piece, Wording, pieces
+from factory.language.translation import Piece, Wording, pieces
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from factory.knobs import Knobs
 if TYPE_CHECKING:
     import polars as pl
 
-    from factory.pairing import Point
+    from factory.pairs.pairing import Point
 
 
 class Sigma(Knobs):
@@ -68,7 +68,7 @@ class Keep(Knobs):
 
     def objections(self) -> dict[str, pl.Expr]:
         """What speaks against an answer, by name."""
-        from factory.pairing import objections
+        from factory.pairs.pairing import objections
 
         return objections(self.finished, self.language == "match", self.nonempty)
 

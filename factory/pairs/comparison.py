@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from factory.errors import RecipeError
+from factory.pairs.strategies import parse
 from factory.stages.candidates import Candidates
 from factory.stages.choosing import Found
 from factory.stages.contract import Scope, SliceSpec
 from factory.stages.job import Job
 from factory.stages.pair import Pair
-from factory.strategies import parse
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,7 +63,7 @@ def compare(found: Sequence[Strategy], scope: Scope, job: Job) -> list[dict[str,
 
 
 def _row(strategy: str, name: str, made: Found, reference: pl.DataFrame) -> dict[str, Any]:
-    from factory.anatomy import overlap
+    from factory.pairs.anatomy import overlap
 
     mix = made.figures.get("languages", [])
     across = sum(m["rows"] for m in mix if m["chosen_language"] != m["rejected_language"])

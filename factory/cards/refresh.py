@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
-from factory import card, card_check
 from factory.artifact import MANIFEST, Manifest
-from factory.card_check import Problem
+from factory.cards import card, card_check
+from factory.cards.card_check import Problem
+from factory.cards.evaluation import Comparison, comparisons
 from factory.errors import HubError
-from factory.evaluation import Comparison, comparisons
 from factory.hub import Hub
 
 

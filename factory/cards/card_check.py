@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
-from factory import licenses, markdown
 from factory.artifact import License
+from factory.cards import licenses, markdown
 from factory.errors import InputError, nearest
 
 # ISO 639-1, and what the Hub takes beside it; three letters are ISO 639-3, which is not listed.

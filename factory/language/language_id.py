@@ -8,8 +8,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from factory.languages import LANGUAGES, language
-from factory.prose import LETTER, prose
+from factory.language.languages import LANGUAGES, language
+from factory.language.prose import LETTER, prose
 
 # Below this share of belief there is no label: a wrong label drops a right text. The detector
 # evens its belief out over lengths, so that one number does for short and long text.
