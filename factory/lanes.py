@@ -49,14 +49,15 @@ def run(
     get done. `lanes` of them are under way at once; the next is taken from `work` when one is
     done, so nothing is held in memory ahead of time.
 
-    An error in `make` is raised here, and no further work is begun. With one lane there is no
-    thread.
+    An error in `make` is raised here, and once it has happened no further work is begun. With one
+    lane there is no thread.
     """
     if lanes == 1:
         for piece in work:
             yield piece, make(piece)
         return
-    pieces, turn, over = iter(work), threading.Lock(), threading.Event()
+    pieces, turn = iter(work), threading.Lock()
+    enough, over = threading.Event(), threading.Event()  # begin nothing more; nobody listens
     done: queue.Queue[tuple[Work, Result] | BaseException | None] = queue.Queue(maxsize=lanes)
 
     def say(what: tuple[Work, Result] | BaseException | None) -> None:
@@ -69,14 +70,16 @@ def run(
 
     def lane() -> None:
         try:
-            while not over.is_set():
+            while not enough.is_set():
                 with turn:
                     _held.by = turn
                     try:
-                        piece = next(pieces, _NOTHING)
-                        if piece is _NOTHING or over.is_set():
+                        if enough.is_set() or (piece := next(pieces, _NOTHING)) is _NOTHING:
                             break
                         result = make(piece)  # type: ignore[arg-type]
+                    except BaseException:
+                        enough.set()  # before the turn goes to another lane
+                        raise
                     finally:
                         _held.by = None
                 say((piece, result))  # type: ignore[arg-type]
@@ -98,6 +101,7 @@ def run(
             else:
                 yield said
     finally:
+        enough.set()
         over.set()
 
 

@@ -69,19 +69,51 @@ def test_work_is_taken_only_when_a_lane_is_free():
     results.close()
 
 
+def lanes_are_over() -> None:
+    """Wait until no lane is left that could begin anything."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("lane "):
+            thread.join(10)
+            assert not thread.is_alive()
+
+
 def test_an_error_ends_the_run_and_what_comes_after_is_not_begun():
-    begun = []
+    begun, second_waits, raised = [], threading.Event(), threading.Event()
 
     def make(n: int) -> int:
         begun.append(n)
         if n == 3:
+            with lanes.resting():
+                assert second_waits.wait(10)
             raise ValueError("the third")
+        if n == 4:
+            second_waits.set()
+            with lanes.resting():
+                assert raised.wait(10)
         return n
 
     with pytest.raises(ValueError, match="the third"):
         list(lanes.run(range(100), make, 2))
-    time.sleep(0.3)
-    assert len(begun) < 10
+    raised.set()
+    lanes_are_over()
+    assert sorted(begun) == [0, 1, 2, 3, 4]  # the fourth was under way
+
+
+def test_an_error_is_the_last_that_lanes_do_even_if_nobody_reads_it_yet():
+    begun: list[int] = []
+
+    def make(n: int) -> int:
+        begun.append(n)
+        if n == 1:
+            raise ValueError("the first")
+        return n
+
+    results = lanes.run(range(100), make, 2)
+    assert next(results) == (0, 0)
+    lanes_are_over()
+    assert begun == [0, 1]
+    with pytest.raises(ValueError, match="the first"):
+        list(results)
 
 
 def test_resting_outside_of_a_lane_does_nothing():
