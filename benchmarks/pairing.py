@@ -24,6 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import factory  # noqa: F401  (says which allocator Arrow takes, before Arrow is there)
+
 LANGUAGES = ("da", "nl", "en", "fr", "de", "it", "es")
 SAMPLES = 64
 WORDS = 120
@@ -59,8 +61,8 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
     import numpy as np
     import pyarrow as pa
 
+    from factory import shards
     from factory.schemas import SCHEMAS, conform
-    from factory.shards import write_slice
 
     whole, starts = corpus()
     n = prompts * SAMPLES
@@ -106,7 +108,16 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
         for kind, columns in tables.items():
             known = {name: columns[name] for name in SCHEMAS[kind].names if name in columns}
             table = conform(pa.table(known), kind, "the benchmark")
-            write_slice(directory / kind / "data" / code, table)
+            if kind == "prompts":
+                shards.write_slice(directory / kind / "data" / code, table)
+                continue
+            whole_slice = shards.cut({code: n}, n)  # row-wise stages compact what they made
+            [shard] = whole_slice.shards
+            shards.write_table(shard.file(directory / "made" / kind), table)
+            shards.compact(
+                directory / "made" / kind, whole_slice, code, directory / kind / "data" / code
+            )
+            shard.file(directory / "made" / kind).unlink()
         if jsonl:
             with (directory / f"{code}.jsonl").open("w") as file:
                 for row, text in enumerate(texts):
@@ -124,6 +135,8 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
 
 def ours(directory: Path, cross: bool = False) -> Callable[[], dict[str, int]]:
     """The stage itself, all but the drawing: reads parquet, pairs, describes, writes parquet."""
+    import pyarrow.compute  # noqa: F401  (the first `take` would import it)
+
     from factory.pairs import anatomy, pairing, scales  # noqa: F401
     from factory.stages.contract import Read, SliceSpec
     from factory.stages.job import Job, Place

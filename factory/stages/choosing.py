@@ -5,6 +5,7 @@ No model is needed. While the rows of one slice are written, the next is being c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _UPSTREAM = {"scores": "score", "samples": "generate"}  # role: stage
 CROSS = "all_lang"  # the slice of the pool that holds all languages
 FIGURE = "anatomy.png"
+_WRITERS = 2  # slices being written at once; unpacking their texts is most of the work
 
 
 @dataclass(frozen=True)
@@ -101,24 +103,23 @@ class Choosing(Stage):
     def make(self, job: Job) -> dict[str, tuple[dict[str, Any], Rows]]:
         """The files of every slice; returns figures and counts of each."""
         done: dict[str, tuple[dict[str, Any], Rows]] = {}
-        writing: list[Future[tuple[SliceSpec, Found, int]]] = []
+        writing: deque[Future[tuple[SliceSpec, Found, int]]] = deque()
 
-        def finish() -> None:
-            for future in writing:
-                spec, found, out = future.result()
+        def finish(left: int) -> None:
+            while len(writing) > left:
+                spec, found, out = writing.popleft().result()
                 asked = out + sum(found.dropped.values())
                 rows = Rows(into=asked, out=out, dropped=found.dropped)
                 done[spec.name] = (found.figures, rows)
                 job.progress(len(done), len(job.slices), "languages")
-            writing.clear()
 
-        with ThreadPoolExecutor(1, "write") as writer:
+        with ThreadPoolExecutor(_WRITERS, "write") as writers:
             for spec in job.slices:
                 candidates = Candidates(job, spec)
                 found = self.find(candidates)
-                finish()  # one slice at a time waits to be written: memory is bounded
-                writing.append(writer.submit(self._write, candidates, found))
-            finish()
+                finish(_WRITERS - 1)  # no slice waits for a writer: memory is bounded
+                writing.append(writers.submit(self._write, candidates, found))
+            finish(0)
         return done
 
     def find(self, candidates: Candidates) -> Found:

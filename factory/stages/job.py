@@ -316,7 +316,6 @@ def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Ser
                 places = pl.Series(wanted[low:high] - start).to_arrow()
                 found.append(pl.Series(batch.column(0).take(places)))
                 start += len(batch)
-    pa.default_memory_pool().release_unused()  # it would keep what the column needed
     return pl.concat(found)[back]
 
 
