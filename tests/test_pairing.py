@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.artifact import text_hash
+from factory.pairs.anatomy import passed_over
 from factory.pairs.pairing import GOLD, Limits, Pairing, Rule, best, objections, pair
 from factory.pairs.pairing import pool as make_pool
 from factory.pairs.scales import ALPHAS, draws, length_controlled, zscored
@@ -590,6 +591,15 @@ def test_a_side_asks_for_whole_answers_and_for_a_language_and_no_label_is_no_mat
     against = pl.any_horizontal(pl.lit(False), *objections(*asked).values())
     assert answers.filter(~against)["k"].to_list() == may
     assert len(answers) == len(SAMPLES), "who may not be chosen still counts in the pool"
+
+
+def test_an_answer_without_a_label_is_not_said_to_be_in_a_wrong_language():
+    rows = [{**row, "detected_language": label} for row, label in zip(
+        SAMPLES, ["da", "en", None, "no", None], strict=True)]  # fmt: skip
+    answers = make_pool(scores(), samples(rows), {"da", "no"})
+    assert passed_over(answers, objections(False, True, False)) == {
+        "wrong_language": 1, "no_language": 2,
+    }  # fmt: skip
 
 
 def test_a_score_belongs_to_the_text_that_was_scored_and_to_no_later_one():

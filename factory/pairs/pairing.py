@@ -64,8 +64,9 @@ def pool(
 ) -> pl.DataFrame:
     """The answers of one language as the rules see them, one row each.
 
-    `accepted` are the labels of the language that is asked for (no label is no match), `language`
-    its place among the languages; answers that people wrote (k -1) stay out unless `gold`.
+    `accepted` are the labels of the language that is asked for (`in_language` is null for an answer
+    that has no label), `language` its place among the languages; answers that people wrote (k -1)
+    stay out unless `gold`.
     Joined by prompt_id, k and response_hash, never by text. `row` is the row in `samples`.
     """
     keys = ["prompt_id", "k", "response_hash"]
@@ -75,7 +76,7 @@ def pool(
         "n_chars",
         n_tokens="n_tokens",
         finished=pl.col("finish_reason") == "stop",
-        in_language=pl.col("detected_language").is_in(list(accepted)).fill_null(False),
+        in_language=pl.col("detected_language").is_in(list(accepted)),
     )  # fmt: skip
     if all(scores.column(key).equals(samples.column(key)) for key in keys):
         # row for row the same answers, as the stages leave them
@@ -98,10 +99,12 @@ def pool(
 
 
 def objections(finished: bool, in_language: bool, nonempty: bool) -> dict[str, pl.Expr]:
-    """What speaks against an answer on a side that asks for these things, by name."""
+    """What speaks against an answer on a side that asks for these things, by name. One that is too
+    short or too mixed to tell its language is not known to be in the one that was asked for."""
     found = {
         "unfinished": (finished, ~pl.col("finished")),
-        "wrong_language": (in_language, ~pl.col("in_language")),
+        "wrong_language": (in_language, ~pl.col("in_language").fill_null(True)),
+        "no_language": (in_language, pl.col("in_language").is_null()),
         "empty": (nonempty, pl.col("n_chars") == 0),
     }
     return {name: rule for name, (asked, rule) in found.items() if asked}
