@@ -12,6 +12,7 @@ import pytest
 
 from factory import schemas, shards
 from factory.artifact import text_hash
+from factory.engines import choose
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError, RecipeError, StageError
 from factory.plan import Holdings, plan
@@ -419,3 +420,50 @@ def test_accuracy_comes_from_the_preferences_of_each_language(
         right += chosen.value > rejected.value  # type: ignore[operator]
     assert figures["es"]["pairs_right"] == right
     assert 0 < right < 7  # this random model is neither always right nor always wrong
+
+
+def test_an_audit_that_is_cut_off_keeps_the_pairs_that_it_has_read(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = tmp_path / "pairs-es.jsonl"
+    rows = [
+        {"prompt": f"¿Qué es {n}?", "chosen": f"Es {n}.", "rejected": "No " * n}
+        for n in range(1, 8)
+    ]
+    pairs.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    more = f", audit: {{preferences: {{es: {pairs}}}}}, how: {{shard: 3}}"
+    made = recipe(tmp_path, CLASSIFIER, more)
+    whole, _ = run(made, job(made, models, tmp_path / "whole"))
+
+    real, read = choose.scorer, []
+
+    class Read:
+        """The real engine; `left` calls on, it is cut off."""
+
+        def __init__(self, left: int) -> None:
+            self._scorer, self._left = real(made.steps()["score"].how, models["classifier"],
+                                            "float32"), left  # fmt: skip
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._scorer, name)
+
+        def score(self, sequences: Any) -> list[float]:
+            self._left -= 1
+            if self._left < 0:
+                raise KeyboardInterrupt
+            read.append(len(sequences))
+            return self._scorer.score(sequences)
+
+    of = job(made, models, tmp_path / "cut")
+    monkeypatch.setattr(choose, "scorer", lambda *_: Read(4 + 2))  # 12 samples, then 7 pairs
+    with pytest.raises(KeyboardInterrupt):
+        run(made, of)
+    assert read == [3, 3, 3, 3, 6, 6]
+    read.clear()
+    monkeypatch.setattr(choose, "scorer", lambda *_: Read(99))
+    outcome, _ = run(made, of)
+    assert read == [2]  # the last pair alone
+    assert outcome.stats["audit"] == whole.stats["audit"]
+    assert outcome.stats["audit"]["by_language"]["es"]["pairs"] == 7
+    monkeypatch.setattr(choose, "scorer", None)  # nothing is left to be asked
+    assert run(made, of)[0].stats["audit"] == whole.stats["audit"]

@@ -44,6 +44,7 @@ from factory.stages.job import Job, Outcome, engines, read_slice
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
 _SIDES = ("chosen", "rejected")
+_PAIRS = pa.schema([(side, pa.float64()) for side in _SIDES])  # rewards of an audit's pairs
 _ALL = "all"  # languages
 _DESCRIBED = ("reward", "status", "n_tokens")
 _SCORED = ("language", "prompt_id", "k", "reward")
@@ -179,7 +180,7 @@ class Score(Stage):
                 spent=scoring.tokens,
             )
             stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in made}
-            audited = self._audited(job, lambda: scoring().reward)
+            audited = self._audited(job, scoring)
         counts = {
             name: Rows(
                 into=len(samples[name]),
@@ -267,7 +268,7 @@ class Score(Stage):
             asked = asked.with_columns(prompt_hash=known.cast(pl.String))
         return job.missing(spec.name, self.kind, asked)
 
-    def _audited(self, job: Job, reward: Callable[[], Backend]) -> dict[str, Any]:
+    def _audited(self, job: Job, scoring: Callable[[], _Scoring]) -> dict[str, Any]:
         """What the audit finds. Raises StageError when the recipe says to refuse a blind reward
         model; what is scored is kept."""
         import polars as pl
@@ -279,7 +280,7 @@ class Score(Stage):
             assert isinstance(made, pl.DataFrame) and isinstance(drawn, pl.DataFrame)
             parts.append(made.join(drawn, on=["prompt_id", "k"]))
         pairs = {
-            str(spec.language): self._preferred(job, spec, reward())
+            str(spec.language): self._preferred(job, spec, scoring)
             for spec in job.slices
             if spec.need("preferences")
         }
@@ -294,22 +295,38 @@ class Score(Stage):
             )
         return found
 
-    def _preferred(self, job: Job, spec: SliceSpec, reward: Backend) -> list[Pair]:
+    def _preferred(self, job: Job, spec: SliceSpec, scoring: Callable[[], _Scoring]) -> list[Pair]:
         """Rewards of the chosen and the rejected answer of each pair of a language, each under the
-        pair's own prompt."""
+        pair's own prompt. Shards of them are kept as those of samples are."""
         code = str(spec.language)
         pairs = self.audit.pairs(code)
         assert pairs is not None
-        rows = []
+        rows: list[tuple[list[Message], str, str]] = []
         for where, row in pairs.rows(job.place(spec, "preferences").path, pairs.config or code):
             if row is not None:
-                sides = [answer(row.get(side), f"{where}: {side}") for side in _SIDES]
-                rows.append((messages({"prompt": row.get("prompt")}, where), *sides))
-        values = [
-            [value.value for value in reward([(row[0], row[side][-1]["content"]) for row in rows])]
-            for side in (1, 2)
-        ]
-        return list(zip(*values, strict=True))
+                chosen, rejected = (answer(row.get(side), f"{where}: {side}") for side in _SIDES)
+                asked = messages({"prompt": row.get("prompt")}, where)
+                rows.append((list(asked), chosen[-1]["content"], rejected[-1]["content"]))
+        name, work = spec.name, job.work / "audit" / spec.name
+
+        def make(shard: Shard) -> pa.Table:
+            # both answers to a prompt one after another: an engine that keeps prefixes reads the
+            # prompt once
+            some = rows[shard.start : shard.stop]
+            items = [(asked, text) for asked, *texts in some for text in texts]
+            values = [one.value for one in scoring().reward(items)] if items else []
+            return pa.table(dict(zip(_SIDES, (values[::2], values[1::2]), strict=True)), _PAIRS)
+
+        grid = shards.grid(work, {name: len(rows)}, self.how.shard)
+        shards.run(
+            work,
+            grid,
+            make,
+            lambda done, total: job.progress(done, total, f"shards of the audit of {name}"),
+            lanes=lambda shard: scoring().lanes,
+        )
+        found = shards.rows(work, grid, name)
+        return list(zip(*(found.column(side).to_pylist() for side in _SIDES), strict=True))
 
 
 class _Scoring:
