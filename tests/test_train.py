@@ -1,14 +1,20 @@
-"""The pure parts of training: the split and the checkpoints. The trainings run in test_smoke."""
+"""The pure parts of training: the split, the checkpoints, what devices are told. Trainings run in
+test_training and test_resume."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.errors import StageError
+from factory.training import launch, trainers
 from factory.training.checkpoints import COMPLETE, last_checkpoint
 from factory.training.rows import split
+from factory.training.settings import Lora, Running, Task
 
 IDS = st.lists(st.text(min_size=1, max_size=6), min_size=2, max_size=30, unique=True)
 SHARES = st.floats(0, 0.99)
@@ -53,3 +59,57 @@ def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
     assert not (tmp_path / "checkpoint-10").exists()
     assert last_checkpoint(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("there", "device", "dtype", "asked", "kernel"),
+    [
+        (True, "cuda", "bfloat16", "auto", "flash_attention_2"),
+        (True, "cuda", "float32", "auto", "sdpa"),  # it has no float32
+        (True, "cpu", "bfloat16", "auto", "sdpa"),
+        (False, "cuda", "bfloat16", "auto", "sdpa"),  # never required
+        (True, "cuda", "bfloat16", "eager", "eager"),
+        (False, "cuda", "bfloat16", "flash_attention_2", "flash_attention_2"),
+    ],
+)
+def test_flash_attention_is_taken_where_it_is_there_and_can_be(
+    there: bool, device: str, dtype: str, asked: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trainers.importlib.util.find_spec
+
+    def spec(name: str, *more: Any) -> Any:
+        return (object() if there else None) if name == "flash_attn" else real(name, *more)
+
+    monkeypatch.setattr(trainers.importlib.util, "find_spec", spec)
+    monkeypatch.setattr(trainers, "device_of", lambda task: device)
+    assert trainers.attention(task(dtype=dtype, attn=asked)) == kernel
+
+
+def test_accelerate_is_told_of_as_many_gpus_as_the_recipe_asks_for() -> None:
+    told = launch.config(task(processes=4), "cuda", 8)
+    assert (told["distributed_type"], told["num_processes"]) == ("MULTI_GPU", 4)
+    told = launch.config(task(processes=4, strategy="fsdp"), "cuda", 4)
+    assert told["distributed_type"] == "FSDP"
+    assert told["fsdp_config"]["fsdp_version"] == 2
+    with pytest.raises(StageError, match="4, this machine has 2 GPUs") as raised:
+        launch.config(task(processes=4), "cuda", 2)
+    assert "the batch stays 64" in raised.value.fix
+    with pytest.raises(StageError, match="over GPUs alone"):
+        launch.config(task(processes=2, strategy="fsdp"), "cpu", 0)
+
+
+def test_sixty_four_rows_a_step_stay_sixty_four_whatever_the_devices() -> None:
+    for processes in (1, 2, 8, 32):
+        for micro_batch in (1, 2):
+            made = task(processes=processes, micro_batch=micro_batch)
+            assert made.accumulation * micro_batch * processes == made.batch == 64
+
+
+def task(dtype: str = "bfloat16", **how: Any) -> Task:
+    """A task with the paper's settings; nothing of it is on disk."""
+    here = Path("nowhere")
+    return Task(
+        step="dpo[es]", method="preference", base=here, rows=here, work=here, out=here, seed=0,
+        lr=5e-6, epochs=1, batch=64, warmup=0.05, weight_decay=0.01, max_length=4096,
+        lora=Lora(), dtype=dtype, how=Running(**how),
+    )  # fmt: skip

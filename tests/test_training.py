@@ -273,7 +273,13 @@ def test_rows_over_the_budget_are_counted_and_too_few_are_refused(tmp_path: Path
         trained(tmp_path / "none", Dpo(**{**SMALL, "max_length": 8}))
 
 
-def test_a_reporter_that_is_not_installed_is_said_before_training(tmp_path: Path) -> None:
+def test_a_reporter_that_is_not_installed_is_said_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = find_spec
+    monkeypatch.setattr(
+        trainers.importlib.util, "find_spec", lambda name: None if name == "wandb" else real(name)
+    )
     with pytest.raises(InputError, match="wandb, which is not installed"):
         trained(tmp_path, Dpo(**{**SMALL, "how": {**SMALL["how"], "report_to": "wandb"}}))
 

@@ -32,8 +32,14 @@ def run(task: Task, progress: Progress) -> dict[str, Any]:
 
 
 def config(task: Task, device: str, devices: int) -> dict[str, Any]:
-    """accelerate's config for a task on one machine. Raises StageError when it has fewer GPUs."""
+    """accelerate's config for a task on one machine. Raises StageError when it has fewer GPUs, or
+    none to spread a model over."""
     count = task.how.processes
+    if device == "cpu" and task.how.strategy == "fsdp":
+        raise StageError(
+            f"{task.step}: how.strategy is fsdp, and accelerate spreads a model over GPUs alone",
+            "set how.strategy: ddp on this machine; the result is the same",
+        )
     if device == "cuda" and devices < count:
         raise StageError(
             f"{task.step}: how.processes is {count}, this machine has {devices} GPUs",
@@ -66,12 +72,12 @@ def _launched(task: Task, progress: Progress) -> dict[str, Any]:
     import torch
 
     device = trainers.device_of(task)
+    found = config(task, device, torch.cuda.device_count())
     told, settings, far = (task.work / n for n in ("task.json", "accelerate.yaml", "far.json"))
     (task.work / RESULT).unlink(missing_ok=True)
     far.unlink(missing_ok=True)
     write_atomically(told, task.model_dump_json().encode())
-    text = yaml.safe_dump(config(task, device, torch.cuda.device_count()))
-    write_atomically(settings, text.encode())
+    write_atomically(settings, yaml.safe_dump(found).encode())
     log = task.work / "processes.log"
     program = ("-m", "factory.training.worker", str(told), str(os.getpid()))
     if device == "cuda":
@@ -108,8 +114,8 @@ def _launched(task: Task, progress: Progress) -> dict[str, Any]:
         raise StageError(
             f"{task.step}: one of {task.how.processes} processes failed: {said}", f"see {log}"
         )
-    found: dict[str, Any] = json.loads((task.work / RESULT).read_text())
-    return found
+    result: dict[str, Any] = json.loads((task.work / RESULT).read_text())
+    return result
 
 
 def _follow(

@@ -40,7 +40,7 @@ def build(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list
     if task.how.report_to != "none" and not importlib.util.find_spec(task.how.report_to):
         raise InputError(
             f"{task.step}: how.report_to is {task.how.report_to}, which is not installed",
-            f"pip install {task.how.report_to}, or leave report_to out",
+            f"pip install {task.how.report_to} (or 'croco-factory[watch]'), or leave report_to out",
         )
     make = {
         "reward": _reward, "sft": _sft, "preference": _preference, "online": _online,
@@ -78,6 +78,8 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
         "eval_strategy": "steps" if evaluate else "no",
         "eval_steps": 1 / task.how.evaluations if task.how.evaluations > 1 else 10**9,
         "report_to": task.how.report_to,
+        # of its own, and the same when it goes on: the stage, and the fingerprint it works under
+        "run_name": f"{task.step} {task.work.parent.name}",
         "disable_tqdm": True,
     }
 
