@@ -66,6 +66,28 @@ def test_greedy_answers_do_not_depend_on_neighbours(sampler: Any) -> None:
     assert together == sampler.sample([short], greedy, 0) + sampler.sample([long], greedy, 0)
 
 
+def test_prompts_of_like_length_are_drawn_together_and_answers_keep_their_order(
+    sampler: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines.transformers import TransformersSampler
+
+    by_twos = TransformersSampler(model, "float32", rows=2)
+    draw, batches = by_twos._batch, []
+
+    def watched(prompts: Any, *more: Any) -> Any:
+        batches.append([len(prompt) for prompt in prompts])
+        return draw(prompts, *more)
+
+    monkeypatch.setattr(by_twos, "_batch", watched)
+    one, two, three = _prompts(sampler, "Hello", "Hello and how is it", "word " * 30)
+    asked, greedy = [one, three, two, one, three, two], Sampling(0, 1, 6)
+    together = by_twos.sample(asked, greedy, 0)
+    alone = [sampler.sample([p], greedy, 0)[0] for p in asked]
+    assert [sample.token_ids for sample in together] == [sample.token_ids for sample in alone]
+    assert batches == [[len(p)] * 2 for p in (three, two, one)]  # nothing was padded
+    assert by_twos.sample([], greedy, 0) == []
+
+
 def test_an_answer_that_is_cut_says_so(sampler: Any) -> None:
     [sample] = sampler.sample(_prompts(sampler, "Hello"), Sampling(0, 1, 3), 0)
     assert sample.finish_reason == "length" and len(sample.token_ids) == 3

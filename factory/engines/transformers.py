@@ -105,13 +105,21 @@ class TransformersSampler(_Transformers):
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
     ) -> list[Sample]:
         rooms = rooms_of(prompts, sampling, self.max_context)
-        found = []
-        for number, start in enumerate(range(0, len(prompts), self._rows)):
-            rows = slice(start, start + self._rows)
-            drawn = self._batch(prompts[rows], rooms[rows], sampling, (seed + number) % 2**31)
+        # Longest first, and the answers to one prompt together: neighbours are of like length, so
+        # little is padded, and the largest batch fails first if any.
+        order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
+        found: dict[int, Sample] = {}
+        for number, start in enumerate(range(0, len(order), self._rows)):
+            some = order[start : start + self._rows]
+            drawn = self._batch(
+                [prompts[n] for n in some],
+                [rooms[n] for n in some],
+                sampling,
+                (seed + number) % 2**31,
+            )
             self.tokens += sum(len(sample.token_ids) for sample in drawn)
-            found += drawn
-        return found
+            found |= zip(some, drawn, strict=True)
+        return [found[n] for n in range(len(prompts))]
 
     def _batch(
         self,

@@ -178,14 +178,18 @@ class _Vllm:
     lanes = LANES
 
     def __init__(
-        self, directory: Path, dtype: str, adapter: Path | None, how: Mapping[str, Any]
+        self,
+        directory: Path,
+        dtype: str,
+        adapter: Path | None = None,
+        how: Mapping[str, Any] | None = None,
     ) -> None:
         """`how`: arguments of vLLM's EngineArgs that change no result."""
         import vllm
 
         self.name = f"vllm {vllm.__version__}"
         self._found = checkpoint.read(directory)
-        self._settings = {"dtype": dtype, "max_model_len": self._found.max_context, **how}
+        self._settings = {"dtype": dtype, "max_model_len": self._found.max_context, **(how or {})}
         self._adapter = adapter
         self._started: _Engine | None = None
         self._starting = threading.Lock()
@@ -239,7 +243,7 @@ class VllmSampler(_Vllm):
         adapter: Path | None = None,
         how: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(directory, dtype, adapter, how or {})
+        super().__init__(directory, dtype, adapter, how)
         self.stop_ids = self._found.stop_ids
         self._seed: int | None = None
 
@@ -273,7 +277,7 @@ class VllmScorer(_Vllm):
     """A sequence classifier with one label, pooled. See engines.Scorer."""
 
     def __init__(self, directory: Path, dtype: str, how: Mapping[str, Any] | None = None) -> None:
-        super().__init__(directory, dtype, None, how or {})
+        super().__init__(directory, dtype, how=how)
         checkpoint.one_label(self._found)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
@@ -287,15 +291,6 @@ class VllmScorer(_Vllm):
 
 class VllmLikelihood(_Vllm):
     """A causal model, with an adapter on it if one is given. See engines.Likelihood."""
-
-    def __init__(
-        self,
-        directory: Path,
-        dtype: str,
-        adapter: Path | None = None,
-        how: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(directory, dtype, adapter, how or {})
 
     def log_probs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
