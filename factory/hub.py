@@ -69,11 +69,13 @@ class Item:
 
 
 class Hub:
-    """One hub: the local one or any other that speaks the protocol."""
+    """One hub: the local one or any other that speaks the protocol. `cache` is where its files
+    are kept, if not where HF_HUB_CACHE says: a cache does not know which hub a repo came from."""
 
-    def __init__(self, endpoint: str, token: str | None) -> None:
+    def __init__(self, endpoint: str, token: str | None, cache: Path | None = None) -> None:
         self.endpoint = endpoint
         self._token = token
+        self._cache = cache
         self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
 
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
@@ -113,6 +115,7 @@ class Hub:
                     revision=revision,
                     endpoint=self.endpoint,
                     token=self._token,
+                    cache_dir=self._cache,
                     allow_patterns=None if only is None else list(only),
                     ignore_patterns=[*_WEIGHTS, *but],
                 )
@@ -346,6 +349,7 @@ class Hub:
                 revision=revision,
                 endpoint=self.endpoint,
                 token=self._token,
+                cache_dir=self._cache,
             )
         )
 

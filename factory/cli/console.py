@@ -32,10 +32,12 @@ _LOG_EVERY = 60.0  # seconds between plain lines
 
 class Teller:
     """Tells a run: a moving bar on a terminal, plain lines in a log. `aside` tells it on stderr,
-    where stdout is for programs."""
+    where stdout is for programs; `quiet` tells nothing."""
 
-    def __init__(self, aside: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False, markup=False) if aside else console
+    def __init__(self, aside: bool = False, quiet: bool = False) -> None:
+        self._console = console
+        if aside or quiet:
+            self._console = Console(stderr=aside, highlight=False, markup=False, quiet=quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -48,7 +50,7 @@ class Teller:
         self._console.print(f"{step.name}: {step.reason}")
         started = said = time.monotonic()
         at_start: int | None = None
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._bar = Progress(
                 TextColumn("  {task.description}"),
                 BarColumn(),

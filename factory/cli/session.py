@@ -43,17 +43,32 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
                 os.environ.update(environment(connection, home.cache))
                 from factory.hub import Hub
 
-                yield home, Hub(connection.url, connection.token)
+                yield home, Hub(connection.url, connection.token, home.cache / "hub")
         except HubStartError as error:
             raise HubError(f"the local hub did not start: {error}", "see its log") from None
         return
     endpoint = address(endpoint)
     os.environ["HF_ENDPOINT"] = endpoint
     # A client's cache does not know which hub a repo came from: one cache a hub.
-    os.environ["HF_HUB_CACHE"] = str(home.root / "caches" / urlsplit(endpoint).netloc)
+    cache = home.root / "caches" / urlsplit(endpoint).netloc
+    os.environ["HF_HUB_CACHE"] = str(cache)
     from factory.hub import Hub
 
-    yield home, Hub(endpoint, remote_token())
+    yield home, Hub(endpoint, remote_token(), cache)
+
+
+@contextmanager
+def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
+    """A session inside somebody's own program, whose environment and Hub clients are afterwards
+    what they were. Raises HubError."""
+    before = dict(os.environ)
+    try:
+        remote_token()  # imports the client now, with the settings that it is to keep
+        with session(endpoint) as found:
+            yield found
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def address(endpoint: str) -> str:
