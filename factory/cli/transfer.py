@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import typer
 
 from factory.cli.app import home_path
+from factory.cli.session import not_started
 from factory.errors import HubError
 from factory.localhub.launcher import Connection, HubStartError, connect
 
@@ -48,7 +49,7 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
         with connect(root or home_path() / "hub") as connection:
             yield connection
     except HubStartError as error:
-        raise HubError(f"the local hub did not start: {error}", "see its log") from None
+        raise not_started(error) from None
 
 
 @contextmanager
