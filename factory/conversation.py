@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Said:
-    """One answer: who gave it (`base`, `tuned`, or `model` where there is no adapter), its text, the ISO 639-1 code of the language
-    it is in (None when that cannot be told), tokens, how it ended (`stop` or `length`), seconds."""
+    """One answer: who gave it (`base`, `tuned`, or `model` where there is no adapter), its text,
+    the ISO 639-1 code of the language it is in (None when that cannot be told), tokens, how it
+    ended (`stop` or `length`), seconds."""
 
     who: str
     text: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import pty
@@ -99,7 +100,7 @@ def test_a_wrong_base_is_refused_by_all_and_a_copy_of_the_right_one_is_taken(
 
 def test_the_command_that_serves_says_everything_by_directory(smoke: Path) -> None:
     words = shlex.split(said(smoke, "serve", ADAPTER, "--print", "--", "--seed", "1"))
-    options = dict(zip(words[3::1], words[4::1], strict=False))
+    options = dict(itertools.pairwise(words))
     name, _, adapter = options["--lora-modules"].partition("=")
     assert name == ADAPTER and json.loads((Path(adapter) / "adapter_config.json").read_text())
     assert options["--max-lora-rank"] == "16" and options["--host"] == "127.0.0.1"

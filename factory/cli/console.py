@@ -159,6 +159,26 @@ def plan_json(steps: list[Step], left: Mapping[str, Estimate]) -> list[dict[str,
     ]
 
 
+def run_json(steps: list[Step]) -> list[dict[str, Any]]:
+    """What a run left, for programs: where each step is, and its rows by slice."""
+    return [
+        {
+            "step": step.name,
+            "state": step.state.value,
+            "reason": step.reason,
+            "repo": step.repo,
+            "tag": step.found.tag if step.found else None,
+            "rows": {
+                name: record.rows.model_dump()
+                for name, record in (step.found.manifest.slices if step.found else {}).items()
+            },
+            "seconds": step.found.manifest.cost.wall_seconds if step.found else None,
+            "alarms": step.found.manifest.stats.get("alarms", []) if step.found else [],
+        }
+        for step in steps
+    ]
+
+
 def alarms(steps: list[Step]) -> list[str]:
     """What a person should look at in the trainings before their adapters are trusted."""
     return [
