@@ -391,6 +391,21 @@ class Hub:
         return None
 
 
+@contextmanager
+def without_xet() -> Iterator[None]:
+    """For a hub that is not the public one, in a program that imported its clients before: they do
+    not look for a Xet server meanwhile, nor keep off this hub because they were told to stay off
+    the internet. Both are read when the client is imported."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE
+    constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = True, False
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = before
+
+
 _FIXES = {
     401: "check your token (HF_TOKEN, or hf auth login)",
     403: "your token may not write there",

@@ -193,14 +193,24 @@ print(made["pair"].tag == pairs.manifest.tag, len(made))
 assert dict(os.environ) == before, "the program's environment is as it was"
 from huggingface_hub import constants
 assert constants.ENDPOINT == "https://huggingface.co", "and so are its Hub clients"
+os.environ["FACTORY_HOME"] = sys.argv[1]  # nothing there: models are brought in, rows published
+factory.run("smoke", until="prompts", quiet=True)
+print(factory.load_artifact("local/smoke-prompts").manifest.rows().out)
+assert not constants.HF_HUB_DISABLE_XET and constants.HF_HUB_OFFLINE
 """
 
 
-def test_the_python_api_loads_and_runs_and_leaves_the_program_as_it_was(smoke: Path) -> None:
+def test_the_python_api_loads_and_runs_and_leaves_the_program_as_it_was(
+    smoke: Path, tmp_path: Path
+) -> None:
+    """As in a job on a cluster, where clients are told to stay off the internet."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     done = subprocess.run(
-        [FACTORY[0], "-c", API], cwd=smoke.parent, capture_output=True, text=True, check=False,
-        env={**environment, "FACTORY_HOME": str(smoke)},
+        [FACTORY[0], "-c", API, str(tmp_path / "home")],
+        cwd=smoke.parent, capture_output=True, text=True, check=False,
+        env={**environment, "FACTORY_HOME": str(smoke), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines() == ["pairs 12 4", "HubError", "InputError", "True 15"]
+    assert done.stdout.splitlines() == [
+        "pairs 12 4", "HubError", "InputError", "True 15", "42",
+    ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -65,7 +65,9 @@ def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     before = dict(os.environ)
     try:
         remote_token()  # imports the client now, with the settings that it is to keep
-        with session(endpoint) as found:
+        from factory.hub import without_xet
+
+        with session(endpoint) as found, without_xet() if endpoint is None else nullcontext():
             yield found
     finally:
         os.environ.clear()
