@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import traceback
 from datetime import datetime
@@ -24,6 +23,7 @@ __all__ = [
 
 # What `pip install croco-factory` alone leaves out: see the extra `train` in pyproject.toml.
 _EXTRA = ("torch", "transformers", "datasets", "trl", "peft", "accelerate", "gguf", "safetensors")
+_STOPPED = 130  # by Ctrl-C, as shells count it
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -32,14 +32,12 @@ def main() -> None:
     try:
         code = app(standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:  # `factory plan demo | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = _STOPPED
     except Exception as error:  # noqa: BLE001  (the last stop)
         said, code = _told(error)
         print(said, file=sys.stderr)
+    if code == _STOPPED:  # typer makes an exit code of Ctrl-C by itself
+        print("\nstopped; run the same command again to go on", file=sys.stderr)
     sys.exit(code)
 
 

@@ -32,7 +32,7 @@ def doctor(
     from factory.cli.session import address
     from factory.cli.transfer import PUBLIC
 
-    found, remote = [], address(hub or PUBLIC)
+    found, remote = [], address(PUBLIC if hub is None else hub)
     for check in _checks(remote, hub is not None, deep):
         found.append(check)
         if not json_:

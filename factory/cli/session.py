@@ -46,6 +46,8 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
 
                 yield home, Hub(connection.url, connection.token, home.cache / "hub")
         except HubStartError as error:
+            from factory.cli.transfer import not_started
+
             raise not_started(error) from None
         return
     endpoint = address(endpoint)
@@ -72,14 +74,6 @@ def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def not_started(error: HubStartError) -> HubError:
-    """What to do where the local hub does not start: most often its folder cannot be used."""
-    return HubError(
-        f"the local hub did not start: {error}",
-        "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong",
-    )
 
 
 def address(endpoint: str) -> str:

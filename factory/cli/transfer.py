@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import typer
 
 from factory.cli.app import home_path
-from factory.cli.session import not_started
 from factory.errors import HubError
 from factory.localhub.launcher import Connection, HubStartError, connect
 
@@ -50,6 +49,14 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
             yield connection
     except HubStartError as error:
         raise not_started(error) from None
+
+
+def not_started(error: HubStartError) -> HubError:
+    """What to do where the local hub does not start: most often its folder cannot be used."""
+    return HubError(
+        f"the local hub did not start: {error}",
+        "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong",
+    )
 
 
 @contextmanager
