@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from factory import __version__
 
+# What people do, in the order in which they do it; a command that is not here comes after these.
+_ORDER = (
+    "demo", "doctor", "plan", "check", "lock", "run", "submit", "status", "card", "pairs", "report",
+    "reproduce", "diff", "chat", "serve", "merge", "push", "pull", "hub",
+)  # fmt: skip
+
+
+class _Commands(TyperGroup):
+    """Commands as people need them, not as modules are imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        rank = {name: place for place, name in enumerate(_ORDER)}
+        return sorted(self.commands, key=lambda name: rank.get(name, len(rank)))
+
+
 app = typer.Typer(
     name="factory",
+    cls=_Commands,
     help="One recipe becomes a collection of datasets and adapters on a Hugging Face Hub.",
     no_args_is_help=True,
     add_completion=True,

@@ -39,6 +39,7 @@ class Wishes:
     private: bool = False
     dry: bool = False
     as_json: bool = False
+    quiet: bool = False
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def transfer(
     from factory.sync.plan import Options
     from factory.sync.side import Side
 
-    bar = Bar()
+    bar = Bar(wishes.quiet)
     with _alone(staging):
         to = (Mirror if keeps_ids else Destination)(*destination, staging / "destination")
         try:
@@ -164,6 +165,8 @@ def _print(done: list[Outcome], shelves: list[Shelf], wishes: Wishes) -> None:
             "collections": [vars(shelf) for shelf in shelves],
         }
         typer.echo(json.dumps(found))
+        return
+    if wishes.quiet:
         return
     from rich.table import Table
 
