@@ -69,11 +69,13 @@ class Item:
 
 
 class Hub:
-    """One hub: the local one or any other that speaks the protocol."""
+    """One hub: the local one or any other that speaks the protocol. `cache` is where its files
+    are kept, if not where HF_HUB_CACHE says: a cache does not know which hub a repo came from."""
 
-    def __init__(self, endpoint: str, token: str | None) -> None:
+    def __init__(self, endpoint: str, token: str | None, cache: Path | None = None) -> None:
         self.endpoint = endpoint
         self._token = token
+        self._cache = cache
         self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
 
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
@@ -113,6 +115,7 @@ class Hub:
                     revision=revision,
                     endpoint=self.endpoint,
                     token=self._token,
+                    cache_dir=self._cache,
                     allow_patterns=None if only is None else list(only),
                     ignore_patterns=[*_WEIGHTS, *but],
                 )
@@ -346,6 +349,7 @@ class Hub:
                 revision=revision,
                 endpoint=self.endpoint,
                 token=self._token,
+                cache_dir=self._cache,
             )
         )
 
@@ -385,6 +389,21 @@ class Hub:
                 "check the network; finished work is kept and published by the next run",
             )
         return None
+
+
+@contextmanager
+def without_xet() -> Iterator[None]:
+    """For a hub that is not the public one, in a program that imported its clients before: they do
+    not look for a Xet server meanwhile, nor keep off this hub because they were told to stay off
+    the internet. Both are read when the client is imported."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE
+    constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = True, False
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = before
 
 
 _FIXES = {

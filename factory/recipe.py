@@ -110,6 +110,8 @@ def recipe_directory() -> Path:
 def find(name: str) -> tuple[Path, bool]:
     """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
     path = Path(name)
+    if name and path.is_dir():
+        raise RecipeError(f"{name} is a directory", "give the .yaml file of a recipe in it")
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise RecipeError(f"no recipe at {name}", "check the path")
@@ -156,8 +158,12 @@ def _read(path: Path, seen: tuple[Path, ...], lineage: list[tuple[str, str]]) ->
         raise RecipeError(f"{path.name} extends itself", "break the circle")
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}", "check the path") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not text in UTF-8", "save it as that") from None
+    except OSError as error:
+        raise RecipeError(
+            f"{path} cannot be read: {error.strerror}", "check who may read it"
+        ) from None
     document = yaml12.parse(text, path.name)
     if isinstance(document.data, dict) and "extends" in document.data:
         parent_name = document.data.pop("extends")
@@ -188,8 +194,9 @@ def _merge(base: Any, top: Any) -> Any:
 
 def _override(document: yaml12.Document, override: str) -> None:
     key, equals, value = override.partition("=")
-    if not equals:
-        raise RecipeError(f"--set {override}: no '='", "write --set stages.generate.n=8")
+    if not equals or not key:
+        lacks = "key before" if equals else ""
+        raise RecipeError(f"--set {override}: no {lacks} '='", "write --set stages.generate.n=8")
     parts = key.split(".")
     target = document.data
     for depth, part in enumerate(parts[:-1], start=1):
@@ -226,7 +233,8 @@ def _explain(error: ValidationError, document: yaml12.Document) -> RecipeError:
         return RecipeError(f"{place}: {dotted} is missing", "add it")
     message = first["msg"].removeprefix("Value error, ")
     got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
-    return RecipeError(f"{place}: {dotted or 'the recipe'}: {message}{got}", "mend that line")
+    fix = "mend it there" if place.startswith("--set") else "mend that line"
+    return RecipeError(f"{place}: {dotted or 'the recipe'}: {message}{got}", fix)
 
 
 def _siblings(path: tuple[Any, ...]) -> list[str]:

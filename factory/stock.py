@@ -49,7 +49,8 @@ def resolve(
         if found is None:
             raise HubError(
                 f"{hub.endpoint} has no {need.kind} {name}",
-                f"check the name, or bring it in where there is a network: factory pull {name}",
+                f"check the name and, if it is private, your token; or bring it in where there is "
+                f"a network: factory pull {name}",
             )
         if pinned and pinned.digest != found[1]:
             raise HubError(

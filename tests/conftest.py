@@ -37,6 +37,17 @@ def run_factory(
     )
 
 
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the smoke recipe ran from nothing, for all slow tests that look at what was
+    made; whoever changes it copies it first. What was printed is in said.txt beside it."""
+    home = tmp_path_factory.mktemp("smoke") / "home"
+    done = run_factory("run", "smoke", home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (home.parent / "said.txt").write_text(done.stdout)
+    return home
+
+
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """A local hub that the tests of one file share."""

@@ -16,13 +16,10 @@ pytestmark = pytest.mark.slow
 HOST = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_USE_V1": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def made(smoke: Path) -> Path:
     """A home with everything up to adapters and answers."""
-    home = tmp_path_factory.mktemp("cards") / "home"
-    done = run_factory("run", "smoke", home=home)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return home
+    return smoke
 
 
 def snippets(made: Path, repo: str) -> list[str]:

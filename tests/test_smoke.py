@@ -29,14 +29,10 @@ STEPS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def made(smoke: Path) -> Path:
     """A home in which the smoke recipe ran from nothing, undisturbed."""
-    home = tmp_path_factory.mktemp("smoke") / "home"
-    done = run_factory("run", "smoke", home=home)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (home.parent / "said.txt").write_text(done.stdout)
-    return home
+    return smoke
 
 
 def plan(home: Path, *arguments: str) -> dict[str, Any]:

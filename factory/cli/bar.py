@@ -10,12 +10,12 @@ _EVERY = 30.0  # seconds between plain lines
 
 
 class Bar:
-    """Bytes and rate of one repo after another."""
+    """Bytes and rate of one repo after another; `quiet` shows nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
         from factory.cli.console import console
 
-        self._console = console
+        self._console, self._quiet = console, quiet
         self._lock = Lock()
         self._what, self._total, self._done = "", 0, 0
         self._began = self._said = time.monotonic()
@@ -27,7 +27,7 @@ class Bar:
         self.stop()
         self._what, self._total, self._done = what, size, 0
         self._began = self._said = time.monotonic()
-        if self._console.is_terminal and size:
+        if self._console.is_terminal and size and not self._quiet:
             from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
             self._progress = Progress(
@@ -44,7 +44,7 @@ class Bar:
             now = time.monotonic()
             if self._progress is not None:
                 self._progress.update(self._task, completed=self._done)
-            elif now - self._said > _EVERY:
+            elif now - self._said > _EVERY and not self._quiet:
                 self._said = now
                 rate = shown(self._done / (now - self._began))
                 so_far = f"{shown(self._done)} of {shown(self._total)}"

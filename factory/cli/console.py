@@ -32,10 +32,12 @@ _LOG_EVERY = 60.0  # seconds between plain lines
 
 class Teller:
     """Tells a run: a moving bar on a terminal, plain lines in a log. `aside` tells it on stderr,
-    where stdout is for programs."""
+    where stdout is for programs; `quiet` tells nothing."""
 
-    def __init__(self, aside: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False, markup=False) if aside else console
+    def __init__(self, aside: bool = False, quiet: bool = False) -> None:
+        self._console = console
+        if aside or quiet:
+            self._console = Console(stderr=aside, highlight=False, markup=False, quiet=quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -48,7 +50,7 @@ class Teller:
         self._console.print(f"{step.name}: {step.reason}")
         started = said = time.monotonic()
         at_start: int | None = None
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._bar = Progress(
                 TextColumn("  {task.description}"),
                 BarColumn(),
@@ -152,6 +154,26 @@ def plan_json(steps: list[Step], left: Mapping[str, Estimate]) -> list[dict[str,
             "slices": {made.spec.name: made.fingerprint for made in step.slices},
             "tag": step.found.tag if step.found else None,
             **asdict(left[step.name]),
+        }
+        for step in steps
+    ]
+
+
+def run_json(steps: list[Step]) -> list[dict[str, Any]]:
+    """What a run left, for programs: where each step is, and its rows by slice."""
+    return [
+        {
+            "step": step.name,
+            "state": step.state.value,
+            "reason": step.reason,
+            "repo": step.repo,
+            "tag": step.found.tag if step.found else None,
+            "rows": {
+                name: record.rows.model_dump()
+                for name, record in (step.found.manifest.slices if step.found else {}).items()
+            },
+            "seconds": step.found.manifest.cost.wall_seconds if step.found else None,
+            "alarms": step.found.manifest.stats.get("alarms", []) if step.found else [],
         }
         for step in steps
     ]

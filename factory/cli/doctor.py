@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.cli.app import app
+from factory.cli.app import app, home_path
 from factory.cli.line import Json
 
 if TYPE_CHECKING:
@@ -16,23 +19,71 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def doctor(json_: Json = False) -> None:
-    """Is this machine ready? One line for each thing, with its fix."""
-    found = _checks()
+def doctor(
+    hub: Annotated[
+        str | None, typer.Option("--hub", help="The hub you push to, if not huggingface.co.")
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Import vLLM too, which takes a while.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Is this machine ready? One line for each thing, with its fix. Fails if one failed."""
+    from factory.cli.session import address
+    from factory.cli.transfer import PUBLIC
+
+    found, remote = [], address(PUBLIC if hub is None else hub)
+    for check in _checks(remote, hub is not None, deep):
+        found.append(check)
+        if not json_:
+            _tell(check)
     if json_:
         typer.echo(json.dumps([asdict(check) for check in found], indent=1))
-    else:
-        for check in found:
-            typer.echo(f"{check.state:8} {check.name}: {check.seen}")
-            if check.state != "ok":
-                typer.echo(f"         fix: {check.fix}")
     if any(check.state == "failed" for check in found):
         raise typer.Exit(1)
 
 
-def _checks() -> list[Check]:
-    import platform
+def _tell(check: Check) -> None:
+    from factory.redaction import redact
+
+    typer.echo(redact(f"{check.state:8} {check.name}: {check.seen}"))
+    if check.state != "ok":
+        typer.echo(redact(f"         fix: {check.fix}"))
+
+
+def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
+    """Every check, in the order in which things are needed. One more is one line here."""
+    from factory import machine
+    from factory.cli.session import remote_token
+
+    yield machine.check_python()
+    yield from machine.check_packages()
+    yield machine.check_vllm(deep)
+    yield from machine.check_gpus()
+    yield from machine.check_disk(home_path())
+    yield _local_hub(home_path() / "hub")
+    yield from machine.check_hub(remote, remote_token(), asked)
+
+
+def _local_hub(root: Path) -> Check:
+    """Whether the local hub starts: that of FACTORY_HOME, or one for a moment where none is."""
+    import tempfile
 
     from factory.doctor import Check
+    from factory.localhub.launcher import HubStartError, connect
 
-    return [Check("Python", "ok", platform.python_version())]
+    place = next(path for path in (root, *root.parents) if path.is_dir())
+    began = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".doctor-") as folder:
+            with connect(root if place == root else Path(folder)):
+                seconds = time.monotonic() - began
+            if place != root:
+                from factory.localhub.launcher import await_end
+
+                await_end(Path(folder))
+    except (HubStartError, OSError) as error:
+        said = " ".join(str(error).split())
+        fix = "its last words are above; see server.log there, and the checks of the disk"
+        return Check("local hub", "failed", said, fix)
+    return Check("local hub", "ok", f"started and answered in {seconds:.1f} s")

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from factory.cli.app import app, home_path
 
-RecipeName = Annotated[str, typer.Argument(help="A .yaml file, or the name of a packaged recipe.")]
+
+def _recipes(incomplete: str) -> list[str]:
+    """What a recipe's name may go on as: packaged ones and files here, by their names alone."""
+    package = Path(__file__).parent.parent
+    shipped = next(p for p in (package / "_data/recipes", package.parent / "recipes") if p.is_dir())
+    folder = incomplete[: incomplete.rfind("/") + 1]
+    here = [path.name for end in ("*.yaml", "*.yml") for path in Path(folder).glob(end)]
+    files = [f"{folder}{name}" for name in here]
+    names = [path.stem for path in shipped.glob("*.yaml")]
+    return sorted(name for name in [*names, *files] if name.startswith(incomplete))
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(help="A .yaml file, or the name of a packaged recipe.", autocompletion=_recipes),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as stages.generate.n=8.")
 ]
@@ -21,6 +37,7 @@ Frozen = Annotated[
     bool, typer.Option("--frozen", help="Refuse whatever the lock does not pin as it is.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what went wrong.")]
 
 
 @app.command()
@@ -94,9 +111,11 @@ def run(
     set_: Overrides = None,
     hub: HubUrl = None,
     frozen: Frozen = False,
+    quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:
     """Run a recipe here: whatever is not made yet, and publish it."""
-    _run(recipe, only or [], until, set_ or [], hub, frozen, shard)
+    _run(recipe, only or [], until, set_ or [], hub, frozen, shard, quiet, json_)
 
 
 @app.command()
@@ -123,6 +142,8 @@ def _run(
     hub: str | None,
     frozen: bool = False,
     shard: str | None = None,
+    quiet: bool = False,
+    json_: bool = False,
 ) -> None:
     from factory.cli.session import session
     from factory.fan import Fan, read_part
@@ -136,13 +157,15 @@ def _run(
         from factory import shelf
         from factory.cli import console as shown
 
-        teller = shown.Teller()
+        teller = shown.Teller(aside=json_, quiet=quiet)
         fan = Fan(["run", recipe, *given, *(["--frozen"] if frozen else [])], teller.note)
         try:
             steps = running.run(loaded, the_hub, home, teller, only, until, frozen, part, fan)
         finally:
             teller.stop()
-        if part is not None:
+        if json_:
+            typer.echo(json.dumps(shown.run_json(steps), indent=1))
+        if part is not None or json_ or quiet:
             return
         shown.console.print()
         shown.console.print(shown.rows_table(steps))

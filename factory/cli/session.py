@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Libraries that would otherwise fill a log with bars and advice.
 _QUIET = {
+    "HF_HUB_VERBOSITY": "error",  # its own retries are told as what came of them
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -43,22 +44,45 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
                 os.environ.update(environment(connection, home.cache))
                 from factory.hub import Hub
 
-                yield home, Hub(connection.url, connection.token)
+                yield home, Hub(connection.url, connection.token, home.cache / "hub")
         except HubStartError as error:
-            raise HubError(f"the local hub did not start: {error}", "see its log") from None
+            from factory.cli.transfer import not_started
+
+            raise not_started(error) from None
         return
     endpoint = address(endpoint)
     os.environ["HF_ENDPOINT"] = endpoint
     # A client's cache does not know which hub a repo came from: one cache a hub.
-    os.environ["HF_HUB_CACHE"] = str(home.root / "caches" / urlsplit(endpoint).netloc)
+    cache = home.root / "caches" / urlsplit(endpoint).netloc
+    os.environ["HF_HUB_CACHE"] = str(cache)
     from factory.hub import Hub
 
-    yield home, Hub(endpoint, remote_token())
+    yield home, Hub(endpoint, remote_token(), cache)
+
+
+@contextmanager
+def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
+    """A session inside somebody's own program, whose environment and Hub clients are afterwards
+    what they were. Raises HubError."""
+    before = dict(os.environ)
+    try:
+        remote_token()  # imports the client now, with the settings that it is to keep
+        from factory.hub import without_xet
+
+        with session(endpoint) as found, without_xet() if endpoint is None else nullcontext():
+            yield found
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def address(endpoint: str) -> str:
-    """A hub's address as people give it, made even. Raises HubError for one with a password in
-    it, which would end in logs, names of caches and links."""
+    """A hub's address as people give it, made even. Raises HubError for what is none, and for one
+    with a password in it, which would end in logs, names of caches and links."""
+    if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
+        raise HubError(
+            f"{endpoint!r} is not a hub's address", "write it like https://huggingface.co"
+        )
     if "@" in urlsplit(endpoint).netloc:
         raise HubError(
             f"a hub's address holds no user or password: {endpoint}",

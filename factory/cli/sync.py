@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from factory.cli.app import app, home_path
+from factory.cli.line import Quiet
 from factory.cli.transfer import PUBLIC, Wishes, carry, local_hub, transfer
 from factory.errors import HubError
 
@@ -34,10 +35,11 @@ def _wishes(
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Quiet = False,
 ) -> Wishes:
     """The options that push and pull share."""
     given, renamed = tuple(what or ()), tuple(rename or ())
-    return Wishes(given, renamed, adopt, squash, private, dry_run, json_)
+    return Wishes(given, renamed, adopt, squash, private, dry_run, json_, quiet)
 
 
 def _with_wishes(command: Callable[[Wishes, str], None]) -> Callable[..., None]:
@@ -78,6 +80,10 @@ def pull(
 
     REPO@REVISION brings that one revision.
     """
+    if not wishes.what and urlsplit(from_).hostname == urlsplit(PUBLIC).hostname:
+        raise HubError(
+            f"{from_} has more than one can bring in", "name a collection by its slug, or a repo"
+        )
     across(from_, _token(), wishes, pulling=True)
 
 

@@ -39,6 +39,7 @@ class Wishes:
     private: bool = False
     dry: bool = False
     as_json: bool = False
+    quiet: bool = False
 
 
 @contextmanager
@@ -48,7 +49,15 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
         with connect(root or home_path() / "hub") as connection:
             yield connection
     except HubStartError as error:
-        raise HubError(f"the local hub did not start: {error}", "see its log") from None
+        raise not_started(error) from None
+
+
+def not_started(error: HubStartError) -> HubError:
+    """What to do where the local hub does not start: most often its folder cannot be used."""
+    return HubError(
+        f"the local hub did not start: {error}",
+        "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong",
+    )
 
 
 @contextmanager
@@ -72,7 +81,7 @@ def transfer(
     from factory.sync.plan import Options
     from factory.sync.side import Side
 
-    bar = Bar()
+    bar = Bar(wishes.quiet)
     with _alone(staging):
         to = (Mirror if keeps_ids else Destination)(*destination, staging / "destination")
         try:
@@ -156,6 +165,8 @@ def _print(done: list[Outcome], shelves: list[Shelf], wishes: Wishes) -> None:
             "collections": [vars(shelf) for shelf in shelves],
         }
         typer.echo(json.dumps(found))
+        return
+    if wishes.quiet:
         return
     from rich.table import Table
 

@@ -1,26 +1,29 @@
-"""merge: use what was released."""
+"""merge and serve: use what was released."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from factory.cli.app import app
 from factory.cli.line import HubUrl
 
-if TYPE_CHECKING:
-    from factory.hub import Hub
+Model = Annotated[str, typer.Argument(help="org/name[@revision], or a directory.")]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", help="Where its base model lies, if not where the adapter says."),
+]
 
 
 @app.command()
 def merge(
-    adapter: Annotated[str, typer.Argument(help="org/name[@revision], or a directory.")],
+    adapter: Model,
     to: Annotated[Path, typer.Option("--to", help="A directory that does not exist yet.")],
-    base: Annotated[
-        str | None, typer.Option(help="Its base model, if not the one that it names itself.")
-    ] = None,
+    base: Base = None,
     dtype: Annotated[
         str | None, typer.Option(help="bfloat16, float16 or float32, if not the base's own.")
     ] = None,
@@ -33,22 +36,42 @@ def merge(
     if dtype not in (None, "bfloat16", "float16", "float32"):
         raise InputError(f"no dtype {dtype!r}", "use bfloat16, float16 or float32")
     with session(hub) as (_, the_hub):
+        from factory import released
         from factory.cli.console import console
         from factory.training import adapters
 
-        place = _directory(adapter, the_hub)
-        config = adapters.read_config(place)
-        named = config.get("base_model_name_or_path")
-        if base is None and not named:
-            raise InputError(f"{adapter} does not say which base it was made on", "give --base")
-        found = base or f"{named}@{config.get('revision') or 'main'}"
-        adapters.merge(_directory(found, the_hub), place, to, dtype)
-        console.print(f"{adapter} merged into {found}: {to}")
+        found = released.find(adapter, the_hub, base)
+        if found.adapter is None:
+            raise InputError(f"{adapter} is a whole model already", "use it as it is")
+        adapters.merge(found.base, found.adapter, to, dtype, found.speech)
+        console.print(f"{adapter} merged into {found.base_name}: {to}")
 
 
-def _directory(name: str, hub: Hub) -> Path:
-    """A model on this disk, fetched from the hub unless it is a directory."""
-    if Path(name).is_dir():
-        return Path(name)
-    repo, _, revision = name.partition("@")
-    return hub.fetch(repo, "model", revision or "main")
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    model: Model,
+    base: Base = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    print_: Annotated[
+        bool, typer.Option("--print", help="Print the command and start nothing.")
+    ] = False,
+    hub: HubUrl = None,
+) -> None:
+    """Serve a model or an adapter with vLLM, as an OpenAI-compatible endpoint.
+
+    The right vLLM command is printed and run: the base at the revision the adapter was made on,
+    the rank it needs, its chat template. Whatever follows -- goes to vLLM as it is.
+    """
+    from factory.cli.session import session
+
+    with session(hub) as (_, the_hub):
+        from factory import released, serving
+
+        found = released.find(model, the_hub, base)
+        words = serving.command(found, host, port, context.args)
+    typer.echo(shlex.join(words))
+    if not print_:
+        program = serving.installed(words)
+        os.execve(program, words, {**os.environ, **serving.ENVIRONMENT})

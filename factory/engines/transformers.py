@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import queue
+import threading
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from factory import chat
 from factory.engines import Sample, Sampling, checkpoint, rooms_of
 from factory.errors import InputError, StageError
 
 BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
 BATCH_TOKENS = 8192  # padded tokens in one scoring batch; keeps a 2-core CPU's caches warm
 BATCH_LOGITS = 2**27  # logits at once where they are all needed: 512 MB in float32
+_PATIENCE = 600.0  # seconds without a word before a model that speaks is given up
 
 
 def has_gpu() -> bool:
@@ -45,11 +50,16 @@ def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
     return model.to(_device()).eval()
 
 
-def _causal(directory: Path, dtype: str, adapter: Path | None) -> Any:
-    """A causal model, with a LoRA adapter on it if one is given."""
+def causal(directory: Path, dtype: str) -> Any:
+    """A causal model on the device that torch finds. Raises InputError."""
     from transformers import AutoModelForCausalLM
 
-    model = _load(AutoModelForCausalLM, directory, dtype)
+    return _load(AutoModelForCausalLM, directory, dtype)
+
+
+def _causal(directory: Path, dtype: str, adapter: Path | None) -> Any:
+    """A causal model, with a LoRA adapter on it if one is given."""
+    model = causal(directory, dtype)
     if adapter is not None:
         model.load_adapter(str(adapter))
         if not any("lora_" in name for name, _ in model.named_parameters()):
@@ -58,6 +68,21 @@ def _causal(directory: Path, dtype: str, adapter: Path | None) -> Any:
                 "it was trained on another base model: check base_model in its card",
             )
     return model
+
+
+def _generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
+    """A fresh config: the model's own may carry top-k, penalties or a sampling temperature."""
+    from transformers import GenerationConfig
+
+    greedy = sampling.temperature == 0
+    return GenerationConfig(
+        max_new_tokens=room,
+        do_sample=not greedy,
+        **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p}),
+        top_k=None if greedy else 0,
+        eos_token_id=stops,
+        pad_token_id=stops[0],
+    )
 
 
 class _Transformers:
@@ -129,7 +154,6 @@ class TransformersSampler(_Transformers):
         seed: int,
     ) -> list[Sample]:
         import torch
-        from transformers import GenerationConfig
 
         pad = self.stop_ids[0]
         width = max(len(prompt) for prompt in prompts)
@@ -138,17 +162,7 @@ class TransformersSampler(_Transformers):
         for row, prompt in enumerate(prompts):  # padded on the left, so answers start together
             ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
             mask[row, width - len(prompt) :] = 1
-        # A fresh config: the model's own may carry top-k, penalties or a sampling temperature.
-        greedy = sampling.temperature == 0
-        config = GenerationConfig(
-            max_new_tokens=max(rooms),
-            do_sample=not greedy,
-            **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p}),
-            top_k=None if greedy else 0,
-            eos_token_id=self.stop_ids,
-            pad_token_id=pad,
-        )
-        self._model.generation_config = config
+        self._model.generation_config = _generation(sampling, max(rooms), self.stop_ids)
         torch.manual_seed(seed)
         with torch.inference_mode():
             output = self._model.generate(
@@ -159,6 +173,70 @@ class TransformersSampler(_Transformers):
             Sample.cut(row[:room], stops, seed)
             for row, room in zip(output[:, width:].tolist(), rooms, strict=True)
         ]
+
+
+class Talker:
+    """A causal model that is listened to while it speaks, one prompt at a time.
+
+    `speech` is where its tokenizer and template lie. A model with an adapter through PEFT also
+    speaks as its base does.
+    """
+
+    def __init__(self, model: Any, base: Path, speech: Path) -> None:
+        found = checkpoint.read(base)
+        self.tokenizer = found.tokenizer if speech == base else chat.load_tokenizer(str(speech))
+        stops = {*found.stop_ids, *chat.stop_ids(self.tokenizer, None)}
+        self.stop_ids, self.max_context = sorted(stops), found.max_context
+        self._model = model.to(_device()).eval()
+
+    def say(
+        self, prompt: Sequence[int], sampling: Sampling, seed: int, as_base: bool = False
+    ) -> Generator[str, None, Sample]:
+        """The answer to a prompt, piece by piece as it is drawn; the sample is what the generator
+        returns. One that is closed early stops drawing. `as_base` switches the adapter off.
+
+        Raises InputError for a prompt that leaves no room (see Sampling.room).
+        """
+        import torch
+        from transformers import StoppingCriteriaList, TextIteratorStreamer
+
+        [room] = rooms_of([prompt], sampling, self.max_context)
+        ids = torch.tensor([list(prompt)]).to(self._model.device)
+        streamer = TextIteratorStreamer(
+            self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=_PATIENCE
+        )
+        told_to_stop, drawn = threading.Event(), queue.SimpleQueue[Any]()
+
+        def draw() -> None:
+            try:
+                torch.manual_seed(seed)
+                bare = self._model.disable_adapter() if as_base else contextlib.nullcontext()
+                with torch.inference_mode(), bare:
+                    output = self._model.generate(
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        generation_config=_generation(sampling, room, self.stop_ids),
+                        streamer=streamer,
+                        stopping_criteria=StoppingCriteriaList(
+                            [lambda *_: torch.tensor([told_to_stop.is_set()])]
+                        ),
+                    )
+                drawn.put(output[0, len(prompt) :].tolist())
+            except BaseException as error:  # noqa: BLE001  (raised again where it is listened to)
+                drawn.put(error)
+                streamer.end()
+
+        thread = threading.Thread(target=draw, name="talker", daemon=True)
+        thread.start()
+        try:
+            yield from streamer
+        finally:
+            told_to_stop.set()
+            thread.join()
+        found = drawn.get()
+        if isinstance(found, BaseException):
+            raise found
+        return Sample.cut(found, frozenset(self.stop_ids), seed)
 
 
 class TransformersScorer(_Transformers):

@@ -115,6 +115,8 @@ def environment(connection: Connection, cache: Path) -> dict[str, str]:
         # With Xet on, clients would look for a server that only huggingface.co has.
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Clusters set it to keep clients off the internet; it would keep them off this hub too.
+        "HF_HUB_OFFLINE": "0",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,

@@ -15,8 +15,8 @@ from factory.training.trainers import load_base
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 # what of the base, beside its weights, a merged model needs to speak as it did
-_SPEECH = ("token", "vocab", "merges", "special_tokens", "added_tokens", "chat_template",
-           "generation_config")  # fmt: skip
+_SPEECH = ("token", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
+_HABITS = ("generation_config",)  # never beside an adapter
 
 
 def read_config(adapter: Path) -> dict[str, Any]:
@@ -64,9 +64,12 @@ def load(base: Path, adapter: Path, dtype: str) -> Any:
     return model.eval()
 
 
-def merge(base: Path, adapter: Path, to: Path, dtype: str | None = None) -> None:
+def merge(
+    base: Path, adapter: Path, to: Path, dtype: str | None = None, speech: Path | None = None
+) -> None:
     """Write the base with the adapter merged into it to `to`, which must not exist: safetensors,
-    in `dtype` or the base's own, with the base's tokenizer, template and generation config.
+    in `dtype` or the base's own, with the tokenizer and template that lie in `speech` (else the
+    base's) and the base's generation config.
 
     Nothing is done in place: it is written beside and renamed, so of two at once one wins whole
     and the other is told. Sums are made in float32. Raises InputError or WorkError.
@@ -84,9 +87,10 @@ def merge(base: Path, adapter: Path, to: Path, dtype: str | None = None) -> None
     beside = Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.parent))
     try:
         merged.save_pretrained(str(beside))
-        for path in base.iterdir():
-            if path.is_file() and path.name.startswith(_SPEECH):
-                shutil.copyfile(path, beside / path.name)
+        for place, names in ((base, _HABITS), (speech or base, _SPEECH)):
+            for path in place.iterdir():
+                if path.is_file() and path.name.startswith(names):
+                    shutil.copyfile(path, beside / path.name)
         beside.chmod(0o755)
         beside.rename(to)
     except OSError as error:

@@ -1,0 +1,99 @@
+"""What docs say is there: links lead somewhere, commands exist and have these options."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from factory.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+OURS = re.compile(r"^(?:\$ |[A-Z_]+=\S+ )*(?:\.venv/bin/)?factory (.*)$")
+
+
+def blocks(text: str) -> list[str]:
+    """Code blocks, fenced without a language or as a shell's, or indented; and code in a line."""
+    fenced = re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    bare = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    inline = [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", bare)]
+    return [*fenced, *re.findall(r"^ {4}(factory .*)$", text, re.MULTILINE), *inline]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words after `factory` of every command that a page names."""
+    found = []
+    for line in "\n".join(blocks(text)).splitlines():
+        if named := OURS.match(line.strip()):
+            words = shlex.split(re.sub(r"(\s{2,}|\s)#\s.*$", "", named[1]))
+            # a table of commands has what each does behind some blanks
+            if re.search(r"\s{3,}", named[1]):
+                words = shlex.split(re.split(r"\s{3,}", named[1])[0])
+            found.append(words)
+    return found
+
+
+def fault(words: list[str]) -> str | None:
+    """What is wrong with a command, going by the application itself."""
+    command: Any = typer.main.get_command(app)
+    words = [word for word in words if word]
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if words[0] not in command.commands:
+            return f"no command {words[0]}"
+        command = command.commands[words.pop(0)]
+    known = {name for part in command.params for name in (*part.opts, *part.secondary_opts)}
+    known |= {"--help", "--install-completion", "--show-completion"}
+    for word in words:
+        if word in ("--", "…"):
+            break
+        option = word.strip("[]").partition("=")[0]
+        if re.match(r"--?[a-z]", option) and option not in known:
+            return f"no option {option}"
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_is_named_exists_with_its_options(page: Path) -> None:
+    found = commands(page.read_text(encoding="utf-8"))
+    faults = {" ".join(words): fault(words) for words in found}
+    assert not {command: wrong for command, wrong in faults.items() if wrong}
+
+
+def test_commands_are_found_and_faults_are_faults() -> None:
+    together = sum(len(commands(page.read_text(encoding="utf-8"))) for page in PAGES)
+    assert together > 80
+    [words] = commands("```\nfactory plan demo --set a=1   # and why\n```")
+    assert words == ["plan", "demo", "--set", "a=1"]
+    assert fault(["plam"]) == "no command plam"
+    assert fault(["plan", "demo", "--sett", "a=1"]) == "no option --sett"
+    assert fault(["hub", "exec", "--", "hf", "--nothing"]) is None
+
+
+def anchors(page: Path) -> set[str]:
+    """Where a link into a page may lead, as GitHub and the Hub make it of headings."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path) if path else page
+        assert place.exists(), f"{page.name}: {target}"
+        if anchor and place.suffix == ".md":
+            assert anchor in anchors(place), f"{page.name}: {target}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert not {name for name in pages if f"({name}" not in index}
