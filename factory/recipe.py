@@ -30,6 +30,14 @@ PACKAGED = Path(__file__).parent.parent / "recipes"
 INSTALLED = Path(__file__).parent / "_data" / "recipes"  # where the wheel puts them
 
 
+class Departure(Knobs):
+    """Where a recipe does something else than what it follows: `at` a knob as `stage.knob`, or a
+    stage where no knob says it, and `why`."""
+
+    at: Annotated[str, Field(min_length=1)]
+    why: Annotated[str, Field(min_length=1)]
+
+
 class Recipe(Knobs):
     """What to make. See recipes/demo.yaml for one with every part explained."""
 
@@ -42,6 +50,7 @@ class Recipe(Knobs):
     licenses: dict[str, License] = Field(default_factory=dict)  # of sources that state none
     private: bool = False
     reuse: tuple[str, ...] = ()  # collections, by slug, whose artifacts may stand in this one
+    departures: tuple[Departure, ...] = ()  # from what it follows; shown on every card it concerns
     models: dict[Annotated[str, Field(pattern=NAME)], ModelRef]
     stages: Stages
 
@@ -58,6 +67,15 @@ class Recipe(Knobs):
         if len(set(value)) < len(value):
             raise ValueError("a language is there twice")
         return tuple(value)
+
+    @field_validator("departures")
+    @classmethod
+    def _of_a_stage(cls, value: tuple[Departure, ...]) -> tuple[Departure, ...]:
+        known = [stage.name for stage in STAGES]
+        for one in value:
+            if (name := one.at.partition(".")[0]) not in known:
+                raise ValueError(f"{one.at!r} begins with no stage{nearest(name, known)}")
+        return value
 
     @field_validator("models", mode="before")
     @classmethod
@@ -107,6 +125,12 @@ def recipe_directory() -> Path:
     return INSTALLED if INSTALLED.is_dir() else PACKAGED
 
 
+def packaged() -> dict[str, Path]:
+    """The packaged recipes by name, whichever folder they lie in."""
+    files = recipe_directory().rglob("*.yaml")
+    return {file.stem: file for file in sorted(files) if not file.name.endswith(".lock.yaml")}
+
+
 def find(name: str) -> tuple[Path, bool]:
     """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
     path = Path(name)
@@ -114,7 +138,7 @@ def find(name: str) -> tuple[Path, bool]:
         if not path.is_file():
             raise RecipeError(f"no recipe at {name}", "check the path")
         return path.resolve(), False
-    shipped = {file.stem: file for file in recipe_directory().glob("*.yaml")}
+    shipped = packaged()
     if name not in shipped:
         raise RecipeError(
             f"no recipe called {name!r}{nearest(name, shipped)}",
@@ -135,6 +159,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
         raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
     for override in overrides:
         _override(document, override)
+    _complete(document, document.data.pop("required", {}), path.name)
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
@@ -203,6 +228,32 @@ def _override(document: yaml12.Document, override: str) -> None:
     if target[parts[-1]] is None:  # as under extends: null takes a key away
         del target[parts[-1]]
     document.places[tuple(parts)] = f"--set {key}"
+
+
+def _complete(document: yaml12.Document, required: Any, name: str) -> None:
+    """Raises RecipeError that names whatever `required:` lists, by path with the reason, and the
+    recipe does not say: values that nobody but the one who runs it can decide."""
+    if not isinstance(required, dict) or not all(isinstance(v, str) for v in required.values()):
+        place = document.place(("required",))
+        raise RecipeError(
+            f"{place}: required holds a path and a reason each", "write stages.dpo.lr: why"
+        )
+    unsaid = {path: why for path, why in required.items() if not _said(document.data, path)}
+    if unsaid:
+        listed = "; ".join(f"{path} ({why})" for path, why in unsaid.items())
+        options = " ".join(f"--set {path}=…" for path in unsaid)
+        raise RecipeError(
+            f"{name} leaves to you: {listed}",
+            f"give {options}, or say them in a recipe that extends it",
+        )
+
+
+def _said(data: Any, path: str) -> bool:
+    for part in path.split("."):
+        if not isinstance(data, dict) or data.get(part) is None:
+            return False
+        data = data[part]
+    return True
 
 
 def _explain(error: ValidationError, document: yaml12.Document) -> RecipeError:
