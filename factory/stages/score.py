@@ -59,11 +59,10 @@ class ScoreHow(How, EngineKnobs):
 
 class Pairs(From):
     """Preference pairs of which the better answer is known, in rows of prompt, chosen and rejected
-    as M-RewardBench has them; `config` where a dataset's configs are not language codes (its are
-    like deu_Latn)."""
+    as M-RewardBench has them; `config` is the one of the pairs' language where a dataset's configs
+    are not language codes (its are like deu_Latn)."""
 
     split: str = "test"
-    config: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from factory import schemas, shards
+from factory import presets, schemas, shards
 from factory.artifact import Rows, text_hash
 from factory.errors import InputError, nearest
-from factory.knobs import REFERENCE
+from factory.knobs import EXTENT, REFERENCE
 from factory.reading import View, address, answer, given_id, messages, unlike
 from factory.stages.contract import Outside, Scope, SliceSpec, Stage, filled
 from factory.stages.job import Job, Outcome, slice_directory
@@ -22,11 +22,13 @@ from factory.stages.job import Job, Outcome, slice_directory
 
 class _Source(Stage, View):
     """A stage that reads one outside dataset, a slice a language. `source:` with `columns:` and
-    `where:` may be said as `from:`, as for any other stage."""
+    `where:` may be said as `from:`, as for any other stage. `preset:` stands for what
+    factory/presets.py says of a well-known dataset; what is written beside it goes over that."""
 
     row_wise: ClassVar[bool] = True
 
     source: Annotated[str, REFERENCE]  # org/name[@revision], or a file; {language} is filled in
+    first: Annotated[int | None, EXTENT, Field(ge=1)] = None  # rows to take of each, from the top
 
     @model_validator(mode="before")
     @classmethod
@@ -37,6 +39,14 @@ class _Source(Stage, View):
         if "source" in data:
             raise ValueError("has both source and from, which are the same")
         return {**{key: value for key, value in data.items() if key != "from"}, **said}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "preset" not in data:
+            return data
+        rest = {key: value for key, value in data.items() if key != "preset"}
+        return {**presets.fields(data["preset"], cls.name), **rest}
 
     @field_validator("source")
     @classmethod
@@ -65,6 +75,8 @@ class _Source(Stage, View):
             seen: dict[str, str | None] = {}  # ids to hashes
             total = 0
             for where, row in self.rows(place.path, language):
+                if len(kept) == self.first:
+                    break
                 total += 1
                 made = row and self.row(row, where, source, language)
                 reason = "filtered" if row is None else "empty" if made is None else None
