@@ -13,7 +13,7 @@ from factory import chat
 from factory.artifact import Rows
 from factory.errors import RecipeError, StageError, nearest
 from factory.knobs import GATE, REFERENCE
-from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Need, Outside, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome
 from factory.training import losses, rows, watching
 from factory.training.settings import Dtype, Lora, Running, Task
@@ -207,7 +207,7 @@ class _Adapter(_Training):
     each: Annotated[Literal["language", "all"] | tuple[str, ...], REFERENCE] = "language"
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        base = scope.model(self.base, "base", self.name)
+        base = self._base(scope)
         made = {spec.name: spec for spec in scope.slices(self.upstream, self.name)}
         single = tuple(name for name, spec in made.items() if spec.language)
         if isinstance(self.each, str) and not single:
@@ -224,6 +224,9 @@ class _Adapter(_Training):
             else self.each
         )
         return [self._slice(group, made, (base, *self._models(scope, group))) for group in groups]
+
+    def _base(self, scope: Scope) -> Need:
+        return scope.model(self.base, "base", self.name)
 
     def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
         """What a group needs beside its rows and the base."""
@@ -263,8 +266,9 @@ class Sft(_Adapter):
 
 class Dpo(_Adapter):
     """LoRA adapters by DPO or one of its kin, from the policy itself or, with `start_from: sft`,
-    going on with the SFT adapter; what training starts from is also the reference. Either way the
-    result is one adapter for the policy itself. `loss`: a name or a weighted sum; `{sigmoid: 1.0,
+    going on with the SFT adapter; what training starts from is also the reference. A policy that
+    has an adapter of its own (ICR's second round) is gone on with. Either way the result is one
+    adapter for the bare model. `loss`: a name or a weighted sum; `{sigmoid: 1.0,
     sft: 0.2}` is ICR's DPO with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's
     default, and so the published job's: LoRA's dropout is then without effect."""
 
@@ -316,8 +320,14 @@ class Dpo(_Adapter):
 
     def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
         """The adapter that it goes on with, if it does not start anew."""
+        start = scope.adapter(self.base, "start")
         if self.start_from == "policy":
-            return ()
+            return () if start is None else (start,)
+        if start is not None:
+            raise RecipeError(
+                f"stages.dpo starts from sft, and the model {self.base!r} has an adapter too",
+                "take start_from out, or give stages.dpo.base the model without its adapter",
+            )
         made = {spec.name: spec for spec in scope.slices("sft", self.name)}
         found = made.get(group) or made.get("all")
         if found is None:
@@ -337,6 +347,18 @@ class Dpo(_Adapter):
                 "give stages.dpo.lora and stages.sft.lora the same values",
             )
         return (Read("start", found.step, found.name),)
+
+    def _base(self, scope: Scope) -> Need:
+        return scope.base(self.base, "base", self.name)
+
+    def run(self, job: Job) -> Outcome:
+        from factory.training import adapters
+
+        [spec] = job.slices
+        if isinstance(spec.need("start"), Outside):
+            start = job.place(spec, "start")
+            adapters.same_kind(start.path, str(start.name), job.place(spec, "base").name, self.lora)
+        return super().run(job)
 
     def _chain(self, job: Job) -> dict[str, Any]:
         found = super()._chain(job)
