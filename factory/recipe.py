@@ -30,14 +30,6 @@ PACKAGED = Path(__file__).parent.parent / "recipes"
 INSTALLED = Path(__file__).parent / "_data" / "recipes"  # where the wheel puts them
 
 
-class Departure(Knobs):
-    """Where a recipe does something else than what it follows: `at` a knob as `stage.knob`, or a
-    stage where no knob says it, and `why`."""
-
-    at: Annotated[str, Field(min_length=1)]
-    why: Annotated[str, Field(min_length=1)]
-
-
 class Recipe(Knobs):
     """What to make. See recipes/demo.yaml for one with every part explained."""
 
@@ -50,7 +42,9 @@ class Recipe(Knobs):
     licenses: dict[str, License] = Field(default_factory=dict)  # of sources that state none
     private: bool = False
     reuse: tuple[str, ...] = ()  # collections, by slug, whose artifacts may stand in this one
-    departures: tuple[Departure, ...] = ()  # from what it follows; shown on every card it concerns
+    # Where it does something else than what it follows: a knob as stage.knob, or a stage where no
+    # knob says it, and why. Shown on every card that it concerns.
+    departures: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     models: dict[Annotated[str, Field(pattern=NAME)], ModelRef]
     stages: Stages
 
@@ -70,11 +64,11 @@ class Recipe(Knobs):
 
     @field_validator("departures")
     @classmethod
-    def _of_a_stage(cls, value: tuple[Departure, ...]) -> tuple[Departure, ...]:
+    def _of_a_stage(cls, value: dict[str, str]) -> dict[str, str]:
         known = [stage.name for stage in STAGES]
-        for one in value:
-            if (name := one.at.partition(".")[0]) not in known:
-                raise ValueError(f"{one.at!r} begins with no stage{nearest(name, known)}")
+        for at in value:
+            if (name := at.partition(".")[0]) not in known:
+                raise ValueError(f"{at!r} begins with no stage{nearest(name, known)}")
         return value
 
     @field_validator("models", mode="before")

@@ -128,7 +128,7 @@ def departures(recipe: Recipe, step: Step) -> dict[str, str]:
             if isinstance(need, Read):  # in the order of the line: what is read is there already
                 found |= reads[need.step.partition("[")[0]]
     concerned = reads[step.stage.name]
-    return {one.at: one.why for one in recipe.departures if one.at.partition(".")[0] in concerned}
+    return {at: why for at, why in recipe.departures.items() if at.partition(".")[0] in concerned}
 
 
 def imported(repo: str, origin: Mapping[str, Any], out: Path, **more: Any) -> Manifest:

@@ -4,7 +4,6 @@ preset says."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,9 @@ from factory.recipe import Recipe
 from factory.stages.contract import Scope
 from factory.stages.job import Job, Place, read_slice
 from factory.stages.sources import Preferences, Prompts, Questions
+from tests.stand_ins import FIXTURES, dataset
 
-FIXTURES = Path(__file__).parent / "sources"
 Rows = dict[str, list[dict[str, Any]]]
-
-
-def dataset(root: Path, configs: Mapping[str, tuple[str, str]]) -> Path:
-    """A dataset as it lies on disk: by config, its split and the fixture that it holds."""
-    lines = ["---", "configs:"]
-    for name, (split, fixture) in configs.items():
-        (root / name).mkdir(parents=True)
-        shutil.copy(FIXTURES / fixture, root / name / "rows.jsonl")
-        lines += [f"- config_name: {name}", "  data_files:"]
-        lines += [f"  - {{split: {split}, path: {name}/rows.jsonl}}"]
-    (root / "README.md").write_text("\n".join([*lines, "---", ""]))
-    return root
 
 
 def taken(stage: Prompts | Preferences, path: Path, languages: tuple[str, ...]) -> Rows:

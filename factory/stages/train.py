@@ -208,7 +208,7 @@ class _Adapter(_Training):
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
         base = self._base(scope)
-        made = {spec.name: spec for spec in scope.slices(self.upstream, self.name)}
+        made = {spec.name: spec for spec in self._rows(scope)}
         single = tuple(name for name, spec in made.items() if spec.language)
         if isinstance(self.each, str) and not single:
             raise RecipeError(
@@ -224,6 +224,9 @@ class _Adapter(_Training):
             else self.each
         )
         return [self._slice(group, made, (base, *self._models(scope, group))) for group in groups]
+
+    def _rows(self, scope: Scope) -> list[SliceSpec]:
+        return scope.slices(self.upstream, self.name)
 
     def _base(self, scope: Scope) -> Need:
         return scope.model(self.base, "base", self.name)
@@ -393,6 +396,9 @@ class Online(_Adapter):
         if self.max_tokens >= self.max_length:
             raise ValueError(f"max_tokens {self.max_tokens} leaves no room for prompts")
         return self
+
+    def _rows(self, scope: Scope) -> list[SliceSpec]:
+        return scope.prompts(self.name)  # translations where there are any
 
     def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
         return (scope.classifier(self.reward, "reward", self.name),)
