@@ -34,15 +34,17 @@ def is_file(source: str) -> bool:
 
 
 class View(Knobs):
-    """How rows of somebody else's dataset are read: `split`, `columns` (our name for a column to
-    theirs, with dots into what is nested) and `where` (their columns to the value, or the values,
-    that a row must have). `config` where its configs are not languages; `file` to read one file of
-    it as it lies, `{language}` filled in, where it is no dataset that the library loads."""
+    """How rows of somebody else's dataset are read: a Hub dataset with a config or a column that
+    says the language (by code or English name), a JSONL, JSON or parquet file, or one such file of
+    a dataset that the library does not load."""
 
     split: str = "train"
-    config: str | None = None
+    config: str | None = None  # where its configs are not languages
+    # one file of it, read as it lies; {language} is filled in
     file: str | None = None
+    # our name for a column to theirs, with dots into what is nested: {prompt: turns.0.text}
     columns: dict[str, str] = Field(default_factory=dict)
+    # their columns to the value, or the values, that a row must have
     where: dict[str, Cell | tuple[Cell, ...]] = Field(default_factory=dict)
 
     @field_validator("file")

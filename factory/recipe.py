@@ -33,20 +33,21 @@ INSTALLED = Path(__file__).parent / "_data" / "recipes"  # where the wheel puts 
 class Recipe(Knobs):
     """What to make. See recipes/demo.yaml for one with every part explained."""
 
-    name: Annotated[str, Field(pattern=NAME)]
-    org: Annotated[str, Field(pattern=NAME)]
-    description: str = ""
-    languages: Annotated[tuple[str, ...], Field(min_length=1)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    name: Annotated[str, Field(pattern=NAME)]  # every repo is {org}/{name}-{step}
+    org: Annotated[str, Field(pattern=NAME)]  # user or organisation on the hub
+    description: str = ""  # a sentence, for the collection
+    languages: Annotated[tuple[str, ...], Field(min_length=1)]  # codes, in the order of all tables
+    seed: Annotated[int, Field(ge=0)] = 0  # of everything that is drawn
     license: License | None = None  # of everything made; else as cards/licenses.py finds
     licenses: dict[str, License] = Field(default_factory=dict)  # of sources that state none
-    private: bool = False
+    private: bool = False  # repos and collection
     reuse: tuple[str, ...] = ()  # collections, by slug, whose artifacts may stand in this one
     # Where it does something else than what it follows: a knob as stage.knob, or a stage where no
     # knob says it, and why. Shown on every card that it concerns.
     departures: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+    # by the name that stages call them: org/name[@revision], or more words
     models: dict[Annotated[str, Field(pattern=NAME)], ModelRef]
-    stages: Stages
+    stages: Stages  # those that it has, with their knobs
 
     @field_validator("languages", mode="before")
     @classmethod

@@ -95,10 +95,10 @@ class Score(Stage):
     repo: ClassVar[str] = "score"
     row_wise: ClassVar[bool] = True
 
-    reward: Annotated[str, REFERENCE] = "reward"
+    reward: Annotated[str, REFERENCE] = "reward"  # a name under models
     prompt: Literal["english", "own"] = "english"  # which prompt an implicit reward reads under
     question: str | None = None  # what a generative reward asks, if not rewards.QUESTION
-    max_tokens: int = Field(16384, ge=1)
+    max_tokens: int = Field(16384, ge=1)  # of prompt and answer; longer ones get no reward
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     audit: Annotated[Audit, GATE] = Audit()
     how: ScoreHow = ScoreHow()

@@ -114,7 +114,8 @@ class Prompts(_Source):
     kind: ClassVar[str] = "prompts"
     repo: ClassVar[str] = "prompts"
 
-    turns: Literal["first", "all"] = "first"  # CroCo used the first user turn alone
+    # the first user turn alone, as CroCo, or the conversation up to the last one
+    turns: Literal["first", "all"] = "first"
     # A file of samples says a prompt once for each of them: `drop` keeps the first.
     repeats: Literal["keep", "drop"] = "keep"
 

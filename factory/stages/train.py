@@ -32,15 +32,15 @@ class _Training(Stage):
     columns: ClassVar[tuple[str, ...]]  # those that TRL reads
     method: ClassVar[str]
 
-    base: Annotated[str, REFERENCE] = "policy"
-    lr: float = Field(gt=0)
+    base: Annotated[str, REFERENCE] = "policy"  # a name under models
+    lr: float = Field(gt=0)  # the highest, after warm-up; then down along a cosine
     epochs: float = Field(1.0, gt=0)
     batch: int = Field(64, ge=1)  # rows an optimizer step, whatever the devices
-    warmup: float = Field(0.05, ge=0, lt=1)
+    warmup: float = Field(0.05, ge=0, lt=1)  # share of all steps
     weight_decay: float = Field(0.01, ge=0)
-    max_length: int = Field(4096, ge=8)
-    held_out: float = Field(0.01, ge=0, lt=1)
-    min_pairs: Annotated[int, GATE, Field(ge=2)] = 8
+    max_length: int = Field(4096, ge=8)  # tokens of prompt and answer; longer rows are dropped
+    held_out: float = Field(0.01, ge=0, lt=1)  # share of rows that is evaluated, never trained on
+    min_pairs: Annotated[int, GATE, Field(ge=2)] = 8  # fewer rows train nothing
     lora: Lora = Lora()
     dtype: Dtype = "bfloat16"
     how: TrainHow = TrainHow()
