@@ -255,7 +255,8 @@ def presets() -> str:
 WRITES = {3: 15_000, 8: 7_500, 9: 7_500, 27: 2_500, 35: 6_000}  # sampling, many requests at once
 READS = {8: 30_000, 35: 25_000}  # a reward model or judge
 TRAINS = {3: 12_000, 8: 5_000, 9: 5_000}  # LoRA with its reference, both sides of a pair counted
-ANSWER, PROMPT, QUESTIONS = 500, 200, 498  # tokens, tokens, m-ArenaHard's questions a language
+ANSWER, PROMPT = 500, 200  # tokens
+QUESTIONS, BENCH = 498, 2_900  # of m-ArenaHard, pairs of M-RewardBench, a language
 SIZE = {
     "EuroLLM-9B": 9, "tiny-aya": 3, "translategemma-27b": 27, "Llama-3-Base-8B": 8, "Qwen3-8B": 8,
     "Qwen3.6-35B": 35,
@@ -271,8 +272,8 @@ def size(recipe: Recipe, name: str) -> int:
 def hours(recipe: Recipe) -> float | None:
     """GPU-hours of every step of a recipe, from nothing, by the rates above."""
     steps = recipe.steps()
-    count = getattr(steps.get("prompts"), "first", None)
-    if count is None or "prompts" not in steps:
+    count = getattr(steps.get("prompts", steps.get("preferences")), "first", None)
+    if count is None:
         return None
     seconds = 0.0
     slices = recipe.slices()
@@ -289,16 +290,18 @@ def hours(recipe: Recipe) -> float | None:
         models = 2 if recipe.models[getattr(score, "reward", "reward")].kind == "implicit" else 1
         seconds += models * count * languages * n * (PROMPT + ANSWER) / READS[8]
     for stage, spec in slices:
-        if stage.kind != "adapter":
+        if stage.name == "transfer":
+            seconds += BENCH * 2 * (PROMPT + ANSWER) / READS[8]
+        if stage.kind not in ("adapter", "model"):
             continue
-        base = size(recipe, "policy")
+        base = size(recipe, getattr(stage, "base", "policy"))
         sides = 1 if stage.name == "sft" else 2
         trained = languages if spec.name == "all" else 1
         if stage.name == "online":  # drawn two a prompt, and read by the reward model
             seconds += count * trained * 2 * ANSWER / WRITES[base]
         seconds += count * trained * sides * (PROMPT + ANSWER) / TRAINS[base]
-    answered = sum(spec.step == "arena" for _, spec in slices)
-    seconds += QUESTIONS * answered * 1.5 * ANSWER / WRITES.get(size(recipe, "policy"), 7_500)
+    if answered := sum(spec.step == "arena" for _, spec in slices):
+        seconds += QUESTIONS * answered * 1.5 * ANSWER / WRITES[size(recipe, "policy")]
     judged = sum(spec.step == "judge" for _, spec in slices)
     seconds += QUESTIONS * judged * 2 * (PROMPT + 3 * ANSWER) / READS[35]
     return seconds / 3600

@@ -60,6 +60,14 @@ DATASETS: Mapping[str, tuple[str | None, Mapping[str, tuple[str, str]]]] = {
         "mit",
         {"default": ("train_prefs", "ultrafeedback.jsonl")},
     ),
+    "allenai/reward-bench": ("odc-by", {"default": ("filtered", "pairs.jsonl")}),
+    "CohereLabsCommunity/multilingual-reward-bench": (
+        "odc-by",
+        {
+            f"{code}_Latn": ("test", "pairs.jsonl")
+            for code in ("deu", "spa", "fra", "ita", "nld", "por")
+        },
+    ),
     **{
         f"CohereLabs/m-ArenaHard-v2.{minor}": (
             None,

@@ -1,4 +1,4 @@
-"""Implicit cross-lingual rewarding, two rounds of it, on the two-layer model."""
+"""Implicit cross-lingual rewarding, two rounds of it, and a transfer matrix, on the two-layer model."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ def test_the_second_round_starts_where_the_first_ended(home: Path) -> None:
     text = card.read_text(encoding="utf-8")
     assert "went on with the adapter `local/smoke-icr-dpo-all`" in text
     assert "a frozen copy of that adapter" in text
+    # its reward model is smoke's, which is there already: comparing it takes seconds
+    done = run_factory("run", "smoke-transfer", home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [cell] = made(home, "smoke-transfer")["transfer"].stats["matrix"]
+    assert (cell["language"], cell["pairs"]) == ("en", 60)
     # the policy that answers in the arena is the model with the adapter on it, and what was trained
     # goes on the bare one
     read = second["arena"].slices["es/dpo-all"].inputs

@@ -13,8 +13,9 @@ from pydantic import Field, field_validator, model_validator
 
 from factory import presets, schemas, shards
 from factory.artifact import Rows, text_hash
-from factory.errors import InputError, nearest
+from factory.errors import InputError, RecipeError, nearest
 from factory.knobs import EXTENT, REFERENCE
+from factory.language.languages import language as known_language
 from factory.reading import View, address, answer, given_id, messages, unlike
 from factory.stages.contract import Outside, Scope, SliceSpec, Stage, filled
 from factory.stages.job import Job, Outcome, slice_directory
@@ -157,14 +158,27 @@ class Questions(Prompts):
 
 
 class Preferences(_Source):
-    """English preference pairs that the reward stage learns from."""
+    """Preference pairs that the reward stage learns from: English ones, or those of `languages`, of
+    which one reward model each is made."""
 
     name: ClassVar[str] = "preferences"
     kind: ClassVar[str] = "preferences"
     repo: ClassVar[str] = "preferences"
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        return [self._spec("en")]
+    languages: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("en",)
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for code in value:
+            try:
+                known_language(code)
+            except RecipeError as error:
+                raise ValueError(f"{error.what}; {error.fix}") from None
+        return value
+
+    def _languages(self, scope: Scope) -> tuple[str, ...]:
+        return self.languages
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str

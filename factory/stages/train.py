@@ -176,8 +176,9 @@ class _Training(Stage):
 
 
 class Reward(_Training):
-    """A reward model from English preferences: a classifier with one label, trained as LoRA and
-    merged, so that every engine loads it as it is."""
+    """A reward model from preferences, one for each language that these are in (English, unless
+    they say otherwise): a classifier with one label, trained as LoRA and merged, so that every
+    engine loads it as it is."""
 
     name: ClassVar[str] = "reward"
     kind: ClassVar[str] = "model"
@@ -191,9 +192,15 @@ class Reward(_Training):
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
         base = scope.model(self.base, "base", self.name)
+        taught = scope.slices("preferences", self.name)
         return [
-            SliceSpec(self.name, spec.name, None, (Read(self.read, spec.step, spec.name), base))
-            for spec in scope.slices("preferences", self.name)
+            SliceSpec(
+                self.name if len(taught) == 1 else f"{self.name}[{spec.name}]",
+                spec.name,
+                None,
+                (Read(self.read, spec.step, spec.name), base),
+            )
+            for spec in taught
         ]
 
 
