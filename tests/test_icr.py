@@ -1,4 +1,4 @@
-"""Implicit cross-lingual rewarding, two rounds of it, and a transfer matrix, on the two-layer model."""
+"""Implicit cross-lingual rewarding, two rounds, and a transfer matrix, on the two-layer model."""
 
 from __future__ import annotations
 
