@@ -206,25 +206,6 @@ def _merge(base: Any, top: Any) -> Any:
     return merged
 
 
-def _override(document: yaml12.Document, override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise RecipeError(f"--set {override}: no '='", "write --set stages.generate.n=8")
-    parts = key.split(".")
-    target = document.data
-    for depth, part in enumerate(parts[:-1], start=1):
-        if part not in target:
-            target[part] = {}
-            document.places[tuple(parts[:depth])] = f"--set {key}"
-        target = target[part]
-        if not isinstance(target, dict):
-            raise RecipeError(f"--set {override}: {part!r} holds no keys", "check the path")
-    target[parts[-1]] = yaml12.parse(value, "--set").data
-    if target[parts[-1]] is None:  # as under extends: null takes a key away
-        del target[parts[-1]]
-    document.places[tuple(parts)] = f"--set {key}"
-
-
 def _complete(document: yaml12.Document, required: Any, name: str) -> None:
     """Raises RecipeError that names whatever `required:` lists, by path with the reason, and the
     recipe does not say: values that nobody but the one who runs it can decide."""
@@ -249,6 +230,25 @@ def _said(data: Any, path: str) -> bool:
             return False
         data = data[part]
     return True
+
+
+def _override(document: yaml12.Document, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: no '='", "write --set stages.generate.n=8")
+    parts = key.split(".")
+    target = document.data
+    for depth, part in enumerate(parts[:-1], start=1):
+        if part not in target:
+            target[part] = {}
+            document.places[tuple(parts[:depth])] = f"--set {key}"
+        target = target[part]
+        if not isinstance(target, dict):
+            raise RecipeError(f"--set {override}: {part!r} holds no keys", "check the path")
+    target[parts[-1]] = yaml12.parse(value, "--set").data
+    if target[parts[-1]] is None:  # as under extends: null takes a key away
+        del target[parts[-1]]
+    document.places[tuple(parts)] = f"--set {key}"
 
 
 def _explain(error: ValidationError, document: yaml12.Document) -> RecipeError:

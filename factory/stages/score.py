@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from factory.engines import Engine, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.errors import InputError, RecipeError, StageError
 from factory.knobs import GATE, REFERENCE
+from factory.reading import answer, messages
 from factory.rewards import (
     QUESTION,
     Backend,
@@ -28,19 +29,22 @@ from factory.rewards import (
     crosslingual,
 )
 from factory.shards import Shard
-from factory.stages import preferred
 from factory.stages.contract import (
     How,
     Need,
+    Outside,
     Read,
     Scope,
     SliceSpec,
     Stage,
+    filled,
 )
 from factory.stages.job import Job, Outcome, engines, read_slice
 from factory.stages.preferred import Pairs
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
+_SIDES = ("chosen", "rejected")
+_ALL = "all"  # languages
 _DESCRIBED = ("reward", "status", "n_tokens")
 _SCORED = ("language", "prompt_id", "k", "reward")
 _DRAWN = ("prompt_id", "k", "n_chars", "n_tokens")
@@ -62,11 +66,12 @@ class Audit(Limits):
     @field_validator("preferences", mode="before")
     @classmethod
     def _for_all(cls, value: Any) -> Any:
-        return preferred.for_all(value)
+        one = isinstance(value, str) or (isinstance(value, Mapping) and "source" in value)
+        return {_ALL: value} if one else value
 
     def pairs(self, code: str) -> Pairs | None:
         """Where the pairs of a language come from, if from anywhere."""
-        return preferred.of_language(self.preferences, code)
+        return self.preferences.get(code, self.preferences.get(_ALL))
 
 
 class Score(Stage):
@@ -122,13 +127,17 @@ class Score(Stage):
             if crosses and english is not None and spec.language != "en":
                 needs.append(Read("english", english.step, english.name))
             if pairs := self.audit.pairs(str(spec.language)):
-                needs.append(pairs.need("preferences", str(spec.language)))
+                source = filled(pairs.source, {"language": str(spec.language)})
+                needs.append(Outside("preferences", source, "dataset", extent=True))
             found.append(SliceSpec(self.name, spec.name, spec.language, (*needs, *reward)))
         return found
 
     def extent(self) -> dict[str, Any]:
         # which pairs an audit is made on changes no score, but it does change what is published
-        pairs = {code: preferred.how_read(read) for code, read in self.audit.preferences.items()}
+        pairs = {
+            code: read.model_dump(mode="json", exclude={"source"}, exclude_defaults=True)
+            for code, read in self.audit.preferences.items()
+        }
         how_read = {code: read for code, read in pairs.items() if read}
         return super().extent() | ({"pairs": how_read} if how_read else {})
 
@@ -277,12 +286,15 @@ class Score(Stage):
         code = str(spec.language)
         pairs = self.audit.pairs(code)
         assert pairs is not None
-        rows = list(pairs.read(job.place(spec, "preferences").path, code))
-        sides = (
-            [(prompt, better) for _, prompt, better, _ in rows],
-            [(prompt, worse) for _, prompt, _, worse in rows],
-        )
-        values = [[value.value for value in reward(side)] for side in sides]
+        rows = []
+        for where, row in pairs.rows(job.place(spec, "preferences").path, pairs.config or code):
+            if row is not None:
+                sides = [answer(row.get(side), f"{where}: {side}") for side in _SIDES]
+                rows.append((messages({"prompt": row.get("prompt")}, where), *sides))
+        values = [
+            [value.value for value in reward([(row[0], row[side][-1]["content"]) for row in rows])]
+            for side in (1, 2)
+        ]
         return list(zip(*values, strict=True))
 
 
