@@ -200,6 +200,7 @@ class Manifest(Record):
     stats: dict[str, Any] = Field(default_factory=dict)
     samples: list[Sample] = Field(default_factory=list)
     references: list[str] = Field(default_factory=list)  # keys of cards/references.bib
+    departures: dict[str, str] = Field(default_factory=dict)  # from what its recipe follows: why
     determinism: str  # exact | rounding | distribution
     template: dict[str, Any] | None = None
     cost: Cost

@@ -170,10 +170,14 @@ def _lengths(
     if is_file(need.source) and not path.exists():
         return  # a published line made again: its prompts are there as rows, their file is not
     language = str(spec.language)
+    taken = 0
     for where, row in stage.rows(path, language):
         made = row and stage.row(row, where, need.source, language)
         if not made:
             continue
+        if taken == stage.first:
+            return
+        taken += 1
         try:
             yield made["prompt_id"], len(chat.prompt_ids(tokenizer, made["messages"]))
         except InputError as error:

@@ -13,6 +13,7 @@ from factory.stages.contract import Outside, Read, SliceSpec, Stage
 
 _READS_WHOLE = ("reward", "judge")  # roles of classifiers
 _PROMPTS = ("prompts", "questions")
+_ADAPTERS = ("adapter", "start", "source")  # what comes from outside and goes with its base
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def asked(recipe: Recipe, only: frozenset[str] | None = None) -> list[Asked]:
 def _origin(need: Read | Outside, specs: Mapping[tuple[str, str], SliceSpec]) -> Outside | None:
     """The outside model whose tokenizer a need comes with; None for what is no model."""
     if isinstance(need, Outside):
-        return need if need.kind == "model" and need.role not in ("adapter", "source") else None
+        return need if need.kind == "model" and need.role not in _ADAPTERS else None
     if need.role == "adapter":
         return None  # it goes with its base, which is a need of its own
     base = specs[need.step, need.slice].need("base")

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from factory.artifact import text_hash
 from factory.errors import InputError, nearest
 from factory.knobs import Knobs
+from factory.language.languages import LANGUAGES
 
-FILE_TYPES = (".jsonl", ".parquet")
+FILE_TYPES = (".jsonl", ".json", ".parquet")
+# ShareGPT's names for who speaks
+_SHAREGPT = {"human": "user", "gpt": "assistant"}
 Row = dict[str, Any]
 Cell = str | int | float | bool
 
@@ -31,29 +34,59 @@ def is_file(source: str) -> bool:
 
 
 class View(Knobs):
-    """How rows of somebody else's dataset are read: `split`, `columns` (our name for a column to
-    theirs, with dots into what is nested) and `where` (their columns to the value, or the values,
-    that a row must have)."""
+    """How rows of somebody else's dataset are read: a Hub dataset with a config or a column that
+    says the language (by code or English name), a JSONL, JSON or parquet file, or one such file of
+    a dataset that the library does not load."""
 
     split: str = "train"
+    config: str | None = None  # where its configs are not languages
+    # one file of it, read as it lies; {language} is filled in
+    file: str | None = None
+    # our name for a column to theirs, with dots into what is nested: {prompt: turns.0.text}
     columns: dict[str, str] = Field(default_factory=dict)
+    # their columns to the value, or the values, that a row must have
     where: dict[str, Cell | tuple[Cell, ...]] = Field(default_factory=dict)
+
+    @field_validator("file")
+    @classmethod
+    def _a_file_of_rows(cls, value: str | None) -> str | None:
+        if value is not None and not is_file(value):
+            raise ValueError(f"ends in one of {', '.join(FILE_TYPES)}, not as {value!r}")
+        return value
 
     def rows(self, path: Path, language: str) -> Iterator[tuple[str, Row | None]]:
         """Rows in `language` of a file or of a dataset on disk, each with where it stands; None
         for one that `where` leaves out.
 
         A dataset with a config named by the language gives that config; one with a `language`
-        column gives its rows in that language. Raises InputError for what cannot be read.
+        column gives its rows in that language, by code or by English name. Raises InputError for
+        what cannot be read.
         """
-        if is_file(path.name):
-            found = (_read_jsonl if path.suffix == ".jsonl" else _read_parquet)(path)
+        file = self._file(path, language)
+        mixed = True
+        if file is not None:
+            found = _READERS[file.suffix](file)
         else:
-            found = _read_dataset(path, language, self.split, self.columns.get("language"))
+            config, found = _read_dataset(path, language, self)
+            mixed = config != language
+        words = (language, LANGUAGES[language].name.lower() if language in LANGUAGES else language)
         for where, row in found:
             named = row | {ours: _dig(row, theirs, where) for ours, theirs in self.columns.items()}
-            if named.get("language", language) == language:
+            # what a config of one language calls it in a column is its own affair
+            if not mixed or str(named.get("language", language)).lower() in words:
                 yield where, named if self._wanted(row, where) else None
+
+    def _file(self, path: Path, language: str) -> Path | None:
+        """The one file that is read, if it is one."""
+        if is_file(path.name):
+            return path
+        if self.file is None:
+            return None
+        name = self.file.replace("{language}", language)
+        found = (path / name).resolve()
+        if not found.is_relative_to(path.resolve()) or not found.is_file():
+            raise InputError(f"{path.name} has no file {name}", "check file:")
+        return found
 
     def _wanted(self, row: Row, where: str) -> bool:
         for column, value in self.where.items():
@@ -80,7 +113,8 @@ def _dig(row: Row, path: str, where: str) -> Any:
 
 
 def messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
-    """The conversation in a row's `messages`, or the text in its `prompt` as one user turn."""
+    """The conversation in a row's `messages`, or the text in its `prompt` as one user turn.
+    Turns of ShareGPT's form (`from` and `value`) are read as what they mean."""
     value = row.get("messages") or row.get("prompt")
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
@@ -89,6 +123,7 @@ def messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
             f"{where}: no messages{nearest('messages', row)}",
             "give each row 'messages' (a list of role and content) or 'prompt' (text)",
         )
+    value = [_turn(message) for message in value]
     for message in value:
         if not isinstance(message, Mapping) or not all(
             isinstance(message.get(part), str) for part in ("role", "content")
@@ -97,6 +132,13 @@ def messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
                 f"{where}: a message without role or content", "both are text: mend that row"
             )
     return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def _turn(message: Any) -> Any:
+    if not isinstance(message, Mapping) or "role" in message or "from" not in message:
+        return message
+    speaker = message["from"]
+    return {"role": _SHAREGPT.get(speaker, speaker), "content": message.get("value")}
 
 
 def address(row: Mapping[str, Any], said: list[dict[str, str]], source: str) -> dict[str, str]:
@@ -126,6 +168,20 @@ def unlike(seen: Collection[str], name: str) -> str:
     return name if name not in seen else next(other for other in tries if other not in seen)
 
 
+def _read_json(path: Path) -> Iterator[tuple[str, Row]]:
+    try:
+        rows = json.loads(path.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InputError(f"{path.name}: not UTF-8", "save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        where = f"{path.name} line {error.lineno}"
+        raise InputError(f"{where}: not JSON: {error.msg}", "mend that line") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path.name}: not a list of objects", "write [{…}, …], or JSON lines")
+    for number, row in enumerate(rows, start=1):
+        yield f"{path.name} row {number}", row
+
+
 def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         table = pq.ParquetFile(path).read()
@@ -152,27 +208,35 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
             yield where, row
 
 
-def _read_dataset(
-    path: Path, language: str, split: str, language_column: str | None
-) -> Iterator[tuple[str, Row]]:
+def _read_dataset(path: Path, language: str, view: View) -> tuple[str, Iterator[tuple[str, Row]]]:
+    """The config that is read, and its rows."""
     import datasets
 
     configs = datasets.get_dataset_config_names(str(path))
-    config = language if language in configs else configs[0]
-    if len(configs) > 1 and config != language:
+    wanted = view.config or language
+    config = wanted if wanted in configs else configs[0]
+    if config != wanted and (len(configs) > 1 or view.config):
         raise InputError(
-            f"{path.name} has no config {language!r}, only {', '.join(configs)}",
-            "name a dataset with a config for every language of the recipe",
+            f"{path.name} has no config {wanted!r}{nearest(wanted, configs)}, "
+            f"only {', '.join(configs)}",
+            "name one as config:, or a dataset with a config for every language of the recipe",
         )
     try:
-        rows = datasets.load_dataset(str(path), config, split=split)
+        rows = datasets.load_dataset(str(path), config, split=view.split)
     except ValueError as error:
-        raise InputError(f"split {split!r} cannot be read: {error}", "set split:") from None
-    said = language_column or "language"
+        raise InputError(f"split {view.split!r} cannot be read: {error}", "set split:") from None
+    said = view.columns.get("language", "language").partition(".")[0]
     if config != language and said not in rows.column_names and language != "en":
         raise InputError(
             f"the dataset does not say which rows are in {language!r}",
             "use a dataset with a config or a 'language' column per language",
         )
-    for number, row in enumerate(rows, start=1):
-        yield f"{config} row {number}", dict(row)
+    numbered = enumerate(rows, start=1)
+    return config, ((f"{config} row {number}", dict(row)) for number, row in numbered)
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}

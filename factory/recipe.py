@@ -33,17 +33,21 @@ INSTALLED = Path(__file__).parent / "_data" / "recipes"  # where the wheel puts 
 class Recipe(Knobs):
     """What to make. See recipes/demo.yaml for one with every part explained."""
 
-    name: Annotated[str, Field(pattern=NAME)]
-    org: Annotated[str, Field(pattern=NAME)]
-    description: str = ""
-    languages: Annotated[tuple[str, ...], Field(min_length=1)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    name: Annotated[str, Field(pattern=NAME)]  # every repo is {org}/{name}-{step}
+    org: Annotated[str, Field(pattern=NAME)]  # user or organisation on the hub
+    description: str = ""  # a sentence, for the collection
+    languages: Annotated[tuple[str, ...], Field(min_length=1)]  # codes, in the order of all tables
+    seed: Annotated[int, Field(ge=0)] = 0  # of everything that is drawn
     license: License | None = None  # of everything made; else as cards/licenses.py finds
     licenses: dict[str, License] = Field(default_factory=dict)  # of sources that state none
-    private: bool = False
+    private: bool = False  # repos and collection
     reuse: tuple[str, ...] = ()  # collections, by slug, whose artifacts may stand in this one
+    # Where it does something else than what it follows: a knob as stage.knob, or a stage where no
+    # knob says it, and why. Shown on every card that it concerns.
+    departures: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+    # by the name that stages call them: org/name[@revision], or more words
     models: dict[Annotated[str, Field(pattern=NAME)], ModelRef]
-    stages: Stages
+    stages: Stages  # those that it has, with their knobs
 
     @field_validator("languages", mode="before")
     @classmethod
@@ -58,6 +62,15 @@ class Recipe(Knobs):
         if len(set(value)) < len(value):
             raise ValueError("a language is there twice")
         return tuple(value)
+
+    @field_validator("departures")
+    @classmethod
+    def _of_a_stage(cls, value: dict[str, str]) -> dict[str, str]:
+        known = [stage.name for stage in STAGES]
+        for at in value:
+            if (name := at.partition(".")[0]) not in known:
+                raise ValueError(f"{at!r} begins with no stage{nearest(name, known)}")
+        return value
 
     @field_validator("models", mode="before")
     @classmethod
@@ -107,6 +120,12 @@ def recipe_directory() -> Path:
     return INSTALLED if INSTALLED.is_dir() else PACKAGED
 
 
+def packaged() -> dict[str, Path]:
+    """The packaged recipes by name, whichever folder they lie in."""
+    files = recipe_directory().rglob("*.yaml")
+    return {file.stem: file for file in sorted(files) if not file.name.endswith(".lock.yaml")}
+
+
 def find(name: str) -> tuple[Path, bool]:
     """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
     path = Path(name)
@@ -116,7 +135,7 @@ def find(name: str) -> tuple[Path, bool]:
         if not path.is_file():
             raise RecipeError(f"no recipe at {name}", "check the path")
         return path.resolve(), False
-    shipped = {file.stem: file for file in recipe_directory().glob("*.yaml")}
+    shipped = packaged()
     if name not in shipped:
         raise RecipeError(
             f"no recipe called {name!r}{nearest(name, shipped)}",
@@ -137,6 +156,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
         raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
     for override in overrides:
         _override(document, override)
+    _complete(document, document.data.pop("required", {}), path.name)
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
@@ -190,6 +210,32 @@ def _merge(base: Any, top: Any) -> Any:
         else:
             merged[key] = _merge(base.get(key), value)
     return merged
+
+
+def _complete(document: yaml12.Document, required: Any, name: str) -> None:
+    """Raises RecipeError that names whatever `required:` lists, by path with the reason, and the
+    recipe does not say: values that nobody but the one who runs it can decide."""
+    if not isinstance(required, dict) or not all(isinstance(v, str) for v in required.values()):
+        place = document.place(("required",))
+        raise RecipeError(
+            f"{place}: required holds a path and a reason each", "write stages.dpo.lr: why"
+        )
+    unsaid = {path: why for path, why in required.items() if not _said(document.data, path)}
+    if unsaid:
+        listed = "; ".join(f"{path} ({why})" for path, why in unsaid.items())
+        options = " ".join(f"--set {path}=…" for path in unsaid)
+        raise RecipeError(
+            f"{name} leaves to you: {listed}",
+            f"give {options}, or say them in a recipe that extends it",
+        )
+
+
+def _said(data: Any, path: str) -> bool:
+    for part in path.split("."):
+        if not isinstance(data, dict) or data.get(part) is None:
+            return False
+        data = data[part]
+    return True
 
 
 def _override(document: yaml12.Document, override: str) -> None:

@@ -31,7 +31,7 @@ from factory.lock import Lock
 from factory.plan import Found, Step
 from factory.reading import is_file
 from factory.recipe import Recipe
-from factory.stages.contract import Need, Outside
+from factory.stages.contract import Need, Outside, Read
 from factory.stages.job import Outcome, Place, gpus
 
 # What may explain a difference between two runs; recorded, never hashed.
@@ -109,12 +109,26 @@ def manifest(
             dict.fromkeys(record.source for record in read if record.source),
             [key for name in done if name in upstream for key in done[name].manifest.references],
         ),
+        departures=departures(recipe, step),
         determinism=outcome.determinism,
         template=outcome.template,
         cost=Cost(wall_seconds=round(seconds, 1), gpu_hours=gpu_hours, tokens=outcome.tokens),
         environment=environment(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def departures(recipe: Recipe, step: Step) -> dict[str, str]:
+    """Where the recipe departs from what it follows, and why: at the stage of a step, or at one
+    that it rests on."""
+    reads: dict[str, set[str]] = {}
+    for stage, spec in recipe.slices():
+        found = reads.setdefault(stage.name, {stage.name})
+        for need in spec.needs:
+            if isinstance(need, Read):  # in the order of the line: what is read is there already
+                found |= reads[need.step.partition("[")[0]]
+    concerned = reads[step.stage.name]
+    return {at: why for at, why in recipe.departures.items() if at.partition(".")[0] in concerned}
 
 
 def imported(repo: str, origin: Mapping[str, Any], out: Path, **more: Any) -> Manifest:

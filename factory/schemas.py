@@ -135,6 +135,18 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("detected_language", _text),
         ]
     ),
+    # what a reward model makes of a pair whose better answer is known
+    "rankings": pa.schema(
+        [
+            _must("reward_model", _text),
+            _must("pair_id", _text),
+            _must("language", _text),
+            _may("reward_chosen", _float),
+            _may("reward_rejected", _float),
+            _must("status", _text),  # ok, or why one of them is null
+            _must("n_tokens", _int),  # of both
+        ]
+    ),
     "verdicts": pa.schema(
         [
             _must("model", _text),

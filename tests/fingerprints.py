@@ -14,9 +14,10 @@ from typing import Any
 
 from factory.artifact import fingerprint
 from factory.plan import Holdings, plan
-from factory.recipe import PACKAGED, Recipe, load
+from factory.recipe import Recipe, load, packaged
 from factory.stages.contract import Read
 from tests.builders import lock_of
+from tests.stand_ins import UNSAID
 
 FILE = Path(__file__).parent / "fingerprints.json"
 Pins = dict[str, dict[str, Any]]
@@ -25,7 +26,7 @@ Pins = dict[str, dict[str, Any]]
 def current() -> Pins:
     """By recipe: what it says, and by step the versions behind it and its slices' fingerprints.
     Everything from outside is pinned to a digest made of its name."""
-    return {path.stem: _pins(load(path.stem).recipe) for path in sorted(PACKAGED.glob("*.yaml"))}
+    return {name: _pins(load(name, UNSAID.get(name, ())).recipe) for name in sorted(packaged())}
 
 
 def _pins(recipe: Recipe) -> dict[str, Any]:

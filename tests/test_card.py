@@ -14,6 +14,7 @@ from factory.cards import card
 from factory.errors import InputError
 from factory.plan import plan
 from factory.stages import STAGES
+from factory.stages.transfer import cell
 from tests.builders import by_name, demo, done, imported, lock_of, manifest_of, walked
 from tests.golden.refresh import HERE
 from tests.golden.refresh import manifests as kept
@@ -155,6 +156,11 @@ STATS: dict[str, dict[str, Any]] = {
             }
         }
     },
+    "transfer": {
+        "matrix": [
+            {"reward_model": "reward", "language": "es", **cell([1.0, 0.0, None], [0.0, 1.0, 0.0])}
+        ]
+    },
     "judge": {
         "judge": "local/demo-reward",
         "notes": ["training reward (not independent)"],
@@ -191,6 +197,7 @@ def manifests() -> dict[str, Manifest]:
     recipe = demo(
         "stages.merge={}",
         "stages.online={each: all}",
+        "stages.transfer={pairs: {es: pairs.jsonl}}",
         "stages.pair.pool=both",
         "stages.pair.rejected={min_of: 5}",
         "stages.pair.prompt_language=random",

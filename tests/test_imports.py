@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # what stages are made of; the rest of factory/stages are stages
-SHARED = {f"factory.stages.{name}" for name in ("contract", "job", "candidates", "choosing")}
+SHARED = {
+    f"factory.stages.{name}" for name in ("contract", "job", "candidates", "choosing", "preferred")
+}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "matplotlib", "vllm"}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from factory.errors import RecipeError
+from factory.errors import InputError, RecipeError
 from factory.plan import Holdings, plan
 from factory.stages.train import Dpo, Sft
 from factory.training import losses, watching
+from factory.training.adapters import same_kind
+from factory.training.settings import PAPER_TARGETS, Lora
 from tests.builders import by_name, demo, lock_of
 
 # --- losses --------------------------------------------------------------------------------
@@ -121,6 +125,54 @@ def test_dpo_from_sft_reads_the_adapter_of_its_language_or_that_of_all() -> None
 def test_a_chain_that_does_not_hold_is_refused_at_load(more: tuple[str, ...], why: str) -> None:
     with pytest.raises(RecipeError, match=why):
         demo("stages.dpo.start_from=sft", *more)
+
+
+BARE = (
+    "models.reward={kind: classifier, name: org/reward}",
+    *("stages.reward=null", "stages.preferences=null", "stages.sft=null", "stages.translate=null"),
+)
+ADAPTED = "models.policy={name: org/base, adapter: org/first-dpo-all@v1}"
+
+
+def test_dpo_goes_on_with_the_adapter_that_its_policy_has() -> None:
+    recipe = demo(ADAPTED, *BARE)
+    specs = {spec.step: spec for _, spec in recipe.slices()}
+    read = {need.role: need for need in specs["dpo[es]"].needs}
+    assert read["base"].source == "org/base@main"  # type: ignore[union-attr]
+    assert read["start"].source == "org/first-dpo-all@v1"  # type: ignore[union-attr]
+    roles = {spec.name: [n.role for n in spec.needs] for _, spec in recipe.slices()}
+    assert "adapter" in roles["es/policy"]  # the reference of the comparison is what was tuned
+    assert specs["generate"].need("adapter") is not None
+
+
+def test_two_adapters_to_go_on_with_are_one_too_many() -> None:
+    kept = [one for one in BARE if one != "stages.sft=null"]
+    more = ("models.bare=org/base", "stages.sft.base=bare", "stages.dpo.start_from=sft")
+    with pytest.raises(RecipeError, match="has an adapter too"):
+        demo(ADAPTED, *kept, *more)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"base_model_name_or_path": "org/other"}, "was trained on org/other, not on org/base"),
+        ({"r": 8}, "has r 8, and the recipe r 16"),
+        ({"target_modules": ["q_proj"]}, "targets"),
+    ],
+)
+def test_an_adapter_that_training_cannot_go_on_with_is_refused(
+    tmp_path: Path, said: dict[str, Any], words: str
+) -> None:
+    config = {
+        "peft_type": "LORA", "base_model_name_or_path": "org/base", "r": 16, "lora_alpha": 32,
+        "target_modules": list(reversed(PAPER_TARGETS)),
+    }  # fmt: skip
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    same_kind(tmp_path, "org/a", "org/base", Lora())
+    same_kind(tmp_path, "org/a", "org/base", Lora(targets="all-linear"))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | said))
+    with pytest.raises(InputError, match=words):
+        same_kind(tmp_path, "org/a", "org/base", Lora())
 
 
 def test_what_sft_learned_from_changes_the_dpo_that_goes_on_with_it() -> None:

@@ -11,6 +11,7 @@ from factory.stages.pair import Best, Pair
 from factory.stages.score import Score
 from factory.stages.sources import Preferences, Prompts, Questions
 from factory.stages.train import Dpo, Online, Reward, Sft
+from factory.stages.transfer import Transfer
 from factory.stages.translate import Translate
 
 STAGES: tuple[type[Stage], ...] = (
@@ -19,6 +20,7 @@ STAGES: tuple[type[Stage], ...] = (
     Preferences,
     Questions,
     Reward,
+    Transfer,
     Generate,
     Score,
     Pair,

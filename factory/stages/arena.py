@@ -165,7 +165,7 @@ def contestants(
     if name in scope.models:
         return [(name, scope.policy(name, "model", asked_by), scope.languages)]
     stage = scope.stage(name, asked_by)
-    base = scope.model(getattr(stage, "base", "policy"), "model", asked_by)
+    base = scope.base(getattr(stage, "base", "policy"), "model", asked_by)
     found: list[tuple[str, tuple[Need, ...], tuple[str, ...]]] = []
     for spec in stage.laid_out(scope):
         languages = (spec.language,) if spec.language else scope.languages

@@ -48,10 +48,10 @@ class Choosing(Stage):
     their language. Answers that people wrote (k -1) join the pool with `gold`."""
 
     pool: Annotated[Literal["in_lang", "all_lang", "both"], REFERENCE] = "in_lang"
-    chosen: ChosenPoint = "max"
+    chosen: ChosenPoint = "max"  # which of the pool
     normalize: Literal["none", "zscore"] = "none"
     gold: bool = False
-    budget: Budget | None = None
+    budget: Budget | None = None  # of tokens
 
     _cross: ClassVar[tuple[str, ...]] = ("normalize",)  # fields that in_lang slices do not have
     _sides: ClassVar[dict[str, str]]  # side to the column of its text

@@ -133,15 +133,16 @@ class Scope:
     def model(self, name: str, role: str, asked_by: str) -> Need:
         """What reading the model called `name` under models: means. Raises RecipeError where it
         has an adapter: see `policy`."""
-        found = self._model(name, role, asked_by)
+        found = self.base(name, role, asked_by)
         if self.models[name].adapter is not None:
             raise RecipeError(
                 f"stages.{asked_by} cannot put an adapter on the model {name!r}",
-                "name a model without one: generate and arena alone draw with an adapter",
+                "name a model without one: generate and arena draw with it, dpo goes on with it",
             )
         return found
 
-    def _model(self, name: str, role: str, asked_by: str) -> Need:
+    def base(self, name: str, role: str, asked_by: str) -> Need:
+        """The same without the adapter that may be on it: what adapters are trained for."""
         if name not in self.models:
             raise RecipeError(
                 f"stages.{asked_by} names the model {name!r}{nearest(name, self.models)}",
@@ -156,12 +157,17 @@ class Scope:
     def policy(self, name: str, role: str, asked_by: str) -> tuple[Need, ...]:
         """What drawing from the model called `name` means: the model, read as `role`, and the
         adapter on it, if it has one, as `adapter`."""
-        model = self._model(name, role, asked_by)
-        adapter = self.models[name].adapter
-        if adapter is None:
-            return (model,)
-        repo, _, revision = adapter.partition("@")
-        return (model, Outside("adapter", f"{repo}@{revision or 'main'}", "model"))
+        model = self.base(name, role, asked_by)
+        adapter = self.adapter(name, "adapter")
+        return (model,) if adapter is None else (model, adapter)
+
+    def adapter(self, name: str, role: str) -> Outside | None:
+        """The adapter on the model called `name`, read as `role`, if it has one."""
+        found = self.models[name].adapter
+        if found is None:
+            return None
+        repo, _, revision = found.partition("@")
+        return Outside(role, f"{repo}@{revision or 'main'}", "model")
 
     def classifier(self, name: str, role: str, asked_by: str) -> Need:
         """The same for a model that gives rewards. Raises RecipeError for a causal one."""

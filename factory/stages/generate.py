@@ -39,11 +39,11 @@ class Generate(Stage):
     seeded: ClassVar[bool] = True
     row_wise: ClassVar[bool] = True
 
-    model: Annotated[str, REFERENCE] = "policy"
-    n: Annotated[int, EXTENT, Field(ge=1)] = 64
+    model: Annotated[str, REFERENCE] = "policy"  # a name under models; another one is off-policy
+    n: Annotated[int, EXTENT, Field(ge=1)] = 64  # answers to a prompt
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(4096, ge=1)
+    max_tokens: int = Field(4096, ge=1)  # of an answer; less where the context has no more room
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     # before every prompt that has no system message of its own
     system: str | None = Field(None, min_length=1)

@@ -36,9 +36,10 @@ class Pair(Choosing):
     kind: ClassVar[str] = "pairs"
     repo: ClassVar[str] = "pair"
 
-    rejected: RejectedPoint = Sigma(sigma=-2.0)
-    keep: KeepSides = Field(default=KeepSides())
-    drop: DropPair = DropPair()
+    rejected: RejectedPoint = Sigma(sigma=-2.0)  # which of those below the chosen one
+    keep: KeepSides = Field(default=KeepSides())  # who may stand on which side
+    drop: DropPair = DropPair()  # pairs that the rule found, and that are left out all the same
+    # whose language a cross-lingual pair's prompt is in
     prompt_language: Literal["chosen", "rejected", "random"] = "chosen"
     length_control: bool = False
 
@@ -138,8 +139,8 @@ class Best(Choosing):
     kind: ClassVar[str] = "sft"
     repo: ClassVar[str] = "best"
 
-    keep: Keep = Keep(finished=True, language="match")
-    drop: Drop = Drop()
+    keep: Keep = Keep(finished=True, language="match")  # who may be chosen
+    drop: Drop = Drop()  # rows that the rule found, and that are left out all the same
 
     _sides: ClassVar[dict[str, str]] = {"chosen": "completion"}
 

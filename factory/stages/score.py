@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from factory import schemas, shards
 from factory.artifact import Rows
@@ -30,7 +30,6 @@ from factory.rewards import (
 )
 from factory.shards import Shard
 from factory.stages.contract import (
-    From,
     How,
     Need,
     Outside,
@@ -41,6 +40,7 @@ from factory.stages.contract import (
     filled,
 )
 from factory.stages.job import Job, Outcome, engines, read_slice
+from factory.stages.preferred import Pairs
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
 _SIDES = ("chosen", "rejected")
@@ -56,20 +56,6 @@ class ScoreHow(How, EngineKnobs):
     of some 700 tokens, 16,384 samples on a GPU that reads 30,000 tokens a second."""
 
     shard: int = Field(16384, ge=1)
-
-
-class Pairs(From):
-    """Preference pairs of which the better answer is known, in rows of prompt, chosen and rejected
-    as M-RewardBench has them; `config` where a dataset's configs are not language codes (its are
-    like deu_Latn)."""
-
-    split: str = "test"
-    config: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"source": value} if isinstance(value, str) else value
 
 
 class Audit(Limits):
@@ -97,10 +83,10 @@ class Score(Stage):
     repo: ClassVar[str] = "score"
     row_wise: ClassVar[bool] = True
 
-    reward: Annotated[str, REFERENCE] = "reward"
+    reward: Annotated[str, REFERENCE] = "reward"  # a name under models
     prompt: Literal["english", "own"] = "english"  # which prompt an implicit reward reads under
     question: str | None = None  # what a generative reward asks, if not rewards.QUESTION
-    max_tokens: int = Field(16384, ge=1)
+    max_tokens: int = Field(16384, ge=1)  # of prompt and answer; longer ones get no reward
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     audit: Annotated[Audit, GATE] = Audit()
     how: ScoreHow = ScoreHow()

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from factory import schemas, shards
+from factory import presets, schemas, shards
 from factory.artifact import Rows, text_hash
-from factory.errors import InputError, nearest
-from factory.knobs import REFERENCE
+from factory.errors import InputError, RecipeError, nearest
+from factory.knobs import EXTENT, REFERENCE
+from factory.language.languages import language as known_language
 from factory.reading import View, address, answer, given_id, messages, unlike
 from factory.stages.contract import Outside, Scope, SliceSpec, Stage, filled
 from factory.stages.job import Job, Outcome, slice_directory
@@ -22,11 +23,13 @@ from factory.stages.job import Job, Outcome, slice_directory
 
 class _Source(Stage, View):
     """A stage that reads one outside dataset, a slice a language. `source:` with `columns:` and
-    `where:` may be said as `from:`, as for any other stage."""
+    `where:` may be said as `from:`, as for any other stage. `preset:` stands for what
+    factory/presets.py says of a well-known dataset; what is written beside it goes over that."""
 
     row_wise: ClassVar[bool] = True
 
     source: Annotated[str, REFERENCE]  # org/name[@revision], or a file; {language} is filled in
+    first: Annotated[int | None, EXTENT, Field(ge=1)] = None  # rows to take of each, from the top
 
     @model_validator(mode="before")
     @classmethod
@@ -37,6 +40,14 @@ class _Source(Stage, View):
         if "source" in data:
             raise ValueError("has both source and from, which are the same")
         return {**{key: value for key, value in data.items() if key != "from"}, **said}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "preset" not in data:
+            return data
+        rest = {key: value for key, value in data.items() if key != "preset"}
+        return {**presets.fields(data["preset"], cls.name), **rest}
 
     @field_validator("source")
     @classmethod
@@ -65,6 +76,8 @@ class _Source(Stage, View):
             seen: dict[str, str | None] = {}  # ids to hashes
             total = 0
             for where, row in self.rows(place.path, language):
+                if len(kept) == self.first:
+                    break
                 total += 1
                 made = row and self.row(row, where, source, language)
                 reason = "filtered" if row is None else "empty" if made is None else None
@@ -102,7 +115,8 @@ class Prompts(_Source):
     kind: ClassVar[str] = "prompts"
     repo: ClassVar[str] = "prompts"
 
-    turns: Literal["first", "all"] = "first"  # CroCo used the first user turn alone
+    # the first user turn alone, as CroCo, or the conversation up to the last one
+    turns: Literal["first", "all"] = "first"
     # A file of samples says a prompt once for each of them: `drop` keeps the first.
     repeats: Literal["keep", "drop"] = "keep"
 
@@ -144,14 +158,27 @@ class Questions(Prompts):
 
 
 class Preferences(_Source):
-    """English preference pairs that the reward stage learns from."""
+    """Preference pairs that the reward stage learns from: English ones, or those of `languages`, of
+    which one reward model each is made."""
 
     name: ClassVar[str] = "preferences"
     kind: ClassVar[str] = "preferences"
     repo: ClassVar[str] = "preferences"
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        return [self._spec("en")]
+    languages: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("en",)
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for code in value:
+            try:
+                known_language(code)
+            except RecipeError as error:
+                raise ValueError(f"{error.what}; {error.fix}") from None
+        return value
+
+    def _languages(self, scope: Scope) -> tuple[str, ...]:
+        return self.languages
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str

@@ -13,7 +13,7 @@ from factory import chat
 from factory.artifact import Rows
 from factory.errors import RecipeError, StageError, nearest
 from factory.knobs import GATE, REFERENCE
-from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Need, Outside, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome
 from factory.training import losses, rows, watching
 from factory.training.settings import Dtype, Lora, Running, Task
@@ -32,15 +32,15 @@ class _Training(Stage):
     columns: ClassVar[tuple[str, ...]]  # those that TRL reads
     method: ClassVar[str]
 
-    base: Annotated[str, REFERENCE] = "policy"
-    lr: float = Field(gt=0)
+    base: Annotated[str, REFERENCE] = "policy"  # a name under models
+    lr: float = Field(gt=0)  # the highest, after warm-up; then down along a cosine
     epochs: float = Field(1.0, gt=0)
     batch: int = Field(64, ge=1)  # rows an optimizer step, whatever the devices
-    warmup: float = Field(0.05, ge=0, lt=1)
+    warmup: float = Field(0.05, ge=0, lt=1)  # share of all steps
     weight_decay: float = Field(0.01, ge=0)
-    max_length: int = Field(4096, ge=8)
-    held_out: float = Field(0.01, ge=0, lt=1)
-    min_pairs: Annotated[int, GATE, Field(ge=2)] = 8
+    max_length: int = Field(4096, ge=8)  # tokens of prompt and answer; longer rows are dropped
+    held_out: float = Field(0.01, ge=0, lt=1)  # share of rows that is evaluated, never trained on
+    min_pairs: Annotated[int, GATE, Field(ge=2)] = 8  # fewer rows train nothing
     lora: Lora = Lora()
     dtype: Dtype = "bfloat16"
     how: TrainHow = TrainHow()
@@ -176,8 +176,9 @@ class _Training(Stage):
 
 
 class Reward(_Training):
-    """A reward model from English preferences: a classifier with one label, trained as LoRA and
-    merged, so that every engine loads it as it is."""
+    """A reward model from preferences, one for each language that these are in (English, unless
+    they say otherwise): a classifier with one label, trained as LoRA and merged, so that every
+    engine loads it as it is."""
 
     name: ClassVar[str] = "reward"
     kind: ClassVar[str] = "model"
@@ -191,9 +192,15 @@ class Reward(_Training):
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
         base = scope.model(self.base, "base", self.name)
+        taught = scope.slices("preferences", self.name)
         return [
-            SliceSpec(self.name, spec.name, None, (Read(self.read, spec.step, spec.name), base))
-            for spec in scope.slices("preferences", self.name)
+            SliceSpec(
+                self.name if len(taught) == 1 else f"{self.name}[{spec.name}]",
+                spec.name,
+                None,
+                (Read(self.read, spec.step, spec.name), base),
+            )
+            for spec in taught
         ]
 
 
@@ -207,8 +214,8 @@ class _Adapter(_Training):
     each: Annotated[Literal["language", "all"] | tuple[str, ...], REFERENCE] = "language"
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        base = scope.model(self.base, "base", self.name)
-        made = {spec.name: spec for spec in scope.slices(self.upstream, self.name)}
+        base = self._base(scope)
+        made = {spec.name: spec for spec in self._rows(scope)}
         single = tuple(name for name, spec in made.items() if spec.language)
         if isinstance(self.each, str) and not single:
             raise RecipeError(
@@ -224,6 +231,12 @@ class _Adapter(_Training):
             else self.each
         )
         return [self._slice(group, made, (base, *self._models(scope, group))) for group in groups]
+
+    def _rows(self, scope: Scope) -> list[SliceSpec]:
+        return scope.slices(self.upstream, self.name)
+
+    def _base(self, scope: Scope) -> Need:
+        return scope.model(self.base, "base", self.name)
 
     def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
         """What a group needs beside its rows and the base."""
@@ -263,8 +276,9 @@ class Sft(_Adapter):
 
 class Dpo(_Adapter):
     """LoRA adapters by DPO or one of its kin, from the policy itself or, with `start_from: sft`,
-    going on with the SFT adapter; what training starts from is also the reference. Either way the
-    result is one adapter for the policy itself. `loss`: a name or a weighted sum; `{sigmoid: 1.0,
+    going on with the SFT adapter; what training starts from is also the reference. A policy that
+    has an adapter of its own (ICR's second round) is gone on with. Either way the result is one
+    adapter for the bare model. `loss`: a name or a weighted sum; `{sigmoid: 1.0,
     sft: 0.2}` is ICR's DPO with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's
     default, and so the published job's: LoRA's dropout is then without effect."""
 
@@ -316,8 +330,14 @@ class Dpo(_Adapter):
 
     def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
         """The adapter that it goes on with, if it does not start anew."""
+        start = scope.adapter(self.base, "start")
         if self.start_from == "policy":
-            return ()
+            return () if start is None else (start,)
+        if start is not None:
+            raise RecipeError(
+                f"stages.dpo starts from sft, and the model {self.base!r} has an adapter too",
+                "take start_from out, or give stages.dpo.base the model without its adapter",
+            )
         made = {spec.name: spec for spec in scope.slices("sft", self.name)}
         found = made.get(group) or made.get("all")
         if found is None:
@@ -337,6 +357,18 @@ class Dpo(_Adapter):
                 "give stages.dpo.lora and stages.sft.lora the same values",
             )
         return (Read("start", found.step, found.name),)
+
+    def _base(self, scope: Scope) -> Need:
+        return scope.base(self.base, "base", self.name)
+
+    def run(self, job: Job) -> Outcome:
+        from factory.training import adapters
+
+        [spec] = job.slices
+        if isinstance(spec.need("start"), Outside):
+            start = job.place(spec, "start")
+            adapters.same_kind(start.path, str(start.name), job.place(spec, "base").name, self.lora)
+        return super().run(job)
 
     def _chain(self, job: Job) -> dict[str, Any]:
         found = super()._chain(job)
@@ -371,6 +403,9 @@ class Online(_Adapter):
         if self.max_tokens >= self.max_length:
             raise ValueError(f"max_tokens {self.max_tokens} leaves no room for prompts")
         return self
+
+    def _rows(self, scope: Scope) -> list[SliceSpec]:
+        return scope.prompts(self.name)  # translations where there are any
 
     def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
         return (scope.classifier(self.reward, "reward", self.name),)

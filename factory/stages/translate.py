@@ -46,17 +46,19 @@ class Translate(Stage):
     repo: ClassVar[str] = "translate"
     row_wise: ClassVar[bool] = True
 
-    model: Annotated[str, REFERENCE] = "translator"
+    model: Annotated[str, REFERENCE] = "translator"  # a name under models
     source_language: str = "en"
-    languages: Annotated[tuple[str, ...] | None, REFERENCE] = None
+    languages: Annotated[tuple[str, ...] | None, REFERENCE] = None  # to translate into
     turns: Literal["first", "all"] = "first"  # CroCo asked the first user turn alone
     first: Annotated[int | None, EXTENT, Field(ge=1)] = None  # prompts, from the top
-    format: Format = "chat"
+    format: Format = "chat"  # what the translator is told: see translation.TEMPLATES
     names: dict[str, str] = Field({})  # what the translator calls a language, where that is unusual
-    max_tokens: int = Field(8192, ge=1)  # CroCo's
+    max_tokens: int = Field(8192, ge=1)  # of a piece of translation; CroCo's
     chunk: int = Field(1024, ge=16)  # tokens of source at once: TranslateGemma was made for 2K
-    length_ratio: float | None = Field(3.0, gt=1)  # see translation.length_ratio; null: any
-    keep_flawed: bool = False  # as published: what was cut off, copied or in another language
+    # a translation so many times as long as usual, or as short, is dropped; null: none
+    length_ratio: float | None = Field(3.0, gt=1)
+    # as published: what was cut off, copied or in another language
+    keep_flawed: bool = False
     compare: Annotated[bool, GATE] = False  # with what people wrote, which prompts then reads
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: TranslateHow = TranslateHow()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.errors import InputError, WorkError
+from factory.training.settings import Lora
 from factory.training.trainers import load_base
 
 CONFIG = "adapter_config.json"
@@ -40,6 +41,26 @@ def name_base(adapter: Path, name: str | None, revision: str | None) -> None:
     if isinstance(targets := config.get("target_modules"), list):
         config["target_modules"] = sorted(targets)
     (adapter / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def same_kind(adapter: Path, name: str, base: str | None, lora: Lora) -> None:
+    """Raises InputError when training cannot go on with an adapter from outside as it would with
+    one of `lora` on `base`: the card would say what is not so."""
+    config = read_config(adapter)
+    if (on := config.get("base_model_name_or_path")) != base:
+        raise InputError(f"{name} was trained on {on}, not on {base}", "name that model")
+    there: dict[str, Any] = {"r": config.get("r"), "alpha": config.get("lora_alpha")}
+    asked: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha}
+    if isinstance(lora.targets, tuple) and isinstance(config.get("target_modules"), list):
+        there["targets"] = sorted(config["target_modules"])
+        asked["targets"] = sorted(lora.targets)
+    differ = [key for key in asked if asked[key] != there[key]]
+    if differ:
+        raise InputError(
+            f"{name} has {', '.join(f'{key} {there[key]}' for key in differ)}, and the recipe "
+            f"{', '.join(f'{key} {asked[key]}' for key in differ)}",
+            "give stages.dpo.lora what the adapter has",
+        )
 
 
 def load(base: Path, adapter: Path, dtype: str) -> Any:

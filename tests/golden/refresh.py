@@ -26,10 +26,11 @@ def manifests() -> dict[str, Manifest]:
 
 
 def take(home: Path) -> None:
-    """Keep the manifests of the recipe `smoke` that are at rest in a home."""
+    """Keep the manifests of the recipe `smoke` that are at rest in a home, and of a transfer."""
     for file in home.glob("work/local/*/artifact/factory.json"):
         manifest = read_manifest(file.parent)
-        if manifest.recipe == "smoke" and "~" not in file.parent.parent.name:
+        ours = manifest.recipe == "smoke" or manifest.stage == "transfer"
+        if ours and "~" not in file.parent.parent.name:
             name = manifest.step.replace("[", "-").rstrip("]")
             (HERE / f"{name}.json").write_text(manifest.dump(), encoding="utf-8")
 

@@ -1,0 +1,54 @@
+"""The tables of the docs are those of the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from factory.recipe import load, packaged
+from factory.stages import STAGES
+from factory.stages.generate import Generate
+from tests.reference import PAGES, comments, current, hours, reference, sentence
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tables_are_current(page: Path) -> None:
+    now = page.read_text(encoding="utf-8") == current(page)
+    assert now, "run python -m tests.reference, and commit what it writes"
+
+
+def test_every_stage_and_knob_is_in_the_reference() -> None:
+    text = reference()
+    for stage in STAGES:
+        assert f"\n### {stage.name}\n" in text
+        for name in stage.model_fields:
+            assert f"`{name}`" in text or name in ("how", "from_")
+
+
+def test_a_meaning_is_the_comment_beside_a_field_or_a_sentence_of_the_docstring() -> None:
+    assert comments(Generate)["n"] == "answers to a prompt"
+    assert comments(Generate)["system"].startswith("before every prompt")
+    how = Generate.model_fields["how"].annotation
+    assert isinstance(how, type)
+    assert sentence(how, "shard") == "prompts in a shard"
+
+
+def test_every_packaged_recipe_is_in_the_table() -> None:
+    text = next(page for page in PAGES if page.name == "README.md").read_text(encoding="utf-8")
+    assert all(f"[{name}](" in text for name in packaged())
+
+
+def test_hours_follow_what_a_recipe_asks_for() -> None:
+    def took(*overrides: str) -> float:
+        found = hours(load("eurollm-9b", overrides).recipe)
+        assert found is not None
+        return found
+
+    whole = took()
+    assert took("stages.prompts.first=5000") < whole < took("stages.generate.n=128")
+    assert took("languages=[da]") < whole / 5
+    # 10,000 prompts, 7 languages, 64 answers of 500 tokens at 7,500 a second, by hand
+    assert pytest.approx(83, abs=0.1) == 10_000 * 7 * 64 * 500 / 7_500 / 3600
+    assert whole > 83
+    assert hours(load("demo").recipe) is None
