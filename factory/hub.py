@@ -244,6 +244,11 @@ class Hub:
                 items.remove(item)
                 items.insert(place, item)
 
+    def collections(self, org: str) -> dict[str, str]:
+        """The collections of an org, slug to title. Raises HubError."""
+        with self.explained(f"the collections of {org}"):
+            return {one.slug: one.title for one in self._api.list_collections(owner=org)}
+
     def collection(self, slug: str) -> dict[str, str]:
         """The repos in a collection, in its order, with their types. A collection that was pulled
         is found by the slug that it had elsewhere: only the number at its end differs.

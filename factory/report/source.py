@@ -1,0 +1,86 @@
+"""Where a page's manifests come from: a collection on a hub, a recipe's repos, or a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory import shelf
+from factory.artifact import MANIFEST, Manifest, read_manifest
+from factory.errors import InputError
+from factory.hub import Hub
+from factory.plan import repos
+from factory.recipe import Recipe
+from factory.work import Home
+
+
+@dataclass(frozen=True)
+class Source:
+    """Manifests, and what their collection is called: the recipe that they are mainly of, and the
+    collection's slug where it is on a hub."""
+
+    manifests: tuple[Manifest, ...]
+    title: str
+    recipe: str | None
+    slug: str | None = None
+
+
+def collection(hub: Hub, slug: str) -> Source:
+    """What a collection on a hub holds. Raises HubError, or InputError for one without an artifact
+    of ours."""
+    items = hub.collection(slug)
+    held = tuple(found.manifest for found in hub.holdings(items).found)
+    known = hub.collections(slug.partition("/")[0])
+    stem = slug.rpartition("-")[0]
+    found = next((one for one in known if one == slug), None) or next(
+        one for one in known if one.rpartition("-")[0] == stem
+    )
+    return _source(held, slug, known[found], found)
+
+
+def recipe(made: Recipe, hub: Hub, home: Home) -> Source:
+    """What there is of a recipe: in its collection, in its repos, and at rest in this home.
+    Raises HubError, or InputError where there is nothing."""
+    title = shelf.title(made)
+    slug = next((one for one, name in hub.collections(made.org).items() if name == title), None)
+    where = (hub.collection(slug) if slug else {}) | repos(made)
+    held = [found.manifest for found in hub.holdings(where).found]
+    for work in home.all_work(made.org):
+        manifest = work.manifest()
+        if manifest is not None and manifest.recipe == made.name:
+            held.append(manifest)
+    return _source(held, made.name, title, slug)
+
+
+def directory(path: Path) -> Source:
+    """What lies on a disk: below a home's work directories, or in a directory of artifacts.
+    Raises InputError where there is nothing."""
+    held = []
+    for file in sorted(path.rglob(MANIFEST)):
+        try:
+            held.append(read_manifest(file.parent))
+        except ValueError:
+            continue  # somebody else's factory.json
+    return _source(held, str(path), None, None)
+
+
+def has_artifacts(path: Path) -> bool:
+    """Whether a directory is one that `directory` reads: a home, or one with artifacts in it."""
+    return path.is_dir() and (
+        (path / "work").is_dir() or any(any(path.glob(f"{deep}{MANIFEST}")) for deep in ("", "*/"))
+    )
+
+
+def _source(
+    manifests: Sequence[Manifest], asked: str, title: str | None, slug: str | None
+) -> Source:
+    if not manifests:
+        raise InputError(
+            f"{asked} holds no artifact with a manifest",
+            "make one with factory run, or name another collection",
+        )
+    newest = max(manifests, key=lambda m: (m.created, m.repo))
+    name = shelf.recipe_of(title) if title else newest.recipe
+    ours = name if any(m.recipe == name for m in manifests) else None
+    return Source(tuple(manifests), title or shelf.titled(newest.recipe), ours, slug)
