@@ -63,17 +63,13 @@ def report(
 def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
     """The manifests that are meant, and the hub that was named."""
     from factory.cli.session import address, session
+    from factory.recipe import load
+    from factory.report import source
 
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml") and not hub:
-        from factory.report import source
-
-        if source.has_artifacts(path):  # no hub is asked
-            return source.directory(path), None
+    if hub is None and source.has_artifacts(path):  # no hub is asked
+        return source.directory(path), None
     with session(hub) as (home, the_hub):
-        from factory.recipe import load
-        from factory.report import source
-
         if name.count("/") == 1 and not path.exists():
             found = source.collection(the_hub, name)
         else:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from factory.cards.evaluation import Comparison
 from factory.report import words
+from factory.report.findings import Win
 from factory.report.ink import Scale, element, over, said, tick_label, tip
 from factory.report.learning import Curve, Histogram
 
@@ -81,14 +81,14 @@ def _share_lines(middle: bool) -> Markup:
     return Markup("").join(lines)
 
 
-def outcome(row: Comparison) -> str:
+def outcome(row: Win) -> str:
     """better, worse or even: what the interval lets one say."""
     if row.rate is None or row.low is None or row.high is None or "too few" in row.shown:
         return "even"
     return "better" if row.low > 50 else "worse" if row.high < 50 else "even"
 
 
-def forest_line(row: Comparison, model: str) -> Markup:
+def forest_line(row: Win, model: str) -> Markup:
     """A win rate with its interval on a line from 0 to 100; a diamond for all languages."""
     name = f"{model} against {row.reference}, {words.language(row.language)}: {row.shown}"
     if row.rate is None:
@@ -133,8 +133,10 @@ def change_line(before: float | None, after: float | None, name: str) -> Markup:
     return _svg(_ROW, name, tip(name), *marks)
 
 
-def heat(change: float) -> str:
+def heat(change: float | None) -> str:
     """How strongly a difference in points is coloured, as a class of the page."""
+    if change is None:
+        return "none"
     size = abs(change)
     level = 0 if size < 0.5 else 1 if size < 2 else 2 if size < 5 else 3
     return f"{'u' if change > 0 else 'd'}{level}" if level else "flat"

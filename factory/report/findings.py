@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from factory.artifact import Manifest
-from factory.cards.evaluation import Comparison
 from factory.report import words
+
+
+@dataclass(frozen=True)
+class Win:
+    """A model against its reference in one language (`all`: over all of them). `rate` with `low`
+    and `high`, `strict` (answers in another language lost), `level` (of equal length), `worst` and
+    `best` (what unread verdicts could make of it) and `alike` (the same verdict in both orders)
+    are percent; None where there is none. `level_said` is what there is to be wary of."""
+
+    reference: str
+    language: str
+    won: int
+    tied: int
+    lost: int
+    unread: int
+    rate: float | None
+    low: float | None
+    high: float | None
+    shown: str
+    strict: float | None = None
+    level: float | None = None
+    level_said: str = ""
+    worst: float | None = None
+    best: float | None = None
+    alike: float | None = None
+
+    @property
+    def checked(self) -> bool:
+        """Whether anything is known beside the win rate."""
+        return any(x is not None for x in (self.strict, self.level, self.worst, self.alike))
 
 
 @dataclass(frozen=True)
 class Duel:
     """One model against its reference under one judge; `rows` are languages, the sum over all of
-    them first where there is one."""
+    them first where there is one. `seen` of the questions are among the prompts of training; None
+    where nobody looked."""
 
     step: str
     model: str
     reference: str
     judge: str
     notes: tuple[str, ...]
-    rows: tuple[Comparison, ...]
+    seen: int | None
+    rows: tuple[Win, ...]
 
 
 @dataclass(frozen=True)
@@ -47,48 +78,65 @@ class Speech:
 
 @dataclass(frozen=True)
 class Delta:
-    """A benchmark in one language: the scores of both models, and how far the tuned one is from
-    its base. `shown` is whether the intervals let the difference stand; None if not known."""
+    """A benchmark in one language: the scores of both models and how far the tuned one is from its
+    base, with an interval. `significant` is None, and `why` says so, where it cannot be told."""
 
     language: str
     benchmark: str
     metric: str
-    base: float
-    tuned: float
-    shown: bool | None
+    base: float | None
+    tuned: float | None
+    change: float | None
+    low: float | None
+    high: float | None
+    significant: bool | None
+    why: str
 
     @property
-    def change(self) -> float:
-        return self.tuned - self.base
+    def told(self) -> str:
+        """All of it in a sentence."""
+        found = f"{self.metric}: {words.figure(self.base)} before, {words.figure(self.tuned)} after"
+        if self.low is not None and self.high is not None:
+            found += f", difference [{words.gain(self.low)}, {words.gain(self.high)}]"
+        return f"{found}; {self.why}" if self.why else found
 
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Benchmark scores of one model against another."""
+    """Benchmark scores of one model less those of another. `without` are languages that have no
+    benchmarks."""
 
     step: str
     model: str
     reference: str
+    made: str
     deltas: tuple[Delta, ...]
+    without: tuple[str, ...]
 
 
 def duels(manifests: Iterable[Manifest]) -> list[Duel]:
     """Every model that was compared by a judge, in the order of the manifests."""
-    found: dict[tuple[str, str, str], list[Comparison]] = {}
-    about: dict[tuple[str, str, str], tuple[str, tuple[str, ...]]] = {}
+    found = []
     for manifest in manifests:
         if manifest.kind != "verdicts":
             continue
-        judge = str(manifest.stats.get("judge", manifest.repo))
-        notes = tuple(str(note) for note in manifest.stats.get("notes", ()))
+        by_model: dict[tuple[str, str], list[Win]] = {}
         for row in _rows(manifest.stats.get("comparisons")):
-            key = (manifest.step, str(row.get("model")), str(row.get("reference")))
-            about[key] = (judge, notes)
-            found.setdefault(key, []).append(_comparison(manifest, judge, notes, row))
-    return [
-        Duel(*key, *about[key], tuple(sorted(rows, key=lambda row: row.language != "all")))
-        for key, rows in found.items()
-    ]
+            key = (str(row.get("model")), str(row.get("reference")))
+            by_model.setdefault(key, []).append(_win(row))
+        for (model, reference), rows in by_model.items():
+            found.append(
+                Duel(
+                    step=manifest.step,
+                    model=model,
+                    reference=reference,
+                    judge=str(manifest.stats.get("judge", manifest.repo)),
+                    notes=tuple(str(note) for note in manifest.stats.get("notes") or ()),
+                    seen=_seen(manifest, model),
+                    rows=tuple(sorted(rows, key=lambda row: row.language != "all")),
+                )
+            )
+    return found
 
 
 def speech(manifests: Iterable[Manifest]) -> list[Speech]:
@@ -117,8 +165,24 @@ def speech(manifests: Iterable[Manifest]) -> list[Speech]:
 
 
 def benchmarks(manifests: Iterable[Manifest]) -> list[Benchmarks]:
-    """Benchmark scores, as far as a manifest says base and tuned of the same benchmark."""
-    return []
+    """Benchmark scores of every model that has a base to be set beside."""
+    found = []
+    for manifest in manifests:
+        if manifest.kind != "results":
+            continue
+        stats = manifest.stats
+        by_model: dict[tuple[str, str], list[Delta]] = {}
+        for row in _rows(stats.get("deltas")):
+            key = (str(row.get("model")), str(row.get("reference")))
+            by_model.setdefault(key, []).append(_delta(row))
+        made = [f"EuroEval {stats['tool_version']}" if "tool_version" in stats else "EuroEval"]
+        made += [str(stats[key]) for key in ("backend", "split") if key in stats]
+        without = tuple(str(one) for one in stats.get("without_suite") or ())
+        for (model, reference), deltas in by_model.items():
+            found.append(
+                Benchmarks(manifest.step, model, reference, ", ".join(made), tuple(deltas), without)
+            )
+    return found
 
 
 def _spoken(raw: Any) -> Spoken:
@@ -130,26 +194,52 @@ def _spoken(raw: Any) -> Spoken:
     )
 
 
-def _comparison(manifest: Manifest, judge: str, notes: tuple[str, ...], row: Any) -> Comparison:
-    rate = words.table(row.get("win_rate"))
-    here = (manifest.repo, manifest.tag)
-    return Comparison(
+def _win(row: Mapping[str, Any]) -> Win:
+    rate, bounds = words.table(row.get("win_rate")), words.table(row.get("bounds"))
+    level = words.table(row.get("lc_minimal_chars"))
+    return Win(
         reference=str(row.get("reference")),
-        judge=judge,
-        notes=notes,
         language=str(row.get("language")),
         won=words.whole(row.get("won")),
         tied=words.whole(row.get("tied")),
         lost=words.whole(row.get("lost")),
-        unparseable=words.whole(row.get("unparseable")),
+        unread=words.whole(row.get("unparseable")),
         rate=words.real(rate.get("rate")),
         low=words.real(rate.get("low")),
         high=words.real(rate.get("high")),
         shown=str(row.get("shown", "no verdict could be read")),
-        judged=here,
-        asked=here,
+        strict=words.real(words.table(row.get("in_language")).get("rate")),
+        level=words.real(level.get("rate")),
+        level_said=str(level.get("flag") or ""),
+        worst=words.real(bounds.get("worst")),
+        best=words.real(bounds.get("best")),
+        alike=words.real(words.table(row.get("consistency")).get("same_share")),
     )
 
 
-def _rows(value: Any) -> Sequence[Any]:
+def _seen(manifest: Manifest, model: str) -> int | None:
+    """How many of a model's questions are among the prompts of training."""
+    found = words.table(manifest.stats.get("seen_in_training"))
+    mine = [words.table(raw) for name, raw in found.items() if name.endswith(f"/{model}")]
+    looked = [one for one in mine if words.whole(one.get("prompts"))]
+    return sum(words.whole(one.get("seen")) for one in looked) if looked else None
+
+
+def _delta(row: Mapping[str, Any]) -> Delta:
+    significant = row.get("significant")
+    return Delta(
+        language=str(row.get("language")),
+        benchmark=str(row.get("dataset")),
+        metric=str(row.get("metric")),
+        base=words.real(row.get("reference_value")),
+        tuned=words.real(row.get("value")),
+        change=words.real(row.get("delta")),
+        low=words.real(row.get("low")),
+        high=words.real(row.get("high")),
+        significant=significant if isinstance(significant, bool) else None,
+        why=str(row.get("why") or ""),
+    )
+
+
+def _rows(value: Any) -> Sequence[Mapping[str, Any]]:
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from factory.artifact import License, Manifest, Rows
-from factory.cards.evaluation import Comparison
 from factory.report import examples, findings, learning, words
 from factory.report.chain import Chain, LeftOut, origin, reads
 from factory.report.examples import Pair
-from factory.report.findings import Benchmarks, Duel, Speech
+from factory.report.findings import Benchmarks, Duel, Speech, Win
 from factory.report.learning import Audit, Histogram, Training
 
 # What a row of each kind is called.
@@ -135,7 +134,7 @@ class Report:
     references: tuple[str, ...]
 
     @property
-    def verdicts(self) -> list[tuple[Duel, Comparison]]:
+    def verdicts(self) -> list[tuple[Duel, Win]]:
         """Of each comparison the one row that is over all languages."""
         return [(duel, duel.rows[0]) for duel in self.duels if duel.rows]
 

@@ -65,8 +65,10 @@ def width_of(text: str, size: float) -> float:
 
 def cut(text: str, room: float, size: float) -> str:
     """As much of a text as fits, with an ellipsis where something is missing."""
-    text = " ".join(text.split())
-    if width_of(text, size) <= room:
+    most = int(room / size * 4)  # no letter is that narrow
+    whole = " ".join(text[: 2 * most].split())
+    text = whole[:most]
+    if len(text) == len(whole) and width_of(text, size) <= room:
         return text
     while text and width_of(text, size) + size > room:
         text = text[:-1]

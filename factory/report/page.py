@@ -79,7 +79,7 @@ def _environment() -> jinja2.Environment:
         words_language=words.language,
         rows_out=lambda manifest: manifest.rows().out,
         reads_of=chain.read_by,
-        base_of=card._base,
+        base_of=card.base,
     )
     return environment
 

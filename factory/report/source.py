@@ -1,18 +1,23 @@
-"""Where a page's manifests come from: a collection on a hub, a recipe's repos, or a disk."""
+"""Where a page's manifests come from: a collection on a hub, a recipe's repos, or a disk.
+
+To know whether a name is a directory, this is imported before a hub is chosen, and the hub's client
+reads its settings when it is imported: so what imports it stands inside functions here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from factory import shelf
 from factory.artifact import MANIFEST, Manifest, read_manifest
 from factory.errors import InputError
-from factory.hub import Hub
-from factory.plan import repos
-from factory.recipe import Recipe
-from factory.work import Home
+
+if TYPE_CHECKING:
+    from factory.hub import Hub
+    from factory.recipe import Recipe
+    from factory.work import Home
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ def collection(hub: Hub, slug: str) -> Source:
 def recipe(made: Recipe, hub: Hub, home: Home) -> Source:
     """What there is of a recipe: in its collection, in its repos, and at rest in this home.
     Raises HubError, or InputError where there is nothing."""
+    from factory import shelf
+    from factory.plan import repos
+
     title = shelf.title(made)
     slug = next((one for one, name in hub.collections(made.org).items() if name == title), None)
     where = (hub.collection(slug) if slug else {}) | repos(made)
@@ -75,6 +83,8 @@ def has_artifacts(path: Path) -> bool:
 def _source(
     manifests: Sequence[Manifest], asked: str, title: str | None, slug: str | None
 ) -> Source:
+    from factory import shelf
+
     if not manifests:
         raise InputError(
             f"{asked} holds no artifact with a manifest",

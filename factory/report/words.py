@@ -74,6 +74,11 @@ def share(part: float, whole_: float) -> str:
     return f"{100 * part / whole_:.0f} %" if whole_ else MISSING
 
 
+def points(value: float | None) -> str:
+    """A number in percent, to a tenth, without the sign for it."""
+    return MISSING if value is None else f"{value:.1f}"
+
+
 def percent(value: float | None) -> str:
     """A number that is a percentage already."""
     return MISSING if value is None else f"{value:.0f} %"
@@ -82,7 +87,7 @@ def percent(value: float | None) -> str:
 def span(seconds: float) -> str:
     """40 s, 12 min, 3.5 h, 2.1 days."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 0.5 or not seconds else "under 1 s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
