@@ -43,13 +43,14 @@ class Browser:
         return [entry["message"] for entry in self._driver.get_log("browser")]
 
     def requested(self) -> list[str]:
-        """The addresses that were asked for since it was asked last."""
+        """The addresses that were asked for since it was asked last, but for those inside the
+        browser: its own empty tab, and what stands in the address itself."""
         found = []
         for entry in self._driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 found.append(message["params"]["request"]["url"])
-        return found
+        return [address for address in found if not address.startswith(("chrome:", "data:"))]
 
     def height(self) -> float:
         """How high the page is, in CSS px, asked without a script in it."""

@@ -230,7 +230,9 @@ def _safe(name: str) -> str:
 def curve(drawn: Curve, title: str) -> Markup:
     """A logged number over optimizer steps, and what held-out rows gave as rings."""
     points = _thinned(drawn.points)
-    across = over([x for x, _ in (*drawn.points, *drawn.held)], 0.02)
+    reach = over([x for x, _ in (*drawn.points, *drawn.held)], 0.03)
+    # the numbers of the levels stand left of the first point
+    across = Scale(reach.low - 0.13 * (reach.high - reach.low), reach.high)
     up = over([y for _, y in (*drawn.points, *drawn.held)], 0.12)
 
     def y(value: float) -> float:
@@ -243,7 +245,9 @@ def curve(drawn: Curve, title: str) -> Markup:
         for level in levels
     ]
     labels = [
-        element("text", said(tick_label(level, step)), class_="tick halo", x=0, y=y(level) - 3)
+        element(
+            "text", said(tick_label(level, step)), class_="tick halo", x=0, y=max(y(level) - 3, 8.0)
+        )
         for level in levels
     ]
     path = " ".join(f"{across.at(x):.2f},{100 - up.at(v):.2f}" for x, v in points)
@@ -266,10 +270,11 @@ def curve(drawn: Curve, title: str) -> Markup:
         for x, v in drawn.held
     ]  # fmt: skip
     few = len(points) <= 60
+    steps = [tick for tick in across.ticks(5, whole=True) if tick >= reach.low]
     base = element("line", class_="axis", x1="0", x2="100%", y1=_PLOT, y2=_PLOT)
     return _svg(
         _PLOT + _TICKS, title, *grid, base, line, *(dots if few else []), *rings, *labels,
-        _ticks(across, across.ticks(4, whole=True), _PLOT + 13),
+        _ticks(across, steps, _PLOT + 13),
     )  # fmt: skip
 
 
