@@ -46,7 +46,7 @@ def test_the_page_says_what_the_manifests_say() -> None:
         "15 artifacts in English, Spanish, French and German",
         "dpo-all against policy: 50.0 % [31.7, 66.7] no difference shown",
         "training reward (not independent)",
-        "translate German cut off 6 6 of 6 100 %",
+        "translate cut off 6 100 % 6 of 6 rows 6",
         "33 rows, 9 optimizer steps, 3 rows held out",
         f"factory reproduce {SLUG}",
         'load_dataset("local/smoke-pair", "en", split="train", revision="fp-dabc6e7f095e")',
@@ -378,15 +378,15 @@ def test_what_else_could_explain_a_win_rate_is_shown_where_it_is_known() -> None
     seen = {"en/dpo-all": {"prompts": 12, "questions": 10, "seen": 2}}
     stats = {**judge.stats, "comparisons": [row], "seen_in_training": seen}
     text = told(parse(rendered([judge.model_copy(update={"stats": stats})])))
-    assert "All languages 50.0 41.2 48.5 separable 30.0, 60.0 75 %" in text
+    assert "All languages 50.0 41.2 48.5 separable 0 30.0, 60.0 75 %" in text
     assert "2 questions of this comparison are among the prompts of training" in text
 
 
 def test_benchmark_differences_are_a_table_by_language() -> None:
     delta = {
         "model": "dpo-all", "reference": "policy", "dataset": "scala-en", "language": "en",
-        "metric": "mcc", "value": 12.5, "reference_value": 9.25, "delta": 3.25, "low": 1.0,
-        "high": 5.5, "significant": True, "why": "",
+        "task": "grammar", "metric": "mcc", "value": 12.5, "reference_value": 9.25, "delta": 3.25,
+        "low": 1.0, "high": 5.5, "significant": True, "why": "",
     }  # fmt: skip
     unknown = {
         **delta, "language": "es", "dataset": "scala-es", "delta": None, "low": None,
@@ -398,11 +398,14 @@ def test_benchmark_differences_are_a_table_by_language() -> None:
     )
     tree = parse(rendered([results]))
     [table] = [one for one in every(tree, "table") if one.get("class") == "heat"]
-    assert "English +3.2 –" in told(table) and "(EuroEval 17.0.0, hf)" in told(table)
-    cells = {one.get("class"): one for one in every(table, "td")}
-    told_there = "mcc: 9.25 before, 12.5 after, difference [+1.0, +5.5]"
-    assert cells["u2"].get("title") == told_there
-    assert "policy was not evaluated on it" in cells["none"].get("title", "")
+    assert "Language grammar English +3.2 Spanish –" in told(
+        table
+    ) and "(EuroEval 17.0.0, hf)" in told(table)
+    said = [one.get("title") for one in every(table, "span") if one.get("title")]
+    told_there = "scala-en, mcc: 9.25 before, 12.5 after, difference [+1.0, +5.5]"
+    assert said[0] == told_there
+    assert said[1].endswith("; policy was not evaluated on it")
+    assert [one.get("class") for one in every(table, "td")] == ["u2", "none"]
 
 
 # ---- colours ------------------------------------------------------------------------------------

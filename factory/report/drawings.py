@@ -5,17 +5,17 @@ Each has a name for those who do not see it, and tells a pointer the number behi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
 from factory.report import words
-from factory.report.findings import Win
+from factory.report.findings import Duel, Win
 from factory.report.ink import Scale, element, over, said, tick_label, tip
 from factory.report.learning import Curve, Histogram
 
 PERCENT = Scale(0, 100)
-_HALVES = (0.0, 25.0, 50.0, 75.0, 100.0)
+_REACHES = (10.0, 20.0, 30.0, 50.0)  # points on both sides of 50 that win rates are drawn over
 _ROW = 30.0  # px, the height of a line in a plot of lines
 _PLOT, _TICKS = 96.0, 18.0  # px, the height of a panel and of the numbers below it
 _POINTS = 400  # most points of a curve that are drawn
@@ -54,11 +54,20 @@ def _ticks(scale: Scale, values: Sequence[float], y: float, unit: str = "") -> M
 # ---- win rates and shares -----------------------------------------------------------------------
 
 
-def axis(unit: str = " %") -> Markup:
-    """The numbers under lines of shares: 0 to 100 percent."""
+def rates(duels: Iterable[Duel]) -> Scale:
+    """One scale for all win rates of a page, with 50 in the middle and every interval on it."""
+    rows = [row for duel in duels for row in duel.rows]
+    ends = [end for row in rows for end in (row.rate, row.low, row.high) if end is not None]
+    furthest = max((abs(end - 50) for end in ends), default=0.0)
+    reach = next((reach for reach in _REACHES if furthest <= reach), _REACHES[-1])
+    return Scale(50 - reach, 50 + reach)
+
+
+def axis(scale: Scale = PERCENT, unit: str = " %") -> Markup:
+    """The numbers under lines of shares."""
     return element(
         "svg",
-        _ticks(PERCENT, _HALVES, 13, unit),
+        _ticks(scale, _quarters(scale), 13, unit),
         class_="plot",
         width="100%",
         height=16,
@@ -66,17 +75,21 @@ def axis(unit: str = " %") -> Markup:
     )
 
 
-def _share_lines(middle: bool) -> Markup:
+def _quarters(scale: Scale) -> list[float]:
+    return [scale.low + part * (scale.high - scale.low) / 4 for part in range(5)]
+
+
+def _share_lines(scale: Scale, middle: bool) -> Markup:
     lines = [
         element(
             "line",
             class_="half" if middle and value == 50 else "grid",
-            x1=PERCENT.x(value),
-            x2=PERCENT.x(value),
+            x1=scale.x(value),
+            x2=scale.x(value),
             y1=0,
             y2=_ROW,
         )
-        for value in _HALVES
+        for value in _quarters(scale)
     ]
     return Markup("").join(lines)
 
@@ -88,15 +101,15 @@ def outcome(row: Win) -> str:
     return "better" if row.low > 50 else "worse" if row.high < 50 else "even"
 
 
-def forest_line(row: Win, model: str) -> Markup:
-    """A win rate with its interval on a line from 0 to 100; a diamond for all languages."""
+def forest_line(row: Win, model: str, scale: Scale) -> Markup:
+    """A win rate with its interval; a diamond for all languages."""
     name = f"{model} against {row.reference}, {words.language(row.language)}: {row.shown}"
     if row.rate is None:
-        return _svg(_ROW, name, _share_lines(middle=True))
+        return _svg(_ROW, name, _share_lines(scale, middle=True))
     middle = _ROW / 2
-    marks = [_share_lines(middle=True)]
+    marks = [_share_lines(scale, middle=True)]
     if row.low is not None and row.high is not None:
-        low, high = PERCENT.x(row.low), PERCENT.x(row.high)
+        low, high = scale.x(row.low), scale.x(row.high)
         marks.append(element("line", class_="reach", x1=low, x2=high, y1=middle, y2=middle))
         marks += [element("line", class_="reach", x1=x, x2=x, y1=middle - 4, y2=middle + 4)
                   for x in (low, high)]  # fmt: skip
@@ -106,14 +119,14 @@ def forest_line(row: Win, model: str) -> Markup:
         else element("circle", r=4.5, class_="mark")
     )
     told = tip(f"{name}\n{row.won} won, {row.tied} tied, {row.lost} lost")
-    marks.append(_at(PERCENT.x(row.rate), middle, shape))
+    marks.append(_at(scale.x(row.rate), middle, shape))
     return _svg(_ROW, name, told, *marks, class_=f"plot {outcome(row)}")
 
 
 def change_line(before: float | None, after: float | None, name: str) -> Markup:
     """From the reference's share (a ring) to the model's (a dot), both in percent."""
     middle = _ROW / 2
-    marks = [_share_lines(middle=False)]
+    marks = [_share_lines(PERCENT, middle=False)]
     if before is not None and after is not None:
         marks.append(
             element(

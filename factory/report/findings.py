@@ -83,6 +83,7 @@ class Delta:
 
     language: str
     benchmark: str
+    task: str
     metric: str
     base: float | None
     tuned: float | None
@@ -95,7 +96,8 @@ class Delta:
     @property
     def told(self) -> str:
         """All of it in a sentence."""
-        found = f"{self.metric}: {words.figure(self.base)} before, {words.figure(self.tuned)} after"
+        before, after = words.figure(self.base), words.figure(self.tuned)
+        found = f"{self.benchmark}, {self.metric}: {before} before, {after} after"
         if self.low is not None and self.high is not None:
             found += f", difference [{words.gain(self.low)}, {words.gain(self.high)}]"
         return f"{found}; {self.why}" if self.why else found
@@ -112,6 +114,18 @@ class Benchmarks:
     made: str
     deltas: tuple[Delta, ...]
     without: tuple[str, ...]
+
+    @property
+    def languages(self) -> list[str]:
+        return list(dict.fromkeys(one.language for one in self.deltas))
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(one.task for one in self.deltas))
+
+    def at(self, language: str, task: str) -> list[Delta]:
+        """The benchmarks of a task in a language."""
+        return [one for one in self.deltas if (one.language, one.task) == (language, task)]
 
 
 def duels(manifests: Iterable[Manifest]) -> list[Duel]:
@@ -230,6 +244,7 @@ def _delta(row: Mapping[str, Any]) -> Delta:
     return Delta(
         language=str(row.get("language")),
         benchmark=str(row.get("dataset")),
+        task=str(row.get("task") or row.get("dataset")),
         metric=str(row.get("metric")),
         base=words.real(row.get("reference_value")),
         tuned=words.real(row.get("value")),

@@ -74,13 +74,15 @@ class RowLine:
 
 @dataclass(frozen=True)
 class Drop:
-    """Rows that one step dropped in one language for one reason."""
+    """Rows that one step dropped for one reason: how many of how many, by language."""
 
     step: str
-    language: str
     reason: str
-    rows: int
-    into: int
+    by_language: dict[str, tuple[int, int]]
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for rows, _ in self.by_language.values())
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ class Report:
     outside: tuple[Outside, ...]
     licenses: tuple[str, ...]
     references: tuple[str, ...]
+
+    @property
+    def dropped_in(self) -> set[str]:
+        """The languages in which any row was dropped."""
+        return {code for drop in self.drops for code, (n, _) in drop.by_language.items() if n}
 
     @property
     def verdicts(self) -> list[tuple[Duel, Win]]:
@@ -192,11 +199,16 @@ def _sum(rows: Sequence[Rows]) -> Rows:
 
 
 def _drops(manifest: Manifest) -> list[Drop]:
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for line in _lines(manifest):
+        for language, rows in line.by_language.items():
+            for reason, number in rows.dropped.items():
+                before = found.setdefault(reason, {}).get(language, (0, 0))
+                found[reason][language] = (before[0] + number, before[1] + rows.into)
     return [
-        Drop(manifest.step, name, reason, number, record.rows.into)
-        for name, record in manifest.slices.items()
-        for reason, number in record.rows.dropped.items()
-        if number
+        Drop(manifest.step, reason, by_language)
+        for reason, by_language in found.items()
+        if any(rows for rows, _ in by_language.values())
     ]
 
 

@@ -71,7 +71,9 @@ def gain(value: float, digits: int = 1) -> str:
 
 def share(part: float, whole_: float) -> str:
     """A share in percent."""
-    return f"{100 * part / whole_:.0f} %" if whole_ else MISSING
+    if not whole_:
+        return MISSING
+    return "<1 %" if 0 < part / whole_ < 0.005 else f"{100 * part / whole_:.0f} %"
 
 
 def points(value: float | None) -> str:
