@@ -20,6 +20,7 @@ from factory.report.chain import Chain, choose
 from factory.report.gather import Made, gather
 from factory.report.ink import Scale, over
 from factory.report.lineage import draw, graph
+from tests.builders import imported
 from tests.conftest import Cli
 from tests.golden.refresh import HERE, manifests
 from tests.pages import every, name, parse, told
@@ -119,7 +120,7 @@ def test_a_page_of_nothing_says_so_in_sentences() -> None:
 
 
 def test_each_artifact_alone_is_a_page() -> None:
-    for manifest in KEPT.values():
+    for manifest in (*KEPT.values(), imported()):
         parse(rendered([manifest]))
         parse(rendered([manifest.model_copy(update={"stats": {}, "samples": []})]))
 
@@ -147,7 +148,7 @@ def hostile(text: str) -> list[Manifest]:
                 "by_language": {text: stats["by_language"]["en"]},
             }
         if "by_slice" in stats:
-            stats["by_slice"] = {text: next(iter(stats["by_slice"].values()))}
+            stats["by_slice"] = {f"{text}/{text}x": next(iter(stats["by_slice"].values()))}
         samples = [made.samples[0].model_copy(update={"cells": cells})]
         found.append(
             made.model_copy(

@@ -15,7 +15,13 @@ from factory.report.ink import Scale, element, over, said, tick_label, tip
 from factory.report.learning import Curve, Histogram
 
 PERCENT = Scale(0, 100)
-_REACHES = (10.0, 20.0, 30.0, 50.0)  # points on both sides of 50 that win rates are drawn over
+_REACHES = (
+    10.0,
+    20.0,
+    30.0,
+    40.0,
+    50.0,
+)  # points on both sides of 50 that win rates are drawn over
 _ROW = 30.0  # px, the height of a line in a plot of lines
 _PLOT, _TICKS = 96.0, 18.0  # px, the height of a panel and of the numbers below it
 _POINTS = 400  # most points of a curve that are drawn
@@ -59,7 +65,7 @@ def rates(duels: Iterable[Duel]) -> Scale:
     rows = [row for duel in duels for row in duel.rows]
     ends = [end for row in rows for end in (row.rate, row.low, row.high) if end is not None]
     furthest = max((abs(end - 50) for end in ends), default=0.0)
-    reach = next((reach for reach in _REACHES if furthest <= reach), _REACHES[-1])
+    reach = next((reach for reach in _REACHES if furthest < reach), _REACHES[-1])
     return Scale(50 - reach, 50 + reach)
 
 

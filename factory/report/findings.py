@@ -117,10 +117,12 @@ class Benchmarks:
 
     @property
     def languages(self) -> list[str]:
+        """Lines of the table."""
         return list(dict.fromkeys(one.language for one in self.deltas))
 
     @property
     def tasks(self) -> list[str]:
+        """Columns of the table: a task has a benchmark of its own in each language."""
         return list(dict.fromkeys(one.task for one in self.deltas))
 
     def at(self, language: str, task: str) -> list[Delta]:
@@ -154,7 +156,7 @@ def duels(manifests: Iterable[Manifest]) -> list[Duel]:
 
 
 def speech(manifests: Iterable[Manifest]) -> list[Speech]:
-    """The language of answers in each arena, of each model beside the one without an adapter."""
+    """The language of answers in each arena, of each model beside the first that has no adapter."""
     found = []
     for manifest in manifests:
         if manifest.kind != "answers":
@@ -168,12 +170,10 @@ def speech(manifests: Iterable[Manifest]) -> list[Speech]:
             if record is not None and not any(r.role == "adapter" for r in record.inputs):
                 bare[model] = None
         reference = next(iter(bare), "")
+        before = spoken.get(reference, {})
         for model, by_language in spoken.items():
-            if model not in bare or len(spoken) == 1:
-                beside = {
-                    language: (spoken.get(reference, {}).get(language) if model else None, mine)
-                    for language, mine in by_language.items()
-                }
+            if model != reference:
+                beside = {code: (before.get(code), mine) for code, mine in by_language.items()}
                 found.append(Speech(manifest.step, model, reference, beside))
     return found
 

@@ -39,6 +39,7 @@ class Made:
 
     @property
     def is_model(self) -> bool:
+        """Whether its repo is a model's."""
         return self.manifest.kind in MODELS
 
     @property

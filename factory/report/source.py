@@ -34,14 +34,9 @@ class Source:
 def collection(hub: Hub, slug: str) -> Source:
     """What a collection on a hub holds. Raises HubError, or InputError for one without an artifact
     of ours."""
-    items = hub.collection(slug)
-    held = tuple(found.manifest for found in hub.holdings(items).found)
-    known = hub.collections(slug.partition("/")[0])
-    stem = slug.rpartition("-")[0]
-    found = next((one for one in known if one == slug), None) or next(
-        one for one in known if one.rpartition("-")[0] == stem
-    )
-    return _source(held, slug, known[found], found)
+    here, title = hub.shelf(slug)
+    held = [found.manifest for found in hub.holdings(hub.collection(here)).found]
+    return _source(held, slug, title, here)
 
 
 def recipe(made: Recipe, hub: Hub, home: Home) -> Source:
@@ -62,10 +57,10 @@ def recipe(made: Recipe, hub: Hub, home: Home) -> Source:
 
 
 def directory(path: Path) -> Source:
-    """What lies on a disk: below a home's work directories, or in a directory of artifacts.
-    Raises InputError where there is nothing."""
+    """What lies on a disk: in a home's work directories, or in a directory of artifacts. Raises
+    InputError where there is nothing."""
     held = []
-    for file in sorted(path.rglob(MANIFEST)):
+    for file in _files(path):
         try:
             held.append(read_manifest(file.parent))
         except ValueError:
@@ -74,10 +69,14 @@ def directory(path: Path) -> Source:
 
 
 def has_artifacts(path: Path) -> bool:
-    """Whether a directory is one that `directory` reads: a home, or one with artifacts in it."""
-    return path.is_dir() and (
-        (path / "work").is_dir() or any(any(path.glob(f"{deep}{MANIFEST}")) for deep in ("", "*/"))
-    )
+    """Whether a directory is one that `directory` reads."""
+    return bool(_files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    # not all below it: a home has a cache, with copies of what was on a hub
+    places = ("", "*/", "*/artifact/", "work/*/*/artifact/")
+    return sorted(file for place in places for file in path.glob(place + MANIFEST))
 
 
 def _source(
