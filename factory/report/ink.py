@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -123,3 +124,30 @@ def tick_label(value: float, step: float) -> str:
         places += 1  # 2.5
     shown = f"{value:,.{min(places, 5)}f}"
     return signed("0" if float(shown.replace(",", "")) == 0 else shown)
+
+
+def picture(height: float, name: str, *inside: Markup, class_: str = "plot") -> Markup:
+    """A drawing as wide as its place is, with a name for those who do not see it."""
+    return element(
+        "svg",
+        *inside,
+        class_=class_,
+        width="100%",
+        height=height,
+        role="img",
+        aria_label=name,
+    )
+
+
+def ticks(scale: Scale, values: Sequence[float], y: float, unit: str = "") -> Markup:
+    """The numbers of a scale at some of its values, on a line of text at `y`."""
+    step = values[1] - values[0] if len(values) > 1 else abs(values[0]) if values else 1.0
+    shown = []
+    for value in values:
+        at = scale.at(value)
+        anchor = "start" if at < 6 else "end" if at > 94 else "middle"
+        label = tick_label(value, step) + unit
+        shown.append(
+            element("text", said(label), class_="tick", x=scale.x(value), y=y, text_anchor=anchor)
+        )
+    return Markup("").join(shown)

@@ -19,7 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from factory.cards import card, markdown, references
-from factory.report import chain, drawings, lineage, words
+from factory.report import chain, drawings, lineage, panels, words
 from factory.report.gather import Report
 from factory.report.ink import element, said, text_of
 
@@ -74,7 +74,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(words=words, draw=drawings, lang=_lang)
+    environment.globals.update(words=words, draw=drawings, panels=panels, lang=_lang)
     environment.filters.update(
         words_language=words.language,
         rows_out=lambda manifest: manifest.rows().out,

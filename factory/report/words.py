@@ -69,6 +69,12 @@ def gain(value: float, digits: int = 1) -> str:
     return signed(f"{value:+.{digits}f}")
 
 
+def change(value: Any) -> str:
+    """A measured difference, with its sign."""
+    shown = figure(value)
+    return f"+{shown}" if (real(value) or 0.0) > 0 else shown
+
+
 def share(part: float, whole_: float) -> str:
     """A share in percent."""
     if not whole_:
