@@ -25,12 +25,14 @@ class Browser:
     def __init__(self, driver: Any) -> None:
         self._driver = driver
 
-    def open(self, page: Path, width: int, height: int, scheme: str, script: bool = True) -> None:
-        """Load a file at a size in CSS px, for somebody who likes light or dark."""
+    def open(
+        self, page: Path, width: int, height: int, scheme: str, script: bool = True, media: str = ""
+    ) -> None:
+        """Load a file at a size in CSS px, for somebody who likes light or dark, or for `print`."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._do("Emulation.setDeviceMetricsOverride", **metrics)
         feature = {"name": "prefers-color-scheme", "value": scheme}
-        self._do("Emulation.setEmulatedMedia", features=[feature])
+        self._do("Emulation.setEmulatedMedia", media=media, features=[feature])
         self._do("Emulation.setScriptExecutionDisabled", value=not script)
         self._driver.get(page.absolute().as_uri())
 

@@ -603,9 +603,14 @@ def test_the_results_page_as_a_browser_shows_it(made: Path, tmp_path: Path) -> N
         dark = browser.picture()
         assert dark != light
 
-        browser.open(page, 390, 844, "light")
-        assert browser.asks("document.documentElement.scrollWidth") <= 390
-        assert browser.asks("document.documentElement.scrollHeight") < 16_000
+        for width in (390, 700, 900):
+            browser.open(page, width, 844, "light")
+            assert browser.asks("document.documentElement.scrollWidth") <= width
+            assert browser.asks("document.documentElement.scrollHeight") < 16_000
+        browser.open(page, 760, 844, "dark", media="print")
+        ground = browser.asks("getComputedStyle(document.body).backgroundColor")
+        assert ground == "rgb(255, 255, 255)"
+        assert browser.asks("document.documentElement.scrollWidth") <= 760
 
         browser.open(page, 1280, 900, "light", script=False)
         assert browser.height() > 5_000  # it is all there without a script

@@ -33,11 +33,11 @@ def rates(duels: Iterable[Duel]) -> Scale:
     return Scale(50 - reach, 50 + reach)
 
 
-def axis(scale: Scale = PERCENT, unit: str = " %") -> Markup:
-    """The numbers under lines of shares."""
+def axis(scale: Scale = PERCENT, parts: int = 4) -> Markup:
+    """The numbers under lines of shares, at the ends of so many parts."""
     return element(
         "svg",
-        ticks(scale, _quarters(scale), 13, unit),
+        ticks(scale, _parts(scale, parts), 13, " %"),
         class_="plot",
         width="100%",
         height=16,
@@ -45,8 +45,9 @@ def axis(scale: Scale = PERCENT, unit: str = " %") -> Markup:
     )
 
 
-def _quarters(scale: Scale) -> list[float]:
-    return [scale.low + part * (scale.high - scale.low) / 4 for part in range(5)]
+def _parts(scale: Scale, number: int = 4) -> list[float]:
+    width = (scale.high - scale.low) / number
+    return [scale.low + part * width for part in range(number + 1)]
 
 
 def _share_lines(scale: Scale, middle: bool) -> Markup:
@@ -59,7 +60,7 @@ def _share_lines(scale: Scale, middle: bool) -> Markup:
             y1=0,
             y2=_ROW,
         )
-        for value in _quarters(scale)
+        for value in _parts(scale)
     ]
     return Markup("").join(lines)
 
