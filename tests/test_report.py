@@ -373,13 +373,16 @@ def test_what_else_could_explain_a_win_rate_is_shown_where_it_is_known() -> None
     row = judge.stats["comparisons"][0] | {
         "in_language": {"rate": 41.25},
         "lc_minimal_chars": {"rate": 48.5, "flag": "separable"},
+        "unparseable": 3,
         "bounds": {"worst": 30.0, "best": 60.0},
         "consistency": {"same_share": 75.0},
     }
     seen = {"en/dpo-all": {"prompts": 12, "questions": 10, "seen": 2}}
     stats = {**judge.stats, "comparisons": [row], "seen_in_training": seen}
     text = told(parse(rendered([judge.model_copy(update={"stats": stats})])))
-    assert "All languages 50.0 41.2 48.5 separable 0 30.0, 60.0 75 %" in text
+    assert "All languages 50.0 41.2 48.5 separable 3 30.0, 60.0 75 %" in text
+    assert "No verdict could be read for 3 of 33 questions" in text
+    assert "against the model it would be 30.0, had they all gone for it 60.0." in text
     assert "2 questions of this comparison are among the prompts of training" in text
 
 
@@ -393,7 +396,9 @@ def test_benchmark_differences_are_a_table_by_language() -> None:
         **delta, "language": "es", "dataset": "scala-es", "delta": None, "low": None,
         "high": None, "significant": None, "why": "policy was not evaluated on it",
     }  # fmt: skip
-    stats = {"deltas": [delta, unknown], "tool_version": "17.0.0", "backend": "hf"}
+    missing = [{"slice": "es/dpo-all", "dataset": "mlsum-es", "why": "no record"}]
+    stats = {"deltas": [delta, unknown], "tool_version": "17.0.0", "backend": "hf",
+             "missing": missing}  # fmt: skip
     results = KEPT["arena"].model_copy(
         update={"kind": "results", "stage": "euroeval", "step": "euroeval", "stats": stats}
     )
@@ -405,6 +410,7 @@ def test_benchmark_differences_are_a_table_by_language() -> None:
     said = [one.get("title") for one in every(table, "span") if one.get("title")]
     told_there = "scala-en, mcc: 9.25 before, 12.5 after, difference [+1.0, +5.5]"
     assert said[0] == told_there
+    assert "1 benchmark without a score mlsum-es of es/dpo-all: no record" in told(tree)
     assert said[1].endswith("; policy was not evaluated on it")
     assert [one.get("class") for one in every(table, "td")] == ["u2", "none"]
 

@@ -1,8 +1,8 @@
-"""What came out: win rates, benchmark scores and the language of answers, from manifests. Pure."""
+"""What came of answers: win rates, and the language that they are in, from manifests. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,11 @@ class Win:
     worst: float | None = None
     best: float | None = None
     alike: float | None = None
+
+    @property
+    def asked(self) -> int:
+        """How many questions there were, with those that have no verdict."""
+        return self.won + self.tied + self.lost + self.unread
 
     @property
     def checked(self) -> bool:
@@ -76,60 +81,6 @@ class Speech:
     by_language: dict[str, tuple[Spoken | None, Spoken]]
 
 
-@dataclass(frozen=True)
-class Delta:
-    """A benchmark in one language: the scores of both models and how far the tuned one is from its
-    base, with an interval. `significant` is None, and `why` says so, where it cannot be told."""
-
-    language: str
-    benchmark: str
-    task: str
-    metric: str
-    base: float | None
-    tuned: float | None
-    change: float | None
-    low: float | None
-    high: float | None
-    significant: bool | None
-    why: str
-
-    @property
-    def told(self) -> str:
-        """All of it in a sentence."""
-        before, after = words.figure(self.base), words.figure(self.tuned)
-        found = f"{self.benchmark}, {self.metric}: {before} before, {after} after"
-        if self.low is not None and self.high is not None:
-            found += f", difference [{words.gain(self.low)}, {words.gain(self.high)}]"
-        return f"{found}; {self.why}" if self.why else found
-
-
-@dataclass(frozen=True)
-class Benchmarks:
-    """Benchmark scores of one model less those of another. `without` are languages that have no
-    benchmarks."""
-
-    step: str
-    model: str
-    reference: str
-    made: str
-    deltas: tuple[Delta, ...]
-    without: tuple[str, ...]
-
-    @property
-    def languages(self) -> list[str]:
-        """Lines of the table."""
-        return list(dict.fromkeys(one.language for one in self.deltas))
-
-    @property
-    def tasks(self) -> list[str]:
-        """Columns of the table: a task has a benchmark of its own in each language."""
-        return list(dict.fromkeys(one.task for one in self.deltas))
-
-    def at(self, language: str, task: str) -> list[Delta]:
-        """The benchmarks of a task in a language."""
-        return [one for one in self.deltas if (one.language, one.task) == (language, task)]
-
-
 def duels(manifests: Iterable[Manifest]) -> list[Duel]:
     """Every model that was compared by a judge, in the order of the manifests."""
     found = []
@@ -137,7 +88,7 @@ def duels(manifests: Iterable[Manifest]) -> list[Duel]:
         if manifest.kind != "verdicts":
             continue
         by_model: dict[tuple[str, str], list[Win]] = {}
-        for row in _rows(manifest.stats.get("comparisons")):
+        for row in words.tables(manifest.stats.get("comparisons")):
             key = (str(row.get("model")), str(row.get("reference")))
             by_model.setdefault(key, []).append(_win(row))
         for (model, reference), rows in by_model.items():
@@ -175,27 +126,6 @@ def speech(manifests: Iterable[Manifest]) -> list[Speech]:
             if model != reference:
                 beside = {code: (before.get(code), mine) for code, mine in by_language.items()}
                 found.append(Speech(manifest.step, model, reference, beside))
-    return found
-
-
-def benchmarks(manifests: Iterable[Manifest]) -> list[Benchmarks]:
-    """Benchmark scores of every model that has a base to be set beside."""
-    found = []
-    for manifest in manifests:
-        if manifest.kind != "results":
-            continue
-        stats = manifest.stats
-        by_model: dict[tuple[str, str], list[Delta]] = {}
-        for row in _rows(stats.get("deltas")):
-            key = (str(row.get("model")), str(row.get("reference")))
-            by_model.setdefault(key, []).append(_delta(row))
-        made = [f"EuroEval {stats['tool_version']}" if "tool_version" in stats else "EuroEval"]
-        made += [str(stats[key]) for key in ("backend", "split") if key in stats]
-        without = tuple(str(one) for one in stats.get("without_suite") or ())
-        for (model, reference), deltas in by_model.items():
-            found.append(
-                Benchmarks(manifest.step, model, reference, ", ".join(made), tuple(deltas), without)
-            )
     return found
 
 
@@ -237,24 +167,3 @@ def _seen(manifest: Manifest, model: str) -> int | None:
     mine = [words.table(raw) for name, raw in found.items() if name.endswith(f"/{model}")]
     looked = [one for one in mine if words.whole(one.get("prompts"))]
     return sum(words.whole(one.get("seen")) for one in looked) if looked else None
-
-
-def _delta(row: Mapping[str, Any]) -> Delta:
-    significant = row.get("significant")
-    return Delta(
-        language=str(row.get("language")),
-        benchmark=str(row.get("dataset")),
-        task=str(row.get("task") or row.get("dataset")),
-        metric=str(row.get("metric")),
-        base=words.real(row.get("reference_value")),
-        tuned=words.real(row.get("value")),
-        change=words.real(row.get("delta")),
-        low=words.real(row.get("low")),
-        high=words.real(row.get("high")),
-        significant=significant if isinstance(significant, bool) else None,
-        why=str(row.get("why") or ""),
-    )
-
-
-def _rows(value: Any) -> Sequence[Mapping[str, Any]]:
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []

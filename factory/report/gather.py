@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from factory.artifact import License, Manifest, Rows
-from factory.report import examples, findings, learning, words
+from factory.report import benchmarks, examples, findings, learning, words
+from factory.report.benchmarks import Benchmarks
 from factory.report.chain import Chain, LeftOut, origin, reads
 from factory.report.examples import Pair
-from factory.report.findings import Benchmarks, Duel, Speech, Win
+from factory.report.findings import Duel, Speech, Win
 from factory.report.learning import Audit, Histogram, Training
 
 # What a row of each kind is called.
@@ -164,7 +165,7 @@ def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = N
         rows=lines,
         drops=tuple(drop for manifest in every for drop in _drops(manifest)),
         duels=tuple(findings.duels(every)),
-        benchmarks=tuple(findings.benchmarks(every)),
+        benchmarks=tuple(benchmarks.benchmarks(every)),
         speech=tuple(findings.speech(every)),
         rewards=tuple(learning.rewards(every)),
         audit=learning.audit(every),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,10 +155,10 @@ def trainings(manifests: Iterable[Manifest]) -> list[Training]:
     found = []
     for manifest in manifests:
         stats = manifest.stats
-        curve = [entry for entry in _entries(stats.get("curve")) if "loss" in entry]
+        curve = [entry for entry in words.tables(stats.get("curve")) if "loss" in entry]
         if not curve:
             continue
-        held = _entries(stats.get("held_out_curve"))
+        held = words.tables(stats.get("held_out_curve"))
         curves = [_curve(name, keys, curve, held) for name, keys in _PANELS]
         probe = words.table(stats.get("probe")).get("applied")
         found.append(
@@ -189,8 +189,8 @@ def _facts(stats: Mapping[str, Any]) -> str:
 def _curve(
     name: str,
     keys: tuple[str, ...],
-    entries: list[Mapping[str, Any]],
-    held: list[Mapping[str, Any]],
+    entries: Sequence[Mapping[str, Any]],
+    held: Sequence[Mapping[str, Any]],
 ) -> Curve:
     key = next((key for key in keys if any(key in entry for entry in entries)), "")
     points = [
@@ -238,7 +238,3 @@ def _blind(language: str, raw: Mapping[str, Any]) -> Blind:
         suspect=tuple(str(one) for one in raw.get("blind") or ()),
         readings=tuple(str(one) for one in raw.get("readings") or ()),
     )
-
-
-def _entries(value: Any) -> list[Mapping[str, Any]]:
-    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from factory.language.languages import LANGUAGES
@@ -31,6 +31,11 @@ def whole(value: Any) -> int:
 def table(value: Any) -> Mapping[str, Any]:
     """`value` if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
+
+
+def tables(value: Any) -> Sequence[Mapping[str, Any]]:
+    """The mappings in a list; none of what is no list."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def count(value: float) -> str:
