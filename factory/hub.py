@@ -247,22 +247,32 @@ class Hub:
                 items.remove(item)
                 items.insert(place, item)
 
+    def collections(self, org: str) -> dict[str, str]:
+        """The collections of an org, slug to title. Raises HubError."""
+        with self.explained(f"the collections of {org}"):
+            return {one.slug: one.title for one in self._api.list_collections(owner=org)}
+
+    def shelf(self, slug: str) -> tuple[str, str]:
+        """(slug, title) of a collection. One that was pulled is found by the slug that it had
+        elsewhere: only the number at its end differs. Raises HubError."""
+        there = self.collections(slug.split("/")[0])
+        same = [found for found in there if found.rpartition("-")[0] == slug.rpartition("-")[0]]
+        if slug not in there and not same:
+            raise HubError(
+                f"{self.endpoint} has no collection {slug}",
+                f"there is {', '.join(there)}" if there else "factory pull it first",
+            )
+        here = slug if slug in there else same[0]
+        return here, there[here]
+
     def collection(self, slug: str) -> dict[str, str]:
-        """The repos in a collection, in its order, with their types. A collection that was pulled
-        is found by the slug that it had elsewhere: only the number at its end differs.
+        """The repos in a collection (as `shelf` finds it), in its order, with their types.
 
         Raises HubError.
         """
-        org, stem = slug.split("/")[0], slug.rpartition("-")[0]
+        here, _ = self.shelf(slug)
         with self.explained(f"the collection {slug}"):
-            there = [found.slug for found in self._api.list_collections(owner=org)]
-            same = [found for found in there if found.rpartition("-")[0] == stem]
-            if slug not in there and not same:
-                raise HubError(
-                    f"{self.endpoint} has no collection {slug}",
-                    f"there is {', '.join(there)}" if there else "factory pull it first",
-                )
-            items = self._api.get_collection(slug if slug in there else same[0]).items
+            items = self._api.get_collection(here).items
             return {i.item_id: i.item_type for i in items if i.item_type in ("model", "dataset")}
 
     def _commit_at(self, name: str, kind: str, revision: str) -> str | None:

@@ -13,7 +13,17 @@ from factory.recipe import Recipe
 
 def title(recipe: Recipe) -> str:
     """What the recipe's collection is called."""
-    return f"CroCo {recipe.name}"
+    return titled(recipe.name)
+
+
+def titled(name: str) -> str:
+    """What the collection of a recipe of this name is called."""
+    return f"CroCo {name}"
+
+
+def recipe_of(title: str) -> str:
+    """The name of the recipe that a collection of this title is of."""
+    return title.removeprefix(titled(""))
 
 
 def description(recipe: Recipe) -> str:

@@ -157,7 +157,7 @@ def test_the_list_of_stages_imports_them_all():
         ),
         ("datasets", {"factory.training.rows", "factory.reading"}),
         ("py3langid", {"factory.language.language_id"}),
-        ("jinja2", {"factory.cards.card", "factory.chat"}),
+        ("jinja2", {"factory.cards.card", "factory.chat", "factory.report.page"}),
         ("matplotlib", {"factory.cards.figures"}),
     ],
 )
@@ -210,7 +210,11 @@ def test_the_pure_rooms_import_nothing_that_reaches_outside():
         f"factory.{name}"
         for name in ("pairs.pairing", "pairs.scales", "pairs.anatomy", "stats", "audit", "artifact",
                      "plan", "cards.card", "cards.card_check", "cards.evaluation",
-                     "cards.licenses", "cards.markdown", "cards.references")
+                     "cards.licenses", "cards.markdown", "cards.references",
+                     *(f"report.{name}" for name in (
+                         "benchmarks", "chain", "drawings", "examples", "findings", "gather",
+                         "ink", "learning", "lineage", "panels", "words",
+                     )))
     }  # fmt: skip
     assert pure <= FILES.keys()
     reaching = {"requests", "httpx", "urllib", "http", "subprocess", "sqlite3", "socket", "shutil",

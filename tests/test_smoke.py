@@ -19,6 +19,7 @@ from huggingface_hub import HfApi
 from factory.artifact import Manifest, read_manifest
 from factory.localhub.launcher import await_end, connect
 from factory.recipe import PACKAGED
+from tests.browser import chromium
 from tests.conftest import FACTORY, run_factory
 
 pytestmark = pytest.mark.slow
@@ -554,3 +555,62 @@ def test_a_full_disk_is_said_in_two_lines_and_nothing_is_half_published(tmp_path
         assert again.returncode == 0, again.stderr
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_the_results_page_as_a_browser_shows_it(made: Path, tmp_path: Path) -> None:
+    """Of the real collection, at the size of a desk and of a phone, light and dark."""
+    page = tmp_path / "report.html"
+    done = run_factory("report", "smoke", "--to", str(page), home=made)
+    assert done.returncode == 0, done.stderr
+    assert f"{page}: {len(STEPS)} artifacts of CroCo smoke" in done.stdout
+    with connect(made / "hub") as hub:
+        [slug] = [c.slug for c in HfApi(hub.url, token=hub.token).list_collections(owner="local")]
+    by_slug = run_factory("report", slug, "--to", str(tmp_path / "slug.html"), home=made)
+    assert by_slug.returncode == 0, by_slug.stderr
+    assert (tmp_path / "slug.html").read_bytes() == page.read_bytes()
+    assert f"factory reproduce {slug}" in page.read_text()
+
+    with chromium(tmp_path / "profile") as browser:
+        browser.open(page, 1280, 900, "light")
+        assert browser.asks("document.querySelectorAll('svg').length") > 60
+        assert browser.asks(
+            "[...document.querySelectorAll('.panel > svg, .plotted > svg, svg.lineage')]"
+            ".every(one => one.getBoundingClientRect().width > 40)"
+        )
+        broken = browser.asks(
+            "[...document.querySelectorAll('a[href^=\"#\"]')]"
+            ".map(one => one.getAttribute('href').slice(1))"
+            ".filter(id => !document.getElementById(id))"
+        )
+        assert broken == []
+        light = browser.picture()
+        at = browser.asks(
+            "(document.querySelector('nav a[href=\"#training\"]').click(),"
+            " document.documentElement.style.scrollBehavior = 'auto', location.hash)"
+        )
+        assert at == "#training"
+        browser.asks("document.getElementById('theme').click()")
+        assert browser.asks("document.documentElement.dataset.theme") == "dark"
+        dark_ground = browser.asks("getComputedStyle(document.body).backgroundColor")
+        browser.asks("localStorage.clear()")
+
+        browser.open(page, 1280, 900, "dark")
+        assert browser.asks("getComputedStyle(document.body).backgroundColor") == dark_ground
+        dark = browser.picture()
+        assert dark != light
+
+        for width in (390, 700, 900):
+            browser.open(page, width, 844, "light")
+            assert browser.asks("document.documentElement.scrollWidth") <= width
+            assert browser.asks("document.documentElement.scrollHeight") < 16_000
+        browser.open(page, 760, 844, "dark", media="print")
+        ground = browser.asks("getComputedStyle(document.body).backgroundColor")
+        assert ground == "rgb(255, 255, 255)"
+        assert browser.asks("document.documentElement.scrollWidth") <= 760
+
+        browser.open(page, 1280, 900, "light", script=False)
+        assert browser.height() > 5_000  # it is all there without a script
+        said = browser.log()
+        assert said == [], said
+        asked = set(browser.requested())
+        assert asked == {page.as_uri()}, asked

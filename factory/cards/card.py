@@ -45,7 +45,7 @@ def render(manifest: Manifest, found: Sequence[Comparison] = ()) -> str:
         "m": manifest,
         "rows": manifest.rows(),
         "models": [record for record in manifest.models if record.source],
-        "base": _base(manifest),
+        "base": base(manifest),
         "lora_rank": _lora_rank(manifest),
         "configs": _configs(manifest),
         "knobs": _flat(manifest.fields),
@@ -179,7 +179,7 @@ def _model_header(manifest: Manifest) -> dict[str, Any]:
         and (read.repo or read.revision)
     ]
     return {
-        "base_model": _base(manifest)[0],
+        "base_model": base(manifest)[0],
         "base_model_relation": "adapter" if adapter else "finetune",
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation" if adapter else "text-classification",
@@ -187,7 +187,7 @@ def _model_header(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _base(manifest: Manifest) -> tuple[str, str]:
+def base(manifest: Manifest) -> tuple[str, str]:
     """(repo, revision) of the model that this one was trained from; empty for other kinds."""
     base = next((record for record in manifest.models if record.role == "base"), None)
     if base is None:

@@ -1,0 +1,114 @@
+"""Benchmark scores of tuned models less those of their bases, from manifests. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from factory.artifact import Manifest
+from factory.report import words
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A benchmark in one language: the scores of both models and how far the tuned one is from its
+    base, with an interval. `significant` is None, and `why` says so, where it cannot be told."""
+
+    language: str
+    benchmark: str
+    task: str
+    metric: str
+    base: float | None
+    tuned: float | None
+    change: float | None
+    low: float | None
+    high: float | None
+    significant: bool | None
+    why: str
+
+    @property
+    def told(self) -> str:
+        """All of it in a sentence."""
+        before, after = words.figure(self.base), words.figure(self.tuned)
+        found = f"{self.benchmark}, {self.metric}: {before} before, {after} after"
+        if self.low is not None and self.high is not None:
+            found += f", difference [{words.gain(self.low)}, {words.gain(self.high)}]"
+        return f"{found}; {self.why}" if self.why else found
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """Benchmark scores of one model less those of another. `without` are languages that have no
+    benchmarks, `missing` what was asked for and has no score, with the reason."""
+
+    step: str
+    model: str
+    reference: str
+    made: str
+    deltas: tuple[Delta, ...]
+    without: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def languages(self) -> list[str]:
+        """Lines of the table."""
+        return list(dict.fromkeys(one.language for one in self.deltas))
+
+    @property
+    def tasks(self) -> list[str]:
+        """Columns of the table: a task has a benchmark of its own in each language."""
+        return list(dict.fromkeys(one.task for one in self.deltas))
+
+    def at(self, language: str, task: str) -> list[Delta]:
+        """The benchmarks of a task in a language."""
+        return [one for one in self.deltas if (one.language, one.task) == (language, task)]
+
+
+def benchmarks(manifests: Iterable[Manifest]) -> list[Benchmarks]:
+    """Benchmark scores of every model that has a base to be set beside."""
+    found = []
+    for manifest in manifests:
+        if manifest.kind != "results":
+            continue
+        stats = manifest.stats
+        by_model: dict[tuple[str, str], list[Delta]] = {}
+        for row in words.tables(stats.get("deltas")):
+            key = (str(row.get("model")), str(row.get("reference")))
+            by_model.setdefault(key, []).append(_delta(row))
+        made = [f"EuroEval {stats['tool_version']}" if "tool_version" in stats else "EuroEval"]
+        made += [str(stats[key]) for key in ("backend", "split") if key in stats]
+        missing = [
+            f"{row.get('dataset')} of {row.get('slice')}: {row.get('why')}"
+            for row in words.tables(stats.get("missing"))
+        ]
+        found += [
+            Benchmarks(
+                step=manifest.step,
+                model=model,
+                reference=reference,
+                made=", ".join(made),
+                deltas=tuple(deltas),
+                without=tuple(str(one) for one in stats.get("without_suite") or ()),
+                missing=tuple(missing),
+            )
+            for (model, reference), deltas in by_model.items()
+        ]
+    return found
+
+
+def _delta(row: Mapping[str, Any]) -> Delta:
+    significant = row.get("significant")
+    return Delta(
+        language=str(row.get("language")),
+        benchmark=str(row.get("dataset")),
+        task=str(row.get("task") or row.get("dataset")),
+        metric=str(row.get("metric")),
+        base=words.real(row.get("reference_value")),
+        tuned=words.real(row.get("value")),
+        change=words.real(row.get("delta")),
+        low=words.real(row.get("low")),
+        high=words.real(row.get("high")),
+        significant=significant if isinstance(significant, bool) else None,
+        why=str(row.get("why") or ""),
+    )
