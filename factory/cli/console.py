@@ -187,30 +187,51 @@ def rows_table(steps: list[Step]) -> Table:
     return table
 
 
+_COMPARED = """\
+in language: answers in another language than their question counted as lost
+equal length: the length-controlled win rate; bounds: had unread verdicts gone against it, or for it
+same: how often the judge said the same when the answers changed places"""
+
+
 def comparison_table(manifest: Manifest) -> Table:
-    """Mean reward and win rate before and after, as the judge step found them."""
+    """Who won before and after, by language, as the judge step found it, and what else could
+    explain it."""
     stats = manifest.stats
     notes = "; ".join(stats["notes"])
+    at = f" at {stats['judge_revision'][:12]}" if stats.get("judge_revision") else ""
+    seen = sum(one["seen"] for one in stats["seen_in_training"].values())
+    warned = f"\n{seen} questions are among the prompts of training" if seen else ""
     table = Table(
-        title=f"Tuned against base, judged by {stats['judge']}" + (f": {notes}" if notes else ""),
+        title=f"Tuned against base, judged by {stats['judge']}{at}"
+        + (f": {notes}" if notes else ""),
         title_justify="left",
+        caption=_COMPARED + warned,
+        caption_justify="left",
     )
+    rewards = any("mean_reward_model" in row for row in stats["comparisons"])
     table.add_column("adapter")
     table.add_column("language")
-    for column in ("won", "tied", "lost", "reward before", "after"):
+    for column in ("won", "tied", "lost", "unread"):
+        table.add_column(column, justify="right")
+    for column in ("reward before", "after") if rewards else ():
         table.add_column(column, justify="right")
     table.add_column("win rate, 95 % interval", overflow="fold")
+    for column in ("in language", "equal length", "bounds", "same"):
+        table.add_column(column, justify="right", overflow="fold")
     for row in stats["comparisons"]:
         before, after = row.get("mean_reward_reference"), row.get("mean_reward_model")
+        controlled = row.get("lc_minimal_chars") or {}
+        bounds = row["bounds"]
         table.add_row(
             row["model"],
             row["language"],
-            str(row["won"]),
-            str(row["tied"]),
-            str(row["lost"]),
-            "" if before is None else f"{before:.2f}",
-            "" if after is None else f"{after:.2f}",
+            *(str(row[name]) for name in ("won", "tied", "lost", "unparseable")),
+            *((_figure(before, ".2f"), _figure(after, ".2f")) if rewards else ()),
             row.get("shown", "no verdict"),
+            _figure((row.get("in_language") or {}).get("rate"), ".1f"),
+            _figure(controlled.get("rate"), ".1f") or str(controlled.get("flag") or ""),
+            f"{bounds['worst']:.1f} to {bounds['best']:.1f}",
+            _figure((row.get("consistency") or {}).get("same_share"), ".0f"),
         )
     return table
 
