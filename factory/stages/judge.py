@@ -64,7 +64,7 @@ class Ask(Knobs):
 
     @model_validator(mode="after")
     def _readable(self) -> Ask:
-        if self.text is not None and "template" in self.model_fields_set:
+        if self.text is not None and self.template != type(self).model_fields["template"].default:
             raise ValueError("has both a template and a text: leave one out")
         self.wording()
         return self
@@ -142,13 +142,13 @@ class Judge(Stage):
         """What reading the judge means, by the kind of the model that is named."""
         ref = scope.models.get(self.judge)
         if ref is None or ref.kind != "causal":
-            if self.ask.model_fields_set:
+            if self.ask != Ask():
                 raise RecipeError(
                     f"stages.judge.ask has no meaning for {self.judge!r}, a reward model",
                     "leave it out, or name a chat model as judge",
                 )
             return (scope.classifier(self.judge, "judge", self.name),)
-        if "max_tokens" in self.model_fields_set:
+        if self.max_tokens != type(self).model_fields["max_tokens"].default:
             raise RecipeError(
                 f"stages.judge.max_tokens is what a reward model reads; {self.judge!r} is asked",
                 "say ask.max_tokens, what it may write, and ask.context",
