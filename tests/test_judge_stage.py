@@ -309,9 +309,7 @@ def test_a_judge_that_cannot_be_meant_is_refused_before_anything_runs(overrides,
 
 def marks(*overrides: str) -> dict[str, str]:
     recipe = load("demo", overrides).recipe
-    step = by_name(plan(recipe, lock_of(recipe), __import__("factory.plan").plan.Holdings()))[
-        "judge"
-    ]
+    step = by_name(plan(recipe, lock_of(recipe), Holdings()))["judge"]
     return {made.spec.name: made.row_key for made in step.slices}
 
 
@@ -458,11 +456,8 @@ def test_m_arenahard_is_read_in_its_own_columns(tmp_path: Path) -> None:
         root = tmp_path / code
         plain = job(root, [code], {}, {})
         [spec] = plain.slices
-        from factory.stages.job import Place
-
-        stage.run(
-            replace(plain, slices=(replace(spec, needs=(need,)),), places={need: Place(source)})
-        )
+        slices = (replace(spec, needs=(need,)),)
+        stage.run(replace(plain, slices=slices, places={need: Place(source)}))
         rows = made(root, code, "prompts")
         assert [row["prompt_id"] for row in rows] == ["id0", "id1", "id2"], "the same in each"
         assert {(row["domain"], row["subcategory"]) for row in rows} == {("hard_prompt", "coding")}

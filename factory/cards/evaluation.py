@@ -46,7 +46,7 @@ class Comparison:
     @property
     def who(self) -> str:
         """The judge, at its revision, and how it was asked."""
-        at = f" at {self.revision[:12]}" if self.revision else ""
+        at = f" at {self.revision[:15]}" if self.revision else ""
         how = f", asked in the words of the template {self.template}" if self.template else ""
         return f"{self.judge}{at}{how}"
 

@@ -187,26 +187,15 @@ def rows_table(steps: list[Step]) -> Table:
     return table
 
 
-_COMPARED = """\
-in language: answers in another language than their question counted as lost
-equal length: the length-controlled win rate; bounds: had unread verdicts gone against it, or for it
-same: how often the judge said the same when the answers changed places"""
-
-
 def comparison_table(manifest: Manifest) -> Table:
-    """Who won before and after, by language, as the judge step found it, and what else could
-    explain it."""
+    """Who won, by language, as the judge step found it."""
     stats = manifest.stats
     notes = "; ".join(stats["notes"])
-    at = f" at {stats['judge_revision'][:12]}" if stats.get("judge_revision") else ""
-    seen = sum(one["seen"] for one in stats["seen_in_training"].values())
-    warned = f"\n{seen} questions are among the prompts of training" if seen else ""
+    at = f" at {stats['judge_revision'][:15]}" if stats["judge_revision"] else ""
     table = Table(
         title=f"Tuned against base, judged by {stats['judge']}{at}"
         + (f": {notes}" if notes else ""),
         title_justify="left",
-        caption=_COMPARED + warned,
-        caption_justify="left",
     )
     rewards = any("mean_reward_model" in row for row in stats["comparisons"])
     table.add_column("adapter")
@@ -216,22 +205,54 @@ def comparison_table(manifest: Manifest) -> Table:
     for column in ("reward before", "after") if rewards else ():
         table.add_column(column, justify="right")
     table.add_column("win rate, 95 % interval", overflow="fold")
-    for column in ("in language", "equal length", "bounds", "same"):
-        table.add_column(column, justify="right", overflow="fold")
     for row in stats["comparisons"]:
-        before, after = row.get("mean_reward_reference"), row.get("mean_reward_model")
-        controlled = row.get("lc_minimal_chars") or {}
-        bounds = row["bounds"]
+        means = [row.get(f"mean_reward_{side}") for side in ("reference", "model")]
         table.add_row(
             row["model"],
             row["language"],
             *(str(row[name]) for name in ("won", "tied", "lost", "unparseable")),
-            *((_figure(before, ".2f"), _figure(after, ".2f")) if rewards else ()),
+            *((_figure(mean, ".2f") for mean in means) if rewards else ()),
             row.get("shown", "no verdict"),
+        )
+    return table
+
+
+_DOUBTS = """\
+in language: answers in another language than their question counted as lost
+equal length: the length-controlled win rate; phi: what length is worth to the judge
+bounds: had all unread verdicts gone against it, or for it; same: said in both orders
+LPR: answers without a line in another language, before and after"""
+
+
+def doubts_table(manifest: Manifest) -> Table:
+    """What else could explain a win rate: length, language, verdicts that nobody could read, the
+    order of the answers, questions that were trained on."""
+    stats = manifest.stats
+    seen = sum(one["seen"] for one in stats["seen_in_training"].values())
+    warned = f"\n{seen} questions are among the prompts of training: see the card" if seen else ""
+    table = Table(
+        title="What else could explain it",
+        title_justify="left",
+        caption=_DOUBTS + warned,
+        caption_justify="left",
+    )
+    table.add_column("adapter")
+    table.add_column("language")
+    for column in ("win rate", "in language", "equal length", "phi", "bounds", "same", "LPR"):
+        table.add_column(column, justify="right", overflow="fold")
+    for row in stats["comparisons"]:
+        controlled, bounds = row.get("lc_minimal_chars") or {}, row["bounds"]
+        lines = [row[f"line_pass_rate_{side}"] for side in ("reference", "model")]
+        table.add_row(
+            row["model"],
+            row["language"],
+            _figure((row.get("win_rate") or {}).get("rate"), ".1f"),
             _figure((row.get("in_language") or {}).get("rate"), ".1f"),
             _figure(controlled.get("rate"), ".1f") or str(controlled.get("flag") or ""),
+            _figure(controlled.get("phi"), "+.2f"),
             f"{bounds['worst']:.1f} to {bounds['best']:.1f}",
             _figure((row.get("consistency") or {}).get("same_share"), ".0f"),
+            ", ".join(_figure(rate, ".0f") or "none" for rate in lines),
         )
     return table
 

@@ -25,7 +25,7 @@ PENALTY = 1.0  # on phi squared, beside the summed log-likelihood: the published
 FAR = 10.0  # points between raw and controlled: AlpacaEval's own rule for an extreme change
 _STEPS = 50
 _LIMIT = 15.0  # of a logit; what lies further out is on its way to no finite answer
-_CELLS = 2**17  # numbers at once: what a core's caches hold
+_CELLS = 2**15  # numbers at once: what a core has near at hand
 
 
 @dataclass(frozen=True)
