@@ -141,6 +141,7 @@ def test_every_question_is_asked_in_both_orders_with_one_load_for_all_languages(
     every = outcome.stats["comparisons"][0]
     assert (every["language"], every["verdicts"]["identical"]) == ("all", 2)
     assert outcome.stats["judge_kind"] == "llm"
+    assert outcome.stats["judge"] == "local/model" and "judge_revision" in outcome.stats
     assert outcome.stats["template"]["name"] == "ties" and outcome.stats["orders"] == "both"
     irish = made(tmp_path / "job", "ga", "verdicts")
     assert irish[6]["verdict"] == "model" and irish[7]["verdict"] == "reference"
@@ -305,6 +306,11 @@ def test_a_judge_that_cannot_be_meant_is_refused_before_anything_runs(overrides,
     with pytest.raises(RecipeError) as error:
         load("demo", overrides)
     assert what in str(error.value)
+
+
+def test_a_language_that_was_not_answered_is_an_error_and_no_gap() -> None:
+    with pytest.raises(RecipeError, match=r"compares 'en/policy', which stages.arena does not"):
+        load("demo", ["stages.arena.of=[dpo]"])
 
 
 def marks(*overrides: str) -> dict[str, str]:
