@@ -414,8 +414,8 @@ def test_an_adapters_card_shows_the_same_of_what_judges_found_of_it():
     found = comparisons(kept()["dpo-es"], [kept()["arena"], judge])
     text = card.render(kept()["dpo-es"], found)
     rate = "58.3 % [40.0, 75.0] no difference shown"
-    row = f"| policy | org/chat | es | 6 | 2 | 4 | 8 | {rate} | 41.7 % | {CONTROLLED} | 35.0 % to 80.0 %"
-    assert f"{row} | 70.0 % |" in text
+    row = f"| policy | org/chat | es | 6 | 2 | 4 | 8 | {rate} | 41.7 % | {CONTROLLED} |"
+    assert f"{row} 35.0 % to 80.0 % | 70.0 % |" in text
     assert "Judged by org/chat at 0123456789abcde, asked in the words of the template ties." in text
     assert "**2 of the questions above are among the prompts of training**" in text
 

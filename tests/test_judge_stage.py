@@ -299,6 +299,10 @@ def test_the_kind_of_the_model_that_is_named_says_how_it_judges() -> None:
         ((*LLM_JUDGE[:2], "stages.judge.max_tokens=5"), "is what a reward model reads"),
         ((*LLM_JUDGE, "stages.judge.ask={template: tied}"), "no template 'tied', only no-ties"),
         ((*LLM_JUDGE, "stages.judge.ask={text: hello}"), "does not say where {prompt} goes"),
+        (
+            (*LLM_JUDGE, "stages.judge.how={max_model_len: 8192}"),
+            "the first long pair would end the run",
+        ),
         ((*LLM_JUDGE, "stages.judge.ask=published"), "the one word as-published"),
     ],
 )
@@ -479,11 +483,8 @@ def test_a_real_small_model_judges_for_real(tmp_path: Path) -> None:
     bounds are for."""
     real = tmp_path / "model"
     POCKET["local/SmolLM2-135M-Instruct-Q4_1"].build(real)
-    texts = {
-        "en": ["The capital of France is Paris.", "Two.", "same"],
-        "es": ["La capital de Francia es París.", "Dos.", "igual"],
-    }
-    others = {"en": ["I like trains.", "Nothing", "same"], "es": ["Trenes.", "Nada", "igual"]}
+    texts = {"en": ["It is Paris.", "same"], "es": ["Es París.", "igual"]}
+    others = {"en": ["I like trains.", "same"], "es": ["Trenes.", "igual"]}
     reads = {
         "answers": answers(tmp_path / "ours", "dpo-all", texts),
         "reference": answers(tmp_path / "theirs", "policy", others),
@@ -499,17 +500,17 @@ def test_a_real_small_model_judges_for_real(tmp_path: Path) -> None:
     Held.__call__ = counting  # type: ignore[method-assign]
     try:
         how = {"engine": "transformers", "shard": 2}
-        stage = judge(how=how, ask={"max_tokens": 48})
+        stage = judge(how=how, ask={"max_tokens": 16})
         outcome = stage.run(job(tmp_path / "job", ["en", "es"], reads, {LLM: real}))
     finally:
         Held.__call__ = keep  # type: ignore[method-assign]
     assert len(opened) == 1, "one load for both languages and both orders"
     rows = [row for code in ("en", "es") for row in made(tmp_path / "job", code, "verdicts")]
-    assert len(rows) == 12 and sum(row["reason"] == "identical" for row in rows) == 4
+    assert len(rows) == 8 and sum(row["reason"] == "identical" for row in rows) == 4
     assert all(row["judge_output"] for row in rows if row["reason"] != "identical")
     every = outcome.stats["comparisons"][0]
     assert every["bounds"]["worst"] <= every["win_rate"]["rate"] <= every["bounds"]["best"]
-    assert every["verdicts"]["asked"] == 12
+    assert every["verdicts"]["asked"] == 8
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from factory import schemas, shards
 from factory.artifact import Rows, fingerprint
-from factory.engines import Sampler, Sampling, Scorer, choose
+from factory.engines import Sampler, Sampling, Scorer, checkpoint, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.errors import RecipeError
 from factory.judging import verdicts, wording
@@ -153,6 +153,13 @@ class Judge(Stage):
                 f"stages.judge.max_tokens is what a reward model reads; {self.judge!r} is asked",
                 "say ask.max_tokens, what it may write, and ask.context",
             )
+        limit = self.how.max_model_len
+        if limit is not None and limit < self.ask.context:
+            raise RecipeError(
+                f"stages.judge.how.max_model_len {limit} is less than ask.context "
+                f"{self.ask.context}: the first long pair would end the run",
+                f"set ask.context to {limit}, so that answers are cut to fit, or raise the other",
+            )
         return scope.policy(self.judge, _LLM, self.name)
 
     def _notes(self, scope: Scope) -> tuple[str, ...]:
@@ -283,7 +290,10 @@ class Judge(Stage):
         spec = job.slices[0]
         adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
         name = place.name or place.path.name
-        return choose.sampler(self.how, place.path, name, self.dtype, adapter)
+        # nothing longer is ever asked, so memory for a judge's whole context need not be there
+        longest = min(self.ask.context, checkpoint.read(place.path).max_context)
+        how = self.how.model_copy(update={"max_model_len": self.how.max_model_len or longest})
+        return choose.sampler(how, place.path, name, self.dtype, adapter)
 
     def _read(
         self, engine: Any, asked: bool, judge: str, wanted: Sequence[Wanted], first: list[Any]
