@@ -187,7 +187,7 @@ def judge(questions: int = 4) -> dict[str, Any]:
     return found
 
 
-def coverage(times: int = 2000) -> list[dict[str, Any]]:
+def coverage(times: int = 1000) -> list[dict[str, Any]]:
     """How often in 100 a 95 % interval holds the truth, for few and many questions: ours, the
     percentile bootstrap and the plain cluster-robust t interval."""
     import numpy as np
