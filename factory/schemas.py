@@ -42,6 +42,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("source_hash", _text),  # the prompt_hash of what was translated
             _may("finish_reason", _text),  # stop | length
             _may("detected_language", _text),
+            _may("subcategory", _text),  # of a question
         ]
     ),
     "samples": pa.schema(
@@ -133,6 +134,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("n_tokens", _int),
             _must("finish_reason", _text),
             _may("detected_language", _text),
+            _may("prompt_hash", _text),
+            _may("lines", _int),  # that were long enough to tell their language
+            _may("wrong_lines", _int),  # of these, in another language than the question
         ]
     ),
     # what a reward model makes of a pair whose better answer is known
@@ -154,11 +158,19 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("judge", _text),
             _must("question_id", _text),
             _must("language", _text),
-            _must("order", _text),  # a reward model reads one answer at a time: "apart"
+            # model_first | reference_first; a reward model reads one answer at a time: apart
+            _must("order", _text),
             _must("verdict", _text),  # model | reference | tie | unparseable
             _may("judge_output", _text),
             _may("score_model", _float),
             _may("score_reference", _float),
+            # what was read: a verdict on the very same texts stands
+            _may("prompt_hash", _text),
+            _may("answer_hash", _text),
+            _may("reference_hash", _text),
+            # identical | too_long | cut_off | no_verdict | no_reward; null where a judge decided
+            _may("reason", _text),
+            _may("cut_tokens", _int),  # of both answers, left out so that they fit
         ]
     ),
 }

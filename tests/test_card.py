@@ -364,6 +364,69 @@ def test_the_card_of_verdicts_says_who_judged_and_that_it_is_not_independent():
     assert "no verdict could be read" in text
 
 
+CONTROLLED = "44.0 % [30.0, 61.0], phi +1.20, 14 points from the raw win rate"
+
+
+def asked_a_model() -> dict[str, object]:
+    """Figures of a language model as judge, of which little could be read."""
+    rate = {"rate": 58.3, "low": 40.0, "high": 75.0, "comparisons": 12, "questions": 12}
+    row = {
+        "model": "dpo-es", "reference": "policy", "language": "es", "category": "all",
+        "won": 6, "tied": 2, "lost": 4, "unparseable": 8, "seen_in_training": 2,
+        "verdicts": {"asked": 40, "unparseable": 18, "identical": 1, "cut": 3},
+        "bounds": {"worst": 35.0, "best": 80.0}, "win_rate": rate, "macro": rate,
+        "shown": "58.3 % [40.0, 75.0] no difference shown",
+        "in_language": {**rate, "rate": 41.7},
+        "lc_minimal_chars": {
+            "rate": 44.0, "low": 30.0, "high": 61.0, "phi": 1.2, "mean_difference": 210.0,
+            "flag": "14 points from the raw win rate",
+        },
+        "consistency": {
+            "both": 10, "same": 7, "decided": 16, "first": 12, "same_share": 70.0,
+            "first_share": 75.0,
+        },
+        "line_pass_rate_model": 90.0, "line_pass_rate_reference": None,
+    }  # fmt: skip
+    seen = {"questions": 20, "prompts": 100, "seen": 2, "ids": ["q1", "q7"]}
+    return {
+        "judge": "org/chat", "judge_revision": "0123456789abcdef0123", "judge_kind": "llm",
+        "orders": "both", "notes": [],
+        "template": {"name": "ties", "hash": "feedfacefeedface", "ties": True, "text": "Say [[A]]"},
+        "comparisons": [row], "by_category": [{**row, "category": "hard_prompt"}],
+        "seen_in_training": {"es/dpo-es": seen}, "engines": {},
+    }  # fmt: skip
+
+
+def test_the_card_of_verdicts_shows_what_else_could_explain_a_win_rate():
+    text = card.render(MANIFESTS["judge"].model_copy(update={"stats": asked_a_model()}))
+    for said in (
+        "judged by org/chat at `0123456789abcde`.",
+        "Every question was asked twice",
+        "| dpo-es | es | 6 | 2 | 4 | 8 |",
+        f"| 41.7 % | {CONTROLLED} | 35.0 % to 80.0 % | 70.0 % | 75.0 % | 90.0 % |  |",
+        "Mean over languages of dpo-es: 58.3 % [40.0, 75.0].",
+        "| dpo-es | hard_prompt | 6 | 2 | 4 |",
+        "40 verdicts, 18 of them unread; 1 questions with identical answers, 3 with answers cut",
+        "**2 of 20 questions are among the prompts of training**: 2 of es/dpo-es (q1, q7).",
+        "template ties (`feedfacefeedface`)",
+        "Say [[A]]",
+    ):
+        assert said in text, said
+
+
+def test_an_adapters_card_shows_the_same_of_what_judges_found_of_it():
+    from factory.cards.evaluation import comparisons
+
+    judge = kept()["judge"].model_copy(update={"stats": asked_a_model()})
+    found = comparisons(kept()["dpo-es"], [kept()["arena"], judge])
+    text = card.render(kept()["dpo-es"], found)
+    rate = "58.3 % [40.0, 75.0] no difference shown"
+    row = f"| policy | org/chat | es | 6 | 2 | 4 | 8 | {rate} | 41.7 % | {CONTROLLED} |"
+    assert f"{row} 35.0 % to 80.0 % | 70.0 % |" in text
+    assert "Judged by org/chat at 0123456789abcde, asked in the words of the template ties." in text
+    assert "**2 of the questions above are among the prompts of training**" in text
+
+
 def test_the_card_of_pairs_shows_the_rule_and_its_anatomy():
     text = card.render(MANIFESTS["pair"])
     assert "rejected the lowest of 5 drawn at random among those below it" in text

@@ -43,7 +43,11 @@ def poisoned(manifest: Manifest, text: str) -> Manifest:
     stats = dict(manifest.stats)
     if "judge" in stats:
         rows = [{**row, "model": text, "shown": text} for row in stats["comparisons"]]
-        stats |= {"judge": text, "notes": [text], "comparisons": rows}
+        stats |= {"judge": text, "notes": [text], "comparisons": rows, "judge_revision": text}
+        stats["template"] = {"name": text, "hash": text, "ties": True, "text": text}
+        stats["by_category"] = [{**row, "category": text} for row in rows]
+        seen = {"questions": 2, "prompts": 1, "seen": 1, "ids": [text]}
+        stats["seen_in_training"] = {text: seen}
     if "final" in stats:
         stats["final"] = {text: 1.0, "list": [text]}
         stats["curve"] = [{text: 1.0, "loss": 0.5}, {text: 2.0, "loss": 0.4}]

@@ -208,13 +208,15 @@ def test_of_the_local_hub_the_rest_knows_the_launcher_and_only_from_the_command_
 def test_the_pure_rooms_import_nothing_that_reaches_outside():
     pure = {
         f"factory.{name}"
-        for name in ("pairs.pairing", "pairs.scales", "pairs.anatomy", "stats", "audit", "artifact",
+        for name in ("pairs.pairing", "pairs.scales", "pairs.anatomy", "audit", "artifact",
                      "plan", "cards.card", "cards.card_check", "cards.evaluation",
                      "cards.licenses", "cards.markdown", "cards.references",
                      *(f"report.{name}" for name in (
                          "benchmarks", "chain", "drawings", "examples", "findings", "gather",
                          "ink", "learning", "lineage", "panels", "words",
-                     )))
+                     )),
+                     "statistics.intervals", "statistics.rates", "statistics.length_control",
+                     "statistics.table", "judging.matching")
     }  # fmt: skip
     assert pure <= FILES.keys()
     reaching = {"requests", "httpx", "urllib", "http", "subprocess", "sqlite3", "socket", "shutil",

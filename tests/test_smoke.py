@@ -168,6 +168,35 @@ def test_more_of_everything_makes_only_what_is_new(made: Path, tmp_path: Path) -
         assert extended["score"].slices[language].fingerprint == other.fingerprint
 
 
+def test_a_language_model_may_judge_instead_and_is_never_asked_twice(
+    made: Path, tmp_path: Path
+) -> None:
+    """The policy, of random weights, judges answers of its own: nothing it says is a verdict."""
+    await_end(made / "hub")
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    asked = ["--set", "stages.judge.judge=policy", "--set", "stages.judge.ask={max_tokens: 8}"]
+    done = run_factory("run", "smoke", *asked, home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = manifests(home)["judge"]
+    assert found.stats["judge_kind"] == "llm" and found.stats["template"]["name"] == "ties"
+    assert found.stats["notes"] == ["judges answers of its own (not independent)"]
+    assert {record.rows.into for record in found.slices.values()} == {20}
+    every = found.stats["comparisons"][0]
+    unread = every["verdicts"]["unparseable"]
+    assert unread == 60 - 2 * every["verdicts"]["identical"] > 0
+    assert every["bounds"]["best"] - every["bounds"]["worst"] == pytest.approx(100 * unread / 60)
+    for said in ("What else could explain it", "equal length", "unread"):
+        assert said in done.stdout
+    # more contestants: what was judged stands
+    wider = [*asked, "--set", "stages.dpo.each=[all, es, fr]"]
+    done = run_factory("run", "smoke", *wider, home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    slices = manifests(home)["judge"].slices
+    taken = {name for name, record in slices.items() if record.taken_over}
+    assert taken == slices.keys() - {"fr/dpo-fr"}
+
+
 def test_a_frozen_lock_holds_until_a_source_changes(made: Path, tmp_path: Path) -> None:
     await_end(made / "hub")
     home = tmp_path / "home"

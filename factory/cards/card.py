@@ -15,7 +15,7 @@ import jinja2
 from factory import yaml12
 from factory.artifact import InputRecord, Manifest
 from factory.cards import figures, licenses, markdown, references
-from factory.cards.evaluation import Comparison, model_index
+from factory.cards.evaluation import Comparison, controlled, model_index
 from factory.errors import InputError
 
 TEMPLATES = Path(__file__).parents[2] / "cards"
@@ -154,7 +154,8 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    for name in ("cell", "code", "quoted", "block", "link", "url"):
+    environment.filters["controlled"] = controlled
+    for name in ("cell", "share", "code", "quoted", "block", "link", "url"):
         environment.filters[name] = getattr(markdown, name)
     return environment
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,12 @@ from factory.artifact import InputRecord, Manifest
 class Comparison:
     """A model against its reference in one language (`all`: over all of them), in questions won,
     tied and lost. `rate`, `low` and `high` are percent; None where no verdict could be read.
-    `judged` and `asked` are the repos, at their tags, of the verdicts and of the questions."""
+    `judged` and `asked` are the repos, at their tags, of the verdicts and of the questions.
+
+    `in_language`: the win rate with answers in another language counted as lost. `controlled`: for
+    answers of equal length (in characters), with what is to be said of it. `worst`, `best`: had the
+    verdicts that nobody could read gone one way or the other. `consistency`: how often the judge
+    said the same in both orders. `seen`: questions among the prompts of training."""
 
     reference: str
     judge: str
@@ -27,8 +32,23 @@ class Comparison:
     low: float | None
     high: float | None
     shown: str
+    in_language: float | None
+    controlled: str
+    worst: float | None
+    best: float | None
+    consistency: float | None
+    seen: int
+    template: str | None
+    revision: str | None
     judged: tuple[str, str]
     asked: tuple[str, str]
+
+    @property
+    def who(self) -> str:
+        """The judge, at its revision, and how it was asked."""
+        at = f" at {self.revision[:15]}" if self.revision else ""
+        how = f", asked in the words of the template {self.template}" if self.template else ""
+        return f"{self.judge}{at}{how}"
 
 
 def comparisons(model: Manifest, others: Iterable[Manifest]) -> list[Comparison]:
@@ -87,6 +107,21 @@ def model_index(name: str, found: Iterable[Comparison]) -> list[dict[str, Any]]:
     return [{"name": name, "results": results}] if results else []
 
 
+def controlled(row: Mapping[str, Any], unit: str = "chars") -> str:
+    """The length-controlled win rate of a row of `comparisons` as a sentence: with its interval and
+    phi, and with what there is to be wary of. Empty where none was worked out."""
+    found = row.get(f"lc_minimal_{unit}")
+    if not found:
+        return ""
+    if found["rate"] is None:
+        return f"none: {found['flag']}"
+    said = f"{found['rate']:.1f} %"
+    if found["low"] is not None:
+        said += f" [{found['low']:.1f}, {found['high']:.1f}]"
+    said += f", phi {found['phi']:+.2f}"
+    return f"{said}, {found['flag']}" if found["flag"] else said
+
+
 def _comparison(judge: Manifest, row: dict[str, Any], asked: InputRecord | None) -> Comparison:
     rate = row.get("win_rate") or {}
     judged = (judge.repo, judge.tag)
@@ -103,6 +138,14 @@ def _comparison(judge: Manifest, row: dict[str, Any], asked: InputRecord | None)
         low=rate.get("low"),
         high=rate.get("high"),
         shown=row.get("shown", "no verdict could be read"),
+        in_language=(row.get("in_language") or {}).get("rate"),
+        controlled=controlled(row),
+        worst=(row.get("bounds") or {}).get("worst"),
+        best=(row.get("bounds") or {}).get("best"),
+        consistency=(row.get("consistency") or {}).get("same_share"),
+        seen=row.get("seen_in_training", 0),
+        template=(judge.stats.get("template") or {}).get("name"),
+        revision=judge.stats.get("judge_revision"),
         judged=judged,
         asked=(asked.repo, asked.tag or "main") if asked and asked.repo else judged,
     )

@@ -65,6 +65,11 @@ def cell(value: Any) -> Safe:
     return Safe(f"{value:.4g}") if isinstance(value, float) else inline(value)
 
 
+def share(value: float | None) -> Safe:
+    """A percentage in a table; nothing where there is none."""
+    return Safe("" if value is None else f"{value:.1f} %")
+
+
 def visible(text: str) -> str:
     """`text` with what cannot be seen (controls, bidi marks, surrogates) written as \\uXXXX."""
     return "".join(_escaped(char) if _unseen(char) else char for char in text)

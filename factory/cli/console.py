@@ -210,29 +210,71 @@ def rows_table(steps: list[Step]) -> Table:
 
 
 def comparison_table(manifest: Manifest) -> Table:
-    """Mean reward and win rate before and after, as the judge step found them."""
+    """Who won, by language, as the judge step found it."""
     stats = manifest.stats
     notes = "; ".join(stats["notes"])
+    at = f" at {stats['judge_revision'][:15]}" if stats["judge_revision"] else ""
     table = Table(
-        title=f"Tuned against base, judged by {stats['judge']}" + (f": {notes}" if notes else ""),
+        title=f"Tuned against base, judged by {stats['judge']}{at}"
+        + (f": {notes}" if notes else ""),
         title_justify="left",
     )
+    rewards = any("mean_reward_model" in row for row in stats["comparisons"])
     table.add_column("adapter")
     table.add_column("language")
-    for column in ("won", "tied", "lost", "reward before", "after"):
+    for column in ("won", "tied", "lost", "unread"):
+        table.add_column(column, justify="right")
+    for column in ("reward before", "after") if rewards else ():
         table.add_column(column, justify="right")
     table.add_column("win rate, 95 % interval", overflow="fold")
     for row in stats["comparisons"]:
-        before, after = row.get("mean_reward_reference"), row.get("mean_reward_model")
+        means = [row.get(f"mean_reward_{side}") for side in ("reference", "model")]
         table.add_row(
             row["model"],
             row["language"],
-            str(row["won"]),
-            str(row["tied"]),
-            str(row["lost"]),
-            "" if before is None else f"{before:.2f}",
-            "" if after is None else f"{after:.2f}",
+            *(str(row[name]) for name in ("won", "tied", "lost", "unparseable")),
+            *((_figure(mean, ".2f") for mean in means) if rewards else ()),
             row.get("shown", "no verdict"),
+        )
+    return table
+
+
+_DOUBTS = """\
+in language: answers in another language than their question counted as lost
+equal length: the length-controlled win rate; phi: what length is worth to the judge
+bounds: had all unread verdicts gone against it, or for it; same: said in both orders
+LPR: answers without a line in another language, before and after"""
+
+
+def doubts_table(manifest: Manifest) -> Table:
+    """What else could explain a win rate: length, language, verdicts that nobody could read, the
+    order of the answers, questions that were trained on."""
+    stats = manifest.stats
+    seen = sum(one["seen"] for one in stats["seen_in_training"].values())
+    warned = f"\n{seen} questions are among the prompts of training: see the card" if seen else ""
+    table = Table(
+        title="What else could explain it",
+        title_justify="left",
+        caption=_DOUBTS + warned,
+        caption_justify="left",
+    )
+    table.add_column("adapter")
+    table.add_column("language")
+    for column in ("win rate", "in language", "equal length", "phi", "bounds", "same", "LPR"):
+        table.add_column(column, justify="right", overflow="fold")
+    for row in stats["comparisons"]:
+        controlled, bounds = row.get("lc_minimal_chars") or {}, row["bounds"]
+        lines = [row[f"line_pass_rate_{side}"] for side in ("reference", "model")]
+        table.add_row(
+            row["model"],
+            row["language"],
+            _figure((row.get("win_rate") or {}).get("rate"), ".1f"),
+            _figure((row.get("in_language") or {}).get("rate"), ".1f"),
+            _figure(controlled.get("rate"), ".1f") or str(controlled.get("flag") or ""),
+            _figure(controlled.get("phi"), "+.2f"),
+            f"{bounds['worst']:.1f} to {bounds['best']:.1f}",
+            _figure((row.get("consistency") or {}).get("same_share"), ".0f"),
+            ", ".join(_figure(rate, ".0f") or "none" for rate in lines),
         )
     return table
 

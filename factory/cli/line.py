@@ -176,6 +176,7 @@ def _run(
                 shown.console.print(shown.audit_table(step.found.manifest))
             if step.found is not None and step.stage.name == "judge":
                 shown.console.print(shown.comparison_table(step.found.manifest))
+                shown.console.print(shown.doubts_table(step.found.manifest))
         shown.console.print(shown.repos_table(steps))
         title = shelf.title(loaded.recipe)
         shown.console.print(

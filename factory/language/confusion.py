@@ -77,8 +77,7 @@ def confusion(
     shares = []
     for answer in answers:
         total += 1
-        lines = [(line, cut(line)) for line in normalized(answer).split("\n")]
-        lines = [(line, found) for line, found in lines if len(found) >= FEWEST]
+        lines = _long_lines(answer, cut)
         if not lines:
             continue
         judged += 1
@@ -95,6 +94,24 @@ def confusion(
         wrong_word=None if words is None else wrong_word,
         accuracy=sum(shares) / len(shares) if shares else None,
     )
+
+
+def count_lines(
+    answer: str, wanted: str, identify: Callable[[str], str | None]
+) -> tuple[int, int] | None:
+    """Of one answer, the lines that can be judged and how many of them are in another language
+    than `wanted`; None for a language whose words cannot be counted without a cutter."""
+    if wanted in UNSPACED:
+        return None
+    accepted = language(wanted).accepted
+    lines = _long_lines(answer, str.split)
+    return len(lines), sum(identify(line) not in accepted for line, _ in lines)
+
+
+def _long_lines(answer: str, cut: Callable[[str], list[str]]) -> list[tuple[str, list[str]]]:
+    """The lines of an answer that are long enough to be judged, each with its words."""
+    lines = [(line, cut(line)) for line in normalized(answer).split("\n")]
+    return [(line, found) for line, found in lines if len(found) >= FEWEST]
 
 
 def normalized(answer: str) -> str:

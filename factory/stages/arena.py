@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -13,12 +14,14 @@ from factory.artifact import Rows
 from factory.engines import Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.knobs import REFERENCE
-from factory.language.confusion import UNSPACED, confusion
-from factory.language.language_id import detect, matches
+from factory.language.confusion import count_lines
+from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
 from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome, engines, policy, read_slice
 from factory.training import probe
+
+AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longer says why
 
 
 class ArenaHow(How, EngineKnobs):
@@ -34,7 +37,7 @@ class Arena(Stage):
     name: ClassVar[str] = "arena"
     kind: ClassVar[str] = "answers"
     repo: ClassVar[str] = "arena"
-    version: ClassVar[int] = 2  # labels by language_id as docs/languages.md has it
+    version: ClassVar[int] = 3  # with the hash of the question and its judged lines
     row_wise: ClassVar[bool] = True
 
     of: Annotated[tuple[str, ...], REFERENCE] = ("policy", "dpo")
@@ -64,6 +67,7 @@ class Arena(Stage):
     def run(self, job: Job) -> Outcome:
         questions = {s.name: job.reader(s.need("questions"), "prompts") for s in job.slices}
         specs = {spec.name: spec for spec in job.slices}
+        todo = {name: self._todo(job, spec) for name, spec in specs.items()}
         models = {_label(spec.name): spec for spec in job.slices}
 
         def opened(label: str) -> Sampler:
@@ -76,14 +80,13 @@ class Arena(Stage):
         with Held(opened) as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
-                rows = questions[shard.slice].rows(range(shard.start, shard.stop))
+                rows = questions[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
                 label = _label(shard.slice)
                 return self._make(engine(label), job.seed, label, rows)
 
-            sizes = {name: len(rows) for name, rows in questions.items()}
             made = job.make_shards(
                 self.kind,
-                sizes,
+                {name: len(rows) for name, rows in todo.items()},
                 self.how.shard,
                 make,
                 lanes=lambda shard: engine(_label(shard.slice)).lanes,
@@ -93,15 +96,10 @@ class Arena(Stage):
         counts, stats = {}, {}
         for name, found in made.items():
             table = read_slice(job.out, name, self.kind)
-            counts[name] = Rows(into=sizes[name], out=len(table), dropped=dict(found.dropped))
-            languages = table.column("detected_language").to_pylist()
-            stats[name] = {
-                "answers": len(table),
-                "tokens": sum(table.column("n_tokens").to_pylist()),
-                "cut_off": table.column("finish_reason").to_pylist().count("length"),
-                "in_language": sum(matches(code, str(specs[name].language)) for code in languages),
-                "line_pass_rate": _line_pass_rate(table, str(specs[name].language)),
-            }
+            dropped = Counter(found.dropped)
+            dropped[AS_BEFORE] = len(questions[name]) - len(table) - dropped.total()
+            counts[name] = Rows(into=len(questions[name]), out=len(table), dropped=dict(+dropped))
+            stats[name] = _describe(table, str(specs[name].language))
         return Outcome(
             counts,
             determinism="exact",
@@ -109,6 +107,17 @@ class Arena(Stage):
             tokens=sum(figures["tokens"] for figures in stats.values()),
             gpu_seconds=sum(found.gpu_seconds for found in made.values()),
         )
+
+    def _todo(self, job: Job, spec: SliceSpec) -> list[int]:
+        """The questions of a slice that this model has not answered yet, by number."""
+        import polars as pl
+
+        need = spec.need("questions")
+        assert isinstance(need, Read)
+        frame = pl.from_arrow(job.rows(need, "prompts", ["prompt_id", "prompt_hash"]))
+        assert isinstance(frame, pl.DataFrame)
+        asked = frame.rename({"prompt_id": "question_id"})
+        return job.missing(spec.name, self.kind, asked)
 
     def _make(
         self, sampler: Sampler, seed: int, label: str, asked: Sequence[Mapping[str, Any]]
@@ -122,17 +131,22 @@ class Arena(Stage):
         for row, sample in zip([asked[n] for n in fits], drawn, strict=True):
             decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
             answer = decoded.strip()
+            lines = count_lines(answer, row["language"], detect)
             rows.append(
                 {
                     "model": label,
                     "question_id": row["prompt_id"],
                     "language": row["language"],
                     "category": row["domain"],
+                    "subcategory": row["subcategory"],
                     "prompt": row["messages"],
                     "answer": answer,
                     "n_tokens": len(sample.token_ids),
                     "finish_reason": sample.finish_reason,
                     "detected_language": detect(answer),
+                    "prompt_hash": row["prompt_hash"],
+                    "lines": lines and lines[0],
+                    "wrong_lines": lines and lines[1],
                 }
             )
         over = len(ids) - len(fits)
@@ -144,12 +158,20 @@ class Arena(Stage):
         return table, sum(len(sample.token_ids) for sample in drawn)
 
 
-def _line_pass_rate(answers: pa.Table, language: str) -> float | None:
-    """The share of answers without a line in another language; None where words, and so the
-    shortest line that is looked at, cannot be counted."""
-    if language in UNSPACED:
-        return None
-    return confusion(answers.column("answer").to_pylist(), language, detect).line_pass_rate
+def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
+    """What a reader of the card wants first, of one model's answers in one language. The line pass
+    rate is the share of answers without a line in another language, None where none was judged."""
+    said = answers.column("detected_language").to_pylist()
+    lines = zip(*(answers.column(n).to_pylist() for n in ("lines", "wrong_lines")), strict=True)
+    judged = [wrong for count, wrong in lines if count]
+    return {
+        "answers": len(answers),
+        "tokens": sum(answers.column("n_tokens").to_pylist()),
+        "cut_off": answers.column("finish_reason").to_pylist().count("length"),
+        "in_language": sum(matches(code, language) for code in said),
+        "other_language": sum(differs(code, language) for code in said),
+        "line_pass_rate": judged.count(0) / len(judged) if judged else None,
+    }
 
 
 def _label(name: str) -> str:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from factory import schemas, shards
-from factory.artifact import Rows
-from factory.engines import choose
+from factory.artifact import Rows, fingerprint
+from factory.engines import Sampler, Sampling, Scorer, checkpoint, choose
 from factory.engines.choose import EngineKnobs, Held
-from factory.errors import InputError, RecipeError
-from factory.knobs import REFERENCE
-from factory.rewards import Classifier
+from factory.errors import RecipeError
+from factory.judging import verdicts, wording
+from factory.judging.matching import Match, match, seen
+from factory.judging.verdicts import APART, MODEL_FIRST, REFERENCE_FIRST, Wanted
+from factory.judging.wording import Wording
+from factory.knobs import REFERENCE, Knobs
 from factory.shards import Shard
 from factory.stages.arena import contestants
-from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome
-from factory.stats import win_rate
+from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
+from factory.stages.job import Job, Outcome, Place, engines, read_slice
+from factory.statistics.table import Item, by_category, by_language
 
-_POINTS = {"model": 1.0, "tie": 0.5, "reference": 0.0}
 NOT_INDEPENDENT = "training reward (not independent)"
+OWN_MODEL = "judges answers of its own (not independent)"
+_LLM = "llm_judge"  # the role of a causal model; a reward model's is `judge`
+_ADDRESS = ("question_id", "prompt_hash", "answer_hash", "reference_hash")
+_NAMED = 10  # questions that were seen in training, in the manifest
+_SEED = 0  # of the bootstrap: it changes no verdict, so the recipe's seed is not asked
 
 
 class JudgeHow(How, EngineKnobs):
@@ -30,27 +39,79 @@ class JudgeHow(How, EngineKnobs):
     shard: int = Field(64, ge=1)
 
 
+class Ask(Knobs):
+    """How a language model is asked. `template`: a file of factory/judging/templates, or `text`, a
+    wording of one's own (see judging.wording.parse). `orders`: each question twice, with the
+    answers changing places, or once in an order drawn by its id. `context`: tokens of question and
+    verdict together, beyond which both answers are cut evenly (32,768: the published judge's).
+
+    `as-published` (arXiv 2605.26293): one random order, temperature 0.7, 4096 tokens.
+    """
+
+    template: str = "ties"
+    text: str | None = None
+    orders: Literal["both", "random"] = "both"
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(1024, ge=1)
+    context: int = Field(32768, ge=64)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, value: Any) -> Any:
+        if value == "as-published":
+            return {"orders": "random", "temperature": 0.7, "max_tokens": 4096}
+        return value
+
+    @model_validator(mode="after")
+    def _readable(self) -> Ask:
+        if self.text is not None and self.template != type(self).model_fields["template"].default:
+            raise ValueError("has both a template and a text: leave one out")
+        self.wording()
+        return self
+
+    def wording(self) -> Wording:
+        """What is asked."""
+        if self.text is not None:
+            return wording.parse("own", self.text)
+        return wording.wording(self.template)
+
+    def in_orders(self, question: Mapping[str, Any], seed: int) -> tuple[str, ...]:
+        """The orders in which a question is asked: whatever other languages there are."""
+        if self.orders == "both":
+            return MODEL_FIRST, REFERENCE_FIRST
+        drawn = int(fingerprint([seed, question["language"], question["question_id"]]), 16)
+        return (MODEL_FIRST if drawn % 2 else REFERENCE_FIRST,)
+
+
 class Judge(Stage):
-    """Verdicts of a reward model: it reads each answer apart, so there is no order to balance."""
+    """Verdicts of a reward model, which reads each answer apart (up to `max_tokens`), or of a
+    language model, which is asked for the better of two as `ask` says: whichever is named."""
 
     name: ClassVar[str] = "judge"
     kind: ClassVar[str] = "verdicts"
     repo: ClassVar[str] = "verdicts"
+    version: ClassVar[int] = 2  # identical answers tie by rule; rows say what was read
     row_wise: ClassVar[bool] = True
-    seeded: ClassVar[bool] = True  # the bootstrap
 
     model: Annotated[str, REFERENCE] = "dpo"
     reference: Annotated[str, REFERENCE] = "policy"
     judge: Annotated[str, REFERENCE] = "reward"
     max_tokens: int = Field(16384, ge=1)
+    ask: Ask = Ask()
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: JudgeHow = JudgeHow()
 
+    @field_validator("ask", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "as-published":
+            raise ValueError("is a mapping, or the one word as-published")
+        return value
+
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        judge = scope.classifier(self.judge, "judge", self.name)
+        judges = self._judges(scope)
         answers = {spec.name: spec for spec in scope.slices("arena", self.name)}
-        score = scope.stages.get("score")
-        same = score is not None and getattr(score, "reward", None) == self.judge
+        notes = self._notes(scope)
         found = []
         for label, _, languages in contestants(scope, self.model, self.name):
             for language in languages:
@@ -64,107 +125,213 @@ class Judge(Stage):
                             f"stages.judge compares {name!r}, which stages.arena does not answer",
                             "add the model to stages.arena.of",
                         )
-                reads = tuple(Read(role, "arena", name) for role, name in names.items())
-                notes = (NOT_INDEPENDENT,) if same else ()
+                reads = [Read(role, "arena", name) for role, name in names.items()]
+                learned = self._learned(scope, language)
                 found.append(
-                    SliceSpec(self.name, names["answers"], language, (*reads, judge), notes)
+                    SliceSpec(
+                        self.name,
+                        names["answers"],
+                        language,
+                        (*reads, *judges, *learned),
+                        notes,
+                    )
                 )
         return found
+
+    def _judges(self, scope: Scope) -> tuple[Need, ...]:
+        """What reading the judge means, by the kind of the model that is named."""
+        ref = scope.models.get(self.judge)
+        if ref is None or ref.kind != "causal":
+            if self.ask != Ask():
+                raise RecipeError(
+                    f"stages.judge.ask has no meaning for {self.judge!r}, a reward model",
+                    "leave it out, or name a chat model as judge",
+                )
+            return (scope.classifier(self.judge, "judge", self.name),)
+        if self.max_tokens != type(self).model_fields["max_tokens"].default:
+            raise RecipeError(
+                f"stages.judge.max_tokens is what a reward model reads; {self.judge!r} is asked",
+                "say ask.max_tokens, what it may write, and ask.context",
+            )
+        limit = self.how.max_model_len
+        if limit is not None and limit < self.ask.context:
+            raise RecipeError(
+                f"stages.judge.how.max_model_len {limit} is less than ask.context "
+                f"{self.ask.context}: the first long pair would end the run",
+                f"set ask.context to {limit}, so that answers are cut to fit, or raise the other",
+            )
+        return scope.policy(self.judge, _LLM, self.name)
+
+    def _notes(self, scope: Scope) -> tuple[str, ...]:
+        """What keeps this judge from being independent."""
+        names = {key: ref.name for key, ref in scope.models.items() if ref.name is not None}
+        judge = names.get(self.judge)
+        score = scope.stages.get("score")
+        reward = getattr(score, "reward", None)
+        notes = []
+        if reward is not None and (
+            reward == self.judge or (judge is not None and names.get(reward) == judge)
+        ):
+            notes.append(NOT_INDEPENDENT)
+        if judge is not None and judge == names.get(self.reference):
+            notes.append(OWN_MODEL)
+        return tuple(notes)
+
+    def _learned(self, scope: Scope, language: str) -> list[Read]:
+        """The prompts of a language that a model trained here has seen."""
+        if self.model in scope.models or "prompts" not in scope.stages:
+            return []
+        specs = [spec for spec in scope.prompts(self.name) if spec.language == language]
+        return [Read("training", spec.step, spec.name) for spec in specs]
+
+    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+        fields = super().semantic(spec)
+        if spec.need(_LLM) is None:
+            return fields
+        return fields | {"wording": self.ask.wording().hash}
+
+    def draws(self, spec: SliceSpec) -> bool:
+        sampled = self.ask.temperature > 0 or self.ask.orders == "random"
+        return spec.need(_LLM) is not None and sampled
 
     def shards(self, rows: int) -> int:
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:
-        both = {spec.name: self._matched(job, spec) for spec in job.slices}
-        place = job.place(job.slices[0], "judge")
-
+        asked = job.slices[0].need(_LLM) is not None
+        place = job.place(job.slices[0], _LLM if asked else "judge")
         judge = place.name or place.path.name
+        matched, unanswered = {}, {}
+        for spec in job.slices:
+            ours, theirs = (job.table(spec, r, "answers") for r in ("answers", "reference"))
+            matched[spec.name], unanswered[spec.name] = match(
+                ours.to_pylist(), theirs.to_pylist(), spec.name
+            )
+        orders = {
+            name: [self.ask.in_orders(one.model, job.seed) if asked else (APART,) for one in pairs]
+            for name, pairs in matched.items()
+        }
+        todo = {name: _todo(job, name, matched[name], orders[name]) for name in matched}
 
-        with Held(lambda _: choose.scorer(self.how, place.path, self.dtype)) as engine:
+        held: Held[Any] = Held(lambda _: self._opened(job, place, asked))
+        with held as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
-                pairs = both[shard.slice][shard.start : shard.stop]
-                reward = Classifier(engine(), self.max_tokens)
-                values = reward([(row["prompt"], row["answer"]) for pair in pairs for row in pair])
-                rows = []
-                for number, (row, reference) in enumerate(pairs):
-                    ours, theirs = values[2 * number].value, values[2 * number + 1].value
-                    rows.append(
-                        {
-                            "model": row["model"],
-                            "reference": reference["model"],
-                            "judge": judge,
-                            "question_id": row["question_id"],
-                            "language": row["language"],
-                            "order": "apart",
-                            "verdict": _verdict(ours, theirs),
-                            "score_model": ours,
-                            "score_reference": theirs,
-                        }
-                    )
-                table = shards.noted(schemas.from_rows(rows, self.kind), engine=engine().name)
-                return table, sum(value.n_tokens for value in values)
+                pairs = matched[shard.slice]
+                units = todo[shard.slice][shard.start : shard.stop]
+                wanted = [(pairs[number], order) for number, lacking in units for order in lacking]
+                first = [job.seed, shard.slice]
+                rows, tokens = self._read(engine(), asked, judge, wanted, first)
+                table = schemas.from_rows(rows, self.kind)
+                return shards.noted(table, engine=engine().name), tokens
 
-            sizes = {name: len(pairs) for name, pairs in both.items()}
-            tables = job.make_rows(self.kind, sizes, self.how.shard, make)
-        counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
-        verdicts = [row for table in tables.values() for row in table.to_pylist()]
-        stats = {
-            "judge": judge,
-            "notes": list(job.slices[0].notes),
-            "comparisons": compare(verdicts, job.seed),
-        }
-        return Outcome(counts, determinism="rounding", stats=stats)
-
-    @staticmethod
-    def _matched(job: Job, spec: SliceSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        ours = job.table(spec, "answers", "answers").to_pylist()
-        theirs = {
-            row["question_id"]: row for row in job.table(spec, "reference", "answers").to_pylist()
-        }
-        absent = [row["question_id"] for row in ours if row["question_id"] not in theirs]
-        if absent or len(ours) != len(theirs):
-            raise InputError(
-                f"{spec.name}: the two models did not answer the same questions",
-                f"answer again; first difference: {(absent or sorted(theirs))[0]}",
+            made = job.make_shards(
+                self.kind,
+                {name: len(units) for name, units in todo.items()},
+                self.how.shard,
+                make,
+                lanes=lambda shard: engine().lanes,
+                spent=engine.tokens,
             )
-        return [(row, theirs[row["question_id"]]) for row in ours]
-
-
-def _verdict(ours: float | None, theirs: float | None) -> str:
-    if ours is None or theirs is None:
-        return "unparseable"
-    return "tie" if ours == theirs else "model" if ours > theirs else "reference"
-
-
-def compare(verdicts: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """For each model, over all its languages and in each: verdict counts, mean reward of both
-    sides, and the win rate with its interval. Verdicts without a reward count in neither."""
-    found = []
-    for model in dict.fromkeys(row["model"] for row in verdicts):
-        mine = [row for row in verdicts if row["model"] == model]
-        languages = list(dict.fromkeys(row["language"] for row in mine))
-        for language in ["all", *languages] if len(languages) > 1 else languages:
-            rows = [row for row in mine if language in ("all", row["language"])]
-            judged = [row for row in rows if row["verdict"] != "unparseable"]
-            figures: dict[str, Any] = {
-                "model": model,
-                "reference": rows[0]["reference"],
-                "language": language,
-                "won": sum(row["verdict"] == "model" for row in rows),
-                "tied": sum(row["verdict"] == "tie" for row in rows),
-                "lost": sum(row["verdict"] == "reference" for row in rows),
-                "unparseable": len(rows) - len(judged),
+        counts: dict[str, Rows] = {}
+        compared: dict[str, list[Item]] = {}
+        learned: dict[str, dict[str, Any]] = {}
+        for spec in job.slices:
+            name, pairs = spec.name, matched[spec.name]
+            times, lost = len(orders[name][0]), Counter(unanswered[name])
+            rows = read_slice(job.out, name, self.kind).to_pylist()
+            counts[name] = Rows(
+                into=times * (len(pairs) + lost.total()),
+                out=len(rows),
+                dropped={reason: times * count for reason, count in sorted(lost.items())},
+            )
+            prompts = job.table(spec, "training", "prompts").to_pylist()
+            found = seen((one.model for one in pairs), prompts)
+            learned[name] = {
+                "questions": len(pairs),
+                "prompts": len(prompts),
+                "seen": len(found),
+                "ids": sorted(found)[:_NAMED],
             }
-            if judged:
-                points = [_POINTS[row["verdict"]] for row in judged]
-                rate = win_rate(points, [row["question_id"] for row in judged], seed)
-                figures |= {
-                    "mean_reward_model": sum(r["score_model"] for r in judged) / len(judged),
-                    "mean_reward_reference": sum(r["score_reference"] for r in judged)
-                    / len(judged),
-                    "win_rate": rate.dump(),
-                    "shown": rate.shown(),
-                }
-            found.append(figures)
-    return found
+            label = str(pairs[0].model["model"])
+            compared.setdefault(label, []).extend(verdicts.items(pairs, rows, found))
+        stats: dict[str, Any] = {
+            "judge": judge,
+            "judge_revision": place.revision,
+            "judge_kind": "llm" if asked else "classifier",
+            "orders": self.ask.orders if asked else APART,
+            "template": self._template() if asked else None,
+            "notes": list(job.slices[0].notes),
+            "comparisons": [
+                row
+                for label, found in compared.items()
+                for row in by_language(label, self.reference, found, _SEED)
+            ],
+            "by_category": [
+                row
+                for label, found in compared.items()
+                for row in by_category(label, self.reference, found, _SEED)
+            ],
+            "seen_in_training": learned,
+            "engines": engines(made),
+        }
+        sampled = self.ask.temperature > 0
+        return Outcome(
+            counts,
+            determinism="rounding" if not asked else "distribution" if sampled else "exact",
+            stats=stats,
+            tokens=sum(found.tokens for found in made.values()),
+            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
+        )
+
+    def _opened(self, job: Job, place: Place, asked: bool) -> Sampler | Scorer:
+        if not asked:
+            return choose.scorer(self.how, place.path, self.dtype)
+        spec = job.slices[0]
+        adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
+        name = place.name or place.path.name
+        # nothing longer is ever asked, so memory for a judge's whole context need not be there
+        longest = min(self.ask.context, checkpoint.read(place.path).max_context)
+        how = self.how.model_copy(update={"max_model_len": self.how.max_model_len or longest})
+        return choose.sampler(how, place.path, name, self.dtype, adapter)
+
+    def _read(
+        self, engine: Any, asked: bool, judge: str, wanted: Sequence[Wanted], first: list[Any]
+    ) -> tuple[list[dict[str, object]], int]:
+        """Verdicts on these, as rows, and the tokens they took."""
+        if not asked:
+            return verdicts.by_reward(engine, self.max_tokens, judge, wanted)
+        sampling = Sampling(self.ask.temperature, 1.0, self.ask.max_tokens)
+        # one seed a shard, from its first address, as where answers are drawn
+        seed = int(fingerprint([*first, wanted[0][0].model["question_id"], wanted[0][1]]), 16)
+        return verdicts.by_asking(
+            engine, self.ask.wording(), sampling, self.ask.context, judge, wanted, seed % 2**31
+        )
+
+    def _template(self) -> dict[str, Any]:
+        words = self.ask.wording()
+        return {
+            "name": words.name,
+            "hash": words.hash,
+            "ties": "TIE" in words.allowed,
+            "text": words.text,
+        }
+
+
+def _todo(
+    job: Job, name: str, pairs: Sequence[Match], orders: Sequence[Sequence[str]]
+) -> list[tuple[int, list[str]]]:
+    """The questions of a slice that want a verdict, by number, each with the orders it lacks."""
+    import polars as pl
+
+    where = [(number, order) for number, there in enumerate(orders) for order in there]
+    addresses = [one.address() for one in pairs]
+    asked = pl.DataFrame(
+        [{**addresses[number], "order": order} for number, order in where],
+        schema=dict.fromkeys((*_ADDRESS, "order"), pl.String),
+    )
+    lacking: dict[int, list[str]] = {}
+    for row in job.missing(name, Judge.kind, asked):
+        number, order = where[row]
+        lacking.setdefault(number, []).append(order)
+    return list(lacking.items())

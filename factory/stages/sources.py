@@ -156,6 +156,18 @@ class Questions(Prompts):
     def _languages(self, scope: Scope) -> tuple[str, ...]:
         return scope.languages
 
+    def row(
+        self, row: Mapping[str, Any], where: str, source: str, language: str
+    ) -> dict[str, Any] | None:
+        """m-ArenaHard's columns are understood as they are: question_id, category, subcategory."""
+        mine = dict(row)
+        for ours, theirs in (("id", "question_id"), ("domain", "category")):
+            if mine.get(ours) is None and mine.get(theirs) is not None:
+                mine[ours] = mine[theirs]
+        made = super().row(mine, where, source, language)
+        sub = row.get("subcategory")
+        return made and made | {"subcategory": None if sub is None else str(sub)}
+
 
 class Preferences(_Source):
     """Preference pairs that the reward stage learns from: English ones, or those of `languages`, of
