@@ -101,7 +101,10 @@ def test_stages_see_no_hub_run_card_recipe_or_command_line():
 
 
 def test_stages_do_not_see_each_other():
-    allowed = {("factory.stages.judge", "factory.stages.arena")}
+    allowed = {
+        ("factory.stages.judge", "factory.stages.arena"),
+        ("factory.stages.euroeval", "factory.stages.arena"),
+    }
     inside = [
         found
         for found in ALL
@@ -157,6 +160,7 @@ def test_the_list_of_stages_imports_them_all():
         ("py3langid", {"factory.language.language_id"}),
         ("jinja2", {"factory.cards.card", "factory.chat"}),
         ("matplotlib", {"factory.cards.figures"}),
+        ("euroeval", set()),
     ],
 )
 def test_each_library_has_its_rooms(package, rooms):
@@ -208,7 +212,8 @@ def test_the_pure_rooms_import_nothing_that_reaches_outside():
         f"factory.{name}"
         for name in ("pairs.pairing", "pairs.scales", "pairs.anatomy", "stats", "audit", "artifact",
                      "plan", "cards.card", "cards.card_check", "cards.evaluation",
-                     "cards.licenses", "cards.markdown", "cards.references")
+                     "cards.licenses", "cards.markdown", "cards.references",
+                     "euroeval.suites", "euroeval.records", "euroeval.deltas")
     }  # fmt: skip
     assert pure <= FILES.keys()
     reaching = {"requests", "httpx", "urllib", "http", "subprocess", "sqlite3", "socket", "shutil",

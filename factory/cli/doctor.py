@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,8 +16,16 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def doctor(json_: Json = False) -> None:
+def doctor(
+    install: Annotated[
+        str | None, typer.Option("--install", help="Make what a stage needs beside: euroeval.")
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Is this machine ready? One line for each thing, with its fix."""
+    if install is not None:
+        _install(install)
+        return
     found = _checks()
     if json_:
         typer.echo(json.dumps([asdict(check) for check in found], indent=1))
@@ -30,9 +38,19 @@ def doctor(json_: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def _install(name: str) -> None:
+    from factory.errors import RecipeError
+    from factory.euroeval import environment
+
+    if name != "euroeval":
+        raise RecipeError(f"nothing to install is called {name!r}", "doctor --install euroeval")
+    typer.echo(f"EuroEval is at {environment.install(typer.echo)}")
+
+
 def _checks() -> list[Check]:
     import platform
 
     from factory.doctor import Check
+    from factory.euroeval import environment
 
-    return [Check("Python", "ok", platform.python_version())]
+    return [Check("Python", "ok", platform.python_version()), environment.check()]
