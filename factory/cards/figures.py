@@ -39,7 +39,7 @@ def wanted(manifest: Manifest) -> dict[str, str]:
     if _rewards(manifest):
         found[REWARDS] = "Rewards of all samples, by language"
     if manifest.stage == "euroeval" and _cells(manifest.stats.get("deltas", [])):
-        found[DELTAS] = "Deltas to the reference by language and task; * where it differs"
+        found[DELTAS] = "Deltas to the reference by language and task, starred where it differs"
     return found
 
 

@@ -66,7 +66,10 @@ def _delta(
         return found | {"why": "every iteration has the same rows"}
     if ours is None or theirs is None or len(ours) != len(theirs) or len(ours) < 2:
         return found | {"why": "two iterations or more are needed"}
-    low, high = interval([a - b for a, b in zip(ours, theirs, strict=True)])
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if max(differences) == min(differences) != 0:  # no spread to tell chance by
+        return found | {"why": "every iteration differs by the same"}
+    low, high = interval(differences)
     return found | {"low": low, "high": high, "significant": low > 0 or high < 0}
 
 

@@ -89,16 +89,24 @@ def tail(log: Path, lines: int = _TAIL) -> str:
 
 @contextmanager
 def served(
-    model: Path, name: str, dtype: str, max_context: int | None, log: Path, patience: float
+    model: Path,
+    name: str,
+    dtype: str,
+    max_context: int | None,
+    eager: bool,
+    log: Path,
+    patience: float,
 ) -> Iterator[str]:
     """vLLM's OpenAI server for the model in a directory, on this machine alone, while the block
-    runs. Yields its address. Raises StageError when it does not come up."""
+    runs; `eager`: without the compilation that takes minutes on a CPU. Yields its address. Raises
+    StageError when it does not come up."""
     port = _free_port()
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(model), "--served-model-name", name, "--host", "127.0.0.1",
         "--port", str(port), "--dtype", dtype,
         *(["--max-model-len", str(max_context)] if max_context else []),
+        *(["--enforce-eager"] if eager else []),
     ]  # fmt: skip
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1"}
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, **offline}

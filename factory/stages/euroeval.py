@@ -330,10 +330,18 @@ class _Runs:
             yield lambda spec: Subject(place.path, address, name)
             return
         model = self._model(specs[0])
+        from factory.engines.transformers import has_gpu
+
         log = self._root / "servers" / f"{_label(specs[0])}.txt"
         stage = self._stage
         with process.served(
-            model, directory.MODEL, stage.dtype, stage.max_context, log, stage.how.limit
+            model,
+            directory.MODEL,
+            stage.dtype,
+            stage.max_context,
+            not has_gpu(),
+            log,
+            stage.how.limit,
         ) as address:
             yield lambda spec: Subject(model, address)
 
