@@ -17,6 +17,7 @@ from factory.earlier import Earlier
 from factory.errors import InputError, StageError
 from factory.euroeval import environment, suites
 from factory.pocket import POCKET
+from factory.shards import write_slice
 from factory.stages.contract import Outside, SliceSpec
 from factory.stages.euroeval import Euroeval
 from factory.stages.job import Job, PartDone, Place, read_slice
@@ -197,6 +198,22 @@ def test_scores_of_an_earlier_artifact_are_not_measured_again(
     assert [w for w in again["argv"] if w in suites.registry()] == ["sst5", "squad"]
     assert outcome.rows["en/policy"].out == 6
     assert other.taken("en/policy", "results").rows == {"local/r-results@fp-1": 2}
+
+
+def test_half_a_benchmark_is_measured_again_and_no_row_is_there_twice(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch)
+    stage().run(job(tmp_path / "one", model, {"en": ["scala-en"]}))
+    data = tmp_path / "one/out/data/en/policy"
+    rows = read_slice(tmp_path / "one/out", "en/policy", "results")
+    (data / "part-00000.parquet").unlink()
+    write_slice(data, rows.slice(0, 1))
+    there = {"en/policy": (Earlier(data, "local/r-results@fp-1", whole=False),)}
+    outcome = stage().run(job(tmp_path / "other", model, {"en": ["scala-en"]}, there))
+    assert outcome.rows["en/policy"].balanced() and outcome.rows["en/policy"].out == 2
+    made = read_slice(tmp_path / "other/out", "en/policy", "results").to_pylist()
+    assert sorted(row["metric"] for row in made) == ["macro_f1", "mcc"]
 
 
 def test_several_runs_at_once_and_parts_of_a_job(

@@ -17,6 +17,7 @@ from factory.euroeval.directory import MODEL, RESULTS
 from factory.shards import write_atomically
 
 _KEPT = "records"
+_ENDED = "ended"  # how the last run did
 LOG = "log.txt"
 
 
@@ -43,17 +44,37 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One run: `name` as language/model, where it may write, and the data of each benchmark."""
+class Model:
+    """Who is evaluated: what to call it, the directory of the base and what hubs call that, and
+    the adapter on it, if there is one."""
 
+    label: str
+    base: Path
     name: str
+    adapter: Path | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One run: a model in a language, where it may write, and the data of each benchmark."""
+
+    model: Model
     language: str
     work: Path
     datasets: Mapping[str, Path]
     settings: Settings
-    devices: str | None = None  # the GPUs it may see, as CUDA_VISIBLE_DEVICES has it
-    memory: float = 0.8  # of each, for vLLM
     paths: Sequence[str] = field(default=())  # of this machine, to be taken out of records
+
+    def todo(self) -> list[str]:
+        """The benchmarks that have no record yet."""
+        kept = self.kept()
+        return [name for name in self.datasets if name not in kept]
+
+    def lost(self) -> dict[str, str]:
+        """The same once it has run, each with what is known of why."""
+        ended = self.work / _ENDED
+        how = ended.read_text() if ended.exists() else "not run"
+        return dict.fromkeys(self.todo(), f"{how}; {process.tail(self.work / LOG)}")
 
     def kept(self) -> dict[str, records.Record]:
         """The records there are, by benchmark: also those of a run that was killed."""
@@ -65,27 +86,41 @@ class Evaluation:
                 found[name] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
-    def run(self, subject: Subject, python: Path, limit: float, stop: threading.Event) -> str:
+    def run(
+        self,
+        subject: Subject,
+        python: Path,
+        limit: float,
+        stop: threading.Event,
+        devices: str | None,
+        memory: float,
+    ) -> None:
         """Run EuroEval on the benchmarks that have no record yet, for at most `limit` seconds or
-        until told to stop. Returns how that ended; what came of it is told by `kept`. Raises
-        InputError."""
-        todo = {name: path for name, path in self.datasets.items() if name not in self.kept()}
-        if not todo:
-            return "all are there"
+        until told to stop. It sees `devices` (as CUDA_VISIBLE_DEVICES has them; None: all) and may
+        take the share `memory` of each. What came of it is told by `kept`. Raises InputError."""
+        todo = {name: self.datasets[name] for name in self.todo()}
         where = self.work / "run"
         directory.prepare(where, todo)
         self._place_model(subject, where)
         with process.running(
-            self.command(subject, python, tuple(todo)),
+            self.command(subject, python, tuple(todo), memory),
             where,
             self.work / LOG,
-            self._environment(subject, where),
+            self._environment(subject, where, devices),
         ) as started:
             ended = process.finish(started, limit, stop)
+        write_atomically(self.work / _ENDED, ended.encode())
         self._keep()
-        return ended
 
-    def command(self, subject: Subject, python: Path, benchmarks: Sequence[str]) -> list[str]:
+    def publish(self, out: Path) -> None:
+        """Put its records into `out`, one file a benchmark."""
+        for name in self.kept():
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.work / _KEPT / f"{name}.json", out / f"{name}.json")
+
+    def command(
+        self, subject: Subject, python: Path, benchmarks: Sequence[str], memory: float
+    ) -> list[str]:
         """EuroEval's command line. Without --raise-errors: one benchmark that fails must not take
         those after it with it, and its exit code says nothing either way."""
         said = self.settings
@@ -99,16 +134,12 @@ class Evaluation:
             f"--evaluate-{said.split}-split",
             "--few-shot" if said.few_shot else "--zero-shot",
             *(["--api-base", subject.address] if subject.address else
-              ["--gpu-memory-utilization", str(self.memory)]),
+              ["--gpu-memory-utilization", str(memory)]),
             *context,
             "--no-progress-bar",
         ]  # fmt: skip
 
-    def tail(self) -> str:
-        """What it said last."""
-        return process.tail(self.work / LOG)
-
-    def _environment(self, subject: Subject, where: Path) -> dict[str, str]:
+    def _environment(self, subject: Subject, where: Path, devices: str | None) -> dict[str, str]:
         more = {
             "PYTHONPATH": str(environment.shipped("evaluation")),
             "HF_HOME": str(where / "hf"),
@@ -116,8 +147,8 @@ class Evaluation:
         }
         if subject.address:
             more["FACTORY_REACHES"] = urlsplit(subject.address).hostname or "localhost"
-        if self.devices is not None:
-            more |= {"CUDA_VISIBLE_DEVICES": self.devices, "HIP_VISIBLE_DEVICES": self.devices}
+        if devices is not None:
+            more |= {"CUDA_VISIBLE_DEVICES": devices, "HIP_VISIBLE_DEVICES": devices}
         return environment.clean_environment(more)
 
     def _place_model(self, subject: Subject, where: Path) -> None:
@@ -142,8 +173,7 @@ class Evaluation:
         for name, record in records.read(results.read_text(encoding="utf-8")).items():
             if name not in self.datasets:
                 continue
-            model = self.name.partition("/")[2]
-            clean = records.cleaned(record, model, [where, *self.paths])
+            clean = records.cleaned(record, self.model.label, [where, *self.paths])
             text = json.dumps(clean, ensure_ascii=False, indent=1) + "\n"
             (self.work / _KEPT).mkdir(exist_ok=True)
             write_atomically(self.work / _KEPT / f"{name}.json", text.encode())
