@@ -66,8 +66,11 @@ def test_four_of_the_arenas_languages_have_no_suite() -> None:
 
 
 def test_the_pinned_version_is_the_registrys() -> None:
-    pins = environment.lock().read_text()
-    assert f"euroeval=={suites.version()}\n" in pins.lower()
+    for backend in environment.LOCKS:
+        pins = environment.lock(backend).read_text()
+        assert f"euroeval=={suites.version()}\n" in pins.lower()
+        assert not re.search(r"^flash.attn", pins, re.MULTILINE | re.IGNORECASE)
+    pins = environment.lock("openai").read_text()
     # what is for CUDA alone, or makes EuroEval refuse to run
     assert not re.search(r"^(flash.attn|vllm|bitsandbytes)", pins, re.MULTILINE | re.IGNORECASE)
 
@@ -373,10 +376,13 @@ def test_without_an_environment_the_error_says_how_to_make_it(
 ) -> None:
     monkeypatch.setenv("FACTORY_EUROEVAL", str(tmp_path / "none"))
     with pytest.raises(StageError) as caught:
-        environment.python()
-    assert "factory doctor --install euroeval" in caught.value.fix
-    check = environment.check()
-    assert check.state == "warning" and "how.environment" in check.fix
+        environment.python("openai")
+    assert "factory doctor --install euroeval " in caught.value.fix
+    checks = environment.check()
+    assert [check.state for check in checks] == ["warning", "warning"]
+    assert all("how.environment" in check.fix for check in checks)
+    with pytest.raises(RecipeError, match="did you mean 'euroeval'"):
+        environment.install("euroval", print)
 
 
 def test_an_environment_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -385,18 +391,28 @@ def test_an_environment_of_another_version_is_refused(tmp_path: Path) -> None:
     listing = {"version": "18.3.0", "benchmarks": {}}
     (tmp_path / "benchmarks.json").write_text(json.dumps(listing))
     with pytest.raises(StageError, match=r"EuroEval 18\.3\.0, not 17\.0\.0"):
-        environment.python(tmp_path)
+        environment.python("openai", tmp_path)
     listing["version"] = "17.0.0"
     (tmp_path / "benchmarks.json").write_text(json.dumps(listing))
     with pytest.raises(StageError, match="knows other benchmarks"):
-        environment.python(tmp_path)
+        environment.python("openai", tmp_path)
+
+
+def test_the_backend_vllm_needs_an_environment_with_vllm(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to("/usr/bin/env")  # says no to every question
+    listing = Path(suites.__file__).with_name("registry.json").read_text()
+    (tmp_path / "benchmarks.json").write_text(listing)
+    assert environment.python("openai", tmp_path)
+    with pytest.raises(StageError, match="has no vLLM"):
+        environment.python("vllm", tmp_path)
 
 
 def test_an_environment_without_euroeval_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").symlink_to(sys.executable)
     with pytest.raises(StageError, match="No module named 'euroeval'"):
-        environment.python(tmp_path)
+        environment.python("openai", tmp_path)
 
 
 def test_the_place_of_the_environment_hangs_on_the_lock(
@@ -404,8 +420,9 @@ def test_the_place_of_the_environment_hangs_on_the_lock(
 ) -> None:
     monkeypatch.delenv("FACTORY_EUROEVAL", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    found = environment.default_place()
+    found = environment.default_place("openai")
     assert re.fullmatch(r"euroeval-[0-9a-f]{12}", found.name)
+    assert environment.default_place("vllm").name.startswith("euroeval-vllm-")
     assert found.parent == Path("/somewhere/croco-factory")
     assert not found.is_relative_to(ROOT)
 

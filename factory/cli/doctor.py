@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @app.command()
 def doctor(
     install: Annotated[
-        str | None, typer.Option("--install", help="Make what a stage needs beside: euroeval.")
+        str | None,
+        typer.Option("--install", help="Make what a stage needs beside: euroeval, euroeval-vllm."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -39,12 +40,9 @@ def doctor(
 
 
 def _install(name: str) -> None:
-    from factory.errors import RecipeError
     from factory.euroeval import environment
 
-    if name != "euroeval":
-        raise RecipeError(f"nothing to install is called {name!r}", "doctor --install euroeval")
-    typer.echo(f"EuroEval is at {environment.install(typer.echo)}")
+    typer.echo(f"EuroEval is at {environment.install(name, typer.echo)}")
 
 
 def _checks() -> list[Check]:
@@ -53,4 +51,4 @@ def _checks() -> list[Check]:
     from factory.doctor import Check
     from factory.euroeval import environment
 
-    return [Check("Python", "ok", platform.python_version()), environment.check()]
+    return [Check("Python", "ok", platform.python_version()), *environment.check()]

@@ -55,7 +55,9 @@ class Runs:
         _refuse_idle_adapters(pending)
         _refuse_without_punkt(pending)
         given = self._how.environment
-        python = environment.python(Path(given).expanduser() if given else None)
+        python = environment.python(
+            self._settings.backend, Path(given).expanduser() if given else None
+        )
         done, total = 0, sum(len(one.todo()) for one in pending)
         self._progress(0, total, "benchmarks")
         together: dict[str, list[Evaluation]] = {}
