@@ -447,6 +447,8 @@ def test_the_real_tool_on_the_real_model_through_a_recipe(tmp_path: Path) -> Non
     assert str(tmp_path) not in kept.read_text()
     assert (kept.parents[3] / "README.md").read_text().count("scala-en") > 4
 
+    checked = run_factory("card", "datasets/local/eur-results", "--check", home=home)
+    assert checked.returncode == 0, checked.stdout
     again = run_factory("run", "eur.yaml", home=home)
     assert again.returncode == 0 and "reused" in again.stdout
 

@@ -17,6 +17,7 @@ from factory.euroeval.directory import MODEL, RESULTS
 from factory.shards import write_atomically
 
 _KEPT = "records"
+_KEEPING = threading.Lock()  # records are looked for from several threads
 _ENDED = "ended"  # how the last run did
 LOG = "log.txt"
 
@@ -170,13 +171,15 @@ class Evaluation:
         if not results.exists():
             return
         where = str((self.work / "run").resolve())
-        for name, record in records.read(results.read_text(encoding="utf-8")).items():
-            if name not in self.datasets:
-                continue
-            clean = records.cleaned(record, self.model.label, [where, *self.paths])
-            text = json.dumps(clean, ensure_ascii=False, indent=1) + "\n"
-            (self.work / _KEPT).mkdir(exist_ok=True)
-            write_atomically(self.work / _KEPT / f"{name}.json", text.encode())
+        with _KEEPING:
+            for name, record in records.read(results.read_text(encoding="utf-8")).items():
+                path = self.work / _KEPT / f"{name}.json"
+                if name not in self.datasets or path.exists():
+                    continue
+                clean = records.cleaned(record, self.model.label, [where, *self.paths])
+                text = json.dumps(clean, ensure_ascii=False, indent=1) + "\n"
+                path.parent.mkdir(exist_ok=True)
+                write_atomically(path, text.encode())
 
 
 def told(missing: Mapping[str, str]) -> StageError:

@@ -7,12 +7,13 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
 
+from factory import shards
 from factory.errors import InputError, StageError
 from factory.euroeval import environment, process
 from factory.euroeval.directory import MODEL
@@ -21,6 +22,7 @@ from factory.euroeval.suites import registry
 from factory.knobs import Knobs
 from factory.stages.job import Progress
 
+_TELL_EVERY = 5.0  # seconds
 _PUNKT = "instruction-following"  # the task whose metric reads sentences with NLTK's punkt_tab
 _NLTK = (Path.home() / "nltk_data", Path("/usr/share/nltk_data"), Path("/usr/lib/nltk_data"))
 
@@ -40,10 +42,14 @@ class RunKnobs(Knobs):
 
 
 class Runs:
-    """Runs that share models: an adapter is merged once for all languages, one at a time."""
+    """Runs that share models: an adapter is merged once for all languages, also where several
+    processes each make a `part`."""
 
-    def __init__(self, root: Path, settings: Settings, how: RunKnobs, progress: Progress) -> None:
+    def __init__(
+        self, root: Path, settings: Settings, how: RunKnobs, progress: Progress, part: bool
+    ) -> None:
         self._root, self._settings, self._how, self._progress = root, settings, how, progress
+        self._part = part
         self._merging = threading.Lock()
 
     def finish(self, evaluations: Sequence[Evaluation]) -> None:
@@ -58,27 +64,25 @@ class Runs:
         python = environment.python(
             self._settings.backend, Path(given).expanduser() if given else None
         )
-        done, total = 0, sum(len(one.todo()) for one in pending)
-        self._progress(0, total, "benchmarks")
+        self._tell(evaluations)
         together: dict[str, list[Evaluation]] = {}
         for one in pending:  # a server has one model; without one, all may run at once
             key = one.model.label if self._settings.backend == "openai" else ""
             together.setdefault(key, []).append(one)
         for alike in together.values():
             with self._subjects(alike[0]) as subject:
-                for asked in self._at_once(alike, subject, python):
-                    done += asked
-                    self._progress(done, total, "benchmarks")
-        # large, and made again if it must be; records stay till the artifact is sealed
-        shutil.rmtree(self._root / "merged", ignore_errors=True)
+                for _ in self._at_once(alike, subject, python):
+                    self._tell(evaluations)
+        if not self._part:  # others may read them; all goes when the artifact is sealed
+            shutil.rmtree(self._root / "merged", ignore_errors=True)
 
     def _at_once(
         self,
         evaluations: Sequence[Evaluation],
         subject: Callable[[Evaluation], Subject],
         python: Path,
-    ) -> Iterator[int]:
-        """Run these, some at once. Yields how many benchmarks each was asked for."""
+    ) -> Iterator[None]:
+        """Run these, some at once. Yields every few seconds, and when one is done."""
         count = min(self._how.parallel, len(evaluations))
         served = self._settings.backend == "openai"
         devices: queue.Queue[str | None] = queue.Queue()
@@ -86,8 +90,8 @@ class Runs:
             devices.put(group)
         stop = threading.Event()
 
-        def one(evaluation: Evaluation) -> int:
-            asked, mine = len(evaluation.todo()), devices.get()
+        def one(evaluation: Evaluation) -> None:
+            mine = devices.get()
             try:
                 evaluation.run(
                     subject(evaluation), python, self._how.limit, stop, mine,
@@ -95,14 +99,23 @@ class Runs:
                 )  # fmt: skip
             finally:
                 devices.put(mine)
-            return asked
 
         pool = ThreadPoolExecutor(count, thread_name_prefix="euroeval")
         try:
-            yield from pool.map(one, evaluations)
+            left = {pool.submit(one, evaluation) for evaluation in evaluations}
+            while left:
+                done, left = wait(left, _TELL_EVERY, FIRST_COMPLETED)
+                for made in done:
+                    made.result()
+                yield
         finally:  # of what is under way, only what EuroEval has written down is kept
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _tell(self, evaluations: Sequence[Evaluation]) -> None:
+        total = sum(len(one.datasets) for one in evaluations)
+        left = sum(len(one.todo()) for one in evaluations)
+        self._progress(total - left, total, "benchmarks")
 
     @contextmanager
     def _subjects(self, first: Evaluation) -> Iterator[Callable[[Evaluation], Subject]]:
@@ -138,7 +151,8 @@ class Runs:
         if model.adapter is None:
             return model.base
         merged = self._root / "merged" / model.label
-        with self._merging:
+        self._root.mkdir(parents=True, exist_ok=True)
+        with self._merging, shards.alone(self._root):
             if not merged.exists():
                 from factory.training import adapters
 

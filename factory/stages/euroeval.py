@@ -143,7 +143,7 @@ class Euroeval(Stage):
         if job.part:
             mine = [n for n in mine if n % job.part[1] == job.part[0]]
         evaluations = {job.slices[n].name: asked.evaluation(job.slices[n]) for n in mine}
-        runs = Runs(asked.root, self.settings(), self.how, job.progress)
+        runs = Runs(asked.root, self.settings(), self.how, job.progress, job.part is not None)
         runs.finish(list(evaluations.values()))
         lost = {(name, d): why for name, e in evaluations.items() for d, why in e.lost().items()}
         if lost and self.incomplete == "refuse":
