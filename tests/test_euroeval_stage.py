@@ -286,10 +286,12 @@ import json, sys
 import torch, transformers
 from transformers import AutoConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-config = AutoConfig.from_pretrained(sys.argv[1])
-made = LlamaRotaryEmbedding(config)
-print(json.dumps([transformers.__version__, made.inv_freq.tolist(), float(made.attention_scaling),
-                  str(getattr(config, "dtype", None) or config.torch_dtype)]))
+for path in sys.argv[1:]:
+    config = AutoConfig.from_pretrained(path)
+    made = LlamaRotaryEmbedding(config)
+    print(json.dumps([transformers.__version__, made.inv_freq.tolist(),
+                      float(made.attention_scaling),
+                      str(getattr(config, "dtype", None) or config.torch_dtype)]))
 """
 
 
@@ -316,13 +318,13 @@ def test_rotary_embeddings_are_the_same_in_both_versions_of_transformers(tmp_pat
         rope = {"rope_type": kind, "rope_theta": 100000.0, **more}
         (new / "config.json").write_text(json.dumps({**base, "rope_parameters": rope}))
         checkpoint.write(new, tmp_path / kind / "old", "bfloat16")
-        told = []
-        for python, where in ((sys.executable, "new"), (str(environment.python("openai")), "old")):
-            done = subprocess.run([python, "-c", ROPE, str(tmp_path / kind / where)], check=True,
-                                  env=environment.clean_environment(), capture_output=True,
-                                  text=True)  # fmt: skip
-            told.append(json.loads(done.stdout.splitlines()[-1]))
-        ours, theirs = told
+    asked = {}
+    for python, where in ((sys.executable, "new"), (str(environment.python("openai")), "old")):
+        paths = [str(tmp_path / kind / where) for kind in kinds]
+        done = subprocess.run([python, "-c", ROPE, *paths], check=True, text=True,
+                              env=environment.clean_environment(), capture_output=True)  # fmt: skip
+        asked[where] = [json.loads(line) for line in done.stdout.splitlines() if line[0] == "["]
+    for kind, ours, theirs in zip(kinds, asked["new"], asked["old"], strict=True):
         assert ours[0].startswith("5.") and theirs[0].startswith("4.")
         assert ours[1] == pytest.approx(theirs[1], rel=1e-6), kind
         assert ours[2:] == theirs[2:], kind

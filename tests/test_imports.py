@@ -213,7 +213,8 @@ def test_the_pure_rooms_import_nothing_that_reaches_outside():
         for name in ("pairs.pairing", "pairs.scales", "pairs.anatomy", "stats", "audit", "artifact",
                      "plan", "cards.card", "cards.card_check", "cards.evaluation",
                      "cards.licenses", "cards.markdown", "cards.references",
-                     "cards.benchmarks", "cards.results", "euroeval.suites", "euroeval.records", "euroeval.deltas")
+                     "cards.benchmarks", "cards.results", "euroeval.suites", "euroeval.records",
+                     "euroeval.deltas")
     }  # fmt: skip
     assert pure <= FILES.keys()
     reaching = {"requests", "httpx", "urllib", "http", "subprocess", "sqlite3", "socket", "shutil",
