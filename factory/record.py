@@ -242,10 +242,12 @@ def stated(
 
 
 def license_of(recipe: Recipe, step: Step, under: Mapping[Need, License | None]) -> License:
-    """Under what a step's artifact is. Raises RecipeError."""
+    """Under what a step's artifact is. Scores on a benchmark hold nothing of its data, so its
+    licence binds nobody who reads them. Raises RecipeError."""
     read = [
         (need.source if isinstance(need, Outside) else need.step, license)
         for need, license in under.items()
+        if step.stage.kind != "results" or not isinstance(need, Outside) or need.kind == "model"
     ]
     return licenses.settle(step.repo, step.stage.kind, read, recipe.license)
 

@@ -114,7 +114,8 @@ def execute(
                 published = True
         if published:
             shelved = _shelve(loaded, pins, held, hub, report)
-            if shelved and step.stage.kind == "verdicts":  # found through the collection
+            # found through the collection
+            if shelved and step.stage.kind in ("verdicts", "results"):
                 shelf.tell_models(loaded.recipe, hub, report.note)
         report.end(step, seconds)
     if not shelved:  # where a run was killed between a tag and its place in the collection

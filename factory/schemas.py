@@ -173,6 +173,31 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("cut_tokens", _int),  # of both answers, left out so that they fit
         ]
     ),
+    "results": pa.schema(
+        [
+            _must("model", _text),
+            _may("adapter", _text),  # null for a model without one
+            _must("dataset", _text),  # the benchmark, by EuroEval's name
+            _must("task", _text),
+            _must("language", _text),
+            _must("split", _text),
+            _must("metric", _text),
+            _must("primary", pa.bool_()),  # the metric that stands for the benchmark
+            _may("value", _float),  # null when there is none: `status` says why
+            _may("ci_low", _float),  # null for a single iteration
+            _may("ci_high", _float),
+            _must("n_iterations", _int),
+            _may("values", pa.list_(_float)),  # of each iteration
+            _may("failed", _int),  # answers that EuroEval could not read
+            _may("lower_is_better", pa.bool_()),
+            _must("few_shot", pa.bool_()),
+            _must("backend", _text),  # scores of two backends are not comparable
+            _must("tool_version", _text),
+            _must("source", _text),  # the dataset that was read, and its content
+            _must("source_digest", _text),
+            _must("status", _text),  # ok | not_finite | no_score | no_record
+        ]
+    ),
 }
 
 

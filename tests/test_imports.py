@@ -103,7 +103,10 @@ def test_stages_see_no_hub_run_card_recipe_or_command_line():
 
 
 def test_stages_do_not_see_each_other():
-    allowed = {("factory.stages.judge", "factory.stages.arena")}
+    allowed = {
+        ("factory.stages.judge", "factory.stages.arena"),
+        ("factory.stages.euroeval", "factory.stages.arena"),
+    }
     inside = [
         found
         for found in ALL
@@ -159,6 +162,7 @@ def test_the_list_of_stages_imports_them_all():
         ("py3langid", {"factory.language.language_id"}),
         ("jinja2", {"factory.cards.card", "factory.chat", "factory.report.page"}),
         ("matplotlib", {"factory.cards.figures"}),
+        ("euroeval", set()),
     ],
 )
 def test_each_library_has_its_rooms(package, rooms):
@@ -216,7 +220,9 @@ def test_the_pure_rooms_import_nothing_that_reaches_outside():
                          "ink", "learning", "lineage", "panels", "words",
                      )),
                      "statistics.intervals", "statistics.rates", "statistics.length_control",
-                     "statistics.table", "judging.matching")
+                     "statistics.table", "judging.matching",
+                     "cards.benchmarks", "cards.results", "euroeval.suites", "euroeval.records",
+                     "euroeval.deltas")
     }  # fmt: skip
     assert pure <= FILES.keys()
     reaching = {"requests", "httpx", "urllib", "http", "subprocess", "sqlite3", "socket", "shutil",

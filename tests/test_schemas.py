@@ -11,6 +11,7 @@ from factory.schemas import MESSAGES, SCHEMAS, conform, from_rows
 
 KINDS = sorted(SCHEMAS)
 VALUES = {
+    pa.bool_(): True,
     pa.string(): "text",
     pa.int64(): 3,
     pa.float64(): 0.5,

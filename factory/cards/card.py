@@ -14,7 +14,8 @@ import jinja2
 
 from factory import yaml12
 from factory.artifact import InputRecord, Manifest
-from factory.cards import figures, licenses, markdown, references
+from factory.cards import benchmarks, figures, licenses, markdown, references
+from factory.cards.benchmarks import Measured
 from factory.cards.evaluation import Comparison, controlled, model_index
 from factory.errors import InputError
 
@@ -34,12 +35,15 @@ _TAGS = {
 }  # fmt: skip
 
 
-def render(manifest: Manifest, found: Sequence[Comparison] = ()) -> str:
-    """The README of the artifact that `manifest` describes; `found` is what judges said of it."""
+def render(
+    manifest: Manifest, found: Sequence[Comparison] = (), scored: Sequence[Measured] = ()
+) -> str:
+    """The README of the artifact that `manifest` describes; `found` is what judges said of it,
+    `scored` what benchmarks did."""
     kind = manifest.kind if manifest.kind in _MODELS else "dataset"
     terms = licenses.terms(manifest.license) if manifest.license else None
     command = shlex.join(["factory", "run", "recipe.yaml", "--until", manifest.step])
-    metadata = yaml12.dump(header(manifest, found))
+    metadata = yaml12.dump(header(manifest, found, scored))
     values = {
         "header": markdown.Safe(metadata),
         "m": manifest,
@@ -53,6 +57,7 @@ def render(manifest: Manifest, found: Sequence[Comparison] = ()) -> str:
         "inputs": lineage(manifest),
         "figures": figures.wanted(manifest),
         "comparisons": found,
+        "scored": scored,
         "terms": terms,
         "notice": markdown.Safe(terms.notice if terms else ""),
         "command": markdown.line(command),
@@ -74,7 +79,9 @@ def render(manifest: Manifest, found: Sequence[Comparison] = ()) -> str:
     return top + re.sub(r"\n{3,}", "\n\n", text.removeprefix(top)).rstrip() + "\n"
 
 
-def header(manifest: Manifest, found: Sequence[Comparison] = ()) -> dict[str, Any]:
+def header(
+    manifest: Manifest, found: Sequence[Comparison] = (), scored: Sequence[Measured] = ()
+) -> dict[str, Any]:
     """The card's metadata block, as the Hub reads it."""
     lines: dict[str, Any] = {}
     if manifest.kind not in _MODELS and manifest.recipe:
@@ -93,8 +100,11 @@ def header(manifest: Manifest, found: Sequence[Comparison] = ()) -> dict[str, An
         lines["size_categories"] = [_size(manifest.rows().out)]
     tags = [f"croco-{manifest.stage}", *_TAGS.get(manifest.stage, [])]
     lines["tags"] = ["croco-factory", *tags]
-    if index := model_index(manifest.repo.partition("/")[2], found):
-        lines["model-index"] = index
+    name = manifest.repo.partition("/")[2]
+    results = [entry for index in model_index(name, found) for entry in index["results"]]
+    results += [benchmarks.result(one) for one in scored]
+    if results:
+        lines["model-index"] = [{"name": name, "results": results}]
     return lines
 
 
@@ -262,6 +272,11 @@ def _headline(manifest: Manifest) -> str:
         case "pair":
             margins = [s["mean_margin"] for s in stats["by_slice"].values() if "mean_margin" in s]
             return f"mean margin {sum(margins) / len(margins):.3g}" if margins else ""
+        case "euroeval":
+            found = [d for d in stats["deltas"] if d["significant"]]
+            better = sum(d["delta"] > 0 for d in found)
+            said = f"{len(stats['scores'])} scores"
+            return said + (f", {better} better and {len(found) - better} worse" if found else "")
         case "judge":
             overall = {row["model"]: row for row in reversed(stats["comparisons"])}
             shown = [f"{name} {row['shown']}" for name, row in overall.items() if "shown" in row]

@@ -11,7 +11,7 @@ from factory.artifact import Manifest, Rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CURVE, REWARDS = "curve.png", "rewards.png"
+CURVE, REWARDS, DELTAS = "curve.png", "rewards.png", "deltas.png"
 _COLOURS = {
     "pool": "#c8c8c8", "chosen": "#2a7f9e", "rejected": "#c4622d", "margin": "#5a5a8c",
     "reward": "#5a7d4f",
@@ -38,6 +38,8 @@ def wanted(manifest: Manifest) -> dict[str, str]:
         found[CURVE] = "Training: what was logged, by optimizer step; dots are held-out rows"
     if _rewards(manifest):
         found[REWARDS] = "Rewards of all samples, by language"
+    if manifest.stage == "euroeval" and _cells(manifest.stats.get("deltas", [])):
+        found[DELTAS] = "Deltas to the reference by language and task, starred where it differs"
     return found
 
 
@@ -48,6 +50,8 @@ def draw(manifest: Manifest, directory: Path) -> None:
         draw_curve(directory / CURVE, _logged(manifest), manifest.stats.get("held_out_curve", []))
     if REWARDS in files:
         draw_rewards(directory / REWARDS, _rewards(manifest))
+    if DELTAS in files:
+        draw_deltas(directory / DELTAS, manifest.stats["deltas"])
 
 
 def draw_curve(
@@ -84,6 +88,48 @@ def draw_rewards(path: Path, languages: Mapping[str, Mapping[str, Any]]) -> None
             one.set_xlim(low, high if high > low else low + 1)
             one.set_title(name, loc="left", y=0.86, fontsize=8, color=_INK)
     _save(grid, path)
+
+
+def draw_deltas(path: Path, deltas: Sequence[Mapping[str, Any]]) -> None:
+    """A heat map of deltas: a row for each language and model, a column for each task (several
+    where a language has several benchmarks of one), each cell with its benchmark and its delta,
+    and * where that is significant. Blue is better, on one scale; what has no delta is empty."""
+    cells = _cells(deltas)
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = sorted({column for _, column in cells})
+    most = max((abs(d["delta"]) for d in cells.values()), default=0) or 1.0
+    labels = [f"{language} {model}" for language, model in rows]
+    grid = _grid(1, [""], [""], height=0.5 + 0.42 * len(rows), left=1.6, width=1.05 * len(columns))
+    axes = grid[0][0]
+    shades = [
+        [cells[r, c]["delta"] if (r, c) in cells else float("nan") for c in columns] for r in rows
+    ]
+    axes.imshow(shades, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+    for (row, column), found in cells.items():
+        star = "*" if found["significant"] else ""
+        dark = abs(found["delta"]) > 0.6 * most
+        axes.text(columns.index(column), rows.index(row),
+                  f"{found['dataset'][:20]}\n{found['delta']:+.1f}{star}", fontsize=5, ha="center",
+                  va="center", color="white" if dark else _INK)  # fmt: skip
+    axes.set_xticks(range(len(columns)), [task.replace("-", "\n", 1) for task, _ in columns])
+    axes.xaxis.tick_top()
+    axes.tick_params(axis="x", labelsize=5, length=0)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.spines[:].set_visible(False)
+    _save(grid, path)
+
+
+def _cells(deltas: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any], Mapping[str, Any]]:
+    """Deltas by (language, model) and (task, which of its benchmarks): those that there are."""
+    found: dict[tuple[Any, Any], Mapping[str, Any]] = {}
+    counts: dict[tuple[Any, ...], int] = {}
+    for delta in deltas:
+        if delta["delta"] is None:
+            continue
+        row = (delta["language"], delta["model"])
+        number = counts[row, delta["task"]] = counts.get((row, delta["task"]), -1) + 1
+        found[row, (delta["task"], number)] = delta
+    return found
 
 
 def _logged(manifest: Manifest) -> list[Mapping[str, float]]:
@@ -148,22 +194,28 @@ def draw_comparison(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _grid(
-    rows: int, columns: list[str], names: list[str], height: float = 1.5, left: float = 0.5
+    rows: int,
+    columns: list[str],
+    names: list[str],
+    height: float = 1.5,
+    left: float = 0.5,
+    width: float = 2.6,
 ) -> Any:
-    """Axes, placed by hand in inches: matplotlib's own layouts take seconds."""
+    """Axes, placed by hand in inches: matplotlib's own layouts take seconds. `width` is of one
+    column."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width, high = left + 2.6 * len(columns), 0.3 + height * rows
-    figure = Figure(figsize=(width, high))
+    wide, high = left + width * len(columns), 0.3 + height * rows
+    figure = Figure(figsize=(wide, high))
     FigureCanvasAgg(figure)
     grid = figure.subplots(
         rows,
         len(columns),
         squeeze=False,
         gridspec_kw={
-            "left": left / width,
-            "right": 1 - 0.1 / width,
+            "left": left / wide,
+            "right": 1 - 0.1 / wide,
             "bottom": 0.25 / high,
             "top": 1 - 0.3 / high,
             "wspace": 0.28,

@@ -8,6 +8,7 @@ from functools import cache
 
 from factory.artifact import MANIFEST, Manifest
 from factory.cards import card, card_check
+from factory.cards.benchmarks import Measured, measured
 from factory.cards.card_check import Problem
 from factory.cards.evaluation import Comparison, comparisons
 from factory.errors import HubError
@@ -61,9 +62,9 @@ def check(hub: Hub, subject: Subject) -> list[Problem]:
     return card_check.check(text, subject.kind, paths, cache(hub.has), config)
 
 
-def rendered(hub: Hub, subject: Subject) -> tuple[str, list[Comparison]]:
-    """The card that the manifests on the hub give, with what judges in the same collections found
-    of it. Raises HubError for a repo without a manifest of ours."""
+def rendered(hub: Hub, subject: Subject) -> tuple[str, list[Comparison | Measured]]:
+    """The card that the manifests on the hub give, with what judges and benchmarks in the same
+    collections found of it. Raises HubError for a repo without a manifest of ours."""
     manifest = _manifest(hub, subject.repo, subject.kind, subject.revision)
     if manifest is None:
         raise HubError(
@@ -73,13 +74,14 @@ def rendered(hub: Hub, subject: Subject) -> tuple[str, list[Comparison]]:
     others = [
         _manifest(hub, repo, kind, "main") for repo, kind in hub.beside(subject.repo, subject.kind)
     ]
-    found = comparisons(manifest, [other for other in others if other is not None])
-    return card.render(manifest, found), found
+    known = [other for other in others if other is not None]
+    judged, scored = comparisons(manifest, known), measured(manifest, known)
+    return card.render(manifest, judged, scored), [*judged, *scored]
 
 
-def refresh(hub: Hub, subject: Subject) -> tuple[str | None, list[Comparison]]:
+def refresh(hub: Hub, subject: Subject) -> tuple[str | None, list[Comparison | Measured]]:
     """Put the `rendered` card on main. Returns the commit (None when it was there already) and
-    what judges found. Raises HubError."""
+    what was found. Raises HubError."""
     text, found = rendered(hub, subject)
     return hub.refresh_card(subject.repo, subject.kind, text), found
 

@@ -9,7 +9,9 @@ from datetime import datetime
 
 import typer
 
-from factory.cli import again, card, chat, check, doctor, hub, line, pairs, report, sync, use
+from factory.cli import (
+    again, card, chat, check, doctor, hub, line, pairs, report, results, sync, use,
+)  # fmt: skip
 from factory.cli.app import app, home_path
 from factory.errors import FactoryError
 from factory.redaction import redact
@@ -17,7 +19,7 @@ from factory.redaction import redact
 # each hangs its commands on app
 __all__ = [
     "again", "app", "card", "chat", "check", "doctor", "hub", "line", "main", "pairs", "report",
-    "sync", "use",
+    "results", "sync", "use",
 ]  # fmt: skip
 
 

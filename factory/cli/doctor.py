@@ -26,9 +26,16 @@ def doctor(
     deep: Annotated[
         bool, typer.Option("--deep", help="Import vLLM too, which takes a while.")
     ] = False,
+    install: Annotated[
+        str | None,
+        typer.Option("--install", help="Make what a stage needs beside: euroeval, euroeval-vllm."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Is this machine ready? One line for each thing, with its fix. Fails if one failed."""
+    if install is not None:
+        _install(install)
+        return
     from factory.cli.session import address
     from factory.cli.transfer import PUBLIC
 
@@ -55,14 +62,22 @@ def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
     """Every check, in the order in which things are needed. One more is one line here."""
     from factory import machine
     from factory.cli.session import remote_token
+    from factory.euroeval import environment
 
     yield machine.check_python()
     yield from machine.check_packages()
     yield machine.check_vllm(deep)
     yield from machine.check_gpus()
+    yield from environment.check()
     yield from machine.check_disk(home_path())
     yield _local_hub(home_path() / "hub")
     yield from machine.check_hub(remote, remote_token(), asked)
+
+
+def _install(name: str) -> None:
+    from factory.euroeval import environment
+
+    typer.echo(f"EuroEval is at {environment.install(name, typer.echo)}")
 
 
 def _local_hub(root: Path) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from factory.stages.arena import Arena
 from factory.stages.contract import Stage
+from factory.stages.euroeval import Euroeval
 from factory.stages.generate import Generate
 from factory.stages.judge import Judge
 from factory.stages.merge import Merge
@@ -29,6 +30,7 @@ STAGES: tuple[type[Stage], ...] = (
     Dpo,
     Online,
     Merge,
+    Euroeval,
     Arena,
     Judge,
 )

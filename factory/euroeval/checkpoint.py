@@ -1,0 +1,100 @@
+"""A model directory as the older transformers of EuroEval reads it.
+
+Read by transformers 4, what version 5 wrote gives a wrong model without a word: `rope_parameters`
+is passed over, so a base of 100,000 becomes 10,000. Here it is translated, or refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from factory.errors import InputError
+
+# What each kind of rotary embedding may say beside its base, in both versions alike.
+_ROPE: dict[str, frozenset[str]] = {
+    "default": frozenset(),
+    "linear": frozenset({"factor"}),
+    "dynamic": frozenset({"factor", "original_max_position_embeddings"}),
+    "yarn": frozenset({"factor", "original_max_position_embeddings", "attention_factor",
+                       "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}),
+    "llama3": frozenset({"factor", "original_max_position_embeddings", "low_freq_factor",
+                         "high_freq_factor"}),
+}  # fmt: skip
+_WEIGHTS = (".safetensors", ".model")  # .model: SentencePiece's
+_TEXT = (".json", ".jinja", ".txt")
+_V5_TOKENIZERS = frozenset({"TokenizersBackend", "PreTrainedTokenizer"})
+
+
+def write(source: Path, to: Path, dtype: str) -> None:
+    """Put the model of `source` at `to` (made anew) for transformers 4, to be loaded in `dtype`:
+    weights are linked, its configs translated, template, tokenizer and generation config as they
+    are. Raises InputError for what cannot be translated."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    translated = {**older(config, source.name), "torch_dtype": dtype}
+    to.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.name.endswith(_WEIGHTS):
+            _link(path, to / path.name)
+        elif path.name.endswith(_TEXT) and path.name != "factory.json":
+            (to / path.name).write_bytes(path.read_bytes())
+    (to / "config.json").write_text(json.dumps(translated, indent=2), encoding="utf-8")
+    tokenizer = to / "tokenizer_config.json"
+    if tokenizer.exists():
+        said = json.loads(tokenizer.read_text(encoding="utf-8"))
+        tokenizer.write_text(json.dumps(older_tokenizer(said), indent=2), encoding="utf-8")
+
+
+def older(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A config in the words of transformers 4. Raises InputError."""
+    found = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype")}
+    if "rope_parameters" in config:
+        found |= _rope(config["rope_parameters"] or {}, name)
+    for part in ("text_config", "vision_config"):
+        if isinstance(found.get(part), Mapping):
+            found[part] = older(found[part], name)
+    return found
+
+
+def older_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer's config in the words of transformers 4."""
+    found = dict(config)
+    if found.get("tokenizer_class") in _V5_TOKENIZERS:
+        found["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(found.get("extra_special_tokens"), list):  # there it is a mapping
+        found.setdefault("additional_special_tokens", found["extra_special_tokens"])
+        del found["extra_special_tokens"]
+    return found
+
+
+def _rope(said: Mapping[str, Any], name: str) -> dict[str, Any]:
+    fix = "evaluate it with backend: openai, whose server reads it as it is"
+    if any(isinstance(value, Mapping) for value in said.values()):
+        raise InputError(
+            f"{name}: its layers have rotary embeddings of several kinds, which the older "
+            "transformers of EuroEval write in another way for each model",
+            fix,
+        )
+    rest = dict(said)
+    kind = str(rest.pop("rope_type", rest.pop("type", "default")))
+    found = {key: rest.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in rest}
+    if kind not in _ROPE or (stray := sorted(rest.keys() - _ROPE[kind])):
+        odd = kind if kind not in _ROPE else f"{kind} with {', '.join(stray)}"
+        raise InputError(
+            f"{name}: rotary embeddings of type {odd!r} cannot be put in the words of the older "
+            "transformers of EuroEval",
+            fix,
+        )
+    return found | {"rope_scaling": None if kind == "default" else {"rope_type": kind, **rest}}
+
+
+def _link(path: Path, to: Path) -> None:
+    """`path` at `to` without copying it."""
+    real = path.resolve()
+    try:
+        os.link(real, to)
+    except OSError:  # another disk
+        to.symlink_to(real)
