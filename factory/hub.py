@@ -69,7 +69,10 @@ class Item:
 
 
 class Hub:
-    """One hub: the local one or any other that speaks the protocol."""
+    """One hub: the local one or any other that speaks the protocol. `reachable` is False for what
+    stands in its place where there is none (offline.py)."""
+
+    reachable = True
 
     def __init__(self, endpoint: str, token: str | None) -> None:
         self.endpoint = endpoint
