@@ -62,8 +62,8 @@ class Offline(Hub):
         return path
 
     def holdings(self, repos: Mapping[str, str]) -> Holdings:
-        """Every artifact that was brought, whatever repo it is of."""
-        found = Holdings()
+        """Every artifact that was there or was brought, whatever repo it is of."""
+        found = Holdings([Found(known.manifest, tag=known.tag) for known in self._given.known])
         for manifest, tag, directory in provisions.artifacts(self._given):
             found.add(Found(manifest, directory, tag))
         return found

@@ -14,7 +14,7 @@ from factory.artifact import Manifest, Record, file_sha256, read_manifest
 from factory.errors import HubError, WorkError
 from factory.hub import Hub
 from factory.lock import Lock, outside
-from factory.plan import Found, Holdings, State, Step
+from factory.plan import Found, Holdings, Step
 from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
 from factory.shards import write_atomically
@@ -35,6 +35,13 @@ class Lying(Record):
     path: Path | None = None
 
 
+class Known(Record):
+    """An artifact that was on the hub when this was written, whether or not it was brought."""
+
+    manifest: Manifest
+    tag: str
+
+
 class Provisions(Record):
     """Everything that steps of one recipe need and that the hub would have told or given them."""
 
@@ -45,9 +52,9 @@ class Provisions(Record):
     extends: tuple[tuple[str, str], ...] = ()
     lock: Lock
     home: Path
-    steps: tuple[str, ...]
     files: dict[str, Path] = Field(default_factory=dict)
     repos: tuple[Lying, ...] = ()
+    known: tuple[Known, ...] = ()
 
     def loaded(self) -> Loaded:
         """The recipe as it was when this was written, whatever its file says now."""
@@ -74,13 +81,18 @@ def read(directory: Path) -> Provisions:
 
 
 def gather(
-    loaded: Loaded, pins: Lock, held: Holdings, home: Home, steps: Sequence[Step], directory: Path
+    loaded: Loaded,
+    pins: Lock,
+    held: Holdings,
+    home: Home,
+    steps: Sequence[Step],
+    names: Collection[str],
+    directory: Path,
 ) -> Provisions:
-    """What these steps need, named and not yet brought (`bring`). Local files are copied into
-    `directory`, so that one that is edited meanwhile changes nothing. Raises HubError for a name
-    that is not pinned, WorkError for a file that changed under our hands.
+    """What of all `steps` those of these `names` need, named and not yet brought (`bring`). Local
+    files are copied into `directory`, so that one that is edited meanwhile changes nothing. Raises
+    HubError for a name that is not pinned, WorkError for a file that changed under our hands.
     """
-    names = {step.name for step in steps}
     used = {
         need.source: need
         for stage, spec in loaded.recipe.slices()
@@ -101,7 +113,7 @@ def gather(
                 f"{need.source} is not on this hub", f"bring it in: factory pull {need.source}"
             )
         name = need.source.partition("@")[0]
-        key = (name, need.kind, pin.revision)
+        key: tuple[str, str, str] = (name, need.kind, pin.revision)
         repos[key] = Lying(name=name, kind=need.kind, revision=pin.revision, content=pin.digest)
     for found, kind in _artifacts(steps, names, held):
         if found.directory is None and found.tag is not None:
@@ -114,9 +126,13 @@ def gather(
         extends=loaded.extends,
         lock=pins,
         home=home.root,
-        steps=tuple(step.name for step in steps if step.state is not State.BLOCKED),
         files=files,
         repos=tuple(repos.values()),
+        known=tuple(
+            Known(manifest=step.found.manifest, tag=step.found.tag)
+            for step in steps
+            if step.found is not None and step.found.tag is not None
+        ),
     )
 
 
@@ -155,7 +171,7 @@ def _artifacts(
     }
     found: list[tuple[Found, str]] = []
     for step in steps:
-        if step.found is not None and (step.name in read or step.name in names):
+        if step.found is not None and step.name in read:
             found.append((step.found, step.repo_type))
         if step.name not in names:
             continue

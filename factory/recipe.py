@@ -171,11 +171,11 @@ def _read(path: Path, seen: tuple[Path, ...], lineage: list[tuple[str, str]]) ->
         if not isinstance(base.data, dict):
             raise RecipeError(f"{parent_name} holds no recipe", "check extends:")
         lineage.append((str(base.data.get("org")), str(base.data.get("name"))))
-        return yaml12.Document(_merge(base.data, document.data), {**base.places, **document.places})
+        return yaml12.Document(merge(base.data, document.data), {**base.places, **document.places})
     return document
 
 
-def _merge(base: Any, top: Any) -> Any:
+def merge(base: Any, top: Any) -> Any:
     """`top` over `base`: mappings merge, anything else replaces; null takes a key away."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
@@ -184,7 +184,7 @@ def _merge(base: Any, top: Any) -> Any:
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = _merge(base.get(key), value)
+            merged[key] = merge(base.get(key), value)
     return merged
 
 

@@ -73,7 +73,7 @@ def run(
     sealed work is published by the next run. Raises FactoryError.
     """
     names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
-    wanted = _wanted(names, only, until)  # before anything is fetched for a misspelt one
+    wanted = select(names, only, until)  # before anything is fetched for a misspelt one
     with _stoppable(), _explained(home):
         pins, _ = stock.resolve(loaded, hub, home, report.note, frozen)
         held = stock.holdings(loaded, pins, hub, home)
@@ -213,7 +213,8 @@ def _fan_out(step: Step, work: Work, fan: Fan) -> None:
         fan(step.name, count, how.tensor_parallel)
 
 
-def _wanted(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
+def select(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
+    """The steps of these names that are asked for, in their order. Raises RecipeError."""
     for name in (*only, *((until,) if until else ())):
         if name not in names:
             raise RecipeError(

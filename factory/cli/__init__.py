@@ -8,13 +8,15 @@ from datetime import datetime
 
 import typer
 
-from factory.cli import again, card, check, doctor, hub, line, pairs, sync, use
+from factory.cli import again, card, check, doctor, hub, line, pairs, slurm, sync, use
 from factory.cli.app import app, home_path
 from factory.errors import FactoryError
 from factory.redaction import redact
 
 # each hangs its commands on app
-__all__ = ["again", "app", "card", "check", "doctor", "hub", "line", "main", "pairs", "sync", "use"]
+__all__ = [
+    "again", "app", "card", "check", "doctor", "hub", "line", "main", "pairs", "slurm", "sync", "use",
+]  # fmt: skip
 
 
 def main() -> None:
