@@ -15,7 +15,8 @@ from factory.redaction import redact
 
 # each hangs its commands on app
 __all__ = [
-    "again", "app", "card", "check", "doctor", "hub", "line", "main", "pairs", "slurm", "sync", "use",
+    "again", "app", "card", "check", "doctor", "hub", "line", "main", "pairs", "slurm", "sync",
+    "use",
 ]  # fmt: skip
 
 
