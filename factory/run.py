@@ -100,6 +100,14 @@ def apart(
         execute(loaded, given.lock, held, [name], hub, home, report, part)
 
 
+def work_of(given: Provisions, name: str) -> Work:
+    """The work directory of a step, where there is no hub. Raises FactoryError."""
+    loaded, home = given.loaded(), Home(given.home)
+    held = stock.holdings(loaded, given.lock, Offline(given), home)
+    step = _find(plan(loaded.recipe, given.lock, held), name)
+    return home.work(loaded.recipe.org, step.fingerprint)
+
+
 def _unchanged(loaded: Loaded, pins: Lock) -> None:
     for source, path in loaded.files.items():
         digest = content_digest([("rows", file_sha256(path))])

@@ -168,12 +168,20 @@ def task(
     node.cut_off(os.environ, directory)
     from factory import provisions, run
     from factory.cli.console import Teller
+    from factory.training import launch
 
+    given, meeting = provisions.read(directory), launch.Meeting.of(os.environ)
+    over = directory / "ends" / f"over-{meeting.key}"
+    if meeting.rank:
+        launch.join(run.work_of(given, step).path / "checkpoints", over)
+        return
     teller = Teller()
     try:
-        run.apart(provisions.read(directory), teller, step, part, seal)
+        run.apart(given, teller, step, part, seal)
     finally:
         teller.stop()
+        if meeting.machines > 1:
+            over.touch()
 
 
 @app.command()

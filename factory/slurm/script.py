@@ -148,7 +148,9 @@ def _command(site: Site, family: Family, small: Family, work: Work) -> list[str]
         lines.append(f"srun --nodes=1 --ntasks={work.engines} --kill-on-bad-exit=0{bind}")
     elif work.kind == "whole" and family.nodes > 1:
         nodes = family.nodes
-        lines.append(f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1")
+        lines.append(
+            f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --kill-on-bad-exit=1"
+        )
     if family.container is not None:
         lines += _container(site, family, small, work)
     words = ["task", str(work.record), work.step]
