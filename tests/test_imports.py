@@ -155,7 +155,7 @@ def test_the_list_of_stages_imports_them_all():
         ),
         ("datasets", {"factory.training.rows", "factory.reading"}),
         ("py3langid", {"factory.language.language_id"}),
-        ("jinja2", {"factory.cards.card", "factory.chat"}),
+        ("jinja2", {"factory.cards.card", "factory.chat", "factory.slurm.script"}),
         ("matplotlib", {"factory.cards.figures"}),
     ],
 )
@@ -207,7 +207,7 @@ def test_the_pure_rooms_import_nothing_that_reaches_outside():
     pure = {
         f"factory.{name}"
         for name in ("pairs.pairing", "pairs.scales", "pairs.anatomy", "stats", "audit", "artifact",
-                     "plan", "cards.card", "cards.card_check", "cards.evaluation",
+                     "plan", "slurm.sizes", "cards.card", "cards.card_check", "cards.evaluation",
                      "cards.licenses", "cards.markdown", "cards.references")
     }  # fmt: skip
     assert pure <= FILES.keys()

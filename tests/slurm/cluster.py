@@ -191,7 +191,7 @@ def _free_ports() -> list[int]:
 def site(root: Path, **changed: str) -> Path:
     """A site file for this cluster: the factory of this checkout, two tasks a step, no container.
     `changed` are lines of YAML by their key."""
-    source = Path(__file__).parents[1]
+    source = Path(__file__).parents[2]
     program = root / "factory"
     if not program.exists():
         program.write_text(
