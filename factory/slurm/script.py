@@ -73,6 +73,7 @@ def render(work: Work, site: Site) -> str:
             "log": work.record / "logs" / f"{work.file}-{'%A_%a' if array else '%j'}.log",
             "ends": work.record / "ends" / work.file,
             "secrets": site.secrets if work.kind == "fetch" else None,
+            "meets": work.kind == "whole" and family.nodes > 1,
         },
         options=_options(site, small, work),
         setup=[*site.setup, *family.setup],
@@ -127,11 +128,7 @@ def _environment(site: Site, family: Family, work: Work) -> dict[str, str]:
     offline = OFFLINE if work.kind != "fetch" else {"PYTHONUNBUFFERED": "1"}
     own = {"FACTORY_HOME": str(work.home)}
     said = {**offline, **site.environment, **family.environment, **own}
-    found = {name: quoted(value) for name, value in said.items()}
-    if work.kind == "whole" and family.nodes > 1:
-        # the batch script runs on the first node of the allocation
-        found["FACTORY_MEET"] = '"$(hostname):$(( 20000 + SLURM_JOB_ID % 20000 ))"'
-    return found
+    return {name: quoted(value) for name, value in said.items()}
 
 
 def quoted(value: str) -> str:

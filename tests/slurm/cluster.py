@@ -70,6 +70,7 @@ class Cluster:
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)  # since when a job is pending
 
     def ask(self, *command: str) -> str:
         """What one of SLURM's commands says."""
@@ -85,9 +86,13 @@ class Cluster:
         return [tuple(line.split("|", 2)) for line in said.splitlines()]  # type: ignore[misc]
 
     def hurry(self) -> None:
-        """Let requeued jobs start now and not after SLURM's two minutes."""
+        """Let requeued jobs start after two seconds and not after SLURM's two minutes, which are
+        there for the node to be done with them."""
         for job, state, _ in self.jobs():
-            if state == "PENDING":
+            since = self.seen.setdefault(job, time.monotonic())
+            if state != "PENDING":
+                del self.seen[job]
+            elif time.monotonic() - since > 2:
                 subprocess.run(
                     ["scontrol", "update", f"jobid={job}", "starttime=now"],
                     env={**os.environ, **self.environment}, capture_output=True, check=False,

@@ -108,6 +108,7 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
         generate=f"{{{each}, tasks: 2, shards: 1}}",
         train=f"{{{each}}}",
         cpu=f"{{{each}}}",
+        environment="{OMP_NUM_THREADS: '1'}",  # two tasks at once on two cores
     )
     said = {}
 
@@ -191,7 +192,7 @@ def test_only_what_is_missing_is_submitted_again(line: Line) -> None:
 
 def test_the_rows_are_those_of_a_run_on_one_machine(line: Line, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    done = run_factory("run", "smoke", *SMALL, home=home)
+    done = run_factory("run", "smoke", *SMALL, home=home, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     here, there = manifests(home), manifests(line.home)
     assert there.keys() == here.keys()
@@ -289,7 +290,8 @@ def test_a_job_that_is_told_to_stop_goes_back_into_the_queue(
     wait(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", job), 30)
     assert not (tmp_path / "after").exists()  # who waits for its end still waits
     slurm.empty(60)
-    assert (tmp_path / "begun").read_text().count("begun") == 2
+    logs = [path.read_text() for path in (tmp_path / "home").rglob("*.log")]
+    assert (tmp_path / "begun").read_text().count("begun") == 2, logs
     assert after and (tmp_path / "after").exists()
     [one] = Queue().ended([job])
     assert one.state == "COMPLETED"

@@ -3,7 +3,6 @@ signals and exit codes, run by bash itself."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -92,6 +91,12 @@ def job(tmp_path):
     for name in ("logs", "ends"):
         (record / name).mkdir(parents=True)
 
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/requeued\n')
+    scontrol.chmod(0o755)
+    path = f"{tmp_path}/bin:/usr/bin:/bin"
+
     def start(program: str, **environment: str) -> subprocess.Popen[str]:
         stub = tmp_path / "factory"
         stub.write_text(f"#!/bin/bash\n{program}\n")
@@ -104,7 +109,8 @@ def job(tmp_path):
         script.write_text(render(work, site.load(str(file), home)))
         return subprocess.Popen(
             ["bash", str(script), "4"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "9", **environment},
+            env={"HOME": str(tmp_path), "PATH": path, "SLURM_ARRAY_TASK_ID": "3",
+                 "SLURM_JOB_ID": "9", **environment},
         )  # fmt: skip
 
     return start
@@ -112,7 +118,7 @@ def job(tmp_path):
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75, 137])
 def test_a_job_ends_as_its_task_ends_and_says_so(job, tmp_path, code):
-    process = job(f'echo "$@"; exit {code}', PATH="/usr/bin:/bin")
+    process = job(f'echo "$@"; exit {code}')
     said, _ = process.communicate(timeout=20)
     assert process.returncode == code, said
     assert f"task {tmp_path}/home/slurm/lab-r/1 score --shard 7/8" in said
@@ -132,10 +138,17 @@ def test_a_program_that_is_not_there_is_no_success(job):
     assert process.returncode == 127
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_warning_reaches_the_task_and_is_waited_for(job, number):
+@pytest.mark.parametrize(
+    ("number", "restarts", "requeued"),
+    [
+        (signal.SIGUSR1, "0", ["requeue 9"]),  # time is nearly over
+        (signal.SIGUSR1, "5", []),  # often enough
+        (signal.SIGTERM, "0", []),  # cancelled: it must not come back
+    ],
+)
+def test_a_warning_reaches_the_task_and_is_waited_for(job, tmp_path, number, restarts, requeued):
     process = job("trap 'sleep 0.5; echo kept; exit 75' USR1 TERM; echo begun; "
-                  "while :; do sleep 0.1; done")  # fmt: skip
+                  "while :; do sleep 0.1; done", SLURM_RESTART_COUNT=restarts)  # fmt: skip
     assert process.stdout is not None
     while "begun" not in process.stdout.readline():
         pass
@@ -143,6 +156,8 @@ def test_a_warning_reaches_the_task_and_is_waited_for(job, number):
     process.send_signal(number)
     said, _ = process.communicate(timeout=20)
     assert process.returncode == 75 and "kept" in said
+    told = tmp_path / "requeued"
+    assert (told.read_text().splitlines() if told.exists() else []) == requeued
 
 
 def test_a_task_that_ends_well_in_spite_of_a_warning_is_a_success(job):

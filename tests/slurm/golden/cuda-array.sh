@@ -42,10 +42,12 @@ ended() {
 # finished. `wait` returns early for a signal, so it is asked again.
 child=''
 told=0
+by=''
 code=1
 # shellcheck disable=SC2329  # the traps call it
 pass_on() {
   told=1
+  by=$1
   if [ -n "$child" ]; then kill -s "$1" "$child" 2>/dev/null || true; fi
 }
 trap 'pass_on USR1' USR1
@@ -56,7 +58,7 @@ apptainer exec --nv --bind /scratch/lab/.factory \
 /images/generate.sif \
 factory task /scratch/lab/.factory/slurm/lab-croco/1 score --shard "$index/4" --engines 4 --gpus 1 &
 child=$!
-if [ "$told" = 1 ]; then kill -s USR1 "$child"; fi
+if [ "$told" = 1 ]; then kill -s "$by" "$child"; fi
 while :; do
   told=0
   last=0
@@ -72,8 +74,11 @@ while :; do
 done
 ended "$code"
 
-if [ "$code" = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ] && command -v scontrol >/dev/null; then
-  echo "factory: told to stop; back into the queue"
+# After a warning of SLURM's alone: who is cancelled stays away, and who is preempted is put back by
+# SLURM itself.
+if [ "$code" = 75 ] && [ "$by" = USR1 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ] \
+  && command -v scontrol >/dev/null; then
+  echo "factory: time is nearly over; back into the queue"
   scontrol requeue "$SLURM_JOB_ID" || echo "factory: not requeued; submit again to go on"
 fi
 exit "$code"

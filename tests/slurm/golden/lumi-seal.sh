@@ -46,10 +46,12 @@ ended() {
 # finished. `wait` returns early for a signal, so it is asked again.
 child=''
 told=0
+by=''
 code=1
 # shellcheck disable=SC2329  # the traps call it
 pass_on() {
   told=1
+  by=$1
   if [ -n "$child" ]; then kill -s "$1" "$child" 2>/dev/null || true; fi
 }
 trap 'pass_on USR1' USR1
@@ -59,7 +61,7 @@ singularity exec --bind /scratch/lab/.factory,/pfs,/scratch/project_465000000,/p
 /images/generate.sif \
 factory task /scratch/lab/.factory/slurm/lab-croco/1 generate --seal &
 child=$!
-if [ "$told" = 1 ]; then kill -s USR1 "$child"; fi
+if [ "$told" = 1 ]; then kill -s "$by" "$child"; fi
 while :; do
   told=0
   last=0

@@ -36,7 +36,10 @@ export NCCL_SOCKET_IFNAME="hsn0,hsn1,hsn2,hsn3"
 export GLOO_SOCKET_IFNAME="hsn0"
 export NCCL_NET_GDR_LEVEL="3"
 export FACTORY_HOME="/scratch/lab/.factory"
-export FACTORY_MEET="$(hostname):$(( 20000 + SLURM_JOB_ID % 20000 ))"
+
+# Where the processes of several nodes meet: this script runs on the first of them.
+FACTORY_MEET="$(hostname):$(( 20000 + SLURM_JOB_ID % 20000 ))"
+export FACTORY_MEET
 
 index=$(( ${SLURM_ARRAY_TASK_ID:-0} + ${1:-0} ))
 echo "factory: dpo[all] task $index, job ${SLURM_JOB_ID:-none} on $(hostname), start $(( ${SLURM_RESTART_COUNT:-0} + 1 ))"
@@ -50,10 +53,12 @@ ended() {
 # finished. `wait` returns early for a signal, so it is asked again.
 child=''
 told=0
+by=''
 code=1
 # shellcheck disable=SC2329  # the traps call it
 pass_on() {
   told=1
+  by=$1
   if [ -n "$child" ]; then kill -s "$1" "$child" 2>/dev/null || true; fi
 }
 trap 'pass_on USR1' USR1
@@ -64,7 +69,7 @@ singularity exec --rocm --bind /scratch/lab/.factory,/pfs,/scratch/project_46500
 /images/train.sif \
 factory task /scratch/lab/.factory/slurm/lab-croco/1 'dpo[all]' &
 child=$!
-if [ "$told" = 1 ]; then kill -s USR1 "$child"; fi
+if [ "$told" = 1 ]; then kill -s "$by" "$child"; fi
 while :; do
   told=0
   last=0
@@ -80,8 +85,11 @@ while :; do
 done
 ended "$code"
 
-if [ "$code" = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ] && command -v scontrol >/dev/null; then
-  echo "factory: told to stop; back into the queue"
+# After a warning of SLURM's alone: who is cancelled stays away, and who is preempted is put back by
+# SLURM itself.
+if [ "$code" = 75 ] && [ "$by" = USR1 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ] \
+  && command -v scontrol >/dev/null; then
+  echo "factory: time is nearly over; back into the queue"
   scontrol requeue "$SLURM_JOB_ID" || echo "factory: not requeued; submit again to go on"
 fi
 exit "$code"
