@@ -149,7 +149,8 @@ def _command(site: Site, family: Family, small: Family, work: Work) -> list[str]
             f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --kill-on-bad-exit=1"
         )
     if family.container is not None:
-        lines += _container(site, family, small, work)
+        gpus = small.gpus > 0 and work.kind in ("array", "whole")
+        lines += container(site, family, [str(work.home)], gpus)
     words = ["task", str(work.record), work.step]
     told = {
         "fetch": ["--fetch"],
@@ -161,12 +162,12 @@ def _command(site: Site, family: Family, small: Family, work: Work) -> list[str]
     return [*lines, " ".join([family.factory, *map(shlex.quote, words), *part, *told])]
 
 
-def _container(site: Site, family: Family, small: Family, work: Work) -> list[str]:
-    gpus = small.gpus if work.kind in ("array", "whole") else 0
+def container(site: Site, family: Family, binds: Sequence[str], gpus: bool) -> list[str]:
+    """What runs a program in a family's image, a line for each part."""
     flag = {"rocm": " --rocm", "cuda": " --nv", "none": ""}[site.gpu if gpus else "none"]
-    binds = dict.fromkeys([str(work.home), *site.binds, *family.binds])
-    shown = f"--bind {shlex.quote(','.join(binds))}"
-    return [f"{site.runtime} exec{flag} {shown}", shlex.quote(str(family.container))]
+    all_binds = dict.fromkeys([*binds, *site.binds, *family.binds])
+    shown = f" --bind {shlex.quote(','.join(all_binds))}" if all_binds else ""
+    return [f"{site.runtime} exec{flag}{shown}", shlex.quote(str(family.container))]
 
 
 def dependency(after: Mapping[str, Sequence[str]]) -> list[str]:
