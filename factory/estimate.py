@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from factory.plan import Holdings, Slice, State, Step
@@ -23,12 +23,22 @@ class Estimate:
 _NOTHING = Estimate(0, 0, 0, 0.0)
 
 
-def estimate(steps: Sequence[Step], holdings: Holdings) -> dict[str, Estimate]:
-    """For each step, by name, what is left of it. `steps` are in the order of the line."""
+def estimate(
+    steps: Sequence[Step],
+    holdings: Holdings,
+    counted: Mapping[tuple[str, str], int] | None = None,
+) -> dict[str, Estimate]:
+    """For each step, by name, what is left of it. `steps` are in the order of the line; `counted`
+    says of what comes from outside how many rows a slice has, by step and slice, where somebody
+    has looked."""
     rows: dict[tuple[str, str], int | None] = {}  # by slice, as far as anybody can tell
     found = {}
     for step in steps:
-        asked = {made.spec.name: _asked(step, made, rows, holdings) for made in step.slices}
+        asked = {
+            made.spec.name: (counted or {}).get((step.name, made.spec.name))
+            or _asked(step, made, rows, holdings)
+            for made in step.slices
+        }
         for name, count in asked.items():
             done = step.found.manifest.slices[name].rows.out if step.found else None
             rows[step.name, name] = count if done is None else done

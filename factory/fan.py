@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from factory.errors import Interrupted, RecipeError, StageError
 
 _GRACE = 60.0  # seconds that a process told to stop is given
+_BELOW = ("ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")  # read by ROCm underneath HIP
 _MAIN = "from factory.cli import main; main()"
 
 
@@ -24,16 +25,40 @@ def read_part(text: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def visible(count: int, gpus: int, environment: dict[str, str]) -> list[dict[str, str]]:
-    """For each of `count` processes the variables that show it `gpus` GPUs of its own, out of
-    those that this process was given. On a machine without GPUs they change nothing. CUDA and
-    ROCm read one each; ROCm's libraries want both to agree."""
-    given = environment.get("HIP_VISIBLE_DEVICES") or environment.get("CUDA_VISIBLE_DEVICES")
-    names = given.split(",") if given else [str(number) for number in range(count * gpus)]
+def given(environment: Mapping[str, str]) -> list[str] | None:
+    """The GPUs that this process was given, as its libraries number them; None where nobody says.
+
+    ROCR_VISIBLE_DEVICES hides GPUs below HIP, which then numbers from 0 what is left; SLURM sets
+    it, and on some clusters CUDA_VISIBLE_DEVICES to the same, which HIP would take for numbers
+    among what is left ("invalid device ordinal"). So the two are put together here, once.
+    """
+    below = _listed(environment, "ROCR_VISIBLE_DEVICES")
+    above = _listed(environment, "HIP_VISIBLE_DEVICES")
+    if above is None:
+        above = _listed(environment, "CUDA_VISIBLE_DEVICES")
+    if below is None or above is None or below == above:
+        return above if below is None else below
+    if all(name.isdecimal() and int(name) < len(below) for name in above):
+        return [below[int(name)] for name in above]
+    return above
+
+
+def _listed(environment: Mapping[str, str], name: str) -> list[str] | None:
+    said = environment.get(name, "").strip()
+    return said.split(",") if said else None
+
+
+def visible(count: int, gpus: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
+    """For each of `count` processes an environment that shows it `gpus` GPUs of its own, out of
+    those that this process was given. On a machine without GPUs that changes nothing. CUDA and
+    ROCm read one variable each, and ROCm's libraries want both to agree; what hides GPUs below
+    them is taken away."""
+    names = given(environment) or [str(number) for number in range(count * gpus)]
+    rest = {key: value for key, value in environment.items() if key not in _BELOW}
     found = []
     for number in range(count):
         mine = ",".join(names[number * gpus : (number + 1) * gpus])
-        found.append({"CUDA_VISIBLE_DEVICES": mine, "HIP_VISIBLE_DEVICES": mine})
+        found.append({**rest, "CUDA_VISIBLE_DEVICES": mine, "HIP_VISIBLE_DEVICES": mine})
     return found
 
 
@@ -51,11 +76,11 @@ class Fan:
         readers: list[threading.Thread] = []
         over = threading.Condition()
         try:
-            for number, shown in enumerate(visible(count, gpus, dict(os.environ))):
+            for number, shown in enumerate(visible(count, gpus, os.environ)):
                 part = ["--only", step, "--shard", f"{number}/{count}"]
                 process = subprocess.Popen(
                     [sys.executable, "-c", _MAIN, *self._arguments, *part],
-                    env={**os.environ, **shown},
+                    env=shown,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,16 +103,18 @@ class Recipe(Knobs):
 @dataclass(frozen=True)
 class Loaded:
     """A recipe, the file it came from, whether that file ships with the package, and the org and
-    name of every recipe that it extends."""
+    name of every recipe that it extends. `files`: where local files lie that are elsewhere than
+    the recipe says, by what it calls them."""
 
     recipe: Recipe
     path: Path
     packaged: bool
     extends: tuple[tuple[str, str], ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     def file(self, source: str) -> Path:
         """Where a local file that the recipe names lies: beside the recipe."""
-        return (self.path.parent / source).resolve()
+        return self.files.get(source) or (self.path.parent / source).resolve()
 
 
 def recipe_directory() -> Path:
@@ -160,7 +162,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
-        raise _explain(error, document) from None
+        raise explain(error, document, Recipe, "the recipe") from None
     scope = recipe.scope()
     for stage in recipe.steps().values():
         try:
@@ -195,11 +197,11 @@ def _read(path: Path, seen: tuple[Path, ...], lineage: list[tuple[str, str]]) ->
         if not isinstance(base.data, dict):
             raise RecipeError(f"{parent_name} holds no recipe", "check extends:")
         lineage.append((str(base.data.get("org")), str(base.data.get("name"))))
-        return yaml12.Document(_merge(base.data, document.data), {**base.places, **document.places})
+        return yaml12.Document(merge(base.data, document.data), {**base.places, **document.places})
     return document
 
 
-def _merge(base: Any, top: Any) -> Any:
+def merge(base: Any, top: Any) -> Any:
     """`top` over `base`: mappings merge, anything else replaces; null takes a key away."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
@@ -208,7 +210,7 @@ def _merge(base: Any, top: Any) -> Any:
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = _merge(base.get(key), value)
+            merged[key] = merge(base.get(key), value)
     return merged
 
 
@@ -258,18 +260,21 @@ def _override(document: yaml12.Document, override: str) -> None:
     document.places[tuple(parts)] = f"--set {key}"
 
 
-def _explain(error: ValidationError, document: yaml12.Document) -> RecipeError:
-    """One of pydantic's complaints, with its line and the nearest right word: an unknown key before
-    the one that is missing because it was misspelt."""
+def explain(
+    error: ValidationError, document: yaml12.Document, model: type[BaseModel], what: str
+) -> RecipeError:
+    """One of pydantic's complaints about `document`, read as a `model` that people call `what`,
+    with its line and the nearest right word: an unknown key before the one that is missing
+    because it was misspelt."""
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     # where a value may have several forms, pydantic names the form it tried: not a key
     path = tuple(part for part in first["loc"] if "[" not in str(part))
     dotted = ".".join(str(part) for part in path)
     place = document.place(path)
     if first["type"] == "extra_forbidden":
-        known = _siblings(path)
+        known = _siblings(path, model)
         word = str(path[-1])
-        where = ".".join(str(part) for part in path[:-1]) or "the recipe"
+        where = ".".join(str(part) for part in path[:-1]) or what
         noun = "stage" if path[:-1] == ("stages",) else "key"
         return RecipeError(
             f"{place}: {where} has no {noun} {word!r}{nearest(word, known)}",
@@ -280,12 +285,11 @@ def _explain(error: ValidationError, document: yaml12.Document) -> RecipeError:
     message = first["msg"].removeprefix("Value error, ")
     got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
     fix = "mend it there" if place.startswith("--set") else "mend that line"
-    return RecipeError(f"{place}: {dotted or 'the recipe'}: {message}{got}", fix)
+    return RecipeError(f"{place}: {dotted or what}: {message}{got}", fix)
 
 
-def _siblings(path: tuple[Any, ...]) -> list[str]:
-    """The keys that are allowed where `path` ends."""
-    model: Any = Recipe
+def _siblings(path: tuple[Any, ...], model: Any) -> list[str]:
+    """The keys that are allowed where `path` ends, in a `model`."""
     parts = iter(path[:-1])
     for part in parts:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None

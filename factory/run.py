@@ -12,13 +12,23 @@ from types import FrameType, ModuleType
 from typing import Any, Protocol
 
 from factory import check, earlier, foreign, places, record, shelf, stock, yaml12
-from factory.artifact import Manifest, content_digest
+from factory.artifact import Manifest, content_digest, file_sha256
 from factory.cards import card, figures
 from factory.engines.choose import EngineKnobs, processes
-from factory.errors import FactoryError, HubError, Interrupted, RecipeError, WorkError, nearest
+from factory.errors import (
+    FactoryError,
+    HubError,
+    Interrupted,
+    RecipeError,
+    StageError,
+    WorkError,
+    nearest,
+)
 from factory.hub import Hub
 from factory.lock import Lock
+from factory.offline import Offline
 from factory.plan import Found, Holdings, State, Step, plan
+from factory.provisions import Provisions
 from factory.recipe import Loaded
 from factory.stages.job import Job, PartDone, Progress
 from factory.work import Clock, Home, Work
@@ -64,11 +74,69 @@ def run(
     sealed work is published by the next run. Raises FactoryError.
     """
     names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
-    wanted = _wanted(names, only, until)  # before anything is fetched for a misspelt one
+    wanted = select(names, only, until)  # before anything is fetched for a misspelt one
     with _stoppable(), _explained(home):
         pins, _ = stock.resolve(loaded, hub, home, report.note, frozen)
         held = stock.holdings(loaded, pins, hub, home)
         execute(loaded, pins, held, wanted, hub, home, report, part, fan)
+    return plan(loaded.recipe, pins, held)
+
+
+def apart(
+    given: Provisions,
+    report: Reporter,
+    name: str,
+    part: tuple[int, int] | None = None,
+    seal: bool = False,
+) -> None:
+    """Run one step where there is no hub: all of it, a part of its shards, or (`seal`) what is
+    left to do when all shards are there. Nothing is published. Raises FactoryError, a StageError
+    for a seal that lacks shards."""
+    loaded, home, hub = given.loaded(), Home(given.home), Offline(given)
+    with _stoppable(), _explained(home):
+        _unchanged(loaded, given.lock)
+        held = stock.holdings(loaded, given.lock, hub, home)
+        if seal:
+            _all_there(_find(plan(loaded.recipe, given.lock, held), name), loaded, home)
+        execute(loaded, given.lock, held, [name], hub, home, report, part)
+
+
+def work_of(given: Provisions, name: str) -> Work:
+    """The work directory of a step, where there is no hub. Raises FactoryError."""
+    loaded, home = given.loaded(), Home(given.home)
+    held = stock.holdings(loaded, given.lock, Offline(given), home)
+    step = _find(plan(loaded.recipe, given.lock, held), name)
+    return home.work(loaded.recipe.org, step.fingerprint)
+
+
+def _unchanged(loaded: Loaded, pins: Lock) -> None:
+    for source, path in loaded.files.items():
+        digest = content_digest([("rows", file_sha256(path))])
+        if pins.pins[source].digest != digest:
+            raise RecipeError(f"{path} is not what was submitted", "submit again")
+
+
+def _all_there(step: Step, loaded: Loaded, home: Home) -> None:
+    if step.state is not State.RUN:
+        return
+    there = home.work(loaded.recipe.org, step.fingerprint).progress()
+    if there is None or there[0] < there[1]:
+        missing = f"{there[1] - there[0]} of {there[1]}" if there else "all"
+        raise StageError(
+            f"{step.name} cannot be sealed: {missing} shards are missing",
+            "their tasks failed, see factory status; submit again, which makes what is missing",
+        )
+
+
+def publish(loaded: Loaded, hub: Hub, home: Home, report: Reporter) -> list[Step]:
+    """Publish what is sealed and not on the hub, run nothing, and return every step as it then
+    stands. Raises FactoryError."""
+    with _stoppable(), _explained(home):
+        pins, _ = stock.resolve(loaded, hub, home, None)
+        held = stock.holdings(loaded, pins, hub, home)
+        steps = plan(loaded.recipe, pins, held)
+        ready = [step.name for step in steps if step.state is State.PUBLISH]
+        execute(loaded, pins, held, ready, hub, home, report)
     return plan(loaded.recipe, pins, held)
 
 
@@ -101,7 +169,7 @@ def execute(
             step = _find(plan(loaded.recipe, pins, held), name)
         if part is not None:
             return
-        if step.state is State.PUBLISH:
+        if step.state is State.PUBLISH and hub.reachable:
             try:
                 tag = _publish(loaded, step, hub)
             except HubError as error:
@@ -118,7 +186,9 @@ def execute(
             if shelved and step.stage.kind in ("verdicts", "results"):
                 shelf.tell_models(loaded.recipe, hub, report.note)
         report.end(step, seconds)
-    if not shelved:  # where a run was killed between a tag and its place in the collection
+    if (
+        hub.reachable and not shelved
+    ):  # where a run was killed between a tag and its place in the collection
         _shelve(loaded, pins, held, hub, report)
     if unpublished:
         raise HubError(
@@ -153,7 +223,8 @@ def _fan_out(step: Step, work: Work, fan: Fan) -> None:
         fan(step.name, count, how.tensor_parallel)
 
 
-def _wanted(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
+def select(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
+    """The steps of these names that are asked for, in their order. Raises RecipeError."""
     for name in (*only, *((until,) if until else ())):
         if name not in names:
             raise RecipeError(

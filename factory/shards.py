@@ -157,6 +157,12 @@ def summed(work: Path, todo: Grid, name: str) -> Sum:
     return found
 
 
+def tokens(file: Path) -> int:
+    """How many tokens a shard cost, as its file says."""
+    with pq.ParquetFile(file) as parquet:
+        return int(_notes(parquet.schema_arrow).get("tokens", 0))
+
+
 def rows(work: Path, todo: Grid, name: str) -> pa.Table:
     """All rows of one slice, in the order of its shards. Raises WorkError for a missing shard."""
     return pa.concat_tables([pq.ParquetFile(file).read() for file in _files(work, todo, name)])

@@ -8,7 +8,7 @@ import pytest
 
 from factory import fan
 from factory.errors import Interrupted, RecipeError, StageError
-from factory.fan import Fan, read_part, visible
+from factory.fan import Fan, given, read_part, visible
 
 
 @pytest.mark.parametrize(("text", "part"), [("0/1", (0, 1)), ("7/8", (7, 8))])
@@ -24,9 +24,34 @@ def test_what_is_no_part_is_refused(text):
 
 def test_each_process_is_shown_gpus_of_its_own():
     assert [shown["CUDA_VISIBLE_DEVICES"] for shown in visible(3, 2, {})] == ["0,1", "2,3", "4,5"]
-    given = {"HIP_VISIBLE_DEVICES": "4,5,6,7"}
-    assert [shown["HIP_VISIBLE_DEVICES"] for shown in visible(2, 2, given)] == ["4,5", "6,7"]
+    asked = {"HIP_VISIBLE_DEVICES": "4,5,6,7", "HOME": "/home"}
+    assert [shown["HIP_VISIBLE_DEVICES"] for shown in visible(2, 2, asked)] == ["4,5", "6,7"]
+    assert all(shown["HOME"] == "/home" for shown in visible(2, 2, asked))
     assert all(len(set(shown.values())) == 1 for shown in visible(2, 1, {}))
+
+
+@pytest.mark.parametrize(
+    ("rocr", "above", "names"),
+    [
+        ("4,5", None, ["4", "5"]),  # as SLURM gives them on ROCm
+        ("4,5", "4,5", ["4", "5"]),  # said twice: HIP would look for a fifth among two
+        ("4,5,6,7", "1,3", ["5", "7"]),  # HIP numbers what ROCR left
+        ("0,1,2,3", "2,3", ["2", "3"]),
+        (None, "1", ["1"]),
+        (None, None, None),
+        ("", "", None),
+        ("GPU-a,GPU-b", "GPU-b", ["GPU-b"]),
+    ],
+)
+@pytest.mark.parametrize("variable", ["HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"])
+def test_what_slurm_and_rocm_say_of_gpus_is_put_together_once(rocr, above, names, variable):
+    said = {"ROCR_VISIBLE_DEVICES": rocr, variable: above, "GPU_DEVICE_ORDINAL": rocr}
+    environment = {key: value for key, value in said.items() if value is not None}
+    assert given(environment) == names
+    for shown in visible(1, 2, environment):
+        assert "ROCR_VISIBLE_DEVICES" not in shown and "GPU_DEVICE_ORDINAL" not in shown
+        if names and len(names) == 2:
+            assert shown["HIP_VISIBLE_DEVICES"] == ",".join(names)
 
 
 @pytest.fixture

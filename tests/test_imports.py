@@ -160,7 +160,10 @@ def test_the_list_of_stages_imports_them_all():
         ),
         ("datasets", {"factory.training.rows", "factory.reading"}),
         ("py3langid", {"factory.language.language_id"}),
-        ("jinja2", {"factory.cards.card", "factory.chat", "factory.report.page"}),
+        (
+            "jinja2",
+            {"factory.cards.card", "factory.chat", "factory.report.page", "factory.slurm.script"},
+        ),
         ("matplotlib", {"factory.cards.figures"}),
         ("euroeval", set()),
     ],
@@ -213,7 +216,7 @@ def test_the_pure_rooms_import_nothing_that_reaches_outside():
     pure = {
         f"factory.{name}"
         for name in ("pairs.pairing", "pairs.scales", "pairs.anatomy", "audit", "artifact",
-                     "plan", "cards.card", "cards.card_check", "cards.evaluation",
+                     "plan", "slurm.sizes", "cards.card", "cards.card_check", "cards.evaluation",
                      "cards.licenses", "cards.markdown", "cards.references",
                      *(f"report.{name}" for name in (
                          "benchmarks", "chain", "drawings", "examples", "findings", "gather",

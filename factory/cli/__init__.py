@@ -10,8 +10,20 @@ from datetime import datetime
 import typer
 
 from factory.cli import (
-    again, card, chat, check, doctor, hub, line, pairs, report, results, sync, use,
-)  # fmt: skip
+    again,
+    card,
+    chat,
+    check,
+    doctor,
+    hub,
+    line,
+    pairs,
+    report,
+    results,
+    slurm,
+    sync,
+    use,
+)
 from factory.cli.app import app, home_path
 from factory.errors import FactoryError
 from factory.redaction import redact
@@ -19,7 +31,7 @@ from factory.redaction import redact
 # each hangs its commands on app
 __all__ = [
     "again", "app", "card", "chat", "check", "doctor", "hub", "line", "main", "pairs", "report",
-    "results", "sync", "use",
+    "results", "slurm", "sync", "use",
 ]  # fmt: skip
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from factory.doctor import Check
 
 
+SiteName = Annotated[str | None, typer.Option("--site", help="Look at this cluster instead.")]
+JobToo = Annotated[bool, typer.Option("--job", help="With --site: from inside jobs, too.")]
+
+
 @app.command()
 def doctor(
     hub: Annotated[
@@ -30,6 +34,8 @@ def doctor(
         str | None,
         typer.Option("--install", help="Make what a stage needs beside: euroeval, euroeval-vllm."),
     ] = None,
+    site: SiteName = None,
+    job: JobToo = False,
     json_: Json = False,
 ) -> None:
     """Is this machine ready? One line for each thing, with its fix. Fails if one failed."""
@@ -40,7 +46,7 @@ def doctor(
     from factory.cli.transfer import PUBLIC
 
     found, remote = [], address(PUBLIC if hub is None else hub)
-    for check in _checks(remote, hub is not None, deep):
+    for check in _site(site, job) if site else _checks(remote, hub is not None, deep):
         found.append(check)
         if not json_:
             _tell(check)
@@ -72,6 +78,13 @@ def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
     yield from machine.check_disk(home_path())
     yield _local_hub(home_path() / "hub")
     yield from machine.check_hub(remote, remote_token(), asked)
+
+
+def _site(site: str, job: bool) -> list[Check]:
+    from factory.slurm import look
+    from factory.slurm import site as sites
+
+    return look.check(sites.load(site, home_path()), home_path(), job)
 
 
 def _install(name: str) -> None:

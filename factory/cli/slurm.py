@@ -1,0 +1,259 @@
+"""submit, status, cancel, task and publish: a recipe on a SLURM cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from factory.cli.app import app, home_path
+from factory.cli.line import Frozen, HubUrl, Json, Overrides, RecipeName
+
+if TYPE_CHECKING:
+    from factory.recipe import Loaded
+    from factory.slurm.status import Row
+
+_WATCH = 20.0  # seconds between looks: a queue is shared with others
+
+
+@app.command()
+def submit(
+    recipe: RecipeName,
+    site: Annotated[
+        str,
+        typer.Option(help="A .yaml file, or a name in ./sites, $FACTORY_HOME/sites, or of ours."),
+    ],
+    only: Annotated[list[str] | None, typer.Option(help="Submit these steps alone.")] = None,
+    until: Annotated[str | None, typer.Option(help="Submit nothing after this step.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the scripts; submit nothing.")
+    ] = False,
+    set_: Overrides = None,
+    hub: HubUrl = None,
+    frozen: Frozen = False,
+    json_: Json = False,
+) -> None:
+    """Run a recipe on SLURM: what is missing, and only that, with its dependencies."""
+    from factory.cli.session import session
+    from factory.recipe import load
+    from factory.slurm import site as sites
+
+    loaded = load(recipe, set_ or ())
+    the_site = sites.load(site, home_path())
+    with session(hub) as (home, the_hub):
+        from factory import stock
+        from factory.cli.console import Teller, console
+        from factory.plan import plan
+        from factory.run import select
+        from factory.slurm import line
+
+        teller = Teller(aside=True)
+        loaded = line.on_all_gpus(loaded, the_site, teller.note)
+        pins, _ = stock.resolve(loaded, the_hub, home, teller.note, frozen)
+        held = stock.holdings(loaded, pins, the_hub, home)
+        steps = plan(loaded.recipe, pins, held)
+        wanted = select([step.name for step in steps], only or [], until)
+        asked = line.Asked(loaded, pins, held, steps, wanted, the_site, home)
+        if dry_run:
+            found = list(line.dry(asked, the_hub, teller.note))
+            if json_:
+                typer.echo(json.dumps(dict(found), indent=1))
+            for name, script in () if json_ else found:
+                typer.echo(f"### {name}\n{script}")
+            return
+        made = line.submit(asked, the_hub, teller.note)
+        if json_:
+            typer.echo(made.model_dump_json(indent=1) if made else "null")
+            return
+        if made is None:
+            console.print("Nothing to submit: all of it is made, or in the queue.")
+            return
+        console.print(_submitted_table(made))
+        console.print(
+            f"Scripts, logs and the record: {made.directory}\n"
+            f"How it goes: factory status {recipe}    Publish what is sealed: "
+            f"factory publish {recipe}"
+        )
+
+
+@app.command()
+def status(
+    recipe: RecipeName,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again.")] = False,
+    set_: Overrides = None,
+    json_: Json = False,
+) -> None:
+    """How a submitted recipe stands: waiting, running, failed (and why), done."""
+    from factory.recipe import load
+
+    loaded = load(recipe, set_ or ())
+    while True:
+        found, spent = _look(loaded)
+        if json_:
+            told = {"steps": [asdict(row) for row in found], "gpu_hours": spent}
+            typer.echo(json.dumps(told, indent=None if watch else 1))
+        else:
+            _print_status(found, spent, clear=watch)
+        alive = any(row.stand in ("running", "waiting") for row in found)
+        if not watch or not alive:
+            return
+        time.sleep(_WATCH)
+
+
+@app.command()
+def cancel(
+    recipe: RecipeName,
+    only: Annotated[list[str] | None, typer.Option(help="Cancel these steps alone.")] = None,
+    set_: Overrides = None,
+) -> None:
+    """Take a recipe's jobs out of the queue; what is finished stays, and submitting goes on."""
+    from factory.recipe import load
+    from factory.slurm import line
+    from factory.slurm.queue import Queue
+
+    standing = line.standing(load(recipe, set_ or ()), home_path(), Queue())
+    jobs = {
+        step: list(dict.fromkeys(one.array for one in found))
+        for step, found in standing.alive.jobs.items()
+        if not only or step in only
+    }
+    if only:
+        from factory.run import select
+
+        select([step.name for step in standing.steps], only, None)
+    Queue().cancel(job for ids in jobs.values() for job in ids)
+    for step, ids in jobs.items():
+        typer.echo(f"{step}: cancelled {', '.join(ids)}")
+    if not jobs:
+        typer.echo("nothing of it is in the queue")
+
+
+@app.command()
+def task(
+    directory: Annotated[Path, typer.Argument(help="A submission's directory.")],
+    step: Annotated[str, typer.Argument(help="The step.")],
+    shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n tasks.")] = None,
+    engines: Annotated[int, typer.Option(min=1, help="Processes that share a task.")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each of them.")] = 0,
+    seal: Annotated[
+        bool, typer.Option("--seal", help="Seal it; all shards must be there.")
+    ] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Bring what all steps read.")] = False,
+) -> None:
+    """One job of a submission, as its scripts run it on a node: no hub, no network."""
+    from factory import fan
+    from factory.slurm import node
+
+    part = None
+    if shard is not None:
+        number, of = fan.read_part(shard)
+        part = node.part(number, of, engines, os.environ)
+        node.show_gpus(engines, gpus, os.environ)
+    elif not seal and not fetch:
+        node.show_all(os.environ)
+    if fetch:
+        from factory.cli.session import session
+
+        with session(None) as (_, hub):
+            from factory import provisions
+
+            given = provisions.bring(provisions.read(directory), hub, directory)
+            typer.echo(f"{len(given.repos)} models and datasets are on the shared disk")
+        return
+    node.cut_off(os.environ, directory)
+    from factory import provisions, run
+    from factory.cli.console import Teller
+    from factory.training import launch
+
+    given, meeting = provisions.read(directory), launch.Meeting.of(os.environ)
+    over = directory / "ends" / f"over-{meeting.key}"
+    if meeting.rank:
+        launch.join(run.work_of(given, step).path / "checkpoints", over)
+        return
+    teller = Teller()
+    try:
+        run.apart(given, teller, step, part, seal)
+    finally:
+        teller.stop()
+        if meeting.machines > 1:
+            over.touch()
+
+
+@app.command()
+def publish(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None) -> None:
+    """Publish what is sealed and not on the hub yet; run nothing."""
+    from factory.cli.session import session
+    from factory.recipe import load
+
+    loaded = load(recipe, set_ or ())
+    with session(hub) as (home, the_hub):
+        from factory import run
+        from factory.cli import console as shown
+
+        teller = shown.Teller()
+        steps = run.publish(loaded, the_hub, home, teller)
+        shown.console.print(shown.repos_table(steps))
+
+
+def _look(loaded: Loaded) -> tuple[list[Row], float | None]:
+    from factory.slurm import line
+    from factory.slurm.queue import Queue
+
+    queue = Queue()
+    standing = line.standing(loaded, home_path(), queue)
+    return line.look(standing, queue)
+
+
+def _submitted_table(made: object) -> object:
+    from rich.table import Table
+
+    from factory.slurm.submission import Submission
+
+    assert isinstance(made, Submission)
+    table = Table(title=f"Submitted to {made.site}", title_justify="left")
+    for column in ("step", "job", "what", "tasks", "after"):
+        table.add_column(column, overflow="fold")
+    for step in made.steps:
+        for job in step.jobs:
+            table.add_row(
+                step.step, job.id, job.kind, str(job.tasks) if job.kind == "array" else "",
+                ", ".join(job.after),
+            )  # fmt: skip
+    return table
+
+
+def _print_status(found: list[Row], spent: float | None, clear: bool) -> None:
+    from rich.table import Table
+
+    from factory.cli.console import console, duration
+
+    table = Table(title="Status", title_justify="left")
+    for column in ("step", "state", "shards", "tasks", "tokens/s", "left", "what is said"):
+        table.add_column(column, overflow="fold")
+    for row in found:
+        table.add_row(
+            row.step,
+            row.stand,
+            f"{row.shards[0]}/{row.shards[1]}" if row.shards else "",
+            f"{row.running} run, {row.waiting} wait" if row.running or row.waiting else "",
+            f"{row.tokens_per_second:.0f}" if row.tokens_per_second else "",
+            duration(row.seconds_left) if row.seconds_left is not None else "",
+            row.said,
+        )
+    if clear and console.is_terminal:
+        console.clear()
+    console.print(table)
+    for row in found:
+        for failure in row.failures:
+            which = failure.job + (f"_{failure.task}" if failure.task is not None else "")
+            console.print(f"{row.step}, job {which}: {failure.how} on {failure.node or '?'}")
+            for line in failure.lines:
+                console.print(f"  | {line}")
+            console.print(f"  log: {failure.log}")
+    if spent is not None:
+        console.print(f"GPU-hours so far, as SLURM counts: {spent:.1f}")

@@ -1,0 +1,202 @@
+"""A recipe and a cluster together: what is submitted, and how that stands."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory import check, provisions, stock
+from factory.errors import FactoryError, WorkError
+from factory.estimate import estimate
+from factory.hub import Hub
+from factory.lock import Lock
+from factory.offline import Offline
+from factory.plan import Holdings, State, Step, plan
+from factory.provisions import Provisions
+from factory.reading import View, is_file
+from factory.recipe import Loaded
+from factory.slurm import status, submission
+from factory.slurm.queue import Queue, clean_environment
+from factory.slurm.site import Site
+from factory.slurm.status import Row
+from factory.slurm.submission import Alive, Part, Submission, on_all_gpus
+from factory.stages.contract import Outside
+from factory.work import Home
+
+__all__ = ["Asked", "Standing", "dry", "look", "on_all_gpus", "standing", "submit"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be submitted where: a recipe, all that is known of it, and the steps wanted."""
+
+    loaded: Loaded
+    pins: Lock
+    held: Holdings
+    steps: Sequence[Step]
+    wanted: Sequence[str]
+    site: Site
+    home: Home
+
+
+def submit(
+    asked: Asked, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
+) -> Submission | None:
+    """Hand in what must run and is not in the queue; None where there is nothing. Raises
+    FactoryError."""
+    queue = queue or Queue()
+    clean_environment()
+    recipe, home, site = asked.loaded.recipe, asked.home, asked.site
+    with submission.alone(home.root, recipe):
+        alive, queued = _alive(asked, queue, tell)
+        going = _going(asked, alive)
+        if not going:
+            return None
+        _checked(asked, going, hub, tell)
+        made = submission.begin(home.root, recipe, site)
+        given = provisions.gather(
+            asked.loaded,
+            asked.pins,
+            asked.held,
+            home,
+            asked.steps,
+            {step.name for step in going},
+            made.directory,
+        )
+        if site.network == "login":
+            given = provisions.bring(given, hub, made.directory)
+        else:
+            given.write(made.directory)
+        parts = _cut(asked, alive, queued, given)
+        made.write()
+        fetch = bool(given.wanting())
+        return submission.submit(made, parts, alive, site, home.root, queue, fetch)
+
+
+def dry(
+    asked: Asked, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
+) -> Iterator[tuple[str, str]]:
+    """Every script that `submit` would hand in, by its name; nothing is written."""
+    try:
+        alive, queued = _alive(asked, queue or Queue(), tell)
+    except WorkError as error:  # scripts can be looked at where no SLURM is
+        tell(f"as if nothing were in the queue: {error.what}")
+        alive, queued = Alive(), 0
+    before = submission.earlier(asked.home.root, asked.loaded.recipe)
+    number = max((one.number for one in before), default=0) + 1
+    made = Submission(
+        number=number,
+        recipe=asked.loaded.recipe.name,
+        org=asked.loaded.recipe.org,
+        site=asked.site.name,
+        created="",
+        directory=submission.room(asked.home.root, asked.loaded.recipe) / str(number),
+    )
+    _checked(asked, _going(asked, alive), hub, tell)
+    parts = _cut(asked, alive, queued, None)
+    fetch = asked.site.network == "job"
+    yield from submission.scripts(made, parts, asked.site, asked.home.root, fetch and bool(parts))
+
+
+def _alive(asked: Asked, queue: Queue, tell: Callable[[str], None]) -> tuple[Alive, int]:
+    queued = queue.jobs()
+    before = submission.earlier(asked.home.root, asked.loaded.recipe)
+    alive = Alive.of(asked.home.root, asked.steps, before, queued)
+    for name in asked.wanted:
+        if name in alive.jobs:
+            tell(f"{name} is in the queue already: job {', '.join(alive.last(name))}")
+    return alive, len(queued)
+
+
+def _going(asked: Asked, alive: Alive) -> list[Step]:
+    return [
+        step
+        for step in asked.steps
+        if step.name in asked.wanted and step.state is State.RUN and step.name not in alive.jobs
+    ]
+
+
+def _checked(asked: Asked, going: Sequence[Step], hub: Hub, tell: Callable[[str], None]) -> None:
+    """Templates and lengths, before anything is queued for; where tokenizers can be read."""
+    if importlib.util.find_spec("transformers") is None:
+        tell("templates are not checked here, without transformers: the first task does it")
+        return
+    before = check.gate(
+        asked.loaded, asked.pins, hub, asked.home, tell, [step.name for step in going]
+    )
+    for step in going:
+        before(step)
+
+
+def _cut(asked: Asked, alive: Alive, queued: int, given: Provisions | None) -> list[Part]:
+    def rows(step: Step, name: str) -> int | None:
+        return _count(asked.loaded, step, name, given)
+
+    counted = submission.sources(_going(asked, alive), rows)
+    left = estimate(asked.steps, asked.held, counted)
+    org = asked.loaded.recipe.org
+    return submission.cut(
+        asked.steps, asked.wanted, alive, left, asked.site, asked.home, org, queued
+    )
+
+
+def _count(loaded: Loaded, step: Step, name: str, given: Provisions | None) -> int | None:
+    """How many rows a slice of a source has, where its files are here to be read."""
+    stage = step.stage
+    spec = next(made.spec for made in step.slices if made.spec.name == name)
+    need = spec.need("source")
+    if not isinstance(stage, View) or not isinstance(need, Outside):
+        return None
+    path: Path | None = None
+    if is_file(need.source):
+        path = loaded.file(need.source)
+    elif given is not None:
+        source = need.source.partition("@")[0]
+        path = next((one.path for one in given.repos if one.name == source), None)
+    if path is None:
+        return None
+    try:
+        return sum(row is not None for _, row in stage.rows(path, str(spec.language)))
+    except FactoryError:
+        return None  # the step itself says what is wrong with it
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A recipe that was submitted, as disk and queue say."""
+
+    loaded: Loaded
+    home: Home
+    steps: Sequence[Step]
+    before: Sequence[Submission]
+    alive: Alive
+
+
+def standing(loaded: Loaded, home: Path, queue: Queue) -> Standing:
+    """The plan by what the newest submission took with it: no hub is asked, so that it can be
+    looked at as often as one likes. Raises WorkError where nothing was submitted."""
+    before = submission.earlier(home, loaded.recipe)
+    if not before:
+        raise WorkError(
+            f"nothing of {loaded.recipe.name} was submitted from {home}",
+            f"factory submit {loaded.recipe.name} --site NAME, or factory plan",
+        )
+    given = provisions.read(before[-1].directory)
+    pins = given.lock
+    loaded = given.loaded()
+    held = stock.holdings(loaded, pins, Offline(given), Home(home))
+    steps = plan(loaded.recipe, pins, held)
+    return Standing(loaded, Home(home), steps, before, Alive.of(home, steps, before, queue.jobs()))
+
+
+def look(found: Standing, queue: Queue) -> tuple[list[Row], float | None]:
+    """Every step as it stands, and the GPU-hours of all jobs where SLURM keeps account."""
+    ids = [id_ for one in found.before for id_ in one.ids()]
+    ended = queue.ended(ids)
+    rows = status.rows(
+        found.steps, found.before, found.alive, ended, found.home, found.loaded.recipe.org
+    )
+    counted = [one.seconds * one.gpus / 3600 for one in ended if one.seconds is not None]
+    return rows, sum(counted) if counted else None

@@ -1,0 +1,250 @@
+"""A site: one cluster, in one YAML file. What is asked of it for each family of stages, what it
+allows, and what a script needs to know of it. Nothing here changes what is made."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from factory import yaml12
+from factory.engines.choose import EngineKnobs
+from factory.errors import RecipeError, nearest
+from factory.knobs import Knobs
+from factory.recipe import explain, merge
+from factory.stages.contract import Stage
+from factory.training.settings import Running
+
+SHIPPED = Path(__file__).parents[2] / "slurm"
+INSTALLED = Path(__file__).parents[1] / "_data" / "slurm"  # where the wheel puts it
+
+FamilyName = Literal["generate", "train", "euroeval", "cpu"]
+_TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
+_MEMORY = re.compile(r"\d+[KMGT]?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY", re.IGNORECASE)
+
+
+class Limits(Knobs):
+    """What the cluster allows. `array`: tasks in one array (its MaxArraySize; more are submitted
+    as several arrays). `at_once`: tasks of a step that may run at the same time. `submitted`: jobs
+    a user may have in the queue, each task of an array counted. `requeue`: how often a job that
+    was told to stop puts itself back; 0 where jobs may not. `warn`: seconds before its time is
+    over at which a job is told; a shard or a checkpoint should be done in that time."""
+
+    array: int = Field(1000, ge=1)
+    at_once: int | None = Field(None, ge=1)
+    submitted: int | None = Field(None, ge=1)
+    requeue: int = Field(5, ge=0)
+    warn: int = Field(300, ge=10)
+
+
+class Shell(Knobs):
+    """What a script does before the factory starts. `setup`: lines of bash, such as `module load`;
+    `environment`: exported, `$NAME` in it is filled in on the node; `binds`: directories that a
+    container shows beside the home directory of the factory."""
+
+    setup: tuple[str, ...] = ()
+    environment: dict[str, str] = Field(default_factory=dict)
+    binds: tuple[str, ...] = ()
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if not _VARIABLE.fullmatch(str(name)):
+                raise ValueError(f"{name!r} is no name of a variable")
+            if _SECRET.search(str(name)):
+                raise ValueError(
+                    f"{name} would stand in every script: put it into the file that secrets: names"
+                )
+        return value
+
+
+class Family(Shell):
+    """What one family of stages asks for: `gpus` on each of `nodes`, or the whole node if
+    `exclusive`. `container` is an image file; without, `factory` is run on the node itself.
+    `cpu_masks`: for each GPU of a whole node, in order, the cores nearest to it (hexadecimal).
+    `tasks` is the most a step is cut into, `shards` what each engine of a task should get."""
+
+    partition: str
+    time: str
+    qos: str | None = None
+    memory: str | None = None
+    nodes: int = Field(1, ge=1)
+    gpus: int = Field(0, ge=0)
+    cpus: int | None = Field(None, ge=1)
+    exclusive: bool = False
+    constraint: str | None = None
+    options: tuple[str, ...] = ()  # more lines for sbatch, such as --reservation=name
+    container: Path | None = None
+    factory: str = "factory"
+    cpu_masks: tuple[str, ...] = ()
+    tasks: int = Field(16, ge=1)
+    shards: int = Field(4, ge=1)
+
+    @field_validator("time")
+    @classmethod
+    def _a_time(cls, value: str) -> str:
+        if not _TIME.fullmatch(value):
+            raise ValueError("write minutes, hours:minutes:seconds or days-hours:minutes:seconds")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _an_amount(cls, value: str | None) -> str | None:
+        if value is not None and not _MEMORY.fullmatch(value):
+            raise ValueError("write an amount such as 480G; 0 asks for all of a node")
+        return value
+
+    @field_validator("cpu_masks")
+    @classmethod
+    def _masks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for mask in value:
+            if not re.fullmatch(r"[0-9a-f]+", mask):
+                raise ValueError(f"{mask!r} is no mask in hexadecimal")
+        return value
+
+    @model_validator(mode="after")
+    def _a_mask_each(self) -> Family:
+        if self.cpu_masks and len(self.cpu_masks) != self.gpus:
+            raise ValueError(f"{len(self.cpu_masks)} cpu_masks for {self.gpus} gpus")
+        return self
+
+    def masks(self, engines: int) -> list[str]:
+        """For each of so many engines of a node the cores near its GPUs; none where the site has
+        no masks, or the engines do not share out its GPUs evenly."""
+        each, odd = divmod(len(self.cpu_masks), engines)
+        if odd or not each:
+            return []
+        groups = (self.cpu_masks[n * each : (n + 1) * each] for n in range(engines))
+        found = []
+        for group in groups:
+            cores = 0
+            for mask in group:
+                cores |= int(mask, 16)
+            found.append(f"{cores:x}")
+        return found
+
+
+class Site(Shell):
+    """A cluster. `all:`-like keys (`setup`, `environment`, `binds`) go before those of a family."""
+
+    name: str
+    description: str = ""
+    account: str | None = None
+    gpu: Literal["rocm", "cuda", "none"] = "none"
+    gpu_request: Literal["gpus-per-node", "gres"] = "gpus-per-node"
+    runtime: Literal["singularity", "apptainer"] = "singularity"
+    network: Literal["login", "job"] = "login"  # where what is needed is brought from
+    secrets: Path | None = None  # a file of 0600 with NAME=value lines, for jobs with a network
+    scratch: Path | None = None  # where the factory's home should lie; doctor looks at it
+    limits: Limits = Limits()
+    generate: Family
+    train: Family
+    euroeval: Family | None = None
+    cpu: Family
+
+    def family(self, name: FamilyName) -> Family:
+        """Raises RecipeError for one that the site does not have."""
+        found: Family | None = getattr(self, name)
+        if found is None:
+            raise RecipeError(
+                f"the site {self.name} says nothing of {name}", f"add {name}: to its file"
+            )
+        return found
+
+
+def family_of(stage: Stage) -> FamilyName:
+    """Which family a stage asks its resources of."""
+    if stage.name == "euroeval":
+        return "euroeval"
+    if stage.from_ is not None:
+        return "cpu"
+    if isinstance(stage.how, EngineKnobs):
+        return "generate"
+    return "train" if isinstance(stage.how, Running) else "cpu"
+
+
+def directory() -> Path:
+    """Where the template and the shipped sites lie, in a checkout or in an installed wheel."""
+    return INSTALLED if INSTALLED.is_dir() else SHIPPED
+
+
+def places(home: Path) -> list[Path]:
+    """Where sites are looked for by name, in order."""
+    return [Path("sites"), home / "sites", directory() / "sites"]
+
+
+def find(name: str, home: Path) -> Path:
+    """The file for a path or a name. Raises RecipeError."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise RecipeError(f"no site at {name}", "check the path")
+        return path
+    known: dict[str, Path] = {}
+    for place in places(home):
+        for file in sorted(place.glob("*.yaml")):
+            known.setdefault(file.stem, file)
+    if name not in known:
+        raise RecipeError(
+            f"no site called {name!r}{nearest(name, known)}",
+            f"give a path to a .yaml file, or one of {', '.join(sorted(known))}",
+        )
+    return known[name]
+
+
+def load(name: str, home: Path) -> Site:
+    """The site at a path or of a name; `extends:` names the one that it changes. Raises
+    RecipeError that names the line and the nearest right word."""
+    path = find(name, home)
+    document = _read(path, home, ())
+    _fill_in(document)
+    document.data.setdefault("name", path.stem)
+    try:
+        return Site.model_validate(document.data)
+    except ValidationError as error:
+        raise explain(error, document, Site, "the site") from None
+
+
+def _read(path: Path, home: Path, seen: tuple[Path, ...]) -> yaml12.Document:
+    if path.resolve() in seen:
+        raise RecipeError(f"{path} extends itself", "break the circle")
+    document = yaml12.parse(path.read_text(encoding="utf-8"), path.name)
+    if not isinstance(document.data, dict):
+        raise RecipeError(f"{path} holds no site", "start from one of slurm/sites/")
+    if "extends" not in document.data:
+        return document
+    above = find(str(document.data.pop("extends")), home)
+    base = _read(above, home, (*seen, path.resolve()))
+    merged = merge(base.data, document.data)
+    return yaml12.Document(merged, {**base.places, **document.places})
+
+
+def _fill_in(document: yaml12.Document) -> None:
+    """Fill in `$NAME` where a value is needed here and not on a node: what is known when jobs are
+    submitted. Raises RecipeError for a variable that is not set."""
+
+    def filled(value: Any, path: tuple[str | int, ...]) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: one if key in ("environment", "setup") else filled(one, (*path, key))
+                for key, one in value.items()
+            }
+        if isinstance(value, list):
+            return [filled(one, (*path, number)) for number, one in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        full = os.path.expanduser(os.path.expandvars(value))  # noqa: PTH111  (also in binds)
+        if left := re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", full):
+            raise RecipeError(
+                f"{document.place(path)}: {left[1]} is not set",
+                f"export {left[1]}=…, or write the value into a site of your own",
+            )
+        return full
+
+    document.data = filled(document.data, ())

@@ -1,0 +1,97 @@
+"""How a step is cut into jobs: engines on a node, tasks of an array, arrays of what a site allows.
+Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from factory.engines.choose import EngineKnobs
+from factory.errors import RecipeError
+from factory.plan import Step
+from factory.slurm.queue import ranges
+from factory.slurm.site import Family, Limits
+
+
+@dataclass(frozen=True)
+class Size:
+    """`tasks` in all, of which `todo` have something to make; each is `engines` processes on one
+    node, each on `gpus` GPUs. `whole`: one process, that seals as well."""
+
+    tasks: int = 1
+    engines: int = 1
+    gpus: int = 0
+    todo: tuple[int, ...] = (0,)
+
+    @property
+    def whole(self) -> bool:
+        return self.tasks * self.engines == 1
+
+
+def engines(step: Step, family: Family) -> tuple[int, int]:
+    """(engines on a node, GPUs of each). Raises RecipeError where a node has too few."""
+    how = step.stage.how
+    if not isinstance(how, EngineKnobs) or step.stage.from_ is not None:
+        return 1, family.gpus
+    if how.engine == "openai":
+        return 1, 0  # the model is somewhere else
+    if family.gpus and how.tensor_parallel > family.gpus:
+        raise RecipeError(
+            f"{step.name}: how.tensor_parallel is {how.tensor_parallel}, and the site gives "
+            f"{family.gpus} GPUs a node",
+            "set gpus: in the site's file, or a smaller tensor_parallel",
+        )
+    fit = family.gpus // how.tensor_parallel if family.gpus else 1
+    count = how.processes or fit
+    if family.gpus and count > fit:
+        raise RecipeError(
+            f"{step.name}: how.processes is {count}, and {fit} engines of {how.tensor_parallel} "
+            "GPUs fit on a node",
+            f"set how.processes to {fit} or less, or leave it out",
+        )
+    return count, how.tensor_parallel if family.gpus else 0
+
+
+def size(step: Step, family: Family, shards: int | None, most: int | None = None) -> Size:
+    """How a step is cut, given how many shards it has; None where nobody can tell yet, and then
+    it is cut into as many as the site allows."""
+    count, gpus = engines(step, family)
+    if not isinstance(step.stage.how, EngineKnobs) or step.stage.from_ is not None:
+        return Size(1, 1, gpus)
+    cap = max(1, min(family.tasks, most if most is not None else family.tasks))
+    tasks = cap if shards is None else min(cap, max(1, -(-shards // (count * family.shards))))
+    if shards is not None and tasks == 1:
+        count = min(count, max(1, shards))
+    return Size(tasks, count, gpus, tuple(range(tasks)))
+
+
+def left(cut: Size, missing: Collection[int]) -> Size:
+    """The same cut, of which only the tasks that have a missing shard are to do."""
+    parts = cut.tasks * cut.engines
+    todo = sorted({shard % parts // cut.engines for shard in missing})
+    return Size(cut.tasks, cut.engines, cut.gpus, tuple(todo))
+
+
+def arrays(todo: Sequence[int], limits: Limits) -> list[tuple[str, int]]:
+    """(what sbatch is given as --array, what is added to its numbers), for each array. An array's
+    numbers are below the site's limit."""
+    chunks: dict[int, list[int]] = {}
+    for number in todo:
+        chunks.setdefault(number // limits.array, []).append(number % limits.array)
+    cap = f"%{max(1, limits.at_once // len(chunks))}" if limits.at_once and chunks else ""
+    return [(ranges(some) + cap, chunk * limits.array) for chunk, some in sorted(chunks.items())]
+
+
+def share(wanted: Sequence[int], singles: int, queued: int, limits: Limits) -> int | None:
+    """The most tasks that each array may have, so that all jobs together stay below what the site
+    allows in the queue; None where it has no limit. Raises RecipeError when they cannot."""
+    if limits.submitted is None or sum(wanted) + singles + queued <= limits.submitted:
+        return None
+    room = limits.submitted - singles - queued
+    if room < len(wanted):
+        raise RecipeError(
+            f"the site allows {limits.submitted} jobs in the queue; {queued} are there, and this "
+            f"needs {singles + len(wanted)} more at the least",
+            "submit a part with --until, or wait",
+        )
+    return room // len(wanted)

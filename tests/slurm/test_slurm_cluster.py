@@ -1,0 +1,314 @@
+"""The smoke recipe on a real SLURM of one node, through a kill and a cancelled task; every task in
+a network namespace that has nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.artifact import Manifest, read_manifest
+from factory.errors import WorkError
+from factory.slurm import site as sites
+from factory.slurm import sizes
+from factory.slurm.queue import Queue
+from factory.slurm.script import Work, render
+from tests.conftest import run_factory
+from tests.slurm.cluster import Cluster, cluster, site, why_not
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
+
+# Many small shards, so that a task can be hit in the middle of its part.
+SMALL = ["--set", "stages.generate.how.shard=1", "--set", "stages.generate.max_tokens=24"]
+
+
+def alone_in_a_namespace() -> bool:
+    """Whether tasks can be cut off from the network here."""
+    command = ["unshare", "--net", "ip", "link", "set", "lo", "up"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    before = dict(os.environ)
+    with cluster(tmp_path_factory.mktemp("slurm")) as found:
+        os.environ.update(found.environment)
+        try:
+            yield found
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@dataclass
+class Line:
+    """What came of the line: two submissions, and what was said on the way."""
+
+    home: Path
+    said: dict[str, str]
+    watched: Path
+
+    def records(self) -> list[dict[str, Any]]:
+        paths = sorted(self.home.glob("slurm/local-smoke/*/submission.json"))
+        return [json.loads(path.read_text()) for path in paths]
+
+
+def manifests(home: Path) -> dict[str, Manifest]:
+    found = [read_manifest(path.parent) for path in home.glob("work/local/*/artifact/factory.json")]
+    return {manifest.step: manifest for manifest in found}
+
+
+def process_of(*words: str) -> int:
+    """The process whose command line has all these words."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            said = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if (set(words) <= set(said) and said[0].endswith("python")) or (
+            set(words) <= set(said) and "python" in Path(said[0]).name
+        ):
+            return int(path.parent.name)
+    raise AssertionError(f"nobody runs {words}")
+
+
+@pytest.fixture(scope="module")
+def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """The smoke recipe by `factory submit`: one task killed, one cancelled, submitted again."""
+    root = tmp_path_factory.mktemp("line")
+    home, watched = root / "home", root / "watched"
+    watched.touch()
+    program = root / "factory"
+    cut_off = "unshare --net bash -c 'ip link set lo up; exec \"$@\"' - " if cut() else ""
+    source = Path(__file__).parents[2]
+    program.write_text(
+        f"#!/bin/bash\nexport PYTHONPATH={source / 'tests/slurm/watch'}:{source}\n"
+        f"export FACTORY_WATCHED={watched}\n"
+        f"exec {cut_off}{sys.executable} -c 'from factory.cli import main; main()' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    each = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {program}"
+    where = site(
+        slurm.root,
+        generate=f"{{{each}, tasks: 2, shards: 1}}",
+        train=f"{{{each}}}",
+        cpu=f"{{{each}}}",
+        environment="{OMP_NUM_THREADS: '1'}",  # two tasks at once on two cores
+    )
+    said = {}
+
+    def factory(*arguments: str) -> str:
+        done = run_factory(*arguments, home=home)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    submit = ("submit", "smoke", "--site", str(where), *SMALL)
+    said["submitted"] = factory(*submit)
+    said["at once again"] = factory(*submit)
+    shards = lambda: list(home.glob("work/local/*/shards/*/*.parquet"))  # noqa: E731
+    wait(lambda: tasks(slurm, "generate", "array") == {"RUNNING"} and len(shards()) > 4)
+    directory = str(home / "slurm/local-smoke/1")
+    os.kill(process_of("task", directory, "generate", "0/2"), signal.SIGKILL)
+    [second] = [job for job, _, name in slurm.jobs() if named(name, "generate", "array")
+                and job.endswith("_1")]  # fmt: skip
+    slurm.ask("scancel", second)
+    slurm.empty()
+    said["failed"] = factory("status", "smoke")
+    said["failed, for programs"] = run_factory("status", "smoke", "--json", home=home).stdout
+    (root / "between").write_text("\n".join(str(path.relative_to(home)) for path in shards()))
+    said["submitted again"] = factory(*submit)
+    slurm.empty()
+    said["done"] = factory("status", "smoke")
+    said["after"] = factory(*submit)
+    said["published"] = factory("publish", "smoke", *SMALL)
+    return Line(home, said, watched)
+
+
+def cut() -> bool:
+    return alone_in_a_namespace()
+
+
+def named(name: str, step: str, kind: str) -> bool:
+    return name.startswith(f"{step}.") and name.endswith(f".{kind}")
+
+
+def tasks(slurm: Cluster, step: str, kind: str) -> set[str]:
+    return {state for _, state, name in slurm.jobs() if named(name, step, kind)}
+
+
+def wait(true: Any, timeout: float = 240) -> None:
+    end = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_nothing_is_submitted_twice_while_it_is_in_the_queue(line: Line) -> None:
+    assert "Nothing to submit" in line.said["at once again"]
+    assert "generate is in the queue already" in line.said["at once again"]
+    assert len(line.records()) == 2
+
+
+def test_a_seal_that_lacks_shards_fails_and_what_waits_for_it_does_not_hang(line: Line) -> None:
+    rows = {row["step"]: row for row in json.loads(line.said["failed, for programs"])["steps"]}
+    assert rows["generate"]["stand"] == "failed"
+    hows = {failure["how"] for failure in rows["generate"]["failures"]}
+    assert any("exit code 137" in how for how in hows), hows
+    assert any("cancelled" in how for how in hows), hows
+    done, of = rows["generate"]["shards"]
+    assert 0 < done < of
+    assert all(failure["node"] for failure in rows["generate"]["failures"])
+    assert {rows[name]["stand"] for name in ("prompts", "reward")} == {"done"}
+    assert rows["judge"]["stand"] == "failed"  # taken out of the queue, not waiting for ever
+    assert "shards are missing" in line.said["failed"]  # the seal's own words, from its log
+
+
+def test_only_what_is_missing_is_submitted_again(line: Line) -> None:
+    first, second = line.records()
+    assert {step["step"] for step in first["steps"]} >= {"prompts", "reward", "generate", "judge"}
+    again = {step["step"] for step in second["steps"]}
+    assert "generate" in again and not again & {"prompts", "reward", "questions"}
+    for record in (first, second):
+        jobs = {step["step"]: step["jobs"] for step in record["steps"]}
+        array, seal = jobs["generate"]
+        assert seal["after"] == [array["id"]]
+        assert jobs["score"][0]["after"] and seal["id"] in jobs["score"][0]["after"]
+
+
+def test_the_rows_are_those_of_a_run_on_one_machine(line: Line, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = run_factory("run", "smoke", *SMALL, home=home, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    here, there = manifests(home), manifests(line.home)
+    assert there.keys() == here.keys()
+    for step, manifest in here.items():
+        assert there[step].fingerprint == manifest.fingerprint
+        for name, record in manifest.slices.items():
+            other = there[step].slices[name]
+            assert other.rows == record.rows, (step, name)
+            if manifest.determinism == "exact":
+                assert other.digest == record.digest, (step, name)
+
+
+def test_no_task_looked_for_anybody_outside(line: Line) -> None:
+    if not cut():
+        pytest.skip("no network namespaces here: unshare --net is refused")
+    local = ("127.0.0.1", "localhost", "::1", "None", "0.0.0.0", "::", "")
+    host = os.uname().nodename
+    asked = {said.split(" ", 2)[-1].removeprefix("up ") for said in
+             line.watched.read_text().splitlines()}  # fmt: skip
+    assert asked <= {*local, host}, asked
+
+
+def test_what_is_sealed_is_published_by_whoever_next_holds_the_hub(line: Line) -> None:
+    assert "Nothing to submit" in line.said["after"]
+    done = run_factory("plan", "smoke", "--json", *SMALL, home=line.home)
+    steps = json.loads(done.stdout)
+    assert {step["state"] for step in steps} == {"reuse"}
+    assert line.said["done"].count("sealed") == len(steps)
+
+
+@pytest.fixture
+def jobs(slurm: Cluster, tmp_path: Path) -> Any:
+    """Hands in jobs of a step `x` whose factory is a stub; `begun` lists the tasks it was given."""
+    record = tmp_path / "home" / "slurm" / "o-r" / "1"
+    for name in ("logs", "ends"):
+        (record / name).mkdir(parents=True)
+    stub = tmp_path / "stub"
+
+    def hand_in(kind: str, program: str, after: dict[str, list[str]], todo: Any = (0,)) -> Any:
+        stub_of = stub.with_name(f"stub-{kind}-{time.monotonic_ns()}")
+        stub_of.write_text(f"#!/bin/bash\n{program}\n")
+        stub_of.chmod(0o755)
+        each = f"{{partition: standard-g, time: '10', factory: {stub_of}}}"
+        where = site(slurm.root, generate=each, train=each, cpu=each)
+        the_site = sites.load(str(where), tmp_path)
+        work = Work(kind, "x", f"x.{kind}", "generate", record, tmp_path / "home", tasks=9)  # type: ignore[arg-type]
+        script = record / f"{stub_of.name}.sh"
+        script.write_text(render(work, the_site))
+        arrays = sizes.arrays(todo, the_site.limits) if kind == "array" else [("", 0)]
+        return [Queue().submit(script, after, given or None, offset) for given, offset in arrays]
+
+    return hand_in
+
+
+def test_more_tasks_than_an_array_may_have_are_several_arrays(
+    jobs: Any, slurm: Cluster, tmp_path: Path
+) -> None:
+    ids = jobs("array", f'echo "$5" >> {tmp_path}/begun', {}, (0, 1, 2, 3, 4, 7, 8))
+    assert len(ids) == 3
+    after = jobs("whole", f"touch {tmp_path}/after", {"afterok": ids})
+    slurm.empty(60)
+    parts = sorted((tmp_path / "begun").read_text().split())
+    assert parts == [f"{n}/9" for n in (0, 1, 2, 3, 4, 7, 8)]
+    assert after and (tmp_path / "after").exists()
+    with pytest.raises(WorkError, match="array"):
+        Queue().submit(
+            next((tmp_path / "home").rglob("*.sh")), {}, array="0-9"
+        )  # what the cuts are for
+
+
+def test_a_failed_task_lets_the_seal_look_and_nobody_else_start(
+    jobs: Any, slurm: Cluster, tmp_path: Path
+) -> None:
+    array = jobs("array", 'case "$5" in 1/*) exit 3;; esac', {}, (0, 1))
+    seal = jobs("seal", f"touch {tmp_path}/sealing; exit 1", {"afterany": array})
+    jobs("whole", f"touch {tmp_path}/never", {"afterok": seal})
+    slurm.empty(60)
+    assert (tmp_path / "sealing").exists() and not (tmp_path / "never").exists()
+    [failed] = [one for one in Queue().ended(array) if one.state != "COMPLETED"]
+    assert (failed.index, failed.state, failed.code) == (1, "FAILED", 3)
+
+
+def test_a_job_that_is_told_to_stop_goes_back_into_the_queue(
+    jobs: Any, slurm: Cluster, tmp_path: Path
+) -> None:
+    [job] = jobs(
+        "whole",
+        f"trap 'exit 75' USR1; echo begun >> {tmp_path}/begun\n"
+        f"[ $(wc -l < {tmp_path}/begun) = 2 ] && exit 0\nwhile :; do sleep 0.1; done",
+        {},
+    )
+    after = jobs("seal", f"touch {tmp_path}/after", {"afterany": [job]})
+    wait(lambda: (tmp_path / "begun").exists(), 30)
+    slurm.ask("scancel", "--batch", "--signal=USR1", job)
+    wait(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", job), 30)
+    assert not (tmp_path / "after").exists()  # who waits for its end still waits
+    slurm.empty(60)
+    logs = [path.read_text() for path in (tmp_path / "home").rglob("*.log")]
+    assert (tmp_path / "begun").read_text().count("begun") == 2, logs
+    assert after and (tmp_path / "after").exists()
+    [one] = Queue().ended([job])
+    assert one.state == "COMPLETED"
+
+
+def test_several_engines_of_a_task_are_told_apart_by_srun(
+    jobs: Any, slurm: Cluster, tmp_path: Path
+) -> None:
+    record = tmp_path / "home" / "slurm" / "o-r" / "1"
+    stub = tmp_path / "engine"
+    stub.write_text(f'#!/bin/bash\necho "$SLURM_PROCID $5" >> {tmp_path}/engines\n')
+    stub.chmod(0o755)
+    each = f"{{partition: standard-g, time: '10', gpus: 4, cpus: 4, factory: {stub}}}"
+    the_site = sites.load(str(site(slurm.root, generate=each, train=each, cpu=each)), tmp_path)
+    work = Work("array", "x", "x", "generate", record, tmp_path / "home", 1, engines=2, gpus=2)
+    script = record / "engines.sh"
+    script.write_text(render(work, the_site))
+    Queue().submit(script, {}, "0")
+    slurm.empty(60)
+    assert sorted((tmp_path / "engines").read_text().splitlines()) == ["0 0/1", "1 0/1"]
