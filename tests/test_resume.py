@@ -168,8 +168,8 @@ def test_processes_are_stopped_together_and_go_on_together(tmp_path: Path) -> No
 # accelerate shards on accelerators alone: tests/sharded.py lets it do so on two CPU processes.
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_spread_over_processes_trains_as_one(dtype: str, tmp_path: Path) -> None:
-    """FSDP2 by the config that the factory writes, read by accelerate itself: the same losses, the
-    same adapter, whole and saved by one process; LoRA in float32 beside a base in bfloat16."""
+    """FSDP2 by the config that the factory writes, read by accelerate itself: the same losses, and
+    an adapter that is whole; LoRA in float32 beside a base in bfloat16."""
     from safetensors.torch import load_file
 
     done, adapters = {}, {}
