@@ -71,16 +71,13 @@ def _smollm2(out: Path) -> dict[str, Any]:
     }
 
 
-def _tiny_llama(out: Path) -> dict[str, Any]:
-    """A two-layer Llama with random weights and a real tokenizer, trained here on the demo's
-    texts: every mechanism of the line in seconds, and no meaning at all."""
-    import torch
+def demo_bpe(files: str, size: int, special: list[str]) -> Any:
+    """A byte-level BPE of so many tokens, trained here on the demo's files of that pattern."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     texts = [
         value
-        for path in sorted((recipe_directory() / "demo").glob("*.jsonl"))
+        for path in sorted((recipe_directory() / "demo").glob(files))
         for line in path.read_text(encoding="utf-8").splitlines()
         for value in json.loads(line).values()
     ]
@@ -90,12 +87,22 @@ def _tiny_llama(out: Path) -> dict[str, Any]:
     bpe.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=1024,
-            special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+            vocab_size=size,
+            special_tokens=special,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
+    return bpe
+
+
+def _tiny_llama(out: Path) -> dict[str, Any]:
+    """A two-layer Llama with random weights and a real tokenizer, trained here on the demo's
+    texts: every mechanism of the line in seconds, and no meaning at all."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = demo_bpe("*.jsonl", 1024, ["<|pad|>", "<|im_start|>", "<|im_end|>"])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token="<|im_start|>",

@@ -4,13 +4,11 @@ ships them (Mistral's is written here, from the format its makers describe)."""
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.pocket import CHATML
-from factory.recipe import recipe_directory
+from factory.pocket import CHATML, demo_bpe
 
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}"
@@ -130,28 +128,11 @@ def template_of(family: Family) -> str:
 
 def tokenizer_of(name: str) -> Any:
     """A byte-level BPE trained on the demo's texts, with the tokens and template of a family."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
     family = FAMILIES[name]
-    texts = [
-        value
-        for path in sorted((recipe_directory() / "demo").glob("prompts-*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
-        for value in json.loads(line).values()
-    ]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=600,
-            special_tokens=list(family.tokens),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
+    bpe = demo_bpe("prompts-*.jsonl", 600, list(family.tokens))
     if family.adds_bos:
         bpe.post_processor = processors.TemplateProcessing(
             single=f"{family.bos} $A", special_tokens=[(family.bos, bpe.token_to_id(family.bos))]

@@ -20,6 +20,8 @@ from factory.plan import Found, Holdings, plan
 from tests.builders import by_name, demo, lock_of, manifest_of
 
 Reward = Callable[[int, int, int], float | None]  # of prompt, k and length
+COLUMNS = {"language": pl.String, "prompt_id": pl.String, "k": pl.Int64, "reward": pl.Float64,
+           "n_chars": pl.Int64, "n_tokens": pl.Int64}  # fmt: skip
 
 
 def answers(language: str, reward: Reward, prompts: int = 12, n: int = 6, seed: int = 0) -> Any:
@@ -33,14 +35,7 @@ def answers(language: str, reward: Reward, prompts: int = 12, n: int = 6, seed: 
             rows.append((language, f"p{prompt}", k, value, length, max(1, length // 4)))
     return pl.DataFrame(
         rows,
-        schema={
-            "language": pl.String,
-            "prompt_id": pl.String,
-            "k": pl.Int64,
-            "reward": pl.Float64,
-            "n_chars": pl.Int64,
-            "n_tokens": pl.Int64,
-        },
+        schema=COLUMNS,
         orient="row",
     )
 
@@ -99,7 +94,7 @@ def test_correlation_with_length_is_within_prompts() -> None:
             for p in range(9)
             for k in (0, 1)
         ],
-        schema=["language", "prompt_id", "k", "reward", "n_chars", "n_tokens"],
+        schema=COLUMNS,
         orient="row",
     )
     assert of(table, "es")["length_chars"] == pytest.approx(-1)
@@ -306,14 +301,7 @@ rewards = st.one_of(st.none(), st.floats(-1e6, 1e6))
 def test_whatever_the_rewards_there_is_an_answer(rows: list[tuple[str, int, Any, int]]) -> None:
     table = pl.DataFrame(
         [(code, f"p{p}", k, r, n, n // 3) for k, (code, p, r, n) in enumerate(rows)],
-        schema={
-            "language": pl.String,
-            "prompt_id": pl.String,
-            "k": pl.Int64,
-            "reward": pl.Float64,
-            "n_chars": pl.Int64,
-            "n_tokens": pl.Int64,
-        },
+        schema=COLUMNS,
         orient="row",
     )
     for figures in audit(table, {}, Limits())["by_language"].values():

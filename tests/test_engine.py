@@ -11,6 +11,7 @@ from factory import chat
 from factory.engines import Sample, Sampling
 from factory.pocket import POCKET
 from factory.rewards import Classifier
+from tests.trainings import classifier_of
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    out = tmp_path_factory.mktemp("classifier")
-    torch.manual_seed(0)
-    made = AutoModelForSequenceClassification.from_pretrained(str(model), num_labels=1)
-    torch.nn.init.normal_(made.score.weight)
-    made.save_pretrained(str(out))
-    AutoTokenizer.from_pretrained(str(model)).save_pretrained(str(out))
-    return out
+    return classifier_of(model, tmp_path_factory.mktemp("classifier"))
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from factory.engines.guard import descendants
 from factory.engines.vllm import RANKS, max_lora_rank
 from factory.errors import InputError, StageError
 from factory.pocket import POCKET
+from tests.trainings import classifier_of
 
 there = pytest.mark.skipif(
     not importlib.util.find_spec("vllm"), reason="vLLM is not installed: make install-vllm"
@@ -111,16 +112,7 @@ def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    out = tmp_path_factory.mktemp("classifier")
-    torch.manual_seed(0)
-    made = AutoModelForSequenceClassification.from_pretrained(str(model), num_labels=1)
-    torch.nn.init.normal_(made.score.weight)
-    made.save_pretrained(str(out))
-    AutoTokenizer.from_pretrained(str(model)).save_pretrained(str(out))
-    return out
+    return classifier_of(model, tmp_path_factory.mktemp("classifier"))
 
 
 def test_an_adapter_says_its_rank_and_targets(adapter: Path, model: Path) -> None:

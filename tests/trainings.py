@@ -38,6 +38,20 @@ def tiny_model() -> Path:
     return directory
 
 
+def classifier_of(model: Path, out: Path) -> Path:
+    """A checkpoint in `out` of the model in `model` as a classifier of one label, its head drawn
+    at random."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    made = AutoModelForSequenceClassification.from_pretrained(str(model), num_labels=1)
+    torch.nn.init.normal_(made.score.weight)
+    made.save_pretrained(str(out))
+    AutoTokenizer.from_pretrained(str(model)).save_pretrained(str(out))
+    return out
+
+
 @cache
 def prompts() -> tuple[dict[str, str], ...]:
     """The demo's Spanish prompts."""
