@@ -19,7 +19,7 @@ from factory.report import page
 from factory.report.chain import Chain, choose
 from factory.report.gather import Made, gather
 from factory.report.ink import Scale, over
-from factory.report.lineage import draw, graph
+from factory.report.lineage import Node, arrange, draw, graph
 from tests.builders import imported
 from tests.conftest import Cli
 from tests.golden.refresh import HERE, manifests
@@ -322,6 +322,32 @@ def test_no_two_boxes_of_the_picture_touch_and_all_are_inside() -> None:
             assert x + w <= a or a + c <= x or y + h <= b or b + d <= y
     links = {one.get("href") for one in every(svg, "a")}
     assert links == {one.anchor and f"#{one.anchor}" for one in made}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sets(st.integers(0, 11), max_size=4), max_size=12), st.integers(0, 4))
+def test_any_line_can_be_drawn_without_two_boxes_that_touch(
+    reads: list[set[int]], outside: int
+) -> None:
+    nodes = {
+        str(n): Node(
+            key=str(n),
+            label=str(n),
+            family="outside" if n < outside else "data",
+            reads=[str(read) for read in sorted(found) if read < n and n >= outside],
+        )
+        for n, found in enumerate(reads)
+    }
+    placed = arrange(nodes)
+    assert set(nodes) <= set(placed)
+    columns: dict[int, list[Node]] = {}
+    for node in placed.values():
+        columns.setdefault(node.column, []).append(node)
+        assert all(placed[read].column == node.column - 1 for read in node.reads)
+        assert node.y > -1e-6
+    for column in columns.values():
+        for above, below in pairwise(sorted(column, key=lambda node: node.y)):
+            assert above.y + above.high < below.y
 
 
 # ---- drawings -----------------------------------------------------------------------------------
