@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -130,6 +131,35 @@ OUT = [
     '"><script>alert(1)</script>', "</style><script>alert(1)</script>", "' onmouseover='alert(1)",
     "</title></svg><img src=x onerror=alert(1)>", "-->", "]]>", "{{ r.made }}{% raw %}",
 ]  # fmt: skip
+
+
+JUNK = [
+    None, True, False, 0, -1, 7, 10**400, float("nan"), float("inf"), 1e300, "", "x", [], [1],
+    ["a", None], {}, {"a": 1}, {"edges": [1, 2]}, [{}], {"edges": [2, 1], "pool": [1]},
+    {"edges": ["a", "b"], "pool": ["z"]},
+]  # fmt: skip
+
+
+def spoiled(value: Any, chance: random.Random, share: float) -> Any:
+    """`value` with something else in the place of some of what is in it."""
+    if chance.random() < share:
+        return chance.choice(JUNK)
+    if isinstance(value, dict):
+        return {key: spoiled(one, chance, share) for key, one in value.items()}
+    if isinstance(value, list):
+        return [spoiled(one, chance, share) for one in value[:6]]
+    return value
+
+
+def test_whatever_stands_under_stats_a_page_comes_of_it() -> None:
+    """A manifest promises nothing of its figures: another version of the factory wrote others."""
+    for seed in range(120):
+        chance = random.Random(seed)
+        manifest = KEPT[chance.choice(["score", "pair", "dpo-all", "reward", "judge", "arena"])]
+        share = chance.choice([0.02, 0.05, 0.1, 0.3])
+        stats = {key: spoiled(one, chance, share) for key, one in manifest.stats.items()}
+        text = rendered([manifest.model_copy(update={"stats": stats})])
+        assert "nan" not in re.findall(r"\w+", text.lower().split("<main>")[1])
 
 
 def hostile(text: str) -> list[Manifest]:

@@ -89,7 +89,7 @@ def benchmarks(manifests: Iterable[Manifest]) -> list[Benchmarks]:
                 reference=reference,
                 made=", ".join(made),
                 deltas=tuple(deltas),
-                without=tuple(str(one) for one in stats.get("without_suite") or ()),
+                without=words.texts(stats.get("without_suite")),
                 missing=tuple(missing),
             )
             for (model, reference), deltas in by_model.items()
