@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from factory.artifact import Manifest
 from factory.report import page
 from factory.report.chain import Chain, choose
+from factory.report.drawings import rates
+from factory.report.findings import Duel, Win
 from factory.report.gather import Made, gather
 from factory.report.ink import Scale, over
 from factory.report.lineage import Node, arrange, draw, graph
@@ -273,10 +275,12 @@ def newer(manifest: Manifest, fingerprint: str, day: int) -> Manifest:
 
 def test_what_was_made_from_an_older_draw_is_left_out_and_named() -> None:
     pair = newer(KEPT["pair"], "b" * 12, 1)
-    chain = choose([*KEPT.values(), pair])
-    assert {one.step for one in chain.left_out} == {
-        "dpo[all]", "dpo[es]", "merge", "arena", "judge",
-    }  # fmt: skip
+    without = [manifest for key, manifest in KEPT.items() if key != "pair"]
+    for found in ([*KEPT.values(), pair], [*without, pair]):  # the older pairs may be gone
+        chain = choose(found)
+        assert {one.step for one in chain.left_out} == {
+            "dpo[all]", "dpo[es]", "merge", "arena", "judge",
+        }  # fmt: skip
     assert pair in chain.manifests and KEPT["pair"] not in chain.manifests
     assert KEPT["sft-all"] in chain.manifests
     text = told(parse(rendered([*KEPT.values(), pair])))
@@ -421,6 +425,17 @@ def test_win_rates_stand_where_they_are_and_only_clear_ones_are_coloured() -> No
     ]
     assert reach[1] == ["31.7%", "31.7%", "66.7%"]
     assert "1 won, 2 tied, 3 lost" in told(lines[0])
+
+
+def test_win_rates_are_drawn_over_as_much_as_they_need_with_50_in_the_middle() -> None:
+    def scale(*ends: float) -> tuple[float, float]:
+        rows = tuple(Win("policy", "en", 0, 0, 0, 0, e, min(e, 50), max(e, 50), "") for e in ends)
+        drawn = rates([Duel("judge", "dpo", "policy", "judge", (), None, rows)])
+        return drawn.low, drawn.high
+
+    assert scale() == scale(50.0) == scale(59.0, 45.0) == (40, 60)
+    assert scale(60.0) == (30, 70)
+    assert scale(52.0, 3.0) == scale(100.0) == (0, 100)
 
 
 def test_what_else_could_explain_a_win_rate_is_shown_where_it_is_known() -> None:
