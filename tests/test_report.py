@@ -467,15 +467,18 @@ def test_benchmark_differences_are_a_table_by_language() -> None:
         **delta, "language": "es", "dataset": "scala-es", "delta": None, "low": None,
         "high": None, "significant": None, "why": "policy was not evaluated on it",
     }  # fmt: skip
+    unsure = {**delta, "language": "fr", "dataset": "scala-fr", "low": -1.0, "significant": False}
+    fewer = {**delta, "language": "de", "dataset": "errors-de", "metric": "errors"}
+    scores = [{"dataset": "errors-de", "metric": "errors", "lower_is_better": True}]
     missing = [{"slice": "es/dpo-all", "dataset": "mlsum-es", "why": "no record"}]
-    stats = {"deltas": [delta, unknown], "tool_version": "17.0.0", "backend": "hf",
-             "missing": missing}  # fmt: skip
+    stats = {"deltas": [delta, unknown, unsure, fewer], "tool_version": "17.0.0", "backend": "hf",
+             "missing": missing, "scores": scores}  # fmt: skip
     results = KEPT["arena"].model_copy(
         update={"kind": "results", "stage": "euroeval", "step": "euroeval", "stats": stats}
     )
     tree = parse(rendered([results]))
     [table] = [one for one in every(tree, "table") if one.get("class") == "heat"]
-    assert "Language grammar English +3.2 Spanish –" in told(
+    assert "Language grammar English +3.2 Spanish – French +3.2 German +3.2" in told(
         table
     ) and "(EuroEval 17.0.0, hf)" in told(table)
     said = [one.get("title") for one in every(table, "span") if one.get("title")]
@@ -483,7 +486,9 @@ def test_benchmark_differences_are_a_table_by_language() -> None:
     assert said[0] == told_there
     assert "1 benchmark without a score mlsum-es of es/dpo-all: no record" in told(tree)
     assert said[1].endswith("; policy was not evaluated on it")
-    assert [one.get("class") for one in every(table, "td")] == ["u2", "none"]
+    assert [one.get("class") for one in every(table, "td")] == [
+        "u2", "none", "flat", "d2",
+    ]  # fmt: skip
 
 
 # ---- colours ------------------------------------------------------------------------------------
