@@ -47,16 +47,16 @@ def golden() -> str:
 def test_the_page_says_what_the_manifests_say() -> None:
     text = told(parse(golden()))
     for said in (
-        "15 artifacts in English, Spanish, French and German",
-        "dpo-all against policy: 50.0 % [31.7, 66.7] no difference shown",
+        f"{len(KEPT)} artifacts in English, Spanish, French and German",
+        f"dpo-all against policy: {KEPT['judge'].stats['comparisons'][0]['shown']}",
         "training reward (not independent)",
         "translate cut off 6 100 % 6 of 6 rows 6",
         "33 rows, 9 optimizer steps, 3 rows held out",
         f"factory reproduce {SLUG}",
-        'load_dataset("local/smoke-pair", "en", split="train", revision="fp-dabc6e7f095e")',
+        f'load_dataset("local/smoke-pair", "en", split="train", revision="{KEPT["pair"].tag}")',
         "Describe a forest in autumn in one or two sentences.",
         "score 0.340 English 16 tokens",
-        "local/tiny-random-llama 47d6a666fcb3",
+        f"local/tiny-random-llama {KEPT['dpo-es'].models[0].revision[:12]}",
         "@article{croco,",
     ):
         assert said in text, said
@@ -107,7 +107,7 @@ def test_nothing_is_loaded_from_anywhere() -> None:
 def test_repos_are_links_where_others_can_reach_them() -> None:
     moved = [m.model_copy(update={"repo": m.repo.replace("local/", "lab/")}) for m in KEPT.values()]
     found = [one.get("href") for one in every(parse(rendered(moved)), "a")]
-    assert "https://huggingface.co/datasets/lab/smoke-pair/tree/fp-dabc6e7f095e" in found
+    assert f"https://huggingface.co/datasets/lab/smoke-pair/tree/{KEPT['pair'].tag}" in found
     elsewhere = rendered(moved, hub="https://hub.lab.example")
     assert "https://hub.lab.example/lab/smoke-dpo-es/tree/fp-" in elsewhere
     assert "--at https://hub.lab.example" in elsewhere
@@ -278,7 +278,7 @@ def test_what_was_made_from_an_older_draw_is_left_out_and_named() -> None:
     without = [manifest for key, manifest in KEPT.items() if key != "pair"]
     for found in ([*KEPT.values(), pair], [*without, pair]):  # the older pairs may be gone
         chain = choose(found)
-        assert {one.step for one in chain.left_out} == {
+        assert {one.step for one in chain.left_out} >= {
             "dpo[all]", "dpo[es]", "merge", "arena", "judge",
         }  # fmt: skip
     assert pair in chain.manifests and KEPT["pair"] not in chain.manifests
@@ -348,7 +348,7 @@ def test_no_two_boxes_of_the_picture_touch_and_all_are_inside() -> None:
         tuple(float(one.get(key)) for key in ("x", "y", "width", "height"))
         for one in every(svg, "rect")
     ]
-    assert len(boxes) == 15 + 4
+    assert len(boxes) == len(graph(made)) > len(KEPT)
     for x, y, w, h in boxes:
         assert x >= 0 and x + w <= wide and y >= 0 and y + h <= high
     for n, (x, y, w, h) in enumerate(boxes):
@@ -439,9 +439,17 @@ def test_win_rates_are_drawn_over_as_much_as_they_need_with_50_in_the_middle() -
 
 
 def test_what_else_could_explain_a_win_rate_is_shown_where_it_is_known() -> None:
-    assert "What else could explain it" not in golden()
     judge = KEPT["judge"]
-    row = judge.stats["comparisons"][0] | {
+    kept = ("model", "reference", "language", "won", "tied", "lost", "win_rate", "shown")
+    bare = {key: judge.stats["comparisons"][0][key] for key in kept}
+    stats = {key: judge.stats[key] for key in ("judge", "notes")} | {"comparisons": [bare]}
+    text = told(parse(rendered([judge.model_copy(update={"stats": stats})])))
+    assert "What else could explain it" not in text
+    row = bare | {
+        "won": 13,
+        "tied": 4,
+        "lost": 13,
+        "win_rate": {"rate": 50.0, "low": 31.7, "high": 66.7},
         "in_language": {"rate": 41.25},
         "lc_minimal_chars": {"rate": 48.5, "flag": "separable"},
         "unparseable": 3,
@@ -543,7 +551,7 @@ def test_a_home_is_reported_without_any_hub(factory: Cli, home) -> None:
     done = factory("report", str(home), "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said["path"] == "croco-smoke.html" and len(said["shown"]) == 15
+    assert said["path"] == "croco-smoke.html" and len(said["shown"]) == len(KEPT)
     text = (home.parent / "croco-smoke.html").read_text()
     assert text == rendered(list(KEPT.values()), slug=None)
     assert not (home / "hub").exists()
