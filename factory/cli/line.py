@@ -128,6 +128,7 @@ def demo(hub: HubUrl = None) -> None:
     console.print(f"\nThat took {time.monotonic() - started:.0f} s.")
     console.print(
         "Look at it:        factory hub exec -- hf download local/demo-pair --repo-type dataset\n"
+        "Read what came:    factory report demo\n"
         "See it reused:     factory demo\n"
         "Change something:  factory plan demo --set stages.generate.n=8\n"
         "Your own languages and model: copy recipes/demo.yaml, then factory run my.yaml",

@@ -26,6 +26,14 @@ class Delta:
     high: float | None
     significant: bool | None
     why: str
+    fewer: bool  # whether less of its metric is better
+
+    @property
+    def better(self) -> bool:
+        """Whether the tuned model is the better one, as far as chance lets one say."""
+        return (
+            bool(self.significant) and self.change is not None and (self.change > 0) != self.fewer
+        )
 
     @property
     def told(self) -> str:
@@ -34,6 +42,7 @@ class Delta:
         found = f"{self.benchmark}, {self.metric}: {before} before, {after} after"
         if self.low is not None and self.high is not None:
             found += f", difference [{words.gain(self.low)}, {words.gain(self.high)}]"
+        found += ", less is better" if self.fewer else ""
         return f"{found}; {self.why}" if self.why else found
 
 
@@ -72,10 +81,15 @@ def benchmarks(manifests: Iterable[Manifest]) -> list[Benchmarks]:
         if manifest.kind != "results":
             continue
         stats = manifest.stats
+        fewer = {
+            _named(row)
+            for row in words.tables(stats.get("scores"))
+            if row.get("lower_is_better") is True
+        }
         by_model: dict[tuple[str, str], list[Delta]] = {}
         for row in words.tables(stats.get("deltas")):
             key = (str(row.get("model")), str(row.get("reference")))
-            by_model.setdefault(key, []).append(_delta(row))
+            by_model.setdefault(key, []).append(_delta(row, _named(row) in fewer))
         made = [f"EuroEval {stats['tool_version']}" if "tool_version" in stats else "EuroEval"]
         made += [str(stats[key]) for key in ("backend", "split") if key in stats]
         missing = [
@@ -89,7 +103,7 @@ def benchmarks(manifests: Iterable[Manifest]) -> list[Benchmarks]:
                 reference=reference,
                 made=", ".join(made),
                 deltas=tuple(deltas),
-                without=tuple(str(one) for one in stats.get("without_suite") or ()),
+                without=words.texts(stats.get("without_suite")),
                 missing=tuple(missing),
             )
             for (model, reference), deltas in by_model.items()
@@ -97,7 +111,11 @@ def benchmarks(manifests: Iterable[Manifest]) -> list[Benchmarks]:
     return found
 
 
-def _delta(row: Mapping[str, Any]) -> Delta:
+def _named(row: Mapping[str, Any]) -> tuple[str, str]:
+    return str(row.get("dataset")), str(row.get("metric"))
+
+
+def _delta(row: Mapping[str, Any], fewer: bool) -> Delta:
     significant = row.get("significant")
     return Delta(
         language=str(row.get("language")),
@@ -111,4 +129,5 @@ def _delta(row: Mapping[str, Any]) -> Delta:
         high=words.real(row.get("high")),
         significant=significant if isinstance(significant, bool) else None,
         why=str(row.get("why") or ""),
+        fewer=fewer,
     )

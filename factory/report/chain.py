@@ -52,11 +52,11 @@ def choose(found: Iterable[Manifest], recipe: str | None = None) -> Chain:
         if manifest.repo in chosen:
             continue
         wanted = _upstream(manifest, by_key)
-        clash = next((m for m in wanted.values() if m.repo in chosen and chosen[m.repo] != m), None)
+        clash = _clash(wanted.values(), chosen)
         if clash is None:
             chosen |= wanted
         else:
-            why = f"made from {clash.repo} at {clash.tag}, of which this page shows another"
+            why = f"made from {clash}, of which this page shows another"
             refused.setdefault(
                 manifest.repo, LeftOut(manifest.step, manifest.repo, manifest.tag, why)
             )
@@ -97,6 +97,19 @@ def _upstream(manifest: Manifest, by_key: Mapping[Key, list[Manifest]]) -> dict[
                 found[made.repo] = made
                 waiting.append(made)
     return found
+
+
+def _clash(wanted: Iterable[Manifest], chosen: Mapping[str, Manifest]) -> str | None:
+    """What was read, at its tag, where another artifact of that repo is shown; whether or not
+    what was read is there."""
+    for manifest in wanted:
+        if manifest.repo in chosen and chosen[manifest.repo] != manifest:
+            return f"{manifest.repo} at {manifest.tag}"
+        for read in reads(manifest):
+            shown = chosen.get(read.repo or "")
+            if shown is not None and shown.fingerprint != _fingerprint(read):
+                return f"{read.repo} at {read.tag}"
+    return None
 
 
 def _fingerprint(read: InputRecord) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from factory.report import words
+from factory.report.benchmarks import Delta
 from factory.report.findings import Duel, Win
 from factory.report.ink import Scale, element, picture, ticks, tip
 
@@ -117,13 +118,15 @@ def change_line(before: float | None, after: float | None, name: str) -> Markup:
     return picture(_ROW, name, tip(name), *marks)
 
 
-def heat(change: float | None) -> str:
-    """How strongly a difference in points is coloured, as a class of the page."""
-    if change is None:
+def heat(delta: Delta) -> str:
+    """How strongly a difference is coloured, as a class of the page: by its size in points, and
+    only where its interval leaves out 0."""
+    if delta.change is None:
         return "none"
-    size = abs(change)
-    level = 0 if size < 0.5 else 1 if size < 2 else 2 if size < 5 else 3
-    return f"{'u' if change > 0 else 'd'}{level}" if level else "flat"
+    if not delta.significant:
+        return "flat"
+    level = 1 if abs(delta.change) < 2 else 2 if abs(delta.change) < 5 else 3
+    return f"{'u' if delta.better else 'd'}{level}"
 
 
 def bar(parts: Sequence[tuple[str, float]], whole: float, name: str, height: float = 8) -> Markup:

@@ -98,7 +98,7 @@ def duels(manifests: Iterable[Manifest]) -> list[Duel]:
                     model=model,
                     reference=reference,
                     judge=str(manifest.stats.get("judge", manifest.repo)),
-                    notes=tuple(str(note) for note in manifest.stats.get("notes") or ()),
+                    notes=words.texts(manifest.stats.get("notes")),
                     seen=_seen(manifest, model),
                     rows=tuple(sorted(rows, key=lambda row: row.language != "all")),
                 )

@@ -167,7 +167,7 @@ def trainings(manifests: Iterable[Manifest]) -> list[Training]:
                 stage=manifest.stage,
                 facts=_facts(stats),
                 curves=tuple(one for one in curves if one.points)[:_MOST_PANELS],
-                alarms=tuple(str(alarm) for alarm in stats.get("alarms") or ()),
+                alarms=words.texts(stats.get("alarms")),
                 applied=probe if isinstance(probe, bool) else None,
             )
         )
@@ -212,7 +212,8 @@ def _whole(
 def _histogram(name: str, raw: Any, marks: dict[str, float]) -> Histogram | None:
     """A manifest's histogram; None for one without a value, or that is none."""
     bins = words.table(raw)
-    edges = [words.real(edge) for edge in bins.get("edges") or ()]
+    found = bins.get("edges")
+    edges = [words.real(edge) for edge in found] if isinstance(found, list) else []
     known = tuple(edge for edge in edges if edge is not None)
     series = {
         key: tuple(words.whole(number) for number in counts)
@@ -235,6 +236,6 @@ def _blind(language: str, raw: Mapping[str, Any]) -> Blind:
         as_english=words.real(words.table(raw.get("agreement")).get("en")),
         right=words.whole(raw.get("pairs_right")),
         pairs=words.whole(raw.get("pairs")),
-        suspect=tuple(str(one) for one in raw.get("blind") or ()),
-        readings=tuple(str(one) for one in raw.get("readings") or ()),
+        suspect=words.texts(raw.get("blind")),
+        readings=words.texts(raw.get("readings")),
     )

@@ -45,13 +45,10 @@ class Node:
 
 def draw(made: Sequence[Made]) -> Markup:
     """The picture. Nodes of the collection link to where the page tells of them."""
-    nodes = graph(made)
-    _place(nodes)
-    ways = _with_ways(nodes)
-    columns = _untangle(ways)
-    _settle(columns, ways)
-    high = max((n.y + n.high for n in ways.values()), default=0.0) + _EDGE
-    wide = 2 * _EDGE + len(columns) * (_WIDE + _ACROSS) - _ACROSS
+    ways = arrange(graph(made))
+    high = max((node.y + node.high for node in ways.values()), default=0.0) + _EDGE
+    columns = 1 + max((node.column for node in ways.values()), default=0)
+    wide = 2 * _EDGE + columns * (_WIDE + _ACROSS) - _ACROSS
     arrows = [_arrow(ways[read], node) for node in ways.values() for read in node.reads]
     boxes = [_box(node) for node in ways.values() if node.label]
     names = ", ".join(f"{one.number} {one.manifest.step}" for one in made)
@@ -109,6 +106,15 @@ def graph(made: Sequence[Made]) -> dict[str, Node]:
         )
     _thin(nodes)
     return nodes
+
+
+def arrange(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """The nodes with their places: each in a column right of what it reads, in none two that
+    touch. Nodes are added wherever an arrow passes a column; then each arrow is one column long."""
+    _place(nodes)
+    ways = _with_ways(nodes)
+    _settle(_untangle(ways), ways)
+    return ways
 
 
 def _thin(nodes: Mapping[str, Node]) -> None:

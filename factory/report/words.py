@@ -38,6 +38,11 @@ def tables(value: Any) -> Sequence[Mapping[str, Any]]:
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
+def texts(value: Any) -> tuple[str, ...]:
+    """What is in a list, as text; nothing of what is no list."""
+    return tuple(str(one) for one in value) if isinstance(value, list | tuple) else ()
+
+
 def count(value: float) -> str:
     """12,345."""
     return f"{value:,.0f}"
