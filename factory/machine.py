@@ -62,6 +62,9 @@ def check_packages(
 ) -> Iterator[Check]:
     """The packages of each group against their floors and against the tested set: one line where
     all is well, else one for each that is not. Below the floor is failed."""
+    if requires is None and _version(_NAME) is None:
+        yield Check("packages", "failed", f"{_NAME} is not installed", f"pip install {_NAME}")
+        return
     declared = importlib.metadata.requires(_NAME) if requires is None else requires
     known = tested() if known is None else known
     asked = [Requirement(line) for line in declared or ()]

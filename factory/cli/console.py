@@ -91,8 +91,8 @@ class Teller:
             assert step.found is not None
             rows = step.found.manifest.rows()
             did = "reused" if seconds is None else f"done in {seconds:.0f} s"
-            at = step.found.tag or "rest, not published yet"
-            line = f"{step.name}: {did}, {rows.out} rows in {step.repo} at {at}"
+            at = f"in {step.repo} at {step.found.tag}" if step.found.tag else "not published yet"
+            line = f"{step.name}: {did}, {rows.out} rows {at}"
         self._console.print(line)
 
     def stop(self) -> None:

@@ -207,6 +207,9 @@ class Talker:
         )
         told_to_stop, drawn = threading.Event(), queue.SimpleQueue[Any]()
 
+        def stop(so_far: Any, *_: Any) -> Any:
+            return torch.full((1,), told_to_stop.is_set(), device=so_far.device)
+
         def draw() -> None:
             try:
                 torch.manual_seed(seed)
@@ -217,9 +220,7 @@ class Talker:
                         attention_mask=torch.ones_like(ids),
                         generation_config=_generation(sampling, room, self.stop_ids),
                         streamer=streamer,
-                        stopping_criteria=StoppingCriteriaList(
-                            [lambda *_: torch.tensor([told_to_stop.is_set()])]
-                        ),
+                        stopping_criteria=StoppingCriteriaList([stop]),
                     )
                 drawn.put(output[0, len(prompt) :].tolist())
             except BaseException as error:  # noqa: BLE001  (raised again where it is listened to)
