@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -20,6 +21,8 @@ from factory.language.languages import language
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
 from factory.stages.job import Job, Outcome, engines, policy, read_slice
+
+AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longer says why
 
 
 class GenerateHow(How, EngineKnobs):
@@ -91,14 +94,12 @@ class Generate(Stage):
                 spent=engine.tokens,
             )
         stats = {name: _describe(job.out, name) for name in made}
-        counts = {
-            name: Rows(
-                into=len(prompts[name]) * self.n,
-                out=stats[name]["samples"],
-                dropped=dict(found.dropped),
-            )
-            for name, found in made.items()
-        }
+        counts = {}
+        for name, found in made.items():
+            asked, out = len(prompts[name]) * self.n, stats[name]["samples"]
+            dropped = Counter(found.dropped)
+            dropped[AS_BEFORE] = asked - out - dropped.total()
+            counts[name] = Rows(into=asked, out=out, dropped=dict(+dropped))
         return Outcome(
             counts,
             determinism="distribution",
