@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -11,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from factory import chat, schemas, shards
-from factory.artifact import Rows, fingerprint, text_hash
+from factory.artifact import fingerprint, text_hash
 from factory.chat import Message
 from factory.engines import Sample, Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
@@ -20,9 +19,7 @@ from factory.language.language_id import detect
 from factory.language.languages import language
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, engines, policy, read_slice
-
-AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longer says why
+from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice
 
 
 class GenerateHow(How, EngineKnobs):
@@ -94,12 +91,10 @@ class Generate(Stage):
                 spent=engine.tokens,
             )
         stats = {name: _describe(job.out, name) for name in made}
-        counts = {}
-        for name, found in made.items():
-            asked, out = len(prompts[name]) * self.n, stats[name]["samples"]
-            dropped = Counter(found.dropped)
-            dropped[AS_BEFORE] = asked - out - dropped.total()
-            counts[name] = Rows(into=asked, out=out, dropped=dict(+dropped))
+        counts = {
+            name: counted(len(prompts[name]) * self.n, stats[name]["samples"], found)
+            for name, found in made.items()
+        }
         return Outcome(
             counts,
             determinism="distribution",
