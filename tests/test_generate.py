@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 
 from factory import chat
 from factory.artifact import fingerprint
+from factory.earlier import Earlier
 from factory.errors import RecipeError
 from factory.pocket import POCKET
 from factory.recipe import load
 from factory.stages.contract import ModelRef, Scope
 from factory.stages.generate import Generate
-from factory.stages.job import PartDone
+from factory.stages.job import PartDone, slice_directory
 from factory.stages.score import Score
 from tests.jobs import MODEL, REWARD, job, made, prompts
 
@@ -101,6 +103,18 @@ def test_a_prompt_without_room_is_dropped_with_all_its_answers_and_counted(
     rows = outcome.rows["en"]
     assert (rows.into, rows.out, rows.dropped) == (9, 6, {"prompt_too_long": 3})
     assert {row["prompt_id"] for row in made(tmp_path, "en", "samples")} == {"p0", "p2"}
+
+
+def test_a_slice_that_is_taken_over_whole_still_says_what_it_dropped(
+    model: Path, tmp_path: Path
+) -> None:
+    asked = prompts(tmp_path / "asked", {"en": ["Hello", "salt " * 600, "Why?"]})
+    stage().run(job(tmp_path / "one", ["en"], {"prompts": asked}, {MODEL: model}))
+    whole = Earlier(slice_directory(tmp_path / "one" / "out", "en"), "org/old@fp-1", whole=True)
+    again = job(tmp_path / "two", ["en"], {"prompts": asked}, {MODEL: model})
+    rows = stage().run(replace(again, earlier={"en": (whole,)})).rows["en"]
+    assert (rows.into, rows.out, rows.dropped) == (9, 6, {"as_before": 3})
+    assert rows.balanced()
 
 
 def test_a_shard_of_nothing_but_long_prompts_is_a_shard(model: Path, tmp_path: Path) -> None:

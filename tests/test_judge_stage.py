@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from factory import chat, schemas
@@ -445,9 +447,8 @@ def test_more_questions_are_answered_and_no_other(
     )
 
 
-def test_m_arenahard_is_read_in_its_own_columns(tmp_path: Path) -> None:
-    """question_id, category, subcategory, prompt, language, the language of a row its own."""
-    lines = [
+def _arenahard(code: str) -> list[dict[str, str]]:
+    return [
         {
             "question_id": f"id{number}",
             "category": "hard_prompt",
@@ -455,22 +456,46 @@ def test_m_arenahard_is_read_in_its_own_columns(tmp_path: Path) -> None:
             "prompt": f"{number} in {code}?",
             "language": code,
         }
-        for code in ("en", "mt")
         for number in range(3)
     ]
-    source = tmp_path / "m-arenahard.jsonl"
-    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _questions(root: Path, source: Path, code: str) -> list[dict[str, Any]]:
+    """The questions in a language that are made of a file, or of a dataset as it lies on disk."""
     need = Outside("source", str(source), "dataset", extent=True)
-    stage = Questions(source="m-arenahard.jsonl", split="test")
+    plain = job(root, [code], {}, {})
+    [spec] = plain.slices
+    slices = (replace(spec, needs=(need,)),)
+    stage = Questions(source="CohereLabs/m-ArenaHard-v2.1", split="test")
+    stage.run(replace(plain, slices=slices, places={need: Place(source)}))
+    rows = made(root, code, "prompts")
+    assert [row["prompt_id"] for row in rows] == ["id0", "id1", "id2"], "the same in each"
+    assert {(row["domain"], row["subcategory"]) for row in rows} == {("hard_prompt", "coding")}
+    return rows
+
+
+def test_m_arenahard_is_read_in_its_own_columns(tmp_path: Path) -> None:
+    """question_id, category, subcategory, prompt, language, the language of a row its own."""
+    source = tmp_path / "m-arenahard.jsonl"
+    lines = [line for code in ("en", "mt") for line in _arenahard(code)]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for code in ("en", "mt"):
-        root = tmp_path / code
-        plain = job(root, [code], {}, {})
-        [spec] = plain.slices
-        slices = (replace(spec, needs=(need,)),)
-        stage.run(replace(plain, slices=slices, places={need: Place(source)}))
-        rows = made(root, code, "prompts")
-        assert [row["prompt_id"] for row in rows] == ["id0", "id1", "id2"], "the same in each"
-        assert {(row["domain"], row["subcategory"]) for row in rows} == {("hard_prompt", "coding")}
+        rows = _questions(tmp_path / code, source, code)
+        assert rows[0]["messages"][0]["content"] == f"0 in {code}?"
+
+
+@pytest.mark.slow
+def test_m_arenahard_is_read_as_the_dataset_that_it_is(tmp_path: Path) -> None:
+    """A config a language, the split `test`, through the datasets library."""
+    root = tmp_path / "m-ArenaHard-v2.1"
+    configs = ""
+    for code in ("en", "mt"):
+        (root / code).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(_arenahard(code)), root / code / "test.parquet")
+        configs += f"- config_name: {code}\n  data_files:\n  - split: test\n    path: {code}/*\n"
+    (root / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for code in ("en", "mt"):
+        rows = _questions(tmp_path / code, root, code)
         assert rows[0]["messages"][0]["content"] == f"0 in {code}?"
 
 

@@ -190,7 +190,8 @@ def test_a_language_model_may_judge_instead_and_is_never_asked_twice(
         assert said in done.stdout
     # more contestants: what was judged stands
     wider = [*asked, "--set", "stages.dpo.each=[all, es, fr]"]
-    done = run_factory("run", "smoke", *wider, home=home)
+    only = [word for step in ("dpo[fr]", "arena", "judge") for word in ("--only", step)]
+    done = run_factory("run", "smoke", *wider, *only, home=home)
     assert done.returncode == 0, done.stdout + done.stderr
     slices = manifests(home)["judge"].slices
     taken = {name for name, record in slices.items() if record.taken_over}

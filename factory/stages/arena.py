@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -10,7 +9,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from factory import chat, schemas, shards
-from factory.artifact import Rows
 from factory.engines import Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.knobs import REFERENCE
@@ -18,10 +16,8 @@ from factory.language.confusion import count_lines
 from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
 from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, engines, policy, read_slice
+from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice
 from factory.training import probe
-
-AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longer says why
 
 
 class ArenaHow(How, EngineKnobs):
@@ -96,9 +92,7 @@ class Arena(Stage):
         counts, stats = {}, {}
         for name, found in made.items():
             table = read_slice(job.out, name, self.kind)
-            dropped = Counter(found.dropped)
-            dropped[AS_BEFORE] = len(questions[name]) - len(table) - dropped.total()
-            counts[name] = Rows(into=len(questions[name]), out=len(table), dropped=dict(+dropped))
+            counts[name] = counted(len(questions[name]), len(table), found)
             stats[name] = _describe(table, str(specs[name].language))
         return Outcome(
             counts,

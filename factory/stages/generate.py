@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from factory import chat, schemas, shards
-from factory.artifact import Rows, fingerprint, text_hash
+from factory.artifact import fingerprint, text_hash
 from factory.chat import Message
 from factory.engines import Sample, Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
@@ -19,7 +19,7 @@ from factory.language.language_id import detect
 from factory.language.languages import language
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, engines, policy, read_slice
+from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice
 
 
 class GenerateHow(How, EngineKnobs):
@@ -92,11 +92,7 @@ class Generate(Stage):
             )
         stats = {name: _describe(job.out, name) for name in made}
         counts = {
-            name: Rows(
-                into=len(prompts[name]) * self.n,
-                out=stats[name]["samples"],
-                dropped=dict(found.dropped),
-            )
+            name: counted(len(prompts[name]) * self.n, stats[name]["samples"], found)
             for name, found in made.items()
         }
         return Outcome(

@@ -28,6 +28,7 @@ from factory.stages.contract import Need, Read, SliceSpec
 if TYPE_CHECKING:
     import polars as pl
 
+AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longer says why
 _BATCH = 2048  # rows of long text in memory at once
 _TELL_EVERY = 5.0  # seconds
 _BUFFER = 2**20  # bytes of the file read ahead
@@ -261,6 +262,14 @@ class Outcome:
     template: dict[str, Any] | None = None
     tokens: int = 0
     gpu_seconds: float | None = None  # of all processes together; None where only this one ran
+
+
+def counted(into: int, out: int, found: Sum) -> Rows:
+    """The counts of a slice: what its shards say they dropped, and what was dropped before where
+    it was taken over."""
+    dropped = Counter(found.dropped)
+    dropped[AS_BEFORE] = into - out - dropped.total()
+    return Rows(into=into, out=out, dropped=dict(+dropped))
 
 
 def engines(made: Mapping[str, Sum]) -> dict[str, int]:

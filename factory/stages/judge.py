@@ -233,18 +233,12 @@ class Judge(Stage):
                 lanes=lambda shard: engine().lanes,
                 spent=engine.tokens,
             )
-        counts: dict[str, Rows] = {}
+        counts, learned = {}, {}
         compared: dict[str, list[Item]] = {}
-        learned: dict[str, dict[str, Any]] = {}
         for spec in job.slices:
             name, pairs = spec.name, matched[spec.name]
-            times, lost = len(orders[name][0]), Counter(unanswered[name])
             rows = read_slice(job.out, name, self.kind).to_pylist()
-            counts[name] = Rows(
-                into=times * (len(pairs) + lost.total()),
-                out=len(rows),
-                dropped={reason: times * count for reason, count in sorted(lost.items())},
-            )
+            counts[name] = _counts(len(orders[name][0]), len(pairs), unanswered[name], len(rows))
             prompts = job.table(spec, "training", "prompts").to_pylist()
             found = seen((one.model for one in pairs), prompts)
             learned[name] = {
@@ -255,23 +249,12 @@ class Judge(Stage):
             }
             label = str(pairs[0].model["model"])
             compared.setdefault(label, []).extend(verdicts.items(pairs, rows, found))
-        stats: dict[str, Any] = {
+        stats = {
             "judge": judge,
             "judge_revision": place.revision,
-            "judge_kind": "llm" if asked else "classifier",
-            "orders": self.ask.orders if asked else APART,
-            "template": self._template() if asked else None,
+            **self._manner(asked),
             "notes": list(job.slices[0].notes),
-            "comparisons": [
-                row
-                for label, found in compared.items()
-                for row in by_language(label, self.reference, found, _SEED)
-            ],
-            "by_category": [
-                row
-                for label, found in compared.items()
-                for row in by_category(label, self.reference, found, _SEED)
-            ],
+            **self._tables(compared),
             "seen_in_training": learned,
             "engines": engines(made),
         }
@@ -283,6 +266,27 @@ class Judge(Stage):
             tokens=sum(found.tokens for found in made.values()),
             gpu_seconds=sum(found.gpu_seconds for found in made.values()),
         )
+
+    def _tables(self, compared: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+        """What the verdicts show of each model, by language and by category."""
+        found: dict[str, Any] = {"comparisons": [], "by_category": []}
+        for label, items in compared.items():
+            found["comparisons"] += by_language(label, self.reference, items, _SEED)
+            found["by_category"] += by_category(label, self.reference, items, _SEED)
+        return found
+
+    def _manner(self, asked: bool) -> dict[str, Any]:
+        """How the judge came to its verdicts."""
+        if not asked:
+            return {"judge_kind": "classifier", "orders": APART, "template": None}
+        words = self.ask.wording()
+        template = {
+            "name": words.name,
+            "hash": words.hash,
+            "ties": "TIE" in words.allowed,
+            "text": words.text,
+        }
+        return {"judge_kind": "llm", "orders": self.ask.orders, "template": template}
 
     def _opened(self, job: Job, place: Place, asked: bool) -> Sampler | Scorer:
         if not asked:
@@ -308,14 +312,11 @@ class Judge(Stage):
             engine, self.ask.wording(), sampling, self.ask.context, judge, wanted, seed % 2**31
         )
 
-    def _template(self) -> dict[str, Any]:
-        words = self.ask.wording()
-        return {
-            "name": words.name,
-            "hash": words.hash,
-            "ties": "TIE" in words.allowed,
-            "text": words.text,
-        }
+
+def _counts(orders: int, compared: int, unanswered: Sequence[str], out: int) -> Rows:
+    """Verdicts asked for and made of one slice; a question is asked in so many orders."""
+    dropped = {why: orders * count for why, count in sorted(Counter(unanswered).items())}
+    return Rows(into=orders * (compared + len(unanswered)), out=out, dropped=dropped)
 
 
 def _todo(

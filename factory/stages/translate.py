@@ -25,9 +25,8 @@ from factory.language.translator import Said, translate
 from factory.reading import address
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, engines, policy, read_slice
+from factory.stages.job import AS_BEFORE, Job, Outcome, engines, policy, read_slice
 
-AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longer says why
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
 
 
