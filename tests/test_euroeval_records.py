@@ -1,7 +1,8 @@
 """What EuroEval writes down, read: rows, deltas, and the one table over everything measured.
 
-tests/data/euroeval/ holds records of runs of EuroEval 17.0.0 on SmolLM2-135M-Instruct and the
-sentences in tests/data/scala-en: two iterations on the test split, one on the val split.
+tests/data/euroeval/ holds records of runs of EuroEval 17.0.0 on the sentences in
+tests/data/scala-en: two iterations of SmolLM2-135M-Instruct on the test split, and one on the val
+split of a server that says yes twice and no once, over and over.
 """
 
 from __future__ import annotations

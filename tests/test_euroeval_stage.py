@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from factory.artifact import read_manifest
 from factory.earlier import Earlier
 from factory.errors import InputError, StageError
 from factory.euroeval import environment, suites
@@ -440,6 +441,9 @@ def test_the_real_tool_on_the_real_model_through_a_recipe(tmp_path: Path) -> Non
     assert scores.keys() == {
         (model, metric) for model in ("policy", "tuned") for metric in ("mcc", "macro_f1")
     }
+    [manifest] = [read_manifest(path) for path in home.glob("work/local/*/artifact")]
+    # every answer is one of the labels: none was cut off before it
+    assert {score["failed"] for score in manifest.stats["scores"]} == {0}
     for row in scores.values():
         assert row["value"] is not None and row["ci_low"] <= row["value"] <= row["ci_high"]
         assert row["by"] == "EuroEval 17.0.0, openai, zero-shot"
