@@ -191,6 +191,7 @@ def manifests() -> dict[str, Manifest]:
     recipe = demo(
         "stages.merge={}",
         "stages.online={each: all}",
+        "stages.euroeval={benchmarks: {en: [scala-en]}}",
         "stages.pair.pool=both",
         "stages.pair.rejected={min_of: 5}",
         "stages.pair.prompt_language=random",
@@ -202,7 +203,8 @@ def manifests() -> dict[str, Manifest]:
     found = {"import": imported()}
     for name, step in by_name(steps).items():
         left = {"es": 5} if name in ("pair", "prompts") else {}
-        made = manifest_of(recipe, lock, step, done(steps), left, stats=STATS.get(name))
+        stats = STATS.get(name) or (kept()[name].stats if name == "euroeval" else None)
+        made = manifest_of(recipe, lock, step, done(steps), left, stats=stats)
         with_template = step.stage.name in ("generate", "sft", "dpo", "online")
         found[name] = made.model_copy(update={"template": TEMPLATE}) if with_template else made
     return found
