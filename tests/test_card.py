@@ -198,6 +198,7 @@ def manifests() -> dict[str, Manifest]:
         "stages.merge={}",
         "stages.online={each: all}",
         "stages.transfer={pairs: {es: pairs.jsonl}}",
+        "stages.euroeval={benchmarks: {en: [scala-en]}}",
         "stages.pair.pool=both",
         "stages.pair.rejected={min_of: 5}",
         "stages.pair.prompt_language=random",
@@ -209,7 +210,8 @@ def manifests() -> dict[str, Manifest]:
     found = {"import": imported()}
     for name, step in by_name(steps).items():
         left = {"es": 5} if name in ("pair", "prompts") else {}
-        made = manifest_of(recipe, lock, step, done(steps), left, stats=STATS.get(name))
+        stats = STATS.get(name) or (kept()[name].stats if name == "euroeval" else None)
+        made = manifest_of(recipe, lock, step, done(steps), left, stats=stats)
         with_template = step.stage.name in ("generate", "sft", "dpo", "online")
         found[name] = made.model_copy(update={"template": TEMPLATE}) if with_template else made
     return found

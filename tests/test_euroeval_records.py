@@ -1,7 +1,8 @@
 """What EuroEval writes down, read: rows, deltas, and the one table over everything measured.
 
-tests/data/euroeval/ holds records of runs of EuroEval 17.0.0 on SmolLM2-135M-Instruct and the
-sentences in tests/data/scala-en: two iterations on the test split, one on the val split.
+tests/data/euroeval/ holds records of runs of EuroEval 17.0.0 on the sentences in
+tests/data/scala-en: two iterations of SmolLM2-135M-Instruct on the test split, and one on the val
+split of a server that says yes twice and no once, over and over.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def test_a_delta_is_over_pairs_of_iterations() -> None:
     ours, theirs = [12.0, 14.0, 13.0], [10.0, 11.5, 11.0]
     [found] = deltas.deltas(pair(ours, theirs), "policy", suites.registry())
     differences = [2.0, 2.5, 2.0]
-    reach = 4.303 * statistics.stdev(differences)
+    reach = 4.303 * statistics.stdev(differences) * math.sqrt(4 / 3)
     assert found["delta"] == pytest.approx(statistics.mean(differences))
     assert found["high"] - found["delta"] == pytest.approx(reach)
     assert found["significant"] is True and found["why"] == ""
@@ -158,10 +159,11 @@ def test_without_pairs_there_is_a_delta_and_no_significance() -> None:
     assert found["low"] is None and found["why"] == "every iteration has the same rows"
 
 
-def test_the_interval_covers_as_often_as_it_says() -> None:
-    # many test sets, each with ten bootstrap draws of it, for two models of which one is better
+@pytest.mark.parametrize("iterations", [3, 10])
+def test_the_interval_covers_as_often_as_it_says(iterations: int) -> None:
+    # many test sets, each with some bootstrap draws of it, for two models of which one is better
     rng = np.random.default_rng(0)
-    size, iterations, worlds, true = 400, 10, 1500, 0.05
+    size, worlds, true = 400, 3000, 0.05
     covered = 0
     for _ in range(worlds):
         draws = rng.integers(0, size, (iterations, size))
@@ -170,7 +172,7 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
         differences = (tuned[draws].mean(1) - base[draws].mean(1)).tolist()
         low, high = deltas.interval(differences)
         covered += low <= true <= high
-    assert 0.93 <= covered / worlds <= 0.99
+    assert 0.935 <= covered / worlds <= 0.965
     # EuroEval's rule for single scores, read as one of test sets, would not
     narrow = 1.96 * statistics.stdev(differences) / math.sqrt(iterations)
     assert (high - low) / 2 > 2 * narrow

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from factory.artifact import read_manifest
 from factory.earlier import Earlier
 from factory.errors import InputError, StageError
 from factory.euroeval import environment, suites
@@ -270,6 +271,11 @@ def test_a_server_without_the_model_is_told_before_anything_runs(
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(StageError, match="has no model local/model"):
         stage(backend="openai").run(job(tmp_path / "w", model, {"en": ["scala-en"]}))
+    names = {"policy": "one", "dpo-all": "one"}
+    with pytest.raises(StageError, match="policy and dpo-all are both 'one' on the server"):
+        stage(backend="openai", how={"served_models": names}).run(
+            job(tmp_path / "v", model, {"en": ["scala-en"]})
+        )
 
 
 # the real tool
@@ -440,6 +446,9 @@ def test_the_real_tool_on_the_real_model_through_a_recipe(tmp_path: Path) -> Non
     assert scores.keys() == {
         (model, metric) for model in ("policy", "tuned") for metric in ("mcc", "macro_f1")
     }
+    [manifest] = [read_manifest(path) for path in home.glob("work/local/*/artifact")]
+    # most answers to the 64 questions are one of the labels, not cut off before it
+    assert max(score["failed"] for score in manifest.stats["scores"]) < 32
     for row in scores.values():
         assert row["value"] is not None and row["ci_low"] <= row["value"] <= row["ci_high"]
         assert row["by"] == "EuroEval 17.0.0, openai, zero-shot"

@@ -14,7 +14,7 @@ KEPT = manifests()
 DRAWN = {
     "reward": {"curve.png"}, "dpo-all": {"curve.png"}, "dpo-es": {"curve.png"},
     "sft-all": {"curve.png"},
-    "score": {"rewards.png"},
+    "score": {"rewards.png"}, "euroeval": {"deltas.png"},
 }  # fmt: skip
 
 

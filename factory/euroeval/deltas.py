@@ -2,10 +2,11 @@
 
 EuroEval draws the rows of every iteration by one seed, so iteration i of two models is asked the
 same rows after the same examples: iterations are pairs. Over them the standard deviation of the
-differences is the bootstrap's standard error of the delta (Efron and Tibshirani 1993, chapter 6),
-and the interval is delta +- t(0.975, n - 1) times that. EuroEval's own intervals of single scores
-divide by the root of n besides: they say how far the mean of its iterations is known, not how far
-another test set would move it, and get as narrow as one has patience for iterations.
+differences, s, is the bootstrap's standard error of a delta (Efron and Tibshirani 1993, chapter 6).
+The mean of n of them is off by s / sqrt(n) besides, so the interval is delta +- t(0.975, n - 1) s
+sqrt(1 + 1/n). EuroEval's own intervals of single scores have s / sqrt(n) alone: they say how far
+the mean of its iterations is known, not how far another test set would move it, and get as narrow
+as one has patience for iterations.
 """
 
 from __future__ import annotations
@@ -78,5 +79,6 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     count = len(differences)
     mean = math.fsum(differences) / count
     error = math.sqrt(math.fsum((one - mean) ** 2 for one in differences) / (count - 1))
-    reach = (_T[count - 2] if count - 2 < len(_T) else 1.96) * error
+    point = _T[count - 2] if count - 2 < len(_T) else 1.96
+    reach = point * error * math.sqrt(1 + 1 / count)
     return mean - reach, mean + reach

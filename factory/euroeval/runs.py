@@ -17,7 +17,7 @@ from factory import shards
 from factory.errors import InputError, StageError
 from factory.euroeval import environment, process
 from factory.euroeval.directory import MODEL
-from factory.euroeval.evaluation import Evaluation, Settings, Subject
+from factory.euroeval.evaluation import Evaluation, Model, Settings, Subject
 from factory.euroeval.suites import registry
 from factory.knobs import Knobs
 from factory.stages.job import Progress
@@ -31,14 +31,15 @@ class RunKnobs(Knobs):
     """`environment`: a directory with a Python environment of EuroEval (what `factory doctor
     --install euroeval` makes, where nothing is said). `limit`: seconds that one model may take in
     one language. `parallel`: runs at once, each on its share of the GPUs; for backend openai they
-    share one server. `gpu_memory_utilization` as vLLM has it. `served_model`: its name on the
-    server at OPENAI_BASE_URL, where there is one; else the stage starts one with vLLM."""
+    share one server. `gpu_memory_utilization` as vLLM has it. `served_models`: the names on the
+    server at OPENAI_BASE_URL, where there is one, by the names in `of`; a model without an adapter
+    is else looked for by its repo's. Without that address the stage starts servers with vLLM."""
 
     environment: str | None = None
     limit: int = Field(21600, ge=1)
     parallel: int = Field(1, ge=1)
     gpu_memory_utilization: float = Field(0.8, gt=0, le=1)
-    served_model: str | None = None
+    served_models: dict[str, str] = Field(default_factory=dict)
 
 
 class Runs:
@@ -112,6 +113,18 @@ class Runs:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _served_name(self, model: Model) -> str:
+        """What a server that is there already calls a model. Raises StageError where two models
+        would be one there."""
+        names = self._how.served_models
+        mine = names.get(model.label) or ("" if model.adapter else model.name)
+        if twin := [label for label, one in names.items() if one == mine and label != model.label]:
+            raise StageError(
+                f"{model.label} and {twin[0]} are both {mine!r} on the server",
+                "two names for one model are not a comparison: mend how.served_models",
+            )
+        return mine
+
     def _tell(self, evaluations: Sequence[Evaluation]) -> None:
         total = sum(len(one.datasets) for one in evaluations)
         left = sum(len(one.todo()) for one in evaluations)
@@ -125,13 +138,13 @@ class Runs:
             yield lambda one: Subject(self._whole(one))
             return
         if address := os.environ.get("OPENAI_BASE_URL"):
-            name = self._how.served_model or ("" if model.adapter else model.name)
+            name = self._served_name(model)
             there = process.models(address)
             if name not in there:
                 listed = f"; it has {', '.join(there)}" if there else ""
                 raise StageError(
                     f"the server at OPENAI_BASE_URL has no model {name or model.label}{listed}",
-                    "say its name there with how.served_model, or unset OPENAI_BASE_URL",
+                    "say its name there with how.served_models, or unset OPENAI_BASE_URL",
                 )
             yield lambda _: Subject(model.base, address, name)
             return
