@@ -40,6 +40,7 @@ class Transfer(Stage):
     name: ClassVar[str] = "transfer"
     kind: ClassVar[str] = "rankings"
     repo: ClassVar[str] = "transfer"
+    row_wise: ClassVar[bool] = True
 
     of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("reward",)
     pairs: Annotated[dict[str, Pairs], REFERENCE, Field(min_length=1)]
