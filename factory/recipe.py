@@ -158,7 +158,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
         raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
     for override in overrides:
         _override(document, override)
-    _complete(document, document.data.pop("required", {}), path.name)
+    _complete(document, document.data.pop("required", None) or {}, path.name)
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from factory.language.languages import LANGUAGES
+from factory.lock import outside
+from factory.reading import is_file
+from factory.recipe import load
 from tests.families import tokenizer_of
 
 FIXTURES = Path(__file__).parent / "sources"
@@ -112,8 +115,16 @@ def dataset(root: Path, configs: Mapping[str, tuple[str, str]], license: str | N
     return root
 
 
-def publish(api: Any, root: Path) -> None:
-    """Put all of them on a hub."""
+def others(names: Iterable[str]) -> list[str]:
+    """Datasets that these recipes read and that nothing above stands for: benchmarks, of which a
+    plan reads nothing but that they are there."""
+    read = [need for n in names for need in outside(load(n, UNSAID.get(n, ())).recipe)]
+    found = {need.source.partition("@")[0] for need in read if need.kind == "dataset"}
+    return sorted(name for name in found - DATASETS.keys() if not is_file(name))
+
+
+def publish(api: Any, root: Path, names: Iterable[str]) -> None:
+    """Put on a hub whatever these recipes read."""
     made: list[tuple[str, str, Path]] = [
         *((name, "model", model(root / name, name)) for name in MODELS),
         *((name, "model", adapter(root / name, name)) for name in ADAPTERS),
@@ -122,6 +133,10 @@ def publish(api: Any, root: Path) -> None:
             for name, (license, configs) in DATASETS.items()
         ),
     ]
+    for name in others(names):
+        (root / name).mkdir(parents=True)
+        (root / name / "README.md").write_text(_card("cc-by-4.0"))
+        made.append((name, "dataset", root / name))
     for name, kind, path in made:
         api.create_repo(name, repo_type=kind)
         api.upload_folder(repo_id=name, repo_type=kind, folder_path=str(path))

@@ -111,8 +111,13 @@ def test_the_wheel_alone_plans_the_demo_from_an_empty_environment(
     assert (elsewhere / ".factory").is_dir()
     absent = "import importlib.util as u; assert not u.find_spec('torch'), 'torch is there'"
     subprocess.run([python, "-c", absent], check=True)
-    # the sources need no model: they are really made, and their cards really rendered
-    factory("run", "demo", "--only", "questions")
+    # a line without a model is really made, and its card rendered from the wheel's templates
+    (elsewhere / "p.jsonl").write_text('{"id": "a", "prompt": "Hello"}\n')
+    (elsewhere / "mine.yaml").write_text(
+        "name: mine\norg: local\nlicense: mit\nlanguages: [en]\nmodels: {}\n"
+        "stages: {prompts: {source: p.jsonl}}\n"
+    )
+    factory("run", "mine.yaml")
     [card] = elsewhere.glob(".factory/work/local/*/artifact/README.md")
     assert card.read_text(encoding="utf-8").startswith("---\n")
     # a folder's recipe by its name, and typer's completion

@@ -79,7 +79,7 @@ def world(connection: Connection, tmp_path_factory: pytest.TempPathFactory) -> I
     constants.HF_HUB_CACHE = str(root / "cache")
     os.chdir(root)
     hub = Hub(connection.url, connection.token)
-    stand_ins.publish(hub._api, root / "repos")
+    stand_ins.publish(hub._api, root / "repos", PAPERS)
     yield hub
     os.chdir(here)
     constants.HF_HUB_CACHE = before

@@ -15,7 +15,7 @@ from factory.errors import RecipeError
 from factory.pocket import POCKET
 from factory.recipe import Recipe
 from factory.stages.contract import Outside
-from factory.stages.job import Job, Outcome, Place, read_slice
+from factory.stages.job import Job, Outcome, PartDone, Place, read_slice
 from factory.stages.transfer import Transfer, cell, wilson
 
 PAIRS = {
@@ -92,7 +92,9 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in ("one", "two")}
 
 
-def ran(root: Path, classifiers: dict[str, Path], **knobs: Any) -> tuple[Outcome, Path]:
+def ran(
+    root: Path, classifiers: dict[str, Path], part: tuple[int, int] | None = None, **knobs: Any
+) -> tuple[Outcome, Path]:
     for code, pairs in PAIRS.items():
         rows = [{"prompt": p, "chosen": c or " ", "rejected": r or " "} for p, c, r in pairs]
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -115,8 +117,9 @@ def ran(root: Path, classifiers: dict[str, Path], **knobs: Any) -> tuple[Outcome
             name = need.source.partition("@")[0]
             path = root / name if need.role == "pairs" else classifiers[name.partition("/")[2]]
             places[need] = Place(path, name)
-    (root / "work").mkdir()
-    job = Job("transfer", 0, specs, places, root / "work", root / "out", lambda *a, **k: None)
+    (root / "work").mkdir(exist_ok=True)
+    work, out = root / "work", root / "out"
+    job = Job("transfer", 0, specs, places, work, out, lambda *a, **k: None, part=part)
     return stage.run(job), root / "out"
 
 
@@ -155,6 +158,16 @@ def test_a_pair_too_long_to_be_read_is_in_neither_count(
     assert {c["shown"] for c in outcome.stats["matrix"]} == {"no pair has rewards"}
     rows = read_slice(out, "en/one", "rankings").to_pylist()
     assert {row["status"] for row in rows} == {"too_long"}
+
+
+def test_two_processes_make_what_one_makes(classifiers: dict[str, Path], tmp_path: Path) -> None:
+    one, _ = ran(tmp_path, classifiers, how={"shard": 1})
+    (tmp_path / "apart").mkdir()
+    for part in ((0, 2), (1, 2)):
+        with pytest.raises(PartDone):
+            ran(tmp_path / "apart", classifiers, part, how={"shard": 1})
+    other, _ = ran(tmp_path / "apart", classifiers, how={"shard": 1})
+    assert other.stats == one.stats
 
 
 def test_a_cell_counts_each_pair_once() -> None:

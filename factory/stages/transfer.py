@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from factory import schemas
+from factory import schemas, shards
 from factory.artifact import Rows
 from factory.chat import Message
 from factory.engines import Scorer, choose
@@ -40,6 +40,7 @@ class Transfer(Stage):
     name: ClassVar[str] = "transfer"
     kind: ClassVar[str] = "rankings"
     repo: ClassVar[str] = "transfer"
+    row_wise: ClassVar[bool] = True
 
     of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("reward",)
     pairs: Annotated[dict[str, Pairs], REFERENCE, Field(min_length=1)]
@@ -108,8 +109,10 @@ class Transfer(Stage):
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 pairs = mine[shard.slice][shard.start : shard.stop]
-                rows = self._rank(engine(_label(shard.slice)), specs[shard.slice], pairs)
-                return schemas.from_rows(rows, self.kind), sum(row["n_tokens"] for row in rows)
+                scorer = engine(_label(shard.slice))  # slices of one model follow one another
+                rows = self._rank(scorer, specs[shard.slice], pairs)
+                table = shards.noted(schemas.from_rows(rows, self.kind), engine=scorer.name)
+                return table, sum(row["n_tokens"] for row in rows)
 
             sizes = {name: len(pairs) for name, pairs in mine.items()}
             tables = job.make_rows(self.kind, sizes, self.how.shard, make)
