@@ -51,7 +51,7 @@ def gathered(tmp_path, hub):
     lines = [json.dumps({"id": f"q{n}", "prompt": f"question {n}"}) for n in range(4)]
     (recipe.parent / "rows.jsonl").write_text("\n".join(lines))
     recipe.write_text(
-        "name: small\norg: local\nlanguages: [en]\n"
+        f"name: {tmp_path.name}\norg: local\nlanguages: [en]\n"
         "license: {id: apache-2.0, because: a test}\nmodels: {policy: local/tiny-random-llama}\n"
         "stages:\n  prompts: {source: rows.jsonl}\n  generate: {n: 1}\n"
     )
