@@ -120,7 +120,9 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
     submit = ("submit", "smoke", "--site", str(where), *SMALL)
     said["submitted"] = factory(*submit)
     said["at once again"] = factory(*submit)
-    shards = lambda: list(home.glob("work/local/*/shards/*/*.parquet"))  # noqa: E731
+    record = json.loads((home / "slurm/local-smoke/1/submission.json").read_text())
+    [mark] = [step["fingerprint"] for step in record["steps"] if step["step"] == "generate"]
+    shards = lambda: list(home.glob(f"work/local/{mark}/shards/*/*.parquet"))  # noqa: E731
     wait(lambda: tasks(slurm, "generate", "array") == {"RUNNING"} and len(shards()) > 4)
     directory = str(home / "slurm/local-smoke/1")
     os.kill(process_of("task", directory, "generate", "0/2"), signal.SIGKILL)
@@ -130,7 +132,6 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
     slurm.empty()
     said["failed"] = factory("status", "smoke")
     said["failed, for programs"] = run_factory("status", "smoke", "--json", home=home).stdout
-    (root / "between").write_text("\n".join(str(path.relative_to(home)) for path in shards()))
     said["submitted again"] = factory(*submit)
     slurm.empty()
     said["done"] = factory("status", "smoke")
