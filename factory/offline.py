@@ -71,6 +71,9 @@ class Offline(Hub):
     def collection(self, slug: str) -> dict[str, str]:
         return {}
 
+    def _download(self, repo: str, kind: str, revision: str, path: str) -> Path:
+        return self.fetch(repo, kind, revision) / path
+
     def publish(
         self, directory: Path, manifest: Manifest, repo: str, kind: str, private: bool
     ) -> Published:

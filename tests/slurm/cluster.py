@@ -98,7 +98,7 @@ class Cluster:
                     env={**os.environ, **self.environment}, capture_output=True, check=False,
                 )  # fmt: skip
 
-    def empty(self, timeout: float = 300) -> None:
+    def empty(self, timeout: float = 600) -> None:
         """Wait until nothing is in the queue."""
         end = time.monotonic() + timeout
         while left := self.jobs():

@@ -120,7 +120,9 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
     submit = ("submit", "smoke", "--site", str(where), *SMALL)
     said["submitted"] = factory(*submit)
     said["at once again"] = factory(*submit)
-    shards = lambda: list(home.glob("work/local/*/shards/*/*.parquet"))  # noqa: E731
+    record = json.loads((home / "slurm/local-smoke/1/submission.json").read_text())
+    [mark] = [step["fingerprint"] for step in record["steps"] if step["step"] == "generate"]
+    shards = lambda: list(home.glob(f"work/local/{mark}/shards/*/*.parquet"))  # noqa: E731
     wait(lambda: tasks(slurm, "generate", "array") == {"RUNNING"} and len(shards()) > 4)
     directory = str(home / "slurm/local-smoke/1")
     os.kill(process_of("task", directory, "generate", "0/2"), signal.SIGKILL)
@@ -130,7 +132,6 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
     slurm.empty()
     said["failed"] = factory("status", "smoke")
     said["failed, for programs"] = run_factory("status", "smoke", "--json", home=home).stdout
-    (root / "between").write_text("\n".join(str(path.relative_to(home)) for path in shards()))
     said["submitted again"] = factory(*submit)
     slurm.empty()
     said["done"] = factory("status", "smoke")
@@ -208,11 +209,23 @@ def test_the_rows_are_those_of_a_run_on_one_machine(line: Line, tmp_path: Path) 
 def test_no_task_looked_for_anybody_outside(line: Line) -> None:
     if not cut():
         pytest.skip("no network namespaces here: unshare --net is refused")
+    watch = {
+        "PYTHONPATH": str(Path(__file__).parent / "watch"),
+        "FACTORY_WATCHED": str(line.watched),
+    }
+    code = "import socket; socket.getaddrinfo('somebody.invalid', 1)"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **watch},
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    said = line.watched.read_text()
+    assert said.count("look up somebody.invalid") == 1  # it does see who is asked for
     local = ("127.0.0.1", "localhost", "::1", "None", "0.0.0.0", "::", "")
     host = os.uname().nodename
-    asked = {said.split(" ", 2)[-1].removeprefix("up ") for said in
-             line.watched.read_text().splitlines()}  # fmt: skip
-    assert asked <= {*local, host}, asked
+    asked = {one.split(" ", 2)[-1].removeprefix("up ") for one in said.splitlines()}
+    assert asked <= {*local, host, "somebody.invalid"}, asked
 
 
 def test_what_is_sealed_is_published_by_whoever_next_holds_the_hub(line: Line) -> None:
