@@ -151,6 +151,7 @@ STATS: dict[str, dict[str, Any]] = {
                 "tokens": 9,
                 "cut_off": 0,
                 "in_language": 12,
+                "other_language": 0,
                 "line_pass_rate": 0.75,
             }
         }
@@ -584,8 +585,8 @@ def test_the_card_of_a_translation_lays_it_beside_what_people_wrote():
 
 def test_the_line_pass_rate_is_on_the_card_of_the_arena_where_there_is_one():
     text = card.render(MANIFESTS["arena"])
-    assert "| es/dpo-es | 12 | 0 | 12 | 75.0 % |" in text
-    assert "| en/policy | 12 | 1 | 11 |  |" in text
+    assert "| es/dpo-es | 12 | 0 | 12 | 0 | 75.0 % |" in text
+    assert "| en/policy | 12 | 1 | 11 |  |  |" in text, "made before these were counted"
 
 
 def test_a_language_without_rows_has_no_config_unless_there_is_no_other():
