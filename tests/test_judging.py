@@ -104,7 +104,7 @@ def test_the_longer_answer_gives_way_first_and_then_both_alike(first, second, ro
         if kept[shorter] < (first, second)[shorter]:
             assert abs(kept[0] - kept[1]) <= 1, "the shorter is cut only when both are as long"
         else:
-            assert kept[1 - shorter] >= kept[shorter]
+            assert kept[1 - shorter] >= kept[shorter] - 1, "but for one token of an odd room"
 
 
 @pytest.fixture(scope="module")
