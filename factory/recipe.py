@@ -110,13 +110,14 @@ def recipe_directory() -> Path:
 def find(name: str) -> tuple[Path, bool]:
     """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
     path = Path(name)
-    if name and path.is_dir():
-        raise RecipeError(f"{name} is a directory", "give the .yaml file of a recipe in it")
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
+        if path.is_file():
+            return path.resolve(), False
+        if not path.is_dir():
             raise RecipeError(f"no recipe at {name}", "check the path")
-        return path.resolve(), False
     shipped = {file.stem: file for file in recipe_directory().glob("*.yaml")}
+    if name and name not in shipped and path.is_dir():
+        raise RecipeError(f"{name} is a directory", "give the .yaml file of a recipe in it")
     if name not in shipped:
         raise RecipeError(
             f"no recipe called {name!r}{nearest(name, shipped)}",
