@@ -132,11 +132,12 @@ def find(name: str) -> tuple[Path, bool]:
     """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
+        if path.is_file():
+            return path.resolve(), False
+        if not path.is_dir():
             raise RecipeError(f"no recipe at {name}", "check the path")
-        return path.resolve(), False
     shipped = packaged()
-    if name not in shipped and name and path.is_dir():
+    if name and name not in shipped and path.is_dir():
         raise RecipeError(f"{name} is a directory", "give the .yaml file of a recipe in it")
     if name not in shipped:
         raise RecipeError(

@@ -243,7 +243,7 @@ def test_an_unknown_packaged_recipe_is_an_error_with_the_nearest():
 
 def test_a_recipe_that_is_not_text_is_an_error(tmp_path):
     (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="is not text in UTF-8"):
+    with pytest.raises(RecipeError, match="not text in UTF-8"):
         load(str(tmp_path / "r.yaml"))
 
 
