@@ -185,9 +185,9 @@ def _artifacts(
 
 def _copy(path: Path, directory: Path) -> Path:
     digest = file_sha256(path)
-    copy = directory / f"{digest[:12]}-{path.name}"
+    copy = directory / digest[:12] / path.name  # its name goes into rows, and into their ids
     if not copy.exists():
-        directory.mkdir(parents=True, exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         temporary = copy.with_name(f".{copy.name}")
         shutil.copyfile(path, temporary)
         temporary.rename(copy)

@@ -15,6 +15,7 @@ from factory.errors import FactoryError, HubError, RecipeError, StageError, Work
 from factory.offline import Offline
 from factory.plan import Holdings, State, plan
 from factory.recipe import PACKAGED, Recipe, load
+from factory.stages.job import read_slice
 from factory.work import Home
 from tests.builders import by_name, demo, lock_of
 
@@ -85,6 +86,8 @@ def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets)
     work = run.work_of(given, "prompts")
     manifest = read_manifest(work.artifact)
     assert manifest.rows().out == 4
+    rows = read_slice(work.artifact, "en", "prompts")
+    assert set(rows["source_dataset"].to_pylist()) == {"rows.jsonl"}  # as in a run with a hub
     steps = by_name(plan(given.recipe, given.lock, Holdings()))
     assert manifest.fingerprint == steps["prompts"].fingerprint
     run.apart(given, Silent(), "prompts")  # again: it is made

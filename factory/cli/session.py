@@ -11,21 +11,11 @@ from urllib.parse import urlsplit
 from factory.cli.app import home_path
 from factory.errors import HubError
 from factory.localhub.launcher import HubStartError, connect, environment
+from factory.quiet import QUIET
 from factory.work import Home
 
 if TYPE_CHECKING:
     from factory.hub import Hub
-
-# Libraries that would otherwise fill a log with bars and advice.
-_QUIET = {
-    "HF_HUB_VERBOSITY": "error",  # its own retries are told as what came of them
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DATASETS_VERBOSITY": "error",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TQDM_DISABLE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 @contextmanager
@@ -36,7 +26,7 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     imported before this.
     """
     home = Home(home_path())
-    for key, value in _QUIET.items():
+    for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     if endpoint is None:
         try:
@@ -93,7 +83,7 @@ def address(endpoint: str) -> str:
 
 def remote_token() -> str | None:
     """The user's own token, for hubs other than the local one: HF_TOKEN, or hf auth login."""
-    for key, value in _QUIET.items():  # before the client is imported for the first time
+    for key, value in QUIET.items():  # before the client is imported for the first time
         os.environ.setdefault(key, value)
     import huggingface_hub
 

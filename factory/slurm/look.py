@@ -24,6 +24,7 @@ PACKAGES: dict[FamilyName, tuple[str, ...]] = {
     "euroeval": ("factory",),
     "cpu": ("factory", "torch", "transformers", "peft"),
 }
+_WHOSE = "look yourself: sacctmgr show associations user=$USER format=account"
 _GPUS = "import torch; print(torch.cuda.device_count())"
 
 
@@ -81,7 +82,7 @@ def _account(site: Site, run: Run) -> Iterator[Check]:
         said = run(["sacctmgr", "--noheader", "--parsable2", "show", "associations",
                     f"user={os.environ.get('USER', '')}", "format=account"])  # fmt: skip
     except WorkError as error:
-        yield Check("account", "warning", f"{site.account}, not looked up: {error.what}", "none")
+        yield Check("account", "warning", f"{site.account}, not looked up: {error.what}", _WHOSE)
         return
     mine = set(said.split())
     if site.account in mine:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from factory import fan
 from factory.errors import StageError
+from factory.quiet import QUIET
 from factory.slurm.script import OFFLINE
 
 
@@ -62,13 +63,3 @@ def cut_off(environment: MutableMapping[str, str], directory: Path) -> None:
         environment.setdefault(name, value)
     # below <home>/slurm/<org>-<recipe>/<number>
     environment.setdefault("HF_HOME", str(directory.absolute().parents[2] / "cache"))
-
-
-QUIET = {
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DATASETS_VERBOSITY": "error",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TQDM_DISABLE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}

@@ -131,7 +131,7 @@ class Family(Shell):
 
 
 class Site(Shell):
-    """A cluster. `all:`-like keys (`setup`, `environment`, `binds`) go before those of a family."""
+    """A cluster. Its own `setup`, `environment` and `binds` go before those of a family."""
 
     name: str
     description: str = ""
@@ -139,8 +139,8 @@ class Site(Shell):
     gpu: Literal["rocm", "cuda", "none"] = "none"
     gpu_request: Literal["gpus-per-node", "gres"] = "gpus-per-node"
     runtime: Literal["singularity", "apptainer"] = "singularity"
-    network: Literal["login", "job"] = "login"  # where what is needed is brought from
-    secrets: Path | None = None  # a file of 0600 with NAME=value lines, for jobs with a network
+    network: Literal["login", "job"] = "login"  # where files are laid on the shared disk
+    secrets: Path | None = None  # a file of 0600 with NAME=value lines, for that job
     scratch: Path | None = None  # where the factory's home should lie; doctor looks at it
     limits: Limits = Limits()
     generate: Family

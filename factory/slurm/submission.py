@@ -297,7 +297,7 @@ def submit(
 
 
 def fetching(submission: Submission, home: Path) -> Work:
-    """The job that brings what steps read, where a login node has no network."""
+    """The job that lays what steps read on the shared disk, where a login node should not."""
     return Work(
         kind="fetch",
         step=FETCH,
