@@ -447,8 +447,8 @@ def test_the_real_tool_on_the_real_model_through_a_recipe(tmp_path: Path) -> Non
         (model, metric) for model in ("policy", "tuned") for metric in ("mcc", "macro_f1")
     }
     [manifest] = [read_manifest(path) for path in home.glob("work/local/*/artifact")]
-    # of two times 32 questions; what a small model writes is often cut off within its label
-    assert all(0 <= score["failed"] <= 64 for score in manifest.stats["scores"])
+    # every answer of the model is a label: none is cut off before it
+    assert {s["failed"] for s in manifest.stats["scores"] if s["model"] == "policy"} == {0}
     for row in scores.values():
         assert row["value"] is not None and row["ci_low"] <= row["value"] <= row["ci_high"]
         assert row["by"] == "EuroEval 17.0.0, openai, zero-shot"
