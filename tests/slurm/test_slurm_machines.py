@@ -35,6 +35,7 @@ def test_where_machines_meet_is_read_from_what_the_script_and_slurm_say():
     assert Meeting.of(SAID) == Meeting(2, 1, "nid1", 20007, "7-1")
 
 
+@pytest.mark.slow
 def test_accelerate_is_told_of_the_other_machines(tmp_path):
     from factory.stages.train import Sft
 
