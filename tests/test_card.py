@@ -14,6 +14,7 @@ from factory.cards import card
 from factory.errors import InputError
 from factory.plan import plan
 from factory.stages import STAGES
+from factory.stages.transfer import cell
 from tests.builders import by_name, demo, done, imported, lock_of, manifest_of, walked
 from tests.golden.refresh import HERE
 from tests.golden.refresh import manifests as kept
@@ -156,6 +157,11 @@ STATS: dict[str, dict[str, Any]] = {
             }
         }
     },
+    "transfer": {
+        "matrix": [
+            {"reward_model": "reward", "language": "es", **cell([1.0, 0.0, None], [0.0, 1.0, 0.0])}
+        ]
+    },
     "judge": {
         "judge": "local/demo-reward",
         "notes": ["training reward (not independent)"],
@@ -192,6 +198,8 @@ def manifests() -> dict[str, Manifest]:
     recipe = demo(
         "stages.merge={}",
         "stages.online={each: all}",
+        "stages.transfer={pairs: {es: pairs.jsonl}}",
+        "stages.euroeval={benchmarks: {en: [scala-en]}}",
         "stages.pair.pool=both",
         "stages.pair.rejected={min_of: 5}",
         "stages.pair.prompt_language=random",
@@ -203,7 +211,8 @@ def manifests() -> dict[str, Manifest]:
     found = {"import": imported()}
     for name, step in by_name(steps).items():
         left = {"es": 5} if name in ("pair", "prompts") else {}
-        made = manifest_of(recipe, lock, step, done(steps), left, stats=STATS.get(name))
+        stats = STATS.get(name) or (kept()[name].stats if name == "euroeval" else None)
+        made = manifest_of(recipe, lock, step, done(steps), left, stats=stats)
         with_template = step.stage.name in ("generate", "sft", "dpo", "online")
         found[name] = made.model_copy(update={"template": TEMPLATE}) if with_template else made
     return found

@@ -41,7 +41,13 @@ def test_a_right_card_has_no_problem() -> None:
 def test_the_cards_of_a_real_run_are_right(name: str) -> None:
     manifest = manifests()[name]
     kind = "model" if manifest.kind in ("adapter", "model") else "dataset"
-    paths = [*(f.path for f in manifest.files), "anatomy.png", "curve.png", "rewards.png"]
+    paths = [
+        *(f.path for f in manifest.files),
+        "anatomy.png",
+        "curve.png",
+        "rewards.png",
+        "deltas.png",
+    ]
     asked = []
 
     def has(*what: str) -> bool:

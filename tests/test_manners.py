@@ -66,7 +66,7 @@ def test_version_says_where_state_is_kept_and_with_v_what_a_report_needs(
     ("words", "completed"),
     [
         ("factory plan dem", {"demo"}),
-        ("factory run sm", {"smoke", "smart.yaml"}),
+        ("factory run sma", {"smart.yaml"}),
         ("factory doc", {"doctor"}),
     ],
 )
