@@ -269,7 +269,7 @@ print("seconds", round(time.monotonic() - began))
 
 
 def probe(*before: str) -> list[str]:
-    env = environment.clean_environment({"PYTHONPATH": str(environment.shipped("evaluation"))})
+    env = environment.clean_environment({"PYTHONPATH": str(environment.INSIDE)})
     command = [*before, sys.executable, "-c", PROBE]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.split("\n")[:3]

@@ -376,7 +376,7 @@ def test_our_metric_scripts_are_read_by_evaluate_and_right(tmp_path: Path) -> No
         to.mkdir()
         (to / f"{script}.py").write_text(directory.metric(script).read_text())
     env = environment.clean_environment(
-        {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(environment.shipped("evaluation"))}
+        {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(environment.INSIDE)}
     )
     done = subprocess.run(
         [str(environment.python("openai")), "-c", METRICS],

@@ -22,7 +22,11 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-FILES = {dotted(path): path for path in sorted((ROOT / "factory").rglob("*.py"))}
+FILES = {
+    dotted(path): path
+    for path in sorted((ROOT / "factory").rglob("*.py"))
+    if "inside" not in path.parts  # read by EuroEval's own Python, never by ours
+}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import yaml
 from factory import __version__
 
 ROOT = Path(__file__).parent.parent
-DATA = ("recipes", "cards", "slurm", "evaluation")  # folders beside the package; some may be absent
+DATA = ("recipes", "cards", "slurm")  # folders beside the package; some may be absent
 SKIPPED = ("__pycache__", ".lock.yaml", ".pyc")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from factory.artifact import UNHASHED, content_digest, file_sha256
 from factory.errors import InputError
-from factory.euroeval.environment import shipped
+from factory.euroeval.environment import INSIDE
 from factory.euroeval.suites import registry, scripts
 
 RESULTS = "euroeval_benchmark_results.jsonl"  # EuroEval has no option for it
@@ -37,7 +37,7 @@ def prepare(directory: Path, datasets: Mapping[str, Path]) -> None:
 
 def metric(script: str) -> Path:
     """Our script for one of Hugging Face's metrics."""
-    return shipped("evaluation/metrics") / f"{script}.py"
+    return INSIDE / "metrics" / f"{script}.py"
 
 
 def unshipped(names: Iterable[str]) -> list[str]:

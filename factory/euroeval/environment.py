@@ -23,6 +23,7 @@ from factory.euroeval.suites import parsed, registry, version
 Backend = Literal["vllm", "openai"]
 _ROOT = Path(__file__).parents[2]
 _INSTALLED = Path(__file__).parents[1] / "_data"  # where the wheel puts them
+INSIDE = Path(__file__).parent / "inside"  # what its Python reads, and ours does not
 _UV = "uv==0.13.9"  # that makes it; any uv on this machine is taken first
 _LEAST = (3, 12)
 _DONE = "benchmarks.json"  # written last: what the installed registry says
@@ -41,7 +42,7 @@ _NOT_PASSED = ("PYTHON", "HF_", "HUGGING", "OPENAI_", "VIRTUAL_ENV", "SLURM_NTAS
 
 
 def shipped(name: str) -> Path:
-    """A file of the project that EuroEval's Python reads, in a checkout or an installed wheel."""
+    """A lock, in a checkout or in an installed wheel."""
     return (_INSTALLED if _INSTALLED.is_dir() else _ROOT) / name
 
 
@@ -133,9 +134,9 @@ def list_benchmarks(binary: Path, fix: str) -> dict[str, Any]:
     """What the EuroEval of a Python says of its benchmarks. Raises StageError."""
     with tempfile.TemporaryDirectory(prefix="euroeval-") as directory:
         done = subprocess.run(
-            [str(binary), str(shipped("evaluation/list_benchmarks.py"))],
+            [str(binary), str(INSIDE / "list_benchmarks.py")],
             cwd=directory,
-            env=clean_environment({"PYTHONPATH": str(shipped("evaluation")), "HF_HOME": directory}),
+            env=clean_environment({"PYTHONPATH": str(INSIDE), "HF_HOME": directory}),
             capture_output=True,
             text=True,
             check=False,

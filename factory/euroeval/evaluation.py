@@ -142,7 +142,7 @@ class Evaluation:
 
     def _environment(self, subject: Subject, where: Path, devices: str | None) -> dict[str, str]:
         more = {
-            "PYTHONPATH": str(environment.shipped("evaluation")),
+            "PYTHONPATH": str(environment.INSIDE),
             "HF_HOME": str(where / "hf"),
             "VLLM_HOST_IP": "127.0.0.1",  # else vLLM asks the network for the machine's address
         }

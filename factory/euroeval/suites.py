@@ -1,5 +1,5 @@
 """Which benchmarks EuroEval has for a language. Pure: read from registry.json, which is what the
-pinned version says of itself (evaluation/list_benchmarks.py)."""
+pinned version says of itself (inside/list_benchmarks.py)."""
 
 from __future__ import annotations
 
