@@ -97,3 +97,13 @@ def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert not {name for name in pages if f"({name}" not in index}
+
+
+def test_every_room_has_a_row_in_the_architecture() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    firsts = re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE)
+    named = {name for first in firsts for name in re.findall(r"`([\w/]+)`", first)}
+    rooms = {path.stem for path in (ROOT / "factory").glob("*.py")} - {"__init__"}
+    rooms |= {f"{path.parent.name}/" for path in (ROOT / "factory").glob("*/__init__.py")}
+    assert len(rooms) > 40
+    assert not rooms - named
