@@ -98,7 +98,7 @@ def test_there_is_something_to_look_at():
 def test_stages_see_no_hub_run_card_recipe_or_command_line():
     forbidden = [
         f"factory.{name}"
-        for name in ("hub", "run", "cards.card", "record", "cli", "plan", "lock", "recipe", "slurm",
+        for name in ("hub", "execution", "cards.card", "record", "cli", "plan", "lock", "recipe", "slurm",
                      "sync", "report", "work", "pocket", "localhub")
     ]  # fmt: skip
     assert not told(
