@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -325,7 +326,11 @@ def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (SLURM's warning) end the run cleanly, without the shard in flight."""
+    """SIGTERM and SIGUSR1 (SLURM's warning) end the run cleanly, without the shard in flight.
+    Python hears signals in its main thread alone: elsewhere a run lasts until it is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Interrupted(
