@@ -17,11 +17,7 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 def __getattr__(name: str) -> Any:
     """The Python API, imported when it is first asked for: `import factory` loads nothing."""
-    if name == "run":  # a room that can be called: as a name of this package it is both
-        import factory.run as room
-
-        return room
-    if name in ("load_adapter", "load_artifact"):
+    if name in ("load_adapter", "load_artifact", "run"):
         from factory import api
 
         return getattr(api, name)

@@ -141,7 +141,7 @@ def run(
     loaded = load(recipe, set)
     with visit(hub) as (home, the_hub):
         from factory.cli.console import Teller
-        from factory.run import run as execute
+        from factory.execution import run as execute
 
         teller = Teller(quiet=quiet)
         try:

@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory import lock, run, stock
+from factory import execution, lock, stock
 from factory.difference import Difference, compare
 from factory.errors import RecipeError, nearest
+from factory.execution import Reporter
 from factory.hub import Hub
 from factory.lock import Lock
 from factory.plan import Found, State, Step, plan, repo_type
 from factory.reading import is_file
 from factory.recipe import Loaded, load
-from factory.run import Reporter
 from factory.stages.contract import Outside, Read
 from factory.work import Home
 
@@ -82,7 +82,7 @@ def again(
     for step in published.steps:
         if step.name not in anew and step.found is not None:
             held.add(step.found)
-    run.execute(loaded, published.pins, held, anew, hub, home, report)
+    execution.execute(loaded, published.pins, held, anew, hub, home, report)
     done = {step.name: step.found for step in plan(mine, published.pins, held) if step.found}
     return {
         step.name: compare(_directory(step.found, hub), _directory(done[step.name], hub))

@@ -98,8 +98,8 @@ def test_there_is_something_to_look_at():
 def test_stages_see_no_hub_run_card_recipe_or_command_line():
     forbidden = [
         f"factory.{name}"
-        for name in ("hub", "run", "cards.card", "record", "cli", "plan", "lock", "recipe", "slurm",
-                     "sync", "report", "work", "pocket", "localhub")
+        for name in ("hub", "execution", "cards.card", "record", "cli", "plan", "lock", "recipe",
+                     "slurm", "sync", "report", "work", "pocket", "localhub")
     ]  # fmt: skip
     assert not told(
         [i for i in ALL if within(i.module, "factory.stages") and within(i.name, *forbidden)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from factory import provisions, run, stock
+from factory import execution, provisions, stock
 from factory.artifact import read_manifest
 from factory.errors import FactoryError, HubError, RecipeError, StageError, WorkError
 from factory.offline import Offline
@@ -82,15 +82,15 @@ def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets)
     given = provisions.read(directory)
     (recipe.parent / "rows.jsonl").write_text("")  # edited while it waits in the queue
     recipe.write_text("name: other\n")
-    run.apart(given, Silent(), "prompts")
-    work = run.work_of(given, "prompts")
+    execution.apart(given, Silent(), "prompts")
+    work = execution.work_of(given, "prompts")
     manifest = read_manifest(work.artifact)
     assert manifest.rows().out == 4
     rows = read_slice(work.artifact, "en", "prompts")
     assert set(rows["source_dataset"].to_pylist()) == {"rows.jsonl"}  # as in a run with a hub
     steps = by_name(plan(given.recipe, given.lock, Holdings()))
     assert manifest.fingerprint == steps["prompts"].fingerprint
-    run.apart(given, Silent(), "prompts")  # again: it is made
+    execution.apart(given, Silent(), "prompts")  # again: it is made
     held = stock.holdings(given.loaded(), given.lock, Offline(given), Home(given.home))
     found = by_name(plan(given.recipe, given.lock, held))
     assert found["prompts"].state is State.PUBLISH
@@ -99,10 +99,10 @@ def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets)
 def test_a_step_whose_input_is_not_made_and_a_seal_without_shards_fail(gathered, no_sockets):
     given, _, _ = gathered
     with pytest.raises(FactoryError, match="prompts"):
-        run.apart(given, Silent(), "generate", part=(0, 2))
-    run.apart(given, Silent(), "prompts")
+        execution.apart(given, Silent(), "generate", part=(0, 2))
+    execution.apart(given, Silent(), "prompts")
     with pytest.raises(StageError, match="all shards are missing"):
-        run.apart(given, Silent(), "generate", seal=True)
+        execution.apart(given, Silent(), "generate", seal=True)
 
 
 def test_a_file_that_changed_under_its_name_is_refused(gathered):
@@ -110,13 +110,13 @@ def test_a_file_that_changed_under_its_name_is_refused(gathered):
     [copy] = given.files.values()
     copy.write_text("other\n")
     with pytest.raises(RecipeError, match="not what was submitted"):
-        run.apart(given, Silent(), "prompts")
+        execution.apart(given, Silent(), "prompts")
 
 
 def test_what_is_sealed_is_published_later_and_nothing_else_runs(gathered, hub):
     given, _, recipe = gathered
-    run.apart(given, Silent(), "prompts")
-    steps = by_name(run.publish(load(str(recipe)), hub, Home(given.home), Silent()))
+    execution.apart(given, Silent(), "prompts")
+    steps = by_name(execution.publish(load(str(recipe)), hub, Home(given.home), Silent()))
     assert steps["prompts"].state is State.REUSE
     assert steps["generate"].state is State.RUN
 

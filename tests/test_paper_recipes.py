@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from factory import chat, check, record, run, stock
+from factory import chat, check, execution, record, stock
 from factory.artifact import License, read_manifest
 from factory.errors import RecipeError
 from factory.localhub.launcher import Connection
@@ -215,7 +215,7 @@ def test_a_departure_is_at_a_stage_that_the_recipe_has_and_at_a_knob_of_it(name:
 def test_a_departure_is_on_the_cards_that_it_concerns(world: Any, tmp_path: Path) -> None:
     found = load("eurollm-9b", ["org=lab", "name=departs"])
     home = Home(tmp_path)
-    run.run(found, world, home, Silent(), until="prompts")
+    execution.run(found, world, home, Silent(), until="prompts")
     [path] = tmp_path.glob("work/lab/*/artifact")
     assert set(read_manifest(path).departures) == {"prompts", "prompts.turns"}
     card = (path / "README.md").read_text(encoding="utf-8")

@@ -154,14 +154,13 @@ def _run(
     part = read_part(shard) if shard else None
     given = [*(f"--set={one}" for one in overrides), *([f"--hub={hub}"] if hub else [])]
     with session(hub) as (home, the_hub):
-        from factory import run as running
-        from factory import shelf
+        from factory import execution, shelf
         from factory.cli import console as shown
 
         teller = shown.Teller(aside=json_, quiet=quiet)
         fan = Fan(["run", recipe, *given, *(["--frozen"] if frozen else [])], teller.note)
         try:
-            steps = running.run(loaded, the_hub, home, teller, only, until, frozen, part, fan)
+            steps = execution.run(loaded, the_hub, home, teller, only, until, frozen, part, fan)
         finally:
             teller.stop()
         if json_:

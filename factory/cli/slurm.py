@@ -48,8 +48,8 @@ def submit(
     with session(hub) as (home, the_hub):
         from factory import stock
         from factory.cli.console import Teller, console
+        from factory.execution import select
         from factory.plan import plan
-        from factory.run import select
         from factory.slurm import line
 
         teller = Teller(aside=True)
@@ -123,7 +123,7 @@ def cancel(
         if not only or step in only
     }
     if only:
-        from factory.run import select
+        from factory.execution import select
 
         select([step.name for step in standing.steps], only, None)
     Queue().cancel(job for ids in jobs.values() for job in ids)
@@ -166,18 +166,18 @@ def task(
             typer.echo(f"{len(given.repos)} models and datasets are on the shared disk")
         return
     node.cut_off(os.environ, directory)
-    from factory import provisions, run
+    from factory import execution, provisions
     from factory.cli.console import Teller
     from factory.training import launch
 
     given, meeting = provisions.read(directory), launch.Meeting.of(os.environ)
     over = directory / "ends" / f"over-{meeting.key}"
     if meeting.rank:
-        launch.join(run.work_of(given, step).path / "checkpoints", over)
+        launch.join(execution.work_of(given, step).path / "checkpoints", over)
         return
     teller = Teller()
     try:
-        run.apart(given, teller, step, part, seal)
+        execution.apart(given, teller, step, part, seal)
     finally:
         teller.stop()
         if meeting.machines > 1:
@@ -192,11 +192,11 @@ def publish(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None) -> N
 
     loaded = load(recipe, set_ or ())
     with session(hub) as (home, the_hub):
-        from factory import run
+        from factory import execution
         from factory.cli import console as shown
 
         teller = shown.Teller()
-        steps = run.publish(loaded, the_hub, home, teller)
+        steps = execution.publish(loaded, the_hub, home, teller)
         shown.console.print(shown.repos_table(steps))
 
 

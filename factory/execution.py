@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import shutil
 import signal
-import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType, ModuleType
-from typing import Any, Protocol
+from types import FrameType
+from typing import Protocol
 
 from factory import check, earlier, foreign, places, record, shelf, stock, yaml12
-from factory.artifact import Manifest, content_digest, file_sha256
+from factory.artifact import content_digest, file_sha256
 from factory.cards import card, figures
 from factory.engines.choose import EngineKnobs, processes
 from factory.errors import (
@@ -326,7 +326,11 @@ def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (SLURM's warning) end the run cleanly, without the shard in flight."""
+    """SIGTERM and SIGUSR1 (SLURM's warning) end the run cleanly, without the shard in flight.
+    Python hears signals in its main thread alone: elsewhere a run lasts until it is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Interrupted(
@@ -359,15 +363,3 @@ def _explained(home: Home) -> Iterator[None]:
                 "free some, or set FACTORY_HOME elsewhere; run again to go on",
             ) from error
         raise
-
-
-class _Callable(ModuleType):
-    """This room under the name that people call: `factory.run("demo")` is api.run."""
-
-    def __call__(self, recipe: str, **options: Any) -> dict[str, Manifest]:
-        from factory import api
-
-        return api.run(recipe, **options)
-
-
-sys.modules[__name__].__class__ = _Callable
