@@ -93,6 +93,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert anchor in anchors(place), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_of_ours_that_is_named_exists(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    ours = r"(?<![\w./$-])((?:factory|tests|benchmarks|recipes|cards|slurm|requirements|docs)/[\w./-]+)"
+    named = {path for code in re.findall(r"`([^`]+)`", text) for path in re.findall(ours, code)}
+    assert not {path for path in named if not (ROOT / path).exists()}
+
+
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
