@@ -96,7 +96,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_of_ours_that_is_named_exists(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
-    ours = r"(?<![\w./$-])((?:factory|tests|benchmarks|recipes|cards|slurm|requirements|docs)/[\w./-]+)"
+    rooms = "factory|tests|benchmarks|recipes|cards|slurm|requirements|docs"
+    ours = rf"(?<![\w./$-])((?:{rooms})/[\w./-]+)"
     named = {path for code in re.findall(r"`([^`]+)`", text) for path in re.findall(ours, code)}
     assert not {path for path in named if not (ROOT / path).exists()}
 
