@@ -27,7 +27,17 @@ INSIDE = Path(__file__).parent / "inside"  # what its Python reads, and ours doe
 _UV = "uv==0.13.9"  # that makes it; any uv on this machine is taken first
 _LEAST = (3, 12)
 _DONE = "benchmarks.json"  # written last: what the installed registry says
-_PUNKT = "tokenizers/punkt_tab/english"
+_PUNKT = "tokenizers/punkt_tab/english"  # English is what EuroEval reads, in every language
+# Asks NLTK for sentences; says in one line why it cannot.
+_COUNTS = """
+import sys, nltk
+try:
+    nltk.sent_tokenize("One. Two.")
+except LookupError:
+    sys.exit("NLTK's punkt_tab is not here")
+except Exception as error:
+    sys.exit(str(error).splitlines()[0])
+"""
 _PUNKT_LOCK = "requirements/euroeval-punkt.lock"
 _IN_PACKAGE = "llama_index/core/_static/nltk_cache"  # where that package has NLTK's data
 LOCKS: dict[Backend, str] = {"openai": "euroeval", "vllm": "euroeval-vllm"}
@@ -168,19 +178,20 @@ def install(name: str, tell: Callable[[str], None]) -> Path:
     root = default_place(backend)
     if not (root / _DONE).exists():
         _make(backend, root, tell)
-    if not has_punkt(root):
+    if without_punkt(root / "bin" / "python"):
         _bring_punkt(root, tell)
     return root
 
 
-def has_punkt(root: Path) -> bool:
-    """Whether the Python of an environment finds NLTK's punkt_tab, where NLTK looks for it. English
-    is what EuroEval reads, in whatever language it evaluates."""
-    said = filter(None, os.environ.get("NLTK_DATA", "").split(os.pathsep))
-    own = [root / where / "nltk_data" for where in ("", "share", "lib")]
-    system = [Path("/usr") / where / "nltk_data" for where in ("share", "local/share", "lib")]
-    places = (*(Path(place).expanduser() for place in said), Path.home() / "nltk_data", *own, *system)
-    return any((place / _PUNKT).is_dir() for place in places)
+def without_punkt(binary: Path) -> str | None:
+    """Why NLTK cannot count sentences in a Python; None where it can. NLTK is asked, since where it
+    looks, and whose files it reads, is for it to say."""
+    done = subprocess.run(
+        [str(binary), "-I", "-c", _COUNTS], env=clean_environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    said = done.stderr.strip().splitlines() or ["it does not say why"]
+    return said[-1] if done.returncode else None
 
 
 def _bring_punkt(root: Path, tell: Callable[[str], None]) -> None:
@@ -193,7 +204,14 @@ def _bring_punkt(root: Path, tell: Callable[[str], None]) -> None:
                "-r", str(shipped(_PUNKT_LOCK))])  # fmt: skip
         to = root / "nltk_data" / _PUNKT
         to.parent.mkdir(parents=True, exist_ok=True)
-        (package / _IN_PACKAGE / _PUNKT).rename(to)
+        # NLTK refuses files with links elsewhere, as uv makes them to its cache, and what a group
+        # may write, whatever the umask here
+        own = Path(aside) / "own"
+        shutil.copytree(package / _IN_PACKAGE / _PUNKT, own, copy_function=shutil.copyfile)
+        for path in (own, *own.iterdir(), *to.parents[:3]):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        shutil.rmtree(to, ignore_errors=True)
+        own.rename(to)
 
 
 def _make(backend: Backend, root: Path, tell: Callable[[str], None]) -> None:
@@ -229,8 +247,8 @@ def check() -> list[Check]:
             continue
         root = binary.parents[1]
         found.append(Check(name, "ok", f"{version()} at {root}"))
-        if not has_punkt(root):
-            said = "no punkt_tab of NLTK, so no instruction-following"
+        if why := without_punkt(binary):
+            said = f"no instruction-following: {why}"
             found.append(Check(name, "warning", said, remedy(backend)))
     return found
 

@@ -22,9 +22,8 @@ def lacking(backend: Backend, given: str | None, benchmarks: Iterable[str]) -> l
     """All that is not as these benchmarks need it: EuroEval's environment (`given`, where a recipe
     names one), the data of NLTK in it, a server or what starts one. GPUs are not looked at: where
     a line is handed in there may be others than where it runs."""
-    looks: list[Callable[[], object]] = [
-        lambda: python(backend, given),
-        lambda: refuse_without_punkt(backend, given, benchmarks),
+    looks: list[Callable[[], None]] = [
+        lambda: refuse_without_punkt(python(backend, given), backend, given, benchmarks)
     ]
     if backend == "openai":
         looks.append(refuse_without_server)
@@ -42,21 +41,21 @@ def python(backend: Backend, given: str | None) -> Path:
     return environment.python(backend, Path(given).expanduser() if given else None)
 
 
-def refuse_without_punkt(backend: Backend, given: str | None, benchmarks: Iterable[str]) -> None:
-    """Raises InputError where one of the benchmarks needs NLTK's punkt_tab and it is nowhere that
-    NLTK would look."""
+def refuse_without_punkt(
+    binary: Path, backend: Backend, given: str | None, benchmarks: Iterable[str]
+) -> None:
+    """Raises InputError where one of the benchmarks counts sentences and the Python cannot."""
     needing = [name for name in benchmarks if registry()[name].task == _COUNTS_SENTENCES]
-    root = Path(given).expanduser() if given else environment.default_place(backend)
-    if not needing or environment.has_punkt(root):
+    why = environment.without_punkt(binary) if needing else None
+    if why is None:
         return
-    fetch = (
-        f"{root}/bin/python -m nltk.downloader -d {root}/nltk_data punkt_tab"
-        if given
-        else environment.remedy(backend)
+    data = binary.parents[1] / "nltk_data"
+    fix = (
+        f"{binary} -m nltk.downloader -d {data} punkt_tab" if given else environment.remedy(backend)
     )
     raise InputError(
-        f"{needing[0]} counts sentences with NLTK's punkt_tab, which is not here",
-        f"where there is a network: {fetch}; or leave that benchmark out",
+        f"{needing[0]} counts sentences with NLTK: {why}",
+        f"where there is a network: {fix}; or leave that benchmark out",
     )
 
 

@@ -59,8 +59,8 @@ class Runs:
         _refuse_idle_adapters(pending)
         backend, given = self._settings.backend, self._how.environment
         asked = (name for one in pending for name in one.todo())
-        readiness.refuse_without_punkt(backend, given, asked)
         python = readiness.python(backend, given)
+        readiness.refuse_without_punkt(python, backend, given, asked)
         self._tell(evaluations)
         together: dict[str, list[Evaluation]] = {}
         for one in pending:  # a server has one model; without one, all may run at once

@@ -122,7 +122,7 @@ def _going(asked: Asked, alive: Alive) -> list[Step]:
 def _checked(asked: Asked, going: Sequence[Step], hub: Hub, tell: Callable[[str], None]) -> None:
     """What tasks need of the disk that they share with this node, templates and lengths, before
     anything is queued for; the latter where tokenizers can be read."""
-    _look_around(asked, going, tell)
+    look_around(asked, going, tell)
     if importlib.util.find_spec("transformers") is None:
         tell("templates are not checked here, without transformers: the first task does it")
         return
@@ -133,7 +133,7 @@ def _checked(asked: Asked, going: Sequence[Step], hub: Hub, tell: Callable[[str]
         before(step)
 
 
-def _look_around(asked: Asked, going: Sequence[Step], tell: Callable[[str], None]) -> None:
+def look_around(asked: Asked, going: Sequence[Step], tell: Callable[[str], None]) -> None:
     """Refuse what the steps need and is not here, where a node would see the same: it shares this
     disk. A container has a disk of its own, and a site may say that things are elsewhere, which
     cannot be looked at from here: then it is told, and the first task finds out."""
