@@ -46,6 +46,8 @@ with open({asked!r}, "a") as file:
                            "model": sorted(os.listdir("model"))}}) + "\\n")
 record = json.loads(pathlib.Path({record!r}).read_text())
 for name in asked:
+    if name in {kill!r}:
+        sys.exit("the engine is dead")
     if name in {lose!r}:
         print(f"{{name}} came to grief", flush=True)
         continue
@@ -58,9 +60,14 @@ time.sleep({sleep})
 
 
 def stand_in(
-    root: Path, monkeypatch: pytest.MonkeyPatch, lose: Sequence[str] = (), sleep: float = 0
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lose: Sequence[str] = (),
+    kill: Sequence[str] = (),
+    sleep: float = 0,
 ) -> Path:
-    """An environment whose `euroeval` replays. Returns the file of what it was asked."""
+    """An environment whose `euroeval` replays, but for what it loses, or what kills it. Returns the
+    file of what it was asked."""
     place, asked = root / "environment", root / "asked.jsonl"
     (place / "bin").mkdir(parents=True, exist_ok=True)
     (place / "bin/python").write_text("#!/bin/sh\nexit 0\n")  # asked whether it has vLLM: yes
@@ -68,7 +75,12 @@ def stand_in(
     script = place / "bin/euroeval"
     script.write_text(
         STAND_IN.format(
-            python=sys.executable, asked=str(asked), record=str(RECORD), lose=set(lose), sleep=sleep
+            python=sys.executable,
+            asked=str(asked),
+            record=str(RECORD),
+            lose=set(lose),
+            sleep=sleep,
+            kill=set(kill),
         )
     )
     script.chmod(0o755)
@@ -171,6 +183,32 @@ def test_exit_code_0_is_no_record_and_what_there_is_is_kept(
     assert outcome.stats["missing"] == []
     stage().run(job(tmp_path / "w", model, wanted))
     assert len(told(asked)) == 3, "nothing is run twice"
+
+
+def benchmarks_of(asked: Path) -> list[list[str]]:
+    """What each run of the stand-in was asked to evaluate on, in order."""
+    return [[w for w in run["argv"] if w in suites.registry()] for run in told(asked)]
+
+
+def test_a_benchmark_that_kills_euroeval_does_not_take_the_others_along(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = stand_in(tmp_path, monkeypatch, kill=["sst5"])
+    wanted = {"en": ["scala-en", "sst5", "squad", "wic"]}
+    with pytest.raises(StageError, match=r"of en/policy: sst5: exit code 1; .*dead ") as caught:
+        stage().run(job(tmp_path / "w", model, wanted))
+    assert "en/policy/log.txt; those that are there are kept" in caught.value.fix
+    assert benchmarks_of(asked) == [wanted["en"], ["squad", "wic", "sst5"]]
+    asked.unlink()
+    stand_in(tmp_path, monkeypatch, kill=["sst5", "wic"])
+    with pytest.raises(StageError, match=r"sst5: .* 1 more"):
+        stage().run(job(tmp_path / "v", model, wanted))
+    assert benchmarks_of(asked) == [wanted["en"], ["squad", "wic", "sst5"]]
+    asked.unlink()
+    stand_in(tmp_path, monkeypatch, kill=wanted["en"])  # the model itself cannot be run
+    with pytest.raises(StageError, match=r"scala-en: .* 3 more"):
+        stage().run(job(tmp_path / "u", model, wanted))
+    assert len(told(asked)) == 2
 
 
 def test_a_benchmark_without_a_record_may_be_kept_as_a_row_without_a_value(

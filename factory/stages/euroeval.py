@@ -161,7 +161,8 @@ class Euroeval(Stage):
         runs.finish(list(evaluations.values()))
         lost = {(name, d): why for name, e in evaluations.items() for d, why in e.lost().items()}
         if lost and self.incomplete == "refuse":
-            raise evaluation.told({f"{name}: {d}": why for (name, d), why in lost.items()})
+            log = asked.root / next(iter(lost))[0] / evaluation.LOG
+            raise evaluation.told({f"{name}: {d}": why for (name, d), why in lost.items()}, log)
 
         def make(shard: Shard) -> tuple[pa.Table, int]:
             return asked.table(shard.slice), 0
