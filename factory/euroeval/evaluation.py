@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,8 +99,41 @@ class Evaluation:
     ) -> None:
         """Run EuroEval on the benchmarks that have no record yet, for at most `limit` seconds or
         until told to stop. It sees `devices` (as CUDA_VISIBLE_DEVICES has them; None: all) and may
-        take the share `memory` of each. What came of it is told by `kept`. Raises InputError."""
-        todo = {name: self.datasets[name] for name in self.todo()}
+        take the share `memory` of each. What came of it is told by `kept`. Raises InputError.
+
+        A benchmark that kills EuroEval (vLLM's engine dies, memory runs out) would take all after
+        it along, in every run: those are run without it in front of them, as long as something
+        comes of it."""
+        end = time.monotonic() + limit
+        killers: list[str] = []
+        idle = False  # whether nothing came of the last run
+        while True:
+            before = self.todo()
+            order = [name for name in before if name not in killers] + killers
+            left = max(0.0, end - time.monotonic())
+            ended = self._once(subject, python, order, left, stop, devices, memory)
+            kept = self.kept()
+            lacking = [name for name in order if name not in kept]
+            gained = len(lacking) < len(before)
+            if not _died(ended) or (idle and not gained) or set(lacking) <= set(killers):
+                return
+            killers.append(lacking[0])
+            if len(killers) == len(lacking):
+                return
+            idle = not gained
+
+    def _once(
+        self,
+        subject: Subject,
+        python: Path,
+        benchmarks: Sequence[str],
+        limit: float,
+        stop: threading.Event,
+        devices: str | None,
+        memory: float,
+    ) -> str:
+        """Run EuroEval on these, and say how it ended."""
+        todo = {name: self.datasets[name] for name in benchmarks}
         where = self.work / "run"
         directory.prepare(where, todo)
         self._place_model(subject, where)
@@ -111,7 +145,7 @@ class Evaluation:
         ) as started:
             ended = process.finish(started, limit, stop)
         write_atomically(self.work / _ENDED, ended.encode())
-        self._keep()
+        return ended
 
     def publish(self, out: Path) -> None:
         """Put its records into `out`, one file a benchmark."""
@@ -182,12 +216,17 @@ class Evaluation:
                 write_atomically(path, text.encode())
 
 
-def told(missing: Mapping[str, str]) -> StageError:
-    """The error for benchmarks without a record: by name of the run, why."""
+def _died(ended: str) -> bool:
+    """Whether EuroEval ended by itself, and not well."""
+    return ended.startswith("exit code") and ended != "exit code 0"
+
+
+def told(missing: Mapping[str, str], log: Path) -> StageError:
+    """The error for benchmarks without a record: by name of the run, why; `log`: of the first."""
     first = next(iter(missing.items()))
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     return StageError(
         f"EuroEval left no record of {first[0]}: {first[1]}{more}",
-        "those that are there are kept: mend that and run again, leave the benchmark out, or keep "
+        f"see {log}; those that are there are kept: mend that and run again, leave it out, or keep "
         "what there is with incomplete: keep",
     )

@@ -74,7 +74,7 @@ def finish(process: subprocess.Popen[bytes], seconds: float, stop: threading.Eve
     end = time.monotonic() + seconds
     while process.poll() is None:
         if time.monotonic() > end:
-            return f"ended after {seconds:g} s, the limit"
+            return f"ended after {round(seconds, 1):g} s, the limit"
         if stop.wait(_LOOK):
             return "told to stop"
     return f"exit code {process.returncode}"

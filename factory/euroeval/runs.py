@@ -14,17 +14,14 @@ from pathlib import Path
 from pydantic import Field
 
 from factory import shards
-from factory.errors import InputError, StageError
-from factory.euroeval import environment, process
+from factory.errors import StageError
+from factory.euroeval import process, readiness
 from factory.euroeval.directory import MODEL
 from factory.euroeval.evaluation import Evaluation, Model, Settings, Subject
-from factory.euroeval.suites import registry
 from factory.knobs import Knobs
 from factory.stages.job import Progress
 
 _TELL_EVERY = 5.0  # seconds
-_PUNKT = "instruction-following"  # the task whose metric reads sentences with NLTK's punkt_tab
-_NLTK = (Path.home() / "nltk_data", Path("/usr/share/nltk_data"), Path("/usr/lib/nltk_data"))
 
 
 class RunKnobs(Knobs):
@@ -60,11 +57,10 @@ class Runs:
         if not pending:
             return
         _refuse_idle_adapters(pending)
-        _refuse_without_punkt(pending)
-        given = self._how.environment
-        python = environment.python(
-            self._settings.backend, Path(given).expanduser() if given else None
-        )
+        backend, given = self._settings.backend, self._how.environment
+        asked = (name for one in pending for name in one.todo())
+        python = readiness.python(backend, given)
+        readiness.refuse_without_punkt(python, backend, given, asked)
         self._tell(evaluations)
         together: dict[str, list[Evaluation]] = {}
         for one in pending:  # a server has one model; without one, all may run at once
@@ -198,16 +194,3 @@ def _refuse_idle_adapters(evaluations: Sequence[Evaluation]) -> None:
     for model in {one.model.label: one.model for one in evaluations}.values():
         if model.adapter is not None:
             probe.refuse_unapplied(model.adapter, model.label)
-
-
-def _refuse_without_punkt(evaluations: Sequence[Evaluation]) -> None:
-    asked = [name for one in evaluations for name in one.todo()]
-    needing = [name for name in asked if registry()[name].task == _PUNKT]
-    places = [Path(p) for p in os.environ.get("NLTK_DATA", "").split(os.pathsep) if p]
-    there = any((place / "tokenizers/punkt_tab").is_dir() for place in (*places, *_NLTK))
-    if needing and not there:
-        raise InputError(
-            f"{needing[0]} counts sentences with NLTK's punkt_tab, which is not here",
-            "where there is a network: python -m nltk.downloader -d DIR punkt_tab; then set "
-            "NLTK_DATA=DIR, or leave that benchmark out",
-        )

@@ -96,6 +96,11 @@ def benchmarks(manifests: Iterable[Manifest]) -> list[Benchmarks]:
             f"{row.get('dataset')} of {row.get('slice')}: {row.get('why')}"
             for row in words.tables(stats.get("missing"))
         ]
+        missing += [
+            f"{row.get('dataset')} in {row.get('language')}: it needs "
+            f"{' and '.join(words.texts(row.get('metrics')))}, not here"
+            for row in words.tables(stats.get("left_out"))
+        ]
         found += [
             Benchmarks(
                 step=manifest.step,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory import check, provisions, stock
-from factory.errors import FactoryError, WorkError
+from factory.errors import FactoryError, InputError, WorkError
 from factory.estimate import estimate
+from factory.euroeval.readiness import SAID_BY
 from factory.hub import Hub
 from factory.lock import Lock
 from factory.offline import Offline
@@ -19,7 +20,7 @@ from factory.reading import View, is_file
 from factory.recipe import Loaded
 from factory.slurm import status, submission
 from factory.slurm.queue import Queue, clean_environment
-from factory.slurm.site import Site
+from factory.slurm.site import Site, family_of
 from factory.slurm.status import Row
 from factory.slurm.submission import Alive, Part, Submission, on_all_gpus
 from factory.stages.contract import Outside
@@ -119,7 +120,9 @@ def _going(asked: Asked, alive: Alive) -> list[Step]:
 
 
 def _checked(asked: Asked, going: Sequence[Step], hub: Hub, tell: Callable[[str], None]) -> None:
-    """Templates and lengths, before anything is queued for; where tokenizers can be read."""
+    """What tasks need of the disk that they share with this node, templates and lengths, before
+    anything is queued for; the latter where tokenizers can be read."""
+    look_around(asked, going, tell)
     if importlib.util.find_spec("transformers") is None:
         tell("templates are not checked here, without transformers: the first task does it")
         return
@@ -128,6 +131,18 @@ def _checked(asked: Asked, going: Sequence[Step], hub: Hub, tell: Callable[[str]
     )
     for step in going:
         before(step)
+
+
+def look_around(asked: Asked, going: Sequence[Step], tell: Callable[[str], None]) -> None:
+    """Refuse what the steps need and is not here, where a node would see the same: it shares this
+    disk. A container has a disk of its own, and a site may say that things are elsewhere, which
+    cannot be looked at from here: then it is told, and the first task finds out."""
+    for step in going:
+        elsewhere = asked.site.differs(family_of(step.stage), SAID_BY)
+        for finding in check.lacking(asked.loaded.recipe, {step.name}):
+            if not elsewhere:
+                raise InputError(f"{finding.about}: {finding.what}", finding.fix)
+            tell(f"warning: {finding.about}, as seen from here: {finding.what} ({finding.fix})")
 
 
 def _cut(asked: Asked, alive: Alive, queued: int, given: Provisions | None) -> list[Part]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,6 +157,15 @@ class Site(Shell):
                 f"the site {self.name} says nothing of {name}", f"add {name}: to its file"
             )
         return found
+
+    def differs(self, name: FamilyName, variables: Sequence[str]) -> bool:
+        """Whether tasks of a family may see another disk, another factory or other values of these
+        variables than the node that they are submitted from."""
+        family = self.family(name)
+        if family.container is not None or family.factory != "factory":
+            return True
+        said = "\n".join((*self.setup, *family.setup, *self.environment, *family.environment))
+        return any(variable in said for variable in variables)
 
 
 def family_of(stage: Stage) -> FamilyName:

@@ -57,7 +57,7 @@ class Arena(Stage):
                 ]
         return found
 
-    def shards(self, rows: int) -> int:
+    def shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:

@@ -80,7 +80,7 @@ class Choosing(Stage):
         cross = [SliceSpec(self.name, CROSS, None, every)]
         return {"in_lang": found, "all_lang": cross, "both": found + cross}[self.pool]
 
-    def asks(self, rows: Mapping[str, int]) -> int:
+    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"]
 
     def semantic(self, spec: SliceSpec) -> dict[str, Any]:

@@ -6,13 +6,13 @@ A stage is a pydantic model whose fields are its knobs (see factory/knobs.py); w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from factory.errors import RecipeError, nearest
+from factory.errors import FactoryError, RecipeError, nearest
 from factory.knobs import EXTENT, REFERENCE, Knobs, Mark
 from factory.reading import View
 
@@ -328,12 +328,21 @@ class Stage(Knobs):
         """By role, the fewest rows this stage can do anything with."""
         return {}
 
-    def asks(self, rows: Mapping[str, int]) -> int:
+    def lacks(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        """What these slices need of the machine beside what they read, and is not there: looked
+        at before a line begins, and told, not raised."""
+        return []
+
+    def length(self, spec: SliceSpec) -> int | None:
+        """How many rows a slice is asked to make, where that hangs on nothing it reads."""
+        return None
+
+    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         """How many rows a slice is asked to make, given how many it reads by role: as many as
         under the role it names first."""
         return next(iter(rows.values()), 0)
 
-    def shards(self, rows: int) -> int:
+    def shards(self, rows: int, spec: SliceSpec) -> int:
         """How many shards that many rows of a slice are made in; 0 where there are none."""
         return 0
 

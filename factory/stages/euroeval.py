@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 
 from factory import schemas, shards
 from factory.artifact import Rows
-from factory.errors import RecipeError
-from factory.euroeval import deltas, directory, evaluation, records, suites
+from factory.errors import FactoryError, RecipeError
+from factory.euroeval import deltas, directory, evaluation, readiness, records, suites
 from factory.euroeval.evaluation import Evaluation, Model, Settings
 from factory.euroeval.runs import RunKnobs, Runs
 from factory.knobs import EXTENT, REFERENCE
@@ -93,9 +93,16 @@ class Euroeval(Stage):
 
     def suite(self, language: str) -> tuple[str, ...]:
         """The benchmarks of a language; none where there is no suite for it."""
+        return tuple(n for n in self._named(language) if not directory.unshipped((n,)))
+
+    def left_out(self, language: str) -> dict[str, list[str]]:
+        """The benchmarks of its suite that need metrics without a script here, each with those."""
+        lacking = {name: directory.unshipped((name,)) for name in self._named(language)}
+        return {name: scripts for name, scripts in lacking.items() if scripts}
+
+    def _named(self, language: str) -> tuple[str, ...]:
         if isinstance(self.benchmarks, str):
-            names = suites.suite(language, self.benchmarks)
-            return tuple(name for name in names if not directory.unshipped((name,)))
+            return suites.suite(language, self.benchmarks)
         return tuple(dict.fromkeys(self.benchmarks.get(language, ())))
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
@@ -133,7 +140,14 @@ class Euroeval(Stage):
     def semantic(self, spec: SliceSpec) -> dict[str, Any]:
         return super().semantic(spec) | {"tool_version": suites.version()}
 
-    def shards(self, rows: int) -> int:
+    def lacks(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        names = list(dict.fromkeys(name for spec in specs for name in _benchmarks(spec)))
+        return readiness.lacking(self.backend, self.how.environment, names)
+
+    def length(self, spec: SliceSpec) -> int:
+        return sum(len(suites.registry()[name].metrics) for name in _benchmarks(spec))
+
+    def shards(self, rows: int, spec: SliceSpec) -> int:
         return 1 if rows else 0
 
     def run(self, job: Job) -> Outcome:
@@ -147,7 +161,8 @@ class Euroeval(Stage):
         runs.finish(list(evaluations.values()))
         lost = {(name, d): why for name, e in evaluations.items() for d, why in e.lost().items()}
         if lost and self.incomplete == "refuse":
-            raise evaluation.told({f"{name}: {d}": why for (name, d), why in lost.items()})
+            log = asked.root / next(iter(lost))[0] / evaluation.LOG
+            raise evaluation.told({f"{name}: {d}": why for (name, d), why in lost.items()}, log)
 
         def make(shard: Shard) -> tuple[pa.Table, int]:
             return asked.table(shard.slice), 0
@@ -184,6 +199,7 @@ class Euroeval(Stage):
             "iterations": self.iterations,
             "few_shot": self.few_shot,
             "without_suite": list(dict.fromkeys(n for s in job.slices for n in s.notes)),
+            "left_out": self._left_out(job),
             "corrected": [] if self.benchmarks != "paper" else _corrected(job),
             "scores": [{k: v for k, v in row.items() if k not in shown} for row in rows],
             "deltas": deltas.deltas(rows, self.reference, suites.registry()),
@@ -193,6 +209,20 @@ class Euroeval(Stage):
             ],
         }
         return Outcome(counts, determinism="distribution", stats=stats)
+
+    def _left_out(self, job: Job) -> list[dict[str, Any]]:
+        languages = dict.fromkeys(spec.language for spec in job.slices if spec.language)
+        return [
+            {"language": language, "dataset": name, "metrics": scripts}
+            for language in languages
+            for name, scripts in self.left_out(language).items()
+        ]
+
+
+def _benchmarks(spec: SliceSpec) -> list[str]:
+    """The benchmarks that a slice reads the data of."""
+    outside = (need for need in spec.needs if isinstance(need, Outside))
+    return [need.role for need in outside if need.role not in _NOT_A_BENCHMARK]
 
 
 def _corrected(job: Job) -> list[str]:

@@ -58,10 +58,10 @@ class Generate(Stage):
             for spec in scope.prompts(self.name)
         ]
 
-    def asks(self, rows: Mapping[str, int]) -> int:
+    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"] * self.n
 
-    def shards(self, rows: int) -> int:
+    def shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // (self.n * self.how.shard))
 
     def run(self, job: Job) -> Outcome:

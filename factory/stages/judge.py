@@ -194,8 +194,15 @@ class Judge(Stage):
         sampled = self.ask.temperature > 0 or self.ask.orders == "random"
         return spec.need(_LLM) is not None and sampled
 
-    def shards(self, rows: int) -> int:
-        return -(-rows // self.how.shard)
+    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        return rows["answers"] * self._orders(spec)
+
+    def shards(self, rows: int, spec: SliceSpec) -> int:
+        return -(-rows // (self._orders(spec) * self.how.shard))
+
+    def _orders(self, spec: SliceSpec) -> int:
+        """Verdicts on each question: rows are verdicts, shards are cut by questions."""
+        return 2 if spec.need(_LLM) is not None and self.ask.orders == "both" else 1
 
     def run(self, job: Job) -> Outcome:
         asked = job.slices[0].need(_LLM) is not None

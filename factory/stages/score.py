@@ -142,7 +142,7 @@ class Score(Stage):
         how_read = {code: read for code, read in pairs.items() if read}
         return super().extent() | ({"pairs": how_read} if how_read else {})
 
-    def shards(self, rows: int) -> int:
+    def shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:

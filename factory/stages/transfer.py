@@ -88,7 +88,7 @@ class Transfer(Stage):
         read = preferred.how_read(pairs) if pairs else {}
         return super().semantic(spec) | ({"pairs": read} if read else {})
 
-    def shards(self, rows: int) -> int:
+    def shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:

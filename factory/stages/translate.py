@@ -118,10 +118,10 @@ class Translate(Stage):
             for code in targets
         ]
 
-    def asks(self, rows: Mapping[str, int]) -> int:
+    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return min(rows["prompts"], self.first or rows["prompts"])
 
-    def shards(self, rows: int) -> int:
+    def shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def semantic(self, spec: SliceSpec) -> dict[str, Any]:
