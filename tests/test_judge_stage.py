@@ -25,7 +25,7 @@ from factory.plan import Holdings, plan
 from factory.pocket import POCKET
 from factory.recipe import load
 from factory.shards import write_slice
-from factory.stages.arena import Arena
+from factory.stages.arena import Arena, _describe
 from factory.stages.contract import Outside
 from factory.stages.job import Place, read_slice, slice_directory
 from factory.stages.judge import NOT_INDEPENDENT, OWN_MODEL, Judge
@@ -394,9 +394,31 @@ def test_answers_keep_category_and_subcategory_and_say_how_their_lines_went(
     assert [row["prompt_hash"] for row in said] == [row["prompt_hash"] for row in rows]
     assert all(row["lines"] is not None and row["wrong_lines"] <= row["lines"] for row in said)
     assert outcome.stats["by_slice"]["en/base"]["answers"] == 2
+    assert outcome.stats["by_slice"]["en/base"]["word_pass_rate"] is None
+    assert outcome.stats["by_slice"]["en/base"]["no_word_pass_rate"] == "latin_script"
     assert outcome.stats["by_slice"]["en/base"]["cut_off"] == sum(
         row["finish_reason"] == "length" for row in said
     )
+
+
+def test_the_word_pass_rate_is_that_of_answers_without_a_wrong_line() -> None:
+    text = "это совсем обычная строка текста"
+    said = [(text, 2, 0), (f"{text} weather", 1, 0), (f"{text} weather", 2, 1), ("да", 0, 0)]
+    rows = [
+        {
+            "model": "base", "question_id": str(n), "language": "ru", "answer": answer,
+            "prompt": [{"role": "user", "content": "?"}], "n_tokens": 3, "finish_reason": "stop",
+            "lines": lines, "wrong_lines": wrong,
+        }
+        for n, (answer, lines, wrong) in enumerate(said)
+    ]  # fmt: skip
+    found = _describe(schemas.from_rows(rows, "answers"), "ru")
+    assert found["line_pass_rate"] == pytest.approx(2 / 3)
+    assert found["word_pass_rate"] == 0.5 and "no_word_pass_rate" not in found
+    none = _describe(schemas.from_rows(rows[2:], "answers"), "ru")
+    assert (none["word_pass_rate"], none["no_word_pass_rate"]) == (None, "no_answer_to_judge")
+    chinese = _describe(schemas.from_rows(rows, "answers"), "zh")
+    assert (chinese["word_pass_rate"], chinese["no_word_pass_rate"]) == (None, "no_word_cutter")
 
 
 def made_prompts(root: Path) -> list[dict[str, Any]]:

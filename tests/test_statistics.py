@@ -408,6 +408,22 @@ def test_answers_in_another_language_are_lost_in_the_second_column():
     assert found["line_pass_rate_model"] == pytest.approx(40)
 
 
+def test_the_word_pass_rate_is_of_answers_without_a_wrong_line_and_null_where_undefined():
+    def side(words, wrong_lines=0, lines=2):
+        return Side(100, 20, False, lines, wrong_lines, english_words=words)
+
+    items = [
+        item("a", "ru", "model", model=side(0), reference=side(None)),
+        item("b", "ru", "model", model=side(3), reference=side(None)),
+        item("c", "ru", "model", model=side(5, wrong_lines=1), reference=side(None)),
+        item("d", "ru", "model", model=side(0, lines=0), reference=side(None)),
+        item("e", "de", "model", model=side(None), reference=side(None)),
+    ]
+    found = figures(items, seed=0, resamples=20)
+    assert found["word_pass_rate_model"] == 50
+    assert found["word_pass_rate_reference"] is None
+
+
 def test_won_tied_lost_and_unread_are_all_the_questions():
     items = [
         item("a", "en", "model", "reference"),

@@ -12,7 +12,8 @@ from factory import chat, schemas, shards
 from factory.engines import Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.knobs import REFERENCE
-from factory.language.confusion import count_lines
+from factory.language.confusion import count_english, count_lines, no_word_rate
+from factory.language.english import english
 from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
 from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
@@ -154,17 +155,24 @@ class Arena(Stage):
 
 def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
     """What a reader of the card wants first, of one model's answers in one language. The line pass
-    rate is the share of answers without a line in another language, None where none was judged."""
+    rate is the share of answers without a line in another language; the word pass rate that of
+    these without an English word. A rate that there is none of is None, the second with why."""
     said = answers.column("detected_language").to_pylist()
-    lines = zip(*(answers.column(n).to_pylist() for n in ("lines", "wrong_lines")), strict=True)
-    judged = [wrong for count, wrong in lines if count]
+    columns = [answers.column(name).to_pylist() for name in ("answer", "lines", "wrong_lines")]
+    judged = [(text, wrong) for text, count, wrong in zip(*columns, strict=True) if count]
+    right = [text for text, wrong in judged if not wrong]
+    counts = [count_english(text, language, english) for text in right]
+    told = [count for count in counts if count is not None]
+    why = no_word_rate(language) or (None if told else "no_answer_to_judge")
     return {
         "answers": len(answers),
         "tokens": sum(answers.column("n_tokens").to_pylist()),
         "cut_off": answers.column("finish_reason").to_pylist().count("length"),
         "in_language": sum(matches(code, language) for code in said),
         "other_language": sum(differs(code, language) for code in said),
-        "line_pass_rate": judged.count(0) / len(judged) if judged else None,
+        "line_pass_rate": len(right) / len(judged) if judged else None,
+        "word_pass_rate": told.count(0) / len(told) if told else None,
+        **({"no_word_pass_rate": why} if why else {}),
     }
 
 
