@@ -134,7 +134,14 @@ def test_the_list_of_stages_imports_them_all():
     [
         ("vllm", {"factory.engines.vllm"}),
         ("trl", {"factory.training.trainers"}),
-        ("peft", {"factory.training.trainers", "factory.training.adapters"}),
+        (
+            "peft",
+            {
+                "factory.training.trainers",
+                "factory.training.adapters",
+                "factory.engines.transformers",
+            },
+        ),
         *(
             (
                 package,
