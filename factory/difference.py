@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from factory.artifact import Manifest, read_manifest
 from factory.errors import InputError
+from factory.statistics.agreement import Agreement, agreement, outcome
+from factory.statistics.table import ALL, POINTS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,6 +30,9 @@ ADDRESS = {
     "verdicts": ("question_id", "order"),
     "results": ("dataset", "metric"),
 }
+
+# What a verdict is about: two judges of other texts cannot agree.
+_READ = ("prompt_hash", "answer_hash", "reference_hash")
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,14 @@ class WeightChanges:
 
 @dataclass(frozen=True)
 class Difference:
-    """Everything that differs. `rows` and `weights` are for artifacts of the same kind alone."""
+    """Everything that differs. `rows` and `weights` are for artifacts of the same kind alone,
+    `judges` for verdicts: how far they agree on the slices that are in both, and over all."""
 
     same_bytes: bool
     changes: list[Change]
     rows: dict[str, RowChanges]
     weights: WeightChanges | None
+    judges: dict[str, Agreement] = field(default_factory=dict)
 
 
 def compare(one: Path, other: Path) -> Difference:
@@ -84,8 +91,11 @@ def compare(one: Path, other: Path) -> Difference:
             rows[name] = _rows(one, other, name, ADDRESS[ours.kind])
     elif ours.kind == theirs.kind:
         weights = _weights(one, other)
+    judges = {}
+    if ours.kind == theirs.kind == "verdicts":
+        judges = _judges(one, other, [name for name in ours.slices if name in theirs.slices])
     changes = list(_changes(_said(ours), _said(theirs)))
-    return Difference(ours.content() == theirs.content(), changes, rows, weights)
+    return Difference(ours.content() == theirs.content(), changes, rows, weights, judges)
 
 
 def _manifest(directory: Path) -> Manifest:
@@ -171,6 +181,49 @@ def _rows(one: Path, other: Path, name: str, address: tuple[str, ...]) -> RowCha
         only_other=len(theirs.join(ours, on=address, how="anti")),
         columns={column: count for column, count in counts.items() if count},
     )
+
+
+def _judges(one: Path, other: Path, names: list[str]) -> dict[str, Agreement]:
+    """How far two sets of verdicts agree, question by question: a judge may have been asked in
+    other orders, so what is compared is the mean of its verdicts on a question. Identical answers
+    tie by rule and were shown to nobody: they are left out."""
+    import polars as pl
+
+    found = {}
+    for name in names:
+        ours, theirs = _verdicts(one, name), _verdicts(other, name)
+        joined = ours.join(theirs, on="question_id", suffix=" of other")
+        same = pl.all_horizontal(
+            pl.col(text).eq_missing(pl.col(f"{text} of other")) for text in _READ
+        )
+        alike = joined.filter(same)
+        found[name] = alike, len(joined) - len(alike)
+    if len(found) > 1:
+        frames, others = zip(*found.values(), strict=True)
+        found = {ALL: (pl.concat(frames), sum(others)), **found}
+    return {
+        name: agreement(
+            [outcome(mean) for mean in rows["said"]],
+            [outcome(mean) for mean in rows["said of other"]],
+            rows["question_id"].to_list(),
+            others,
+        )
+        for name, (rows, others) in found.items()
+    }
+
+
+def _verdicts(root: Path, name: str) -> pl.DataFrame:
+    """What was said of each question: the mean of its verdicts' worth, null where none could be
+    read; with the hashes of what was read (null in rows from before they were kept)."""
+    import polars as pl
+
+    columns = dict.fromkeys(("question_id", "verdict", "reason", *_READ), pl.String)
+    table = _table(root, name)
+    rows = pl.DataFrame(schema=columns) if table is None else table
+    missing = [pl.lit(None, pl.String).alias(c) for c in columns if c not in rows.columns]
+    shown = rows.with_columns(missing).filter(pl.col("reason").ne_missing("identical"))
+    worth = pl.col("verdict").replace_strict(POINTS, default=None, return_dtype=pl.Float64)
+    return shown.group_by("question_id", *_READ, maintain_order=True).agg(said=worth.mean())
 
 
 def _table(root: Path, name: str) -> pl.DataFrame | None:

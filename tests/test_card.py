@@ -598,6 +598,21 @@ def test_the_line_pass_rate_is_on_the_card_of_the_arena_where_there_is_one():
     assert "| en/policy | 12 | 1 | 11 |  |  |" in text, "made before these were counted"
 
 
+def test_the_word_pass_rate_is_a_column_where_a_language_has_one():
+    manifest = MANIFESTS["arena"]
+    assert "WPR" not in card.render(manifest)
+    slices = {**manifest.stats["by_slice"]}
+    slices["es/dpo-es"] = {**slices["es/dpo-es"], "word_pass_rate": 0.5}
+    slices["en/policy"] = {**slices["en/policy"], "word_pass_rate": None}
+    text = card.render(manifest.model_copy(update={"stats": {"by_slice": slices}}))
+    assert (
+        "(LPR) | of these without an English word (WPR) |\n|---|---|---|---|---|---|---|\n" in text
+    )
+    assert "| es/dpo-es | 12 | 0 | 12 | 0 | 75.0 % | 50.0 % |\n" in text
+    assert "| en/policy | 12 | 1 | 11 |  |  |  |\n" in text
+    assert "WPR is for languages in another script" in text
+
+
 def test_a_language_without_rows_has_no_config_unless_there_is_no_other():
     manifest = kept()["pair"]
     none = manifest.slices["es"].model_copy(update={"rows": Rows(into=4, out=0, dropped={"x": 4})})

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from factory.errors import InputError
 from factory.language.chrf import chrf
-from factory.language.confusion import average, confusion, normalized
+from factory.language.confusion import (
+    average,
+    confusion,
+    count_english,
+    count_lines,
+    no_word_rate,
+    normalized,
+)
+from factory.language.english import english
 from factory.language.language_id import detect
 
 GERMAN = "Das hier ist eine ganz normale Zeile."
@@ -74,6 +82,38 @@ def test_in_latin_script_words_are_not_looked_at():
     found = confusion([f"{GERMAN} plain"], "de", by_words, english=["plain"])
     assert found.wrong_word is None
     assert found.word_pass_rate is None
+
+
+def test_the_list_of_english_words_is_that_of_the_rule():
+    words = english()
+    assert {"weather", "perfectly", "football"} <= words
+    assert not {"the", "dog", "London", "london", "Weather"} & words, "short, or a name"
+    assert all(word == word.lower() and len(word) > 3 for word in words)
+    assert len(words) > 200_000
+
+
+def test_english_words_are_counted_where_they_are_a_sure_mistake():
+    sentence = "Сегодня хорошая погода и я иду"
+    assert count_english(sentence, "ru", english) == 0
+    assert count_english(f"{sentence} in the weather, perfectly", "ru", english) == 2
+    assert count_english(f"weather perfectly\n{sentence}", "ru", english) == 0, "a short line"
+    never = dict  # is not asked where there is no word rate
+    assert count_english("Das Weather ist perfectly normal", "de", never) is None
+    assert count_english("这是一个普通的句子 weather", "zh", never) is None
+    whys = {code: no_word_rate(code) for code in ("ru", "bn", "zh", "th", "da", "en")}
+    assert whys == {
+        "ru": None, "bn": None, "zh": "no_word_cutter", "th": "no_word_cutter",
+        "da": "latin_script", "en": "latin_script",
+    }  # fmt: skip
+
+
+def test_both_ways_of_counting_words_give_the_same_rate():
+    answers = [RUSSIAN, f"{RUSSIAN} weather", f"{RUSSIAN}\nэто weather perfectly", ENGLISH, "да"]
+    whole = confusion(answers, "ru", by_words, english=english())
+    right = [a for a in answers if (c := count_lines(a, "ru", by_words)) and c[0] and not c[1]]
+    counts = [count_english(answer, "ru", english) for answer in right]
+    assert counts == [0, 1, 0]
+    assert whole.word_pass_rate == pytest.approx(counts.count(0) / len(counts))
 
 
 def test_a_language_without_spaces_wants_somebody_who_cuts_it():

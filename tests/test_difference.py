@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from factory import schemas, shards
 from factory.artifact import MANIFEST, Manifest
+from factory.cli.again import difference_tables
 from factory.difference import Change, compare
 from factory.errors import InputError
 from factory.plan import plan
@@ -90,6 +92,48 @@ def test_weights_are_compared_by_norm(tmp_path):
     assert found.relative == pytest.approx(2 / 4)  # ||(0, 0, 0, 2)|| over ||16 ones||
     assert found.largest == {"b": pytest.approx(1.0)}
     assert found.only_one == ["c"]
+
+
+def said(question: str, order: str, verdict: str, **more: str) -> dict[str, Any]:
+    return {
+        "model": "dpo", "reference": "policy", "judge": "j", "question_id": question,
+        "language": "en", "order": order, "verdict": verdict, "prompt_hash": question,
+        "answer_hash": "a", "reference_hash": "r", **more,
+    }  # fmt: skip
+
+
+def test_two_judges_of_the_same_answers_are_compared_by_question(tmp_path):
+    both = ("model_first", "reference_first")
+    one = artifact(
+        tmp_path / "one",
+        manifest("judge"),
+        *(said(q, order, "model") for q in ("a", "b", "c") for order in both),
+        *(said("d", order, v) for order, v in zip(both, ("model", "reference"), strict=True)),
+        *(said("e", order, "unparseable") for order in both),
+        *(said("f", order, "tie", reason="identical") for order in both),
+        said("g", "apart", "model", answer_hash="old"),
+    )
+    words = {"a": "model", "b": "reference", "c": "model", "d": "tie", "e": "tie", "f": "tie"}
+    other = artifact(
+        tmp_path / "two",
+        manifest("judge"),
+        *(said(q, "apart", v, **({"reason": "identical"} if q == "f" else {}))
+          for q, v in words.items()),
+        said("g", "apart", "model"),
+    )  # fmt: skip
+    name = next(name for name in manifest("judge").slices if name.startswith("en/"))
+    for root in (one, other):  # a slice of verdicts is language/model
+        shutil.move(root / "data" / "en", root / "old")
+        shutil.move(root / "old", root / "data" / name)
+    found = compare(one, other).judges[name]
+    assert (found.compared, found.questions, found.unread, found.other_answers) == (4, 4, 1, 1)
+    assert found.share == 75, "a question that two orders decide otherwise is a tie"
+    # of model, tie, reference: 3 1 0 against 2 1 1
+    chance = (3 * 2 + 1 * 1) / 16
+    assert found.kappa == pytest.approx((0.75 - chance) / (1 - chance))
+    tables = difference_tables(compare(one, other))
+    text = "".join(str(cell) for table in tables for c in table.columns for cell in c._cells)
+    assert "75.0 %" in text
 
 
 def test_what_is_no_artifact_is_said(tmp_path):

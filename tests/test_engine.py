@@ -11,7 +11,7 @@ from factory import chat
 from factory.engines import Sample, Sampling
 from factory.pocket import POCKET
 from factory.rewards import Classifier
-from tests.trainings import classifier_of
+from tests.trainings import adapter_of, classifier_of
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,35 @@ def test_the_same_call_gives_the_same_answers(sampler: Any) -> None:
     sampling = Sampling(1.0, 1.0, 8)
     assert sampler.sample(prompts, sampling, 1) == sampler.sample(prompts, sampling, 1)
     assert sampler.sample(prompts, sampling, 1) != sampler.sample(prompts, sampling, 2)
+
+
+def test_one_load_of_a_base_answers_for_all_its_adapters_as_each_would_alone(
+    model: Path, sampler: Any, tmp_path: Path
+) -> None:
+    from factory.engines.transformers import TransformersSampler
+
+    prompts = _prompts(sampler, "Hello", "A longer question about bread and water and salt")
+    adapters = [
+        adapter_of(model, tmp_path / "a", r=4, target_modules=["q_proj", "v_proj"]),
+        adapter_of(model, tmp_path / "b", r=12, target_modules=["q_proj", "down_proj"]),
+        adapter_of(
+            model, tmp_path / "c", r=8, target_modules=["k_proj"], modules_to_save=["lm_head"]
+        ),
+    ]
+    greedy = Sampling(0, 1, 8)
+    alone = {
+        one: TransformersSampler(model, "float32", one).sample(prompts, greedy, 0)
+        for one in (None, *adapters)
+    }
+    answers = [tuple(s.token_ids for s in said) for said in alone.values()]
+    assert len(set(answers)) == 4, "else the test would show nothing"
+    shared = TransformersSampler(model, "float32", adapters[1], others=[adapters[0], adapters[2]])
+    assert shared.sample(prompts, greedy, 0) == alone[adapters[1]], "it wears the first"
+    for one in (None, adapters[2], adapters[0], None, adapters[2], adapters[1], adapters[0]):
+        shared.wear(one)
+        assert shared.sample(prompts, greedy, 0) == alone[one]
+    with pytest.raises(KeyError):
+        shared.wear(tmp_path / "d")
 
 
 def test_greedy_answers_do_not_depend_on_neighbours(sampler: Any) -> None:

@@ -134,7 +134,14 @@ def test_the_list_of_stages_imports_them_all():
     [
         ("vllm", {"factory.engines.vllm"}),
         ("trl", {"factory.training.trainers"}),
-        ("peft", {"factory.training.trainers", "factory.training.adapters"}),
+        (
+            "peft",
+            {
+                "factory.training.trainers",
+                "factory.training.adapters",
+                "factory.engines.transformers",
+            },
+        ),
         *(
             (
                 package,
@@ -164,6 +171,7 @@ def test_the_list_of_stages_imports_them_all():
         ),
         ("datasets", {"factory.training.rows", "factory.reading"}),
         ("py3langid", {"factory.language.language_id"}),
+        ("english_words", {"factory.language.english"}),
         (
             "jinja2",
             {"factory.cards.card", "factory.chat", "factory.report.page", "factory.slurm.script"},

@@ -18,14 +18,14 @@ import pytest
 from factory import chat, schemas
 from factory.artifact import text_hash
 from factory.earlier import Earlier
-from factory.engines import Sample, Sampling
+from factory.engines import Sample, Sampling, choose
 from factory.engines.choose import Held
 from factory.errors import RecipeError
 from factory.plan import Holdings, plan
 from factory.pocket import POCKET
 from factory.recipe import load
 from factory.shards import write_slice
-from factory.stages.arena import Arena
+from factory.stages.arena import Arena, _describe
 from factory.stages.contract import Outside
 from factory.stages.job import Place, read_slice, slice_directory
 from factory.stages.judge import NOT_INDEPENDENT, OWN_MODEL, Judge
@@ -34,6 +34,7 @@ from tests.builders import by_name, lock_of
 from tests.jobs import MODEL, job, made, prompts
 from tests.openai_server import KEY
 from tests.test_openai_engine import free_port, wait_for
+from tests.trainings import adapter_of
 
 LLM = Outside("llm_judge", "local/judge@main", "model")
 
@@ -394,9 +395,31 @@ def test_answers_keep_category_and_subcategory_and_say_how_their_lines_went(
     assert [row["prompt_hash"] for row in said] == [row["prompt_hash"] for row in rows]
     assert all(row["lines"] is not None and row["wrong_lines"] <= row["lines"] for row in said)
     assert outcome.stats["by_slice"]["en/base"]["answers"] == 2
+    assert outcome.stats["by_slice"]["en/base"]["word_pass_rate"] is None
+    assert outcome.stats["by_slice"]["en/base"]["no_word_pass_rate"] == "latin_script"
     assert outcome.stats["by_slice"]["en/base"]["cut_off"] == sum(
         row["finish_reason"] == "length" for row in said
     )
+
+
+def test_the_word_pass_rate_is_that_of_answers_without_a_wrong_line() -> None:
+    text = "это совсем обычная строка текста"
+    said = [(text, 2, 0), (f"{text} weather", 1, 0), (f"{text} weather", 2, 1), ("да", 0, 0)]
+    rows = [
+        {
+            "model": "base", "question_id": str(n), "language": "ru", "answer": answer,
+            "prompt": [{"role": "user", "content": "?"}], "n_tokens": 3, "finish_reason": "stop",
+            "lines": lines, "wrong_lines": wrong,
+        }
+        for n, (answer, lines, wrong) in enumerate(said)
+    ]  # fmt: skip
+    found = _describe(schemas.from_rows(rows, "answers"), "ru")
+    assert found["line_pass_rate"] == pytest.approx(2 / 3)
+    assert found["word_pass_rate"] == 0.5 and "no_word_pass_rate" not in found
+    none = _describe(schemas.from_rows(rows[2:], "answers"), "ru")
+    assert (none["word_pass_rate"], none["no_word_pass_rate"]) == (None, "no_answer_to_judge")
+    chinese = _describe(schemas.from_rows(rows, "answers"), "zh")
+    assert (chinese["word_pass_rate"], chinese["no_word_pass_rate"]) == (None, "no_word_cutter")
 
 
 def made_prompts(root: Path) -> list[dict[str, Any]]:
@@ -412,6 +435,50 @@ def test_a_model_is_decoded_alike_whatever_it_is_called(model: Path, tmp_path: P
     assert [row["answer"] for row in one] == [row["answer"] for row in other]
     with pytest.raises(ValueError, match="temperature"):
         arena(temperature=0.1)
+
+
+def test_a_base_is_loaded_once_for_all_that_are_made_of_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = prompts(tmp_path / "q", {"en": ["Hello", "Why?", "Salt"]})
+    adapters = {
+        name: adapter_of(model, tmp_path / name, r=rank, target_modules=["q_proj", "down_proj"])
+        for name, rank in (("dpo-en", 4), ("dpo-da", 12))
+    }
+    opened: list[Any] = []
+    real = choose.sampler
+
+    def counted(*arguments: Any) -> Any:
+        opened.append(arguments[4:])
+        return real(*arguments)
+
+    monkeypatch.setattr(choose, "sampler", counted)
+
+    def run(root: Path, names: list[str]) -> list[list[str]]:
+        plain = arena_job(root, names, {"questions": asked}, model)
+        needs = {name: Outside("adapter", f"local/{name}@main", "model") for name in adapters}
+        slices = [
+            replace(spec, needs=(*spec.needs, *([needs[name]] if name in needs else [])))
+            for name, spec in zip(names, plain.slices, strict=True)
+        ]
+        places = {**plain.places, **{needs[n]: Place(adapters[n]) for n in adapters}}
+        arena().run(replace(plain, slices=tuple(slices), places=places))
+        rows = [made(root, f"en/{name}", "answers") for name in names]
+        return [[row["answer"] for row in of_one] for of_one in rows]
+
+    names = ["policy", *adapters]
+    together = run(tmp_path / "all", names)
+    assert opened == [(None, list(adapters.values()))]
+    assert len({tuple(said) for said in together}) == 3
+    alone = [run(tmp_path / f"alone-{name}", [name])[0] for name in names]
+    assert alone == together
+    assert opened[1:] == [(None, []), (adapters["dpo-en"], []), (adapters["dpo-da"], [])]
+
+
+def test_one_name_at_a_server_stands_for_one_model() -> None:
+    served = ["stages.arena.how={engine: openai, served_model: busy}"]
+    with pytest.raises(RecipeError, match="one name"):
+        list(load("demo", served).recipe.slices())
 
 
 def test_more_questions_are_answered_and_no_other(

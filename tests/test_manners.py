@@ -24,7 +24,7 @@ from tests.test_cli import _is_two_lines, _recipe
 # What takes long to import and what no help needs.
 SLOW = {
     "polars", "pyarrow", "pydantic", "numpy", "scipy", "rich", "huggingface_hub", "jinja2", "yaml",
-    "matplotlib", "torch", "transformers", "uvicorn", "starlette", "py3langid",
+    "matplotlib", "torch", "transformers", "uvicorn", "starlette", "py3langid", "english_words",
 }  # fmt: skip
 NAMED = "import sys; sys.argv[0] = 'factory'\nfrom factory.cli import main; main()"
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory.statistics.agreement import agreement
 from factory.statistics.intervals import bootstrap, residuals, score
 from factory.statistics.length_control import fit, lc_minimal
 from factory.statistics.rates import FEWEST, WinRate, bounds, consistency, merged, win_rate
@@ -406,6 +407,60 @@ def test_answers_in_another_language_are_lost_in_the_second_column():
     assert found["in_language"]["rate"] == pytest.approx(100 * (0 + 1 + 0.5 + 1 + 0) / 5)
     assert (found["wrong_language_model"], found["wrong_language_reference"]) == (3, 2)
     assert found["line_pass_rate_model"] == pytest.approx(40)
+
+
+def test_kappa_is_what_is_worked_out_by_hand():
+    pairs = [("model", "model")] * 20 + [("model", "tie")] * 5
+    pairs += [("tie", "model")] * 10 + [("tie", "tie")] * 15
+    one, other = zip(*pairs, strict=True)
+    found = agreement(one, other, [str(n) for n in range(50)])
+    assert found.share == pytest.approx(70)
+    assert found.kappa == pytest.approx(0.4)  # chance agrees on half of them
+    assert found.kappa_low < 0.4 < found.kappa_high < 1
+    # the variance of Fleiss, Cohen and Everitt (1969) for large samples: se 0.127
+    assert found.kappa_high - found.kappa_low == pytest.approx(2 * 1.96 * 0.127, rel=0.15)
+
+
+def test_two_judges_at_odds_and_of_one_mind():
+    said = ["model", "tie", "reference", None] * 10
+    names = [str(n) for n in range(40)]
+    alike = agreement(said, said, names)
+    assert (alike.compared, alike.unread, alike.share, alike.kappa) == (30, 10, 100, 1)
+    assert (alike.kappa_low, alike.kappa_high) == (1, 1)
+    turned = [{"model": "reference", "reference": "model"}.get(v, v) for v in said]
+    assert agreement(said, turned, names).kappa == pytest.approx(0)
+    always = agreement(["model"] * 8, ["model"] * 8, names[:8])
+    assert (always.share, always.kappa, always.kappa_low) == (100, None, None), "chance is 1"
+    assert agreement([None], ["tie"], ["a"]).share is None
+
+
+def test_agreement_is_no_surer_for_the_same_questions_in_more_languages():
+    rng = np.random.default_rng(1)
+    one = [("model", "tie", "reference")[n] for n in rng.integers(3, size=40)]
+    other = [a if rng.random() < 0.7 else "tie" for a in one]
+    names = [str(n) for n in range(40)]
+    single = agreement(one, other, names)
+    many = agreement(one * 11, other * 11, names * 11)
+    assert many.compared == 440 and many.questions == 40
+    assert many.kappa == pytest.approx(single.kappa)
+    width = many.kappa_high - many.kappa_low
+    assert width == pytest.approx(single.kappa_high - single.kappa_low)
+
+
+def test_the_word_pass_rate_is_of_answers_without_a_wrong_line_and_null_where_undefined():
+    def side(words, wrong_lines=0, lines=2):
+        return Side(100, 20, False, lines, wrong_lines, english_words=words)
+
+    items = [
+        item("a", "ru", "model", model=side(0), reference=side(None)),
+        item("b", "ru", "model", model=side(3), reference=side(None)),
+        item("c", "ru", "model", model=side(5, wrong_lines=1), reference=side(None)),
+        item("d", "ru", "model", model=side(0, lines=0), reference=side(None)),
+        item("e", "de", "model", model=side(None), reference=side(None)),
+    ]
+    found = figures(items, seed=0, resamples=20)
+    assert found["word_pass_rate_model"] == 50
+    assert found["word_pass_rate_reference"] is None
 
 
 def test_won_tied_lost_and_unread_are_all_the_questions():

@@ -24,7 +24,7 @@ from factory.engines.guard import descendants
 from factory.engines.vllm import RANKS, max_lora_rank
 from factory.errors import InputError, StageError
 from factory.pocket import POCKET
-from tests.trainings import classifier_of
+from tests.trainings import adapter_of, classifier_of
 
 there = pytest.mark.skipif(
     not importlib.util.find_spec("vllm"), reason="vLLM is not installed: make install-vllm"
@@ -239,6 +239,28 @@ def test_an_adapter_changes_answers_as_it_does_in_transformers(
     plain = TransformersSampler(model, "float32").sample(prompts, GREEDY, 0)
     assert [s.token_ids for s in ours] == [s.token_ids for s in theirs]
     assert [s.token_ids for s in ours] != [s.token_ids for s in plain]
+
+
+@there
+@pytest.mark.slow
+def test_one_engine_answers_for_a_base_and_all_its_adapters(
+    model: Path, adapter: Path, prompts: Any, tmp_path: Path
+) -> None:
+    from factory.engines.transformers import TransformersSampler
+    from factory.engines.vllm import VllmSampler
+
+    other = adapter_of(model, tmp_path / "other", r=4, target_modules=["q_proj", "down_proj"])
+    theirs = TransformersSampler(model, "float32", others=[adapter, other])
+    engine = VllmSampler(model, "float32", others=[adapter, other])
+    found = []
+    for one in (None, adapter, other, None, adapter):
+        engine.wear(one)
+        theirs.wear(one)
+        ours = [sample.token_ids for sample in engine.sample(prompts, GREEDY, 0)]
+        assert ours == [sample.token_ids for sample in theirs.sample(prompts, GREEDY, 0)]
+        found.append(tuple(ours))
+    engine.close()
+    assert len(set(found)) == 3, "also where prefixes were kept from another adapter"
 
 
 @there

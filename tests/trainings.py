@@ -52,6 +52,23 @@ def classifier_of(model: Path, out: Path) -> Path:
     return out
 
 
+def adapter_of(model: Path, out: Path, **config: Any) -> Path:
+    """A LoRA on `model` that changes much; with `modules_to_save` whole layers in place of the
+    base's."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(str(model))
+    made = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **config))
+    torch.manual_seed(config["r"])
+    for name, weight in made.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    made.save_pretrained(str(out))
+    return out
+
+
 @cache
 def prompts() -> tuple[dict[str, str], ...]:
     """The demo's Spanish prompts."""

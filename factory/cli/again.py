@@ -169,6 +169,8 @@ def difference_tables(found: Difference) -> list[Table]:
             counts = (one.same, one.changed, one.only_one, one.only_other)
             rows.add_row(name, *map(str, counts), columns)
         tables.append(rows)
+    if found.judges:
+        tables.append(agreement_table(found))
     if found.weights is not None:
         weights = _table(title="Weights")
         for column in ("tensor", "||one - other|| / ||one||"):
@@ -180,6 +182,42 @@ def difference_tables(found: Difference) -> list[Table]:
             weights.add_row(name, "in one alone")
         tables.append(weights)
     return tables
+
+
+def agreement_table(found: Difference) -> Table:
+    """How far two judges of the same answers agree."""
+    table = _table(title="Do the two judges agree?")
+    table.caption = (
+        "by question, without identical answers; kappa: 0 is what chance would give, 1 is always;\n"
+        "95 % intervals over questions"
+    )
+    for column in ("slice", "compared", "no verdict", "other answers", "alike", "Cohen's kappa"):
+        table.add_column(column, overflow="fold")
+    for name, one in found.judges.items():
+        counts = (one.compared, one.unread, one.other_answers)
+        share = _span(one.share, one.share_low, one.share_high, one.questions, ".1f", " %")
+        kappa = _span(one.kappa, one.kappa_low, one.kappa_high, one.questions, ".2f")
+        table.add_row(name, *map(str, counts), share, kappa)
+    return table
+
+
+def _span(
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    questions: int,
+    form: str,
+    unit: str = "",
+) -> str:
+    """A figure with its interval, where there are questions enough for one."""
+    from factory.statistics.intervals import FEWEST
+
+    if value is None:
+        return "none"
+    said = f"{value:{form}}{unit}"
+    if low is None or high is None or questions < FEWEST:
+        return said
+    return f"{said} \\[{low:{form}}, {high:{form}}]"
 
 
 def _short(value: Any) -> str:

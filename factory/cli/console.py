@@ -245,6 +245,7 @@ in language: answers in another language than their question counted as lost
 equal length: the length-controlled win rate; phi: what length is worth to the judge
 bounds: had all unread verdicts gone against it, or for it; same: said in both orders
 LPR: answers without a line in another language, before and after"""
+_WORDS = "\nWPR: of these, answers without an English word (languages in another script)"
 
 
 def doubts_table(manifest: Manifest) -> Table:
@@ -253,19 +254,29 @@ def doubts_table(manifest: Manifest) -> Table:
     stats = manifest.stats
     seen = sum(one["seen"] for one in stats["seen_in_training"].values())
     warned = f"\n{seen} questions are among the prompts of training: see the card" if seen else ""
+    sides = ("reference", "model")
+    words = any(
+        row.get(f"word_pass_rate_{s}") is not None for row in stats["comparisons"] for s in sides
+    )
     table = Table(
         title="What else could explain it",
         title_justify="left",
-        caption=_DOUBTS + warned,
+        caption=_DOUBTS + (_WORDS if words else "") + warned,
         caption_justify="left",
     )
     table.add_column("adapter")
     table.add_column("language")
-    for column in ("win rate", "in language", "equal length", "phi", "bounds", "same", "LPR"):
+    columns = ("win rate", "in language", "equal length", "phi", "bounds", "same", "LPR")
+    for column in (*columns, "WPR") if words else columns:
         table.add_column(column, justify="right", overflow="fold")
     for row in stats["comparisons"]:
         controlled, bounds = row.get("lc_minimal_chars") or {}, row["bounds"]
-        lines = [row[f"line_pass_rate_{side}"] for side in ("reference", "model")]
+        rates = [
+            ", ".join(
+                _figure(row.get(f"{kind}_pass_rate_{side}"), ".0f") or "none" for side in sides
+            )
+            for kind in (("line", "word") if words else ("line",))
+        ]
         table.add_row(
             row["model"],
             row["language"],
@@ -275,7 +286,7 @@ def doubts_table(manifest: Manifest) -> Table:
             _figure(controlled.get("phi"), "+.2f"),
             f"{bounds['worst']:.1f} to {bounds['best']:.1f}",
             _figure((row.get("consistency") or {}).get("same_share"), ".0f"),
-            ", ".join(_figure(rate, ".0f") or "none" for rate in lines),
+            *rates,
         )
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from factory.errors import InputError
@@ -64,9 +65,15 @@ class Engine(Protocol):
 
 
 class Sampler(Engine, Protocol):
-    """A causal model that continues prompts."""
+    """A causal model that continues prompts, with an adapter on it or bare."""
 
     stop_ids: list[int]
+
+    def wear(self, adapter: Path | None) -> None:
+        """Go on with another of the adapters that it was opened with, or bare (None). Not while
+        answers are drawn. Greedy answers are then those of an engine with this adapter alone, as
+        far as they are the same in another batch. Raises KeyError for any other adapter."""
+        ...
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
@@ -111,3 +118,9 @@ def rooms_of(prompts: Sequence[Sequence[int]], sampling: Sampling, max_context: 
             "drop it before it is asked (see Sampling.room)",
         )
     return rooms
+
+
+def worn(adapter: Path | None, others: Sequence[Path]) -> dict[Path, int]:
+    """The adapters that a sampler is opened with, each once, numbered from 0."""
+    every = dict.fromkeys(([] if adapter is None else [adapter]) + list(others))
+    return {path: number for number, path in enumerate(every)}

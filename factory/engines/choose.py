@@ -6,7 +6,7 @@ The engine is how, not what: it is recorded in the manifest and never part of an
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -129,15 +129,20 @@ class Held(Generic[E]):
 
 
 def sampler(
-    knobs: EngineKnobs, directory: Path, name: str, dtype: str, adapter: Path | None = None
+    knobs: EngineKnobs,
+    directory: Path,
+    name: str,
+    dtype: str,
+    adapter: Path | None = None,
+    others: Sequence[Path] = (),
 ) -> Sampler:
     """An engine that continues prompts with the model in `directory`, which the hub calls
-    `name`. Raises FactoryError."""
+    `name`, and `adapter` on it; `others` may be put on in its place. Raises FactoryError."""
     engine = chosen(knobs.engine)
     if engine == "vllm":
         from factory.engines.vllm import VllmSampler
 
-        return VllmSampler(directory, dtype, adapter, knobs.vllm())
+        return VllmSampler(directory, dtype, adapter, knobs.vllm(), others)
     if engine == "openai":
         from factory.engines.openai import OpenAISampler, Server
 
@@ -146,11 +151,16 @@ def sampler(
                 "a served model with an adapter has a name of its own",
                 "say it with how.served_model, as given to vllm serve --lora-modules",
             )
+        if others:
+            raise StageError(
+                "a base and its adapters have each a name at a server, and how.served_model is one",
+                "use engine: vllm or transformers here, or merge the adapters and serve each",
+            )
         server = Server(knobs.served_model or name, knobs.max_num_seqs or 64)
         return OpenAISampler(directory, server)
     from factory.engines.transformers import TransformersSampler
 
-    return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs)
+    return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs, others)
 
 
 def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:

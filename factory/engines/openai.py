@@ -154,6 +154,9 @@ class OpenAISampler:
         self.tokens = 0
         self._server = server
 
+    def wear(self, adapter: Path | None) -> None:
+        """A served model is what its name stands for: there is nothing to change."""
+
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
     ) -> list[Sample]:

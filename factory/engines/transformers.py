@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factory import chat
-from factory.engines import Sample, Sampling, checkpoint, rooms_of
+from factory.engines import Sample, Sampling, checkpoint, rooms_of, worn
 from factory.errors import InputError, StageError
 
 BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
@@ -57,17 +57,37 @@ def causal(directory: Path, dtype: str) -> Any:
     return _load(AutoModelForCausalLM, directory, dtype)
 
 
-def _causal(directory: Path, dtype: str, adapter: Path | None) -> Any:
-    """A causal model, with a LoRA adapter on it if one is given."""
-    model = causal(directory, dtype)
-    if adapter is not None:
-        model.load_adapter(str(adapter))
-        if not any("lora_" in name for name, _ in model.named_parameters()):
-            raise StageError(
-                f"the adapter at {adapter} put no LoRA weights on {directory}",
-                "it was trained on another base model: check base_model in its card",
-            )
-    return model
+def _dress(model: Any, adapters: Sequence[Path]) -> Any:
+    """Put LoRA adapters on a causal model, in its place; what comes back switches between them
+    (see `_called`). Raises StageError for one that was made on another model."""
+    from peft import PeftModel
+
+    # Not model.load_adapter: with a second adapter it sets the first one's weights anew (5.19).
+    # PEFT's own wish for float32 would give other answers than the published dtype.
+    kept: dict[str, Any] = {"autocast_adapter_dtype": False}
+    layers: Any = None
+    try:
+        for number, adapter in enumerate(adapters):
+            if layers is None:
+                layers = PeftModel.from_pretrained(model, str(adapter), _called(number), **kept)
+            else:
+                layers.load_adapter(str(adapter), _called(number), **kept)
+    except (RuntimeError, ValueError) as error:
+        raise StageError(
+            f"the adapter at {adapter} does not fit {model.name_or_path}: {_first_line(error)}",
+            "it was trained on another base model: check base_model in its card",
+        ) from None
+    model.eval()
+    return layers
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
+
+
+def _called(number: int) -> str:
+    """What PEFT calls an adapter."""
+    return f"adapter-{number}"
 
 
 def _generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
@@ -99,18 +119,20 @@ class _Transformers:
         self.max_context = self._found.max_context
         self.tokens = 0
         self._model: Any = None
+        self._layers: Any = None  # its adapters, if it has any
 
     def close(self) -> None:
         """Let go of the model."""
         import torch
 
-        self._model = None
+        self._model = self._layers = None
         if has_gpu():
             torch.cuda.empty_cache()
 
 
 class TransformersSampler(_Transformers):
-    """A causal model, with a LoRA adapter on it if one is given. See engines.Sampler.
+    """A causal model, with a LoRA adapter on it if one is given; `others` may be put on in its
+    place. See engines.Sampler.
 
     Answers are drawn `rows` at a time, each such batch from a stream of its own."""
 
@@ -120,11 +142,23 @@ class TransformersSampler(_Transformers):
         dtype: str,
         adapter: Path | None = None,
         rows: int | None = None,
+        others: Sequence[Path] = (),
     ) -> None:
         super().__init__(directory)
-        self._model = _causal(directory, dtype, adapter)
+        self._adapters = worn(adapter, others)
+        self._model = causal(directory, dtype)
+        self._layers = _dress(self._model, list(self._adapters))
+        self._worn: Path | None = None
+        self.wear(adapter)
         self._rows = rows or BATCH_ROWS
         self.stop_ids = self._found.stop_ids
+
+    def wear(self, adapter: Path | None) -> None:
+        if adapter is not None:
+            number = self._adapters[adapter]
+            if adapter != self._worn:
+                self._layers.set_adapter(_called(number))
+        self._worn = adapter
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
@@ -164,7 +198,9 @@ class TransformersSampler(_Transformers):
             mask[row, width - len(prompt) :] = 1
         self._model.generation_config = _generation(sampling, max(rooms), self.stop_ids)
         torch.manual_seed(seed)
-        with torch.inference_mode():
+        bare = self._layers is not None and self._worn is None
+        undressed = self._layers.disable_adapter() if bare else contextlib.nullcontext()
+        with torch.inference_mode(), undressed:
             output = self._model.generate(
                 input_ids=ids.to(self._model.device), attention_mask=mask.to(self._model.device)
             )
@@ -288,7 +324,8 @@ class TransformersLikelihood(_Transformers):
 
     def __init__(self, directory: Path, dtype: str, adapter: Path | None = None) -> None:
         super().__init__(directory)
-        self._model = _causal(directory, dtype, adapter)
+        self._model = causal(directory, dtype)
+        _dress(self._model, [adapter] if adapter else [])
 
     def log_probs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]

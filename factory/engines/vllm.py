@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from factory.engines import Sample, Sampling, checkpoint, rooms_of
+from factory.engines import Sample, Sampling, checkpoint, rooms_of, worn
 from factory.engines.guard import Guard
 from factory.errors import InputError, StageError
 from factory.lanes import resting
@@ -47,10 +47,10 @@ def max_lora_rank(rank: int) -> int:
 
 
 class _Batch:
-    """Requests that came together and leave together."""
+    """Requests that came together and leave together, all with one adapter on or none."""
 
-    def __init__(self, requests: Sequence[tuple[Sequence[int], Any]]) -> None:
-        self.requests = requests
+    def __init__(self, requests: Sequence[tuple[Sequence[int], Any]], lora: Any) -> None:
+        self.requests, self.lora = requests, lora
         self.outputs: list[Any] = [None] * len(requests)
         self.left = len(requests)
         self.done: Future[list[Any]] = Future()
@@ -66,22 +66,30 @@ class _Batch:
 class _Engine:
     """vLLM's engine, stepped by one thread, fed by any number of callers."""
 
-    def __init__(self, directory: Path, adapter: Path | None, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, adapters: Mapping[Path, int], settings: dict[str, Any]
+    ) -> None:
         for key, value in _ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
         from vllm.platforms import current_platform
 
-        self._lora = None
-        if adapter is not None:
-            self._lora = LoRARequest("adapter", 1, str(adapter))
-            found = checkpoint.lora(adapter)
-            settings = {"enable_lora": True, "max_lora_rank": max_lora_rank(found.rank), **settings}
-            if found.targets and "lm_head" not in found.targets:
+        # by name and number vLLM tells them apart, also the prefixes that it keeps
+        self._loras = {
+            path: LoRARequest(f"adapter-{number}", number + 1, str(path))
+            for path, number in adapters.items()
+        }
+        if adapters:
+            found = [checkpoint.lora(adapter) for adapter in adapters]
+            rank = max_lora_rank(max(one.rank for one in found))
+            # one has its place in memory at a time (max_loras is 1): they come one after another
+            settings = {"enable_lora": True, "max_lora_rank": rank, **settings}
+            targets = {target for one in found for target in one.targets}
+            if all(one.targets for one in found) and "lm_head" not in targets:
                 # otherwise the logits pass through an empty adapter, which costs time and cannot
                 # be done for those of a prompt (0.32 on a CPU: they have another shape)
-                settings["lora_target_modules"] = [*found.targets, *_PACKED]
+                settings["lora_target_modules"] = [*sorted(targets), *_PACKED]
         try:
             self._engine: Any = LLMEngine.from_engine_args(
                 EngineArgs(
@@ -110,11 +118,13 @@ class _Engine:
         self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
         self._thread.start()
 
-    def ask(self, requests: Sequence[tuple[Sequence[int], Any]]) -> list[Any]:
+    def ask(
+        self, requests: Sequence[tuple[Sequence[int], Any]], adapter: Path | None = None
+    ) -> list[Any]:
         """vLLM's outputs to (token ids, parameters) in order, when all are there."""
         if not requests:
             return []
-        batch = _Batch(requests)
+        batch = _Batch(requests, None if adapter is None else self._loras[adapter])
         self._inbox.put(batch)
         with resting():
             return batch.done.result()
@@ -151,7 +161,7 @@ class _Engine:
         name = str(next(self._numbers))
         self._owners[name] = (batch, number)
         prompt = {"type": "token", "prompt_token_ids": list(ids)}
-        self._engine.add_request(name, prompt, parameters, lora_request=self._lora)
+        self._engine.add_request(name, prompt, parameters, lora_request=batch.lora)
 
     def _fail(self, error: BaseException, last: _Batch | None) -> None:
         waiting = [batch for batch, _ in self._owners.values()]
@@ -183,14 +193,16 @@ class _Vllm:
         dtype: str,
         adapter: Path | None = None,
         how: Mapping[str, Any] | None = None,
+        others: Sequence[Path] = (),
     ) -> None:
-        """`how`: arguments of vLLM's EngineArgs that change no result."""
+        """`adapter` is on at first, `others` may be put on in its place. `how`: arguments of
+        vLLM's EngineArgs that change no result."""
         import vllm
 
         self.name = f"vllm {vllm.__version__}"
         self._found = checkpoint.read(directory)
         self._settings = {"dtype": dtype, "max_model_len": self._found.max_context, **(how or {})}
-        self._adapter = adapter
+        self._adapters, self._worn = worn(adapter, others), adapter
         self._started: _Engine | None = None
         self._starting = threading.Lock()
         self._before = 0
@@ -206,7 +218,7 @@ class _Vllm:
         with self._starting:
             if self._started is None:
                 self._started = _Engine(
-                    self._found.directory, self._adapter, {**self._settings, **settings}
+                    self._found.directory, self._adapters, {**self._settings, **settings}
                 )
             return self._started
 
@@ -228,7 +240,8 @@ class _Vllm:
 
 
 class VllmSampler(_Vllm):
-    """A causal model, with a LoRA adapter on it if one is given. See engines.Sampler.
+    """A causal model, with a LoRA adapter on it if one is given; `others` may be put on in its
+    place, without loading the model again. See engines.Sampler.
 
     All answers come from one stream of random numbers, seeded by the first batch. A seed for each
     request would draw row by row, about one kernel launch a row and step, without making answers
@@ -242,10 +255,16 @@ class VllmSampler(_Vllm):
         dtype: str,
         adapter: Path | None = None,
         how: Mapping[str, Any] | None = None,
+        others: Sequence[Path] = (),
     ) -> None:
-        super().__init__(directory, dtype, adapter, how)
+        super().__init__(directory, dtype, adapter, how, others)
         self.stop_ids = self._found.stop_ids
         self._seed: int | None = None
+
+    def wear(self, adapter: Path | None) -> None:
+        if adapter is not None:
+            self._adapters[adapter]  # a KeyError here, not in the engine's thread
+        self._worn = adapter
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
@@ -268,7 +287,8 @@ class VllmSampler(_Vllm):
             )
             for room in set(rooms)
         }
-        outputs = engine.ask([(p, parameters[r]) for p, r in zip(prompts, rooms, strict=True)])
+        requests = [(p, parameters[r]) for p, r in zip(prompts, rooms, strict=True)]
+        outputs = engine.ask(requests, self._worn)
         stops = frozenset(self.stop_ids)
         return [Sample.cut(output.outputs[0].token_ids, stops, self._seed) for output in outputs]
 
@@ -313,7 +333,7 @@ class VllmLikelihood(_Vllm):
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         found = []
-        outputs = engine.ask([(ids, asked) for ids in sequences])
+        outputs = engine.ask([(ids, asked) for ids in sequences], self._worn)
         for ids, start, output in zip(sequences, starts, outputs, strict=True):
             table = output.prompt_logprobs
             found.append([table[i][ids[i]].logprob for i in range(start, len(ids))])

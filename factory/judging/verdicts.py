@@ -11,6 +11,8 @@ from factory.judging import asking
 from factory.judging.asking import Pair
 from factory.judging.matching import Match
 from factory.judging.wording import Wording
+from factory.language.confusion import count_english
+from factory.language.english import english
 from factory.language.language_id import differs
 from factory.rewards import Classifier
 from factory.statistics.table import Item, Side
@@ -132,5 +134,6 @@ def _side(answer: Mapping[str, Any], reward: float | None) -> Side:
         wrong_language=differs(answer["detected_language"], answer["language"]),
         lines=answer["lines"],
         wrong_lines=answer["wrong_lines"],
+        english_words=count_english(answer["answer"], answer["language"], english),
         reward=reward,
     )

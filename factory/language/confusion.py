@@ -72,7 +72,7 @@ def confusion(
             "pass tokens: a function that cuts a line into words, such as jieba's",
         )
     cut = tokens or str.split
-    words = _listed(english) if english is not None and wanted in OTHER_SCRIPT else None
+    words = listed(english) if english is not None and wanted in OTHER_SCRIPT else None
     total = judged = wrong_line = wrong_word = 0
     shares = []
     for answer in answers:
@@ -86,7 +86,7 @@ def confusion(
         if wrong:
             wrong_line += 1
         elif words is not None:
-            wrong_word += any(word.strip() in words for _, found in lines for word in found)
+            wrong_word += _english(lines, words) > 0
     return Confusion(
         answers=total,
         judged=judged,
@@ -106,6 +106,27 @@ def count_lines(
     accepted = language(wanted).accepted
     lines = _long_lines(answer, str.split)
     return len(lines), sum(identify(line) not in accepted for line, _ in lines)
+
+
+def no_word_rate(wanted: str) -> str | None:
+    """Why there is no word rate in a language: `latin_script`, or `no_word_cutter` where words
+    cannot be told apart; None where there is one."""
+    if wanted not in OTHER_SCRIPT:
+        return "latin_script"
+    return "no_word_cutter" if wanted in UNSPACED else None
+
+
+def count_english(answer: str, wanted: str, words: Callable[[], Collection[str]]) -> int | None:
+    """Of one answer, the English words in lines that can be judged; None for a language without a
+    word rate. `words` gives the words that count (see `listed`), and is asked only for one that
+    has it."""
+    if no_word_rate(wanted):
+        return None
+    return _english(_long_lines(answer, str.split), words())
+
+
+def _english(lines: Iterable[tuple[str, list[str]]], words: Collection[str]) -> int:
+    return sum(word.strip() in words for _, found in lines for word in found)
 
 
 def _long_lines(answer: str, cut: Callable[[str], list[str]]) -> list[tuple[str, list[str]]]:
@@ -131,7 +152,7 @@ def average(found: Mapping[tuple[str, str], float | None]) -> float | None:
     return sum(means) / len(means) if means else None
 
 
-def _listed(english: Collection[str]) -> frozenset[str]:
+def listed(english: Iterable[str]) -> frozenset[str]:
     """The words that count: in lower case and of at least four letters, so no name is one."""
     return frozenset(
         word for line in english if (word := line.strip()).islower() and len(word) >= SHORTEST

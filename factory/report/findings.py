@@ -63,12 +63,14 @@ class Duel:
 @dataclass(frozen=True)
 class Spoken:
     """Answers of one model in one language: how many, and how many are in that language, cut off
-    at the limit, and without a line in another language (a share; None where not counted)."""
+    at the limit; the shares without a line in another language, and of these without an English
+    word (None where not counted)."""
 
     answers: int
     in_language: int
     cut_off: int
     line_pass_rate: float | None
+    word_pass_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ def _spoken(raw: Any) -> Spoken:
         in_language=words.whole(raw.get("in_language")),
         cut_off=words.whole(raw.get("cut_off")),
         line_pass_rate=words.real(raw.get("line_pass_rate")),
+        word_pass_rate=words.real(raw.get("word_pass_rate")),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
@@ -11,8 +11,10 @@ from pydantic import Field
 from factory import chat, schemas, shards
 from factory.engines import Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
+from factory.errors import RecipeError
 from factory.knobs import REFERENCE
-from factory.language.confusion import count_lines
+from factory.language.confusion import count_english, count_lines, no_word_rate
+from factory.language.english import english
 from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
 from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
@@ -55,25 +57,47 @@ class Arena(Stage):
                     )
                     for language in languages
                 ]
+        self._served(dict.fromkeys(_label(spec.name) for spec in found))
         return found
 
     def shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
+    def _served(self, labels: Collection[str]) -> None:
+        """One name at a server cannot stand for several models: they would all be the same."""
+        if self.how.engine == "openai" and self.how.served_model is not None and len(labels) > 1:
+            raise RecipeError(
+                f"how.served_model is one name, and stages.{self.name} lets "
+                f"{len(labels)} models answer: {', '.join(labels)}",
+                "leave it out and serve each model by the name of its repo (adapters merged), or "
+                "use engine: vllm, which loads a base once for all its adapters",
+            )
+
     def run(self, job: Job) -> Outcome:
         questions = {s.name: job.reader(s.need("questions"), "prompts") for s in job.slices}
         specs = {spec.name: spec for spec in job.slices}
         todo = {name: self._todo(job, spec) for name, spec in specs.items()}
-        models = {_label(spec.name): spec for spec in job.slices}
+        # those that have something left to answer
+        models = {_label(n): policy(job, spec) for n, spec in specs.items() if todo[n]}
 
-        def opened(label: str) -> Sampler:
-            place, adapter = policy(job, models[label])
-            if adapter is not None:
-                probe.refuse_unapplied(adapter, label)
-            name = place.name or place.path.name
-            return choose.sampler(self.how, place.path, name, self.dtype, adapter)
+        def opened(base: str) -> Sampler:
+            alike = {label: found for label, found in models.items() if str(found[0].path) == base}
+            for label, (_, adapter) in alike.items():
+                if adapter is not None:
+                    probe.refuse_unapplied(adapter, label)
+            place = next(place for place, _ in alike.values())
+            first, *others = dict.fromkeys(adapter for _, adapter in alike.values())
+            name, rest = place.name or place.path.name, [one for one in others if one is not None]
+            return choose.sampler(self.how, place.path, name, self.dtype, first, rest)
 
-        with Held(opened) as engine:
+        with Held(opened) as held:
+
+            def engine(label: str) -> Sampler:
+                """A base is loaded once for all that are made of it, which answer in turn."""
+                place, adapter = models[label]
+                sampler = held(str(place.path))
+                sampler.wear(adapter)
+                return sampler
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 rows = questions[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
@@ -87,7 +111,7 @@ class Arena(Stage):
                 make,
                 lanes=lambda shard: engine(_label(shard.slice)).lanes,
                 apart=lambda shard: _label(shard.slice),
-                spent=engine.tokens,
+                spent=held.tokens,
             )
         counts, stats = {}, {}
         for name, found in made.items():
@@ -154,17 +178,24 @@ class Arena(Stage):
 
 def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
     """What a reader of the card wants first, of one model's answers in one language. The line pass
-    rate is the share of answers without a line in another language, None where none was judged."""
+    rate is the share of answers without a line in another language; the word pass rate that of
+    these without an English word. A rate that there is none of is None, the second with why."""
     said = answers.column("detected_language").to_pylist()
-    lines = zip(*(answers.column(n).to_pylist() for n in ("lines", "wrong_lines")), strict=True)
-    judged = [wrong for count, wrong in lines if count]
+    columns = [answers.column(name).to_pylist() for name in ("answer", "lines", "wrong_lines")]
+    judged = [(text, wrong) for text, count, wrong in zip(*columns, strict=True) if count]
+    right = [text for text, wrong in judged if not wrong]
+    counts = [count_english(text, language, english) for text in right]
+    told = [count for count in counts if count is not None]
+    why = no_word_rate(language) or (None if told else "no_answer_to_judge")
     return {
         "answers": len(answers),
         "tokens": sum(answers.column("n_tokens").to_pylist()),
         "cut_off": answers.column("finish_reason").to_pylist().count("length"),
         "in_language": sum(matches(code, language) for code in said),
         "other_language": sum(differs(code, language) for code in said),
-        "line_pass_rate": judged.count(0) / len(judged) if judged else None,
+        "line_pass_rate": len(right) / len(judged) if judged else None,
+        "word_pass_rate": told.count(0) / len(told) if told else None,
+        **({"no_word_pass_rate": why} if why else {}),
     }
 
 

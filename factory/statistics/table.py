@@ -21,13 +21,15 @@ ALL = "all"
 class Side:
     """One model's answer to a question: its length, whether it is in another language than the
     question (a detector that cannot tell says no), its lines that could be judged and those of
-    them in another language, and the reward a classifier gave it."""
+    them in another language, English words in them (None for a language in Latin script, or one
+    whose words cannot be told apart), and the reward a classifier gave it."""
 
     chars: int
     tokens: int
     wrong_language: bool
     lines: int | None = None
     wrong_lines: int | None = None
+    english_words: int | None = None
     reward: float | None = None
 
 
@@ -169,7 +171,7 @@ def _rewards(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def _kept_to_language(items: Sequence[Item]) -> dict[str, Any]:
-    """Answers in another language than asked for, and the line pass rate, of both sides."""
+    """Answers in another language than asked for, line and word pass rates, of both sides."""
     found: dict[str, Any] = {}
     sides: Mapping[str, list[Side]] = {
         "model": [item.model for item in items],
@@ -177,9 +179,11 @@ def _kept_to_language(items: Sequence[Item]) -> dict[str, Any]:
     }
     for name, answers in sides.items():
         judged = [side for side in answers if side.lines]
-        passed = sum(not side.wrong_lines for side in judged)
+        right = [side for side in judged if not side.wrong_lines]
+        words = [side.english_words for side in right if side.english_words is not None]
         found[f"wrong_language_{name}"] = sum(side.wrong_language for side in answers)
-        found[f"line_pass_rate_{name}"] = 100 * passed / len(judged) if judged else None
+        found[f"line_pass_rate_{name}"] = 100 * len(right) / len(judged) if judged else None
+        found[f"word_pass_rate_{name}"] = 100 * words.count(0) / len(words) if words else None
         found[f"mean_tokens_{name}"] = sum(side.tokens for side in answers) / len(answers)
     return found
 
