@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from factory.artifact import Cost
+import pytest
+
+from factory.artifact import Cost, Rows
 from factory.estimate import Estimate, estimate
 from factory.plan import Found, Holdings, plan
-from tests.builders import ASKED, demo, lock_of, walked
+from tests.builders import ASKED, demo, done, lock_of, manifest_of, walked
 
 
 def left(*overrides: str, held: Holdings) -> dict[str, Estimate]:
@@ -52,3 +54,34 @@ def test_a_stage_that_never_ran_has_rows_and_no_time():
     score = left(held=held)["score"]
     assert score.rows == 3 * ASKED
     assert score.seconds is None
+
+
+def test_a_judge_that_is_asked_in_both_orders_gives_two_verdicts_on_a_question():
+    recipe = demo()
+    held = walked(recipe, lock_of(recipe), until="judge")
+
+    def judge(*overrides: str) -> Estimate:
+        return left("stages.judge.how.shard=5", *overrides, held=held)["judge"]
+
+    by_reward = judge()
+    asked = judge("stages.judge.judge=policy")
+    once = judge("stages.judge.judge=policy", "stages.judge.ask.orders=random")
+    assert by_reward.rows and by_reward.rows % ASKED == 0
+    assert (asked.rows, once.rows) == (2 * by_reward.rows, by_reward.rows)
+    # shards are cut by questions: 12 of each slice, five at a time
+    assert by_reward.shards == asked.shards == once.shards == by_reward.rows // ASKED * 3
+
+
+def test_the_time_of_a_judge_is_by_verdict_as_its_rate_is():
+    recipe = demo("stages.judge.judge=policy")
+    held = walked(recipe, lock_of(recipe), until="judge")
+    steps = plan(recipe, lock_of(recipe), held)
+    step = next(step for step in steps if step.name == "judge")
+    made = manifest_of(recipe, lock_of(recipe), step, done(steps))
+    twice = Rows(into=2 * ASKED, out=2 * ASKED)
+    slices = {k: one.model_copy(update={"rows": twice}) for k, one in made.slices.items()}
+    cost = Cost(wall_seconds=100)
+    held.add(Found(made.model_copy(update={"slices": slices, "cost": cost}), tag=made.tag))
+    # the same verdicts once more, by other rules
+    again = left("stages.judge.judge=policy", "stages.judge.ask.max_tokens=9", held=held)["judge"]
+    assert again.seconds == pytest.approx(100)

@@ -25,7 +25,9 @@ from factory.pocket import POCKET
 from factory.recipe import Loaded, load
 from factory.shards import write_slice
 from factory.slurm import site as sites
-from factory.slurm.line import Asked, look_around
+from factory.slurm import submission
+from factory.slurm.line import Asked, look_around, submit
+from factory.slurm.queue import Queue
 from factory.stages.contract import Outside, SliceSpec
 from factory.stages.euroeval import Euroeval
 from factory.stages.job import Job, PartDone, Place, read_slice
@@ -383,9 +385,9 @@ def test_what_euroeval_needs_is_looked_at_with_the_recipe(
     assert len(findings(served)) == 1
 
 
-def test_a_run_and_a_check_say_so_before_anything_is_made(
-    tmp_path: Path, line: Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hub_with_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home whose hub has all that the line reads, on a machine without EuroEval."""
     from huggingface_hub import HfApi
 
     from factory.localhub.launcher import connect
@@ -399,14 +401,21 @@ def test_a_run_and_a_check_say_so_before_anything_is_made(
             api.create_repo(name, repo_type=kind)
             api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id=name,
                             repo_type=kind)  # fmt: skip
+    return home
+
+
+def test_a_run_says_so_before_anything_is_made(line: Loaded, hub_with_it_all: Path) -> None:
+    home = hub_with_it_all
     done = run_factory("run", "line.yaml", home=home)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "stages.euroeval: EuroEval has no environment" in done.stderr
     assert "factory doctor --install euroeval-vllm" in done.stderr
     assert not list(home.glob("work/lab/*/artifact")), "not even the prompts were read"
-    done = run_factory("run", "line.yaml", "--until", "prompts", home=home)
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = run_factory("check", "line.yaml", home=home)
+
+
+@pytest.mark.slow
+def test_a_check_says_so(line: Loaded, hub_with_it_all: Path) -> None:
+    done = run_factory("check", "line.yaml", home=hub_with_it_all)
     assert done.returncode == 1
     assert "error: stages.euroeval: EuroEval has no environment" in done.stdout
 
@@ -446,7 +455,11 @@ def test_a_submission_refuses_what_a_node_would_see_too_and_tells_the_rest(
         assert told[0].startswith("warning: stages.euroeval, as seen from here: EuroEval has no ")
     else:
         with pytest.raises(InputError, match=r"stages\.euroeval: EuroEval has no environment"):
-            look_around(asked, steps, told.append)
+            submit(asked, None, told.append, Queue(lambda command: ""))  # type: ignore[arg-type]
+        assert not submission.earlier(asked.home.root, line.recipe), "nothing was handed in"
+    told.clear()
+    look_around(asked, steps, told.append, binding=False)  # scripts are looked at anywhere
+    assert len(told) == 1
     told.clear()
     look_around(asked, steps[:2], told.append)
     assert told == []

@@ -129,7 +129,10 @@ def reads(tmp_path: Path) -> dict[str, Path]:
 def test_every_question_is_asked_in_both_orders_with_one_load_for_all_languages(
     scripted: type[Scripted], reads: dict[str, Path], model: Path, tmp_path: Path
 ) -> None:
-    outcome = judge().run(job(tmp_path / "job", ["en", "ga"], reads, {LLM: model}))
+    asked = job(tmp_path / "job", ["en", "ga"], reads, {LLM: model})
+    outcome = judge().run(asked)
+    planned = judge().asks({"answers": 4, "reference": 4}, asked.slices[0])
+    assert planned == outcome.rows["en"].into
     rows = made(tmp_path / "job", "en", "verdicts")
     assert [(row["question_id"], row["order"]) for row in rows] == [
         (f"q{n}", order) for n in range(4) for order in ("model_first", "reference_first")

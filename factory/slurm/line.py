@@ -55,6 +55,7 @@ def submit(
         going = _going(asked, alive)
         if not going:
             return None
+        look_around(asked, going, tell)
         _checked(asked, going, hub, tell)
         made = submission.begin(home.root, recipe, site)
         given = provisions.gather(
@@ -95,6 +96,7 @@ def dry(
         created="",
         directory=submission.room(asked.home.root, asked.loaded.recipe) / str(number),
     )
+    look_around(asked, _going(asked, alive), tell, binding=False)
     _checked(asked, _going(asked, alive), hub, tell)
     parts = _cut(asked, alive, queued, None)
     fetch = asked.site.network == "job"
@@ -120,9 +122,7 @@ def _going(asked: Asked, alive: Alive) -> list[Step]:
 
 
 def _checked(asked: Asked, going: Sequence[Step], hub: Hub, tell: Callable[[str], None]) -> None:
-    """What tasks need of the disk that they share with this node, templates and lengths, before
-    anything is queued for; the latter where tokenizers can be read."""
-    look_around(asked, going, tell)
+    """Templates and lengths, before anything is queued for; where tokenizers can be read."""
     if importlib.util.find_spec("transformers") is None:
         tell("templates are not checked here, without transformers: the first task does it")
         return
@@ -133,12 +133,15 @@ def _checked(asked: Asked, going: Sequence[Step], hub: Hub, tell: Callable[[str]
         before(step)
 
 
-def look_around(asked: Asked, going: Sequence[Step], tell: Callable[[str], None]) -> None:
+def look_around(
+    asked: Asked, going: Sequence[Step], tell: Callable[[str], None], binding: bool = True
+) -> None:
     """Refuse what the steps need and is not here, where a node would see the same: it shares this
     disk. A container has a disk of its own, and a site may say that things are elsewhere, which
-    cannot be looked at from here: then it is told, and the first task finds out."""
+    cannot be looked at from here: then it is told, as it is where scripts are only looked at,
+    which may be anywhere (not `binding`); the step's own task finds out."""
     for step in going:
-        elsewhere = asked.site.differs(family_of(step.stage), SAID_BY)
+        elsewhere = not binding or asked.site.differs(family_of(step.stage), SAID_BY)
         for finding in check.lacking(asked.loaded.recipe, {step.name}):
             if not elsewhere:
                 raise InputError(f"{finding.about}: {finding.what}", finding.fix)
