@@ -102,3 +102,30 @@ def test_help_and_version_need_no_torch_and_no_hub(factory: Cli, home: Path) -> 
     assert "recipe" in factory("--help").stdout
     assert str(home) in factory("--version").stdout
     assert not home.exists()
+
+
+def test_the_word_pass_rate_is_a_column_where_a_language_has_one():
+    from types import SimpleNamespace
+    from typing import cast
+
+    from rich.console import Console
+
+    from factory.artifact import Manifest
+    from factory.cli.console import doubts_table
+
+    row = {
+        "model": "dpo", "language": "ru", "bounds": {"worst": 1.0, "best": 2.0},
+        "line_pass_rate_model": 90.0, "line_pass_rate_reference": 80.0,
+    }  # fmt: skip
+
+    def shown(**more: float | None) -> str:
+        stats = {"comparisons": [row | more], "seen_in_training": {}}
+        console = Console(width=160)
+        with console.capture() as caught:
+            console.print(doubts_table(cast(Manifest, SimpleNamespace(stats=stats))))
+        return caught.get()
+
+    assert "WPR" not in shown(), "made before these were counted"
+    assert "WPR" not in shown(word_pass_rate_model=None, word_pass_rate_reference=None)
+    there = shown(word_pass_rate_model=None, word_pass_rate_reference=97.0)
+    assert "80, 90" in there and "97, none" in there

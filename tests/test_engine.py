@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from factory import chat
 from factory.engines import Sample, Sampling
+from factory.errors import InputError, StageError
 from factory.pocket import POCKET
 from factory.rewards import Classifier
 from tests.trainings import adapter_of, classifier_of
@@ -73,11 +75,29 @@ def test_one_load_of_a_base_answers_for_all_its_adapters_as_each_would_alone(
     assert len(set(answers)) == 4, "else the test would show nothing"
     shared = TransformersSampler(model, "float32", adapters[1], others=[adapters[0], adapters[2]])
     assert shared.sample(prompts, greedy, 0) == alone[adapters[1]], "it wears the first"
-    for one in (None, adapters[2], adapters[0], None, adapters[2], adapters[1], adapters[0]):
+    for one in (None, adapters[2], adapters[0], None):  # out of a whole layer, and back
         shared.wear(one)
         assert shared.sample(prompts, greedy, 0) == alone[one]
     with pytest.raises(KeyError):
         shared.wear(tmp_path / "d")
+
+
+def test_an_adapter_that_would_change_nothing_is_refused(model: Path, tmp_path: Path) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from factory.engines.transformers import TransformersSampler
+
+    base = AutoModelForCausalLM.from_pretrained(str(model))
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(base, prompt).save_pretrained(str(tmp_path / "prompt"))
+    with pytest.raises(InputError, match="no LoRA adapter"):
+        TransformersSampler(model, "float32", tmp_path / "prompt")
+    strange = adapter_of(model, tmp_path / "strange", r=4, target_modules=["q_proj"])
+    config = json.loads((strange / "adapter_config.json").read_text())
+    (strange / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["qkv"]}))
+    with pytest.raises(StageError, match="does not fit"):
+        TransformersSampler(model, "float32", strange)
 
 
 def test_greedy_answers_do_not_depend_on_neighbours(sampler: Any) -> None:

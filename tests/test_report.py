@@ -573,3 +573,15 @@ def test_to_know_a_directory_no_client_of_a_hub_is_imported() -> None:
 def test_a_scale_of_one_value_has_a_middle() -> None:
     assert Scale(1, 1).at(1) == 50
     assert Scale(1, 1).ticks() == [1]
+
+
+def test_the_word_pass_rate_stands_beside_the_line_pass_rate_where_there_is_one():
+    arena = KEPT["arena"]
+    assert "no English word" not in told(parse(rendered([arena])))
+    slices = {
+        name: {**figures, "word_pass_rate": 0.5 if name.startswith("es/") else None}
+        for name, figures in arena.stats["by_slice"].items()
+    }
+    told_more = arena.model_copy(update={"stats": {**arena.stats, "by_slice": slices}})
+    text = told(parse(rendered([told_more])))
+    assert "of these, no English word: 50 % → 50 %" in text

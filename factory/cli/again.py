@@ -187,6 +187,7 @@ def difference_tables(found: Difference) -> list[Table]:
 def agreement_table(found: Difference) -> Table:
     """How far two judges of the same answers agree."""
     table = _table(title="Do the two judges agree?")
+    table.caption_justify = "left"
     table.caption = (
         "by question, without identical answers; kappa: 0 is what chance would give, 1 is always;\n"
         "95 % intervals over questions"

@@ -59,7 +59,8 @@ def causal(directory: Path, dtype: str) -> Any:
 
 def _dress(model: Any, adapters: Sequence[Path]) -> Any:
     """Put LoRA adapters on a causal model, in its place; what comes back switches between them
-    (see `_called`). Raises StageError for one that was made on another model."""
+    (see `_called`). Raises InputError for what is no LoRA, StageError for one that was made on
+    another model."""
     from peft import PeftModel
 
     # Not model.load_adapter: with a second adapter it sets the first one's weights anew (5.19).
@@ -68,6 +69,7 @@ def _dress(model: Any, adapters: Sequence[Path]) -> Any:
     layers: Any = None
     try:
         for number, adapter in enumerate(adapters):
+            checkpoint.lora(adapter)  # other kinds lie around the model, and would be left out
             if layers is None:
                 layers = PeftModel.from_pretrained(model, str(adapter), _called(number), **kept)
             else:
