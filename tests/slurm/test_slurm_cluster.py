@@ -60,6 +60,7 @@ class Line:
     """What came of the line: two submissions, and what was said on the way."""
 
     home: Path
+    site: Path
     said: dict[str, str]
     watched: Path
 
@@ -137,7 +138,7 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
     said["done"] = factory("status", "smoke")
     said["after"] = factory(*submit)
     said["published"] = factory("publish", "smoke", *SMALL)
-    return Line(home, said, watched)
+    return Line(home, where, said, watched)
 
 
 def cut() -> bool:
@@ -152,7 +153,7 @@ def tasks(slurm: Cluster, step: str, kind: str) -> set[str]:
     return {state for _, state, name in slurm.jobs() if named(name, step, kind)}
 
 
-def wait(true: Any, timeout: float = 240) -> None:
+def wait(true: Any, timeout: float = 600) -> None:  # a busy machine trains for minutes
     end = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < end
@@ -234,6 +235,23 @@ def test_what_is_sealed_is_published_by_whoever_next_holds_the_hub(line: Line) -
     steps = json.loads(done.stdout)
     assert {step["state"] for step in steps} == {"reuse"}
     assert line.said["done"].count("sealed") == len(steps)
+
+
+def test_a_line_is_taken_out_of_the_queue_and_can_be_submitted_again(
+    slurm: Cluster, line: Line
+) -> None:
+    other = ("smoke", *SMALL, "--set", "seed=7")
+    submit = ("submit", *other, "--site", str(line.site), "--until", "generate")
+    assert run_factory(*submit, home=line.home).returncode == 0
+    assert {"generate", "reward"} <= {name.partition(".")[0] for _, _, name in slurm.jobs()}
+    first = run_factory("cancel", *other, "--only", "generate", home=line.home)
+    assert first.returncode == 0, first.stderr
+    assert "generate: cancelled" in first.stdout and "reward" not in first.stdout
+    assert "reward: cancelled" in run_factory("cancel", *other, home=line.home).stdout
+    slurm.empty()
+    assert "nothing of it is in the queue" in run_factory("cancel", *other, home=line.home).stdout
+    planned = run_factory(*submit, "--dry-run", home=line.home)
+    assert "generate" in planned.stdout and "Nothing to submit" not in planned.stdout
 
 
 @pytest.fixture
