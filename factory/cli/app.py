@@ -13,9 +13,9 @@ from factory import __version__
 
 # What people do, in the order in which they do it; a command that is not here comes after these.
 _ORDER = (
-    "demo", "doctor", "plan", "check", "lock", "run", "submit", "status", "cancel", "publish", "task",
-    "card", "pairs", "report", "results", "reproduce", "diff", "chat", "serve", "merge", "push", "pull",
-    "hub",
+    "demo", "doctor", "plan", "check", "lock", "run", "submit", "status", "cancel", "publish",
+    "task", "card", "pairs", "report", "results", "reproduce", "diff", "chat", "serve", "merge",
+    "push", "pull", "hub",
 )  # fmt: skip
 
 
