@@ -56,9 +56,9 @@ SIDES: dict[str, dict[str, Any]] = {
 
 def preferences(count: int) -> list[dict[str, Any]]:
     """Pairs as TRL reads them."""
-    from factory.recipe import recipe_directory
+    from factory.shipped import shipped
 
-    lines = (recipe_directory() / "demo" / "preferences.jsonl").read_text("utf-8").splitlines()
+    lines = (shipped("recipes") / "demo" / "preferences.jsonl").read_text("utf-8").splitlines()
     found = []
     for line in lines[:count]:
         row = json.loads(line)

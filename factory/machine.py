@@ -28,12 +28,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from factory.doctor import Check
+from factory.shipped import shipped
 
 _NAME = "croco-factory"
-_TESTED = (
-    Path(__file__).parent / "_data" / "tested.txt",  # where the wheel puts it
-    Path(__file__).parent.parent / "requirements" / "tested.txt",
-)
 # The group of packages that an extra brings, as people know it, and what for.
 _GROUPS = {
     None: ("packages", "everything"),
@@ -51,8 +48,8 @@ def check_python() -> Check:
 
 def tested() -> dict[str, str]:
     """The version of each package that the tests ran with, by its normalised name."""
-    path = next((path for path in _TESTED if path.is_file()), None)
-    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    path = shipped("requirements/tested.txt")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     pairs = (line.partition("==") for line in lines if "==" in line and line[:1] != "#")
     return {_normal(name): version.strip() for name, _, version in pairs}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from factory.artifact import file_sha256
 from factory.errors import InputError
-from factory.recipe import recipe_directory
+from factory.shipped import shipped
 
 CHATML = (
     "{% for message in messages %}"
@@ -77,7 +77,7 @@ def demo_bpe(files: str, size: int, special: list[str]) -> Any:
 
     texts = [
         value
-        for path in sorted((recipe_directory() / "demo").glob(files))
+        for path in sorted(shipped("recipes/demo").glob(files))
         for line in path.read_text(encoding="utf-8").splitlines()
         for value in json.loads(line).values()
     ]

@@ -14,6 +14,7 @@ from factory.artifact import License
 from factory.errors import RecipeError, nearest
 from factory.knobs import Knobs
 from factory.language.languages import language
+from factory.shipped import recipes
 from factory.stages import STAGES
 from factory.stages.contract import ModelRef, Scope, SliceSpec, Stage
 
@@ -26,8 +27,6 @@ else:
     )
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-PACKAGED = Path(__file__).parent.parent / "recipes"
-INSTALLED = Path(__file__).parent / "_data" / "recipes"  # where the wheel puts them
 
 
 class Recipe(Knobs):
@@ -117,17 +116,6 @@ class Loaded:
         return self.files.get(source) or (self.path.parent / source).resolve()
 
 
-def recipe_directory() -> Path:
-    """Where the packaged recipes lie, in a checkout or in an installed wheel."""
-    return INSTALLED if INSTALLED.is_dir() else PACKAGED
-
-
-def packaged() -> dict[str, Path]:
-    """The packaged recipes by name, whichever folder they lie in."""
-    files = recipe_directory().rglob("*.yaml")
-    return {file.stem: file for file in sorted(files) if not file.name.endswith(".lock.yaml")}
-
-
 def find(name: str) -> tuple[Path, bool]:
     """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
     path = Path(name)
@@ -136,15 +124,15 @@ def find(name: str) -> tuple[Path, bool]:
             return path.resolve(), False
         if not path.is_dir():
             raise RecipeError(f"no recipe at {name}", "check the path")
-    shipped = packaged()
-    if name and name not in shipped and path.is_dir():
+    packaged = recipes()
+    if name and name not in packaged and path.is_dir():
         raise RecipeError(f"{name} is a directory", "give the .yaml file of a recipe in it")
-    if name not in shipped:
+    if name not in packaged:
         raise RecipeError(
-            f"no recipe called {name!r}{nearest(name, shipped)}",
-            f"give a path to a .yaml file, or one of {', '.join(sorted(shipped))}",
+            f"no recipe called {name!r}{nearest(name, packaged)}",
+            f"give a path to a .yaml file, or one of {', '.join(sorted(packaged))}",
         )
-    return shipped[name], True
+    return packaged[name], True
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Loaded:

@@ -14,7 +14,8 @@ from typing import Any
 
 from factory.artifact import fingerprint
 from factory.plan import Holdings, plan
-from factory.recipe import Recipe, load, packaged
+from factory.recipe import Recipe, load
+from factory.shipped import recipes
 from factory.stages.contract import Read
 from tests.builders import lock_of
 from tests.stand_ins import UNSAID
@@ -26,7 +27,7 @@ Pins = dict[str, dict[str, Any]]
 def current() -> Pins:
     """By recipe: what it says, and by step the versions behind it and its slices' fingerprints.
     Everything from outside is pinned to a digest made of its name."""
-    return {name: _pins(load(name, UNSAID.get(name, ())).recipe) for name in sorted(packaged())}
+    return {name: _pins(load(name, UNSAID.get(name, ())).recipe) for name in sorted(recipes())}
 
 
 def _pins(recipe: Recipe) -> dict[str, Any]:

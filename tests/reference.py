@@ -25,7 +25,8 @@ from factory.engines.choose import EngineKnobs
 from factory.knobs import EXTENT, GATE, REFERENCE, Mark
 from factory.presets import PRESETS
 from factory.reading import View
-from factory.recipe import Recipe, load, packaged
+from factory.recipe import Recipe, load
+from factory.shipped import recipes
 from factory.stages import STAGES
 from factory.stages.contract import From, How, Stage
 from factory.training.settings import Running
@@ -307,13 +308,13 @@ def hours(recipe: Recipe) -> float | None:
     return seconds / 3600
 
 
-def recipes() -> str:
+def packaged() -> str:
     """The packaged recipes."""
     lines = ["| recipe | languages | models | what it is, or tests | GPU-hours |"]
     lines.append("|---|---|---|---|---|")
     order = {"croco": 0, "icr": 1, "rewards": 2, "recipes": 3}
     for name, path in sorted(
-        packaged().items(), key=lambda item: (order.get(item[1].parent.name, 9), item[0])
+        recipes().items(), key=lambda item: (order.get(item[1].parent.name, 9), item[0])
     ):
         recipe = load(name, UNSAID.get(name, ())).recipe
         link = path.relative_to(ROOT / "recipes").as_posix()
@@ -333,7 +334,7 @@ def recipes() -> str:
 
 PAGES = {
     ROOT / "docs" / "recipe.md": {"reference": reference, "presets": presets},
-    ROOT / "recipes" / "README.md": {"recipes": recipes},
+    ROOT / "recipes" / "README.md": {"recipes": packaged},
 }
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from factory.artifact import read_manifest
 from factory.plan import Holdings, State, plan
-from factory.recipe import load, recipe_directory
+from factory.recipe import load
+from factory.shipped import shipped
 from tests.builders import by_name, lock_of
 from tests.conftest import run_factory
 
-CONTROLS = sorted(path.stem for path in recipe_directory().glob("control-*.yaml"))
+CONTROLS = sorted(path.stem for path in shipped("recipes").glob("control-*.yaml"))
 TRAINED = {
     "control-chain": {"sft[all]", "dpo[all]"},
     "control-off-policy": {"dpo[es]"},

@@ -18,7 +18,8 @@ import pytest
 from factory.errors import InputError, RecipeError, StageError, WorkError
 from factory.euroeval import checkpoint, directory, environment, process, suites
 from factory.language.languages import LANGUAGES
-from factory.recipe import PACKAGED, load
+from factory.recipe import load
+from factory.shipped import shipped
 from factory.stages.euroeval import Euroeval
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +81,7 @@ def test_the_pinned_version_is_the_registrys() -> None:
 
 def recipe(tmp_path: Path, text: str, languages: str = "[en, es]") -> Any:
     path = tmp_path / "r.yaml"
-    demo = PACKAGED / "demo.yaml"
+    demo = shipped("recipes") / "demo.yaml"
     (tmp_path / "demo.yaml").write_text(demo.read_text())
     path.write_text(
         f"extends: demo.yaml\nname: r\nlanguages: {languages}\nstages:\n  euroeval: {text}\n"

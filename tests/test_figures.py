@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factory.cards import figures, references
-from factory.cards.card import TEMPLATES
+from factory.shipped import shipped
 from tests.golden.refresh import manifests
 
 KEPT = manifests()
@@ -52,7 +52,7 @@ def test_rewards_of_one_value_or_none_can_be_drawn(tmp_path: Path) -> None:
 
 
 def test_what_is_cited_is_in_the_bibliography() -> None:
-    bib = references.entries((TEMPLATES / "references.bib").read_text(encoding="utf-8"))
+    bib = references.entries(shipped("cards/references.bib").read_text(encoding="utf-8"))
     known = {key for keys in references._STAGES.values() for key in keys}
     known |= {key for _, key in references._NAMES} | {"icr", "sweetspot", "vllm"}
     assert known == set(bib)

@@ -12,7 +12,8 @@ import pytest
 from factory import foreign
 from factory.artifact import Rows
 from factory.errors import FactoryError, InputError, RecipeError
-from factory.recipe import PACKAGED, load
+from factory.recipe import load
+from factory.shipped import shipped
 from factory.stages import STAGES
 from factory.stages.contract import Outside, Scope, Stage
 from factory.stages.job import Job, Place, read_slice
@@ -246,4 +247,4 @@ def test_a_line_starts_from_somebody_elses_scored_samples(factory, tmp_path: Pat
         for step in json.loads(factory("plan", str(tmp_path / "recipe.yaml"), "--json").stdout)
     }
     assert {step["state"] for step in plan.values()} == {"reuse"}
-    assert not (PACKAGED / "scored.jsonl").exists()
+    assert not (shipped("recipes") / "scored.jsonl").exists()

@@ -16,7 +16,8 @@ import pytest
 from factory.cli.session import address as hub_address
 from factory.errors import HubError, RecipeError
 from factory.localhub.launcher import Connection
-from factory.recipe import load, recipe_directory
+from factory.recipe import load
+from factory.shipped import shipped
 from tests.conftest import FACTORY, Cli, run_factory
 from tests.proxy import Fault, proxy_of
 from tests.test_cli import _is_two_lines, _recipe
@@ -157,7 +158,7 @@ def test_a_file_that_is_no_recipe_is_named_with_its_line(
     else:
         path.write_bytes(content)
     for parent in ("smoke.yaml", "demo.yaml"):
-        (tmp_path / parent).write_bytes((recipe_directory() / parent).read_bytes())
+        (tmp_path / parent).write_bytes((shipped("recipes") / parent).read_bytes())
     with pytest.raises(RecipeError) as caught:
         load(str(path))
     for word in words:

@@ -14,7 +14,8 @@ from factory.artifact import read_manifest
 from factory.errors import FactoryError, HubError, RecipeError, StageError, WorkError
 from factory.offline import Offline
 from factory.plan import Holdings, State, plan
-from factory.recipe import PACKAGED, Recipe, load
+from factory.recipe import Recipe, load
+from factory.shipped import shipped
 from factory.stages.job import read_slice
 from factory.work import Home
 from tests.builders import by_name, demo, lock_of
@@ -33,7 +34,7 @@ class Silent:
         pass
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PACKAGED.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in shipped("recipes").glob("*.yaml")))
 def test_a_recipe_that_was_written_down_is_the_same_recipe(name):
     recipe = load(name).recipe
     again = Recipe.model_validate_json(recipe.model_dump_json(by_alias=True))

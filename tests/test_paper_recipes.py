@@ -14,7 +14,8 @@ from factory.artifact import License, read_manifest
 from factory.errors import RecipeError
 from factory.localhub.launcher import Connection
 from factory.plan import State, Step, plan
-from factory.recipe import Loaded, load, packaged
+from factory.recipe import Loaded, load
+from factory.shipped import recipes
 from factory.stages.contract import Need
 from factory.work import Home
 from tests import stand_ins
@@ -22,7 +23,7 @@ from tests.builders import by_name
 from tests.stand_ins import UNSAID
 
 FOLDERS = ("croco", "icr", "rewards")
-PAPERS = sorted(name for name, path in packaged().items() if path.parent.name in FOLDERS)
+PAPERS = sorted(name for name, path in recipes().items() if path.parent.name in FOLDERS)
 SEVEN = ["da", "nl", "en", "fr", "de", "it", "es"]
 TRAINED = {
     "eurollm-9b": [f"dpo[{code}]" for code in SEVEN],
@@ -274,6 +275,6 @@ def test_what_is_required_is_a_path_and_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_found_by_name_whichever_folder_it_lies_in() -> None:
-    names = [path.stem for path in packaged().values()]
+    names = [path.stem for path in recipes().values()]
     assert len(set(names)) == len(names)
     assert load("tiny-aya").path.parent.name == "croco"

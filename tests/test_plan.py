@@ -10,7 +10,8 @@ import yaml
 from factory.errors import RecipeError
 from factory.lock import Lock, Pin, hold
 from factory.plan import Found, Holdings, State, Step, plan
-from factory.recipe import PACKAGED, Recipe, load
+from factory.recipe import Recipe, load
+from factory.shipped import shipped
 from factory.stages.generate import Generate
 from tests.builders import by_name, demo, done, lock_of, manifest_of, repinned, walked
 
@@ -307,7 +308,7 @@ def test_another_model_changes_the_row_keys_too():
 
 def test_identity_holds_no_path_of_this_machine():
     said = repr([made.identity for step in planned(demo()) for made in step.slices])
-    assert str(PACKAGED) not in said
+    assert str(shipped("recipes")) not in said
     assert str(Path.home()) not in said
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from factory.errors import RecipeError
-from factory.recipe import Recipe, load, packaged, recipe_directory
+from factory.recipe import Recipe, load
+from factory.shipped import recipes, shipped
 from tests.stand_ins import UNSAID
 
-PACKAGED = sorted(packaged())
+PACKAGED = sorted(recipes())
 
 SMALL = """\
 name: small
@@ -365,7 +366,7 @@ def test_a_path_with_a_suffix_is_never_a_packaged_name(tmp_path, monkeypatch):
 
 def test_a_recipe_knows_what_it_extends(tmp_path):
     (tmp_path / "a.yaml").write_text(
-        (recipe_directory() / "demo.yaml").read_text().replace("name: demo", "name: first")
+        (shipped("recipes") / "demo.yaml").read_text().replace("name: demo", "name: first")
     )
     (tmp_path / "b.yaml").write_text("extends: a.yaml\nname: second\norg: lab\n")
     (tmp_path / "c.yaml").write_text("extends: b.yaml\nname: third\n")

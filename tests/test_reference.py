@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from factory.recipe import load, packaged
+from factory.recipe import load
+from factory.shipped import recipes
 from factory.stages import STAGES
 from factory.stages.generate import Generate
 from tests.reference import PAGES, comments, current, hours, reference, sentence
@@ -36,7 +37,7 @@ def test_a_meaning_is_the_comment_beside_a_field_or_a_sentence_of_the_docstring(
 
 def test_every_packaged_recipe_is_in_the_table() -> None:
     text = next(page for page in PAGES if page.name == "README.md").read_text(encoding="utf-8")
-    assert all(f"[{name}](" in text for name in packaged())
+    assert all(f"[{name}](" in text for name in recipes())
 
 
 def test_hours_follow_what_a_recipe_asks_for() -> None:

@@ -23,6 +23,7 @@ from factory.report.findings import Duel, Win
 from factory.report.gather import Made, gather
 from factory.report.ink import Scale, over
 from factory.report.lineage import Node, arrange, draw, graph
+from factory.shipped import shipped
 from tests.builders import imported
 from tests.conftest import Cli
 from tests.golden.refresh import HERE, manifests
@@ -31,7 +32,7 @@ from tests.test_card_hostile import EVIL, poisoned, words
 
 KEPT = {name: one for name, one in manifests().items() if one.recipe == "smoke"}  # one collection
 SLUG = "lab/croco-smoke-0123456789abcdef01234567"
-STYLE = (page._directory() / "style.css").read_text()
+STYLE = shipped("cards/report/style.css").read_text()
 SECTIONS = ["results", "line", "rows", "rewards", "training", "samples", "cost", "use"]
 
 

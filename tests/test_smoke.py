@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 
 from factory.artifact import Manifest, read_manifest
 from factory.localhub.launcher import await_end, connect
-from factory.recipe import PACKAGED
+from factory.shipped import shipped
 from tests.browser import chromium
 from tests.conftest import FACTORY, run_factory
 
@@ -125,12 +125,12 @@ def test_more_of_everything_makes_only_what_is_new(made: Path, tmp_path: Path) -
     home = tmp_path / "home"
     shutil.copytree(made, home)
     recipe = tmp_path / "smoke.yaml"
-    shutil.copytree(PACKAGED / "demo", tmp_path / "demo")
+    shutil.copytree(shipped("recipes") / "demo", tmp_path / "demo")
     for kind in ("prompts", "questions"):
         english = (tmp_path / "demo" / f"{kind}-en.jsonl").read_text()
         (tmp_path / "demo" / f"{kind}-da.jsonl").write_text(english)
     for name in ("smoke.yaml", "demo.yaml"):
-        shutil.copy(PACKAGED / name, tmp_path / name)
+        shutil.copy(shipped("recipes") / name, tmp_path / name)
     wider = ["--set", "languages=[en, es, fr, da]"]
     done = run_factory("run", str(recipe), *wider, home=home)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -202,9 +202,9 @@ def test_a_frozen_lock_holds_until_a_source_changes(made: Path, tmp_path: Path) 
     await_end(made / "hub")
     home = tmp_path / "home"
     shutil.copytree(made, home)
-    shutil.copytree(PACKAGED / "demo", tmp_path / "demo")
+    shutil.copytree(shipped("recipes") / "demo", tmp_path / "demo")
     for name in ("smoke.yaml", "demo.yaml"):
-        shutil.copy(PACKAGED / name, tmp_path / name)
+        shutil.copy(shipped("recipes") / name, tmp_path / name)
     recipe = str(tmp_path / "smoke.yaml")
     refused = run_factory("plan", recipe, "--frozen", home=home)
     assert refused.returncode == 1 and "make one with factory lock" in refused.stderr
@@ -227,9 +227,9 @@ def test_a_prompt_in_other_words_is_answered_anew(made: Path, tmp_path: Path) ->
     await_end(made / "hub")
     home = tmp_path / "home"
     shutil.copytree(made, home)
-    shutil.copytree(PACKAGED / "demo", tmp_path / "demo")
+    shutil.copytree(shipped("recipes") / "demo", tmp_path / "demo")
     for name in ("smoke.yaml", "demo.yaml"):
-        shutil.copy(PACKAGED / name, tmp_path / name)
+        shutil.copy(shipped("recipes") / name, tmp_path / name)
     file = tmp_path / "demo" / "prompts-es.jsonl"
     first, *rest = [json.loads(line) for line in file.read_text().splitlines()]
     first["prompt"] += " Por favor."

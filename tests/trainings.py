@@ -11,7 +11,7 @@ from typing import Any
 
 from factory import schemas, shards
 from factory.pocket import POCKET
-from factory.recipe import recipe_directory
+from factory.shipped import shipped
 from factory.stages.contract import Outside, Read, SliceSpec
 from factory.stages.job import Job, Place, slice_directory
 from factory.stages.train import Dpo, Reward, Sft
@@ -72,7 +72,7 @@ def adapter_of(model: Path, out: Path, **config: Any) -> Path:
 @cache
 def prompts() -> tuple[dict[str, str], ...]:
     """The demo's Spanish prompts."""
-    path = recipe_directory() / "demo" / "prompts-es.jsonl"
+    path = shipped("recipes") / "demo" / "prompts-es.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
     return tuple(json.loads(line) for line in lines)
 

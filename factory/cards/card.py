@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -18,9 +17,7 @@ from factory.cards import benchmarks, figures, licenses, markdown, references
 from factory.cards.benchmarks import Measured
 from factory.cards.evaluation import Comparison, controlled, model_index
 from factory.errors import InputError
-
-TEMPLATES = Path(__file__).parents[2] / "cards"
-INSTALLED = Path(__file__).parents[1] / "_data" / "cards"  # where the wheel puts them
+from factory.shipped import shipped
 
 # Size classes as the Hub writes them in `size_categories`.
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
@@ -154,9 +151,8 @@ def lineage(manifest: Manifest) -> list[Line]:
 @cache
 def _environment() -> jinja2.Environment:
     """Everything that a template writes is escaped, unless it is Markdown already."""
-    directory = INSTALLED if INSTALLED.is_dir() else TEMPLATES
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(directory),
+        loader=jinja2.FileSystemLoader(shipped("cards")),
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: value if isinstance(value, int | float) else markdown.inline(value),
         trim_blocks=True,
@@ -248,8 +244,7 @@ def _words(value: Any) -> bool:
 
 @cache
 def _references() -> dict[str, str]:
-    directory = INSTALLED if INSTALLED.is_dir() else TEMPLATES
-    return references.entries((directory / "references.bib").read_text(encoding="utf-8"))
+    return references.entries(shipped("cards/references.bib").read_text(encoding="utf-8"))
 
 
 def _bibliography(manifest: Manifest) -> list[str]:

@@ -10,17 +10,15 @@ from typing import Annotated
 import typer
 
 from factory.cli.app import app, home_path
+from factory.shipped import recipes
 
 
 def _recipes(incomplete: str) -> list[str]:
     """What a recipe's name may go on as: packaged ones and files here, by their names alone."""
-    package = Path(__file__).parent.parent
-    shipped = next(p for p in (package / "_data/recipes", package.parent / "recipes") if p.is_dir())
     folder = incomplete[: incomplete.rfind("/") + 1]
     here = [path.name for end in ("*.yaml", "*.yml") for path in Path(folder).glob(end)]
     files = [f"{folder}{name}" for name in here]
-    names = [path.stem for path in shipped.glob("*.yaml")]
-    return sorted(name for name in [*names, *files] if name.startswith(incomplete))
+    return sorted(name for name in [*recipes(), *files] if name.startswith(incomplete))
 
 
 RecipeName = Annotated[

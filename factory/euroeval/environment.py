@@ -19,10 +19,9 @@ from factory.artifact import file_sha256
 from factory.doctor import Check
 from factory.errors import RecipeError, StageError, WorkError, nearest
 from factory.euroeval.suites import parsed, registry, version
+from factory.shipped import shipped
 
 Backend = Literal["vllm", "openai"]
-_ROOT = Path(__file__).parents[2]
-_INSTALLED = Path(__file__).parents[1] / "_data"  # where the wheel puts them
 INSIDE = Path(__file__).parent / "inside"  # what its Python reads, and ours does not
 _UV = "uv==0.13.9"  # that makes it; any uv on this machine is taken first
 _LEAST = (3, 12)
@@ -55,11 +54,6 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _NOT_PASSED = ("PYTHON", "HF_", "HUGGING", "OPENAI_", "VIRTUAL_ENV", "SLURM_NTASKS", "COV_")
-
-
-def shipped(name: str) -> Path:
-    """A lock, in a checkout or in an installed wheel."""
-    return (_INSTALLED if _INSTALLED.is_dir() else _ROOT) / name
 
 
 def lock(backend: Backend) -> Path:

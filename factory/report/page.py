@@ -11,7 +11,6 @@ import hashlib
 import re
 import shlex
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from factory.cards import card, markdown, references
 from factory.report import chain, drawings, lineage, panels, words
 from factory.report.gather import Report
 from factory.report.ink import element, said, text_of
+from factory.shipped import shipped
 
 _LANG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", re.ASCII)
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[\w./-]*)?", re.ASCII)
@@ -52,12 +52,7 @@ def render(report: Report) -> str:
 
 
 def _asset(name: str) -> str:
-    return (_directory() / name).read_text(encoding="utf-8")
-
-
-def _directory() -> Path:
-    root = card.INSTALLED if card.INSTALLED.is_dir() else card.TEMPLATES
-    return root / "report"
+    return (shipped("cards/report") / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
@@ -67,7 +62,7 @@ def _hash(text: str) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_directory()),
+        loader=jinja2.FileSystemLoader(shipped("cards/report")),
         undefined=jinja2.StrictUndefined,
         autoescape=True,
         finalize=_shown,
@@ -108,7 +103,7 @@ def _linked(report: Report, name: str, kind: str, revision: str | None) -> Marku
 
 
 def _cited(report: Report) -> list[str]:
-    text = (_directory().parent / "references.bib").read_text(encoding="utf-8")
+    text = (shipped("cards/report").parent / "references.bib").read_text(encoding="utf-8")
     return [entry for key, entry in references.entries(text).items() if key in report.references]
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from factory import __version__
-from factory.slurm.site import Family, FamilyName, Site, directory
+from factory.shipped import shipped
+from factory.slurm.site import Family, FamilyName, Site
 
 Kind = Literal["fetch", "array", "whole", "seal"]
 
@@ -54,7 +55,7 @@ def render(work: Work, site: Site) -> str:
     family = site.family(work.family)
     small = site.cpu if work.kind in ("seal", "fetch") else family  # these need no GPU
     environment = Environment(
-        loader=FileSystemLoader(directory()),
+        loader=FileSystemLoader(shipped("slurm")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -16,11 +16,9 @@ from factory.engines.choose import EngineKnobs
 from factory.errors import RecipeError, nearest
 from factory.knobs import Knobs
 from factory.recipe import explain, merge
+from factory.shipped import shipped
 from factory.stages.contract import Stage
 from factory.training.settings import Running
-
-SHIPPED = Path(__file__).parents[2] / "slurm"
-INSTALLED = Path(__file__).parents[1] / "_data" / "slurm"  # where the wheel puts it
 
 FamilyName = Literal["generate", "train", "euroeval", "cpu"]
 _TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
@@ -179,14 +177,9 @@ def family_of(stage: Stage) -> FamilyName:
     return "train" if isinstance(stage.how, Running) else "cpu"
 
 
-def directory() -> Path:
-    """Where the template and the shipped sites lie, in a checkout or in an installed wheel."""
-    return INSTALLED if INSTALLED.is_dir() else SHIPPED
-
-
 def places(home: Path) -> list[Path]:
     """Where sites are looked for by name, in order."""
-    return [Path("sites"), home / "sites", directory() / "sites"]
+    return [Path("sites"), home / "sites", shipped("slurm/sites")]
 
 
 def find(name: str, home: Path) -> Path:

@@ -17,7 +17,7 @@ from factory.language.confusion import count_english, count_lines, no_word_rate
 from factory.language.english import english
 from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
-from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage, model_of
 from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice
 from factory.training import probe
 
@@ -57,7 +57,7 @@ class Arena(Stage):
                     )
                     for language in languages
                 ]
-        self._served(dict.fromkeys(_label(spec.name) for spec in found))
+        self._served(dict.fromkeys(model_of(spec.name) for spec in found))
         return found
 
     def shards(self, rows: int, spec: SliceSpec) -> int:
@@ -78,7 +78,7 @@ class Arena(Stage):
         specs = {spec.name: spec for spec in job.slices}
         todo = {name: self._todo(job, spec) for name, spec in specs.items()}
         # those that have something left to answer
-        models = {_label(n): policy(job, spec) for n, spec in specs.items() if todo[n]}
+        models = {model_of(n): policy(job, spec) for n, spec in specs.items() if todo[n]}
 
         def opened(base: str) -> Sampler:
             alike = {label: found for label, found in models.items() if str(found[0].path) == base}
@@ -101,7 +101,7 @@ class Arena(Stage):
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 rows = questions[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
-                label = _label(shard.slice)
+                label = model_of(shard.slice)
                 return self._make(engine(label), job.seed, label, rows)
 
             made = job.make_shards(
@@ -109,8 +109,8 @@ class Arena(Stage):
                 {name: len(rows) for name, rows in todo.items()},
                 self.how.shard,
                 make,
-                lanes=lambda shard: engine(_label(shard.slice)).lanes,
-                apart=lambda shard: _label(shard.slice),
+                lanes=lambda shard: engine(model_of(shard.slice)).lanes,
+                apart=lambda shard: model_of(shard.slice),
                 spent=held.tokens,
             )
         counts, stats = {}, {}
@@ -197,11 +197,6 @@ def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
         "word_pass_rate": told.count(0) / len(told) if told else None,
         **({"no_word_pass_rate": why} if why else {}),
     }
-
-
-def _label(name: str) -> str:
-    """The model of a slice called `language/model`."""
-    return name.split("/")[1]
 
 
 def contestants(

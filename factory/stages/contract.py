@@ -44,6 +44,12 @@ class Outside:
 Need = Read | Outside
 
 
+def model_of(name: str) -> str:
+    """The model of a slice called `language/model`, as those of answers, scores of benchmarks and
+    rankings are."""
+    return name.partition("/")[2]
+
+
 @dataclass(frozen=True)
 class SliceSpec:
     """One slice to be made: the step it belongs to, its name (also its folder under `data/`),

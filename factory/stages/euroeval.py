@@ -19,7 +19,7 @@ from factory.knobs import EXTENT, REFERENCE
 from factory.language.languages import language as known_language
 from factory.shards import Shard
 from factory.stages.arena import contestants
-from factory.stages.contract import How, Outside, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Outside, Scope, SliceSpec, Stage, model_of
 from factory.stages.job import Job, Outcome, policy
 
 _NOT_A_BENCHMARK = frozenset({"model", "adapter"})  # roles of the models
@@ -250,7 +250,7 @@ class _Asked:
         assert spec.language is not None
         place, adapter = policy(self._job, spec)
         return Evaluation(
-            model=Model(_label(spec), place.path, place.name or place.path.name, adapter),
+            model=Model(model_of(spec.name), place.path, place.name or place.path.name, adapter),
             language=spec.language,
             work=self.root / spec.name,
             datasets={
@@ -303,7 +303,7 @@ class _Asked:
         put_on = self._job.places[adapter] if adapter else None
         stage = self._stage
         return {
-            "model": _label(spec),
+            "model": model_of(spec.name),
             "adapter": f"{put_on.name}@{put_on.revision}" if put_on and put_on.name else None,
             "language": spec.language,
             "split": stage.split,
@@ -313,8 +313,3 @@ class _Asked:
             "source": place.name or place.path.name,
             "source_digest": self._digest(place.path),
         }
-
-
-def _label(spec: SliceSpec) -> str:
-    """The model of a slice called `language/model`."""
-    return spec.name.partition("/")[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +18,6 @@ from factory.engines import Engine, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.errors import InputError, RecipeError, StageError
 from factory.knobs import GATE, REFERENCE
-from factory.reading import answer, messages
 from factory.rewards import (
     QUESTION,
     Backend,
@@ -29,23 +28,20 @@ from factory.rewards import (
     crosslingual,
 )
 from factory.shards import Shard
+from factory.stages import preferred
 from factory.stages.contract import (
     How,
     Need,
-    Outside,
     Read,
     Scope,
     SliceSpec,
     Stage,
-    filled,
 )
 from factory.stages.job import Job, Outcome, engines, read_slice
-from factory.stages.preferred import Pairs
+from factory.stages.preferred import SIDES, Pairs
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
-_SIDES = ("chosen", "rejected")
-_PAIRS = pa.schema([(side, pa.float64()) for side in _SIDES])  # rewards of an audit's pairs
-_ALL = "all"  # languages
+_PAIRS = pa.schema([(side, pa.float64()) for side in SIDES])  # rewards of an audit's pairs
 _DESCRIBED = ("reward", "status", "n_tokens")
 _SCORED = ("language", "prompt_id", "k", "reward")
 _DRAWN = ("prompt_id", "k", "n_chars", "n_tokens")
@@ -67,12 +63,11 @@ class Audit(Limits):
     @field_validator("preferences", mode="before")
     @classmethod
     def _for_all(cls, value: Any) -> Any:
-        one = isinstance(value, str) or (isinstance(value, Mapping) and "source" in value)
-        return {_ALL: value} if one else value
+        return preferred.for_all(value)
 
     def pairs(self, code: str) -> Pairs | None:
         """Where the pairs of a language come from, if from anywhere."""
-        return self.preferences.get(code, self.preferences.get(_ALL))
+        return preferred.of_language(self.preferences, code)
 
 
 class Score(Stage):
@@ -128,17 +123,13 @@ class Score(Stage):
             if crosses and english is not None and spec.language != "en":
                 needs.append(Read("english", english.step, english.name))
             if pairs := self.audit.pairs(str(spec.language)):
-                source = filled(pairs.source, {"language": str(spec.language)})
-                needs.append(Outside("preferences", source, "dataset", extent=True))
+                needs.append(pairs.need("preferences", str(spec.language)))
             found.append(SliceSpec(self.name, spec.name, spec.language, (*needs, *reward)))
         return found
 
     def extent(self) -> dict[str, Any]:
         # which pairs an audit is made on changes no score, but it does change what is published
-        pairs = {
-            code: read.model_dump(mode="json", exclude={"source"}, exclude_defaults=True)
-            for code, read in self.audit.preferences.items()
-        }
+        pairs = {code: preferred.how_read(one) for code, one in self.audit.preferences.items()}
         how_read = {code: read for code, read in pairs.items() if read}
         return super().extent() | ({"pairs": how_read} if how_read else {})
 
@@ -287,12 +278,8 @@ class Score(Stage):
         code = str(spec.language)
         pairs = self.audit.pairs(code)
         assert pairs is not None
-        rows: list[tuple[list[Message], str, str]] = []
-        for where, row in pairs.rows(job.place(spec, "preferences").path, pairs.config or code):
-            if row is not None:
-                chosen, rejected = (answer(row.get(side), f"{where}: {side}") for side in _SIDES)
-                asked = messages({"prompt": row.get("prompt")}, where)
-                rows.append((list(asked), chosen[-1]["content"], rejected[-1]["content"]))
+        known = pairs.read(job.place(spec, "preferences").path, code)
+        rows = [(prompt, better, worse) for _, prompt, better, worse in known]
         name, work = spec.name, job.work / "audit" / spec.name
 
         def make(shard: Shard) -> pa.Table:
@@ -301,7 +288,7 @@ class Score(Stage):
             some = rows[shard.start : shard.stop]
             items = [(asked, text) for asked, *texts in some for text in texts]
             values = [one.value for one in scoring().reward(items)] if items else []
-            return pa.table(dict(zip(_SIDES, (values[::2], values[1::2]), strict=True)), _PAIRS)
+            return pa.table(dict(zip(SIDES, (values[::2], values[1::2]), strict=True)), _PAIRS)
 
         grid = shards.grid(work, {name: len(rows)}, self.how.shard)
         shards.run(
@@ -312,7 +299,7 @@ class Score(Stage):
             lanes=lambda shard: scoring().lanes,
         )
         found = shards.rows(work, grid, name)
-        return list(zip(*(found.column(side).to_pylist() for side in _SIDES), strict=True))
+        return list(zip(*(found.column(side).to_pylist() for side in SIDES), strict=True))
 
 
 class _Scoring:

@@ -20,7 +20,7 @@ from factory.reading import given_id, unlike
 from factory.rewards import Classifier
 from factory.shards import Shard
 from factory.stages import preferred
-from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage, model_of
 from factory.stages.job import Job, Outcome
 from factory.stages.preferred import Known, Pairs
 
@@ -100,7 +100,7 @@ class Transfer(Stage):
             if pairs and code not in read:
                 read[code] = _named(pairs.read(job.place(spec, "pairs").path, code))
         mine = {name: read[str(spec.language)] for name, spec in specs.items()}
-        models = {_label(name): spec for name, spec in specs.items()}
+        models = {model_of(name): spec for name, spec in specs.items()}
 
         def opened(label: str) -> Scorer:
             return choose.scorer(self.how, job.place(models[label], "reward").path, self.dtype)
@@ -109,7 +109,7 @@ class Transfer(Stage):
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 pairs = mine[shard.slice][shard.start : shard.stop]
-                scorer = engine(_label(shard.slice))  # slices of one model follow one another
+                scorer = engine(model_of(shard.slice))  # slices of one model follow one another
                 rows = self._rank(scorer, specs[shard.slice], pairs)
                 table = shards.noted(schemas.from_rows(rows, self.kind), engine=scorer.name)
                 return table, sum(row["n_tokens"] for row in rows)
@@ -118,7 +118,7 @@ class Transfer(Stage):
             tables = job.make_rows(self.kind, sizes, self.how.shard, make)
         counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
         matrix = [
-            {"reward_model": _label(name), "language": specs[name].language}
+            {"reward_model": model_of(name), "language": specs[name].language}
             | cell(table.column("reward_chosen").to_pylist(),
                    table.column("reward_rejected").to_pylist())
             for name, table in tables.items()
@@ -138,7 +138,7 @@ class Transfer(Stage):
         values = reward([(prompt, text) for _, prompt, *both in pairs for text in both])
         return [
             {
-                "reward_model": _label(spec.name),
+                "reward_model": model_of(spec.name),
                 "pair_id": name,
                 "language": spec.language,
                 "reward_chosen": chosen.value,
@@ -187,8 +187,3 @@ def _named(pairs: Iterable[Known]) -> list[Named]:
         seen.add(name)
         found.append((name, prompt, better, worse))
     return found
-
-
-def _label(name: str) -> str:
-    """The reward model of a slice called `language/model`."""
-    return name.partition("/")[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from factory.errors import RecipeError
+from factory.shipped import shipped
 from factory.slurm import site
 from tests.slurm.scripts import VARIABLES
 
@@ -18,7 +19,7 @@ def variables(monkeypatch):
 
 
 def test_every_shipped_site_loads(tmp_path):
-    assert sorted(path.stem for path in (site.directory() / "sites").glob("*.yaml")) == SHIPPED
+    assert sorted(path.stem for path in shipped("slurm/sites").glob("*.yaml")) == SHIPPED
     for name in SHIPPED:
         found = site.load(name, tmp_path)
         assert found.name == name and found.description
