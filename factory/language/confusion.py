@@ -125,6 +125,22 @@ def count_english(answer: str, wanted: str, words: Callable[[], Collection[str]]
     return _english(_long_lines(answer, str.split), words())
 
 
+def pass_rates(
+    counts: Iterable[tuple[int | None, int | None, int | None]],
+) -> tuple[float | None, float | None]:
+    """LPR and WPR of answers, each told as its lines that can be judged, those of them in another
+    language, and the English words in it (None where these are not looked at): the share of judged
+    answers without a wrong line, and of these the share without an English word. None where there
+    is nothing to share."""
+    judged = [(wrong, words) for lines, wrong, words in counts if lines]
+    right = [words for wrong, words in judged if not wrong]
+    told = [words for words in right if words is not None]
+    return (
+        len(right) / len(judged) if judged else None,
+        told.count(0) / len(told) if told else None,
+    )
+
+
 def _english(lines: Iterable[tuple[str, list[str]]], words: Collection[str]) -> int:
     return sum(word.strip() in words for _, found in lines for word in found)
 

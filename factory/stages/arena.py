@@ -13,7 +13,7 @@ from factory.engines import Sampler, Sampling, choose
 from factory.engines.choose import EngineKnobs, Held
 from factory.errors import RecipeError
 from factory.knobs import REFERENCE
-from factory.language.confusion import count_english, count_lines, no_word_rate
+from factory.language.confusion import count_english, count_lines, no_word_rate, pass_rates
 from factory.language.english import english
 from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
@@ -182,19 +182,19 @@ def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
     these without an English word. A rate that there is none of is None, the second with why."""
     said = answers.column("detected_language").to_pylist()
     columns = [answers.column(name).to_pylist() for name in ("answer", "lines", "wrong_lines")]
-    judged = [(text, wrong) for text, count, wrong in zip(*columns, strict=True) if count]
-    right = [text for text, wrong in judged if not wrong]
-    counts = [count_english(text, language, english) for text in right]
-    told = [count for count in counts if count is not None]
-    why = no_word_rate(language) or (None if told else "no_answer_to_judge")
+    lines, words = pass_rates(
+        (count, wrong, None if wrong else count_english(text, language, english))
+        for text, count, wrong in zip(*columns, strict=True)
+    )
+    why = no_word_rate(language) or ("no_answer_to_judge" if words is None else None)
     return {
         "answers": len(answers),
         "tokens": sum(answers.column("n_tokens").to_pylist()),
         "cut_off": answers.column("finish_reason").to_pylist().count("length"),
         "in_language": sum(matches(code, language) for code in said),
         "other_language": sum(differs(code, language) for code in said),
-        "line_pass_rate": len(right) / len(judged) if judged else None,
-        "word_pass_rate": told.count(0) / len(told) if told else None,
+        "line_pass_rate": lines,
+        "word_pass_rate": words,
         **({"no_word_pass_rate": why} if why else {}),
     }
 

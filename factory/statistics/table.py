@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from factory.statistics.intervals import RESAMPLES, Floats
+from factory.language.confusion import pass_rates
+from factory.statistics.intervals import RESAMPLES, Floats, percent
 from factory.statistics.length_control import lc_minimal
 from factory.statistics.rates import bounds, consistency, merged, win_rate
 
@@ -178,12 +179,10 @@ def _kept_to_language(items: Sequence[Item]) -> dict[str, Any]:
         "reference": [item.reference for item in items],
     }
     for name, answers in sides.items():
-        judged = [side for side in answers if side.lines]
-        right = [side for side in judged if not side.wrong_lines]
-        words = [side.english_words for side in right if side.english_words is not None]
+        lines, words = pass_rates((s.lines, s.wrong_lines, s.english_words) for s in answers)
         found[f"wrong_language_{name}"] = sum(side.wrong_language for side in answers)
-        found[f"line_pass_rate_{name}"] = 100 * len(right) / len(judged) if judged else None
-        found[f"word_pass_rate_{name}"] = 100 * words.count(0) / len(words) if words else None
+        found[f"line_pass_rate_{name}"] = percent(lines)
+        found[f"word_pass_rate_{name}"] = percent(words)
         found[f"mean_tokens_{name}"] = sum(side.tokens for side in answers) / len(answers)
     return found
 
