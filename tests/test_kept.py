@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from factory import kept
 from factory.artifact import FileRecord, content_digest
+from factory.cards.course import Measure, Point, courses
 from factory.errors import RecipeError
 from factory.plan import Found, Holdings, Step, plan
 from factory.recipe import Recipe
@@ -114,3 +116,38 @@ def test_a_label_says_which_model_and_how_far(model: str, thousandths: int) -> N
     share = thousandths / 1000
     assert kept.parted(kept.label(model, kept.written(share))) == (model, share)
     assert kept.parted(model) == (model, 1.0)
+
+
+def measure(model: str, value: float, **more: Any) -> Measure:
+    fields: dict[str, Any] = {
+        "language": "es", "name": "win rate", "low": value - 5, "high": value + 5,
+        "against": "policy", "by": "a judge", "even": 50.0,
+    }  # fmt: skip
+    return Measure(model=model, value=value, **{**fields, **more})
+
+
+def test_a_course_has_its_points_in_the_order_of_training_and_needs_two() -> None:
+    found = courses(
+        [
+            measure("dpo-es", 60.0),
+            measure("dpo-es-at-0.5", 55.0),
+            measure("dpo-es-at-0.25", 52.0),
+            measure("dpo-all", 51.0),  # nothing on the way
+            measure("dpo-fr-at-0.5", 70.0, language="fr"),  # no end
+            measure("dpo-es-at-0.5", 1.5, name="scala-es", by="EuroEval", even=0.0),
+            measure("dpo-es", 2.0, name="scala-es", by="EuroEval", even=0.0),
+            measure("dpo-es-at-0.5", 3.0, name="mlsum-es", by="EuroEval", even=0.0),
+            measure("dpo-es", 4.0, name="mlsum-es", by="EuroEval", even=0.0),
+        ]
+    )
+    judged, scored = found
+    assert judged.lines == {
+        "win rate": (
+            Point(0.25, 52.0, 47.0, 57.0),
+            Point(0.5, 55.0, 50.0, 60.0),
+            Point(1.0, 60.0, 55.0, 65.0),
+        )
+    }  # fmt: skip
+    assert (judged.model, judged.language, judged.even) == ("dpo-es", "es", 50.0)
+    assert list(scored.lines) == ["scala-es", "mlsum-es"] and scored.even == 0.0
+    assert scored.title == "dpo-es, es: 2 benchmarks against policy"
