@@ -31,7 +31,7 @@ from factory.lock import Lock
 from factory.plan import Found, Step, content
 from factory.reading import is_file
 from factory.recipe import Recipe
-from factory.stages.contract import Need, Outside, Read
+from factory.stages.contract import How, Need, Outside, Read
 from factory.stages.job import Outcome, Place, gpus
 
 # What may explain a difference between two runs; recorded, never hashed.
@@ -113,7 +113,7 @@ def manifest(
         determinism=outcome.determinism,
         template=outcome.template,
         cost=Cost(wall_seconds=round(seconds, 1), gpu_hours=gpu_hours, tokens=outcome.tokens),
-        environment=environment(),
+        environment=environment(type(step.stage.how) is not How),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -281,15 +281,16 @@ def _digest(step: Step, name: str, records: list[FileRecord]) -> str:
     return content_digest((record.path, record.sha256) for record in mine)
 
 
-def environment() -> dict[str, str]:
-    """Versions and machine kind. No names, paths or variables of the machine."""
+def environment(device: bool = False) -> dict[str, str]:
+    """Versions and machine kind, and the device where one was used: torch may also be there for
+    another step of the same process. No names, paths or variables of the machine."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    if torch := sys.modules.get("torch"):
+    if device and (torch := sys.modules.get("torch")):
         gpu = torch.cuda.is_available()
         found["device"] = torch.cuda.get_device_name(0) if gpu else "cpu"
     return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +19,7 @@ from factory.language.confusion import (
     no_word_rate,
     normalized,
 )
-from factory.language.english import english
+from factory.language.english import english, plain
 from factory.language.language_id import detect
 
 GERMAN = "Das hier ist eine ganz normale Zeile."
@@ -90,6 +93,13 @@ def test_the_list_of_english_words_is_that_of_the_rule():
     assert not {"the", "dog", "London", "london", "Weather"} & words, "short, or a name"
     assert all(word == word.lower() and len(word) > 3 for word in words)
     assert len(words) > 200_000
+
+
+@pytest.mark.parametrize("value", [Path("x"), print, {"a": complex(1, 2)}])
+def test_a_pickle_that_asks_for_anything_but_plain_values_is_refused(value):
+    with pytest.raises(pickle.UnpicklingError, match="no plain value"):
+        plain(pickle.dumps(value))
+    assert plain(pickle.dumps({"a", "b"})) == {"a", "b"}
 
 
 def test_english_words_are_counted_where_they_are_a_sure_mistake():
