@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 _text, _int, _float = pa.string(), pa.int64(), pa.float64()
+# Texts, and the hashes of texts, that hardly ever come twice in a column.
+UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
 MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
 
 

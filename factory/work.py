@@ -19,7 +19,7 @@ from typing import IO
 
 from factory.artifact import MANIFEST, Manifest, read_manifest
 from factory.errors import WorkError
-from factory.shards import read_grid, sync_directory, write_atomically
+from factory.shards import read_grid, sync, write_atomically
 
 _BEGINNING = 30.0  # seconds that setting aside an older draw may take
 
@@ -158,12 +158,10 @@ class Work:
     def seal(self, out: Path, manifest: Manifest) -> None:
         """Make `out` the artifact: manifest last, everything on disk, then one rename."""
         write_atomically(out / MANIFEST, manifest.dump().encode())
-        for path in out.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+        for path in (out, *out.rglob("*")):  # files, and the names that they have
+            sync(path)
         out.rename(self.artifact)
-        sync_directory(self.path)
+        sync(self.path)
         self._clear()
 
     def _clear(self) -> None:
