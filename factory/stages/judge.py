@@ -33,7 +33,6 @@ _NOT_PINNED = "not pinned: it is told by its name, and what that stands for may 
 _LLM = "llm_judge"  # the role of a causal model; a reward model's is `judge`
 _ADDRESS = ("question_id", "prompt_hash", "answer_hash", "reference_hash")
 _NAMED = 10  # questions that were seen in training, in the manifest
-_SEED = 0  # of the bootstrap: it changes no verdict, so the recipe's seed is not asked
 
 
 class JudgeHow(How, EngineKnobs):
@@ -318,8 +317,8 @@ class Judge(Stage):
         """What the verdicts show of each model, by language and by category."""
         found: dict[str, Any] = {"comparisons": [], "by_category": []}
         for label, items in compared.items():
-            found["comparisons"] += by_language(label, self.reference, items, _SEED)
-            found["by_category"] += by_category(label, self.reference, items, _SEED)
+            found["comparisons"] += by_language(label, self.reference, items)
+            found["by_category"] += by_category(label, self.reference, items)
         return found
 
     def _manner(self, asked: bool, served: bool) -> dict[str, Any]:
