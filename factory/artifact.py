@@ -122,7 +122,8 @@ class FileRecord(Record):
 class InputRecord(Record):
     """What one slice read: an artifact's slice (`step`, `slice`, `fingerprint`, to be had from
     `repo` at `tag`) or something from outside (`source`, `revision`); `digest` is the content
-    that was really read, `license` what that is under."""
+    that was really read, `license` what that is under. `served`: a model that was asked under the
+    name `source`; what it was is not known, and `digest` is of the name."""
 
     role: str
     digest: str
@@ -136,6 +137,7 @@ class InputRecord(Record):
     license: License | None = None
     # of an adapter that was read as it was after this share of its training
     checkpoint: str | None = Field(None, exclude_if=lambda value: value is None)
+    served: bool = Field(False, exclude_if=lambda value: not value)
 
 
 class Rows(Record):

@@ -221,6 +221,8 @@ def _fan_out(step: Step, work: Work, fan: Fan) -> None:
     how, there = step.stage.how, work.progress()
     if not isinstance(how, EngineKnobs) or step.stage.from_ or (there and there[0] == there[1]):
         return
+    if step.served:
+        return  # other processes would make its server no faster
     if (count := processes(how)) > 1:
         fan(step.name, count, how.tensor_parallel)
 
@@ -257,7 +259,7 @@ def _work(
     found = places.find(loaded, pins, held, hub, needs, step.name)
     others = plan(loaded.recipe, pins, held)
     done = {other.name: other.found for other in others if other.found}
-    under = record.stated(loaded.recipe, found, done)
+    under = record.stated(loaded.recipe, needs, found, done)
     record.license_of(loaded.recipe, step, under)  # before hours are spent, not after
     read = content_digest(
         (f"{n.role}/{number}", record.inputs(n, pins, done).digest)

@@ -12,14 +12,15 @@ from factory.lock import Lock
 from factory.plan import Found, Holdings, Slice, Step, plan
 from factory.reading import is_file
 from factory.recipe import Loaded
-from factory.stages.contract import Need, Read
+from factory.stages.contract import Need, Outside, Read, Served
 from factory.stages.job import Place, slice_directory
 
 
 def find(
     loaded: Loaded, pins: Lock, held: Holdings, hub: Hub, needs: Sequence[Need], asked_by: str
 ) -> dict[Need, Place]:
-    """Where what is needed lies on this disk, fetched if it must be.
+    """Where what is needed lies on this disk, fetched if it must be. Of a served model nothing
+    does.
 
     Raises RecipeError for an artifact that is not made yet.
     """
@@ -31,11 +32,15 @@ def find(
                 f"{asked_by} needs {need.step}, which is not made yet: {steps[need.step].reason}",
                 f"run factory run {loaded.recipe.name} --until {need.step} first",
             )
-    return {need: _place(need, loaded, pins, done, steps, hub) for need in needs}
+    return {
+        need: _place(need, loaded, pins, done, steps, hub)
+        for need in needs
+        if not isinstance(need, Served)
+    }
 
 
 def _place(
-    need: Need,
+    need: Read | Outside,
     loaded: Loaded,
     pins: Lock,
     done: Mapping[str, Found],

@@ -15,7 +15,7 @@ from factory import kept
 from factory.artifact import Manifest, SliceRecord, fingerprint
 from factory.lock import Lock
 from factory.recipe import Recipe
-from factory.stages.contract import Need, Outside, Read, SliceSpec, Stage
+from factory.stages.contract import Need, Outside, Read, Served, SliceSpec, Stage
 
 RepoType = Literal["model", "dataset"]
 
@@ -102,6 +102,12 @@ class Step:
     def repo_type(self) -> RepoType:
         """Whether its repo is a dataset or a model on the Hub."""
         return repo_type(self.stage.kind)
+
+    @property
+    def served(self) -> list[str]:
+        """The served models that it asks: where it runs there must be a way to their server."""
+        needs = [need for made in self.slices for need in made.spec.needs]
+        return list(dict.fromkeys(need.model for need in needs if isinstance(need, Served)))
 
 
 def repo_type(kind: str) -> RepoType:
@@ -199,9 +205,13 @@ class _Planner:
         if stage.draws(spec):
             identity["seed"] = self._recipe.seed
         reads = [need for need in spec.needs if isinstance(need, Read)]
-        content = [n for n in spec.needs if isinstance(n, Outside) and not n.extent]
+        content = [
+            n
+            for n in spec.needs
+            if isinstance(n, Served) or (isinstance(n, Outside) and not n.extent)
+        ]
         extent = [n for n in spec.needs if isinstance(n, Outside) and n.extent]
-        identity["outside"] = {need.role: self._digest(need) for need in content}
+        identity["outside"] = {need.role: self._content(need) for need in content}
         full = identity | {
             "inputs": _by_role(reads, lambda r: _at(r, self._slices[r.step, r.slice].fingerprint)),
             "extent": stage.extent() | {need.role: self._digest(need) for need in extent},
@@ -217,7 +227,7 @@ class _Planner:
     def _earlier(self, stage: Stage, made: Slice) -> tuple[Stands, ...]:
         """Artifacts with rows for this slice: the same slice of the same inputs first, then those
         made by the same rules and the same models, the one with most rows first."""
-        asked = any(isinstance(n, Read) or n.kind == "model" for n in made.spec.needs)
+        asked = any(not isinstance(n, Outside) or n.kind == "model" for n in made.spec.needs)
         if not stage.row_wise or not asked:
             return ()  # what comes from outside as it is, is read anew
         found = []
@@ -239,7 +249,7 @@ class _Planner:
         compared one by one when they are taken over."""
         then = {(read.role, read.digest) for read in record.inputs}
         for need in made.spec.needs:
-            if isinstance(need, Outside):
+            if not isinstance(need, Read):
                 continue  # its digest is in the row key
             found = self._done.get(need.step)
             if self._row_wise[need.step]:
@@ -292,6 +302,8 @@ class _Planner:
     def _content(self, need: Need) -> str:
         if isinstance(need, Outside):
             return self._digest(need)
+        if isinstance(need, Served):
+            return need.digest
         return content(self._done[need.step].manifest, need)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from factory.engines import Sampling
 from factory.recipe import Recipe
-from factory.stages.contract import Outside, Read, SliceSpec, Stage
+from factory.stages.contract import Need, Outside, Read, Served, SliceSpec, Stage
 
 _READS_WHOLE = ("reward", "judge")  # roles of classifiers
 _PROMPTS = ("prompts", "questions")
@@ -78,12 +78,12 @@ def asked(recipe: Recipe, only: frozenset[str] | None = None) -> list[Asked]:
     return list(found.values())
 
 
-def _origin(need: Read | Outside, specs: Mapping[tuple[str, str], SliceSpec]) -> Outside | None:
+def _origin(need: Need, specs: Mapping[tuple[str, str], SliceSpec]) -> Outside | None:
     """The outside model whose tokenizer a need comes with; None for what is no model."""
     if isinstance(need, Outside):
         return need if need.kind == "model" and need.role not in _ADAPTERS else None
-    if need.role == "adapter":
-        return None  # it goes with its base, which is a need of its own
+    if isinstance(need, Served) or need.role == "adapter":
+        return None  # no tokenizer is here; or it goes with its base, which is a need of its own
     base = specs[need.step, need.slice].need("base")
     return None if base is None else _origin(base, specs)
 

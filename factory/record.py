@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from factory.lock import Lock
 from factory.plan import Found, Step, content
 from factory.reading import is_file
 from factory.recipe import Recipe
-from factory.stages.contract import How, Need, Outside, Read
+from factory.stages.contract import How, Need, Outside, Read, Served
 from factory.stages.job import Outcome, Place, gpus
 
 # What may explain a difference between two runs; recorded, never hashed.
@@ -191,6 +191,10 @@ def inputs(
 ) -> InputRecord:
     """What a need turned out to be, and `under` what."""
     license = (under or {}).get(need)
+    if isinstance(need, Served):
+        return InputRecord(
+            role=need.role, digest=need.digest, source=need.model, license=license, served=True
+        )
     if isinstance(need, Outside):
         pin = lock.pins[need.source]
         return InputRecord(
@@ -216,25 +220,31 @@ def inputs(
 
 
 def stated(
-    recipe: Recipe, places: Mapping[Need, Place], done: Mapping[str, Found]
+    recipe: Recipe,
+    needs: Iterable[Need],
+    places: Mapping[Need, Place],
+    done: Mapping[str, Found],
 ) -> dict[Need, License | None]:
     """Under what each need is: what its manifest says, or the recipe, or the card beside it. A
-    file is the recipe's own, so it is under what the recipe says of itself."""
+    file is the recipe's own, so it is under what the recipe says of itself; of a served model
+    nobody but the recipe can say it."""
     own = {
         key.replace("{language}", code): license
         for key, license in recipe.licenses.items()
         for code in recipe.languages
     }
     found: dict[Need, License | None] = {}
-    for need, place in places.items():
-        if not isinstance(need, Outside):
+    for need in needs:
+        if isinstance(need, Served):
+            found[need] = own.get(need.model)
+        elif isinstance(need, Read):
             found[need] = done[need.step].manifest.license
         elif said := own.get(need.source) or own.get(need.source.partition("@")[0]):
             found[need] = said
         elif is_file(need.source):
             found[need] = recipe.license
         else:
-            card = place.path / "README.md"
+            card = places[need].path / "README.md"
             try:
                 found[need] = licenses.stated(card.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, InputError):
@@ -246,11 +256,17 @@ def license_of(recipe: Recipe, step: Step, under: Mapping[Need, License | None])
     """Under what a step's artifact is. Scores on a benchmark hold nothing of its data, so its
     licence binds nobody who reads them. Raises RecipeError."""
     read = [
-        (need.source if isinstance(need, Outside) else need.step, license)
+        (_called(need), license)
         for need, license in under.items()
         if step.stage.kind != "results" or not isinstance(need, Outside) or need.kind == "model"
     ]
     return licenses.settle(step.repo, step.stage.kind, read, recipe.license)
+
+
+def _called(need: Need) -> str:
+    if isinstance(need, Served):
+        return need.model
+    return need.source if isinstance(need, Outside) else need.step
 
 
 def _models(
@@ -260,11 +276,11 @@ def _models(
     found: dict[str, InputRecord] = {}
     for made in step.slices:
         for need in made.spec.needs:
-            outside_model = isinstance(need, Outside) and need.kind == "model"
-            made_here = not isinstance(need, Outside) and (
-                done[need.step].manifest.kind in ("model", "adapter")
-            )
-            if outside_model or made_here:
+            if isinstance(need, Read):
+                model = done[need.step].manifest.kind in ("model", "adapter")
+            else:
+                model = isinstance(need, Served) or need.kind == "model"
+            if model:
                 record = inputs(need, lock, done, under)
                 found.setdefault(record.digest, record)
     return list(found.values())

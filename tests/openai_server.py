@@ -5,7 +5,8 @@
 It answers prompts of token ids with the same ids in reverse, and messages with their last text.
 What it is to do wrong comes with the request, as words in the model's name: `busy-2` refuses each
 request twice with 429, `broken-2` with 500, `cut-2` drops the connection, `text` leaves the token
-ids out, `never` always fails.
+ids out, `never` always fails. `judge` prefers the longer of two answers, wherever it stands, and
+takes no word that OpenAI's own server does not; `judge-thinks` takes those of vLLM's.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ async def _complete(request: Request, body: dict[str, Any]) -> Response:
     if "unknown" in model:
         return JSONResponse({"error": {"message": "no such model"}}, 404)
     await asyncio.sleep(0.05)
+    if model.startswith("judge"):
+        return _judge(model, body)
     if "messages" in body:
         text = body["messages"][-1]["content"]
         choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "stop"}
@@ -71,6 +74,38 @@ async def _complete(request: Request, body: dict[str, Any]) -> Response:
     end = "length" if len(ids) == body["max_tokens"] else "stop"
     choice = {"text": "", "finish_reason": end, "token_ids": None if "text" in model else ids}
     return JSONResponse({"choices": [choice]})
+
+
+_OPENAI = {"model", "messages", "max_completion_tokens", "temperature", "top_p", "seed"}
+_CONTEXT = 4000  # characters that `judge` takes
+
+
+def _judge(model: str, body: dict[str, Any]) -> JSONResponse:
+    text = body["messages"][-1]["content"]
+    known = _OPENAI | ({"max_tokens", "chat_template_kwargs"} if "thinks" in model else set())
+    if other := sorted(body.keys() - known):
+        said = {"message": f"Unsupported parameter: '{other[0]}' is not supported with this model."}
+        return JSONResponse({"error": said}, 400)
+    if len(text) > _CONTEXT:
+        said = {"message": "This model's maximum context length is exceeded.",
+                "code": "context_length_exceeded"}  # fmt: skip
+        return JSONResponse({"error": said}, 400)
+    if "forbidden" in text:
+        said = {"message": "The prompt was filtered.", "code": "content_filter"}
+        return JSONResponse({"error": said}, 400)
+    first, second = (
+        len(text.split(f"[Answer {side}]\n")[1].split(f"\n[End of answer {side}]")[0])
+        for side in "AB"
+    )
+    verdict = "[[TIE]]" if first == second else "[[A]]" if first > second else "[[B]]"
+    said = f"Answer A has {first} characters, answer B {second}.\n{verdict}"
+    message: dict[str, Any] = {"content": said}
+    end = "length" if "endless" in text else "stop"
+    if "improper" in text:
+        message, end = {"content": None, "refusal": "I will not judge this."}, "stop"
+    usage = {"completion_tokens": 10, "total_tokens": 10 + len(text) // 4}
+    choice = {"message": message, "finish_reason": end}
+    return JSONResponse({"choices": [choice], "usage": usage})
 
 
 class _Transport:

@@ -117,7 +117,7 @@ def typed(schema: Mapping[str, Any]) -> str:
                 schema.get("additionalProperties"),
                 *schema.get("patternProperties", {}).values(),
             ]
-            return f"{typed(next((one for one in values if one), {}))} by name"
+            return f"{typed(next((one for one in values if isinstance(one, dict)), {}))} by name"
         case "boolean":
             return "true or false"
         case "null":

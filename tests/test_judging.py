@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from factory import chat
 from factory.errors import InputError
 from factory.judging import wording
-from factory.judging.fitting import MARK, fit, shares
+from factory.judging.fitting import MARK, Tokens, fit, shares
 from factory.judging.matching import match, normal, seen
 from factory.pocket import POCKET
 from factory.stages.judge import MODEL_FIRST, REFERENCE_FIRST, Ask
@@ -123,7 +123,7 @@ def test_an_over_long_pair_is_cut_to_fit_and_what_was_left_out_is_counted(tokeni
     first, second = text * 200, "short"
     whole = len(chat.prompt_ids(tokenizer, _asking(first, second)))
     limit = whole // 2 + 200
-    ids, cut = fit(tokenizer, _asking, first, second, limit)
+    ids, cut = fit(Tokens(tokenizer), _asking, first, second, limit)
     assert ids is not None and limit - 60 < len(ids) <= limit
     assert 0 < cut < whole
     shown = tokenizer.decode(ids)
@@ -132,12 +132,12 @@ def test_an_over_long_pair_is_cut_to_fit_and_what_was_left_out_is_counted(tokeni
 
 
 def test_what_fits_is_left_alone(tokenizer):
-    ids, cut = fit(tokenizer, _asking, "one", "two", 10_000)
+    ids, cut = fit(Tokens(tokenizer), _asking, "one", "two", 10_000)
     assert (ids, cut) == (chat.prompt_ids(tokenizer, _asking("one", "two")), 0)
 
 
 def test_a_request_that_is_too_long_by_itself_is_not_asked(tokenizer):
-    assert fit(tokenizer, _asking, "one", "two", 20)[0] is None
+    assert fit(Tokens(tokenizer), _asking, "one", "two", 20)[0] is None
 
 
 # orders

@@ -153,7 +153,7 @@ def test_where_the_licence_of_an_input_comes_from(tmp_path: Path) -> None:
     there = done(steps)
     step = by_name(steps)["generate"]
     places = {need: Place(tmp_path) for made in step.slices for need in made.spec.needs}
-    under = record.stated(recipe, places, there)
+    under = record.stated(recipe, places, places, there)
     by_role = {need.role: license.id for need, license in under.items() if license}
     assert by_role == {"prompts": "mit", "model": "gemma"}  # a manifest, and the recipe
     with pytest.raises(RecipeError, match="cannot be under mit"):
@@ -161,10 +161,10 @@ def test_where_the_licence_of_an_input_comes_from(tmp_path: Path) -> None:
 
     need = Outside("model", "org/base@main", "model")
     bare = demo("models.policy=org/base")
-    assert record.stated(bare, {need: Place(tmp_path)}, {})[need] is None
+    assert record.stated(bare, [need], {need: Place(tmp_path)}, {})[need] is None
     (tmp_path / "README.md").write_text("---\nlicense: llama2\n---\n")
-    assert record.stated(bare, {need: Place(tmp_path)}, {})[need] == License(id="llama2")
+    assert record.stated(bare, [need], {need: Place(tmp_path)}, {})[need] == License(id="llama2")
     own = Outside("source", "prompts-en.jsonl", "dataset")
-    assert record.stated(bare, {own: Place(tmp_path)}, {})[own] == License(id="apache-2.0")
+    assert record.stated(bare, [own], {own: Place(tmp_path)}, {})[own] == License(id="apache-2.0")
     filled = demo("licenses={'prompts-{language}.jsonl': cc-by-4.0}")
-    assert record.stated(filled, {own: Place(tmp_path)}, {})[own] == License(id="cc-by-4.0")
+    assert record.stated(filled, [own], {own: Place(tmp_path)}, {})[own] == License(id="cc-by-4.0")

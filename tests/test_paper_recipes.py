@@ -152,7 +152,7 @@ def licenses(name: str, hub: Any, home: Path, *overrides: str) -> dict[str, str]
                     under[need] = made[need.step]
                 else:
                     place = hub.fetch(need.source.split("@")[0], need.kind, "main")
-                    under |= record.stated(found.recipe, {need: record.Place(place)}, {})
+                    under |= record.stated(found.recipe, [need], {need: record.Place(place)}, {})
         made[step.name] = record.license_of(found.recipe, step, under)
     return {name: license.id for name, license in made.items()}
 

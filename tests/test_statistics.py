@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from factory.statistics.agreement import agreement
 from factory.statistics.intervals import bootstrap, residuals, score
-from factory.statistics.length_control import fit, lc_minimal
+from factory.statistics.length_control import Fit, fit, influence, lc_minimal
 from factory.statistics.rates import FEWEST, WinRate, bounds, consistency, merged, win_rate
 from factory.statistics.table import Item, Side, by_category, by_language, figures
 
@@ -127,7 +127,7 @@ def test_no_comparisons_is_an_error():
     with pytest.raises(ValueError, match="no comparisons"):
         win_rate([], [])
     with pytest.raises(ValueError, match="no comparisons"):
-        lc_minimal(np.array([]), np.array([]), np.array([], int), 0)
+        lc_minimal(np.array([]), np.array([]), np.array([], int))
 
 
 def test_too_few_questions_are_said_to_be_too_few():
@@ -276,7 +276,7 @@ def test_length_control_is_the_published_formula(seed):
     points = dice.choice([0.0, 0.5, 1.0], size=60)
     differences = dice.normal(100, 200, size=60)
     theta, phi = plainly(points, differences)
-    found = lc_minimal(points, differences, np.arange(60), seed=0, resamples=50)
+    found = lc_minimal(points, differences, np.arange(60))
     assert found.rate == pytest.approx(100 / (1 + math.exp(-theta)), abs=1e-3)
     assert found.phi == pytest.approx(phi, abs=1e-4)
     assert found.low < found.rate < found.high
@@ -288,7 +288,7 @@ def test_a_model_that_only_writes_longer_gets_about_50():
     differences = dice.normal(150, 200, size=2000)
     x = np.tanh(differences / differences.std())
     points = (dice.random(2000) < 1 / (1 + np.exp(-1.5 * x))).astype(float)
-    found = lc_minimal(points, differences, np.arange(2000), seed=0, resamples=200)
+    found = lc_minimal(points, differences, np.arange(2000))
     assert 100 * points.mean() > 62
     assert found.rate == pytest.approx(50, abs=4)
     assert found.low < 50 < found.high
@@ -299,7 +299,7 @@ def test_a_model_that_only_writes_longer_gets_about_50():
 def test_a_better_model_of_equal_length_keeps_what_it_won():
     dice = np.random.default_rng(1)
     points = (dice.random(1000) < 0.7).astype(float)
-    found = lc_minimal(points, dice.normal(0, 200, 1000), np.arange(1000), seed=0, resamples=50)
+    found = lc_minimal(points, dice.normal(0, 200, 1000), np.arange(1000))
     assert found.rate == pytest.approx(70, abs=4)
     assert found.flag is None
 
@@ -318,14 +318,14 @@ ALIKE, LONGER = "every comparison ended alike", "every answer is longer by the s
     ],
 )
 def test_what_the_data_do_not_say_is_no_number(points, differences, why):
-    found = lc_minimal(np.array(points, float), np.array(differences, float), np.arange(4), 0, 20)
+    found = lc_minimal(np.array(points, float), np.array(differences, float), np.arange(4))
     assert found.rate is None and found.low is None and found.high is None
     assert found.flag == why
 
 
 def test_answers_of_one_length_have_the_raw_rate():
     points = np.array([1.0, 0.0, 0.5, 1.0])
-    found = lc_minimal(points, np.zeros(4), np.arange(4), seed=0, resamples=50)
+    found = lc_minimal(points, np.zeros(4), np.arange(4))
     assert (found.rate, found.flag) == (62.5, None)
 
 
@@ -334,24 +334,76 @@ def test_answers_of_one_length_have_the_raw_rate():
 def test_length_control_mirrors_when_the_models_are_swapped(seed, size):
     dice = np.random.default_rng(seed)
     points, apart = dice.choice([0.0, 0.5, 1.0], size=size), dice.normal(50, 100, size=size)
-    one = lc_minimal(points, apart, np.arange(size), 0, 20)
-    other = lc_minimal(1 - points, -apart, np.arange(size), 0, 20)
+    one = lc_minimal(points, apart, np.arange(size))
+    other = lc_minimal(1 - points, -apart, np.arange(size))
     assert (one.rate is None) == (other.rate is None)
     if one.rate is not None:
         assert other.rate == pytest.approx(100 - one.rate, abs=1e-3)
         assert other.phi == pytest.approx(one.phi, abs=1e-4)
 
 
-def test_a_fit_to_weights_is_a_fit_to_repeated_rows():
+def test_what_a_question_moves_is_what_leaving_it_out_moves():
+    """The one step of Newton's beside whole fits without a question, x being what it was."""
     dice = np.random.default_rng(2)
-    points, apart = dice.choice([0.0, 0.5, 1.0], size=30), dice.normal(size=30)
-    weights = dice.integers(0, 4, size=30)
-    theta, phi, done = fit(points, apart, weights[None, :].astype(float))
-    repeated = fit(
-        np.repeat(points, weights), np.repeat(apart, weights), np.ones((1, weights.sum()))
-    )
-    assert done[0] and repeated[2][0]
-    assert (theta[0], phi[0]) == pytest.approx((repeated[0][0], repeated[1][0]), abs=1e-6)
+    points, apart = dice.choice([0.0, 0.5, 1.0], size=240), dice.normal(100, 200, size=240)
+    questions = np.repeat(np.arange(80), 3)
+    found = fit(points, apart)
+    moved = influence(found, points, questions)
+    assert moved.sum() == pytest.approx(0, abs=1e-3) and moved.std() > 1e-3
+    for question in range(0, 80, 7):
+        left = questions != question
+        theta = plainly_on(points[left], found.x[left], 79 / 80)
+        rates = [1 / (1 + math.exp(-one)) for one in (found.theta, theta)]
+        assert moved[question] == pytest.approx((rates[0] - rates[1]) * 79 / 80, abs=2e-4)
+
+
+def plainly_on(points, x, penalty):
+    """theta of the published formula on squashed lengths, by a library's minimizer."""
+    from scipy.optimize import minimize
+
+    def loss(at):
+        logits = at[0] + at[1] * x
+        return penalty * at[1] ** 2 + np.sum(np.logaddexp(0, logits) - points * logits)
+
+    return float(minimize(loss, [0.0, 0.0], tol=1e-10).x[0])
+
+
+def test_without_a_length_what_a_question_moves_is_its_residual():
+    dice = np.random.default_rng(3)
+    points, questions = dice.choice([0.0, 0.5, 1.0], size=60), np.repeat(np.arange(20), 3)
+    theta = math.log(points.mean() / (1 - points.mean()))
+    moved = influence(Fit(theta, 0.0, np.zeros(60)), points, questions)
+    assert moved == pytest.approx(residuals(points, questions))
+    same = lc_minimal(points, np.zeros(60), questions)
+    rate = win_rate(points.tolist(), questions)
+    assert (same.rate, same.low, same.high) == pytest.approx((rate.rate, rate.low, rate.high))
+
+
+def test_an_interval_of_the_controlled_rate_mirrors_and_widens_where_answers_hang_together():
+    dice = np.random.default_rng(4)
+    points, apart = dice.choice([0.0, 1.0], size=40), dice.normal(100, 200, size=40)
+    alone = lc_minimal(points, apart, np.arange(40))
+    other = lc_minimal(1 - points, -apart, np.arange(40))
+    assert (other.low, other.high) == pytest.approx((100 - alone.high, 100 - alone.low), abs=1e-3)
+    thrice = lc_minimal(np.tile(points, 3), np.tile(apart, 3), np.tile(np.arange(40), 3))
+    assert thrice.high - thrice.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    free = lc_minimal(np.tile(points, 3), np.tile(apart, 3), np.arange(120))
+    assert free.high - free.low < 0.65 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize(("questions", "languages"), [(20, 3), (60, 1)])
+def test_the_interval_of_the_controlled_rate_holds_the_truth_as_often_as_it_says(
+    questions, languages
+):
+    dice, held, times = np.random.default_rng(5), 0, 300
+    cluster = np.repeat(np.arange(questions), languages)
+    for _ in range(times):
+        apart = dice.normal(150, 200, size=len(cluster))
+        chance = 1 / (1 + np.exp(-(0.5 + np.tanh(apart / 200))))
+        points = (dice.random(len(cluster)) < chance).astype(float)
+        found = lc_minimal(points, apart, cluster)
+        held += found.low <= 100 / (1 + math.exp(-0.5)) <= found.high
+    assert 0.925 <= held / times <= 0.985
 
 
 # the table
@@ -373,12 +425,12 @@ def wrong(chars: int = 100) -> Side:
 
 def test_a_table_has_a_row_over_all_languages_and_one_for_each():
     items = [item(f"q{n}", code, "model", "tie") for n in range(6) for code in ("en", "ga")]
-    rows = by_language("dpo", "policy", items, seed=0, resamples=20)
+    rows = by_language("dpo", "policy", items)
     assert [row["language"] for row in rows] == ["all", "en", "ga"]
     assert [row["won"] for row in rows] == [12, 6, 6]
     assert rows[0]["win_rate"]["rate"] == rows[0]["macro"]["rate"] == 75
     assert "macro" not in rows[1]
-    assert [r["language"] for r in by_language("dpo", "policy", items[::2], 0, 20)] == ["en"]
+    assert [r["language"] for r in by_language("dpo", "policy", items[::2])] == ["en"]
 
 
 def test_a_language_that_nobody_could_read_has_no_win_rate_instead_of_zero():
@@ -386,7 +438,7 @@ def test_a_language_that_nobody_could_read_has_no_win_rate_instead_of_zero():
         *(item(f"q{n}", "en", "model", "model") for n in range(6)),
         *(item(f"q{n}", "ga", "unparseable", "unparseable") for n in range(6)),
     ]
-    every, english, irish = by_language("dpo", "policy", items, seed=0, resamples=20)
+    every, english, irish = by_language("dpo", "policy", items)
     assert "win_rate" not in irish and "shown" not in irish
     assert (irish["unparseable"], irish["bounds"]) == (6, {"worst": 0, "best": 100})
     assert english["win_rate"]["rate"] == every["win_rate"]["rate"] == 100
@@ -402,7 +454,7 @@ def test_answers_in_another_language_are_lost_in_the_second_column():
         item("d", "ga", "model", "model"),
         item("e", "ga", "unparseable", "unparseable", model=wrong()),
     ]
-    found = figures(items, seed=0, resamples=20)
+    found = figures(items)
     assert found["win_rate"]["rate"] == 75
     assert found["in_language"]["rate"] == pytest.approx(100 * (0 + 1 + 0.5 + 1 + 0) / 5)
     assert (found["wrong_language_model"], found["wrong_language_reference"]) == (3, 2)
@@ -458,7 +510,7 @@ def test_the_word_pass_rate_is_of_answers_without_a_wrong_line_and_null_where_un
         item("d", "ru", "model", model=side(0, lines=0), reference=side(None)),
         item("e", "de", "model", model=side(None), reference=side(None)),
     ]
-    found = figures(items, seed=0, resamples=20)
+    found = figures(items)
     assert found["word_pass_rate_model"] == 50
     assert found["word_pass_rate_reference"] is None
 
@@ -471,7 +523,7 @@ def test_won_tied_lost_and_unread_are_all_the_questions():
         item("d", "en", "unparseable", "unparseable"),
         item("e", "en", "tie", "tie", identical=True, seen=True),
     ]
-    found = figures(items, seed=0, resamples=20)
+    found = figures(items)
     counts = [found[name] for name in ("won", "tied", "lost", "unparseable")]
     assert counts == [1, 2, 1, 1]
     assert found["verdicts"] == {"asked": 10, "unparseable": 3, "identical": 1, "cut": 0}
@@ -481,7 +533,7 @@ def test_won_tied_lost_and_unread_are_all_the_questions():
 
 def test_the_order_of_an_items_verdicts_is_by_their_names():
     first_preferred = replace(item("a", "en", "reference", "model"), orders=ORDERS[::-1])
-    found = figures([first_preferred], seed=0, resamples=20)
+    found = figures([first_preferred])
     assert found["consistency"]["first_share"] == 100
 
 
@@ -491,16 +543,16 @@ def test_categories_and_their_parts_have_rows():
         item("b", "en", "reference", category="hard_prompt", subcategory="math"),
         item("c", "en", "tie", category="creative_writing", subcategory="creative_writing"),
     ]
-    rows = by_category("dpo", "policy", items, seed=0, resamples=20)
+    rows = by_category("dpo", "policy", items)
     assert {row["category"]: row["win_rate"]["rate"] for row in rows} == {
         "hard_prompt": 50, "hard_prompt/coding": 100, "hard_prompt/math": 0, "creative_writing": 50,
     }  # fmt: skip
-    assert by_category("dpo", "policy", [item("a", "en", "model")], 0, 20) == []
+    assert by_category("dpo", "policy", [item("a", "en", "model")]) == []
 
 
 def test_everything_in_a_row_is_plain():
     import json
 
     items = [item(f"q{n}", "en", "model", "reference") for n in range(6)]
-    row = figures(items, seed=0, resamples=20)
+    row = figures(items)
     assert json.loads(json.dumps(row, allow_nan=False)) == row

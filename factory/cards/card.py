@@ -127,6 +127,8 @@ class Line:
             tag = str(self.read.tag)
             return markdown.link(f"{self.read.repo}@{tag}", self.read.repo, self.kind, tag)
         name = str(self.read.source or self.read.step).partition("@")[0]
+        if self.read.served:
+            return markdown.inline(f"{name}, served, not pinned")
         if self.read.revision is None:
             return markdown.inline(name)
         label = f"{name}@{self.read.revision[:12]}"

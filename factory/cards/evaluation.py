@@ -40,6 +40,7 @@ class Comparison:
     seen: int
     template: str | None
     revision: str | None
+    served: bool
     judged: tuple[str, str]
     asked: tuple[str, str]
 
@@ -47,6 +48,7 @@ class Comparison:
     def who(self) -> str:
         """The judge, at its revision, and how it was asked."""
         at = f" at {self.revision[:15]}" if self.revision else ""
+        at = ", served, not pinned" if self.served else at
         how = f", asked in the words of the template {self.template}" if self.template else ""
         return f"{self.judge}{at}{how}"
 
@@ -146,6 +148,7 @@ def _comparison(judge: Manifest, row: dict[str, Any], asked: InputRecord | None)
         seen=row.get("seen_in_training", 0),
         template=(judge.stats.get("template") or {}).get("name"),
         revision=judge.stats.get("judge_revision"),
+        served="served" in judge.stats,
         judged=judged,
         asked=(asked.repo, asked.tag or "main") if asked and asked.repo else judged,
     )

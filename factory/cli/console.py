@@ -215,6 +215,7 @@ def comparison_table(manifest: Manifest) -> Table:
     stats = manifest.stats
     notes = "; ".join(stats["notes"])
     at = f" at {stats['judge_revision'][:15]}" if stats["judge_revision"] else ""
+    at = ", served, not pinned" if "served" in stats else at
     table = Table(
         title=f"Tuned against base, judged by {stats['judge']}{at}"
         + (f": {notes}" if notes else ""),

@@ -6,15 +6,18 @@ The engine is how, not what: it is recorded in the manifest and never part of an
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
 from factory.engines import Likelihood, Sampler, Scorer
 from factory.errors import StageError
 from factory.knobs import Knobs
+
+if TYPE_CHECKING:
+    from factory.engines.openai import OpenAIChat
 
 Name = Literal["auto", "vllm", "transformers", "openai"]
 
@@ -27,7 +30,7 @@ class EngineKnobs(Knobs):
     does not fit on one); `gpu_memory_utilization`; `max_num_seqs`, requests at once (also the
     rows of a batch for transformers, and requests at once for openai); `max_model_len`, tokens
     of the longest request, where the model's whole context does not fit into memory.
-    For openai: `served_model`, the name on the server where it is not the repo's.
+    For openai: `served_model`, the name on the server where it is not what the recipe calls it.
 
     `processes`: engines on this machine, each in a process and on GPUs of its own; as many as
     there are GPUs for where nothing is said.
@@ -161,6 +164,14 @@ def sampler(
     from factory.engines.transformers import TransformersSampler
 
     return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs, others)
+
+
+def chat(knobs: EngineKnobs, name: str, options: Mapping[str, Any]) -> OpenAIChat:
+    """A served model that is asked in messages, called `name` there unless `served_model` says
+    otherwise; `options` are more words of every request. Raises StageError."""
+    from factory.engines.openai import OpenAIChat, Server
+
+    return OpenAIChat(Server(knobs.served_model or name, knobs.max_num_seqs or 64), options)
 
 
 def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:

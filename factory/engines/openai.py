@@ -9,6 +9,7 @@ are written down nowhere.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,10 +25,13 @@ from factory.engines import Sample, Sampling, checkpoint, rooms_of
 from factory.errors import StageError
 from factory.lanes import resting
 
+ADDRESS = "OPENAI_BASE_URL"  # the variable that says where the server is
 LANES = 2
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # states that pass
 _ATTEMPTS = 10
 _LONGEST_WAIT = 120.0  # seconds; also for what Retry-After asks
+# Why there is no answer, where the server says so of one request and takes others
+TOO_LONG, REFUSED = "too_long", "refused"
 # vLLM's server takes what a request leaves open from the model's generation config
 _NEUTRAL = {
     "top_k": 0,
@@ -38,12 +42,31 @@ _NEUTRAL = {
 }
 
 
+def address() -> str:
+    """Where the server is. Raises StageError without OPENAI_BASE_URL."""
+    url = os.environ.get(ADDRESS)
+    if not url:
+        raise StageError(
+            f"a served model needs {ADDRESS}, the address of its server",
+            f"export {ADDRESS}=http://localhost:8000/v1 (and OPENAI_API_KEY if it asks)",
+        )
+    return url
+
+
 class _Refused(Exception):
     """A reply that may be another one later."""
 
     def __init__(self, status: int, text: str, after: float | None) -> None:
         super().__init__(f"{status}: {text}")
         self.after = after
+
+
+class _NotThis(StageError):
+    """A reply that says why there will be none to this request, by the `reason`."""
+
+    def __init__(self, reason: str, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.reason = reason
 
 
 class Server:
@@ -54,13 +77,7 @@ class Server:
     ) -> None:
         """`timeout`: seconds one answer may take; `patience`: seconds of the first wait, doubled
         with each attempt. Raises StageError without OPENAI_BASE_URL."""
-        http = _http()
-        url = os.environ.get("OPENAI_BASE_URL")
-        if not url:
-            raise StageError(
-                "engine: openai needs OPENAI_BASE_URL, the address of a server",
-                "export OPENAI_BASE_URL=http://localhost:8000/v1 (and OPENAI_API_KEY if it asks)",
-            )
+        http, url = _http(), address()
         self.model, self._patience = model, patience
         self._key = os.environ.get("OPENAI_API_KEY", "")
         self._client: Any = http.Client(
@@ -71,15 +88,26 @@ class Server:
         )
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="request")
 
-    def post_all(self, path: str, bodies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The replies to all of these, in order, some at once. Raises StageError."""
-        jobs = [self._pool.submit(self.post, path, body) for body in bodies]
+    def post_all(
+        self, path: str, bodies: Sequence[Mapping[str, Any]], each: bool = False
+    ) -> list[dict[str, Any]]:
+        """The replies to all of these, in order, some at once. With `each`, one that is too long
+        for the server or refused for what it says is no error, as the others may be answered: its
+        reply is `{"no_answer": reason}`. Raises StageError."""
+        post = self._post_each if each else self.post
+        jobs = [self._pool.submit(post, path, body) for body in bodies]
         try:
             with resting():
                 return [job.result() for job in jobs]
         finally:
             for job in jobs:  # after the first failure the others are not worth their price
                 job.cancel()
+
+    def _post_each(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self.post(path, body)
+        except _NotThis as error:
+            return {"no_answer": error.reason}
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """One reply. A busy or broken server is asked again, as late as it says itself."""
@@ -114,11 +142,16 @@ class Server:
         if reply.status_code in _AGAIN:
             raise _Refused(reply.status_code, reply.text[:300], _after(reply.headers))
         if reply.status_code != 200:
-            raise StageError(
+            what = (
                 f"the server refused {path} with {reply.status_code}: "
-                f"{self._clean(reply.text[:300])}",
-                _FIXES.get(reply.status_code, "see its log; the request was not understood"),
+                f"{self._clean(reply.text[:300])}"
             )
+            fix = _FIXES.get(reply.status_code, "see its log; the request was not understood")
+            if reply.status_code == 400:
+                for reason, pattern in _REASONS.items():
+                    if pattern.search(reply.text):
+                        raise _NotThis(reason, what, fix)
+            raise StageError(what, fix)
         found: dict[str, Any] = reply.json()
         return found
 
@@ -133,7 +166,16 @@ class Server:
         return text.replace(self._key, "[key]") if self._key else text
 
 
+# What servers say, with 400, of a request that they would understand if it were another one.
+_REASONS = {
+    TOO_LONG: re.compile(
+        r"context_length_exceeded|maximum (context|model) length|exceeds? the .{0,40}context",
+        re.IGNORECASE,
+    ),
+    REFUSED: re.compile(r"content_filter|content_policy_violation|content management policy"),
+}
 _FIXES = {
+    400: "a word of the request is not known there: ask.request of the judge changes them",
     401: "set OPENAI_API_KEY to a key of this server",
     403: "set OPENAI_API_KEY to a key that may use this model",
     404: "name the model as the server does with how.served_model, and end OPENAI_BASE_URL in /v1",
@@ -197,22 +239,25 @@ class OpenAISampler:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a served model said: text, why it ended (`stop`, `length`, or a word of the server's),
-    and its tokens where the server counts them."""
+    """What a served model said: text, why it ended (`stop`, `length`, `too_long` or `refused`
+    where there is no answer to this request, or a word of the server's), and its tokens and those
+    of both sides where the server counts them."""
 
     text: str
     finish_reason: str
     n_tokens: int | None
+    n_all: int | None = None
 
 
 class OpenAIChat:
-    """A served chat model, messages in and text out: for judges and translators of whom nobody
-    here has the weights. `options` go into every request, as `chat_template_kwargs`."""
+    """A served chat model, messages in and text out: for a judge of whom nobody here has the
+    weights. `options` go into every request, as `chat_template_kwargs`; null takes a word out."""
 
     lanes = LANES
 
     def __init__(self, server: Server, options: Mapping[str, Any] | None = None) -> None:
         self.name = f"openai, served as {server.model}"
+        self.tokens = 0
         self._server, self._options = server, dict(options or {})
 
     def answer(
@@ -220,27 +265,37 @@ class OpenAIChat:
     ) -> list[Answer]:
         """One answer to each conversation, in order, all with the same seed: where a request
         stands among others changes nothing. Raises StageError."""
+        words = {
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": seed,
+            **self._options,
+        }
+        words = {key: value for key, value in words.items() if value is not None}
         bodies = [
-            {
-                "messages": [dict(message) for message in conversation],
-                "max_tokens": sampling.max_tokens,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "seed": seed,
-                **self._options,
-            }
+            {"messages": [dict(message) for message in conversation], **words}
             for conversation in conversations
         ]
-        return [_answer(reply) for reply in self._server.post_all("/chat/completions", bodies)]
+        replies = self._server.post_all("/chat/completions", bodies, each=True)
+        found = [_answer(reply) for reply in replies]
+        self.tokens += sum(answer.n_tokens or 0 for answer in found)
+        return found
 
     def close(self) -> None:
         self._server.close()
 
 
 def _answer(reply: Mapping[str, Any]) -> Answer:
-    choice = reply["choices"][0]
-    counted = (reply.get("usage") or {}).get("completion_tokens")
-    return Answer(choice["message"].get("content") or "", choice["finish_reason"], counted)
+    if "no_answer" in reply:
+        return Answer("", reply["no_answer"], None)
+    choice, usage = reply["choices"][0], reply.get("usage") or {}
+    message = choice["message"]
+    end = choice["finish_reason"]
+    if end == "content_filter" or message.get("refusal"):
+        end = REFUSED
+    text = message.get("content") or message.get("refusal") or ""
+    return Answer(text, end, usage.get("completion_tokens"), usage.get("total_tokens"))
 
 
 def _after(headers: Mapping[str, str]) -> float | None:

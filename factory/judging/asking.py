@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from factory.chat import Message
-from factory.engines import Sampler, Sampling
+from factory.engines import Sampling
 from factory.judging.fitting import fit
+from factory.judging.speakers import Speaker
 from factory.judging.wording import Wording
 
 
@@ -25,8 +27,9 @@ class Pair:
 @dataclass(frozen=True)
 class Said:
     """A judge's `verdict` (`A`: the first, `B`: the second, `TIE`) or None with the `reason`:
-    `too_long` (the request leaves no room for it), `cut_off` (it had not ended at max_tokens) or
-    `no_verdict`. `cut`: tokens of the answers that were left out so that they fit."""
+    `too_long` (the request leaves no room for it), `cut_off` (it had not ended at max_tokens),
+    `refused` (by a server) or `no_verdict`. `cut`: how much of the answers was left out so that
+    they fit, in the judge's measure."""
 
     verdict: str | None
     reason: str | None
@@ -36,40 +39,36 @@ class Said:
 
 
 def ask(
-    sampler: Sampler,
+    speaker: Speaker,
     words: Wording,
     pairs: Sequence[Pair],
     sampling: Sampling,
     context: int,
     seed: int,
 ) -> list[Said]:
-    """What the judge says of each pair, in order, in one batch. `context`: tokens of question and
-    verdict together, at most the model's own."""
-    context = min(context, sampler.max_context)
+    """What the judge says of each pair, in order, in one batch. `context`: of question and verdict
+    together in the judge's measure, at most the model's own."""
+    context = min(context, speaker.max_context or context)
     room = min(sampling.max_tokens, context // 2)
-    fitted = [_fitted(sampler, words, pair, context - room) for pair in pairs]
-    asked = [ids for ids, _ in fitted if ids is not None]
+    fitted = [_fitted(speaker, words, pair, context - room) for pair in pairs]
     drawing = Sampling(sampling.temperature, sampling.top_p, room)
-    answers = iter(sampler.sample(asked, drawing, seed) if asked else [])
+    asked = [request for request, _ in fitted if request is not None]
+    replies = iter(speaker.say(asked, drawing, seed))
     said = []
-    for ids, cut in fitted:
-        if ids is None:
+    for request, cut in fitted:
+        if request is None:
             said.append(Said(None, "too_long", None, 0, 0))
             continue
-        answer = next(answers)
-        text = sampler.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True).strip()
+        reply = next(replies)
         # one that did not come to its end has not said its last word
-        ended = answer.finish_reason != "length"
-        verdict = words.read(text) if ended else None
-        reason = None if verdict else "no_verdict" if ended else "cut_off"
-        said.append(Said(verdict, reason, text, cut, len(ids) + len(answer.token_ids)))
+        verdict = words.read(reply.text) if reply.unread is None else None
+        reason = None if verdict else reply.unread or "no_verdict"
+        said.append(Said(verdict, reason, reply.text, cut, reply.n_tokens))
     return said
 
 
-def _fitted(
-    sampler: Sampler, words: Wording, pair: Pair, limit: int
-) -> tuple[list[int] | None, int]:
+def _fitted(speaker: Speaker, words: Wording, pair: Pair, limit: int) -> tuple[Any, int]:
     def conversation(first: str, second: str) -> list[Message]:
         return words.fill(pair.prompt, first, second, pair.language)
 
-    return fit(sampler.tokenizer, conversation, pair.first, pair.second, limit)
+    return fit(speaker.measure, conversation, pair.first, pair.second, limit)

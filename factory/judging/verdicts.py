@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from factory.engines import Sampler, Sampling, Scorer
+from factory.engines import Sampling, Scorer
 from factory.judging import asking
 from factory.judging.asking import Pair
 from factory.judging.matching import Match
+from factory.judging.speakers import Speaker
 from factory.judging.wording import Wording
 from factory.language.confusion import count_english
 from factory.language.english import english
@@ -45,7 +46,7 @@ def by_reward(
 
 
 def by_asking(
-    sampler: Sampler,
+    speaker: Speaker,
     words: Wording,
     sampling: Sampling,
     context: int,
@@ -56,7 +57,7 @@ def by_asking(
     """Verdicts of a model that is asked, and the tokens it read and wrote. Identical answers tie,
     and it is not asked about them."""
     pairs = [_pair(one, order) for one, order in wanted if not one.identical]
-    said = iter(asking.ask(sampler, words, pairs, sampling, context, seed))
+    said = iter(asking.ask(speaker, words, pairs, sampling, context, seed))
     rows, tokens = [], 0
     for one, order in wanted:
         if one.identical:

@@ -110,6 +110,7 @@ class Outside:
     steps: tuple[str, ...]
     license: str
     is_model: bool
+    served: bool
 
 
 @dataclass(frozen=True)
@@ -269,6 +270,7 @@ def _outside(manifests: Sequence[Manifest]) -> list[Outside]:
                 steps=tuple(dict.fromkeys([*steps, manifest.step])),
                 license=_license(read.license) if read.license else "not stated",
                 is_model=read.digest in models,
+                served=read.served,
             )
     return sorted(found.values(), key=lambda one: not one.is_model)
 

@@ -79,7 +79,7 @@ def graph(made: Sequence[Made]) -> dict[str, Node]:
                 read[f"made {record.repo}"] = None
                 continue
             # files of one step are one node; what has a revision is the same thing everywhere
-            known = record.revision or record.tag
+            known = record.revision or record.tag or record.served
             kind = "model" if record.digest in models else "dataset" if known else "file"
             key = f"outside {origin(record).partition('@')[0] if known else manifest.repo}"
             names = outside.setdefault(key, {})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory import check, provisions, stock
+from factory.engines.openai import ADDRESS
 from factory.errors import FactoryError, InputError, WorkError
 from factory.estimate import estimate
 from factory.euroeval.readiness import SAID_BY
@@ -141,11 +142,32 @@ def look_around(
     cannot be looked at from here: then it is told, as it is where scripts are only looked at,
     which may be anywhere (not `binding`); the step's own task finds out."""
     for step in going:
+        if step.served:
+            _reached(step, asked, tell, binding)
+            continue
         elsewhere = not binding or asked.site.differs(family_of(step.stage), SAID_BY)
         for finding in check.lacking(asked.loaded.recipe, {step.name}):
             if not elsewhere:
                 raise InputError(f"{finding.about}: {finding.what}", finding.fix)
             tell(f"warning: {finding.about}, as seen from here: {finding.what} ({finding.fix})")
+
+
+def _reached(step: Step, asked: Asked, tell: Callable[[str], None], binding: bool) -> None:
+    """Refuse a step that asks a served model from nodes that are not told where it is: no variable
+    of this shell reaches them, and most have no network."""
+    model, site = ", ".join(step.served), asked.site.name
+    if asked.site.says(family_of(step.stage, served=True), ADDRESS):
+        tell(f"{step.name} asks {model} at the {ADDRESS} of {site}: its nodes must reach that")
+        return
+    error = InputError(
+        f"{step.name} asks the served model {model}, and {site} does not tell its nodes where",
+        f"if nodes can reach it, put {ADDRESS} under environment: of the site; if not, submit with "
+        f"--until the step before, then factory run {asked.loaded.recipe.name} --only {step.name} "
+        "where it can be reached",
+    )
+    if binding:
+        raise error
+    tell(f"warning: {error.what} ({error.fix})")
 
 
 def _cut(asked: Asked, alive: Alive, queued: int, given: Provisions | None) -> list[Part]:

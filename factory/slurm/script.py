@@ -41,6 +41,7 @@ class Work:
     tasks: int = 1
     engines: int = 1
     gpus: int = 1
+    served: bool = False  # it asks a model that runs elsewhere, which may want a key
 
     @property
     def file(self) -> str:
@@ -73,7 +74,7 @@ def render(work: Work, site: Site) -> str:
             "what": _what(work),
             "log": work.record / "logs" / f"{work.file}-{'%A_%a' if array else '%j'}.log",
             "ends": work.record / "ends" / work.file,
-            "secrets": site.secrets if work.kind == "fetch" else None,
+            "secrets": site.secrets if work.kind == "fetch" or work.served else None,
             "meets": work.kind == "whole" and family.nodes > 1,
         },
         options=_options(site, small, work),

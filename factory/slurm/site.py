@@ -139,7 +139,8 @@ class Site(Shell):
     gpu_request: Literal["gpus-per-node", "gres"] = "gpus-per-node"
     runtime: Literal["singularity", "apptainer"] = "singularity"
     network: Literal["login", "job"] = "login"  # where files are laid on the shared disk
-    secrets: Path | None = None  # a file of 0600 with NAME=value lines, for that job
+    # A file of 0600 with NAME=value lines, for that job and for one that asks a served model
+    secrets: Path | None = None
     scratch: Path | None = None  # where the factory's home should lie; doctor looks at it
     limits: Limits = Limits()
     generate: Family
@@ -162,15 +163,20 @@ class Site(Shell):
         family = self.family(name)
         if family.container is not None or family.factory != "factory":
             return True
+        return any(self.says(name, variable) for variable in variables)
+
+    def says(self, name: FamilyName, variable: str) -> bool:
+        """Whether tasks of a family are given this variable."""
+        family = self.family(name)
         said = "\n".join((*self.setup, *family.setup, *self.environment, *family.environment))
-        return any(variable in said for variable in variables)
+        return variable in said
 
 
-def family_of(stage: Stage) -> FamilyName:
-    """Which family a stage asks its resources of."""
+def family_of(stage: Stage, served: bool = False) -> FamilyName:
+    """Which family a stage asks its resources of; `served`: it asks a model that runs elsewhere."""
     if stage.name == "euroeval":
         return "euroeval"
-    if stage.from_ is not None:
+    if stage.from_ is not None or served:
         return "cpu"
     if isinstance(stage.how, EngineKnobs):
         return "generate"

@@ -33,7 +33,7 @@ def engines(step: Step, family: Family) -> tuple[int, int]:
     how = step.stage.how
     if not isinstance(how, EngineKnobs) or step.stage.from_ is not None:
         return 1, family.gpus
-    if how.engine == "openai":
+    if how.engine == "openai" or step.served:
         return 1, 0  # the model is somewhere else
     if family.gpus and how.tensor_parallel > family.gpus:
         raise RecipeError(
@@ -56,7 +56,8 @@ def size(step: Step, family: Family, shards: int | None, most: int | None = None
     """How a step is cut, given how many shards it has; None where nobody can tell yet, and then
     it is cut into as many as the site allows."""
     count, gpus = engines(step, family)
-    if not isinstance(step.stage.how, EngineKnobs) or step.stage.from_ is not None:
+    apart = isinstance(step.stage.how, EngineKnobs) and step.stage.from_ is None
+    if not apart or step.served:  # more tasks would make a server no faster
         return Size(1, 1, gpus)
     cap = max(1, min(family.tasks, most if most is not None else family.tasks))
     tasks = cap if shards is None else min(cap, max(1, -(-shards // (count * family.shards))))

@@ -209,7 +209,7 @@ def cut(
     def sized(most: int | None) -> list[Part]:
         found = []
         for step in going:
-            family = site.family(family_of(step.stage))
+            family = site.family(family_of(step.stage, bool(step.served)))
             whole = sizes.size(step, family, estimates[step.name].shards, most)
             found.append(Part(step, _missing(step, whole, home, org)))
         return found
@@ -237,7 +237,8 @@ def works(part: Part, submission: Submission, home: Path) -> list[Work]:
         kind="whole",
         step=step.name,
         name="",
-        family=family_of(step.stage),
+        family=family_of(step.stage, bool(step.served)),
+        served=bool(step.served),
         record=submission.directory,
         home=home,
         tasks=size.tasks,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from factory.artifact import fingerprint
 from factory.errors import FactoryError, RecipeError, nearest
 from factory.knobs import EXTENT, REFERENCE, Knobs, Mark
 from factory.reading import View
@@ -43,7 +44,21 @@ class Outside:
     extent: bool = False
 
 
-Need = Read | Outside
+@dataclass(frozen=True)
+class Served:
+    """A model that somebody serves, asked under the name `model` in the role `role`. Nothing of it
+    lies here, so its name is all that there is to tell it by: it cannot be pinned."""
+
+    role: str
+    model: str
+
+    @property
+    def digest(self) -> str:
+        """Of its name."""
+        return fingerprint({"served": self.model})
+
+
+Need = Read | Outside | Served
 
 
 def model_of(name: str) -> str:
@@ -70,6 +85,7 @@ class SliceSpec:
 
 class ModelRef(Knobs):
     """A model: a Hub repo by `name` (with `revision`), or `step`, a stage that trains it here.
+    `served`: what its server calls a model whose weights are not here; a judge alone can be that.
     `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it.
 
     `kind` says what is made of it. All but `causal` are rewards: of a `classifier`; `implicit`,
@@ -80,13 +96,20 @@ class ModelRef(Knobs):
     revision: str = "main"
     adapter: str | None = None
     step: str | None = None
+    served: str | None = Field(None, min_length=1)
     kind: Literal["causal", "classifier", "implicit", "generative"] = "causal"
     reference: str | None = None
 
     @model_validator(mode="after")
     def _names_one(self) -> ModelRef:
-        if (self.name is None) == (self.step is None):
-            raise ValueError("needs either a name or a step")
+        if sum(one is not None for one in (self.name, self.step, self.served)) != 1:
+            raise ValueError("needs one of name, step and served")
+        if self.served is not None and (
+            self.kind != "causal" or self.adapter is not None or self.revision != "main"
+        ):
+            raise ValueError(
+                "a served model is told by its name alone: it has no kind, adapter or revision here"
+            )
         if self.name is not None and self.name.count("/") != 1:
             raise ValueError(f"{self.name!r} is not of the form org/name")
         if self.kind == "implicit" and self.reference is None:
@@ -160,6 +183,11 @@ class Scope:
         if ref.step is not None:
             made = self._trained(ref.step, asked_by)
             return Read(role, made.step, made.name)
+        if ref.served is not None:
+            raise RecipeError(
+                f"stages.{asked_by} names the model {name!r}, which is only served ({ref.served})",
+                "name one that is on a hub: judge alone can ask a model whose weights are not here",
+            )
         return Outside(role, f"{ref.name}@{ref.revision}", "model")
 
     def policy(self, name: str, role: str, asked_by: str) -> tuple[Need, ...]:

@@ -11,26 +11,28 @@ from pydantic import Field, field_validator, model_validator
 
 from factory import schemas, shards
 from factory.artifact import Rows, fingerprint
-from factory.engines import Sampler, Sampling, Scorer, checkpoint, choose
+from factory.engines import Sampling, checkpoint, choose
 from factory.engines.choose import EngineKnobs, Held
-from factory.errors import RecipeError
+from factory.engines.openai import OpenAIChat, address
+from factory.errors import FactoryError, RecipeError, StageError
 from factory.judging import verdicts, wording
 from factory.judging.matching import Match, match, seen
+from factory.judging.speakers import Chat, Loaded, Speaker
 from factory.judging.verdicts import APART, MODEL_FIRST, REFERENCE_FIRST, Wanted
 from factory.judging.wording import Wording
 from factory.knobs import REFERENCE, Knobs
 from factory.shards import Shard
 from factory.stages.contestants import contestants
-from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, Place, engines, read_slice
+from factory.stages.contract import How, Need, Read, Scope, Served, SliceSpec, Stage
+from factory.stages.job import Job, Outcome, engines, read_slice
 from factory.statistics.table import Item, by_category, by_language
 
 NOT_INDEPENDENT = "training reward (not independent)"
 OWN_MODEL = "judges answers of its own (not independent)"
+_NOT_PINNED = "not pinned: it is told by its name, and what that stands for may change"
 _LLM = "llm_judge"  # the role of a causal model; a reward model's is `judge`
 _ADDRESS = ("question_id", "prompt_hash", "answer_hash", "reference_hash")
 _NAMED = 10  # questions that were seen in training, in the manifest
-_SEED = 0  # of the bootstrap: it changes no verdict, so the recipe's seed is not asked
 
 
 class JudgeHow(How, EngineKnobs):
@@ -43,7 +45,10 @@ class Ask(Knobs):
     """How a language model is asked. `template`: a file of factory/judging/templates, or `text`, a
     wording of one's own (see judging.wording.parse). `orders`: each question twice, with the
     answers changing places, or once in an order drawn by its id. `context`: tokens of question and
-    verdict together, beyond which both answers are cut evenly (32,768: the published judge's).
+    verdict together, beyond which both answers are cut evenly (32,768: the published judge's); of
+    a served judge, whose tokenizer is not here, each character of what it reads counts as one.
+    `request`: of a served judge, words that go into every request as they are; null takes one out
+    that is there otherwise.
 
     `as-published` (arXiv 2605.26293): one random order, temperature 0.7, 4096 tokens.
     """
@@ -54,12 +59,21 @@ class Ask(Knobs):
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(1024, ge=1)
     context: int = Field(32768, ge=64)
+    request: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _published(cls, value: Any) -> Any:
         if value == "as-published":
             return {"orders": "random", "temperature": 0.7, "max_tokens": 4096}
+        return value
+
+    @field_validator("request")
+    @classmethod
+    def _words_alone(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in ("model", "messages", "stream", "n"):
+            if name in value:
+                raise ValueError(f"{name} is not for a recipe to say")
         return value
 
     @model_validator(mode="after")
@@ -85,7 +99,8 @@ class Ask(Knobs):
 
 class Judge(Stage):
     """Verdicts of a reward model, which reads each answer apart (up to `max_tokens`), or of a
-    language model, which is asked for the better of two as `ask` says: whichever is named."""
+    language model, which is asked for the better of two as `ask` says: whichever is named. One
+    that is served is asked at OPENAI_BASE_URL, with OPENAI_API_KEY where it wants a key."""
 
     name: ClassVar[str] = "judge"
     kind: ClassVar[str] = "verdicts"
@@ -148,6 +163,11 @@ class Judge(Stage):
                     "leave it out, or name a chat model as judge",
                 )
             return (scope.classifier(self.judge, "judge", self.name),)
+        if ref.served is None and self.ask.request:
+            raise RecipeError(
+                f"stages.judge.ask.request is for a judge that is served; {self.judge!r} is not",
+                "take it out",
+            )
         if self.max_tokens != type(self).model_fields["max_tokens"].default:
             raise RecipeError(
                 f"stages.judge.max_tokens is what a reward model reads; {self.judge!r} is asked",
@@ -160,7 +180,16 @@ class Judge(Stage):
                 f"{self.ask.context}: the first long pair would end the run",
                 f"set ask.context to {limit}, so that answers are cut to fit, or raise the other",
             )
-        return scope.policy(self.judge, _LLM, self.name)
+        if ref.served is None:
+            return scope.policy(self.judge, _LLM, self.name)
+        other = self.dtype != type(self).model_fields["dtype"].default
+        if other or self.how.engine not in ("auto", "openai"):
+            which = "dtype" if other else "how.engine"
+            raise RecipeError(
+                f"stages.judge.{which} has no meaning for {self.judge!r}: its server runs it",
+                "take it out",
+            )
+        return (Served(_LLM, ref.served),)
 
     def _notes(self, scope: Scope) -> tuple[str, ...]:
         """What keeps this judge from being independent."""
@@ -204,10 +233,20 @@ class Judge(Stage):
         """Verdicts on each question: rows are verdicts, shards are cut by questions."""
         return 2 if spec.need(_LLM) is not None and self.ask.orders == "both" else 1
 
+    def lacks(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        over_http = self.how.engine == "openai"
+        if not over_http and not any(isinstance(spec.need(_LLM), Served) for spec in specs):
+            return []
+        try:
+            address()
+        except StageError as error:
+            return [error]
+        return []
+
     def run(self, job: Job) -> Outcome:
-        asked = job.slices[0].need(_LLM) is not None
-        place = job.place(job.slices[0], _LLM if asked else "judge")
-        judge = place.name or place.path.name
+        need = job.slices[0].need(_LLM)
+        asked, served = need is not None, isinstance(need, Served)
+        judge, revision = _named(job, need)
         matched, unanswered = {}, {}
         for spec in job.slices:
             ours, theirs = (job.table(spec, r, "answers") for r in ("answers", "reference"))
@@ -220,7 +259,7 @@ class Judge(Stage):
         }
         todo = {name: _todo(job, name, matched[name], orders[name]) for name in matched}
 
-        held: Held[Any] = Held(lambda _: self._opened(job, place, asked))
+        held: Held[Any] = Held(lambda _: self._opened(job, need))
         with held as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
@@ -258,31 +297,31 @@ class Judge(Stage):
             compared.setdefault(label, []).extend(verdicts.items(pairs, rows, found))
         stats = {
             "judge": judge,
-            "judge_revision": place.revision,
-            **self._manner(asked),
+            "judge_revision": revision,
+            **self._manner(asked, served),
             "notes": list(job.slices[0].notes),
             **self._tables(compared),
             "seen_in_training": learned,
             "engines": engines(made),
         }
-        sampled = self.ask.temperature > 0
+        sampled = self.ask.temperature > 0 or served  # a server promises nothing
         return Outcome(
             counts,
             determinism="rounding" if not asked else "distribution" if sampled else "exact",
             stats=stats,
             tokens=sum(found.tokens for found in made.values()),
-            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
+            gpu_seconds=0.0 if served else sum(found.gpu_seconds for found in made.values()),
         )
 
     def _tables(self, compared: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
         """What the verdicts show of each model, by language and by category."""
         found: dict[str, Any] = {"comparisons": [], "by_category": []}
         for label, items in compared.items():
-            found["comparisons"] += by_language(label, self.reference, items, _SEED)
-            found["by_category"] += by_category(label, self.reference, items, _SEED)
+            found["comparisons"] += by_language(label, self.reference, items)
+            found["by_category"] += by_category(label, self.reference, items)
         return found
 
-    def _manner(self, asked: bool) -> dict[str, Any]:
+    def _manner(self, asked: bool, served: bool) -> dict[str, Any]:
         """How the judge came to its verdicts."""
         if not asked:
             return {"judge_kind": "classifier", "orders": APART, "template": None}
@@ -293,12 +332,16 @@ class Judge(Stage):
             "ties": "TIE" in words.allowed,
             "text": words.text,
         }
-        return {"judge_kind": "llm", "orders": self.ask.orders, "template": template}
+        found = {"judge_kind": "llm", "orders": self.ask.orders, "template": template}
+        return found | ({"served": _NOT_PINNED, "cut_by": "characters"} if served else {})
 
-    def _opened(self, job: Job, place: Place, asked: bool) -> Sampler | Scorer:
-        if not asked:
-            return choose.scorer(self.how, place.path, self.dtype)
+    def _opened(self, job: Job, need: Need | None) -> Any:
         spec = job.slices[0]
+        if need is None:
+            return choose.scorer(self.how, job.place(spec, "judge").path, self.dtype)
+        if isinstance(need, Served):
+            return choose.chat(self.how, need.model, self.ask.request)
+        place = job.places[need]
         adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
         name = place.name or place.path.name
         # nothing longer is ever asked, so memory for a judge's whole context need not be there
@@ -315,9 +358,18 @@ class Judge(Stage):
         sampling = Sampling(self.ask.temperature, 1.0, self.ask.max_tokens)
         # one seed a shard, from its first address, as where answers are drawn
         seed = int(fingerprint([*first, wanted[0][0].model["question_id"], wanted[0][1]]), 16)
+        speaker: Speaker = Chat(engine) if isinstance(engine, OpenAIChat) else Loaded(engine)
         return verdicts.by_asking(
-            engine, self.ask.wording(), sampling, self.ask.context, judge, wanted, seed % 2**31
+            speaker, self.ask.wording(), sampling, self.ask.context, judge, wanted, seed % 2**31
         )
+
+
+def _named(job: Job, need: Need | None) -> tuple[str, str | None]:
+    """What a judge is called, and its revision, where it can have one."""
+    if isinstance(need, Served):
+        return need.model, None
+    place = job.places[need] if need else job.place(job.slices[0], "judge")
+    return place.name or place.path.name, place.revision
 
 
 def _counts(orders: int, compared: int, unanswered: Sequence[str], out: int) -> Rows:

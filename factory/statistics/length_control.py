@@ -12,20 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from factory.statistics.intervals import (
-    RESAMPLES,
-    Bools,
-    Floats,
-    Ints,
-    bootstrap,
-    percent,
-)
+from factory.statistics.intervals import Floats, Ints, residuals, score
 
 PENALTY = 1.0  # on phi squared, beside the summed log-likelihood: the published one
 FAR = 10.0  # points between raw and controlled: AlpacaEval's own rule for an extreme change
 _STEPS = 50
 _LIMIT = 15.0  # of a logit; what lies further out is on its way to no finite answer
-_CELLS = 2**15  # numbers at once: what a core has near at hand
 
 
 @dataclass(frozen=True)
@@ -46,12 +38,11 @@ class LengthControlled:
         return asdict(self)
 
 
-def lc_minimal(
-    points: Floats, differences: Floats, questions: Ints, seed: int, resamples: int = RESAMPLES
-) -> LengthControlled:
+def lc_minimal(points: Floats, differences: Floats, questions: Ints) -> LengthControlled:
     """Fit y ~ sigmoid(theta + phi x), x = tanh(d / std d), with a penalty of phi squared, on
     `points` y (1 won, 0.5 tied, 0 lost, or between) and `differences` d of length, model less
-    reference; the controlled rate is sigmoid(theta). Raises ValueError for no comparisons.
+    reference; the controlled rate is sigmoid(theta). Its interval is that of a win rate
+    (intervals.score) with `influence` for the residuals. Raises ValueError for no comparisons.
 
     Where the data do not say (all won, all lost, length alone tells the winner, no length
     differs from another), there is no rate, and `flag` says why: never 100.
@@ -62,71 +53,77 @@ def lc_minimal(
     why = _undecided(points, differences)
     if why is not None:
         return LengthControlled(None, None, None, None, apart, why)
+    raw = float(points.mean())
     if not np.any(differences):
-        raw = float(points.mean())
-        low, high = bootstrap(
-            lambda w: np.asarray((w @ points) / w.sum(axis=1)), questions, seed, resamples
-        )
-        return LengthControlled(100 * raw, percent(low), percent(high), 0.0, 0.0, None)
-    [theta], [phi], [done] = fit(points, differences, np.ones((1, len(points))))
-    if not done:
+        low, high = score(raw, residuals(points, questions))
+        return LengthControlled(100 * raw, 100 * low, 100 * high, 0.0, 0.0, None)
+    found = fit(points, differences)
+    if found is None:
         return LengthControlled(None, None, None, None, apart, "the fit did not converge")
-
-    def figure(weights: Floats) -> Floats:
-        thetas, _, converged = fit(points, differences, weights, (float(theta), float(phi)))
-        # a sample that is all won goes out to the limit: that end is 100, not absent
-        return np.where(converged | (np.abs(thetas) >= _LIMIT), _sigmoid(thetas), np.nan)
-
-    low, high = bootstrap(figure, questions, seed, resamples)
-    rate = 100 * float(_sigmoid(theta))
-    moved = abs(rate - 100 * float(points.mean()))
+    rate = float(_sigmoid(found.theta))
+    low, high = score(rate, influence(found, points, questions))
+    moved = 100 * abs(rate - raw)
     flag = f"{moved:.0f} points from the raw win rate" if moved > FAR else None
-    return LengthControlled(rate, percent(low), percent(high), float(phi), apart, flag)
+    return LengthControlled(100 * rate, 100 * low, 100 * high, found.phi, apart, flag)
 
 
-def fit(
-    points: Floats, differences: Floats, weights: Floats, start: tuple[float, float] = (0.0, 0.0)
-) -> tuple[Floats, Floats, Bools]:
-    """theta, phi and whether the fit converged, for every row of `weights` (sample by
-    comparison), by Newton's method from `start`. std d is each sample's own."""
-    rows = max(1, _CELLS // len(points))
-    parts = [
-        _fit(points, differences, weights[at : at + rows], start)
-        for at in range(0, len(weights), rows)
-    ]
-    theta, phi, done = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return theta, phi, done
+@dataclass(frozen=True)
+class Fit:
+    """Both parameters, and the squashed difference x of each comparison."""
+
+    theta: float
+    phi: float
+    x: Floats
 
 
-def _fit(
-    points: Floats, differences: Floats, weights: Floats, start: tuple[float, float]
-) -> tuple[Floats, Floats, Bools]:
-    size = weights.sum(axis=1)
-    mean = weights @ differences / size
-    spread = np.sqrt(np.maximum(weights @ differences**2 / size - mean**2, 0.0))
-    x = np.tanh(differences / np.where(spread > 1e-8, spread, np.inf)[:, None])
-    theta, phi = np.full(len(weights), start[0]), np.full(len(weights), start[1])
-    flat = np.zeros(len(weights), bool)
+def fit(points: Floats, differences: Floats) -> Fit | None:
+    """The published fit, by Newton's method; None where it does not come to an end."""
+    x = np.tanh(differences / np.std(differences))
+    theta = phi = 0.0
     for _ in range(_STEPS):
-        chance = _sigmoid(theta[:, None] + phi[:, None] * x)
-        wrong = weights * (points - chance)
-        sure = weights * chance * (1 - chance)
-        along = sure * x
-        slopes = wrong.sum(axis=1), (wrong * x).sum(axis=1) - 2 * PENALTY * phi
-        flat = np.maximum(np.abs(slopes[0]), np.abs(slopes[1])) < 1e-8 * size
-        if np.all(flat | (np.abs(theta) >= _LIMIT)):
-            break
-        a, b, c = sure.sum(axis=1), along.sum(axis=1), (along * x).sum(axis=1) + 2 * PENALTY
-        determinant = np.maximum(a * c - b * b, 1e-12)
-        steps = (
-            (c * slopes[0] - b * slopes[1]) / determinant,
-            (a * slopes[1] - b * slopes[0]) / determinant,
-        )
+        chance = _sigmoid(theta + phi * x)
+        wrong = points - chance
+        slope = np.array([wrong.sum(), wrong @ x - 2 * PENALTY * phi])
+        if np.abs(slope).max() < 1e-8 * len(points):
+            return Fit(float(theta), float(phi), x)
+        sure = chance * (1 - chance)
+        step = np.linalg.solve(_curvature(sure, x), slope)
         # the likelihood is concave, but a whole step from far out overshoots
-        shrink = 1 / np.maximum(1.0, np.maximum(np.abs(steps[0]), np.abs(steps[1])) / 2)
-        theta = np.clip(theta + shrink * steps[0], -_LIMIT, _LIMIT)
-        phi = phi + shrink * steps[1]
-    return theta, phi, flat & (np.abs(theta) < _LIMIT)
+        theta, phi = (theta, phi) + step / max(1.0, np.abs(step).max() / 2)
+        if abs(theta) >= _LIMIT:
+            return None
+    return None
+
+
+def influence(found: Fit, points: Floats, questions: Ints) -> Floats:
+    """For each question its part in the controlled rate, to first order: how far the rate moves
+    when the question with all its comparisons is left out, in one step of Newton's (the linearized
+    cluster jackknife of MacKinnon, Nielsen and Webb, arXiv 2406.00650, section 3), times
+    (G - 1) / G for G questions and by the slope of sigmoid. With phi 0 and no penalty these are
+    the residuals of a win rate. Leaving one out counts in what the fit owes to each question:
+    without that, intervals are too narrow where questions are few and a length is far out."""
+    _, cluster = np.unique(questions, return_inverse=True)
+    chance = _sigmoid(found.theta + found.phi * found.x)
+    wrong, sure = points - chance, chance * (1 - chance)
+    whole = _curvature(sure, found.x)
+
+    def by_question(values: Floats) -> Floats:
+        return np.bincount(cluster, weights=values).astype(float)
+
+    count = cluster.max() + 1
+    # the penalty is everybody's alike, so that the slopes sum to 0
+    slopes = by_question(wrong), by_question(wrong * found.x) - 2 * PENALTY * found.phi / count
+    a = whole[0, 0] - by_question(sure)
+    b = whole[0, 1] - by_question(sure * found.x)
+    c = whole[1, 1] - by_question(sure * found.x**2)
+    moved = (c * slopes[0] - b * slopes[1]) / np.maximum(a * c - b * b, 1e-12)
+    rate = float(_sigmoid(found.theta))
+    return np.asarray(moved * rate * (1 - rate) * (count - 1) / count)
+
+
+def _curvature(sure: Floats, x: Floats) -> Floats:
+    along = float(sure @ x)
+    return np.array([[sure.sum(), along], [along, sure @ x**2 + 2 * PENALTY]])
 
 
 def _undecided(points: Floats, differences: Floats) -> str | None:

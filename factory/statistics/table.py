@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from factory.language.confusion import pass_rates
-from factory.statistics.intervals import RESAMPLES, Floats, percent
+from factory.statistics.intervals import Floats, percent
 from factory.statistics.length_control import lc_minimal
 from factory.statistics.rates import bounds, consistency, merged, win_rate
 
@@ -54,23 +54,18 @@ class Item:
     seen: bool = False
 
 
-def by_language(
-    name: str, reference: str, items: Sequence[Item], seed: int, resamples: int = RESAMPLES
-) -> list[dict[str, Any]]:
+def by_language(name: str, reference: str, items: Sequence[Item]) -> list[dict[str, Any]]:
     """A row over all languages, where there are several, and one for each of them."""
     languages = list(dict.fromkeys(item.language for item in items))
     groups = {code: [item for item in items if item.language == code] for code in languages}
     every = {ALL: list(items), **groups} if len(groups) > 1 else groups
     return [
-        {"model": name, "reference": reference, "language": code, "category": ALL}
-        | figures(found, seed, resamples)
+        {"model": name, "reference": reference, "language": code, "category": ALL} | figures(found)
         for code, found in every.items()
     ]
 
 
-def by_category(
-    name: str, reference: str, items: Sequence[Item], seed: int, resamples: int = RESAMPLES
-) -> list[dict[str, Any]]:
+def by_category(name: str, reference: str, items: Sequence[Item]) -> list[dict[str, Any]]:
     """A row over all languages for each category, and for each subcategory (`category/sub`), where
     the questions have them."""
     found = []
@@ -83,13 +78,13 @@ def by_category(
         }
         found += [
             {"model": name, "reference": reference, "language": ALL, "category": part}
-            | figures(rows, seed, resamples)
+            | figures(rows)
             for part, rows in parts.items()
         ]
     return found
 
 
-def figures(items: Sequence[Item], seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
+def figures(items: Sequence[Item]) -> dict[str, Any]:
     """Everything about these comparisons, as plain values in percent and counts. docs/evaluation.md
     says what each means; a figure that there is none of is None or left out."""
     points = _points(items)
@@ -126,8 +121,6 @@ def figures(items: Sequence[Item], seed: int, resamples: int = RESAMPLES) -> dic
                 value[known],
                 np.asarray(apart, float)[known],
                 questions[known],
-                seed,
-                resamples,
             )
             found[f"lc_minimal_{unit}"] = controlled.dump()
     strict = _in_language(items, value)
