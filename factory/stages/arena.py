@@ -18,7 +18,7 @@ from factory.language.english import english
 from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
 from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage, model_of
-from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice
+from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice, spent
 from factory.training import probe
 
 
@@ -123,7 +123,7 @@ class Arena(Stage):
             determinism="exact",
             stats={"by_slice": stats, "engines": engines(made)},
             tokens=sum(figures["tokens"] for figures in stats.values()),
-            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
+            spent=spent(made),
         )
 
     def _todo(self, job: Job, spec: SliceSpec) -> list[int]:

@@ -22,7 +22,7 @@ from factory.knobs import REFERENCE, Knobs
 from factory.shards import Shard
 from factory.stages.arena import contestants
 from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, Place, engines, read_slice
+from factory.stages.job import Job, Outcome, Place, engines, read_slice, spent
 from factory.statistics.table import Item, by_category, by_language
 
 NOT_INDEPENDENT = "training reward (not independent)"
@@ -271,7 +271,7 @@ class Judge(Stage):
             determinism="rounding" if not asked else "distribution" if sampled else "exact",
             stats=stats,
             tokens=sum(found.tokens for found in made.values()),
-            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
+            spent=spent(made),
         )
 
     def _tables(self, compared: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
