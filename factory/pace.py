@@ -36,17 +36,14 @@ class Pace:
             return None
         return self.rest + self.start + self.each * rows / (engines or self.engines)
 
-    def gpu_hours(
-        self, rows: float, engines: int | None = None, gpus: float | None = None
-    ) -> float | None:
-        """GPU-hours of the same, where each engine holds so many GPUs (as many as before)."""
+    def gpu_hours(self, rows: float, engines: int | None = None) -> float | None:
+        """GPU-hours of the same: what is at work is shared, what is loaded is not."""
         if rows <= 0:
             return 0.0
         if self.most is not None and rows > self.most:
             return None
-        count = engines or self.engines
-        held = self.gpus if gpus is None else gpus
-        return held * (count * self.start + self.each * rows) / 3600
+        loading = (engines or self.engines) * self.start
+        return self.gpus * (loading + self.each * rows) / 3600
 
 
 def of(manifest: Manifest) -> Pace | None:
@@ -58,8 +55,10 @@ def of(manifest: Manifest) -> Pace | None:
     if anew <= 0:
         return None
     rows = anew * passes(manifest.fields)
-    device = str(manifest.environment.get("device", "cpu"))
     gpu_seconds = cost.gpu_hours * 3600
+    device = manifest.environment.get("device", "cpu")
+    if gpu_seconds and device == "cpu":  # whoever put the parts together held none
+        device = "GPUs"
     if not cost.engines:  # what took the time is not known, so all of it is laid upon the rows
         each = cost.wall_seconds / rows
         gpus = gpu_seconds / cost.wall_seconds if cost.wall_seconds else 0.0
