@@ -176,11 +176,16 @@ class Sample(Record):
 
 
 class Cost(Record):
-    """What making it took, all attempts together: seconds of wall time and GPU-hours."""
+    """What making it took, all attempts together: seconds of wall time and GPU-hours. Where
+    somebody looked closer, how many `engines` ran beside one another, and for how many seconds
+    they were at work and loading models, all of them together."""
 
     wall_seconds: float
     gpu_hours: float = 0.0
     tokens: int = 0
+    engines: int = 0
+    working_seconds: float = 0.0
+    loading_seconds: float = 0.0
 
 
 class Manifest(Record):

@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from factory import pace
+from factory.artifact import Manifest
+from factory.pace import Pace
 from factory.plan import Holdings, Slice, State, Step
-from factory.stages.contract import Read
+from factory.stages.contract import Outside, Read
 
 
 @dataclass(frozen=True)
 class Estimate:
     """What is left of a step: rows to be made, rows of earlier artifacts that may stand, shards,
-    and seconds by the rate of the last run of its stage. None where nobody can tell yet."""
+    and by the pace of the last run of its stage, how many of its GPUs and as many engines beside
+    one another, seconds and GPU-hours. None where nobody can tell yet."""
 
     rows: int | None = None
     there: int | None = None
     shards: int | None = None
     seconds: float | None = None
+    gpu_hours: float | None = None
+    device: str | None = None  # that the pace is of
 
 
-_NOTHING = Estimate(0, 0, 0, 0.0)
+_NOTHING = Estimate(0, 0, 0, 0.0, 0.0)
 
 
 def estimate(
@@ -54,9 +60,7 @@ def _asked(
         return said
     reads = [need for need in made.spec.needs if isinstance(need, Read)]
     if not reads:
-        last = [f.manifest.slices for f in holdings.found if f.manifest.repo == step.repo]
-        counts = [slices[made.spec.name].rows.out for slices in last if made.spec.name in slices]
-        return counts[-1] if counts else None
+        return _from_outside(step, made, holdings)
     by_role: dict[str, int] = {}
     for read in reads:
         there = rows.get((read.step, read.slice))
@@ -64,6 +68,22 @@ def _asked(
             return None
         by_role[read.role] = by_role.get(read.role, 0) + there
     return step.stage.asks(by_role, made.spec)
+
+
+def _from_outside(step: Step, made: Slice, holdings: Holdings) -> int | None:
+    """Rows that come from outside: as many as were there when all were taken, or the first so
+    many. A pilot, which took only the first of them, says nothing of how many there are."""
+    first: int | None = getattr(step.stage, "first", None)
+    counts = []
+    for found in holdings.found:
+        manifest, name = found.manifest, made.spec.name
+        if manifest.repo == step.repo and name in manifest.slices:
+            out, taken = manifest.slices[name].rows.out, manifest.fields.get("first")
+            if taken is None or out < taken:
+                counts.append(out)
+    if not counts:
+        return first
+    return counts[-1] if first is None else min(first, counts[-1])
 
 
 def _left(step: Step, asked: dict[str, int | None], holdings: Holdings) -> Estimate:
@@ -77,16 +97,42 @@ def _left(step: Step, asked: dict[str, int | None], holdings: Holdings) -> Estim
         left[made.spec.name] = wanted - there
         stand += there
     rows = sum(left.values())
-    rate = _rate(step, holdings)
     shards = sum(step.stage.shards(left[made.spec.name], made.spec) for made in step.slices)
-    return Estimate(rows, stand, shards, None if rate is None else rate * rows)
+    last = paced(step, holdings)
+    if last is None:
+        return Estimate(rows, stand, shards)
+    amount, engines = work(step, rows), engines_of(step)
+    seconds, hours = last.seconds(amount, engines), last.gpu_hours(amount, engines)
+    return Estimate(rows, stand, shards, seconds, hours, last.device)
 
 
-def _rate(step: Step, holdings: Holdings) -> float | None:
-    """Seconds a row, as the last run of this stage took: of this repo, else of any."""
+def work(step: Step, rows: int) -> float:
+    """How many rows an engine goes through to make `rows` of them."""
+    return rows * pace.passes(step.stage.model_dump(include={"epochs"}))
+
+
+def engines_of(step: Step) -> int | None:
+    """How many of the pace's engines the recipe asks for, where it says: a training's processes."""
+    if step.stage.kind not in pace.TRAINED:
+        return None
+    return pace.processes(step.stage.how.model_dump(include={"processes"}))
+
+
+def paced(step: Step, holdings: Holdings) -> Pace | None:
+    """The pace of the last run of this stage with the models of this step: of this repo, else of
+    any. Another model has another pace."""
+    models = {
+        need.source
+        for made in step.slices
+        for need in made.spec.needs
+        if isinstance(need, Outside) and need.kind == "model"
+    }
     made = [f.manifest for f in holdings.found if f.manifest.stage == step.stage.name]
     for manifest in sorted(made, key=lambda m: (m.repo == step.repo, m.created), reverse=True):
-        taken = sum(sum(s.taken_over.values()) for s in manifest.slices.values())
-        if (anew := manifest.rows().into - taken) > 0:
-            return manifest.cost.wall_seconds / anew
+        if _models(manifest) == models and (found := pace.of(manifest)) is not None:
+            return found
     return None
+
+
+def _models(manifest: Manifest) -> set[str]:
+    return {model.source for model in manifest.models if model.source}

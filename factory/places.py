@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 
 from factory import kept
 from factory.earlier import Earlier
-from factory.errors import RecipeError
+from factory.errors import FactoryError, RecipeError
 from factory.hub import Hub
 from factory.lock import Lock
-from factory.plan import Found, Holdings, Slice, Step, plan
-from factory.reading import is_file
+from factory.plan import Found, Holdings, Slice, State, Step, plan
+from factory.reading import View, is_file
 from factory.recipe import Loaded
 from factory.stages.contract import Need, Outside, Read, Served
 from factory.stages.job import Place, slice_directory
@@ -73,3 +75,27 @@ def earlier(made: Slice, kind: str, hub: Hub) -> tuple[Earlier, ...]:
         if stands.whole:
             break  # nothing more is asked for
     return tuple(found)
+
+
+def counted(
+    loaded: Loaded, steps: Sequence[Step], here: Mapping[str, Path]
+) -> dict[tuple[str, str], int]:
+    """How many rows come from outside, by step and slice, where their files are here to be read:
+    beside the recipe, or `here` by the name of their repo. Of steps that must run alone."""
+    found: dict[tuple[str, str], int] = {}
+    for step in steps:
+        for made in step.slices if step.state is State.RUN else ():
+            need = made.spec.need("source")
+            if not isinstance(step.stage, View) or not isinstance(need, Outside):
+                continue
+            local = is_file(need.source)
+            path = loaded.file(need.source) if local else here.get(need.source.partition("@")[0])
+            if path is None:
+                continue
+            try:
+                rows = (row for _, row in step.stage.rows(path, str(made.spec.language)) if row)
+                taken = islice(rows, getattr(step.stage, "first", None))
+                found[step.name, made.spec.name] = sum(1 for _ in taken)
+            except FactoryError:
+                continue  # the step itself says what is wrong with it
+    return found

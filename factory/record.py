@@ -76,8 +76,6 @@ def manifest(
             taken_over=taken.get(name, {}),
         )
     languages = {made.spec.language for made in step.slices}
-    spent = outcome.gpu_seconds if outcome.gpu_seconds is not None else seconds * gpus()
-    gpu_hours = spent / 3600
     read = [record for made in slices.values() for record in made.inputs]
     fields = step.stage.model_dump(mode="json", exclude={"how"}, by_alias=True)
     how = step.stage.how.model_dump(mode="json")
@@ -112,9 +110,28 @@ def manifest(
         departures=departures(recipe, step),
         determinism=outcome.determinism,
         template=outcome.template,
-        cost=Cost(wall_seconds=round(seconds, 1), gpu_hours=gpu_hours, tokens=outcome.tokens),
+        cost=_cost(outcome, seconds),
         environment=environment(type(step.stage.how) is not How),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _cost(outcome: Outcome, seconds: float) -> Cost:
+    spent = outcome.spent
+    held = None if spent is None else spent.gpu_seconds
+    cost = Cost(
+        wall_seconds=round(seconds, 1),
+        gpu_hours=(seconds * gpus() if held is None else held) / 3600,
+        tokens=outcome.tokens,
+    )
+    if spent is None:
+        return cost
+    return cost.model_copy(
+        update={
+            "engines": spent.engines,
+            "working_seconds": round(spent.working, 3),
+            "loading_seconds": round(spent.loading, 3),
+        }
     )
 
 

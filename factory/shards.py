@@ -123,7 +123,8 @@ def run(
 
 def noted(table: pa.Table, **notes: Any) -> pa.Table:
     """A shard's rows with something said beside them, added to what was said before: `dropped`,
-    a count by reason; `engine`, what ran; `tokens`, and `seconds` of GPUs."""
+    a count by reason; `engine`, what ran; `tokens`; `gpu_seconds`; `seconds` of work and of
+    `loading` what does it; `maker`, which of the processes that share the step."""
     return table.replace_schema_metadata({_NOTES: json.dumps({**_notes(table.schema), **notes})})
 
 
@@ -141,6 +142,9 @@ class Sum:
     engines: Counter[str] = field(default_factory=Counter)  # shards by engine
     tokens: int = 0
     gpu_seconds: float = 0.0
+    seconds: float = 0.0
+    loading: float = 0.0
+    makers: set[str] = field(default_factory=set)
 
 
 def summed(work: Path, todo: Grid, name: str) -> Sum:
@@ -155,6 +159,9 @@ def summed(work: Path, todo: Grid, name: str) -> Sum:
         found.engines.update([notes["engine"]] if "engine" in notes else [])
         found.tokens += notes.get("tokens", 0)
         found.gpu_seconds += notes.get("gpu_seconds", 0.0)
+        found.seconds += notes.get("seconds", 0.0)
+        found.loading += notes.get("loading", 0.0)
+        found.makers.update([notes["maker"]] if "maker" in notes else [])
     return found
 
 

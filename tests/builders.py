@@ -76,7 +76,8 @@ def manifest_of(
         )
     languages = {made.spec.language for made in step.slices}
     reads = [record for made in slices.values() for record in made.inputs]
-    models = [r for r in reads if r.role in ("model", "base", "reward", "adapter", "judge")]
+    roles = ("model", "base", "reward", "adapter", "judge", "llm_judge")
+    models = [record for record in reads if record.role in roles]
     return Manifest(
         repo=step.repo,
         license=recipe.license,

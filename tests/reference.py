@@ -1,6 +1,6 @@
-"""The tables of docs/recipe.md and recipes/README.md, from what they describe: every knob from its
-pydantic field and the comment or docstring beside it, presets, and the packaged recipes with what
-they would take.
+"""The tables of docs/recipe.md, recipes/README.md and docs/slurm.md, from what they describe: every
+knob from its pydantic field and the comment or docstring beside it, presets, and the packaged
+recipes with what they would take, by rates that others measured.
 
 `python -m tests.reference` writes them anew, between the markers.
 """
@@ -15,6 +15,7 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -251,17 +252,77 @@ def presets() -> str:
 
 # what recipes would take
 
-# Assumed, not measured: nothing here was ever run on a GPU. Tokens a second on one H100, bfloat16,
-# by billions of parameters.
-WRITES = {3: 15_000, 8: 7_500, 9: 7_500, 27: 2_500, 35: 6_000}  # sampling, many requests at once
-READS = {8: 30_000, 35: 25_000}  # a reward model or judge
-TRAINS = {3: 12_000, 8: 5_000, 9: 5_000}  # LoRA with its reference, both sides of a pair counted
-ANSWER, PROMPT = 500, 200  # tokens
+
+@dataclass(frozen=True)
+class Measured:
+    """What somebody else measured: tokens a second of one GPU with a model of so many billions of
+    parameters, in 16 bits."""
+
+    rate: int
+    billions: float
+    how: str
+    source: str
+
+    def of(self, billions: float) -> float:
+        """The same for another model, in proportion to its parameters: an assumption."""
+        return self.rate * self.billions / billions
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """`forward`: how many forward passes a step of that training is worth (3, or 4 where it makes
+    them a second time for the sake of memory); nobody's rate of a reward model was found."""
+
+    name: str
+    writes: Measured
+    trains: Measured
+    forward: int
+
+    def rate(self, doing: str, billions: float) -> float:
+        if doing == "writes":
+            return self.writes.of(billions)
+        # LoRA leaves the gradient of the weights out, and DPO's reference is a forward pass more
+        return self.trains.of(billions) * (self.forward if doing == "reads" else 1)
+
+
+H100 = Gpu(
+    "H100",
+    Measured(
+        8088, 8.0,
+        "Llama 3.1 8B, vLLM 0.6.0 with 10 scheduler steps, 5,000 prompts, 256 at once",
+        "[Lambda, September 2024](https://github.com/LambdaLabsML/vllm-benchmark/blob/main/benchmark_v0.md)",
+    ),
+    Measured(
+        10643, 6.7,
+        "MPT 7B, all weights, FSDP on 8 GPUs, sequences of 2,048, no checkpointing of activations",
+        "[LLM Foundry](https://github.com/mosaicml/llm-foundry/blob/061f2c7/scripts/train/benchmarking/README.md)",
+    ),
+    forward=3,
+)  # fmt: skip
+GCD = Gpu(
+    "GCD of an MI250X",
+    Measured(
+        1341, 7.2,
+        "Mistral 7B v0.2, vLLM on LUMI, up to 128 tokens an answer; best at 32 requests at once",
+        "[a demo on LUMI, 2026](https://github.com/aniskhan25/lumi-ai-assistant-demo)",
+    ),
+    Measured(
+        1037, 14.0,
+        "Ministral 3 14B on LUMI, all weights but embeddings, 8 GCDs, sequences of 512, "
+        "activations checkpointed, FlashAttention 2",
+        "[storax, August 2026](https://github.com/storax-io/storax-ai-train-rocm/blob/main/docs/lumi-numbers.md)",
+    ),
+    forward=4,
+)  # fmt: skip
+ANSWER, PROMPT = 500, 200  # tokens: assumed
 QUESTIONS, BENCH = 498, 2_900  # of m-ArenaHard, pairs of M-RewardBench, a language
+# Billions of parameters. Of Qwen3.6-35B-A3B 3 are at work on a token; it is taken for one of 9.
 SIZE = {
     "EuroLLM-9B": 9, "tiny-aya": 3, "translategemma-27b": 27, "Llama-3-Base-8B": 8, "Qwen3-8B": 8,
-    "Qwen3.6-35B": 35,
+    "Qwen3.6-35B": 9,
 }  # fmt: skip
+REWARD, JUDGE = 8, SIZE["Qwen3.6-35B"]
+Work = dict[tuple[str, str, int], float]  # tokens, by step, what is done and billions
 
 
 def size(recipe: Recipe, name: str) -> int:
@@ -270,48 +331,89 @@ def size(recipe: Recipe, name: str) -> int:
     return next(size for word, size in SIZE.items() if word in said)
 
 
-def hours(recipe: Recipe) -> float | None:
-    """GPU-hours of every step of a recipe, from nothing, by the rates above."""
+def work(recipe: Recipe) -> Work | None:
+    """Tokens of every step of a recipe, from nothing; None for one that reads all there is."""
     steps = recipe.steps()
     count = getattr(steps.get("prompts", steps.get("preferences")), "first", None)
     if count is None:
         return None
-    seconds = 0.0
+    found: Work = {}
+
+    def add(step: str, doing: str, billions: int, tokens: float) -> None:
+        key = (step, doing, billions)
+        found[key] = found.get(key, 0.0) + tokens
+
     slices = recipe.slices()
     languages = len(recipe.languages)
     if "translate" in steps:
         made = sum(spec.step == "translate" for _, spec in slices)
-        seconds += count * made * PROMPT / WRITES[size(recipe, "translator")]
+        add("translate", "writes", size(recipe, "translator"), count * made * PROMPT)
     n = 0
     if generate := steps.get("generate"):
         n = getattr(generate, "n", 0)
         policy = size(recipe, getattr(generate, "model", "policy"))
-        seconds += count * languages * n * ANSWER / WRITES[policy]
+        add("generate", "writes", policy, count * languages * n * ANSWER)
     if score := steps.get("score"):
         models = 2 if recipe.models[getattr(score, "reward", "reward")].kind == "implicit" else 1
-        seconds += models * count * languages * n * (PROMPT + ANSWER) / READS[8]
+        add("score", "reads", REWARD, models * count * languages * n * (PROMPT + ANSWER))
     for stage, spec in slices:
         if stage.name == "transfer":
-            seconds += BENCH * 2 * (PROMPT + ANSWER) / READS[8]
+            add("transfer", "reads", REWARD, BENCH * 2 * (PROMPT + ANSWER))
         if stage.kind not in ("adapter", "model"):
             continue
         base = size(recipe, getattr(stage, "base", "policy"))
         sides = 1 if stage.name == "sft" else 2
         trained = languages if spec.name == "all" else 1
         if stage.name == "online":  # drawn two a prompt, and read by the reward model
-            seconds += count * trained * 2 * ANSWER / WRITES[base]
-        seconds += count * trained * sides * (PROMPT + ANSWER) / TRAINS[base]
+            add(stage.name, "writes", base, count * trained * 2 * ANSWER)
+        add(stage.name, "trains", base, count * trained * sides * (PROMPT + ANSWER))
     if answered := sum(spec.step == "arena" for _, spec in slices):
-        seconds += QUESTIONS * answered * 1.5 * ANSWER / WRITES[size(recipe, "policy")]
+        add("arena", "writes", size(recipe, "policy"), QUESTIONS * answered * 1.5 * ANSWER)
     judged = sum(spec.step == "judge" for _, spec in slices)
-    seconds += QUESTIONS * judged * 2 * (PROMPT + 3 * ANSWER) / READS[35]
-    return seconds / 3600
+    add("judge", "reads", JUDGE, QUESTIONS * judged * 2 * (PROMPT + 3 * ANSWER))
+    return {key: tokens for key, tokens in found.items() if tokens}
+
+
+def hours(recipe: Recipe, gpu: Gpu) -> float | None:
+    """GPU-hours of every step of a recipe, from nothing, by the rates of a GPU."""
+    found = work(recipe)
+    if found is None:
+        return None
+    return sum(tokens / gpu.rate(doing, b) for (_, doing, b), tokens in found.items()) / 3600
+
+
+def rates() -> str:
+    """What was measured, by whom."""
+    lines = ["| of one | does | tokens a second | measured with | by |", "|---|---|---|---|---|"]
+    for gpu in (H100, GCD):
+        for doing, one in (("writes", gpu.writes), ("trains", gpu.trains)):
+            how = f"{one.how} ({one.billions:g} B)"
+            cells = (gpu.name, doing, f"{one.rate:,}", how, one.source)
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def costs() -> str:
+    """The paper's recipe, step by step, with the arithmetic."""
+    recipe = load("eurollm-9b", UNSAID.get("eurollm-9b", ())).recipe
+    named = [f"{gpu.name}: tokens/s, hours" for gpu in (H100, GCD)]
+    lines = [f"| step | tokens | {' | '.join(named)} |", "|---|---|---|---|"]
+    for (step, doing, billions), tokens in (work(recipe) or {}).items():
+        told = [
+            f"{gpu.rate(doing, billions):,.0f}, {tokens / gpu.rate(doing, billions) / 3600:,.1f}"
+            for gpu in (H100, GCD)
+        ]
+        cells = (f"{step}: a model of {billions} B {doing}", f"{tokens / 1e6:,.0f} M", *told)
+        lines.append("| " + " | ".join(cells) + " |")
+    sums = [f"**{hours(recipe, gpu) or 0:,.0f} GPU-hours**" for gpu in (H100, GCD)]
+    lines.append("| all | | " + " | ".join(sums) + " |")
+    return "\n".join(lines)
 
 
 def packaged() -> str:
     """The packaged recipes."""
-    lines = ["| recipe | languages | models | what it is, or tests | GPU-hours |"]
-    lines.append("|---|---|---|---|---|")
+    lines = ["| recipe | languages | models | what it is, or tests | H100-hours | GCD-hours |"]
+    lines.append("|---|---|---|---|---|---|")
     order = {"croco": 0, "icr": 1, "rewards": 2, "recipes": 3}
     for name, path in sorted(
         recipes().items(), key=lambda item: (order.get(item[1].parent.name, 9), item[0])
@@ -319,14 +421,15 @@ def packaged() -> str:
         recipe = load(name, UNSAID.get(name, ())).recipe
         link = path.relative_to(ROOT / "recipes").as_posix()
         models = dict.fromkeys(ref.name for ref in recipe.models.values() if ref.name)
-        found = hours(recipe) if path.parent.name != "recipes" else None
-        took = "minutes on a CPU" if path.parent.name == "recipes" else "–"
+        small = path.parent.name == "recipes"
+        found = [None if small else hours(recipe, gpu) for gpu in (H100, GCD)]
+        took = "minutes on a CPU" if small else "–"
         cells = (
             f"[{name}]({link})",
             " ".join(recipe.languages),
             ", ".join(models),
             recipe.description,
-            took if found is None else f"{found:,.0f}",
+            *(took if one is None else f"{one:,.0f}" for one in found),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -335,6 +438,7 @@ def packaged() -> str:
 PAGES = {
     ROOT / "docs" / "recipe.md": {"reference": reference, "presets": presets},
     ROOT / "recipes" / "README.md": {"recipes": packaged},
+    ROOT / "docs" / "slurm.md": {"rates": rates, "costs": costs},
 }
 
 

@@ -73,6 +73,11 @@ def test_a_machine_with_two_gpu_groups_runs_two_processes(whole: Manifest, tmp_p
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[0]" in done.stdout and "[1]" in done.stdout
     assert digests(generated(home)) == digests(whole)
+    cost = generated(home).cost
+    assert (whole.cost.engines, cost.engines) == (1, 2)
+    for one in (whole.cost, cost):  # what is at work, or loading, is so within the time it took
+        assert 0 < one.working_seconds + one.loading_seconds <= one.engines * one.wall_seconds
+        assert one.working_seconds > 0 and one.loading_seconds > 0
 
 
 def test_a_part_of_what_has_no_shards_is_refused(tmp_path: Path) -> None:

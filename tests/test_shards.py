@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory import shards
+from factory import schemas, shards
 from factory.errors import WorkError
 from factory.lanes import resting
 from factory.shards import (
@@ -32,9 +32,36 @@ from factory.shards import (
     write_once,
     write_slice,
 )
+from factory.stages.job import Job, PartDone, spent
 from tests.builders import nobody, numbers
 
 SIZES = st.dictionaries(st.sampled_from(["en", "es", "fr/dpo-all"]), st.integers(0, 30))
+
+
+def test_loading_is_told_from_work_and_counted_once_an_engine(tmp_path: Path) -> None:
+    def job(part: tuple[int, int] | None) -> Job:
+        return Job(
+            step="s", seed=0, slices=(), places={}, work=tmp_path, out=tmp_path / "out",
+            progress=lambda *_: None, part=part,
+        )  # fmt: skip
+
+    def load(shard: Shard) -> int:
+        time.sleep(0.2)
+        return 1
+
+    def make(shard: Shard) -> tuple[pa.Table, int]:
+        time.sleep(0.02)
+        return schemas.SCHEMAS["samples"].empty_table(), 7
+
+    began = time.monotonic()
+    for number in (0, 1):
+        with pytest.raises(PartDone):
+            job((number, 2)).make_shards("samples", {"en": 6}, 1, make, load)
+    made = job(None).make_shards("samples", {"en": 6}, 1, make, load)
+    found = spent(made)
+    assert found.engines == 2 and made["en"].tokens == 42
+    assert found.loading >= 2 * 0.2
+    assert 6 * 0.02 <= found.working <= time.monotonic() - began - found.loading
 
 
 @settings(max_examples=100, deadline=None)

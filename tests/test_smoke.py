@@ -63,6 +63,18 @@ def test_rows_in_are_rows_out_and_dropped_at_every_step(made: Path) -> None:
     assert manifests(made)["generate"].rows().out == 3 * 12 * 4
 
 
+def test_the_time_at_work_is_known_of_every_step_that_works_with_a_model(made: Path) -> None:
+    found = manifests(made)
+    measured = {name for name, one in found.items() if one.cost.engines}
+    assert measured == {
+        "translate", "reward", "generate", "score", "sft[all]", "dpo[all]", "dpo[es]", "arena",
+        "judge",
+    }  # fmt: skip
+    for name in measured:
+        cost = found[name].cost
+        assert 0 < cost.working_seconds <= cost.wall_seconds
+
+
 def test_what_was_made_is_shown_as_a_table(made: Path) -> None:
     said = (made.parent / "said.txt").read_text()
     for word in ("Rows", "training reward (not independent)", "local/smoke-pair", "Collection"):

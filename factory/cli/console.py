@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -17,6 +17,9 @@ from factory.artifact import Manifest
 from factory.estimate import Estimate
 from factory.lock import Lock
 from factory.plan import State, Step
+
+if TYPE_CHECKING:
+    from factory.slurm.costs import Cost
 
 _IN_A_LOG = 110  # columns, where there is no terminal to ask
 
@@ -117,6 +120,55 @@ def plan_table(steps: list[Step], left: Mapping[str, Estimate]) -> Table:
             about = "" if todo.seconds is None else duration(todo.seconds)
             told = (f"{todo.rows:,}{stand}", f"{todo.shards:,}" if todo.shards else "", about)
         table.add_row(step.name, step.state.value, step.reason, *told, step.repo)
+    runs = [left[step.name] for step in steps if step.state is State.RUN]
+    if any(one.seconds for one in runs):
+        table.caption = _sum(
+            duration(sum(one.seconds or 0.0 for one in runs)),
+            [one.gpu_hours for one in runs],
+            {one.device for one in runs if one.seconds},
+            [s.name for s in steps if s.state is State.RUN and left[s.name].seconds is None],
+        )
+        table.caption_justify = "left"
+    return table
+
+
+def _sum(
+    time: str, hours: Sequence[float | None], devices: set[str | None], unknown: Sequence[str]
+) -> str:
+    """What a plan takes in all, what of it nobody can tell, and whose pace it goes by."""
+    spent = sum(one or 0.0 for one in hours)
+    held = f", {spent:.3g} GPU-hours" if spent else ""
+    by = ", ".join(sorted(one for one in devices if one))
+    nobody = f"\nNot counted, since nobody can tell yet: {', '.join(unknown)}" if unknown else ""
+    return f"In all: {time}{held}, by what the last runs took ({by}){nobody}"
+
+
+def costs_table(site: str, costs: Sequence[Cost]) -> Table:
+    """What each step would take on a cluster, and all together."""
+    table = Table(title=f"On {site}", title_justify="left", caption_justify="left")
+    table.add_column("step", overflow="fold")
+    for column in ("tasks", "nodes", "GPUs a node", "about", "GPU-hours", "node-hours"):
+        table.add_column(column, justify="right")
+    for one in costs:
+        table.add_row(
+            one.step,
+            str(one.tasks),
+            str(one.tasks * one.nodes),
+            str(one.gpus or ""),
+            "" if one.seconds is None else duration(one.seconds),
+            _figure(one.gpu_hours or None, ".3g"),
+            _figure(one.node_hours, ".3g"),
+        )
+    known = [one for one in costs if one.seconds is not None]
+    if known:
+        nodes = sum(one.node_hours or 0.0 for one in known)
+        table.caption = _sum(
+            f"{duration(sum(one.seconds or 0.0 for one in known))} if nothing waits in the queue, "
+            f"{nodes:.3g} node-hours",
+            [one.gpu_hours for one in known],
+            {one.device for one in known if one.seconds},
+            [one.step for one in costs if one.seconds is None],
+        )
     return table
 
 
@@ -143,8 +195,11 @@ def lock_table(old: Lock | None, new: Lock) -> Table:
     return table
 
 
-def plan_json(steps: list[Step], left: Mapping[str, Estimate]) -> list[dict[str, Any]]:
-    """The same for programs."""
+def plan_json(
+    steps: list[Step], left: Mapping[str, Estimate], costs: Sequence[Cost] | None = None
+) -> list[dict[str, Any]]:
+    """The same for programs; `site`: what a step takes on a cluster, where one was named."""
+    there = {one.step: asdict(one) for one in costs or ()}
     return [
         {
             "step": step.name,
@@ -155,6 +210,7 @@ def plan_json(steps: list[Step], left: Mapping[str, Estimate]) -> list[dict[str,
             "slices": {made.spec.name: made.fingerprint for made in step.slices},
             "tag": step.found.tag if step.found else None,
             **asdict(left[step.name]),
+            **({} if costs is None else {"site": there.get(step.name)}),
         }
         for step in steps
     ]

@@ -41,30 +41,46 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but wh
 @app.command()
 def plan(
     recipe: RecipeName,
+    site: Annotated[
+        str | None, typer.Option(help="Say what it would take on this cluster: see submit.")
+    ] = None,
     set_: Overrides = None,
     hub: HubUrl = None,
     frozen: Frozen = False,
     json_: Json = False,
 ) -> None:
-    """What would run, what is reused, and why."""
+    """What would run, what is reused, and why; and how long by what the last runs took."""
     from factory.cli.session import session
     from factory.recipe import load
 
-    loaded = load(recipe, set_ or ())
+    loaded, there = load(recipe, set_ or ()), None
+    if site is not None:
+        from factory.slurm import site as sites
+        from factory.slurm.submission import on_all_gpus
+
+        there = sites.load(site, home_path())
+        loaded = on_all_gpus(loaded, there, lambda text: typer.echo(text, err=True))
     with session(hub) as (home, the_hub):
-        from factory import stock
-        from factory.cli.console import console, plan_json, plan_table
+        from factory import places, stock
+        from factory.cli import console as shown
         from factory.estimate import estimate
         from factory.plan import plan as make_plan
 
         pins, _ = stock.resolve(loaded, the_hub, home, None, frozen)
         held = stock.holdings(loaded, pins, the_hub, home)
         steps = make_plan(loaded.recipe, pins, held)
-        left = estimate(steps, held)
+        left = estimate(steps, held, places.counted(loaded, steps, {}))
+        taken = None
+        if there is not None:
+            from factory.slurm.costs import costs
+
+            taken = costs(steps, held, left, there)
         if json_:
-            typer.echo(json.dumps(plan_json(steps, left), indent=1))
-        else:
-            console.print(plan_table(steps, left))
+            typer.echo(json.dumps(shown.plan_json(steps, left, taken), indent=1))
+            return
+        shown.console.print(shown.plan_table(steps, left))
+        if there is not None and taken is not None:
+            shown.console.print(shown.costs_table(there.name, taken))
 
 
 @app.command()

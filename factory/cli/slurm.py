@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from factory.recipe import Loaded
     from factory.slurm.status import Row
 
-_WATCH = 20.0  # seconds between looks: a queue is shared with others
+_WATCH = 20.0  # seconds between looks: the queue is shared with others
 
 
 @app.command()
@@ -84,7 +84,10 @@ def submit(
 @app.command()
 def status(
     recipe: RecipeName,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again, until nothing is in the queue.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = _WATCH,
     set_: Overrides = None,
     json_: Json = False,
 ) -> None:
@@ -92,17 +95,22 @@ def status(
     from factory.recipe import load
 
     loaded = load(recipe, set_ or ())
-    while True:
-        found, spent = _look(loaded)
-        if json_:
-            told = {"steps": [asdict(row) for row in found], "gpu_hours": spent}
-            typer.echo(json.dumps(told, indent=None if watch else 1))
-        else:
-            _print_status(found, spent, clear=watch)
-        alive = any(row.stand in ("running", "waiting") for row in found)
-        if not watch or not alive:
-            return
-        time.sleep(_WATCH)
+    try:
+        while True:
+            found, spent = _look(loaded)
+            if json_:
+                told = {"steps": [asdict(row) for row in found], "gpu_hours": spent}
+                typer.echo(json.dumps(told, indent=None if watch else 1))
+            else:
+                _print_status(found, spent, clear=watch)
+            alive = any(row.stand in ("running", "waiting") for row in found)
+            if not watch or not alive:
+                return
+            time.sleep(every)
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+        typer.echo("\nNobody looks any longer; the jobs go on.", err=True)
 
 
 @app.command()
@@ -245,7 +253,7 @@ def _print_status(found: list[Row], spent: float | None, clear: bool) -> None:
             duration(row.seconds_left) if row.seconds_left is not None else "",
             row.said,
         )
-    if clear and console.is_terminal:
+    if clear and console.is_terminal and not console.is_dumb_terminal:
         console.clear()
     console.print(table)
     for row in found:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory import check, provisions, stock
+from factory import check, places, provisions, stock
 from factory.engines.openai import ADDRESS
-from factory.errors import FactoryError, InputError, WorkError
+from factory.errors import InputError, WorkError
 from factory.estimate import estimate
 from factory.euroeval.readiness import SAID_BY
 from factory.hub import Hub
@@ -17,14 +17,12 @@ from factory.lock import Lock
 from factory.offline import Offline
 from factory.plan import Holdings, State, Step, plan
 from factory.provisions import Provisions
-from factory.reading import View, is_file
 from factory.recipe import Loaded
 from factory.slurm import status, submission
 from factory.slurm.queue import Queue, clean_environment
 from factory.slurm.site import Site, family_of
 from factory.slurm.status import Row
 from factory.slurm.submission import Alive, Part, Submission, on_all_gpus
-from factory.stages.contract import Outside
 from factory.work import Home
 
 __all__ = ["Asked", "Standing", "dry", "look", "on_all_gpus", "standing", "submit"]
@@ -85,7 +83,7 @@ def dry(
     try:
         alive, queued = _alive(asked, queue or Queue(), tell)
     except WorkError as error:  # scripts can be looked at where no SLURM is
-        tell(f"as if nothing were in the queue: {error.what}")
+        tell(f"{error.what}: scripts are printed all the same, as if nothing were in the queue")
         alive, queued = Alive(), 0
     before = submission.earlier(asked.home.root, asked.loaded.recipe)
     number = max((one.number for one in before), default=0) + 1
@@ -171,36 +169,14 @@ def _reached(step: Step, asked: Asked, tell: Callable[[str], None], binding: boo
 
 
 def _cut(asked: Asked, alive: Alive, queued: int, given: Provisions | None) -> list[Part]:
-    def rows(step: Step, name: str) -> int | None:
-        return _count(asked.loaded, step, name, given)
-
-    counted = submission.sources(_going(asked, alive), rows)
+    repos = given.repos if given is not None else ()
+    here = {one.name: one.path for one in repos if one.path is not None}
+    counted = places.counted(asked.loaded, _going(asked, alive), here)
     left = estimate(asked.steps, asked.held, counted)
     org = asked.loaded.recipe.org
     return submission.cut(
         asked.steps, asked.wanted, alive, left, asked.site, asked.home, org, queued
     )
-
-
-def _count(loaded: Loaded, step: Step, name: str, given: Provisions | None) -> int | None:
-    """How many rows a slice of a source has, where its files are here to be read."""
-    stage = step.stage
-    spec = next(made.spec for made in step.slices if made.spec.name == name)
-    need = spec.need("source")
-    if not isinstance(stage, View) or not isinstance(need, Outside):
-        return None
-    path: Path | None = None
-    if is_file(need.source):
-        path = loaded.file(need.source)
-    elif given is not None:
-        source = need.source.partition("@")[0]
-        path = next((one.path for one in given.repos if one.name == source), None)
-    if path is None:
-        return None
-    try:
-        return sum(row is not None for _, row in stage.rows(path, str(spec.language)))
-    except FactoryError:
-        return None  # the step itself says what is wrong with it
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ def _commands(site: Site) -> Iterator[Check]:
             site.runtime,
             "warning",
             "not on this node",
-            "on many clusters only compute nodes have it",
+            "on many clusters only compute nodes have it: doctor --site NAME --job looks there; "
+            "where a module brings it, put module load into setup:",
         )
     if not shutil.which("sacct"):
         yield Check("sacct", "warning", "not here", "factory status will know no cost")
@@ -96,7 +97,8 @@ def _partitions(site: Site, run: Run) -> Iterator[Check]:
     try:
         said = run(["sinfo", "--noheader", "--format=%R|%l|%G|%a"])
     except WorkError as error:
-        yield Check("partitions", "failed", error.what, error.fix)
+        wants = ", ".join(dict.fromkeys(family.partition for _, family in _families(site)))
+        yield Check("partitions", "failed", f"{wants}, not looked up: {error.what}", error.fix)
         return
     there: dict[str, list[str]] = {}
     for line in said.splitlines():
@@ -121,7 +123,11 @@ def _partitions(site: Site, run: Run) -> Iterator[Check]:
 def _limits(site: Site, run: Run) -> Iterator[Check]:
     try:
         said = run(["scontrol", "show", "config"])
-    except WorkError:
+    except WorkError as error:
+        yield Check(
+            "limits.array", "warning", f"{site.limits.array}, not looked up: {error.what}",
+            "look yourself: scontrol show config | grep MaxArraySize",
+        )  # fmt: skip
         return
     for line in said.splitlines():
         if line.split("=")[0].strip() == "MaxArraySize":
@@ -142,8 +148,21 @@ def _images(site: Site) -> Iterator[Check]:
         there = image.is_file() and os.access(image, os.R_OK)
         yield Check(
             f"{name}: container", "ok" if there else "failed", str(image),
-            "" if there else "build it from slurm/containers/, see docs/slurm.md",
+            "" if there else _built(site, name, image),
         )  # fmt: skip
+
+
+def _built(site: Site, name: FamilyName, image: Path) -> str:
+    """How to come by an image that is not there."""
+    if name == "euroeval":
+        return (
+            "an image with EuroEval's own environment (docs/euroeval.md); without that stage, none"
+        )
+    of = "train" if name == "cpu" else name
+    return (
+        f"where there is a network, from a checkout: {site.runtime} build {image.name} "
+        f"slurm/containers/{of}.def; then lay it at {image.parent}/"
+    )
 
 
 def _secrets(site: Site) -> Iterator[Check]:

@@ -59,7 +59,8 @@ def call(command: Sequence[str]) -> str:
     """Run one of SLURM's commands. Raises WorkError with what it said."""
     if shutil.which(command[0]) is None:
         raise WorkError(
-            f"there is no {command[0]} here", "run this where SLURM is: on a login node"
+            f"there is no {command[0]} here",
+            "run this where SLURM is: on a login node (submit --dry-run prints scripts anywhere)",
         )
     try:
         done = subprocess.run(
@@ -75,6 +76,7 @@ def call(command: Sequence[str]) -> str:
 
 def _fix(command: str, said: str) -> str:
     for sign, fix in (
+        ("configuration source", "this machine is of no cluster: run it on a login node of one"),
         ("account", "say which account in the site's file: account:"),
         ("partition", "look at sinfo, and mend partition: in the site's file"),
         ("QOS", "look at the site's limits, and set limits.submitted in its file"),

@@ -391,15 +391,3 @@ def on_all_gpus(loaded: Loaded, site: Site, tell: Callable[[str], None]) -> Load
     recipe = loaded.recipe
     recipe = recipe.model_copy(update={"stages": recipe.stages.model_copy(update=stages)})
     return replace(loaded, recipe=recipe)
-
-
-def sources(
-    steps: Sequence[Step], rows: Callable[[Step, str], int | None]
-) -> dict[tuple[str, str], int]:
-    """How many rows come from outside, by step and slice, as far as `rows` can tell."""
-    found = {}
-    for step in steps:
-        for made in step.slices:
-            if (number := rows(step, made.spec.name)) is not None:
-                found[step.name, made.spec.name] = number
-    return found

@@ -19,7 +19,7 @@ from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
 from factory.stages.contestants import contestants
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage, model_of
-from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice
+from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice, spent
 from factory.training import probe
 
 
@@ -124,7 +124,7 @@ class Arena(Stage):
             determinism="exact",
             stats={"by_slice": stats, "engines": engines(made)},
             tokens=sum(figures["tokens"] for figures in stats.values()),
-            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
+            spent=spent(made),
         )
 
     def _todo(self, job: Job, spec: SliceSpec) -> list[int]:

@@ -19,7 +19,7 @@ from factory.language.language_id import detect
 from factory.language.languages import language
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice
+from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice, spent
 
 
 class GenerateHow(How, EngineKnobs):
@@ -101,7 +101,7 @@ class Generate(Stage):
             stats={"by_language": stats, "engines": engines(made)},
             template=chat.contract_of(place.path),
             tokens=sum(figures["tokens"] for figures in stats.values()),
-            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
+            spent=spent(made),
         )
 
     def _make(

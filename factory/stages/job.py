@@ -144,20 +144,36 @@ class Job:
         todo = {name: 0 if taken[name].whole else size for name, size in sizes.items()}
         grid = shards.grid(self.work, todo, per_shard)
         mine = grid.part(*self.part) if self.part else grid
-        tokens, last = 0, time.monotonic()
+        maker = "{}/{}".format(*(self.part or (0, 1)))
+        tokens, last, loading = 0, time.monotonic(), 0.0
+
+        def opened(shard: Shard) -> int:
+            nonlocal loading
+            began = time.monotonic()
+            count = lanes(shard)  # which loads what makes the shards, where that is to be loaded
+            loading += time.monotonic() - began
+            return count
 
         def counted(shard: Shard) -> pa.Table:
-            nonlocal tokens, last
+            nonlocal tokens, last, loading
             if shard.start == shard.stop:
                 return schemas.SCHEMAS[kind].empty_table()
             table, cost = make(shard)
             tokens += cost
             # since the last shard was done, in whichever lane: all lanes share the devices
             seconds, last = time.monotonic() - last, time.monotonic()
-            return shards.noted(table, tokens=cost, gpu_seconds=round(seconds * gpus(), 3))
+            loaded, loading = loading, 0.0
+            return shards.noted(
+                table,
+                tokens=cost,
+                gpu_seconds=round(seconds * gpus(), 3),
+                seconds=round(max(0.0, seconds - loaded), 3),
+                loading=round(loaded, 3),
+                maker=maker,
+            )
 
         with _Told(self.progress, spent or (lambda: tokens)) as told:
-            shards.run(self.work, mine, counted, told, lanes, apart)
+            shards.run(self.work, mine, counted, told, opened, apart)
         if self.part:
             raise PartDone(grid.done(self.work), len(grid.shards))
         made = {}
@@ -268,7 +284,31 @@ class Outcome:
     stats: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] | None = None
     tokens: int = 0
-    gpu_seconds: float | None = None  # of all processes together; None where only this one ran
+    spent: Spent | None = None  # None where this process alone did all, and nobody looked closer
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Where the time of a step went, for those who want to know what a larger one would take:
+    seconds that `engines` processes beside one another were at work, and that loading what they
+    work with took, all of them together; and of GPUs, None where this process held all there
+    were."""
+
+    working: float
+    loading: float = 0.0
+    engines: int = 1
+    gpu_seconds: float | None = None
+
+
+def spent(made: Mapping[str, Sum]) -> Spent:
+    """The same, of a step that is made in shards."""
+    sums = made.values()
+    return Spent(
+        working=sum(found.seconds for found in sums),
+        loading=sum(found.loading for found in sums),
+        engines=len(set().union(*(found.makers for found in sums))),
+        gpu_seconds=sum(found.gpu_seconds for found in sums),
+    )
 
 
 def counted(into: int, out: int, found: Sum) -> Rows:

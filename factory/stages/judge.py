@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ from factory.knobs import REFERENCE, Knobs
 from factory.shards import Shard
 from factory.stages.contestants import contestants
 from factory.stages.contract import How, Need, Read, Scope, Served, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, engines, read_slice
+from factory.stages.job import Job, Outcome, engines, read_slice, spent
 from factory.statistics.table import Item, by_category, by_language
 
 NOT_INDEPENDENT = "training reward (not independent)"
@@ -310,7 +311,7 @@ class Judge(Stage):
             determinism="rounding" if not asked else "distribution" if sampled else "exact",
             stats=stats,
             tokens=sum(found.tokens for found in made.values()),
-            gpu_seconds=0.0 if served else sum(found.gpu_seconds for found in made.values()),
+            spent=replace(spent(made), gpu_seconds=0.0) if served else spent(made),
         )
 
     def _tables(self, compared: Mapping[str, Sequence[Item]]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from factory.stages.contract import (
     SliceSpec,
     Stage,
 )
-from factory.stages.job import Job, Outcome, engines, read_slice
+from factory.stages.job import Job, Outcome, engines, read_slice, spent
 from factory.stages.preferred import SIDES, Pairs
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
@@ -175,7 +175,7 @@ class Score(Stage):
                 "engines": engines(made),
             },
             tokens=sum(int(figures["tokens"]) for figures in stats.values()),
-            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
+            spent=spent(made),
         )
 
     def _make(

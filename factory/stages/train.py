@@ -14,7 +14,7 @@ from factory.artifact import Rows
 from factory.errors import RecipeError, StageError, nearest
 from factory.knobs import GATE, REFERENCE
 from factory.stages.contract import How, Need, Outside, Read, Scope, SliceSpec, Stage
-from factory.stages.job import Job, Outcome
+from factory.stages.job import Job, Outcome, Spent
 from factory.training import losses, rows, watching
 from factory.training.settings import Dtype, Lora, Running, Task
 
@@ -106,6 +106,7 @@ class _Training(Stage):
             stats=stats,
             template=template,
             tokens=int(tokens * self.epochs),
+            spent=Spent(result["working"]),
         )
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:

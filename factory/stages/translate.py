@@ -25,7 +25,7 @@ from factory.language.translator import Said, translate
 from factory.reading import address
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import AS_BEFORE, Job, Outcome, engines, policy, read_slice
+from factory.stages.job import AS_BEFORE, Job, Outcome, engines, policy, read_slice, spent
 
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
 
@@ -177,7 +177,7 @@ class Translate(Stage):
             stats={"by_language": stats, "engines": engines(made)},
             template=None if self.format == "completion" else chat.contract_of(place.path),
             tokens=sum(found.tokens for found in made.values()),
-            gpu_seconds=sum(found.gpu_seconds for found in made.values()),
+            spent=spent(made),
         )
 
     def _make(

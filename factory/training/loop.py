@@ -22,7 +22,8 @@ RESULT = "result.json"  # what the main process found, for whoever started sever
 
 def train(task: Task, progress: Progress, starter: int | None = None) -> dict[str, Any]:
     """Train until done and write the weights to `task.out`. Returns history, final figures on
-    held-out rows, steps, stop ids and seconds.
+    held-out rows, steps, stop ids, seconds, and those at work on rows: of all steps, by the pace
+    of those since the last start.
 
     Raises Interrupted after a signal, with a checkpoint saved; StageError when the loss is not
     finite.
@@ -41,8 +42,11 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
     stops = chat.stop_ids(tokenizer, getattr(trainer.model, "generation_config", None))
     if task.method in ("sft", "preference"):
         rows.check_stops(tokenizer, parts[0][0], stops, task.step)
+    resumed = last_checkpoint(task.work)
+    at_work = time.monotonic()
     with request.listening():
-        trainer.train(resume_from_checkpoint=last_checkpoint(task.work))
+        trainer.train(resume_from_checkpoint=resumed)
+    at_work = time.monotonic() - at_work
     history = trainer.state.log_history
     if not watching.finite(history):
         raise StageError(
@@ -55,19 +59,26 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
             f"{task.step}: told to stop by {why} after step {trainer.state.global_step}",
             "run the same command again: it goes on from the checkpoint",
         )
+    steps = trainer.state.global_step
     final = _final(trainer, parts[1] is not None)
     _save(trainer, task)
     return {
         "history": history,
         "final": final,
-        "steps": trainer.state.global_step,
+        "steps": steps,
         "kept": {
             kept.written(share): step_of(share, trainer.state.max_steps)
             for share in task.checkpoints
         },
         "stops": stops,
         "seconds": time.monotonic() - began,
+        "working": at_work * (steps / _anew(steps, resumed)),
     }
+
+
+def _anew(steps: int, resumed: str | None) -> int:
+    """How many of so many steps were made since the last start."""
+    return max(1, steps - (int(resumed.rpartition("-")[2]) if resumed else 0))
 
 
 def _final(trainer: Any, held_out: bool) -> dict[str, float]:

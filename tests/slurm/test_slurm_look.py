@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from factory.errors import WorkError
-from factory.slurm import look, site
+from factory.slurm import look, queue, site
 
 
 @pytest.fixture
@@ -89,3 +89,27 @@ def test_a_job_of_a_minute_sees_gpus(lab, tmp_path):
     for seen, state in (("8", "ok"), ("0", "failed")):
         found = look.check(lab, tmp_path / "home", job=True, run=answering(srun=f"{seen}\n"))
         assert {one.name: one.state for one in found}["generate: GPUs"] == state
+
+
+def test_a_machine_without_slurm_says_line_by_line_what_is_missing_and_what_to_do(
+    lab, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    lab.generate.container.unlink()
+    found = {one.name: one for one in look.check(lab, tmp_path / "home")}
+    bad = {name: one for name, one in found.items() if one.state != "ok"}
+    assert {"sbatch", "squeue", "scontrol", "account", "partitions", "limits.array"} <= bad.keys()
+    assert all(one.fix for one in bad.values())
+    assert "gpu, small, not looked up: there is no sinfo here" in found["partitions"].seen
+    assert "slurm/containers/generate.def" in found["generate: container"].fix
+
+
+def test_commands_without_a_cluster_behind_them_send_to_a_login_node(monkeypatch, tmp_path):
+    broken = tmp_path / "sinfo"
+    said = "Could not establish a configuration source"
+    broken.write_text(f"#!/bin/sh\necho 'sinfo: fatal: {said}' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    with pytest.raises(WorkError) as raised:
+        queue.call(["sinfo"])
+    assert "login node" in raised.value.fix

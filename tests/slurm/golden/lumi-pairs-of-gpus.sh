@@ -34,7 +34,8 @@ export MIOPEN_USER_DB_PATH="/tmp/$USER-$SLURM_JOB_ID/miopen"
 export MIOPEN_CUSTOM_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/miopen"
 export NCCL_SOCKET_IFNAME="hsn0,hsn1,hsn2,hsn3"
 export GLOO_SOCKET_IFNAME="hsn0"
-export NCCL_NET_GDR_LEVEL="3"
+export FI_MR_CACHE_MONITOR="userfaultfd"
+export VLLM_ROCM_USE_AITER="0"
 export FACTORY_HOME="/scratch/lab/.factory"
 
 index=$(( ${SLURM_ARRAY_TASK_ID:-0} + ${1:-0} ))
