@@ -99,7 +99,7 @@ def test_it_is_asked_over_http_in_both_orders_and_is_no_more_than_a_draw(
     assert outcome.stats["judge"] == "judge-1" and outcome.stats["judge_revision"] is None
     assert outcome.stats["served"].startswith("not pinned")
     assert outcome.stats["engines"] == {"openai, served as judge-1": 2}
-    assert outcome.tokens > 0 and outcome.gpu_seconds == 0
+    assert outcome.tokens > 0 and outcome.spent is not None and outcome.spent.gpu_seconds == 0
     bodies = sent(log)
     assert len(bodies) == 4, "identical answers are not asked about"
     words = {"temperature": 0, "top_p": 1, "max_completion_tokens": 64, "model": "judge-1"}
