@@ -490,7 +490,7 @@ def main() -> None:
             for kind in ("answers", "mixed"):
                 sides = f"continuous_{kind}", f"static_{kind}"
                 runs = compared(*sides, directory, asks)
-                show(f"batching, {kind}", runs, *sides, "on a GPU without vLLM: above 1")
+                show(f"batching, {kind}", runs, *sides, "no aim: it hangs on how answers end")
                 results[f"batching_{kind}"] = runs
         if "memory" in asks.only:
             found = [apart("memory", directory, asks, prompts=size) for size in (1_000, 10_000)]

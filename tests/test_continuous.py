@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -449,6 +450,7 @@ def test_the_small_real_model_answers_as_in_ordinary_batches(tmp_path: Path) -> 
     engine.close()
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # see quick
 STAGE = """
 import sys
 from pathlib import Path
@@ -460,7 +462,7 @@ from tests import jobs
 if __name__ == "__main__":
     root, model = map(Path, sys.argv[1:])
     how = {"engine": "transformers", "batching": "continuous", "shard": 2, "max_num_seqs": 16}
-    stage = Generate(n=4, max_tokens=150, dtype="float32", how=how)
+    stage = Generate(n=4, max_tokens=100, dtype="float32", how=how)
     reads = {"prompts": jobs.prompts(root / "prompts", {"en": [f"Hello {n}" for n in range(24)]})}
     try:
         with _stoppable():
@@ -479,7 +481,7 @@ def test_a_stage_that_is_told_to_stop_ends_at_once_and_goes_on_later(
     script.write_text(STAGE)
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, script, tmp_path, model])
+        return subprocess.Popen([sys.executable, script, tmp_path, model], env=ONE_THREAD)
 
     process, shards = start(), tmp_path / "shards" / "en"
     while len(list(shards.glob("*.parquet"))) < 2:
@@ -517,4 +519,4 @@ def test_one_that_nobody_closes_does_not_keep_the_process_alive(
 ) -> None:
     script = tmp_path / "open.py"
     script.write_text(OPEN)
-    assert subprocess.run([sys.executable, script, model], timeout=60).returncode == 3
+    assert subprocess.run([sys.executable, script, model], env=ONE_THREAD).returncode == 3
