@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import shutil
@@ -28,7 +27,7 @@ from factory.pocket import POCKET
 from factory.stages.score import ScoreHow
 from factory.stages.transfer import TransferHow
 from tests import jobs
-from tests.trainings import adapter_of
+from tests.trainings import adapter_of, opinionated
 
 GREEDY = Sampling(0, 1, 12)
 TEXTS = ("Hello", "What is the capital of France?", "Bread and water and salt " * 8)
@@ -52,12 +51,7 @@ def quick() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, with sampling defaults of its own that nobody may ever apply."""
-    out = tmp_path_factory.mktemp("tiny")
-    POCKET["local/tiny-random-llama"].build(out)
-    path = out / "generation_config.json"
-    own = {"do_sample": True, "top_k": 1, "temperature": 0.01, "repetition_penalty": 50.0}
-    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
-    return out
+    return opinionated(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

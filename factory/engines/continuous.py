@@ -19,12 +19,7 @@ from typing import Any
 
 from factory.engines import Sample, Sampling, rooms_of
 from factory.engines.batch import Batch
-from factory.engines.transformers import (
-    TransformersSampler,
-    first_line,
-    generation,
-    has_gpu,
-)
+from factory.engines.transformers import TransformersSampler, first_line, generation, has_gpu
 from factory.errors import StageError
 from factory.lanes import resting
 
@@ -141,10 +136,10 @@ class ContinuousSampler(TransformersSampler):
 
         if has_gpu():
             torch.cuda.empty_cache()
-            bytes_ = int(torch.cuda.mem_get_info()[0] * self._share)
+            free = int(torch.cuda.mem_get_info()[0] * self._share)
         else:
-            bytes_ = CPU_BYTES
-        most = bytes_ // (page * _token_bytes(self._model, self._attention is not None))
+            free = CPU_BYTES
+        most = free // (page * _token_bytes(self._model, self._attention is not None))
         one = -(-longest // page)
         if one > most:
             raise StageError(
