@@ -6,7 +6,6 @@ Each start takes about 20 s on a quiet 2-core machine, so tests share engines.
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
 import sys
 import threading
@@ -23,8 +22,7 @@ from factory.engines.choose import EngineKnobs, chosen
 from factory.engines.guard import descendants
 from factory.engines.vllm import RANKS, max_lora_rank
 from factory.errors import InputError, StageError
-from factory.pocket import POCKET
-from tests.trainings import adapter_of, classifier_of
+from tests.trainings import adapter_of, classifier_of, opinionated
 
 there = pytest.mark.skipif(
     not importlib.util.find_spec("vllm"), reason="vLLM is not installed: make install-vllm"
@@ -84,12 +82,7 @@ def test_knobs_reach_vllm_in_its_words() -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, with sampling defaults of its own that nobody may ever apply."""
-    out = tmp_path_factory.mktemp("tiny")
-    POCKET["local/tiny-random-llama"].build(out)
-    path = out / "generation_config.json"
-    own = {"do_sample": True, "top_k": 1, "temperature": 0.01, "repetition_penalty": 50.0}
-    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
-    return out
+    return opinionated(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,15 @@ def tiny_model() -> Path:
     return directory
 
 
+def opinionated(out: Path) -> Path:
+    """The same in `out`, with sampling defaults of its own."""
+    POCKET["local/tiny-random-llama"].build(out)
+    path = out / "generation_config.json"
+    own = {"do_sample": True, "top_k": 1, "temperature": 0.01, "repetition_penalty": 50.0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    return out
+
+
 def classifier_of(model: Path, out: Path) -> Path:
     """A checkpoint in `out` of the model in `model` as a classifier of one label, its head drawn
     at random."""

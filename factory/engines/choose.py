@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory.engines import Likelihood, Sampler, Scorer
 from factory.errors import StageError
@@ -30,19 +30,36 @@ class EngineKnobs(Knobs):
     does not fit on one); `gpu_memory_utilization`; `max_num_seqs`, requests at once (also the
     rows of a batch for transformers, and requests at once for openai); `max_model_len`, tokens
     of the longest request, where the model's whole context does not fit into memory.
+    For transformers, where answers are drawn: `batching`, in rows that begin and end together, or
+    `continuous`, each as soon as another has ended, in `gpu_memory_utilization` of what the model
+    leaves free.
     For openai: `served_model`, the name on the server where it is not what the recipe calls it.
 
     `processes`: engines on this machine, each in a process and on GPUs of its own; as many as
     there are GPUs for where nothing is said.
     """
 
+    draws: ClassVar[bool] = True  # answers; else it only reads, and how they are drawn is no knob
+
     engine: Name = "auto"
     tensor_parallel: int = Field(1, ge=1)
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     max_num_seqs: int | None = Field(None, ge=1)
     max_model_len: int | None = Field(None, ge=1)
+    batching: Literal["static", "continuous"] = "static"
     served_model: str | None = None
     processes: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _batched(self) -> EngineKnobs:
+        if self.batching == "continuous" and not self.draws:
+            raise ValueError("batching: continuous is for answers that are drawn: leave it out")
+        if self.batching == "continuous" and self.engine in ("vllm", "openai"):
+            raise ValueError(
+                f"batching: continuous is for engine: transformers, and {self.engine} batches "
+                "that way by itself: leave batching out"
+            )
+        return self
 
     def vllm(self) -> dict[str, Any]:
         """As arguments of vLLM's."""
@@ -143,6 +160,11 @@ def sampler(
     `name`, and `adapter` on it; `others` may be put on in its place. Raises FactoryError."""
     engine = chosen(knobs.engine)
     if engine == "vllm":
+        if knobs.batching == "continuous":
+            raise StageError(
+                "engine: auto takes vLLM here, which has no use for how.batching: continuous",
+                "leave it out, since vLLM batches that way by itself, or say engine: transformers",
+            )
         from factory.engines.vllm import VllmSampler
 
         return VllmSampler(directory, dtype, adapter, knobs.vllm(), others)
@@ -161,6 +183,11 @@ def sampler(
             )
         server = Server(knobs.served_model or name, knobs.max_num_seqs or 64)
         return OpenAISampler(directory, server)
+    if knobs.batching == "continuous":
+        from factory.engines.continuous import ContinuousSampler
+
+        share = knobs.gpu_memory_utilization
+        return ContinuousSampler(directory, dtype, adapter, knobs.max_num_seqs, others, share)
     from factory.engines.transformers import TransformersSampler
 
     return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs, others)
@@ -176,12 +203,11 @@ def chat(knobs: EngineKnobs, name: str, options: Mapping[str, Any]) -> OpenAICha
 
 def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:
     """An engine that scores whole conversations. Raises FactoryError."""
-    engine = chosen(knobs.engine)
+    engine = _reading(knobs)
     if engine == "vllm":
         from factory.engines.vllm import VllmScorer
 
         return VllmScorer(directory, dtype, knobs.vllm())
-    _not_served(engine)
     from factory.engines.transformers import TransformersScorer
 
     return TransformersScorer(directory, dtype)
@@ -191,20 +217,27 @@ def likelihood(
     knobs: EngineKnobs, directory: Path, dtype: str, adapter: Path | None = None
 ) -> Likelihood:
     """An engine that says how likely a text is. Raises FactoryError."""
-    engine = chosen(knobs.engine)
+    engine = _reading(knobs)
     if engine == "vllm":
         from factory.engines.vllm import VllmLikelihood
 
         return VllmLikelihood(directory, dtype, adapter, knobs.vllm())
-    _not_served(engine)
     from factory.engines.transformers import TransformersLikelihood
 
     return TransformersLikelihood(directory, dtype, adapter)
 
 
-def _not_served(engine: Name) -> None:
+def _reading(knobs: EngineKnobs) -> Name:
+    """The engine for what is read and not drawn."""
+    engine = chosen(knobs.engine)
     if engine == "openai":
         raise StageError(
             "the engine 'openai' continues prompts and gives no scores",
             "use engine: vllm or transformers here",
         )
+    if knobs.batching == "continuous":
+        raise StageError(
+            "how.batching: continuous is for answers that are drawn, and nothing is drawn here",
+            "leave how.batching out",
+        )
+    return engine

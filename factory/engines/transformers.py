@@ -76,14 +76,15 @@ def _dress(model: Any, adapters: Sequence[Path]) -> Any:
                 layers.load_adapter(str(adapter), _called(number), **kept)
     except (RuntimeError, ValueError) as error:
         raise StageError(
-            f"the adapter at {adapter} does not fit {model.name_or_path}: {_first_line(error)}",
+            f"the adapter at {adapter} does not fit {model.name_or_path}: {first_line(error)}",
             "it was trained on another base model: check base_model in its card",
         ) from None
     model.eval()
     return layers
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What it says, in one line."""
     return (str(error) or repr(error)).splitlines()[0]
 
 
@@ -92,7 +93,7 @@ def _called(number: int) -> str:
     return f"adapter-{number}"
 
 
-def _generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
+def generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
     """A fresh config: the model's own may carry top-k, penalties or a sampling temperature."""
     from transformers import GenerationConfig
 
@@ -162,6 +163,11 @@ class TransformersSampler(_Transformers):
                 self._layers.set_adapter(_called(number))
         self._worn = adapter
 
+    def _dressed(self) -> contextlib.AbstractContextManager[None]:
+        """The model as it is to answer: bare within the block, if no adapter is worn."""
+        bare = self._layers is not None and self._worn is None
+        return self._layers.disable_adapter() if bare else contextlib.nullcontext()
+
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
     ) -> list[Sample]:
@@ -198,11 +204,9 @@ class TransformersSampler(_Transformers):
         for row, prompt in enumerate(prompts):  # padded on the left, so answers start together
             ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
             mask[row, width - len(prompt) :] = 1
-        self._model.generation_config = _generation(sampling, max(rooms), self.stop_ids)
+        self._model.generation_config = generation(sampling, max(rooms), self.stop_ids)
         torch.manual_seed(seed)
-        bare = self._layers is not None and self._worn is None
-        undressed = self._layers.disable_adapter() if bare else contextlib.nullcontext()
-        with torch.inference_mode(), undressed:
+        with torch.inference_mode(), self._dressed():
             output = self._model.generate(
                 input_ids=ids.to(self._model.device), attention_mask=mask.to(self._model.device)
             )
@@ -256,7 +260,7 @@ class Talker:
                     output = self._model.generate(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
-                        generation_config=_generation(sampling, room, self.stop_ids),
+                        generation_config=generation(sampling, room, self.stop_ids),
                         streamer=streamer,
                         stopping_criteria=StoppingCriteriaList([stop]),
                     )

@@ -12,11 +12,11 @@ import os
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from factory.engines import Sample, Sampling, checkpoint, rooms_of, worn
+from factory.engines.batch import Batch
 from factory.engines.guard import Guard
 from factory.errors import InputError, StageError
 from factory.lanes import resting
@@ -46,21 +46,12 @@ def max_lora_rank(rank: int) -> int:
     return fitting[0]
 
 
-class _Batch:
-    """Requests that came together and leave together, all with one adapter on or none."""
+class _Batch(Batch):
+    """Requests that all have one adapter on or none."""
 
     def __init__(self, requests: Sequence[tuple[Sequence[int], Any]], lora: Any) -> None:
+        super().__init__(len(requests))
         self.requests, self.lora = requests, lora
-        self.outputs: list[Any] = [None] * len(requests)
-        self.left = len(requests)
-        self.done: Future[list[Any]] = Future()
-
-    def put(self, number: int, output: Any) -> None:
-        """Take in the answer to one request."""
-        self.outputs[number] = output
-        self.left -= 1
-        if not self.left:
-            self.done.set_result(self.outputs)
 
 
 class _Engine:
@@ -178,8 +169,7 @@ class _Engine:
             )
             told.__cause__ = error
         for batch in waiting:
-            if not batch.done.done():
-                batch.done.set_exception(told)
+            batch.fail(told)
 
 
 class _Vllm:
@@ -208,6 +198,7 @@ class _Vllm:
         self._before = 0
         self.tokenizer = self._found.tokenizer
         self.max_context = self._found.max_context
+        self.stop_ids = self._found.stop_ids
 
     @property
     def tokens(self) -> int:
@@ -249,17 +240,7 @@ class VllmSampler(_Vllm):
     (0.32: "CPU Generator does not use offset") when a prompt is read in two parts.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        dtype: str,
-        adapter: Path | None = None,
-        how: Mapping[str, Any] | None = None,
-        others: Sequence[Path] = (),
-    ) -> None:
-        super().__init__(directory, dtype, adapter, how, others)
-        self.stop_ids = self._found.stop_ids
-        self._seed: int | None = None
+    _seed: int | None = None
 
     def wear(self, adapter: Path | None) -> None:
         if adapter is not None:
