@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from factory.earlier import Earlier
 from factory.errors import RecipeError
 from factory.pocket import POCKET
 from factory.recipe import load
+from factory.shards import Sum
 from factory.stages.contract import ModelRef, Scope
 from factory.stages.generate import Generate
-from factory.stages.job import PartDone, slice_directory
+from factory.stages.job import PartDone, greedy, slice_directory
 from factory.stages.score import Score
 from tests.jobs import MODEL, REWARD, job, made, prompts
 
@@ -196,3 +198,19 @@ def test_scores_keep_the_order_of_their_samples(model: Path, asked: Path, tmp_pa
     ]
     assert outcome.rows["en"].balanced() and outcome.rows["en"].out == 15
     assert outcome.stats["by_language"]["en"]["scored"] == 15
+
+
+@pytest.mark.parametrize(
+    ("engines", "said"),
+    [
+        ({"transformers 5.19.0": 3}, "exact"),
+        ({}, "exact"),
+        ({"transformers 5.19.0, continuous batching": 1}, "rounding"),
+        ({"transformers 5.19.0": 2, "vllm 0.32.0": 1}, "rounding"),
+        ({"openai, served as m": 1}, "rounding"),
+    ],
+)
+def test_greedy_answers_are_called_exact_where_batches_are_the_same_each_time(
+    engines: dict[str, int], said: str
+) -> None:
+    assert greedy({"es": Sum(engines=Counter(engines))}) == said

@@ -143,7 +143,7 @@ def test_every_question_is_asked_in_both_orders_with_one_load_for_all_languages(
     assert [row["verdict"] for row in rows[2:4]] == ["reference", "reference"]
     assert {(row["verdict"], row["reason"]) for row in rows[4:6]} == {("tie", "identical")}
     assert outcome.rows["en"].balanced() and outcome.rows["en"].out == 8
-    assert outcome.determinism == "exact"
+    assert outcome.determinism == "rounding", "of an engine that nobody knows"
     every = outcome.stats["comparisons"][0]
     assert (every["language"], every["verdicts"]["identical"]) == ("all", 2)
     assert outcome.stats["judge_kind"] == "llm"

@@ -57,6 +57,7 @@ class ContinuousSampler(TransformersSampler):
     ) -> None:
         self._opening = threading.Lock()
         super().__init__(directory, dtype, adapter, rows, others)
+        self.name += ", continuous batching"
         if not getattr(self._model, "_supports_attention_backend", False):
             # others would not hand the pages on to their attention, and answer without them
             raise _unfit(self._model, "its attention does not take a paged cache")

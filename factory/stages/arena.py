@@ -19,7 +19,7 @@ from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
 from factory.stages.contestants import contestants
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage, model_of
-from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice, spent
+from factory.stages.job import Job, Outcome, counted, engines, greedy, policy, read_slice, spent
 from factory.training import probe
 
 
@@ -121,7 +121,7 @@ class Arena(Stage):
             stats[name] = _describe(table, str(specs[name].language))
         return Outcome(
             counts,
-            determinism="exact",
+            determinism=greedy(made),
             stats={"by_slice": stats, "engines": engines(made)},
             tokens=sum(figures["tokens"] for figures in stats.values()),
             spent=spent(made),

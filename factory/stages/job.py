@@ -6,6 +6,7 @@ It sees tables and directories, never a hub, a queue or a card.
 from __future__ import annotations
 
 import bisect
+import re
 import sys
 import threading
 import time
@@ -276,8 +277,8 @@ def gpus() -> int:
 @dataclass
 class Outcome:
     """What a stage reports beside its files: counts by slice, figures for the card, and what a
-    second run would give: equal bytes (`exact`), equal but for the last digits (`rounding`), or
-    another draw (`distribution`)."""
+    second run would give: equal bytes (`exact`), equal but for the last digits and the tokens that
+    hang on them (`rounding`), or another draw (`distribution`)."""
 
     rows: dict[str, Rows]
     determinism: Literal["exact", "rounding", "distribution"]
@@ -309,6 +310,14 @@ def spent(made: Mapping[str, Sum]) -> Spent:
         engines=len(set().union(*(found.makers for found in sums))),
         gpu_seconds=sum(found.gpu_seconds for found in sums),
     )
+
+
+def greedy(made: Mapping[str, Sum]) -> Literal["exact", "rounding"]:
+    """What a second run gives of greedy answers. Ordinary batches of transformers are the same ones
+    each time; other engines form theirs as requests come and go, and of two tokens that are all but
+    equal the other may be taken."""
+    ordinary = re.compile(r"transformers [^,]*")
+    return "exact" if all(map(ordinary.fullmatch, engines(made))) else "rounding"
 
 
 def counted(into: int, out: int, found: Sum) -> Rows:

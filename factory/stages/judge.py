@@ -25,7 +25,7 @@ from factory.knobs import REFERENCE, Knobs
 from factory.shards import Shard
 from factory.stages.contestants import contestants
 from factory.stages.contract import How, Need, Read, Scope, Served, SliceSpec, Stage
-from factory.stages.job import Job, Outcome, engines, read_slice, spent
+from factory.stages.job import Job, Outcome, engines, greedy, read_slice, spent
 from factory.statistics.table import Item, by_category, by_language
 
 NOT_INDEPENDENT = "training reward (not independent)"
@@ -308,7 +308,7 @@ class Judge(Stage):
         sampled = self.ask.temperature > 0 or served  # a server promises nothing
         return Outcome(
             counts,
-            determinism="rounding" if not asked else "distribution" if sampled else "exact",
+            determinism="rounding" if not asked else "distribution" if sampled else greedy(made),
             stats=stats,
             tokens=sum(found.tokens for found in made.values()),
             spent=replace(spent(made), gpu_seconds=0.0) if served else spent(made),

@@ -25,7 +25,7 @@ from factory.language.translator import Said, translate
 from factory.reading import address
 from factory.shards import Shard
 from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
-from factory.stages.job import AS_BEFORE, Job, Outcome, engines, policy, read_slice, spent
+from factory.stages.job import AS_BEFORE, Job, Outcome, engines, greedy, policy, read_slice, spent
 
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
 
@@ -173,7 +173,7 @@ class Translate(Stage):
                 shards.write_atomically(_dropped(job.out, name), lines.encode())
         return Outcome(
             counts,
-            determinism="exact",
+            determinism=greedy(made),
             stats={"by_language": stats, "engines": engines(made)},
             template=None if self.format == "completion" else chat.contract_of(place.path),
             tokens=sum(found.tokens for found in made.values()),
