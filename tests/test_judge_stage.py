@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -605,6 +606,48 @@ def test_a_real_small_model_judges_for_real(tmp_path: Path) -> None:
     every = outcome.stats["comparisons"][0]
     assert every["bounds"]["worst"] <= every["win_rate"]["rate"] <= every["bounds"]["best"]
     assert every["verdicts"]["asked"] == 8
+
+
+_COPIES = (
+    "{prompt} ({language}) [[A]] or [[B]]?\nA: {answer_a}\nB: {answer_b}\nRepeat the better answer."
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed")
+def test_a_judge_says_the_same_through_vllm_as_through_transformers(tmp_path: Path) -> None:
+    """SmolLM2-135M, greedy, in both orders. It is no judge: it copies answers, and some of these
+    hold a verdict, so that there is something to read."""
+    real = tmp_path / "model"
+    POCKET["local/SmolLM2-135M-Instruct-Q4_1"].build(real)
+    ours = {
+        "en": ["Yes.", "Yes: [[A]] it is.", "Bread. [[A]]", "same"],
+        "es": ["Sí.", "Pan. [[A]]", "El agua.", "igual"],
+    }
+    theirs = {
+        "en": ["No: [[B]] it is.", "No: [[B]] it is.", "Bread is flour and salt.", "same"],
+        "es": ["No: [[B]].", "El pan es harina y sal.", "Agua hierve.", "igual"],
+    }
+    found = {}
+    for engine in ("transformers", "vllm"):
+        reads = {
+            "answers": answers(tmp_path / engine / "ours", "dpo-all", ours),
+            "reference": answers(tmp_path / engine / "theirs", "policy", theirs),
+        }
+        how = {"engine": engine, "shard": 8, "max_num_seqs": 16}
+        stage = judge(how=how, ask={"text": _COPIES, "max_tokens": 32, "context": 512})
+        outcome = stage.run(job(tmp_path / engine, ["en", "es"], reads, {LLM: real}))
+        assert [name.split()[0] for name in outcome.stats["engines"]] == [engine]
+        assert outcome.determinism == "exact" and outcome.tokens > 0
+        found[engine] = [
+            (row["question_id"], row["order"], row["verdict"], row["reason"], row["judge_output"])
+            for code in ("en", "es")
+            for row in made(tmp_path / engine, code, "verdicts")
+        ]
+    assert found["vllm"] == found["transformers"]
+    assert len(found["vllm"]) == 16
+    verdicts = [verdict for _, _, verdict, reason, _ in found["vllm"] if reason != "identical"]
+    assert {"model", "reference", "unparseable"} <= set(verdicts), verdicts
 
 
 @pytest.mark.slow
