@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +31,7 @@ from factory.stages.sources import Questions
 from tests.builders import by_name, lock_of
 from tests.jobs import MODEL, job, made, prompts
 from tests.openai_server import KEY
-from tests.test_openai_engine import free_port, wait_for
+from tests.test_openai_engine import serving
 from tests.trainings import adapter_of
 
 LLM = Outside("llm_judge", "local/judge@main", "model")
@@ -654,20 +651,13 @@ def test_a_judge_says_the_same_through_vllm_as_through_transformers(tmp_path: Pa
 def test_a_served_model_judges_over_http(
     model: Path, reads: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port, log = free_port(), tmp_path / "log"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI")}
-    command = [sys.executable, "-m", "tests.openai_server", str(port), str(log)]
-    process = subprocess.Popen(command, env=environment)
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1/")
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    try:
-        wait_for(port, process, 30)
+    log = tmp_path / "log"
+    with serving(log) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
         how = {"engine": "openai", "served_model": "busy-1", "shard": 2}
         stage = judge(how=how, ask={"max_tokens": 16, "context": 512})
         outcome = stage.run(job(tmp_path / "job", ["en", "ga"], reads, {LLM: model}))
-    finally:
-        process.kill()
-        process.wait()
     sent = [json.loads(line)["body"] for line in log.read_text().splitlines()]
     assert {body["temperature"] for body in sent} == {0} and {
         body["max_tokens"] for body in sent

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +35,7 @@ from tests.jobs import job, made
 from tests.openai_server import KEY
 from tests.test_judge_stage import answers
 from tests.test_offline import Silent
-from tests.test_openai_engine import free_port, wait_for
+from tests.test_openai_engine import serving
 from tests.trainings import adapter_of
 
 ASKED = Served("llm_judge", "judge-1")
@@ -47,16 +44,9 @@ WORDS = {"max_tokens": None, "max_completion_tokens": 64}  # as newer models of 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    port, log = free_port(), tmp_path_factory.mktemp("served") / "log"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI")}
-    command = [sys.executable, "-m", "tests.openai_server", str(port), str(log)]
-    process = subprocess.Popen(command, env=environment)
-    try:
-        wait_for(port, process, 30)
-        yield f"http://127.0.0.1:{port}/v1", log
-    finally:
-        process.kill()
-        process.wait()
+    log = tmp_path_factory.mktemp("served") / "log"
+    with serving(log) as url:
+        yield url, log
 
 
 @pytest.fixture
