@@ -188,7 +188,6 @@ def test_its_name_is_its_identity_and_where_it_is_asked_is_not() -> None:
         (("stages.judge.dtype=float32",), "dtype has no meaning for 'asked'"),
         (("stages.judge.how={engine: vllm}",), "how.engine has no meaning for 'asked'"),
         (("stages.judge.ask={request: {model: x}}",), "model is not for a recipe to say"),
-        (("licenses=null", "license=apache-2.0"), "under what its verdicts may be passed on"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_when_the_recipe_is_read(overrides, what) -> None:
@@ -232,6 +231,24 @@ def test_a_run_is_told_that_there_is_no_address_before_it_begins(
     assert check.lacking(demo("models.asked=org/chat").recipe) == []
 
 
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (("licenses=null",), f"judge: no licence is known of {GPT}"),
+        ((), f"judge cannot be under apache-2.0: it is made from {GPT} (other)"),
+        (("licenses={" + GPT + ": {id: mit}}",), None),
+        (("license=null",), None),
+    ],
+)
+def test_what_its_words_are_under_is_asked_before_a_run_and_not_after(
+    said: tuple[str, ...], what: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    loaded = demo("license=apache-2.0", *said)
+    assert [found.what for found in check.lacking(loaded.recipe)] == ([what] if what else [])
+    assert check.lacking(loaded.recipe, {"arena"}) == []
+
+
 SITE = (
     "secrets: {secrets}\ngenerate: {{partition: g, time: '60', gpus: 8}}\n"
     "train: {{partition: t, time: '60', gpus: 8}}\ncpu: {{partition: c, time: '60'}}\n{more}"
@@ -239,9 +256,9 @@ SITE = (
 
 
 def test_nodes_that_are_not_told_where_it_is_are_not_waited_for(tmp_path: Path) -> None:
-    def asked(more: str) -> line.Asked:
+    def asked(more: str, *overrides: str) -> line.Asked:
         (tmp_path / "lab.yaml").write_text(SITE.format(secrets=tmp_path / "keys", more=more))
-        loaded = demo()
+        loaded = demo(*overrides)
         pins = lock_of(loaded.recipe)
         held = walked(loaded.recipe, pins, until="judge")
         steps = plan(loaded.recipe, pins, held)
@@ -249,6 +266,9 @@ def test_nodes_that_are_not_told_where_it_is_are_not_waited_for(tmp_path: Path) 
         return line.Asked(loaded, pins, held, steps, ["judge"], site, Home(tmp_path / "home"))
 
     told: list[str] = []
+    unsaid = asked("", "licenses=null", "license=null")
+    with pytest.raises(InputError, match="no licence is known"):
+        line.look_around(unsaid, unsaid.steps, told.append)
     with pytest.raises(InputError, match=f"asks the served model {GPT}, and lab does not") as error:
         line.submit(asked(""), None, told.append, Queue(lambda command: ""))  # type: ignore[arg-type]
     assert "environment: of the site" in error.value.fix and "--only judge" in error.value.fix
