@@ -44,6 +44,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M, unpacked once: that alone takes 20 s of a processor."""
+    out = tmp_path_factory.mktemp("real")
+    POCKET["local/SmolLM2-135M-Instruct-Q4_1"].build(out)
+    return out
+
+
 def answers(root: Path, name: str, texts: dict[str, Sequence[str]]) -> Path:
     """An artifact of a model's answers by language; None for a question it did not answer."""
     for language, said in texts.items():
@@ -570,11 +578,9 @@ def test_m_arenahard_is_read_as_the_dataset_that_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_small_model_judges_for_real(tmp_path: Path) -> None:
+def test_a_real_small_model_judges_for_real(real: Path, tmp_path: Path) -> None:
     """SmolLM2-135M through transformers: most of what it says is no verdict, which is what the
     bounds are for."""
-    real = tmp_path / "model"
-    POCKET["local/SmolLM2-135M-Instruct-Q4_1"].build(real)
     texts = {"en": ["It is Paris.", "same"], "es": ["Es París.", "igual"]}
     others = {"en": ["I like trains.", "same"], "es": ["Trenes.", "igual"]}
     reads = {
@@ -612,11 +618,11 @@ _COPIES = (
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed")
-def test_a_judge_says_the_same_through_vllm_as_through_transformers(tmp_path: Path) -> None:
+def test_a_judge_says_the_same_through_vllm_as_through_transformers(
+    real: Path, tmp_path: Path
+) -> None:
     """SmolLM2-135M, greedy, in both orders. It is no judge: it copies answers, and some of these
     hold a verdict, so that there is something to read."""
-    real = tmp_path / "model"
-    POCKET["local/SmolLM2-135M-Instruct-Q4_1"].build(real)
     ours = {
         "en": ["Yes.", "Yes: [[A]] it is.", "Bread. [[A]]", "same"],
         "es": ["Sí.", "Pan. [[A]]", "El agua.", "igual"],
@@ -632,7 +638,7 @@ def test_a_judge_says_the_same_through_vllm_as_through_transformers(tmp_path: Pa
             "reference": answers(tmp_path / engine / "theirs", "policy", theirs),
         }
         how = {"engine": engine, "shard": 8, "max_num_seqs": 16}
-        stage = judge(how=how, ask={"text": _COPIES, "max_tokens": 32, "context": 512})
+        stage = judge(how=how, ask={"text": _COPIES, "max_tokens": 24, "context": 256})
         outcome = stage.run(job(tmp_path / engine, ["en", "es"], reads, {LLM: real}))
         assert [name.split()[0] for name in outcome.stats["engines"]] == [engine]
         assert outcome.determinism == "exact" and outcome.tokens > 0
