@@ -135,6 +135,8 @@ class InputRecord(Record):
     source: str | None = None
     revision: str | None = None
     license: License | None = None
+    # of an adapter that was read as it was after this share of its training
+    checkpoint: str | None = Field(None, exclude_if=lambda value: value is None)
     served: bool = Field(False, exclude_if=lambda value: not value)
 
 
@@ -217,6 +219,15 @@ class Manifest(Record):
     def content(self) -> str:
         """Digest of all slices together: two draws of one recipe differ here alone."""
         return content_digest((name, record.digest) for name, record in self.slices.items())
+
+    def digest_of(self, folder: str) -> str:
+        """Digest of the files below a folder, as if they were all there is."""
+        below = f"{folder}/"
+        return content_digest(
+            (record.path.removeprefix(below), record.sha256)
+            for record in self.files
+            if record.path.startswith(below)
+        )
 
     def rows(self) -> Rows:
         """The counts of all slices added up."""

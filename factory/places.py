@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from factory import kept
 from factory.earlier import Earlier
 from factory.errors import RecipeError
 from factory.hub import Hub
@@ -49,10 +50,10 @@ def _place(
     """Where a need lies on this disk, fetched from the hub if it must be."""
     if isinstance(need, Read):
         found, step = done[need.step], steps[need.step]
-        if found.directory is not None:
-            return Place(found.directory, step.repo, found.manifest.tag)
-        assert found.tag is not None
-        return Place(hub.fetch(step.repo, step.repo_type, found.tag), step.repo, found.tag)
+        tag = found.tag or found.manifest.tag
+        root = found.directory or hub.fetch(step.repo, step.repo_type, tag)
+        inside = kept.folder(need.checkpoint) if need.checkpoint else ""
+        return Place(root / inside, step.repo, tag, inside)
     if is_file(need.source):
         return Place(loaded.file(need.source))
     name, revision = need.source.partition("@")[0], pins.pins[need.source].revision

@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
+from factory import kept
 from factory.artifact import Manifest, SliceRecord, fingerprint
 from factory.lock import Lock
 from factory.recipe import Recipe
@@ -212,13 +213,14 @@ class _Planner:
         extent = [n for n in spec.needs if isinstance(n, Outside) and n.extent]
         identity["outside"] = {need.role: self._content(need) for need in content}
         full = identity | {
-            "inputs": _by_role(reads, lambda r: self._slices[r.step, r.slice].fingerprint),
+            "inputs": _by_role(reads, lambda r: _at(r, self._slices[r.step, r.slice].fingerprint)),
             "extent": stage.extent() | {need.role: self._digest(need) for need in extent},
         }
         if not stage.row_wise:  # every row hangs on all of what was read
             return Slice(spec, full, fingerprint(full), fingerprint(full))
         key = fingerprint(
-            identity | {"inputs": _by_role(reads, lambda r: self._slices[r.step, r.slice].row_key)}
+            identity
+            | {"inputs": _by_role(reads, lambda r: _at(r, self._slices[r.step, r.slice].row_key))}
         )
         return Slice(spec, full, fingerprint(full), key)
 
@@ -302,7 +304,19 @@ class _Planner:
             return self._digest(need)
         if isinstance(need, Served):
             return need.digest
-        return self._done[need.step].manifest.slices[need.slice].digest
+        return content(self._done[need.step].manifest, need)
+
+
+def content(manifest: Manifest, read: Read) -> str:
+    """The digest of what reading this of an artifact gives."""
+    if read.checkpoint:
+        return manifest.digest_of(kept.folder(read.checkpoint))
+    return manifest.slices[read.slice].digest
+
+
+def _at(read: Read, name: str) -> str:
+    """The name of a slice, or of a checkpoint on the way to it."""
+    return f"{name}@{read.checkpoint}" if read.checkpoint else name
 
 
 def _by_role(reads: Iterable[Read], value: Any) -> dict[str, list[str]]:

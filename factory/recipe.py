@@ -102,18 +102,23 @@ class Recipe(Knobs):
 @dataclass(frozen=True)
 class Loaded:
     """A recipe, the file it came from, whether that file ships with the package, and the org and
-    name of every recipe that it extends. `files`: where local files lie that are elsewhere than
-    the recipe says, by what it calls them."""
+    name of every recipe that it extends, with the `folders` that these are in. `files`: where local
+    files lie that are elsewhere than the recipe says, by what it calls them."""
 
     recipe: Recipe
     path: Path
     packaged: bool
     extends: tuple[tuple[str, str], ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
 
     def file(self, source: str) -> Path:
-        """Where a local file that the recipe names lies: beside the recipe."""
-        return self.files.get(source) or (self.path.parent / source).resolve()
+        """Where a local file that the recipe names lies: beside the recipe, or beside one that it
+        extends."""
+        if known := self.files.get(source):
+            return known
+        places = [(folder / source).resolve() for folder in (self.path.parent, *self.folders)]
+        return next((place for place in places if place.exists()), places[0])
 
 
 def find(name: str) -> tuple[Path, bool]:
@@ -141,7 +146,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
     Raises RecipeError that names the line and the nearest right word.
     """
     path, packaged = find(name)
-    lineage: list[tuple[str, str]] = []
+    lineage: list[tuple[tuple[str, str], Path]] = []
     document = _read(path, (), lineage)
     if not isinstance(document.data, dict):
         raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
@@ -159,12 +164,16 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
         except RecipeError as error:
             place = document.place(("stages", stage.name))
             raise RecipeError(f"{place}: {error.what}", error.fix) from None
-    others = tuple(one for one in lineage if one != (recipe.org, recipe.name))
-    return Loaded(recipe, path, packaged, others)
+    others = tuple(one for one, _ in lineage if one != (recipe.org, recipe.name))
+    folders = tuple(dict.fromkeys(folder for _, folder in reversed(lineage)))
+    return Loaded(recipe, path, packaged, others, folders=folders)
 
 
-def _read(path: Path, seen: tuple[Path, ...], lineage: list[tuple[str, str]]) -> yaml12.Document:
-    """The document at `path` over those it extends, whose org and name go into `lineage`."""
+def _read(
+    path: Path, seen: tuple[Path, ...], lineage: list[tuple[tuple[str, str], Path]]
+) -> yaml12.Document:
+    """The document at `path` over those it extends, whose org, name and folder go into `lineage`,
+    the farthest first."""
     if path in seen:
         raise RecipeError(f"{path.name} extends itself", "break the circle")
     try:
@@ -177,15 +186,22 @@ def _read(path: Path, seen: tuple[Path, ...], lineage: list[tuple[str, str]]) ->
         ) from None
     document = yaml12.parse(text, path.name)
     if isinstance(document.data, dict) and "extends" in document.data:
-        parent_name = document.data.pop("extends")
-        parent = path.parent / str(parent_name)
+        parent_name = str(document.data.pop("extends"))
+        parent = path.parent / parent_name
         if not parent.is_file():
-            place = document.place(("extends",))
-            raise RecipeError(f"{place}: no recipe at {parent_name}", "check extends:")
+            packaged = recipes()
+            if parent_name not in packaged:
+                place = document.place(("extends",))
+                raise RecipeError(
+                    f"{place}: no recipe at {parent_name}{nearest(parent_name, packaged)}",
+                    "give a .yaml file by its path from this one, or the name of a packaged recipe",
+                )
+            parent = packaged[parent_name]
         base = _read(parent.resolve(), (*seen, path), lineage)
         if not isinstance(base.data, dict):
             raise RecipeError(f"{parent_name} holds no recipe", "check extends:")
-        lineage.append((str(base.data.get("org")), str(base.data.get("name"))))
+        known = (str(base.data.get("org")), str(base.data.get("name")))
+        lineage.append((known, parent.resolve().parent))
         return yaml12.Document(merge(base.data, document.data), {**base.places, **document.places})
     return document
 

@@ -28,7 +28,7 @@ from factory.cards import licenses, references, samples
 from factory.errors import InputError, StageError
 from factory.language.languages import LANGUAGES
 from factory.lock import Lock
-from factory.plan import Found, Step
+from factory.plan import Found, Step, content
 from factory.reading import is_file
 from factory.recipe import Recipe
 from factory.stages.contract import Need, Outside, Read, Served
@@ -208,13 +208,14 @@ def inputs(
     record = found.manifest.slices[need.slice]
     return InputRecord(
         role=need.role,
-        digest=record.digest,
+        digest=content(found.manifest, need),
         step=need.step,
         slice=need.slice,
         fingerprint=record.fingerprint,
         repo=found.manifest.repo,
         tag=found.tag or found.manifest.tag,
         license=license,
+        checkpoint=need.checkpoint,
     )
 
 

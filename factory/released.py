@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factory import kept
 from factory.artifact import (
     MANIFEST,
     InputRecord,
@@ -22,7 +23,7 @@ from factory.artifact import (
     read_manifest,
     text_hash,
 )
-from factory.errors import HubError, InputError
+from factory.errors import HubError, InputError, nearest
 from factory.training import adapters
 
 if TYPE_CHECKING:
@@ -58,19 +59,22 @@ class Released:
 
 
 def find(name: str, hub: Hub, base: str | None = None) -> Released:
-    """The model that `org/name[@revision]` or a directory stands for, fetched with its base.
+    """The model that `org/name[@revision]` or a directory stands for, fetched with its base; of an
+    adapter that was kept on the way, `org/name[@revision]:checkpoints/0.5`.
 
     An adapter is put on the base that it was made on and on no other: `base` may say where that
     lies, not replace it. Raises InputError for a wrong base and for what cannot be talked to,
     HubError for what the hub lacks.
     """
-    place, called = _fetch(name, hub)
+    repo, folder = (name, "") if Path(name).is_dir() else _parts(name)
+    place, called = _fetch(repo, hub)
     manifest = _manifest(place)
-    if (place / adapters.CONFIG).is_file():
-        below, below_name = _base(name, place, manifest, hub, base)
+    adapter = _inside(name, place, folder)
+    if (adapter / adapters.CONFIG).is_file():
+        below, below_name = _base(name, adapter, manifest, hub, base)
         # a re-saved tokenizer goes with the adapter: others add words or another template to it
         own = (place / "tokenizer_config.json").is_file()
-        found = Released(name, below, below_name, place, place if own else below, manifest)
+        found = Released(name, below, below_name, adapter, place if own else below, manifest)
     else:
         if base is not None:
             raise InputError(f"{name} is a whole model and goes on no base", "leave out --base")
@@ -78,6 +82,26 @@ def find(name: str, hub: Hub, base: str | None = None) -> Released:
     _speaks(found)
     _same_template(found)
     return found
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """A name as repo (with its revision) and folder."""
+    repo, _, folder = name.partition(":")
+    return repo, folder
+
+
+def _inside(name: str, place: Path, folder: str) -> Path:
+    """Where in a repo an adapter lies. Raises InputError for a checkpoint that was not kept."""
+    there = sorted(
+        f"{kept.FOLDER}/{path.parent.name}"
+        for path in place.glob(f"{kept.FOLDER}/*/{adapters.CONFIG}")
+    )
+    if folder and folder not in there:
+        raise InputError(
+            f"{name}: there is no adapter in {folder}{nearest(folder, there)}",
+            f"it has {', '.join(there)}" if there else "it keeps no checkpoints: leave that out",
+        )
+    return place / folder
 
 
 def _fetch(name: str, hub: Hub) -> tuple[Path, str]:

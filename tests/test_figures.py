@@ -51,6 +51,19 @@ def test_rewards_of_one_value_or_none_can_be_drawn(tmp_path: Path) -> None:
     assert figures.wanted(one.model_copy(update={"stats": stats})) == {}
 
 
+def test_what_was_measured_along_a_training_is_drawn(tmp_path: Path) -> None:
+    for name, key in (("judge", "comparisons"), ("euroeval", "deltas")):
+        manifest = KEPT[name]
+        rows = manifest.stats[key]
+        model = rows[-1]["model"]
+        way = [{**row, "model": f"{model}-at-0.25"} for row in rows if row["model"] == model]
+        along = manifest.model_copy(update={"stats": {**manifest.stats, key: [*rows, *way]}})
+        assert figures.CHECKPOINTS in figures.wanted(along)
+        (tmp_path / name).mkdir()
+        figures.draw(along, tmp_path / name)
+        assert (tmp_path / name / figures.CHECKPOINTS).read_bytes().startswith(b"\x89PNG")
+
+
 def test_what_is_cited_is_in_the_bibliography() -> None:
     bib = references.entries(shipped("cards/references.bib").read_text(encoding="utf-8"))
     known = {key for keys in references._STAGES.values() for key in keys}

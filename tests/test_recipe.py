@@ -306,6 +306,19 @@ def test_a_missing_parent_is_named_with_its_line(refused, parent):
     assert refused(f"name: x\nextends: {parent}\n").startswith("r.yaml:2: no recipe at")
 
 
+def test_a_packaged_recipe_is_extended_by_its_name_from_anywhere(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "extends: smoke\nname: mine\norg: lab\nstages: {questions: {source: own.jsonl}}\n"
+    )
+    (tmp_path / "own.jsonl").write_text("")
+    loaded = load(str(tmp_path / "mine.yaml"))
+    assert loaded.recipe.models["policy"].name == "local/tiny-random-llama"
+    assert loaded.extends == (("local", "demo"), ("local", "smoke")) and not loaded.packaged
+    assert loaded.file("own.jsonl").parent == tmp_path, "beside the recipe, if it is there"
+    assert loaded.file("demo/prompts-en.jsonl").is_file(), "else beside the one that names it"
+    assert loaded.file("nowhere.jsonl").parent == tmp_path
+
+
 # --set
 
 

@@ -23,6 +23,7 @@ from factory.report.findings import Duel, Win
 from factory.report.gather import Made, gather
 from factory.report.ink import Scale, over
 from factory.report.lineage import Node, arrange, draw, graph
+from factory.report.words import figure
 from factory.shipped import shipped
 from tests.builders import imported
 from tests.conftest import Cli
@@ -586,3 +587,22 @@ def test_the_word_pass_rate_stands_beside_the_line_pass_rate_where_there_is_one(
     told_more = arena.model_copy(update={"stats": {**arena.stats, "by_slice": slices}})
     text = told(parse(rendered([told_more])))
     assert "of these, no English word: 50 % → 50 %" in text
+
+
+def test_what_was_judged_on_the_way_of_a_training_is_drawn() -> None:
+    assert "Along the training" not in golden()
+    judge = KEPT["judge"]
+    rows = judge.stats["comparisons"]
+    mine = next(row for row in rows if (row["model"], row["language"]) == ("dpo-es", "es"))
+    half = {**mine, "model": "dpo-es-at-0.5"}
+    tree = parse(
+        rendered(
+            [judge.model_copy(update={"stats": {**judge.stats, "comparisons": [*rows, half]}})]
+        )
+    )
+    said = [told(one) for one in every(tree, "title")]
+    rate = figure(mine["win_rate"]["rate"])
+    for share in ("50%", "100%"):
+        assert any(f"win rate {rate} after {share} of the steps" in one for one in said)
+    lead = told(tree).partition("What came of it")[0]
+    assert "dpo-es against policy" in lead and "dpo-es-at-0.5" not in lead

@@ -17,7 +17,7 @@ import pytest
 
 from factory.errors import StageError
 from factory.stages.train import Dpo
-from factory.training import launch
+from factory.training import adapters, launch
 from factory.training.checkpoints import COMPLETE, last_checkpoint
 from tests import sharded, trainings
 from tests.trainings import SMALL, tiny_model
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 # Dropout on, so that the state of the random numbers is seen to be restored, too.
 KNOBS: dict[str, Any] = {**SMALL, "epochs": 3, "batch": 2, "disable_dropout": False}
+KNOBS["checkpoints"] = [0.25, 0.75]
 KNOBS["how"] = {**SMALL["how"], "micro_batch": 1, "evaluations": 2}
 CODE = """
 import json, sys, torch
@@ -96,14 +97,34 @@ def same_course(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1
     assert one["final"]["eval_loss"] == pytest.approx(other["final"]["eval_loss"], abs=tolerance)
 
 
+def same_adapters(one: Path, other: Path) -> None:
+    """The adapter at the end and those on the way are the same, and differ from each other."""
+    from safetensors.torch import load_file
+
+    ways = ("", "checkpoints/0.25", "checkpoints/0.75")
+    found = {way: load_file(one / "out" / way / adapters.WEIGHTS) for way in ways}
+    for way, mine in found.items():
+        theirs = load_file(other / "out" / way / adapters.WEIGHTS)
+        assert all((mine[name] - theirs[name]).abs().max() < 1e-4 for name in mine), way
+    name = next(name for name in found[""] if "lora_B" in name)
+    sizes = [float(found[way][name].abs().sum()) for way in reversed(ways)]
+    assert len(set(sizes)) == len(ways) and min(sizes) > 0
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("undisturbed")
     ended(start(directory))
-    return stats(directory)
+    return directory
 
 
-def test_killed_and_run_again_it_ends_the_same(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(whole: Path) -> dict[str, Any]:
+    return stats(whole)
+
+
+def test_killed_and_run_again_it_ends_the_same(whole: Path, tmp_path: Path) -> None:
+    """The course, the adapter, and the checkpoints that are kept of it before and after."""
     process = start(tmp_path, how={**KNOBS["how"], "save_steps": 2})
     step(process, 7)
     process.send_signal(signal.SIGKILL)
@@ -112,7 +133,9 @@ def test_killed_and_run_again_it_ends_the_same(undisturbed: dict[str, Any], tmp_
     assert kept and kept[-1] in (6, 7, 8)
     said = ended(start(tmp_path, how={**KNOBS["how"], "save_steps": 2}))
     assert said.split()[0] == str(kept[-1] + 1), "it went on from the checkpoint"
-    same_course(stats(tmp_path), undisturbed)
+    same_course(stats(tmp_path), stats(whole))
+    assert stats(whole)["checkpoints"] == {"0.25": 3, "0.75": 9}
+    same_adapters(whole, tmp_path)
 
 
 def test_told_to_stop_it_saves_a_checkpoint_and_goes_on_from_it(
@@ -169,21 +192,23 @@ def test_processes_are_stopped_together_and_go_on_together(tmp_path: Path) -> No
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_spread_over_processes_trains_as_one(dtype: str, tmp_path: Path) -> None:
     """FSDP2 by the config that the factory writes, read by accelerate itself: the same losses, and
-    an adapter that is whole; LoRA in float32 beside a base in bfloat16."""
+    adapters that are whole, at the end and half way; LoRA in float32 beside a base in bfloat16."""
     from safetensors.torch import load_file
 
-    done, adapters = {}, {}
+    done: dict[str, Any] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for name, count in (("one", 1), ("two", 2)):
         directory = tmp_path / name
         how = {**SMALL["how"], "micro_batch": 1, "processes": count}
-        stage = Dpo(**{**SMALL, "dtype": dtype, "batch": 2, "how": how})
+        stage = Dpo(**{**SMALL, "dtype": dtype, "batch": 2, "checkpoints": [0.5], "how": how})
         if count > 1:
             stage = stage.model_copy(update={"how": stage.how.model_copy(
                 update={"strategy": "fsdp"})})  # fmt: skip
         task = trainings.task_of(stage, trainings.job(directory, stage))
         task = task.model_copy(update={"rows": task.work / "rows", "work": task.work})
         done[name] = sharded.train(task)
-        adapters[name] = load_file(task.out / "adapter_model.safetensors")
+        ways = (task.out, task.out / "checkpoints" / "0.5")
+        found[name] = [load_file(path / adapters.WEIGHTS) for path in ways]
         assert last_checkpoint(task.work)
     one, two = ([entry for entry in done[name]["history"] if "loss" in entry] for name in done)
     assert len(one) == len(two) == 4
@@ -191,9 +216,12 @@ def test_a_model_spread_over_processes_trains_as_one(dtype: str, tmp_path: Path)
     for mine, theirs in zip(one, two, strict=True):
         assert mine["logps/chosen"] == pytest.approx(theirs["logps/chosen"], rel=near)
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=near)
-    assert adapters["one"].keys() == adapters["two"].keys()
-    for key, weight in adapters["one"].items():
-        assert weight.shape == adapters["two"][key].shape
+    for whole, spread in zip(found["one"], found["two"], strict=True):
+        assert whole.keys() == spread.keys()
+        for key, weight in whole.items():
+            assert weight.shape == spread[key].shape
+    end, half = found["two"]
+    assert any((end[key] != half[key]).any() for key in end)
 
 
 def test_nothing_is_spread_over_cpus_in_silence(tmp_path: Path) -> None:

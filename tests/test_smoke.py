@@ -317,6 +317,62 @@ def test_peft_loads_the_adapter_on_its_base(made: Path) -> None:
     assert _clients(made, code) == "changed\n"
 
 
+# Trains an adapter, lets it and another answer, starts Python three times.
+def test_an_adapter_on_the_way_is_evaluated_drawn_and_loaded(made: Path, tmp_path: Path) -> None:
+    await_end(made / "hub")
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    recipe = tmp_path / "along.yaml"
+    recipe.write_text(
+        "extends: smoke\n"
+        "stages:\n"
+        "  merge: null\n"
+        "  dpo: {each: [es], checkpoints: [0.8]}\n"
+        "  arena: {of: [policy, dpo@*]}\n"
+        "  judge: {model: dpo@*}\n"
+    )
+    done = run_factory("run", str(recipe), home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = manifests(home)
+    half, end = (found["arena"].slices[f"es/dpo-es{at}"] for at in ("-at-0.8", ""))
+    read = {
+        record.checkpoint: record.digest
+        for made_of in (half, end)
+        for record in made_of.inputs
+        if record.role == "adapter"
+    }
+    assert set(read) == {"0.8", None} and len(set(read.values())) == 2
+    assert {row["model"] for row in found["judge"].stats["comparisons"]} == {
+        "dpo-es-at-0.8", "dpo-es",
+    }  # fmt: skip
+    tags = {name: manifest.tag for name, manifest in found.items()}
+    repo = f"local/smoke-dpo-es@{tags['dpo[es]']}"
+    told = run_factory("card", repo, home=home)
+    assert 'subfolder="checkpoints/0.8"' in told.stdout
+    told = run_factory("card", f"datasets/local/smoke-verdicts@{tags['judge']}", home=home)
+    assert "(checkpoints.png)" in told.stdout
+    code = (
+        "import torch\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "found = []\n"
+        "for more in ({}, {'subfolder': 'checkpoints/0.8'}):\n"
+        "    base = AutoModelForCausalLM.from_pretrained('local/tiny-random-llama')\n"
+        f"    model = PeftModel.from_pretrained(base, 'local/smoke-dpo-es', "
+        f"revision={tags['dpo[es]']!r}, **more)\n"
+        "    with torch.no_grad():\n"
+        "        found.append(model.eval()(torch.tensor([[5, 6, 7]])).logits)\n"
+        "print(not torch.equal(*found))"
+    )
+    assert _clients(home, code) == "True\n"
+    merged = run_factory(
+        "merge", f"{repo}:checkpoints/0.8", "--to", str(tmp_path / "merged"), home=home
+    )
+    assert merged.returncode == 0, merged.stderr
+    absent = run_factory("merge", f"{repo}:checkpoints/0.5", "--to", "elsewhere", home=home)
+    assert absent.returncode == 1 and "it has checkpoints/0.8" in absent.stderr
+
+
 def test_a_released_adapter_is_merged_into_an_ordinary_checkpoint(
     made: Path, tmp_path: Path
 ) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.artifact import Manifest, Rows
+from factory.cards.course import Course, Measure, courses
+from factory.cards.results import tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CURVE, REWARDS, DELTAS = "curve.png", "rewards.png", "deltas.png"
+CHECKPOINTS = "checkpoints.png"
 _COLOURS = {
     "pool": "#c8c8c8", "chosen": "#2a7f9e", "rejected": "#c4622d", "margin": "#5a5a8c",
     "reward": "#5a7d4f",
@@ -40,6 +43,8 @@ def wanted(manifest: Manifest) -> dict[str, str]:
         found[REWARDS] = "Rewards of all samples, by language"
     if manifest.stage == "euroeval" and _cells(manifest.stats.get("deltas", [])):
         found[DELTAS] = "Deltas to the reference by language and task, starred where it differs"
+    if courses(_measures(manifest)):
+        found[CHECKPOINTS] = "Along the training: what was measured after a share of its steps"
     return found
 
 
@@ -52,6 +57,8 @@ def draw(manifest: Manifest, directory: Path) -> None:
         draw_rewards(directory / REWARDS, _rewards(manifest))
     if DELTAS in files:
         draw_deltas(directory / DELTAS, manifest.stats["deltas"])
+    if CHECKPOINTS in files:
+        draw_courses(directory / CHECKPOINTS, courses(_measures(manifest)))
 
 
 def draw_curve(
@@ -117,6 +124,51 @@ def draw_deltas(path: Path, deltas: Sequence[Mapping[str, Any]]) -> None:
     axes.set_yticks(range(len(rows)), labels)
     axes.spines[:].set_visible(False)
     _save(grid, path)
+
+
+def draw_courses(path: Path, drawn: Sequence[Course]) -> None:
+    """What was measured over the share of a training, a panel for each model and language: the
+    dashed line is the reference. A single line has its intervals; of several each is a benchmark,
+    named at its end."""
+    rows = [drawn[at : at + 4] for at in range(0, len(drawn), 4)]
+    grid = _grid(len(rows), [""] * min(4, len(drawn)), [""] * len(rows), height=1.7)
+    for panels, line in zip(grid, rows, strict=True):
+        for axes in panels[len(line) :]:
+            axes.set_axis_off()
+        for axes, one in zip(panels, line, strict=False):
+            axes.axhline(one.even, color=_COLOURS["pool"], lw=1, ls="--")
+            for name, points in one.lines.items():
+                at = [100 * point.share for point in points]
+                axes.plot(at, [p.value for p in points], "o-", color=_COLOURS["chosen"], lw=1, ms=3)
+                if len(one.lines) > 1:
+                    axes.annotate(f" {name[:16]}", (at[-1], points[-1].value), fontsize=4)
+                    continue
+                for point in points:
+                    if point.low is not None and point.high is not None:
+                        ends = [point.low, point.high]
+                        axes.plot([100 * point.share] * 2, ends, color=_COLOURS["chosen"], lw=0.8)
+            axes.set_title(one.title[:48], fontsize=6, color=_INK)
+            axes.set_xlim(0, 105)
+    _save(grid, path)
+
+
+def _measures(manifest: Manifest) -> list[Measure]:
+    """What of its own a manifest says about models, as numbers that can be set beside others."""
+    return [
+        Measure(
+            model=one.model,
+            language=one.language,
+            name=one.evaluation if one.metric.endswith(" delta") else "win rate",
+            value=one.value,
+            low=one.ci_low,
+            high=one.ci_high,
+            against=one.against,
+            by=one.by,
+            even=0.0 if one.metric.endswith(" delta") else 50.0,
+        )
+        for one in tidy([manifest])
+        if one.value is not None and (one.metric.endswith(" delta") or one.metric == "win_rate")
+    ]
 
 
 def _cells(deltas: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any], Mapping[str, Any]]:

@@ -12,7 +12,9 @@ import typer
 from factory.cli.app import app
 from factory.cli.line import HubUrl
 
-Model = Annotated[str, typer.Argument(help="org/name[@revision], or a directory.")]
+Model = Annotated[
+    str, typer.Argument(help="org/name[@revision][:checkpoints/0.5], or a directory.")
+]
 Base = Annotated[
     str | None,
     typer.Option("--base", help="Where its base model lies, if not where the adapter says."),

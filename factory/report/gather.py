@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from factory import kept
 from factory.artifact import License, Manifest, Rows
+from factory.cards.course import Course, Measure, courses
 from factory.report import benchmarks, examples, findings, learning, words
 from factory.report.benchmarks import Benchmarks
 from factory.report.chain import Chain, LeftOut, origin, reads
@@ -127,6 +129,7 @@ class Report:
     drops: tuple[Drop, ...]
     duels: tuple[Duel, ...]
     benchmarks: tuple[Benchmarks, ...]
+    courses: tuple[Course, ...]
     speech: tuple[Speech, ...]
     rewards: tuple[Histogram, ...]
     audit: Audit | None
@@ -145,13 +148,18 @@ class Report:
 
     @property
     def verdicts(self) -> list[tuple[Duel, Win]]:
-        """Of each comparison the one row that is over all languages."""
-        return [(duel, duel.rows[0]) for duel in self.duels if duel.rows]
+        """Of each comparison the one row that is over all languages, at the end of training."""
+        return [
+            (duel, duel.rows[0])
+            for duel in self.duels
+            if duel.rows and kept.parted(duel.model)[1] == 1
+        ]
 
 
 def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = None) -> Report:
     """The page's data of a line of artifacts."""
     every = chain.manifests
+    duels, measured = findings.duels(every), benchmarks.benchmarks(every)
     lines = tuple(line for manifest in every for line in _lines(manifest))
     found = list(dict.fromkeys(code for m in every for code in m.languages))
     extra = [code for line in lines for code in line.by_language if code not in found]
@@ -165,8 +173,9 @@ def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = N
         columns=tuple(dict.fromkeys([*found, *extra])),
         rows=lines,
         drops=tuple(drop for manifest in every for drop in _drops(manifest)),
-        duels=tuple(findings.duels(every)),
-        benchmarks=tuple(benchmarks.benchmarks(every)),
+        duels=tuple(duels),
+        benchmarks=tuple(measured),
+        courses=tuple(courses([*_rates(duels), *_deltas(measured)])),
         speech=tuple(findings.speech(every)),
         rewards=tuple(learning.rewards(every)),
         audit=learning.audit(every),
@@ -178,6 +187,26 @@ def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = N
         licenses=tuple(dict.fromkeys(_license(m.license) for m in every if m.license)),
         references=tuple(dict.fromkeys(key for m in every for key in m.references)),
     )
+
+
+def _rates(duels: Sequence[Duel]) -> list[Measure]:
+    return [
+        Measure(duel.model, row.language, "win rate", row.rate, row.low, row.high, row.reference,
+                duel.judge, 50.0)
+        for duel in duels
+        for row in duel.rows
+        if row.rate is not None
+    ]  # fmt: skip
+
+
+def _deltas(found: Sequence[Benchmarks]) -> list[Measure]:
+    return [
+        Measure(one.model, delta.language, delta.benchmark, delta.change, delta.low, delta.high,
+                one.reference, one.made, 0.0)
+        for one in found
+        for delta in one.deltas
+        if delta.change is not None
+    ]  # fmt: skip
 
 
 def _lines(manifest: Manifest) -> list[RowLine]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from markupsafe import Markup
 
+from factory.cards.course import Course
 from factory.report import words
 from factory.report.ink import Scale, element, over, picture, said, tick_label, ticks, tip
 from factory.report.learning import Curve, Histogram
@@ -120,6 +122,48 @@ def curve(drawn: Curve, title: str) -> Markup:
     return picture(
         _PLOT + _TICKS, title, *grid, base, line, *(dots if few else []), *rings, *labels,
         ticks(across, steps, _PLOT + 13),
+    )  # fmt: skip
+
+
+def course(drawn: Course) -> Markup:
+    """What was measured after shares of a training; the reference is the dashed line."""
+    points = [point for line in drawn.lines.values() for point in line]
+    ends = [end for p in points for end in (p.value, p.low, p.high) if end is not None]
+    up, across = over([*ends, drawn.even], 0.1), Scale(-14, 104)
+
+    def y(value: float) -> float:
+        return _PLOT * (1 - up.at(value) / 100)
+
+    levels = up.ticks(3)
+    step = levels[1] - levels[0] if len(levels) > 1 else 1.0
+    labels = [
+        element("text", said(tick_label(level, step)), class_="tick halo", x=0, y=y(level) + 3)
+        for level in levels
+    ]
+    even = element("line", class_="even", x1="0", x2="100%", y1=y(drawn.even), y2=y(drawn.even))
+    marks = []
+    for name, line in drawn.lines.items():
+        marks += [
+            element("line", class_="line", x1=across.x(100 * a.share), x2=across.x(100 * b.share),
+                    y1=y(a.value), y2=y(b.value))
+            for a, b in pairwise(line)
+        ]  # fmt: skip
+        for point in line:
+            at = across.x(100 * point.share)
+            told = f"{name} {words.figure(point.value)} after {point.share:.0%} of the steps"
+            if point.low is not None and point.high is not None:
+                told += f" [{words.figure(point.low)}, {words.figure(point.high)}]"
+                if len(drawn.lines) == 1:
+                    marks.append(
+                        element("line", class_="spread", x1=at, x2=at, y1=y(point.low),
+                                y2=y(point.high))
+                    )  # fmt: skip
+            marks.append(element("circle", tip(told), class_="logged", r=3.0, cx=at,
+                                 cy=y(point.value)))  # fmt: skip
+    base = element("line", class_="axis", x1="0", x2="100%", y1=_PLOT, y2=_PLOT)
+    return picture(
+        _PLOT + _TICKS, drawn.title, even, base, *marks, *labels,
+        ticks(across, [0, 25, 50, 75, 100], _PLOT + 13, " %"),
     )  # fmt: skip
 
 

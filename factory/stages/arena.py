@@ -17,7 +17,8 @@ from factory.language.confusion import count_english, count_lines, no_word_rate,
 from factory.language.english import english
 from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
-from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage, model_of
+from factory.stages.contestants import contestants
+from factory.stages.contract import How, Read, Scope, SliceSpec, Stage, model_of
 from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice
 from factory.training import probe
 
@@ -29,7 +30,8 @@ class ArenaHow(How, EngineKnobs):
 
 
 class Arena(Stage):
-    """Answers of every model in `of`: a name under models:, or a stage that trains adapters.
+    """Answers of every model in `of`: a name under models:, or a stage that trains adapters
+    (`dpo@0.5`: as they were after half of the steps; `dpo@*`: all that it keeps, and the end).
     Greedy, and the same for all of them whatever they are called."""
 
     name: ClassVar[str] = "arena"
@@ -46,17 +48,16 @@ class Arena(Stage):
     def slices(self, scope: Scope) -> list[SliceSpec]:
         questions = {spec.name: spec for spec in scope.slices("questions", self.name)}
         found = []
-        for name in self.of:
-            for label, needs, languages in contestants(scope, name, self.name):
-                found += [
-                    SliceSpec(
-                        self.name,
-                        f"{language}/{label}",
-                        language,
-                        (Read("questions", questions[language].step, language), *needs),
-                    )
-                    for language in languages
-                ]
+        for one in contestants(scope, self.of, self.name):
+            found += [
+                SliceSpec(
+                    self.name,
+                    f"{language}/{one.label}",
+                    language,
+                    (Read("questions", questions[language].step, language), *one.needs),
+                )
+                for language in one.languages
+            ]
         self._served(dict.fromkeys(model_of(spec.name) for spec in found))
         return found
 
@@ -197,20 +198,3 @@ def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
         "word_pass_rate": words,
         **({"no_word_pass_rate": why} if why else {}),
     }
-
-
-def contestants(
-    scope: Scope, name: str, asked_by: str
-) -> list[tuple[str, tuple[Need, ...], tuple[str, ...]]]:
-    """(label, needs, languages) of each model that `name` stands for: a model under models: in
-    every language, or each adapter of a training stage in the languages it was trained on."""
-    if name in scope.models:
-        return [(name, scope.policy(name, "model", asked_by), scope.languages)]
-    stage = scope.stage(name, asked_by)
-    base = scope.base(getattr(stage, "base", "policy"), "model", asked_by)
-    found: list[tuple[str, tuple[Need, ...], tuple[str, ...]]] = []
-    for spec in stage.laid_out(scope):
-        languages = (spec.language,) if spec.language else scope.languages
-        needs = (base, Read("adapter", spec.step, spec.name))
-        found.append((f"{name}-{spec.name}", needs, languages))
-    return found

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """One slice of another step's artifact, read under the name `role`."""
+    """One slice of another step's artifact, read under the name `role`; or of an adapter the
+    `checkpoint` after that share of its training (see factory/kept.py)."""
 
     role: str
     step: str
     slice: str
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)

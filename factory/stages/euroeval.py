@@ -18,7 +18,7 @@ from factory.euroeval.runs import RunKnobs, Runs
 from factory.knobs import EXTENT, REFERENCE
 from factory.language.languages import language as known_language
 from factory.shards import Shard
-from factory.stages.arena import contestants
+from factory.stages.contestants import contestants
 from factory.stages.contract import How, Outside, Scope, SliceSpec, Stage, model_of
 from factory.stages.job import Job, Outcome, policy
 
@@ -32,12 +32,13 @@ class EuroevalHow(How, RunKnobs):
 
 
 class Euroeval(Stage):
-    """Scores of every model in `of` (a name under models:, or a stage that trains adapters) on
-    `benchmarks`: the paper's list, EuroEval's official suites, or names by language. `languages`:
-    those that a model was trained in (`own`), all of the recipe, or a list. `sources`: a Hub
-    dataset to read in the place of a benchmark's own, in the same form. `reference`: the model
-    that the others are compared with. `incomplete: keep` keeps a benchmark that left no record,
-    as a row without a value; else the stage fails, and goes on where it was when run again."""
+    """Scores of every model in `of` (a name under models:, or a stage that trains adapters, whose
+    checkpoints are named as for arena) on `benchmarks`: the paper's list, EuroEval's official
+    suites, or names by language. `languages`: those that a model was trained in (`own`), all of
+    the recipe, or a list. `sources`: a Hub dataset to read in the place of a benchmark's own, in
+    the same form. `reference`: the model that the others are compared with. `incomplete: keep`
+    keeps a benchmark that left no record, as a row without a value; else the stage fails, and goes
+    on where it was when run again."""
 
     name: ClassVar[str] = "euroeval"
     kind: ClassVar[str] = "results"
@@ -107,17 +108,16 @@ class Euroeval(Stage):
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
         found, without = [], []
-        for name in dict.fromkeys(self.of):
-            for label, needs, own in contestants(scope, name, self.name):
-                for language in self._asked(scope, own):
-                    names = self.suite(language)
-                    if not names:
-                        without.append(language)
-                        continue
-                    data = tuple(self._source(name) for name in names)
-                    found.append(
-                        SliceSpec(self.name, f"{language}/{label}", language, (*needs, *data))
-                    )
+        for one in contestants(scope, self.of, self.name):
+            for language in self._asked(scope, one.languages):
+                names = self.suite(language)
+                if not names:
+                    without.append(language)
+                    continue
+                data = tuple(self._source(name) for name in names)
+                found.append(
+                    SliceSpec(self.name, f"{language}/{one.label}", language, (*one.needs, *data))
+                )
         absent = tuple(dict.fromkeys(without))
         if not found:
             raise RecipeError(
@@ -304,7 +304,7 @@ class _Asked:
         stage = self._stage
         return {
             "model": model_of(spec.name),
-            "adapter": f"{put_on.name}@{put_on.revision}" if put_on and put_on.name else None,
+            "adapter": put_on.said if put_on and put_on.name else None,
             "language": spec.language,
             "split": stage.split,
             "few_shot": stage.few_shot,

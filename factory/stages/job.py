@@ -42,11 +42,18 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a need lies on this disk, and its name and revision on the Hub (None for a file)."""
+    """Where a need lies on this disk, and its name and revision on the Hub (None for a file), with
+    the folder of that repo that it is, where it is not all of it."""
 
     path: Path
     name: str | None = None
     revision: str | None = None
+    folder: str = ""
+
+    @property
+    def said(self) -> str:
+        """It on the Hub: repo, revision and folder."""
+        return f"{self.name}@{self.revision}" + (f":{self.folder}" if self.folder else "")
 
 
 class PartDone(Exception):

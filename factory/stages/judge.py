@@ -22,7 +22,7 @@ from factory.judging.verdicts import APART, MODEL_FIRST, REFERENCE_FIRST, Wanted
 from factory.judging.wording import Wording
 from factory.knobs import REFERENCE, Knobs
 from factory.shards import Shard
-from factory.stages.arena import contestants
+from factory.stages.contestants import contestants
 from factory.stages.contract import How, Need, Read, Scope, Served, SliceSpec, Stage
 from factory.stages.job import Job, Outcome, engines, read_slice
 from factory.statistics.table import Item, by_category, by_language
@@ -128,10 +128,10 @@ class Judge(Stage):
         answers = {spec.name: spec for spec in scope.slices("arena", self.name)}
         notes = self._notes(scope)
         found = []
-        for label, _, languages in contestants(scope, self.model, self.name):
-            for language in languages:
+        for one in contestants(scope, [self.model], self.name):
+            for language in one.languages:
                 names = {
-                    "answers": f"{language}/{label}",
+                    "answers": f"{language}/{one.label}",
                     "reference": f"{language}/{self.reference}",
                 }
                 for name in names.values():

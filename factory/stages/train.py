@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from factory import chat
+from factory import chat, kept
 from factory.artifact import Rows
 from factory.errors import RecipeError, StageError, nearest
 from factory.knobs import GATE, REFERENCE
@@ -92,6 +92,7 @@ class _Training(Stage):
             "curve": watching.curve(history),
             "held_out_curve": watching.held_out(history),
             "final": result["final"],
+            **({"checkpoints": result["kept"]} if result["kept"] else {}),
         }
         template = None
         if self.kind == "adapter":
@@ -158,7 +159,8 @@ class _Training(Stage):
 
         [spec] = job.slices
         base = job.place(spec, "base")
-        adapters.name_base(job.out, base.name, base.revision)
+        for directory in (job.out, *(job.out / kept.FOLDER).glob("*")):
+            adapters.name_base(directory, base.name, base.revision)
         found = probe.probe(base.path, job.out, talks, self.dtype, self.max_length, self.how.engine)
         said = probe.check(found, job.step)
         return {"chain": self._chain(job), "probe": found, "alarms": said}
@@ -206,12 +208,21 @@ class Reward(_Training):
 
 class _Adapter(_Training):
     """What trainings of adapters share. `each: language` trains one a language, `all` one on the
-    rows of all languages; a list names some of them."""
+    rows of all languages; a list names some of them. `checkpoints` are shares of the steps after
+    which the adapter is kept as well, in the same repo, to be evaluated as `dpo@0.5`."""
 
     kind: ClassVar[str] = "adapter"
     upstream: ClassVar[str]  # the stage that makes its rows
 
     each: Annotated[Literal["language", "all"] | tuple[str, ...], REFERENCE] = "language"
+    checkpoints: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _in_order(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(round(share, 3) != share for share in value) or len(set(value)) < len(value):
+            raise ValueError("shares of the steps, each once, like [0.25, 0.5, 0.75]")
+        return tuple(sorted(value))
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
         base = self._base(scope)

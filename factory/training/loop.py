@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from factory import chat
+from factory import chat, kept
 from factory.errors import Interrupted, StageError
 from factory.shards import write_atomically
 from factory.stages.job import Progress
@@ -34,9 +35,9 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
     tokenizer = chat.load_tokenizer(str(task.base))
     torch.manual_seed(task.seed)
     parts = rows.get(task.rows)
-    callbacks = [_watcher(request, progress)]
-    trainer = trainers.build(task, tokenizer, *parts, callbacks)
+    trainer = trainers.build(task, tokenizer, *parts, [_watcher(request, progress)])
     trainer.remove_callback(PrinterCallback)  # our progress and the manifest's curve say it
+    trainer.add_callback(_keeper(trainer, task))
     stops = chat.stop_ids(tokenizer, getattr(trainer.model, "generation_config", None))
     if task.method in ("sft", "preference"):
         rows.check_stops(tokenizer, parts[0][0], stops, task.step)
@@ -60,6 +61,10 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
         "history": history,
         "final": final,
         "steps": trainer.state.global_step,
+        "kept": {
+            kept.written(share): step_of(share, trainer.state.max_steps)
+            for share in task.checkpoints
+        },
         "stops": stops,
         "seconds": time.monotonic() - began,
     }
@@ -77,19 +82,27 @@ def _final(trainer: Any, held_out: bool) -> dict[str, float]:
 
 def _save(trainer: Any, task: Task) -> None:
     """The adapter, or for a reward model the merged whole; written by the main process alone."""
+    if task.method != "reward":
+        _save_adapter(trainer, task.out)
+    elif trainer.accelerator.is_main_process:
+        merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        merged.config.name_or_path = ""
+        merged.save_pretrained(str(task.out))
+    if trainer.accelerator.is_main_process:
+        for share in task.checkpoints:
+            shutil.copytree(task.kept(share), task.out / kept.folder(kept.written(share)))
+
+
+def _save_adapter(trainer: Any, to: Path) -> None:
+    """The adapter as it is now; every process has to come here, since each may hold a part."""
     sharded = trainer.is_fsdp_enabled
     state = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if not trainer.accelerator.is_main_process:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if task.method == "reward":
-        merged = model.merge_and_unload()
-        merged.config.name_or_path = ""
-        merged.save_pretrained(str(task.out))
-        return
     # TRL keeps a copy of the adapter it started from beside it, as the reference
-    model.save_pretrained(str(task.out), state_dict=state, selected_adapters=["default"])
-    (task.out / "README.md").unlink(missing_ok=True)  # PEFT's; ours comes from the manifest
+    model.save_pretrained(str(to), state_dict=state, selected_adapters=["default"])
+    (to / "README.md").unlink(missing_ok=True)  # PEFT's; ours comes from the manifest
 
 
 def write(task: Task, result: dict[str, Any]) -> None:
@@ -118,6 +131,32 @@ def _watcher(request: Request, progress: Progress) -> Any:
                 (path / COMPLETE).touch()
 
     return Watcher()
+
+
+def _keeper(trainer: Any, task: Task) -> Any:
+    from transformers import TrainerCallback
+
+    class Keeper(TrainerCallback):  # type: ignore[misc]
+        """Keeps the adapter after the shares of the steps that the task names. One that is kept
+        appears by a rename, and a step that is gone through again keeps it anew."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            for share in task.checkpoints:
+                if state.global_step != step_of(share, state.max_steps):
+                    continue
+                path = task.kept(share)
+                half = path.with_name(f".{path.name}")
+                _save_adapter(trainer, half)
+                if state.is_world_process_zero:
+                    shutil.rmtree(path, ignore_errors=True)
+                    half.rename(path)
+
+    return Keeper()
+
+
+def step_of(share: float, steps: int) -> int:
+    """The step after which this share of the steps is done, the first at the earliest."""
+    return max(1, round(share * steps))
 
 
 def _anywhere(here: bool) -> bool:

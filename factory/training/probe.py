@@ -122,7 +122,7 @@ def refuse_unapplied(adapter: Path, name: str) -> None:
     if idle:
         raise StageError(
             f"the adapter {name} changes no logit: an evaluation of it would be one of its base",
-            "train it anew",
+            "train it anew, or leave it out of what is compared",
         )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from factory import kept
 from factory.knobs import Knobs
 
 # The projections of Llama-like models, as CroCo's published scripts have them.
@@ -66,6 +67,7 @@ class Task(Knobs):
     max_length: int
     group_by_length: bool = False
     lora: Lora
+    checkpoints: tuple[float, ...] = ()
     dtype: Dtype
     how: Running
 
@@ -78,6 +80,10 @@ class Task(Knobs):
     reward: Path | None = None  # online: the model that compares answers
     max_tokens: int = 0
     temperature: float = 1.0
+
+    def kept(self, share: float) -> Path:
+        """Where the adapter after this share of the steps is kept until the end."""
+        return self.work / kept.folder(kept.written(share))
 
     @property
     def accumulation(self) -> int:
