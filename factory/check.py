@@ -14,7 +14,8 @@ from typing import Any
 
 from factory import chat, preflight, templates
 from factory.artifact import fingerprint
-from factory.errors import FactoryError, InputError
+from factory.cards import licenses
+from factory.errors import FactoryError, InputError, RecipeError
 from factory.hub import Hub
 from factory.lock import Lock
 from factory.plan import Step
@@ -22,7 +23,7 @@ from factory.preflight import Asked, Finding
 from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
 from factory.shards import write_atomically
-from factory.stages.contract import Outside, SliceSpec, Stage
+from factory.stages.contract import Outside, Served, SliceSpec, Stage
 from factory.stages.sources import Prompts
 from factory.work import Home
 
@@ -64,11 +65,27 @@ def lacking(recipe: Recipe, only: Collection[str] | None = None) -> list[Finding
     for stage, spec in recipe.slices():
         if only is None or spec.step in only:
             specs.setdefault(stage.name, (stage, []))[1].append(spec)
-    return [
+    return unsettled(recipe, only) + [
         Finding("error", f"stages.{name}", error.what, error.fix)
         for name, (stage, mine) in specs.items()
         for error in stage.lacks(mine)
     ]
+
+
+def unsettled(recipe: Recipe, only: Collection[str] | None = None) -> list[Finding]:
+    """Served models whose words cannot be passed on as the recipe says. Of what is on a hub a card
+    says it, which is read when it is fetched; of these nobody but the recipe can, and nobody should
+    be told after everything else is made."""
+    found = {}
+    for stage, spec in recipe.slices():
+        for need in spec.needs:
+            if isinstance(need, Served) and (only is None or spec.step in only):
+                under = [(need.model, recipe.licenses.get(need.model))]
+                try:
+                    licenses.settle(stage.name, stage.kind, under, recipe.license)
+                except RecipeError as error:
+                    found[spec.step] = Finding("error", "licenses", error.what, error.fix)
+    return list(found.values())
 
 
 def gate(

@@ -7,14 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 
 from factory import yaml12
 from factory.artifact import License
@@ -90,20 +83,6 @@ class Recipe(Knobs):
             else ref
             for key, ref in value.items()
         }
-
-    @model_validator(mode="after")
-    def _terms_of_the_served(self) -> Recipe:
-        """No card says under what the words of a served model are, and a run should not end there
-        after everything else is made."""
-        settled = self.license is not None and self.license.because is not None
-        for key, ref in self.models.items():
-            if ref.served is not None and ref.served not in self.licenses and not settled:
-                raise ValueError(
-                    f"models.{key} is served, and nobody can look up under what its verdicts may "
-                    f"be passed on: say licenses: {{{ref.served}: {{id: other, name: …, "
-                    "link: …}}, or license: {id: …, because: …}"
-                )
-        return self
 
     def scope(self) -> Scope:
         """What stages may know of this recipe."""

@@ -6,7 +6,8 @@ It answers prompts of token ids with the same ids in reverse, and messages with 
 What it is to do wrong comes with the request, as words in the model's name: `busy-2` refuses each
 request twice with 429, `broken-2` with 500, `cut-2` drops the connection, `text` leaves the token
 ids out, `never` always fails. `judge` prefers the longer of two answers, wherever it stands, and
-takes no word that OpenAI's own server does not; `judge-thinks` takes those of vLLM's.
+takes no word that OpenAI's own server does not; `judge-thinks` takes those of vLLM's. `elsewhere`
+answers with a page of HTML, `empty` with no choice.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ async def _complete(request: Request, body: dict[str, Any]) -> Response:
             return JSONResponse({"error": {"message": f"{word}, {KEY}"}}, status, headers)
     if "never" in model:
         return JSONResponse({"error": {"message": f"no: {KEY}"}}, 503)
+    if "elsewhere" in model:
+        return Response("<html>a page</html>", media_type="text/html")
+    if "empty" in model:
+        return JSONResponse({"error": {"message": "overloaded"}, "choices": []})
     if "unknown" in model:
         return JSONResponse({"error": {"message": "no such model"}}, 404)
     await asyncio.sleep(0.05)

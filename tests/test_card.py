@@ -417,6 +417,19 @@ def test_the_card_of_verdicts_shows_what_else_could_explain_a_win_rate():
         assert said in text, said
 
 
+def test_cards_say_of_a_served_judge_that_it_is_not_pinned():
+    from factory.cards.evaluation import comparisons
+
+    stats = {**asked_a_model(), "judge_revision": None, "served": "not pinned", "cut_by": "chars"}
+    judge = kept()["judge"].model_copy(update={"stats": stats})
+    text = card.render(judge)
+    assert "judged by org/chat, a served model, not pinned." in text
+    assert "whose tokenizer is not known: cut by chars, each counted as a token." in text
+    found = comparisons(kept()["dpo-es"], [kept()["arena"], judge])
+    text = card.render(kept()["dpo-es"], found)
+    assert "org/chat, served, not pinned, asked in the words of the template ties" in text
+
+
 def test_an_adapters_card_shows_the_same_of_what_judges_found_of_it():
     from factory.cards.evaluation import comparisons
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +31,7 @@ from factory.stages.sources import Questions
 from tests.builders import by_name, lock_of
 from tests.jobs import MODEL, job, made, prompts
 from tests.openai_server import KEY
-from tests.test_openai_engine import free_port, wait_for
+from tests.test_openai_engine import serving
 from tests.trainings import adapter_of
 
 LLM = Outside("llm_judge", "local/judge@main", "model")
@@ -43,6 +41,14 @@ LLM = Outside("llm_judge", "local/judge@main", "model")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tiny")
     POCKET["local/tiny-random-llama"].build(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M, unpacked once: that alone takes 20 s of a processor."""
+    out = tmp_path_factory.mktemp("real")
+    POCKET["local/SmolLM2-135M-Instruct-Q4_1"].build(out)
     return out
 
 
@@ -572,11 +578,9 @@ def test_m_arenahard_is_read_as_the_dataset_that_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_small_model_judges_for_real(tmp_path: Path) -> None:
+def test_a_real_small_model_judges_for_real(real: Path, tmp_path: Path) -> None:
     """SmolLM2-135M through transformers: most of what it says is no verdict, which is what the
     bounds are for."""
-    real = tmp_path / "model"
-    POCKET["local/SmolLM2-135M-Instruct-Q4_1"].build(real)
     texts = {"en": ["It is Paris.", "same"], "es": ["Es París.", "igual"]}
     others = {"en": ["I like trains.", "same"], "es": ["Trenes.", "igual"]}
     reads = {
@@ -607,24 +611,59 @@ def test_a_real_small_model_judges_for_real(tmp_path: Path) -> None:
     assert every["verdicts"]["asked"] == 8
 
 
+_COPIES = (
+    "{prompt} ({language}) [[A]] or [[B]]?\nA: {answer_a}\nB: {answer_b}\nRepeat the better answer."
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed")
+def test_a_judge_says_the_same_through_vllm_as_through_transformers(
+    real: Path, tmp_path: Path
+) -> None:
+    """SmolLM2-135M, greedy, in both orders. It is no judge: it copies answers, and some of these
+    hold a verdict, so that there is something to read."""
+    ours = {
+        "en": ["Yes.", "Yes: [[A]] it is.", "Bread. [[A]]", "same"],
+        "es": ["Sí.", "Pan. [[A]]", "El agua.", "igual"],
+    }
+    theirs = {
+        "en": ["No: [[B]] it is.", "No: [[B]] it is.", "Bread is flour and salt.", "same"],
+        "es": ["No: [[B]].", "El pan es harina y sal.", "Agua hierve.", "igual"],
+    }
+    found = {}
+    for engine in ("transformers", "vllm"):
+        reads = {
+            "answers": answers(tmp_path / engine / "ours", "dpo-all", ours),
+            "reference": answers(tmp_path / engine / "theirs", "policy", theirs),
+        }
+        how = {"engine": engine, "shard": 8, "max_num_seqs": 16}
+        stage = judge(how=how, ask={"text": _COPIES, "max_tokens": 24, "context": 256})
+        outcome = stage.run(job(tmp_path / engine, ["en", "es"], reads, {LLM: real}))
+        assert [name.split()[0] for name in outcome.stats["engines"]] == [engine]
+        assert outcome.determinism == "exact" and outcome.tokens > 0
+        found[engine] = [
+            (row["question_id"], row["order"], row["verdict"], row["reason"], row["judge_output"])
+            for code in ("en", "es")
+            for row in made(tmp_path / engine, code, "verdicts")
+        ]
+    assert found["vllm"] == found["transformers"]
+    assert len(found["vllm"]) == 16
+    verdicts = [verdict for _, _, verdict, reason, _ in found["vllm"] if reason != "identical"]
+    assert {"model", "reference", "unparseable"} <= set(verdicts), verdicts
+
+
 @pytest.mark.slow
 def test_a_served_model_judges_over_http(
     model: Path, reads: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port, log = free_port(), tmp_path / "log"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI")}
-    command = [sys.executable, "-m", "tests.openai_server", str(port), str(log)]
-    process = subprocess.Popen(command, env=environment)
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1/")
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    try:
-        wait_for(port, process, 30)
+    log = tmp_path / "log"
+    with serving(log) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
         how = {"engine": "openai", "served_model": "busy-1", "shard": 2}
         stage = judge(how=how, ask={"max_tokens": 16, "context": 512})
         outcome = stage.run(job(tmp_path / "job", ["en", "ga"], reads, {LLM: model}))
-    finally:
-        process.kill()
-        process.wait()
     sent = [json.loads(line)["body"] for line in log.read_text().splitlines()]
     assert {body["temperature"] for body in sent} == {0} and {
         body["max_tokens"] for body in sent

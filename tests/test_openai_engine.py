@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +49,33 @@ def wait_for(port: int, process: subprocess.Popen[Any], seconds: float) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    port, log = free_port(), tmp_path_factory.mktemp("served") / "log"
+@contextmanager
+def serving(log: Path) -> Iterator[str]:
+    """The server of tests.openai_server in a process of its own, and its address."""
+    port = free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI")}
     command = [sys.executable, "-m", "tests.openai_server", str(port), str(log)]
     process = subprocess.Popen(command, env=environment)
     try:
         wait_for(port, process, 30)
-        yield port, log
+        yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.kill()
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    log = tmp_path_factory.mktemp("served") / "log"
+    with serving(log) as url:
+        yield url, log
+
+
 @pytest.fixture
-def log(served: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def log(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The server's log, emptied, and the environment that leads to the server."""
-    port, path = served
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1/")
+    url, path = served
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     path.write_text("")
     return path
@@ -149,6 +158,14 @@ def test_a_wrong_key_and_a_wrong_name_are_not_tried_again(
         OpenAIChat(Server("tiny")).answer([[{"role": "user", "content": "a"}]], GREEDY, 0)
     assert "sk-wrong" not in str(caught.value) and "OPENAI_API_KEY" in caught.value.fix
     assert len(asked(log)) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "what"), [("elsewhere", "is no JSON"), ("empty", "holds no answer, but error")]
+)
+def test_what_is_no_answer_is_said_in_two_lines(log: Path, model: str, what: str) -> None:
+    with pytest.raises(StageError, match=what):
+        OpenAIChat(Server(model)).answer([[{"role": "user", "content": "a"}]], GREEDY, 0)
 
 
 def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +35,7 @@ from tests.jobs import job, made
 from tests.openai_server import KEY
 from tests.test_judge_stage import answers
 from tests.test_offline import Silent
-from tests.test_openai_engine import free_port, wait_for
+from tests.test_openai_engine import serving
 from tests.trainings import adapter_of
 
 ASKED = Served("llm_judge", "judge-1")
@@ -47,16 +44,9 @@ WORDS = {"max_tokens": None, "max_completion_tokens": 64}  # as newer models of 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    port, log = free_port(), tmp_path_factory.mktemp("served") / "log"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENAI")}
-    command = [sys.executable, "-m", "tests.openai_server", str(port), str(log)]
-    process = subprocess.Popen(command, env=environment)
-    try:
-        wait_for(port, process, 30)
-        yield f"http://127.0.0.1:{port}/v1", log
-    finally:
-        process.kill()
-        process.wait()
+    log = tmp_path_factory.mktemp("served") / "log"
+    with serving(log) as url:
+        yield url, log
 
 
 @pytest.fixture
@@ -198,7 +188,6 @@ def test_its_name_is_its_identity_and_where_it_is_asked_is_not() -> None:
         (("stages.judge.dtype=float32",), "dtype has no meaning for 'asked'"),
         (("stages.judge.how={engine: vllm}",), "how.engine has no meaning for 'asked'"),
         (("stages.judge.ask={request: {model: x}}",), "model is not for a recipe to say"),
-        (("licenses=null", "license=apache-2.0"), "under what its verdicts may be passed on"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_when_the_recipe_is_read(overrides, what) -> None:
@@ -242,6 +231,24 @@ def test_a_run_is_told_that_there_is_no_address_before_it_begins(
     assert check.lacking(demo("models.asked=org/chat").recipe) == []
 
 
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (("licenses=null",), f"judge: no licence is known of {GPT}"),
+        ((), f"judge cannot be under apache-2.0: it is made from {GPT} (other)"),
+        (("licenses={" + GPT + ": {id: mit}}",), None),
+        (("license=null",), None),
+    ],
+)
+def test_what_its_words_are_under_is_asked_before_a_run_and_not_after(
+    said: tuple[str, ...], what: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    loaded = demo("license=apache-2.0", *said)
+    assert [found.what for found in check.lacking(loaded.recipe)] == ([what] if what else [])
+    assert check.lacking(loaded.recipe, {"arena"}) == []
+
+
 SITE = (
     "secrets: {secrets}\ngenerate: {{partition: g, time: '60', gpus: 8}}\n"
     "train: {{partition: t, time: '60', gpus: 8}}\ncpu: {{partition: c, time: '60'}}\n{more}"
@@ -249,9 +256,9 @@ SITE = (
 
 
 def test_nodes_that_are_not_told_where_it_is_are_not_waited_for(tmp_path: Path) -> None:
-    def asked(more: str) -> line.Asked:
+    def asked(more: str, *overrides: str) -> line.Asked:
         (tmp_path / "lab.yaml").write_text(SITE.format(secrets=tmp_path / "keys", more=more))
-        loaded = demo()
+        loaded = demo(*overrides)
         pins = lock_of(loaded.recipe)
         held = walked(loaded.recipe, pins, until="judge")
         steps = plan(loaded.recipe, pins, held)
@@ -259,6 +266,9 @@ def test_nodes_that_are_not_told_where_it_is_are_not_waited_for(tmp_path: Path) 
         return line.Asked(loaded, pins, held, steps, ["judge"], site, Home(tmp_path / "home"))
 
     told: list[str] = []
+    unsaid = asked("", "licenses=null", "license=null")
+    with pytest.raises(InputError, match="no licence is known"):
+        line.look_around(unsaid, unsaid.steps, told.append)
     with pytest.raises(InputError, match=f"asks the served model {GPT}, and lab does not") as error:
         line.submit(asked(""), None, told.append, Queue(lambda command: ""))  # type: ignore[arg-type]
     assert "environment: of the site" in error.value.fix and "--only judge" in error.value.fix

@@ -147,12 +147,17 @@ class Server:
                 f"{self._clean(reply.text[:300])}"
             )
             fix = _FIXES.get(reply.status_code, "see its log; the request was not understood")
-            if reply.status_code == 400:
+            if reply.status_code in _UNFIT:
                 for reason, pattern in _REASONS.items():
                     if pattern.search(reply.text):
                         raise _NotThis(reason, what, fix)
             raise StageError(what, fix)
-        found: dict[str, Any] = reply.json()
+        try:
+            found: dict[str, Any] = reply.json()
+        except ValueError:
+            raise StageError(
+                f"the server's answer to {path} is no JSON", "end OPENAI_BASE_URL in /v1"
+            ) from None
         return found
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
@@ -166,16 +171,18 @@ class Server:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-# What servers say, with 400, of a request that they would understand if it were another one.
+# What servers say, with one of _UNFIT, of a request that would be answered if it were another one.
+_UNFIT = (400, 413, 422)
 _REASONS = {
     TOO_LONG: re.compile(
-        r"context_length_exceeded|maximum (context|model) length|exceeds? the .{0,40}context",
+        r"context_length_exceeded|maximum (context|model) length|prompt is too long|"
+        r"(exceeds?|longer than) the .{0,40}context",
         re.IGNORECASE,
     ),
     REFUSED: re.compile(r"content_filter|content_policy_violation|content management policy"),
 }
 _FIXES = {
-    400: "a word of the request is not known there: ask.request of the judge changes them",
+    400: "see what it says; of a served judge, ask.max_tokens and ask.request change the request",
     401: "set OPENAI_API_KEY to a key of this server",
     403: "set OPENAI_API_KEY to a key that may use this model",
     404: "name the model as the server does with how.served_model, and end OPENAI_BASE_URL in /v1",
@@ -289,9 +296,15 @@ class OpenAIChat:
 def _answer(reply: Mapping[str, Any]) -> Answer:
     if "no_answer" in reply:
         return Answer("", reply["no_answer"], None)
-    choice, usage = reply["choices"][0], reply.get("usage") or {}
-    message = choice["message"]
-    end = choice["finish_reason"]
+    try:
+        choice, usage = reply["choices"][0], reply.get("usage") or {}
+        message = choice["message"]
+    except (KeyError, IndexError, TypeError):
+        raise StageError(
+            f"the server's reply holds no answer, but {', '.join(reply) or 'nothing'}",
+            "see that it is a server of OpenAI's protocol, and its log",
+        ) from None
+    end = choice.get("finish_reason") or "stop"
     if end == "content_filter" or message.get("refusal"):
         end = REFUSED
     text = message.get("content") or message.get("refusal") or ""

@@ -140,6 +140,8 @@ def look_around(
     cannot be looked at from here: then it is told, as it is where scripts are only looked at,
     which may be anywhere (not `binding`); the step's own task finds out."""
     for step in going:
+        for finding in check.unsettled(asked.loaded.recipe, {step.name}):
+            raise InputError(f"{finding.about}: {finding.what}", finding.fix)
         if step.served:
             _reached(step, asked, tell, binding)
             continue
