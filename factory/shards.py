@@ -124,7 +124,8 @@ def run(
 def noted(table: pa.Table, **notes: Any) -> pa.Table:
     """A shard's rows with something said beside them, added to what was said before: `dropped`,
     a count by reason; `engine`, what ran; `tokens`; `gpu_seconds`; `seconds` of work and of
-    `loading` what does it; `maker`, which of the processes that share the step."""
+    `loading` what does it; `maker`, which of the processes that share the step; whether it is of
+    the `first` that this one made."""
     return table.replace_schema_metadata({_NOTES: json.dumps({**_notes(table.schema), **notes})})
 
 
@@ -144,6 +145,8 @@ class Sum:
     gpu_seconds: float = 0.0
     seconds: float = 0.0
     loading: float = 0.0
+    first_tokens: int = 0  # of those that are the first of their makers
+    first_seconds: float = 0.0
     makers: set[str] = field(default_factory=set)
 
 
@@ -161,6 +164,9 @@ def summed(work: Path, todo: Grid, name: str) -> Sum:
         found.gpu_seconds += notes.get("gpu_seconds", 0.0)
         found.seconds += notes.get("seconds", 0.0)
         found.loading += notes.get("loading", 0.0)
+        if notes.get("first"):
+            found.first_tokens += notes.get("tokens", 0)
+            found.first_seconds += notes.get("seconds", 0.0)
         found.makers.update([notes["maker"]] if "maker" in notes else [])
     return found
 

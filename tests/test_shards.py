@@ -20,6 +20,7 @@ from factory.errors import WorkError
 from factory.lanes import resting
 from factory.shards import (
     Shard,
+    Sum,
     compact,
     cut,
     grid,
@@ -62,6 +63,15 @@ def test_loading_is_told_from_work_and_counted_once_an_engine(tmp_path: Path) ->
     assert found.engines == 2 and made["en"].tokens == 42
     assert found.loading >= 2 * 0.2
     assert 6 * 0.02 <= found.working <= time.monotonic() - began - found.loading
+
+
+def test_the_first_shards_of_an_engine_do_not_say_how_fast_it_goes() -> None:
+    cold = Sum(tokens=100, seconds=40, loading=5, first_tokens=20, first_seconds=24, makers={"0/2"})
+    warm = Sum(tokens=60, seconds=12, loading=5, first_tokens=0, first_seconds=0, makers={"1/2"})
+    found = spent({"en": cold, "fr": warm})  # 28 s for 140 tokens
+    assert (found.working, found.loading) == pytest.approx((160 * 0.2, 10 + 52 - 32))
+    alone = spent({"en": Sum(tokens=20, seconds=24, first_tokens=20, first_seconds=24)})
+    assert (alone.working, alone.loading) == (24, 0)
 
 
 @settings(max_examples=100, deadline=None)

@@ -147,23 +147,24 @@ class Job:
         mine = grid.part(*self.part) if self.part else grid
         maker = "{}/{}".format(*(self.part or (0, 1)))
         tokens, last, loading = 0, time.monotonic(), 0.0
+        warm, wide = 0, 1  # shards that were made since it was loaded, and that are made at once
 
         def opened(shard: Shard) -> int:
-            nonlocal loading
+            nonlocal loading, warm, wide
             began = time.monotonic()
-            count = lanes(shard)  # which loads what makes the shards, where that is to be loaded
-            loading += time.monotonic() - began
-            return count
+            wide = lanes(shard)  # which loads what makes the shards, where that is to be loaded
+            loading, warm = loading + time.monotonic() - began, 0
+            return wide
 
         def counted(shard: Shard) -> pa.Table:
-            nonlocal tokens, last, loading
+            nonlocal tokens, last, loading, warm
             if shard.start == shard.stop:
                 return schemas.SCHEMAS[kind].empty_table()
             table, cost = make(shard)
             tokens += cost
             # since the last shard was done, in whichever lane: all lanes share the devices
             seconds, last = time.monotonic() - last, time.monotonic()
-            loaded, loading = loading, 0.0
+            loaded, loading, warm = loading, 0.0, warm + 1
             return shards.noted(
                 table,
                 tokens=cost,
@@ -171,6 +172,7 @@ class Job:
                 seconds=round(max(0.0, seconds - loaded), 3),
                 loading=round(loaded, 3),
                 maker=maker,
+                first=warm <= wide,
             )
 
         with _Told(self.progress, spent or (lambda: tokens)) as told:
@@ -302,11 +304,17 @@ class Spent:
 
 
 def spent(made: Mapping[str, Sum]) -> Spent:
-    """The same, of a step that is made in shards."""
+    """The same, of a step that is made in shards. The first that an engine makes are slower (it
+    warms up, its lanes fill): where there are others, these say how fast it goes, token by token,
+    and what the first took beyond that counts as loading."""
     sums = made.values()
+    seconds, tokens = sum(found.seconds for found in sums), sum(found.tokens for found in sums)
+    steady = seconds - sum(found.first_seconds for found in sums)
+    of = tokens - sum(found.first_tokens for found in sums)
+    working = tokens * steady / of if of > 0 and steady > 0 else seconds
     return Spent(
-        working=sum(found.seconds for found in sums),
-        loading=sum(found.loading for found in sums),
+        working=working,
+        loading=sum(found.loading for found in sums) + max(0.0, seconds - working),
         engines=len(set().union(*(found.makers for found in sums))),
         gpu_seconds=sum(found.gpu_seconds for found in sums),
     )

@@ -106,7 +106,7 @@ class _Training(Stage):
             stats=stats,
             template=template,
             tokens=int(tokens * self.epochs),
-            spent=Spent(result["working"]),
+            spent=None if result["working"] is None else Spent(result["working"]),
         )
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ RESULT = "result.json"  # what the main process found, for whoever started sever
 def train(task: Task, progress: Progress, starter: int | None = None) -> dict[str, Any]:
     """Train until done and write the weights to `task.out`. Returns history, final figures on
     held-out rows, steps, stop ids, seconds, and those at work on rows: of all steps, by the pace
-    of those since the last start.
+    of those since the last start but its first, which is slower; None of one step alone.
 
     Raises Interrupted after a signal, with a checkpoint saved; StageError when the loss is not
     finite.
@@ -36,17 +36,20 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
     tokenizer = chat.load_tokenizer(str(task.base))
     torch.manual_seed(task.seed)
     parts = rows.get(task.rows)
-    trainer = trainers.build(task, tokenizer, *parts, [_watcher(request, progress)])
+    ends: list[float] = []  # of steps
+
+    def told(done: int, total: int, unit: str, tokens: int = 0) -> None:
+        ends.append(time.monotonic())
+        progress(done, total, unit, tokens)
+
+    trainer = trainers.build(task, tokenizer, *parts, [_watcher(request, told)])
     trainer.remove_callback(PrinterCallback)  # our progress and the manifest's curve say it
     trainer.add_callback(_keeper(trainer, task))
     stops = chat.stop_ids(tokenizer, getattr(trainer.model, "generation_config", None))
     if task.method in ("sft", "preference"):
         rows.check_stops(tokenizer, parts[0][0], stops, task.step)
-    resumed = last_checkpoint(task.work)
-    at_work = time.monotonic()
     with request.listening():
-        trainer.train(resume_from_checkpoint=resumed)
-    at_work = time.monotonic() - at_work
+        trainer.train(resume_from_checkpoint=last_checkpoint(task.work))
     history = trainer.state.log_history
     if not watching.finite(history):
         raise StageError(
@@ -72,13 +75,8 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
         },
         "stops": stops,
         "seconds": time.monotonic() - began,
-        "working": at_work * (steps / _anew(steps, resumed)),
+        "working": steps * (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else None,
     }
-
-
-def _anew(steps: int, resumed: str | None) -> int:
-    """How many of so many steps were made since the last start."""
-    return max(1, steps - (int(resumed.rpartition("-")[2]) if resumed else 0))
 
 
 def _final(trainer: Any, held_out: bool) -> dict[str, float]:
