@@ -138,8 +138,8 @@ def ours(directory: Path, cross: bool = False) -> Callable[[], dict[str, int]]:
     import pyarrow.compute  # noqa: F401  (the first `take` would import it)
 
     from factory.pairs import anatomy, pairing, scales  # noqa: F401
-    from factory.stages.contract import Read, SliceSpec
     from factory.stages.job import Job, Place
+    from factory.stages.needs import Read, SliceSpec
     from factory.stages.pair import Pair
 
     stages = {"prompts": "prompts", "samples": "generate", "scores": "score"}

@@ -99,8 +99,8 @@ def bare(base: Path, pairs: list[dict[str, Any]], out: Path, dtype: str, again: 
 def staged(base: Path, pairs: list[dict[str, Any]], directory: Path, knobs: dict[str, Any]) -> Any:
     """The same through the stage. Returns the losses, and (wall, processor) before and after."""
     from factory import schemas, shards
-    from factory.stages.contract import Outside, Read, SliceSpec
     from factory.stages.job import Job, Place, slice_directory
+    from factory.stages.needs import Outside, Read, SliceSpec
     from factory.stages.train import Dpo
     from factory.training import launch
 

@@ -23,7 +23,8 @@ from factory.preflight import Asked, Finding
 from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
 from factory.shards import write_atomically
-from factory.stages.contract import Outside, Served, SliceSpec, Stage
+from factory.stages.contract import Stage
+from factory.stages.needs import Outside, Served, SliceSpec
 from factory.stages.sources import Prompts
 from factory.work import Home
 

@@ -9,7 +9,7 @@ from factory import pace
 from factory.artifact import Manifest
 from factory.pace import Pace
 from factory.plan import Holdings, Slice, State, Step
-from factory.stages.contract import Outside, Read
+from factory.stages.needs import Outside, Read
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from factory.errors import InputError, RecipeError
 from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
 from factory.shards import write_atomically
-from factory.stages.contract import Outside
+from factory.stages.needs import Outside
 
 
 class Pin(Record):

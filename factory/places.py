@@ -14,8 +14,8 @@ from factory.lock import Lock
 from factory.plan import Found, Holdings, Slice, State, Step, plan
 from factory.reading import View, is_file
 from factory.recipe import Loaded
-from factory.stages.contract import Need, Outside, Read, Served
 from factory.stages.job import Place, slice_directory
+from factory.stages.needs import Need, Outside, Read, Served
 
 
 def find(

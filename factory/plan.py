@@ -15,7 +15,8 @@ from factory import kept
 from factory.artifact import Manifest, SliceRecord, fingerprint
 from factory.lock import Lock
 from factory.recipe import Recipe
-from factory.stages.contract import Need, Outside, Read, Served, SliceSpec, Stage
+from factory.stages.contract import Stage
+from factory.stages.needs import Need, Outside, Read, Served, SliceSpec
 
 RepoType = Literal["model", "dataset"]
 

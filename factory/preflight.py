@@ -9,7 +9,8 @@ from typing import Literal
 
 from factory.engines import Sampling
 from factory.recipe import Recipe
-from factory.stages.contract import Need, Outside, Read, Served, SliceSpec, Stage
+from factory.stages.contract import Stage
+from factory.stages.needs import Need, Outside, Read, Served, SliceSpec
 
 _READS_WHOLE = ("reward", "judge")  # roles of classifiers
 _PROMPTS = ("prompts", "questions")

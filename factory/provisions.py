@@ -18,7 +18,7 @@ from factory.plan import Found, Holdings, Step
 from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
 from factory.shards import write_atomically
-from factory.stages.contract import Outside, Read
+from factory.stages.needs import Outside, Read
 from factory.work import Home
 
 FILE = "provisions.json"

@@ -16,7 +16,9 @@ from factory.knobs import Knobs
 from factory.language.languages import language
 from factory.shipped import recipes
 from factory.stages import STAGES
-from factory.stages.contract import ModelRef, Scope, SliceSpec, Stage
+from factory.stages.contract import Stage
+from factory.stages.needs import SliceSpec
+from factory.stages.scope import ModelRef, Scope
 
 if TYPE_CHECKING:
     Stages = Any

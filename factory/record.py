@@ -31,8 +31,9 @@ from factory.lock import Lock
 from factory.plan import Found, Step, content
 from factory.reading import is_file
 from factory.recipe import Recipe
-from factory.stages.contract import How, Need, Outside, Read, Served
+from factory.stages.contract import How
 from factory.stages.job import Outcome, Place, gpus
+from factory.stages.needs import Need, Outside, Read, Served
 
 # What may explain a difference between two runs; recorded, never hashed.
 _PACKAGES = (

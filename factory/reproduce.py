@@ -19,7 +19,7 @@ from factory.lock import Lock
 from factory.plan import Found, State, Step, plan, repo_type
 from factory.reading import is_file
 from factory.recipe import Loaded, load
-from factory.stages.contract import Outside, Read
+from factory.stages.needs import Outside, Read
 from factory.work import Home
 
 AGAIN = "-again"  # after the org, for what is made again

@@ -13,7 +13,7 @@ from factory.hub import Hub
 from factory.lock import Lock, Pin
 from factory.plan import Found, Holdings, plan, repo_type, repos
 from factory.recipe import Loaded
-from factory.stages.contract import Outside
+from factory.stages.needs import Outside
 from factory.work import Home
 
 

@@ -16,7 +16,7 @@ from factory.artifact import fingerprint
 from factory.plan import Holdings, plan
 from factory.recipe import Recipe, load
 from factory.shipped import recipes
-from factory.stages.contract import Read
+from factory.stages.needs import Read
 from tests.builders import lock_of
 from tests.stand_ins import UNSAID
 

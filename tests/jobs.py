@@ -9,8 +9,8 @@ from typing import Any
 from factory import schemas
 from factory.artifact import text_hash
 from factory.shards import write_slice
-from factory.stages.contract import Outside, Read, SliceSpec
 from factory.stages.job import Job, Place, read_slice, slice_directory
+from factory.stages.needs import Outside, Read, SliceSpec
 
 MODEL = Outside("model", "local/model@main", "model")
 ADAPTER = Outside("adapter", "local/adapter@main", "model")

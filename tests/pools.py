@@ -9,9 +9,11 @@ from typing import Any
 from factory.artifact import text_hash
 from factory.schemas import from_rows
 from factory.shards import write_slice
-from factory.stages.contract import ModelRef, Outside, Read, Scope, Stage
+from factory.stages.contract import Stage
 from factory.stages.generate import Generate
 from factory.stages.job import Job, Place, slice_directory
+from factory.stages.needs import Outside, Read
+from factory.stages.scope import ModelRef, Scope
 from factory.stages.score import Score
 from factory.stages.sources import Prompts
 

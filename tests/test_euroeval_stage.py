@@ -28,9 +28,9 @@ from factory.slurm import site as sites
 from factory.slurm import submission
 from factory.slurm.line import Asked, look_around, submit
 from factory.slurm.queue import Queue
-from factory.stages.contract import Outside, SliceSpec
 from factory.stages.euroeval import Euroeval
 from factory.stages.job import Job, PartDone, Place, read_slice
+from factory.stages.needs import Outside, SliceSpec
 from factory.work import Home
 from tests.builders import ASKED, lock_of, walked
 from tests.conftest import run_factory

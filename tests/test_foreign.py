@@ -15,8 +15,10 @@ from factory.errors import FactoryError, InputError, RecipeError
 from factory.recipe import load
 from factory.shipped import shipped
 from factory.stages import STAGES
-from factory.stages.contract import Outside, Scope, Stage
+from factory.stages.contract import Stage
 from factory.stages.job import Job, Place, read_slice
+from factory.stages.needs import Outside
+from factory.stages.scope import Scope
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 Take = Callable[..., tuple[list[dict[str, Any]], Rows]]

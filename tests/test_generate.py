@@ -16,9 +16,9 @@ from factory.errors import RecipeError
 from factory.pocket import POCKET
 from factory.recipe import load
 from factory.shards import Sum
-from factory.stages.contract import ModelRef, Scope
 from factory.stages.generate import Generate
 from factory.stages.job import PartDone, greedy, slice_directory
+from factory.stages.scope import ModelRef, Scope
 from factory.stages.score import Score
 from tests.jobs import MODEL, REWARD, job, made, prompts
 

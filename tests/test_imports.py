@@ -13,7 +13,16 @@ ROOT = Path(__file__).parent.parent
 # what stages are made of; the rest of factory/stages are stages
 SHARED = {
     f"factory.stages.{name}"
-    for name in ("contract", "job", "candidates", "choosing", "contestants", "preferred")
+    for name in (
+        "contract",
+        "scope",
+        "needs",
+        "job",
+        "candidates",
+        "choosing",
+        "contestants",
+        "preferred",
+    )
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "matplotlib", "vllm"}
 

@@ -24,9 +24,9 @@ from factory.pocket import POCKET
 from factory.recipe import load
 from factory.shards import write_slice
 from factory.stages.arena import Arena, _describe
-from factory.stages.contract import Outside
 from factory.stages.job import Place, read_slice, slice_directory
 from factory.stages.judge import NOT_INDEPENDENT, OWN_MODEL, Judge
+from factory.stages.needs import Outside
 from factory.stages.sources import Questions
 from tests.builders import by_name, lock_of
 from tests.jobs import MODEL, job, made, prompts

@@ -15,7 +15,7 @@ from factory.cards.course import Measure, Point, courses
 from factory.errors import RecipeError
 from factory.plan import Found, Holdings, Step, plan
 from factory.recipe import Recipe
-from factory.stages.contract import Read
+from factory.stages.needs import Read
 from tests.builders import by_name, demo, done, lock_of, manifest_of, walked
 
 KEEPS = "stages.dpo.checkpoints=[0.25, 0.5]"

@@ -14,8 +14,8 @@ from factory.artifact import License
 from factory.cards import licenses
 from factory.errors import InputError, RecipeError
 from factory.plan import plan
-from factory.stages.contract import Outside
 from factory.stages.job import Place
+from factory.stages.needs import Outside
 from tests.builders import by_name, demo, done, lock_of, walked
 
 FREE = [name for name, terms in licenses.TABLE.items() if terms.kind == "permissive"]

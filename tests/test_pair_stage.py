@@ -20,9 +20,10 @@ from factory.pairs.strategies import MinOf, Sigma, parse
 from factory.plan import Holdings, plan
 from factory.recipe import load
 from factory.schemas import SCHEMAS
-from factory.stages.contract import Scope, SliceSpec
 from factory.stages.job import Job, Outcome, Place, pick_rows, read_slice
+from factory.stages.needs import SliceSpec
 from factory.stages.pair import Best, Pair
+from factory.stages.scope import Scope
 from factory.stages.sources import Prompts
 from tests.builders import demo, lock_of
 from tests.pools import Pools, job_of, read, write

@@ -16,7 +16,7 @@ from factory.localhub.launcher import Connection
 from factory.plan import State, Step, plan
 from factory.recipe import Loaded, load
 from factory.shipped import recipes
-from factory.stages.contract import Need
+from factory.stages.needs import Need
 from factory.work import Home
 from tests import stand_ins
 from tests.builders import by_name

@@ -14,8 +14,8 @@ from factory.errors import InputError
 from factory.language.languages import LANGUAGES
 from factory.presets import PRESETS
 from factory.recipe import Recipe
-from factory.stages.contract import Scope
 from factory.stages.job import Job, Place, read_slice
+from factory.stages.scope import Scope
 from factory.stages.sources import Preferences, Prompts, Questions
 from tests.stand_ins import FIXTURES, dataset
 

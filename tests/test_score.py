@@ -19,8 +19,8 @@ from factory.plan import Holdings, plan
 from factory.pocket import POCKET
 from factory.recipe import Recipe, load
 from factory.rewards import Generative, Implicit, crosslingual
-from factory.stages.contract import Outside, SliceSpec
 from factory.stages.job import Job, Outcome, Place, read_slice, slice_directory
+from factory.stages.needs import Outside, SliceSpec
 from factory.stages.score import Score
 from tests.builders import by_name, lock_of
 

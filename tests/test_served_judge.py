@@ -26,9 +26,9 @@ from factory.slurm import site as sites
 from factory.slurm.queue import Queue
 from factory.slurm.script import render
 from factory.slurm.submission import Part, begin, works
-from factory.stages.contract import Served
 from factory.stages.job import read_slice
 from factory.stages.judge import Judge
+from factory.stages.needs import Served
 from factory.work import Home
 from tests.builders import by_name, lock_of, walked
 from tests.jobs import job, made

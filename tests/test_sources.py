@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from factory.artifact import Rows
 from factory.errors import InputError
-from factory.stages.contract import Scope, Stage
+from factory.stages.contract import Stage
 from factory.stages.job import Job, Outcome, Place, read_slice
+from factory.stages.scope import Scope
 from factory.stages.sources import Preferences, Prompts, Questions
 
 

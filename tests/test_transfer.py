@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from factory.errors import RecipeError
 from factory.pocket import POCKET
 from factory.recipe import Recipe
-from factory.stages.contract import Outside
 from factory.stages.job import Job, Outcome, PartDone, Place, read_slice
+from factory.stages.needs import Outside
 from factory.stages.transfer import Transfer, cell, wilson
 
 PAIRS = {

@@ -18,10 +18,10 @@ from factory.errors import RecipeError
 from factory.pocket import POCKET
 from factory.reading import address
 from factory.recipe import load
-from factory.stages.contract import ModelRef, Scope
 from factory.stages.generate import Generate
 from factory.stages.job import Job, Outcome, Place, read_slice, slice_directory
 from factory.stages.pair import Pair
+from factory.stages.scope import ModelRef, Scope
 from factory.stages.score import Score
 from factory.stages.sources import Prompts, Questions
 from factory.stages.translate import Translate

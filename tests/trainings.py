@@ -12,8 +12,8 @@ from typing import Any
 from factory import schemas, shards
 from factory.pocket import POCKET
 from factory.shipped import shipped
-from factory.stages.contract import Outside, Read, SliceSpec
 from factory.stages.job import Job, Place, slice_directory
+from factory.stages.needs import Outside, Read, SliceSpec
 from factory.stages.train import Dpo, Reward, Sft
 from factory.training.rows import put
 from factory.training.settings import Task

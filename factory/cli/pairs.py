@@ -59,8 +59,8 @@ def compare(
         from factory import places, stock
         from factory.cards import figures
         from factory.pairs import comparison
-        from factory.stages.contract import Read
         from factory.stages.job import Job
+        from factory.stages.needs import Read
 
         scope = loaded.recipe.scope()
         needs = {n for s in found for spec in s.slices(scope) for n in spec.needs}

@@ -12,9 +12,10 @@ from factory.errors import RecipeError
 from factory.pairs.strategies import parse
 from factory.stages.candidates import Candidates
 from factory.stages.choosing import Found
-from factory.stages.contract import Scope, SliceSpec
 from factory.stages.job import Job
+from factory.stages.needs import SliceSpec
 from factory.stages.pair import Pair
+from factory.stages.scope import Scope
 
 if TYPE_CHECKING:
     import polars as pl

@@ -28,7 +28,8 @@ from factory.slurm.queue import Queue, Queued
 from factory.slurm.script import Kind, Work, render
 from factory.slurm.site import Site, family_of
 from factory.slurm.sizes import Size
-from factory.stages.contract import Read, Stage
+from factory.stages.contract import Stage
+from factory.stages.needs import Read
 from factory.training.settings import Running
 from factory.work import Home
 

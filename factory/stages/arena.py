@@ -18,8 +18,10 @@ from factory.language.english import english
 from factory.language.language_id import detect, differs, matches
 from factory.shards import Shard
 from factory.stages.contestants import contestants
-from factory.stages.contract import How, Read, Scope, SliceSpec, Stage, model_of
+from factory.stages.contract import How, Stage
 from factory.stages.job import Job, Outcome, counted, engines, greedy, policy, read_slice, spent
+from factory.stages.needs import Read, SliceSpec, model_of
+from factory.stages.scope import Scope
 from factory.training import probe
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from factory import schemas
 from factory.errors import InputError
 from factory.language.languages import language
-from factory.stages.contract import Read, SliceSpec
+from factory.stages.needs import Read, SliceSpec
 
 if TYPE_CHECKING:
     import polars as pl

@@ -19,8 +19,10 @@ from factory.artifact import Rows
 from factory.knobs import REFERENCE
 from factory.pairs.strategies import Budget, ChosenPoint, Drop, Keep
 from factory.stages.candidates import Candidates
-from factory.stages.contract import Read, Scope, SliceSpec, Stage
+from factory.stages.contract import Stage
 from factory.stages.job import Job, Outcome, slice_directory
+from factory.stages.needs import Read, SliceSpec
+from factory.stages.scope import Scope
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from factory import kept
 from factory.errors import RecipeError, nearest
-from factory.stages.contract import Need, Read, Scope, Stage
+from factory.stages.contract import Stage
+from factory.stages.needs import Need, Read
+from factory.stages.scope import Scope
 
 
 @dataclass(frozen=True)

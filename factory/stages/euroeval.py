@@ -19,8 +19,10 @@ from factory.knobs import EXTENT, REFERENCE
 from factory.language.languages import language as known_language
 from factory.shards import Shard
 from factory.stages.contestants import contestants
-from factory.stages.contract import How, Outside, Scope, SliceSpec, Stage, model_of
+from factory.stages.contract import How, Stage
 from factory.stages.job import Job, Outcome, policy
+from factory.stages.needs import Outside, SliceSpec, model_of
+from factory.stages.scope import Scope
 
 _NOT_A_BENCHMARK = frozenset({"model", "adapter"})  # roles of the models
 _SHARD = 100_000  # rows: all of a slice, which is one run of EuroEval

@@ -18,8 +18,10 @@ from factory.knobs import EXTENT, REFERENCE
 from factory.language.language_id import detect
 from factory.language.languages import language
 from factory.shards import Shard
-from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Stage
 from factory.stages.job import Job, Outcome, counted, engines, policy, read_slice, spent
+from factory.stages.needs import Read, SliceSpec
+from factory.stages.scope import Scope
 
 
 class GenerateHow(How, EngineKnobs):

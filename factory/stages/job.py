@@ -24,7 +24,7 @@ from factory.artifact import Rows
 from factory.earlier import Earlier, Taken
 from factory.errors import InputError
 from factory.shards import Shard, Sum
-from factory.stages.contract import Need, Read, SliceSpec
+from factory.stages.needs import Need, Read, SliceSpec
 
 if TYPE_CHECKING:
     import polars as pl

@@ -24,8 +24,10 @@ from factory.judging.wording import Wording
 from factory.knobs import REFERENCE, Knobs
 from factory.shards import Shard
 from factory.stages.contestants import contestants
-from factory.stages.contract import How, Need, Read, Scope, Served, SliceSpec, Stage
+from factory.stages.contract import How, Stage
 from factory.stages.job import Job, Outcome, engines, greedy, read_slice, spent
+from factory.stages.needs import Need, Read, Served, SliceSpec
+from factory.stages.scope import Scope
 from factory.statistics.table import Item, by_category, by_language
 
 NOT_INDEPENDENT = "training reward (not independent)"

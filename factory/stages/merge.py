@@ -10,8 +10,10 @@ from factory import chat
 from factory.artifact import Rows
 from factory.errors import RecipeError, nearest
 from factory.knobs import REFERENCE
-from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Stage
 from factory.stages.job import Job, Outcome
+from factory.stages.needs import Read, SliceSpec
+from factory.stages.scope import Scope
 from factory.training.settings import Dtype
 
 _SPARSE = ("ties", "dare_linear", "dare_ties", "ties_svd", "dare_linear_svd", "dare_ties_svd")

@@ -18,7 +18,7 @@ from factory.pairs.strategies import (
     place,
 )
 from factory.stages.choosing import Choosing, coded
-from factory.stages.contract import SliceSpec
+from factory.stages.needs import SliceSpec
 
 if TYPE_CHECKING:
     import polars as pl

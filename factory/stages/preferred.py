@@ -11,7 +11,8 @@ from pydantic import model_validator
 
 from factory.chat import Message
 from factory.reading import answer, messages
-from factory.stages.contract import From, Outside, filled
+from factory.stages.contract import From, filled
+from factory.stages.needs import Outside
 
 Known = tuple[dict[str, Any], list[Message], str, str]
 SIDES = ("chosen", "rejected")

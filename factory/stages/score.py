@@ -29,16 +29,11 @@ from factory.rewards import (
 )
 from factory.shards import Shard
 from factory.stages import preferred
-from factory.stages.contract import (
-    How,
-    Need,
-    Read,
-    Scope,
-    SliceSpec,
-    Stage,
-)
+from factory.stages.contract import How, Stage
 from factory.stages.job import Job, Outcome, engines, read_slice, spent
+from factory.stages.needs import Need, Read, SliceSpec
 from factory.stages.preferred import SIDES, Pairs
+from factory.stages.scope import Scope
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
 _PAIRS = pa.schema([(side, pa.float64()) for side in SIDES])  # rewards of an audit's pairs

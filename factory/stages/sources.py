@@ -17,8 +17,10 @@ from factory.errors import InputError, RecipeError, nearest
 from factory.knobs import EXTENT, REFERENCE
 from factory.language.languages import language as known_language
 from factory.reading import View, address, answer, given_id, messages, unlike
-from factory.stages.contract import Outside, Scope, SliceSpec, Stage, filled
+from factory.stages.contract import Stage, filled
 from factory.stages.job import Job, Outcome, slice_directory
+from factory.stages.needs import Outside, SliceSpec
+from factory.stages.scope import Scope
 
 
 class _Source(Stage, View):

@@ -13,8 +13,10 @@ from factory import chat, kept
 from factory.artifact import Rows
 from factory.errors import RecipeError, StageError, nearest
 from factory.knobs import GATE, REFERENCE
-from factory.stages.contract import How, Need, Outside, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Stage
 from factory.stages.job import Job, Outcome, Spent
+from factory.stages.needs import Need, Outside, Read, SliceSpec
+from factory.stages.scope import Scope
 from factory.training import losses, rows, watching
 from factory.training.settings import Dtype, Lora, Running, Task
 

@@ -20,9 +20,11 @@ from factory.reading import given_id, unlike
 from factory.rewards import Classifier
 from factory.shards import Shard
 from factory.stages import preferred
-from factory.stages.contract import How, Need, Read, Scope, SliceSpec, Stage, model_of
+from factory.stages.contract import How, Stage
 from factory.stages.job import Job, Outcome
+from factory.stages.needs import Need, Read, SliceSpec, model_of
 from factory.stages.preferred import Known, Pairs
+from factory.stages.scope import Scope
 
 Named = tuple[str, list[Message], str, str]  # id, prompt, better answer, worse
 

@@ -24,8 +24,10 @@ from factory.language.translation import Format, flaw, length_ratio, wording
 from factory.language.translator import Said, translate
 from factory.reading import address
 from factory.shards import Shard
-from factory.stages.contract import How, Read, Scope, SliceSpec, Stage
+from factory.stages.contract import How, Stage
 from factory.stages.job import AS_BEFORE, Job, Outcome, engines, greedy, policy, read_slice, spent
+from factory.stages.needs import Read, SliceSpec
+from factory.stages.scope import Scope
 
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
 
