@@ -14,9 +14,10 @@ from factory import chat
 from factory.errors import InputError
 from factory.judging import wording
 from factory.judging.fitting import MARK, Tokens, fit, shares
+from factory.judging.manner import Ask
 from factory.judging.matching import match, normal, seen
+from factory.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
 from factory.pocket import POCKET
-from factory.stages.judge import MODEL_FIRST, REFERENCE_FIRST, Ask
 
 TIES, NO_TIES = wording.wording("ties"), wording.wording("no-ties")
 ASKED = [{"role": "user", "content": "Cad is ainm duit?"}]
