@@ -279,7 +279,22 @@ def test_what_fails_in_its_thread_is_raised_for_every_caller_and_the_next_goes_o
     assert said(sampler, prompts, GREEDY, 0) == said(static, prompts, GREEDY, 0)
 
 
-def test_closing_ends_what_is_under_way_and_leaves_no_thread(model: Path, prompts: Any) -> None:
+@pytest.mark.parametrize("raced", [False, True])
+def test_closing_ends_what_is_under_way_and_leaves_no_thread(
+    raced: bool, model: Path, prompts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is stopped by the reader at the same moment, and one looks at a thread that is
+    put away already."""
+    from transformers import ContinuousBatchingManager
+
+    if raced:
+        join = ContinuousBatchingManager.join
+
+        def late(self: Any, *given: Any) -> None:
+            join(self, *given)
+            self._generation_thread.is_alive()
+
+        monkeypatch.setattr(ContinuousBatchingManager, "join", late)
     before, told = set(threading.enumerate()), []
     engine = opened(model, rows=8)
 

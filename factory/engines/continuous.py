@@ -227,32 +227,49 @@ class _Manager:
         """End the manager's thread: when all answers are there, or after the step under way."""
         self._closed = True
         if self._reader is not None:
-            self._manager.stop(timeout=None if drain else _PATIENCE, hard_stop=not drain)
+            self._stop(None if drain else _PATIENCE, hard=not drain)
             self._reader.join(timeout=_PATIENCE)
         self._kept.close()
 
+    def _stop(self, timeout: float | None, hard: bool) -> None:
+        """Of two that stop it at once, whoever closes it and a reader that saw a request fail for
+        that, transformers lets one look at a thread that the other has put away: it has ended."""
+        try:
+            self._manager.stop(timeout=timeout, hard_stop=hard)
+        except AttributeError:
+            if self._manager.is_running():
+                raise
+
     def _read(self) -> None:
-        """Hand out answers as they come, until the manager is gone or a request has failed."""
-        failed = None
-        while failed is None:
+        """Hand out answers as they come, until the manager is gone or a request has failed; who
+        then still waits is told why, whatever happened here."""
+        failed: str | None = "its answers could not be read"
+        begun = True
+        try:
+            failed = self._hand_out()
+            begun = self._manager.batch_processor is not None
+            if failed is not None:
+                self._stop(_PATIENCE, hard=True)
+        finally:
+            with self._asking:
+                self._error = self._told(failed, begun)
+                owners, self._owners = self._owners, {}
+            for batch, _ in owners.values():
+                batch.fail(self._error)
+
+    def _hand_out(self) -> str | None:
+        """Until the manager is gone; or the words of the first request that failed."""
+        while True:
             running = self._manager.is_running()  # asked first: what it gave at its end is read
             output = self._manager.get_result(timeout=_LOOK)
             if output is None:
                 if not running:
-                    break
+                    return None
             elif output.error is None:
                 batch, number = self._owners.pop(output.request_id)
                 batch.put(number, output.generated_tokens)
             else:
-                failed = output.error
-        begun = self._manager.batch_processor is not None
-        if failed is not None:
-            self._manager.stop(timeout=_PATIENCE, hard_stop=True)
-        with self._asking:
-            self._error = self._told(failed, begun)
-            owners, self._owners = self._owners, {}
-        for batch, _ in owners.values():
-            batch.fail(self._error)
+                return str(output.error)
 
     def _told(self, failed: str | None, begun: bool) -> StageError:
         """Why there will be no more answers, with its fix."""
