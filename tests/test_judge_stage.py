@@ -641,7 +641,9 @@ def test_a_judge_says_the_same_through_vllm_as_through_transformers(
         stage = judge(how=how, ask={"text": _COPIES, "max_tokens": 24, "context": 256})
         outcome = stage.run(job(tmp_path / engine, ["en", "es"], reads, {LLM: real}))
         assert [name.split()[0] for name in outcome.stats["engines"]] == [engine]
-        assert outcome.determinism == "exact" and outcome.tokens > 0
+        same_batches = engine == "transformers"
+        assert outcome.determinism == ("exact" if same_batches else "rounding")
+        assert outcome.tokens > 0
         found[engine] = [
             (row["question_id"], row["order"], row["verdict"], row["reason"], row["judge_output"])
             for code in ("en", "es")
