@@ -20,6 +20,7 @@ _COLOURS = {
     "reward": "#5a7d4f",
 }  # fmt: skip
 _INK = "#444444"
+_ACROSS = 4  # panels in a row, where there are many of a kind
 
 
 # What a curve shows: the first of each that was logged. DPO's names, and the reward trainer's.
@@ -43,7 +44,7 @@ def wanted(manifest: Manifest) -> dict[str, str]:
         found[REWARDS] = "Rewards of all samples, by language"
     if manifest.stage == "euroeval" and _cells(manifest.stats.get("deltas", [])):
         found[DELTAS] = "Deltas to the reference by language and task, starred where it differs"
-    if courses(_measures(manifest)):
+    if _courses(manifest):
         found[CHECKPOINTS] = "Along the training: what was measured after a share of its steps"
     return found
 
@@ -58,7 +59,7 @@ def draw(manifest: Manifest, directory: Path) -> None:
     if DELTAS in files:
         draw_deltas(directory / DELTAS, manifest.stats["deltas"])
     if CHECKPOINTS in files:
-        draw_courses(directory / CHECKPOINTS, courses(_measures(manifest)))
+        draw_courses(directory / CHECKPOINTS, _courses(manifest))
 
 
 def draw_curve(
@@ -83,17 +84,13 @@ def draw_curve(
 def draw_rewards(path: Path, languages: Mapping[str, Mapping[str, Any]]) -> None:
     """Histograms of rewards, one panel a language, on one scale."""
     names = list(languages)
-    rows = [names[at : at + 4] for at in range(0, len(names), 4)]
     edges = [bins["edges"] for bins in languages.values()]
     low, high = min(e[0] for e in edges), max(e[-1] for e in edges)
-    grid = _grid(len(rows), [""] * min(4, len(names)), [""] * len(rows))
-    for line, axes in zip(rows, grid, strict=True):
-        for one in axes[len(line) :]:
-            one.set_axis_off()
-        for one, name in zip(axes, line, strict=False):
-            _bars(one, languages[name])
-            one.set_xlim(low, high if high > low else low + 1)
-            one.set_title(name, loc="left", y=0.86, fontsize=8, color=_INK)
+    grid, panels = _wrapped(len(names))
+    for axes, name in zip(panels, names, strict=True):
+        _bars(axes, languages[name])
+        axes.set_xlim(low, high if high > low else low + 1)
+        axes.set_title(name, loc="left", y=0.86, fontsize=8, color=_INK)
     _save(grid, path)
 
 
@@ -130,31 +127,27 @@ def draw_courses(path: Path, drawn: Sequence[Course]) -> None:
     """What was measured over the share of a training, a panel for each model and language: the
     dashed line is the reference. A single line has its intervals; of several each is a benchmark,
     named at its end."""
-    rows = [drawn[at : at + 4] for at in range(0, len(drawn), 4)]
-    grid = _grid(len(rows), [""] * min(4, len(drawn)), [""] * len(rows), height=1.7)
-    for panels, line in zip(grid, rows, strict=True):
-        for axes in panels[len(line) :]:
-            axes.set_axis_off()
-        for axes, one in zip(panels, line, strict=False):
-            axes.axhline(one.even, color=_COLOURS["pool"], lw=1, ls="--")
-            for name, points in one.lines.items():
-                at = [100 * point.share for point in points]
-                axes.plot(at, [p.value for p in points], "o-", color=_COLOURS["chosen"], lw=1, ms=3)
-                if len(one.lines) > 1:
-                    axes.annotate(f" {name[:16]}", (at[-1], points[-1].value), fontsize=4)
-                    continue
-                for point in points:
-                    if point.low is not None and point.high is not None:
-                        ends = [point.low, point.high]
-                        axes.plot([100 * point.share] * 2, ends, color=_COLOURS["chosen"], lw=0.8)
-            axes.set_title(one.title[:48], fontsize=6, color=_INK)
-            axes.set_xlim(0, 105)
+    grid, panels = _wrapped(len(drawn), height=1.7)
+    for axes, one in zip(panels, drawn, strict=True):
+        axes.axhline(one.even, color=_COLOURS["pool"], lw=1, ls="--")
+        for name, points in one.lines.items():
+            at = [100 * point.share for point in points]
+            axes.plot(at, [p.value for p in points], "o-", color=_COLOURS["chosen"], lw=1, ms=3)
+            if len(one.lines) > 1:
+                axes.annotate(f" {name[:16]}", (at[-1], points[-1].value), fontsize=4)
+                continue
+            for point in points:
+                if point.low is not None and point.high is not None:
+                    ends = [point.low, point.high]
+                    axes.plot([100 * point.share] * 2, ends, color=_COLOURS["chosen"], lw=0.8)
+        axes.set_title(one.title[:48], fontsize=6, color=_INK)
+        axes.set_xlim(0, 105)
     _save(grid, path)
 
 
-def _measures(manifest: Manifest) -> list[Measure]:
-    """What of its own a manifest says about models, as numbers that can be set beside others."""
-    return [
+def _courses(manifest: Manifest) -> list[Course]:
+    """What a manifest says of models along their trainings."""
+    return courses(
         Measure(
             model=one.model,
             language=one.language,
@@ -168,7 +161,7 @@ def _measures(manifest: Manifest) -> list[Measure]:
         )
         for one in tidy([manifest])
         if one.value is not None and (one.metric.endswith(" delta") or one.metric == "win_rate")
-    ]
+    )
 
 
 def _cells(deltas: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any], Mapping[str, Any]]:
@@ -282,6 +275,16 @@ def _grid(
     for one, title in zip(grid[0], columns, strict=True):
         one.set_title(title, fontsize=8, color=_INK)
     return grid
+
+
+def _wrapped(count: int, height: float = 1.5) -> tuple[Any, list[Axes]]:
+    """So many axes, four in a row, and what they are on; places that are left over are empty."""
+    rows = -(-count // _ACROSS)
+    grid = _grid(rows, [""] * min(_ACROSS, count), [""] * rows, height=height)
+    panels = [axes for line in grid for axes in line]
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return grid, panels[:count]
 
 
 def _save(grid: Any, path: Path) -> None:
