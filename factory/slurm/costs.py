@@ -39,7 +39,7 @@ def costs(
 
 
 def _cost(step: Step, holdings: Holdings, todo: Estimate, site: Site) -> Cost:
-    family = site.family(family_of(step.stage))
+    family = site.family(family_of(step.stage, bool(step.served)))
     cut = sizes.size(step, family, todo.shards)
     nodes = 1 if cut.tasks * cut.engines > 1 else family.nodes
     shape = Cost(step.name, cut.tasks, cut.engines, family.gpus, nodes)

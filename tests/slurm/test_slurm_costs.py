@@ -64,3 +64,11 @@ def test_a_step_without_a_pace_has_its_shape_alone():
     found = costs.costs(steps, Holdings(), estimate(steps, Holdings()), site())
     assert {one.seconds for one in found} == {None}
     assert {one.step: one.gpus for one in found}["generate"] == 4
+
+
+def test_a_judge_that_is_served_holds_no_gpu_here():
+    served = ("models.asked={served: judge-1}", "licenses.judge-1={id: apache-2.0}")
+    judging = ("stages.judge.judge=asked", "stages.judge.dtype=null")
+    judge = asked(*served, *judging, there=site())["judge"]
+    assert (judge.tasks, judge.gpus) == (1, 0)
+    assert asked("stages.judge.dtype=float16", there=site())["judge"].gpus == 4
