@@ -34,7 +34,7 @@ QUESTIONS = 500
 def verdicts(questions: int = QUESTIONS) -> list[Any]:
     """Made-up verdicts: questions of differing hardness, a taste for length and for the first, 2 %
     unread."""
-    from factory.statistics.table import Item, Side
+    from factory.evaluation.statistics.table import Item, Side
 
     dice = random.Random(0)
     orders = ("model_first", "reference_first")
@@ -105,7 +105,7 @@ def plain(items: list[Any]) -> dict[str, float]:
 
 def statistics() -> dict[str, Any]:
     """Seconds of both sides, and what they found."""
-    from factory.statistics.table import by_category, by_language
+    from factory.evaluation.statistics.table import by_category, by_language
 
     items = verdicts()
     started = time.process_time()
@@ -134,8 +134,8 @@ def judge(questions: int = 4) -> dict[str, Any]:
     """A model of two layers as judge of all languages in both orders: in one run, and in one run a
     language. What differs is how often the model is loaded."""
     from factory.engines import choose
-    from factory.pocket import POCKET
-    from factory.stages.judge import Judge
+    from factory.evaluation.judging.stage import Judge
+    from factory.execution.builtin_models import POCKET
     from tests.jobs import job
     from tests.test_judge_stage import LLM, answers
 
@@ -184,7 +184,7 @@ def coverage(times: int = 1000) -> list[dict[str, Any]]:
     import numpy as np
     from scipy.special import ndtr, ndtri, stdtrit
 
-    from factory.statistics.intervals import residuals, score
+    from factory.evaluation.statistics.intervals import residuals, score
 
     rng = np.random.default_rng(0)
     found = []
@@ -230,8 +230,8 @@ def length_coverage(times: int = 1000) -> list[dict[str, Any]]:
     import numpy as np
     from scipy.special import expit, logit, ndtr
 
-    from factory.statistics.intervals import residuals, score
-    from factory.statistics.length_control import lc_minimal
+    from factory.evaluation.statistics.intervals import residuals, score
+    from factory.evaluation.statistics.length_control import lc_minimal
 
     phi, rng, found = 1.0, np.random.default_rng(0), []
     sizes = itertools.product((10, 20, 60, 500), (1, 3, 11))

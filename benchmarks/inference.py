@@ -58,7 +58,7 @@ def asked(count: int) -> list[str]:
 
 def built(directory: Path) -> Path:
     """The small real model, and beside it a classifier with a random head."""
-    from factory.pocket import POCKET
+    from factory.execution.builtin_models import POCKET
 
     model = directory / "model"
     if not model.exists():
@@ -80,7 +80,7 @@ def built(directory: Path) -> Path:
 def stage_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """The stage itself on a loaded engine."""
     from factory.engines import choose
-    from factory.stages.generate import Generate
+    from factory.sampling.generate import Generate
 
     made: dict[str, Any] = {}
 
@@ -108,8 +108,7 @@ def stage_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float
 
 def bare_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """vLLM's own LLM class on the same prompts and parameters, all at once."""
-    from factory import chat
-    from factory.engines import checkpoint
+    from factory.engines import chat_template, checkpoint
     from factory.engines.vllm import _ENVIRONMENT
 
     for key, value in _ENVIRONMENT.items():
@@ -124,7 +123,8 @@ def bare_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float]
 
     def draw(texts: Sequence[str], tokens: int) -> int:
         prompts = [
-            {"prompt_token_ids": chat.prompt_ids(found.tokenizer, _said(text))} for text in texts
+            {"prompt_token_ids": chat_template.prompt_ids(found.tokenizer, _said(text))}
+            for text in texts
         ]
         parameters = SamplingParams(
             n=asks.n, temperature=1, top_p=1, max_tokens=tokens, stop_token_ids=found.stop_ids,
@@ -165,10 +165,9 @@ def _job(root: Path, texts: Sequence[str], model: Path) -> Any:
 
 def samples(root: Path, texts: Sequence[str], n: int, words: int) -> Path:
     """Answers of about so many words to these prompts, made from arithmetic."""
-    from factory import schemas
-    from factory.artifact import text_hash
-    from factory.shards import write_slice
-    from factory.stages.job import slice_directory
+    from factory.artifacts import schemas
+    from factory.artifacts.hashing import text_hash
+    from factory.artifacts.tables import slice_directory, write_slice
 
     lexicon = " ".join(asked(60)).split()
     rows: list[dict[str, object]] = []
@@ -197,7 +196,7 @@ def samples(root: Path, texts: Sequence[str], n: int, words: int) -> Path:
 def stage_score(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """The stage, model loaded beforehand."""
     from factory.engines import choose
-    from factory.stages.score import Score
+    from factory.rewards.score import Score
 
     engine = choose.scorer(choose.EngineKnobs(engine=asks.engine), directory / "reward", asks.dtype)
     engine.score([[1, 2, 3]] * 4)
@@ -215,8 +214,7 @@ def stage_score(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
 
 def alone_score(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """Each row by itself, one after another."""
-    from factory import chat
-    from factory.engines import choose
+    from factory.engines import chat_template, choose
 
     engine = choose.scorer(choose.EngineKnobs(engine=asks.engine), directory / "reward", asks.dtype)
     engine.score([[1, 2, 3]] * 4)
@@ -225,7 +223,7 @@ def alone_score(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     started = time.perf_counter()
     for row in drawn.to_pylist():
         said = _said(texts[int(row["prompt_id"][1:])])
-        ids = chat.conversation_ids(
+        ids = chat_template.conversation_ids(
             engine.tokenizer, [*said, {"role": "assistant", "content": row["response"]}]
         )
         engine.score([ids])
@@ -240,8 +238,7 @@ def alone_score(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
 
 def drawn(directory: Path, asks: argparse.Namespace, batching: Any, mixed: bool) -> dict[str, Any]:
     """One engine on all requests at once, loaded and warm."""
-    from factory import chat
-    from factory.engines import choose
+    from factory.engines import chat_template, choose
 
     knobs = choose.EngineKnobs(
         engine="transformers", batching=batching, max_num_seqs=asks.rows or None
@@ -251,7 +248,7 @@ def drawn(directory: Path, asks: argparse.Namespace, batching: Any, mixed: bool)
     texts = asked(asks.prompts)
     if mixed:
         texts = [" ".join([text] * (1 + n % 8)) for n, text in enumerate(texts)]
-    ids = [chat.prompt_ids(engine.tokenizer, _said(text)) for text in texts]
+    ids = [chat_template.prompt_ids(engine.tokenizer, _said(text)) for text in texts]
     requests = ids if mixed else [one for one in ids for _ in range(asks.n)]
     peak = Peak()
     peak.start()
@@ -295,9 +292,9 @@ class Nothing:
 
 def memory(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """The peak of the whole process, and above where it stood when its imports were done."""
-    import factory.language.language_id
+    import factory.language.detect
     from factory.engines import choose
-    from factory.stages.generate import Generate
+    from factory.sampling.generate import Generate
 
     engine = Nothing(directory / "model")
     factory.language.language_id.detect("Bread and water")
@@ -345,7 +342,7 @@ def resident() -> int:
 
 def killable(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """A run to be killed: it ends when it is done, if nobody does."""
-    from factory.stages.generate import Generate
+    from factory.sampling.generate import Generate
 
     how = {"engine": asks.engine, "shard": 4, "max_num_seqs": asks.seqs, "max_model_len": 512}
     stage = Generate(n=4, max_tokens=asks.tokens, dtype=asks.dtype, how=how)

@@ -126,7 +126,7 @@ def _py3langid(among: set[str] | None) -> Detector:
 
 
 def _ours() -> Detector:
-    from factory.language.language_id import detect
+    from factory.language.detect import detect
 
     return detect
 

@@ -61,8 +61,9 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from factory import shards
-    from factory.schemas import SCHEMAS, conform
+    from factory.artifacts import shards
+    from factory.artifacts import tables as tables_module
+    from factory.artifacts.schemas import SCHEMAS, conform
 
     whole, starts = corpus()
     n = prompts * SAMPLES
@@ -109,11 +110,11 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
             known = {name: columns[name] for name in SCHEMAS[kind].names if name in columns}
             table = conform(pa.table(known), kind, "the benchmark")
             if kind == "prompts":
-                shards.write_slice(directory / kind / "data" / code, table)
+                tables_module.write_slice(directory / kind / "data" / code, table)
                 continue
             whole_slice = shards.cut({code: n}, n)  # row-wise stages compact what they made
             [shard] = whole_slice.shards
-            shards.write_table(shard.file(directory / "made" / kind), table)
+            tables_module.write_table(shard.file(directory / "made" / kind), table)
             shards.compact(
                 directory / "made" / kind, whole_slice, code, directory / kind / "data" / code
             )
@@ -137,10 +138,10 @@ def ours(directory: Path, cross: bool = False) -> Callable[[], dict[str, int]]:
     """The stage itself, all but the drawing: reads parquet, pairs, describes, writes parquet."""
     import pyarrow.compute  # noqa: F401  (the first `take` would import it)
 
-    from factory.pairs import anatomy, pairing, scales  # noqa: F401
-    from factory.stages.job import Job, Place
-    from factory.stages.needs import Read, SliceSpec
-    from factory.stages.pair import Pair
+    from factory.pairs import normalize, rules, statistics  # noqa: F401
+    from factory.pairs.pair import Pair
+    from factory.stage.inputs import Read, SliceSpec
+    from factory.stage.job import Job, Place
 
     stages = {"prompts": "prompts", "samples": "generate", "scores": "score"}
     needs = {

@@ -56,7 +56,7 @@ SIDES: dict[str, dict[str, Any]] = {
 
 def preferences(count: int) -> list[dict[str, Any]]:
     """Pairs as TRL reads them."""
-    from factory.shipped import shipped
+    from factory.artifacts.resources import shipped
 
     lines = (shipped("recipes") / "demo" / "preferences.jsonl").read_text("utf-8").splitlines()
     found = []
@@ -98,18 +98,19 @@ def bare(base: Path, pairs: list[dict[str, Any]], out: Path, dtype: str, again: 
 
 def staged(base: Path, pairs: list[dict[str, Any]], directory: Path, knobs: dict[str, Any]) -> Any:
     """The same through the stage. Returns the losses, and (wall, processor) before and after."""
-    from factory import schemas, shards
-    from factory.stages.job import Job, Place, slice_directory
-    from factory.stages.needs import Outside, Read, SliceSpec
-    from factory.stages.train import Dpo
+    from factory.artifacts import schemas, tables
+    from factory.artifacts.tables import slice_directory
+    from factory.stage.inputs import Outside, Read, SliceSpec
+    from factory.stage.job import Job, Place
     from factory.training import launch
+    from factory.training.train import Dpo
 
     languages = dict.fromkeys(("prompt_language", "chosen_language", "rejected_language"), "en")
     filler = {"score_chosen": 1.0, "score_rejected": 0.0, "chosen_k": 0, "rejected_k": 1,
               "pool_size": 2, "pool_mean": 0.5, "pool_std": 0.5}  # fmt: skip
     rows = [{**p, **languages, **filler, "prompt_id": str(n)} for n, p in enumerate(pairs)]
     table = schemas.from_rows(rows, "pairs")
-    shards.write_slice(slice_directory(directory / "rows", "en"), table)
+    tables.write_slice(slice_directory(directory / "rows", "en"), table)
     read, model = Read("pairs", "pair", "en"), Outside("base", "local/model@main", "model")
     spec = SliceSpec("dpo[en]", "en", "en", (read, model))
     places = {read: Place(directory / "rows"), model: Place(base, "local/model", "main")}
@@ -137,11 +138,11 @@ def measure(side: str, base: Path, count: int) -> dict[str, Any]:
     import trl  # noqa: F401
     from trl import DPOTrainer  # noqa: F401
 
-    from factory import chat
-    from factory.training.rows import lengths
+    from factory.engines import chat_template
+    from factory.training.dataset import lengths
 
     pairs, knobs = preferences(count), dict(SIDES[side])
-    tokenizer = chat.load_tokenizer(str(base))
+    tokenizer = chat_template.load_tokenizer(str(base))
     tokens = sum(sum(lengths(tokenizer, pair)) for pair in pairs) * knobs.get("epochs", 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.perf_counter(), time.process_time()
@@ -175,7 +176,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         base = asked.base or Path(temporary)
         if asked.base is None:
-            from factory.pocket import POCKET
+            from factory.execution.builtin_models import POCKET
 
             POCKET[MODELS[asked.model]].build(base)
         for side in SIDES:

@@ -18,7 +18,7 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 def __getattr__(name: str) -> Any:
     """The Python API, imported when it is first asked for: `import factory` loads nothing."""
     if name in ("load_adapter", "load_artifact", "run"):
-        from factory import api
+        from factory.release import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'factory' has no attribute {name!r}")

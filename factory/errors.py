@@ -12,9 +12,11 @@ FactoryError            exit code 1: the user can fix it
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
-
-from factory.redaction import redact
+from dataclasses import dataclass
+from typing import Literal
 
 
 class FactoryError(Exception):
@@ -61,3 +63,35 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the closest of `words`, or `""` when none is close."""
     close = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, how it stands, what was seen, and what to do about it."""
+
+    name: str
+    state: State
+    seen: str
+    fix: str = ""
+
+
+HIDDEN = "[hidden]"
+_SHORTEST = 8  # characters; a shorter value would also be found in ordinary words
+_NAMES = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$")
+_SHAPES = re.compile(
+    r"\bhf_[A-Za-z0-9]{16,}"  # Hugging Face
+    r"|\bsk-[A-Za-z0-9_-]{16,}"  # OpenAI and those who copied it
+    r"|(?<=://)[^/\s@]+(?=@)"  # user:password@ in an address
+    r"|(?<=[Bb]earer )[A-Za-z0-9._-]{8,}"
+)
+
+
+def redact(text: str) -> str:
+    """`text` without anything shaped like a token, nor any secret of this environment."""
+    for name, value in os.environ.items():
+        if _NAMES.search(name) and len(value) >= _SHORTEST and value in text:
+            text = text.replace(value, HIDDEN)
+    return _SHAPES.sub(HIDDEN, text)

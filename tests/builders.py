@@ -7,14 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from factory.artifact import Cost, FileRecord, Manifest, Rows, SliceRecord, text_hash
+from factory.artifacts.hashing import text_hash
+from factory.artifacts.manifest import Cost, FileRecord, Manifest, Rows, SliceRecord
+from factory.artifacts.shards import Shard
+from factory.execution.record import inputs
 from factory.language.languages import LANGUAGES
-from factory.lock import Lock, Pin, outside
-from factory.plan import Found, Holdings, State, Step, plan
-from factory.reading import is_file
-from factory.recipe import Recipe, load
-from factory.record import inputs
-from factory.shards import Shard
+from factory.planning.lock import Lock, Pin, outside
+from factory.planning.plan import Found, Holdings, State, Step, plan
+from factory.planning.recipe import Recipe, load
+from factory.stage.readers import is_file
 
 ASKED = 12  # rows that every slice of a pretended step was asked for
 

@@ -60,7 +60,7 @@ def hub(connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The factory's view of it, with a cache of its own."""
     from huggingface_hub import constants
 
-    from factory.hub import Hub
+    from factory.hub.client import Hub
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return Hub(connection.url, connection.token)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.pocket import CHATML, demo_bpe
+from factory.execution.builtin_models import CHATML, demo_bpe
 
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}"

@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from factory.artifact import fingerprint
-from factory.plan import Holdings, plan
-from factory.recipe import Recipe, load
-from factory.shipped import recipes
-from factory.stages.needs import Read
+from factory.artifacts.hashing import fingerprint
+from factory.artifacts.resources import recipes
+from factory.planning.plan import Holdings, plan
+from factory.planning.recipe import Recipe, load
+from factory.stage.inputs import Read
 from tests.builders import lock_of
 from tests.stand_ins import UNSAID
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from factory import schemas
-from factory.artifact import text_hash
-from factory.shards import write_slice
-from factory.stages.job import Job, Place, read_slice, slice_directory
-from factory.stages.needs import Outside, Read, SliceSpec
+from factory.artifacts import schemas
+from factory.artifacts.hashing import text_hash
+from factory.artifacts.tables import read_slice, slice_directory, write_slice
+from factory.stage.inputs import Outside, Read, SliceSpec
+from factory.stage.job import Job, Place
 
 MODEL = Outside("model", "local/model@main", "model")
 ADAPTER = Outside("adapter", "local/adapter@main", "model")

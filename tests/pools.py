@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from factory.artifact import text_hash
-from factory.schemas import from_rows
-from factory.shards import write_slice
-from factory.stages.contract import Stage
-from factory.stages.generate import Generate
-from factory.stages.job import Job, Place, slice_directory
-from factory.stages.needs import Outside, Read
-from factory.stages.scope import ModelRef, Scope
-from factory.stages.score import Score
-from factory.stages.sources import Prompts
+from factory.artifacts.hashing import text_hash
+from factory.artifacts.schemas import from_rows
+from factory.artifacts.tables import slice_directory, write_slice
+from factory.rewards.score import Score
+from factory.sampling.generate import Generate
+from factory.sampling.sources import Prompts
+from factory.stage.inputs import Outside, Read
+from factory.stage.job import Job, Place
+from factory.stage.models import ModelRef
+from factory.stage.stage import Scope, Stage
 
 # prompt id to answers: (reward, text) or (reward, text, columns that differ from the usual)
 Pools = Mapping[str, Sequence[tuple[Any, ...]]]
@@ -93,6 +93,6 @@ def job_of(root: Path, stage: Stage, languages: Sequence[str], seed: int = 0) ->
 
 def read(root: Path, stage: Stage, name: str) -> list[dict[str, Any]]:
     """The rows that a stage left in one slice."""
-    from factory.stages.job import read_slice
+    from factory.artifacts.tables import read_slice
 
     return read_slice(root / "out" / stage.name, name, stage.kind).to_pylist()

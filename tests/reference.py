@@ -22,14 +22,14 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from factory.artifacts.resources import recipes
+from factory.config import EXTENT, GATE, REFERENCE, Mark
 from factory.engines.choose import EngineKnobs
-from factory.knobs import EXTENT, GATE, REFERENCE, Mark
-from factory.presets import PRESETS
-from factory.reading import View
-from factory.recipe import Recipe, load
-from factory.shipped import recipes
-from factory.stages import STAGES
-from factory.stages.contract import From, How, Stage
+from factory.planning.recipe import Recipe, load
+from factory.planning.stages import STAGES
+from factory.sampling.presets import PRESETS
+from factory.stage.readers import View
+from factory.stage.stage import From, How, Stage
 from factory.training.settings import Running
 from tests.stand_ins import UNSAID
 

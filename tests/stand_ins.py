@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from factory.language.languages import LANGUAGES
-from factory.lock import outside
-from factory.reading import is_file
-from factory.recipe import load
+from factory.planning.lock import outside
+from factory.planning.recipe import load
+from factory.stage.readers import is_file
 from tests.families import tokenizer_of
 
 FIXTURES = Path(__file__).parent / "sources"

@@ -10,19 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from factory.artifact import (
+from factory.artifacts.hashing import (
     MANIFEST,
     UNHASHED,
-    Manifest,
-    Rows,
     canonical,
     content_digest,
     file_sha256,
     fingerprint,
-    read_manifest,
     text_hash,
 )
-from factory.plan import plan
+from factory.artifacts.manifest import Manifest, Rows, read_manifest
+from factory.planning.plan import plan
 from tests.builders import demo, done, lock_of, manifest_of, walked
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.audit import FEWEST, Limits, audit, blind, readings
-from factory.cards import card
 from factory.cli.console import audit_table
-from factory.plan import Found, Holdings, plan
+from factory.planning.plan import Found, Holdings, plan
+from factory.reports.cards import card
+from factory.rewards.audit import FEWEST, Limits, audit, blind, readings
 from tests.builders import by_name, demo, lock_of, manifest_of
 
 Reward = Callable[[int, int, int], float | None]  # of prompt, k and length

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from huggingface_hub import RepoCard
 
-from factory.artifact import InputRecord, License, Manifest, Rows
-from factory.cards import card
+from factory.artifacts.manifest import InputRecord, License, Manifest, Rows
 from factory.errors import InputError
-from factory.plan import plan
-from factory.stages import STAGES
-from factory.stages.transfer import cell
+from factory.planning.plan import plan
+from factory.planning.stages import STAGES
+from factory.reports.cards import card
+from factory.rewards.transfer import cell
 from tests.builders import by_name, demo, done, imported, lock_of, manifest_of, walked
 from tests.golden.refresh import HERE
 from tests.golden.refresh import manifests as kept
@@ -418,7 +418,7 @@ def test_the_card_of_verdicts_shows_what_else_could_explain_a_win_rate():
 
 
 def test_cards_say_of_a_served_judge_that_it_is_not_pinned():
-    from factory.cards.evaluation import comparisons
+    from factory.reports.win_rates import comparisons
 
     stats = {**asked_a_model(), "judge_revision": None, "served": "not pinned", "cut_by": "chars"}
     judge = kept()["judge"].model_copy(update={"stats": stats})
@@ -431,7 +431,7 @@ def test_cards_say_of_a_served_judge_that_it_is_not_pinned():
 
 
 def test_an_adapters_card_shows_the_same_of_what_judges_found_of_it():
-    from factory.cards.evaluation import comparisons
+    from factory.reports.win_rates import comparisons
 
     judge = kept()["judge"].model_copy(update={"stats": asked_a_model()})
     found = comparisons(kept()["dpo-es"], [kept()["arena"], judge])

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from factory.cards import card, card_check
+from factory.reports.cards import card
+from factory.reports.cards import check as card_check
 from tests.golden.refresh import manifests
 
 RIGHT = {

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from factory.artifact import InputRecord, License, Manifest, Rows, Sample
-from factory.cards import card, licenses, markdown
+from factory.artifacts import front_matter, licenses
+from factory.artifacts.manifest import InputRecord, License, Manifest, Rows, Sample
+from factory.reports.cards import card, markdown
 from tests.golden.refresh import manifests
 
 KEPT = manifests()
@@ -94,7 +95,9 @@ def shape(tokens: list[Token]) -> list[str]:
 @cache
 def calm(name: str) -> list[str]:
     """The blocks of the same page when the text is an ordinary word."""
-    return shape(PARSER.parse(markdown.front_matter(card.render(poisoned(KEPT[name], "calm")))[1]))
+    return shape(
+        PARSER.parse(front_matter.front_matter(card.render(poisoned(KEPT[name], "calm")))[1])
+    )
 
 
 @given(st.sampled_from(["prompts", "generate", "reward", "dpo-es", "judge", "pair"]), words)
@@ -111,9 +114,9 @@ def test_no_text_changes_the_shape_of_a_page(name: str, text: str) -> None:
     rendered = card.render(manifest)
     rendered.encode()  # no lone surrogate is left
 
-    data, body = markdown.front_matter(rendered)
+    data, body = front_matter.front_matter(rendered)
     assert data == card.header(manifest) == yaml.safe_load(rendered.split("\n---\n", 1)[0])
-    assert markdown.front_matter(body)[0] is None
+    assert front_matter.front_matter(body)[0] is None
 
     tokens = PARSER.parse(body)
     assert shape(tokens) == calm(name), "the blocks are those of ordinary words"

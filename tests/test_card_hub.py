@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from factory.artifact import Manifest
-from factory.cards import card
-from factory.cards.evaluation import comparisons
+from factory.artifacts.manifest import Manifest
 from factory.errors import HubError
 from factory.localhub.launcher import Connection, request
+from factory.reports.cards import card
+from factory.reports.win_rates import comparisons
 from tests.builders import demo, imported
 from tests.golden.refresh import manifests
 
@@ -44,7 +44,7 @@ def publish(hub: Any, directory: Path, manifest: Manifest) -> Any:
 
 
 def put(hub: Any, title: str, repos: dict[str, str], org: str = "acme") -> str:
-    from factory.hub import Item
+    from factory.hub.client import Item
 
     given = [Item(repo, kind, f"note {repo}") for repo, kind in repos.items()]
     return str(hub.collect(title, org, False, "about", given))
@@ -81,18 +81,18 @@ def test_a_collection_is_in_the_order_of_the_line_whenever_its_items_came(
 
 @pytest.mark.parametrize("about", ["", "Short.", "word " * 60])
 def test_a_collection_says_in_the_hubs_150_characters_how_it_is_made_again(about: str) -> None:
-    from factory import shelf
+    from factory.hub import collection
 
     recipe = demo().model_copy(update={"description": about})
     slug = "local/croco-demo-" + "0" * 24
-    said = shelf.description(recipe).replace("{slug}", slug)
+    said = collection.description(recipe).replace("{slug}", slug)
     assert said.endswith(f"factory reproduce {slug}")
     assert len(said) <= 150
     assert said.startswith(about[:6].strip())
 
 
 def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: Path) -> None:
-    from factory.cards import refresh
+    from factory.reports.cards import refresh
 
     mine = {name: renamed(KEPT[name], "judged") for name in ("dpo-es", "arena", "judge")}
     published = {name: publish(hub, tmp_path / name, made) for name, made in mine.items()}
@@ -139,7 +139,7 @@ def test_a_verdict_on_another_draw_is_not_one_on_this() -> None:
 
 
 def test_a_refresh_is_of_our_own_repos_and_of_main(hub: Any) -> None:
-    from factory.cards import refresh
+    from factory.reports.cards import refresh
 
     hub._api.create_repo("acme/theirs")
     with pytest.raises(HubError, match="no manifest of the factory"):
@@ -151,7 +151,7 @@ def test_a_refresh_is_of_our_own_repos_and_of_main(hub: Any) -> None:
 
 
 def test_our_cards_are_right_and_a_strangers_mistakes_are_listed(hub: Any, tmp_path: Path) -> None:
-    from factory.cards import refresh
+    from factory.reports.cards import refresh
 
     made = renamed(KEPT["dpo-es"], "checked")
     publish(hub, tmp_path / "dpo", made)

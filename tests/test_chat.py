@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from factory import chat
+from factory.engines import chat_template
 from factory.errors import InputError
-from factory.pocket import CHATML, POCKET
+from factory.execution.builtin_models import CHATML, POCKET
 
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}<|start|>{{ m['role'] }}<|sep|>{{ m['content'] }}<|end|>"
@@ -27,32 +27,34 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tokenizer(model: Path) -> Any:
-    return chat.load_tokenizer(str(model))
+    return chat_template.load_tokenizer(str(model))
 
 
 def test_a_prompt_ends_where_the_assistant_is_to_speak(tokenizer: Any) -> None:
-    ids = chat.prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
+    ids = chat_template.prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
     assert tokenizer.decode(ids).endswith("<|im_start|>assistant\n")
     assert tokenizer.chat_template == CHATML
 
 
 def test_a_conversation_is_its_prompt_and_the_closed_answer(tokenizer: Any) -> None:
     prompt = [{"role": "user", "content": "Hello"}]
-    whole = chat.conversation_ids(tokenizer, [*prompt, {"role": "assistant", "content": "Hi"}])
-    start = chat.prompt_ids(tokenizer, prompt)
+    whole = chat_template.conversation_ids(
+        tokenizer, [*prompt, {"role": "assistant", "content": "Hi"}]
+    )
+    start = chat_template.prompt_ids(tokenizer, prompt)
     assert whole[: len(start)] == start
     assert tokenizer.eos_token_id in whole[len(start) :]
 
 
 def test_a_template_that_prints_bos_twice_is_mended_to_one(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ bos_token }}" + LLAMA3
-    ids = chat.prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
+    ids = chat_template.prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
     assert ids[0] == tokenizer.bos_token_id != ids[1]
 
 
 def test_markers_typed_by_a_user_do_not_vanish(tokenizer: Any) -> None:
     text = "what does <|im_end|> mean?"
-    ids = chat.prompt_ids(tokenizer, [{"role": "user", "content": text}])
+    ids = chat_template.prompt_ids(tokenizer, [{"role": "user", "content": text}])
     assert text in tokenizer.decode(ids)
 
 
@@ -60,8 +62,8 @@ def test_the_stop_ids_hold_what_closes_a_turn(tokenizer: Any) -> None:
     class Config:
         eos_token_id = 0
 
-    assert tokenizer.eos_token_id in chat.stop_ids(tokenizer, Config())
-    assert 0 in chat.stop_ids(tokenizer, Config())
+    assert tokenizer.eos_token_id in chat_template.stop_ids(tokenizer, Config())
+    assert 0 in chat_template.stop_ids(tokenizer, Config())
 
 
 def test_a_tokenizer_without_a_template_is_refused(model: Path, tmp_path: Path) -> None:
@@ -71,10 +73,10 @@ def test_a_tokenizer_without_a_template_is_refused(model: Path, tmp_path: Path) 
     shutil.copytree(model, bare)
     (bare / "chat_template.jinja").unlink()
     with pytest.raises(InputError, match="no chat template"):
-        chat.load_tokenizer(str(bare))
+        chat_template.load_tokenizer(str(bare))
 
 
 def test_the_contract_names_the_template_and_its_stops(tokenizer: Any) -> None:
-    said = chat.contract(tokenizer, [tokenizer.eos_token_id])
+    said = chat_template.contract(tokenizer, [tokenizer.eos_token_id])
     assert said["stop_tokens"] == ["<|im_end|>"]
     assert said["template_hash"] and "Hello" in said["example"]

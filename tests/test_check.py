@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from factory import check as checking
-from factory import preflight, stock
+from factory.artifacts.workdir import Home
 from factory.errors import InputError
-from factory.plan import Step
-from factory.preflight import Finding, Use, over_long
-from factory.recipe import Loaded, Recipe, load
-from factory.work import Home
+from factory.execution import checks, resolve
+from factory.execution import checks as checking
+from factory.execution.checks import Finding, Use, over_long
+from factory.planning.plan import Step
+from factory.planning.recipe import Loaded, Recipe, load
 from tests.builders import demo
 from tests.conftest import Cli
 from tests.families import tokenizer_of
@@ -44,7 +44,7 @@ def uses(recipe: Recipe) -> dict[str, tuple[bool, list[tuple[str, str, int | Non
             asked.answers,
             [(use.stage, use.does, use.limit, len(use.prompts)) for use in asked.uses],
         )
-        for asked in preflight.asked(recipe)
+        for asked in checks.asked(recipe)
     }
 
 
@@ -68,9 +68,9 @@ def test_a_reward_model_alone_answers_nothing(tmp_path: Path) -> None:
 
 
 def test_only_the_steps_that_are_asked_for_count(tmp_path: Path) -> None:
-    found = preflight.asked(recipe_at(tmp_path).recipe, frozenset({"score"}))
+    found = checks.asked(recipe_at(tmp_path).recipe, frozenset({"score"}))
     assert [asked.model.source for asked in found] == ["lab/reward@main"]
-    assert not preflight.asked(recipe_at(tmp_path).recipe, frozenset({"prompts"}))
+    assert not checks.asked(recipe_at(tmp_path).recipe, frozenset({"prompts"}))
 
 
 # Lengths against limits.
@@ -147,7 +147,7 @@ def recipe_at(tmp_path: Path, *overrides: str) -> Loaded:
 
 def look(loaded: Loaded, hub: Any, tmp_path: Path) -> list[Finding]:
     home = Home(tmp_path / "home")
-    pins, _ = stock.resolve(loaded, hub, home, None)
+    pins, _ = resolve.resolve(loaded, hub, home, None)
     return checking.check(loaded, pins, hub, home)
 
 
@@ -239,7 +239,7 @@ def test_a_run_is_stopped_before_the_first_step_with_a_model(
     )
     put("lab/reward", "gemma")
     loaded = recipe_at(tmp_path, "models.policy=lab/plain")
-    pins, _ = stock.resolve(loaded, hub, Home(tmp_path / "home"), None)
+    pins, _ = resolve.resolve(loaded, hub, Home(tmp_path / "home"), None)
     told: list[str] = []
 
     def gate(*only: str) -> Callable[[Step], None]:
@@ -259,7 +259,7 @@ def test_warnings_are_told_and_stop_nothing(hub: Any, put: Put, tmp_path: Path) 
     put("lab/reward", "qwen3")
     loaded = recipe_at(tmp_path)
     home = Home(tmp_path / "home")
-    pins, _ = stock.resolve(loaded, hub, home, None)
+    pins, _ = resolve.resolve(loaded, hub, home, None)
     told: list[str] = []
     checking.gate(loaded, pins, hub, home, told.append, ["generate"])(Told("generate"))  # type: ignore[arg-type]
     [line] = told

@@ -110,7 +110,7 @@ def test_the_word_pass_rate_is_a_column_where_a_language_has_one():
 
     from rich.console import Console
 
-    from factory.artifact import Manifest
+    from factory.artifacts.manifest import Manifest
     from factory.cli.console import doubts_table
 
     row = {

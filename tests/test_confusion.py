@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import InputError
-from factory.language.chrf import chrf
 from factory.language.confusion import (
     average,
     confusion,
@@ -19,8 +18,9 @@ from factory.language.confusion import (
     no_word_rate,
     normalized,
 )
+from factory.language.detect import detect
 from factory.language.english import english, plain
-from factory.language.language_id import detect
+from factory.sampling.chrf import chrf
 
 GERMAN = "Das hier ist eine ganz normale Zeile."
 ENGLISH = "This line here is a plain English one."

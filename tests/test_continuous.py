@@ -18,14 +18,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from factory import chat
-from factory.engines import Sampling, choose
+from factory.engines import Sampling, chat_template, choose
 from factory.engines.choose import EngineKnobs
+from factory.engines.pipelining import run
 from factory.errors import InputError, StageError
-from factory.lanes import run
-from factory.pocket import POCKET
-from factory.stages.score import ScoreHow
-from factory.stages.transfer import TransferHow
+from factory.execution.builtin_models import POCKET
+from factory.rewards.score import ScoreHow
+from factory.rewards.transfer import TransferHow
 from tests import jobs
 from tests.trainings import adapter_of, opinionated
 
@@ -63,7 +62,9 @@ def static(model: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def prompts(static: Any) -> list[list[int]]:
-    return [chat.prompt_ids(static.tokenizer, [{"role": "user", "content": t}]) for t in TEXTS]
+    return [
+        chat_template.prompt_ids(static.tokenizer, [{"role": "user", "content": t}]) for t in TEXTS
+    ]
 
 
 def opened(model: Path, *arguments: Any, **named: Any) -> Any:
@@ -450,7 +451,7 @@ def test_the_small_real_model_answers_as_in_ordinary_batches(tmp_path: Path) -> 
     POCKET["local/SmolLM2-135M-Instruct-Q4_1"].build(tmp_path / "model")
     static, engine = TransformersSampler(tmp_path / "model", "float32"), opened(tmp_path / "model")
     asked = [
-        chat.prompt_ids(static.tokenizer, [{"role": "user", "content": f"{text} {n}"}])
+        chat_template.prompt_ids(static.tokenizer, [{"role": "user", "content": f"{text} {n}"}])
         for n, text in enumerate(TEXTS)
         for _ in range(2)
     ]
@@ -464,8 +465,8 @@ STAGE = """
 import sys
 from pathlib import Path
 from factory.errors import Interrupted
-from factory.execution import _stoppable
-from factory.stages.generate import Generate
+from factory.execution.run import _stoppable
+from factory.sampling.generate import Generate
 from tests import jobs
 
 if __name__ == "__main__":

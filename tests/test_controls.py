@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from factory.artifact import read_manifest
-from factory.plan import Holdings, State, plan
-from factory.recipe import load
-from factory.shipped import shipped
+from factory.artifacts.manifest import read_manifest
+from factory.artifacts.resources import shipped
+from factory.planning.plan import Holdings, State, plan
+from factory.planning.recipe import load
 from tests.builders import by_name, lock_of
 from tests.conftest import run_factory
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from factory import schemas, shards
-from factory.artifact import MANIFEST, Manifest
-from factory.cli.again import difference_tables
-from factory.difference import Change, compare
+from factory.artifacts import schemas, tables
+from factory.artifacts.hashing import MANIFEST
+from factory.artifacts.manifest import Manifest
+from factory.cli.reproduce import difference_tables
 from factory.errors import InputError
-from factory.plan import plan
+from factory.execution.diff import Change, compare
+from factory.planning.plan import plan
 from tests.builders import by_name, demo, done, lock_of, manifest_of, walked
 
 
@@ -31,7 +32,7 @@ def artifact(root: Path, said: Manifest, *rows: dict[str, Any]) -> Path:
     root.mkdir()
     (root / MANIFEST).write_text(said.dump())
     if rows:
-        shards.write_slice(root / "data" / "en", schemas.from_rows(list(rows), said.kind))
+        tables.write_slice(root / "data" / "en", schemas.from_rows(list(rows), said.kind))
     return root
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from factory import machine
-from factory.doctor import Check
+from factory.errors import Check
+from factory.execution import doctor
 from factory.localhub.launcher import Connection
 from tests.conftest import Cli
 
@@ -23,7 +23,7 @@ AMD = {
 
 
 def packages(*requires: str, **known: str) -> list[Check]:
-    return list(machine.check_packages(requires, known))
+    return list(doctor.check_packages(requires, known))
 
 
 def test_a_package_below_its_floor_is_failed_with_the_command_that_mends_it() -> None:
@@ -60,7 +60,7 @@ def test_the_tested_set_names_what_the_package_needs() -> None:
     needed = importlib.metadata.requires("croco-factory") or []
     names = {line.split(">")[0].split("<")[0].split(";")[0].strip() for line in needed}
     names -= {"vllm", "croco-factory", "types-pyyaml", "types-PyYAML"}
-    assert {machine._normal(name) for name in names if "[" not in name} <= machine.tested().keys()
+    assert {doctor._normal(name) for name in names if "[" not in name} <= doctor.tested().keys()
 
 
 @pytest.fixture
@@ -88,25 +88,25 @@ def test_gpus_that_torch_does_not_find_are_a_fault(
 ) -> None:
     monkeypatch.setattr("factory.engines.transformers.gpu_count", lambda: 0)
     tool(name, text)  # type: ignore[operator]
-    [cards, torch] = machine.check_gpus()
+    [cards, torch] = doctor.check_gpus()
     assert cards.state == "ok" and seen in cards.seen
     assert torch.state == "failed" and "finds 0 of 2" in torch.seen and vendor in torch.fix
 
 
 def test_a_disk_is_looked_at_and_left_as_it_was(tmp_path: Path) -> None:
-    found = {check.name: check for check in machine.check_disk(tmp_path / "not" / "yet")}
+    found = {check.name: check for check in doctor.check_disk(tmp_path / "not" / "yet")}
     assert found["file locks"].state == found["clock"].state == "ok"
     assert "GB free" in found["disk"].seen
     assert not list(tmp_path.iterdir())
 
 
 def test_a_token_is_known_by_its_role_and_never_shown(connection: Connection) -> None:
-    [answers, token] = machine.check_hub(connection.url, connection.token, True)
+    [answers, token] = doctor.check_hub(connection.url, connection.token, True)
     assert (answers.state, token.state) == ("ok", "ok"), token
     assert ", write" in token.seen or ", admin" in token.seen
-    [_, none] = machine.check_hub(connection.url, None, True)
+    [_, none] = doctor.check_hub(connection.url, None, True)
     assert none.state == "warning" and "hf auth login" in none.fix
-    [_, wrong] = machine.check_hub(connection.url, "hf_" + "x" * 30, True)
+    [_, wrong] = doctor.check_hub(connection.url, "hf_" + "x" * 30, True)
     assert wrong.state == "failed" and "401" in wrong.seen
     for check in (token, none, wrong):
         assert connection.token not in repr(check) and "xxx" not in repr(check)
@@ -114,7 +114,7 @@ def test_a_token_is_known_by_its_role_and_never_shown(connection: Connection) ->
 
 @pytest.mark.parametrize(("asked", "state"), [(True, "failed"), (False, "warning")])
 def test_a_hub_out_of_reach_is_a_fault_only_where_it_was_asked_for(asked: bool, state: str) -> None:
-    [hub] = machine.check_hub("http://127.0.0.1:9", None, asked)
+    [hub] = doctor.check_hub("http://127.0.0.1:9", None, asked)
     assert hub.state == state and "factory hub export" in hub.fix
 
 

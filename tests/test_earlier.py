@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from factory import earlier, schemas, shards
-from factory.artifact import file_sha256
-from factory.earlier import Earlier
+from factory.artifacts import reuse, schemas, tables
+from factory.artifacts.hashing import file_sha256
+from factory.artifacts.reuse import Earlier
 
 ADDRESS = ["prompt_id", "k", "prompt_hash"]
 Address = tuple[str, int, str]
@@ -31,7 +31,7 @@ def rows(*addresses: Address) -> list[dict[str, object]]:
 
 def artifact(path: Path, *addresses: Address) -> Earlier:
     """A slice on disk with a row at each address."""
-    shards.write_slice(path, schemas.from_rows(rows(*addresses), "samples"))
+    tables.write_slice(path, schemas.from_rows(rows(*addresses), "samples"))
     return Earlier(path, f"org/{path.name}@fp-1", whole=False)
 
 
@@ -49,9 +49,9 @@ def addresses(files: tuple[Path, ...]) -> list[Address]:
 def test_a_file_of_which_every_row_is_asked_for_keeps_its_bytes(tmp_path):
     source = artifact(tmp_path / "old", ("a", 0, "x"), ("a", 1, "x"))
     wanted = asked(("a", 0, "x"), ("a", 1, "x"), ("a", 2, "x"))
-    found = earlier.take(tmp_path / "work", "en", "samples", [source], wanted)
+    found = reuse.take(tmp_path / "work", "en", "samples", [source], wanted)
     assert found.rows == {"org/old@fp-1": 2}
-    assert earlier.missing(found, wanted) == [2]
+    assert reuse.missing(found, wanted) == [2]
     [file] = found.files
     assert file_sha256(file) == file_sha256(source.path / "part-00000.parquet")
 
@@ -59,26 +59,26 @@ def test_a_file_of_which_every_row_is_asked_for_keeps_its_bytes(tmp_path):
 def test_rows_that_are_not_asked_for_stay_behind(tmp_path):
     source = artifact(tmp_path / "old", ("a", 0, "x"), ("b", 0, "x"), ("a", 1, "x"))
     wanted = asked(("a", 1, "x"), ("a", 0, "x"))
-    found = earlier.take(tmp_path / "work", "en", "samples", [source], wanted)
+    found = reuse.take(tmp_path / "work", "en", "samples", [source], wanted)
     assert addresses(found.files) == [("a", 0, "x"), ("a", 1, "x")]
-    assert earlier.missing(found, wanted) == []
+    assert reuse.missing(found, wanted) == []
 
 
 def test_an_answer_to_the_same_prompt_in_other_words_does_not_stand(tmp_path):
     source = artifact(tmp_path / "old", ("a", 0, "x"), ("b", 0, "x"))
     wanted = asked(("a", 0, "retranslated"), ("b", 0, "x"))
-    found = earlier.take(tmp_path / "work", "en", "samples", [source], wanted)
+    found = reuse.take(tmp_path / "work", "en", "samples", [source], wanted)
     assert addresses(found.files) == [("b", 0, "x")]
-    assert earlier.missing(found, wanted) == [0]
+    assert reuse.missing(found, wanted) == [0]
 
 
 def test_what_was_settled_stays_settled(tmp_path):
     first = artifact(tmp_path / "old", ("a", 0, "x"))
     wanted = asked(("a", 0, "x"), ("a", 1, "x"))
-    settled = earlier.take(tmp_path / "work", "en", "samples", [first], wanted)
+    settled = reuse.take(tmp_path / "work", "en", "samples", [first], wanted)
     more = artifact(tmp_path / "more", ("a", 0, "x"), ("a", 1, "x"))
-    assert earlier.take(tmp_path / "work", "en", "samples", [more], wanted) == settled
-    assert earlier.taken(tmp_path / "work", "en") == settled
+    assert reuse.take(tmp_path / "work", "en", "samples", [more], wanted) == settled
+    assert reuse.taken(tmp_path / "work", "en") == settled
 
 
 def test_one_that_was_cut_off_while_it_settled_begins_again(tmp_path):
@@ -86,25 +86,25 @@ def test_one_that_was_cut_off_while_it_settled_begins_again(tmp_path):
     half = tmp_path / "work" / "earlier" / ".en"
     artifact(half, ("rubbish", 0, "x"))
     source = artifact(tmp_path / "old", ("a", 0, "x"))
-    found = earlier.take(tmp_path / "work", "en", "samples", [source], wanted)
+    found = reuse.take(tmp_path / "work", "en", "samples", [source], wanted)
     assert addresses(found.files) == [("a", 0, "x")]
 
 
 def test_a_whole_slice_stands_as_it_is(tmp_path):
     source = artifact(tmp_path / "old", ("a", 0, "x"), ("b", 0, "x"))
     whole = Earlier(source.path, source.label, whole=True)
-    found = earlier.take(tmp_path / "work", "fr/policy", "samples", [whole], None)
+    found = reuse.take(tmp_path / "work", "fr/policy", "samples", [whole], None)
     assert found.whole
     assert found.rows == {"org/old@fp-1": 2}
-    assert earlier.place(found, tmp_path / "out") == 1
+    assert reuse.place(found, tmp_path / "out") == 1
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["part-00000.parquet"]
 
 
 def test_a_table_from_before_a_column_was_added_is_given_it(tmp_path):
     table = schemas.from_rows(rows(("a", 0, "x")), "samples").drop_columns(["detected_language"])
-    shards.write_slice(tmp_path / "old", table)
+    tables.write_slice(tmp_path / "old", table)
     source = Earlier(tmp_path / "old", "org/old@fp-1", whole=False)
-    found = earlier.take(tmp_path / "work", "en", "samples", [source], asked(("a", 0, "x")))
+    found = reuse.take(tmp_path / "work", "en", "samples", [source], asked(("a", 0, "x")))
     assert pq.read_schema(found.files[0]).names == schemas.SCHEMAS["samples"].names
 
 
@@ -123,9 +123,9 @@ def test_taken_and_missing_together_are_what_was_asked_for(
     root = tmp_path_factory.mktemp("take")
     made = [artifact(root / str(number), *there) for number, there in enumerate(sources)]
     frame = asked(*wanted)
-    found = earlier.take(root / "work", "en", "samples", made, frame)
+    found = reuse.take(root / "work", "en", "samples", made, frame)
     got = addresses(found.files)
-    lacking = [wanted[number] for number in earlier.missing(found, frame)]
+    lacking = [wanted[number] for number in reuse.missing(found, frame)]
     assert sorted(got + lacking) == sorted(wanted)  # each once
     assert set(lacking) == set(wanted) - {one for there in sources for one in there}
     assert sum(found.rows.values()) == len(got)

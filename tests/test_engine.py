@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from factory import chat
-from factory.engines import Sample, Sampling
+from factory.engines import Sample, Sampling, chat_template
 from factory.errors import InputError, StageError
-from factory.pocket import POCKET
-from factory.rewards import Classifier
+from factory.execution.builtin_models import POCKET
+from factory.rewards.backends import Classifier
 from tests.trainings import adapter_of, classifier_of
 
 
@@ -43,7 +42,9 @@ def scorer(classifier: Path) -> Any:
 
 
 def _prompts(sampler: Any, *texts: str) -> list[list[int]]:
-    return [chat.prompt_ids(sampler.tokenizer, [{"role": "user", "content": t}]) for t in texts]
+    return [
+        chat_template.prompt_ids(sampler.tokenizer, [{"role": "user", "content": t}]) for t in texts
+    ]
 
 
 def test_the_same_call_gives_the_same_answers(sampler: Any) -> None:

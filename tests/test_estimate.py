@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from factory import pace
-from factory.artifact import Cost, Rows
-from factory.estimate import Estimate, estimate
-from factory.plan import Found, Holdings, plan
+from factory.artifacts.manifest import Cost, Rows
+from factory.planning import estimate as pace
+from factory.planning.estimate import Estimate, estimate
+from factory.planning.plan import Found, Holdings, plan
 from tests.builders import ASKED, demo, done, lock_of, manifest_of, walked
 
 

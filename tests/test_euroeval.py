@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from factory.artifacts.resources import shipped
 from factory.errors import InputError, RecipeError, StageError, WorkError
-from factory.euroeval import checkpoint, directory, environment, process, suites
+from factory.evaluation.euroeval import checkpoint, directory, environment, process, suites
+from factory.evaluation.euroeval.stage import Euroeval
 from factory.language.languages import LANGUAGES
-from factory.recipe import load
-from factory.shipped import shipped
-from factory.stages.euroeval import Euroeval
+from factory.planning.recipe import load
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
@@ -351,7 +351,7 @@ def test_a_run_over_its_time_is_ended_with_all_it_started(tmp_path: Path) -> Non
 
 def test_a_run_does_not_outlive_a_kill_of_the_factory(tmp_path: Path) -> None:
     program = (
-        "import os, sys, time, pathlib; from factory.euroeval import process\n"
+        "import os, sys, time, pathlib; from factory.evaluation.euroeval import process\n"
         f"where = pathlib.Path({str(tmp_path)!r})\n"
         f"with process.running([sys.executable, '-c', {LONG!r}], where, where / 'log', os.environ)"
         " as p:\n    print(p.pid, flush=True); time.sleep(99)\n"

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from factory import schemas
-from factory.artifact import InputRecord, Manifest
-from factory.cards import benchmarks, card, figures
-from factory.cards.results import tidy
-from factory.euroeval import deltas, records, suites
+from factory.artifacts import schemas
+from factory.artifacts.manifest import InputRecord, Manifest
+from factory.evaluation.euroeval import deltas, records, suites
+from factory.reports import benchmarks
+from factory.reports.cards import card, figures
+from factory.reports.results import tidy
 from tests.golden.refresh import manifests
 
 RECORDS = Path(__file__).parent / "data" / "euroeval"

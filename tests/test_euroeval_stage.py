@@ -14,24 +14,24 @@ from typing import Any
 
 import pytest
 
-from factory import check as checking
-from factory.artifact import read_manifest
-from factory.earlier import Earlier
+from factory.artifacts.manifest import read_manifest
+from factory.artifacts.reuse import Earlier
+from factory.artifacts.tables import read_slice, write_slice
+from factory.artifacts.workdir import Home
 from factory.errors import InputError, StageError
-from factory.estimate import Estimate, estimate
-from factory.euroeval import environment, suites
-from factory.plan import Holdings, plan
-from factory.pocket import POCKET
-from factory.recipe import Loaded, load
-from factory.shards import write_slice
+from factory.evaluation.euroeval import environment, suites
+from factory.evaluation.euroeval.stage import Euroeval
+from factory.execution import checks as checking
+from factory.execution.builtin_models import POCKET
+from factory.planning.estimate import Estimate, estimate
+from factory.planning.plan import Holdings, plan
+from factory.planning.recipe import Loaded, load
 from factory.slurm import site as sites
 from factory.slurm import submission
-from factory.slurm.line import Asked, look_around, submit
 from factory.slurm.queue import Queue
-from factory.stages.euroeval import Euroeval
-from factory.stages.job import Job, PartDone, Place, read_slice
-from factory.stages.needs import Outside, SliceSpec
-from factory.work import Home
+from factory.slurm.submit import Asked, look_around, submit
+from factory.stage.inputs import Outside, SliceSpec
+from factory.stage.job import Job, PartDone, Place
 from tests.builders import ASKED, lock_of, walked
 from tests.conftest import run_factory
 
@@ -518,7 +518,7 @@ for path in sys.argv[1:]:
 @real
 @pytest.mark.slow
 def test_rotary_embeddings_are_the_same_in_both_versions_of_transformers(tmp_path: Path) -> None:
-    from factory.euroeval import checkpoint
+    from factory.evaluation.euroeval import checkpoint
 
     base = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 128,
             "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64,
@@ -582,7 +582,7 @@ print(json.dumps([*found, squad["exact"], squad["f1"]]))
 @real
 @pytest.mark.slow
 def test_our_metric_scripts_are_read_by_evaluate_and_right(tmp_path: Path) -> None:
-    from factory.euroeval import directory
+    from factory.evaluation.euroeval import directory
 
     directory.prepare(tmp_path / "run", {})
     for script in ("accuracy", "f1", "matthews_correlation", "seqeval", "squad_v2"):

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from factory.errors import Interrupted
-from factory.execution import _stoppable
+from factory.execution.run import _stoppable
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from factory import fan
 from factory.errors import Interrupted, RecipeError, StageError
-from factory.fan import Fan, given, read_part, visible
+from factory.execution import workers
+from factory.execution.workers import Fan, given, read_part, visible
 
 
 @pytest.mark.parametrize(("text", "part"), [("0/1", (0, 1)), ("7/8", (7, 8))])
@@ -59,7 +59,7 @@ def child(monkeypatch):
     """Makes the processes run this code in place of the factory; argv ends in the part."""
 
     def runs(code: str) -> tuple[Fan, list[str]]:
-        monkeypatch.setattr(fan, "_MAIN", code)
+        monkeypatch.setattr(workers, "_MAIN", code)
         said: list[str] = []
         return Fan(["run", "recipe"], said.append), said
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.cards import figures, references
-from factory.shipped import shipped
+from factory.artifacts import citations
+from factory.artifacts.resources import shipped
+from factory.reports.cards import figures
 from tests.golden.refresh import manifests
 
 KEPT = manifests()
@@ -65,9 +66,9 @@ def test_what_was_measured_along_a_training_is_drawn(tmp_path: Path) -> None:
 
 
 def test_what_is_cited_is_in_the_bibliography() -> None:
-    bib = references.entries(shipped("cards/references.bib").read_text(encoding="utf-8"))
-    known = {key for keys in references._STAGES.values() for key in keys}
-    known |= {key for _, key in references._NAMES} | {"icr", "sweetspot", "vllm"}
+    bib = citations.entries(shipped("cards/references.bib").read_text(encoding="utf-8"))
+    known = {key for keys in citations._STAGES.values() for key in keys}
+    known |= {key for _, key in citations._NAMES} | {"icr", "sweetspot", "vllm"}
     assert known == set(bib)
     for text in bib.values():
         assert text.count("{") == text.count("}")
@@ -76,6 +77,6 @@ def test_what_is_cited_is_in_the_bibliography() -> None:
 
 def test_what_upstream_cites_is_cited_after_ones_own() -> None:
     sources = ["Skywork/Skywork-Reward-V2-Qwen3-8B@main", "CohereLabs/m-ArenaHard-v2.1@main"]
-    found = references.cited("score", {}, {"engine": "vllm"}, sources, ["croco", "skywork"])
+    found = citations.cited("score", {}, {"engine": "vllm"}, sources, ["croco", "skywork"])
     assert found == ["vllm", "skywork", "arenahard", "croco"]
-    assert "icr" in references.cited("pair", {"length_control": True}, {}, [], [])
+    assert "icr" in citations.cited("pair", {"length_control": True}, {}, [], [])

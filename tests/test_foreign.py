@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from factory import foreign
-from factory.artifact import Rows
+from factory.artifacts.manifest import Rows
+from factory.artifacts.resources import shipped
+from factory.artifacts.tables import read_slice
 from factory.errors import FactoryError, InputError, RecipeError
-from factory.recipe import load
-from factory.shipped import shipped
-from factory.stages import STAGES
-from factory.stages.contract import Stage
-from factory.stages.job import Job, Place, read_slice
-from factory.stages.needs import Outside
-from factory.stages.scope import Scope
+from factory.execution import external
+from factory.planning.recipe import load
+from factory.planning.stages import STAGES
+from factory.stage.inputs import Outside
+from factory.stage.job import Job, Place
+from factory.stage.stage import Scope, Stage
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 Take = Callable[..., tuple[list[dict[str, Any]], Rows]]
@@ -58,7 +58,7 @@ def take(tmp_path: Path) -> Take:
         places = {need: Place(path) for spec in specs for need in spec.needs}
         out = tmp_path / "out"
         job = Job(name, 0, tuple(specs), places, tmp_path, out, lambda *_: None)
-        outcome = foreign.take_in(stage, job)
+        outcome = external.take_in(stage, job)
         assert outcome.rows["en"].balanced()
         return read_slice(out, "en", stage.kind).to_pylist(), outcome.rows["en"]
 
@@ -201,7 +201,7 @@ def test_the_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     }
     job = Job("dpo", 0, (spec,), places, tmp_path, tmp_path / "out", lambda *_: None)
     with pytest.raises(FactoryError, match="was trained on org/other, not on org/base"):
-        foreign.take_in(stage, job)
+        external.take_in(stage, job)
 
 
 def test_prompts_of_a_file_of_samples_are_taken_once(tmp_path: Path) -> None:

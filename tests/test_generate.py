@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
-from factory import chat
-from factory.artifact import fingerprint
-from factory.earlier import Earlier
+from factory.artifacts.hashing import fingerprint
+from factory.artifacts.reuse import Earlier
+from factory.artifacts.shards import Sum
+from factory.artifacts.tables import slice_directory
+from factory.engines import chat_template
 from factory.errors import RecipeError
-from factory.pocket import POCKET
-from factory.recipe import load
-from factory.shards import Sum
-from factory.stages.generate import Generate
-from factory.stages.job import PartDone, greedy, slice_directory
-from factory.stages.scope import ModelRef, Scope
-from factory.stages.score import Score
+from factory.execution.builtin_models import POCKET
+from factory.planning.recipe import load
+from factory.rewards.score import Score
+from factory.sampling.generate import Generate
+from factory.stage.job import PartDone
+from factory.stage.models import ModelRef
+from factory.stage.outcome import greedy
+from factory.stage.stage import Scope
 from tests.jobs import MODEL, REWARD, job, made, prompts
 
 TEXTS = {
@@ -134,8 +137,10 @@ def test_a_system_message_goes_before_prompts_that_have_none(model: Path) -> Non
     ]  # fmt: skip
     assert told._messages({"messages": own}) == own
     assert stage()._messages({"messages": asked}) == asked
-    tokenizer = chat.load_tokenizer(str(model))
-    text = tokenizer.decode(chat.prompt_ids(tokenizer, told._messages({"messages": asked})))
+    tokenizer = chat_template.load_tokenizer(str(model))
+    text = tokenizer.decode(
+        chat_template.prompt_ids(tokenizer, told._messages({"messages": asked}))
+    )
     assert "Be brief." in text
 
 

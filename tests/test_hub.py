@@ -10,7 +10,7 @@ import pytest
 
 from factory.errors import HubError
 from factory.localhub.launcher import Connection
-from factory.plan import Holdings, plan
+from factory.planning.plan import Holdings, plan
 from tests.builders import by_name, demo, lock_of, manifest_of
 
 
@@ -103,7 +103,7 @@ def test_an_unknown_revision_is_said(hub: Any, tmp_path: Path) -> None:
 
 
 def test_a_collection_is_made_once_and_its_notes_follow(hub: Any, tmp_path: Path) -> None:
-    from factory.hub import Item
+    from factory.hub.client import Item
 
     made = _artifact(tmp_path / "a", "local/item")
     hub.publish(tmp_path / "a", made, "local/item", "dataset", False)
@@ -120,7 +120,7 @@ def test_a_collection_is_made_once_and_its_notes_follow(hub: Any, tmp_path: Path
 
 
 def test_a_wrong_token_is_told_as_such(connection: Connection) -> None:
-    from factory.hub import Hub
+    from factory.hub.client import Hub
 
     with pytest.raises(HubError, match="401"):
         Hub(connection.url, "hf_wrong").pin("local/x", "dataset", "main")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifact import Manifest, read_manifest
+from factory.artifacts.manifest import Manifest, read_manifest
 from tests.conftest import run_factory
 
 LINE = ("prompts", "preferences", "reward", "generate", "score", "pair", "dpo[all]")

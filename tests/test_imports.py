@@ -1,4 +1,4 @@
-"""Who may import whom, held against the syntax trees: nothing here is imported to find out."""
+"""The one table of layers, held against the syntax trees: nothing here is imported to find out."""
 
 from __future__ import annotations
 
@@ -10,20 +10,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# what stages are made of; the rest of factory/stages are stages
-SHARED = {
-    f"factory.stages.{name}"
-    for name in (
-        "contract",
-        "scope",
-        "needs",
-        "job",
-        "candidates",
-        "choosing",
-        "contestants",
-        "preferred",
-    )
-}
+
+# From the ground up. A folder imports those below its own line, at whatever depth of a function.
+LAYERS = (
+    ("errors",),
+    ("config", "language"),
+    ("artifacts",),
+    ("engines",),
+    ("stage",),
+    ("sampling", "pairs", "rewards", "training"),
+    ("evaluation",),
+    ("planning",),
+    ("hub",),
+    ("reports",),
+    ("execution",),
+    ("slurm", "release"),
+    ("cli",),
+)
+BESIDE = {("rewards", "pairs")}  # of the same line, one way: histograms of scores
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+LINE = ("sampling", "pairs", "rewards", "training", "evaluation")  # who has stages
+# Of the artifacts, what a stage is handed and does not look for, and what only cards say.
+NOT_FOR_STAGES = tuple(
+    f"factory.artifacts.{name}"
+    for name in ("workdir", "licenses", "citations", "samples", "front_matter")
+)
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "matplotlib", "vllm"}
 
 
@@ -89,8 +100,31 @@ def within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def told(found: list[Import]) -> list[str]:
-    return [f"{one.module} imports {one.name}" for one in found]
+def shown(imports: list[Import]) -> list[str]:
+    return sorted({f"{one.module} imports {one.name}" for one in imports})
+
+
+def folder(module: str) -> str:
+    """The entry of the package that a module lies in: `engines`, `config`; empty for `factory`."""
+    return module.removeprefix("factory").lstrip(".").partition(".")[0]
+
+
+def stage_files() -> set[str]:
+    """Modules that define a stage: a class that says `name: ... = "..."`, along the line."""
+    return {
+        module
+        for module in FILES
+        if folder(module) in LINE
+        for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.bases
+        for line in node.body
+        if isinstance(line, ast.AnnAssign)
+        and ast.unparse(line.target) == "name"
+        and isinstance(line.value, ast.Constant)
+    }
+
+
+STAGES = stage_files()
 
 
 def importers(package: str) -> set[str]:
@@ -101,37 +135,61 @@ def importers(package: str) -> set[str]:
 def test_there_is_something_to_look_at():
     assert len(FILES) > 40
     assert Import("factory.training.loop", "torch", False, False) in ALL
-    assert Import("factory.plan", "factory.artifact", True, False) in ALL
-    assert Import("factory.cli.session", "factory.hub", True, True) in ALL
+    assert Import("factory.planning.plan", "factory.artifacts.manifest", True, False) in ALL
+    assert Import("factory.hub.session", "factory.hub.client", True, True) in ALL
+    assert "factory.pairs.pair" in STAGES and "factory.training.train" in STAGES
 
 
-def test_stages_see_no_hub_run_card_recipe_or_command_line():
-    forbidden = [
-        f"factory.{name}"
-        for name in ("hub", "execution", "cards.card", "record", "cli", "plan", "lock", "recipe",
-                     "slurm", "sync", "report", "work", "pocket", "localhub")
-    ]  # fmt: skip
-    assert not told(
-        [i for i in ALL if within(i.module, "factory.stages") and within(i.name, *forbidden)]
+def test_every_folder_has_a_layer():
+    assert {folder(name) for name in FILES} == {"", "localhub", *RANK}
+
+
+def test_no_import_runs_up_a_layer():
+    assert not shown(
+        [
+            one
+            for one in ALL
+            if one.package == "factory"
+            and folder(one.module) in RANK
+            and folder(one.name) in RANK
+            and folder(one.name) != folder(one.module)
+            and RANK[folder(one.name)] >= RANK[folder(one.module)]
+            and (folder(one.module), folder(one.name)) not in BESIDE
+        ]
     )
 
 
-def test_stages_do_not_see_each_other():
-    inside = [
-        found
-        for found in ALL
-        if within(found.module, "factory.stages")
-        and found.module != "factory.stages"
-        and within(found.name, "factory.stages")
-        and found.name not in SHARED
-    ]
-    assert not told(inside)
+def test_the_package_itself_offers_the_python_interface_and_nothing_else():
+    assert {one.name for one in ALL if one.module == "factory" and one.package == "factory"} == {
+        "factory.release.api"
+    }
+
+
+def test_no_stage_imports_another_and_no_folder_a_stage_of_another():
+    assert not shown(
+        [
+            one
+            for one in ALL
+            if one.name in STAGES
+            and folder(one.module) in ("stage", *LINE)
+            and (one.module in STAGES or folder(one.module) != folder(one.name))
+        ]
+    )
+
+
+def test_stages_see_no_work_directory_and_no_words_of_cards():
+    assert not shown(
+        [
+            one
+            for one in ALL
+            if folder(one.module) in ("stage", *LINE) and within(one.name, *NOT_FOR_STAGES)
+        ]
+    )
 
 
 def test_the_list_of_stages_imports_them_all():
-    files = {name for name in FILES if within(name, "factory.stages")}
-    files -= {"factory.stages", *SHARED}
-    assert files == {found.name for found in ALL if found.module == "factory.stages"} & files
+    listed = {one.name for one in ALL if one.module == "factory.planning.stages"} & FILES.keys()
+    assert listed - {"factory.stage.stage"} == STAGES
 
 
 @pytest.mark.parametrize(
@@ -158,9 +216,9 @@ def test_the_list_of_stages_imports_them_all():
                         f"factory.training.{name}"
                         for name in ("adapters", "launch", "loop", "probe", "trainers")
                     ),
-                    "factory.chat",
-                    "factory.difference",
-                    "factory.pocket",
+                    "factory.engines.chat_template",
+                    "factory.execution.diff",
+                    "factory.execution.builtin_models",
                 },
             )
             for package in ("torch", "transformers")
@@ -168,30 +226,39 @@ def test_the_list_of_stages_imports_them_all():
         (
             "huggingface_hub",
             {
-                "factory.hub",
-                "factory.sync.side",
-                "factory.sync.destination",
-                "factory.sync.mirror",
-                "factory.cli.session",
+                "factory.hub.client",
+                "factory.hub.sync.side",
+                "factory.hub.sync.destination",
+                "factory.hub.sync.mirror",
+                "factory.hub.session",
             },
         ),
-        ("datasets", {"factory.training.rows", "factory.reading"}),
-        ("py3langid", {"factory.language.language_id"}),
+        ("datasets", {"factory.training.dataset", "factory.stage.readers"}),
+        ("py3langid", {"factory.language.detect"}),
         ("english_words", {"factory.language.english"}),
         (
             "jinja2",
-            {"factory.cards.card", "factory.chat", "factory.report.page", "factory.slurm.script"},
+            {
+                "factory.reports.cards.card",
+                "factory.engines.chat_template",
+                "factory.reports.page.page",
+                "factory.slurm.script",
+            },
         ),
-        ("matplotlib", {"factory.cards.figures"}),
+        ("matplotlib", {"factory.reports.cards.figures"}),
         ("euroeval", set()),
+        *(
+            (package, {n for n in FILES if within(n, "factory.cli")})
+            for package in ("typer", "rich")
+        ),
     ],
 )
 def test_each_library_has_its_rooms(package, rooms):
     assert importers(package) <= rooms
 
 
-def test_the_command_line_asks_the_hubs_library_for_the_token_alone():
-    source = FILES["factory.cli.session"].read_text(encoding="utf-8")
+def test_a_session_asks_the_hubs_library_for_the_token_alone():
+    source = FILES["factory.hub.session"].read_text(encoding="utf-8")
     used = [
         node.attr
         for node in ast.walk(ast.parse(source))
@@ -204,11 +271,11 @@ def test_the_command_line_asks_the_hubs_library_for_the_token_alone():
 
 
 def test_heavy_libraries_are_never_imported_with_a_module():
-    assert not told([i for i in ALL if i.package in HEAVY and i.at_top and not i.typing])
+    assert not shown([i for i in ALL if i.package in HEAVY and i.at_top and not i.typing])
 
 
 def test_the_local_hub_knows_nothing_of_the_rest():
-    assert not told(
+    assert not shown(
         [
             found
             for found in ALL
@@ -219,7 +286,7 @@ def test_the_local_hub_knows_nothing_of_the_rest():
     )
 
 
-def test_of_the_local_hub_the_rest_knows_the_launcher_and_only_from_the_command_line():
+def test_of_the_local_hub_the_rest_knows_the_launcher_and_only_where_a_hub_is_opened():
     outside = [
         found
         for found in ALL
@@ -227,26 +294,36 @@ def test_of_the_local_hub_the_rest_knows_the_launcher_and_only_from_the_command_
     ]
     assert outside
     assert {found.name for found in outside} == {"factory.localhub.launcher"}
-    assert not told([found for found in outside if not within(found.module, "factory.cli")])
+    opening = ("factory.hub.session", "factory.cli")
+    assert not shown([found for found in outside if not within(found.module, *opening)])
 
 
 def test_the_pure_rooms_import_nothing_that_reaches_outside():
     pure = {
         f"factory.{name}"
-        for name in ("pairs.pairing", "pairs.scales", "pairs.anatomy", "audit", "artifact",
-                     "plan", "slurm.sizes", "cards.card", "cards.card_check", "cards.evaluation",
-                     "cards.licenses", "cards.markdown", "cards.references",
-                     "statistics.intervals", "statistics.rates", "statistics.length_control",
-                     "statistics.table", "judging.matching",
-                     "cards.benchmarks", "cards.results", "euroeval.suites", "euroeval.records",
-                     "euroeval.deltas")
+        for name in ("pairs.rules", "pairs.normalize", "pairs.statistics", "rewards.audit",
+                     "artifacts.hashing", "artifacts.manifest", "artifacts.licenses",
+                     "artifacts.citations", "artifacts.front_matter", "artifacts.checkpoints",
+                     "planning.plan", "planning.estimate", "slurm.sizes",
+                     "reports.cards.card", "reports.cards.check", "reports.cards.markdown",
+                     "reports.win_rates", "reports.benchmarks", "reports.results",
+                     "reports.checkpoint_curves",
+                     "evaluation.judging.match", "evaluation.euroeval.suites",
+                     "evaluation.euroeval.records", "evaluation.euroeval.deltas")
     }  # fmt: skip
-    pure |= {name for name in FILES if within(name, "factory.report")}
-    pure -= {"factory.report.source", "factory.report.page"}  # they read a hub, and templates
+    pure |= {
+        name
+        for name in FILES
+        if within(name, "factory.reports.page", "factory.evaluation.statistics")
+    }
+    pure -= {
+        "factory.reports.page.source",
+        "factory.reports.page.page",
+    }  # they read a hub, and templates
     assert pure <= FILES.keys()
     reaching = {"requests", "httpx", "urllib", "http", "subprocess", "sqlite3", "socket", "shutil",
                 "tempfile", "huggingface_hub", "os"}  # fmt: skip
-    assert not told([i for i in ALL if i.module in pure and i.package in reaching])
+    assert not shown([i for i in ALL if i.module in pure and i.package in reaching])
 
 
 def test_no_rule_is_got_around_by_importing_from_a_string():

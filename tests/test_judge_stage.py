@@ -13,21 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from factory import chat, schemas
-from factory.artifact import text_hash
-from factory.earlier import Earlier
-from factory.engines import Sample, Sampling, choose
+from factory.artifacts import schemas
+from factory.artifacts.hashing import text_hash
+from factory.artifacts.reuse import Earlier
+from factory.artifacts.tables import read_slice, slice_directory, write_slice
+from factory.engines import Sample, Sampling, chat_template, choose
 from factory.engines.choose import Held
 from factory.errors import RecipeError
-from factory.plan import Holdings, plan
-from factory.pocket import POCKET
-from factory.recipe import load
-from factory.shards import write_slice
-from factory.stages.arena import Arena, _describe
-from factory.stages.job import Place, read_slice, slice_directory
-from factory.stages.judge import NOT_INDEPENDENT, OWN_MODEL, Judge
-from factory.stages.needs import Outside
-from factory.stages.sources import Questions
+from factory.evaluation.arena import Arena, _describe
+from factory.evaluation.judging.stage import NOT_INDEPENDENT, OWN_MODEL, Judge
+from factory.execution.builtin_models import POCKET
+from factory.planning.plan import Holdings, plan
+from factory.planning.recipe import load
+from factory.sampling.sources import Questions
+from factory.stage.inputs import Outside
+from factory.stage.job import Place
 from tests.builders import by_name, lock_of
 from tests.jobs import MODEL, job, made, prompts
 from tests.openai_server import KEY
@@ -110,7 +110,7 @@ class Scripted:
 
 @pytest.fixture
 def scripted(model: Path, monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
-    tokenizer = chat.load_tokenizer(str(model))
+    tokenizer = chat_template.load_tokenizer(str(model))
     Scripted.loads, Scripted.asked, Scripted.says = [], [], None
     monkeypatch.setattr("factory.engines.choose.sampler", lambda *_, **__: Scripted(tokenizer))
     return Scripted
@@ -346,7 +346,7 @@ def test_wording_orders_and_temperature_are_another_judge_and_how_it_is_run_is_n
         marks(*LLM_JUDGE, "languages=[en, es, fr, da]").items()
         >= {"es/dpo-es": base["es/dpo-es"]}.items()
     )
-    from factory.judging import wording
+    from factory.evaluation.judging import prompts as wording
 
     read = wording.wording
     monkeypatch.setattr(

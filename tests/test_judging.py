@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory import chat
+from factory.engines import chat_template
 from factory.errors import InputError
-from factory.judging import wording
-from factory.judging.fitting import MARK, Tokens, fit, shares
-from factory.judging.manner import Ask
-from factory.judging.matching import match, normal, seen
-from factory.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
-from factory.pocket import POCKET
+from factory.evaluation.judging import prompts
+from factory.evaluation.judging.config import Ask
+from factory.evaluation.judging.match import match, normal, seen
+from factory.evaluation.judging.truncate import MARK, Tokens, fit, shares
+from factory.evaluation.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
+from factory.execution.builtin_models import POCKET
 
-TIES, NO_TIES = wording.wording("ties"), wording.wording("no-ties")
+TIES, NO_TIES = prompts.wording("ties"), prompts.wording("no-ties")
 ASKED = [{"role": "user", "content": "Cad is ainm duit?"}]
 
 
@@ -84,7 +84,7 @@ def test_every_turn_of_a_conversation_is_shown():
 )
 def test_a_wording_of_ones_own_is_checked(text, why):
     with pytest.raises(ValueError) as error:
-        wording.parse("own", text)
+        prompts.parse("own", text)
     assert why in str(error.value)
 
 
@@ -112,7 +112,7 @@ def test_the_longer_answer_gives_way_first_and_then_both_alike(first, second, ro
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("tiny")
     POCKET["local/tiny-random-llama"].build(out)
-    return chat.load_tokenizer(str(out))
+    return chat_template.load_tokenizer(str(out))
 
 
 def _asking(first: str, second: str) -> list[Any]:
@@ -122,7 +122,7 @@ def _asking(first: str, second: str) -> list[Any]:
 @pytest.mark.parametrize("text", ["bread and water ", "żmien twil ħafna ", "ἄρτος καὶ ὕδωρ "])
 def test_an_over_long_pair_is_cut_to_fit_and_what_was_left_out_is_counted(tokenizer, text):
     first, second = text * 200, "short"
-    whole = len(chat.prompt_ids(tokenizer, _asking(first, second)))
+    whole = len(chat_template.prompt_ids(tokenizer, _asking(first, second)))
     limit = whole // 2 + 200
     ids, cut = fit(Tokens(tokenizer), _asking, first, second, limit)
     assert ids is not None and limit - 60 < len(ids) <= limit
@@ -134,7 +134,7 @@ def test_an_over_long_pair_is_cut_to_fit_and_what_was_left_out_is_counted(tokeni
 
 def test_what_fits_is_left_alone(tokenizer):
     ids, cut = fit(Tokens(tokenizer), _asking, "one", "two", 10_000)
-    assert (ids, cut) == (chat.prompt_ids(tokenizer, _asking("one", "two")), 0)
+    assert (ids, cut) == (chat_template.prompt_ids(tokenizer, _asking("one", "two")), 0)
 
 
 def test_a_request_that_is_too_long_by_itself_is_not_asked(tokenizer):
@@ -210,4 +210,4 @@ def test_a_question_seen_in_training_is_found_whatever_its_case_spacing_and_way_
 
 
 def test_the_templates_ship_beside_their_module():
-    assert {path.name for path in Path(wording.TEMPLATES).iterdir()} == {"ties.txt", "no-ties.txt"}
+    assert {path.name for path in Path(prompts.TEMPLATES).iterdir()} == {"ties.txt", "no-ties.txt"}

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory import kept
-from factory.artifact import FileRecord, content_digest
-from factory.cards.course import Measure, Point, courses
+from factory.artifacts import checkpoints
+from factory.artifacts.hashing import content_digest
+from factory.artifacts.manifest import FileRecord
 from factory.errors import RecipeError
-from factory.plan import Found, Holdings, Step, plan
-from factory.recipe import Recipe
-from factory.stages.needs import Read
+from factory.planning.plan import Found, Holdings, Step, plan
+from factory.planning.recipe import Recipe
+from factory.reports.checkpoint_curves import Measure, Point, courses
+from factory.stage.inputs import Read
 from tests.builders import by_name, demo, done, lock_of, manifest_of, walked
 
 KEEPS = "stages.dpo.checkpoints=[0.25, 0.5]"
@@ -77,7 +78,9 @@ def test_what_is_read_of_an_adapter_is_the_content_of_that_folder() -> None:
     planned = plan(recipe, lock, held)
     made = manifest_of(recipe, lock, by_name(planned)["dpo[all]"], done(planned))
     inside = [
-        FileRecord(path=f"{kept.folder(share)}/adapter_model.safetensors", sha256=share, size=1)
+        FileRecord(
+            path=f"{checkpoints.folder(share)}/adapter_model.safetensors", sha256=share, size=1
+        )
         for share in ("0.25", "0.5")
     ]
     made = made.model_copy(update={"files": [*made.files, *inside]})
@@ -114,8 +117,11 @@ def test_what_is_read_of_an_adapter_is_the_content_of_that_folder() -> None:
 @given(st.from_regex(r"[a-z]+(-at-)?[a-z0-9]*", fullmatch=True), st.integers(1, 999))
 def test_a_label_says_which_model_and_how_far(model: str, thousandths: int) -> None:
     share = thousandths / 1000
-    assert kept.parted(kept.label(model, kept.written(share))) == (model, share)
-    assert kept.parted(model) == (model, 1.0)
+    assert checkpoints.parted(checkpoints.label(model, checkpoints.written(share))) == (
+        model,
+        share,
+    )
+    assert checkpoints.parted(model) == (model, 1.0)
 
 
 def measure(model: str, value: float, **more: Any) -> Measure:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import RecipeError
-from factory.language.language_id import detect, differs, matches
+from factory.language.detect import detect, differs, matches
 from factory.language.languages import LANGUAGES, language
 
 

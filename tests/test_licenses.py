@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory import record
-from factory.artifact import License
-from factory.cards import licenses
+from factory.artifacts import licenses
+from factory.artifacts.manifest import License
 from factory.errors import InputError, RecipeError
-from factory.plan import plan
-from factory.stages.job import Place
-from factory.stages.needs import Outside
+from factory.execution import record
+from factory.planning.plan import plan
+from factory.stage.inputs import Outside
+from factory.stage.job import Place
 from tests.builders import by_name, demo, done, lock_of, walked
 
 FREE = [name for name, terms in licenses.TABLE.items() if terms.kind == "permissive"]

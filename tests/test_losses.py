@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from factory.errors import InputError, RecipeError
-from factory.plan import Holdings, plan
-from factory.stages.train import Dpo, Sft
-from factory.training import losses, watching
+from factory.planning.plan import Holdings, plan
+from factory.training import losses, monitoring
 from factory.training.adapters import same_kind
 from factory.training.settings import PAPER_TARGETS, Lora
+from factory.training.train import Dpo, Sft
 from tests.builders import by_name, demo, lock_of
 
 # --- losses --------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ HEALTHY: dict[str, Any] = {
 
 
 def test_a_good_run_cries_no_alarm() -> None:
-    assert watching.alarms(run_of(40, **HEALTHY)) == []
-    assert watching.alarms([]) == []
+    assert monitoring.alarms(run_of(40, **HEALTHY)) == []
+    assert monitoring.alarms([]) == []
 
 
 @pytest.mark.parametrize(
@@ -232,14 +232,14 @@ def test_a_good_run_cries_no_alarm() -> None:
     ],
 )
 def test_a_run_that_collapses_cries_alarm(series: dict[str, Any], said: str) -> None:
-    found = watching.alarms(run_of(40, **{**HEALTHY, **series}))
+    found = monitoring.alarms(run_of(40, **{**HEALTHY, **series}))
     assert len(found) == 1 and said in found[0]
 
 
 @given(st.integers(0, 3000))
 def test_a_curve_is_short_and_keeps_both_ends(count: int) -> None:
-    found = watching.curve(run_of(count))
-    assert len(found) == min(count, watching.POINTS)
+    found = monitoring.curve(run_of(count))
+    assert len(found) == min(count, monitoring.POINTS)
     if count:
         assert (found[0]["step"], found[-1]["step"]) == (1, count)
         assert [e["step"] for e in found] == sorted({e["step"] for e in found})
@@ -250,7 +250,8 @@ def test_planning_a_training_imports_no_torch() -> None:
     import sys
 
     code = (
-        "import sys; from factory.recipe import load; load('demo', ['stages.dpo.loss=ipo'])\n"
+        "import sys; from factory.planning.recipe import load\n"
+        "load('demo', ['stages.dpo.loss=ipo'])\n"
         "assert not {'torch', 'trl', 'peft', 'transformers', 'datasets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,27 +9,27 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from factory import artifact
-from factory.artifact import License, Manifest, Record
+from factory.artifacts import manifest
+from factory.artifacts.manifest import License, Manifest, Record
 from tests.golden.refresh import SCHEMA, manifests, schema
 
 PAGE = (Path(__file__).parent.parent / "docs" / "manifest.md").read_text(encoding="utf-8")
 SECTIONS = {
     "The artifact": Manifest,
-    "A slice": artifact.SliceRecord,
-    "An input": artifact.InputRecord,
-    "Rows": artifact.Rows,
-    "A file": artifact.FileRecord,
+    "A slice": manifest.SliceRecord,
+    "An input": manifest.InputRecord,
+    "Rows": manifest.Rows,
+    "A file": manifest.FileRecord,
     "A licence": License,
-    "An example row": artifact.Sample,
-    "Cost": artifact.Cost,
+    "An example row": manifest.Sample,
+    "Cost": manifest.Cost,
 }
 
 
 def test_every_record_of_the_manifest_has_its_section() -> None:
     records = {
         value
-        for value in vars(artifact).values()
+        for value in vars(manifest).values()
         if isinstance(value, type) and issubclass(value, Record) and value is not Record
     }
     assert records == set(SECTIONS.values())

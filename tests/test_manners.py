@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from factory.cli.session import address as hub_address
+from factory.artifacts.resources import shipped
 from factory.errors import HubError, RecipeError
+from factory.hub.session import address as hub_address
 from factory.localhub.launcher import Connection
-from factory.recipe import load
-from factory.shipped import shipped
+from factory.planning.recipe import load
 from tests.conftest import FACTORY, Cli, run_factory
 from tests.proxy import Fault, proxy_of
 from tests.test_cli import _is_two_lines, _recipe

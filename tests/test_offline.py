@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from factory import execution, provisions, stock
-from factory.artifact import read_manifest
+from factory.artifacts.manifest import read_manifest
+from factory.artifacts.resources import shipped
+from factory.artifacts.tables import read_slice
+from factory.artifacts.workdir import Home
 from factory.errors import FactoryError, HubError, RecipeError, StageError, WorkError
-from factory.offline import Offline
-from factory.plan import Holdings, State, plan
-from factory.recipe import Recipe, load
-from factory.shipped import shipped
-from factory.stages.job import read_slice
-from factory.work import Home
+from factory.execution import bundle, resolve, run
+from factory.execution.offline_hub import Offline
+from factory.planning.plan import Holdings, State, plan
+from factory.planning.recipe import Recipe, load
 from tests.builders import by_name, demo, lock_of
 
 
@@ -58,15 +58,15 @@ def gathered(tmp_path, hub):
         "stages:\n  prompts: {source: rows.jsonl}\n  generate: {n: 1}\n"
     )
     loaded, home = load(str(recipe)), Home(tmp_path / "home")
-    pins, _ = stock.resolve(loaded, hub, home, lambda text: None)
-    held = stock.holdings(loaded, pins, hub, home)
+    pins, _ = resolve.resolve(loaded, hub, home, lambda text: None)
+    held = resolve.holdings(loaded, pins, hub, home)
     steps = plan(loaded.recipe, pins, held)
     directory = tmp_path / "record"
     directory.mkdir()
     names = [step.name for step in steps]
-    given = provisions.gather(loaded, pins, held, home, steps, names, directory)
+    given = bundle.gather(loaded, pins, held, home, steps, names, directory)
     assert [one.name for one in given.wanting()] == ["local/tiny-random-llama"]
-    return provisions.bring(given, hub, directory), directory, recipe
+    return bundle.bring(given, hub, directory), directory, recipe
 
 
 @pytest.fixture
@@ -80,19 +80,19 @@ def no_sockets(monkeypatch):
 
 def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets):
     given, directory, recipe = gathered
-    given = provisions.read(directory)
+    given = bundle.read(directory)
     (recipe.parent / "rows.jsonl").write_text("")  # edited while it waits in the queue
     recipe.write_text("name: other\n")
-    execution.apart(given, Silent(), "prompts")
-    work = execution.work_of(given, "prompts")
+    run.apart(given, Silent(), "prompts")
+    work = run.work_of(given, "prompts")
     manifest = read_manifest(work.artifact)
     assert manifest.rows().out == 4
     rows = read_slice(work.artifact, "en", "prompts")
     assert set(rows["source_dataset"].to_pylist()) == {"rows.jsonl"}  # as in a run with a hub
     steps = by_name(plan(given.recipe, given.lock, Holdings()))
     assert manifest.fingerprint == steps["prompts"].fingerprint
-    execution.apart(given, Silent(), "prompts")  # again: it is made
-    held = stock.holdings(given.loaded(), given.lock, Offline(given), Home(given.home))
+    run.apart(given, Silent(), "prompts")  # again: it is made
+    held = resolve.holdings(given.loaded(), given.lock, Offline(given), Home(given.home))
     found = by_name(plan(given.recipe, given.lock, held))
     assert found["prompts"].state is State.PUBLISH
 
@@ -100,10 +100,10 @@ def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets)
 def test_a_step_whose_input_is_not_made_and_a_seal_without_shards_fail(gathered, no_sockets):
     given, _, _ = gathered
     with pytest.raises(FactoryError, match="prompts"):
-        execution.apart(given, Silent(), "generate", part=(0, 2))
-    execution.apart(given, Silent(), "prompts")
+        run.apart(given, Silent(), "generate", part=(0, 2))
+    run.apart(given, Silent(), "prompts")
     with pytest.raises(StageError, match="all shards are missing"):
-        execution.apart(given, Silent(), "generate", seal=True)
+        run.apart(given, Silent(), "generate", seal=True)
 
 
 def test_a_file_that_changed_under_its_name_is_refused(gathered):
@@ -111,13 +111,13 @@ def test_a_file_that_changed_under_its_name_is_refused(gathered):
     [copy] = given.files.values()
     copy.write_text("other\n")
     with pytest.raises(RecipeError, match="not what was submitted"):
-        execution.apart(given, Silent(), "prompts")
+        run.apart(given, Silent(), "prompts")
 
 
 def test_what_is_sealed_is_published_later_and_nothing_else_runs(gathered, hub):
     given, _, recipe = gathered
-    execution.apart(given, Silent(), "prompts")
-    steps = by_name(execution.publish(load(str(recipe)), hub, Home(given.home), Silent()))
+    run.apart(given, Silent(), "prompts")
+    steps = by_name(run.publish(load(str(recipe)), hub, Home(given.home), Silent()))
     assert steps["prompts"].state is State.REUSE
     assert steps["generate"].state is State.RUN
 
@@ -152,10 +152,10 @@ def test_a_model_that_was_brought_and_is_gone_is_named_with_its_path(gathered, t
 
 def test_provisions_that_are_damaged_or_absent_are_said(tmp_path):
     with pytest.raises(WorkError, match="no provisions"):
-        provisions.read(tmp_path)
-    (tmp_path / provisions.FILE).write_text("{}")
+        bundle.read(tmp_path)
+    (tmp_path / bundle.FILE).write_text("{}")
     with pytest.raises(WorkError):
-        provisions.read(tmp_path)
+        bundle.read(tmp_path)
 
 
 def test_a_name_that_is_not_pinned_is_to_be_pulled(tmp_path):
@@ -163,4 +163,4 @@ def test_a_name_that_is_not_pinned_is_to_be_pulled(tmp_path):
     pins = lock_of(demo()).model_copy(update={"pins": {}})
     steps = plan(loaded.recipe, pins, Holdings())
     with pytest.raises(HubError, match="factory pull"):
-        provisions.gather(loaded, pins, Holdings(), Home(tmp_path), steps, ["generate"], tmp_path)
+        bundle.gather(loaded, pins, Holdings(), Home(tmp_path), steps, ["generate"], tmp_path)

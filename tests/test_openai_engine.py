@@ -19,7 +19,7 @@ import pytest
 from factory.engines import Sampling
 from factory.engines.openai import Answer, OpenAIChat, OpenAISampler, Server
 from factory.errors import StageError
-from factory.pocket import POCKET
+from factory.execution.builtin_models import POCKET
 from tests.openai_server import KEY
 
 GREEDY = Sampling(0, 1, 4)
@@ -191,7 +191,7 @@ def test_vllms_own_server_answers_as_transformers_do(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server of vLLM on this CPU: 40 s to start; what it says is what transformers say."""
-    from factory import chat
+    from factory.engines import chat_template
     from factory.engines.transformers import TransformersSampler
 
     port = free_port()
@@ -211,7 +211,7 @@ def test_vllms_own_server_answers_as_transformers_do(
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         engine, ours = OpenAISampler(model, Server("tiny")), TransformersSampler(model, "float32")
         prompts = [
-            chat.prompt_ids(ours.tokenizer, [{"role": "user", "content": text}])
+            chat_template.prompt_ids(ours.tokenizer, [{"role": "user", "content": text}])
             for text in ("Hello", "Bread and water and salt")
         ]
         theirs = engine.sample(prompts, Sampling(0, 1, 12), 0)

@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from factory.artifact import Rows
+from factory.artifacts.manifest import Rows
+from factory.artifacts.schemas import SCHEMAS
+from factory.artifacts.tables import pick_rows, read_slice
 from factory.errors import InputError, RecipeError
-from factory.lock import Lock
-from factory.pairs.strategies import MinOf, Sigma, parse
-from factory.plan import Holdings, plan
-from factory.recipe import load
-from factory.schemas import SCHEMAS
-from factory.stages.job import Job, Outcome, Place, pick_rows, read_slice
-from factory.stages.needs import SliceSpec
-from factory.stages.pair import Best, Pair
-from factory.stages.scope import Scope
-from factory.stages.sources import Prompts
+from factory.pairs.config import MinOf, Sigma, parse
+from factory.pairs.pair import Best, Pair
+from factory.planning.lock import Lock
+from factory.planning.plan import Holdings, plan
+from factory.planning.recipe import load
+from factory.sampling.sources import Prompts
+from factory.stage.inputs import SliceSpec
+from factory.stage.job import Job, Place
+from factory.stage.outcome import Outcome
+from factory.stage.stage import Scope
 from tests.builders import demo, lock_of
 from tests.pools import Pools, job_of, read, write
 
@@ -299,8 +301,8 @@ def test_answers_to_a_prompt_that_is_not_there_are_an_error(tmp_path):
 
 
 def test_texts_are_those_of_the_rows_whatever_file_and_batch_they_lie_in(tmp_path, monkeypatch):
-    monkeypatch.setattr("factory.shards.PART_BYTES", 1000)
-    monkeypatch.setattr("factory.stages.job._BATCH", 3)
+    monkeypatch.setattr("factory.artifacts.tables.PART_BYTES", 1000)
+    monkeypatch.setattr("factory.artifacts.tables._BATCH", 3)
     write(tmp_path, {"da": {"p": [(float(k), f"answer {k}") for k in range(40)]}})
     files = list((tmp_path / "samples" / "data" / "da").glob("*.parquet"))
     assert len(files) > 2
@@ -430,14 +432,14 @@ def test_a_strategy_is_named_in_a_word(text, fields):
 
 
 def test_strategies_side_by_side(tmp_path):
-    from factory.cards import figures
-    from factory.pairs import comparison
+    from factory.pairs import compare
+    from factory.reports.cards import figures
     from tests.pools import scope
 
     write(tmp_path, drawn(9, prompts=30))
     own = Pair(pool="both")
-    found = comparison.strategies(own, ["max:-1", "max:-2@all_lang", "max:-2"])
-    rows = comparison.compare(found, scope(CODES, own), job_of(tmp_path, own, CODES))
+    found = compare.strategies(own, ["max:-1", "max:-2@all_lang", "max:-2"])
+    rows = compare.compare(found, scope(CODES, own), job_of(tmp_path, own, CODES))
     assert [(row["strategy"], row["slice"]) for row in rows] == [
         *(("recipe", name) for name in (*CODES, "all_lang")),
         *(("max:-1", name) for name in CODES),
@@ -446,7 +448,7 @@ def test_strategies_side_by_side(tmp_path):
     ]
     same = [row for row in rows if row["strategy"] in ("recipe", "max:-2@all_lang", "max:-2")]
     assert {row["overlap"] for row in same} == {1.0}
-    summed = comparison.totals(rows)
+    summed = compare.totals(rows)
     assert [row["strategy"] for row in summed] == ["recipe", "max:-1", "max:-2@all_lang", "max:-2"]
     assert 0 < summed[1]["overlap"] < 1
     assert summed[1]["mean_margin"] < summed[3]["mean_margin"]
@@ -455,7 +457,7 @@ def test_strategies_side_by_side(tmp_path):
     assert (tmp_path / "pairs.png").stat().st_size > 1000
     for odd in ("max", "max:max", "max:-2@everything", "-2:+2"):
         with pytest.raises(RecipeError):
-            comparison.strategies(own, [odd])
+            compare.strategies(own, [odd])
 
 
 def test_there_is_nothing_to_compare_before_there_are_scores(factory):
@@ -477,7 +479,7 @@ def test_trainers_take_both_sets_as_they_are(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    from factory.pocket import POCKET
+    from factory.execution.builtin_models import POCKET
 
     write(tmp_path, drawn(10))
     for stage in (Pair(pool="both"), Best(pool="both")):

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.artifact import text_hash
-from factory.pairs.anatomy import passed_over
-from factory.pairs.pairing import GOLD, Limits, Pairing, Rule, best, objections, pair
-from factory.pairs.pairing import pool as make_pool
-from factory.pairs.scales import ALPHAS, draws, length_controlled, zscored
-from factory.schemas import from_rows
+from factory.artifacts.hashing import text_hash
+from factory.artifacts.schemas import from_rows
+from factory.pairs.normalize import ALPHAS, draws, length_controlled, zscored
+from factory.pairs.rules import GOLD, Limits, Pairing, Rule, best, objections, pair
+from factory.pairs.rules import pool as make_pool
+from factory.pairs.statistics import passed_over
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from factory import chat, check, execution, kept, record, stock
-from factory.artifact import License, read_manifest
+from factory.artifacts import checkpoints
+from factory.artifacts.manifest import License, read_manifest
+from factory.artifacts.resources import recipes
+from factory.artifacts.workdir import Home
+from factory.engines import chat_template
 from factory.errors import RecipeError
+from factory.execution import checks, record, resolve, run
 from factory.localhub.launcher import Connection
-from factory.plan import State, Step, plan
-from factory.recipe import Loaded, load
-from factory.shipped import recipes
-from factory.stages.needs import Need
-from factory.work import Home
+from factory.planning.plan import State, Step, plan
+from factory.planning.recipe import Loaded, load
+from factory.stage.inputs import Need
 from tests import stand_ins
 from tests.builders import by_name
 from tests.stand_ins import UNSAID
@@ -74,7 +76,7 @@ def world(connection: Connection, tmp_path_factory: pytest.TempPathFactory) -> I
     """A hub with a stand-in of everything, in a directory where locks may be written."""
     from huggingface_hub import constants
 
-    from factory.hub import Hub
+    from factory.hub.client import Hub
 
     root = tmp_path_factory.mktemp("world")
     before, here = constants.HF_HUB_CACHE, Path.cwd()
@@ -89,9 +91,9 @@ def world(connection: Connection, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def planned(name: str, hub: Any, home: Path) -> list[Step]:
     found = loaded(name)
-    pins, absent = stock.resolve(found, hub, Home(home), None)
+    pins, absent = resolve.resolve(found, hub, Home(home), None)
     assert not absent
-    return plan(found.recipe, pins, stock.holdings(found, pins, hub, Home(home)))
+    return plan(found.recipe, pins, resolve.holdings(found, pins, hub, Home(home)))
 
 
 def test_every_paper_recipe_is_expected_here() -> None:
@@ -106,7 +108,7 @@ def test_a_paper_recipe_is_planned_to_its_end(name: str, world: Any, tmp_path: P
     if not TRAINED[name]:
         return
     labels = {made.spec.name.split("/")[1] for made in by_name(steps)["arena"].slices}
-    answered = {kept.parted(label)[0] for label in labels}
+    answered = {checkpoints.parted(label)[0] for label in labels}
     assert len(answered) == len(TRAINED[name]) + 1  # and the model that they were made from
 
 
@@ -114,8 +116,8 @@ def test_a_paper_recipe_is_planned_to_its_end(name: str, world: Any, tmp_path: P
 def test_the_tokenizers_of_a_paper_recipe_keep_the_contract(name: str, world: Any) -> None:
     """In one home: what recipes have in common is looked at once."""
     found, home = loaded(name), Home(Path("home"))
-    pins, _ = stock.resolve(found, world, home, None)
-    said = check.check(found, pins, world, home)
+    pins, _ = resolve.resolve(found, world, home, None)
+    said = checks.check(found, pins, world, home)
     assert not [finding.line() for finding in said if finding.level == "error"]
 
 
@@ -126,25 +128,25 @@ def test_tiny_aya_ends_a_turn_with_any_of_three_tokens_and_pays_for_its_preamble
     world: Any, tmp_path: Path
 ) -> None:
     path = world.fetch("CohereLabs/tiny-aya-global", "model", "main")
-    tokenizer = chat.load_tokenizer(str(path))
-    stops = chat.contract_of(path)["stop_ids"]
+    tokenizer = chat_template.load_tokenizer(str(path))
+    stops = chat_template.contract_of(path)["stop_ids"]
     assert {tokenizer.convert_ids_to_tokens(one) for one in stops} == {
         "<EOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|END_RESPONSE|>",
     }  # fmt: skip
-    asked = chat.prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}])
+    asked = chat_template.prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}])
     assert len(asked) > 300  # counted with every prompt, by factory check and by the trainer
     found = loaded("tiny-aya")
-    pins, _ = stock.resolve(found, world, Home(tmp_path), None)
-    warned = [one.line() for one in check.check(found, pins, world, Home(tmp_path))]
+    pins, _ = resolve.resolve(found, world, Home(tmp_path), None)
+    warned = [one.line() for one in checks.check(found, pins, world, Home(tmp_path))]
     assert any("tiny-aya" in line and "<|END_RESPONSE|>" in line for line in warned), warned
 
 
 def licenses(name: str, hub: Any, home: Path, *overrides: str) -> dict[str, str]:
     """Under what each repo of a recipe will be, step by step."""
     found = load(name, [*UNSAID.get(name, ()), *overrides])
-    pins, _ = stock.resolve(found, hub, Home(home), None)
+    pins, _ = resolve.resolve(found, hub, Home(home), None)
     made: dict[str, License] = {}
-    for step in plan(found.recipe, pins, stock.holdings(found, pins, hub, Home(home))):
+    for step in plan(found.recipe, pins, resolve.holdings(found, pins, hub, Home(home))):
         under: dict[Need, License | None] = {}
         for one in step.slices:
             for need in one.spec.needs:
@@ -218,7 +220,7 @@ def test_a_departure_is_at_a_stage_that_the_recipe_has_and_at_a_knob_of_it(name:
 def test_a_departure_is_on_the_cards_that_it_concerns(world: Any, tmp_path: Path) -> None:
     found = load("eurollm-9b", ["org=lab", "name=departs"])
     home = Home(tmp_path)
-    execution.run(found, world, home, Silent(), until="prompts")
+    run.run(found, world, home, Silent(), until="prompts")
     [path] = tmp_path.glob("work/lab/*/artifact")
     assert set(read_manifest(path).departures) == {"prompts", "prompts.turns"}
     card = (path / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifact import Manifest, read_manifest
+from factory.artifacts.manifest import Manifest, read_manifest
 from tests.conftest import FACTORY, run_factory
 
 pytestmark = pytest.mark.slow

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from factory.artifacts.resources import shipped
 from factory.errors import RecipeError
-from factory.lock import Lock, Pin, hold
-from factory.plan import Found, Holdings, State, Step, plan
-from factory.recipe import Recipe, load
-from factory.shipped import shipped
-from factory.stages.generate import Generate
+from factory.planning.lock import Lock, Pin, hold
+from factory.planning.plan import Found, Holdings, State, Step, plan
+from factory.planning.recipe import Recipe, load
+from factory.sampling.generate import Generate
 from tests.builders import by_name, demo, done, lock_of, manifest_of, repinned, walked
 
 POLICY = "local/SmolLM2-135M-Instruct-Q4_1@main"

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from factory.artifacts.tables import read_slice
 from factory.errors import InputError
 from factory.language.languages import LANGUAGES
-from factory.presets import PRESETS
-from factory.recipe import Recipe
-from factory.stages.job import Job, Place, read_slice
-from factory.stages.scope import Scope
-from factory.stages.sources import Preferences, Prompts, Questions
+from factory.planning.recipe import Recipe
+from factory.sampling.presets import PRESETS
+from factory.sampling.sources import Preferences, Prompts, Questions
+from factory.stage.job import Job, Place
+from factory.stage.stage import Scope
 from tests.stand_ins import FIXTURES, dataset
 
 Rows = dict[str, list[dict[str, Any]]]

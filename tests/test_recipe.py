@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from factory.artifacts.resources import recipes, shipped
 from factory.errors import RecipeError
-from factory.recipe import Recipe, load
-from factory.shipped import recipes, shipped
+from factory.planning.recipe import Recipe, load
 from tests.stand_ins import UNSAID
 
 PACKAGED = sorted(recipes())

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from factory.recipe import load
-from factory.shipped import recipes
-from factory.stages import STAGES
-from factory.stages.generate import Generate
+from factory.artifacts.resources import recipes
+from factory.planning.recipe import load
+from factory.planning.stages import STAGES
+from factory.sampling.generate import Generate
 from tests.reference import GCD, H100, PAGES, comments, current, hours, reference, sentence
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi
 
-from factory.artifact import InputRecord, text_hash
+from factory.artifacts.hashing import text_hash
+from factory.artifacts.manifest import InputRecord
 from factory.errors import FactoryError, HubError, InputError
-from factory.released import find
+from factory.release.adapter import find
 from tests.builders import imported
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}

@@ -15,16 +15,16 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from factory.artifact import Manifest
-from factory.report import page
-from factory.report.chain import Chain, choose
-from factory.report.drawings import rates
-from factory.report.findings import Duel, Win
-from factory.report.gather import Made, gather
-from factory.report.ink import Scale, over
-from factory.report.lineage import Node, arrange, draw, graph
-from factory.report.words import figure
-from factory.shipped import shipped
+from factory.artifacts.manifest import Manifest
+from factory.artifacts.resources import shipped
+from factory.reports.page import page
+from factory.reports.page.charts import rates
+from factory.reports.page.findings import Duel, Win
+from factory.reports.page.formatting import figure
+from factory.reports.page.gather import Made, gather
+from factory.reports.page.lineage import Chain, choose
+from factory.reports.page.lineage_graph import Node, arrange, draw, graph
+from factory.reports.page.svg import Scale, over
 from tests.builders import imported
 from tests.conftest import Cli
 from tests.golden.refresh import HERE, manifests
@@ -566,7 +566,7 @@ def test_a_recipe_of_which_there_is_nothing_is_an_error_with_its_fix(factory: Cl
 
 
 def test_to_know_a_directory_no_client_of_a_hub_is_imported() -> None:
-    code = "import sys, factory.report.source as s; s.has_artifacts(s.Path('.')); "
+    code = "import sys, factory.reports.page.source as s; s.has_artifacts(s.Path('.')); "
     code += "print([m for m in sys.modules if m.startswith('huggingface_hub')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

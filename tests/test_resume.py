@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from factory.errors import StageError
-from factory.stages.train import Dpo
 from factory.training import adapters, launch
-from factory.training.checkpoints import COMPLETE, last_checkpoint
+from factory.training.resume import COMPLETE, last_checkpoint
+from factory.training.train import Dpo
 from tests import sharded, trainings
 from tests.trainings import SMALL, tiny_model
 
@@ -32,7 +32,7 @@ CODE = """
 import json, sys, torch
 from pathlib import Path
 from factory.errors import Interrupted
-from factory.stages.train import Dpo
+from factory.training.train import Dpo
 from tests import trainings
 torch.set_num_threads(1)
 directory, base, knobs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])

@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
-from factory import chat
+from factory.engines import chat_template
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError
-from factory.pocket import POCKET
-from factory.rewards import QUESTION, Classifier, Generative, Implicit, _share, crosslingual
+from factory.execution.builtin_models import POCKET
+from factory.rewards.backends import (
+    QUESTION,
+    Classifier,
+    Generative,
+    Implicit,
+    _share,
+    crosslingual,
+)
 from tests.families import tokenizer_of
 
 ASK = [{"role": "user", "content": "Why does bread rise?"}]
@@ -95,7 +102,7 @@ def by_hand(directory: Path, ids: Sequence[int]) -> list[float]:
 def test_log_probs_are_those_of_a_plain_loop(
     models: dict[str, Path], policy: TransformersLikelihood
 ) -> None:
-    read = chat.answered_ids(policy.tokenizer, ITEMS)
+    read = chat_template.answered_ids(policy.tokenizer, ITEMS)
     found = policy.log_probs([ids for ids, _ in read], [start for _, start in read])
     for (ids, start), values in zip(read, found, strict=True):
         expected = by_hand(models["policy"], ids)[start - 1 :]
@@ -105,7 +112,7 @@ def test_log_probs_are_those_of_a_plain_loop(
 
 
 def test_log_probs_may_start_anywhere(policy: TransformersLikelihood) -> None:
-    ids = chat.prompt_ids(policy.tokenizer, LONG)
+    ids = chat_template.prompt_ids(policy.tokenizer, LONG)
     [whole] = policy.log_probs([ids], [1])
     for start in (1, 2, len(ids) - 1, len(ids)):
         [values] = policy.log_probs([ids], [start])
@@ -117,7 +124,7 @@ def test_small_batches_give_the_same(
 ) -> None:
     from factory.engines import transformers as engine
 
-    read = chat.answered_ids(policy.tokenizer, ITEMS)
+    read = chat_template.answered_ids(policy.tokenizer, ITEMS)
     arguments = [ids for ids, _ in read], [start for _, start in read]
     before = policy.log_probs(*arguments)
     monkeypatch.setattr(engine, "BATCH_LOGITS", 1)  # one at a time
@@ -129,7 +136,7 @@ def test_an_adapter_counts(models: dict[str, Path]) -> None:
     tuned = TransformersLikelihood(models["reference"], "float32", models["adapter"])
     merged = TransformersLikelihood(models["merged"], "float32")
     bare = TransformersLikelihood(models["reference"], "float32")
-    [(ids, start)] = chat.answered_ids(tuned.tokenizer, ITEMS[1:2])
+    [(ids, start)] = chat_template.answered_ids(tuned.tokenizer, ITEMS[1:2])
     [[*ours], [*theirs], [*without]] = (
         one.log_probs([ids], [start])[0] for one in (tuned, merged, bare)
     )
@@ -148,7 +155,7 @@ def test_the_implicit_reward_is_the_sum_over_answer_and_stop_token(
 ) -> None:
     tokenizer = implicit._policy.tokenizer
     for item, reward in zip(ITEMS, implicit(ITEMS), strict=True):
-        [(ids, start)] = chat.answered_ids(tokenizer, [item])
+        [(ids, start)] = chat_template.answered_ids(tokenizer, [item])
         ours, theirs = (by_hand(models[name], ids) for name in ("policy", "reference"))
         ratios = [a - b for a, b in zip(ours, theirs, strict=True)][start - 1 :]
         assert ids[-1] == tokenizer.eos_token_id
@@ -157,7 +164,7 @@ def test_the_implicit_reward_is_the_sum_over_answer_and_stop_token(
         # the published scorer leaves out the first token of an answer
         assert abs(ratios[0]) > 1e-3 and abs(reward.value - sum(ratios[1:])) > 1e-3
         # and what comes after the stop token (a line break in this template) is not counted
-        whole = chat.conversation_ids(
+        whole = chat_template.conversation_ids(
             tokenizer, [*item[0], {"role": "assistant", "content": item[1]}]
         )
         assert len(whole) == len(ids) + 1
@@ -244,7 +251,7 @@ def test_the_generative_reward_is_the_share_of_yes(
 ) -> None:
     for (prompt, answer), reward in zip(ITEMS, Generative(policy, 512)(ITEMS), strict=True):
         text = QUESTION.replace("{prompt}", prompt[0]["content"]).replace("{answer}", answer)
-        head = chat.prompt_ids(policy.tokenizer, [{"role": "user", "content": text}])
+        head = chat_template.prompt_ids(policy.tokenizer, [{"role": "user", "content": text}])
         chances = []
         for word in ("Yes", "No"):
             ids = head + policy.tokenizer.encode(word, add_special_tokens=False)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.cards import samples
+from factory.artifacts import samples
 
 
 def write(root: Path, sizes: dict[str, list[int]], text: str = "x") -> None:

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from factory.artifacts.schemas import MESSAGES, SCHEMAS, conform, from_rows
 from factory.errors import InputError
-from factory.schemas import MESSAGES, SCHEMAS, conform, from_rows
 
 KINDS = sorted(SCHEMAS)
 VALUES = {

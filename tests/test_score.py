@@ -10,18 +10,20 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from factory import schemas, shards
-from factory.artifact import text_hash
+from factory.artifacts import schemas, tables
+from factory.artifacts.hashing import text_hash
+from factory.artifacts.tables import read_slice, slice_directory
 from factory.engines import choose
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError, RecipeError, StageError
-from factory.plan import Holdings, plan
-from factory.pocket import POCKET
-from factory.recipe import Recipe, load
-from factory.rewards import Generative, Implicit, crosslingual
-from factory.stages.job import Job, Outcome, Place, read_slice, slice_directory
-from factory.stages.needs import Outside, SliceSpec
-from factory.stages.score import Score
+from factory.execution.builtin_models import POCKET
+from factory.planning.plan import Holdings, plan
+from factory.planning.recipe import Recipe, load
+from factory.rewards.backends import Generative, Implicit, crosslingual
+from factory.rewards.score import Score
+from factory.stage.inputs import Outside, SliceSpec
+from factory.stage.job import Job, Place
+from factory.stage.outcome import Outcome
 from tests.builders import by_name, lock_of
 
 RECIPE = """\
@@ -130,7 +132,7 @@ def job(
         ]
         for kind, table in (("prompts", rows), ("samples", drawn)):
             directory = slice_directory(root / kind, code)
-            shards.write_slice(directory, schemas.from_rows(table, kind))
+            tables.write_slice(directory, schemas.from_rows(table, kind))
     places = {}
     for spec in specs(made):
         for need in spec.needs:
@@ -410,7 +412,7 @@ def test_accuracy_comes_from_the_preferences_of_each_language(
     figures = outcome.stats["audit"]["by_language"]
     assert (figures["en"]["pairs"], figures["es"]["pairs"]) == (0, 7)
     from factory.engines.transformers import TransformersScorer
-    from factory.rewards import Classifier
+    from factory.rewards.backends import Classifier
 
     judge = Classifier(TransformersScorer(models["classifier"], "float32"), 512)
     right = 0

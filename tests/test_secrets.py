@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.errors import HubError
-from factory.redaction import HIDDEN, redact
+from factory.errors import HIDDEN, HubError, redact
 from tests.conftest import Cli
 
 PLANTED = {

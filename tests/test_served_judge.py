@@ -9,27 +9,27 @@ from typing import Any
 
 import pytest
 
-from factory import check, execution, preflight, provisions
-from factory.artifact import License
+from factory.artifacts.manifest import License
+from factory.artifacts.tables import read_slice
+from factory.artifacts.workdir import Home
 from factory.errors import InputError, RecipeError, StageError
-from factory.judging.fitting import MARK, Characters, fit
-from factory.judging.wording import wording
-from factory.lock import outside
-from factory.plan import Holdings, State, plan
-from factory.pocket import POCKET
-from factory.recipe import Loaded, load
-from factory.report import page
-from factory.report.chain import Chain
-from factory.report.gather import gather
-from factory.slurm import line, sizes
+from factory.evaluation.judging.prompts import wording
+from factory.evaluation.judging.stage import Judge
+from factory.evaluation.judging.truncate import MARK, Characters, fit
+from factory.execution import bundle, checks, run
+from factory.execution.builtin_models import POCKET
+from factory.planning.lock import outside
+from factory.planning.plan import Holdings, State, plan
+from factory.planning.recipe import Loaded, load
+from factory.reports.page import page
+from factory.reports.page.gather import gather
+from factory.reports.page.lineage import Chain
 from factory.slurm import site as sites
+from factory.slurm import sizes, submit
 from factory.slurm.queue import Queue
 from factory.slurm.script import render
 from factory.slurm.submission import Part, begin, works
-from factory.stages.job import read_slice
-from factory.stages.judge import Judge
-from factory.stages.needs import Served
-from factory.work import Home
+from factory.stage.inputs import Served
 from tests.builders import by_name, lock_of, walked
 from tests.jobs import job, made
 from tests.openai_server import KEY
@@ -204,14 +204,14 @@ def test_words_for_a_server_are_refused_where_there_is_none() -> None:
 def test_nothing_of_it_is_pinned_fetched_or_looked_at(tmp_path: Path) -> None:
     loaded = demo()
     assert GPT not in {need.source for need in outside(loaded.recipe)}
-    assert GPT not in {asked.model.source for asked in preflight.asked(loaded.recipe)}
+    assert GPT not in {asked.model.source for asked in checks.asked(loaded.recipe)}
     pins = lock_of(loaded.recipe)
     held = walked(loaded.recipe, pins, until="judge")
     steps = plan(loaded.recipe, pins, held)
-    given = provisions.gather(loaded, pins, held, Home(tmp_path), steps, {"judge"}, tmp_path)
+    given = bundle.gather(loaded, pins, held, Home(tmp_path), steps, {"judge"}, tmp_path)
     assert not [one for one in given.repos if one.content is not None]
     given.write(tmp_path)
-    again = provisions.read(tmp_path).loaded().recipe
+    again = bundle.read(tmp_path).loaded().recipe
     assert [s.fingerprint for s in plan(again, pins, held)] == [s.fingerprint for s in steps]
 
 
@@ -220,15 +220,15 @@ def test_a_run_is_told_that_there_is_no_address_before_it_begins(
 ) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     recipe = demo().recipe
-    [found] = check.lacking(recipe)
+    [found] = checks.lacking(recipe)
     assert found.about == "stages.judge" and "OPENAI_BASE_URL" in found.what + found.fix
-    assert check.lacking(recipe, {"arena"}) == []
-    gate = check.gate(demo(), lock_of(recipe), None, None, print, ["prompts"], {"judge"})  # type: ignore[arg-type]
+    assert checks.lacking(recipe, {"arena"}) == []
+    gate = checks.gate(demo(), lock_of(recipe), None, None, print, ["prompts"], {"judge"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="OPENAI_BASE_URL"):
         gate(plan(recipe, lock_of(recipe), Holdings())[0])
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
-    assert check.lacking(recipe) == []
-    assert check.lacking(demo("models.asked=org/chat").recipe) == []
+    assert checks.lacking(recipe) == []
+    assert checks.lacking(demo("models.asked=org/chat").recipe) == []
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_what_its_words_are_under_is_asked_before_a_run_and_not_after(
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     loaded = demo("license=apache-2.0", *said)
-    assert [found.what for found in check.lacking(loaded.recipe)] == ([what] if what else [])
-    assert check.lacking(loaded.recipe, {"arena"}) == []
+    assert [found.what for found in checks.lacking(loaded.recipe)] == ([what] if what else [])
+    assert checks.lacking(loaded.recipe, {"arena"}) == []
 
 
 SITE = (
@@ -256,25 +256,25 @@ SITE = (
 
 
 def test_nodes_that_are_not_told_where_it_is_are_not_waited_for(tmp_path: Path) -> None:
-    def asked(more: str, *overrides: str) -> line.Asked:
+    def asked(more: str, *overrides: str) -> submit.Asked:
         (tmp_path / "lab.yaml").write_text(SITE.format(secrets=tmp_path / "keys", more=more))
         loaded = demo(*overrides)
         pins = lock_of(loaded.recipe)
         held = walked(loaded.recipe, pins, until="judge")
         steps = plan(loaded.recipe, pins, held)
         site = sites.load(str(tmp_path / "lab.yaml"), tmp_path)
-        return line.Asked(loaded, pins, held, steps, ["judge"], site, Home(tmp_path / "home"))
+        return submit.Asked(loaded, pins, held, steps, ["judge"], site, Home(tmp_path / "home"))
 
     told: list[str] = []
     unsaid = asked("", "licenses=null", "license=null")
     with pytest.raises(InputError, match="no licence is known"):
-        line.look_around(unsaid, unsaid.steps, told.append)
+        submit.look_around(unsaid, unsaid.steps, told.append)
     with pytest.raises(InputError, match=f"asks the served model {GPT}, and lab does not") as error:
-        line.submit(asked(""), None, told.append, Queue(lambda command: ""))  # type: ignore[arg-type]
+        submit.submit(asked(""), None, told.append, Queue(lambda command: ""))  # type: ignore[arg-type]
     assert "environment: of the site" in error.value.fix and "--only judge" in error.value.fix
     there = asked("environment: {OPENAI_BASE_URL: 'http://server:8000/v1'}\n")
     steps = [step for step in there.steps if step.name == "judge"]
-    line.look_around(there, steps, told.append)
+    submit.look_around(there, steps, told.append)
     assert told == [f"judge asks {GPT} at the OPENAI_BASE_URL of lab: its nodes must reach that"]
     size = sizes.size(steps[0], there.site.cpu, shards=40)
     assert size.whole, "more tasks would make a server no faster"
@@ -322,11 +322,11 @@ def test_a_whole_line_ends_in_verdicts_whose_manifest_and_card_say_what_is_not_k
     loaded, home = write(tmp_path), Home(tmp_path / "home")
     monkeypatch.delenv("OPENAI_BASE_URL")
     with pytest.raises(InputError, match="needs OPENAI_BASE_URL"):
-        execution.run(loaded, hub, home, Silent())  # type: ignore[arg-type]
+        run.run(loaded, hub, home, Silent())  # type: ignore[arg-type]
     assert not list(home.all_work("local")), "nothing was made before it was told"
 
     monkeypatch.setenv("OPENAI_BASE_URL", server[0])
-    steps = by_name(execution.run(loaded, hub, home, Silent()))  # type: ignore[arg-type]
+    steps = by_name(run.run(loaded, hub, home, Silent()))  # type: ignore[arg-type]
     found = steps["judge"].found
     assert steps["judge"].state is State.REUSE
     assert found is not None and found.directory is not None
@@ -351,8 +351,8 @@ def test_a_whole_line_ends_in_verdicts_whose_manifest_and_card_say_what_is_not_k
 
     asked = len(sent(log))
     more = write(tmp_path, questions=8)  # more of the same: what was judged stands
-    execution.run(more, hub, home, Silent())  # type: ignore[arg-type]
+    run.run(more, hub, home, Silent())  # type: ignore[arg-type]
     assert 0 < len(sent(log)) - asked <= 2 * 2
     asked = len(sent(log))
-    execution.run(more, hub, home, Silent())  # type: ignore[arg-type]
+    run.run(more, hub, home, Silent())  # type: ignore[arg-type]
     assert len(sent(log)) == asked

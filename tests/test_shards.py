@@ -15,25 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory import schemas, shards
+from factory.artifacts import schemas, shards, tables
+from factory.artifacts.files import replacing, write_atomically, write_once
+from factory.artifacts.shards import Shard, Sum, compact, cut, grid, noted, rows, summed
+from factory.artifacts.tables import write_slice
+from factory.engines.pipelining import resting
 from factory.errors import WorkError
-from factory.lanes import resting
-from factory.shards import (
-    Shard,
-    Sum,
-    compact,
-    cut,
-    grid,
-    noted,
-    replacing,
-    rows,
-    run,
-    summed,
-    write_atomically,
-    write_once,
-    write_slice,
-)
-from factory.stages.job import Job, PartDone, spent
+from factory.stage.job import Job, PartDone
+from factory.stage.outcome import spent
+from factory.stage.shard_loop import run
 from tests.builders import nobody, numbers
 
 SIZES = st.dictionaries(st.sampled_from(["en", "es", "fr/dpo-all"]), st.integers(0, 30))
@@ -141,7 +131,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import pyarrow as pa
-from factory.shards import grid, run
+from factory.artifacts.shards import grid, run
 
 work, seconds = Path(sys.argv[1]), float(sys.argv[2])
 
@@ -220,7 +210,7 @@ def test_a_slice_is_one_file_while_it_is_small(tmp_path, size):
 
 @pytest.mark.parametrize("size", [5, 7, 100])
 def test_a_large_slice_is_cut_into_files_that_hold_every_row_in_order(tmp_path, size, monkeypatch):
-    monkeypatch.setattr(shards, "PART_BYTES", 2 * 8)
+    monkeypatch.setattr(tables, "PART_BYTES", 2 * 8)
     table = pa.table({"unit": pa.array(range(size), pa.int64())})
     write_slice(tmp_path, table)
     parts = [pq.read_table(file)["unit"].to_pylist() for file in sorted(tmp_path.iterdir())]
@@ -234,7 +224,7 @@ def test_a_large_slice_is_cut_into_files_that_hold_every_row_in_order(tmp_path, 
 def test_the_same_rows_are_the_same_files_however_they_were_cut(tmp_path_factory, sizes, group):
     monkey = pytest.MonkeyPatch()
     monkey.setattr(shards, "GROUP_ROWS", group)
-    monkey.setattr(shards, "PART_BYTES", 900)
+    monkey.setattr(tables, "PART_BYTES", 900)
     work = tmp_path_factory.mktemp("cut")
     try:
         total = sum(sizes)
@@ -260,7 +250,7 @@ def test_the_same_rows_are_the_same_files_however_they_were_cut(tmp_path_factory
 
 def test_large_slices_become_several_files_numbered_from_where_they_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "GROUP_ROWS", 100)
-    monkeypatch.setattr(shards, "PART_BYTES", 2000)
+    monkeypatch.setattr(tables, "PART_BYTES", 2000)
     todo = grid(tmp_path, {"en": 5000}, per_shard=700)
     run(tmp_path, todo, numbers, nobody)
     compact(tmp_path, todo, "en", tmp_path / "out", first=3)

@@ -16,9 +16,9 @@ import polars as pl
 import pytest
 from huggingface_hub import HfApi
 
-from factory.artifact import Manifest, read_manifest
+from factory.artifacts.manifest import Manifest, read_manifest
+from factory.artifacts.resources import shipped
 from factory.localhub.launcher import await_end, connect
-from factory.shipped import shipped
 from tests.browser import chromium
 from tests.conftest import FACTORY, run_factory
 

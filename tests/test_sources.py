@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.artifact import Rows
+from factory.artifacts.manifest import Rows
+from factory.artifacts.tables import read_slice
 from factory.errors import InputError
-from factory.stages.contract import Stage
-from factory.stages.job import Job, Outcome, Place, read_slice
-from factory.stages.scope import Scope
-from factory.stages.sources import Preferences, Prompts, Questions
+from factory.sampling.sources import Preferences, Prompts, Questions
+from factory.stage.job import Job, Place
+from factory.stage.outcome import Outcome
+from factory.stage.stage import Scope, Stage
 
 
 @pytest.fixture

@@ -11,11 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.statistics.agreement import agreement
-from factory.statistics.intervals import bootstrap, residuals, score
-from factory.statistics.length_control import Fit, fit, influence, lc_minimal
-from factory.statistics.rates import FEWEST, WinRate, bounds, consistency, merged, win_rate
-from factory.statistics.table import Item, Side, by_category, by_language, figures
+from factory.evaluation.statistics.agreement import agreement
+from factory.evaluation.statistics.intervals import bootstrap, residuals, score
+from factory.evaluation.statistics.length_control import Fit, fit, influence, lc_minimal
+from factory.evaluation.statistics.rates import (
+    FEWEST,
+    WinRate,
+    bounds,
+    consistency,
+    merged,
+    win_rate,
+)
+from factory.evaluation.statistics.table import Item, Side, by_category, by_language, figures
 
 MANY = [f"q{number}" for number in range(40)]
 NAN = float("nan")

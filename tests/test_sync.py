@@ -74,11 +74,11 @@ def between(
     names: dict[str, str] | None = None,
     **options: bool,
 ) -> Any:
-    from factory.sync.destination import Destination
-    from factory.sync.mirror import Mirror
-    from factory.sync.plan import Options
-    from factory.sync.side import Side
-    from factory.sync.transfer import Transfer
+    from factory.hub.sync.destination import Destination
+    from factory.hub.sync.mirror import Mirror
+    from factory.hub.sync.plan import Options
+    from factory.hub.sync.side import Side
+    from factory.hub.sync.transfer import Transfer
 
     to = (Mirror if keeps_ids else Destination)(*destination, staging / "to")
     return Transfer(Side(*source, staging / "from"), to, Options(**options), Told(), names)
@@ -140,7 +140,7 @@ def commit(api: Any, repo: Any, *operations: Any, title: str = "change", **optio
 
 def written(hub: Connection, kind: str = "dataset", private: bool = False) -> Any:
     """A repo with three commits, two branches and three tags, one of them off every branch."""
-    from factory.sync.side import Repo
+    from factory.hub.sync.side import Repo
 
     api = client(hub)
     repo = Repo(kind, f"org/thing-{next(_numbers)}")
@@ -271,7 +271,7 @@ def test_a_file_becomes_a_folder_and_back(here: Connection, there: Connection, p
 
 
 def test_another_name_over_there(here: Connection, there: Connection, push: Any) -> None:
-    from factory.sync.side import Repo
+    from factory.hub.sync.side import Repo
 
     repo = written(here)
     names = {"org": "lab", repo.name: "lab/renamed"}
@@ -533,7 +533,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.test_sync import between
-from factory.sync.side import Repo
+from factory.hub.sync.side import Repo
 source, token, to, to_token, staging, name, keeps = sys.argv[1:]
 between((source, token), (to, to_token), Path(staging), keeps_ids=keeps == "1").repo(
     Repo("dataset", name)

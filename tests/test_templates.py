@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from factory import chat, templates
+from factory.engines import chat_template, template_check
 from factory.errors import InputError
 from tests.families import FAMILIES, Family, tokenizer_of
 
@@ -38,8 +38,8 @@ def answered(text: str) -> list[dict[str, str]]:
 def test_there_is_one_bos_at_most(tokenizer: Any, name: str) -> None:
     bos = FAMILIES[name].bos
     for ids in (
-        chat.prompt_ids(tokenizer, [USER]),
-        chat.conversation_ids(tokenizer, answered("The Po.")),
+        chat_template.prompt_ids(tokenizer, [USER]),
+        chat_template.conversation_ids(tokenizer, answered("The Po.")),
     ):
         if bos is None:
             assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
@@ -55,16 +55,16 @@ def test_there_is_one_bos_at_most(tokenizer: Any, name: str) -> None:
 @EVERY
 def test_a_prompt_is_how_its_conversation_begins(tokenizer: Any) -> None:
     text = "The Po, the Ebro and the Loire."
-    [(ids, start)] = chat.answered_ids(tokenizer, [([USER], text)])
-    assert ids[:start] == chat.prompt_ids(tokenizer, [USER])
+    [(ids, start)] = chat_template.answered_ids(tokenizer, [([USER], text)])
+    assert ids[:start] == chat_template.prompt_ids(tokenizer, [USER])
     assert tokenizer.decode(ids[start:-1]).strip() == text
-    whole = chat.conversation_ids(tokenizer, answered(text))
+    whole = chat_template.conversation_ids(tokenizer, answered(text))
     assert whole[: len(ids)] == ids
 
 
 @EVERY
 def test_an_answer_ends_with_its_stop_token(tokenizer: Any, name: str) -> None:
-    [(ids, _)] = chat.answered_ids(tokenizer, [([USER], "The Po.")])
+    [(ids, _)] = chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
     assert tokenizer.convert_ids_to_tokens(ids[-1]) == FAMILIES[name].closing[0]
 
 
@@ -72,16 +72,19 @@ def test_an_answer_ends_with_its_stop_token(tokenizer: Any, name: str) -> None:
 def test_the_stop_ids_are_complete(tokenizer: Any, name: str) -> None:
     family = FAMILIES[name]
     lean = SimpleNamespace(eos_token_id=tokenizer.eos_token_id)  # a config that names one
-    stops = tokenizer.convert_ids_to_tokens(chat.stop_ids(tokenizer, lean))
+    stops = tokenizer.convert_ids_to_tokens(chat_template.stop_ids(tokenizer, lean))
     assert set(stops) == {family.eos, *family.closing}
-    assert tuple(tokenizer.convert_ids_to_tokens(chat.closing_ids(tokenizer))) == family.closing
+    assert (
+        tuple(tokenizer.convert_ids_to_tokens(chat_template.closing_ids(tokenizer)))
+        == family.closing
+    )
 
 
 def test_the_stop_ids_are_those_that_the_published_aya_needs(built: dict[str, Any]) -> None:
     # its checkpoint stops at three tokens, and its generation config names the first alone
     tokenizer = built["aya"]
     config = SimpleNamespace(eos_token_id=[tokenizer.eos_token_id])
-    assert set(tokenizer.convert_ids_to_tokens(chat.stop_ids(tokenizer, config))) == {
+    assert set(tokenizer.convert_ids_to_tokens(chat_template.stop_ids(tokenizer, config))) == {
         "<EOS_TOKEN>",
         "<|END_OF_TURN_TOKEN|>",
         "<|END_RESPONSE|>",
@@ -91,40 +94,40 @@ def test_the_stop_ids_are_those_that_the_published_aya_needs(built: dict[str, An
 @EVERY
 def test_a_stop_marker_typed_into_an_answer_does_not_cut_it(tokenizer: Any, name: str) -> None:
     text = f"It writes {FAMILIES[name].closing[0]} at the end of a turn, like this."
-    [(ids, start)] = chat.answered_ids(tokenizer, [([USER], text)])
+    [(ids, start)] = chat_template.answered_ids(tokenizer, [([USER], text)])
     assert tokenizer.decode(ids[start:-1]).strip() == text
 
 
 @EVERY
 def test_a_system_message_is_printed_or_refused_by_name(tokenizer: Any, name: str) -> None:
-    assert chat.takes_system(tokenizer) == FAMILIES[name].system
+    assert chat_template.takes_system(tokenizer) == FAMILIES[name].system
     if FAMILIES[name].system:
-        assert "Be brief." in tokenizer.decode(chat.prompt_ids(tokenizer, [SYSTEM, USER]))
+        assert "Be brief." in tokenizer.decode(chat_template.prompt_ids(tokenizer, [SYSTEM, USER]))
     else:
         with pytest.raises(InputError, match="takes no system message") as raised:
-            chat.prompt_ids(tokenizer, [SYSTEM, USER])
+            chat_template.prompt_ids(tokenizer, [SYSTEM, USER])
         assert "first user turn" in raised.value.fix
 
 
 @EVERY
 def test_thinking_is_off_where_there_is_a_switch(tokenizer: Any, name: str) -> None:
-    arguments = chat.template_arguments(tokenizer)
+    arguments = chat_template.template_arguments(tokenizer)
     assert arguments == ({"enable_thinking": False} if FAMILIES[name].thinking else {})
-    ends = tokenizer.decode(chat.prompt_ids(tokenizer, [USER]))
+    ends = tokenizer.decode(chat_template.prompt_ids(tokenizer, [USER]))
     assert ends.rstrip().endswith("</think>") == FAMILIES[name].thinking
 
 
 @EVERY
 def test_a_family_as_published_breaks_nothing(tokenizer: Any, name: str) -> None:
-    closing = chat.closing_ids(tokenizer)
-    found = templates.breaches(tokenizer, SimpleNamespace(eos_token_id=closing))
+    closing = chat_template.closing_ids(tokenizer)
+    found = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=closing))
     assert not found
-    assert not templates.opening(tokenizer)
+    assert not template_check.opening(tokenizer)
 
 
 @EVERY
 def test_the_contract_can_be_written_down(tokenizer: Any, name: str) -> None:
-    said = chat.contract(tokenizer, chat.closing_ids(tokenizer))
+    said = chat_template.contract(tokenizer, chat_template.closing_ids(tokenizer))
     assert said["stop_tokens"] == list(FAMILIES[name].closing)
     assert said["leading_bos"] == int(FAMILIES[name].bos is not None and name != "phi3")
     assert said["takes_system"] == FAMILIES[name].system
@@ -134,15 +137,15 @@ def test_a_conversation_that_a_template_refuses_is_said_with_its_roles(
     built: dict[str, Any],
 ) -> None:
     with pytest.raises(InputError, match="conversation of user, user"):
-        chat.prompt_ids(built["gemma"], [USER, USER])
+        chat_template.prompt_ids(built["gemma"], [USER, USER])
 
 
 # What is broken is found, and nothing else is.
 
 
-def only(tokenizer: Any, config: Any = None) -> templates.Breach:
-    stops = chat.closing_ids(tokenizer) if config is None else config
-    [found] = templates.breaches(tokenizer, SimpleNamespace(eos_token_id=stops))
+def only(tokenizer: Any, config: Any = None) -> template_check.Breach:
+    stops = chat_template.closing_ids(tokenizer) if config is None else config
+    [found] = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=stops))
     return found
 
 
@@ -151,7 +154,7 @@ def test_bos_printed_twice() -> None:
     tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     assert "prints <|begin_of_text|> twice" in only(tokenizer).what
     assert not only(tokenizer).fatal
-    assert templates.opening(tokenizer) == [only(tokenizer)]
+    assert template_check.opening(tokenizer) == [only(tokenizer)]
 
 
 def test_bos_that_the_template_forgets() -> None:
@@ -177,7 +180,7 @@ def test_thoughts_that_cannot_be_switched_off() -> None:
     found = only(tokenizer)
     assert found.fatal and "not how the whole conversation begins" in found.what
     with pytest.raises(InputError, match="otherwise than the conversation"):
-        chat.answered_ids(tokenizer, [([USER], "The Po.")])
+        chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
 
 
 def test_a_turn_that_nothing_ends() -> None:
@@ -189,7 +192,7 @@ def test_a_turn_that_nothing_ends() -> None:
     found = only(tokenizer, [])
     assert found.fatal and "no token ends the assistant's turn" in found.what
     with pytest.raises(InputError, match="no token of its own"):
-        chat.answered_ids(tokenizer, [([USER], "The Po.")])
+        chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
 
 
 def test_a_template_of_another_family_ends_a_turn_with_plain_text() -> None:
@@ -197,7 +200,7 @@ def test_a_template_of_another_family_ends_a_turn_with_plain_text() -> None:
     tokenizer.chat_template = tokenizer_of("chatml").chat_template
     assert (
         "no token ends the assistant's turn"
-        in templates.breaches(tokenizer, SimpleNamespace(eos_token_id=None))[0].what
+        in template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=None))[0].what
     )
 
 
@@ -227,7 +230,7 @@ def test_templates_that_cannot_be_drawn_from_and_trained_on_alike(
     family = Family(template, ends, "<bos>", "<eos>", ())
     monkeypatch.setitem(FAMILIES, "odd", family)
     tokenizer = tokenizer_of("odd")
-    found = templates.breaches(tokenizer, SimpleNamespace(eos_token_id=1))
+    found = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=1))
     assert found[0].fatal and words in found[0].what
 
 
@@ -258,10 +261,12 @@ def test_the_real_tokenizer_of_mistral(tmp_path: Any) -> None:
     said = {"tokenizer_class": "LlamaTokenizer", "bos_token": family.bos, "eos_token": family.eos}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
     (tmp_path / "chat_template.jinja").write_text(family.template)
-    tokenizer = chat.load_tokenizer(str(tmp_path))
-    assert not templates.breaches(tokenizer, SimpleNamespace(eos_token_id=tokenizer.eos_token_id))
+    tokenizer = chat_template.load_tokenizer(str(tmp_path))
+    assert not template_check.breaches(
+        tokenizer, SimpleNamespace(eos_token_id=tokenizer.eos_token_id)
+    )
     for text in ("The Po.", "Ærø ligger i Danmark.", "123"):
-        [(ids, start)] = chat.answered_ids(tokenizer, [([USER], text)])
-        assert ids[:start] == chat.prompt_ids(tokenizer, [USER])
+        [(ids, start)] = chat_template.answered_ids(tokenizer, [([USER], text)])
+        assert ids[:start] == chat_template.prompt_ids(tokenizer, [USER])
         assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
         assert tokenizer.decode(ids[start:-1]).strip() == text

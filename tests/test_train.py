@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from factory.errors import StageError
 from factory.training import launch, trainers
-from factory.training.checkpoints import COMPLETE, last_checkpoint
-from factory.training.rows import split
+from factory.training.dataset import split
+from factory.training.resume import COMPLETE, last_checkpoint
 from factory.training.settings import Lora, Running, Task
 
 IDS = st.lists(st.text(min_size=1, max_size=6), min_size=2, max_size=30, unique=True)

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from factory import chat
+from factory.engines import chat_template
 from factory.errors import InputError, StageError
-from factory.stages.job import Job, Outcome
-from factory.stages.merge import Merge
-from factory.stages.train import Dpo, Reward, Sft
-from factory.training import adapters, losses, probe, rows, trainers, watching
+from factory.stage.job import Job
+from factory.stage.outcome import Outcome
+from factory.training import adapters, dataset, losses, monitoring, probe, trainers
+from factory.training.merge import Merge
 from factory.training.settings import PAPER_TARGETS
+from factory.training.train import Dpo, Reward, Sft
 from tests.trainings import SMALL, job, merge_job, row, task_of, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -78,7 +79,7 @@ def test_every_loss_trains_and_changes_every_layer(loss: str, tmp_path: Path) ->
     made, outcome = trained(tmp_path, Dpo(**{**SMALL, "loss": loss, **NEEDS.get(loss, {})}))
     stats = outcome.stats
     assert stats["steps"] >= 2
-    assert watching.finite(stats["curve"]) and "eval_loss" in stats["final"]
+    assert monitoring.finite(stats["curve"]) and "eval_loss" in stats["final"]
     up = {name: weight for name, weight in adapter_of(made.out).items() if "lora_B" in name}
     assert len(up) == 2 * len(PAPER_TARGETS)
     assert all(weight.abs().max() > 0 for weight in up.values())
@@ -112,16 +113,16 @@ def test_a_weighted_sum_is_the_sum_of_its_losses(tmp_path: Path) -> None:
 
 def test_the_loss_of_sft_is_over_the_completion_alone_with_its_stop_token(tmp_path: Path) -> None:
     made = job(tmp_path, Sft(**SMALL))
-    tokenizer = chat.load_tokenizer(str(tiny_model()))
+    tokenizer = chat_template.load_tokenizer(str(tiny_model()))
     task = task_of(Sft(**SMALL), made)
-    train, held_out = rows.get(task.rows)
+    train, held_out = dataset.get(task.rows)
     trainer = trainers.build(task, tokenizer, train, held_out, [])
     [stop] = tokenizer.convert_tokens_to_ids(["<|im_end|>"])
     checked = 0
     for example, told in zip(trainer.train_dataset, train, strict=True):
         batch = trainer.data_collator([example])
         ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
-        prompt = chat.prompt_ids(tokenizer, told["prompt"])
+        prompt = chat_template.prompt_ids(tokenizer, told["prompt"])
         assert ids[: len(prompt)] == prompt
         assert labels[: len(prompt)] == [-100] * len(prompt)
         answer = labels[len(prompt) : len(ids)]
@@ -134,9 +135,9 @@ def test_the_loss_of_sft_is_over_the_completion_alone_with_its_stop_token(tmp_pa
 
 def test_both_sides_of_a_pair_end_in_the_stop_token_and_begin_with_one_bos(tmp_path: Path) -> None:
     made = job(tmp_path, Dpo(**SMALL))
-    tokenizer = chat.load_tokenizer(str(tiny_model()))
+    tokenizer = chat_template.load_tokenizer(str(tiny_model()))
     task = task_of(Dpo(**SMALL), made)
-    train, held_out = rows.get(task.rows)
+    train, held_out = dataset.get(task.rows)
     trainer = trainers.build(task, tokenizer, train, held_out, [])
     stop, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     for example in trainer.train_dataset:
@@ -166,13 +167,13 @@ def test_thinking_is_off_in_training_as_it_is_in_sampling(tmp_path: Path) -> Non
         switch = "{% if enable_thinking is not defined or enable_thinking %}Think!{% endif %}"
         path.write_text(switch + path.read_text())
     made, _ = trained(tmp_path, Dpo(**SMALL), base=base)
-    tokenizer = chat.load_tokenizer(str(base))
-    assert chat.template_arguments(tokenizer) == {"enable_thinking": False}
-    told, held_out = rows.get(made.work / "checkpoints" / "rows")
+    tokenizer = chat_template.load_tokenizer(str(base))
+    assert chat_template.template_arguments(tokenizer) == {"enable_thinking": False}
+    told, held_out = dataset.get(made.work / "checkpoints" / "rows")
     task = Dpo(**SMALL)._task(made, made.work / "checkpoints")
     trainer = trainers.build(task, tokenizer, told, held_out, [])
     for example, row_told in zip(trainer.train_dataset, told, strict=True):
-        assert example["prompt_ids"] == chat.prompt_ids(tokenizer, row_told["prompt"])
+        assert example["prompt_ids"] == chat_template.prompt_ids(tokenizer, row_told["prompt"])
 
 
 def test_sft_learns_its_rows(sft: tuple[Job, Outcome]) -> None:
@@ -262,8 +263,8 @@ def test_a_loss_that_is_no_number_ends_it_and_nothing_is_made(tmp_path: Path) ->
 
 
 def test_rows_over_the_budget_are_counted_and_too_few_are_refused(tmp_path: Path) -> None:
-    tokenizer = chat.load_tokenizer(str(tiny_model()))
-    sizes = sorted(max(rows.lengths(tokenizer, row("pairs", n))) for n in range(12))
+    tokenizer = chat_template.load_tokenizer(str(tiny_model()))
+    sizes = sorted(max(dataset.lengths(tokenizer, row("pairs", n))) for n in range(12))
     # in batches of two: a training of one step, at the learning rate 0 of a warm-up, learns nothing
     _, outcome = trained(tmp_path, Dpo(**{**SMALL, "batch": 2, "max_length": sizes[7]}))
     counted = outcome.rows["es"]
@@ -396,7 +397,7 @@ def test_merged_weights_say_what_the_adapter_says_and_the_base_is_left_alone(
 ) -> None:
     import torch
 
-    from factory.artifact import file_sha256
+    from factory.artifacts.hashing import file_sha256
 
     base = {path.name: file_sha256(path) for path in tiny_model().iterdir()}
     to = tmp_path / "merged"
@@ -407,7 +408,7 @@ def test_merged_weights_say_what_the_adapter_says_and_the_base_is_left_alone(
         wanted = tuned(torch.tensor([[1, 5, 9, 2, 33]])).logits
     assert torch.allclose(logits(to), wanted, atol=1e-5)
     assert not torch.allclose(logits(to), logits(tiny_model()), atol=1e-4)
-    one, other = (chat.load_tokenizer(str(path)) for path in (to, tiny_model()))
+    one, other = (chat_template.load_tokenizer(str(path)) for path in (to, tiny_model()))
     assert one.chat_template == other.chat_template and one.get_vocab() == other.get_vocab()
     names = {path.name for path in to.iterdir()}
     assert {"model.safetensors", "generation_config.json", "config.json"} <= names

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.artifacts.tables import read_slice
 from factory.errors import RecipeError
-from factory.pocket import POCKET
-from factory.recipe import Recipe
-from factory.stages.job import Job, Outcome, PartDone, Place, read_slice
-from factory.stages.needs import Outside
-from factory.stages.transfer import Transfer, cell, wilson
+from factory.execution.builtin_models import POCKET
+from factory.planning.recipe import Recipe
+from factory.rewards.transfer import Transfer, cell, wilson
+from factory.stage.inputs import Outside
+from factory.stage.job import Job, PartDone, Place
+from factory.stage.outcome import Outcome
 
 PAIRS = {
     "en": [
@@ -127,7 +129,7 @@ def test_the_matrix_is_what_the_models_say_of_each_pair_alone(
     classifiers: dict[str, Path], tmp_path: Path
 ) -> None:
     from factory.engines import choose
-    from factory.rewards import Classifier
+    from factory.rewards.backends import Classifier
 
     outcome, out = ran(tmp_path, classifiers, how={"shard": 2})
     assert all(rows.balanced() for rows in outcome.rows.values())

@@ -11,20 +11,23 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from factory import schemas, shards
-from factory.earlier import Earlier
+from factory.artifacts import schemas, tables
+from factory.artifacts.reuse import Earlier
+from factory.artifacts.tables import read_slice, slice_directory
 from factory.engines import Sample, Sampling, choose
 from factory.errors import RecipeError
-from factory.pocket import POCKET
-from factory.reading import address
-from factory.recipe import load
-from factory.stages.generate import Generate
-from factory.stages.job import Job, Outcome, Place, read_slice, slice_directory
-from factory.stages.pair import Pair
-from factory.stages.scope import ModelRef, Scope
-from factory.stages.score import Score
-from factory.stages.sources import Prompts, Questions
-from factory.stages.translate import Translate
+from factory.execution.builtin_models import POCKET
+from factory.pairs.pair import Pair
+from factory.planning.recipe import load
+from factory.rewards.score import Score
+from factory.sampling.generate import Generate
+from factory.sampling.sources import Prompts, Questions
+from factory.sampling.translate import Translate
+from factory.stage.job import Job, Place
+from factory.stage.models import ModelRef
+from factory.stage.outcome import Outcome
+from factory.stage.readers import address
+from factory.stage.stage import Scope
 from tests.conftest import run_factory
 
 EN = [
@@ -51,9 +54,9 @@ class Translator:
     say what came back. Keeps what it was asked."""
 
     def __init__(self, model: Path, answer: Callable[[str], str], cut: bool = False) -> None:
-        from factory import chat
+        from factory.engines import chat_template
 
-        self.tokenizer = chat.load_tokenizer(str(model))
+        self.tokenizer = chat_template.load_tokenizer(str(model))
         self.stop_ids = [self.tokenizer.eos_token_id]
         self.name, self.lanes, self.tokens = "a book", 1, 0
         self.max_context = 2048
@@ -99,7 +102,7 @@ def write_prompts(root: Path, code: str, said: Sequence[list[dict[str, str]]]) -
          "source_dataset": "here", "domain": "life"}
         for number, messages in enumerate(said)
     ]  # fmt: skip
-    shards.write_slice(slice_directory(root, code), schemas.from_rows(rows, "prompts"))
+    tables.write_slice(slice_directory(root, code), schemas.from_rows(rows, "prompts"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from factory.errors import RecipeError
 from factory.language.prose import prose
-from factory.language.translation import Piece, copied, flaw, length_ratio, pieces, wording
+from factory.sampling.translation import Piece, copied, flaw, length_ratio, pieces, wording
 
 CODE = "```python\nprint('One. Two. Three.')  # a comment. Another.\n```\n"
 TALK = "First sentence here. Second one follows! Is there a third? Yes, e.g. this one. "

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from factory import chat
-from factory.engines import Sampling, checkpoint
+from factory.engines import Sampling, chat_template, checkpoint
 from factory.engines.choose import EngineKnobs, chosen
 from factory.engines.guard import descendants
 from factory.engines.vllm import RANKS, max_lora_rank
@@ -117,9 +116,11 @@ def test_an_adapter_says_its_rank_and_targets(adapter: Path, model: Path) -> Non
 
 @pytest.fixture(scope="module")
 def prompts(model: Path) -> list[list[int]]:
-    tokenizer = chat.load_tokenizer(str(model))
+    tokenizer = chat_template.load_tokenizer(str(model))
     texts = ["Hello", "What is the capital of France?", "Bread and water and salt " * 8]
-    return [chat.prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+    return [
+        chat_template.prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in texts
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifact import MANIFEST, Manifest
+from factory.artifacts.hashing import MANIFEST
+from factory.artifacts.manifest import Manifest
+from factory.artifacts.shards import cut, grid
+from factory.artifacts.workdir import Clock, Home, Work
 from factory.errors import WorkError
-from factory.plan import Holdings, plan
-from factory.shards import cut, grid, run
-from factory.work import Clock, Home, Work
+from factory.planning.plan import Holdings, plan
+from factory.stage.shard_loop import run
 from tests.builders import demo, lock_of, manifest_of, nobody, numbers
 
 MARK = "0123456789ab"
@@ -111,7 +113,7 @@ TAKE = """
 import sys
 from pathlib import Path
 from factory.errors import WorkError
-from factory.work import Work
+from factory.artifacts.workdir import Work
 try:
     with Work(Path(sys.argv[1])).held():
         print("in")
@@ -189,7 +191,7 @@ def test_several_may_share_the_work_and_whoever_wants_it_alone_is_kept_out(work)
 
 
 def test_who_shares_is_kept_out_by_one_who_is_alone(work, monkeypatch):
-    monkeypatch.setattr("factory.work._BEGINNING", 0.2)
+    monkeypatch.setattr("factory.artifacts.workdir._BEGINNING", 0.2)
     with work.held(), pytest.raises(WorkError, match="in use"), work.shared("inputs one"):
         pass
 

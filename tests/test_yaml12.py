@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory.config import dump, parse
 from factory.errors import RecipeError
-from factory.yaml12 import dump, parse
 
 
 def data(text: str) -> object:

@@ -9,14 +9,15 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from factory import schemas, shards
-from factory.pocket import POCKET
-from factory.shipped import shipped
-from factory.stages.job import Job, Place, slice_directory
-from factory.stages.needs import Outside, Read, SliceSpec
-from factory.stages.train import Dpo, Reward, Sft
-from factory.training.rows import put
+from factory.artifacts import schemas, tables
+from factory.artifacts.resources import shipped
+from factory.artifacts.tables import slice_directory
+from factory.execution.builtin_models import POCKET
+from factory.stage.inputs import Outside, Read, SliceSpec
+from factory.stage.job import Job, Place
+from factory.training.dataset import put
 from factory.training.settings import Task
+from factory.training.train import Dpo, Reward, Sft
 
 BASE = Outside("base", "local/tiny-random-llama@main", "model")
 SMALL: dict[str, Any] = {
@@ -128,7 +129,7 @@ def job(
     for path in (work, out):
         path.mkdir(parents=True, exist_ok=True)
     table = schemas.from_rows([row(kind, number) for number in range(count)], kind)
-    shards.write_slice(slice_directory(upstream, "es"), table)
+    tables.write_slice(slice_directory(upstream, "es"), table)
     read = Read(stage.read, "rows", "es")
     places = {
         BASE: Place(base or tiny_model(), "local/tiny-random-llama", "a" * 40),

@@ -9,29 +9,29 @@ from datetime import datetime
 
 import typer
 
+from factory.artifacts.workdir import home_path
 from factory.cli import (
-    again,
     card,
     chat,
     check,
     doctor,
     hub,
-    line,
     pairs,
+    push_pull,
     report,
+    reproduce,
     results,
+    run,
+    serve,
     slurm,
-    sync,
-    use,
 )
-from factory.cli.app import app, home_path
-from factory.errors import FactoryError
-from factory.redaction import redact
+from factory.cli.app import app
+from factory.errors import FactoryError, redact
 
 # each hangs its commands on app
 __all__ = [
-    "again", "app", "card", "chat", "check", "doctor", "hub", "line", "main", "pairs", "report",
-    "results", "slurm", "sync", "use",
+    "app", "card", "chat", "check", "doctor", "hub", "main", "pairs", "push_pull", "report",
+    "reproduce", "results", "run", "serve", "slurm",
 ]  # fmt: skip
 
 

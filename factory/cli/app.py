@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from factory import __version__
+from factory.artifacts.workdir import home_path
 
 # What people do, in the order in which they do it; a command that is not here comes after these.
 _ORDER = (
@@ -36,11 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-def home_path() -> Path:
-    """Where the factory keeps its state: $FACTORY_HOME, else ./.factory."""
-    return Path(os.environ.get("FACTORY_HOME") or ".factory").absolute()
 
 
 # What `factory --version -v` names: the libraries that results hang on.

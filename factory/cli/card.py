@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from factory.cli.app import app
-from factory.cli.line import HubUrl, Json
+from factory.cli.run import HubUrl, Json
 
 
 @app.command()
@@ -24,13 +24,13 @@ def card(
     json_: Json = False,
 ) -> None:
     """The card of a repo, as its manifest gives it."""
-    from factory.cli.session import session
     from factory.errors import HubError
+    from factory.hub.session import session
 
     if check and refresh:
         raise HubError("--check and --refresh are two things", "give one of them")
     with session(hub) as (_, the_hub):
-        from factory.cards import refresh as cards
+        from factory.reports.cards import refresh as cards
 
         subject = cards.find(the_hub, repo)
         if check:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from factory.cli.app import app
-from factory.cli.line import HubUrl
-from factory.cli.use import Base, Model
+from factory.cli.run import HubUrl
+from factory.cli.serve import Base, Model
 
 if TYPE_CHECKING:
-    from factory.conversation import Conversation
+    from factory.release.chat import Conversation
 
 
 # What would move a terminal's cursor or change its title: a model may say anything.
@@ -45,16 +45,17 @@ def chat(
     Each answer is followed by the language that it is in. /new forgets what was said, an empty
     line ends it.
     """
-    from factory.cli.session import session
     from factory.errors import InputError
+    from factory.hub.session import session
 
     if json_ and prompt is None:
         raise InputError("--json is for one answer", "give --prompt TEXT too")
     with session(hub) as (_, the_hub):
-        from factory import conversation, released
         from factory.engines import Sampling
+        from factory.release import adapter
+        from factory.release import chat as conversation
 
-        found = released.find(model, the_hub, base)
+        found = adapter.find(model, the_hub, base)
         if compare and found.adapter is None:
             raise InputError(
                 f"{model} is a whole model, so there is no base to compare", "leave out --compare"

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import typer
 
 from factory.cli.app import app
-from factory.cli.line import HubUrl, Json, Overrides, RecipeName
+from factory.cli.run import HubUrl, Json, Overrides, RecipeName
 
 
 @app.command()
@@ -17,15 +17,15 @@ def check(
 ) -> None:
     """Check templates, stop tokens and prompt lengths with the real tokenizers, no weights; and
     whether this machine has what a stage needs beside models."""
-    from factory.cli.session import session
-    from factory.recipe import load
+    from factory.hub.session import session
+    from factory.planning.recipe import load
 
     loaded = load(recipe, set_ or ())
     with session(hub) as (home, the_hub):
-        from factory import check as checking
-        from factory import stock
+        from factory.execution import checks as checking
+        from factory.execution import resolve
 
-        pins, _ = stock.resolve(loaded, the_hub, home, None)
+        pins, _ = resolve.resolve(loaded, the_hub, home, None)
         found = [
             *checking.lacking(loaded.recipe),
             *checking.check(loaded, pins, the_hub, home),

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from factory.artifact import Manifest
-from factory.estimate import Estimate
-from factory.lock import Lock
-from factory.plan import State, Step
+from factory.artifacts.manifest import Manifest
+from factory.execution.log import duration, end_line
+from factory.planning.estimate import Estimate
+from factory.planning.lock import Lock
+from factory.planning.plan import State, Step
 
 if TYPE_CHECKING:
     from factory.slurm.costs import Cost
@@ -88,15 +89,7 @@ class Teller:
     def end(self, step: Step, seconds: float | None) -> None:
         """Say what became of a step."""
         self.stop()
-        if step.state is State.BLOCKED:
-            line = f"{step.name}: blocked: {step.reason}"
-        else:
-            assert step.found is not None
-            rows = step.found.manifest.rows()
-            did = "reused" if seconds is None else f"done in {seconds:.0f} s"
-            at = f"in {step.repo} at {step.found.tag}" if step.found.tag else "not published yet"
-            line = f"{step.name}: {did}, {rows.out} rows {at}"
-        self._console.print(line)
+        self._console.print(end_line(step, seconds))
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -170,15 +163,6 @@ def costs_table(site: str, costs: Sequence[Cost]) -> Table:
             [one.step for one in costs if one.seconds is None],
         )
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def lock_table(old: Lock | None, new: Lock) -> Table:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.cli.app import app, home_path
-from factory.cli.line import Json
+from factory.artifacts.workdir import home_path
+from factory.cli.app import app
+from factory.cli.run import Json
 
 if TYPE_CHECKING:
-    from factory.doctor import Check
+    from factory.errors import Check
 
 
 SiteName = Annotated[str | None, typer.Option("--site", help="Look at this cluster instead.")]
@@ -42,8 +43,8 @@ def doctor(
     if install is not None:
         _install(install)
         return
-    from factory.cli.session import address
     from factory.cli.transfer import PUBLIC
+    from factory.hub.session import address
 
     found, remote = [], address(PUBLIC if hub is None else hub)
     for check in _site(site, job) if site else _checks(remote, hub is not None, deep):
@@ -57,7 +58,7 @@ def doctor(
 
 
 def _tell(check: Check) -> None:
-    from factory.redaction import redact
+    from factory.errors import redact
 
     typer.echo(redact(f"{check.state:8} {check.name}: {check.seen}"))
     if check.state != "ok":
@@ -66,9 +67,9 @@ def _tell(check: Check) -> None:
 
 def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
     """Every check, in the order in which things are needed. One more is one line here."""
-    from factory import machine
-    from factory.cli.session import remote_token
-    from factory.euroeval import environment
+    from factory.evaluation.euroeval import environment
+    from factory.execution import doctor as machine
+    from factory.hub.session import remote_token
 
     yield machine.check_python()
     yield from machine.check_packages()
@@ -81,14 +82,14 @@ def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
 
 
 def _site(site: str, job: bool) -> list[Check]:
-    from factory.slurm import look
+    from factory.slurm import doctor as look
     from factory.slurm import site as sites
 
     return look.check(sites.load(site, home_path()), home_path(), job)
 
 
 def _install(name: str) -> None:
-    from factory.euroeval import environment
+    from factory.evaluation.euroeval import environment
 
     typer.echo(f"EuroEval is at {environment.install(name, typer.echo)}")
 
@@ -97,7 +98,7 @@ def _local_hub(root: Path) -> Check:
     """Whether the local hub starts: that of FACTORY_HOME, or one for a moment where none is."""
     import tempfile
 
-    from factory.doctor import Check
+    from factory.errors import Check
     from factory.localhub.launcher import HubStartError, connect
 
     place = next(path for path in (root, *root.parents) if path.is_dir())

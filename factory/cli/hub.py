@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
-from factory.cli.app import app, home_path
+from factory.artifacts.workdir import home_path
+from factory.cli.app import app
 
 # What an export holds: a small store of its own.
 _EXPORTED = re.compile(r"hub\.sqlite|blobs/[0-9a-f]{2}/[0-9a-f]{64}")
@@ -28,10 +29,10 @@ app.add_typer(hub, name="hub")
 @hub.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def exec(command: Annotated[list[str], typer.Argument(help="The command, after --.")]) -> None:
     """Run any command with its Hub clients pointed at the local hub."""
+    from factory.artifacts.workdir import Home
     from factory.cli.transfer import local_hub
     from factory.errors import RecipeError
     from factory.localhub.launcher import environment
-    from factory.work import Home
 
     home = Home(home_path())
     with local_hub() as connection:

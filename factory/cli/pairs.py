@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from factory.cli.app import app
-from factory.cli.line import HubUrl, Json, Overrides, RecipeName
+from factory.cli.run import HubUrl, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,10 +44,10 @@ def compare(
     Each is compared with the recipe's own strategy, and keeps the recipe's filters. Several go
     into one option, with commas between them.
     """
-    from factory.cli.session import session
     from factory.errors import RecipeError
-    from factory.pairs.comparison import strategies as named
-    from factory.recipe import load
+    from factory.hub.session import session
+    from factory.pairs.compare import strategies as named
+    from factory.planning.recipe import load
 
     loaded = load(recipe, set_ or ())
     own = loaded.recipe.steps().get("pair")
@@ -56,22 +56,22 @@ def compare(
     asked = [part for text in strategies or () for part in text.split(",")]
     found = named(own, asked)  # type: ignore[arg-type]
     with session(hub) as (home, the_hub):
-        from factory import places, stock
-        from factory.cards import figures
-        from factory.pairs import comparison
-        from factory.stages.job import Job
-        from factory.stages.needs import Read
+        from factory.execution import inputs, resolve
+        from factory.pairs import compare as comparison
+        from factory.reports.cards import figures
+        from factory.stage.inputs import Read
+        from factory.stage.job import Job
 
         scope = loaded.recipe.scope()
         needs = {n for s in found for spec in s.slices(scope) for n in spec.needs}
-        pins, _ = stock.resolve(loaded, the_hub, home, None)
-        held = stock.holdings(loaded, pins, the_hub, home)
+        pins, _ = resolve.resolve(loaded, the_hub, home, None)
+        held = resolve.holdings(loaded, pins, the_hub, home)
         reads = [need for need in needs if isinstance(need, Read)]
         job = Job(
             step="pairs compare",
             seed=loaded.recipe.seed,
             slices=(),
-            places=places.find(loaded, pins, held, the_hub, reads, "pairs compare"),
+            places=inputs.find(loaded, pins, held, the_hub, reads, "pairs compare"),
             work=Path(),
             out=Path(),
             progress=lambda done, total, unit, tokens=0: None,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factory.cli.app import app
-from factory.cli.line import HubUrl, Json
+from factory.cli.run import HubUrl, Json
 
 if TYPE_CHECKING:
-    from factory.report.source import Source
+    from factory.reports.page.source import Source
 
 
 @app.command()
@@ -34,9 +34,9 @@ def report(
 
     source, endpoint = _source(collection, hub)
 
-    from factory.report.chain import choose
-    from factory.report.gather import gather
-    from factory.report.page import render
+    from factory.reports.page.gather import gather
+    from factory.reports.page.lineage import choose
+    from factory.reports.page.page import render
 
     chain = choose(source.manifests, source.recipe)
     text = render(gather(chain, source.title, source.slug, endpoint))
@@ -62,9 +62,9 @@ def report(
 
 def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
     """The manifests that are meant, and the hub that was named."""
-    from factory.cli.session import address, session
-    from factory.recipe import load
-    from factory.report import source
+    from factory.hub.session import address, session
+    from factory.planning.recipe import load
+    from factory.reports.page import source
 
     path = Path(name)
     if hub is None and source.has_artifacts(path):  # no hub is asked

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factory.cli.app import app
-from factory.cli.line import HubUrl, Json
+from factory.cli.run import HubUrl, Json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from factory.artifact import Manifest
-    from factory.cards.results import Result
-    from factory.hub import Hub
-    from factory.work import Home
+    from factory.artifacts.manifest import Manifest
+    from factory.artifacts.workdir import Home
+    from factory.hub.client import Hub
+    from factory.reports.results import Result
 
 
 @app.command()
@@ -28,10 +28,10 @@ def results(
     json_: Json = False,
 ) -> None:
     """Every score, delta and win rate that was measured, in one table."""
-    from factory.cli.session import session
+    from factory.hub.session import session
 
     with session(hub) as (home, the_hub):
-        from factory.cards.results import tidy
+        from factory.reports.results import tidy
 
         found = tidy(_manifests(what, the_hub, home))
     if json_:
@@ -65,8 +65,9 @@ def table(found: list[Result]) -> Table:
 def _manifests(what: str, hub: Hub, home: Home) -> list[Manifest]:
     """The newest manifest of every repo: on the hub, or at rest here where it is not there yet.
     Raises HubError, RecipeError."""
-    from factory import plan, recipe, stock
-    from factory.lock import Lock
+    from factory.execution import resolve
+    from factory.planning import plan, recipe
+    from factory.planning.lock import Lock
 
     if "/" in what and not Path(what).exists():
         repos = hub.collection(what)
@@ -74,7 +75,7 @@ def _manifests(what: str, hub: Hub, home: Home) -> list[Manifest]:
     else:
         loaded = recipe.load(what)
         repos = dict(plan.repos(loaded.recipe))
-        held = stock.holdings(loaded, Lock(recipe=loaded.recipe.name), hub, home)
+        held = resolve.holdings(loaded, Lock(recipe=loaded.recipe.name), hub, home)
     every = sorted((found.manifest for found in held.found), key=lambda one: one.created)
     newest = {manifest.repo: manifest for manifest in every}
     return [newest[repo] for repo in repos if repo in newest]

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.cli.app import app, home_path
-from factory.cli.line import Frozen, HubUrl, Json, Overrides, RecipeName
+from factory.artifacts.workdir import home_path
+from factory.cli.app import app
+from factory.cli.run import Frozen, HubUrl, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
-    from factory.recipe import Loaded
+    from factory.planning.recipe import Loaded
     from factory.slurm.status import Row
 
 _WATCH = 20.0  # seconds between looks: the queue is shared with others
@@ -39,23 +40,23 @@ def submit(
     json_: Json = False,
 ) -> None:
     """Run a recipe on SLURM: what is missing, and only that, with its dependencies."""
-    from factory.cli.session import session
-    from factory.recipe import load
+    from factory.hub.session import session
+    from factory.planning.recipe import load
     from factory.slurm import site as sites
 
     loaded = load(recipe, set_ or ())
     the_site = sites.load(site, home_path())
     with session(hub) as (home, the_hub):
-        from factory import stock
         from factory.cli.console import Teller, console
-        from factory.execution import select
-        from factory.plan import plan
-        from factory.slurm import line
+        from factory.execution import resolve
+        from factory.execution.run import select
+        from factory.planning.plan import plan
+        from factory.slurm import submit as line
 
         teller = Teller(aside=True)
         loaded = line.on_all_gpus(loaded, the_site, teller.note)
-        pins, _ = stock.resolve(loaded, the_hub, home, teller.note, frozen)
-        held = stock.holdings(loaded, pins, the_hub, home)
+        pins, _ = resolve.resolve(loaded, the_hub, home, teller.note, frozen)
+        held = resolve.holdings(loaded, pins, the_hub, home)
         steps = plan(loaded.recipe, pins, held)
         wanted = select([step.name for step in steps], only or [], until)
         asked = line.Asked(loaded, pins, held, steps, wanted, the_site, home)
@@ -92,7 +93,7 @@ def status(
     json_: Json = False,
 ) -> None:
     """How a submitted recipe stands: waiting, running, failed (and why), done."""
-    from factory.recipe import load
+    from factory.planning.recipe import load
 
     loaded = load(recipe, set_ or ())
     try:
@@ -120,8 +121,8 @@ def cancel(
     set_: Overrides = None,
 ) -> None:
     """Take a recipe's jobs out of the queue; what is finished stays, and submitting goes on."""
-    from factory.recipe import load
-    from factory.slurm import line
+    from factory.planning.recipe import load
+    from factory.slurm import submit as line
     from factory.slurm.queue import Queue
 
     standing = line.standing(load(recipe, set_ or ()), home_path(), Queue())
@@ -131,7 +132,7 @@ def cancel(
         if not only or step in only
     }
     if only:
-        from factory.execution import select
+        from factory.execution.run import select
 
         select([step.name for step in standing.steps], only, None)
     Queue().cancel(job for ids in jobs.values() for job in ids)
@@ -154,38 +155,38 @@ def task(
     fetch: Annotated[bool, typer.Option("--fetch", help="Bring what all steps read.")] = False,
 ) -> None:
     """One job of a submission, as its scripts run it on a node: no hub, no network."""
-    from factory import fan
-    from factory.slurm import node
+    from factory.execution import workers
+    from factory.slurm import task as node
 
     part = None
     if shard is not None:
-        number, of = fan.read_part(shard)
+        number, of = workers.read_part(shard)
         part = node.part(number, of, engines, os.environ)
         node.show_gpus(engines, gpus, os.environ)
     elif not seal and not fetch:
         node.show_all(os.environ)
     if fetch:
-        from factory.cli.session import session
+        from factory.hub.session import session
 
         with session(None) as (_, hub):
-            from factory import provisions
+            from factory.execution import bundle
 
-            given = provisions.bring(provisions.read(directory), hub, directory)
+            given = bundle.bring(bundle.read(directory), hub, directory)
             typer.echo(f"{len(given.repos)} models and datasets are on the shared disk")
         return
     node.cut_off(os.environ, directory)
-    from factory import execution, provisions
     from factory.cli.console import Teller
+    from factory.execution import bundle, run
     from factory.training import launch
 
-    given, meeting = provisions.read(directory), launch.Meeting.of(os.environ)
+    given, meeting = bundle.read(directory), launch.Meeting.of(os.environ)
     over = directory / "ends" / f"over-{meeting.key}"
     if meeting.rank:
-        launch.join(execution.work_of(given, step).path / "checkpoints", over)
+        launch.join(run.work_of(given, step).path / "checkpoints", over)
         return
     teller = Teller()
     try:
-        execution.apart(given, teller, step, part, seal)
+        run.apart(given, teller, step, part, seal)
     finally:
         teller.stop()
         if meeting.machines > 1:
@@ -195,21 +196,21 @@ def task(
 @app.command()
 def publish(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None) -> None:
     """Publish what is sealed and not on the hub yet; run nothing."""
-    from factory.cli.session import session
-    from factory.recipe import load
+    from factory.hub.session import session
+    from factory.planning.recipe import load
 
     loaded = load(recipe, set_ or ())
     with session(hub) as (home, the_hub):
-        from factory import execution
         from factory.cli import console as shown
+        from factory.execution import run
 
         teller = shown.Teller()
-        steps = execution.publish(loaded, the_hub, home, teller)
+        steps = run.publish(loaded, the_hub, home, teller)
         shown.console.print(shown.repos_table(steps))
 
 
 def _look(loaded: Loaded) -> tuple[list[Row], float | None]:
-    from factory.slurm import line
+    from factory.slurm import submit as line
     from factory.slurm.queue import Queue
 
     queue = Queue()
@@ -238,7 +239,8 @@ def _submitted_table(made: object) -> object:
 def _print_status(found: list[Row], spent: float | None, clear: bool) -> None:
     from rich.table import Table
 
-    from factory.cli.console import console, duration
+    from factory.cli.console import console
+    from factory.execution.log import duration
 
     table = Table(title="Status", title_justify="left")
     for column in ("step", "state", "shards", "tasks", "tokens/s", "left", "what is said"):

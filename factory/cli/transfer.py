@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 
 import typer
 
-from factory.cli.app import home_path
+from factory.artifacts.workdir import home_path
 from factory.errors import HubError
+from factory.hub.session import not_started
 from factory.localhub.launcher import Connection, HubStartError, connect
 
 if TYPE_CHECKING:
-    from factory.sync.side import Repo
-    from factory.sync.transfer import Outcome, Shelf, Transfer
+    from factory.hub.sync.side import Repo
+    from factory.hub.sync.transfer import Outcome, Shelf, Transfer
 
 PUBLIC = "https://huggingface.co"
 _SLUG = re.compile(r"[^/@]+/[^/@]*-[0-9a-f]{24}")
@@ -52,14 +53,6 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
         raise not_started(error) from None
 
 
-def not_started(error: HubStartError) -> HubError:
-    """What to do where the local hub does not start: most often its folder cannot be used."""
-    return HubError(
-        f"the local hub did not start: {error}",
-        "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong",
-    )
-
-
 @contextmanager
 def transfer(
     source: tuple[str, str | None],
@@ -75,11 +68,11 @@ def transfer(
     if not keeps_ids and urlsplit(destination[0]).hostname != urlsplit(PUBLIC).hostname:
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     from factory.cli.bar import Bar
-    from factory.sync import transfer as rooms
-    from factory.sync.destination import Destination
-    from factory.sync.mirror import Mirror
-    from factory.sync.plan import Options
-    from factory.sync.side import Side
+    from factory.hub.sync import transfer as rooms
+    from factory.hub.sync.destination import Destination
+    from factory.hub.sync.mirror import Mirror
+    from factory.hub.sync.plan import Options
+    from factory.hub.sync.side import Side
 
     bar = Bar(wishes.quiet)
     with _alone(staging):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory import chat
+from factory.engines import chat_template
 from factory.errors import InputError
 
 
@@ -41,11 +41,11 @@ def read(directory: Path) -> Checkpoint:
         generation = GenerationConfig.from_pretrained(str(directory))
     except OSError:  # a model without one: its config may name an end
         generation = GenerationConfig.from_model_config(config)
-    tokenizer = chat.load_tokenizer(str(directory))
+    tokenizer = chat_template.load_tokenizer(str(directory))
     return Checkpoint(
         directory,
         tokenizer,
-        chat.stop_ids(tokenizer, generation),
+        chat_template.stop_ids(tokenizer, generation),
         int(config.get_text_config().max_position_embeddings),
         int(config.num_labels),
     )

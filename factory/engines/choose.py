@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Typ
 
 from pydantic import Field, model_validator
 
+from factory.config import Knobs
 from factory.engines import Likelihood, Sampler, Scorer
 from factory.errors import StageError
-from factory.knobs import Knobs
 
 if TYPE_CHECKING:
     from factory.engines.openai import OpenAIChat

@@ -19,9 +19,9 @@ from typing import Any
 
 from factory.engines import Sample, Sampling, rooms_of
 from factory.engines.batch import Batch
+from factory.engines.pipelining import resting
 from factory.engines.transformers import TransformersSampler, first_line, generation, has_gpu
 from factory.errors import StageError
-from factory.lanes import resting
 
 LANES = 2  # while one shard's last answers are drawn, the next one's first are
 STEP_TOKENS = 1024  # read or drawn in one step: 8192, its default, makes a mask of hundreds of MB

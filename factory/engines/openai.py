@@ -20,10 +20,10 @@ from typing import Any
 
 import tenacity
 
-from factory.chat import Message
 from factory.engines import Sample, Sampling, checkpoint, rooms_of
+from factory.engines.chat_template import Message
+from factory.engines.pipelining import resting
 from factory.errors import StageError
-from factory.lanes import resting
 
 ADDRESS = "OPENAI_BASE_URL"  # the variable that says where the server is
 LANES = 2

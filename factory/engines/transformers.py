@@ -9,8 +9,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from factory import chat
-from factory.engines import Sample, Sampling, checkpoint, rooms_of, worn
+from factory.engines import Sample, Sampling, chat_template, checkpoint, rooms_of, worn
 from factory.errors import InputError, StageError
 
 BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
@@ -226,8 +225,10 @@ class Talker:
 
     def __init__(self, model: Any, base: Path, speech: Path) -> None:
         found = checkpoint.read(base)
-        self.tokenizer = found.tokenizer if speech == base else chat.load_tokenizer(str(speech))
-        stops = {*found.stop_ids, *chat.stop_ids(self.tokenizer, None)}
+        self.tokenizer = (
+            found.tokenizer if speech == base else chat_template.load_tokenizer(str(speech))
+        )
+        stops = {*found.stop_ids, *chat_template.stop_ids(self.tokenizer, None)}
         self.stop_ids, self.max_context = sorted(stops), found.max_context
         self._model = model.to(_device()).eval()
 

@@ -18,8 +18,8 @@ from typing import Any
 from factory.engines import Sample, Sampling, checkpoint, rooms_of, worn
 from factory.engines.batch import Batch
 from factory.engines.guard import Guard
+from factory.engines.pipelining import resting
 from factory.errors import InputError, StageError
-from factory.lanes import resting
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values vLLM takes for max_lora_rank
 LANES = 2  # while one shard's last answers are drawn, the next one's first are

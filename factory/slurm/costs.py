@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from factory.estimate import Estimate, engines_of, paced, work
-from factory.plan import Holdings, State, Step
+from factory.planning.estimate import Estimate, engines_of, paced, work
+from factory.planning.plan import Holdings, State, Step
 from factory.slurm import sizes
 from factory.slurm.site import Site, family_of
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.errors import WorkError
-from factory.redaction import redact
+from factory.errors import WorkError, redact
 from factory.slurm.script import dependency
 
 _FORMAT = "%i|%F|%K|%T|%r|%N|%S|%j"  # id, of the array, index, state, why, nodes, start, name

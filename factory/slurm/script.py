@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from factory import __version__
-from factory.shipped import shipped
+from factory.artifacts.resources import shipped
 from factory.slurm.site import Family, FamilyName, Site
 
 Kind = Literal["fetch", "array", "whole", "seal"]

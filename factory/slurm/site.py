@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from factory import yaml12
+from factory import config
+from factory.artifacts.resources import shipped
+from factory.config import Knobs
 from factory.engines.choose import EngineKnobs
 from factory.errors import RecipeError, nearest
-from factory.knobs import Knobs
-from factory.recipe import explain, merge
-from factory.shipped import shipped
-from factory.stages.contract import Stage
+from factory.planning.recipe import explain, merge
+from factory.stage.stage import Stage
 from factory.training.settings import Running
 
 FamilyName = Literal["generate", "train", "euroeval", "cpu"]
@@ -220,10 +220,10 @@ def load(name: str, home: Path) -> Site:
         raise explain(error, document, Site, "the site") from None
 
 
-def _read(path: Path, home: Path, seen: tuple[Path, ...]) -> yaml12.Document:
+def _read(path: Path, home: Path, seen: tuple[Path, ...]) -> config.Document:
     if path.resolve() in seen:
         raise RecipeError(f"{path} extends itself", "break the circle")
-    document = yaml12.parse(path.read_text(encoding="utf-8"), path.name)
+    document = config.parse(path.read_text(encoding="utf-8"), path.name)
     if not isinstance(document.data, dict):
         raise RecipeError(f"{path} holds no site", "start from one of slurm/sites/")
     if "extends" not in document.data:
@@ -231,10 +231,10 @@ def _read(path: Path, home: Path, seen: tuple[Path, ...]) -> yaml12.Document:
     above = find(str(document.data.pop("extends")), home)
     base = _read(above, home, (*seen, path.resolve()))
     merged = merge(base.data, document.data)
-    return yaml12.Document(merged, {**base.places, **document.places})
+    return config.Document(merged, {**base.places, **document.places})
 
 
-def _fill_in(document: yaml12.Document) -> None:
+def _fill_in(document: config.Document) -> None:
     """Fill in `$NAME` where a value is needed here and not on a node: what is known when jobs are
     submitted. Raises RecipeError for a variable that is not set."""
 

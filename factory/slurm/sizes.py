@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from factory.engines.choose import EngineKnobs
 from factory.errors import RecipeError
-from factory.plan import Step
+from factory.planning.plan import Step
 from factory.slurm.queue import ranges
 from factory.slurm.site import Family, Limits
 

@@ -9,11 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from factory import shards
-from factory.plan import State, Step
+from factory.artifacts import shards
+from factory.artifacts.workdir import Home
+from factory.planning.plan import State, Step
 from factory.slurm.queue import Ended, Queued
 from factory.slurm.submission import Alive, Submission, Submitted
-from factory.work import Home
 
 Stand = Literal["done", "published", "running", "waiting", "failed", "blocked", "not submitted"]
 _LINES = 5  # of a log

@@ -17,21 +17,22 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from factory.artifact import Record
+from factory.artifacts.files import write_atomically
+from factory.artifacts.manifest import Record
+from factory.artifacts.shards import read_grid
+from factory.artifacts.workdir import Home
 from factory.errors import RecipeError, WorkError
-from factory.estimate import Estimate
-from factory.plan import State, Step
-from factory.recipe import Loaded, Recipe
-from factory.shards import read_grid, write_atomically
+from factory.planning.estimate import Estimate
+from factory.planning.plan import State, Step
+from factory.planning.recipe import Loaded, Recipe
 from factory.slurm import sizes
 from factory.slurm.queue import Queue, Queued
 from factory.slurm.script import Kind, Work, render
 from factory.slurm.site import Site, family_of
 from factory.slurm.sizes import Size
-from factory.stages.contract import Stage
-from factory.stages.needs import Read
+from factory.stage.inputs import Read
+from factory.stage.stage import Stage
 from factory.training.settings import Running
-from factory.work import Home
 
 RECORD = "submission.json"
 FETCH = "fetch"  # the step, in the record, that brings what the others read

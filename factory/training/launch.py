@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
+from factory.artifacts.files import write_atomically
 from factory.errors import Interrupted, StageError
-from factory.shards import write_atomically
-from factory.stages.job import Progress
+from factory.stage.job import Progress
 from factory.training import trainers
-from factory.training.checkpoints import STOP, Request
 from factory.training.loop import RESULT, train
+from factory.training.resume import STOP, Request
 from factory.training.settings import Task
 
 _POLL = 0.1  # seconds between looks at how far they are

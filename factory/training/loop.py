@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from factory import chat, kept
+from factory.artifacts import checkpoints
+from factory.artifacts.files import write_atomically
+from factory.engines import chat_template
 from factory.errors import Interrupted, StageError
-from factory.shards import write_atomically
-from factory.stages.job import Progress
-from factory.training import rows, trainers, watching
-from factory.training.checkpoints import COMPLETE, Request, last_checkpoint
+from factory.stage.job import Progress
+from factory.training import dataset, monitoring, trainers
+from factory.training.resume import COMPLETE, Request, last_checkpoint
 from factory.training.settings import Task
 
 RESULT = "result.json"  # what the main process found, for whoever started several
@@ -33,9 +34,9 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
 
     began = time.monotonic()
     request = Request(task.work, starter)
-    tokenizer = chat.load_tokenizer(str(task.base))
+    tokenizer = chat_template.load_tokenizer(str(task.base))
     torch.manual_seed(task.seed)
-    parts = rows.get(task.rows)
+    parts = dataset.get(task.rows)
     ends: list[float] = []  # of steps
 
     def told(done: int, total: int, unit: str, tokens: int = 0) -> None:
@@ -45,13 +46,13 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
     trainer = trainers.build(task, tokenizer, *parts, [_watcher(request, told)])
     trainer.remove_callback(PrinterCallback)  # our progress and the manifest's curve say it
     trainer.add_callback(_keeper(trainer, task))
-    stops = chat.stop_ids(tokenizer, getattr(trainer.model, "generation_config", None))
+    stops = chat_template.stop_ids(tokenizer, getattr(trainer.model, "generation_config", None))
     if task.method in ("sft", "preference"):
-        rows.check_stops(tokenizer, parts[0][0], stops, task.step)
+        dataset.check_stops(tokenizer, parts[0][0], stops, task.step)
     with request.listening():
         trainer.train(resume_from_checkpoint=last_checkpoint(task.work))
     history = trainer.state.log_history
-    if not watching.finite(history):
+    if not monitoring.finite(history):
         raise StageError(
             f"{task.step}: the loss is not finite after {trainer.state.global_step} steps",
             "lower lr; if it stays so, look for empty or odd rows",
@@ -70,7 +71,7 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
         "final": final,
         "steps": steps,
         "kept": {
-            kept.written(share): step_of(share, trainer.state.max_steps)
+            checkpoints.written(share): step_of(share, trainer.state.max_steps)
             for share in task.checkpoints
         },
         "stops": stops,
@@ -85,8 +86,8 @@ def _final(trainer: Any, held_out: bool) -> dict[str, float]:
         return {}
     looks = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if looks and looks[-1]["step"] == trainer.state.global_step:
-        return watching.short({k: v for k, v in looks[-1].items() if k != "step"})
-    return watching.short(trainer.evaluate())
+        return monitoring.short({k: v for k, v in looks[-1].items() if k != "step"})
+    return monitoring.short(trainer.evaluate())
 
 
 def _save(trainer: Any, task: Task) -> None:
@@ -99,7 +100,9 @@ def _save(trainer: Any, task: Task) -> None:
         merged.save_pretrained(str(task.out))
     if trainer.accelerator.is_main_process:
         for share in task.checkpoints:
-            shutil.copytree(task.kept(share), task.out / kept.folder(kept.written(share)))
+            shutil.copytree(
+                task.kept(share), task.out / checkpoints.folder(checkpoints.written(share))
+            )
 
 
 def _save_adapter(trainer: Any, to: Path) -> None:

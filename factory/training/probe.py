@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from factory import chat
-from factory.artifact import read_manifest
-from factory.engines import choose
+from factory.artifacts.manifest import read_manifest
+from factory.engines import chat_template, choose
 from factory.engines.choose import EngineKnobs, Name
 from factory.errors import StageError
 from factory.training import adapters
@@ -48,9 +47,9 @@ def probe(
     """
     import torch
 
-    tokenizer = chat.load_tokenizer(str(base))
+    tokenizer = chat_template.load_tokenizer(str(base))
     rows = [
-        chat.conversation_ids(tokenizer, messages)[:max_length]
+        chat_template.conversation_ids(tokenizer, messages)[:max_length]
         for messages in conversations[:PROMPTS]
     ]
     model = adapters.load(base, adapter, dtype).to(_device())

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from factory import kept
-from factory.knobs import Knobs
+from factory.artifacts import checkpoints as kept
+from factory.config import Knobs
 
 # The projections of Llama-like models, as CroCo's published scripts have them.
 PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from factory.artifacts.files import write_atomically
 from factory.errors import FactoryError, Interrupted
-from factory.shards import write_atomically
 from factory.training import loop
 from factory.training.settings import Task
 

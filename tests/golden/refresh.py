@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from factory.artifact import Manifest, read_manifest
-from factory.cards import card
+from factory.artifacts.manifest import Manifest, read_manifest
+from factory.reports.cards import card
 
 HERE = Path(__file__).parent
 SCHEMA = HERE.parent.parent / "docs" / "manifest.schema.json"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from factory.artifact import Manifest, read_manifest
+from factory.artifacts.manifest import Manifest, read_manifest
 from factory.errors import WorkError
 from factory.slurm import site as sites
 from factory.slurm import sizes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from factory.artifact import Cost
-from factory.estimate import estimate
-from factory.plan import Found, Holdings, plan
+from factory.artifacts.manifest import Cost
+from factory.planning.estimate import estimate
+from factory.planning.plan import Found, Holdings, plan
 from factory.slurm import costs
 from factory.slurm.site import Family, Limits, Site
 from tests.builders import ASKED, demo, lock_of, walked

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from factory.errors import WorkError
-from factory.slurm import look, queue, site
+from factory.slurm import doctor, queue, site
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def states(found):
 
 
 def test_a_site_that_is_as_it_says(lab, tmp_path):
-    found = look.check(lab, tmp_path / "home", run=answering())
+    found = doctor.check(lab, tmp_path / "home", run=answering())
     assert states(found) == {}
     names = {one.name for one in found}
     assert {"sbatch", "account", "generate: partition", "limits.array", "secrets", "home"} <= names
@@ -72,7 +72,7 @@ def test_a_site_that_is_as_it_says(lab, tmp_path):
     ],
 )
 def test_what_is_not_as_it_says_fails_with_a_fix(lab, tmp_path, changed, name):
-    found = look.check(lab, tmp_path / "home", run=answering(**changed))
+    found = doctor.check(lab, tmp_path / "home", run=answering(**changed))
     [one] = [one for one in found if one.name == name]
     assert one.state == "failed" and one.fix
 
@@ -80,14 +80,14 @@ def test_what_is_not_as_it_says_fails_with_a_fix(lab, tmp_path, changed, name):
 def test_files_that_are_missing_or_open_to_others(lab, tmp_path):
     lab.secrets.chmod(0o640)
     lab.generate.container.unlink()
-    found = states(look.check(lab, tmp_path / "home", run=answering()))
+    found = states(doctor.check(lab, tmp_path / "home", run=answering()))
     assert found == {"secrets": "failed", "generate: container": "failed"}
     assert stat.S_IMODE(lab.secrets.stat().st_mode) == 0o640  # it says so, and changes nothing
 
 
 def test_a_job_of_a_minute_sees_gpus(lab, tmp_path):
     for seen, state in (("8", "ok"), ("0", "failed")):
-        found = look.check(lab, tmp_path / "home", job=True, run=answering(srun=f"{seen}\n"))
+        found = doctor.check(lab, tmp_path / "home", job=True, run=answering(srun=f"{seen}\n"))
         assert {one.name: one.state for one in found}["generate: GPUs"] == state
 
 
@@ -96,7 +96,7 @@ def test_a_machine_without_slurm_says_line_by_line_what_is_missing_and_what_to_d
 ):
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     lab.generate.container.unlink()
-    found = {one.name: one for one in look.check(lab, tmp_path / "home")}
+    found = {one.name: one for one in doctor.check(lab, tmp_path / "home")}
     bad = {name: one for name, one in found.items() if one.state != "ok"}
     assert {"sbatch", "squeue", "scontrol", "account", "partitions", "limits.array"} <= bad.keys()
     assert all(one.fix for one in bad.values())

@@ -37,7 +37,7 @@ def test_where_machines_meet_is_read_from_what_the_script_and_slurm_say():
 
 @pytest.mark.slow
 def test_accelerate_is_told_of_the_other_machines(tmp_path):
-    from factory.stages.train import Sft
+    from factory.training.train import Sft
 
     stage = Sft(batch=16, how={"processes": 16})
     task = task_of(stage, job(tmp_path, stage))

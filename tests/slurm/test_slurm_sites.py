@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from factory.artifacts.resources import shipped
 from factory.errors import RecipeError
-from factory.shipped import shipped
 from factory.slurm import site
 from tests.slurm.scripts import VARIABLES
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.artifacts.shards import cut as cut_shards
 from factory.errors import RecipeError
-from factory.fan import read_part
-from factory.plan import Holdings, plan
-from factory.shards import cut as cut_shards
-from factory.slurm import node, sizes
+from factory.execution.workers import read_part
+from factory.planning.plan import Holdings, plan
+from factory.slurm import sizes, task
 from factory.slurm.queue import ranges, read_sacct, read_scontrol
 from factory.slurm.site import Family, Limits
 from factory.slurm.sizes import Size
@@ -34,7 +34,7 @@ def test_every_shard_is_made_by_one_engine_of_one_task(tasks, engines, shards):
     made = []
     for number in range(tasks):
         for place in range(engines):
-            part = node.part(number, tasks, engines, {"SLURM_PROCID": str(place)})
+            part = task.part(number, tasks, engines, {"SLURM_PROCID": str(place)})
             made += [shard.number for shard in grid.part(*part).shards]
     assert sorted(made) == list(range(shards))
 
@@ -116,16 +116,16 @@ def test_all_jobs_together_stay_below_what_the_site_allows():
 
 def test_an_engine_that_srun_did_not_start_is_refused():
     with pytest.raises(Exception, match="SLURM_PROCID"):
-        node.part(0, 1, 8, {})
-    assert node.part(*read_part("3/4"), 1, {}) == (3, 4)
+        task.part(0, 1, 8, {})
+    assert task.part(*read_part("3/4"), 1, {}) == (3, 4)
 
 
 def test_an_engine_sees_its_own_gpus_and_too_few_are_refused():
     given_ = {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "SLURM_PROCID": "1"}
-    node.show_gpus(2, 2, given_)
+    task.show_gpus(2, 2, given_)
     assert given_["HIP_VISIBLE_DEVICES"] == "2,3" and "ROCR_VISIBLE_DEVICES" not in given_
     with pytest.raises(Exception, match="was given 4"):
-        node.show_gpus(8, 1, {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "SLURM_PROCID": "1"})
+        task.show_gpus(8, 1, {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "SLURM_PROCID": "1"})
 
 
 def test_what_slurm_says_of_jobs_that_are_over():

@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from factory import shards
-from factory.plan import Holdings, plan
-from factory.recipe import load
+from factory.artifacts import shards, tables
+from factory.artifacts.workdir import Home
+from factory.planning.plan import Holdings, plan
+from factory.planning.recipe import load
 from factory.slurm import status
 from factory.slurm.queue import Ended, Queued
 from factory.slurm.submission import Alive, Job, Submission, Submitted
-from factory.work import Home
 from tests.builders import lock_of, walked
 
 
@@ -64,7 +64,7 @@ def test_what_runs_says_how_fast_and_how_long(stands):
     grid = shards.grid(work_of(work), {"en": 8}, 2)
     table = shards.noted(pa.table({"a": [1]}), tokens=600)
     for shard in grid.shards[:2]:
-        shards.write_table(shard.file(work), table)
+        tables.write_table(shard.file(work), table)
     old = time.time() - 3600
     os.utime(grid.shards[0].file(work), (old, old))  # of a task before
     row = look([queued(0, "RUNNING", time.time() - 60), queued(1, "PENDING")])

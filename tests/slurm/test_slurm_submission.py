@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from factory.artifacts.workdir import Home
 from factory.errors import RecipeError, WorkError
-from factory.estimate import estimate
-from factory.plan import Holdings, plan
-from factory.recipe import load
+from factory.planning.estimate import estimate
+from factory.planning.plan import Holdings, plan
+from factory.planning.recipe import load
 from factory.slurm import site as sites
 from factory.slurm import submission
 from factory.slurm.queue import Queue, Queued
 from factory.slurm.submission import Alive, mark, on_all_gpus
-from factory.work import Home
 from tests.builders import lock_of
 
 

@@ -1,0 +1,1 @@
+"""Artifacts on disk: identity, manifests, tables, shards and work directories."""

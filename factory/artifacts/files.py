@@ -1,0 +1,62 @@
+"""Write files atomically: whole or not at all, and on disk for good before they get their name."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """One file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """One file, whole, unless it is there already: of several writers the first one wins."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.once")
+    write_atomically(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Wait until no other process settles anything in this work directory, and keep them out."""
+    with (work / "settling").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def replacing(path: Path, last: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it on success, gone on failure. It is on disk for
+    good when this is done, unless that is not the `last` word: sealing sees to all of an artifact.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if last:
+            sync(temporary)
+        temporary.rename(path)
+        if last:
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Make what a file holds, or which names a directory has, outlast a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

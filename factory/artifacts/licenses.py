@@ -1,0 +1,255 @@
+"""Licences: a table of those the Hub knows, and what may be said of a thing made from others.
+
+This is bookkeeping, not advice. The rule is cautious: everything that was read counts, a prompt as
+much as a model whose answers or scores are kept, and what the table cannot settle is a conflict
+that a person settles in the recipe, with a reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from factory.artifacts.front_matter import front_matter
+from factory.artifacts.manifest import License
+from factory.errors import RecipeError, nearest
+
+Kind = Literal["permissive", "share-alike", "non-commercial", "no-derivatives", "own terms"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a licence asks of whoever passes on something made from what is under it.
+
+    `asks` orders permissive ones; `accepts` are later versions a work may move to; `begins` is
+    how the name of a model made from it must begin; `notice` must go along."""
+
+    kind: Kind
+    name: str
+    asks: int = 0
+    accepts: tuple[str, ...] = ()
+    share_alike: bool = False
+    link: str = ""
+    begins: str = ""
+    notice: str = ""
+
+
+def _cc(code: str, kind: Kind, name: str, versions: str, **more: Any) -> dict[str, Terms]:
+    """The versions of one Creative Commons licence; a share-alike one may move to a later one."""
+    found, every = {}, versions.split()
+    for number, version in enumerate(every):
+        later = tuple(f"cc-{code}-{v}" for v in every[number + 1 :]) if "sa" in code else ()
+        terms = Terms(
+            kind,
+            f"Creative Commons {name} {version}",
+            accepts=later,
+            link=f"https://creativecommons.org/licenses/{code}/{version}/",
+            **more,
+        )
+        found[f"cc-{code}-{version}"] = terms
+    return found
+
+
+def _llama(version: str, slug: str, began: str, built: str) -> Terms:
+    return Terms(
+        "own terms",
+        f"Llama {version} Community License",
+        link=f"https://www.llama.com/{slug}/license/",
+        begins=began,
+        notice=f"{built}Llama {version} is licensed under the Llama {version} Community License, "
+        "Copyright © Meta Platforms, Inc. All Rights Reserved.",
+    )
+
+
+_FREE = ("mit MIT", "isc ISC", "bsd BSD", "bsd-2-clause BSD-2-Clause", "bsd-3-clause BSD-3-Clause",
+         "bsd-3-clause-clear BSD-3-Clause-Clear", "zlib zlib", "ncsa NCSA", "bsl-1.0 BSL-1.0",
+         "postgresql PostgreSQL")  # fmt: skip
+_COPYLEFT = ("gpl-3.0 agpl-3.0", "agpl-3.0", "gpl-2.0", "lgpl-2.1 lgpl-3.0", "lgpl-3.0", "mpl-2.0",
+             "epl-2.0", "eupl-1.2", "osl-3.0", "odbl", "cdla-sharing-1.0", "gfdl")  # fmt: skip
+_RAIL = ("openrail", "openrail++", "bigscience-openrail-m", "creativeml-openrail-m",
+         "bigcode-openrail-m", "bigscience-bloom-rail-1.0")  # fmt: skip
+
+# Every id here is one the Hub takes. Families that do not say which (`cc`, `gpl`) are left out.
+TABLE: Mapping[str, Terms] = {
+    **{one: Terms("permissive", one) for one in ("cc0-1.0", "pddl", "unlicense", "wtfpl")},
+    **{
+        code: Terms("permissive", name, asks=1)
+        for code, name in (line.split() for line in _FREE)
+    },
+    **{
+        code: Terms("permissive", code, asks=2)
+        for code in ("cdla-permissive-2.0", "cdla-permissive-1.0", "afl-3.0", "artistic-2.0",
+                     "ecl-2.0", "ms-pl", "etalab-2.0", "odc-by")
+    },
+    **_cc("by", "permissive", "Attribution", "2.0 2.5 3.0 4.0", asks=3),
+    "apache-2.0": Terms(
+        "permissive",
+        "Apache License 2.0",
+        asks=4,
+        link="https://www.apache.org/licenses/LICENSE-2.0",
+    ),
+    **{
+        line.split()[0]: Terms(
+            "share-alike", line.split()[0], accepts=tuple(line.split()[1:]), share_alike=True
+        )
+        for line in _COPYLEFT
+    },
+    **_cc("by-sa", "share-alike", "Attribution ShareAlike", "3.0 4.0", share_alike=True),
+    **_cc("by-nc", "non-commercial", "Attribution NonCommercial", "2.0 3.0 4.0"),
+    **_cc("by-nc-sa", "non-commercial", "Attribution NonCommercial ShareAlike", "2.0 3.0 4.0",
+          share_alike=True),
+    **_cc("by-nd", "no-derivatives", "Attribution NoDerivatives", "4.0"),
+    **_cc("by-nc-nd", "no-derivatives", "Attribution NonCommercial NoDerivatives", "3.0 4.0"),
+    **{one: Terms("own terms", one) for one in _RAIL},
+    **{
+        one: Terms("own terms", one)
+        for one in ("apple-amlr", "apple-ascl", "intel-research", "deepfloyd-if-license",
+                    "fair-noncommercial-research-license", "h-research", "c-uda")
+    },
+    "gemma": Terms(
+        "own terms",
+        "Gemma Terms of Use",
+        link="https://ai.google.dev/gemma/terms",
+        notice="Gemma is provided under and subject to the Gemma Terms of Use found at "
+        "https://ai.google.dev/gemma/terms",
+    ),
+    "llama2": _llama("2", "llama2", "", ""),
+    "llama3": _llama("3", "llama3", "Llama 3", "Built with Meta Llama 3. "),
+    "llama3.1": _llama("3.1", "llama3_1", "Llama", "Built with Llama. "),
+    "llama3.2": _llama("3.2", "llama3_2", "Llama", "Built with Llama. "),
+    "llama3.3": _llama("3.3", "llama3_3", "Llama", "Built with Llama. "),
+    "llama4": _llama("4", "llama4", "Llama", "Built with Llama. "),
+}  # fmt: skip
+
+
+def known(license: License | None) -> bool:
+    """Whether the table says what this licence asks; `other` with a name and a link is one too."""
+    return license is not None and (
+        license.id in TABLE or (license.id == "other" and bool(license.name and license.link))
+    )
+
+
+def terms(license: License) -> Terms:
+    """What a licence asks. `other` is under its own terms."""
+    if license.id in TABLE:
+        return TABLE[license.id]
+    return Terms("own terms", license.name or license.id, link=license.link or "")
+
+
+def stated(readme: str) -> License | None:
+    """The licence that a card states; None for none, for several that cannot be combined, and for
+    one the table does not have. Raises InputError for metadata that is not YAML."""
+    data, _ = front_matter(readme)
+    found = (data or {}).get("license")
+    ids = [str(one).lower() for one in (found if isinstance(found, list) else [found]) if one]
+    named = {
+        key: str((data or {})[f"license_{key}"])
+        for key in ("name", "link")
+        if (data or {}).get(f"license_{key}")
+    }
+    each = [License(id=one, **(named if one == "other" else {})) for one in ids]
+    if not each or not all(known(one) for one in each):
+        return None
+    return _strictest(each)
+
+
+def settle(
+    repo: str,
+    kind: str,
+    inputs: Sequence[tuple[str, License | None]],
+    said: License | None,
+) -> License:
+    """The licence of what is made in `repo` from `inputs` (name and licence each).
+
+    `said` is what the recipe says: with a reason it stands, without one it must be allowed by all
+    inputs; where it says nothing, the strictest input decides. Raises RecipeError, which names
+    the inputs that do not go together and how to settle it.
+    """
+    settle_it = (
+        "say in the recipe what it is, with a reason: license: {id: …, because: …}; or what a "
+        "source is under: licenses: {source: id}"
+    )
+    if said is not None:
+        if not known(said):
+            raise RecipeError(
+                f"license {said.id!r} is not one the table has{nearest(said.id, TABLE)}",
+                "use an id of the Hub, or license: {id: other, name: …, link: …}",
+            )
+        if said.because:
+            return said
+    unknown = [name for name, license in inputs if not known(license)]
+    if unknown:
+        raise RecipeError(f"{repo}: no licence is known of {_told(unknown)}", settle_it)
+    found = [(name, license) for name, license in inputs if license is not None]
+    chosen = said or _strictest([license for _, license in found])
+    if chosen is None:
+        listed = [f"{name} ({license.id})" for name, license in found]
+        raise RecipeError(
+            f"{repo}: the licences of its inputs do not go together: {_told(listed)}"
+            if found
+            else f"{repo}: nothing says under which licence it is",
+            settle_it,
+        )
+    against = [f"{name} ({one.id})" for name, one in found if not _allows(one, chosen)]
+    if against:
+        raise RecipeError(
+            f"{repo} cannot be under {chosen.id}: it is made from {_told(against)}", settle_it
+        )
+    begins = terms(chosen).begins
+    if begins and kind in ("adapter", "model") and not _begins(repo, begins):
+        raise RecipeError(
+            f"{repo}: under the {terms(chosen).name}, its name begins with {begins!r}",
+            f"call the recipe {begins.replace(' ', '-')}-…, or give license: a because:",
+        )
+    return chosen
+
+
+def header(license: License) -> dict[str, str]:
+    """The lines of a card's metadata that state a licence."""
+    found = {"license": license.id}
+    if license.id == "other":
+        found |= {"license_name": _slug(license.name or ""), "license_link": license.link or ""}
+    return found
+
+
+def _allows(one: License, made: License) -> bool:
+    """Whether something made from what is under `one` may be passed on under `made`."""
+    asked, given = terms(one), terms(made)
+    same = made.id in (one.id, *asked.accepts) and made.name == one.name
+    match asked.kind:
+        case "permissive":
+            return True
+        case "non-commercial":
+            return same or (given.kind == "non-commercial" and not asked.share_alike)
+        case "no-derivatives":
+            return False
+        case _:
+            return same
+
+
+def _strictest(each: Iterable[License]) -> License | None:
+    """The one of these that something made from all of them may be under, if there is one."""
+    every = list(each)
+    fit = [one for one in every if all(_allows(other, one) for other in every)]
+    best = max(fit, key=lambda one: (terms(one).asks, one.id), default=None)
+    return best and best.model_copy(update={"because": None})
+
+
+def _begins(repo: str, begins: str) -> bool:
+    return _plain(repo.partition("/")[2]).startswith(_plain(begins))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def _told(names: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    more = f" and {len(unique) - 4} more" if len(unique) > 4 else ""
+    return ", ".join(unique[:4]) + more

@@ -1,0 +1,203 @@
+"""The manifest: the record of what an artifact is and how it came about.
+
+A *slice* (one language of one artifact, or one model in one language) is the unit of identity.
+Its fingerprint hashes everything that gives its rows their meaning; see docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from factory.artifacts.hashing import MANIFEST, content_digest
+
+
+class Record(BaseModel):
+    """Base of everything written to a manifest: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class License(Record):
+    """A licence by the Hub's id, written as that alone or with more. `other` needs `name` and
+    `link`; `because` is why a person says so although the inputs do not."""
+
+    id: str
+    name: str | None = None
+    link: str | None = None
+    because: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_id(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _short(self, dump: SerializerFunctionWrapHandler) -> str | dict[str, Any]:
+        said: dict[str, Any] = {k: v for k, v in dump(self).items() if v is not None}
+        return self.id if said.keys() == {"id"} else said
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler.resolve_ref_schema(handler(schema))]}
+
+
+class FileRecord(Record):
+    """One file of an artifact: path from its root, sha256, bytes, and rows if it is a table."""
+
+    path: str
+    sha256: str
+    size: int
+    rows: int | None = None
+
+
+class InputRecord(Record):
+    """What one slice read: an artifact's slice (`step`, `slice`, `fingerprint`, to be had from
+    `repo` at `tag`) or something from outside (`source`, `revision`); `digest` is the content
+    that was really read, `license` what that is under. `served`: a model that was asked under the
+    name `source`; what it was is not known, and `digest` is of the name."""
+
+    role: str
+    digest: str
+    step: str | None = None
+    slice: str | None = None
+    fingerprint: str | None = None
+    repo: str | None = None
+    tag: str | None = None
+    source: str | None = None
+    revision: str | None = None
+    license: License | None = None
+    # of an adapter that was read as it was after this share of its training
+    checkpoint: str | None = Field(None, exclude_if=lambda value: value is None)
+    served: bool = Field(False, exclude_if=lambda value: not value)
+
+
+class Rows(Record):
+    """Conservation for one slice: `into` = `out` + the sum of `dropped` by reason.
+
+    `into` counts what the stage was asked to make (for generate: prompts x n)."""
+
+    into: int
+    out: int
+    dropped: dict[str, int] = Field(default_factory=dict)
+
+    def balanced(self) -> bool:
+        """Whether nothing went missing without a reason."""
+        return self.into == self.out + sum(self.dropped.values())
+
+
+class SliceRecord(Record):
+    """One slice: its identity as hashed, what it read, how many rows, its content, and which of
+    its rows were not made anew."""
+
+    fingerprint: str
+    row_key: str
+    identity: dict[str, Any]
+    inputs: list[InputRecord]
+    rows: Rows
+    digest: str
+    taken_over: dict[str, int] = Field(default_factory=dict)  # rows, by repo@tag they stood in
+
+
+class Sample(Record):
+    """A row as an example, chosen by its place alone; long texts are cut."""
+
+    slice: str
+    row: int
+    cells: dict[str, Any]
+
+
+class Cost(Record):
+    """What making it took, all attempts together: seconds of wall time and GPU-hours. Where
+    somebody looked closer, how many `engines` ran beside one another, and for how many seconds
+    they were at work and loading models, all of them together."""
+
+    wall_seconds: float
+    gpu_hours: float = 0.0
+    tokens: int = 0
+    engines: int = 0
+    working_seconds: float = 0.0
+    loading_seconds: float = 0.0
+
+
+class Manifest(Record):
+    """The truth about one artifact, kept as `factory.json` at its root and written last."""
+
+    manifest_version: int = 1
+    repo: str
+    license: License | None = None
+    recipe: str
+    step: str
+    stage: str
+    kind: str
+    fingerprint: str
+    languages: list[str]
+    fields: dict[str, Any]
+    how: dict[str, Any]
+    seed: int
+    slices: dict[str, SliceRecord]
+    files: list[FileRecord]
+    models: list[InputRecord] = Field(default_factory=list)
+    stats: dict[str, Any] = Field(default_factory=dict)
+    samples: list[Sample] = Field(default_factory=list)
+    references: list[str] = Field(default_factory=list)  # keys of cards/references.bib
+    departures: dict[str, str] = Field(default_factory=dict)  # from what its recipe follows: why
+    determinism: str  # exact | rounding | distribution
+    template: dict[str, Any] | None = None
+    cost: Cost
+    environment: dict[str, str]
+    created: str
+
+    @property
+    def tag(self) -> str:
+        """The Hub tag that names this artifact's identity."""
+        return f"fp-{self.fingerprint}"
+
+    def content(self) -> str:
+        """Digest of all slices together: two draws of one recipe differ here alone."""
+        return content_digest((name, record.digest) for name, record in self.slices.items())
+
+    def digest_of(self, folder: str) -> str:
+        """Digest of the files below a folder, as if they were all there is."""
+        below = f"{folder}/"
+        return content_digest(
+            (record.path.removeprefix(below), record.sha256)
+            for record in self.files
+            if record.path.startswith(below)
+        )
+
+    def rows(self) -> Rows:
+        """The counts of all slices added up."""
+        dropped: dict[str, int] = {}
+        for record in self.slices.values():
+            for reason, count in record.rows.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + count
+        return Rows(
+            into=sum(r.rows.into for r in self.slices.values()),
+            out=sum(r.rows.out for r in self.slices.values()),
+            dropped=dropped,
+        )
+
+    def dump(self) -> str:
+        """The text of `factory.json`."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of an artifact at rest. Raises OSError or ValueError when there is none."""
+    return Manifest.model_validate_json((directory / MANIFEST).read_bytes())

@@ -1,0 +1,152 @@
+"""Rows of earlier artifacts that stand in a new one: what was made once is not made again.
+
+What is taken over is settled once, in the work directory, before the grid is cut; so a step that
+is killed and run again still has the same rows to make, whatever was published in between.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory.artifacts import schemas
+from factory.artifacts.files import write_atomically
+from factory.artifacts.tables import write_table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_TAKEN = "taken.json"  # written last: the rows taken over, by where they came from
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The files of one slice of an artifact that was made before, and what to call it
+    (`org/repo@tag`). `whole`: it is this very slice, of these very inputs, and stands as it is;
+    otherwise it was made by the same rules, and rows at the same address stand."""
+
+    path: Path
+    label: str
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one slice takes over: its files in order, rows by label, and whether they are all."""
+
+    files: tuple[Path, ...]
+    rows: dict[str, int]
+    whole: bool
+
+
+def take(
+    work: Path, name: str, kind: str, sources: Sequence[Earlier], asked: pl.DataFrame | None
+) -> Taken:
+    """Settle what slice `name` takes over from `sources`, first come first served.
+
+    `asked` has a row for every row that the slice is to have, its columns being the address (as
+    `prompt_id` and `k`) and the hash of what was read, named as in rows of `kind`; None takes
+    whole slices alone. Files that stand as a whole keep their bytes. Asked again, it answers with
+    what it settled the first time.
+    """
+    directory = work / "earlier" / name
+    if not (directory / _TAKEN).exists():
+        fresh = directory.with_name(f".{directory.name}")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        whole = next((source for source in sources if source.whole), None)
+        if whole is not None:
+            rows = {whole.label: sum(_link(file, fresh) for file in _files(whole.path))}
+        else:
+            rows = {} if asked is None else _pick(sources, kind, asked, fresh)
+        said = {"rows": rows, "whole": whole is not None}
+        write_atomically(fresh / _TAKEN, json.dumps(said).encode())
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        fresh.rename(directory)
+    return taken(work, name)
+
+
+def taken(work: Path, name: str) -> Taken:
+    """What slice `name` was settled to take over: nothing, where nobody asked."""
+    directory = work / "earlier" / name
+    if not (directory / _TAKEN).exists():
+        return Taken((), {}, whole=False)
+    settled = json.loads((directory / _TAKEN).read_text())
+    return Taken(tuple(_files(directory)), settled["rows"], settled["whole"])
+
+
+def missing(there: Taken, asked: pl.DataFrame) -> list[int]:
+    """The rows of `asked`, by number, that were not taken over."""
+    import polars as pl
+
+    numbered = asked.with_row_index("number")
+    for file in there.files:
+        numbered = numbered.join(_addresses(file, asked.columns), on=asked.columns, how="anti")
+    found: list[int] = numbered.select(pl.col("number").sort()).to_series().to_list()
+    return found
+
+
+def place(there: Taken, directory: Path) -> int:
+    """Put what was taken over into an artifact, byte for byte. Returns how many files."""
+    for file in there.files:
+        _link(file, directory)
+    return len(there.files)
+
+
+def _pick(sources: Sequence[Earlier], kind: str, asked: pl.DataFrame, into: Path) -> dict[str, int]:
+    rows: dict[str, int] = {}
+    left = asked
+    for source in sources:
+        for file in _files(source.path):
+            there = _addresses(file, asked.columns).with_row_index("number")
+            usable = there.join(left, on=asked.columns, how="semi").unique(
+                asked.columns, keep="first", maintain_order=True
+            )
+            if not len(usable):
+                continue
+            left = left.join(usable, on=asked.columns, how="anti")
+            rows[source.label] = rows.get(source.label, 0) + len(usable)
+            current = pq.read_schema(file).names == schemas.SCHEMAS[kind].names
+            if len(usable) == len(there) and current:
+                _link(file, into)
+            else:
+                table = schemas.conform(pq.ParquetFile(file).read(), kind, source.label)
+                kept = usable["number"].sort().to_arrow().cast(pa.int64())
+                write_table(into / f"part-{_count(into):05d}.parquet", table.take(kept))
+    return rows
+
+
+def _addresses(file: Path, columns: Sequence[str]) -> pl.DataFrame:
+    import polars as pl
+
+    frame = pl.from_arrow(pq.ParquetFile(file).read(columns=list(columns)))
+    assert isinstance(frame, pl.DataFrame)
+    return frame.select(columns)
+
+
+def _link(file: Path, directory: Path) -> int:
+    """`file` as the next part in `directory`, without copying where the disk can. Returns rows."""
+    directory.mkdir(parents=True, exist_ok=True)
+    to = directory / f"part-{_count(directory):05d}.parquet"
+    try:
+        os.link(file.resolve(), to)
+    except OSError:  # another disk
+        shutil.copyfile(file, to)
+    return int(pq.read_metadata(to).num_rows)
+
+
+def _count(directory: Path) -> int:
+    return len(_files(directory))
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("part-*.parquet"))

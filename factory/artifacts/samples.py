@@ -1,0 +1,66 @@
+"""Example rows for the card: chosen by their place alone, so that nobody picked good ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from factory.artifacts.manifest import Sample
+from factory.artifacts.tables import slice_directory
+from factory.errors import redact
+
+NUMBER = 3
+LIMIT = 400  # characters of one text
+_BATCH = 256  # rows in memory at once
+
+
+def take(root: Path, slices: Sequence[str], number: int = NUMBER) -> list[Sample]:
+    """`number` rows of an artifact at rest. Example i is of slice i (round and round), and is the
+    row i/number of the way through it; slices without rows are passed over."""
+    files = {name: sorted(slice_directory(root, name).glob("*.parquet")) for name in slices}
+    sizes = {
+        name: sum(pq.read_metadata(path).num_rows for path in paths)
+        for name, paths in files.items()
+    }
+    full = [name for name in slices if sizes[name]]
+    wanted = {
+        (full[i % len(full)], i * sizes[full[i % len(full)]] // number): None
+        for i in range(number if full else 0)
+    }
+    return [
+        Sample(slice=name, row=row, cells=_cut(_read(files[name], row))) for name, row in wanted
+    ]
+
+
+def _read(paths: Sequence[Path], row: int) -> dict[str, Any]:
+    """One row of a slice. Of row groups that it is not in nothing is read, and of its own only a
+    batch is in memory at a time: texts are long and groups large."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row >= rows:
+                    row -= rows
+                    continue
+                for batch in file.iter_batches(_BATCH, row_groups=[group]):
+                    if row < len(batch):
+                        found: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
+                        return found
+                    row -= len(batch)
+    raise IndexError(row)
+
+
+def _cut(value: Any) -> Any:
+    """`value` with long texts cut, wherever they are in it, and without anything secret."""
+    if isinstance(value, Mapping):
+        return {str(key): _cut(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cut(item) for item in value]
+    if isinstance(value, str):
+        text = redact(value)
+        more = len(text) - LIMIT
+        return f"{text[:LIMIT]}… and {more} more characters" if more > 0 else text
+    return value

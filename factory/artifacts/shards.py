@@ -1,0 +1,187 @@
+"""Shards: how the work of a row-wise stage is cut, what is done of it, and its rows put together.
+
+A shard is a run of consecutive units of one slice and one parquet file; it exists whole or not
+at all. The grid is written once and kept on resume, so that a changed shard size never shifts
+the shards of a job that is under way; several processes may share it, each making its part. kill
+-9 costs at most the shards in flight: one, or as many as the engine has lanes. Whatever the number
+of rows, no more of them are in memory than a few shards hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory.artifacts import tables
+from factory.artifacts.files import replacing, write_once
+from factory.errors import WorkError
+
+GROUP_ROWS = 4096  # in one row group: what a reader has in memory at once
+_NOTES = b"factory"  # what a shard says beside its rows, in its file's metadata
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Units `start` to `stop` of one slice."""
+
+    slice: str
+    number: int
+    start: int
+    stop: int
+
+    def file(self, work: Path) -> Path:
+        """Where its rows lie once it is done."""
+        return work / "shards" / self.slice / f"{self.number:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All shards of a job, slice by slice."""
+
+    shards: tuple[Shard, ...]
+
+    def done(self, work: Path) -> int:
+        """How many shards are finished."""
+        return sum(shard.file(work).exists() for shard in self.shards)
+
+    def part(self, number: int, of: int) -> Grid:
+        """Every `of`-th shard, from `number` on (the first is 0): what one of `of` processes
+        makes."""
+        return Grid(self.shards[number::of])
+
+
+def cut(sizes: Mapping[str, int], per_shard: int) -> Grid:
+    """Shards of at most `per_shard` units for slices of the given sizes; an empty slice still
+    gets one empty shard, so that it leaves a file."""
+    return Grid(
+        tuple(
+            Shard(name, number, start, min(start + per_shard, size))
+            for name, size in sizes.items()
+            for number, start in enumerate(range(0, max(size, 1), per_shard))
+        )
+    )
+
+
+def grid(work: Path, sizes: Mapping[str, int], per_shard: int) -> Grid:
+    """The job's grid: the one written before, or a new one, written now. Of several processes
+    that write one, the first wins, and the others go by its grid."""
+    path = work / "grid.json"
+    if not path.exists():
+        fresh = cut(sizes, per_shard)
+        write_once(path, json.dumps([asdict(shard) for shard in fresh.shards]).encode())
+    return read_grid(work)
+
+
+def read_grid(work: Path) -> Grid:
+    """The grid of a job under way. Raises OSError when it has none yet."""
+    return Grid(tuple(Shard(**row) for row in json.loads((work / "grid.json").read_text())))
+
+
+def noted(table: pa.Table, **notes: Any) -> pa.Table:
+    """A shard's rows with something said beside them, added to what was said before: `dropped`,
+    a count by reason; `engine`, what ran; `tokens`; `gpu_seconds`; `seconds` of work and of
+    `loading` what does it; `maker`, which of the processes that share the step; whether it is of
+    the `first` that this one made."""
+    return table.replace_schema_metadata({_NOTES: json.dumps({**_notes(table.schema), **notes})})
+
+
+def _notes(schema: pa.Schema) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((schema.metadata or {}).get(_NOTES, b"{}"))
+    return found
+
+
+@dataclass
+class Sum:
+    """What the shards of one slice say together."""
+
+    rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    engines: Counter[str] = field(default_factory=Counter)  # shards by engine
+    tokens: int = 0
+    gpu_seconds: float = 0.0
+    seconds: float = 0.0
+    loading: float = 0.0
+    first_tokens: int = 0  # of those that are the first of their makers
+    first_seconds: float = 0.0
+    makers: set[str] = field(default_factory=set)
+
+
+def summed(work: Path, todo: Grid, name: str) -> Sum:
+    """What the shards of slice `name` say, from the ends of their files alone. Raises WorkError
+    for a missing shard."""
+    found = Sum()
+    for file in _files(work, todo, name):
+        with pq.ParquetFile(file) as parquet:
+            notes, count = _notes(parquet.schema_arrow), parquet.metadata.num_rows
+        found.rows += count
+        found.dropped.update(notes.get("dropped", {}))
+        found.engines.update([notes["engine"]] if "engine" in notes else [])
+        found.tokens += notes.get("tokens", 0)
+        found.gpu_seconds += notes.get("gpu_seconds", 0.0)
+        found.seconds += notes.get("seconds", 0.0)
+        found.loading += notes.get("loading", 0.0)
+        if notes.get("first"):
+            found.first_tokens += notes.get("tokens", 0)
+            found.first_seconds += notes.get("seconds", 0.0)
+        found.makers.update([notes["maker"]] if "maker" in notes else [])
+    return found
+
+
+def tokens(file: Path) -> int:
+    """How many tokens a shard cost, as its file says."""
+    with pq.ParquetFile(file) as parquet:
+        return int(_notes(parquet.schema_arrow).get("tokens", 0))
+
+
+def rows(work: Path, todo: Grid, name: str) -> pa.Table:
+    """All rows of one slice, in the order of its shards. Raises WorkError for a missing shard."""
+    return pa.concat_tables([pq.ParquetFile(file).read() for file in _files(work, todo, name)])
+
+
+def _files(work: Path, todo: Grid, name: str) -> list[Path]:
+    files = [shard.file(work) for shard in todo.shards if shard.slice == name]
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise WorkError(f"{len(missing)} shards of {name} are missing", "run the step again")
+    return files
+
+
+def compact(work: Path, todo: Grid, name: str, directory: Path, first: int = 0) -> None:
+    """The shards of one slice as `part-NNNNN.parquet` files of `PART_BYTES` or a little more,
+    numbered from `first` on. The same rows give the same bytes however they were cut. A few
+    shards and one row group are in memory at a time. Raises WorkError for a missing shard."""
+    groups = _regrouped(pq.ParquetFile(file).read() for file in _files(work, todo, name))
+    group = next(groups)
+    for number in itertools.count(first):
+        with (
+            replacing(directory / f"part-{number:05d}.parquet", last=False) as path,
+            path.open("wb") as sink,
+            tables.writer_of(sink, group.schema) as writer,
+        ):
+            writer.write_table(group)
+            while (group := next(groups, None)) is not None and sink.tell() < tables.PART_BYTES:
+                writer.write_table(group)
+        if group is None:
+            return
+
+
+def _regrouped(shards: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, `GROUP_ROWS` at a time, without what was noted; one table at least."""
+    held, count, given = [], 0, False
+    for table in shards:
+        held.append(table.replace_schema_metadata(None))
+        count += len(table)
+        while count >= GROUP_ROWS:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, GROUP_ROWS).combine_chunks()
+            held, count, given = [whole.slice(GROUP_ROWS)], count - GROUP_ROWS, True
+    if held and (count or not given):
+        yield pa.concat_tables(held).combine_chunks()

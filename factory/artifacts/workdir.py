@@ -1,0 +1,226 @@
+"""Work directories: where a step is under way, and where its artifact rests when it is done.
+
+`<home>/work/<org>/<fingerprint>/` holds the shard grid, shards and checkpoints while a step runs,
+and `artifact/` once it is sealed. That directory appears by a rename, so it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from factory.artifacts.files import sync, write_atomically
+from factory.artifacts.hashing import MANIFEST
+from factory.artifacts.manifest import Manifest, read_manifest
+from factory.artifacts.shards import read_grid
+from factory.errors import WorkError
+
+_BEGINNING = 30.0  # seconds that setting aside an older draw may take
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where the factory keeps its state on this machine."""
+
+    root: Path
+
+    @property
+    def hub(self) -> Path:
+        """The local hub's store."""
+        return self.root / "hub"
+
+    @property
+    def cache(self) -> Path:
+        """HF_HOME for the hub in use; one hub, one cache."""
+        return self.root / "cache"
+
+    def work(self, org: str, fingerprint: str) -> Work:
+        """The work directory of a step."""
+        return Work(self.root / "work" / org / fingerprint)
+
+    def all_work(self, org: str) -> list[Work]:
+        """Every work directory of an org, oldest first."""
+        paths = [p for p in (self.root / "work" / org).glob("*") if p.is_dir()]
+        return [Work(path) for path in sorted(paths, key=lambda p: p.stat().st_mtime)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step's work directory."""
+
+    path: Path
+
+    @property
+    def artifact(self) -> Path:
+        """Where the sealed artifact rests."""
+        return self.path / "artifact"
+
+    @property
+    def fingerprint(self) -> str:
+        """The step's fingerprint: the directory's name, without the mark of an older draw."""
+        return self.path.name.partition("~")[0]
+
+    def manifest(self) -> Manifest | None:
+        """The sealed artifact's manifest; None while there is none."""
+        try:
+            return read_manifest(self.artifact)
+        except (OSError, ValueError):
+            return None
+
+    def progress(self) -> tuple[int, int] | None:
+        """(shards done, shards asked for) of a step under way; None before it has a grid."""
+        try:
+            grid = read_grid(self.path)
+        except (OSError, ValueError):
+            return None
+        return grid.done(self.path), len(grid.shards)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process out. Raises WorkError when one is in."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "holder").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise WorkError(
+                    f"{self.path} is in use by {file.read().strip() or 'another process'}",
+                    "wait for it, or end it",
+                ) from None
+            _sign(file)
+            yield
+
+    @contextmanager
+    def shared(self, inputs: str) -> Iterator[None]:
+        """Let in several processes that each make a part of the shards, and keep out whoever must
+        be alone. The first one in begins the work (see `begin`). Raises WorkError when somebody
+        is alone in there, or at work on other inputs."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "holder").open("a+") as file:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.sealed_from(inputs) is None:
+                    self.begin(inputs)
+                _sign(file)
+            end = time.monotonic() + _BEGINNING
+            while True:  # another first one may be about to begin
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        file.seek(0)
+                        raise WorkError(
+                            f"{self.path} is in use by {file.read().strip()}",
+                            "wait for it, or end it",
+                        ) from None
+                    time.sleep(0.05)
+            if (self.path / "inputs").read_text() != inputs:
+                raise WorkError(
+                    f"{self.path} is in use by processes that read other inputs",
+                    "wait until they are done, then run again",
+                )
+            yield
+
+    def sealed_from(self, inputs: str) -> Manifest | None:
+        """The manifest of the sealed artifact, if it was made from these inputs."""
+        read = self.path / "inputs"
+        return self.manifest() if read.exists() and read.read_text() == inputs else None
+
+    def begin(self, inputs: str) -> Path:
+        """An empty directory for a stage's output, after setting aside an older draw.
+
+        `inputs` is a digest of what will be read: shards made from other inputs are removed.
+        """
+        if self.artifact.exists():
+            number = 1
+            while (aside := self.path.with_name(f"{self.fingerprint}~{number}")).exists():
+                number += 1
+            aside.mkdir()
+            self.artifact.rename(aside / "artifact")
+            self._clear()
+        read = self.path / "inputs"
+        if read.exists() and read.read_text() != inputs:
+            self._clear()
+        write_atomically(read, inputs.encode())
+        out = self.path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        return out
+
+    def seal(self, out: Path, manifest: Manifest) -> None:
+        """Make `out` the artifact: manifest last, everything on disk, then one rename."""
+        write_atomically(out / MANIFEST, manifest.dump().encode())
+        for path in (out, *out.rglob("*")):  # files, and the names that they have
+            sync(path)
+        out.rename(self.artifact)
+        sync(self.path)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what only an unfinished step needs."""
+        for name in ("earlier", "shards", "checkpoints", "clocks"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("grid.json", "clock.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _sign(file: IO[str]) -> None:
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    file.flush()
+
+
+@dataclass
+class Clock:
+    """Wall time of a step over all its attempts, kept in the work directory so that the time
+    of a killed one is not lost (but for its last few seconds). Processes that share the step have
+    a clock each; of these the one that ran longest counts."""
+
+    path: Path
+    before: float = 0.0
+    beside: float = 0.0  # of processes that made a part
+    started: float = field(default_factory=time.monotonic)
+    written: float = 0.0
+
+    @classmethod
+    def of(cls, work: Work, part: tuple[int, int] | None = None) -> Clock:
+        """The clock of a work directory, or of one part of it, running."""
+        path = work.path / "clock.json"
+        parts = work.path / "clocks"
+        if part is not None:
+            parts.mkdir(exist_ok=True)
+            path = parts / f"{part[0]}-of-{part[1]}.json"
+        beside = 0.0 if part else max(map(_seconds, parts.glob("*.json")), default=0.0)
+        return cls(path, _seconds(path) if path.exists() else 0.0, beside)
+
+    def seconds(self) -> float:
+        """All attempts so far."""
+        return self.beside + self._own()
+
+    def _own(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def tick(self) -> None:
+        """Write the time down, at most every two seconds."""
+        if time.monotonic() - self.written > 2:
+            self.written = time.monotonic()
+            write_atomically(self.path, json.dumps({"seconds": self._own()}).encode())
+
+
+def _seconds(path: Path) -> float:
+    return float(json.loads(path.read_text())["seconds"])
+
+
+def home_path() -> Path:
+    """Where the factory keeps its state: $FACTORY_HOME, else ./.factory."""
+    return Path(os.environ.get("FACTORY_HOME") or ".factory").absolute()

@@ -1,0 +1,155 @@
+"""The base of everything a recipe may say, with marks on its fields; and YAML 1.2.
+
+A field without a mark is semantic: it is hashed into the fingerprint of what is made with it.
+
+YAML is read with 1.2 scalars, every value with its line: `no` is Norwegian, `48:00:00` a string,
+`5e-6` a number; only true and false are booleans. Duplicate keys, tags and several documents are
+refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from factory.errors import RecipeError
+
+
+class Mark:
+    """A mark on a field, read where a stage sorts its fields."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+# EXTENT: how much, not what (n samples): in the fingerprint, not in the row key
+# REFERENCE: the name of another stage or model: what it resolves to is hashed, not the name
+# GATE: when to refuse to run: it changes no row that is made
+EXTENT, REFERENCE, GATE = Mark("extent"), Mark("reference"), Mark("gate")
+
+
+class Knobs(BaseModel):
+    """Base of every part of a recipe: immutable, unknown keys refused, no number from a string."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_coerced(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic takes "5", yes and 1 for numbers and booleans alike; people mean one."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if kind in (int, float) and isinstance(value, str | bool):
+            raise ValueError(f"must be a number, not {value!r}")
+        if kind is bool and not isinstance(value, bool):
+            raise ValueError(f"must be true or false, not {value!r}")
+        return value
+
+
+Path = tuple[str | int, ...]
+
+_NULL = re.compile(r"null|Null|NULL|~|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+@dataclass
+class Document:
+    """Plain data, and where each value stands: `places[path]` is `file:line`."""
+
+    data: Any
+    places: dict[Path, str] = field(default_factory=dict)
+
+    def place(self, path: Path) -> str:
+        """Where `path` stands, or the nearest thing around it that is there."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, "the command line")
+
+
+def parse(text: str, name: str) -> Document:
+    """The one document in `text`; `name` is what places call the file. Raises RecipeError."""
+    try:
+        _refuse_tags(text, name)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{name}:{mark.line + 1}" if mark else name
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{line}: not YAML: {problem}", "check indentation and quotes") from None
+    document = Document(None)
+    if node is not None:
+        document.data = _build(node, (), name, document.places, ())
+    return document
+
+
+def _refuse_tags(text: str, name: str) -> None:
+    # By token: the composer gives untagged nodes tags of its own.
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.TagToken):
+            place = f"{name}:{token.start_mark.line + 1}"
+            raise RecipeError(
+                f"{place}: YAML tags are not read", "write the value without its !tag"
+            )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that a 1.2 reader or a 1.1 reader would take for something else."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(scalar(text), str) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def dump(data: Any) -> str:
+    """Plain data as YAML that `parse`, and any other reader, reads back the same."""
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False))
+
+
+def scalar(text: str) -> Any:
+    """The value of one unquoted scalar."""
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+def _build(
+    node: yaml.Node, path: Path, name: str, places: dict[Path, str], around: tuple[yaml.Node, ...]
+) -> Any:
+    place = f"{name}:{node.start_mark.line + 1}"
+    places[path] = place
+    if any(node is outer for outer in around):
+        raise RecipeError(f"{place}: a value that holds itself", "remove the *alias")
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            return node.value if node.style else scalar(node.value)
+        except ValueError:
+            raise RecipeError(f"{place}: a number of too many digits", "write fewer") from None
+    around = (*around, node)
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(item, (*path, i), name, places, around) for i, item in enumerate(node.value)]
+    built: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = key_node.value
+        where = f"{name}:{key_node.start_mark.line + 1}"
+        if not isinstance(key, str):
+            raise RecipeError(f"{where}: a key must be a word", "write `key: value`")
+        if key in built:
+            raise RecipeError(f"{where}: the key {key!r} is there twice", "remove one of them")
+        built[key] = _build(value_node, (*path, key), name, places, around)
+        places[(*path, key)] = where
+    return built

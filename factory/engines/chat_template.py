@@ -1,0 +1,212 @@
+"""Messages to token ids, once, and the template contract that every stage leans on.
+
+Text is rendered to ids here and nowhere else, so sampler, reward model and trainer see the same
+tokens. At most one BOS, the generation prompt at the end, and every token that ends a turn known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from factory.artifacts.hashing import text_hash
+from factory.errors import InputError
+
+Message = Mapping[str, str]
+
+# What switches thinking off in the templates that have it: Qwen3's and DeepSeek's word for it.
+_THINKING = ("enable_thinking", "thinking")
+# A conversation to try a template on; its answer is a word that no template prints by itself.
+PROBE = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Xylo"}]
+
+
+def load_tokenizer(directory: str) -> Any:
+    """The tokenizer of a model on disk. Raises InputError when it cannot be read, or has no chat
+    template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the tokenizer of {directory} cannot be read: {str(error).splitlines()[0]}",
+            "check that the repo holds tokenizer.json and tokenizer_config.json",
+        ) from None
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the tokenizer of {directory} has no chat template",
+            "use an instruction-tuned model, or add chat_template.jinja to it",
+        )
+    return tokenizer
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation up to where the assistant is to speak. Raises InputError when
+    the template refuses it."""
+    return _render(tokenizer, messages, add_generation_prompt=True)
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of plain text that a model is to go on with, without its chat template."""
+    return list(tokenizer(text)["input_ids"])
+
+
+def conversation_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a whole conversation, as a reward model reads it. Raises InputError when the
+    template refuses it."""
+    return _render(tokenizer, messages, add_generation_prompt=False)
+
+
+def answered_ids(
+    tokenizer: Any, items: Sequence[tuple[Sequence[Message], str]]
+) -> list[tuple[list[int], int]]:
+    """For (prompt, answer) pairs the token ids up to and with the stop token that closes the
+    answer, and where the answer starts: what a model would have drawn, and what is trained on.
+
+    Raises InputError when no token ends a turn, or a prompt is not how its conversation begins.
+    """
+    tail = _tail(tokenizer)
+    stop = next((i for i, token in enumerate(tail) if _ends_turn(tokenizer, token)), None)
+    if stop is None:
+        raise InputError(
+            "the chat template ends the assistant's turn with no token of its own",
+            "use a model whose template closes a turn with a special token",
+        )
+    after = len(tail) - stop - 1  # what is printed after the stop token, usually a line break
+    prompts: dict[str, list[int]] = {}
+    found = []
+    for messages, answer in items:
+        key = repr([dict(message) for message in messages])
+        if key not in prompts:
+            prompts[key] = prompt_ids(tokenizer, messages)
+        start = len(prompts[key])
+        whole = conversation_ids(tokenizer, [*messages, {"role": "assistant", "content": answer}])
+        if whole[:start] != prompts[key]:
+            raise InputError(
+                "the chat template renders a prompt otherwise than the conversation it begins",
+                "use a model whose prompt is the start of the whole: see factory check",
+            )
+        found.append((whole[: len(whole) - after], start))
+    return found
+
+
+def template_arguments(tokenizer: Any) -> dict[str, bool]:
+    """What to hand to the template beside the messages: thinking off, where it has a switch.
+
+    The thoughts would be trained on, scored and compared as if they were the answer.
+    """
+    template = _template(tokenizer)
+    return {name: False for name in _THINKING if re.search(rf"\b{name}\b", template)}
+
+
+def takes_system(tokenizer: Any) -> bool:
+    """Whether the template prints a system message; some refuse one, some leave it out."""
+    messages = [{"role": "system", "content": "Zyxel"}, *PROBE]
+    try:
+        return "Zyxel" in rendered(tokenizer, messages, add_generation_prompt=False)
+    except InputError:
+        return False
+
+
+def stop_ids(tokenizer: Any, generation_config: Any) -> list[int]:
+    """Every token id that ends the assistant's turn: the generation config's, the tokenizer's,
+    and those that its template prints after an answer (Cohere's prints two)."""
+    found: set[Any] = set()
+    configured = getattr(generation_config, "eos_token_id", None)
+    for value in (configured, tokenizer.eos_token_id):
+        found.update(value if isinstance(value, list | tuple) else [value])
+    found.update(closing_ids(tokenizer))
+    return sorted(token for token in found if token is not None)
+
+
+def closing_ids(tokenizer: Any) -> list[int]:
+    """The special tokens that the template prints after an answer, in order: the first of them
+    is where a model trained on it stops. None at all if it closes a turn with plain text."""
+    return [token for token in _tail(tokenizer) if _ends_turn(tokenizer, token)]
+
+
+def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:
+    """What the template does, for manifest and card: its hash, BOS count, stop ids, switches that
+    are off, whether it knows a system message, and an example."""
+    ids = prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
+    bos = tokenizer.bos_token_id
+    # ChatML has <|im_start|> as BOS and opens every turn with it: only a doubled one is wrong.
+    return {
+        "template_hash": text_hash(str(tokenizer.chat_template)),
+        "leading_bos": int(bos is not None and ids[0] == bos),
+        "stop_ids": list(stops),
+        "stop_tokens": [str(token) for token in tokenizer.convert_ids_to_tokens(list(stops))],
+        "arguments": template_arguments(tokenizer),
+        "takes_system": takes_system(tokenizer),
+        "example": tokenizer.decode(ids),
+    }
+
+
+def contract_of(directory: Path) -> dict[str, Any]:
+    """The contract of a model on disk, from its tokenizer and generation config alone."""
+    from transformers import GenerationConfig
+
+    tokenizer = load_tokenizer(str(directory))
+    try:
+        configured = GenerationConfig.from_pretrained(str(directory))
+    except OSError:  # a model without one
+        configured = None
+    return contract(tokenizer, stop_ids(tokenizer, configured))
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
+    text = rendered(tokenizer, messages, add_generation_prompt)
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    bos = tokenizer.bos_token_id
+    # Some templates print BOS and some tokenizers add it: two of them halve a model's gain.
+    while bos is not None and len(ids) > 1 and ids[0] == bos == ids[1]:
+        ids = ids[1:]
+    return ids
+
+
+def rendered(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    """A conversation as its template prints it. Raises InputError when the template refuses it."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **template_arguments(tokenizer),
+        )
+    except TemplateError as error:
+        roles = [message["role"] for message in messages]
+        said = str(error).strip().splitlines()[0]
+        if "system" in roles:
+            raise InputError(
+                f"the chat template takes no system message ({said})",
+                "leave the system prompt out, or put it into the first user turn",
+            ) from None
+        raise InputError(
+            f"the chat template refuses a conversation of {', '.join(roles)}: {said}",
+            "give turns by user and assistant in turn, the user's first",
+        ) from None
+    return text
+
+
+def _template(tokenizer: Any) -> str:
+    """The template that is used, where a tokenizer comes with several by name."""
+    found = tokenizer.chat_template
+    return str(found.get("default", "")) if isinstance(found, dict) else str(found)
+
+
+def _tail(tokenizer: Any) -> list[int]:
+    """What the template prints after an answer that ends a conversation."""
+    text = rendered(tokenizer, PROBE, add_generation_prompt=False)
+    after = text.rpartition(PROBE[-1]["content"])[2]
+    return list(tokenizer.encode(after, add_special_tokens=False))
+
+
+def _ends_turn(tokenizer: Any, token: int) -> bool:
+    """Whether a token is one of the tokenizer's own and not text. Gemma's has runs of line breaks
+    among its own."""
+    added = tokenizer.added_tokens_decoder.get(token)
+    return token in tokenizer.all_special_ids or (added is not None and added.content.strip() != "")

@@ -1,0 +1,1 @@
+"""Arena answers, judges, statistics of verdicts and EuroEval."""

@@ -1,0 +1,203 @@
+"""arena: the models to be compared answer the same held-out questions, decoded alike."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import pyarrow as pa
+from pydantic import Field
+
+from factory.artifacts import schemas, shards
+from factory.artifacts.shards import Shard
+from factory.artifacts.tables import read_slice
+from factory.config import REFERENCE
+from factory.engines import Sampler, Sampling, chat_template, choose
+from factory.engines.choose import EngineKnobs, Held
+from factory.errors import RecipeError
+from factory.evaluation.models import contestants
+from factory.language.confusion import count_english, count_lines, no_word_rate, pass_rates
+from factory.language.detect import detect, differs, matches
+from factory.language.english import english
+from factory.stage.inputs import Read, SliceSpec, model_of
+from factory.stage.job import Job, policy
+from factory.stage.outcome import Outcome, counted, engines, greedy, spent
+from factory.stage.stage import How, Scope, Stage
+from factory.training import probe
+
+
+class ArenaHow(How, EngineKnobs):
+    """`shard`: questions in a shard."""
+
+    shard: int = Field(64, ge=1)
+
+
+class Arena(Stage):
+    """Answers of every model in `of`: a name under models:, or a stage that trains adapters
+    (`dpo@0.5`: as they were after half of the steps; `dpo@*`: all that it keeps, and the end).
+    Greedy, and the same for all of them whatever they are called."""
+
+    name: ClassVar[str] = "arena"
+    kind: ClassVar[str] = "answers"
+    repo: ClassVar[str] = "arena"
+    version: ClassVar[int] = 3  # with the hash of the question and its judged lines
+    row_wise: ClassVar[bool] = True
+
+    of: Annotated[tuple[str, ...], REFERENCE] = ("policy", "dpo")
+    max_tokens: int = Field(8192, ge=1)
+    dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
+    how: ArenaHow = ArenaHow()
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        questions = {spec.name: spec for spec in scope.slices("questions", self.name)}
+        found = []
+        for one in contestants(scope, self.of, self.name):
+            found += [
+                SliceSpec(
+                    self.name,
+                    f"{language}/{one.label}",
+                    language,
+                    (Read("questions", questions[language].step, language), *one.needs),
+                )
+                for language in one.languages
+            ]
+        self._served(dict.fromkeys(model_of(spec.name) for spec in found))
+        return found
+
+    def shards(self, rows: int, spec: SliceSpec) -> int:
+        return -(-rows // self.how.shard)
+
+    def _served(self, labels: Collection[str]) -> None:
+        """One name at a server cannot stand for several models: they would all be the same."""
+        if self.how.engine == "openai" and self.how.served_model is not None and len(labels) > 1:
+            raise RecipeError(
+                f"how.served_model is one name, and stages.{self.name} lets "
+                f"{len(labels)} models answer: {', '.join(labels)}",
+                "leave it out and serve each model by the name of its repo (adapters merged), or "
+                "use engine: vllm, which loads a base once for all its adapters",
+            )
+
+    def run(self, job: Job) -> Outcome:
+        questions = {s.name: job.reader(s.need("questions"), "prompts") for s in job.slices}
+        specs = {spec.name: spec for spec in job.slices}
+        todo = {name: self._todo(job, spec) for name, spec in specs.items()}
+        # those that have something left to answer
+        models = {model_of(n): policy(job, spec) for n, spec in specs.items() if todo[n]}
+
+        def opened(base: str) -> Sampler:
+            alike = {label: found for label, found in models.items() if str(found[0].path) == base}
+            for label, (_, adapter) in alike.items():
+                if adapter is not None:
+                    probe.refuse_unapplied(adapter, label)
+            place = next(place for place, _ in alike.values())
+            first, *others = dict.fromkeys(adapter for _, adapter in alike.values())
+            name, rest = place.name or place.path.name, [one for one in others if one is not None]
+            return choose.sampler(self.how, place.path, name, self.dtype, first, rest)
+
+        with Held(opened) as held:
+
+            def engine(label: str) -> Sampler:
+                """A base is loaded once for all that are made of it, which answer in turn."""
+                place, adapter = models[label]
+                sampler = held(str(place.path))
+                sampler.wear(adapter)
+                return sampler
+
+            def make(shard: Shard) -> tuple[pa.Table, int]:
+                rows = questions[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
+                label = model_of(shard.slice)
+                return self._make(engine(label), job.seed, label, rows)
+
+            made = job.make_shards(
+                self.kind,
+                {name: len(rows) for name, rows in todo.items()},
+                self.how.shard,
+                make,
+                lanes=lambda shard: engine(model_of(shard.slice)).lanes,
+                apart=lambda shard: model_of(shard.slice),
+                spent=held.tokens,
+            )
+        counts, stats = {}, {}
+        for name, found in made.items():
+            table = read_slice(job.out, name, self.kind)
+            counts[name] = counted(len(questions[name]), len(table), found)
+            stats[name] = _describe(table, str(specs[name].language))
+        return Outcome(
+            counts,
+            determinism=greedy(made),
+            stats={"by_slice": stats, "engines": engines(made)},
+            tokens=sum(figures["tokens"] for figures in stats.values()),
+            spent=spent(made),
+        )
+
+    def _todo(self, job: Job, spec: SliceSpec) -> list[int]:
+        """The questions of a slice that this model has not answered yet, by number."""
+        import polars as pl
+
+        need = spec.need("questions")
+        assert isinstance(need, Read)
+        frame = pl.from_arrow(job.rows(need, "prompts", ["prompt_id", "prompt_hash"]))
+        assert isinstance(frame, pl.DataFrame)
+        asked = frame.rename({"prompt_id": "question_id"})
+        return job.missing(spec.name, self.kind, asked)
+
+    def _make(
+        self, sampler: Sampler, seed: int, label: str, asked: Sequence[Mapping[str, Any]]
+    ) -> tuple[pa.Table, int]:
+        """One model's answers to some questions, and their tokens."""
+        sampling = Sampling(temperature=0, top_p=1, max_tokens=self.max_tokens)
+        ids = [chat_template.prompt_ids(sampler.tokenizer, row["messages"]) for row in asked]
+        fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
+        drawn = sampler.sample([ids[n] for n in fits], sampling, seed)
+        rows = []
+        for row, sample in zip([asked[n] for n in fits], drawn, strict=True):
+            decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
+            answer = decoded.strip()
+            lines = count_lines(answer, row["language"], detect)
+            rows.append(
+                {
+                    "model": label,
+                    "question_id": row["prompt_id"],
+                    "language": row["language"],
+                    "category": row["domain"],
+                    "subcategory": row["subcategory"],
+                    "prompt": row["messages"],
+                    "answer": answer,
+                    "n_tokens": len(sample.token_ids),
+                    "finish_reason": sample.finish_reason,
+                    "detected_language": detect(answer),
+                    "prompt_hash": row["prompt_hash"],
+                    "lines": lines and lines[0],
+                    "wrong_lines": lines and lines[1],
+                }
+            )
+        over = len(ids) - len(fits)
+        table = shards.noted(
+            schemas.from_rows(rows, self.kind),
+            engine=sampler.name,
+            dropped={"prompt_too_long": over} if over else {},
+        )
+        return table, sum(len(sample.token_ids) for sample in drawn)
+
+
+def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
+    """What a reader of the card wants first, of one model's answers in one language. The line pass
+    rate is the share of answers without a line in another language; the word pass rate that of
+    these without an English word. A rate that there is none of is None, the second with why."""
+    said = answers.column("detected_language").to_pylist()
+    columns = [answers.column(name).to_pylist() for name in ("answer", "lines", "wrong_lines")]
+    lines, words = pass_rates(
+        (count, wrong, None if wrong else count_english(text, language, english))
+        for text, count, wrong in zip(*columns, strict=True)
+    )
+    why = no_word_rate(language) or ("no_answer_to_judge" if words is None else None)
+    return {
+        "answers": len(answers),
+        "tokens": sum(answers.column("n_tokens").to_pylist()),
+        "cut_off": answers.column("finish_reason").to_pylist().count("length"),
+        "in_language": sum(matches(code, language) for code in said),
+        "other_language": sum(differs(code, language) for code in said),
+        "line_pass_rate": lines,
+        "word_pass_rate": words,
+        **({"no_word_pass_rate": why} if why else {}),
+    }

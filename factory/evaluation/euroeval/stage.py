@@ -1,0 +1,317 @@
+"""euroeval: the models to be compared on EuroEval's benchmarks, each language by its own suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from factory.artifacts import schemas, shards
+from factory.artifacts.manifest import Rows
+from factory.artifacts.shards import Shard
+from factory.config import EXTENT, REFERENCE
+from factory.errors import FactoryError, RecipeError
+from factory.evaluation.euroeval import deltas, directory, evaluation, readiness, records, suites
+from factory.evaluation.euroeval.evaluation import Evaluation, Model, Settings
+from factory.evaluation.euroeval.runs import RunKnobs, Runs
+from factory.evaluation.models import contestants
+from factory.language.languages import language as known_language
+from factory.stage.inputs import Outside, SliceSpec, model_of
+from factory.stage.job import Job, policy
+from factory.stage.outcome import Outcome
+from factory.stage.stage import How, Scope, Stage
+
+_NOT_A_BENCHMARK = frozenset({"model", "adapter"})  # roles of the models
+_SHARD = 100_000  # rows: all of a slice, which is one run of EuroEval
+_ADDRESS = ("dataset", "metric", "source_digest", "status")
+
+
+class EuroevalHow(How, RunKnobs):
+    """See runs.RunKnobs."""
+
+
+class Euroeval(Stage):
+    """Scores of every model in `of` (a name under models:, or a stage that trains adapters, whose
+    checkpoints are named as for arena) on `benchmarks`: the paper's list, EuroEval's official
+    suites, or names by language. `languages`: those that a model was trained in (`own`), all of
+    the recipe, or a list. `sources`: a Hub dataset to read in the place of a benchmark's own, in
+    the same form. `reference`: the model that the others are compared with. `incomplete: keep`
+    keeps a benchmark that left no record, as a row without a value; else the stage fails, and goes
+    on where it was when run again."""
+
+    name: ClassVar[str] = "euroeval"
+    kind: ClassVar[str] = "results"
+    repo: ClassVar[str] = "results"
+    row_wise: ClassVar[bool] = True
+
+    of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("policy", "dpo")
+    reference: Annotated[str, REFERENCE] = "policy"
+    languages: Annotated[Literal["own", "all"] | tuple[str, ...], REFERENCE] = "own"
+    benchmarks: Annotated[Literal["paper", "official"] | dict[str, tuple[str, ...]], REFERENCE] = (
+        "paper"
+    )
+    sources: Annotated[dict[str, str], REFERENCE] = Field(default_factory=dict)
+    split: Literal["test", "val"] = "test"
+    iterations: int = Field(10, ge=1)
+    few_shot: bool = True
+    backend: Literal["vllm", "openai"] = "vllm"
+    dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
+    max_context: int | None = Field(None, ge=1)
+    incomplete: Annotated[Literal["refuse", "keep"], EXTENT] = "refuse"
+    how: EuroevalHow = EuroevalHow()
+
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, value: Any) -> Any:
+        for code in () if isinstance(value, str) else value:
+            try:
+                known_language(code)
+            except RecipeError as error:
+                raise ValueError(f"{error.what}; {error.fix}") from None
+        return value
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _known_benchmarks(cls, value: Any) -> Any:
+        for language, names in {} if isinstance(value, str) else value.items():
+            for name in names:
+                if said := suites.complaint(name, language):
+                    raise ValueError(said)
+            if absent := directory.unshipped(names):
+                raise ValueError(f"{language}: there is no metric script {absent[0]} here")
+        return value
+
+    @field_validator("sources")
+    @classmethod
+    def _known_sources(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, source in value.items():
+            if name not in suites.registry():
+                raise ValueError(suites.complaint(name, ""))
+            if source.partition("@")[0].count("/") != 1:
+                raise ValueError(f"{source!r} is not of the form org/name[@revision]")
+        return value
+
+    def suite(self, language: str) -> tuple[str, ...]:
+        """The benchmarks of a language; none where there is no suite for it."""
+        return tuple(n for n in self._named(language) if not directory.unshipped((n,)))
+
+    def left_out(self, language: str) -> dict[str, list[str]]:
+        """The benchmarks of its suite that need metrics without a script here, each with those."""
+        lacking = {name: directory.unshipped((name,)) for name in self._named(language)}
+        return {name: scripts for name, scripts in lacking.items() if scripts}
+
+    def _named(self, language: str) -> tuple[str, ...]:
+        if isinstance(self.benchmarks, str):
+            return suites.suite(language, self.benchmarks)
+        return tuple(dict.fromkeys(self.benchmarks.get(language, ())))
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        found, without = [], []
+        for one in contestants(scope, self.of, self.name):
+            for language in self._asked(scope, one.languages):
+                names = self.suite(language)
+                if not names:
+                    without.append(language)
+                    continue
+                data = tuple(self._source(name) for name in names)
+                found.append(
+                    SliceSpec(self.name, f"{language}/{one.label}", language, (*one.needs, *data))
+                )
+        absent = tuple(dict.fromkeys(without))
+        if not found:
+            raise RecipeError(
+                f"stages.euroeval: there are no benchmarks for {', '.join(absent)}",
+                "EuroEval has no suite in gl, ga, cy and mt: name other languages, or leave it out",
+            )
+        first = found[0]
+        return [SliceSpec(first.step, first.name, first.language, first.needs, absent), *found[1:]]
+
+    def _asked(self, scope: Scope, own: tuple[str, ...]) -> tuple[str, ...]:
+        if self.languages == "all":
+            return scope.languages
+        return own if self.languages == "own" else tuple(dict.fromkeys(self.languages))
+
+    def _source(self, name: str) -> Outside:
+        source = self.sources.get(name, suites.registry()[name].source)
+        whole = source if "@" in source else f"{source}@main"
+        return Outside(name, whole, "dataset", extent=True)
+
+    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+        return super().semantic(spec) | {"tool_version": suites.version()}
+
+    def lacks(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        names = list(dict.fromkeys(name for spec in specs for name in _benchmarks(spec)))
+        return readiness.lacking(self.backend, self.how.environment, names)
+
+    def length(self, spec: SliceSpec) -> int:
+        return sum(len(suites.registry()[name].metrics) for name in _benchmarks(spec))
+
+    def shards(self, rows: int, spec: SliceSpec) -> int:
+        return 1 if rows else 0
+
+    def run(self, job: Job) -> Outcome:
+        asked = _Asked(self, job)
+        sizes = {name: len(rows) for name, rows in asked.missing.items()}
+        mine = [n for n, name in enumerate(sizes) if sizes[name]]
+        if job.part:
+            mine = [n for n in mine if n % job.part[1] == job.part[0]]
+        evaluations = {job.slices[n].name: asked.evaluation(job.slices[n]) for n in mine}
+        runs = Runs(asked.root, self.settings(), self.how, job.progress, job.part is not None)
+        runs.finish(list(evaluations.values()))
+        lost = {(name, d): why for name, e in evaluations.items() for d, why in e.lost().items()}
+        if lost and self.incomplete == "refuse":
+            log = asked.root / next(iter(lost))[0] / evaluation.LOG
+            raise evaluation.told({f"{name}: {d}": why for (name, d), why in lost.items()}, log)
+
+        def make(shard: Shard) -> tuple[pa.Table, int]:
+            return asked.table(shard.slice), 0
+
+        tables = job.make_rows(self.kind, sizes, _SHARD, make)
+        for name, one in evaluations.items():
+            one.publish(job.out / "records" / name)
+        return self._outcome(job, asked, tables, lost)
+
+    def settings(self) -> Settings:
+        """What every score of this stage hangs on."""
+        return Settings(
+            self.split, self.iterations, self.few_shot, self.backend, self.dtype, self.max_context
+        )
+
+    def _outcome(
+        self,
+        job: Job,
+        asked: _Asked,
+        tables: Mapping[str, pa.Table],
+        lost: Mapping[tuple[str, str], str],
+    ) -> Outcome:
+        rows = [row for table in tables.values() for row in table.to_pylist()]
+        counts = {
+            spec.name: Rows(into=len(asked.rows[spec.name]), out=len(tables[spec.name]))
+            for spec in job.slices
+        }
+        shown = ("values", "source_digest", "primary")
+        stats = {
+            "reference": self.reference,
+            "tool_version": suites.version(),
+            "backend": self.backend,
+            "split": self.split,
+            "iterations": self.iterations,
+            "few_shot": self.few_shot,
+            "without_suite": list(dict.fromkeys(n for s in job.slices for n in s.notes)),
+            "left_out": self._left_out(job),
+            "corrected": [] if self.benchmarks != "paper" else _corrected(job),
+            "scores": [{k: v for k, v in row.items() if k not in shown} for row in rows],
+            "deltas": deltas.deltas(rows, self.reference, suites.registry()),
+            "missing": [
+                {"slice": name, "dataset": dataset, "why": why}
+                for (name, dataset), why in lost.items()
+            ],
+        }
+        return Outcome(counts, determinism="distribution", stats=stats)
+
+    def _left_out(self, job: Job) -> list[dict[str, Any]]:
+        languages = dict.fromkeys(spec.language for spec in job.slices if spec.language)
+        return [
+            {"language": language, "dataset": name, "metrics": scripts}
+            for language in languages
+            for name, scripts in self.left_out(language).items()
+        ]
+
+
+def _benchmarks(spec: SliceSpec) -> list[str]:
+    """The benchmarks that a slice reads the data of."""
+    outside = (need for need in spec.needs if isinstance(need, Outside))
+    return [need.role for need in outside if need.role not in _NOT_A_BENCHMARK]
+
+
+def _corrected(job: Job) -> list[str]:
+    """What of the paper's own list was put right, in the languages of this job."""
+    said = {
+        "pt": "Portuguese: multi-wiki-qa-pt, where the paper's script has the Swedish one",
+        "fi": "Finnish: tydiqa-fi, which the paper's script misspells",
+    }
+    there = {spec.language for spec in job.slices}
+    return [text for code, text in said.items() if code in there]
+
+
+class _Asked:
+    """The rows that a job is asked for, by slice, and which of them no earlier artifact has."""
+
+    def __init__(self, stage: Euroeval, job: Job) -> None:
+        self._stage, self._job = stage, job
+        self._digests: dict[Path, str] = {}
+        self.root = job.work / "checkpoints" / "euroeval"
+        self.rows = {spec.name: self._rows_of(spec) for spec in job.slices}
+        self.missing = {name: self._not_there(name) for name in self.rows}
+
+    def evaluation(self, spec: SliceSpec) -> Evaluation:
+        """The run that makes the rows of a slice that are missing."""
+        assert spec.language is not None
+        place, adapter = policy(self._job, spec)
+        return Evaluation(
+            model=Model(model_of(spec.name), place.path, place.name or place.path.name, adapter),
+            language=spec.language,
+            work=self.root / spec.name,
+            datasets={
+                name: self._job.place(spec, name).path
+                for name in dict.fromkeys(row["dataset"] for row in self.missing[spec.name])
+            },
+            settings=self._stage.settings(),
+            paths=(str(self._job.work), str(Path.home())),
+        )
+
+    def table(self, name: str) -> pa.Table:
+        """Those rows, once it has run."""
+        spec = next(one for one in self._job.slices if one.name == name)
+        run, found = self.evaluation(spec), []
+        kept = run.kept()
+        wanted = {(row["dataset"], row["metric"]) for row in self.missing[name]}
+        for dataset in run.datasets:
+            made = records.rows(
+                kept.get(dataset), suites.registry()[dataset], self._common(spec, dataset)
+            )
+            found += [row for row in made if (dataset, row["metric"]) in wanted]
+        table = schemas.from_rows(found, self._stage.kind)
+        return shards.noted(table, engine=f"euroeval {suites.version()}, {self._stage.backend}")
+
+    def _rows_of(self, spec: SliceSpec) -> list[dict[str, str]]:
+        """The addresses of the rows that a slice is to have."""
+        return [
+            {"dataset": need.role, "metric": metric, "status": "ok",
+             "source_digest": self._digest(self._job.places[need].path)}
+            for need in spec.needs
+            if isinstance(need, Outside) and need.role not in _NOT_A_BENCHMARK
+            for metric in suites.registry()[need.role].metrics
+        ]  # fmt: skip
+
+    def _not_there(self, name: str) -> list[dict[str, str]]:
+        import polars as pl
+
+        asked = pl.DataFrame(self.rows[name], schema=dict.fromkeys(_ADDRESS, pl.String))
+        left = self._job.missing(name, self._stage.kind, asked)
+        return [self.rows[name][number] for number in left]
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = directory.digest(path)
+        return self._digests[path]
+
+    def _common(self, spec: SliceSpec, dataset: str) -> dict[str, Any]:
+        """What all rows of one benchmark of a slice share."""
+        place, adapter = self._job.place(spec, dataset), spec.need("adapter")
+        put_on = self._job.places[adapter] if adapter else None
+        stage = self._stage
+        return {
+            "model": model_of(spec.name),
+            "adapter": put_on.said if put_on and put_on.name else None,
+            "language": spec.language,
+            "split": stage.split,
+            "few_shot": stage.few_shot,
+            "backend": stage.backend,
+            "tool_version": suites.version(),
+            "source": place.name or place.path.name,
+            "source_digest": self._digest(place.path),
+        }

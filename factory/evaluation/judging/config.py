@@ -1,0 +1,70 @@
+"""How a language model is asked for a verdict, as a recipe says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from factory.artifacts.hashing import fingerprint
+from factory.config import Knobs
+from factory.evaluation.judging import prompts
+from factory.evaluation.judging.prompts import Wording
+from factory.evaluation.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
+
+
+class Ask(Knobs):
+    """How a language model is asked. `template`: a file of factory/judging/templates, or `text`, a
+    wording of one's own (see judging.wording.parse). `orders`: each question twice, with the
+    answers changing places, or once in an order drawn by its id. `context`: tokens of question and
+    verdict together, beyond which both answers are cut evenly (32,768: the published judge's); of
+    a served judge, whose tokenizer is not here, each character of what it reads counts as one.
+    `request`: of a served judge, words that go into every request as they are; null takes one out
+    that is there otherwise.
+
+    `as-published` (arXiv 2605.26293): one random order, temperature 0.7, 4096 tokens.
+    """
+
+    template: str = "ties"
+    text: str | None = None
+    orders: Literal["both", "random"] = "both"
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(1024, ge=1)
+    context: int = Field(32768, ge=64)
+    request: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, value: Any) -> Any:
+        if value == "as-published":
+            return {"orders": "random", "temperature": 0.7, "max_tokens": 4096}
+        return value
+
+    @field_validator("request")
+    @classmethod
+    def _words_alone(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in ("model", "messages", "stream", "n"):
+            if name in value:
+                raise ValueError(f"{name} is not for a recipe to say")
+        return value
+
+    @model_validator(mode="after")
+    def _readable(self) -> Ask:
+        if self.text is not None and self.template != type(self).model_fields["template"].default:
+            raise ValueError("has both a template and a text: leave one out")
+        self.wording()
+        return self
+
+    def wording(self) -> Wording:
+        """What is asked."""
+        if self.text is not None:
+            return prompts.parse("own", self.text)
+        return prompts.wording(self.template)
+
+    def in_orders(self, question: Mapping[str, Any], seed: int) -> tuple[str, ...]:
+        """The orders in which a question is asked: whatever other languages there are."""
+        if self.orders == "both":
+            return MODEL_FIRST, REFERENCE_FIRST
+        drawn = int(fingerprint([seed, question["language"], question["question_id"]]), 16)
+        return (MODEL_FIRST if drawn % 2 else REFERENCE_FIRST,)

@@ -1,0 +1,86 @@
+"""What a judge is asked, and the verdicts that it may give.
+
+The templates are text files beside this module, and so in the wheel: plain text with four places to
+fill in needs no template language. Which verdicts are allowed is read from the text itself, so that
+what is asked for and what is accepted cannot part ways.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.artifacts.hashing import text_hash
+from factory.engines.chat_template import Message
+from factory.language.languages import language
+
+TEMPLATES = Path(__file__).parent / "templates"
+PLACES = ("prompt", "answer_a", "answer_b", "language")
+_VERDICT = re.compile(r"\[\[([^\[\]\n]*)\]\]")
+_KNOWN = {"A", "B", "TIE"}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A template: its name, its text, and the verdicts it allows (`A`, `B`, perhaps `TIE`)."""
+
+    name: str
+    text: str
+    allowed: frozenset[str]
+
+    @property
+    def hash(self) -> str:
+        """Of the text: another wording is another judge."""
+        return text_hash(self.text)
+
+    def fill(self, prompt: Sequence[Message], first: str, second: str, code: str) -> list[Message]:
+        """The conversation that asks about two answers to a prompt in language `code`."""
+        parts = {
+            "prompt": prompt[0]["content"] if len(prompt) == 1 else _transcript(prompt),
+            "answer_a": first,
+            "answer_b": second,
+            "language": language(code).name,
+        }
+        # in one pass: an answer may hold "{prompt}" as its own text
+        places = re.compile(r"\{(" + "|".join(PLACES) + r")\}")
+        return [{"role": "user", "content": places.sub(lambda at: parts[at[1]], self.text)}]
+
+    def read(self, output: str) -> str | None:
+        """The verdict in what a judge said: what stands in its last double brackets, if that is
+        one of those allowed, letter by letter. The last one, because a judge that explains itself
+        may first say what it was told of the form, or change its mind."""
+        found = _VERDICT.findall(output)
+        return found[-1] if found and found[-1] in self.allowed else None
+
+
+def names() -> list[str]:
+    """The templates there are."""
+    return sorted(path.stem for path in TEMPLATES.glob("*.txt"))
+
+
+def wording(name: str) -> Wording:
+    """The template of this name. Raises ValueError."""
+    path = TEMPLATES / f"{name}.txt"
+    if name not in names():
+        raise ValueError(f"no template {name!r}, only {', '.join(names())}")
+    return parse(name, path.read_text(encoding="utf-8").strip())
+
+
+def parse(name: str, text: str) -> Wording:
+    """A template from its text. Raises ValueError for one that lacks a place or a verdict."""
+    for place in PLACES:
+        if f"{{{place}}}" not in text:
+            raise ValueError(f"the template {name} does not say where {{{place}}} goes")
+    allowed = frozenset(_VERDICT.findall(text))
+    if not {"A", "B"} <= allowed <= _KNOWN:
+        raise ValueError(
+            f"the template {name} asks for {', '.join(sorted(allowed)) or 'no verdict'}: "
+            "it must name [[A]] and [[B]], may name [[TIE]], and nothing else"
+        )
+    return Wording(name, text, allowed)
+
+
+def _transcript(messages: Sequence[Message]) -> str:
+    return "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)

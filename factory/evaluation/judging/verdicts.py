@@ -1,0 +1,140 @@
+"""Two ways to a verdict: by the rewards of both answers, or by asking which is better. Rows of the
+kind `verdicts` come out, and go into the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from factory.engines import Sampling, Scorer
+from factory.evaluation.judging import llm_judge
+from factory.evaluation.judging.backends import Speaker
+from factory.evaluation.judging.llm_judge import Pair
+from factory.evaluation.judging.match import Match
+from factory.evaluation.judging.prompts import Wording
+from factory.evaluation.statistics.table import Item, Side
+from factory.language.confusion import count_english
+from factory.language.detect import differs
+from factory.language.english import english
+from factory.rewards.backends import Classifier
+
+APART, MODEL_FIRST, REFERENCE_FIRST = "apart", "model_first", "reference_first"
+Wanted = tuple[Match, str]  # two answers, and in which order they are to be read
+Rows = list[dict[str, object]]
+
+
+def by_reward(
+    scorer: Scorer, max_tokens: int, judge: str, wanted: Sequence[Wanted]
+) -> tuple[Rows, int]:
+    """Verdicts of a reward model, and the tokens it read. Identical answers tie, whatever the last
+    digits of their rewards."""
+    sides = [side for one, _ in wanted for side in (one.model, one.reference)]
+    values = Classifier(scorer, max_tokens)([(side["prompt"], side["answer"]) for side in sides])
+    rows = []
+    for number, (one, order) in enumerate(wanted):
+        ours, theirs = values[2 * number].value, values[2 * number + 1].value
+        if ours is None or theirs is None:
+            verdict, reason = "unparseable", "no_reward"
+        elif one.identical:
+            verdict, reason = "tie", "identical"
+        else:
+            verdict = "tie" if ours == theirs else "model" if ours > theirs else "reference"
+            reason = None
+        row = _row(one, judge, order, verdict, reason)
+        rows.append(row | {"score_model": ours, "score_reference": theirs})
+    return rows, sum(value.n_tokens for value in values)
+
+
+def by_asking(
+    speaker: Speaker,
+    words: Wording,
+    sampling: Sampling,
+    context: int,
+    judge: str,
+    wanted: Sequence[Wanted],
+    seed: int,
+) -> tuple[Rows, int]:
+    """Verdicts of a model that is asked, and the tokens it read and wrote. Identical answers tie,
+    and it is not asked about them."""
+    pairs = [_pair(one, order) for one, order in wanted if not one.identical]
+    said = iter(llm_judge.ask(speaker, words, pairs, sampling, context, seed))
+    rows, tokens = [], 0
+    for one, order in wanted:
+        if one.identical:
+            rows.append(_row(one, judge, order, "tie", "identical"))
+            continue
+        answer = next(said)
+        tokens += answer.n_tokens
+        row = _row(one, judge, order, _meant(answer.verdict, order), answer.reason)
+        rows.append(row | {"judge_output": answer.output, "cut_tokens": answer.cut})
+    return rows, tokens
+
+
+def items(
+    pairs: Sequence[Match], rows: Sequence[Mapping[str, Any]], learned: Collection[str]
+) -> list[Item]:
+    """What was said of each question, for the statistics. `learned`: the questions that are among
+    the prompts of training."""
+    by_question: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_question.setdefault(row["question_id"], []).append(row)
+    found = []
+    for one in pairs:
+        name = one.model["question_id"]
+        said = by_question[name]
+        found.append(
+            Item(
+                question=name,
+                language=one.model["language"],
+                category=one.model["category"],
+                subcategory=one.model["subcategory"],
+                orders=tuple(row["order"] for row in said),
+                verdicts=tuple(row["verdict"] for row in said),
+                model=_side(one.model, said[0]["score_model"]),
+                reference=_side(one.reference, said[0]["score_reference"]),
+                identical=one.identical,
+                cut=any(row["cut_tokens"] for row in said),
+                seen=name in learned,
+            )
+        )
+    return found
+
+
+def _pair(one: Match, order: str) -> Pair:
+    sides = one.model["answer"], one.reference["answer"]
+    first, second = sides if order == MODEL_FIRST else sides[::-1]
+    return Pair(one.model["prompt"], first, second, one.model["language"])
+
+
+def _meant(verdict: str | None, order: str) -> str:
+    """Whose answer a judge's letter stands for."""
+    if verdict is None:
+        return "unparseable"
+    if verdict == "TIE":
+        return "tie"
+    return "model" if (verdict == "A") == (order == MODEL_FIRST) else "reference"
+
+
+def _row(one: Match, judge: str, order: str, verdict: str, reason: str | None) -> dict[str, object]:
+    return {
+        "model": one.model["model"],
+        "reference": one.reference["model"],
+        "judge": judge,
+        "language": one.model["language"],
+        "order": order,
+        "verdict": verdict,
+        "reason": reason,
+        **one.address(),
+    }
+
+
+def _side(answer: Mapping[str, Any], reward: float | None) -> Side:
+    return Side(
+        chars=len(answer["answer"]),
+        tokens=answer["n_tokens"],
+        wrong_language=differs(answer["detected_language"], answer["language"]),
+        lines=answer["lines"],
+        wrong_lines=answer["wrong_lines"],
+        english_words=count_english(answer["answer"], answer["language"], english),
+        reward=reward,
+    )

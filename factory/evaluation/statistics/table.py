@@ -1,0 +1,184 @@
+"""Verdicts become the rows of a table: for each model over all languages, in each, and in each
+category, everything that is to be said of it. What a manifest, a card and a terminal show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from factory.evaluation.statistics.intervals import Floats, percent
+from factory.evaluation.statistics.length_control import lc_minimal
+from factory.evaluation.statistics.rates import bounds, consistency, merged, win_rate
+from factory.language.confusion import pass_rates
+
+POINTS = {"model": 1.0, "tie": 0.5, "reference": 0.0}
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model's answer to a question: its length, whether it is in another language than the
+    question (a detector that cannot tell says no), its lines that could be judged and those of
+    them in another language, English words in them (None for a language in Latin script, or one
+    whose words cannot be told apart), and the reward a classifier gave it."""
+
+    chars: int
+    tokens: int
+    wrong_language: bool
+    lines: int | None = None
+    wrong_lines: int | None = None
+    english_words: int | None = None
+    reward: float | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a judge said of one question in one language: verdicts (`model`, `reference`, `tie`,
+    `unparseable`) by order; `orders` names them (`model_first`, `reference_first`, `apart`).
+    `identical`: both answers are the same text; `cut`: one was shortened for the judge;
+    `seen`: the question is among the prompts that the model was trained on."""
+
+    question: str
+    language: str
+    category: str | None
+    subcategory: str | None
+    orders: tuple[str, ...]
+    verdicts: tuple[str, ...]
+    model: Side
+    reference: Side
+    identical: bool = False
+    cut: bool = False
+    seen: bool = False
+
+
+def by_language(name: str, reference: str, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """A row over all languages, where there are several, and one for each of them."""
+    languages = list(dict.fromkeys(item.language for item in items))
+    groups = {code: [item for item in items if item.language == code] for code in languages}
+    every = {ALL: list(items), **groups} if len(groups) > 1 else groups
+    return [
+        {"model": name, "reference": reference, "language": code, "category": ALL} | figures(found)
+        for code, found in every.items()
+    ]
+
+
+def by_category(name: str, reference: str, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """A row over all languages for each category, and for each subcategory (`category/sub`), where
+    the questions have them."""
+    found = []
+    for label in _labels(items, lambda item: item.category):
+        inside = [item for item in items if item.category == label]
+        subs = _labels(inside, lambda item: item.subcategory)
+        parts = {label: inside} | {
+            f"{label}/{sub}": [item for item in inside if item.subcategory == sub]
+            for sub in (subs if len(subs) > 1 else ())
+        }
+        found += [
+            {"model": name, "reference": reference, "language": ALL, "category": part}
+            | figures(rows)
+            for part, rows in parts.items()
+        ]
+    return found
+
+
+def figures(items: Sequence[Item]) -> dict[str, Any]:
+    """Everything about these comparisons, as plain values in percent and counts. docs/evaluation.md
+    says what each means; a figure that there is none of is None or left out."""
+    points = _points(items)
+    value = merged(points)
+    known = np.isfinite(value)
+    questions = np.unique([item.question for item in items], return_inverse=True)[1]
+    languages = np.unique([item.language for item in items], return_inverse=True)[1]
+    asked = [verdict for item in items for verdict in item.verdicts]
+    worst, best = bounds(points)
+    found: dict[str, Any] = {
+        "won": int((value[known] > 0.5).sum()),
+        "tied": int((value[known] == 0.5).sum()),
+        "lost": int((value[known] < 0.5).sum()),
+        "unparseable": int((~known).sum()),
+        "verdicts": {
+            "asked": len(asked),
+            "unparseable": asked.count("unparseable"),
+            "identical": sum(item.identical for item in items),
+            "cut": sum(item.cut for item in items),
+        },
+        "bounds": {"worst": worst, "best": best},
+        "seen_in_training": sum(item.seen for item in items),
+        **_rewards(items),
+        **_kept_to_language(items),
+    }
+    if known.any():
+        rate = win_rate(value[known], questions[known])
+        found |= {"win_rate": rate.dump(), "shown": rate.shown()}
+        if len(np.unique(languages[known])) > 1:
+            found["macro"] = win_rate(value[known], questions[known], languages[known]).dump()
+        for unit in ("chars", "tokens"):
+            apart = [getattr(i.model, unit) - getattr(i.reference, unit) for i in items]
+            controlled = lc_minimal(
+                value[known],
+                np.asarray(apart, float)[known],
+                questions[known],
+            )
+            found[f"lc_minimal_{unit}"] = controlled.dump()
+    strict = _in_language(items, value)
+    if (told := np.isfinite(strict)).any():
+        found["in_language"] = win_rate(strict[told], questions[told]).dump()
+    if points.shape[1] > 1:
+        # what was never shown to a judge says nothing about it
+        shown = np.array([not item.identical for item in items], bool)
+        found["consistency"] = consistency(points[shown]).dump()
+    return found
+
+
+def _points(items: Sequence[Item]) -> Floats:
+    """Item by order; in two orders the model stands first in the first column."""
+    width = max(len(item.verdicts) for item in items)
+    found = np.full((len(items), width), np.nan)
+    for row, item in enumerate(items):
+        # of one order at random: where it stands in does not matter
+        ranked = sorted(zip(item.orders, item.verdicts, strict=True))
+        for column, (_, verdict) in enumerate(ranked):
+            found[row, column] = POINTS.get(verdict, np.nan)
+    return found
+
+
+def _in_language(items: Sequence[Item], value: Floats) -> Floats:
+    """The same with an answer in another language than its question counted as lost, whatever the
+    judge said; where both are, as a tie."""
+    ours = np.array([item.model.wrong_language for item in items], bool)
+    theirs = np.array([item.reference.wrong_language for item in items], bool)
+    return np.select([ours & theirs, ours, theirs], [0.5, 0.0, 1.0], value)
+
+
+def _rewards(items: Sequence[Item]) -> dict[str, Any]:
+    pairs = [(item.model.reward, item.reference.reward) for item in items]
+    both = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+    if not both:
+        return {}
+    return {
+        "mean_reward_model": sum(ours for ours, _ in both) / len(both),
+        "mean_reward_reference": sum(theirs for _, theirs in both) / len(both),
+    }
+
+
+def _kept_to_language(items: Sequence[Item]) -> dict[str, Any]:
+    """Answers in another language than asked for, line and word pass rates, of both sides."""
+    found: dict[str, Any] = {}
+    sides: Mapping[str, list[Side]] = {
+        "model": [item.model for item in items],
+        "reference": [item.reference for item in items],
+    }
+    for name, answers in sides.items():
+        lines, words = pass_rates((s.lines, s.wrong_lines, s.english_words) for s in answers)
+        found[f"wrong_language_{name}"] = sum(side.wrong_language for side in answers)
+        found[f"line_pass_rate_{name}"] = percent(lines)
+        found[f"word_pass_rate_{name}"] = percent(words)
+        found[f"mean_tokens_{name}"] = sum(side.tokens for side in answers) / len(answers)
+    return found
+
+
+def _labels(items: Sequence[Item], of: Callable[[Item], str | None]) -> list[str]:
+    return list(dict.fromkeys(label for item in items if (label := of(item)) is not None))

@@ -1,0 +1,1 @@
+"""Run a plan: resolve inputs, check, execute, seal, publish."""

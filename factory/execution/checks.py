@@ -1,0 +1,395 @@
+"""Check a recipe with its real tokenizers and no weights: every template's contract, every prompt's
+length. What was found is kept by content, so a second look costs nothing. How a recipe uses each
+tokenizer, and which prompts are too long for it, is worked out from numbers alone, at the end.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from factory.artifacts import licenses
+from factory.artifacts.files import write_atomically
+from factory.artifacts.hashing import fingerprint
+from factory.artifacts.workdir import Home
+from factory.engines import Sampling, chat_template, template_check
+from factory.errors import FactoryError, InputError, RecipeError
+from factory.hub.client import Hub
+from factory.planning.lock import Lock
+from factory.planning.plan import Step
+from factory.planning.recipe import Loaded, Recipe
+from factory.sampling.sources import Prompts
+from factory.stage.inputs import Need, Outside, Read, Served, SliceSpec
+from factory.stage.readers import is_file
+from factory.stage.stage import Stage
+
+_VERSION = 1  # raise it when a check changes: what was found before is looked for again
+_TOKENIZER = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # weights are none of these
+_INDEX = "*.index.json"
+
+
+def check(
+    loaded: Loaded, pins: Lock, hub: Hub, home: Home, only: frozenset[str] | None = None
+) -> list[Finding]:
+    """All that is found about a recipe (or `only` these steps of it), errors first.
+
+    Raises HubError when a tokenizer cannot be fetched, InputError without transformers.
+    """
+    found: list[Finding] = []
+    for tokenizer in asked(loaded.recipe, only):
+        if tokenizer.model.source not in pins.pins:
+            found.append(
+                Finding(
+                    "warning",
+                    tokenizer.model.source,
+                    "not on this hub yet, so not checked",
+                    f"the first run brings it in: factory run {loaded.recipe.name} --until prompts",
+                )
+            )
+            continue
+        key = home.root / "check" / f"{_content_key(tokenizer, loaded, pins)}.json"
+        if not key.exists():
+            made = [asdict(finding) for finding in _look(tokenizer, loaded, pins, hub)]
+            write_atomically(key, json.dumps(made).encode())
+        found += [Finding(**said) for said in json.loads(key.read_text(encoding="utf-8"))]
+    return sorted(found, key=lambda finding: finding.level != "error")
+
+
+def lacking(recipe: Recipe, only: Collection[str] | None = None) -> list[Finding]:
+    """What the steps of a recipe (or `only` these) need of this machine and it does not have."""
+    specs: dict[str, tuple[Stage, list[SliceSpec]]] = {}
+    for stage, spec in recipe.slices():
+        if only is None or spec.step in only:
+            specs.setdefault(stage.name, (stage, []))[1].append(spec)
+    return unsettled(recipe, only) + [
+        Finding("error", f"stages.{name}", error.what, error.fix)
+        for name, (stage, mine) in specs.items()
+        for error in stage.lacks(mine)
+    ]
+
+
+def unsettled(recipe: Recipe, only: Collection[str] | None = None) -> list[Finding]:
+    """Served models whose words cannot be passed on as the recipe says. Of what is on a hub a card
+    says it, which is read when it is fetched; of these nobody but the recipe can, and nobody should
+    be told after everything else is made."""
+    found = {}
+    for stage, spec in recipe.slices():
+        for need in spec.needs:
+            if isinstance(need, Served) and (only is None or spec.step in only):
+                under = [(need.model, recipe.licenses.get(need.model))]
+                try:
+                    licenses.settle(stage.name, stage.kind, under, recipe.license)
+                except RecipeError as error:
+                    found[spec.step] = Finding("error", "licenses", error.what, error.fix)
+    return list(found.values())
+
+
+def gate(
+    loaded: Loaded,
+    pins: Lock,
+    hub: Hub,
+    home: Home,
+    tell: Callable[[str], None],
+    only: list[str],
+    going: Collection[str] = (),
+) -> Callable[[Step], None]:
+    """What a run calls with every step that it is about to work on: before the first, all that the
+    steps in `going` need of this machine must be there; before the first that needs a model, all
+    of `only` are checked, warnings told and an error raised."""
+    looked = done = False
+
+    def before(step: Step) -> None:
+        nonlocal looked, done
+        if not looked:
+            looked = True
+            for finding in lacking(loaded.recipe, going):
+                raise InputError(f"{finding.about}: {finding.what}", finding.fix)
+        needs_model = bool(asked(loaded.recipe, frozenset({step.name})))
+        if done or not needs_model:
+            return
+        done = True
+        for finding in check(loaded, pins, hub, home, frozenset(only)):
+            if finding.level == "error":
+                raise InputError(f"{finding.about}: {finding.what}", finding.fix)
+            tell(finding.line())
+
+    return before
+
+
+def _content_key(asked: Asked, loaded: Loaded, pins: Lock) -> str:
+    """The content of everything that is looked at, and what looks at it."""
+    prompts = {
+        f"{use.stage} {spec.name}": [use.does, use.limit, _digest(spec, pins)]
+        for use in asked.uses
+        for spec in use.prompts
+    }
+    reads = {
+        name: stage.model_dump(mode="json", exclude={"how"})
+        for name, stage in loaded.recipe.steps().items()
+        if isinstance(stage, Prompts)
+    }
+    return fingerprint(
+        {
+            "check": _VERSION,
+            "transformers": _transformers(),
+            "name": asked.model.source,
+            "model": pins.pins[asked.model.source].digest,
+            "answers": asked.answers,
+            "prompts": prompts,
+            "read": reads,
+        }
+    )
+
+
+def _digest(spec: SliceSpec, pins: Lock) -> str | None:
+    need = spec.need("source")
+    pin = pins.pins.get(need.source) if isinstance(need, Outside) else None
+    return pin.digest if pin else None
+
+
+def _transformers() -> str:
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError(
+            "tokenizers are read with transformers, which is not installed",
+            "pip install 'croco-factory[train]'",
+        )
+    return importlib.metadata.version("transformers")
+
+
+def _look(asked: Asked, loaded: Loaded, pins: Lock, hub: Hub) -> Iterator[Finding]:
+    name = asked.model.source
+    revision = pins.pins[name].revision
+    assert revision is not None
+    directory = hub.fetch(name.partition("@")[0], "model", revision, _TOKENIZER, (_INDEX,))
+    try:
+        tokenizer = chat_template.load_tokenizer(str(directory))
+    except InputError as error:
+        # a path of this machine's says nothing to people; the name does
+        yield Finding("error", name, error.what.replace(str(directory), name), error.fix)
+        return
+    generation = SimpleNamespace(**_json(directory / "generation_config.json"))
+    found = (
+        template_check.breaches(tokenizer, generation)
+        if asked.answers
+        else template_check.opening(tokenizer)
+    )
+    for breach in found:
+        yield Finding("error" if breach.fatal else "warning", name, breach.what, breach.fix)
+    if any(breach.fatal for breach in found):
+        return
+    config = _json(directory / "config.json")
+    context = (config.get("text_config") or config).get("max_position_embeddings")
+    measured: dict[SliceSpec, dict[str, int]] = {}
+    for use in asked.uses:
+        for spec in use.prompts:
+            if spec not in measured:
+                try:
+                    measured[spec] = dict(_lengths(tokenizer, spec, loaded, pins, hub))
+                except FactoryError as error:
+                    about = f"{name}, {spec.name}"
+                    yield Finding("error", about, error.what, error.fix)
+                    measured[spec] = {}
+            yield from over_long(use, name, spec.name, measured[spec], context)
+
+
+def _lengths(
+    tokenizer: Any, spec: SliceSpec, loaded: Loaded, pins: Lock, hub: Hub
+) -> Iterator[tuple[str, int]]:
+    """The tokens of every prompt of a slice that comes from outside, by id. Prompts that are made
+    here (translations) are not there yet."""
+    stage, need = loaded.recipe.steps().get(spec.step), spec.need("source")
+    if not isinstance(stage, Prompts) or not isinstance(need, Outside):
+        return
+    name, pin = need.source.partition("@")[0], pins.pins[need.source]
+    path = (
+        loaded.file(need.source)
+        if is_file(need.source)
+        else hub.fetch(name, "dataset", str(pin.revision))
+    )
+    if is_file(need.source) and not path.exists():
+        return  # a published line made again: its prompts are there as rows, their file is not
+    language = str(spec.language)
+    taken = 0
+    for where, row in stage.rows(path, language):
+        made = row and stage.row(row, where, need.source, language)
+        if not made:
+            continue
+        if taken == stage.first:
+            return
+        taken += 1
+        try:
+            yield made["prompt_id"], len(chat_template.prompt_ids(tokenizer, made["messages"]))
+        except InputError as error:
+            raise InputError(f"{where}: {error.what}", error.fix) from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+_READS_WHOLE = ("reward", "judge")  # roles of classifiers
+_PROMPTS = ("prompts", "questions")
+_ADAPTERS = ("adapter", "start", "source")  # what comes from outside and goes with its base
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a recipe will run into: `about` a model or a language, and the fix."""
+
+    level: Literal["error", "warning"]
+    about: str
+    what: str
+    fix: str
+
+    def line(self) -> str:
+        """As one line."""
+        return f"{self.level}: {self.about}: {self.what} (fix: {self.fix})"
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one stage uses a tokenizer: to `answer` with up to `limit` tokens, or to `read` up to
+    `limit` tokens, in the languages of these slices of prompts; no limit where it is trained."""
+
+    stage: str
+    does: Literal["answer", "read"]
+    limit: int | None
+    prompts: tuple[SliceSpec, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A tokenizer: the model that it comes with, whether that one answers (a classifier does not),
+    and its uses."""
+
+    model: Outside
+    answers: bool
+    uses: tuple[Use, ...]
+
+
+def asked(recipe: Recipe, only: frozenset[str] | None = None) -> list[Asked]:
+    """Every tokenizer that the steps of a recipe need (or `only` those), each once.
+
+    A model that is trained here has the tokenizer of its base.
+    """
+    laid = recipe.slices()
+    specs = {(spec.step, spec.name): spec for _, spec in laid}
+    found: dict[str, Asked] = {}
+    for stage, spec in laid:
+        if only is not None and spec.step not in only:
+            continue
+        for need in spec.needs:
+            model = _origin(need, specs)
+            if model is None:
+                continue
+            # a translator is asked single turns in a format of its own, and never read again
+            reads = (
+                need.role in _READS_WHOLE
+                or stage.kind == "prompts"
+                or (need.role == "base" and stage.kind == "model")
+            )
+            before = found.get(model.source, Asked(model, False, ()))
+            uses = _with(before.uses, _use(stage, spec, specs))
+            found[model.source] = Asked(before.model, before.answers or not reads, uses)
+    return list(found.values())
+
+
+def _origin(need: Need, specs: Mapping[tuple[str, str], SliceSpec]) -> Outside | None:
+    """The outside model whose tokenizer a need comes with; None for what is no model."""
+    if isinstance(need, Outside):
+        return need if need.kind == "model" and need.role not in _ADAPTERS else None
+    if isinstance(need, Served) or need.role == "adapter":
+        return None  # no tokenizer is here; or it goes with its base, which is a need of its own
+    base = specs[need.step, need.slice].need("base")
+    return None if base is None else _origin(base, specs)
+
+
+def _use(stage: Stage, spec: SliceSpec, specs: Mapping[tuple[str, str], SliceSpec]) -> Use | None:
+    limit = getattr(stage, "max_tokens", None)
+    if stage.kind not in ("samples", "answers", "scores") or limit is None:
+        return None
+    sources = tuple(
+        specs[need.step, need.slice]
+        for need in spec.needs
+        if isinstance(need, Read) and need.role in _PROMPTS
+    )
+    return Use(stage.name, "read" if stage.kind == "scores" else "answer", limit, sources)
+
+
+def _with(uses: tuple[Use, ...], new: Use | None) -> tuple[Use, ...]:
+    """`uses` with one more, whose prompts join those of the same use in another language."""
+    if new is None:
+        return uses
+    for number, old in enumerate(uses):
+        if (old.stage, old.does, old.limit) == (new.stage, new.does, new.limit):
+            more = tuple(dict.fromkeys((*old.prompts, *new.prompts)))
+            return (*uses[:number], Use(*_key(old), more), *uses[number + 1 :])
+    return (*uses, new)
+
+
+def _key(use: Use) -> tuple[str, Literal["answer", "read"], int | None]:
+    return use.stage, use.does, use.limit
+
+
+def over_long(
+    use: Use, about: str, language: str, lengths: Mapping[str, int], context: int | None
+) -> list[Finding]:
+    """What a use's limits mean for prompts of these lengths (tokens, by id) in one language."""
+    if use.limit is None or not lengths:
+        return []
+    longest = max(lengths, key=lambda name: lengths[name])
+    where = f"stages.{use.stage}, {language}"
+    if use.does == "read":
+        most = min(use.limit, context or use.limit)
+        over = [name for name, size in lengths.items() if size >= most]
+        return _too_long(over, lengths, longest, about, where, most)
+    if context is None:
+        return []
+    sampling = Sampling(temperature=1, top_p=1, max_tokens=use.limit)
+    rooms = {name: sampling.room(size, context) for name, size in lengths.items()}
+    over = [name for name, room in rooms.items() if not room]
+    least = min(use.limit, context // 2)  # what room() leaves at the least
+    found = _too_long(over, lengths, longest, about, where, context - least)
+    short = [room for room in rooms.values() if 0 < room < use.limit]
+    if short:
+        left = min(short)
+        found.append(
+            Finding(
+                "warning",
+                about,
+                f"{where}: answers to {len(short)} of {len(lengths)} prompts get less than "
+                f"max_tokens {use.limit}, down to {left}, in a context of {context}",
+                f"set stages.{use.stage}.max_tokens to {left} for all to get the same",
+            )
+        )
+    return found
+
+
+def _too_long(
+    over: list[str], lengths: Mapping[str, int], longest: str, about: str, where: str, most: int
+) -> list[Finding]:
+    if not over:
+        return []
+    every = len(over) == len(lengths)
+    listed = ", ".join(over[:3]) + (f" and {len(over) - 3} more" if len(over) > 3 else "")
+    return [
+        Finding(
+            "error" if every else "warning",
+            about,
+            f"{where}: {len(over)} of {len(lengths)} prompts leave no room in {most} tokens: "
+            f"{listed}; the longest, {longest}, has {lengths[longest]}",
+            "no row comes of them: shorten them, or name a model with a longer context"
+            if every
+            else "they are counted and get no answer or reward; shorten them to keep them",
+        )
+    ]

@@ -1,0 +1,39 @@
+"""The collection of a recipe: what it is called, what it says of itself, and what lies in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from factory.errors import HubError
+from factory.hub.client import Hub, Item
+from factory.hub.collection import description, title
+from factory.planning.plan import Step, repo_of
+from factory.planning.recipe import Recipe
+from factory.reports.cards import card, refresh
+
+
+def put(recipe: Recipe, steps: Sequence[Step], hub: Hub) -> None:
+    """Put every step that is on the hub into the collection, in the order of the line: the repos
+    of other recipes too, where they made the very same thing. Raises HubError."""
+    items = [
+        Item(step.repo, step.repo_type, card.note(step.found.manifest, step.found.tag))
+        for step in steps
+        if step.found is not None and step.found.tag is not None
+    ]
+    if items:
+        hub.collect(title(recipe), recipe.org, recipe.private, description(recipe), items)
+
+
+def tell_models(recipe: Recipe, hub: Hub, tell: Callable[[str], None]) -> None:
+    """Put what judges found onto the cards of the adapters that they judged."""
+    adapters = {
+        repo_of(recipe, stage, spec.step): None
+        for stage, spec in recipe.slices()
+        if stage.kind == "adapter"
+    }
+    for repo in adapters:
+        try:
+            if hub.has(repo, "model", "main"):
+                refresh.refresh(hub, refresh.Subject(repo, "model", "main"))
+        except HubError as error:  # a card can wait: factory card REPO --refresh
+            tell(f"the card of {repo} is as it was: {error.what}")

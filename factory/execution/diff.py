@@ -1,0 +1,276 @@
+"""Two artifacts side by side: manifests by field, rows by address, weights by norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from factory.artifacts.manifest import Manifest, read_manifest
+from factory.errors import InputError
+from factory.evaluation.statistics.agreement import Agreement, agreement, outcome
+from factory.evaluation.statistics.table import ALL, POINTS
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# What tells one row of a slice from another, by kind.
+ADDRESS = {
+    "prompts": ("prompt_id",),
+    "samples": ("prompt_id", "k"),
+    "scores": ("prompt_id", "k"),
+    "preferences": ("prompt_id",),
+    "pairs": ("id",),
+    "sft": ("id",),
+    "answers": ("question_id",),
+    "verdicts": ("question_id", "order"),
+    "results": ("dataset", "metric"),
+}
+
+# What a verdict is about: two judges of other texts cannot agree.
+_READ = ("prompt_hash", "answer_hash", "reference_hash")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that two manifests say differently: what it is about, which field, both values
+    (None where one does not have it)."""
+
+    part: str
+    name: str
+    one: Any
+    other: Any
+
+
+@dataclass(frozen=True)
+class RowChanges:
+    """Rows of one slice: the same in both, at the same address but changed, in one alone; and how
+    many rows differ in each column."""
+
+    same: int
+    changed: int
+    only_one: int
+    only_other: int
+    columns: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeightChanges:
+    """Weights: ||one - other|| / ||one|| over all shared tensors, the tensors that differ most by
+    the same measure, and tensors that are in one alone."""
+
+    relative: float
+    largest: dict[str, float]
+    only_one: list[str]
+    only_other: list[str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Everything that differs. `rows` and `weights` are for artifacts of the same kind alone,
+    `judges` for verdicts: how far they agree on the slices that are in both, and over all."""
+
+    same_bytes: bool
+    changes: list[Change]
+    rows: dict[str, RowChanges]
+    weights: WeightChanges | None
+    judges: dict[str, Agreement] = field(default_factory=dict)
+
+
+def compare(one: Path, other: Path) -> Difference:
+    """Compare two artifacts at rest. Raises InputError where there is no manifest."""
+    ours, theirs = _manifest(one), _manifest(other)
+    rows: dict[str, RowChanges] = {}
+    weights = None
+    if ours.kind == theirs.kind and ours.kind in ADDRESS:
+        for name in dict.fromkeys((*ours.slices, *theirs.slices)):
+            rows[name] = _rows(one, other, name, ADDRESS[ours.kind])
+    elif ours.kind == theirs.kind:
+        weights = _weights(one, other)
+    judges = {}
+    if ours.kind == theirs.kind == "verdicts":
+        judges = _judges(one, other, [name for name in ours.slices if name in theirs.slices])
+    changes = list(_changes(_said(ours), _said(theirs)))
+    return Difference(ours.content() == theirs.content(), changes, rows, weights, judges)
+
+
+def _manifest(directory: Path) -> Manifest:
+    try:
+        return read_manifest(directory)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{directory} holds no artifact: {str(error).splitlines()[0]}",
+            "name a directory or a repo with factory.json at its root",
+        ) from None
+
+
+def _said(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """What a manifest says, by part, each flat."""
+    return {
+        "made by": {"stage": manifest.stage, "kind": manifest.kind, "recipe": manifest.recipe},
+        "fields": flat({**manifest.fields, "seed": manifest.seed}),
+        "how": flat(manifest.how),
+        "models": {
+            record.role: f"{record.source or record.step} {record.digest[:12]}"
+            for record in manifest.models
+        },
+        "inputs": {
+            f"{name} {read.role} {number}": read.digest[:12]
+            for name, record in manifest.slices.items()
+            for number, read in enumerate(record.inputs)
+        },
+        "rows": flat({n: record.rows.model_dump() for n, record in manifest.slices.items()}),
+        "figures": {key: value for key, value in flat(manifest.stats).items() if _figure(value)},
+        "environment": dict(manifest.environment),
+    }
+
+
+def _figure(value: Any) -> bool:
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings, and lists of them, as one with dotted keys; other lists stay whole."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, list) and item and all(isinstance(one, Mapping) for one in item):
+            item = {str(number): one for number, one in enumerate(item)}
+        if isinstance(item, Mapping):
+            found |= flat(item, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = item
+    return found
+
+
+def _changes(
+    one: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Change]:
+    for part in one:
+        for name in dict.fromkeys((*one[part], *other[part])):
+            ours, theirs = one[part].get(name), other[part].get(name)
+            both_nan = all(isinstance(v, float) and math.isnan(v) for v in (ours, theirs))
+            if ours != theirs and not both_nan:
+                yield Change(part, name, ours, theirs)
+
+
+def _rows(one: Path, other: Path, name: str, address: tuple[str, ...]) -> RowChanges:
+    import polars as pl
+
+    ours, theirs = _table(one, name), _table(other, name)
+    if ours is None or theirs is None:
+        there = ours if ours is not None else theirs
+        count = 0 if there is None else len(there)
+        return RowChanges(
+            0, 0, count if ours is not None else 0, count if theirs is not None else 0
+        )
+    columns = [c for c in ours.columns if c in theirs.columns and c not in address]
+    joined = ours.join(theirs, on=address, how="inner", suffix=" of other")
+    differs = joined.select(
+        **{column: pl.col(column).ne_missing(pl.col(f"{column} of other")) for column in columns}
+    )
+    counts = {column: int(differs[column].sum()) for column in columns}
+    changed = int(differs.select(pl.any_horizontal(pl.all())).to_series().sum()) if columns else 0
+    return RowChanges(
+        same=len(joined) - changed,
+        changed=changed,
+        only_one=len(ours.join(theirs, on=address, how="anti")),
+        only_other=len(theirs.join(ours, on=address, how="anti")),
+        columns={column: count for column, count in counts.items() if count},
+    )
+
+
+def _judges(one: Path, other: Path, names: list[str]) -> dict[str, Agreement]:
+    """How far two sets of verdicts agree, question by question: a judge may have been asked in
+    other orders, so what is compared is the mean of its verdicts on a question. Identical answers
+    tie by rule and were shown to nobody: they are left out."""
+    import polars as pl
+
+    found = {}
+    for name in names:
+        ours, theirs = _verdicts(one, name), _verdicts(other, name)
+        joined = ours.join(theirs, on="question_id", suffix=" of other")
+        same = pl.all_horizontal(
+            pl.col(text).eq_missing(pl.col(f"{text} of other")) for text in _READ
+        )
+        alike = joined.filter(same)
+        found[name] = alike, len(joined) - len(alike)
+    if len(found) > 1:
+        frames, others = zip(*found.values(), strict=True)
+        found = {ALL: (pl.concat(frames), sum(others)), **found}
+    return {
+        name: agreement(
+            [outcome(mean) for mean in rows["said"]],
+            [outcome(mean) for mean in rows["said of other"]],
+            rows["question_id"].to_list(),
+            others,
+        )
+        for name, (rows, others) in found.items()
+    }
+
+
+def _verdicts(root: Path, name: str) -> pl.DataFrame:
+    """What was said of each question: the mean of its verdicts' worth, null where none could be
+    read; with the hashes of what was read (null in rows from before they were kept)."""
+    import polars as pl
+
+    columns = dict.fromkeys(("question_id", "verdict", "reason", *_READ), pl.String)
+    table = _table(root, name)
+    rows = pl.DataFrame(schema=columns) if table is None else table
+    missing = [pl.lit(None, pl.String).alias(c) for c in columns if c not in rows.columns]
+    shown = rows.with_columns(missing).filter(pl.col("reason").ne_missing("identical"))
+    worth = pl.col("verdict").replace_strict(POINTS, default=None, return_dtype=pl.Float64)
+    return shown.group_by("question_id", *_READ, maintain_order=True).agg(said=worth.mean())
+
+
+def _table(root: Path, name: str) -> pl.DataFrame | None:
+    """The rows of a slice, what is nested as text; None where there is no such slice."""
+    import polars as pl
+
+    files = sorted((root / "data" / name).glob("*.parquet"))
+    if not files:
+        return None
+    frames = [pl.from_arrow(pq.ParquetFile(file).read()) for file in files]
+    found = pl.concat([f for f in frames if isinstance(f, pl.DataFrame)], how="diagonal")
+    nested = [column for column, kind in found.schema.items() if kind.is_nested()]
+    talk = pl.element().struct.json_encode()
+    return found.with_columns(pl.col(column).list.eval(talk).list.join("\n") for column in nested)
+
+
+def _weights(one: Path, other: Path) -> WeightChanges:
+    import torch
+    from safetensors import safe_open
+
+    ours, theirs = _tensors(one), _tensors(other)
+    shared, total, parts = [name for name in ours if name in theirs], [0.0, 0.0], {}
+    for name in shared:
+        with safe_open(ours[name], "pt") as a, safe_open(theirs[name], "pt") as b:
+            mine, their = (f.get_tensor(name).to(torch.float64) for f in (a, b))
+        if mine.shape != their.shape:
+            parts[name] = math.inf
+            continue
+        gap, size = float((mine - their).norm()), float(mine.norm())
+        total = [total[0] + gap**2, total[1] + size**2]
+        parts[name] = gap / size if size else (math.inf if gap else 0.0)
+    largest = sorted(parts.items(), key=lambda item: -item[1])[:5]
+    return WeightChanges(
+        relative=math.sqrt(total[0] / total[1]) if total[1] else 0.0,
+        largest={name: value for name, value in largest if value},
+        only_one=sorted(set(ours) - set(theirs)),
+        only_other=sorted(set(theirs) - set(ours)),
+    )
+
+
+def _tensors(root: Path) -> dict[str, Path]:
+    from safetensors import safe_open
+
+    found: dict[str, Path] = {}
+    for file in sorted(root.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            found |= dict.fromkeys(opened.keys(), file)
+    if not found:
+        raise InputError(f"{root} holds no safetensors", "name an adapter or a model")
+    return found

@@ -1,0 +1,215 @@
+"""Somebody else's rows or adapter in the place of a step: read, checked, put in our form.
+
+Works for scored samples as CroCo's scripts write them (`messages`, `reward_score`), for TRL's
+preference and prompt-completion datasets, for UltraFeedback's shape, and for our own artifacts.
+What a dataset does not say (who drew an answer, when it ended) is left empty, never invented.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from factory.artifacts import schemas, tables
+from factory.artifacts.hashing import text_hash
+from factory.artifacts.manifest import Rows
+from factory.artifacts.tables import slice_directory
+from factory.errors import InputError, nearest
+from factory.language.detect import detect
+from factory.stage.job import Job
+from factory.stage.outcome import Outcome
+from factory.stage.readers import Row, address, answer, messages, unlike
+from factory.stage.stage import Stage
+from factory.training import adapters
+
+_REWARD = ("reward", "reward_score", "score")
+Talk = list[dict[str, str]]
+
+
+def take_in(stage: Stage, job: Job) -> Outcome:
+    """The work of a step that has `from:`. Raises InputError that names the column and the row
+    of what does not fit."""
+    assert stage.from_ is not None
+    if stage.kind == "adapter":
+        return _take_adapter(job)
+    shape = _SHAPES[stage.kind]
+    counts: dict[str, Rows] = {}
+    for number, spec in enumerate(job.slices):
+        place = job.place(spec, "source")
+        source, language = place.name or place.path.name, str(spec.language)
+        made: list[Row] = []
+        dropped: Counter[str] = Counter()
+        draws: Counter[str] = Counter()  # how many answers a prompt has so far
+        seen: set[str] = set()
+        for where, row in stage.from_.rows(place.path, language):
+            if row is None:
+                dropped["filtered"] += 1
+                continue
+            found = shape(row, where, source)
+            if found is None:
+                dropped["empty"] += 1
+                continue
+            found["language"] = found["prompt_language"] = language
+            if stage.kind in ("samples", "scores"):
+                found["k"] = _number(row, "k", where, draws[found["prompt_id"]])
+                draws[found["prompt_id"]] += 1
+            else:
+                found["id"] = unlike(seen, str(row.get("id") or found["prompt_id"]))
+                seen.add(found["id"])
+            made.append({name: found.get(name) for name in schemas.SCHEMAS[stage.kind].names})
+        if not made:
+            raise InputError(f"{source} has no rows for {language}", "check from: and where:")
+        table = schemas.from_rows(made, stage.kind)
+        tables.write_slice(slice_directory(job.out, spec.name), table)
+        counts[spec.name] = Rows(
+            into=len(made) + dropped.total(), out=len(made), dropped=dict(dropped)
+        )
+        job.progress(number + 1, len(job.slices), "languages")
+    return Outcome(counts, determinism="exact")
+
+
+def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+    prompt, said = _conversation(row, where)
+    text = said.strip()
+    if not text:
+        return None
+    return {
+        **address(row, prompt, source),
+        "response": text,
+        "response_hash": text_hash(text),
+        "n_tokens": row.get("n_tokens"),
+        "n_chars": len(text),
+        "finish_reason": str(row.get("finish_reason") or "unknown"),
+        "detected_language": row.get("detected_language") or detect(text),
+    }
+
+
+def _score(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+    sample = _sample(row, where, source)
+    name = next((name for name in _REWARD if name in row), None)
+    if name is None:
+        raise InputError(
+            f"{where}: no column 'reward'{nearest('reward', row)}",
+            f"say columns: {{reward: theirs}}; it has {', '.join(row)}",
+        )
+    value = row[name]
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise InputError(f"{where}: {name} {value!r} is not a number", "mend that row")
+    found: Row
+    if value is None:
+        found = {"reward": None, "status": "absent"}
+    elif not math.isfinite(value):
+        found = {"reward": None, "status": "not_finite"}
+    else:
+        found = {"reward": float(value), "status": "ok"}
+    return sample and sample | found
+
+
+def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+    for side in ("chosen", "rejected"):
+        if not row.get(side):
+            raise InputError(
+                f"{where}: no column {side!r}{nearest(side, row)}",
+                f"say columns: {{{side}: theirs}}; it has {', '.join(row)}",
+            )
+    if row.get("prompt"):
+        prompt = messages({"prompt": row["prompt"]}, where)
+    else:  # both sides hold the whole conversation
+        before = [messages({"messages": row[side]}, where)[:-1] for side in ("chosen", "rejected")]
+        if before[0] != before[1] or not before[0]:
+            raise InputError(
+                f"{where}: no column 'prompt', and chosen and rejected do not begin alike",
+                "say columns: {prompt: theirs}",
+            )
+        prompt = before[0]
+    sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
+    if not all(said[-1]["content"].strip() for said in sides.values()):
+        return None
+    found: Row = {"prompt_id": address(row, prompt, source)["prompt_id"], "prompt": prompt, **sides}
+    for side in ("chosen", "rejected"):
+        said = sides[side][-1]["content"]
+        found[f"{side}_language"] = row.get(f"{side}_language") or detect(said) or "und"
+        for name in (f"score_{side}", f"reward_{side}"):
+            found[name] = _float(row, name, where)
+        for name in (f"{side}_k", f"{side}_tokens"):
+            found[name] = _number(row, name, where, None)
+    return found
+
+
+def _completion(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+    prompt, said = _conversation(row, where)
+    if not said.strip():
+        return None
+    return {
+        "prompt_id": address(row, prompt, source)["prompt_id"],
+        "prompt": prompt,
+        "completion": [{"role": "assistant", "content": said}],
+        "reward": _float(row, "reward", where),
+        "k": _number(row, "k", where, None),
+    }
+
+
+_SHAPES: dict[str, Callable[[Mapping[str, Any], str, str], Row | None]] = {
+    "samples": _sample,
+    "scores": _score,
+    "pairs": _pair,
+    "sft": _completion,
+}
+
+
+def _conversation(row: Mapping[str, Any], where: str) -> tuple[Talk, str]:
+    """The prompt and the answer of a row that holds both, in either of two shapes."""
+    for name in ("response", "completion", "answer"):
+        if name in row and row.get("prompt"):
+            value = row[name]
+            said = value if isinstance(value, str) else answer(value, where)[-1]["content"]
+            return messages({"prompt": row["prompt"]}, where), said
+    whole = messages({"messages": row.get("messages")}, where)
+    if len(whole) < 2 or whole[-1]["role"] != "assistant":
+        raise InputError(
+            f"{where}: no answer: the last of its messages is not the assistant's",
+            "give messages that end with the answer, or prompt and response",
+        )
+    return whole[:-1], whole[-1]["content"]
+
+
+def _number(row: Mapping[str, Any], name: str, where: str, default: int | None) -> int | None:
+    value = row.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{where}: {name} {value!r} is not a whole number", "mend that row")
+    return value
+
+
+def _float(row: Mapping[str, Any], name: str, where: str) -> float | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{where}: {name} {value!r} is not a number", "mend that row")
+    return float(value)
+
+
+def _take_adapter(job: Job) -> Outcome:
+    """An adapter as it was published, on the base that it names itself."""
+    [spec] = job.slices
+    place, base = job.place(spec, "source"), job.place(spec, "base")
+    named = adapters.read_config(place.path).get("base_model_name_or_path")
+    if not (place.path / adapters.WEIGHTS).is_file():
+        raise InputError(f"{place.name} holds no {adapters.WEIGHTS}", "pickles are not read")
+    if named != base.name:
+        raise InputError(
+            f"{place.name} was trained on {named}, not on {base.name}",
+            f"make {named} the model that stages.{spec.step.partition('[')[0]}.base names",
+        )
+    for file in place.path.rglob("*"):
+        ours = file.name in ("README.md", "factory.json", "recipe.yaml", "recipe.lock.yaml")
+        if file.is_file() and not ours and not file.name.startswith("."):
+            to = job.out / file.relative_to(place.path)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, to)
+    return Outcome({spec.name: Rows(into=0, out=0)}, determinism="exact")

@@ -1,0 +1,76 @@
+"""Report a run as plain lines on stdout, and the words that a terminal's report shares with it."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from factory.planning.plan import State, Step
+from factory.stage.job import Progress
+
+_EVERY = 60.0  # seconds between lines of progress
+
+
+class LogReporter:
+    """Prints plain lines, for programs that call the Python API; `quiet` prints nothing."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+
+    def note(self, text: str) -> None:
+        """Print one line of its own."""
+        if not self._quiet:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+    def begin(self, step: Step) -> Progress:
+        """Announce a step. Return what takes its progress."""
+        self.note(f"{step.name}: {step.reason}")
+        started = latest = time.monotonic()
+        at_start: int | None = None
+
+        def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
+            nonlocal latest, at_start
+            now = time.monotonic()
+            at_start = done if at_start is None else at_start
+            if now - latest > _EVERY:
+                latest = now
+                self.note(progress_line(done, total, unit, tokens, now - started, at_start))
+
+        return progress
+
+    def end(self, step: Step, seconds: float | None) -> None:
+        """Say what became of a step."""
+        self.note(end_line(step, seconds))
+
+
+def progress_line(
+    done: int, total: int, unit: str, tokens: int, seconds: float, at_start: int
+) -> str:
+    """Return progress as one line: units, tokens a second, and the time left once it is known."""
+    line = f"  {done}/{total} {unit}"
+    if tokens:
+        line += f", {tokens / seconds:.0f} tokens/s"
+    if done > at_start:  # nobody knows before
+        line += f", about {duration(seconds / (done - at_start) * (total - done))} left"
+    return line
+
+
+def end_line(step: Step, seconds: float | None) -> str:
+    """Return the end of a step as one line; `seconds` is None for one that was reused."""
+    if step.state is State.BLOCKED:
+        return f"{step.name}: blocked: {step.reason}"
+    assert step.found is not None
+    rows = step.found.manifest.rows()
+    did = "reused" if seconds is None else f"done in {seconds:.0f} s"
+    at = f"in {step.repo} at {step.found.tag}" if step.found.tag else "not published yet"
+    return f"{step.name}: {did}, {rows.out} rows {at}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,87 @@
+"""What stands in the hub's place where there is none: it answers from provisions on disk, and opens
+no socket whatever it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from factory.artifacts.manifest import Manifest
+from factory.errors import HubError
+from factory.execution import bundle
+from factory.execution.bundle import Provisions
+from factory.hub.client import Hub, Published
+from factory.planning.plan import Found, Holdings
+
+
+class _Nobody:
+    """Takes the place of the client: whoever asks it anything is told that there is no hub."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _refusal("a step asked the hub for something")
+
+
+class Offline(Hub):
+    """A hub that has what was provided and refuses the rest."""
+
+    reachable = False
+
+    def __init__(self, given: Provisions) -> None:
+        self.endpoint = "offline"
+        self._token = None
+        self._api = _Nobody()  # type: ignore[assignment]
+        self._given = given
+        self._paths = {(one.name, one.kind, one.revision): one.path for one in given.repos}
+
+    def has(self, name: str, kind: str, revision: str) -> bool:
+        return self._paths.get((name, kind, revision)) is not None
+
+    def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
+        for one in self._given.repos:
+            if (one.name, one.kind) == (name, kind) and one.content and one.path:
+                return one.revision, one.content
+        return None
+
+    def fetch(
+        self,
+        name: str,
+        kind: str,
+        revision: str,
+        only: Sequence[str] | None = None,
+        but: Sequence[str] = (),
+    ) -> Path:
+        path = self._paths.get((name, kind, revision))
+        if path is None:
+            raise _refusal(f"{name} at {revision[:12]} was not brought here")
+        if not path.is_dir():
+            raise HubError(
+                f"{name} was brought to {path}, and that is gone",
+                "submit again, which brings it again; is it on a file system that nodes share?",
+            )
+        return path
+
+    def holdings(self, repos: Mapping[str, str]) -> Holdings:
+        """Every artifact that was there or was brought, whatever repo it is of."""
+        found = Holdings([Found(known.manifest, tag=known.tag) for known in self._given.known])
+        for manifest, tag, directory in bundle.artifacts(self._given):
+            found.add(Found(manifest, directory, tag))
+        return found
+
+    def collection(self, slug: str) -> dict[str, str]:
+        return {}
+
+    def _download(self, repo: str, kind: str, revision: str, path: str) -> Path:
+        return self.fetch(repo, kind, revision) / path
+
+    def publish(
+        self, directory: Path, manifest: Manifest, repo: str, kind: str, private: bool
+    ) -> Published:
+        raise _refusal(f"{repo} cannot be published from here")
+
+
+def _refusal(what: str) -> HubError:
+    return HubError(
+        f"{what}, and there is no hub on this node",
+        "submit again, which brings what steps need; to publish: factory publish RECIPE",
+    )

@@ -1,0 +1,136 @@
+"""Do again what somebody published: the recipe from its artifacts, run anew, set side by side.
+
+Steps before the one that is named are taken as they were published; the others are run into
+repos of their own, so that nothing published is touched or mistaken for what was made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.artifacts.workdir import Home
+from factory.errors import RecipeError, nearest
+from factory.execution import resolve, run
+from factory.execution.diff import Difference, compare
+from factory.execution.run import Reporter
+from factory.hub.client import Hub
+from factory.planning import lock
+from factory.planning.lock import Lock
+from factory.planning.plan import Found, State, Step, plan, repo_type
+from factory.planning.recipe import Loaded, load
+from factory.stage.inputs import Outside, Read
+from factory.stage.readers import is_file
+
+AGAIN = "-again"  # after the org, for what is made again
+
+
+@dataclass(frozen=True)
+class Published:
+    """A collection as it was published: its recipe and lock, and every artifact that they give."""
+
+    loaded: Loaded
+    pins: Lock
+    steps: list[Step]
+
+
+def read(hub: Hub, slug: str, directory: Path) -> Published:
+    """What a collection says of itself. `directory` is where its recipe may lie meanwhile.
+
+    The recipe is that of the newest artifact of the last stage there is. Raises HubError, or
+    RecipeError for a collection without an artifact of ours.
+    """
+    repos = hub.collection(slug)
+    held = hub.holdings(repos)
+    if not held.found:
+        raise RecipeError(f"{slug} holds no artifact with a manifest", "name another collection")
+    newest = max(held.found, key=lambda found: found.manifest.created)
+    root = hub.fetch(newest.manifest.repo, repo_type(newest.manifest.kind), str(newest.tag))
+    path = directory / f"{newest.manifest.recipe}.yaml"
+    path.write_text((root / "recipe.yaml").read_text())
+    loaded = load(str(path))
+    pins = lock.read(root / "recipe.lock.yaml")
+    if pins is None:
+        raise RecipeError(f"{newest.manifest.repo} holds no lock", "it cannot be made again")
+    return Published(loaded, pins, plan(loaded.recipe, pins, held))
+
+
+def models(published: Published, start: str | None) -> list[str]:
+    """What has to be on the hub to run from `start` on: models as `org/name@commit`."""
+    found = {}
+    for step in _anew(published, start):
+        for made in step.slices:
+            for need in made.spec.needs:
+                if isinstance(need, Outside) and not is_file(need.source):
+                    pin = published.pins.pins[need.source]
+                    found[f"{need.source.partition('@')[0]}@{pin.revision}"] = need.kind
+    return [f"datasets/{name}" if kind == "dataset" else name for name, kind in found.items()]
+
+
+def again(
+    published: Published, start: str | None, hub: Hub, home: Home, report: Reporter
+) -> dict[str, Difference]:
+    """Run from `start` on (the first step that reads no file, if None) and compare with what was
+    published, by step. Run again after a stop, it goes on where it was."""
+    anew = [step.name for step in _anew(published, start)]
+    recipe = published.loaded.recipe
+    mine = recipe.model_copy(
+        update={"org": recipe.org + AGAIN, "description": f"{recipe.name}, made again"}
+    )
+    loaded = Loaded(mine, published.loaded.path, packaged=False)
+    held = resolve.holdings(loaded, published.pins, hub, home)
+    for step in published.steps:
+        if step.name not in anew and step.found is not None:
+            held.add(step.found)
+    run.execute(loaded, published.pins, held, anew, hub, home, report)
+    done = {step.name: step.found for step in plan(mine, published.pins, held) if step.found}
+    return {
+        step.name: compare(_directory(step.found, hub), _directory(done[step.name], hub))
+        for step in published.steps
+        if step.name in anew and step.found is not None and step.name in done
+    }
+
+
+def _anew(published: Published, start: str | None) -> list[Step]:
+    """The steps to be run. Raises RecipeError for one that cannot be."""
+    steps = {step.name: step for step in published.steps if step.slices}
+    if start is None:
+        start = next((name for name, step in steps.items() if _runs_here(step)), next(iter(steps)))
+    if start not in steps:
+        known = ", ".join(steps)
+        raise RecipeError(f"no step {start!r}{nearest(start, steps)}", f"steps: {known}")
+    names = list(steps)
+    anew = {name: steps[name] for name in names[names.index(start) :]}
+    for step in anew.values():
+        if not _runs_here(step) and any(
+            isinstance(n, Outside) and is_file(n.source) for m in step.slices for n in m.spec.needs
+        ):
+            raise RecipeError(
+                f"{step.name} was read from a file that was not published, only its rows",
+                f"start from a later step: {', '.join(n for n in names if _runs_here(steps[n]))}",
+            )
+    for step in anew.values():
+        for made in step.slices:
+            for need in made.spec.needs:
+                if isinstance(need, Read) and need.step not in anew:
+                    _must_be_there(steps, need.step, step.name)
+    return list(anew.values())
+
+
+def _runs_here(step: Step) -> bool:
+    """Whether a step reads nothing but what the collection and the hub have."""
+    return any(isinstance(need, Read) for made in step.slices for need in made.spec.needs)
+
+
+def _must_be_there(steps: Mapping[str, Step], name: str, asked_by: str) -> None:
+    if name not in steps or steps[name].state is not State.REUSE:
+        raise RecipeError(
+            f"{asked_by} reads {name}, which the collection does not have as its recipe says",
+            f"start from {name} or earlier with --from",
+        )
+
+
+def _directory(found: Found, hub: Hub) -> Path:
+    kind = repo_type(found.manifest.kind)
+    return found.directory or hub.fetch(found.manifest.repo, kind, str(found.tag))

@@ -1,0 +1,121 @@
+"""What there is to work with: outside names pinned and brought in, artifacts that exist."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from factory.artifacts.hashing import MANIFEST
+from factory.artifacts.workdir import Home
+from factory.errors import HubError
+from factory.execution import builtin_models
+from factory.hub.client import Hub
+from factory.planning import lock
+from factory.planning.lock import Lock, Pin
+from factory.planning.plan import Found, Holdings, plan, repo_type, repos
+from factory.planning.recipe import Loaded
+from factory.stage.inputs import Outside
+
+
+def resolve(
+    loaded: Loaded,
+    hub: Hub,
+    home: Home,
+    tell: Callable[[str], None] | None,
+    frozen: bool = False,
+    update: bool = False,
+) -> tuple[Lock, list[str]]:
+    """The recipe's lock, written beside it when it changed, and what it could not pin.
+
+    With `tell`, pocket models that the hub lacks are imported, and it is told so; without, they
+    stay unpinned, as for a plan. `update` takes what the hub has now instead of what was pinned;
+    `frozen` refuses whatever is not pinned or differs. Raises HubError for any name that the hub
+    does not have, RecipeError for a frozen lock that would change.
+    """
+    path = lock.path_of(loaded)
+    old = None if update else lock.read(path)
+
+    def ask(need: Outside, pinned: Pin | None) -> Pin | None:
+        name, _, revision = need.source.partition("@")
+        if pinned and pinned.revision and hub.has(name, need.kind, pinned.revision):
+            return pinned
+        if name in builtin_models.POCKET and not hub.holdings({name: "model"}).found:
+            # by its tag: an import that was cut off leaves a repo, but no tag
+            if tell is None:
+                return None
+            tell(f"bringing in {name}")
+            _import(name, hub, home)
+        found = hub.pin(name, need.kind, revision or "main")
+        if found is None:
+            raise HubError(
+                f"{hub.endpoint} has no {need.kind} {name}",
+                f"check the name and, if it is private, your token; or bring it in where there is "
+                f"a network: factory pull {name}",
+            )
+        if pinned and pinned.digest != found[1]:
+            raise HubError(
+                f"{path.name} pins {name} to content that {hub.endpoint} does not have",
+                f"bring it in (factory pull {name}@{pinned.revision}), or remove its lines from "
+                f"{path} to take what is there",
+            )
+        return Pin(revision=found[0], digest=found[1])  # the same content, as this hub calls it
+
+    new, absent = lock.resolve(loaded, old, ask)
+    if frozen:
+        lock.hold(old, new, absent, path)
+    if not absent and (old is None or old.says() != new.says()):
+        lock.write(new, path)
+    return new, absent
+
+
+def _import(name: str, hub: Hub, home: Home) -> None:
+    from factory.execution import record
+    from factory.reports.cards import (
+        card,  # not for a plan, which imports nothing it can do without
+    )
+
+    model = builtin_models.POCKET[name]
+    home.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.root, prefix="import-") as directory:
+        out = Path(directory)
+        origin = model.build(out)
+        manifest = record.imported(
+            name,
+            origin,
+            out,
+            license=model.license,
+            base_model=model.base_model,
+            relation=model.relation,
+        )
+        (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
+        (out / MANIFEST).write_text(manifest.dump(), encoding="utf-8")
+        hub.publish(out, manifest, name, "model", private=False)
+
+
+def holdings(loaded: Loaded, pins: Lock, hub: Hub, home: Home) -> Holdings:
+    """What exists of a recipe: on the hub, at rest here, and half-way.
+
+    What another recipe of the same org made here counts too, if it is the very same thing; so do
+    the recipes it extends, and the collections under `reuse:`. Raises HubError.
+    """
+    recipe = loaded.recipe
+    asked = {step.fingerprint for step in plan(recipe, pins, Holdings())}
+    at_rest = Holdings()
+    for work in home.all_work(recipe.org):
+        manifest = work.manifest()
+        if manifest is None:
+            if (progress := work.progress()) is not None:
+                at_rest.partial[work.fingerprint] = progress
+        elif manifest.recipe == recipe.name or manifest.fingerprint in asked:
+            at_rest.add(Found(manifest, directory=work.artifact))
+    others: dict[str, str] = {f.manifest.repo: repo_type(f.manifest.kind) for f in at_rest.found}
+    for org, name in loaded.extends:
+        others |= repos(recipe.model_copy(update={"org": org, "name": name}))
+    for slug in recipe.reuse:
+        others |= hub.collection(slug)
+    found = hub.holdings(others | repos(recipe))
+    for resting in at_rest.found:
+        found.add(resting)
+    found.partial = at_rest.partial
+    return found

@@ -1,0 +1,1 @@
+"""Hub client, collections, sessions, push and pull."""

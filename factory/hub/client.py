@@ -1,0 +1,482 @@
+"""The hub, thinly: fetch, publish, tag, collect, over huggingface_hub and HTTP.
+
+One publish is one commit that holds data, manifest and card; the tag is set last, after the
+commit was read back, so that a half-finished publish is never found by its tag. The commit call
+is not idempotent: before any second try the head is compared with what was to be sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    hf_hub_download,
+    snapshot_download,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from factory.artifacts.hashing import MANIFEST, content_digest, file_sha256
+from factory.artifacts.manifest import Manifest
+from factory.errors import HubError
+from factory.planning.plan import Found, Holdings
+
+IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publish
+COLLECTION_DESCRIPTION = 150  # characters the Hub allows
+_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.onnx")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where an artifact can be found: repo, tag and commit."""
+
+    repo: str
+    tag: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """A repo in a collection, with the note beside it."""
+
+    repo: str
+    kind: Literal["model", "dataset"]
+    note: str
+
+
+class Hub:
+    """One hub: the local one or any other that speaks the protocol. `cache` is where its files
+    are kept, if not where HF_HUB_CACHE says: a cache does not know which hub a repo came from.
+    `reachable` is False for what stands in its place where there is none (offline.py)."""
+
+    reachable = True
+
+    def __init__(self, endpoint: str, token: str | None, cache: Path | None = None) -> None:
+        self.endpoint = endpoint
+        self._token = token
+        self._cache = cache
+        self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
+
+    def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
+        """(commit, content digest) of an outside repo; None when the hub does not have it.
+
+        Raises HubError when the hub is out of reach, or the repo is gated or has no `revision`.
+        """
+        with self.explained(name):
+            commit = self._commit_at(name, kind, revision)
+            if commit is None:
+                return None
+            return commit, content_digest(self._contents(name, kind, commit).items())
+
+    def has(self, name: str, kind: str, revision: str) -> bool:
+        """Whether the hub has this revision of a repo. Raises HubError when it is out of reach."""
+        with self.explained(name):
+            try:
+                return self._commit_at(name, kind, revision) is not None
+            except RevisionNotFoundError:
+                return False
+
+    def fetch(
+        self,
+        name: str,
+        kind: str,
+        revision: str,
+        only: Sequence[str] | None = None,
+        but: Sequence[str] = (),
+    ) -> Path:
+        """The files of a repo at a revision, on this disk: all, or `only` those of these patterns
+        `but` for others. Safetensors only, never pickles."""
+        with self.explained(name):
+            return Path(
+                snapshot_download(
+                    name,
+                    repo_type=kind,
+                    revision=revision,
+                    endpoint=self.endpoint,
+                    token=self._token,
+                    cache_dir=self._cache,
+                    allow_patterns=None if only is None else list(only),
+                    ignore_patterns=[*_WEIGHTS, *but],
+                )
+            )
+
+    def holdings(self, repos: Mapping[str, str]) -> Holdings:
+        """Every artifact at a fingerprint's tag in these repos (name to type)."""
+        found = Holdings()
+        for repo, kind in repos.items():
+            with self.explained(repo):
+                for tag, manifest in self._tagged(repo, kind):
+                    found.add(Found(manifest, tag=tag))
+        return found
+
+    def publish(
+        self, directory: Path, manifest: Manifest, repo: str, kind: str, private: bool
+    ) -> Published:
+        """Publish an artifact at rest. Raises HubError.
+
+        A second publish of the same content changes nothing; another draw of the same recipe
+        gets a tag of its own, since tags never move.
+        """
+        with self.explained(repo):
+            self._api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+            tags = dict(self._tagged(repo, kind))
+            for tag, other in tags.items():
+                if other.tag == manifest.tag and other.content() == manifest.content():
+                    commit = self._api.repo_info(repo, repo_type=kind, revision=tag).sha
+                    return Published(repo, tag, str(commit))
+            tag = manifest.tag if manifest.tag not in tags else _draw(manifest)
+            commit = self._commit(directory, manifest, repo, kind)
+            self._verify(directory, repo, kind, commit)
+            try:
+                self._api.create_tag(repo, tag=tag, revision=commit, repo_type=kind)
+            except HfHubHTTPError as error:
+                if status_of(error) != 409:
+                    raise
+                # somebody published the same fingerprint this very moment: theirs stands
+                return self.publish(directory, manifest, repo, kind, private)
+            return Published(repo, tag, commit)
+
+    def read(self, name: str, kind: str, revision: str, path: str) -> bytes | None:
+        """One file of a repo at a revision; None when it is not there. Raises HubError."""
+        with self.explained(name):
+            try:
+                return self._download(name, kind, revision, path).read_bytes()
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                return None
+
+    def paths(self, name: str, kind: str, revision: str) -> list[str]:
+        """The paths of all files of a repo at a revision. Raises HubError."""
+        with self.explained(name):
+            return self._api.list_repo_files(name, repo_type=kind, revision=revision)
+
+    def beside(self, repo: str, kind: str) -> list[tuple[str, str]]:
+        """The other models and datasets (name and kind) of the collections that hold a repo."""
+        found: dict[tuple[str, str], None] = {}
+        with self.explained(repo):
+            for shelf in self._api.list_collections(item=f"{kind}s/{repo}"):
+                for item in self._api.get_collection(shelf.slug).items:
+                    if item.item_type in ("model", "dataset"):
+                        found[item.item_id, item.item_type] = None
+        return [one for one in found if one != (repo, kind)]
+
+    def refresh_card(self, repo: str, kind: str, card: str) -> str | None:
+        """Put a new card on main: the one commit that may follow a publish. Data and tags stay as
+        they are. Returns the commit; None when that card is there already."""
+        new = card.encode()
+
+        def attempt() -> str:
+            head = str(self._api.repo_info(repo, repo_type=kind).sha)
+            if self.read(repo, kind, head, "README.md") == new:
+                return ""
+            return str(
+                self._api.create_commit(
+                    repo,
+                    operations=[CommitOperationAdd("README.md", new)],
+                    commit_message="card: refreshed",
+                    repo_type=kind,
+                    parent_commit=head,
+                ).oid
+            )
+
+        with self.explained(repo):
+            return _retrying(attempt) or None
+
+    def collect(
+        self, title: str, org: str, private: bool, about: str, items: Sequence[Item]
+    ) -> str:
+        """Make a collection hold these repos, each with its note, in this order and in front of
+        whatever a person put there; it is made if missing. `{slug}` in `about` is filled in.
+
+        Asked again with the same it changes nothing. Returns the slug. Raises HubError.
+        """
+        with self.explained(f"the collection {title}"):
+            found = self._api.create_collection(
+                title, namespace=org, private=private, exists_ok=True
+            )
+            said = about.replace("{slug}", found.slug)[:COLLECTION_DESCRIPTION]
+            if found.description != said:
+                self._api.update_collection_metadata(found.slug, description=said)
+            there = {(item.item_id, item.item_type): item for item in found.items}
+            for item in items:
+                present = there.get((item.repo, item.kind))
+                if present is None:
+                    self._api.add_collection_item(
+                        found.slug,
+                        item_id=item.repo,
+                        item_type=item.kind,
+                        note=item.note,
+                        exists_ok=True,
+                    )
+                elif present.note != item.note:
+                    self._api.update_collection_item(
+                        found.slug, item_object_id=present.item_object_id, note=item.note
+                    )
+            self._arrange(found.slug, [item.repo for item in items])
+            return found.slug
+
+    def _arrange(self, slug: str, order: Sequence[str]) -> None:
+        """Move items until those of `order` come first and in it; no request when they do."""
+        rank = {repo: place for place, repo in enumerate(order)}
+        items = [(i.item_id, i.item_object_id) for i in self._api.get_collection(slug).items]
+        for place, item in enumerate(sorted(items, key=lambda i: rank.get(i[0], len(rank)))):
+            if items[place] != item:
+                self._api.update_collection_item(slug, item_object_id=item[1], position=place)
+                items.remove(item)
+                items.insert(place, item)
+
+    def collections(self, org: str) -> dict[str, str]:
+        """The collections of an org, slug to title. Raises HubError."""
+        with self.explained(f"the collections of {org}"):
+            return {one.slug: one.title for one in self._api.list_collections(owner=org)}
+
+    def shelf(self, slug: str) -> tuple[str, str]:
+        """(slug, title) of a collection. One that was pulled is found by the slug that it had
+        elsewhere: only the number at its end differs. Raises HubError."""
+        there = self.collections(slug.split("/")[0])
+        same = [found for found in there if found.rpartition("-")[0] == slug.rpartition("-")[0]]
+        if slug not in there and not same:
+            raise HubError(
+                f"{self.endpoint} has no collection {slug}",
+                f"there is {', '.join(there)}" if there else "factory pull it first",
+            )
+        here = slug if slug in there else same[0]
+        return here, there[here]
+
+    def collection(self, slug: str) -> dict[str, str]:
+        """The repos in a collection (as `shelf` finds it), in its order, with their types.
+
+        Raises HubError.
+        """
+        here, _ = self.shelf(slug)
+        with self.explained(f"the collection {slug}"):
+            items = self._api.get_collection(here).items
+            return {i.item_id: i.item_type for i in items if i.item_type in ("model", "dataset")}
+
+    def _commit_at(self, name: str, kind: str, revision: str) -> str | None:
+        """The commit of a repo at a revision; None when the hub has no such repo."""
+        try:
+            return self._api.repo_info(name, repo_type=kind, revision=revision).sha
+        except GatedRepoError:  # a RepositoryNotFoundError too
+            raise
+        except RepositoryNotFoundError:
+            return None
+
+    def _tagged(self, repo: str, kind: str) -> Iterator[tuple[str, Manifest]]:
+        try:
+            refs = self._api.list_repo_refs(repo, repo_type=kind)
+        except RepositoryNotFoundError:
+            return
+        for ref in refs.tags:
+            if not ref.name.startswith("fp-"):
+                continue
+            try:
+                # by commit: a second look costs nothing
+                path = self._download(repo, kind, ref.target_commit, MANIFEST)
+                manifest = Manifest.model_validate_json(path.read_bytes())
+            except (EntryNotFoundError, ValueError):
+                continue  # a tag without our manifest is not an artifact of ours
+            if ref.name.startswith(manifest.tag):
+                yield ref.name, manifest
+
+    def _commit(self, directory: Path, manifest: Manifest, repo: str, kind: str) -> str:
+        """One commit that makes the repo's main hold just what `directory` holds."""
+        files = _files(directory)
+
+        def attempt() -> str:
+            head = self._api.repo_info(repo, repo_type=kind).sha
+            assert head is not None
+            there = self._contents(repo, kind, head)
+            if there == {path: file_sha256(file) for path, file in files.items()}:
+                return head  # an earlier try did arrive
+            adds = [CommitOperationAdd(path, str(file)) for path, file in files.items()]
+            drops = [CommitOperationDelete(path) for path in there if path not in files]
+            for add in adds:  # one by one: memory stays flat, and a retry sends only the rest
+                self._api.preupload_lfs_files(repo, [add], repo_type=kind)
+            return str(
+                self._api.create_commit(
+                    repo,
+                    operations=[*adds, *drops],
+                    commit_message=f"{manifest.step}: {manifest.tag}",
+                    repo_type=kind,
+                    parent_commit=head,
+                ).oid
+            )
+
+        return _retrying(attempt)
+
+    def _verify(self, directory: Path, repo: str, kind: str, commit: str) -> None:
+        there = self._contents(repo, kind, commit)
+        for path, file in _files(directory).items():
+            if there.get(path) != file_sha256(file):
+                raise HubError(
+                    f"{repo}: {path} did not arrive as it was sent", "publish again; see the log"
+                )
+
+    def _contents(self, repo: str, kind: str, revision: str) -> dict[str, str]:
+        """sha256 of every file. The hub knows it for large files; small ones are read."""
+        found = {}
+        for entry in self._api.list_repo_tree(
+            repo, recursive=True, revision=revision, repo_type=kind
+        ):
+            if not isinstance(entry, RepoFile) or entry.path in IGNORED:
+                continue
+            if entry.lfs is not None:
+                found[entry.path] = entry.lfs.sha256
+            else:
+                found[entry.path] = file_sha256(self._download(repo, kind, revision, entry.path))
+        return found
+
+    def _download(self, repo: str, kind: str, revision: str, path: str) -> Path:
+        """One file of a repo at a revision, on this disk."""
+        return Path(
+            hf_hub_download(
+                repo,
+                path,
+                repo_type=kind,
+                revision=revision,
+                endpoint=self.endpoint,
+                token=self._token,
+                cache_dir=self._cache,
+            )
+        )
+
+    @contextmanager
+    def explained(self, name: str) -> Iterator[None]:
+        """Turn what the client raises into one line and its fix."""
+        try:
+            yield
+        except Exception as error:
+            explained = self._explain(_reason(error), name)
+            if explained is None:
+                raise
+            raise explained from None
+
+    def _explain(self, error: BaseException, name: str) -> HubError | None:
+        match error:
+            case GatedRepoError():
+                fix = f"accept its terms at {self.endpoint}/{name} and run again"
+                return HubError(f"{name} is gated", fix)
+            case RepositoryNotFoundError():
+                return HubError(
+                    f"{self.endpoint} has no {name}, or hides it", "check the name and your token"
+                )
+            case RevisionNotFoundError():
+                fix = "check it, or remove its line from the lock"
+                return HubError(f"{name} has no such revision", fix)
+            case LocalEntryNotFoundError():
+                return HubError(f"{self.endpoint} cannot be reached", "check the network")
+            case HfHubHTTPError():
+                status = status_of(error)
+                said = str(error).strip().splitlines()[-1]
+                fix = _FIXES.get(status, "try again; finished work is kept")
+                return HubError(f"{name}: the hub answered {status}: {said}", fix)
+        if isinstance(error, connection_errors()):
+            return HubError(
+                f"{self.endpoint} cannot be reached: {type(error).__name__}",
+                "check the network; finished work is kept and published by the next run",
+            )
+        return None
+
+
+@contextmanager
+def without_xet() -> Iterator[None]:
+    """For a hub that is not the public one, in a program that imported its clients before: they do
+    not look for a Xet server meanwhile, nor keep off this hub because they were told to stay off
+    the internet. Both are read when the client is imported."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE
+    constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = True, False
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = before
+
+
+_FIXES = {
+    401: "check your token (HF_TOKEN, or hf auth login)",
+    403: "your token may not write there",
+    507: "the hub's disk is full: free some space",
+}
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What is behind an error: the client wraps a failed upload in a RuntimeError."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
+def _files(directory: Path) -> dict[str, Path]:
+    return {
+        str(path.relative_to(directory)): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _draw(manifest: Manifest) -> str:
+    content = hashlib.sha256(manifest.content().encode()).hexdigest()[:8]
+    return f"{manifest.tag}-{content}"
+
+
+def status_of(error: HfHubHTTPError) -> int:
+    response = getattr(error, "response", None)
+    return 0 if response is None else int(response.status_code)
+
+
+def connection_errors() -> tuple[type[Exception], ...]:
+    """What the client's HTTP library raises when there is no answer."""
+    try:
+        import httpx2 as http  # huggingface_hub 2
+    except ImportError:
+        import httpx as http
+    return (http.TransportError, ConnectionError, TimeoutError)
+
+
+def _retrying(call: Callable[[], str]) -> str:
+    """Again after a lost race (409, 412), a server's bad moment (5xx) or a lost connection."""
+
+    def passing(raised: BaseException) -> bool:
+        error = _reason(raised)
+        if isinstance(error, HfHubHTTPError):
+            status = status_of(error)
+            return status in (409, 412, 429) or (status >= 500 and status != 507)
+        return isinstance(error, connection_errors())
+
+    for attempt in Retrying(
+        retry=retry_if_exception(passing),
+        stop=stop_after_attempt(6),
+        wait=wait_exponential_jitter(multiplier=0.2, max=20),
+        reraise=True,
+    ):
+        with attempt:
+            return call()
+    raise AssertionError("unreachable")

@@ -1,0 +1,188 @@
+"""A hub to write to, by ordinary commits: branches, tags, files, collections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import (
+    CollectionItem,
+    CommitOperationAdd,
+    CommitOperationDelete,
+)
+from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
+from factory.hub.client import status_of
+from factory.hub.sync.plan import Step
+from factory.hub.sync.side import Damaged, File, Made, Repo, Side, T, discard, steady
+
+# Above this every hub keeps a file as a large one, so it is not needed again once it was sent.
+_LARGE = 10_000_000
+AT_ONCE = 4
+Fetch = Callable[[File], Path]
+Moved = Callable[[int], None]
+
+
+class Elsewhere(Exception):
+    """Somebody else moved a branch or set a tag meanwhile: look again."""
+
+
+class Destination(Side):
+    """A hub that is written to by the public API alone."""
+
+    keeps_ids = False
+
+    def create(self, repo: Repo, private: bool) -> None:
+        """Make a repo."""
+        steady(
+            lambda: self.api.create_repo(
+                repo.name, repo_type=repo.kind, private=private, exist_ok=True
+            )
+        )
+
+    def create_tag(self, repo: Repo, tag: str, commit: str) -> None:
+        """Set a tag. Raises Elsewhere if somebody else just did, on another commit."""
+        self._create_ref(repo, tag, commit, self.api.create_tag, tag=tag)
+
+    def create_branch(self, repo: Repo, branch: str, commit: str) -> None:
+        """Start a branch. Raises Elsewhere if somebody else just did, at another commit."""
+        self._create_ref(repo, branch, commit, self.api.create_branch, branch=branch)
+
+    def delete_branch(self, repo: Repo, branch: str) -> None:
+        """Take a branch away, if it is there."""
+        with suppress(RevisionNotFoundError):
+            steady(lambda: self.api.delete_branch(repo.name, branch=branch, repo_type=repo.kind))
+
+    def shelve(
+        self,
+        title: str,
+        namespace: str,
+        description: str,
+        private: bool,
+        wanted: list[tuple[Repo, str | None]],
+    ) -> str:
+        """Make a collection hold these repos with these notes, in this order; others come after.
+
+        Answers its slug.
+        """
+        slug = steady(
+            lambda: self.api.create_collection(
+                title,
+                namespace=namespace,
+                description=description,
+                private=private,
+                exists_ok=True,
+            )
+        ).slug
+        for repo, note in wanted:
+            if not any(_is(item, repo) for item in self.collection(slug).items):
+                add = partial(self.api.add_collection_item, slug, repo.name, exists_ok=True)
+                steady(partial(add, item_type=repo.kind, note=note))
+        for place, (repo, note) in enumerate(wanted):
+            items = self.collection(slug).items
+            at, item = next((n, item) for n, item in enumerate(items) if _is(item, repo))
+            change = partial(self.api.update_collection_item, slug, item.item_object_id)
+            if item.note != note:
+                steady(partial(change, note=note or ""))
+            if at != place:
+                steady(partial(change, position=place))
+        return slug
+
+    def take(
+        self,
+        repo: Repo,
+        branch: str | None,
+        parent: str | None,
+        step: Step,
+        fetch: Fetch,
+        moved: Moved,
+    ) -> str:
+        """Repeat a commit on top of `parent` and answer the id it has here. Raises Elsewhere."""
+        assert branch is not None and parent is not None
+        if not (step.put or step.drop):
+            return parent
+
+        def read(file: File) -> tuple[Path, CommitOperationAdd]:
+            path = fetch(file)
+            add = CommitOperationAdd(file.path, str(path))
+            if file.sha256 not in (None, add.upload_info.sha256.hex()):
+                discard(path)
+                raise Damaged(f"{file.path} of {repo} did not arrive as it should")
+            return path, add
+
+        def send(file: File) -> CommitOperationAdd:
+            path, add = whole(lambda: read(file))
+            upload = partial(self.api.preupload_lfs_files, repo.name, [add], revision=branch)
+            steady(partial(upload, repo_type=repo.kind, free_memory=False))
+            if file.size > _LARGE:
+                discard(path)
+            moved(file.size)
+            return add
+
+        operations: list[Any] = [CommitOperationDelete(path) for path in step.drop]
+        again = False
+
+        def commit() -> str:
+            nonlocal again
+            if again and (arrived := self._arrived(repo, branch, step.made)):
+                return arrived
+            again = True
+            try:
+                made = self.api.create_commit(
+                    repo.name,
+                    operations,
+                    commit_message=step.made.title or "(no title)",
+                    commit_description=_with_origin(step.made),
+                    repo_type=repo.kind,
+                    revision=branch,
+                    parent_commit=parent,
+                )
+            except HfHubHTTPError as error:
+                if status_of(error) == 412:
+                    raise Elsewhere from None
+                raise
+            return made.oid
+
+        try:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                operations += pool.map(send, step.put)
+            return steady(commit, also=(409,))
+        except RevisionNotFoundError:  # the branch is gone
+            raise Elsewhere from None
+
+    def _arrived(self, repo: Repo, branch: str, made: Made) -> str | None:
+        """The commit that repeats `made` at the head of the branch, if an earlier try got there."""
+        head = self.log(repo, branch)[-1]
+        return head.id if made.id in head.names else None
+
+    def _create_ref(
+        self, repo: Repo, name: str, commit: str, create: Callable[..., None], **named: str
+    ) -> None:
+        try:
+            steady(lambda: create(repo.name, revision=commit, repo_type=repo.kind, **named))
+        except HfHubHTTPError as error:
+            if status_of(error) != 409:
+                raise
+            if self.commit_of(repo, name) != commit:
+                raise Elsewhere from None
+
+
+def _is(item: CollectionItem, repo: Repo) -> bool:
+    return (item.item_type, item.item_id) == (repo.kind, repo.name)
+
+
+def whole(call: Callable[[], T]) -> T:
+    """The answer of a call, tried anew with a fresh copy if the file did not arrive whole."""
+    retrying = Retrying(
+        retry=retry_if_exception_type(Damaged), stop=stop_after_attempt(4), reraise=True
+    )
+    return retrying(call)
+
+
+def _with_origin(made: Made) -> str:
+    return f"{made.message}\n\nSynced-from: {made.id}".strip()

@@ -1,0 +1,132 @@
+"""The local hub of the factory to write to, by its import route, which keeps the ids of commits."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from huggingface_hub import get_session, hf_raise_for_status
+from huggingface_hub.errors import HfHubHTTPError
+
+from factory.hub.client import status_of
+from factory.hub.sync.destination import AT_ONCE, Destination, Elsewhere, Fetch, Moved, whole
+from factory.hub.sync.plan import Step
+from factory.hub.sync.side import Damaged, File, Repo, discard, steady
+
+_CHUNK = 1024 * 1024
+_BATCH = 100
+
+
+class Mirror(Destination):
+    """The local hub of the factory, whose import route keeps the ids of the commits."""
+
+    keeps_ids = True
+
+    def take(
+        self,
+        repo: Repo,
+        branch: str | None,
+        parent: str | None,
+        step: Step,
+        fetch: Fetch,
+        moved: Moved,
+    ) -> str:
+        """Take in a commit under its own id; content that this hub has is not fetched again."""
+        large = {file.sha256: file for file in step.put if file.sha256 is not None}
+        links = steady(lambda: self._links(repo, list(large.values())))
+        inline: dict[str, Path] = {}
+
+        def bring(file: File) -> None:
+            if file.sha256 is None:
+                inline[file.path] = fetch(file)
+            elif (link := links.get(file.sha256)) and large[file.sha256] is file:
+                whole(lambda: self._send(fetch(file), file, link))
+            moved(file.size)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(bring, step.put))
+
+        def commit() -> None:
+            response = get_session().post(
+                f"{self.endpoint}/api/{repo.kind}s/{repo.name}/mirror",
+                headers=self._headers(),
+                content=_lines(step, branch, parent, inline),
+            )
+            hf_raise_for_status(response)
+
+        try:
+            steady(commit)
+        except HfHubHTTPError as error:
+            if status_of(error) == 412:
+                raise Elsewhere from None
+            raise
+        return step.made.id
+
+    def _links(self, repo: Repo, files: list[File]) -> dict[str, str]:
+        """Where to send each content; without those that are here."""
+        found = {}
+        for start in range(0, len(files), _BATCH):
+            objects = [{"oid": f.sha256, "size": f.size} for f in files[start : start + _BATCH]]
+            response = get_session().post(
+                f"{self.endpoint}/{repo}.git/info/lfs/objects/batch",
+                headers=self._headers(),
+                json={"operation": "upload", "transfers": ["basic"], "objects": objects},
+            )
+            hf_raise_for_status(response)
+            for item in response.json()["objects"]:
+                if "actions" in item:
+                    found[item["oid"]] = item["actions"]["upload"]["href"]
+        return found
+
+    def _send(self, path: Path, file: File, link: str) -> None:
+        def chunks() -> Iterator[bytes]:
+            with path.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    yield chunk
+
+        def put() -> None:
+            headers = {"Content-Length": str(file.size)}
+            response = get_session().put(link, content=chunks(), headers=headers)
+            if response.status_code == 400:  # this hub hashed it and found something else
+                discard(path)
+                raise Damaged(f"{file.path} did not arrive as it should")
+            hf_raise_for_status(response)
+
+        steady(put)
+        discard(path)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+def _lines(
+    step: Step, branch: str | None, parent: str | None, inline: dict[str, Path]
+) -> Iterator[bytes]:
+    """The body of a mirrored commit: its header, then a line for each change."""
+    made = step.made
+    header: dict[str, object] = {
+        "commit": made.id,
+        "branch": branch,
+        "parentCommit": parent,
+        "author": made.author,
+        "date": made.date,
+        "summary": made.title,
+        "description": made.message,
+    }
+    yield _line("header", header)
+    for path in step.drop:
+        yield _line("deletedFile", {"path": path})
+    for file in step.put:
+        if file.sha256 is not None:
+            value: dict[str, object] = {"path": file.path, "oid": file.sha256, "size": file.size}
+            yield _line("lfsFile", {**value, "algo": "sha256"})
+        else:
+            content = base64.b64encode(inline[file.path].read_bytes()).decode()
+            yield _line("file", {"path": file.path, "content": content, "encoding": "base64"})
+
+
+def _line(key: str, value: dict[str, object]) -> bytes:
+    return json.dumps({"key": key, "value": value}).encode() + b"\n"

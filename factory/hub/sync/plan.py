@@ -1,0 +1,279 @@
+"""What has to be done so that one repo holds what another holds, and what stands in the way.
+
+Histories are repeated line by line, oldest commit first. A commit is known on the other side by
+its id or by the `Synced-from` line of the commit that repeats it; so a second run, or one after a
+kill, sees what is there and plans the rest. Nothing that exists is ever moved back or overwritten:
+a branch only goes forward from where the other side has it, and a tag never moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from factory.errors import HubError
+from factory.hub.sync.side import File, Made, Refs, Repo, Side
+
+# What a repo holds that was made and given nothing yet.
+_HUBS_OWN = {".gitattributes"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to carry a repo over."""
+
+    adopt: bool = False  # where both differ, the destination's stands
+    squash: bool = False  # only commits that a branch or tag names
+    private: bool = False  # make new repos private whatever the source's are
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A repo on the one hub and what is, or will be, the same repo on the other."""
+
+    source: Side
+    repo: Repo
+    destination: Side
+    target: Repo
+    keeps_ids: bool = False  # the destination takes in commits under the ids the source gave them
+
+    def same(self, commit: str, ours: File, their_commit: str, theirs: File) -> bool:
+        """Whether two files hold the same, though one hub may keep as large what the other not."""
+        if ours.size != theirs.size:
+            return False
+        if ours.sha256 is None and theirs.sha256 is None:
+            return ours.blob == theirs.blob
+        return self.source.sha256(self.repo, commit, ours) == self.destination.sha256(
+            self.target, their_commit, theirs
+        )
+
+    def differences(self, commit: str, theirs: str) -> list[str]:
+        """The paths whose content differs between two commits."""
+        ours = self.source.files(self.repo, commit)
+        others = self.destination.files(self.target, theirs)
+        both = ours.keys() & others.keys()
+        return sorted(ours.keys() ^ others.keys()) + [
+            path for path in sorted(both) if not self.same(commit, ours[path], theirs, others[path])
+        ]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One commit to be repeated: the files it brings and those it takes away."""
+
+    made: Made
+    put: list[File]
+    drop: list[str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Commits to be repeated one upon the other, on a branch or only so that a tag can name one."""
+
+    branch: str | None
+    start: str | None  # the destination's commit it goes on from; None is nowhere
+    after: str | None  # or the source's, if that is still to be repeated in a line before this
+    steps: list[Step]
+
+
+@dataclass
+class RepoPlan:
+    """All that is to be done for one repo."""
+
+    pair: Pair
+    absent: bool  # at the destination
+    refs: Refs
+    known: dict[str, str] = field(default_factory=dict)  # commits: source's to destination's
+    lines: list[Line] = field(default_factory=list)
+    branches: dict[str, str] = field(default_factory=dict)  # new ones where all commits are known
+    tags: dict[str, str] = field(default_factory=dict)
+    conflicts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    apart: set[str] = field(default_factory=set)  # refs that stay different, knowingly
+
+    @property
+    def steps(self) -> list[Step]:
+        """The commits to be repeated, in all lines."""
+        return [step for line in self.lines for step in line.steps]
+
+    @property
+    def reached(self) -> set[str]:
+        """The source's commits that the destination has, or will have after these lines."""
+        return self.known.keys() | {step.made.id for step in self.steps}
+
+    @property
+    def files(self) -> int:
+        """How many files the commits bring."""
+        return sum(len(step.put) for step in self.steps)
+
+    @property
+    def size(self) -> int:
+        """How many bytes those files have."""
+        return sum(file.size for step in self.steps for file in step.put)
+
+
+def lay_out(pair: Pair, options: Options, revision: str | None = None) -> RepoPlan:
+    """The plan for a repo, or for one revision of it. Raises HubError if the source has it not."""
+    refs = pair.source.refs(pair.repo)
+    if refs is None:
+        raise HubError(
+            f"{pair.source.endpoint} has no {pair.repo}, or hides it", "check name and token"
+        )
+    return _Layout(pair, options, refs, pair.destination.refs(pair.target)).plan(revision)
+
+
+class _Layout:
+    """The two sides of one repo, with their histories."""
+
+    def __init__(self, pair: Pair, options: Options, refs: Refs, there: Refs | None) -> None:
+        self._pair = pair
+        self._options = options
+        self._there = there or Refs({}, {})
+        self._their_logs = _histories(pair.destination, pair.target, self._there, set())
+        self._plan = RepoPlan(pair, there is None, refs)
+
+    def plan(self, revision: str | None) -> RepoPlan:
+        """The plan for the whole repo or for one revision."""
+        plan, squash = self._plan, self._options.squash
+        wanted: set[str] = set()
+        if revision is not None:
+            commit = self._pair.source.commit_of(self._pair.repo, revision)
+            wanted, squash = {commit}, True
+            plan.refs = self._narrowed(revision, commit)
+        logs = _histories(self._pair.source, self._pair.repo, plan.refs, wanted)
+        self._match(logs)
+        ends = {*plan.refs.branches.values(), *plan.refs.tags.values(), *wanted}
+
+        def line(commit: str) -> list[Made]:
+            return [made for made in logs[commit] if not squash or made.id in ends]
+
+        # main first: it is there from the beginning, so others can only branch off from it
+        for branch, commit in sorted(plan.refs.branches.items(), key=lambda ref: ref[0] != "main"):
+            self._branch(branch, line(commit))
+        for tag, commit in plan.refs.tags.items():
+            self._tag(tag, commit)
+        for commit in dict.fromkeys([*plan.tags.values(), *wanted]):
+            if commit not in plan.reached:
+                self._graft(None, line(commit))
+        if self._options.adopt:
+            plan.notes += [f"left as it is: {conflict}" for conflict in plan.conflicts]
+            plan.conflicts = []
+        return plan
+
+    def _narrowed(self, revision: str, commit: str) -> Refs:
+        """The refs by which one revision will be found: its own, and main where that is free."""
+        refs, main = self._plan.refs, self._there.branches.get("main")
+        branches = {branch: commit for branch in refs.branches if branch == revision}
+        if main is None or self._untouched(main):
+            branches["main"] = commit
+        return Refs(branches, {tag: commit for tag in refs.tags if tag == revision})
+
+    def _match(self, logs: dict[str, list[Made]]) -> None:
+        """Find which commits the destination has, under whatever id."""
+        at = {}
+        for log in self._their_logs.values():
+            for made in log:
+                at.update(dict.fromkeys(made.names, made.id))
+        for log in logs.values():
+            for made in log:
+                if match := next((at[name] for name in made.names if name in at), None):
+                    self._plan.known[made.id] = match
+
+    def _branch(self, branch: str, line: list[Made]) -> None:
+        plan, target = self._plan, self._pair.target
+        head, newest = self._there.branches.get(branch), line[-1]
+        last = max((n for n, made in enumerate(line) if made.id in plan.known), default=-1)
+        if head is None and newest.id in plan.reached:
+            plan.branches[branch] = newest.id
+        elif head is None:
+            self._graft(branch, line)
+        elif last >= 0 and plan.known[line[last].id] == head:
+            self._line(branch, line[last + 1 :], start=head)
+        elif self._untouched(head):
+            if not self._pair.keeps_ids:
+                self._line(branch, line, start=head)
+            elif newest.id in plan.known:  # nothing to bring, but the branch has to go there
+                plan.lines.append(Line(branch, None, None, [Step(newest, [], [])]))
+            else:
+                self._graft(branch, line)
+        elif not self._pair.differences(newest.id, head):
+            plan.known[newest.id] = head
+        else:
+            plan.apart.add(branch)
+            if newest.id in plan.known:
+                plan.notes.append(f"{target} has newer commits on {branch}")
+            else:
+                plan.conflicts.append(
+                    f"branch {branch} of {target} has commits that {self._pair.repo} has not"
+                )
+
+    def _tag(self, tag: str, commit: str) -> None:
+        plan, theirs = self._plan, self._there.tags.get(tag)
+        if theirs is None:
+            plan.tags[tag] = commit
+        elif plan.known.get(commit) != theirs and self._pair.differences(commit, theirs):
+            plan.conflicts.append(f"tag {tag} of {self._pair.target} has other content")
+            plan.apart.add(tag)
+
+    def _graft(self, branch: str | None, line: list[Made]) -> None:
+        """Repeat what of a line will not be there, after the last of it that will."""
+        plan, pair = self._plan, self._pair
+        last = max((n for n, made in enumerate(line) if made.id in plan.reached), default=-1)
+        if last >= 0 and (after := line[last].id) not in plan.known:
+            self._line(branch, line[last + 1 :], after=after)
+        elif last >= 0:
+            self._line(branch, line[last + 1 :], start=plan.known[after])
+        elif self._their_logs and not pair.keeps_ids:
+            oldest = next(iter(self._their_logs.values()))[0]  # with it the repo was made
+            self._line(branch, line, start=oldest.id)
+        elif not pair.keeps_ids and self._is_bare(pair.source.files(pair.repo, line[0].id)):
+            self._line(branch, line[1:], after=line[0].id)  # the hub will make that one itself
+        else:
+            self._line(branch, line)
+
+    def _line(
+        self, branch: str | None, line: list[Made], start: str | None = None, after: str = ""
+    ) -> None:
+        """Repeat a line on top of a commit of the destination, or of one yet to be repeated."""
+        pair = self._pair
+        theirs = pair.destination.files(pair.target, start) if start else {}
+        before = pair.source.files(pair.repo, after) if after else None
+        steps = []
+        for made in line:
+            files = pair.source.files(pair.repo, made.id)
+            if before is None:  # the first is held against what the other hub has
+                same = {
+                    path
+                    for path in files.keys() & theirs.keys()
+                    if pair.same(made.id, files[path], str(start), theirs[path])
+                }
+                gone = theirs.keys() - files.keys()
+            else:
+                same = {path for path in files if before.get(path) == files[path]}
+                gone = before.keys() - files.keys()
+            put = [file for path, file in files.items() if path not in same]
+            steps.append(Step(made, put, sorted(gone)))
+            before = files
+        if steps:
+            self._plan.lines.append(Line(branch, start, after or None, steps))
+
+    def _untouched(self, head: str) -> bool:
+        """Whether the destination has nothing there but what it made itself."""
+        files = self._pair.destination.files(self._pair.target, head)
+        return len(self._their_logs[head]) == 1 and self._is_bare(files)
+
+    @staticmethod
+    def _is_bare(files: dict[str, File]) -> bool:
+        return files.keys() <= _HUBS_OWN
+
+
+def _histories(side: Side, repo: Repo, refs: Refs, wanted: set[str]) -> dict[str, list[Made]]:
+    """The line that leads to each commit named, by that commit."""
+    found: dict[str, list[Made]] = {}
+    for commit in dict.fromkeys([*refs.branches.values(), *refs.tags.values(), *wanted]):
+        for log in found.values():
+            if (place := next((n for n, m in enumerate(log) if m.id == commit), None)) is not None:
+                found[commit] = log[: place + 1]
+                break
+        else:
+            found[commit] = side.log(repo, commit)
+    return found

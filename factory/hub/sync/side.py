@@ -1,0 +1,265 @@
+"""One of the two hubs of a transfer, to read from: refs, commits, files, collections.
+
+Whatever may pass (a lost connection, a 5xx, too many requests, a body cut short) is tried again,
+after the time the hub asks for if it names one; what arrives is held against the id it should have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from huggingface_hub import Collection, HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from factory.artifacts.hashing import file_sha256
+from factory.hub.client import Hub, connection_errors, status_of
+
+_ORIGIN = re.compile(r"^Synced-from: ([0-9a-f]{40})$", re.MULTILINE)
+_TRIES = 8
+_COPIES = 3  # downloads of a file that does not arrive as it should
+_WAIT = wait_exponential_jitter(multiplier=0.2, max=30, jitter=0.2)
+_LONGEST_WAIT = 300.0
+T = TypeVar("T")
+
+
+class Repo(NamedTuple):
+    """A repo of a hub, by kind (model or dataset) and name."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}s/{self.name}" if self.kind == "dataset" else self.name
+
+
+@dataclass(frozen=True)
+class File:
+    """A file at a commit; `sha256` is known of large files, `blob` (git's id) of the others."""
+
+    path: str
+    size: int
+    blob: str
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A commit, as a hub lists it."""
+
+    id: str
+    title: str
+    message: str
+    author: str
+    date: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its id and those of the commits, on other hubs, that it repeats."""
+        return (self.id, *_ORIGIN.findall(self.message))
+
+
+@dataclass(frozen=True)
+class Refs:
+    """Branches and tags, each with the commit it names."""
+
+    branches: dict[str, str]
+    tags: dict[str, str]
+
+
+class Damaged(OSError):
+    """A file did not arrive as the hub says it is."""
+
+
+class Side:
+    """A hub, read with retries; `staging`, for what is on its way, belongs to this hub alone."""
+
+    def __init__(self, endpoint: str, token: str | None, staging: Path) -> None:
+        self.endpoint = endpoint
+        # False, not None: a client without a token of its own would send the one it finds.
+        self.token: str | bool = token or False
+        self.staging = staging
+        self.api = HfApi(endpoint=endpoint, token=self.token, library_name="croco-factory")
+        self._hub = Hub(endpoint, token)
+        self._files: dict[tuple[Repo, str], dict[str, File]] = {}
+
+    def explained(self, name: object) -> AbstractContextManager[None]:
+        """What the client raises inside becomes one line and its fix."""
+        return self._hub.explained(str(name))
+
+    def refs(self, repo: Repo) -> Refs | None:
+        """Branches and tags; None if this hub has no such repo, or hides it."""
+        try:
+            found = steady(lambda: self.api.list_repo_refs(repo.name, repo_type=repo.kind))
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            return None
+        return Refs(
+            {ref.name: ref.target_commit for ref in found.branches},
+            {ref.name: ref.target_commit for ref in found.tags},
+        )
+
+    def commit_of(self, repo: Repo, revision: str) -> str:
+        """The commit that a revision names."""
+        info = steady(lambda: self.api.repo_info(repo.name, repo_type=repo.kind, revision=revision))
+        return str(info.sha)
+
+    def is_private(self, repo: Repo) -> bool:
+        """Whether strangers do not see it."""
+        return bool(steady(lambda: self.api.repo_info(repo.name, repo_type=repo.kind)).private)
+
+    def log(self, repo: Repo, revision: str) -> list[Made]:
+        """The commits up to a revision, oldest first."""
+        found = steady(
+            lambda: self.api.list_repo_commits(repo.name, repo_type=repo.kind, revision=revision)
+        )
+        return [
+            Made(
+                id=commit.commit_id,
+                title=commit.title,
+                message=commit.message,
+                author=(commit.authors or ["unknown"])[0],
+                date=int(commit.created_at.timestamp()),
+            )
+            for commit in reversed(found)
+        ]
+
+    def files(self, repo: Repo, commit: str) -> dict[str, File]:
+        """The files at a commit, by path."""
+        if (repo, commit) not in self._files:
+            listed = steady(
+                lambda: list(
+                    self.api.list_repo_tree(
+                        repo.name, recursive=True, revision=commit, repo_type=repo.kind
+                    )
+                )
+            )
+            self._files[repo, commit] = {
+                entry.path: File(
+                    entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None
+                )
+                for entry in listed
+                if isinstance(entry, RepoFile)
+            }
+        return self._files[repo, commit]
+
+    def download(self, repo: Repo, commit: str, file: File) -> Path:
+        """A file on this disk. A large one is checked by whoever takes it, who hashes it anyway."""
+
+        for _ in range(_COPIES):
+            path = Path(
+                steady(
+                    lambda: hf_hub_download(
+                        repo.name,
+                        file.path,
+                        repo_type=repo.kind,
+                        revision=commit,
+                        endpoint=self.endpoint,
+                        token=self.token,
+                        cache_dir=self.staging,
+                    )
+                )
+            )
+            if file.sha256 is not None or _blob_id(path.read_bytes()) == file.blob:
+                return path
+            discard(path)
+        raise Damaged(f"{file.path} of {repo} does not arrive as {self.endpoint} says it is")
+
+    def sha256(self, repo: Repo, commit: str, file: File) -> str:
+        """The hash of a file's content; a hub says it only of large ones."""
+        return file.sha256 or file_sha256(self.download(repo, commit, file))
+
+    def collection(self, slug: str) -> Collection:
+        """A collection with all its items."""
+        return steady(lambda: self.api.get_collection(slug))
+
+    def collections(self, owner: str | None = None) -> list[Collection]:
+        """The collections of an owner, or all; of each only the first few items."""
+        return steady(lambda: list(self.api.list_collections(owner=owner)))
+
+    def repos(self) -> list[Repo]:
+        """All repos of this hub that its token may see; only to be asked of a hub of one's own."""
+        models = [Repo("model", info.id) for info in steady(lambda: list(self.api.list_models()))]
+        datasets = steady(lambda: list(self.api.list_datasets()))
+        return models + [Repo("dataset", info.id) for info in datasets]
+
+    def kinds(self, name: str) -> list[Repo]:
+        """The repos of this name: a model, a dataset, both, or none."""
+        repos = (Repo("model", name), Repo("dataset", name))
+        return [repo for repo in repos if self.refs(repo) is not None]
+
+
+def discard(path: Path) -> None:
+    """Forget a downloaded file, so that the next try starts anew."""
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def address_of(error: Exception) -> str:
+    """The address that a client was asking when it failed, if it says so."""
+    try:
+        cause: Any = error.__cause__ if type(error) is RuntimeError else error
+        return str(cause.request.url)
+    except (AttributeError, RuntimeError):
+        return ""
+
+
+def steady(call: Callable[[], T], also: Sequence[int] = ()) -> T:
+    """The answer of a call that may be repeated; also after answers with these statuses."""
+
+    def passing(error: BaseException) -> bool:
+        if isinstance(error, RuntimeError) and error.__cause__ is not None:
+            error = error.__cause__  # the client wraps what went wrong with an upload
+        if isinstance(error, LocalEntryNotFoundError):  # there was no connection
+            return True
+        if isinstance(error, Damaged):
+            return False
+        if isinstance(error, GatedRepoError | RevisionNotFoundError):
+            return False
+        if isinstance(error, HfHubHTTPError):
+            status = status_of(error) or 0
+            return status in (408, 429, *also) or (status >= 500 and status != 507)
+        if isinstance(error, connection_errors()):
+            return True
+        return isinstance(error, OSError) and "Consistency check failed" in str(error)
+
+    retrying = Retrying(
+        retry=retry_if_exception(passing),
+        stop=stop_after_attempt(_TRIES),
+        wait=_patience,
+        reraise=True,
+    )
+    return retrying(call)
+
+
+def _blob_id(content: bytes) -> str:
+    """The id by which git knows a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _patience(state: RetryCallState) -> float:
+    """As long as the hub asks for, else longer each time."""
+    error: Any = state.outcome.exception() if state.outcome else None
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    asked = headers.get("Retry-After", "")
+    return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else _WAIT(state)

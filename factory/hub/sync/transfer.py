@@ -1,0 +1,269 @@
+"""Carrying repos and collections over: plan, do, look again, compare.
+
+Resuming needs no record of what was done: the plan is made from what both hubs hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from factory.errors import HubError
+from factory.hub.sync.destination import Destination, Elsewhere
+from factory.hub.sync.plan import Line, Options, Pair, RepoPlan, lay_out
+from factory.hub.sync.side import Damaged, Repo, Side, address_of
+
+_LOOKS = 6  # plans made for one repo while others write to it too
+_DESCRIPTION = 150  # characters a collection's description may have
+KINDS = ("model", "dataset")
+# A branch for commits to which only a tag leads, until the tag is there.
+_HELPER = re.compile(r"sync-[0-9a-f]{12}")
+
+
+class Watcher(Protocol):
+    """Who is told how it goes."""
+
+    def begin(self, what: str, size: int) -> None:
+        """A repo, and the bytes it takes."""
+
+    def moved(self, size: int) -> None:
+        """So many bytes more have arrived."""
+
+
+@dataclass
+class Outcome:
+    """What was done for one repo, or would be."""
+
+    repo: Repo
+    target: Repo
+    commits: int = 0
+    files: int = 0
+    size: int = 0
+    tags: int = 0
+    conflicts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Shelf:
+    """What was done for a collection, or would be: how many items it lacked or had otherwise."""
+
+    title: str
+    slug: str
+    changes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class Transfer:
+    """From one hub to another."""
+
+    def __init__(
+        self,
+        source: Side,
+        destination: Destination,
+        options: Options,
+        watcher: Watcher,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        self.source, self._destination = source, destination
+        self._options, self._watcher = options, watcher
+        self._names = names or {}
+
+    def preview(self, repo: Repo, revision: str | None = None) -> Outcome:
+        """What would be done for a repo. Raises HubError."""
+        with self._explained(repo):
+            return _outcome(lay_out(self._pair(repo), self._options, revision))
+
+    def repo(self, repo: Repo, revision: str | None = None) -> Outcome:
+        """Carry a repo over, or one revision of it, and compare both. Raises HubError.
+
+        Nothing is done for a repo with conflicts; the outcome names them.
+        """
+        pair = self._pair(repo)
+        with self._explained(repo):
+            for _ in range(_LOOKS):
+                plan = lay_out(pair, self._options, revision)
+                if plan.absent:
+                    self._create(pair)
+                    plan = lay_out(pair, self._options, revision)
+                done = _outcome(plan)
+                if plan.conflicts:
+                    return done
+                self._watcher.begin(str(repo), plan.size)
+                try:
+                    self._carry_out(plan)
+                except Elsewhere:
+                    continue
+                self._compare(plan)
+                return done
+        raise HubError(
+            f"{pair.target} at {self._destination.endpoint} keeps changing", "try again later"
+        )
+
+    def collection(self, slug: str, *, dry: bool = False) -> Shelf:
+        """Carry a collection over: title, description, items with notes, in their order."""
+        with self._explained(f"the collection {slug}"):
+            ours = self.source.collection(slug)
+            namespace = self._names.get(slug.partition("/")[0], slug.partition("/")[0])
+            items = [item for item in ours.items if item.item_type in KINDS]
+            wanted = [
+                (self._target(Repo(item.item_type, item.item_id)), item.note) for item in items
+            ]
+            theirs = next(
+                (
+                    self._destination.collection(found.slug)
+                    for found in self._destination.collections(namespace)
+                    if found.title == ours.title
+                ),
+                None,
+            )
+            there = [(Repo(i.item_type, i.item_id), i.note) for i in theirs.items] if theirs else []
+            shelf = Shelf(ours.title, theirs.slug if theirs else f"{namespace}/{ours.title}")
+            shelf.changes = sum(
+                place >= len(there) or there[place] != item for place, item in enumerate(wanted)
+            )
+            if left := len(ours.items) - len(items):
+                shelf.notes.append(f"{left} items that are neither models nor datasets left out")
+            if (theirs is None or shelf.changes) and not dry:
+                shelf.slug = self._destination.shelve(
+                    ours.title,
+                    namespace,
+                    (ours.description or "")[:_DESCRIPTION],
+                    ours.private or self._options.private,
+                    wanted,
+                )
+            return shelf
+
+    def repos_of(self, slug: str) -> list[Repo]:
+        """The repos of a collection."""
+        with self._explained(f"the collection {slug}"):
+            items = self.source.collection(slug).items
+            return [Repo(item.item_type, item.item_id) for item in items if item.item_type in KINDS]
+
+    def find(self, word: str) -> list[Repo]:
+        """The repos that a word names: `org/name`, with `models/` or `datasets/` to be exact.
+
+        Raises HubError if there is none.
+        """
+        kind, _, rest = word.partition("/")
+        named = {"models": "model", "datasets": "dataset"}.get(kind)
+        if "/" not in (rest if named else word):
+            raise HubError(f"{word!r} is not a repo", "write org/name or datasets/org/name")
+        with self._explained(word):
+            found = [Repo(named, rest)] if named else self.source.kinds(word)
+        if not found:
+            raise HubError(
+                f"{self.source.endpoint} has no {word}, or hides it", "check the name and the token"
+            )
+        return found
+
+    @contextmanager
+    def _explained(self, what: object) -> Iterator[None]:
+        """What a client raises inside becomes one line, about the hub that it was talking to."""
+        try:
+            yield
+        except Damaged as error:
+            raise HubError(str(error), "run it again; if it stays, that copy is damaged") from None
+        except Exception as error:
+            side: Side = self.source
+            if address_of(error).startswith(f"{self._destination.endpoint}/"):
+                side = self._destination
+            with side.explained(what):
+                raise
+
+    def _target(self, repo: Repo) -> Repo:
+        namespace, _, name = repo.name.partition("/")
+        other = self._names.get(repo.name) or f"{self._names.get(namespace, namespace)}/{name}"
+        return repo._replace(name=other)
+
+    def _pair(self, repo: Repo) -> Pair:
+        return Pair(
+            self.source,
+            repo,
+            self._destination,
+            self._target(repo),
+            keeps_ids=self._destination.keeps_ids,
+        )
+
+    def _create(self, pair: Pair) -> None:
+        private = self._options.private or self.source.is_private(pair.repo)
+        self._destination.create(pair.target, private)
+
+    def _carry_out(self, plan: RepoPlan) -> None:
+        target = plan.pair.target
+        for line in plan.lines:
+            self._repeat(plan, line)
+        for branch, commit in plan.branches.items():
+            self._destination.create_branch(target, branch, plan.known[commit])
+        for tag, commit in plan.tags.items():
+            self._destination.create_tag(target, tag, plan.known[commit])
+
+    def _repeat(self, plan: RepoPlan, line: Line) -> None:
+        """Repeat the commits of a line; one that only a tag leads to needs a branch meanwhile."""
+        repo, target = plan.pair.repo, plan.pair.target
+        branch, head = line.branch, plan.known[line.after] if line.after else line.start
+        if not self._destination.keeps_ids:
+            branch = branch or f"sync-{line.steps[-1].made.id[:12]}"
+            refs = self._destination.refs(target)
+            if refs is not None and branch not in refs.branches:
+                self._destination.create_branch(target, branch, str(head))
+        for step in line.steps:
+            commit = step.made.id
+            head = plan.known[commit] = self._destination.take(
+                target,
+                branch,
+                head,
+                step,
+                lambda file, commit=commit: self.source.download(repo, commit, file),  # type: ignore[misc]
+                self._watcher.moved,
+            )
+
+    def _compare(self, plan: RepoPlan) -> None:
+        """Hold the content at every ref against the source's. Raises HubError."""
+        pair = plan.pair
+        there = self._destination.refs(pair.target)
+        for branch in there.branches if there else ():
+            if _HELPER.fullmatch(branch) and branch not in plan.refs.branches:
+                self._destination.delete_branch(pair.target, branch)
+        for kind, ours in (("branch", plan.refs.branches), ("tag", plan.refs.tags)):
+            theirs = (there.branches if kind == "branch" else there.tags) if there else {}
+            for name, commit in ours.items():
+                if name in plan.apart:
+                    continue
+                if name not in theirs:
+                    raise HubError(f"{kind} {name} of {pair.target} is missing", "run it again")
+                if found := pair.differences(commit, theirs[name]):
+                    raise HubError(
+                        f"{kind} {name} of {pair.target} differs in {len(found)} files, "
+                        f"{found[0]} for one",
+                        "somebody may be writing there: run it again",
+                    )
+
+
+def rename(pairs: Sequence[str]) -> dict[str, str]:
+    """`OLD=NEW` for namespaces or whole names, as a mapping. Raises HubError."""
+    names = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new) or old.count("/") != new.count("/"):
+            raise HubError(
+                f"{pair!r} is not OLD=NEW", "give two namespaces, or two names with their namespace"
+            )
+        names[old] = new
+    return names
+
+
+def _outcome(plan: RepoPlan) -> Outcome:
+    return Outcome(
+        plan.pair.repo,
+        plan.pair.target,
+        commits=sum(bool(s.put or s.drop or plan.pair.keeps_ids) for s in plan.steps),
+        files=plan.files,
+        size=plan.size,
+        tags=len(plan.tags),
+        conflicts=plan.conflicts,
+        notes=plan.notes,
+    )

@@ -1,0 +1,104 @@
+"""Strategies of pairing side by side over the same scores; nothing is made or published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from factory.errors import RecipeError
+from factory.pairs.candidates import Candidates
+from factory.pairs.config import parse
+from factory.pairs.pair import Pair
+from factory.pairs.selection import Found
+from factory.stage.inputs import SliceSpec
+from factory.stage.job import Job
+from factory.stage.stage import Scope
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# what the sweet-spot study and the published script would ask about first
+USUAL = ("max:min", "max:q1", "+2:-2", "max:min_of_5")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to pair, under a name."""
+
+    name: str
+    stage: Pair
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        """What it would make."""
+        return self.stage.slices(scope)
+
+
+def strategies(recipe: Pair, asked: Sequence[str]) -> list[Strategy]:
+    """The recipe's own strategy and those asked for, with the recipe's filters. Raises
+    RecipeError for one that is misspelt or impossible."""
+    found = [Strategy("recipe", recipe)]
+    for text in dict.fromkeys(asked or USUAL):
+        plain = {"normalize": "none", "prompt_language": "chosen", "length_control": False}
+        fields = {**recipe.model_dump(), "pool": "in_lang", **plain, **parse(text)}
+        try:
+            found.append(Strategy(text, Pair.model_validate(fields)))
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise RecipeError(f"strategy {text!r}: {message}", "see docs/pairing.md") from None
+    return found
+
+
+def compare(found: Sequence[Strategy], scope: Scope, job: Job) -> list[dict[str, Any]]:
+    """One row a strategy and slice; the job holds every slice that any strategy reads."""
+    rows = []
+    first: dict[str, pl.DataFrame] = {}
+    for strategy in found:
+        for spec in strategy.slices(scope):
+            made = strategy.stage.find(Candidates(job, spec))
+            reference = first.setdefault(spec.name, made.rows)
+            rows.append(_row(strategy.name, spec.name, made, reference))
+    return rows
+
+
+def _row(strategy: str, name: str, made: Found, reference: pl.DataFrame) -> dict[str, Any]:
+    from factory.pairs.statistics import overlap
+
+    mix = made.figures.get("languages", [])
+    across = sum(m["rows"] for m in mix if m["chosen_language"] != m["rejected_language"])
+    tokens = made.figures.get("mean_tokens", {})
+    return {
+        "strategy": strategy,
+        "slice": name,
+        "rows": len(made.rows),
+        "dropped": made.dropped,
+        "mean_margin": made.figures.get("mean_margin"),
+        "chosen_tokens": tokens.get("chosen"),
+        "rejected_tokens": tokens.get("rejected"),
+        "token_gap": made.figures.get("token_gap"),
+        "cross": across / len(made.rows) if len(made.rows) else None,
+        "overlap": overlap(made.rows, reference),
+    }
+
+
+def totals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a strategy: its slices together, each weighing as its pairs."""
+    found = []
+    for name in dict.fromkeys(row["strategy"] for row in rows):
+        mine = [row for row in rows if row["strategy"] == name]
+        pairs = sum(row["rows"] for row in mine)
+        dropped: dict[str, int] = {}
+        for row in mine:
+            for reason, count in row["dropped"].items():
+                dropped[reason] = dropped.get(reason, 0) + count
+        keys = ("mean_margin", "chosen_tokens", "rejected_tokens", "token_gap", "cross", "overlap")
+        means = {
+            key: sum(row[key] * row["rows"] for row in mine if row["rows"]) / pairs
+            if pairs
+            else None
+            for key in keys
+        }
+        found.append({"strategy": name, "slice": "all", "rows": pairs, "dropped": dropped, **means})
+    return found

@@ -1,0 +1,201 @@
+"""What pair and best share: one prompt after another, some of its answers are chosen.
+
+No model is needed. While the rows of one slice are written, the next is being chosen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import model_validator
+
+from factory.artifacts import schemas, tables
+from factory.artifacts.manifest import Rows
+from factory.artifacts.tables import slice_directory
+from factory.config import REFERENCE
+from factory.pairs.candidates import Candidates
+from factory.pairs.config import Budget, ChosenPoint, Drop, Keep
+from factory.stage.inputs import Read, SliceSpec
+from factory.stage.job import Job
+from factory.stage.outcome import Outcome
+from factory.stage.stage import Scope, Stage
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from factory.pairs.rules import Limits, Pairing
+
+_UPSTREAM = {"scores": "score", "samples": "generate"}  # role: stage
+CROSS = "all_lang"  # the slice of the pool that holds all languages
+_WRITERS = 2  # slices being written at once; unpacking their texts is most of the work
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one slice: rows without texts, drops by reason, figures."""
+
+    rows: pl.DataFrame
+    dropped: dict[str, int]
+    figures: dict[str, Any]
+
+
+class Choosing(Stage):
+    """`pool: all_lang` compares the answers to one prompt in all languages, `both` makes that set
+    beside those of single languages; `normalize: zscore` then compares scores in deviations of
+    their language. Answers that people wrote (k -1) join the pool with `gold`."""
+
+    pool: Annotated[Literal["in_lang", "all_lang", "both"], REFERENCE] = "in_lang"
+    chosen: ChosenPoint = "max"  # which of the pool
+    normalize: Literal["none", "zscore"] = "none"
+    gold: bool = False
+    budget: Budget | None = None  # of tokens
+
+    _cross: ClassVar[tuple[str, ...]] = ("normalize",)  # fields that in_lang slices do not have
+    _sides: ClassVar[dict[str, str]]  # side to the column of its text
+
+    @model_validator(mode="after")
+    def _cross_lingual_alone(self) -> Choosing:
+        for name in self._cross:
+            default = type(self).model_fields[name].default
+            if self.pool == "in_lang" and getattr(self, name) != default:
+                raise ValueError(f"{name} is for pool: all_lang or both")
+        return self
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        upstream = {
+            role: {spec.name: spec for spec in scope.slices(stage, self.name)}
+            for role, stage in _UPSTREAM.items()
+        }
+        upstream["prompts"] = {spec.name: spec for spec in scope.prompts(self.name)}
+
+        def reads(name: str) -> tuple[Read, ...]:
+            return tuple(Read(role, specs[name].step, name) for role, specs in upstream.items())
+
+        names = {name: spec.language for name, spec in upstream["scores"].items()}
+        found = [SliceSpec(self.name, name, code, reads(name)) for name, code in names.items()]
+        every = tuple(read for name in names for read in reads(name))
+        cross = [SliceSpec(self.name, CROSS, None, every)]
+        return {"in_lang": found, "all_lang": cross, "both": found + cross}[self.pool]
+
+    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        return rows["prompts"]
+
+    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+        fields = super().semantic(spec)
+        single = self._cross if spec.language else ()
+        return {name: value for name, value in fields.items() if name not in single}
+
+    def run(self, job: Job) -> Outcome:
+        done = self.make(job)
+        return Outcome(
+            {name: rows for name, (_, rows) in done.items()},
+            determinism="exact",
+            stats={"by_slice": {name: found for name, (found, _) in done.items()}},
+        )
+
+    def make(self, job: Job) -> dict[str, tuple[dict[str, Any], Rows]]:
+        """The files of every slice; returns figures and counts of each."""
+        done: dict[str, tuple[dict[str, Any], Rows]] = {}
+        writing: deque[Future[tuple[SliceSpec, Found, int]]] = deque()
+
+        def finish(left: int) -> None:
+            while len(writing) > left:
+                spec, found, out = writing.popleft().result()
+                asked = out + sum(found.dropped.values())
+                rows = Rows(into=asked, out=out, dropped=found.dropped)
+                done[spec.name] = (found.figures, rows)
+                job.progress(len(done), len(job.slices), "languages")
+
+        with ThreadPoolExecutor(_WRITERS, "write") as writers:
+            for spec in job.slices:
+                candidates = Candidates(job, spec)
+                found = self.find(candidates)
+                finish(_WRITERS - 1)  # no slice waits for a writer: memory is bounded
+                writing.append(writers.submit(self._write, candidates, found))
+            finish(0)
+        return done
+
+    def find(self, candidates: Candidates) -> Found:
+        """Choose in one slice, without gathering a text."""
+        import polars as pl
+
+        from factory.pairs import statistics
+
+        spec, seed, codes = candidates.spec, candidates.job.seed, candidates.codes
+        answers = candidates.pool(self.gold)
+        objections = {side: keep.objections() for side, keep in self._keeps().items()}
+        answers = answers.with_columns(
+            may_choose=~pl.any_horizontal(pl.lit(False), *objections["chosen"].values()),
+            may_reject=~pl.any_horizontal(pl.lit(False), *objections.get("rejected", {}).values()),
+        )
+        answers, more = self._scaled(answers, spec, seed, codes)
+        result = self._select(answers)
+        dropped = dict(result.dropped)
+        if absent := len(candidates.prompt_ids) - answers["prompt_id"].n_unique():
+            dropped["no_samples"] = absent
+        rows = result.pairs.with_columns(pl.col("prompt_id").cast(pl.String))
+        rows = self._prompted(rows, candidates.prompts, seed, codes)
+        budget = self.budget.tokens if self.budget else None
+        figures = statistics.describe(answers, rows, codes, objections, budget) | more
+        return Found(rows, dropped, figures)
+
+    def _write(self, candidates: Candidates, found: Found) -> tuple[SliceSpec, Found, int]:
+        """The file of one slice; returns how many rows it has."""
+        rows, spec = found.rows, candidates.spec
+        columns = {
+            **self._columns(rows, candidates.codes),
+            "prompt_id": rows["prompt_id"].to_arrow(),
+            "id": (f"{self.name}/{spec.name}/" + rows["prompt_id"]).to_arrow(),
+            "prompt": candidates.messages(rows),
+            **candidates.texts(rows, self._sides),
+        }
+        table = schemas.conform(pa.table(columns), self.kind, f"{self.name} {spec.name}")
+        tables.write_slice(slice_directory(candidates.job.out, spec.name), table)
+        return spec, found, len(table)
+
+    def _keeps(self) -> Mapping[str, Keep]:
+        """Who may stand on which side."""
+        raise NotImplementedError
+
+    def _scaled(
+        self, answers: pl.DataFrame, spec: SliceSpec, seed: int, codes: list[str]
+    ) -> tuple[pl.DataFrame, dict[str, Any]]:
+        """The pool with the scores that are to be compared, and figures of what that took."""
+        from factory.pairs.normalize import zscored
+
+        wanted = self.normalize == "zscore" and spec.language is None
+        return (zscored(answers) if wanted else answers), {}
+
+    def _select(self, answers: pl.DataFrame) -> Pairing:
+        raise NotImplementedError
+
+    def _prompted(
+        self, rows: pl.DataFrame, prompts: pl.DataFrame, seed: int, codes: list[str]
+    ) -> pl.DataFrame:
+        """The rows with the language their prompt is given in, as a number."""
+        return rows.with_columns(prompt_language="chosen_language")
+
+    def _columns(self, rows: pl.DataFrame, codes: list[str]) -> dict[str, Any]:
+        """The columns of the output that hold no text."""
+        return {name: rows[name].to_arrow() for name in ("pool_size", "pool_mean", "pool_std")}
+
+    def _limits(self, drop: Drop) -> Limits:
+        from factory.pairs.rules import Limits
+
+        dropping = self.budget is not None and self.budget.over == "drop"
+        return Limits(
+            **drop.model_dump(),
+            over_budget=self.budget.tokens if self.budget and dropping else None,
+        )
+
+
+def coded(numbers: pl.Series, codes: list[str]) -> pa.Array:
+    """Languages by their codes."""
+    import polars as pl
+
+    return pl.Series(codes)[numbers].to_arrow()

@@ -1,0 +1,1 @@
+"""Recipe, lock, plan and estimate: from YAML to steps with a state."""

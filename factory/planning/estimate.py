@@ -1,0 +1,219 @@
+"""What a plan is likely to take: rows, shards and time, by what the last runs took. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from factory.artifacts.manifest import Manifest
+from factory.planning.plan import Holdings, Slice, State, Step
+from factory.stage.inputs import Outside, Read
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a step: rows to be made, rows of earlier artifacts that may stand, shards,
+    and by the pace of the last run of its stage, how many of its GPUs and as many engines beside
+    one another, seconds and GPU-hours. None where nobody can tell yet."""
+
+    rows: int | None = None
+    there: int | None = None
+    shards: int | None = None
+    seconds: float | None = None
+    gpu_hours: float | None = None
+    device: str | None = None  # that the pace is of
+
+
+_NOTHING = Estimate(0, 0, 0, 0.0, 0.0)
+
+
+def estimate(
+    steps: Sequence[Step],
+    holdings: Holdings,
+    counted: Mapping[tuple[str, str], int] | None = None,
+) -> dict[str, Estimate]:
+    """For each step, by name, what is left of it. `steps` are in the order of the line; `counted`
+    says of what comes from outside how many rows a slice has, by step and slice, where somebody
+    has looked."""
+    rows: dict[tuple[str, str], int | None] = {}  # by slice, as far as anybody can tell
+    found = {}
+    for step in steps:
+        asked = {
+            made.spec.name: (counted or {}).get((step.name, made.spec.name))
+            or _asked(step, made, rows, holdings)
+            for made in step.slices
+        }
+        for name, count in asked.items():
+            done = step.found.manifest.slices[name].rows.out if step.found else None
+            rows[step.name, name] = count if done is None else done
+        found[step.name] = _left(step, asked, holdings) if step.state is State.RUN else _NOTHING
+    return found
+
+
+def _asked(
+    step: Step, made: Slice, rows: dict[tuple[str, str], int | None], holdings: Holdings
+) -> int | None:
+    """Rows that a slice is asked for. What comes from outside is as long as it was last."""
+    if (said := step.stage.length(made.spec)) is not None:
+        return said
+    reads = [need for need in made.spec.needs if isinstance(need, Read)]
+    if not reads:
+        return _from_outside(step, made, holdings)
+    by_role: dict[str, int] = {}
+    for read in reads:
+        there = rows.get((read.step, read.slice))
+        if there is None:
+            return None
+        by_role[read.role] = by_role.get(read.role, 0) + there
+    return step.stage.asks(by_role, made.spec)
+
+
+def _from_outside(step: Step, made: Slice, holdings: Holdings) -> int | None:
+    """Rows that come from outside: as many as were there when all were taken, or the first so
+    many. A pilot, which took only the first of them, says nothing of how many there are."""
+    first: int | None = getattr(step.stage, "first", None)
+    counts = []
+    for found in holdings.found:
+        manifest, name = found.manifest, made.spec.name
+        if manifest.repo == step.repo and name in manifest.slices:
+            out, taken = manifest.slices[name].rows.out, manifest.fields.get("first")
+            if taken is None or out < taken:
+                counts.append(out)
+    if not counts:
+        return first
+    return counts[-1] if first is None else min(first, counts[-1])
+
+
+def _left(step: Step, asked: dict[str, int | None], holdings: Holdings) -> Estimate:
+    left, stand = {}, 0
+    for made in step.slices:
+        wanted = asked[made.spec.name]
+        if wanted is None:
+            return Estimate()
+        have = [s.found.manifest.slices[made.spec.name].rows.out for s in made.earlier]
+        there = min(wanted, max(have, default=0))
+        left[made.spec.name] = wanted - there
+        stand += there
+    rows = sum(left.values())
+    shards = sum(step.stage.shards(left[made.spec.name], made.spec) for made in step.slices)
+    last = paced(step, holdings)
+    if last is None:
+        return Estimate(rows, stand, shards)
+    amount, engines = work(step, rows), engines_of(step)
+    seconds, hours = last.seconds(amount, engines), last.gpu_hours(amount, engines)
+    return Estimate(rows, stand, shards, seconds, hours, last.device)
+
+
+def work(step: Step, rows: int) -> float:
+    """How many rows an engine goes through to make `rows` of them."""
+    return rows * passes(step.stage.model_dump(include={"epochs"}))
+
+
+def engines_of(step: Step) -> int | None:
+    """How many of the pace's engines the recipe asks for, where it says: a training's processes."""
+    if step.stage.kind not in TRAINED:
+        return None
+    return processes(step.stage.how.model_dump(include={"processes"}))
+
+
+def paced(step: Step, holdings: Holdings) -> Pace | None:
+    """The pace of the last run of this stage with the models of this step: of this repo, else of
+    any. Another model has another pace."""
+    models = {
+        need.source
+        for made in step.slices
+        for need in made.spec.needs
+        if isinstance(need, Outside) and need.kind == "model"
+    }
+    made = [f.manifest for f in holdings.found if f.manifest.stage == step.stage.name]
+    for manifest in sorted(made, key=lambda m: (m.repo == step.repo, m.created), reverse=True):
+        if _models(manifest) == models and (found := pace_of(manifest)) is not None:
+            return found
+    return None
+
+
+def _models(manifest: Manifest) -> set[str]:
+    return {model.source for model in manifest.models if model.source}
+
+
+TRAINED = ("adapter", "model")  # kinds of artifacts that a training makes
+_STRETCH = 10.0  # how far a run is stretched of which nobody knows what does not grow with rows
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a run took: `each` second of an engine a row, `start` before it is at work (a model is
+    loaded), `rest` once, whatever the rows and engines (reading, sealing). An engine is a process
+    with `gpus` GPUs; `engines` ran beside one another. `most`: rows up to which that may be
+    believed, None where all is measured; `device`: what it ran on."""
+
+    each: float
+    start: float
+    rest: float
+    gpus: float
+    engines: int = 1
+    most: float | None = None
+    device: str = ""
+
+    def seconds(self, rows: float, engines: int | None = None) -> float | None:
+        """Seconds until that many rows are made by so many engines (as many as ran before);
+        None where nobody can tell."""
+        if rows <= 0:
+            return 0.0
+        if self.most is not None and rows > self.most:
+            return None
+        return self.rest + self.start + self.each * rows / (engines or self.engines)
+
+    def gpu_hours(self, rows: float, engines: int | None = None) -> float | None:
+        """GPU-hours of the same: what is at work is shared, what is loaded is not."""
+        if rows <= 0:
+            return 0.0
+        if self.most is not None and rows > self.most:
+            return None
+        loading = (engines or self.engines) * self.start
+        return self.gpus * (loading + self.each * rows) / 3600
+
+
+def pace_of(manifest: Manifest) -> Pace | None:
+    """The pace of the run that made an artifact; None where it made no row anew."""
+    cost = manifest.cost
+    anew = manifest.rows().into - sum(
+        sum(made.taken_over.values()) for made in manifest.slices.values()
+    )
+    if anew <= 0:
+        return None
+    rows = anew * passes(manifest.fields)
+    gpu_seconds = cost.gpu_hours * 3600
+    device = manifest.environment.get("device", "cpu")
+    if gpu_seconds and device == "cpu":  # whoever put the parts together held none
+        device = "GPUs"
+    if not cost.engines:  # what took the time is not known, so all of it is laid upon the rows
+        each = cost.wall_seconds / rows
+        gpus = gpu_seconds / cost.wall_seconds if cost.wall_seconds else 0.0
+        return Pace(each, 0.0, 0.0, gpus, most=_STRETCH * rows, device=device)
+    if manifest.kind in TRAINED:  # its GPUs are held from beginning to end
+        trained = processes(manifest.how)
+        gpus = gpu_seconds / cost.wall_seconds / trained if cost.wall_seconds else 0.0
+        before = max(0.0, cost.wall_seconds - cost.working_seconds)
+        each = cost.working_seconds * trained / rows
+        return Pace(each, before, 0.0, gpus, trained, device=device)
+    busy = cost.working_seconds + cost.loading_seconds
+    return Pace(
+        each=cost.working_seconds / rows,
+        start=cost.loading_seconds / cost.engines,
+        rest=max(0.0, cost.wall_seconds - busy / cost.engines),
+        gpus=gpu_seconds / busy if busy else 0.0,
+        engines=cost.engines,
+        device=device,
+    )
+
+
+def passes(fields: Mapping[str, Any]) -> float:
+    """How often each row is gone through."""
+    return float(fields.get("epochs", 1.0))
+
+
+def processes(how: Mapping[str, Any]) -> int:
+    """Of a training, the processes among which its batches are shared."""
+    return int(how.get("processes", 1))

@@ -1,0 +1,127 @@
+"""The lock: every outside name in a recipe, resolved to a revision and a content digest.
+
+Commit ids differ from hub to hub, so a revision pins but does not identify; the digest does.
+Local files have no revision and are hashed anew each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from factory import config
+from factory.artifacts.files import write_atomically
+from factory.artifacts.hashing import content_digest, file_sha256
+from factory.artifacts.manifest import Record
+from factory.errors import InputError, RecipeError
+from factory.planning.recipe import Loaded, Recipe
+from factory.stage.inputs import Outside
+from factory.stage.readers import is_file
+
+
+class Pin(Record):
+    """One outside thing: its commit on the hub it came from (None for a file), its content."""
+
+    digest: str
+    revision: str | None = None
+
+
+class Lock(Record):
+    """All pins of a recipe, by the source as the recipe writes it."""
+
+    lock_version: int = 1
+    recipe: str
+    pins: dict[str, Pin] = Field(default_factory=dict)
+
+    def says(self) -> dict[str, str]:
+        """What it pins, by content: two locks that say the same may name other hubs' commits."""
+        return {source: pin.digest for source, pin in self.pins.items()}
+
+    def dump(self) -> str:
+        """As YAML, to be committed beside the recipe."""
+        pins = dict(sorted(self.pins.items()))
+        return config.dump(self.model_copy(update={"pins": pins}).model_dump(exclude_none=True))
+
+
+Resolve = Callable[[Outside, Pin | None], Pin | None]
+
+
+def outside(recipe: Recipe) -> list[Outside]:
+    """Everything from outside that the recipe reads, each source once."""
+    found: dict[str, Outside] = {}
+    for _, spec in recipe.slices():
+        for need in spec.needs:
+            if isinstance(need, Outside):
+                found.setdefault(need.source, need)
+    return list(found.values())
+
+
+def path_of(loaded: Loaded) -> Path:
+    """Where the lock is kept: beside the recipe, or for a packaged one in this directory."""
+    directory = Path.cwd() if loaded.packaged else loaded.path.parent
+    return directory / f"{loaded.path.stem}.lock.yaml"
+
+
+def read(path: Path) -> Lock | None:
+    """The lock in a file; None when there is none. Raises RecipeError for one that is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return Lock.model_validate(config.parse(path.read_text(), path.name).data)
+    except ValidationError as error:
+        raise RecipeError(
+            f"{path} is not a lock: {error.errors()[0]['msg']}", "remove it and run again"
+        ) from None
+
+
+def write(lock: Lock, path: Path) -> None:
+    """Write the lock, whole or not at all."""
+    write_atomically(path, lock.dump().encode())
+
+
+def hold(old: Lock | None, new: Lock, absent: Collection[str], path: Path) -> None:
+    """Raises RecipeError when `new` pins anything that `old`, the lock at `path`, does not."""
+    if old is None:
+        raise RecipeError(f"there is no lock at {path}", "make one with factory lock")
+    for source, pin in new.pins.items():
+        if source not in old.pins:
+            raise RecipeError(f"{path.name} does not pin {source}", "run factory lock")
+        if pin.digest != old.pins[source].digest:
+            raise RecipeError(
+                f"{source} has changed since {path.name} was written "
+                f"({old.pins[source].digest[:12]} -> {pin.digest[:12]})",
+                "bring the old content back, or run factory lock --update",
+            )
+    if absent:
+        raise RecipeError(
+            f"{next(iter(absent))} is pinned and not here", "run once without --frozen to bring it"
+        )
+
+
+def resolve(loaded: Loaded, old: Lock | None, ask_hub: Resolve) -> tuple[Lock, list[str]]:
+    """The lock for a recipe, and the sources that no pin could be had for.
+
+    `ask_hub` is given each Hub name with what `old` pins it to, and answers with the same content
+    or, for a name not pinned yet, with what the hub has; None means that it has nothing.
+    Raises InputError for a local file that is not there.
+    """
+    pins: dict[str, Pin] = {}
+    absent = []
+    for need in outside(loaded.recipe):
+        if is_file(need.source):
+            path = loaded.file(need.source)
+            if not path.is_file():
+                raise InputError(
+                    f"{loaded.path.name}: no file at {need.source}",
+                    f"paths are relative to the recipe, so it should lie at {path}",
+                )
+            pins[need.source] = Pin(digest=content_digest([("rows", file_sha256(path))]))
+            continue
+        pin = ask_hub(need, old.pins.get(need.source) if old else None)
+        if pin is None:
+            absent.append(need.source)
+        else:
+            pins[need.source] = pin
+    return Lock(recipe=loaded.recipe.name, pins=pins), absent

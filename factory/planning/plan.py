@@ -1,0 +1,380 @@
+"""The plan: for every step reuse, publish, run or blocked, and why. Values in, values out.
+
+It is told what is pinned (the lock) and what exists (the holdings), and touches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+from factory.artifacts import checkpoints
+from factory.artifacts.hashing import fingerprint
+from factory.artifacts.manifest import Manifest, SliceRecord
+from factory.planning.lock import Lock
+from factory.planning.recipe import Recipe
+from factory.stage.inputs import Need, Outside, Read, Served, SliceSpec
+from factory.stage.stage import Stage
+
+RepoType = Literal["model", "dataset"]
+
+
+class State(Enum):
+    """What will happen to a step."""
+
+    REUSE = "reuse"  # on the hub: nothing to do
+    PUBLISH = "publish"  # done here, not on the hub yet
+    RUN = "run"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An artifact that exists: at rest in a directory, on the hub at a tag, or both."""
+
+    manifest: Manifest
+    directory: Path | None = None
+    tag: str | None = None
+
+
+@dataclass
+class Holdings:
+    """What exists: artifacts, newest last, and how far unfinished work directories are (shards
+    done and asked for, by fingerprint)."""
+
+    found: list[Found] = field(default_factory=list)
+    partial: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, new: Found) -> None:
+        """Take in one artifact; the same one at rest and on the hub becomes one entry."""
+        for number, old in enumerate(self.found):
+            if _same_artifact(old.manifest, new.manifest):
+                self.found[number] = Found(
+                    new.manifest, new.directory or old.directory, new.tag or old.tag
+                )
+                return
+        self.found.append(new)
+
+
+def _same_artifact(one: Manifest, other: Manifest) -> bool:
+    return (
+        one.repo == other.repo
+        and one.fingerprint == other.fingerprint
+        and one.content() == other.content()
+    )
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A slice with its identity worked out, and the artifacts whose rows may stand in it."""
+
+    spec: SliceSpec
+    identity: dict[str, Any]
+    fingerprint: str
+    row_key: str
+    earlier: tuple[Stands, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stands:
+    """An artifact that has rows for a slice; `whole` when it is the very same slice, made of the
+    very same inputs."""
+
+    found: Found
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One planned instance of a stage."""
+
+    name: str
+    stage: Stage
+    repo: str
+    slices: tuple[Slice, ...]
+    fingerprint: str
+    state: State
+    reason: str
+    found: Found | None = None
+
+    @property
+    def repo_type(self) -> RepoType:
+        """Whether its repo is a dataset or a model on the Hub."""
+        return repo_type(self.stage.kind)
+
+    @property
+    def served(self) -> list[str]:
+        """The served models that it asks: where it runs there must be a way to their server."""
+        needs = [need for made in self.slices for need in made.spec.needs]
+        return list(dict.fromkeys(need.model for need in needs if isinstance(need, Served)))
+
+
+def repo_type(kind: str) -> RepoType:
+    """The type of repo that an artifact of a kind lives in."""
+    return "model" if kind in ("model", "adapter") else "dataset"
+
+
+def repo_of(recipe: Recipe, stage: Stage, step: str) -> str:
+    """The repo of a step: `{org}/{recipe}-{stage}`, with `-{group}` for one of several."""
+    group = step.partition("[")[2].rstrip("]")
+    return f"{recipe.org}/{recipe.name}-{stage.repo}" + (f"-{group}" if group else "")
+
+
+def repos(recipe: Recipe) -> dict[str, RepoType]:
+    """Every repo of a recipe, with its type."""
+    return {
+        repo_of(recipe, stage, spec.step): repo_type(stage.kind) for stage, spec in recipe.slices()
+    }
+
+
+def plan(recipe: Recipe, lock: Lock, holdings: Holdings) -> list[Step]:
+    """All steps in the order of the line.
+
+    A source that the lock does not pin counts as new content, so what reads it is run.
+    """
+    return _Planner(recipe, lock, holdings).steps()
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, lock: Lock, holdings: Holdings) -> None:
+        self._recipe, self._lock, self._holdings = recipe, lock, holdings
+        self._slices: dict[tuple[str, str], Slice] = {}
+        self._done: dict[str, Found] = {}  # by step, for those that need not run
+        self._blocked: dict[tuple[str, str], str] = {}  # by slice, why
+        self._row_wise: dict[str, bool] = {}  # by step
+
+    def steps(self) -> list[Step]:
+        groups: dict[str, tuple[Stage, list[SliceSpec]]] = {}
+        for stage, spec in self._recipe.slices():
+            groups.setdefault(spec.step, (stage, []))[1].append(spec)
+        return [self._step(name, stage, specs) for name, (stage, specs) in groups.items()]
+
+    def _step(self, name: str, stage: Stage, specs: list[SliceSpec]) -> Step:
+        repo = repo_of(self._recipe, stage, name)
+        self._row_wise[name] = stage.row_wise
+        going: list[Slice] = []
+        left_out: list[str] = []
+        for spec in specs:
+            made = self._slice(stage, spec)
+            self._slices[name, spec.name] = made
+            if why := self._why_blocked(stage, spec):
+                self._blocked[name, spec.name] = why
+                left_out.append(why)
+            else:
+                going.append(made)
+        if not going:
+            mark = fingerprint({"blocked": name})
+            return Step(name, stage, repo, (), mark, State.BLOCKED, left_out[0])
+        mark = fingerprint(
+            {"kind": stage.kind, "slices": {s.spec.name: s.fingerprint for s in going}}
+        )
+        state, reason, found = self._decide(stage, repo, mark, going)
+        if found:
+            self._done[name] = found
+            repo = found.manifest.repo  # another recipe's, when it made the very same thing
+        elif state is State.RUN:
+            going = [replace(made, earlier=self._earlier(stage, made)) for made in going]
+        if left_out:
+            reason += f"; {len(left_out)} of {len(specs)} slices left out ({left_out[0]})"
+        return Step(name, stage, repo, tuple(going), mark, state, reason, found)
+
+    def _why_blocked(self, stage: Stage, spec: SliceSpec) -> str | None:
+        for need in spec.needs:
+            if isinstance(need, Read) and (need.step, need.slice) in self._blocked:
+                why = self._blocked[need.step, need.slice]
+                return why if why.endswith(" is blocked") else f"{need.step} is blocked"
+        for role, least in stage.least().items():
+            reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
+            if any(read.step not in self._done for read in reads):
+                continue  # not made yet: nobody can tell
+            rows = [self._done[r.step].manifest.slices[r.slice].rows for r in reads]
+            left, asked = sum(r.out for r in rows), sum(r.into for r in rows)
+            if left < least:
+                return f"{left} of {asked} left, {least} needed"
+        return None
+
+    def _slice(self, stage: Stage, spec: SliceSpec) -> Slice:
+        identity: dict[str, Any] = {
+            "kind": stage.kind,
+            "stage": stage.name,
+            "version": stage.version,
+            "slice": spec.name if stage.kind in ("model", "adapter") else spec.language,
+            "fields": stage.semantic(spec),
+        }
+        if stage.draws(spec):
+            identity["seed"] = self._recipe.seed
+        reads = [need for need in spec.needs if isinstance(need, Read)]
+        content = [
+            n
+            for n in spec.needs
+            if isinstance(n, Served) or (isinstance(n, Outside) and not n.extent)
+        ]
+        extent = [n for n in spec.needs if isinstance(n, Outside) and n.extent]
+        identity["outside"] = {need.role: self._content(need) for need in content}
+        full = identity | {
+            "inputs": _by_role(reads, lambda r: _at(r, self._slices[r.step, r.slice].fingerprint)),
+            "extent": stage.extent() | {need.role: self._digest(need) for need in extent},
+        }
+        if not stage.row_wise:  # every row hangs on all of what was read
+            return Slice(spec, full, fingerprint(full), fingerprint(full))
+        key = fingerprint(
+            identity
+            | {"inputs": _by_role(reads, lambda r: _at(r, self._slices[r.step, r.slice].row_key))}
+        )
+        return Slice(spec, full, fingerprint(full), key)
+
+    def _earlier(self, stage: Stage, made: Slice) -> tuple[Stands, ...]:
+        """Artifacts with rows for this slice: the same slice of the same inputs first, then those
+        made by the same rules and the same models, the one with most rows first."""
+        asked = any(not isinstance(n, Outside) or n.kind == "model" for n in made.spec.needs)
+        if not stage.row_wise or not asked:
+            return ()  # what comes from outside as it is, is read anew
+        found = []
+        for held in self._holdings.found:
+            record = held.manifest.slices.get(made.spec.name)
+            if record is None or record.row_key != made.row_key:
+                continue
+            if not self._same_models(record, made):
+                continue
+            whole = record.fingerprint == made.fingerprint and self._read_the_same(
+                held.manifest, made
+            )
+            found.append((whole, record.rows.out, held))
+        found.sort(key=lambda one: one[:2], reverse=True)
+        return tuple(Stands(held, whole) for whole, _, held in found)
+
+    def _same_models(self, record: SliceRecord, made: Slice) -> bool:
+        """Whether what was read as a whole (a model) has the content that it had then. Rows are
+        compared one by one when they are taken over."""
+        then = {(read.role, read.digest) for read in record.inputs}
+        for need in made.spec.needs:
+            if not isinstance(need, Read):
+                continue  # its digest is in the row key
+            found = self._done.get(need.step)
+            if self._row_wise[need.step]:
+                continue
+            if found is None or (need.role, self._content(need)) not in then:
+                return False
+        return True
+
+    def _digest(self, need: Outside) -> str:
+        pin = self._lock.pins.get(need.source)
+        return pin.digest if pin else f"absent:{need.source}"
+
+    def _decide(
+        self, stage: Stage, repo: str, mark: str, going: list[Slice]
+    ) -> tuple[State, str, Found | None]:
+        needs = [need for made in going for need in made.spec.needs]
+        if waiting := [n.step for n in needs if isinstance(n, Read) and n.step not in self._done]:
+            return State.RUN, f"{waiting[0]} is made first", None
+        if absent := [
+            n.source for n in needs if isinstance(n, Outside) and n.source not in self._lock.pins
+        ]:
+            return State.RUN, f"{absent[0]} is brought in first", None
+        entries = [found for found in self._holdings.found if found.manifest.repo == repo]
+        same = [found for found in self._holdings.found if found.manifest.fingerprint == mark]
+        for found in sorted(same, key=lambda f: (f.manifest.repo != repo, f.tag is None)):
+            if all(self._read_the_same(found.manifest, made) for made in going):
+                at = "" if found.manifest.repo == repo else f" of {found.manifest.repo}"
+                if found.tag:
+                    return State.REUSE, found.tag + at, found
+                return State.PUBLISH, "done here, not on the hub yet" + at, found
+        if mark in self._holdings.partial:
+            done, asked = self._holdings.partial[mark]
+            return State.RUN, f"begun: {done} of {asked} shards are there", None
+        if same:
+            return State.RUN, "same recipe, other draw of its inputs", None
+        if entries:
+            return State.RUN, _nearest([f.manifest for f in entries], stage, going), None
+        return State.RUN, "nothing published yet", None
+
+    def _read_the_same(self, manifest: Manifest, made: Slice) -> bool:
+        """Whether the content that was read then is the content that would be read now."""
+        record = manifest.slices.get(made.spec.name)
+        if record is None or any(
+            isinstance(need, Read) and need.step not in self._done for need in made.spec.needs
+        ):
+            return False
+        now = sorted((need.role, self._content(need)) for need in made.spec.needs)
+        return now == sorted((read.role, read.digest) for read in record.inputs)
+
+    def _content(self, need: Need) -> str:
+        if isinstance(need, Outside):
+            return self._digest(need)
+        if isinstance(need, Served):
+            return need.digest
+        return content(self._done[need.step].manifest, need)
+
+
+def content(manifest: Manifest, read: Read) -> str:
+    """The digest of what reading this of an artifact gives."""
+    if read.checkpoint:
+        return manifest.digest_of(checkpoints.folder(read.checkpoint))
+    return manifest.slices[read.slice].digest
+
+
+def _at(read: Read, name: str) -> str:
+    """The name of a slice, or of a checkpoint on the way to it."""
+    return f"{name}@{read.checkpoint}" if read.checkpoint else name
+
+
+def _by_role(reads: Iterable[Read], value: Any) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for read in reads:
+        found.setdefault(read.role, []).append(value(read))
+    return found
+
+
+def _nearest(old: Iterable[Manifest], stage: Stage, going: list[Slice]) -> str:
+    """What makes this step another one than the published one that it is nearest to; the newest
+    of several."""
+    newest_first = sorted(old, key=lambda manifest: manifest.created, reverse=True)
+    said = min((changes(manifest, stage, going) for manifest in newest_first), key=len)
+    more = f" and {len(said) - 3} more" if len(said) > 3 else ""
+    return "; ".join(said[:3]) + more if said else "made from other content"
+
+
+def changes(old: Manifest, stage: Stage, going: Iterable[Slice]) -> list[str]:
+    """What makes this step another one than `old`, by field with old and new value."""
+    before, after = (
+        _flat(old.fields),
+        _flat(stage.model_dump(mode="json", exclude={"how"}, by_alias=True)),
+    )
+    said = [
+        f"{key} {before.get(key)} -> {after.get(key)}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+    names = set()
+    for made in going:
+        names.add(made.spec.name)
+        record = old.slices.get(made.spec.name)
+        if record is None:
+            said.append(f"{made.spec.name} is new")
+            continue
+        for part in ("seed", "version"):
+            was, now = record.identity.get(part), made.identity.get(part)
+            if was != now:
+                said.append(f"{part} {was} -> {now}")
+        for part in ("inputs", "outside", "extent"):
+            was, now = record.identity.get(part, {}), made.identity.get(part, {})
+            said += [
+                f"{role} of {made.spec.name} changed"
+                for role in now
+                if role not in stage.extent() and was.get(role) != now[role]
+            ]
+    said += [f"{name} is no longer asked for" for name in old.slices if name not in names]
+    return list(dict.fromkeys(said))
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,309 @@
+"""A recipe: one YAML file that says what to make, checked before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
+
+from factory import config
+from factory.artifacts.manifest import License
+from factory.artifacts.resources import recipes
+from factory.config import Knobs
+from factory.errors import RecipeError, nearest
+from factory.language.languages import language
+from factory.planning.stages import STAGES
+from factory.stage.inputs import SliceSpec
+from factory.stage.models import ModelRef
+from factory.stage.stage import Scope, Stage
+
+if TYPE_CHECKING:
+    Stages = Any
+else:
+    # One optional field a stage, so that pydantic names an unknown one by its place in the file.
+    Stages = create_model(
+        "Stages", __base__=Knobs, **{stage.name: (stage | None, None) for stage in STAGES}
+    )
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class Recipe(Knobs):
+    """What to make. See recipes/demo.yaml for one with every part explained."""
+
+    name: Annotated[str, Field(pattern=NAME)]  # every repo is {org}/{name}-{step}
+    org: Annotated[str, Field(pattern=NAME)]  # user or organisation on the hub
+    description: str = ""  # a sentence, for the collection
+    languages: Annotated[tuple[str, ...], Field(min_length=1)]  # codes, in the order of all tables
+    seed: Annotated[int, Field(ge=0)] = 0  # of everything that is drawn
+    license: License | None = None  # of everything made; else as cards/licenses.py finds
+    licenses: dict[str, License] = Field(default_factory=dict)  # of sources that state none
+    private: bool = False  # repos and collection
+    reuse: tuple[str, ...] = ()  # collections, by slug, whose artifacts may stand in this one
+    # Where it does something else than what it follows: a knob as stage.knob, or a stage where no
+    # knob says it, and why. Shown on every card that it concerns.
+    departures: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+    # by the name that stages call them: org/name[@revision], or more words
+    models: dict[Annotated[str, Field(pattern=NAME)], ModelRef]
+    stages: Stages  # those that it has, with their knobs
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError("languages is a list of codes, like [en, es]")
+        for code in value:
+            try:
+                language(code)
+            except RecipeError as error:
+                raise ValueError(f"{error.what}; {error.fix}") from None
+        if len(set(value)) < len(value):
+            raise ValueError("a language is there twice")
+        return tuple(value)
+
+    @field_validator("departures")
+    @classmethod
+    def _of_a_stage(cls, value: dict[str, str]) -> dict[str, str]:
+        known = [stage.name for stage in STAGES]
+        for at in value:
+            if (name := at.partition(".")[0]) not in known:
+                raise ValueError(f"{at!r} begins with no stage{nearest(name, known)}")
+        return value
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """`policy: org/name@revision` for `policy: {name: org/name, revision: …}`."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: dict(zip(("name", "revision"), ref.split("@", 1), strict=False))
+            if isinstance(ref, str)
+            else ref
+            for key, ref in value.items()
+        }
+
+    def scope(self) -> Scope:
+        """What stages may know of this recipe."""
+        return Scope(self.languages, self.models, self.steps())
+
+    def steps(self) -> dict[str, Stage]:
+        """The stages this recipe has, in the order of the line."""
+        found = {stage.name: getattr(self.stages, stage.name) for stage in STAGES}
+        return {name: stage for name, stage in found.items() if stage is not None}
+
+    def slices(self) -> list[tuple[Stage, SliceSpec]]:
+        """Every slice of every stage. Raises RecipeError for a reference to what is not there."""
+        scope = self.scope()
+        return [(stage, spec) for stage in self.steps().values() for spec in stage.laid_out(scope)]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe, the file it came from, whether that file ships with the package, and the org and
+    name of every recipe that it extends, with the `folders` that these are in. `files`: where local
+    files lie that are elsewhere than the recipe says, by what it calls them."""
+
+    recipe: Recipe
+    path: Path
+    packaged: bool
+    extends: tuple[tuple[str, str], ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
+
+    def file(self, source: str) -> Path:
+        """Where a local file that the recipe names lies: beside the recipe, or beside one that it
+        extends."""
+        if known := self.files.get(source):
+            return known
+        places = [(folder / source).resolve() for folder in (self.path.parent, *self.folders)]
+        return next((place for place in places if place.exists()), places[0])
+
+
+def find(name: str) -> tuple[Path, bool]:
+    """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if path.is_file():
+            return path.resolve(), False
+        if not path.is_dir():
+            raise RecipeError(f"no recipe at {name}", "check the path")
+    packaged = recipes()
+    if name and name not in packaged and path.is_dir():
+        raise RecipeError(f"{name} is a directory", "give the .yaml file of a recipe in it")
+    if name not in packaged:
+        raise RecipeError(
+            f"no recipe called {name!r}{nearest(name, packaged)}",
+            f"give a path to a .yaml file, or one of {', '.join(sorted(packaged))}",
+        )
+    return packaged[name], True
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
+    """The recipe at a path or of a packaged name, with `key.path=value` overrides on top.
+
+    Raises RecipeError that names the line and the nearest right word.
+    """
+    path, packaged = find(name)
+    lineage: list[tuple[tuple[str, str], Path]] = []
+    document = _read(path, (), lineage)
+    if not isinstance(document.data, dict):
+        raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
+    for override in overrides:
+        _override(document, override)
+    _complete(document, document.data.pop("required", None) or {}, path.name)
+    try:
+        recipe = Recipe.model_validate(document.data)
+    except ValidationError as error:
+        raise explain(error, document, Recipe, "the recipe") from None
+    scope = recipe.scope()
+    for stage in recipe.steps().values():
+        try:
+            stage.laid_out(scope)
+        except RecipeError as error:
+            place = document.place(("stages", stage.name))
+            raise RecipeError(f"{place}: {error.what}", error.fix) from None
+    others = tuple(one for one, _ in lineage if one != (recipe.org, recipe.name))
+    folders = tuple(dict.fromkeys(folder for _, folder in reversed(lineage)))
+    return Loaded(recipe, path, packaged, others, folders=folders)
+
+
+def _read(
+    path: Path, seen: tuple[Path, ...], lineage: list[tuple[tuple[str, str], Path]]
+) -> config.Document:
+    """The document at `path` over those it extends, whose org, name and folder go into `lineage`,
+    the farthest first."""
+    if path in seen:
+        raise RecipeError(f"{path.name} extends itself", "break the circle")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not text in UTF-8", "save it as that") from None
+    except OSError as error:
+        raise RecipeError(
+            f"{path} cannot be read: {error.strerror}", "check who may read it"
+        ) from None
+    document = config.parse(text, path.name)
+    if isinstance(document.data, dict) and "extends" in document.data:
+        parent_name = str(document.data.pop("extends"))
+        parent = path.parent / parent_name
+        if not parent.is_file():
+            packaged = recipes()
+            if parent_name not in packaged:
+                place = document.place(("extends",))
+                raise RecipeError(
+                    f"{place}: no recipe at {parent_name}{nearest(parent_name, packaged)}",
+                    "give a .yaml file by its path from this one, or the name of a packaged recipe",
+                )
+            parent = packaged[parent_name]
+        base = _read(parent.resolve(), (*seen, path), lineage)
+        if not isinstance(base.data, dict):
+            raise RecipeError(f"{parent_name} holds no recipe", "check extends:")
+        known = (str(base.data.get("org")), str(base.data.get("name")))
+        lineage.append((known, parent.resolve().parent))
+        return config.Document(merge(base.data, document.data), {**base.places, **document.places})
+    return document
+
+
+def merge(base: Any, top: Any) -> Any:
+    """`top` over `base`: mappings merge, anything else replaces; null takes a key away."""
+    if not (isinstance(base, dict) and isinstance(top, dict)):
+        return top
+    merged = dict(base)
+    for key, value in top.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(base.get(key), value)
+    return merged
+
+
+def _complete(document: config.Document, required: Any, name: str) -> None:
+    """Raises RecipeError that names whatever `required:` lists, by path with the reason, and the
+    recipe does not say: values that nobody but the one who runs it can decide."""
+    if not isinstance(required, dict) or not all(isinstance(v, str) for v in required.values()):
+        place = document.place(("required",))
+        raise RecipeError(
+            f"{place}: required holds a path and a reason each", "write stages.dpo.lr: why"
+        )
+    unsaid = {path: why for path, why in required.items() if not _said(document.data, path)}
+    if unsaid:
+        listed = "; ".join(f"{path} ({why})" for path, why in unsaid.items())
+        options = " ".join(f"--set {path}=…" for path in unsaid)
+        raise RecipeError(
+            f"{name} leaves to you: {listed}",
+            f"give {options}, or say them in a recipe that extends it",
+        )
+
+
+def _said(data: Any, path: str) -> bool:
+    for part in path.split("."):
+        if not isinstance(data, dict) or data.get(part) is None:
+            return False
+        data = data[part]
+    return True
+
+
+def _override(document: config.Document, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        lacks = "key before" if equals else ""
+        raise RecipeError(f"--set {override}: no {lacks} '='", "write --set stages.generate.n=8")
+    parts = key.split(".")
+    target = document.data
+    for depth, part in enumerate(parts[:-1], start=1):
+        if part not in target:
+            target[part] = {}
+            document.places[tuple(parts[:depth])] = f"--set {key}"
+        target = target[part]
+        if not isinstance(target, dict):
+            raise RecipeError(f"--set {override}: {part!r} holds no keys", "check the path")
+    target[parts[-1]] = config.parse(value, "--set").data
+    if target[parts[-1]] is None:  # as under extends: null takes a key away
+        del target[parts[-1]]
+    document.places[tuple(parts)] = f"--set {key}"
+
+
+def explain(
+    error: ValidationError, document: config.Document, model: type[BaseModel], what: str
+) -> RecipeError:
+    """One of pydantic's complaints about `document`, read as a `model` that people call `what`,
+    with its line and the nearest right word: an unknown key before the one that is missing
+    because it was misspelt."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    # where a value may have several forms, pydantic names the form it tried: not a key
+    path = tuple(part for part in first["loc"] if "[" not in str(part))
+    dotted = ".".join(str(part) for part in path)
+    place = document.place(path)
+    if first["type"] == "extra_forbidden":
+        known = _siblings(path, model)
+        word = str(path[-1])
+        where = ".".join(str(part) for part in path[:-1]) or what
+        noun = "stage" if path[:-1] == ("stages",) else "key"
+        return RecipeError(
+            f"{place}: {where} has no {noun} {word!r}{nearest(word, known)}",
+            f"it may have {', '.join(known)}",
+        )
+    if first["type"] == "missing":
+        return RecipeError(f"{place}: {dotted} is missing", "add it")
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+    fix = "mend it there" if place.startswith("--set") else "mend that line"
+    return RecipeError(f"{place}: {dotted or what}: {message}{got}", fix)
+
+
+def _siblings(path: tuple[Any, ...], model: Any) -> list[str]:
+    """The keys that are allowed where `path` ends, in a `model`."""
+    parts = iter(path[:-1])
+    for part in parts:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), Knobs
+        )
+        if getattr(annotation, "__origin__", None) is dict:
+            next(parts, None)  # the key of its own that a person chose
+    return list(model.model_fields)

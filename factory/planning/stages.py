@@ -1,0 +1,36 @@
+"""The stages, in the order of the line. A new one is a file in its folder and a name below."""
+
+from __future__ import annotations
+
+from factory.evaluation.arena import Arena
+from factory.evaluation.euroeval.stage import Euroeval
+from factory.evaluation.judging.stage import Judge
+from factory.pairs.pair import Best, Pair
+from factory.rewards.score import Score
+from factory.rewards.transfer import Transfer
+from factory.sampling.generate import Generate
+from factory.sampling.sources import Preferences, Prompts, Questions
+from factory.sampling.translate import Translate
+from factory.stage.stage import Stage
+from factory.training.merge import Merge
+from factory.training.train import Dpo, Online, Reward, Sft
+
+STAGES: tuple[type[Stage], ...] = (
+    Prompts,
+    Translate,
+    Preferences,
+    Questions,
+    Reward,
+    Transfer,
+    Generate,
+    Score,
+    Pair,
+    Best,
+    Sft,
+    Dpo,
+    Online,
+    Merge,
+    Euroeval,
+    Arena,
+    Judge,
+)

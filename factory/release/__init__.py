@@ -1,0 +1,1 @@
+"""Use a released model from Python, in a chat or with vLLM."""

@@ -1,0 +1,1 @@
+"""Cards, results page and tables, made from manifests."""

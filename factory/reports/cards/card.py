@@ -1,0 +1,285 @@
+"""Cards: a manifest in, a README out. Sees no live object; every number is the manifest's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jinja2
+
+from factory import config
+from factory.artifacts import citations, licenses
+from factory.artifacts.manifest import InputRecord, Manifest
+from factory.artifacts.resources import shipped
+from factory.errors import InputError
+from factory.reports import benchmarks
+from factory.reports.benchmarks import Measured
+from factory.reports.cards import figures, markdown
+from factory.reports.win_rates import Comparison, controlled, model_index
+
+# Size classes as the Hub writes them in `size_categories`.
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
+          (10**7, "1M<n<10M"), (10**8, "10M<n<100M"))  # fmt: skip
+NOTE = 500  # characters the Hub allows in a note
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's max_lora_rank may be
+_MODELS = ("adapter", "model")
+_TAGS = {
+    "dpo": ["lora", "trl", "dpo"], "sft": ["lora", "trl", "sft"], "reward": ["trl", "reward-model"],
+    "online": ["lora", "trl", "online-dpo"], "merge": ["lora", "merge"],
+    "pair": ["dpo", "preference"], "best": ["sft"], "preferences": ["preference"],
+}  # fmt: skip
+
+
+def render(
+    manifest: Manifest, found: Sequence[Comparison] = (), scored: Sequence[Measured] = ()
+) -> str:
+    """The README of the artifact that `manifest` describes; `found` is what judges said of it,
+    `scored` what benchmarks did."""
+    kind = manifest.kind if manifest.kind in _MODELS else "dataset"
+    terms = licenses.terms(manifest.license) if manifest.license else None
+    command = shlex.join(["factory", "run", "recipe.yaml", "--until", manifest.step])
+    metadata = config.dump(header(manifest, found, scored))
+    values = {
+        "header": markdown.Safe(metadata),
+        "m": manifest,
+        "rows": manifest.rows(),
+        "models": [record for record in manifest.models if record.source],
+        "base": base(manifest),
+        "lora_rank": _lora_rank(manifest),
+        "configs": _configs(manifest),
+        "knobs": _flat(manifest.fields),
+        "ways": _flat(manifest.how),
+        "inputs": lineage(manifest),
+        "figures": figures.wanted(manifest),
+        "comparisons": found,
+        "scored": scored,
+        "terms": terms,
+        "notice": markdown.Safe(terms.notice if terms else ""),
+        "command": markdown.line(command),
+        "bibliography": markdown.Safe("\n\n".join(_bibliography(manifest))),
+    }
+    try:
+        text = _environment().get_template(f"{kind}.md.j2").render(values)
+    except jinja2.TemplateNotFound as error:
+        raise InputError(
+            f"{manifest.repo}: no card for a {manifest.stage!r} ({error.name})",
+            "a newer factory made it: update this one",
+        ) from None
+    except jinja2.UndefinedError as error:
+        raise InputError(
+            f"{manifest.repo}: its manifest lacks what its card shows: {error.message}",
+            "another version of the factory made it: use that one",
+        ) from None
+    top = f"---\n{metadata}---\n"
+    return top + re.sub(r"\n{3,}", "\n\n", text.removeprefix(top)).rstrip() + "\n"
+
+
+def header(
+    manifest: Manifest, found: Sequence[Comparison] = (), scored: Sequence[Measured] = ()
+) -> dict[str, Any]:
+    """The card's metadata block, as the Hub reads it."""
+    lines: dict[str, Any] = {}
+    if manifest.kind not in _MODELS and manifest.recipe:
+        lines["pretty_name"] = f"{manifest.recipe}, {manifest.step}"
+    if manifest.languages:
+        lines["language"] = list(manifest.languages)
+    if manifest.license:
+        lines |= licenses.header(manifest.license)
+    if manifest.kind in _MODELS:
+        lines |= _model_header(manifest)
+    else:
+        lines["configs"] = [
+            {"config_name": name, "data_files": [{"split": "train", "path": pattern}]}
+            for name, pattern in _configs(manifest).items()
+        ]
+        lines["size_categories"] = [_size(manifest.rows().out)]
+    tags = [f"croco-{manifest.stage}", *_TAGS.get(manifest.stage, [])]
+    lines["tags"] = ["croco-factory", *tags]
+    name = manifest.repo.partition("/")[2]
+    results = [entry for index in model_index(name, found) for entry in index["results"]]
+    results += [benchmarks.result(one) for one in scored]
+    if results:
+        lines["model-index"] = [{"name": name, "results": results}]
+    return lines
+
+
+def note(manifest: Manifest, tag: str) -> str:
+    """A line for a collection: step, rows, the number that a reader wants first, and the tag."""
+    rows = f"{manifest.step}: {manifest.rows().out} rows"
+    return ", ".join(filter(None, [rows, _headline(manifest), tag]))[:NOTE]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Something that was read, and by which slices: a row of the card's lineage."""
+
+    roles: str
+    read: InputRecord
+    kind: str
+    slices: list[str]
+
+    @property
+    def link(self) -> markdown.Safe:
+        """It at its revision, as a link where it is on a hub."""
+        if self.read.repo:
+            tag = str(self.read.tag)
+            return markdown.link(f"{self.read.repo}@{tag}", self.read.repo, self.kind, tag)
+        name = str(self.read.source or self.read.step).partition("@")[0]
+        if self.read.served:
+            return markdown.inline(f"{name}, served, not pinned")
+        if self.read.revision is None:
+            return markdown.inline(name)
+        label = f"{name}@{self.read.revision[:12]}"
+        return markdown.link(label, name, self.kind, self.read.revision)
+
+
+def lineage(manifest: Manifest) -> list[Line]:
+    """Everything that was read, each artifact and outside source once."""
+    models = {record.digest for record in manifest.models}
+    found: dict[tuple[str, ...], Line] = {}
+    for name, record in manifest.slices.items():
+        for read in record.inputs:
+            where = read.repo or read.source or str(read.step)
+            key = (read.role, where, str(read.tag or read.revision))
+            kind = "model" if read.digest in models else "dataset"
+            line = found.setdefault(key, Line(read.role, read, kind, []))
+            if name not in line.slices:
+                line.slices.append(name)
+    return list(found.values())
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Everything that a template writes is escaped, unless it is Markdown already."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(shipped("cards")),
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, int | float) else markdown.inline(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["controlled"] = controlled
+    for name in ("cell", "share", "code", "quoted", "block", "link", "url"):
+        environment.filters[name] = getattr(markdown, name)
+    return environment
+
+
+def _model_header(manifest: Manifest) -> dict[str, Any]:
+    if manifest.stage == "import":
+        relation = {
+            "base_model": manifest.fields["base_model"],
+            "base_model_relation": manifest.fields["relation"],
+        }
+        return {
+            **{key: value for key, value in relation.items() if value},
+            "library_name": "transformers",
+            "pipeline_tag": "text-generation",
+        }
+    adapter = manifest.kind == "adapter"
+    data = [
+        read.repo or str(read.source).partition("@")[0]
+        for record in manifest.slices.values()
+        for read in record.inputs
+        if read.digest not in {model.digest for model in manifest.models}
+        and (read.repo or read.revision)
+    ]
+    return {
+        "base_model": base(manifest)[0],
+        "base_model_relation": "adapter" if adapter else "finetune",
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation" if adapter else "text-classification",
+        **({"datasets": list(dict.fromkeys(data))} if data else {}),
+    }
+
+
+def base(manifest: Manifest) -> tuple[str, str]:
+    """(repo, revision) of the model that this one was trained from; empty for other kinds."""
+    base = next((record for record in manifest.models if record.role == "base"), None)
+    if base is None:
+        return "", ""
+    if base.source:
+        return base.source.partition("@")[0], str(base.revision)
+    return str(base.repo or base.step), str(base.tag or f"fp-{base.fingerprint}")
+
+
+def _lora_rank(manifest: Manifest) -> int:
+    said = (manifest.fields.get("lora") or {}).get("r", _LORA_RANKS[0])
+    rank = int(manifest.stats.get("rank", said))
+    return next((allowed for allowed in _LORA_RANKS if allowed >= rank), _LORA_RANKS[-1])
+
+
+def _configs(manifest: Manifest) -> dict[str, str]:
+    """Config name to file pattern: one config a language, whatever models are below it. A
+    language without rows has none, unless there is nothing else: datasets cannot load it."""
+    if manifest.kind in _MODELS:
+        return {}
+    filled = [name for name, made in manifest.slices.items() if made.rows.out]
+    return {
+        name.partition("/")[0]: f"data/{name.partition('/')[0]}/**/*.parquet"
+        if "/" in name
+        else f"data/{name}/*.parquet"
+        for name in filled or manifest.slices
+    }
+
+
+def _size(rows: int) -> str:
+    return next((label for limit, label in _SIZES if rows < limit), "100M<n<1B")
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + str(key)] = ", ".join(map(str, value)) if _words(value) else value
+    return flat
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str | int | float) for item in value)
+
+
+@cache
+def _references() -> dict[str, str]:
+    return citations.entries(shipped("cards/references.bib").read_text(encoding="utf-8"))
+
+
+def _bibliography(manifest: Manifest) -> list[str]:
+    """The entries that are cited; a key that this version does not know is left out."""
+    return [text for key, text in _references().items() if key in manifest.references]
+
+
+def _headline(manifest: Manifest) -> str:
+    stats = manifest.stats
+    if not stats:  # rows that somebody else made
+        return ""
+    match manifest.stage:
+        case "generate":
+            cut = sum(s["cut_off"] for s in stats["by_language"].values())
+            made = sum(s["samples"] for s in stats["by_language"].values())
+            return f"{cut / made:.0%} cut off" if made else ""
+        case "score":
+            means = [s["mean"] for s in stats["by_language"].values() if "mean" in s]
+            return f"mean reward {sum(means) / len(means):.3g}" if means else ""
+        case "pair":
+            margins = [s["mean_margin"] for s in stats["by_slice"].values() if "mean_margin" in s]
+            return f"mean margin {sum(margins) / len(margins):.3g}" if margins else ""
+        case "euroeval":
+            found = [d for d in stats["deltas"] if d["significant"]]
+            better = sum(d["delta"] > 0 for d in found)
+            said = f"{len(stats['scores'])} scores"
+            return said + (f", {better} better and {len(found) - better} worse" if found else "")
+        case "judge":
+            overall = {row["model"]: row for row in reversed(stats["comparisons"])}
+            shown = [f"{name} {row['shown']}" for name, row in overall.items() if "shown" in row]
+            return "; ".join(reversed(shown))
+    final = stats.get("final") or {}
+    accuracy = final.get("eval_rewards/accuracies", final.get("eval_accuracy"))
+    return "" if accuracy is None else f"held-out accuracy {accuracy:.0%}"

@@ -1,0 +1,174 @@
+"""Is a card right? Ours or anybody's: what the Hub would misread, what it says that is not so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from factory.artifacts import front_matter, licenses
+from factory.artifacts.manifest import License
+from factory.errors import InputError, nearest
+
+# ISO 639-1, and what the Hub takes beside it; three letters are ISO 639-3, which is not listed.
+_CODES = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy "
+    "da de dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu "
+    "hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb "
+    "lg li ln lo lt lu lv mg mh mi mk ml mn mo mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj "
+    "om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn so sq sr ss st su "
+    "sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu "
+    "code multilingual"
+)
+_LANGUAGES = frozenset(_CODES.split())
+_SIZES = re.compile(r"n<1K|1K<n<10K|10K<n<100K|100K<n<1M|1M<n<10M|10M<n<100M|100M<n<1B|1B<n<10B|"
+                    r"10B<n<100B|100B<n<1T|n>1T")  # fmt: skip
+_LINK = re.compile(
+    r"https://huggingface\.co/(datasets/)?([\w.-]+/[\w.-]+)/(?:tree|blob|resolve)/([\w.-]+)"
+)
+_IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)")
+_CODE = re.compile(
+    r"(load_dataset|snapshot_download|from_pretrained)\([^()\"']*[\"']([\w.-]+/[\w.-]+)[\"']"
+    r"[^()]*?revision=[\"']([\w.-]+)[\"']"
+)
+
+Has = Callable[[str, str, str], bool]  # whether the hub has (repo, kind, revision)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a card, and what to do about it; a line each."""
+
+    what: str
+    fix: str
+
+
+def check(
+    readme: str, kind: str, paths: Iterable[str], has: Has, adapter: Mapping[str, Any] | None = None
+) -> list[Problem]:
+    """The problems of a README in a repo of `kind` that holds `paths`. `adapter` is the repo's
+    adapter_config.json if it has one; `has` is asked about every revision that the card names."""
+    try:
+        data, body = front_matter.front_matter(readme)
+    except InputError as error:
+        return [Problem(error.what, error.fix)]
+    if data is None:
+        return [Problem("it has no metadata", "begin README.md with --- lines around YAML")]
+    files = list(paths)
+    return [
+        *_license(data),
+        *_languages(data, kind),
+        *(_base(data, adapter) if kind == "model" else _configs(data, files)),
+        *_words(data, kind),
+        *_links(body, files, has),
+    ]
+
+
+def _license(data: Mapping[str, Any]) -> Iterator[Problem]:
+    stated = data.get("license")
+    if not stated:
+        yield Problem("no license is stated", "add license: with an id of the Hub, as apache-2.0")
+    for one in stated if isinstance(stated, list) else [stated] if stated else []:
+        if one == "other":
+            absent = [k for k in ("license_name", "license_link") if not data.get(k)]
+            if absent:
+                yield Problem(f"license other has no {' and no '.join(absent)}", "add them")
+        elif not licenses.known(License(id=str(one))):
+            near = nearest(str(one), licenses.TABLE)
+            fix = "use an id of the Hub, or other with license_name and license_link"
+            yield Problem(f"license {one!r} is not known{near}", fix)
+
+
+def _languages(data: Mapping[str, Any], kind: str) -> Iterator[Problem]:
+    stated = data.get("language")
+    if not stated and kind == "dataset":
+        yield Problem("no language is stated", "add language: with a list of codes, as [da, en]")
+    for one in stated if isinstance(stated, list) else [stated] if stated else []:
+        if one not in _LANGUAGES and not re.fullmatch(r"[a-z]{3}", str(one)):
+            yield Problem(
+                f"language {one!r} is no code of ISO 639{nearest(str(one), _LANGUAGES)}",
+                "use two letters, or three of ISO 639-3",
+            )
+
+
+def _base(data: Mapping[str, Any], adapter: Mapping[str, Any] | None) -> Iterator[Problem]:
+    stated = data.get("base_model")
+    bases = stated if isinstance(stated, list) else [stated] if stated else []
+    for base in bases:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)):
+            yield Problem(f"base_model {base!r} is not a repo", "give it as org/name")
+    if adapter is None:
+        return
+    trained_on = str(adapter.get("base_model_name_or_path") or "")
+    if not bases:
+        yield Problem(
+            "an adapter without base_model", f"add base_model: {trained_on or 'org/name'}"
+        )
+    elif trained_on and trained_on not in bases:
+        yield Problem(
+            f"base_model is {bases[0]}, but adapter_config.json says {trained_on}",
+            "make both the repo that it was trained on",
+        )
+    for key, right in (("library_name", "peft"), ("base_model_relation", "adapter")):
+        if data.get(key) != right:
+            yield Problem(f"an adapter whose {key} is {data.get(key)!r}", f"write {key}: {right}")
+
+
+def _configs(data: Mapping[str, Any], files: list[str]) -> Iterator[Problem]:
+    configs = data.get("configs") or []
+    if not isinstance(configs, list):
+        yield Problem("configs is not a list", "write a list of config_name and data_files")
+        return
+    for config in configs:
+        if not isinstance(config, Mapping) or "config_name" not in config:
+            yield Problem(f"a config without a name: {config!r}", "give it config_name")
+            continue
+        for pattern in _patterns(config.get("data_files")):
+            # `**/` also stands for no folder at all
+            if not any(fnmatch(f, p) for f in files for p in (pattern, pattern.replace("**/", ""))):
+                what = f"config {config['config_name']!r}: no file fits {pattern!r}"
+                yield Problem(what, "mend data_files, or add the files")
+
+
+def _patterns(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return _patterns(value.get("path"))
+    if isinstance(value, list):
+        return [pattern for item in value for pattern in _patterns(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def _words(data: Mapping[str, Any], kind: str) -> Iterator[Problem]:
+    for key in ("tags", "datasets", "size_categories", "metrics"):
+        value = data.get(key)
+        for item in value if isinstance(value, list) else []:
+            if not isinstance(item, str):
+                yield Problem(f"{key} holds {item!r}, which is not text", "put it in quotes")
+            elif key == "size_categories" and not _SIZES.fullmatch(item):
+                yield Problem(f"size_categories {item!r} is none of the Hub's", "use 1K<n<10K, …")
+            elif key == "datasets" and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", item):
+                yield Problem(f"datasets {item!r} is not a repo", "give it as org/name")
+    if kind == "dataset" and data.get("base_model"):
+        yield Problem("a dataset with base_model", "leave it to models")
+
+
+def _links(body: str, files: list[str], has: Has) -> Iterator[Problem]:
+    named = [
+        (repo, "dataset" if data else "model", revision)
+        for data, repo, revision in _LINK.findall(body)
+    ] + [
+        (repo, "dataset" if call == "load_dataset" else "model", revision)
+        for call, repo, revision in _CODE.findall(body)
+        if call != "snapshot_download"
+    ]
+    for repo, kind, revision in dict.fromkeys(named):
+        if not has(repo, kind, revision):
+            yield Problem(
+                f"it names {kind} {repo} at {revision}, which this hub does not have",
+                "mend the revision, or bring it here (factory pull, factory push)",
+            )
+    for path in dict.fromkeys(_IMAGE.findall(body)):
+        if "://" not in path and path not in files:
+            yield Problem(f"it shows {path}, which is not in the repo", "add the file")

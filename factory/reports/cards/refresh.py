@@ -1,0 +1,96 @@
+"""The cards that a hub has: what is wrong with one, and one with what judges found since."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+
+from factory.artifacts.hashing import MANIFEST
+from factory.artifacts.manifest import Manifest
+from factory.errors import HubError
+from factory.hub.client import Hub
+from factory.reports.benchmarks import Measured, measured
+from factory.reports.cards import card
+from factory.reports.cards import check as card_check
+from factory.reports.cards.check import Problem
+from factory.reports.win_rates import Comparison, comparisons
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A repo at a revision whose card is looked at."""
+
+    repo: str
+    kind: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.repo} at {self.revision}"
+
+
+def find(hub: Hub, name: str) -> Subject:
+    """What `org/name`, `datasets/org/name` or either with `@revision` means on this hub; a bare
+    name is a model where there is one. Raises HubError."""
+    path, _, revision = name.partition("@")
+    revision = revision or "main"
+    kinds = ("dataset",) if path.startswith("datasets/") else ("model", "dataset")
+    repo = path.removeprefix("datasets/").removeprefix("models/")
+    if repo.count("/") != 1:
+        raise HubError(f"{name!r} names no repo", "give org/name or datasets/org/name")
+    for kind in kinds:
+        if hub.has(repo, kind, revision):
+            return Subject(repo, kind, revision)
+    raise HubError(
+        f"{hub.endpoint} has no {' or '.join(kinds)} {repo} at {revision}",
+        f"check the name, or bring it in: factory pull {path}",
+    )
+
+
+def check(hub: Hub, subject: Subject) -> list[Problem]:
+    """What is wrong with a repo's card, ours or anybody's. Raises HubError."""
+    readme = hub.read(subject.repo, subject.kind, subject.revision, "README.md")
+    if readme is None:
+        return [Problem("it has no README.md", "write one: a card says what a repo is")]
+    paths = hub.paths(subject.repo, subject.kind, subject.revision)
+    config = None
+    if "adapter_config.json" in paths:
+        raw = hub.read(subject.repo, subject.kind, subject.revision, "adapter_config.json")
+        try:
+            config = json.loads(raw or b"{}")
+        except ValueError:
+            return [Problem("adapter_config.json is not JSON", "publish the adapter again")]
+    text = readme.decode("utf-8", "replace")
+    return card_check.check(text, subject.kind, paths, cache(hub.has), config)
+
+
+def rendered(hub: Hub, subject: Subject) -> tuple[str, list[Comparison | Measured]]:
+    """The card that the manifests on the hub give, with what judges and benchmarks in the same
+    collections found of it. Raises HubError for a repo without a manifest of ours."""
+    manifest = _manifest(hub, subject.repo, subject.kind, subject.revision)
+    if manifest is None:
+        raise HubError(
+            f"{subject} has no manifest of the factory",
+            "only its own cards can be made anew; --check looks at any",
+        )
+    others = [
+        _manifest(hub, repo, kind, "main") for repo, kind in hub.beside(subject.repo, subject.kind)
+    ]
+    known = [other for other in others if other is not None]
+    judged, scored = comparisons(manifest, known), measured(manifest, known)
+    return card.render(manifest, judged, scored), [*judged, *scored]
+
+
+def refresh(hub: Hub, subject: Subject) -> tuple[str | None, list[Comparison | Measured]]:
+    """Put the `rendered` card on main. Returns the commit (None when it was there already) and
+    what was found. Raises HubError."""
+    text, found = rendered(hub, subject)
+    return hub.refresh_card(subject.repo, subject.kind, text), found
+
+
+def _manifest(hub: Hub, repo: str, kind: str, revision: str) -> Manifest | None:
+    raw = hub.read(repo, kind, revision, MANIFEST)
+    try:
+        return Manifest.model_validate_json(raw) if raw else None
+    except ValueError:
+        return None  # somebody else's factory.json

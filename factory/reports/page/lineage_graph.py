@@ -1,0 +1,272 @@
+"""The picture of what was made from what: steps in columns, each right of what it read. Pure.
+
+An arrow that a longer way implies is left out (prompts to scores, where answers lie between): a
+picture of all of them shows nothing. What came from outside is drawn beside its first reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from factory.reports.page import formatting
+from factory.reports.page.gather import Made
+from factory.reports.page.lineage import origin, read_by, reads
+from factory.reports.page.svg import cut, element, said, tip
+
+_WIDE, _HIGH = 108.0, 44.0  # px, a node
+_ACROSS, _DOWN = 25.0, 13.0  # px between columns, and between nodes of one
+_EDGE = 4.0  # px of air around the picture
+_SWEEPS = 6  # there and back, to untangle the arrows
+_WAY = 10.0  # px, the height of a place that an arrow passes through
+
+
+@dataclass
+class Node:
+    """A thing in the picture; `reads` are keys of nodes. One without a label is a place that an
+    arrow passes through on its way past a column."""
+
+    key: str
+    label: str = ""
+    below: str = ""
+    family: str = ""
+    anchor: str | None = None
+    told: str = ""
+    reads: list[str] = field(default_factory=list)
+    column: int = 0
+    y: float = 0.0
+
+    @property
+    def high(self) -> float:
+        return _HIGH if self.label else _WAY
+
+
+def draw(made: Sequence[Made]) -> Markup:
+    """The picture. Nodes of the collection link to where the page tells of them."""
+    ways = arrange(graph(made))
+    high = max((node.y + node.high for node in ways.values()), default=0.0) + _EDGE
+    columns = 1 + max((node.column for node in ways.values()), default=0)
+    wide = 2 * _EDGE + columns * (_WIDE + _ACROSS) - _ACROSS
+    arrows = [_arrow(ways[read], node) for node in ways.values() for read in node.reads]
+    boxes = [_box(node) for node in ways.values() if node.label]
+    names = ", ".join(f"{one.number} {one.manifest.step}" for one in made)
+    return element(
+        "svg",
+        *arrows,
+        *boxes,
+        class_="lineage",
+        role="group",
+        aria_label=f"Steps in order: {names}",
+        width=wide,
+        height=high,
+        view_box=f"0 0 {wide:.0f} {high:.0f}",
+    )
+
+
+def graph(made: Sequence[Made]) -> dict[str, Node]:
+    """Nodes and what each read, without arrows that a longer way implies."""
+    ours = {one.manifest.repo: one for one in made}
+    nodes: dict[str, Node] = {}
+    outside: dict[str, dict[str, str]] = {}  # key to names, each with what it is
+    for one in made:
+        manifest = one.manifest
+        models = {record.digest for record in manifest.models}
+        read: dict[str, None] = {}
+        for record in reads(manifest):
+            if record.repo in ours and record.repo != manifest.repo:
+                read[f"made {record.repo}"] = None
+                continue
+            # files of one step are one node; what has a revision is the same thing everywhere
+            known = record.revision or record.tag or record.served
+            kind = "model" if record.digest in models else "dataset" if known else "file"
+            key = f"outside {origin(record).partition('@')[0] if known else manifest.repo}"
+            names = outside.setdefault(key, {})
+            names[origin(record)] = kind
+            read[key] = None
+        nodes[f"made {manifest.repo}"] = Node(
+            key=f"made {manifest.repo}",
+            label=f"{one.number}  {manifest.step}",
+            below=one.size,
+            family=one.family,
+            anchor=one.anchor,
+            told=f"{manifest.step}: {one.size} in {manifest.repo}\nread "
+            + (formatting.listed(read_by(manifest)) or "nothing"),
+            reads=list(read),
+        )
+    for key, names in outside.items():
+        (first, kind), *more = names.items()
+        nodes[key] = Node(
+            key=key,
+            label=first.partition("@")[0].rpartition("/")[2],
+            below=formatting.plural(len(names), kind) if more else f"a {kind}",
+            family="outside",
+            told="from outside: " + ", ".join(names),
+        )
+    _thin(nodes)
+    return nodes
+
+
+def arrange(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """The nodes with their places: each in a column right of what it reads, in none two that
+    touch. Nodes are added wherever an arrow passes a column; then each arrow is one column long."""
+    _place(nodes)
+    ways = _with_ways(nodes)
+    _settle(_untangle(ways), ways)
+    return ways
+
+
+def _thin(nodes: Mapping[str, Node]) -> None:
+    """Take out arrows to what is read through something else that is read anyway."""
+    above: dict[str, set[str]] = {}
+
+    def ancestors(key: str, trail: tuple[str, ...] = ()) -> set[str]:
+        if key not in above and key not in trail:
+            found = set(nodes[key].reads)
+            for read in nodes[key].reads:
+                found |= ancestors(read, (*trail, key))
+            above[key] = found
+        return above.get(key, set())
+
+    implied = {
+        node.key: {
+            read
+            for read in node.reads
+            if any(read in ancestors(other) for other in node.reads if other != read)
+        }
+        for node in nodes.values()
+    }
+    for node in nodes.values():
+        node.reads = [read for read in node.reads if read not in implied[node.key]]
+
+
+def _place(nodes: Mapping[str, Node]) -> None:
+    """Columns: each node right of what it reads; what begins a line, just left of its reader."""
+    for _ in nodes:
+        for node in nodes.values():
+            node.column = max((nodes[r].column + 1 for r in node.reads), default=0)
+    readers: dict[str, list[Node]] = {}
+    for node in nodes.values():
+        for read in node.reads:
+            readers.setdefault(read, []).append(node)
+
+    def begins(node: Node) -> bool:
+        return all(nodes[read].family == "outside" for read in node.reads)
+
+    for inside in (True, False):  # first the steps that begin a line, then what they read
+        for node in nodes.values():
+            if (node.family != "outside") is inside and begins(node) and node.key in readers:
+                node.column = max(min(r.column for r in readers[node.key]) - 1, node.column)
+
+
+def _with_ways(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """The nodes, with a place for every column that an arrow passes."""
+    found = dict(nodes)
+    for node in nodes.values():
+        through = []
+        for read in node.reads:
+            last = read
+            for column in range(nodes[read].column + 1, node.column):
+                key = f"way {read} {column}"  # arrows from one node share their way
+                found.setdefault(key, Node(key=key, reads=[last], column=column))
+                last = key
+            through.append(last)
+        node.reads = through
+    return found
+
+
+def _untangle(nodes: Mapping[str, Node]) -> list[list[Node]]:
+    """The columns, each ordered by where its nodes' neighbours stand."""
+    columns: list[list[Node]] = []
+    for node in nodes.values():
+        while len(columns) <= node.column:
+            columns.append([])
+        columns[node.column].append(node)
+    readers: dict[str, list[str]] = {}
+    for node in nodes.values():
+        for read in node.reads:
+            readers.setdefault(read, []).append(node.key)
+    for sweep in range(_SWEEPS):
+        back = bool(sweep % 2)
+        for column in reversed(columns) if back else columns:
+            places = {node.key: i / len(c) for c in columns for i, node in enumerate(c)}
+            beside = {n.key: (readers.get(n.key, []) if back else n.reads) for n in column}
+            column.sort(key=lambda n: _mean([places[k] for k in beside[n.key]], places[n.key]))
+    return columns
+
+
+def _settle(columns: Sequence[Sequence[Node]], nodes: Mapping[str, Node]) -> None:
+    """Heights: each node as near to its neighbours as the order of its column allows."""
+    for column in columns:
+        y = _EDGE
+        for node in column:
+            node.y, y = y, y + node.high + _DOWN
+    readers: dict[str, list[Node]] = {}
+    for node in nodes.values():
+        for read in node.reads:
+            readers.setdefault(read, []).append(node)
+    for sweep in range(_SWEEPS * 2):
+        back = bool(sweep % 2)
+        for column in reversed(columns) if back else columns:
+            wanted = []
+            for node in column:
+                beside = readers.get(node.key, []) if back else [nodes[r] for r in node.reads]
+                middle = _mean([n.y + n.high / 2 for n in beside], node.y + node.high / 2)
+                wanted.append(middle - node.high / 2)
+            _spread(column, wanted)
+    top = min((n.y for n in nodes.values()), default=_EDGE) - _EDGE
+    for node in nodes.values():
+        node.y -= top
+
+
+def _spread(column: Sequence[Node], wanted: Sequence[float]) -> None:
+    """Put nodes where they want to be, in order and without touching: blocks of those that would
+    touch stand where their members want on average."""
+    blocks: list[tuple[float, float, list[Node]]] = []  # sum of wants less offset, height, nodes
+    for node, want in zip(column, wanted, strict=True):
+        total, high, inside = want, node.high + _DOWN, [node]
+        while blocks and blocks[-1][0] / len(blocks[-1][2]) + blocks[-1][1] > total / len(inside):
+            before, before_high, before_inside = blocks.pop()
+            total = before + total - before_high * len(inside)
+            high, inside = before_high + high, before_inside + inside
+        blocks.append((total, high, inside))
+    for total, _, inside in blocks:
+        y = total / len(inside)
+        for node in inside:
+            node.y, y = y, y + node.high + _DOWN
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise
+
+
+def _left(node: Node) -> float:
+    return _EDGE + node.column * (_WIDE + _ACROSS)
+
+
+def _arrow(source: Node, target: Node) -> Markup:
+    start, end = _left(source) + _WIDE, _left(target)
+    y1, y2 = source.y + source.high / 2, target.y + target.high / 2
+    bend = (end - start) / 2
+    path = f"M{start:.1f} {y1:.1f}C{start + bend:.1f} {y1:.1f} {end - bend:.1f} {y2:.1f} "
+    path += f"{end:.1f} {y2:.1f}"
+    if not target.label:  # and on through the column
+        path += f"H{end + _WIDE:.1f}"
+    tip_ = f"M{end - 5:.1f} {y2 - 3.5:.1f}L{end:.1f} {y2:.1f}L{end - 5:.1f} {y2 + 3.5:.1f}"
+    return element("path", d=path + (tip_ if target.label else ""), class_="arrow")
+
+
+def _box(node: Node) -> Markup:
+    x, room = _left(node), _WIDE - 18
+    size = 12.0 if node.anchor else 10.4
+    label, below = cut(node.label, room, size), cut(node.below, room, 11)
+    box = element(
+        "g",
+        tip(node.told),
+        element("rect", x=x, y=node.y, width=_WIDE, height=_HIGH, rx=5.0),
+        element("text", said(label), x=x + 10, y=node.y + 18, class_="step"),
+        element("text", said(below), x=x + 10, y=node.y + 34, class_="size"),
+        class_=f"node {node.family}",
+    )
+    return element("a", box, href=f"#{node.anchor}") if node.anchor else box

@@ -1,0 +1,115 @@
+"""The page: a collection's data in, HTML out, with nothing in it that is asked from elsewhere.
+
+Whatever a template writes is escaped, and the page forbids itself every script and style but its
+own, so that a hostile prompt has no second chance either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shlex
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import jinja2
+from markupsafe import Markup
+
+from factory.artifacts import citations
+from factory.artifacts.resources import shipped
+from factory.reports.cards import card, markdown
+from factory.reports.page import charts, formatting, lineage, lineage_graph, panels
+from factory.reports.page.gather import Report
+from factory.reports.page.svg import element, said, text_of
+
+_LANG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", re.ASCII)
+_ADDRESS = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[\w./-]*)?", re.ASCII)
+_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_REVISION = re.compile(r"[\w.-]+", re.ASCII)
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def render(report: Report) -> str:
+    """The page as text; the same report gives the same bytes."""
+    style, script = _asset("style.css"), _asset("script.js")
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    text = _environment().get_template("page.html.j2").render(
+        r=report,
+        style=Markup(style),
+        script=Markup(script),
+        policy=policy,
+        picture=lineage_graph.draw(report.made) if report.made else None,
+        bibliography="\n\n".join(_cited(report)),
+        again=_again(report),
+        linked=lambda name, kind, revision=None: _linked(report, name, kind, revision),
+        quoted=lambda value: str(markdown.quoted(value)),
+    )  # fmt: skip
+    return text.strip() + "\n"
+
+
+def _asset(name: str) -> str:
+    return (shipped("cards/report") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(shipped("cards/report")),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(words=formatting, draw=charts, panels=panels, lang=_lang)
+    environment.filters.update(
+        words_language=formatting.language,
+        rows_out=lambda manifest: manifest.rows().out,
+        reads_of=lineage.read_by,
+        base_of=card.base,
+    )
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    if value is None:
+        return ""
+    return value if isinstance(value, Markup | int) else text_of(value)
+
+
+def _lang(code: str) -> Markup:
+    """The attributes of a text in a language: what it is, and its direction from its letters."""
+    shown = f' lang="{code}"' if _LANG.fullmatch(code) else ""
+    return Markup(f' dir="auto"{shown}')
+
+
+def _linked(report: Report, name: str, kind: str, revision: str | None) -> Markup:
+    """A repo's name, as a link to it on its hub where others can reach that."""
+    hub = report.hub or markdown.HUB
+    reached = _ADDRESS.fullmatch(hub) and urlsplit(hub).hostname not in _LOCAL
+    if not reached or not _REPO.fullmatch(name) or name.startswith("local/"):
+        return said(name)
+    prefix = "datasets/" if kind == "dataset" else ""
+    end = f"/tree/{revision}" if revision and _REVISION.fullmatch(revision) else ""
+    return element("a", said(name), href=f"{hub}/{prefix}{name}{end}", rel="noopener")
+
+
+def _cited(report: Report) -> list[str]:
+    text = (shipped("cards/report").parent / "references.bib").read_text(encoding="utf-8")
+    return [entry for key, entry in citations.entries(text).items() if key in report.references]
+
+
+def _again(report: Report) -> str | None:
+    if report.slug is None:
+        return None
+    at = ["--at", report.hub] if report.hub else []
+    return shlex.join(["factory", "reproduce", report.slug, *at])

@@ -1,0 +1,1 @@
+"""Reward backends, scores of answers, audits of a reward model."""

@@ -1,0 +1,61 @@
+"""Preference pairs of which the better answer is known: where a recipe says they come from, and
+what is read of them. score audits a reward model with them, transfer compares several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from factory.engines.chat_template import Message
+from factory.stage.inputs import Outside
+from factory.stage.readers import answer, messages
+from factory.stage.stage import From, filled
+
+Known = tuple[dict[str, Any], list[Message], str, str]
+SIDES = ("chosen", "rejected")
+_ALL = "all"  # languages
+
+
+class Pairs(From):
+    """Preference pairs of which the better answer is known, in rows of prompt, chosen and rejected
+    as M-RewardBench has them; `config` is the one of the pairs' language where a dataset's configs
+    are not language codes (its are like deu_Latn)."""
+
+    split: str = "test"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    def need(self, role: str, code: str) -> Outside:
+        """Those of a language, to be read as `role`. Which ones there are is how much, not what."""
+        return Outside(role, filled(self.source, {"language": code}), "dataset", extent=True)
+
+    def read(self, path: Path, code: str) -> Iterator[Known]:
+        """Each pair in a language: its row, its prompt, the better answer, the worse one. Raises
+        InputError that names the row."""
+        for where, row in self.rows(path, self.config or code):
+            if row is not None:
+                prompt = messages({"prompt": row.get("prompt")}, where)
+                better, worse = (answer(row.get(side), f"{where}: {side}") for side in SIDES)
+                yield row, list(prompt), better[-1]["content"], worse[-1]["content"]
+
+
+def for_all(value: Any) -> Any:
+    """One source without a language is for all of them."""
+    one = isinstance(value, str) or (isinstance(value, Mapping) and "source" in value)
+    return {_ALL: value} if one else value
+
+
+def of_language(pairs: Mapping[str, Pairs], code: str) -> Pairs | None:
+    """Where the pairs of a language come from, if from anywhere."""
+    return pairs.get(code, pairs.get(_ALL))
+
+
+def how_read(pairs: Pairs) -> dict[str, Any]:
+    """What of it is said beside the source's name, as it is hashed."""
+    return pairs.model_dump(mode="json", exclude={"source"}, exclude_defaults=True)

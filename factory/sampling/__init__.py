@@ -1,0 +1,1 @@
+"""Prompts and questions, their translations, and answers sampled from a policy."""

@@ -1,0 +1,198 @@
+"""generate: the policy answers every prompt n times, in every language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import pyarrow as pa
+from pydantic import Field
+
+from factory.artifacts import schemas, shards
+from factory.artifacts.hashing import fingerprint, text_hash
+from factory.artifacts.shards import Shard
+from factory.artifacts.tables import read_slice
+from factory.config import EXTENT, REFERENCE
+from factory.engines import Sample, Sampler, Sampling, chat_template, choose
+from factory.engines.chat_template import Message
+from factory.engines.choose import EngineKnobs, Held
+from factory.language.detect import detect
+from factory.language.languages import language
+from factory.stage.inputs import Read, SliceSpec
+from factory.stage.job import Job, policy
+from factory.stage.outcome import Outcome, counted, engines, spent
+from factory.stage.stage import How, Scope, Stage
+
+
+class GenerateHow(How, EngineKnobs):
+    """`shard`: prompts in a shard. A shard should take five to ten minutes: with 64 answers of
+    some 500 tokens, 100 prompts on a GPU that draws 5,000 to 10,000 tokens a second."""
+
+    shard: int = Field(100, ge=1)
+
+
+class Generate(Stage):
+    """Self-generations. Defaults are CroCo's: 64 samples at temperature 1, top_p 1, 4096 tokens."""
+
+    name: ClassVar[str] = "generate"
+    kind: ClassVar[str] = "samples"
+    repo: ClassVar[str] = "generate"
+    version: ClassVar[int] = 2  # labels by language_id as docs/languages.md has it
+    seeded: ClassVar[bool] = True
+    row_wise: ClassVar[bool] = True
+
+    model: Annotated[str, REFERENCE] = "policy"  # a name under models; another one is off-policy
+    n: Annotated[int, EXTENT, Field(ge=1)] = 64  # answers to a prompt
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(4096, ge=1)  # of an answer; less where the context has no more room
+    dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
+    # before every prompt that has no system message of its own
+    system: str | None = Field(None, min_length=1)
+    how: GenerateHow = GenerateHow()
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        model = scope.policy(self.model, "model", self.name)
+        return [
+            SliceSpec(
+                self.name, spec.name, spec.language, (Read("prompts", spec.step, spec.name), *model)
+            )
+            for spec in scope.prompts(self.name)
+        ]
+
+    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        return rows["prompts"] * self.n
+
+    def shards(self, rows: int, spec: SliceSpec) -> int:
+        return -(-rows // (self.n * self.how.shard))
+
+    def run(self, job: Job) -> Outcome:
+        prompts = {s.name: job.reader(s.need("prompts"), "prompts") for s in job.slices}
+        todo = {spec.name: self._todo(job, spec) for spec in job.slices}
+        place, adapter = policy(job, job.slices[0])
+
+        def opened(_: str) -> Sampler:
+            name = place.name or place.path.name
+            return choose.sampler(self.how, place.path, name, self.dtype, adapter)
+
+        with Held(opened) as engine:
+
+            def make(shard: Shard) -> tuple[pa.Table, int]:
+                units = todo[shard.slice][shard.start : shard.stop]
+                rows = prompts[shard.slice].rows([number for number, _ in units])
+                draws = [wanted for _, wanted in units]
+                return self._make(engine(), job.seed, shard.slice, rows, draws)
+
+            sizes = {name: len(units) for name, units in todo.items()}
+            made = job.make_shards(
+                self.kind,
+                sizes,
+                self.how.shard,
+                make,
+                lanes=lambda shard: engine().lanes,
+                spent=engine.tokens,
+            )
+        stats = {name: _describe(job.out, name) for name in made}
+        counts = {
+            name: counted(len(prompts[name]) * self.n, stats[name]["samples"], found)
+            for name, found in made.items()
+        }
+        return Outcome(
+            counts,
+            determinism="distribution",
+            stats={"by_language": stats, "engines": engines(made)},
+            template=chat_template.contract_of(place.path),
+            tokens=sum(figures["tokens"] for figures in stats.values()),
+            spent=spent(made),
+        )
+
+    def _make(
+        self,
+        sampler: Sampler,
+        seed: int,
+        name: str,
+        asked: Sequence[Mapping[str, Any]],
+        draws: Sequence[Sequence[int]],
+    ) -> tuple[pa.Table, int]:
+        """The answers to some prompts, each with the draws (k) that it lacks, and their tokens."""
+        sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
+        # One seed a shard, from its first address: answers that are drawn together depend on
+        # their neighbours whatever seed each one were given.
+        first = [seed, asked[0]["prompt_id"], name, draws[0][0]]
+        ids = [chat_template.prompt_ids(sampler.tokenizer, self._messages(row)) for row in asked]
+        fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
+        over = sum(len(draws[n]) for n in set(range(len(ids))) - set(fits))
+        # all answers to a prompt one after another: an engine reads it once
+        addresses = [(n, k) for n in fits for k in draws[n]]
+        drawn = sampler.sample(
+            [ids[n] for n, _ in addresses], sampling, int(fingerprint(first), 16) % 2**31
+        )
+        rows = [
+            _row(asked[n], k, sample, sampler.tokenizer)
+            for (n, k), sample in zip(addresses, drawn, strict=True)
+        ]
+        table = shards.noted(
+            schemas.from_rows(rows, self.kind),
+            engine=sampler.name,
+            dropped={"prompt_too_long": over} if over else {},
+        )
+        return table, sum(len(sample.token_ids) for sample in drawn)
+
+    def _messages(self, prompt: Mapping[str, Any]) -> list[Message]:
+        messages: list[Message] = list(prompt["messages"])
+        if self.system is None or messages[0]["role"] == "system":
+            return messages
+        return [{"role": "system", "content": self.system}, *messages]
+
+    def _todo(self, job: Job, spec: SliceSpec) -> list[tuple[int, Sequence[int]]]:
+        """The prompts of a slice that want answers, by number, each with the draws (k) it lacks."""
+        import polars as pl
+
+        need = spec.need("prompts")
+        assert isinstance(need, Read)
+        there = job.rows(need, "prompts", ["prompt_id", "prompt_hash"])
+        frame = pl.from_arrow(there)
+        assert isinstance(frame, pl.DataFrame)
+        asked = frame.join(pl.DataFrame({"k": range(self.n)}), how="cross", maintain_order="left")
+        missing = job.missing(spec.name, self.kind, asked)
+        if len(missing) == len(asked):
+            return [(number, range(self.n)) for number in range(len(there))]
+        lacking: dict[int, list[int]] = {}
+        for number in missing:
+            lacking.setdefault(number // self.n, []).append(number % self.n)
+        return list(lacking.items())
+
+
+def _row(prompt: Mapping[str, Any], k: int, sample: Sample, tokenizer: Any) -> dict[str, object]:
+    text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True).strip()
+    return {
+        "prompt_id": prompt["prompt_id"],
+        "language": prompt["language"],
+        "k": k,
+        "prompt_hash": prompt["prompt_hash"],
+        "response": text,
+        "response_hash": text_hash(text),
+        "n_tokens": len(sample.token_ids),
+        "n_chars": len(text),
+        "finish_reason": sample.finish_reason,
+        "seed": sample.seed,
+        "detected_language": detect(text),
+    }
+
+
+def _describe(out: Path, name: str) -> dict[str, int]:
+    """Counts that a reader of the card wants first, of one slice."""
+    import polars as pl
+
+    columns = ["finish_reason", "detected_language", "language", "n_tokens"]
+    frame = pl.from_arrow(read_slice(out, name, "samples", columns))
+    assert isinstance(frame, pl.DataFrame)
+    ended, right = frame["finish_reason"], list(language(name).accepted)
+    return {
+        "samples": len(frame),
+        "tokens": int(frame["n_tokens"].sum()),
+        "finished": int((ended == "stop").sum()),
+        "cut_off": int((ended == "length").sum()),
+        "in_language": int(frame["detected_language"].is_in(right).sum()),
+    }

@@ -1,0 +1,222 @@
+"""Where rows come in from outside: prompts, evaluation questions, English preferences.
+
+Each stage turns a Hub dataset or a local file into canonical rows, so that the collection holds
+everything it was made from and a stranger can start from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from factory.artifacts import schemas, tables
+from factory.artifacts.hashing import text_hash
+from factory.artifacts.manifest import Rows
+from factory.artifacts.tables import slice_directory
+from factory.config import EXTENT, REFERENCE
+from factory.errors import InputError, RecipeError, nearest
+from factory.language.languages import language as known_language
+from factory.sampling import presets
+from factory.stage.inputs import Outside, SliceSpec
+from factory.stage.job import Job
+from factory.stage.outcome import Outcome
+from factory.stage.readers import View, address, answer, given_id, messages, unlike
+from factory.stage.stage import Scope, Stage, filled
+
+
+class _Source(Stage, View):
+    """A stage that reads one outside dataset, a slice a language. `source:` with `columns:` and
+    `where:` may be said as `from:`, as for any other stage. `preset:` stands for what
+    factory/presets.py says of a well-known dataset; what is written beside it goes over that."""
+
+    row_wise: ClassVar[bool] = True
+
+    source: Annotated[str, REFERENCE]  # org/name[@revision], or a file; {language} is filled in
+    first: Annotated[int | None, EXTENT, Field(ge=1)] = None  # rows to take of each, from the top
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "from" not in data:
+            return data
+        said = data["from"] if isinstance(data["from"], dict) else {"source": data["from"]}
+        if "source" in data:
+            raise ValueError("has both source and from, which are the same")
+        return {**{key: value for key, value in data.items() if key != "from"}, **said}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "preset" not in data:
+            return data
+        rest = {key: value for key, value in data.items() if key != "preset"}
+        return {**presets.fields(data["preset"], cls.name), **rest}
+
+    @field_validator("source")
+    @classmethod
+    def _fills_in(cls, value: str) -> str:
+        return filled(value, {"language": "en"}) and value
+
+    def _spec(self, language: str) -> SliceSpec:
+        source = filled(self.source, {"language": language})
+        need = Outside("source", source, "dataset", extent=True)
+        return SliceSpec(self.name, language, language, (need,))
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        return [self._spec(language) for language in self._languages(scope)]
+
+    def _languages(self, scope: Scope) -> tuple[str, ...]:
+        return scope.languages
+
+    def run(self, job: Job) -> Outcome:
+        rows: dict[str, Rows] = {}
+        for number, spec in enumerate(job.slices):
+            place = job.place(spec, "source")
+            language = str(spec.language)
+            source = place.name or place.path.name
+            kept: list[dict[str, Any]] = []
+            dropped: dict[str, int] = {}
+            seen: dict[str, str | None] = {}  # ids to hashes
+            total = 0
+            for where, row in self.rows(place.path, language):
+                if len(kept) == self.first:
+                    break
+                total += 1
+                made = row and self.row(row, where, source, language)
+                reason = "filtered" if row is None else "empty" if made is None else None
+                if made and not reason and self.repeated(made, seen):
+                    reason = "repeated"
+                if not made or reason:
+                    dropped[str(reason)] = dropped.get(str(reason), 0) + 1
+                    continue
+                made["prompt_id"] = unlike(seen, made["prompt_id"])
+                seen[made["prompt_id"]] = made.get("prompt_hash")
+                kept.append(made)
+            if not kept:
+                raise InputError(f"{source} has no rows for {language}", "check what is in it")
+            table = schemas.from_rows(kept, self.kind)
+            tables.write_slice(slice_directory(job.out, spec.name), table)
+            rows[spec.name] = Rows(into=total, out=len(kept), dropped=dropped)
+            job.progress(number + 1, len(job.slices), "languages")
+        return Outcome(rows, determinism="exact")
+
+    def repeated(self, made: Mapping[str, Any], seen: Mapping[str, str | None]) -> bool:
+        """Whether a row says again what one before it said, and is not wanted twice."""
+        return False
+
+    def row(
+        self, row: Mapping[str, Any], where: str, source: str, language: str
+    ) -> dict[str, Any] | None:
+        """A row of the source in canonical form; None for one without text. Raises InputError."""
+        raise NotImplementedError
+
+
+class Prompts(_Source):
+    """Prompts to sample answers to, in each language; the same id in every language."""
+
+    name: ClassVar[str] = "prompts"
+    kind: ClassVar[str] = "prompts"
+    repo: ClassVar[str] = "prompts"
+
+    # the first user turn alone, as CroCo, or the conversation up to the last one
+    turns: Literal["first", "all"] = "first"
+    # A file of samples says a prompt once for each of them: `drop` keeps the first.
+    repeats: Literal["keep", "drop"] = "keep"
+
+    def repeated(self, made: Mapping[str, Any], seen: Mapping[str, str | None]) -> bool:
+        return self.repeats == "drop" and seen.get(made["prompt_id"]) == made["prompt_hash"]
+
+    def _languages(self, scope: Scope) -> tuple[str, ...]:
+        return scope.native()
+
+    def row(
+        self, row: Mapping[str, Any], where: str, source: str, language: str
+    ) -> dict[str, Any] | None:
+        said = messages(row, where)
+        users = [i for i, message in enumerate(said) if message["role"] == "user"]
+        if not users:
+            raise InputError(f"{where}: no user turn", "a prompt needs a message of role 'user'")
+        said = said[users[0] : users[0] + 1] if self.turns == "first" else said
+        said = said[: users[-1] + 1]
+        if not said[-1]["content"].strip():
+            return None
+        domain = row.get("domain")
+        return {
+            **address(row, said, source),
+            "language": language,
+            "messages": said,
+            "source_dataset": source,
+            "domain": None if domain is None else str(domain),
+        }
+
+
+class Questions(Prompts):
+    """Held-out prompts that the models are compared on."""
+
+    name: ClassVar[str] = "questions"
+    repo: ClassVar[str] = "questions"
+
+    def _languages(self, scope: Scope) -> tuple[str, ...]:
+        return scope.languages
+
+    def row(
+        self, row: Mapping[str, Any], where: str, source: str, language: str
+    ) -> dict[str, Any] | None:
+        """m-ArenaHard's columns are understood as they are: question_id, category, subcategory."""
+        mine = dict(row)
+        for ours, theirs in (("id", "question_id"), ("domain", "category")):
+            if mine.get(ours) is None and mine.get(theirs) is not None:
+                mine[ours] = mine[theirs]
+        made = super().row(mine, where, source, language)
+        sub = row.get("subcategory")
+        return made and made | {"subcategory": None if sub is None else str(sub)}
+
+
+class Preferences(_Source):
+    """Preference pairs that the reward stage learns from: English ones, or those of `languages`, of
+    which one reward model each is made."""
+
+    name: ClassVar[str] = "preferences"
+    kind: ClassVar[str] = "preferences"
+    repo: ClassVar[str] = "preferences"
+
+    languages: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("en",)
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for code in value:
+            try:
+                known_language(code)
+            except RecipeError as error:
+                raise ValueError(f"{error.what}; {error.fix}") from None
+        return value
+
+    def _languages(self, scope: Scope) -> tuple[str, ...]:
+        return self.languages
+
+    def row(
+        self, row: Mapping[str, Any], where: str, source: str, language: str
+    ) -> dict[str, Any] | None:
+        for name in ("prompt", "chosen", "rejected"):
+            if not row.get(name):
+                raise InputError(
+                    f"{where}: no {name!r}{nearest(name, row)}",
+                    "a preference needs prompt, chosen and rejected",
+                )
+        prompt = messages({"prompt": row["prompt"]}, where)
+        sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
+        if not all(said[-1]["content"].strip() for said in (prompt, *sides.values())):
+            return None
+        margin = row.get("margin")
+        if not isinstance(margin, int | float | None):
+            raise InputError(f"{where}: margin {margin!r} is not a number", "mend that row")
+        return {
+            "prompt_id": given_id(row) or text_hash(source + prompt[0]["content"]),
+            "language": language,
+            "prompt": prompt,
+            **sides,
+            "margin": None if margin is None else float(margin),
+        }

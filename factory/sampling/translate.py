@@ -1,0 +1,335 @@
+"""translate: a model carries prompts over into the languages that have none of their own."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from factory.artifacts import files, schemas, shards
+from factory.artifacts.manifest import Rows
+from factory.artifacts.shards import Shard
+from factory.artifacts.tables import read_slice
+from factory.config import EXTENT, GATE, REFERENCE
+from factory.engines import Sampler, chat_template, choose
+from factory.engines.choose import EngineKnobs, Held
+from factory.errors import RecipeError
+from factory.language.detect import detect
+from factory.language.languages import language
+from factory.sampling.chrf import chrf
+from factory.sampling.translation import Format, flaw, length_ratio, wording
+from factory.sampling.translator import Said, translate
+from factory.stage.inputs import Read, SliceSpec
+from factory.stage.job import Job, policy
+from factory.stage.outcome import AS_BEFORE, Outcome, engines, greedy, spent
+from factory.stage.readers import address
+from factory.stage.stage import How, Scope, Stage
+
+_NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
+
+
+class TranslateHow(How, EngineKnobs):
+    """`shard`: prompts in a shard."""
+
+    shard: int = Field(256, ge=1)
+
+
+class Translate(Stage):
+    """Translations, greedy. By default every language of the recipe but the source language is
+    translated into; with `languages` only these are, and the others come in through `prompts`."""
+
+    name: ClassVar[str] = "translate"
+    kind: ClassVar[str] = "prompts"
+    repo: ClassVar[str] = "translate"
+    row_wise: ClassVar[bool] = True
+
+    model: Annotated[str, REFERENCE] = "translator"  # a name under models
+    source_language: str = "en"
+    languages: Annotated[tuple[str, ...] | None, REFERENCE] = None  # to translate into
+    turns: Literal["first", "all"] = "first"  # CroCo asked the first user turn alone
+    first: Annotated[int | None, EXTENT, Field(ge=1)] = None  # prompts, from the top
+    format: Format = "chat"  # what the translator is told: see translation.TEMPLATES
+    names: dict[str, str] = Field({})  # what the translator calls a language, where that is unusual
+    max_tokens: int = Field(8192, ge=1)  # of a piece of translation; CroCo's
+    chunk: int = Field(1024, ge=16)  # tokens of source at once: TranslateGemma was made for 2K
+    # a translation so many times as long as usual, or as short, is dropped; null: none
+    length_ratio: float | None = Field(3.0, gt=1)
+    # as published: what was cut off, copied or in another language
+    keep_flawed: bool = False
+    compare: Annotated[bool, GATE] = False  # with what people wrote, which prompts then reads
+    dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
+    how: TranslateHow = TranslateHow()
+
+    @field_validator("source_language", "languages", "names", mode="after")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        codes = [value] if isinstance(value, str) else value or ()
+        for code in codes:
+            try:
+                language(code)
+            except RecipeError as error:
+                raise ValueError(f"{error.what}; {error.fix}") from None
+        if len(set(codes)) < len(codes):
+            raise ValueError("a language is there twice")
+        return value
+
+    def targets(self, languages: Sequence[str]) -> tuple[str, ...]:
+        """The languages that are translated into, in a recipe that has `languages`."""
+        if self.languages is not None:
+            return self.languages
+        return tuple(code for code in languages if code != self.source_language)
+
+    def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:
+        made = self.targets(languages)
+        kept = [code for code in languages if self.compare or code not in made]
+        more = [self.source_language, *(made if self.compare else ())]
+        return tuple(dict.fromkeys([*kept, *more]))
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        prompts = scope.stage("prompts", self.name)
+        targets = self.targets(scope.languages)
+        if self.source_language in targets or not targets:
+            raise RecipeError(
+                f"stages.translate has nothing to translate from {self.source_language} into",
+                "give languages: at least one other than source_language",
+            )
+        used = set(targets) & set(scope.languages)
+        if used and self.turns == "first" and getattr(prompts, "turns", "first") == "all":
+            raise RecipeError(
+                "stages.translate would leave all turns but the first out of the prompts",
+                "say turns: all there too, or turns: first under stages.prompts",
+            )
+        given = {spec.name: spec for spec in prompts.slices(scope)}
+        source = given[self.source_language]
+        model = scope.policy(self.model, "model", self.name)
+        return [
+            SliceSpec(
+                self.name,
+                code,
+                code,
+                (
+                    Read("prompts", source.step, source.name),
+                    *model,
+                    *([Read("reference", given[code].step, code)] if self.compare else []),
+                ),
+            )
+            for code in targets
+        ]
+
+    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        return min(rows["prompts"], self.first or rows["prompts"])
+
+    def shards(self, rows: int, spec: SliceSpec) -> int:
+        return -(-rows // self.how.shard)
+
+    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+        fields = super().semantic(spec)
+        mine = {code: name for code, name in self.names.items() if code in self._pair(spec)}
+        return {name: value for name, value in fields.items() if name != "names"} | (
+            {"names": mine} if mine else {}
+        )
+
+    def _pair(self, spec: SliceSpec) -> tuple[str, str]:
+        return self.source_language, str(spec.language)
+
+    def run(self, job: Job) -> Outcome:
+        asked = {spec.name: self._asked(job, spec) for spec in job.slices}
+        todo = {name: self._todo(job, name, rows) for name, rows in asked.items()}
+        place, adapter = policy(job, job.slices[0])
+
+        def opened(_: str) -> Sampler:
+            name = place.name or place.path.name
+            return choose.sampler(self.how, place.path, name, self.dtype, adapter)
+
+        with Held(opened) as engine:
+
+            def make(shard: Shard) -> tuple[pa.Table, int]:
+                rows = todo[shard.slice][shard.start : shard.stop]
+                return self._make(engine(), job.work, shard, rows)
+
+            made = job.make_shards(
+                self.kind,
+                {name: len(rows) for name, rows in todo.items()},
+                self.how.shard,
+                make,
+                lanes=lambda shard: engine().lanes,
+                spent=engine.tokens,
+            )
+        counts, stats = {}, {}
+        for spec in job.slices:
+            name = spec.name
+            rows = read_slice(job.out, name, self.kind).to_pylist()
+            lost = _lost(job, name)
+            dropped = Counter(str(row["reason"]) for row in lost)
+            dropped[AS_BEFORE] += len(asked[name]) - len(rows) - len(lost)
+            counts[name] = Rows(
+                into=len(asked[name]), out=len(rows), dropped=dict(sorted((+dropped).items()))
+            )
+            stats[name] = self._describe(job, spec, asked[name], rows, lost)
+            if lost:
+                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lost)
+                files.write_atomically(_dropped(job.out, name), lines.encode())
+        return Outcome(
+            counts,
+            determinism=greedy(made),
+            stats={"by_language": stats, "engines": engines(made)},
+            template=None if self.format == "completion" else chat_template.contract_of(place.path),
+            tokens=sum(found.tokens for found in made.values()),
+            spent=spent(made),
+        )
+
+    def _make(
+        self, sampler: Sampler, work: Path, shard: Shard, asked: Sequence[dict[str, Any]]
+    ) -> tuple[pa.Table, int]:
+        """The translations of some prompts, and their tokens."""
+        said = translate(
+            [message["content"] for row in asked for message in row["messages"]],
+            wording(self.format, self.source_language, shard.slice, self.names),
+            sampler,
+            self.chunk,
+            self.max_tokens,
+        )
+        parts = iter(said)
+        made = [
+            self._row(row, [next(parts) for _ in row["messages"]], shard.slice) for row in asked
+        ]
+        # Before the shard: one that is there has said what it dropped.
+        lost = [lost for _, lost in made if lost]
+        files.write_atomically(_notes(work, shard), json.dumps(lost).encode())
+        table = schemas.from_rows([row for row, lost in made if not lost], self.kind)
+        reasons = Counter(str(row["reason"]) for row in lost)
+        table = shards.noted(table, engine=sampler.name, dropped=dict(reasons))
+        return table, sum(part.n_tokens for part in said)
+
+    def _asked(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
+        """The prompts to be translated, with the turns that are."""
+        table = job.table(spec, "prompts", "prompts")
+        rows: list[dict[str, Any]] = table.slice(0, self.first).to_pylist()
+        if self.turns == "all":
+            return rows
+        return [row | {"messages": [_first(row["messages"])]} for row in rows]
+
+    def _todo(self, job: Job, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The prompts that no earlier artifact has a translation of."""
+        import polars as pl
+
+        frame = pl.DataFrame(
+            {
+                "prompt_id": [row["prompt_id"] for row in rows],
+                "source_hash": [row["prompt_hash"] for row in rows],
+            },
+            schema={"prompt_id": pl.String, "source_hash": pl.String},
+        )
+        return [rows[number] for number in job.missing(name, self.kind, frame)]
+
+    def _row(
+        self, prompt: dict[str, Any], said: Sequence[Said], code: str
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The row of one translated prompt, and what is said of it if it is dropped."""
+        sources = [message["content"] for message in prompt["messages"]]
+        reason = next((part.reason for part in said if part.reason), None)
+        cut = any(part.cut_off for part in said)
+        if reason is None and cut:
+            reason = "cut_off"
+        if reason is None:
+            flaws = (
+                flaw(source, part.text, (self.source_language, code), self.length_ratio)
+                for source, part in zip(sources, said, strict=True)
+            )
+            reason = next((found for found in flaws if found), None)
+        if self.keep_flawed and reason not in _NEVER_KEPT:
+            reason = None
+        messages = [
+            {"role": message["role"], "content": part.text}
+            for message, part in zip(prompt["messages"], said, strict=True)
+        ]
+        whole = "\n".join(part.text for part in said)
+        row = {
+            **address(prompt, messages, ""),
+            "language": code,
+            "messages": messages,
+            "source_dataset": prompt["source_dataset"],
+            "domain": prompt["domain"],
+            "source_language": self.source_language,
+            "source_hash": prompt["prompt_hash"],
+            "finish_reason": "length" if cut else "stop",
+            "detected_language": detect(whole),
+        }
+        lost = {key: row[key] for key in ("prompt_id", "finish_reason", "detected_language")}
+        return row, lost | {"reason": reason, "translation": whole} if reason else None
+
+    def _describe(
+        self,
+        job: Job,
+        spec: SliceSpec,
+        asked: list[dict[str, Any]],
+        rows: list[dict[str, Any]],
+        lost: list[dict[str, Any]],
+    ) -> dict[str, Any]:
+        """What a reader of the card wants first; with a reference, chrF of what was kept and of
+        all that came back."""
+        import statistics
+
+        code = str(spec.language)
+        kept = {row["prompt_id"]: _text(row["messages"]) for row in rows}
+        ratios = [
+            length_ratio(_text(row["messages"]), kept[row["prompt_id"]], code)
+            for row in asked
+            if row["prompt_id"] in kept
+        ]
+        found: dict[str, Any] = {
+            "asked": len(asked),
+            "kept": len(rows),
+            "cut_off": sum(row["finish_reason"] == "length" for row in rows),
+            "unlabelled": sum(row["detected_language"] is None for row in rows),
+            **({"length_ratio": statistics.median(ratios)} if ratios else {}),
+        }
+        if self.compare:
+            everything = kept | {row["prompt_id"]: row["translation"] for row in lost}
+            wrote = {
+                row["prompt_id"]: _text(
+                    row["messages"] if self.turns == "all" else [_first(row["messages"])]
+                )
+                for row in job.table(spec, "reference", "prompts").to_pylist()
+            }
+            sets = {"chrf_kept": kept, "chrf_all": everything}
+            found["compared"] = sum(name in wrote for name in everything)
+            for name, texts in sets.items():
+                found[name] = chrf((texts[i], wrote[i]) for i in texts if i in wrote)
+        return found
+
+
+def _lost(job: Job, name: str) -> list[dict[str, Any]]:
+    """What was dropped from a slice. One that stands as a whole dropped what it dropped when it
+    was made."""
+    if job.taken(name, Translate.kind).whole:
+        for earlier in job.earlier.get(name, ()):
+            file = _dropped(earlier.path.parent.parent, name)
+            if earlier.whole and file.exists():
+                return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        return []
+    mine = [shard for shard in shards.read_grid(job.work).shards if shard.slice == name]
+    paths = [path for shard in mine if (path := _notes(job.work, shard)).exists()]
+    return [lost for path in paths for lost in json.loads(path.read_bytes())]
+
+
+def _notes(work: Path, shard: Shard) -> Path:
+    return shard.file(work).with_suffix(".json")
+
+
+def _dropped(root: Path, name: str) -> Path:
+    """Where an artifact says what it dropped from a slice."""
+    return root / "dropped" / f"{name}.jsonl"
+
+
+def _first(messages: Sequence[dict[str, str]]) -> dict[str, str]:
+    return next(message for message in messages if message["role"] == "user")
+
+
+def _text(messages: Sequence[dict[str, str]]) -> str:
+    return "\n".join(message["content"] for message in messages)

@@ -1,0 +1,1 @@
+"""The page for contributors: what a stage is, what it reads and what it is given."""

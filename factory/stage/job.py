@@ -1,0 +1,228 @@
+"""A job: what one step is handed, where its inputs lie, and what it reports when it is done.
+
+It sees tables and directories, never a hub, a queue or a card.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+
+from factory.artifacts import files, reuse, schemas, shards
+from factory.artifacts.reuse import Earlier, Taken
+from factory.artifacts.shards import Shard, Sum
+from factory.artifacts.tables import Reader, pick_rows, read_slice, slice_directory, slice_files
+from factory.stage import shard_loop
+from factory.stage.inputs import Need, Read, SliceSpec
+from factory.stage.outcome import gpus
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_TELL_EVERY = 5.0  # seconds
+
+
+class Progress(Protocol):
+    """How a stage tells that it moves: `done` of `total` units, `tokens` so far in this run."""
+
+    def __call__(self, done: int, total: int, unit: str, tokens: int = 0) -> None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a need lies on this disk, and its name and revision on the Hub (None for a file), with
+    the folder of that repo that it is, where it is not all of it."""
+
+    path: Path
+    name: str | None = None
+    revision: str | None = None
+    folder: str = ""
+
+    @property
+    def said(self) -> str:
+        """It on the Hub: repo, revision and folder."""
+        return f"{self.name}@{self.revision}" + (f":{self.folder}" if self.folder else "")
+
+
+class PartDone(Exception):
+    """A process that was to make a part of the shards has made them: there is no result yet."""
+
+    def __init__(self, done: int, total: int) -> None:
+        """Of all shards of the job, however many processes make them."""
+        super().__init__(f"{done} of {total} shards")
+        self.done, self.total = done, total
+
+
+@dataclass(frozen=True)
+class Job:
+    """One step's work: its slices, where their inputs lie, and where output goes.
+
+    `work` survives a kill (shards, checkpoints); what is left in `out` becomes the artifact.
+    `part` (number, of) is given to a process that makes one part of the shards and no result.
+    """
+
+    step: str
+    seed: int
+    slices: tuple[SliceSpec, ...]
+    places: Mapping[Need, Place]
+    work: Path
+    out: Path
+    progress: Progress
+    earlier: Mapping[str, tuple[Earlier, ...]] = field(default_factory=dict)  # by slice
+    part: tuple[int, int] | None = None
+
+    def place(self, spec: SliceSpec, role: str) -> Place:
+        """Where the one need of `role` lies. Raises KeyError when the slice has none."""
+        need = spec.need(role)
+        if need is None:
+            raise KeyError(role)
+        return self.places[need]
+
+    def table(self, spec: SliceSpec, role: str, kind: str) -> pa.Table:
+        """All rows of the artifact slices read as `role`, as a table of `kind`."""
+        reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
+        parts = [self.rows(need, kind) for need in reads]
+        return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
+
+    def rows(self, need: Read, kind: str, columns: Collection[str] | None = None) -> pa.Table:
+        """All rows of one slice, or only these columns of them."""
+        return read_slice(self.places[need].path, need.slice, kind, columns)
+
+    def pick(self, need: Read, column: str, rows: Iterable[int]) -> pl.Series:
+        """The texts of one column at these rows of one slice, in their order."""
+        return pick_rows(self.places[need].path, need.slice, column, rows)
+
+    def missing(self, name: str, kind: str, asked: pl.DataFrame) -> list[int]:
+        """Which rows of slice `name` have to be made, as row numbers of `asked`; the others are
+        taken over from earlier artifacts. See `earlier.take` for what `asked` holds."""
+        with files.alone(self.work):
+            taken = reuse.take(self.work, name, kind, self.earlier.get(name, ()), asked)
+        return [] if taken.whole else reuse.missing(taken, asked)
+
+    def taken(self, name: str, kind: str) -> Taken:
+        """What slice `name` takes over from earlier artifacts."""
+        with files.alone(self.work):
+            return reuse.take(self.work, name, kind, self.earlier.get(name, ()), None)
+
+    def reader(self, need: Need | None, kind: str) -> Reader:
+        """The rows of one slice by number, read as they are asked for."""
+        assert isinstance(need, Read)
+        return Reader(slice_files(self.places[need].path, need.slice), kind)
+
+    def make_shards(
+        self,
+        kind: str,
+        sizes: Mapping[str, int],
+        per_shard: int,
+        make: Callable[[Shard], tuple[pa.Table, int]],
+        lanes: Callable[[Shard], int] = lambda shard: 1,
+        apart: Callable[[Shard], object] = lambda shard: None,
+        spent: Callable[[], int] | None = None,
+    ) -> dict[str, Sum]:
+        """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
+        each slice is written whole, what it takes over first. `make` gives a shard's rows and how
+        many tokens they cost; see shards.run for `lanes` and `apart`. `spent` says how many tokens
+        all shards have cost so far, those that are under way among them.
+
+        sizes: units (prompts, samples, questions) to be made of each slice; a slice that stands
+        as a whole has none, whatever is said. Returns what the shards of each slice say. Raises
+        PartDone where only a part was to be made.
+        """
+        taken = {name: self.taken(name, kind) for name in sizes}
+        todo = {name: 0 if taken[name].whole else size for name, size in sizes.items()}
+        grid = shards.grid(self.work, todo, per_shard)
+        mine = grid.part(*self.part) if self.part else grid
+        maker = "{}/{}".format(*(self.part or (0, 1)))
+        tokens, last, loading = 0, time.monotonic(), 0.0
+        warm, wide = 0, 1  # shards that were made since it was loaded, and that are made at once
+
+        def opened(shard: Shard) -> int:
+            nonlocal loading, warm, wide
+            began = time.monotonic()
+            wide = lanes(shard)  # which loads what makes the shards, where that is to be loaded
+            loading, warm = loading + time.monotonic() - began, 0
+            return wide
+
+        def counted(shard: Shard) -> pa.Table:
+            nonlocal tokens, last, loading, warm
+            if shard.start == shard.stop:
+                return schemas.SCHEMAS[kind].empty_table()
+            table, cost = make(shard)
+            tokens += cost
+            # since the last shard was done, in whichever lane: all lanes share the devices
+            seconds, last = time.monotonic() - last, time.monotonic()
+            loaded, loading, warm = loading, 0.0, warm + 1
+            return shards.noted(
+                table,
+                tokens=cost,
+                gpu_seconds=round(seconds * gpus(), 3),
+                seconds=round(max(0.0, seconds - loaded), 3),
+                loading=round(loaded, 3),
+                maker=maker,
+                first=warm <= wide,
+            )
+
+        with _Told(self.progress, spent or (lambda: tokens)) as told:
+            shard_loop.run(self.work, mine, counted, told, opened, apart)
+        if self.part:
+            raise PartDone(grid.done(self.work), len(grid.shards))
+        made = {}
+        for name in sizes:
+            directory = slice_directory(self.out, name)
+            made[name] = shards.summed(self.work, grid, name)
+            first = reuse.place(taken[name], directory)
+            if made[name].rows or not first:  # a slice without rows still leaves a file
+                shards.compact(self.work, grid, name, directory, first)
+        return made
+
+    def make_rows(
+        self,
+        kind: str,
+        sizes: Mapping[str, int],
+        per_shard: int,
+        make: Callable[[Shard], tuple[pa.Table, int]],
+    ) -> dict[str, pa.Table]:
+        """The same for a stage whose rows are few: returns all rows of each slice."""
+        self.make_shards(kind, sizes, per_shard, make)
+        return {name: read_slice(self.out, name, kind) for name in sizes}
+
+
+class _Told:
+    """Tells how far the shards are: whenever one is done, and every few seconds in between, since
+    one may take ten minutes."""
+
+    def __init__(self, progress: Progress, tokens: Callable[[], int]) -> None:
+        self._progress, self._tokens = progress, tokens
+        self._last = (0, 0)
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def __call__(self, done: int, total: int) -> None:
+        with self._lock:
+            self._last = done, total
+            self._progress(done, total, "shards", self._tokens())
+
+    def _repeat(self) -> None:
+        while not self._over.wait(_TELL_EVERY):
+            self(*self._last)
+
+    def __enter__(self) -> _Told:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def policy(job: Job, spec: SliceSpec) -> tuple[Place, Path | None]:
+    """The model that a slice is drawn from, and the adapter on it, if it has one."""
+    adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
+    return job.place(spec, "model"), adapter

@@ -1,0 +1,309 @@
+"""What a stage is: its knobs, the slices it lays out, what each of them reads, and what it may know
+of its recipe to lay them out (`Scope`).
+
+A stage is a pydantic model whose fields are its knobs (see factory/config.py); what lies under
+`how` says how it is run and is never hashed. Its work is a method that is handed a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from factory.config import EXTENT, REFERENCE, Knobs, Mark
+from factory.errors import FactoryError, RecipeError, nearest
+from factory.stage.inputs import Need, Outside, Read, SliceSpec
+from factory.stage.models import ModelRef
+from factory.stage.readers import View
+
+if TYPE_CHECKING:
+    from factory.stage.job import Job
+    from factory.stage.outcome import Outcome
+
+
+class From(View):
+    """Somebody else's artifact in the place of a step: `org/name@revision`, or a file beside the
+    recipe. `{language}` is filled in, and `{group}` for what is trained. See readers.View."""
+
+    source: Annotated[str, REFERENCE]
+
+    @field_validator("source")
+    @classmethod
+    def _fills_in(cls, value: str) -> str:
+        return filled(value, {"language": "en", "group": "all"}) and value
+
+
+def filled(source: str, values: Mapping[str, str]) -> str:
+    """A source with its placeholders filled in. Raises ValueError for one that is not known."""
+    found = source
+    for name, value in values.items():
+        found = found.replace(f"{{{name}}}", value)
+    if set("{}") & set(found):
+        known = " or ".join(f"{{{name}}}" for name in values)
+        raise ValueError(f"{source!r} has a placeholder other than {known}")
+    return found
+
+
+class How(Knobs):
+    """How a stage is run; never part of its identity."""
+
+
+# What can be taken in from outside, and what to do about the rest.
+TAKEN_IN = frozenset({"samples", "scores", "pairs", "sft", "adapter"})
+_INSTEAD = {
+    "translate": "let prompts read what is translated already",
+    "reward": "name the model under models: instead",
+    "arena": "its answers must all be decoded alike; run it",
+}
+
+
+class Stage(Knobs):
+    """Base of all stages. Subclasses set `name`, `kind`, `repo` and, when the meaning of their
+    output changes, raise `version`."""
+
+    name: ClassVar[str]
+    kind: ClassVar[str]  # a kind of row in schemas.py, or "adapter" or "model"
+    repo: ClassVar[str]  # `{org}/{recipe}-{repo}`
+    version: ClassVar[int] = 1
+    seeded: ClassVar[bool] = False  # whether the recipe's seed changes the output
+    # Whether a row depends on nothing but the input rows at its own address. Of such a stage,
+    # rows made earlier by the same rules stand in a larger artifact.
+    row_wise: ClassVar[bool] = False
+
+    from_: From | None = Field(None, alias="from", exclude_if=lambda value: value is None)
+    how: How = How()
+
+    @field_validator("from_", mode="before")
+    @classmethod
+    def _short_from(cls, value: Any) -> Any:
+        """`from: org/name@revision` for `from: {source: org/name@revision}`."""
+        if value is not None and cls.kind not in TAKEN_IN:
+            raise ValueError(f"{cls.name} cannot be taken in: {_INSTEAD.get(cls.name, 'run it')}")
+        return {"source": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _nothing_beside_from(self) -> Stage:
+        if self.from_ is not None and (beside := self._fields(lambda marks: not marks)):
+            raise ValueError(
+                f"with from:, {next(iter(beside))} has no meaning: these rows are made already"
+            )
+        return self
+
+    def laid_out(self, scope: Scope) -> list[SliceSpec]:
+        """Every slice of every step of this stage, in order: those it makes, or those it takes
+        in. Raises RecipeError."""
+        if self.from_ is None:
+            return self.slices(scope)
+        if self.kind != "adapter":
+            return [self._taken_in(language, language, ()) for language in scope.languages]
+        base = scope.model(getattr(self, "base", "policy"), "base", self.name)
+        each = getattr(self, "each", "all")
+        groups = scope.languages if each == "language" else each
+        groups = (groups,) if isinstance(groups, str) else groups
+        return [
+            self._taken_in(group, None if group == "all" else group, (base,)) for group in groups
+        ]
+
+    def _taken_in(self, name: str, language: str | None, needs: tuple[Need, ...]) -> SliceSpec:
+        assert self.from_ is not None
+        adapter = self.kind == "adapter"
+        source = filled(self.from_.source, {"language": language or "", "group": name})
+        step = f"{self.name}[{name}]" if adapter else self.name
+        outside = Outside("source", source, "model" if adapter else "dataset")
+        return SliceSpec(step, name, language, (*needs, outside))
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        """Every slice that this stage makes, in order. Raises RecipeError."""
+        raise NotImplementedError
+
+    def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:
+        """The languages whose prompts still have to come from outside with this stage there."""
+        return languages
+
+    def run(self, job: Job) -> Outcome:
+        """Do the work of one step. Raises FactoryError."""
+        raise NotImplementedError
+
+    def least(self) -> dict[str, int]:
+        """By role, the fewest rows this stage can do anything with."""
+        return {}
+
+    def lacks(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        """What these slices need of the machine beside what they read, and is not there: looked
+        at before a line begins, and told, not raised."""
+        return []
+
+    def length(self, spec: SliceSpec) -> int | None:
+        """How many rows a slice is asked to make, where that hangs on nothing it reads."""
+        return None
+
+    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        """How many rows a slice is asked to make, given how many it reads by role: as many as
+        under the role it names first."""
+        return next(iter(rows.values()), 0)
+
+    def shards(self, rows: int, spec: SliceSpec) -> int:
+        """How many shards that many rows of a slice are made in; 0 where there are none."""
+        return 0
+
+    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+        """The fields that give the rows of a slice their meaning and are not at their default."""
+        if self.from_ is not None:
+            return {"from": self.from_.model_dump(exclude={"source"}, exclude_defaults=True)}
+        return self._fields(lambda marks: not marks)
+
+    def draws(self, spec: SliceSpec) -> bool:
+        """Whether the recipe's seed changes the rows of a slice."""
+        return self.seeded and self.from_ is None
+
+    def extent(self) -> dict[str, Any]:
+        """The fields that say how much."""
+        if self.from_ is not None:
+            return {}
+        return self._fields(lambda marks: EXTENT in marks)
+
+    def _fields(self, wanted: Any) -> dict[str, Any]:
+        names = {
+            name
+            for name, info in type(self).model_fields.items()
+            if name not in ("how", "from_")
+            and wanted([m for m in info.metadata if isinstance(m, Mark)])
+        }
+        return self.model_dump(mode="json", include=names, exclude_defaults=True)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a stage may know of its recipe to lay out its slices."""
+
+    languages: tuple[str, ...]
+    models: Mapping[str, ModelRef]
+    stages: Mapping[str, Stage]
+
+    def stage(self, name: str, asked_by: str) -> Stage:
+        """The stage called `name`. Raises RecipeError when the recipe has none."""
+        if name not in self.stages:
+            raise RecipeError(
+                f"stages.{asked_by} needs the stage {name!r}, which the recipe does not have"
+                + nearest(name, self.stages),
+                f"add {name!r} under stages:",
+            )
+        return self.stages[name]
+
+    def slices(self, name: str, asked_by: str) -> list[SliceSpec]:
+        """All slices of the stage called `name`."""
+        return self.stage(name, asked_by).laid_out(self)
+
+    def native(self) -> tuple[str, ...]:
+        """The languages that prompts come in from outside in: the recipe's, less those that a
+        stage makes, and those that it makes them from."""
+        languages = self.languages
+        for stage in self.stages.values():
+            languages = stage.native(languages)
+        return languages
+
+    def prompts(self, asked_by: str) -> list[SliceSpec]:
+        """Where the prompts of each language of the recipe come from: its translation, where there
+        is one, or else as they came in."""
+        found = {spec.name: spec for spec in self.slices("prompts", asked_by)}
+        if "translate" in self.stages:
+            found |= {spec.name: spec for spec in self.slices("translate", asked_by)}
+        return [found[code] for code in self.languages]
+
+    def model(self, name: str, role: str, asked_by: str) -> Need:
+        """What reading the model called `name` under models: means. Raises RecipeError where it
+        has an adapter: see `policy`."""
+        found = self.base(name, role, asked_by)
+        if self.models[name].adapter is not None:
+            raise RecipeError(
+                f"stages.{asked_by} cannot put an adapter on the model {name!r}",
+                "name a model without one: generate and arena draw with it, dpo goes on with it",
+            )
+        return found
+
+    def base(self, name: str, role: str, asked_by: str) -> Need:
+        """The same without the adapter that may be on it: what adapters are trained for."""
+        if name not in self.models:
+            raise RecipeError(
+                f"stages.{asked_by} names the model {name!r}{nearest(name, self.models)}",
+                f"use one under models: ({', '.join(self.models)})",
+            )
+        ref = self.models[name]
+        if ref.step is not None:
+            made = self._trained(ref.step, asked_by)
+            return Read(role, made.step, made.name)
+        if ref.served is not None:
+            raise RecipeError(
+                f"stages.{asked_by} names the model {name!r}, which is only served ({ref.served})",
+                "name one that is on a hub: judge alone can ask a model whose weights are not here",
+            )
+        return Outside(role, f"{ref.name}@{ref.revision}", "model")
+
+    def policy(self, name: str, role: str, asked_by: str) -> tuple[Need, ...]:
+        """What drawing from the model called `name` means: the model, read as `role`, and the
+        adapter on it, if it has one, as `adapter`."""
+        model = self.base(name, role, asked_by)
+        adapter = self.adapter(name, "adapter")
+        return (model,) if adapter is None else (model, adapter)
+
+    def adapter(self, name: str, role: str) -> Outside | None:
+        """The adapter on the model called `name`, read as `role`, if it has one."""
+        found = self.models[name].adapter
+        if found is None:
+            return None
+        repo, _, revision = found.partition("@")
+        return Outside(role, f"{repo}@{revision or 'main'}", "model")
+
+    def classifier(self, name: str, role: str, asked_by: str) -> Need:
+        """The same for a model that gives rewards. Raises RecipeError for a causal one."""
+        need = self.model(name, role, asked_by)
+        if self.models[name].kind != "classifier":
+            raise RecipeError(
+                f"stages.{asked_by}: the model {name!r} is not a classifier",
+                f"give models.{name} as {{kind: classifier, name: …}} or {{…, step: reward}}",
+            )
+        return need
+
+    def reward(self, name: str, asked_by: str) -> tuple[Need, ...]:
+        """What reading the reward called `name` means: the role `reward` for a classifier,
+        `policy` and `reference` for an implicit one, `generative` for a model that is asked.
+        Raises RecipeError for a model that gives none."""
+        ref = self.models.get(name)
+        if ref is None or ref.kind in ("causal", "classifier"):
+            return (self.classifier(name, "reward", asked_by),)
+        trained = ref.step and self.stage(ref.step.partition("[")[0], asked_by).kind
+        if trained == "model":
+            raise RecipeError(
+                f"models.{name}: {ref.step} trains a classifier, which answers nothing",
+                f"write kind: classifier, or name a chat model for kind: {ref.kind}",
+            )
+        if ref.kind == "generative":
+            return self.policy(name, "generative", asked_by)
+        assert ref.reference is not None
+        reference = self.model(ref.reference, "reference", asked_by)
+        if self.models[ref.reference].kind != "causal":
+            raise RecipeError(
+                f"models.{name}: its reference {ref.reference!r} is not a causal model",
+                f"name the model that {name} was tuned from",
+            )
+        return (*self.policy(name, "policy", asked_by), reference)
+
+    def _trained(self, step: str, asked_by: str) -> SliceSpec:
+        """The one slice of a step that trains a model, before the stage `asked_by`."""
+        stage = step.partition("[")[0]
+        order = list(self.stages)
+        if stage in order and asked_by in order and order.index(stage) >= order.index(asked_by):
+            raise RecipeError(
+                f"stages.{asked_by} reads a model that {step} trains, which comes after it",
+                "train it in a recipe of its own, and name what that published",
+            )
+        made = [spec for spec in self.slices(stage, asked_by) if step in (stage, spec.step)]
+        if len(made) != 1:
+            steps = ", ".join(dict.fromkeys(spec.step for spec in self.slices(stage, asked_by)))
+            raise RecipeError(
+                f"stages.{asked_by} reads a model of the step {step!r}", f"name one of {steps}"
+            )
+        return made[0]

@@ -1,0 +1,119 @@
+"""merge: adapters of several languages or objectives become one, by PEFT's own arithmetic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from factory.artifacts.manifest import Rows
+from factory.config import REFERENCE
+from factory.engines import chat_template
+from factory.errors import RecipeError, nearest
+from factory.stage.inputs import Read, SliceSpec
+from factory.stage.job import Job
+from factory.stage.outcome import Outcome
+from factory.stage.stage import How, Scope, Stage
+from factory.training.settings import Dtype
+
+_SPARSE = ("ties", "dare_linear", "dare_ties", "ties_svd", "dare_linear_svd", "dare_ties_svd")
+
+
+class MergeHow(How):
+    """`engine`: what the probe holds against PEFT."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+
+
+class Merge(Stage):
+    """One adapter out of those named in `of`: a training stage (all its adapters) or single steps
+    like `dpo[es]`. `weights` by step; without them each counts the same and they add up to 1.
+    cat is the exact sum of the changes, of the ranks' sum; svd brings that down to the largest
+    rank; linear adds up LoRA's factors, which is not the sum of their products; ties (arXiv
+    2306.01708) and dare (arXiv 2311.03099) keep the share `density` of each adapter's values."""
+
+    name: ClassVar[str] = "merge"
+    kind: ClassVar[str] = "adapter"
+    repo: ClassVar[str] = "merge"
+
+    base: Annotated[str, REFERENCE] = "policy"
+    of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("dpo",)
+    method: Literal[
+        "linear", "cat", "svd", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd",
+        "dare_ties_svd",
+    ] = "cat"  # fmt: skip
+    weights: dict[str, float] = Field(default_factory=dict)
+    density: float = Field(0.5, gt=0, le=1)
+    dtype: Dtype = "bfloat16"  # that the result is probed in
+    how: MergeHow = MergeHow()
+
+    @model_validator(mode="after")
+    def _density_is_for_sparse_methods(self) -> Merge:
+        if self.density != 0.5 and self.method not in _SPARSE:
+            raise ValueError(f"density is for {', '.join(_SPARSE)}")
+        return self
+
+    def draws(self, spec: SliceSpec) -> bool:
+        return self.method.startswith("dare") and self.from_ is None
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        base = scope.model(self.base, "base", self.name)
+        found: dict[str, SliceSpec] = {}
+        for name in self.of:
+            stage = name.partition("[")[0]
+            made = {spec.step: spec for spec in scope.slices(stage, self.name)}
+            if scope.stage(stage, self.name).kind != "adapter" or stage == self.name:
+                raise RecipeError(
+                    f"stages.merge.of: {name} makes no adapters", "name sft, dpo or one step"
+                )
+            if name != stage and name not in made:
+                raise RecipeError(
+                    f"stages.merge.of names {name!r}{nearest(name, made)}",
+                    f"use {stage} or one of {', '.join(made)}",
+                )
+            if getattr(scope.stage(stage, self.name), "base", None) != self.base:
+                raise RecipeError(
+                    f"stages.merge is of the model {self.base}, {stage} of another",
+                    "adapters of different base models cannot be merged",
+                )
+            found |= made if name == stage else {name: made[name]}
+        if len(found) < 2:
+            raise RecipeError(
+                f"stages.merge has one adapter alone ({', '.join(found)})", "name several in of:"
+            )
+        if self.weights and self.weights.keys() != found.keys():
+            raise RecipeError(
+                f"stages.merge.weights are of {', '.join(self.weights)}",
+                f"give one for each of {', '.join(found)}",
+            )
+        reads = tuple(Read("adapter", spec.step, spec.name) for spec in found.values())
+        return [SliceSpec(self.name, "all", None, (*reads, base))]
+
+    def run(self, job: Job) -> Outcome:
+        from factory.training import adapters, probe
+
+        [spec] = job.slices
+        base = job.place(spec, "base")
+        reads = [need for need in spec.needs if isinstance(need, Read) and need.role == "adapter"]
+        share = {read.step: self.weights.get(read.step, 1 / len(reads)) for read in reads}
+        places = {read.step: job.places[read] for read in reads}
+        parts = {name: (place.path, share[name]) for name, place in places.items()}
+        adapters.combine(base.path, parts, self.method, self.density, job.seed, job.out)
+        adapters.name_base(job.out, base.name, base.revision)
+        talks, engine = probe.GREETINGS, self.how.engine
+        found = probe.probe(base.path, job.out, talks, self.dtype, 256, engine)
+        said = probe.check(found, job.step)
+        tokenizer = chat_template.load_tokenizer(str(base.path))
+        tokenizer.save_pretrained(str(job.out))
+        stats: dict[str, Any] = {
+            "merged": [
+                {"step": name, "repo": place.name, "revision": place.revision,
+                 "weight": share[name]}
+                for name, place in places.items()
+            ],
+            "chain": {"load_on": base.name, "revision": base.revision, "start": "policy"},
+            "probe": found,
+            "alarms": said,
+            "rank": adapters.read_config(job.out)["r"],
+        }  # fmt: skip
+        return Outcome({spec.name: Rows(into=0, out=0)}, determinism="rounding", stats=stats)

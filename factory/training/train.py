@@ -1,0 +1,435 @@
+"""reward, sft and dpo: LoRA trainings, as factory/training puts them into TRL's words.
+
+Checkpoints go to the work directory by steps, so a kill costs the steps since the last one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from factory.artifacts import checkpoints
+from factory.artifacts.manifest import Rows
+from factory.config import GATE, REFERENCE
+from factory.engines import chat_template
+from factory.errors import RecipeError, StageError, nearest
+from factory.stage.inputs import Need, Outside, Read, SliceSpec
+from factory.stage.job import Job
+from factory.stage.outcome import Outcome, Spent
+from factory.stage.stage import How, Scope, Stage
+from factory.training import dataset, losses, monitoring
+from factory.training.settings import Dtype, Lora, Running, Task
+
+
+class TrainHow(How, Running):
+    """How a training is run: see settings.Running."""
+
+
+class _Training(Stage):
+    """What all trainings share; defaults are CroCo's published ones."""
+
+    seeded: ClassVar[bool] = True
+    read: ClassVar[str]  # the role of its training rows
+    rows_kind: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]  # those that TRL reads
+    method: ClassVar[str]
+
+    base: Annotated[str, REFERENCE] = "policy"  # a name under models
+    lr: float = Field(gt=0)  # the highest, after warm-up; then down along a cosine
+    epochs: float = Field(1.0, gt=0)
+    batch: int = Field(64, ge=1)  # rows an optimizer step, whatever the devices
+    warmup: float = Field(0.05, ge=0, lt=1)  # share of all steps
+    weight_decay: float = Field(0.01, ge=0)
+    max_length: int = Field(4096, ge=8)  # tokens of prompt and answer; longer rows are dropped
+    held_out: float = Field(0.01, ge=0, lt=1)  # share of rows that is evaluated, never trained on
+    min_pairs: Annotated[int, GATE, Field(ge=2)] = 8  # fewer rows train nothing
+    lora: Lora = Lora()
+    dtype: Dtype = "bfloat16"
+    how: TrainHow = TrainHow()
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> _Training:
+        at_once = self.how.micro_batch * self.how.processes
+        if self.batch % at_once:
+            raise ValueError(
+                f"batch {self.batch} is not a multiple of {at_once}, how.micro_batch "
+                f"{self.how.micro_batch} times how.processes {self.how.processes}"
+            )
+        return self
+
+    def least(self) -> dict[str, int]:
+        return {self.read: self.min_pairs}
+
+    def run(self, job: Job) -> Outcome:
+        from factory.training import launch
+
+        [spec] = job.slices
+        base = job.place(spec, "base")
+        table = job.table(spec, self.read, self.rows_kind)
+        tokenizer = chat_template.load_tokenizer(str(base.path))
+        found = [self._row(row) for row in table.to_pylist()]
+        fitting, counts, tokens = self._fitting(found, tokenizer, job.step)
+        train, held_out = dataset.split(fitting, self.held_out, job.seed)
+        checkpoints = job.work / "checkpoints"
+        task = self._task(job, checkpoints)
+        kept = {*self.columns, "length"} if task.group_by_length else set(self.columns)
+        # what sampling hands to the template, training must: or it learns from other tokens
+        said = chat_template.template_arguments(tokenizer)
+        more = {"chat_template_kwargs": said} if said else {}
+        told = [[{n: row[n] for n in kept} | more for row in part] for part in (train, held_out)]
+        dataset.put(checkpoints / "rows", *told)
+        result = launch.run(task, job.progress)
+        history = result["history"]
+        stats: dict[str, Any] = {
+            "trained_on": len(train),
+            "held_out": len(held_out),
+            "steps": result["steps"],
+            "seconds": round(result["seconds"], 1),
+            "batching": {
+                "micro_batch": self.how.micro_batch,
+                "processes": self.how.processes,
+                "accumulation": task.accumulation,
+            },
+            "alarms": monitoring.alarms(history),
+            "curve": monitoring.curve(history),
+            "held_out_curve": monitoring.held_out(history),
+            "final": result["final"],
+            **({"checkpoints": result["kept"]} if result["kept"] else {}),
+        }
+        template = None
+        if self.kind == "adapter":
+            probed = self._finish(job, [dataset.talk(row) for row in told[1] + told[0]])
+            stats |= probed | {"alarms": stats["alarms"] + probed["alarms"]}
+            template = chat_template.contract(tokenizer, result["stops"])
+        tokenizer.save_pretrained(str(job.out))
+        return Outcome(
+            {spec.name: counts},
+            determinism="distribution",
+            stats=stats,
+            template=template,
+            tokens=int(tokens * self.epochs),
+            spent=None if result["working"] is None else Spent(result["working"]),
+        )
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of a row: its prompt's id, and what TRL reads."""
+        return {name: row[name] for name in ("prompt_id", *self.columns)}
+
+    def _room(self) -> int:
+        """Tokens that a row as it is may have."""
+        return self.max_length
+
+    def _fitting(
+        self, found: list[dict[str, Any]], tokenizer: Any, step: str
+    ) -> tuple[list[dict[str, Any]], Rows, int]:
+        """The rows that fit max_length, counts, and how many tokens they hold."""
+        fitting, tokens = [], 0
+        for row in found:
+            sides = dataset.lengths(tokenizer, row)
+            if max(sides) <= self._room():
+                fitting.append({**row, "length": sum(sides)})
+                tokens += sum(sides)
+        lost = len(found) - len(fitting)
+        if len(fitting) < self.min_pairs:
+            raise StageError(
+                f"{step}: only {len(fitting)} of {len(found)} rows fit max_length",
+                f"raise stages.{self.name}.max_length over {self.max_length}",
+            )
+        dropped = {"too_long": lost} if lost else {}
+        return fitting, Rows(into=len(found), out=len(fitting), dropped=dropped), tokens
+
+    def _task(self, job: Job, checkpoints: Any) -> Task:
+        [spec] = job.slices
+        knobs = self.model_dump(include=set(Task.model_fields) - {"base", "reward"})
+        return Task.model_validate(
+            {
+                **knobs,
+                "step": job.step,
+                "method": self.method,
+                "base": job.place(spec, "base").path,
+                "start": job.place(spec, "start").path if spec.need("start") else None,
+                "reward": job.place(spec, "reward").path if spec.need("reward") else None,
+                "rows": checkpoints / "rows",
+                "work": checkpoints,
+                "out": job.out,
+                "seed": job.seed,
+            }
+        )
+
+    def _finish(self, job: Job, talks: list[Any]) -> dict[str, Any]:
+        """Name the base in the adapter, and probe it. Raises StageError when it changes nothing."""
+        from factory.training import adapters, probe
+
+        [spec] = job.slices
+        base = job.place(spec, "base")
+        for directory in (job.out, *(job.out / checkpoints.FOLDER).glob("*")):
+            adapters.name_base(directory, base.name, base.revision)
+        found = probe.probe(base.path, job.out, talks, self.dtype, self.max_length, self.how.engine)
+        said = probe.check(found, job.step)
+        return {"chain": self._chain(job), "probe": found, "alarms": said}
+
+    def _chain(self, job: Job) -> dict[str, Any]:
+        """On what the adapter is to be loaded, what training began from, what it was held
+        against."""
+        [spec] = job.slices
+        base = job.place(spec, "base")
+        found: dict[str, Any] = {"load_on": base.name, "revision": base.revision, "start": "policy"}
+        if spec.need("start"):
+            start = job.place(spec, "start")
+            found |= {"start": start.name, "start_revision": start.revision}
+        return found
+
+
+class Reward(_Training):
+    """A reward model from preferences, one for each language that these are in (English, unless
+    they say otherwise): a classifier with one label, trained as LoRA and merged, so that every
+    engine loads it as it is."""
+
+    name: ClassVar[str] = "reward"
+    kind: ClassVar[str] = "model"
+    repo: ClassVar[str] = "reward"
+    read: ClassVar[str] = "preferences"
+    rows_kind: ClassVar[str] = "preferences"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    method: ClassVar[str] = "reward"
+
+    lr: float = Field(1e-4, gt=0)  # TRL's default for reward models
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        base = scope.model(self.base, "base", self.name)
+        taught = scope.slices("preferences", self.name)
+        return [
+            SliceSpec(
+                self.name if len(taught) == 1 else f"{self.name}[{spec.name}]",
+                spec.name,
+                None,
+                (Read(self.read, spec.step, spec.name), base),
+            )
+            for spec in taught
+        ]
+
+
+class _Adapter(_Training):
+    """What trainings of adapters share. `each: language` trains one a language, `all` one on the
+    rows of all languages; a list names some of them. `checkpoints` are shares of the steps after
+    which the adapter is kept as well, in the same repo, to be evaluated as `dpo@0.5`."""
+
+    kind: ClassVar[str] = "adapter"
+    upstream: ClassVar[str]  # the stage that makes its rows
+
+    each: Annotated[Literal["language", "all"] | tuple[str, ...], REFERENCE] = "language"
+    checkpoints: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _in_order(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(round(share, 3) != share for share in value) or len(set(value)) < len(value):
+            raise ValueError("shares of the steps, each once, like [0.25, 0.5, 0.75]")
+        return tuple(sorted(value))
+
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        base = self._base(scope)
+        made = {spec.name: spec for spec in self._rows(scope)}
+        single = tuple(name for name, spec in made.items() if spec.language)
+        if isinstance(self.each, str) and not single:
+            raise RecipeError(
+                f"stages.{self.name}.each: {self.each} is of single languages, which have no "
+                f"{self.read} here",
+                f"write each: [{', '.join(made)}], or stages.{self.upstream}.pool: both",
+            )
+        groups = (
+            single
+            if self.each == "language"
+            else (self.each,)
+            if isinstance(self.each, str)
+            else self.each
+        )
+        return [self._slice(group, made, (base, *self._models(scope, group))) for group in groups]
+
+    def _rows(self, scope: Scope) -> list[SliceSpec]:
+        return scope.slices(self.upstream, self.name)
+
+    def _base(self, scope: Scope) -> Need:
+        return scope.model(self.base, "base", self.name)
+
+    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+        """What a group needs beside its rows and the base."""
+        return ()
+
+    def _slice(self, group: str, made: dict[str, SliceSpec], models: tuple[Need, ...]) -> SliceSpec:
+        if group != "all" and group not in made:
+            raise RecipeError(
+                f"stages.{self.name}.each names {group!r}, which the recipe has no {self.read} in"
+                + nearest(group, ["all", *made]),
+                f"use all or one of {', '.join(made)}",
+            )
+        # all: of every single language; cross-lingual rows go by their own name
+        specs = [spec for spec in made.values() if group == spec.name] or [
+            spec for spec in made.values() if spec.language
+        ]
+        reads = tuple(Read(self.read, spec.step, spec.name) for spec in specs)
+        language = None if group == "all" else specs[0].language
+        return SliceSpec(f"{self.name}[{group}]", group, language, (*reads, *models))
+
+
+class Sft(_Adapter):
+    """LoRA adapters by SFT on the best answers, from the policy itself. The loss is over the
+    completion alone, the stop token in it."""
+
+    name: ClassVar[str] = "sft"
+    repo: ClassVar[str] = "sft"
+    read: ClassVar[str] = "completions"
+    rows_kind: ClassVar[str] = "sft"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    method: ClassVar[str] = "sft"
+    upstream: ClassVar[str] = "best"
+
+    lr: float = Field(2e-4, gt=0)
+    group_by_length: bool = False  # rows of like length in one batch: less padding, another order
+
+
+class Dpo(_Adapter):
+    """LoRA adapters by DPO or one of its kin, from the policy itself or, with `start_from: sft`,
+    going on with the SFT adapter; what training starts from is also the reference. A policy that
+    has an adapter of its own (ICR's second round) is gone on with. Either way the result is one
+    adapter for the bare model. `loss`: a name or a weighted sum; `{sigmoid: 1.0,
+    sft: 0.2}` is ICR's DPO with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's
+    default, and so the published job's: LoRA's dropout is then without effect."""
+
+    name: ClassVar[str] = "dpo"
+    repo: ClassVar[str] = "dpo"
+    read: ClassVar[str] = "pairs"
+    rows_kind: ClassVar[str] = "pairs"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    method: ClassVar[str] = "preference"
+    upstream: ClassVar[str] = "pair"
+
+    lr: float = Field(5e-6, gt=0)
+    beta: float = Field(0.1, gt=0)
+    loss: str | dict[str, float] = "sigmoid"
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    simpo_gamma: float = Field(0.5, ge=0)
+    disable_dropout: bool = True
+    group_by_length: bool = False  # as for sft; for the losses of TRL's DPOTrainer
+    start_from: Literal["policy", "sft"] = "policy"
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        return losses.parsed(value)
+
+    @model_validator(mode="after")
+    def _loss_has_what_it_needs(self) -> Dpo:
+        names = set(losses.weights(self.loss))
+        if self.label_smoothing and not names & losses.SMOOTHED:
+            raise ValueError(f"label_smoothing is for {', '.join(sorted(losses.SMOOTHED))}")
+        if "exo_pair" in names and not self.label_smoothing:
+            raise ValueError("exo_pair needs label_smoothing over 0; its paper takes 0.001")
+        if self.simpo_gamma != 0.5 and names != {"simpo"}:
+            raise ValueError("simpo_gamma is for the loss simpo")
+        if self.group_by_length and names & losses.ALONE.keys():
+            raise ValueError(f"group_by_length is not for {losses.said(self.loss)}")
+        if names & losses.ACROSS_ROWS and self.how.micro_batch == 1:
+            raise ValueError(
+                f"{losses.said(self.loss)} compares the rows of a micro batch: "
+                "how.micro_batch must be 2 or more"
+            )
+        return self
+
+    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+        fields = super().semantic(spec)
+        if self.from_ is None and set(losses.weights(self.loss)) & losses.BY_MICRO_BATCH:
+            fields["micro_batch"] = self.how.micro_batch
+        return fields
+
+    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+        """The adapter that it goes on with, if it does not start anew."""
+        start = scope.adapter(self.base, "start")
+        if self.start_from == "policy":
+            return () if start is None else (start,)
+        if start is not None:
+            raise RecipeError(
+                f"stages.dpo starts from sft, and the model {self.base!r} has an adapter too",
+                "take start_from out, or give stages.dpo.base the model without its adapter",
+            )
+        made = {spec.name: spec for spec in scope.slices("sft", self.name)}
+        found = made.get(group) or made.get("all")
+        if found is None:
+            raise RecipeError(
+                f"stages.dpo starts {group} from sft, which trains no adapter for it",
+                f"add {group} or all to stages.sft.each ({', '.join(made)})",
+            )
+        stage = scope.stage("sft", self.name)
+        if getattr(stage, "base", None) != self.base:
+            raise RecipeError(
+                "stages.dpo and stages.sft are of different base models",
+                "give both the same base, or start_from: policy",
+            )
+        if stage.from_ is None and getattr(stage, "lora", None) != self.lora:
+            raise RecipeError(
+                "stages.dpo goes on with the SFT adapter, whose lora is another",
+                "give stages.dpo.lora and stages.sft.lora the same values",
+            )
+        return (Read("start", found.step, found.name),)
+
+    def _base(self, scope: Scope) -> Need:
+        return scope.base(self.base, "base", self.name)
+
+    def run(self, job: Job) -> Outcome:
+        from factory.training import adapters
+
+        [spec] = job.slices
+        if isinstance(spec.need("start"), Outside):
+            start = job.place(spec, "start")
+            adapters.same_kind(start.path, str(start.name), job.place(spec, "base").name, self.lora)
+        return super().run(job)
+
+    def _chain(self, job: Job) -> dict[str, Any]:
+        found = super()._chain(job)
+        if set(losses.weights(self.loss)) & losses.WITHOUT_REFERENCE:
+            return found | {"reference": None}
+        return found | {"reference": found["start"], "loss": losses.said(self.loss)}
+
+
+class Online(_Adapter):
+    """The paper's online control: DPO on two answers that the model in training draws to each
+    prompt, and that the reward model compares, by TRL's OnlineDPOTrainer. Rows are prompts; none
+    is held out, since its answers are drawn anew each time."""
+
+    name: ClassVar[str] = "online"
+    repo: ClassVar[str] = "online"
+    read: ClassVar[str] = "prompts"
+    rows_kind: ClassVar[str] = "prompts"
+    columns: ClassVar[tuple[str, ...]] = ("prompt",)
+    method: ClassVar[str] = "online"
+    upstream: ClassVar[str] = "prompts"
+
+    reward: Annotated[str, REFERENCE] = "reward"
+    lr: float = Field(5e-6, gt=0)  # as for dpo: what is compared is where answers come from
+    beta: float = Field(0.1, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(1024, ge=1)
+    held_out: float = Field(0.0, ge=0, le=0)
+    disable_dropout: bool = True
+
+    @model_validator(mode="after")
+    def _answers_have_room(self) -> Online:
+        if self.max_tokens >= self.max_length:
+            raise ValueError(f"max_tokens {self.max_tokens} leaves no room for prompts")
+        return self
+
+    def _rows(self, scope: Scope) -> list[SliceSpec]:
+        return scope.prompts(self.name)  # translations where there are any
+
+    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+        return (scope.classifier(self.reward, "reward", self.name),)
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt_id": row["prompt_id"], "prompt": row["messages"]}
+
+    def _room(self) -> int:
+        return self.max_length - self.max_tokens
+
+    def _chain(self, job: Job) -> dict[str, Any]:
+        return super()._chain(job) | {"reference": "policy", "loss": "sigmoid"}
