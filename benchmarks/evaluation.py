@@ -136,8 +136,8 @@ def judge(questions: int = 4) -> dict[str, Any]:
     from factory.engines import choose
     from factory.evaluation.judging.stage import Judge
     from factory.execution.builtin_models import POCKET
-    from tests.jobs import job
-    from tests.test_judge_stage import LLM, answers
+    from tests.evaluation.judging.test_stage import LLM, answers
+    from tests.support.jobs import job
 
     found: dict[str, Any] = {"questions": questions, "languages": len(LANGUAGES)}
     real, loads = choose.sampler, [0]

@@ -39,7 +39,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from factory.engines import Sample, Sampling
-from tests import jobs
+from tests.support import jobs
 
 MODEL = "local/SmolLM2-135M-Instruct-Q4_1"
 TOPICS = ("bread", "the sea", "a bridge", "winter", "two brothers", "an old clock", "copper", "tea")

@@ -1,6 +1,7 @@
 """The factory: one recipe becomes a collection of datasets and adapters on a Hugging Face Hub.
 
-From Python: `factory.load_adapter`, `factory.load_artifact` and `factory.run`; see factory/api.py.
+From Python: `factory.load_adapter`, `factory.load_artifact` and `factory.run`; see
+factory/release/api.py.
 """
 
 from __future__ import annotations

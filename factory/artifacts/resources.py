@@ -1,7 +1,11 @@
-"""What ships beside the code (recipes, cards, the scripts of clusters, locks): where it lies."""
+"""Where files lie that ship beside the code (recipes, cards, scripts, locks); where state is kept.
+
+Imports nothing of size: the command line starts with it.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).parents[2]
@@ -17,3 +21,8 @@ def recipes() -> dict[str, Path]:
     """The packaged recipes by name, whichever folder they lie in."""
     files = shipped("recipes").rglob("*.yaml")
     return {file.stem: file for file in sorted(files) if not file.name.endswith(".lock.yaml")}
+
+
+def home_path() -> Path:
+    """Where the factory keeps its state: $FACTORY_HOME, else ./.factory."""
+    return Path(os.environ.get("FACTORY_HOME") or ".factory").absolute()

@@ -219,8 +219,3 @@ class Clock:
 
 def _seconds(path: Path) -> float:
     return float(json.loads(path.read_text())["seconds"])
-
-
-def home_path() -> Path:
-    """Where the factory keeps its state: $FACTORY_HOME, else ./.factory."""
-    return Path(os.environ.get("FACTORY_HOME") or ".factory").absolute()

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import typer
 
-from factory.artifacts.workdir import home_path
+from factory.artifacts.resources import home_path
 from factory.cli import (
     card,
     chat,

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from factory import __version__
-from factory.artifacts.workdir import home_path
+from factory.artifacts.resources import home_path
 
 # What people do, in the order in which they do it; a command that is not here comes after these.
 _ORDER = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.artifacts.workdir import home_path
+from factory.artifacts.resources import home_path
 from factory.cli.app import app
 from factory.cli.run import Json
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from factory.artifacts.workdir import home_path
+from factory.artifacts.resources import home_path
 from factory.cli.app import app
 
 # What an export holds: a small store of its own.

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from factory.artifacts.workdir import home_path
+from factory.artifacts.resources import home_path
 from factory.cli.app import app
 from factory.cli.run import Quiet
 from factory.cli.transfer import PUBLIC, Wishes, carry, local_hub, transfer

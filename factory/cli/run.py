@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from factory.artifacts.resources import recipes
-from factory.artifacts.workdir import home_path
+from factory.artifacts.resources import home_path, recipes
 from factory.cli.app import app
 
 

@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 
 import typer
 
-from factory.artifacts.workdir import home_path
+from factory.artifacts.resources import home_path
 from factory.errors import HubError
-from factory.hub.session import not_started
 from factory.localhub.launcher import Connection, HubStartError, connect
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
         with connect(root or home_path() / "hub") as connection:
             yield connection
     except HubStartError as error:
+        from factory.hub.session import not_started
+
         raise not_started(error) from None
 
 

@@ -49,7 +49,7 @@ class Sample:
 class Engine(Protocol):
     """A model that is loaded when it is first asked. `tokenizer` and `max_context` (tokens) are
     known before; `name` says what runs it, with its version; `lanes` is how many callers it
-    serves at once (see factory/lanes.py); `tokens` have been drawn or read so far."""
+    serves at once (see factory/engines/pipelining.py); `tokens` have been drawn or read so far."""
 
     name: str
     lanes: int

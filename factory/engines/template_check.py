@@ -1,5 +1,5 @@
 """Where a chat template breaks the contract: seen from the tokenizer alone, before a GPU is asked
-for. What is rendered, and how, is chat.py's."""
+for. What is rendered, and how, is chat_template.py's."""
 
 from __future__ import annotations
 

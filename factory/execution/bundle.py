@@ -1,5 +1,6 @@
 """What a run takes with it to where there is no hub: the recipe, its lock, and where everything
-from outside lies on the shared disk. Written where the hub is; read by offline.py where it is not.
+from outside lies on the shared disk. Written where the hub is; read by offline_hub.py where it is
+not.
 """
 
 from __future__ import annotations

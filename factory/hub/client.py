@@ -72,7 +72,8 @@ class Item:
 class Hub:
     """One hub: the local one or any other that speaks the protocol. `cache` is where its files
     are kept, if not where HF_HUB_CACHE says: a cache does not know which hub a repo came from.
-    `reachable` is False for what stands in its place where there is none (offline.py)."""
+    `reachable` is False for what stands in its place where there is none
+    (execution/offline_hub.py)."""
 
     reachable = True
 

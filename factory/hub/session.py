@@ -8,7 +8,8 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from factory.artifacts.workdir import Home, home_path
+from factory.artifacts.resources import home_path
+from factory.artifacts.workdir import Home
 from factory.errors import HubError
 from factory.hub.environment import QUIET
 from factory.localhub.launcher import HubStartError, connect, environment

@@ -1,7 +1,8 @@
 """Reward backends: a prompt and an answer in, one number out, or a reason why there is none.
 
 Each is called with (prompt messages, answer) pairs and returns a `Reward` each, in order; what one
-gets does not depend on what else is asked. Rendering is chat.py's, running a model an engine's.
+gets does not depend on what else is asked. Rendering is
+engines/chat_template.py's, running a model an engine's.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ from factory.stage.stage import Scope, Stage, filled
 class _Source(Stage, View):
     """A stage that reads one outside dataset, a slice a language. `source:` with `columns:` and
     `where:` may be said as `from:`, as for any other stage. `preset:` stands for what
-    factory/presets.py says of a well-known dataset; what is written beside it goes over that."""
+    factory/sampling/presets.py says of a well-known dataset; what is written beside it goes over
+    that."""
 
     row_wise: ClassVar[bool] = True
 

@@ -11,7 +11,7 @@ from factory.artifacts.hashing import fingerprint
 @dataclass(frozen=True)
 class Read:
     """One slice of another step's artifact, read under the name `role`; or of an adapter the
-    `checkpoint` after that share of its training (see factory/kept.py)."""
+    `checkpoint` after that share of its training (see factory/artifacts/checkpoints.py)."""
 
     role: str
     step: str

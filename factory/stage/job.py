@@ -100,7 +100,7 @@ class Job:
 
     def missing(self, name: str, kind: str, asked: pl.DataFrame) -> list[int]:
         """Which rows of slice `name` have to be made, as row numbers of `asked`; the others are
-        taken over from earlier artifacts. See `earlier.take` for what `asked` holds."""
+        taken over from earlier artifacts. See `reuse.take` for what `asked` holds."""
         with files.alone(self.work):
             taken = reuse.take(self.work, name, kind, self.earlier.get(name, ()), asked)
         return [] if taken.whole else reuse.missing(taken, asked)
@@ -127,8 +127,8 @@ class Job:
     ) -> dict[str, Sum]:
         """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
         each slice is written whole, what it takes over first. `make` gives a shard's rows and how
-        many tokens they cost; see shards.run for `lanes` and `apart`. `spent` says how many tokens
-        all shards have cost so far, those that are under way among them.
+        many tokens they cost; see shard_loop.run for `lanes` and `apart`. `spent` says how many
+        tokens all shards have cost so far, those that are under way among them.
 
         sizes: units (prompts, samples, questions) to be made of each slice; a slice that stands
         as a whole has none, whatever is said. Returns what the shards of each slice say. Raises

@@ -9,7 +9,7 @@ from factory.planning.estimate import estimate
 from factory.planning.plan import Found, Holdings, plan
 from factory.slurm import costs
 from factory.slurm.site import Family, Limits, Site
-from tests.builders import ASKED, demo, lock_of, walked
+from tests.support.builders import ASKED, demo, lock_of, walked
 
 PILOT = Cost(  # one engine of one GPU: 20 s to load, 60 s at work, 4 s around it
     wall_seconds=84, gpu_hours=80 / 3600, engines=1, working_seconds=60, loading_seconds=20

@@ -12,8 +12,8 @@ import pytest
 
 from factory.errors import StageError
 from factory.training.launch import Meeting, config
-from tests.test_resume import KNOBS, same_course, start, stats
-from tests.trainings import job, task_of
+from tests.support.trainings import job, task_of
+from tests.training.test_resume import KNOBS, same_course, start, stats
 
 JOIN = """
 import sys

@@ -13,7 +13,7 @@ import pytest
 
 from factory.slurm import site
 from factory.slurm.script import Work, dependency, quoted, render
-from tests.slurm.scripts import GOLDEN, rendered
+from tools.slurm_scripts import GOLDEN, rendered
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def scripts(tmp_path_factory):
 
 def test_they_are_as_they_are_kept(scripts):
     kept = {path.stem: path.read_text() for path in GOLDEN.glob("*.sh")}
-    assert scripts == kept, "look at the difference, then python -m tests.slurm.scripts"
+    assert scripts == kept, "look at the difference, then python -m tools.slurm_scripts"
 
 
 def test_shellcheck_has_nothing_to_say(scripts, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from factory.artifacts.resources import shipped
 from factory.errors import RecipeError
 from factory.slurm import site
-from tests.slurm.scripts import VARIABLES
+from tools.slurm_scripts import VARIABLES
 
 SHIPPED = ["generic-cuda", "generic-rocm", "lumi", "workstation"]
 

@@ -16,7 +16,7 @@ from factory.slurm.queue import ranges, read_sacct, read_scontrol
 from factory.slurm.site import Family, Limits
 from factory.slurm.sizes import Size
 from factory.slurm.submission import count
-from tests.builders import by_name, demo, lock_of
+from tests.support.builders import by_name, demo, lock_of
 
 
 def steps(*overrides):

@@ -17,7 +17,7 @@ from factory.planning.recipe import load
 from factory.slurm import status
 from factory.slurm.queue import Ended, Queued
 from factory.slurm.submission import Alive, Job, Submission, Submitted
-from tests.builders import lock_of, walked
+from tests.support.builders import lock_of, walked
 
 
 @pytest.fixture

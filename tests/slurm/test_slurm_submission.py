@@ -13,7 +13,7 @@ from factory.slurm import site as sites
 from factory.slurm import submission
 from factory.slurm.queue import Queue, Queued
 from factory.slurm.submission import Alive, mark, on_all_gpus
-from tests.builders import lock_of
+from tests.support.builders import lock_of
 
 
 class Remembered:

@@ -15,13 +15,14 @@ from factory.evaluation.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
 
 
 class Ask(Knobs):
-    """How a language model is asked. `template`: a file of factory/judging/templates, or `text`, a
-    wording of one's own (see judging.wording.parse). `orders`: each question twice, with the
-    answers changing places, or once in an order drawn by its id. `context`: tokens of question and
-    verdict together, beyond which both answers are cut evenly (32,768: the published judge's); of
-    a served judge, whose tokenizer is not here, each character of what it reads counts as one.
-    `request`: of a served judge, words that go into every request as they are; null takes one out
-    that is there otherwise.
+    """How a language model is asked. `template`: a file of
+    factory/evaluation/judging/templates, or `text`, a wording of one's own (see
+    judging.prompts.parse). `orders`: each question twice, with the answers changing places, or
+    once in an order drawn by its id. `context`: tokens of question and verdict together, beyond
+    which both answers are cut evenly (32,768: the published judge's); of a served judge, whose
+    tokenizer is not here, each character of what it reads counts as one. `request`: of a served
+    judge, words that go into every request as they are; null takes one out that is there
+    otherwise.
 
     `as-published` (arXiv 2605.26293): one random order, temperature 0.7, 4096 tokens.
     """

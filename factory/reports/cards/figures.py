@@ -195,7 +195,7 @@ def _rewards(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
 def draw_anatomy(path: Path, slices: Mapping[str, tuple[Mapping[str, Any], Rows]]) -> None:
     """One row a slice: scores of the pool and of both sides, margins, lengths, what became of
     the prompts, and for a cross-lingual pool which languages met. `slices` are figures of
-    anatomy.describe with the slice's counts."""
+    pairs.statistics.describe with the slice's counts."""
     mixed = {name: f for name, (f, _) in slices.items() if len(f.get("languages", ())) > 1}
     columns = ["scores", "margins", "tokens of an answer", "prompts"]
     if not any("margins" in figures for figures, _ in slices.values()):
@@ -217,7 +217,7 @@ def draw_anatomy(path: Path, slices: Mapping[str, tuple[Mapping[str, Any], Rows]
 
 def draw_comparison(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Strategies side by side, summed over slices: pairs, mean margin, mean tokens of both sides,
-    share across languages and overlap with the first. `rows` are comparison.totals'."""
+    share across languages and overlap with the first. `rows` are compare.totals'."""
     panels = {
         "pairs": ("rows",),
         "mean margin": ("mean_margin",),

@@ -1,0 +1,167 @@
+"""The transformers engine on a tiny real model: what it promises, whatever the batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.engines import Sample, Sampling, chat_template
+from factory.errors import InputError, StageError
+from factory.execution.builtin_models import POCKET
+from factory.rewards.backends import Classifier
+from tests.support.trainings import adapter_of, classifier_of
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tiny")
+    POCKET["local/tiny-random-llama"].build(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def classifier(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return classifier_of(model, tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture(scope="module")
+def sampler(model: Path) -> Any:
+    from factory.engines.transformers import TransformersSampler
+
+    return TransformersSampler(model, "float32")
+
+
+@pytest.fixture(scope="module")
+def scorer(classifier: Path) -> Any:
+    from factory.engines.transformers import TransformersScorer
+
+    return TransformersScorer(classifier, "float32")
+
+
+def _prompts(sampler: Any, *texts: str) -> list[list[int]]:
+    return [
+        chat_template.prompt_ids(sampler.tokenizer, [{"role": "user", "content": t}]) for t in texts
+    ]
+
+
+def test_the_same_call_gives_the_same_answers(sampler: Any) -> None:
+    prompts = _prompts(sampler, "Hello", "A longer question about bread and water")
+    sampling = Sampling(1.0, 1.0, 8)
+    assert sampler.sample(prompts, sampling, 1) == sampler.sample(prompts, sampling, 1)
+    assert sampler.sample(prompts, sampling, 1) != sampler.sample(prompts, sampling, 2)
+
+
+def test_one_load_of_a_base_answers_for_all_its_adapters_as_each_would_alone(
+    model: Path, sampler: Any, tmp_path: Path
+) -> None:
+    from factory.engines.transformers import TransformersSampler
+
+    prompts = _prompts(sampler, "Hello", "A longer question about bread and water and salt")
+    adapters = [
+        adapter_of(model, tmp_path / "a", r=4, target_modules=["q_proj", "v_proj"]),
+        adapter_of(model, tmp_path / "b", r=12, target_modules=["q_proj", "down_proj"]),
+        adapter_of(
+            model, tmp_path / "c", r=8, target_modules=["k_proj"], modules_to_save=["lm_head"]
+        ),
+    ]
+    greedy = Sampling(0, 1, 8)
+    alone = {
+        one: TransformersSampler(model, "float32", one).sample(prompts, greedy, 0)
+        for one in (None, *adapters)
+    }
+    answers = [tuple(s.token_ids for s in said) for said in alone.values()]
+    assert len(set(answers)) == 4, "else the test would show nothing"
+    shared = TransformersSampler(model, "float32", adapters[1], others=[adapters[0], adapters[2]])
+    assert shared.sample(prompts, greedy, 0) == alone[adapters[1]], "it wears the first"
+    for one in (None, adapters[2], adapters[0], None):  # out of a whole layer, and back
+        shared.wear(one)
+        assert shared.sample(prompts, greedy, 0) == alone[one]
+    with pytest.raises(KeyError):
+        shared.wear(tmp_path / "d")
+
+
+def test_an_adapter_that_would_change_nothing_is_refused(model: Path, tmp_path: Path) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from factory.engines.transformers import TransformersSampler
+
+    base = AutoModelForCausalLM.from_pretrained(str(model))
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(base, prompt).save_pretrained(str(tmp_path / "prompt"))
+    with pytest.raises(InputError, match="no LoRA adapter"):
+        TransformersSampler(model, "float32", tmp_path / "prompt")
+    strange = adapter_of(model, tmp_path / "strange", r=4, target_modules=["q_proj"])
+    config = json.loads((strange / "adapter_config.json").read_text())
+    (strange / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["qkv"]}))
+    with pytest.raises(StageError, match="does not fit"):
+        TransformersSampler(model, "float32", strange)
+
+
+def test_greedy_answers_do_not_depend_on_neighbours(sampler: Any) -> None:
+    short, long = _prompts(sampler, "Hello", "A longer question about bread and water and salt")
+    greedy = Sampling(0, 1, 8)
+    together = sampler.sample([short, long], greedy, 0)
+    assert together == sampler.sample([short], greedy, 0) + sampler.sample([long], greedy, 0)
+
+
+def test_prompts_of_like_length_are_drawn_together_and_answers_keep_their_order(
+    sampler: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines.transformers import TransformersSampler
+
+    by_twos = TransformersSampler(model, "float32", rows=2)
+    draw, batches = by_twos._batch, []
+
+    def watched(prompts: Any, *more: Any) -> Any:
+        batches.append([len(prompt) for prompt in prompts])
+        return draw(prompts, *more)
+
+    monkeypatch.setattr(by_twos, "_batch", watched)
+    one, two, three = _prompts(sampler, "Hello", "Hello and how is it", "word " * 30)
+    asked, greedy = [one, three, two, one, three, two], Sampling(0, 1, 6)
+    together = by_twos.sample(asked, greedy, 0)
+    alone = [sampler.sample([p], greedy, 0)[0] for p in asked]
+    assert [sample.token_ids for sample in together] == [sample.token_ids for sample in alone]
+    assert batches == [[len(p)] * 2 for p in (three, two, one)]  # nothing was padded
+    assert by_twos.sample([], greedy, 0) == []
+
+
+def test_an_answer_that_is_cut_says_so(sampler: Any) -> None:
+    [sample] = sampler.sample(_prompts(sampler, "Hello"), Sampling(0, 1, 3), 0)
+    assert sample.finish_reason == "length" and len(sample.token_ids) == 3
+
+
+def test_an_answer_ends_before_its_stop_token() -> None:
+    assert Sample.cut([5, 6, 2, 7], frozenset({2, 3}), 4) == Sample((5, 6), "stop", 4)
+    assert Sample.cut([5, 6], frozenset({2, 3}), 4) == Sample((5, 6), "length", 4)
+
+
+def test_a_score_does_not_depend_on_the_batch(scorer: Any) -> None:
+    rows = [[7, 8, 9], [10] * 40, [11, 12], [0, 1, 2, 3]]  # 0 is the tokenizer's own pad token
+    together = scorer.score(rows)
+    apart = [scorer.score([row])[0] for row in rows]
+    assert together == pytest.approx(apart, abs=1e-5)
+
+
+def test_a_score_is_the_raw_logit_at_the_last_token(scorer: Any, classifier: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    plain = AutoModelForSequenceClassification.from_pretrained(str(classifier)).eval()
+    ids = [[7, 8, 9, 10]]
+    with torch.no_grad():
+        hidden = plain.model(torch.tensor(ids)).last_hidden_state[:, -1]
+        expected = float(plain.score(hidden)[0, 0])
+    assert scorer.score(ids)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_too_long_is_a_reason_and_not_a_number(scorer: Any) -> None:
+    reward = Classifier(scorer, max_tokens=20)
+    prompt = [{"role": "user", "content": "Hello"}]
+    fits, over = reward([(prompt, "hi"), (prompt, "word " * 50)])
+    assert fits.value is not None and fits.status == "ok"
+    assert over.value is None and over.status == "too_long" and over.n_tokens > 20

@@ -1,0 +1,321 @@
+"""The vLLM engine on a CPU, against transformers on the same tiny real models.
+
+Each start takes about 20 s on a quiet 2-core machine, so tests share engines.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.engines import Sampling, chat_template, checkpoint
+from factory.engines.choose import EngineKnobs, chosen
+from factory.engines.guard import descendants
+from factory.engines.vllm import RANKS, max_lora_rank
+from factory.errors import InputError, StageError
+from tests.support.trainings import adapter_of, classifier_of, opinionated
+
+there = pytest.mark.skipif(
+    not importlib.util.find_spec("vllm"), reason="vLLM is not installed: make install-vllm"
+)
+GREEDY = Sampling(0, 1, 12)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(1, 8), (8, 8), (9, 16), (65, 128), (257, 320)])
+def test_a_rank_is_snapped_up_to_one_that_vllm_takes(asked: int, given: int) -> None:
+    assert max_lora_rank(asked) == given
+
+
+def test_a_rank_above_all_is_refused() -> None:
+    assert max_lora_rank(512) == RANKS[-1]
+    with pytest.raises(InputError, match="512"):
+        max_lora_rank(513)
+
+
+@there
+@pytest.mark.slow
+def test_our_ranks_are_among_vllms() -> None:
+    from typing import get_args
+
+    from vllm.config.lora import MaxLoRARanks
+
+    assert set(RANKS) <= set(get_args(MaxLoRARanks))
+
+
+def test_a_missing_engine_names_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "vllm" else find(name)
+    )
+    with pytest.raises(StageError) as caught:
+        chosen("vllm")
+    assert "pip install 'croco-factory[vllm]'" in caught.value.fix
+    assert chosen("auto") == "transformers"
+
+
+def test_without_a_gpu_transformers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("factory.engines.transformers.has_gpu", lambda: False)
+    assert chosen("auto") == "transformers"
+    monkeypatch.setattr("factory.engines.transformers.has_gpu", lambda: True)
+    assert chosen("auto") == "vllm"
+
+
+def test_knobs_reach_vllm_in_its_words() -> None:
+    knobs = EngineKnobs(tensor_parallel=2, max_num_seqs=7)
+    assert knobs.vllm() == {
+        "tensor_parallel_size": 2,
+        "gpu_memory_utilization": 0.9,
+        "max_num_seqs": 7,
+    }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, with sampling defaults of its own that nobody may ever apply."""
+    return opinionated(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path_factory.mktemp("adapter")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(r=12, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
+    made = get_peft_model(AutoModelForCausalLM.from_pretrained(str(model)), config)
+    torch.manual_seed(0)
+    for name, weight in made.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    made.save_pretrained(str(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def classifier(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return classifier_of(model, tmp_path_factory.mktemp("classifier"))
+
+
+def test_an_adapter_says_its_rank_and_targets(adapter: Path, model: Path) -> None:
+    found = checkpoint.lora(adapter)
+    assert found.rank == 12 and "q_proj" in found.targets
+    with pytest.raises(InputError, match="no LoRA adapter"):
+        checkpoint.lora(model)
+
+
+@pytest.fixture(scope="module")
+def prompts(model: Path) -> list[list[int]]:
+    tokenizer = chat_template.load_tokenizer(str(model))
+    texts = ["Hello", "What is the capital of France?", "Bread and water and salt " * 8]
+    return [
+        chat_template.prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in texts
+    ]
+
+
+@pytest.fixture(scope="module")
+def sampler(model: Path) -> Iterator[Any]:
+    from factory.engines.vllm import VllmSampler
+
+    made = VllmSampler(model, "float32", how={"max_num_seqs": 16})
+    yield made
+    made.close()
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Those that are still there and no zombies."""
+    return {pid for pid in pids if _command(pid)}
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def ended(pids: set[int], seconds: float) -> bool:
+    """Whether all of these end within so many seconds."""
+    end = time.monotonic() + seconds
+    while alive(pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not alive(pids)
+
+
+@there
+@pytest.mark.slow
+def test_greedy_answers_are_those_of_transformers(sampler: Any, model: Path, prompts: Any) -> None:
+    from factory.engines.transformers import TransformersSampler
+
+    other = TransformersSampler(model, "float32")
+    ours, theirs = (engine.sample(prompts, GREEDY, 0) for engine in (sampler, other))
+    assert [sample.token_ids for sample in ours] == [sample.token_ids for sample in theirs]
+    assert [s.finish_reason for s in ours] == [s.finish_reason for s in theirs]
+    assert sampler.stop_ids == other.stop_ids and sampler.max_context == other.max_context
+
+
+@there
+@pytest.mark.slow
+def test_nothing_of_the_models_own_sampling_defaults_is_applied(sampler: Any, prompts: Any) -> None:
+    # its top_k of 1 and temperature of 0.01 would make all of these equal
+    drawn = sampler.sample([prompts[0]] * 12, Sampling(1, 1, 12), 0)
+    assert len({sample.token_ids for sample in drawn}) == 12
+    # its penalty of 50 would allow no token twice
+    assert any(len(set(s.token_ids)) < len(s.token_ids) for s in drawn) or len(drawn[0].token_ids)
+    long = sampler.sample([prompts[0]], Sampling(0, 1, 200), 0)[0]
+    assert len(set(long.token_ids)) < len(long.token_ids)
+
+
+@there
+@pytest.mark.slow
+def test_an_answer_stops_at_every_stop_token_and_leaves_it_out(sampler: Any, prompts: Any) -> None:
+    drawn = sampler.sample(prompts[:1] * 200, Sampling(1.5, 1, 150), 0)
+    assert {sample.finish_reason for sample in drawn} == {"stop", "length"}
+    stops = set(sampler.stop_ids)
+    assert not any(stops & set(sample.token_ids) for sample in drawn)
+    assert all(len(s.token_ids) == 150 for s in drawn if s.finish_reason == "length")
+
+
+@there
+@pytest.mark.slow
+def test_a_prompt_without_room_is_refused_before_the_engine_sees_it(sampler: Any) -> None:
+    with pytest.raises(InputError, match="leaves no room"):
+        sampler.sample([[7] * 600], GREEDY, 0)
+    [sample] = sampler.sample([[7] * 500], Sampling(0, 1, 12), 0)
+    assert len(sample.token_ids) == 12
+    [sample] = sampler.sample([[7] * 200], Sampling(0, 1, 4096), 0)  # what is left: over a half
+    assert len(sample.token_ids) <= 312
+
+
+@there
+@pytest.mark.slow
+def test_a_batch_enters_before_the_last_one_has_drained(sampler: Any, prompts: Any) -> None:
+    done: dict[str, float] = {}
+
+    def ask(name: str, count: int, tokens: int) -> None:
+        sampler.sample(prompts[:1] * count, Sampling(1, 1, tokens), 0)
+        done[name] = time.monotonic()
+
+    long = threading.Thread(target=ask, args=("long", 8, 300))
+    long.start()
+    time.sleep(0.2)
+    ask("short", 4, 4)
+    long.join()
+    assert done["short"] < done["long"]
+
+
+@there
+@pytest.mark.slow
+def test_an_adapter_changes_answers_as_it_does_in_transformers(
+    model: Path, adapter: Path, prompts: Any
+) -> None:
+    from factory.engines.transformers import TransformersSampler
+    from factory.engines.vllm import VllmSampler
+
+    before = set(descendants())
+    engine = VllmSampler(model, "float32", adapter)
+    ours = engine.sample(prompts, GREEDY, 0)
+    mine = {pid for pid in set(descendants()) - before if b"resource_tracker" not in _command(pid)}
+    assert mine
+    engine.close()
+    assert ended(mine, 5), "a closed engine leaves no process"
+    theirs = TransformersSampler(model, "float32", adapter).sample(prompts, GREEDY, 0)
+    plain = TransformersSampler(model, "float32").sample(prompts, GREEDY, 0)
+    assert [s.token_ids for s in ours] == [s.token_ids for s in theirs]
+    assert [s.token_ids for s in ours] != [s.token_ids for s in plain]
+
+
+@there
+@pytest.mark.slow
+def test_one_engine_answers_for_a_base_and_all_its_adapters(
+    model: Path, adapter: Path, prompts: Any, tmp_path: Path
+) -> None:
+    from factory.engines.transformers import TransformersSampler
+    from factory.engines.vllm import VllmSampler
+
+    other = adapter_of(model, tmp_path / "other", r=4, target_modules=["q_proj", "down_proj"])
+    theirs = TransformersSampler(model, "float32", others=[adapter, other])
+    engine = VllmSampler(model, "float32", others=[adapter, other])
+    found = []
+    for one in (None, adapter, other, None, adapter):
+        engine.wear(one)
+        theirs.wear(one)
+        ours = [sample.token_ids for sample in engine.sample(prompts, GREEDY, 0)]
+        assert ours == [sample.token_ids for sample in theirs.sample(prompts, GREEDY, 0)]
+        found.append(tuple(ours))
+    engine.close()
+    assert len(set(found)) == 3, "also where prefixes were kept from another adapter"
+
+
+@there
+@pytest.mark.slow
+def test_pooled_scores_are_those_of_transformers(classifier: Path, prompts: Any) -> None:
+    from factory.engines.transformers import TransformersScorer
+    from factory.engines.vllm import VllmScorer
+
+    rows = [[*prompt, *range(5, 5 + n)] for prompt in prompts for n in (1, 30, 100)]
+    engine = VllmScorer(classifier, "float32")
+    ours = engine.score(rows)
+    again = engine.score(rows[:1])
+    engine.close()
+    theirs = TransformersScorer(classifier, "float32").score(rows)
+    assert ours == pytest.approx(theirs, abs=1e-3)
+    assert again == pytest.approx(ours[:1], abs=1e-4)
+    assert max(map(abs, ours)) > 1, "a raw logit, not a probability"
+
+
+@there
+@pytest.mark.slow
+def test_log_probabilities_under_an_adapter_are_those_of_transformers(
+    model: Path, adapter: Path, prompts: Any
+) -> None:
+    from factory.engines.transformers import TransformersLikelihood
+    from factory.engines.vllm import VllmLikelihood
+
+    rows = [[*prompt, 5, 6, 7, 8] for prompt in prompts] + [[7] * 512]
+    starts = [len(prompt) for prompt in prompts] + [1]
+    engine = VllmLikelihood(model, "float32", adapter)
+    ours = engine.log_probs(rows, starts)
+    engine.close()
+    theirs = TransformersLikelihood(model, "float32", adapter).log_probs(rows, starts)
+    assert [len(row) for row in ours] == [4, 4, 4, 511]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, abs=1e-3)
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from factory.engines import Sampling
+from factory.engines.vllm import VllmSampler
+
+if __name__ == "__main__":
+    engine = VllmSampler(Path(sys.argv[1]), "float32")
+    engine.sample([[7, 8, 9]], Sampling(1, 1, 4), 0)
+    print("started", flush=True)
+    engine.sample([[7, 8, 9]] * 400, Sampling(1, 1, 400), 0)
+"""
+
+
+@there
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_engine_behind(model: Path, tmp_path: Path) -> None:
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE)
+    child = subprocess.Popen([sys.executable, script, model], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "started\n"
+    below = set(descendants(child.pid))
+    assert any(b"VLLM" in _command(pid) for pid in below)
+    child.kill()
+    child.wait()
+    assert ended(below, 20), "vLLM's processes would outlive the one they work for"

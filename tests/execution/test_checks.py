@@ -1,0 +1,278 @@
+"""factory check: what the tokenizers alone tell about a recipe, over a real hub."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.artifacts.workdir import Home
+from factory.errors import InputError
+from factory.execution import checks, resolve
+from factory.execution import checks as checking
+from factory.execution.checks import Finding, Use, over_long
+from factory.planning.plan import Step
+from factory.planning.recipe import Loaded, Recipe, load
+from tests.conftest import Cli
+from tests.support.builders import demo
+from tests.support.families import tokenizer_of
+
+RECIPE = """\
+name: made
+org: lab
+languages: [en, es]
+models:
+  policy: lab/policy
+  reward: {kind: classifier, name: lab/reward}
+stages:
+  prompts: {source: "p-{language}.jsonl"}
+  generate: {max_tokens: 100}
+  score: {}
+"""
+
+
+# How a recipe uses tokenizers.
+
+
+def uses(recipe: Recipe) -> dict[str, tuple[bool, list[tuple[str, str, int | None, int]]]]:
+    return {
+        asked.model.source: (
+            asked.answers,
+            [(use.stage, use.does, use.limit, len(use.prompts)) for use in asked.uses],
+        )
+        for asked in checks.asked(recipe)
+    }
+
+
+def test_a_model_that_is_trained_here_has_the_tokenizer_of_its_base() -> None:
+    [(source, (answers, found))] = uses(demo()).items()
+    assert source == "local/SmolLM2-135M-Instruct-Q4_1@main" and answers
+    assert found == [
+        ("generate", "answer", 40, 3),
+        ("score", "read", 16384, 3),  # by the reward model, in its own words
+        ("arena", "answer", 40, 3),
+    ]
+
+
+def test_a_reward_model_alone_answers_nothing(tmp_path: Path) -> None:
+    loaded = recipe_at(tmp_path)
+    found = uses(loaded.recipe)
+    assert found == {
+        "lab/policy@main": (True, [("generate", "answer", 100, 2)]),
+        "lab/reward@main": (False, [("score", "read", 16384, 2)]),
+    }
+
+
+def test_only_the_steps_that_are_asked_for_count(tmp_path: Path) -> None:
+    found = checks.asked(recipe_at(tmp_path).recipe, frozenset({"score"}))
+    assert [asked.model.source for asked in found] == ["lab/reward@main"]
+    assert not checks.asked(recipe_at(tmp_path).recipe, frozenset({"prompts"}))
+
+
+# Lengths against limits.
+
+
+def levels(found: list[Finding]) -> list[str]:
+    return [finding.level for finding in found]
+
+
+def test_a_prompt_that_leaves_half_the_context_is_short_of_room_and_no_more() -> None:
+    use = Use("generate", "answer", 100, ())
+    assert over_long(use, "m", "en", {"a": 28}, 128) == []
+    [short] = over_long(use, "m", "en", {"a": 28, "b": 64}, 128)
+    assert short.level == "warning" and "1 of 2 prompts get less" in short.what
+    assert "down to 64" in short.what and "max_tokens to 64" in short.fix
+    [over] = over_long(use, "m", "en", {"a": 28, "b": 65}, 128)
+    assert "1 of 2 prompts leave no room in 64 tokens: b; the longest, b, has 65" in over.what
+
+
+def test_where_no_prompt_has_room_it_is_an_error() -> None:
+    use = Use("generate", "answer", 100, ())
+    [found] = over_long(use, "m", "en", dict.fromkeys("abcde", 127), 128)
+    assert found.level == "error" and "a, b, c and 2 more" in found.what
+
+
+def test_what_is_read_has_the_smaller_of_two_limits() -> None:
+    read = Use("score", "read", 50, ())
+    assert over_long(read, "m", "en", {"a": 49}, 128) == []
+    assert levels(over_long(read, "m", "en", {"a": 49, "b": 50}, 128)) == ["warning"]
+    assert levels(over_long(read, "m", "en", {"a": 40, "b": 30}, 40)) == ["warning"]
+    assert levels(over_long(read, "m", "en", {"a": 60}, None)) == ["error"]
+
+
+def test_without_a_context_an_answer_has_room() -> None:
+    assert over_long(Use("generate", "answer", 100, ()), "m", "en", {"a": 10**6}, None) == []
+
+
+# Over a real hub.
+
+
+Put = Callable[..., None]
+
+
+@pytest.fixture
+def put(hub: Any, tmp_path: Path) -> Put:
+    """Put a model on the hub: a tokenizer, two configs, and weights that nobody is to fetch."""
+
+    def upload(repo: str, family: str, template: str | None = None, context: int = 512) -> None:
+        directory = tmp_path / "made" / repo
+        tokenizer = tokenizer_of(family)
+        if template is not None:
+            tokenizer.chat_template = template
+        tokenizer.save_pretrained(str(directory))
+        config = {"model_type": "llama", "max_position_embeddings": context}
+        (directory / "config.json").write_text(json.dumps(config))
+        stops = {"eos_token_id": tokenizer.eos_token_id}
+        (directory / "generation_config.json").write_text(json.dumps(stops))
+        (directory / "model.safetensors").write_bytes(b"weights of " + repo.encode())
+        hub._api.create_repo(repo, exist_ok=True)
+        hub._api.upload_folder(repo_id=repo, folder_path=str(directory))
+
+    return upload
+
+
+def recipe_at(tmp_path: Path, *overrides: str) -> Loaded:
+    (tmp_path / "r").mkdir(exist_ok=True)
+    (tmp_path / "r" / "made.yaml").write_text(RECIPE)
+    for code in ("en", "es"):
+        rows = [{"id": f"p{n}", "prompt": f"{code} " + "bread " * n} for n in (1, 5, 9)]
+        text = "\n".join(json.dumps(row) for row in rows)
+        (tmp_path / "r" / f"p-{code}.jsonl").write_text(text)
+    return load(str(tmp_path / "r" / "made.yaml"), overrides)
+
+
+def look(loaded: Loaded, hub: Any, tmp_path: Path) -> list[Finding]:
+    home = Home(tmp_path / "home")
+    pins, _ = resolve.resolve(loaded, hub, home, None)
+    return checking.check(loaded, pins, hub, home)
+
+
+def test_a_good_recipe_has_no_findings_and_no_weights_are_fetched(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    assert look(recipe_at(tmp_path), hub, tmp_path) == []
+    assert list((tmp_path / "cache").rglob("tokenizer.json"))
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_second_look_reads_nothing_again_until_something_changes(
+    hub: Any, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("lab/policy", "gemma")
+    put("lab/reward", "qwen3")
+    first = look(recipe_at(tmp_path), hub, tmp_path)
+    assert [finding.about for finding in first] == ["lab/policy@main"]
+    assert "ends with <end_of_turn>" in first[0].what
+    looked: list[str] = []
+    real = checking._look
+
+    def counted(asked: Any, *more: Any) -> Any:
+        looked.append(asked.model.source)
+        return real(asked, *more)
+
+    monkeypatch.setattr(checking, "_look", counted)
+    assert look(recipe_at(tmp_path), hub, tmp_path) == first and not looked
+    look(recipe_at(tmp_path, "stages.generate.temperature=0.5"), hub, tmp_path)
+    assert not looked  # nothing that is looked at
+    look(recipe_at(tmp_path, "stages.generate.max_tokens=99"), hub, tmp_path)
+    assert looked == ["lab/policy@main"]
+    loaded = recipe_at(tmp_path)
+    (tmp_path / "r" / "p-es.jsonl").write_text('{"id": "a", "prompt": "Otra cosa"}\n')
+    looked.clear()
+    look(loaded, hub, tmp_path)
+    assert looked == ["lab/policy@main", "lab/reward@main"]
+
+
+def test_what_is_too_long_is_listed_by_language(hub: Any, put: Put, tmp_path: Path) -> None:
+    put("lab/policy", "llama3", context=64)
+    put("lab/reward", "llama3", context=36)
+    found = look(recipe_at(tmp_path), hub, tmp_path)
+    said = "\n".join(finding.line() for finding in found)
+    assert "lab/policy@main: stages.generate, es: 1 of 3 prompts leave no room in 32" in said
+    assert "lab/reward@main: stages.score, en: 1 of 3 prompts leave no room in 36" in said
+    assert set(levels(found)) == {"warning"}
+
+
+def test_a_system_message_that_a_template_refuses_is_an_error_with_its_row(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put("lab/policy", "mistral")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path, "stages.prompts.turns=all")
+    turns = [{"role": "user", "content": "Hi"}, {"role": "system", "content": "Be brief."}]
+    turns.append({"role": "user", "content": "Why?"})
+    (tmp_path / "r" / "p-es.jsonl").write_text(json.dumps({"id": "a", "messages": turns}))
+    [found] = look(loaded, hub, tmp_path)
+    assert found.level == "error" and found.about == "lab/policy@main, es"
+    assert "p-es.jsonl line 1" in found.what and "takes no system message" in found.what
+
+
+def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:
+    put("lab/policy", "llama3")
+    put("lab/bare", "qwen3", template="")
+    loaded = recipe_at(tmp_path, "models.reward.name=lab/bare")
+    [found] = look(loaded, hub, tmp_path)
+    assert found.level == "error" and "the tokenizer of lab/bare@main has no chat" in found.what
+    assert str(tmp_path) not in found.line()
+
+
+class Told:
+    """A step under a name: all that the gate looks at."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def test_a_run_is_stopped_before_the_first_step_with_a_model(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put(
+        "lab/plain",
+        "chatml",
+        template="{% for m in messages %}{{ m['content'] + '###' }}{% endfor %}",
+    )
+    put("lab/reward", "gemma")
+    loaded = recipe_at(tmp_path, "models.policy=lab/plain")
+    pins, _ = resolve.resolve(loaded, hub, Home(tmp_path / "home"), None)
+    told: list[str] = []
+
+    def gate(*only: str) -> Callable[[Step], None]:
+        return checking.gate(loaded, pins, hub, Home(tmp_path / "home"), told.append, list(only))
+
+    before = gate("prompts", "generate", "score")
+    before(Told("prompts"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no token ends the assistant's turn"):
+        before(Told("generate"))  # type: ignore[arg-type]
+    before(Told("score"))  # type: ignore[arg-type]  # once is enough
+    gate("prompts", "score")(Told("score"))  # type: ignore[arg-type]
+    assert told == []  # a reward model stops nowhere
+
+
+def test_warnings_are_told_and_stop_nothing(hub: Any, put: Put, tmp_path: Path) -> None:
+    put("lab/policy", "gemma")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path)
+    home = Home(tmp_path / "home")
+    pins, _ = resolve.resolve(loaded, hub, home, None)
+    told: list[str] = []
+    checking.gate(loaded, pins, hub, home, told.append, ["generate"])(Told("generate"))  # type: ignore[arg-type]
+    [line] = told
+    assert line.startswith("warning: lab/policy@main: a turn ends with <end_of_turn>")
+
+
+# The command.
+
+
+def test_the_command_says_what_is_not_there_yet_and_ends_well(factory: Cli) -> None:
+    done: subprocess.CompletedProcess[str] = factory("check", "smoke")
+    assert done.returncode == 0, done.stderr
+    assert "warning: local/tiny-random-llama@main: not on this hub yet" in done.stdout
+    assert "smoke: no errors, 1 warning" in done.stdout
+    [found] = json.loads(factory("check", "smoke", "--json").stdout)
+    assert found["level"] == "warning" and found["fix"].startswith("the first run brings it in")
