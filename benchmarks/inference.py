@@ -297,7 +297,7 @@ def memory(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     from factory.sampling.generate import Generate
 
     engine = Nothing(directory / "model")
-    factory.language.language_id.detect("Bread and water")
+    factory.language.detect.detect("Bread and water")
     choose.sampler = lambda *_: engine  # type: ignore[assignment,return-value]
     job = _job(directory / "memory", asked(asks.prompts), directory / "model")
     peak = Peak()

@@ -62,7 +62,7 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
     import pyarrow as pa
 
     from factory.artifacts import shards
-    from factory.artifacts import tables as tables_module
+    from factory.artifacts import tables as files
     from factory.artifacts.schemas import SCHEMAS, conform
 
     whole, starts = corpus()
@@ -110,11 +110,11 @@ def generate(directory: Path, prompts: int, jsonl: bool) -> None:
             known = {name: columns[name] for name in SCHEMAS[kind].names if name in columns}
             table = conform(pa.table(known), kind, "the benchmark")
             if kind == "prompts":
-                tables_module.write_slice(directory / kind / "data" / code, table)
+                files.write_slice(directory / kind / "data" / code, table)
                 continue
             whole_slice = shards.cut({code: n}, n)  # row-wise stages compact what they made
             [shard] = whole_slice.shards
-            tables_module.write_table(shard.file(directory / "made" / kind), table)
+            files.write_table(shard.file(directory / "made" / kind), table)
             shards.compact(
                 directory / "made" / kind, whole_slice, code, directory / kind / "data" / code
             )

@@ -131,7 +131,8 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import pyarrow as pa
-from factory.artifacts.shards import grid, run
+from factory.artifacts.shards import grid
+from factory.stage.shard_loop import run
 
 work, seconds = Path(sys.argv[1]), float(sys.argv[2])
 

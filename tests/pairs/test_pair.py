@@ -22,6 +22,7 @@ from factory.pairs.pair import Best, Pair
 from factory.planning.lock import Lock
 from factory.planning.plan import Holdings, plan
 from factory.planning.recipe import load
+from factory.reports.cards.figures import ANATOMY, draw_anatomy
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job, Place
@@ -112,6 +113,8 @@ def test_conservation_in_is_out_and_dropped_with_a_reason_at_every_stage(ran):
         assert rows.dropped["no_samples"] == 1
         assert rows.out == len(read(ran.root, stage, name))
     assert outcome.determinism == "exact"
+    by_slice = {name: (outcome.stats["by_slice"][name], outcome.rows[name]) for name in names}
+    draw_anatomy(job.out / ANATOMY, by_slice)
     assert (job.out / "anatomy.png").read_bytes().startswith(b"\x89PNG")
 
 

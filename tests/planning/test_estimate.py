@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from factory.artifacts.manifest import Cost, Rows
-from factory.planning import estimate as pace
-from factory.planning.estimate import Estimate, estimate
+from factory.planning.estimate import Estimate, estimate, pace_of
 from factory.planning.plan import Found, Holdings, plan
 from tests.support.builders import ASKED, demo, done, lock_of, manifest_of, walked
 
@@ -106,7 +105,7 @@ def test_a_model_is_loaded_once_however_many_rows_there_are():
 
 def test_more_engines_take_less_time_and_load_more_often():
     made = [f.manifest for f in everything(PILOT).found]
-    found = pace.of(next(manifest for manifest in made if manifest.stage == "generate"))
+    found = pace_of(next(manifest for manifest in made if manifest.stage == "generate"))
     assert found is not None
     rows = 100 * ASKED
     two, twenty = found.seconds(rows, 2), found.seconds(rows, 20)
