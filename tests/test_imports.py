@@ -173,6 +173,8 @@ def test_the_list_of_stages_imports_them_all():
                 "factory.sync.destination",
                 "factory.sync.mirror",
                 "factory.cli.session",
+                "factory.connection",
+                "factory.quiet",
             },
         ),
         ("datasets", {"factory.training.rows", "factory.reading"}),

@@ -43,7 +43,7 @@ def doctor(
         _install(install)
         return
     from factory.cli.session import address
-    from factory.cli.transfer import PUBLIC
+    from factory.quiet import PUBLIC
 
     found, remote = [], address(PUBLIC if hub is None else hub)
     for check in _site(site, job) if site else _checks(remote, hub is not None, deep):
@@ -77,7 +77,7 @@ def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
     yield from environment.check()
     yield from machine.check_disk(home_path())
     yield _local_hub(home_path() / "hub")
-    yield from machine.check_hub(remote, remote_token(), asked)
+    yield from machine.check_hub(remote, remote_token(remote), asked)
 
 
 def _site(site: str, job: bool) -> list[Check]:

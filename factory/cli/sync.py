@@ -11,8 +11,10 @@ import typer
 
 from factory.cli.app import app, home_path
 from factory.cli.line import Quiet
-from factory.cli.transfer import PUBLIC, Wishes, carry, local_hub, transfer
+from factory.cli.session import address, remote_token
+from factory.cli.transfer import Wishes, carry, local_hub, transfer
 from factory.errors import HubError
+from factory.quiet import PUBLIC, is_public
 
 
 def _wishes(
@@ -67,7 +69,7 @@ def push(
     """Publish collections and repos of the local hub on another hub."""
     if part := next((word for word in wishes.what if "@" in word), None):
         raise HubError(f"{part}: a push takes whole repos", "leave out the revision; see --squash")
-    across(to, _token(), wishes, pulling=False)
+    across(to, remote_token(to), wishes, pulling=False)
 
 
 @app.command()
@@ -80,19 +82,20 @@ def pull(
 
     REPO@REVISION brings that one revision.
     """
-    if not wishes.what and urlsplit(from_).hostname == urlsplit(PUBLIC).hostname:
+    if not wishes.what and is_public(from_):
         raise HubError(
             f"{from_} has more than one can bring in", "name a collection by its slug, or a repo"
         )
-    across(from_, _token(), wishes, pulling=True)
+    across(from_, remote_token(from_), wishes, pulling=True)
 
 
 def across(remote: str, token: str | None, wishes: Wishes, *, pulling: bool) -> None:
-    """Between the local hub and another, each with its own token and never with the other's.
-    Raises HubError."""
-    from factory.cli.session import address
+    """Carry repos between the local hub and another, each with its own token and never with the
+    other's. Raises HubError."""
+    from factory.connection import await_hub
 
     remote = address(remote)
+    await_hub(remote)
     with local_hub() as local:
         # Inside `factory hub exec` the user's token is the local hub's.
         there = (remote, None if token == local.token else token)
@@ -101,9 +104,3 @@ def across(remote: str, token: str | None, wishes: Wishes, *, pulling: bool) -> 
         source, destination = (there, here) if pulling else (here, there)
         with transfer(source, destination, wishes, staging=staging, keeps_ids=pulling) as work:
             carry(work, wishes)
-
-
-def _token() -> str | None:
-    from factory.cli.session import remote_token
-
-    return remote_token()

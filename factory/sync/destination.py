@@ -17,7 +17,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
-from factory.hub import status_of
+from factory.connection import status_of
 from factory.sync.plan import Step
 from factory.sync.side import Damaged, File, Made, Repo, Side, T, discard, steady
 

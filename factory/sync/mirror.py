@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import get_session, hf_raise_for_status
 from huggingface_hub.errors import HfHubHTTPError
 
-from factory.hub import status_of
+from factory.connection import status_of
 from factory.sync.destination import AT_ONCE, Destination, Elsewhere, Fetch, Moved, whole
 from factory.sync.plan import Step
 from factory.sync.side import Damaged, File, Repo, discard, steady

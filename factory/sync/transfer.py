@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from factory.connection import address_of
 from factory.errors import HubError
 from factory.sync.destination import Destination, Elsewhere
 from factory.sync.plan import Line, Options, Pair, RepoPlan, lay_out
-from factory.sync.side import Damaged, Repo, Side, address_of
+from factory.sync.side import Damaged, Repo, Side
 
 _LOOKS = 6  # plans made for one repo while others write to it too
 _DESCRIPTION = 150  # characters a collection's description may have
