@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from factory.localhub.launcher import Connection, connect
+from tests.support.terminal import clean_environment
 
-# Clients read these when they are imported, so before any test imports one.
+# For the clients that tests use themselves, before any is imported. A command under test starts
+# without them: see run_factory.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.pop("HF_TOKEN", None)
@@ -25,11 +27,11 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 def run_factory(
     *arguments: str, home: Path, timeout: float = 600, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """`factory ARGUMENTS` in `home`'s parent, as a user would run it."""
+    """Run `factory ARGUMENTS` in `home`'s parent, as a user would: without the suite's settings."""
     return subprocess.run(
         [*FACTORY, *arguments],
         cwd=home.parent,
-        env={**os.environ, "FACTORY_HOME": str(home), "COLUMNS": "200", **environment},
+        env=clean_environment(**{"FACTORY_HOME": str(home), "COLUMNS": "200", **environment}),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -231,6 +231,8 @@ def test_the_list_of_stages_imports_them_all():
                 "factory.hub.sync.destination",
                 "factory.hub.sync.mirror",
                 "factory.hub.session",
+                "factory.hub.connection",
+                "factory.hub.environment",
             },
         ),
         ("datasets", {"factory.training.dataset", "factory.stage.readers"}),

@@ -10,7 +10,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from factory.artifacts.manifest import Manifest
@@ -58,7 +65,7 @@ class Teller:
             self._bar = Progress(
                 TextColumn("  {task.description}"),
                 BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                MofNCompleteColumn(),  # a total that is not known yet is a question mark
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 console=self._console,

@@ -43,7 +43,7 @@ def doctor(
     if install is not None:
         _install(install)
         return
-    from factory.cli.transfer import PUBLIC
+    from factory.hub.environment import PUBLIC
     from factory.hub.session import address
 
     found, remote = [], address(PUBLIC if hub is None else hub)
@@ -78,7 +78,7 @@ def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
     yield from environment.check()
     yield from machine.check_disk(home_path())
     yield _local_hub(home_path() / "hub")
-    yield from machine.check_hub(remote, remote_token(), asked)
+    yield from machine.check_hub(remote, remote_token(remote), asked)
 
 
 def _site(site: str, job: bool) -> list[Check]:

@@ -12,8 +12,10 @@ import typer
 from factory.artifacts.resources import home_path
 from factory.cli.app import app
 from factory.cli.run import Quiet
-from factory.cli.transfer import PUBLIC, Wishes, carry, local_hub, transfer
+from factory.cli.transfer import Wishes, carry, local_hub, transfer
 from factory.errors import HubError
+from factory.hub.environment import PUBLIC, is_public
+from factory.hub.session import address, remote_token
 
 
 def _wishes(
@@ -68,7 +70,7 @@ def push(
     """Publish collections and repos of the local hub on another hub."""
     if part := next((word for word in wishes.what if "@" in word), None):
         raise HubError(f"{part}: a push takes whole repos", "leave out the revision; see --squash")
-    across(to, _token(), wishes, pulling=False)
+    across(to, remote_token(to), wishes, pulling=False)
 
 
 @app.command()
@@ -81,19 +83,20 @@ def pull(
 
     REPO@REVISION brings that one revision.
     """
-    if not wishes.what and urlsplit(from_).hostname == urlsplit(PUBLIC).hostname:
+    if not wishes.what and is_public(from_):
         raise HubError(
             f"{from_} has more than one can bring in", "name a collection by its slug, or a repo"
         )
-    across(from_, _token(), wishes, pulling=True)
+    across(from_, remote_token(from_), wishes, pulling=True)
 
 
 def across(remote: str, token: str | None, wishes: Wishes, *, pulling: bool) -> None:
-    """Between the local hub and another, each with its own token and never with the other's.
-    Raises HubError."""
-    from factory.hub.session import address
+    """Carry repos between the local hub and another, each with its own token and never with the
+    other's. Raises HubError."""
+    from factory.hub.connection import await_hub
 
     remote = address(remote)
+    await_hub(remote)
     with local_hub() as local:
         # Inside `factory hub exec` the user's token is the local hub's.
         there = (remote, None if token == local.token else token)
@@ -102,9 +105,3 @@ def across(remote: str, token: str | None, wishes: Wishes, *, pulling: bool) -> 
         source, destination = (there, here) if pulling else (here, there)
         with transfer(source, destination, wishes, staging=staging, keeps_ids=pulling) as work:
             carry(work, wishes)
-
-
-def _token() -> str | None:
-    from factory.hub.session import remote_token
-
-    return remote_token()

@@ -37,9 +37,10 @@ def reproduce(
     json_: Json = False,
 ) -> None:
     """Make a published collection again from its own artifacts, and say what differs."""
+    from factory.hub.environment import configure_clients
     from factory.hub.session import remote_token, session
 
-    token = remote_token() if at else None  # the session's own is the local hub's
+    token = remote_token(at) if at else None  # the session's own is the local hub's
     if at is not None:
         _bring([collection], at, token)
     with session(None) as (home, hub), tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
@@ -49,6 +50,7 @@ def reproduce(
         published = room.read(hub, collection, Path(folder))
         if at is not None:
             _bring(room.models(published, from_), at, token)
+            configure_clients(hub.endpoint)  # the other hub may have Xet on
         teller = shown.Teller(aside=json_)
         try:
             found = room.again(published, from_, hub, home, teller)

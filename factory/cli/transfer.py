@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,19 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import typer
 
 from factory.artifacts.resources import home_path
 from factory.errors import HubError
+from factory.hub.environment import configure_clients
 from factory.localhub.launcher import Connection, HubStartError, connect
 
 if TYPE_CHECKING:
     from factory.hub.sync.side import Repo
     from factory.hub.sync.transfer import Outcome, Shelf, Transfer
 
-PUBLIC = "https://huggingface.co"
 _SLUG = re.compile(r"[^/@]+/[^/@]*-[0-9a-f]{24}")
 
 
@@ -64,10 +62,7 @@ def transfer(
     keeps_ids: bool,
 ) -> Iterator[Transfer]:
     """A transfer between two hubs, each an address and its own token, by way of a folder."""
-    # Clients read these when they are imported. Only the public hub has a Xet store to upload to.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if not keeps_ids and urlsplit(destination[0]).hostname != urlsplit(PUBLIC).hostname:
-        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+    configure_clients(source[0] if keeps_ids else destination[0])
     from factory.cli.bar import Bar
     from factory.hub.sync import transfer as rooms
     from factory.hub.sync.destination import Destination

@@ -44,6 +44,16 @@ from tenacity import (
 from factory.artifacts.hashing import MANIFEST, content_digest, file_sha256
 from factory.artifacts.manifest import Manifest
 from factory.errors import HubError
+from factory.hub.connection import (
+    address_of,
+    announce_retry,
+    announced,
+    connection_errors,
+    resolves,
+    root_cause,
+    status_of,
+    unreachable,
+)
 from factory.planning.plan import Found, Holdings
 
 IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publish
@@ -112,7 +122,7 @@ class Hub:
     ) -> Path:
         """The files of a repo at a revision, on this disk: all, or `only` those of these patterns
         `but` for others. Safetensors only, never pickles."""
-        with self.explained(name):
+        with self.explained(name), announced(f"fetching {name} from {self.endpoint}"):
             return Path(
                 snapshot_download(
                     name,
@@ -374,7 +384,7 @@ class Hub:
         try:
             yield
         except Exception as error:
-            explained = self._explain(_reason(error), name)
+            explained = self._explain(root_cause(error), name)
             if explained is None:
                 raise
             raise explained from None
@@ -391,48 +401,22 @@ class Hub:
             case RevisionNotFoundError():
                 fix = "check it, or remove its line from the lock"
                 return HubError(f"{name} has no such revision", fix)
-            case LocalEntryNotFoundError():
-                return HubError(f"{self.endpoint} cannot be reached", "check the network")
             case HfHubHTTPError():
                 status = status_of(error)
-                said = str(error).strip().splitlines()[-1]
+                message = error.server_message or f"asked for {address_of(error)}"
                 fix = _FIXES.get(status, "try again; finished work is kept")
-                return HubError(f"{name}: the hub answered {status}: {said}", fix)
-        if isinstance(error, connection_errors()):
-            return HubError(
-                f"{self.endpoint} cannot be reached: {type(error).__name__}",
-                "check the network; finished work is kept and published by the next run",
-            )
+                return HubError(f"{name}: {self.endpoint} answered {status}: {message}", fix)
+        if isinstance(error, (*connection_errors(), LocalEntryNotFoundError)):
+            return unreachable(self.endpoint, error)
         return None
-
-
-@contextmanager
-def without_xet() -> Iterator[None]:
-    """For a hub that is not the public one, in a program that imported its clients before: they do
-    not look for a Xet server meanwhile, nor keep off this hub because they were told to stay off
-    the internet. Both are read when the client is imported."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE
-    constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = True, False
-    try:
-        yield
-    finally:
-        constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = before
 
 
 _FIXES = {
     401: "check your token (HF_TOKEN, or hf auth login)",
     403: "your token may not write there",
+    404: "check that this is the address of a Hugging Face hub, and the name",
     507: "the hub's disk is full: free some space",
 }
-
-
-def _reason(error: BaseException) -> BaseException:
-    """What is behind an error: the client wraps a failed upload in a RuntimeError."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:
-        return error.__cause__
-    return error
 
 
 def _files(directory: Path) -> dict[str, Path]:
@@ -448,34 +432,21 @@ def _draw(manifest: Manifest) -> str:
     return f"{manifest.tag}-{content}"
 
 
-def status_of(error: HfHubHTTPError) -> int:
-    response = getattr(error, "response", None)
-    return 0 if response is None else int(response.status_code)
-
-
-def connection_errors() -> tuple[type[Exception], ...]:
-    """What the client's HTTP library raises when there is no answer."""
-    try:
-        import httpx2 as http  # huggingface_hub 2
-    except ImportError:
-        import httpx as http
-    return (http.TransportError, ConnectionError, TimeoutError)
-
-
 def _retrying(call: Callable[[], str]) -> str:
     """Again after a lost race (409, 412), a server's bad moment (5xx) or a lost connection."""
 
     def passing(raised: BaseException) -> bool:
-        error = _reason(raised)
+        error = root_cause(raised)
         if isinstance(error, HfHubHTTPError):
             status = status_of(error)
-            return status in (409, 412, 429) or (status >= 500 and status != 507)
-        return isinstance(error, connection_errors())
+            return status in (409, 412, 429) or (status >= 500 and status not in (501, 507))
+        return isinstance(error, connection_errors()) and resolves(error)
 
     for attempt in Retrying(
         retry=retry_if_exception(passing),
         stop=stop_after_attempt(6),
         wait=wait_exponential_jitter(multiplier=0.2, max=20),
+        before_sleep=announce_retry,
         reraise=True,
     ):
         with attempt:

@@ -1,12 +1,68 @@
-"""Settings of libraries that would otherwise fill a log with bars and advice. They are read when
-the libraries are imported."""
+"""Settings of Hub clients and of the libraries over them: which hub, no Xet but on the public one,
+no bars and advice that fill a log.
 
+The libraries read their settings when they are imported. `configure_clients` is the one door: it
+sets the environment for what is imported or started later, and the client's own constants where
+it is imported already, so that the order of imports does not matter.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+PUBLIC = "https://huggingface.co"
 QUIET = {
     "HF_HUB_VERBOSITY": "error",  # its own retries are told as what came of them
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_CLIENT = "huggingface_hub.constants"
+_SWITCHES = ("HF_HUB_DISABLE_XET", "HF_HUB_OFFLINE")
+
+
+def is_public(endpoint: str) -> bool:
+    """Return whether this is huggingface.co, the one hub with a Xet store."""
+    return urlsplit(endpoint).hostname == urlsplit(PUBLIC).hostname
+
+
+def configure_clients(endpoint: str) -> None:
+    """Prepare this process and its children to work with a hub (the one that is written to).
+
+    A hub that was asked for by name is used, whatever HF_HUB_OFFLINE says: clusters set it to
+    keep clients off the internet, and it would keep them off the local hub too. Xet stays on for
+    the public hub unless the user turned it off.
+    """
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    switches = {"HF_HUB_OFFLINE": False}
+    if not is_public(endpoint):
+        switches["HF_HUB_DISABLE_XET"] = True
+    os.environ.update({key: "1" if on else "0" for key, on in switches.items()})
+    if (client := sys.modules.get(_CLIENT)) is not None:
+        for key, on in switches.items():
+            setattr(client, key, on)
+
+
+@contextmanager
+def restored_settings() -> Iterator[None]:
+    """Leave the environment and the client's switches as they were before the block."""
+    import huggingface_hub.constants as client  # with the settings that it is to keep
+
+    environment = dict(os.environ)
+    switches = {key: getattr(client, key) for key in _SWITCHES}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        for key, on in switches.items():
+            setattr(client, key, on)

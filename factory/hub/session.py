@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from factory.artifacts.resources import home_path
 from factory.artifacts.workdir import Home
 from factory.errors import HubError
-from factory.hub.environment import QUIET
+from factory.hub.environment import configure_clients, restored_settings
 from factory.localhub.launcher import HubStartError, connect, environment
 
 if TYPE_CHECKING:
@@ -20,18 +20,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
-    """The home directory and a hub, for as long as the block lasts. Raises HubError.
-
-    The clients read their settings when they are imported, so nothing that imports them may be
-    imported before this.
-    """
+    """Yield the home directory and a hub, for as long as the block lasts. Raises HubError."""
     home = Home(home_path())
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)
     if endpoint is None:
         try:
             with connect(home.hub) as connection:
                 os.environ.update(environment(connection, home.cache))
+                configure_clients(connection.url)
                 from factory.hub.client import Hub
 
                 yield home, Hub(connection.url, connection.token, home.cache / "hub")
@@ -43,25 +38,21 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     # A client's cache does not know which hub a repo came from: one cache a hub.
     cache = home.root / "caches" / urlsplit(endpoint).netloc
     os.environ["HF_HUB_CACHE"] = str(cache)
+    token = remote_token(endpoint)
     from factory.hub.client import Hub
+    from factory.hub.connection import await_hub
 
-    yield home, Hub(endpoint, remote_token(), cache)
+    await_hub(endpoint)
+
+    yield home, Hub(endpoint, token, cache)
 
 
 @contextmanager
 def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
-    """A session inside somebody's own program, whose environment and Hub clients are afterwards
-    what they were. Raises HubError."""
-    before = dict(os.environ)
-    try:
-        remote_token()  # imports the client now, with the settings that it is to keep
-        from factory.hub.client import without_xet
-
-        with session(endpoint) as found, without_xet() if endpoint is None else nullcontext():
-            yield found
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    """Open a session inside somebody's own program, and leave its environment and its Hub clients
+    as they were. Raises HubError."""
+    with restored_settings(), session(endpoint) as opened:
+        yield opened
 
 
 def address(endpoint: str) -> str:
@@ -79,10 +70,9 @@ def address(endpoint: str) -> str:
     return endpoint.rstrip("/")
 
 
-def remote_token() -> str | None:
-    """The user's own token, for hubs other than the local one: HF_TOKEN, or hf auth login."""
-    for key, value in QUIET.items():  # before the client is imported for the first time
-        os.environ.setdefault(key, value)
+def remote_token(endpoint: str) -> str | None:
+    """Return the user's own token (HF_TOKEN, or hf auth login) for a hub elsewhere."""
+    configure_clients(endpoint)  # before the client is imported
     import huggingface_hub
 
     return huggingface_hub.get_token()

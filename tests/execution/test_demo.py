@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import FACTORY, run_factory
+from tests.support.terminal import plain
 
 pytestmark = pytest.mark.slow
 
@@ -16,6 +18,11 @@ pytestmark = pytest.mark.slow
 # Over a minute by nature: it samples, trains and judges for real.
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A home in which the demo ran, and what it printed: here, or before on a terminal (.ci/run),
+    whose typescript DEMO_TYPESCRIPT names."""
+    if typescript := os.environ.get("DEMO_TYPESCRIPT"):
+        path = Path(typescript)
+        return path.parent / ".factory", plain(path.read_text(errors="replace"))
     home = tmp_path_factory.mktemp("demo") / "home"
     done = run_factory("demo", home=home, timeout=2400)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,17 +4,14 @@ file, and when they have seen enough. And what is said where there is no SLURM a
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import FACTORY, run_factory
+from tests.support.terminal import clean_environment, on_terminal, plain
 
 RECIPE = """
 name: tiny
@@ -39,7 +36,6 @@ state=$(head -n 1 {queue}); [ $(wc -l < {queue}) -gt 1 ] && sed -i 1d {queue}
     "scontrol": "exit 1",
     "scancel": "",
 }
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 @pytest.fixture(scope="module")
@@ -67,31 +63,17 @@ def factory(
 
 
 def on_a_terminal(root: Path, stop: bool = False, **environment: str) -> tuple[str, int]:
-    """What `status --watch` shows on a terminal until it ends, or until Ctrl-C after its first
-    look; and its exit code."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    """Return what `status --watch` shows on a terminal until it ends, or until Ctrl-C after its
+    first look; and its exit code."""
+    path = f"{root / 'bin'}:{os.environ['PATH']}"
+    return on_terminal(
         [*FACTORY, "status", "tiny.yaml", "--watch", "--every", "1"],
-        cwd=root,
-        env={
-            **os.environ, "FACTORY_HOME": str(root / "home"), "COLUMNS": "120", "TERM": "xterm",
-            "PATH": f"{root / 'bin'}:{os.environ['PATH']}", **environment,
-        },
-        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-    )  # fmt: skip
-    os.close(theirs)
-    shown, end = b"", time.monotonic() + 60
-    while time.monotonic() < end:
-        if select.select([ours], [], [], 0.1)[0]:
-            try:
-                shown += os.read(ours, 65536)
-            except OSError:  # nobody holds the other end any longer
-                break
-        if stop and b"waiting" in shown:
-            process.send_signal(signal.SIGINT)
-            stop = False
-    os.close(ours)
-    return shown.decode(), process.wait(10)
+        root,
+        clean_environment(
+            **{"FACTORY_HOME": str(root / "home"), "COLUMNS": "120", "PATH": path, **environment}
+        ),
+        interrupt="waiting" if stop else None,
+    )
 
 
 @pytest.mark.slow
@@ -99,7 +81,7 @@ def test_it_looks_until_nothing_is_in_the_queue(lab: Path) -> None:
     (lab / "queue").write_text("PENDING\nRUNNING\ngone\n")
     shown, code = on_a_terminal(lab)
     assert code == 0
-    looks = [ESCAPE.sub("", look) for look in shown.split("\x1b[2J")[1:]]  # cleared before each
+    looks = [plain(look) for look in shown.split("\x1b[2J")[1:]]  # cleared before each
     stands = ("waiting", "running", "failed")
     assert [word for look in looks for word in stands if word in look] == list(stands)
     assert "gone from the queue" in " ".join(looks[-1].replace("│", " ").split())

@@ -17,7 +17,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
-from factory.hub.client import status_of
+from factory.hub.connection import status_of
 from factory.hub.sync.plan import Step
 from factory.hub.sync.side import Damaged, File, Made, Repo, Side, T, discard, steady
 

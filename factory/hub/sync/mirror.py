@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import get_session, hf_raise_for_status
 from huggingface_hub.errors import HfHubHTTPError
 
-from factory.hub.client import status_of
+from factory.hub.connection import status_of
 from factory.hub.sync.destination import AT_ONCE, Destination, Elsewhere, Fetch, Moved, whole
 from factory.hub.sync.plan import Step
 from factory.hub.sync.side import Damaged, File, Repo, discard, steady

@@ -32,7 +32,8 @@ from tenacity import (
 )
 
 from factory.artifacts.hashing import file_sha256
-from factory.hub.client import Hub, connection_errors, status_of
+from factory.hub.client import Hub
+from factory.hub.connection import announce_retry, connection_errors, resolves, status_of
 
 _ORIGIN = re.compile(r"^Synced-from: ([0-9a-f]{40})$", re.MULTILINE)
 _TRIES = 8
@@ -215,15 +216,6 @@ def discard(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def address_of(error: Exception) -> str:
-    """The address that a client was asking when it failed, if it says so."""
-    try:
-        cause: Any = error.__cause__ if type(error) is RuntimeError else error
-        return str(cause.request.url)
-    except (AttributeError, RuntimeError):
-        return ""
-
-
 def steady(call: Callable[[], T], also: Sequence[int] = ()) -> T:
     """The answer of a call that may be repeated; also after answers with these statuses."""
 
@@ -231,22 +223,23 @@ def steady(call: Callable[[], T], also: Sequence[int] = ()) -> T:
         if isinstance(error, RuntimeError) and error.__cause__ is not None:
             error = error.__cause__  # the client wraps what went wrong with an upload
         if isinstance(error, LocalEntryNotFoundError):  # there was no connection
-            return True
+            return resolves(error)
         if isinstance(error, Damaged):
             return False
         if isinstance(error, GatedRepoError | RevisionNotFoundError):
             return False
         if isinstance(error, HfHubHTTPError):
             status = status_of(error) or 0
-            return status in (408, 429, *also) or (status >= 500 and status != 507)
+            return status in (408, 429, *also) or (status >= 500 and status not in (501, 507))
         if isinstance(error, connection_errors()):
-            return True
+            return resolves(error)
         return isinstance(error, OSError) and "Consistency check failed" in str(error)
 
     retrying = Retrying(
         retry=retry_if_exception(passing),
         stop=stop_after_attempt(_TRIES),
         wait=_patience,
+        before_sleep=announce_retry,
         reraise=True,
     )
     return retrying(call)

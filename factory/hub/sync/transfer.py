@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from factory.errors import HubError
+from factory.hub.connection import address_of
 from factory.hub.sync.destination import Destination, Elsewhere
 from factory.hub.sync.plan import Line, Options, Pair, RepoPlan, lay_out
-from factory.hub.sync.side import Damaged, Repo, Side, address_of
+from factory.hub.sync.side import Damaged, Repo, Side
 
 _LOOKS = 6  # plans made for one repo while others write to it too
 _DESCRIPTION = 150  # characters a collection's description may have
