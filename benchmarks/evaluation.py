@@ -34,7 +34,7 @@ QUESTIONS = 500
 def verdicts(questions: int = QUESTIONS) -> list[Any]:
     """Made-up verdicts: questions of differing hardness, a taste for length and for the first, 2 %
     unread."""
-    from factory.evaluation.statistics.table import Item, Side
+    from factory.evaluation.statistics.table import JudgedAnswer, JudgedQuestion
 
     dice = random.Random(0)
     orders = ("model_first", "reference_first")
@@ -42,8 +42,8 @@ def verdicts(questions: int = QUESTIONS) -> list[Any]:
     for number in range(questions):
         hard = dice.gauss(0, 0.7)
         for code in LANGUAGES:
-            sides = [Side(dice.randint(80, 4000), 0, dice.random() < 0.02) for _ in "ab"]
-            sides = [Side(one.chars, one.chars // 4, one.wrong_language) for one in sides]
+            sides = [JudgedAnswer(dice.randint(80, 4000), 0, dice.random() < 0.02) for _ in "ab"]
+            sides = [JudgedAnswer(one.chars, one.chars // 4, one.wrong_language) for one in sides]
             longer = math.tanh((sides[0].chars - sides[1].chars) / 1500)
             said = []
             for order in orders:
@@ -58,7 +58,9 @@ def verdicts(questions: int = QUESTIONS) -> list[Any]:
                 )  # fmt: skip
             category = "hard_prompt" if number % 2 else "creative_writing"
             found.append(
-                Item(f"q{number}", code, category, None, orders, tuple(said), sides[0], sides[1])
+                JudgedQuestion(
+                    f"q{number}", code, category, None, orders, tuple(said), sides[0], sides[1]
+                )
             )
     return found
 

@@ -38,7 +38,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from factory.engines import Sample, Sampling
+from factory.engines import Completion, Sampling
 from tests.support import jobs
 
 MODEL = "local/SmolLM2-135M-Instruct-Q4_1"
@@ -282,7 +282,7 @@ class Nothing:
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Any]:
         """Thirty tokens each."""
         return [
-            Sample(tuple(100 + (seed + i * 31 + j * 7) % 8000 for j in range(30)), "stop", seed)
+            Completion(tuple(100 + (seed + i * 31 + j * 7) % 8000 for j in range(30)), "stop", seed)
             for i in range(len(prompts))
         ]
 

@@ -140,12 +140,13 @@ def ours(directory: Path, cross: bool = False) -> Callable[[], dict[str, int]]:
 
     from factory.pairs import normalize, rules, statistics  # noqa: F401
     from factory.pairs.pair import Pair
-    from factory.stage.inputs import Read, SliceSpec
+    from factory.stage.inputs import SliceSpec, StepInput
     from factory.stage.job import Job, Place
 
     stages = {"prompts": "prompts", "samples": "generate", "scores": "score"}
     needs = {
-        code: tuple(Read(role, step, code) for role, step in stages.items()) for code in LANGUAGES
+        code: tuple(StepInput(role, step, code) for role, step in stages.items())
+        for code in LANGUAGES
     }
     every = tuple(need for reads in needs.values() for need in reads)
     single = tuple(SliceSpec("pair", code, code, reads) for code, reads in needs.items())

@@ -100,7 +100,7 @@ def staged(base: Path, pairs: list[dict[str, Any]], directory: Path, knobs: dict
     """The same through the stage. Returns the losses, and (wall, processor) before and after."""
     from factory.artifacts import schemas, tables
     from factory.artifacts.tables import slice_directory
-    from factory.stage.inputs import Outside, Read, SliceSpec
+    from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
     from factory.stage.job import Job, Place
     from factory.training import launch
     from factory.training.train import Dpo
@@ -111,7 +111,10 @@ def staged(base: Path, pairs: list[dict[str, Any]], directory: Path, knobs: dict
     rows = [{**p, **languages, **filler, "prompt_id": str(n)} for n, p in enumerate(pairs)]
     table = schemas.from_rows(rows, "pairs")
     tables.write_slice(slice_directory(directory / "rows", "en"), table)
-    read, model = Read("pairs", "pair", "en"), Outside("base", "local/model@main", "model")
+    read, model = (
+        StepInput("pairs", "pair", "en"),
+        ExternalInput("base", "local/model@main", "model"),
+    )
     spec = SliceSpec("dpo[en]", "en", "en", (read, model))
     places = {read: Place(directory / "rows"), model: Place(base, "local/model", "main")}
     (directory / "out").mkdir()

@@ -14,9 +14,9 @@ from typing import Any
 
 from factory.artifacts.hashing import fingerprint
 from factory.artifacts.resources import recipes
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import Recipe, load
-from factory.stage.inputs import Read
+from factory.stage.inputs import StepInput
 from tests.support.builders import lock_of
 from tests.support.stand_ins import UNSAID
 
@@ -32,13 +32,13 @@ def current() -> Pins:
 
 def _pins(recipe: Recipe) -> dict[str, Any]:
     said = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    steps = plan(recipe, lock_of(recipe), Holdings())
+    steps = plan(recipe, lock_of(recipe), Inventory())
     versions: dict[str, dict[str, int]] = {}
     for step in steps:  # in the order of the line, so what is read stands already
         mine = {step.stage.name: step.stage.version}
         for made in step.slices:
             for need in made.spec.needs:
-                if isinstance(need, Read):
+                if isinstance(need, StepInput):
                     mine |= versions[need.step]
         versions[step.name] = dict(sorted(mine.items()))
     return {

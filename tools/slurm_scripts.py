@@ -8,7 +8,7 @@ from pathlib import Path
 
 import factory.slurm.script as rendering
 from factory.slurm import site
-from factory.slurm.script import Work, render
+from factory.slurm.script import ScriptJob, render
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "slurm" / "golden"
 VARIABLES = {
@@ -29,11 +29,13 @@ secrets: /home/lab/.config/factory/token
 """
 
 
-def works() -> Iterator[tuple[str, str, Work]]:
+def works() -> Iterator[tuple[str, str, ScriptJob]]:
     """(name of the golden file, site, work)."""
 
-    def work(kind, step, family, **more) -> Work:
-        return Work(kind, step, f"{step}.abc123def456.0f0f0f.{kind}", family, RECORD, HOME, **more)
+    def work(kind, step, family, **more) -> ScriptJob:
+        return ScriptJob(
+            kind, step, f"{step}.abc123def456.0f0f0f.{kind}", family, RECORD, HOME, **more
+        )
 
     array = work("array", "generate", "generate", tasks=32, engines=8, gpus=1)
     yield "lumi-array", "lumi", array

@@ -28,7 +28,7 @@ def write_once(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def alone(work: Path) -> Iterator[None]:
+def file_lock(work: Path) -> Iterator[None]:
     """Wait until no other process settles anything in this work directory, and keep them out."""
     with (work / "settling").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -28,7 +28,7 @@ _TAKEN = "taken.json"  # written last: the rows taken over, by where they came f
 
 
 @dataclass(frozen=True)
-class Earlier:
+class ReusableSlice:
     """The files of one slice of an artifact that was made before, and what to call it
     (`org/repo@tag`). `whole`: it is this very slice, of these very inputs, and stands as it is;
     otherwise it was made by the same rules, and rows at the same address stand."""
@@ -39,7 +39,7 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Taken:
+class ReusedRows:
     """What one slice takes over: its files in order, rows by label, and whether they are all."""
 
     files: tuple[Path, ...]
@@ -48,8 +48,8 @@ class Taken:
 
 
 def take(
-    work: Path, name: str, kind: str, sources: Sequence[Earlier], asked: pl.DataFrame | None
-) -> Taken:
+    work: Path, name: str, kind: str, sources: Sequence[ReusableSlice], asked: pl.DataFrame | None
+) -> ReusedRows:
     """Settle what slice `name` takes over from `sources`, first come first served.
 
     `asked` has a row for every row that the slice is to have, its columns being the address (as
@@ -75,16 +75,16 @@ def take(
     return taken(work, name)
 
 
-def taken(work: Path, name: str) -> Taken:
+def taken(work: Path, name: str) -> ReusedRows:
     """What slice `name` was settled to take over: nothing, where nobody asked."""
     directory = work / "earlier" / name
     if not (directory / _TAKEN).exists():
-        return Taken((), {}, whole=False)
+        return ReusedRows((), {}, whole=False)
     settled = json.loads((directory / _TAKEN).read_text())
-    return Taken(tuple(_files(directory)), settled["rows"], settled["whole"])
+    return ReusedRows(tuple(_files(directory)), settled["rows"], settled["whole"])
 
 
-def missing(there: Taken, asked: pl.DataFrame) -> list[int]:
+def missing(there: ReusedRows, asked: pl.DataFrame) -> list[int]:
     """The rows of `asked`, by number, that were not taken over."""
     import polars as pl
 
@@ -95,14 +95,16 @@ def missing(there: Taken, asked: pl.DataFrame) -> list[int]:
     return found
 
 
-def place(there: Taken, directory: Path) -> int:
+def place(there: ReusedRows, directory: Path) -> int:
     """Put what was taken over into an artifact, byte for byte. Returns how many files."""
     for file in there.files:
         _link(file, directory)
     return len(there.files)
 
 
-def _pick(sources: Sequence[Earlier], kind: str, asked: pl.DataFrame, into: Path) -> dict[str, int]:
+def _pick(
+    sources: Sequence[ReusableSlice], kind: str, asked: pl.DataFrame, into: Path
+) -> dict[str, int]:
     rows: dict[str, int] = {}
     left = asked
     for source in sources:

@@ -85,7 +85,7 @@ def read_grid(work: Path) -> Grid:
     return Grid(tuple(Shard(**row) for row in json.loads((work / "grid.json").read_text())))
 
 
-def noted(table: pa.Table, **notes: Any) -> pa.Table:
+def with_metadata(table: pa.Table, **notes: Any) -> pa.Table:
     """A shard's rows with something said beside them, added to what was said before: `dropped`,
     a count by reason; `engine`, what ran; `tokens`; `gpu_seconds`; `seconds` of work and of
     `loading` what does it; `maker`, which of the processes that share the step; whether it is of
@@ -99,7 +99,7 @@ def _notes(schema: pa.Schema) -> dict[str, Any]:
 
 
 @dataclass
-class Sum:
+class ShardTotals:
     """What the shards of one slice say together."""
 
     rows: int = 0
@@ -114,10 +114,10 @@ class Sum:
     makers: set[str] = field(default_factory=set)
 
 
-def summed(work: Path, todo: Grid, name: str) -> Sum:
+def shard_totals(work: Path, todo: Grid, name: str) -> ShardTotals:
     """What the shards of slice `name` say, from the ends of their files alone. Raises WorkError
     for a missing shard."""
-    found = Sum()
+    found = ShardTotals()
     for file in _files(work, todo, name):
         with pq.ParquetFile(file) as parquet:
             notes, count = _notes(parquet.schema_arrow), parquet.metadata.num_rows

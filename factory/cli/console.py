@@ -27,7 +27,7 @@ from factory.planning.lock import Lock
 from factory.planning.plan import State, Step
 
 if TYPE_CHECKING:
-    from factory.slurm.costs import Cost
+    from factory.slurm.costs import StepCost
 
 _IN_A_LOG = 110  # columns, where there is no terminal to ask
 
@@ -41,7 +41,7 @@ console = Console(
 _LOG_EVERY = 60.0  # seconds between plain lines
 
 
-class Teller:
+class ConsoleReporter:
     """Tells a run: a moving bar on a terminal, plain lines in a log. `aside` tells it on stderr,
     where stdout is for programs; `quiet` tells nothing."""
 
@@ -143,7 +143,7 @@ def _sum(
     return f"In all: {time}{held}, by what the last runs took ({by}){nobody}"
 
 
-def costs_table(site: str, costs: Sequence[Cost]) -> Table:
+def costs_table(site: str, costs: Sequence[StepCost]) -> Table:
     """What each step would take on a cluster, and all together."""
     table = Table(title=f"On {site}", title_justify="left", caption_justify="left")
     table.add_column("step", overflow="fold")
@@ -187,7 +187,7 @@ def lock_table(old: Lock | None, new: Lock) -> Table:
 
 
 def plan_json(
-    steps: list[Step], left: Mapping[str, Estimate], costs: Sequence[Cost] | None = None
+    steps: list[Step], left: Mapping[str, Estimate], costs: Sequence[StepCost] | None = None
 ) -> list[dict[str, Any]]:
     """The same for programs; `site`: what a step takes on a cluster, where one was named."""
     there = {one.step: asdict(one) for one in costs or ()}

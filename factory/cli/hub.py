@@ -115,14 +115,14 @@ def export_(
     what: Annotated[list[str] | None, typer.Argument(help="Collections and repos.")] = None,
 ) -> None:
     """Put a collection in a file, with its history, for a machine to which there is no route."""
-    from factory.cli.transfer import Wishes, carry, local_hub, transfer
+    from factory.cli.transfer import TransferOptions, carry, local_hub, transfer
     from factory.localhub.launcher import await_end
 
     with tempfile.TemporaryDirectory(dir=_beside(file)) as folder:
         store = Path(folder) / "hub"
         with local_hub() as local, local_hub(store) as other:
             here, there = (local.url, local.token), (other.url, other.token)
-            wishes, staging = Wishes(tuple(what or ())), Path(folder) / "sync"
+            wishes, staging = TransferOptions(tuple(what or ())), Path(folder) / "sync"
             with transfer(here, there, wishes, staging=staging, keeps_ids=True) as work:
                 carry(work, wishes)
         await_end(store)
@@ -139,7 +139,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A file that factory hub export wrote.")],
 ) -> None:
     """Take a collection out of a file into the local hub; every content is hashed on the way."""
-    from factory.cli.transfer import Wishes, carry, everything, local_hub, transfer
+    from factory.cli.transfer import TransferOptions, carry, everything, local_hub, transfer
     from factory.errors import InputError
 
     with tempfile.TemporaryDirectory(dir=_beside(file)) as folder:
@@ -159,8 +159,8 @@ def import_(
         with local_hub(store) as other, local_hub() as local:
             there, here = (other.url, other.token), (local.url, local.token)
             staging = Path(folder) / "sync"
-            with transfer(there, here, Wishes(), staging=staging, keeps_ids=True) as work:
-                carry(work, Wishes(everything(work)))
+            with transfer(there, here, TransferOptions(), staging=staging, keeps_ids=True) as work:
+                carry(work, TransferOptions(everything(work)))
 
 
 def _ask(what: str, body: dict[str, object]) -> dict[str, Any]:

@@ -59,14 +59,14 @@ def compare(
         from factory.execution import inputs, resolve
         from factory.pairs import compare as comparison
         from factory.reports.cards import figures
-        from factory.stage.inputs import Read
+        from factory.stage.inputs import StepInput
         from factory.stage.job import Job
 
         scope = loaded.recipe.scope()
         needs = {n for s in found for spec in s.slices(scope) for n in spec.needs}
         pins, _ = resolve.resolve(loaded, the_hub, home, None)
         held = resolve.holdings(loaded, pins, the_hub, home)
-        reads = [need for need in needs if isinstance(need, Read)]
+        reads = [need for need in needs if isinstance(need, StepInput)]
         job = Job(
             step="pairs compare",
             seed=loaded.recipe.seed,
@@ -77,18 +77,18 @@ def compare(
             progress=lambda done, total, unit, tokens=0: None,
         )
         rows = comparison.compare(found, scope, job)
-    summed = comparison.totals(rows)
-    figures.draw_comparison(figure, summed)
+    totals = comparison.totals(rows)
+    figures.draw_comparison(figure, totals)
     if json_:
-        typer.echo(json.dumps({"slices": rows, "strategies": summed, "figure": str(figure)}))
+        typer.echo(json.dumps({"slices": rows, "strategies": totals, "figure": str(figure)}))
         return
     from factory.cli.console import console
 
-    console.print(_table(rows, summed))
+    console.print(_table(rows, totals))
     console.print(f"Drawn in {figure}. Nothing was published.")
 
 
-def _table(rows: list[dict[str, Any]], summed: list[dict[str, Any]]) -> Table:
+def _table(rows: list[dict[str, Any]], totals: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
     table = Table(title="Ways of pairing", title_justify="left")
@@ -97,7 +97,7 @@ def _table(rows: list[dict[str, Any]], summed: list[dict[str, Any]]) -> Table:
     for column in ("pairs", "margin", "chosen", "rejected", "gap", "cross", "overlap"):
         table.add_column(column, justify="right")
     table.add_column("dropped", overflow="fold")
-    for total in summed:
+    for total in totals:
         mine = [row for row in rows if row["strategy"] == total["strategy"]]
         for row in [*mine, total] if len(mine) > 1 else mine:
             reasons = ", ".join(f"{reason} {n}" for reason, n in row["dropped"].items())

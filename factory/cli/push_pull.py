@@ -12,7 +12,7 @@ import typer
 from factory.artifacts.resources import home_path
 from factory.cli.app import app
 from factory.cli.run import Quiet
-from factory.cli.transfer import Wishes, carry, local_hub, transfer
+from factory.cli.transfer import TransferOptions, carry, local_hub, transfer
 from factory.errors import HubError
 from factory.hub.environment import PUBLIC, is_public
 from factory.hub.session import address, remote_token
@@ -39,13 +39,13 @@ def _wishes(
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Quiet = False,
-) -> Wishes:
+) -> TransferOptions:
     """The options that push and pull share."""
     given, renamed = tuple(what or ()), tuple(rename or ())
-    return Wishes(given, renamed, adopt, squash, private, dry_run, json_, quiet)
+    return TransferOptions(given, renamed, adopt, squash, private, dry_run, json_, quiet)
 
 
-def _with_wishes(command: Callable[[Wishes, str], None]) -> Callable[..., None]:
+def _with_wishes(command: Callable[[TransferOptions, str], None]) -> Callable[..., None]:
     """A command line of a command's own option, the other hub, and of those of `_wishes`."""
     _, hub = inspect.signature(command, eval_str=True).parameters.values()
     shared = inspect.signature(_wishes, eval_str=True).parameters.values()
@@ -64,7 +64,7 @@ def _with_wishes(command: Callable[[Wishes, str], None]) -> Callable[..., None]:
 @app.command()
 @_with_wishes
 def push(
-    wishes: Wishes,
+    wishes: TransferOptions,
     to: Annotated[str, typer.Option("--to", help="The hub to push to.")] = PUBLIC,
 ) -> None:
     """Publish collections and repos of the local hub on another hub."""
@@ -76,7 +76,7 @@ def push(
 @app.command()
 @_with_wishes
 def pull(
-    wishes: Wishes,
+    wishes: TransferOptions,
     from_: Annotated[str, typer.Option("--from", help="The hub to pull from.")] = PUBLIC,
 ) -> None:
     """Bring collections and repos of another hub into the local one, with their commit ids.
@@ -90,7 +90,7 @@ def pull(
     across(from_, remote_token(from_), wishes, pulling=True)
 
 
-def across(remote: str, token: str | None, wishes: Wishes, *, pulling: bool) -> None:
+def across(remote: str, token: str | None, wishes: TransferOptions, *, pulling: bool) -> None:
     """Carry repos between the local hub and another, each with its own token and never with the
     other's. Raises HubError."""
     from factory.hub.connection import await_hub

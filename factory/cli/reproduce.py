@@ -51,7 +51,7 @@ def reproduce(
         if at is not None:
             _bring(room.models(published, from_), at, token)
             configure_clients(hub.endpoint)  # the other hub may have Xet on
-        teller = shown.Teller(aside=json_)
+        teller = shown.ConsoleReporter(aside=json_)
         try:
             found = room.again(published, from_, hub, home, teller)
         finally:
@@ -91,12 +91,12 @@ def diff(
 def _bring(what: list[str], at: str, token: str | None) -> None:
     """Pull into the local hub what is to be had at another one, if it is anything."""
     from factory.cli.push_pull import across
-    from factory.cli.transfer import Wishes
+    from factory.cli.transfer import TransferOptions
 
     if not what:  # to a transfer that would mean the one collection there is
         return
     with contextlib.redirect_stdout(sys.stderr):  # what this command prints is what it found
-        across(at, token, Wishes(tuple(what)), pulling=True)
+        across(at, token, TransferOptions(tuple(what)), pulling=True)
 
 
 def _artifact(name: str, hub: Hub) -> Path:

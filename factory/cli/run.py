@@ -160,7 +160,7 @@ def _run(
     quiet: bool = False,
     json_: bool = False,
 ) -> None:
-    from factory.execution.workers import Fan, read_part
+    from factory.execution.workers import WorkerPool, read_part
     from factory.hub.session import session
     from factory.planning.recipe import load
 
@@ -172,8 +172,8 @@ def _run(
         from factory.execution import run as execution
         from factory.hub import collection
 
-        teller = shown.Teller(aside=json_, quiet=quiet)
-        fan = Fan(["run", recipe, *given, *(["--frozen"] if frozen else [])], teller.note)
+        teller = shown.ConsoleReporter(aside=json_, quiet=quiet)
+        fan = WorkerPool(["run", recipe, *given, *(["--frozen"] if frozen else [])], teller.note)
         try:
             steps = execution.run(loaded, the_hub, home, teller, only, until, frozen, part, fan)
         finally:

@@ -16,7 +16,7 @@ from factory.cli.app import app
 from factory.cli.run import Frozen, HubUrl, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
-    from factory.planning.recipe import Loaded
+    from factory.planning.recipe import LoadedRecipe
     from factory.slurm.status import Row
 
 _WATCH = 20.0  # seconds between looks: the queue is shared with others
@@ -47,19 +47,19 @@ def submit(
     loaded = load(recipe, set_ or ())
     the_site = sites.load(site, home_path())
     with session(hub) as (home, the_hub):
-        from factory.cli.console import Teller, console
+        from factory.cli.console import ConsoleReporter, console
         from factory.execution import resolve
         from factory.execution.run import select
         from factory.planning.plan import plan
         from factory.slurm import submit as line
 
-        teller = Teller(aside=True)
+        teller = ConsoleReporter(aside=True)
         loaded = line.on_all_gpus(loaded, the_site, teller.note)
         pins, _ = resolve.resolve(loaded, the_hub, home, teller.note, frozen)
         held = resolve.holdings(loaded, pins, the_hub, home)
         steps = plan(loaded.recipe, pins, held)
         wanted = select([step.name for step in steps], only or [], until)
-        asked = line.Asked(loaded, pins, held, steps, wanted, the_site, home)
+        asked = line.SubmitRequest(loaded, pins, held, steps, wanted, the_site, home)
         if dry_run:
             found = list(line.dry(asked, the_hub, teller.note))
             if json_:
@@ -175,7 +175,7 @@ def task(
             typer.echo(f"{len(given.repos)} models and datasets are on the shared disk")
         return
     node.cut_off(os.environ, directory)
-    from factory.cli.console import Teller
+    from factory.cli.console import ConsoleReporter
     from factory.execution import bundle, run
     from factory.training import launch
 
@@ -184,7 +184,7 @@ def task(
     if meeting.rank:
         launch.join(run.work_of(given, step).path / "checkpoints", over)
         return
-    teller = Teller()
+    teller = ConsoleReporter()
     try:
         run.apart(given, teller, step, part, seal)
     finally:
@@ -204,12 +204,12 @@ def publish(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None) -> N
         from factory.cli import console as shown
         from factory.execution import run
 
-        teller = shown.Teller()
+        teller = shown.ConsoleReporter()
         steps = run.publish(loaded, the_hub, home, teller)
         shown.console.print(shown.repos_table(steps))
 
 
-def _look(loaded: Loaded) -> tuple[list[Row], float | None]:
+def _look(loaded: LoadedRecipe) -> tuple[list[Row], float | None]:
     from factory.slurm import submit as line
     from factory.slurm.queue import Queue
 

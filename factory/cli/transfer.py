@@ -20,14 +20,14 @@ from factory.hub.environment import configure_clients
 from factory.localhub.launcher import Connection, HubStartError, connect
 
 if TYPE_CHECKING:
-    from factory.hub.sync.side import Repo
-    from factory.hub.sync.transfer import Outcome, Shelf, Transfer
+    from factory.hub.sync.side import RepoId
+    from factory.hub.sync.transfer import CollectionOutcome, RepoOutcome, RepoTransfer
 
 _SLUG = re.compile(r"[^/@]+/[^/@]*-[0-9a-f]{24}")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class TransferOptions:
     """What is to be carried over, how, and how that is told."""
 
     what: tuple[str, ...] = ()
@@ -56,11 +56,11 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
 def transfer(
     source: tuple[str, str | None],
     destination: tuple[str, str | None],
-    wishes: Wishes,
+    wishes: TransferOptions,
     *,
     staging: Path,
     keeps_ids: bool,
-) -> Iterator[Transfer]:
+) -> Iterator[RepoTransfer]:
     """A transfer between two hubs, each an address and its own token, by way of a folder."""
     configure_clients(source[0] if keeps_ids else destination[0])
     from factory.cli.bar import Bar
@@ -68,14 +68,14 @@ def transfer(
     from factory.hub.sync.destination import Destination
     from factory.hub.sync.mirror import Mirror
     from factory.hub.sync.plan import Options
-    from factory.hub.sync.side import Side
+    from factory.hub.sync.side import HubReader
 
     bar = Bar(wishes.quiet)
     with _alone(staging):
         to = (Mirror if keeps_ids else Destination)(*destination, staging / "destination")
         try:
-            yield rooms.Transfer(
-                Side(*source, staging / "source"),
+            yield rooms.RepoTransfer(
+                HubReader(*source, staging / "source"),
                 to,
                 Options(adopt=wishes.adopt, squash=wishes.squash, private=wishes.private),
                 bar,
@@ -102,7 +102,7 @@ def _alone(staging: Path) -> Iterator[None]:
         yield
 
 
-def carry(work: Transfer, wishes: Wishes) -> None:
+def carry(work: RepoTransfer, wishes: TransferOptions) -> None:
     """Carry over what was asked for, tell it, and raise HubError if some of it could not be."""
     shelves, repos = named(work, wishes.what)
     done = [work.preview(*repo) if wishes.dry else work.repo(*repo) for repo in repos]
@@ -115,13 +115,15 @@ def carry(work: Transfer, wishes: Wishes) -> None:
         )
 
 
-def everything(work: Transfer) -> tuple[str, ...]:
+def everything(work: RepoTransfer) -> tuple[str, ...]:
     """All collections and repos that the source has."""
     collections = (collection.slug for collection in work.source.collections())
     return (*collections, *(str(repo) for repo in work.source.repos()))
 
 
-def named(work: Transfer, what: tuple[str, ...]) -> tuple[list[str], list[tuple[Repo, str | None]]]:
+def named(
+    work: RepoTransfer, what: tuple[str, ...]
+) -> tuple[list[str], list[tuple[RepoId, str | None]]]:
     """The collections and the repos, with revisions, that were asked for. Raises HubError.
 
     If nothing was, the one collection that the source has.
@@ -134,7 +136,7 @@ def named(work: Transfer, what: tuple[str, ...]) -> tuple[list[str], list[tuple[
                 "name one: " + ", ".join(what) if what else "name a repo",
             )
     shelves = [word for word in what if _SLUG.fullmatch(word)]
-    repos: dict[tuple[Repo, str | None], None] = {}
+    repos: dict[tuple[RepoId, str | None], None] = {}
     for shelf in shelves:
         repos |= dict.fromkeys((repo, None) for repo in work.repos_of(shelf))
     for word in what:
@@ -144,7 +146,9 @@ def named(work: Transfer, what: tuple[str, ...]) -> tuple[list[str], list[tuple[
     return shelves, list(repos)
 
 
-def _print(done: list[Outcome], shelves: list[Shelf], wishes: Wishes) -> None:
+def _print(
+    done: list[RepoOutcome], shelves: list[CollectionOutcome], wishes: TransferOptions
+) -> None:
     if wishes.as_json:
         found: dict[str, Any] = {
             "repos": [

@@ -29,7 +29,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Completion:
     """One answer: its token ids without the stop token, whether it ended by itself (`stop`) or
     was cut (`length`), and the seed of the stream of random numbers it was drawn from."""
 
@@ -38,7 +38,7 @@ class Sample:
     seed: int = 0
 
     @classmethod
-    def cut(cls, tokens: Sequence[int], stops: frozenset[int], seed: int) -> Sample:
+    def cut(cls, tokens: Sequence[int], stops: frozenset[int], seed: int) -> Completion:
         """The answer in what a model went on with: up to its first stop token, if it has one."""
         end = next((i for i, token in enumerate(tokens) if token in stops), None)
         if end is None:
@@ -69,7 +69,7 @@ class Sampler(Engine, Protocol):
 
     stop_ids: list[int]
 
-    def wear(self, adapter: Path | None) -> None:
+    def set_adapter(self, adapter: Path | None) -> None:
         """Go on with another of the adapters that it was opened with, or bare (None). Not while
         answers are drawn. Greedy answers are then those of an engine with this adapter alone, as
         far as they are the same in another batch. Raises KeyError for any other adapter."""
@@ -77,7 +77,7 @@ class Sampler(Engine, Protocol):
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
-    ) -> list[Sample]:
+    ) -> list[Completion]:
         """One answer to each prompt, in order. Answers to one prompt are drawn by repeating it,
         one after another, which engines that keep prefixes profit from.
 
@@ -120,7 +120,7 @@ def rooms_of(prompts: Sequence[Sequence[int]], sampling: Sampling, max_context: 
     return rooms
 
 
-def worn(adapter: Path | None, others: Sequence[Path]) -> dict[Path, int]:
+def loaded_adapter(adapter: Path | None, others: Sequence[Path]) -> dict[Path, int]:
     """The adapters that a sampler is opened with, each once, numbered from 0."""
     every = dict.fromkeys(([] if adapter is None else [adapter]) + list(others))
     return {path: number for number, path in enumerate(every)}

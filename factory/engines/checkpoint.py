@@ -62,7 +62,7 @@ def one_label(found: Checkpoint) -> Checkpoint:
 
 
 @dataclass(frozen=True)
-class Lora:
+class LoraShape:
     """A PEFT adapter's highest rank, and the ends of the names of the layers it changes (none
     where the adapter names them by a pattern)."""
 
@@ -70,7 +70,7 @@ class Lora:
     targets: tuple[str, ...]
 
 
-def lora(adapter: Path) -> Lora:
+def lora(adapter: Path) -> LoraShape:
     """What an adapter says of itself. Raises InputError where there is no LoRA."""
     try:
         config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
@@ -82,4 +82,4 @@ def lora(adapter: Path) -> Lora:
         )
     ranks = [int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())]
     targets = config.get("target_modules")
-    return Lora(max(ranks), tuple(targets) if isinstance(targets, list) else ())
+    return LoraShape(max(ranks), tuple(targets) if isinstance(targets, list) else ())

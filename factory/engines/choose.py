@@ -102,7 +102,7 @@ def processes(knobs: EngineKnobs) -> int:
     return max(1, gpu_count() // knobs.tensor_parallel)
 
 
-class Runs(Protocol):
+class CountedEngine(Protocol):
     """An engine, or what runs on one: it can say what it has read or drawn, and be closed."""
 
     @property
@@ -111,10 +111,10 @@ class Runs(Protocol):
     def close(self) -> None: ...
 
 
-E = TypeVar("E", bound=Runs)
+E = TypeVar("E", bound=CountedEngine)
 
 
-class Held(Generic[E]):
+class EngineCache(Generic[E]):
     """One engine at a time: opened when it is asked for, closed when another is asked for or the
     block ends, so that two models never share a device."""
 
@@ -141,7 +141,7 @@ class Held(Generic[E]):
             engine, self._held = self._held[1], None
             engine.close()
 
-    def __enter__(self) -> Held[E]:
+    def __enter__(self) -> EngineCache[E]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,7 +169,7 @@ def sampler(
 
         return VllmSampler(directory, dtype, adapter, knobs.vllm(), others)
     if engine == "openai":
-        from factory.engines.openai import OpenAISampler, Server
+        from factory.engines.openai import OpenAISampler, OpenAIServer
 
         if adapter is not None and knobs.served_model is None:
             raise StageError(
@@ -181,7 +181,7 @@ def sampler(
                 "a base and its adapters have each a name at a server, and how.served_model is one",
                 "use engine: vllm or transformers here, or merge the adapters and serve each",
             )
-        server = Server(knobs.served_model or name, knobs.max_num_seqs or 64)
+        server = OpenAIServer(knobs.served_model or name, knobs.max_num_seqs or 64)
         return OpenAISampler(directory, server)
     if knobs.batching == "continuous":
         from factory.engines.continuous import ContinuousSampler
@@ -196,9 +196,9 @@ def sampler(
 def chat(knobs: EngineKnobs, name: str, options: Mapping[str, Any]) -> OpenAIChat:
     """A served model that is asked in messages, called `name` there unless `served_model` says
     otherwise; `options` are more words of every request. Raises StageError."""
-    from factory.engines.openai import OpenAIChat, Server
+    from factory.engines.openai import OpenAIChat, OpenAIServer
 
-    return OpenAIChat(Server(knobs.served_model or name, knobs.max_num_seqs or 64), options)
+    return OpenAIChat(OpenAIServer(knobs.served_model or name, knobs.max_num_seqs or 64), options)
 
 
 def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:

@@ -17,9 +17,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from factory.engines import Sample, Sampling, rooms_of
+from factory.engines import Completion, Sampling, rooms_of
 from factory.engines.batch import Batch
-from factory.engines.pipelining import resting
+from factory.engines.pipelining import release_turn
 from factory.engines.transformers import TransformersSampler, first_line, generation, has_gpu
 from factory.errors import StageError
 
@@ -65,15 +65,15 @@ class ContinuousSampler(TransformersSampler):
         self._rows = rows or (FLASH_ROWS if self._attention else MASKED_ROWS)
         self._share = share
 
-    def wear(self, adapter: Path | None) -> None:
+    def set_adapter(self, adapter: Path | None) -> None:
         if adapter != self._worn:
             with self._opening:
                 self._end(drain=True)
-        super().wear(adapter)
+        super().set_adapter(adapter)
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
-    ) -> list[Sample]:
+    ) -> list[Completion]:
         rooms = rooms_of(prompts, sampling, self.max_context)
         if not prompts:
             return []
@@ -82,7 +82,7 @@ class ContinuousSampler(TransformersSampler):
             manager = self._manager(sampling, seed, longest)
             answers = manager.ask(prompts, rooms)
         try:
-            with resting():
+            with release_turn():
                 drawn = answers.result()
         except BaseException:
             with self._opening:
@@ -90,7 +90,7 @@ class ContinuousSampler(TransformersSampler):
                     self._end()
             raise
         stops = frozenset(self.stop_ids)
-        samples = [Sample.cut(tokens, stops, manager.seed) for tokens in drawn]
+        samples = [Completion.cut(tokens, stops, manager.seed) for tokens in drawn]
         self.tokens += sum(len(sample.token_ids) for sample in samples)
         return samples
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import tenacity
 
-from factory.engines import Sample, Sampling, checkpoint, rooms_of
+from factory.engines import Completion, Sampling, checkpoint, rooms_of
 from factory.engines.chat_template import Message
-from factory.engines.pipelining import resting
+from factory.engines.pipelining import release_turn
 from factory.errors import StageError
 
 ADDRESS = "OPENAI_BASE_URL"  # the variable that says where the server is
@@ -69,7 +69,7 @@ class _NotThis(StageError):
         self.reason = reason
 
 
-class Server:
+class OpenAIServer:
     """One server and the model it is asked for. Safe for many threads."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Server:
         post = self._post_each if each else self.post
         jobs = [self._pool.submit(post, path, body) for body in bodies]
         try:
-            with resting():
+            with release_turn():
                 return [job.result() for job in jobs]
         finally:
             for job in jobs:  # after the first failure the others are not worth their price
@@ -195,7 +195,7 @@ class OpenAISampler:
 
     lanes = LANES
 
-    def __init__(self, directory: Path, server: Server) -> None:
+    def __init__(self, directory: Path, server: OpenAIServer) -> None:
         found = checkpoint.read(directory)
         self.name = f"openai, served as {server.model}"
         self.tokenizer, self.stop_ids = found.tokenizer, found.stop_ids
@@ -203,12 +203,12 @@ class OpenAISampler:
         self.tokens = 0
         self._server = server
 
-    def wear(self, adapter: Path | None) -> None:
+    def set_adapter(self, adapter: Path | None) -> None:
         """A served model is what its name stands for: there is nothing to change."""
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
-    ) -> list[Sample]:
+    ) -> list[Completion]:
         """As engines.Sampler says; the request with number i has seed + i."""
         rooms = rooms_of(prompts, sampling, self.max_context)
         bodies = [
@@ -236,7 +236,7 @@ class OpenAISampler:
                 raise StageError(
                     f"the server ended an answer with {choice['finish_reason']!r}", "see its log"
                 )
-            found.append(Sample.cut(choice["token_ids"], stops, seed + number))
+            found.append(Completion.cut(choice["token_ids"], stops, seed + number))
         self.tokens += sum(len(sample.token_ids) for sample in found)
         return found
 
@@ -262,7 +262,7 @@ class OpenAIChat:
 
     lanes = LANES
 
-    def __init__(self, server: Server, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, server: OpenAIServer, options: Mapping[str, Any] | None = None) -> None:
         self.name = f"openai, served as {server.model}"
         self.tokens = 0
         self._server, self._options = server, dict(options or {})

@@ -27,7 +27,7 @@ _held = _Held()
 
 
 @contextmanager
-def resting() -> Iterator[None]:
+def release_turn() -> Iterator[None]:
     """Let other lanes run while this one waits. Outside of a lane it does nothing."""
     turn = _held.by
     if turn is None:

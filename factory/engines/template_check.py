@@ -13,7 +13,7 @@ from factory.errors import InputError
 _AGAIN = [{"role": "user", "content": "And a number."}, {"role": "assistant", "content": "Quor"}]
 
 
-class Breach(NamedTuple):
+class TemplateFault(NamedTuple):
     """One thing that is wrong: `fatal` when what is made would be worthless, and the fix."""
 
     fatal: bool
@@ -21,7 +21,7 @@ class Breach(NamedTuple):
     fix: str
 
 
-def breaches(tokenizer: Any, generation_config: Any) -> list[Breach]:
+def breaches(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
     """What is wrong with the template of a model that answers, worst first."""
     first = _turn(tokenizer, PROBE, "a first answer")
     second = [] if first else _turn(tokenizer, [*PROBE, *_AGAIN], "a second answer")
@@ -29,18 +29,18 @@ def breaches(tokenizer: Any, generation_config: Any) -> list[Breach]:
     return sorted(dict.fromkeys(found), key=lambda breach: not breach.fatal)
 
 
-def opening(tokenizer: Any) -> list[Breach]:
+def opening(tokenizer: Any) -> list[TemplateFault]:
     """What is wrong with how a template begins. All that binds a reward model's: it reads whole
     conversations and stops nowhere."""
     try:
         text = chat_template.rendered(tokenizer, PROBE, add_generation_prompt=False)
     except InputError as error:
-        return [Breach(True, error.what, error.fix)]
+        return [TemplateFault(True, error.what, error.fix)]
     bos, name = tokenizer.bos_token_id, tokenizer.bos_token
     printed = tokenizer.encode(text, add_special_tokens=False)
     if bos is not None and printed[:2] == [bos, bos]:
         return [
-            Breach(
+            TemplateFault(
                 False,
                 f"the template prints {name} twice",
                 "take one out of it: one is dropped here, but other programs will not do so",
@@ -48,7 +48,7 @@ def opening(tokenizer: Any) -> list[Breach]:
         ]
     if bos is not None and printed[0] != bos == tokenizer.encode("a")[0]:
         return [
-            Breach(
+            TemplateFault(
                 False,
                 f"the tokenizer begins a text with {name}, but its template prints none",
                 "put {{ bos_token }} at the start of the template if the model was tuned with it",
@@ -57,17 +57,17 @@ def opening(tokenizer: Any) -> list[Breach]:
     return []
 
 
-def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[Breach]:
+def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[TemplateFault]:
     """Whether a prompt is how its conversation begins, up to the answer's first character."""
     later = messages is not PROBE  # several turns: only recipes that ask for them are harmed
     try:
         prompt = chat_template.prompt_ids(tokenizer, messages[:-1])
         whole = chat_template.conversation_ids(tokenizer, messages)
     except InputError as error:
-        return [Breach(not later, error.what, error.fix)]
+        return [TemplateFault(not later, error.what, error.fix)]
     if whole[: len(prompt)] != prompt:
         return [
-            Breach(
+            TemplateFault(
                 not later,
                 f"the prompt for {when} is not how the whole conversation begins: it ends in "
                 f"{tokenizer.decode(prompt)[-24:]!r}",
@@ -78,7 +78,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[Breach
     rest = tokenizer.decode(whole[len(prompt) :])
     if not rest.lstrip().startswith(messages[-1]["content"]):
         return [
-            Breach(
+            TemplateFault(
                 not later,
                 f"the generation prompt is incomplete: {rest[:40]!r} is still to come before "
                 f"{when}",
@@ -88,7 +88,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[Breach
     return []
 
 
-def _stops(tokenizer: Any, generation_config: Any) -> list[Breach]:
+def _stops(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
     try:
         closing = chat_template.closing_ids(tokenizer)
         after = chat_template.rendered(tokenizer, PROBE, False).rpartition(PROBE[-1]["content"])[2]
@@ -98,7 +98,7 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[Breach]:
     known = configured if isinstance(configured, list | tuple) else [configured]
     if not closing and (after.strip() or known in ([], [None])):
         return [
-            Breach(
+            TemplateFault(
                 True,
                 "no token ends the assistant's turn: every answer runs on to max_tokens",
                 "let the template close a turn with a special token of the tokenizer",
@@ -106,7 +106,7 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[Breach]:
         ]
     if not closing:  # as GLM's, where whoever speaks next ends it
         return [
-            Breach(
+            TemplateFault(
                 False,
                 "the template prints nothing after an answer: nobody trained on it learns to stop",
                 "draw with this model, but train another, or let its template print a stop token",
@@ -116,7 +116,7 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[Breach]:
         return []
     stop = tokenizer.convert_ids_to_tokens(closing[0])
     return [
-        Breach(
+        TemplateFault(
             False,
             f"a turn ends with {stop}, which generation_config.json does not name",
             "nothing to do here, where it stops an answer all the same; for other programs add "

@@ -9,7 +9,14 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from factory.engines import Sample, Sampling, chat_template, checkpoint, rooms_of, worn
+from factory.engines import (
+    Completion,
+    Sampling,
+    chat_template,
+    checkpoint,
+    loaded_adapter,
+    rooms_of,
+)
 from factory.errors import InputError, StageError
 
 BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
@@ -147,15 +154,15 @@ class TransformersSampler(_Transformers):
         others: Sequence[Path] = (),
     ) -> None:
         super().__init__(directory)
-        self._adapters = worn(adapter, others)
+        self._adapters = loaded_adapter(adapter, others)
         self._model = causal(directory, dtype)
         self._layers = _dress(self._model, list(self._adapters))
         self._worn: Path | None = None
-        self.wear(adapter)
+        self.set_adapter(adapter)
         self._rows = rows or BATCH_ROWS
         self.stop_ids = self._found.stop_ids
 
-    def wear(self, adapter: Path | None) -> None:
+    def set_adapter(self, adapter: Path | None) -> None:
         if adapter is not None:
             number = self._adapters[adapter]
             if adapter != self._worn:
@@ -169,12 +176,12 @@ class TransformersSampler(_Transformers):
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
-    ) -> list[Sample]:
+    ) -> list[Completion]:
         rooms = rooms_of(prompts, sampling, self.max_context)
         # Longest first, and the answers to one prompt together: neighbours are of like length, so
         # little is padded, and the largest batch fails first if any.
         order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
-        found: dict[int, Sample] = {}
+        found: dict[int, Completion] = {}
         for number, start in enumerate(range(0, len(order), self._rows)):
             some = order[start : start + self._rows]
             drawn = self._batch(
@@ -193,7 +200,7 @@ class TransformersSampler(_Transformers):
         rooms: Sequence[int],
         sampling: Sampling,
         seed: int,
-    ) -> list[Sample]:
+    ) -> list[Completion]:
         import torch
 
         pad = self.stop_ids[0]
@@ -211,7 +218,7 @@ class TransformersSampler(_Transformers):
             )
         stops = frozenset(self.stop_ids)
         return [
-            Sample.cut(row[:room], stops, seed)
+            Completion.cut(row[:room], stops, seed)
             for row, room in zip(output[:, width:].tolist(), rooms, strict=True)
         ]
 
@@ -234,7 +241,7 @@ class Talker:
 
     def say(
         self, prompt: Sequence[int], sampling: Sampling, seed: int, as_base: bool = False
-    ) -> Generator[str, None, Sample]:
+    ) -> Generator[str, None, Completion]:
         """The answer to a prompt, piece by piece as it is drawn; the sample is what the generator
         returns. One that is closed early stops drawing. `as_base` switches the adapter off.
 
@@ -280,7 +287,7 @@ class Talker:
         found = drawn.get()
         if isinstance(found, BaseException):
             raise found
-        return Sample.cut(found, frozenset(self.stop_ids), seed)
+        return Completion.cut(found, frozenset(self.stop_ids), seed)
 
 
 class TransformersScorer(_Transformers):

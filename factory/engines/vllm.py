@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from factory.engines import Sample, Sampling, checkpoint, rooms_of, worn
+from factory.engines import Completion, Sampling, checkpoint, loaded_adapter, rooms_of
 from factory.engines.batch import Batch
 from factory.engines.guard import Guard
-from factory.engines.pipelining import resting
+from factory.engines.pipelining import release_turn
 from factory.errors import InputError, StageError
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values vLLM takes for max_lora_rank
@@ -117,7 +117,7 @@ class _Engine:
             return []
         batch = _Batch(requests, None if adapter is None else self._loras[adapter])
         self._inbox.put(batch)
-        with resting():
+        with release_turn():
             return batch.done.result()
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class _Vllm:
         self.name = f"vllm {vllm.__version__}"
         self._found = checkpoint.read(directory)
         self._settings = {"dtype": dtype, "max_model_len": self._found.max_context, **(how or {})}
-        self._adapters, self._worn = worn(adapter, others), adapter
+        self._adapters, self._worn = loaded_adapter(adapter, others), adapter
         self._started: _Engine | None = None
         self._starting = threading.Lock()
         self._before = 0
@@ -242,14 +242,14 @@ class VllmSampler(_Vllm):
 
     _seed: int | None = None
 
-    def wear(self, adapter: Path | None) -> None:
+    def set_adapter(self, adapter: Path | None) -> None:
         if adapter is not None:
             self._adapters[adapter]  # a KeyError here, not in the engine's thread
         self._worn = adapter
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
-    ) -> list[Sample]:
+    ) -> list[Completion]:
         rooms = rooms_of(prompts, sampling, self.max_context)
         self._fitting(max((len(p) + r for p, r in zip(prompts, rooms, strict=True)), default=0))
         self._seed = seed if self._seed is None else self._seed
@@ -271,7 +271,9 @@ class VllmSampler(_Vllm):
         requests = [(p, parameters[r]) for p, r in zip(prompts, rooms, strict=True)]
         outputs = engine.ask(requests, self._worn)
         stops = frozenset(self.stop_ids)
-        return [Sample.cut(output.outputs[0].token_ids, stops, self._seed) for output in outputs]
+        return [
+            Completion.cut(output.outputs[0].token_ids, stops, self._seed) for output in outputs
+        ]
 
 
 class VllmScorer(_Vllm):

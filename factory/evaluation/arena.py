@@ -13,13 +13,13 @@ from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
 from factory.config import REFERENCE
 from factory.engines import Sampler, Sampling, chat_template, choose
-from factory.engines.choose import EngineKnobs, Held
+from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import RecipeError
 from factory.evaluation.models import contestants
 from factory.language.confusion import count_english, count_lines, no_word_rate, pass_rates
 from factory.language.detect import detect, differs, matches
 from factory.language.english import english
-from factory.stage.inputs import Read, SliceSpec, model_of
+from factory.stage.inputs import SliceSpec, StepInput, model_of
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, counted, engines, greedy, spent
 from factory.stage.stage import How, Scope, Stage
@@ -57,7 +57,7 @@ class Arena(Stage):
                     self.name,
                     f"{language}/{one.label}",
                     language,
-                    (Read("questions", questions[language].step, language), *one.needs),
+                    (StepInput("questions", questions[language].step, language), *one.needs),
                 )
                 for language in one.languages
             ]
@@ -94,13 +94,13 @@ class Arena(Stage):
             name, rest = place.name or place.path.name, [one for one in others if one is not None]
             return choose.sampler(self.how, place.path, name, self.dtype, first, rest)
 
-        with Held(opened) as held:
+        with EngineCache(opened) as held:
 
             def engine(label: str) -> Sampler:
                 """A base is loaded once for all that are made of it, which answer in turn."""
                 place, adapter = models[label]
                 sampler = held(str(place.path))
-                sampler.wear(adapter)
+                sampler.set_adapter(adapter)
                 return sampler
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
@@ -135,7 +135,7 @@ class Arena(Stage):
         import polars as pl
 
         need = spec.need("questions")
-        assert isinstance(need, Read)
+        assert isinstance(need, StepInput)
         frame = pl.from_arrow(job.rows(need, "prompts", ["prompt_id", "prompt_hash"]))
         assert isinstance(frame, pl.DataFrame)
         asked = frame.rename({"prompt_id": "question_id"})
@@ -172,7 +172,7 @@ class Arena(Stage):
                 }
             )
         over = len(ids) - len(fits)
-        table = shards.noted(
+        table = shards.with_metadata(
             schemas.from_rows(rows, self.kind),
             engine=sampler.name,
             dropped={"prompt_too_long": over} if over else {},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from factory.artifacts import checkpoints
 from factory.errors import RecipeError, nearest
-from factory.stage.inputs import Need, Read
+from factory.stage.inputs import Need, StepInput
 from factory.stage.stage import Scope, Stage
 
 
@@ -38,10 +38,10 @@ def _named(scope: Scope, name: str, asked_by: str) -> list[Contestant]:
     return [
         Contestant(
             checkpoints.label(f"{trained}-{spec.name}", share),
-            (base, Read("adapter", spec.step, spec.name, share)),
+            (base, StepInput("adapter", spec.step, spec.name, share)),
             (spec.language,) if spec.language else scope.languages,
         )
-        for spec in stage.laid_out(scope)
+        for spec in stage.checked_slices(scope)
         for share in _shares(stage, at, asked_by)
     ]
 

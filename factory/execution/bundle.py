@@ -18,9 +18,9 @@ from factory.artifacts.workdir import Home
 from factory.errors import HubError, WorkError
 from factory.hub.client import Hub
 from factory.planning.lock import Lock, outside
-from factory.planning.plan import Found, Holdings, Step
-from factory.planning.recipe import Loaded, Recipe
-from factory.stage.inputs import Outside, Read
+from factory.planning.plan import ArtifactRef, Inventory, Step
+from factory.planning.recipe import LoadedRecipe, Recipe
+from factory.stage.inputs import ExternalInput, StepInput
 from factory.stage.readers import is_file
 
 FILE = "provisions.json"
@@ -58,9 +58,9 @@ class Provisions(Record):
     repos: tuple[Lying, ...] = ()
     known: tuple[Known, ...] = ()
 
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedRecipe:
         """The recipe as it was when this was written, whatever its file says now."""
-        return Loaded(self.recipe, self.path, self.packaged, self.extends, self.files)
+        return LoadedRecipe(self.recipe, self.path, self.packaged, self.extends, self.files)
 
     def write(self, directory: Path) -> None:
         """Into a directory, whole or not at all."""
@@ -83,9 +83,9 @@ def read(directory: Path) -> Provisions:
 
 
 def gather(
-    loaded: Loaded,
+    loaded: LoadedRecipe,
     pins: Lock,
-    held: Holdings,
+    held: Inventory,
     home: Home,
     steps: Sequence[Step],
     names: Collection[str],
@@ -100,7 +100,7 @@ def gather(
         for stage, spec in loaded.recipe.slices()
         if spec.step in names
         for need in spec.needs
-        if isinstance(need, Outside)
+        if isinstance(need, ExternalInput)
     }
     files = {}
     repos: dict[tuple[str, str, str], Lying] = {}
@@ -160,8 +160,8 @@ def artifacts(provisions: Provisions) -> list[tuple[Manifest, str, Path]]:
 
 
 def _artifacts(
-    steps: Sequence[Step], names: Collection[str], held: Holdings
-) -> list[tuple[Found, str]]:
+    steps: Sequence[Step], names: Collection[str], held: Inventory
+) -> list[tuple[ArtifactRef, str]]:
     """What is made already and is read by the steps of these names, or has rows for them."""
     read = {
         need.step
@@ -169,9 +169,9 @@ def _artifacts(
         if step.name in names
         for made in step.slices
         for need in made.spec.needs
-        if isinstance(need, Read)
+        if isinstance(need, StepInput)
     }
-    found: list[tuple[Found, str]] = []
+    found: list[tuple[ArtifactRef, str]] = []
     for step in steps:
         if step.found is not None and step.name in read:
             found.append((step.found, step.repo_type))

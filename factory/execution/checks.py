@@ -23,9 +23,9 @@ from factory.errors import FactoryError, InputError, RecipeError
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
 from factory.planning.plan import Step
-from factory.planning.recipe import Loaded, Recipe
+from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
-from factory.stage.inputs import Need, Outside, Read, Served, SliceSpec
+from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
 from factory.stage.readers import is_file
 from factory.stage.stage import Stage
 
@@ -35,17 +35,17 @@ _INDEX = "*.index.json"
 
 
 def check(
-    loaded: Loaded, pins: Lock, hub: Hub, home: Home, only: frozenset[str] | None = None
-) -> list[Finding]:
+    loaded: LoadedRecipe, pins: Lock, hub: Hub, home: Home, only: frozenset[str] | None = None
+) -> list[CheckFinding]:
     """All that is found about a recipe (or `only` these steps of it), errors first.
 
     Raises HubError when a tokenizer cannot be fetched, InputError without transformers.
     """
-    found: list[Finding] = []
+    found: list[CheckFinding] = []
     for tokenizer in asked(loaded.recipe, only):
         if tokenizer.model.source not in pins.pins:
             found.append(
-                Finding(
+                CheckFinding(
                     "warning",
                     tokenizer.model.source,
                     "not on this hub yet, so not checked",
@@ -57,41 +57,41 @@ def check(
         if not key.exists():
             made = [asdict(finding) for finding in _look(tokenizer, loaded, pins, hub)]
             write_atomically(key, json.dumps(made).encode())
-        found += [Finding(**said) for said in json.loads(key.read_text(encoding="utf-8"))]
+        found += [CheckFinding(**said) for said in json.loads(key.read_text(encoding="utf-8"))]
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
-def lacking(recipe: Recipe, only: Collection[str] | None = None) -> list[Finding]:
+def lacking(recipe: Recipe, only: Collection[str] | None = None) -> list[CheckFinding]:
     """What the steps of a recipe (or `only` these) need of this machine and it does not have."""
     specs: dict[str, tuple[Stage, list[SliceSpec]]] = {}
     for stage, spec in recipe.slices():
         if only is None or spec.step in only:
             specs.setdefault(stage.name, (stage, []))[1].append(spec)
     return unsettled(recipe, only) + [
-        Finding("error", f"stages.{name}", error.what, error.fix)
+        CheckFinding("error", f"stages.{name}", error.what, error.fix)
         for name, (stage, mine) in specs.items()
-        for error in stage.lacks(mine)
+        for error in stage.missing_requirements(mine)
     ]
 
 
-def unsettled(recipe: Recipe, only: Collection[str] | None = None) -> list[Finding]:
+def unsettled(recipe: Recipe, only: Collection[str] | None = None) -> list[CheckFinding]:
     """Served models whose words cannot be passed on as the recipe says. Of what is on a hub a card
     says it, which is read when it is fetched; of these nobody but the recipe can, and nobody should
     be told after everything else is made."""
     found = {}
     for stage, spec in recipe.slices():
         for need in spec.needs:
-            if isinstance(need, Served) and (only is None or spec.step in only):
+            if isinstance(need, ServedModel) and (only is None or spec.step in only):
                 under = [(need.model, recipe.licenses.get(need.model))]
                 try:
                     licenses.settle(stage.name, stage.kind, under, recipe.license)
                 except RecipeError as error:
-                    found[spec.step] = Finding("error", "licenses", error.what, error.fix)
+                    found[spec.step] = CheckFinding("error", "licenses", error.what, error.fix)
     return list(found.values())
 
 
 def gate(
-    loaded: Loaded,
+    loaded: LoadedRecipe,
     pins: Lock,
     hub: Hub,
     home: Home,
@@ -122,7 +122,7 @@ def gate(
     return before
 
 
-def _content_key(asked: Asked, loaded: Loaded, pins: Lock) -> str:
+def _content_key(asked: TokenizerUse, loaded: LoadedRecipe, pins: Lock) -> str:
     """The content of everything that is looked at, and what looks at it."""
     prompts = {
         f"{use.stage} {spec.name}": [use.does, use.limit, _digest(spec, pins)]
@@ -149,7 +149,7 @@ def _content_key(asked: Asked, loaded: Loaded, pins: Lock) -> str:
 
 def _digest(spec: SliceSpec, pins: Lock) -> str | None:
     need = spec.need("source")
-    pin = pins.pins.get(need.source) if isinstance(need, Outside) else None
+    pin = pins.pins.get(need.source) if isinstance(need, ExternalInput) else None
     return pin.digest if pin else None
 
 
@@ -162,7 +162,9 @@ def _transformers() -> str:
     return importlib.metadata.version("transformers")
 
 
-def _look(asked: Asked, loaded: Loaded, pins: Lock, hub: Hub) -> Iterator[Finding]:
+def _look(
+    asked: TokenizerUse, loaded: LoadedRecipe, pins: Lock, hub: Hub
+) -> Iterator[CheckFinding]:
     name = asked.model.source
     revision = pins.pins[name].revision
     assert revision is not None
@@ -171,7 +173,7 @@ def _look(asked: Asked, loaded: Loaded, pins: Lock, hub: Hub) -> Iterator[Findin
         tokenizer = chat_template.load_tokenizer(str(directory))
     except InputError as error:
         # a path of this machine's says nothing to people; the name does
-        yield Finding("error", name, error.what.replace(str(directory), name), error.fix)
+        yield CheckFinding("error", name, error.what.replace(str(directory), name), error.fix)
         return
     generation = SimpleNamespace(**_json(directory / "generation_config.json"))
     found = (
@@ -180,7 +182,7 @@ def _look(asked: Asked, loaded: Loaded, pins: Lock, hub: Hub) -> Iterator[Findin
         else template_check.opening(tokenizer)
     )
     for breach in found:
-        yield Finding("error" if breach.fatal else "warning", name, breach.what, breach.fix)
+        yield CheckFinding("error" if breach.fatal else "warning", name, breach.what, breach.fix)
     if any(breach.fatal for breach in found):
         return
     config = _json(directory / "config.json")
@@ -193,18 +195,18 @@ def _look(asked: Asked, loaded: Loaded, pins: Lock, hub: Hub) -> Iterator[Findin
                     measured[spec] = dict(_lengths(tokenizer, spec, loaded, pins, hub))
                 except FactoryError as error:
                     about = f"{name}, {spec.name}"
-                    yield Finding("error", about, error.what, error.fix)
+                    yield CheckFinding("error", about, error.what, error.fix)
                     measured[spec] = {}
             yield from over_long(use, name, spec.name, measured[spec], context)
 
 
 def _lengths(
-    tokenizer: Any, spec: SliceSpec, loaded: Loaded, pins: Lock, hub: Hub
+    tokenizer: Any, spec: SliceSpec, loaded: LoadedRecipe, pins: Lock, hub: Hub
 ) -> Iterator[tuple[str, int]]:
     """The tokens of every prompt of a slice that comes from outside, by id. Prompts that are made
     here (translations) are not there yet."""
     stage, need = loaded.recipe.steps().get(spec.step), spec.need("source")
-    if not isinstance(stage, Prompts) or not isinstance(need, Outside):
+    if not isinstance(stage, Prompts) or not isinstance(need, ExternalInput):
         return
     name, pin = need.source.partition("@")[0], pins.pins[need.source]
     path = (
@@ -243,7 +245,7 @@ _ADAPTERS = ("adapter", "start", "source")  # what comes from outside and goes w
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckFinding:
     """Something that a recipe will run into: `about` a model or a language, and the fix."""
 
     level: Literal["error", "warning"]
@@ -268,23 +270,23 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TokenizerUse:
     """A tokenizer: the model that it comes with, whether that one answers (a classifier does not),
     and its uses."""
 
-    model: Outside
+    model: ExternalInput
     answers: bool
     uses: tuple[Use, ...]
 
 
-def asked(recipe: Recipe, only: frozenset[str] | None = None) -> list[Asked]:
+def asked(recipe: Recipe, only: frozenset[str] | None = None) -> list[TokenizerUse]:
     """Every tokenizer that the steps of a recipe need (or `only` those), each once.
 
     A model that is trained here has the tokenizer of its base.
     """
     laid = recipe.slices()
     specs = {(spec.step, spec.name): spec for _, spec in laid}
-    found: dict[str, Asked] = {}
+    found: dict[str, TokenizerUse] = {}
     for stage, spec in laid:
         if only is not None and spec.step not in only:
             continue
@@ -298,17 +300,17 @@ def asked(recipe: Recipe, only: frozenset[str] | None = None) -> list[Asked]:
                 or stage.kind == "prompts"
                 or (need.role == "base" and stage.kind == "model")
             )
-            before = found.get(model.source, Asked(model, False, ()))
+            before = found.get(model.source, TokenizerUse(model, False, ()))
             uses = _with(before.uses, _use(stage, spec, specs))
-            found[model.source] = Asked(before.model, before.answers or not reads, uses)
+            found[model.source] = TokenizerUse(before.model, before.answers or not reads, uses)
     return list(found.values())
 
 
-def _origin(need: Need, specs: Mapping[tuple[str, str], SliceSpec]) -> Outside | None:
+def _origin(need: Need, specs: Mapping[tuple[str, str], SliceSpec]) -> ExternalInput | None:
     """The outside model whose tokenizer a need comes with; None for what is no model."""
-    if isinstance(need, Outside):
+    if isinstance(need, ExternalInput):
         return need if need.kind == "model" and need.role not in _ADAPTERS else None
-    if isinstance(need, Served) or need.role == "adapter":
+    if isinstance(need, ServedModel) or need.role == "adapter":
         return None  # no tokenizer is here; or it goes with its base, which is a need of its own
     base = specs[need.step, need.slice].need("base")
     return None if base is None else _origin(base, specs)
@@ -321,7 +323,7 @@ def _use(stage: Stage, spec: SliceSpec, specs: Mapping[tuple[str, str], SliceSpe
     sources = tuple(
         specs[need.step, need.slice]
         for need in spec.needs
-        if isinstance(need, Read) and need.role in _PROMPTS
+        if isinstance(need, StepInput) and need.role in _PROMPTS
     )
     return Use(stage.name, "read" if stage.kind == "scores" else "answer", limit, sources)
 
@@ -343,7 +345,7 @@ def _key(use: Use) -> tuple[str, Literal["answer", "read"], int | None]:
 
 def over_long(
     use: Use, about: str, language: str, lengths: Mapping[str, int], context: int | None
-) -> list[Finding]:
+) -> list[CheckFinding]:
     """What a use's limits mean for prompts of these lengths (tokens, by id) in one language."""
     if use.limit is None or not lengths:
         return []
@@ -364,7 +366,7 @@ def over_long(
     if short:
         left = min(short)
         found.append(
-            Finding(
+            CheckFinding(
                 "warning",
                 about,
                 f"{where}: answers to {len(short)} of {len(lengths)} prompts get less than "
@@ -377,13 +379,13 @@ def over_long(
 
 def _too_long(
     over: list[str], lengths: Mapping[str, int], longest: str, about: str, where: str, most: int
-) -> list[Finding]:
+) -> list[CheckFinding]:
     if not over:
         return []
     every = len(over) == len(lengths)
     listed = ", ".join(over[:3]) + (f" and {len(over) - 3} more" if len(over) > 3 else "")
     return [
-        Finding(
+        CheckFinding(
             "error" if every else "warning",
             about,
             f"{where}: {len(over)} of {len(lengths)} prompts leave no room in {most} tokens: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from factory.errors import HubError
-from factory.hub.client import Hub, Item
+from factory.hub.client import CollectionEntry, Hub
 from factory.hub.collection import description, title
 from factory.planning.plan import Step, repo_of
 from factory.planning.recipe import Recipe
@@ -16,7 +16,7 @@ def put(recipe: Recipe, steps: Sequence[Step], hub: Hub) -> None:
     """Put every step that is on the hub into the collection, in the order of the line: the repos
     of other recipes too, where they made the very same thing. Raises HubError."""
     items = [
-        Item(step.repo, step.repo_type, card.note(step.found.manifest, step.found.tag))
+        CollectionEntry(step.repo, step.repo_type, card.note(step.found.manifest, step.found.tag))
         for step in steps
         if step.found is not None and step.found.tag is not None
     ]
@@ -34,6 +34,6 @@ def tell_models(recipe: Recipe, hub: Hub, tell: Callable[[str], None]) -> None:
     for repo in adapters:
         try:
             if hub.has(repo, "model", "main"):
-                refresh.refresh(hub, refresh.Subject(repo, "model", "main"))
+                refresh.refresh(hub, refresh.EvaluatedRepo(repo, "model", "main"))
         except HubError as error:  # a card can wait: factory card REPO --refresh
             tell(f"the card of {repo} is as it was: {error.what}")

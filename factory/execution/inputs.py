@@ -7,20 +7,25 @@ from itertools import islice
 from pathlib import Path
 
 from factory.artifacts import checkpoints
-from factory.artifacts.reuse import Earlier
+from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import slice_directory
 from factory.errors import FactoryError, RecipeError
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
-from factory.planning.plan import Found, Holdings, Slice, State, Step, plan
-from factory.planning.recipe import Loaded
-from factory.stage.inputs import Need, Outside, Read, Served
+from factory.planning.plan import ArtifactRef, Inventory, Slice, State, Step, plan
+from factory.planning.recipe import LoadedRecipe
+from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
 from factory.stage.readers import View, is_file
 
 
 def find(
-    loaded: Loaded, pins: Lock, held: Holdings, hub: Hub, needs: Sequence[Need], asked_by: str
+    loaded: LoadedRecipe,
+    pins: Lock,
+    held: Inventory,
+    hub: Hub,
+    needs: Sequence[Need],
+    asked_by: str,
 ) -> dict[Need, Place]:
     """Where what is needed lies on this disk, fetched if it must be. Of a served model nothing
     does.
@@ -30,7 +35,7 @@ def find(
     steps = {step.name: step for step in plan(loaded.recipe, pins, held)}
     done = {name: step.found for name, step in steps.items() if step.found}
     for need in needs:
-        if isinstance(need, Read) and need.step not in done:
+        if isinstance(need, StepInput) and need.step not in done:
             raise RecipeError(
                 f"{asked_by} needs {need.step}, which is not made yet: {steps[need.step].reason}",
                 f"run factory run {loaded.recipe.name} --until {need.step} first",
@@ -38,20 +43,20 @@ def find(
     return {
         need: _place(need, loaded, pins, done, steps, hub)
         for need in needs
-        if not isinstance(need, Served)
+        if not isinstance(need, ServedModel)
     }
 
 
 def _place(
-    need: Read | Outside,
-    loaded: Loaded,
+    need: StepInput | ExternalInput,
+    loaded: LoadedRecipe,
     pins: Lock,
-    done: Mapping[str, Found],
+    done: Mapping[str, ArtifactRef],
     steps: Mapping[str, Step],
     hub: Hub,
 ) -> Place:
     """Where a need lies on this disk, fetched from the hub if it must be."""
-    if isinstance(need, Read):
+    if isinstance(need, StepInput):
         found, step = done[need.step], steps[need.step]
         tag = found.tag or found.manifest.tag
         root = found.directory or hub.fetch(step.repo, step.repo_type, tag)
@@ -64,7 +69,7 @@ def _place(
     return Place(hub.fetch(name, need.kind, revision), name, revision)
 
 
-def earlier(made: Slice, kind: str, hub: Hub) -> tuple[Earlier, ...]:
+def earlier(made: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
     """Where the rows of earlier artifacts for a slice lie on this disk, fetched if need be."""
     found = []
     for stands in made.earlier:
@@ -72,14 +77,14 @@ def earlier(made: Slice, kind: str, hub: Hub) -> tuple[Earlier, ...]:
         tag = stands.found.tag or manifest.tag
         root = stands.found.directory or hub.fetch(manifest.repo, kind, tag)
         path = slice_directory(root, made.spec.name)
-        found.append(Earlier(path, f"{manifest.repo}@{tag}", stands.whole))
+        found.append(ReusableSlice(path, f"{manifest.repo}@{tag}", stands.whole))
         if stands.whole:
             break  # nothing more is asked for
     return tuple(found)
 
 
 def counted(
-    loaded: Loaded, steps: Sequence[Step], here: Mapping[str, Path]
+    loaded: LoadedRecipe, steps: Sequence[Step], here: Mapping[str, Path]
 ) -> dict[tuple[str, str], int]:
     """How many rows come from outside, by step and slice, where their files are here to be read:
     beside the recipe, or `here` by the name of their repo. Of steps that must run alone."""
@@ -87,7 +92,7 @@ def counted(
     for step in steps:
         for made in step.slices if step.state is State.RUN else ():
             need = made.spec.need("source")
-            if not isinstance(step.stage, View) or not isinstance(need, Outside):
+            if not isinstance(step.stage, View) or not isinstance(need, ExternalInput):
                 continue
             local = is_file(need.source)
             path = loaded.file(need.source) if local else here.get(need.source.partition("@")[0])

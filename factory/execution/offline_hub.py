@@ -11,8 +11,8 @@ from factory.artifacts.manifest import Manifest
 from factory.errors import HubError
 from factory.execution import bundle
 from factory.execution.bundle import Provisions
-from factory.hub.client import Hub, Published
-from factory.planning.plan import Found, Holdings
+from factory.hub.client import Hub, PublishedRef
+from factory.planning.plan import ArtifactRef, Inventory
 
 
 class _Nobody:
@@ -61,11 +61,13 @@ class Offline(Hub):
             )
         return path
 
-    def holdings(self, repos: Mapping[str, str]) -> Holdings:
+    def holdings(self, repos: Mapping[str, str]) -> Inventory:
         """Every artifact that was there or was brought, whatever repo it is of."""
-        found = Holdings([Found(known.manifest, tag=known.tag) for known in self._given.known])
+        found = Inventory(
+            [ArtifactRef(known.manifest, tag=known.tag) for known in self._given.known]
+        )
         for manifest, tag, directory in bundle.artifacts(self._given):
-            found.add(Found(manifest, directory, tag))
+            found.add(ArtifactRef(manifest, directory, tag))
         return found
 
     def collection(self, slug: str) -> dict[str, str]:
@@ -76,7 +78,7 @@ class Offline(Hub):
 
     def publish(
         self, directory: Path, manifest: Manifest, repo: str, kind: str, private: bool
-    ) -> Published:
+    ) -> PublishedRef:
         raise _refusal(f"{repo} cannot be published from here")
 
 

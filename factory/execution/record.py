@@ -26,9 +26,9 @@ from factory.artifacts.manifest import (
 from factory.errors import InputError, StageError
 from factory.language.languages import LANGUAGES
 from factory.planning.lock import Lock
-from factory.planning.plan import Found, Step, content
+from factory.planning.plan import ArtifactRef, Step, content
 from factory.planning.recipe import Recipe
-from factory.stage.inputs import Need, Outside, Read, Served
+from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
 from factory.stage.outcome import Outcome, gpus
 from factory.stage.readers import is_file
@@ -46,7 +46,7 @@ def manifest(
     lock: Lock,
     step: Step,
     outcome: Outcome,
-    done: Mapping[str, Found],
+    done: Mapping[str, ArtifactRef],
     out: Path,
     seconds: float,
     taken: Mapping[str, dict[str, int]],
@@ -142,7 +142,9 @@ def departures(recipe: Recipe, step: Step) -> dict[str, str]:
     for stage, spec in recipe.slices():
         found = reads.setdefault(stage.name, {stage.name})
         for need in spec.needs:
-            if isinstance(need, Read):  # in the order of the line: what is read is there already
+            if isinstance(
+                need, StepInput
+            ):  # in the order of the line: what is read is there already
                 found |= reads[need.step.partition("[")[0]]
     concerned = reads[step.stage.name]
     return {at: why for at, why in recipe.departures.items() if at.partition(".")[0] in concerned}
@@ -203,16 +205,16 @@ def files(out: Path) -> list[FileRecord]:
 def inputs(
     need: Need,
     lock: Lock,
-    done: Mapping[str, Found],
+    done: Mapping[str, ArtifactRef],
     under: Mapping[Need, License | None] | None = None,
 ) -> InputRecord:
     """What a need turned out to be, and `under` what."""
     license = (under or {}).get(need)
-    if isinstance(need, Served):
+    if isinstance(need, ServedModel):
         return InputRecord(
             role=need.role, digest=need.digest, source=need.model, license=license, served=True
         )
-    if isinstance(need, Outside):
+    if isinstance(need, ExternalInput):
         pin = lock.pins[need.source]
         return InputRecord(
             role=need.role,
@@ -240,7 +242,7 @@ def stated(
     recipe: Recipe,
     needs: Iterable[Need],
     places: Mapping[Need, Place],
-    done: Mapping[str, Found],
+    done: Mapping[str, ArtifactRef],
 ) -> dict[Need, License | None]:
     """Under what each need is: what its manifest says, or the recipe, or the card beside it. A
     file is the recipe's own, so it is under what the recipe says of itself; of a served model
@@ -252,9 +254,9 @@ def stated(
     }
     found: dict[Need, License | None] = {}
     for need in needs:
-        if isinstance(need, Served):
+        if isinstance(need, ServedModel):
             found[need] = own.get(need.model)
-        elif isinstance(need, Read):
+        elif isinstance(need, StepInput):
             found[need] = done[need.step].manifest.license
         elif said := own.get(need.source) or own.get(need.source.partition("@")[0]):
             found[need] = said
@@ -275,28 +277,30 @@ def license_of(recipe: Recipe, step: Step, under: Mapping[Need, License | None])
     read = [
         (_called(need), license)
         for need, license in under.items()
-        if step.stage.kind != "results" or not isinstance(need, Outside) or need.kind == "model"
+        if step.stage.kind != "results"
+        or not isinstance(need, ExternalInput)
+        or need.kind == "model"
     ]
     return licenses.settle(step.repo, step.stage.kind, read, recipe.license)
 
 
 def _called(need: Need) -> str:
-    if isinstance(need, Served):
+    if isinstance(need, ServedModel):
         return need.model
-    return need.source if isinstance(need, Outside) else need.step
+    return need.source if isinstance(need, ExternalInput) else need.step
 
 
 def _models(
-    step: Step, lock: Lock, done: Mapping[str, Found], under: Mapping[Need, License | None]
+    step: Step, lock: Lock, done: Mapping[str, ArtifactRef], under: Mapping[Need, License | None]
 ) -> list[InputRecord]:
     """The models a step used, each once."""
     found: dict[str, InputRecord] = {}
     for made in step.slices:
         for need in made.spec.needs:
-            if isinstance(need, Read):
+            if isinstance(need, StepInput):
                 model = done[need.step].manifest.kind in ("model", "adapter")
             else:
-                model = isinstance(need, Served) or need.kind == "model"
+                model = isinstance(need, ServedModel) or need.kind == "model"
             if model:
                 record = inputs(need, lock, done, under)
                 found.setdefault(record.digest, record)

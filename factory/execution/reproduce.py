@@ -18,24 +18,24 @@ from factory.execution.run import Reporter
 from factory.hub.client import Hub
 from factory.planning import lock
 from factory.planning.lock import Lock
-from factory.planning.plan import Found, State, Step, plan, repo_type
-from factory.planning.recipe import Loaded, load
-from factory.stage.inputs import Outside, Read
+from factory.planning.plan import ArtifactRef, State, Step, plan, repo_type
+from factory.planning.recipe import LoadedRecipe, load
+from factory.stage.inputs import ExternalInput, StepInput
 from factory.stage.readers import is_file
 
 AGAIN = "-again"  # after the org, for what is made again
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedCollection:
     """A collection as it was published: its recipe and lock, and every artifact that they give."""
 
-    loaded: Loaded
+    loaded: LoadedRecipe
     pins: Lock
     steps: list[Step]
 
 
-def read(hub: Hub, slug: str, directory: Path) -> Published:
+def read(hub: Hub, slug: str, directory: Path) -> PublishedCollection:
     """What a collection says of itself. `directory` is where its recipe may lie meanwhile.
 
     The recipe is that of the newest artifact of the last stage there is. Raises HubError, or
@@ -53,23 +53,23 @@ def read(hub: Hub, slug: str, directory: Path) -> Published:
     pins = lock.read(root / "recipe.lock.yaml")
     if pins is None:
         raise RecipeError(f"{newest.manifest.repo} holds no lock", "it cannot be made again")
-    return Published(loaded, pins, plan(loaded.recipe, pins, held))
+    return PublishedCollection(loaded, pins, plan(loaded.recipe, pins, held))
 
 
-def models(published: Published, start: str | None) -> list[str]:
+def models(published: PublishedCollection, start: str | None) -> list[str]:
     """What has to be on the hub to run from `start` on: models as `org/name@commit`."""
     found = {}
     for step in _anew(published, start):
         for made in step.slices:
             for need in made.spec.needs:
-                if isinstance(need, Outside) and not is_file(need.source):
+                if isinstance(need, ExternalInput) and not is_file(need.source):
                     pin = published.pins.pins[need.source]
                     found[f"{need.source.partition('@')[0]}@{pin.revision}"] = need.kind
     return [f"datasets/{name}" if kind == "dataset" else name for name, kind in found.items()]
 
 
 def again(
-    published: Published, start: str | None, hub: Hub, home: Home, report: Reporter
+    published: PublishedCollection, start: str | None, hub: Hub, home: Home, report: Reporter
 ) -> dict[str, Difference]:
     """Run from `start` on (the first step that reads no file, if None) and compare with what was
     published, by step. Run again after a stop, it goes on where it was."""
@@ -78,7 +78,7 @@ def again(
     mine = recipe.model_copy(
         update={"org": recipe.org + AGAIN, "description": f"{recipe.name}, made again"}
     )
-    loaded = Loaded(mine, published.loaded.path, packaged=False)
+    loaded = LoadedRecipe(mine, published.loaded.path, packaged=False)
     held = resolve.holdings(loaded, published.pins, hub, home)
     for step in published.steps:
         if step.name not in anew and step.found is not None:
@@ -92,7 +92,7 @@ def again(
     }
 
 
-def _anew(published: Published, start: str | None) -> list[Step]:
+def _anew(published: PublishedCollection, start: str | None) -> list[Step]:
     """The steps to be run. Raises RecipeError for one that cannot be."""
     steps = {step.name: step for step in published.steps if step.slices}
     if start is None:
@@ -104,7 +104,9 @@ def _anew(published: Published, start: str | None) -> list[Step]:
     anew = {name: steps[name] for name in names[names.index(start) :]}
     for step in anew.values():
         if not _runs_here(step) and any(
-            isinstance(n, Outside) and is_file(n.source) for m in step.slices for n in m.spec.needs
+            isinstance(n, ExternalInput) and is_file(n.source)
+            for m in step.slices
+            for n in m.spec.needs
         ):
             raise RecipeError(
                 f"{step.name} was read from a file that was not published, only its rows",
@@ -113,14 +115,14 @@ def _anew(published: Published, start: str | None) -> list[Step]:
     for step in anew.values():
         for made in step.slices:
             for need in made.spec.needs:
-                if isinstance(need, Read) and need.step not in anew:
+                if isinstance(need, StepInput) and need.step not in anew:
                     _must_be_there(steps, need.step, step.name)
     return list(anew.values())
 
 
 def _runs_here(step: Step) -> bool:
     """Whether a step reads nothing but what the collection and the hub have."""
-    return any(isinstance(need, Read) for made in step.slices for need in made.spec.needs)
+    return any(isinstance(need, StepInput) for made in step.slices for need in made.spec.needs)
 
 
 def _must_be_there(steps: Mapping[str, Step], name: str, asked_by: str) -> None:
@@ -131,6 +133,6 @@ def _must_be_there(steps: Mapping[str, Step], name: str, asked_by: str) -> None:
         )
 
 
-def _directory(found: Found, hub: Hub) -> Path:
+def _directory(found: ArtifactRef, hub: Hub) -> Path:
     kind = repo_type(found.manifest.kind)
     return found.directory or hub.fetch(found.manifest.repo, kind, str(found.tag))

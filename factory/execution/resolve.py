@@ -13,13 +13,13 @@ from factory.execution import builtin_models
 from factory.hub.client import Hub
 from factory.planning import lock
 from factory.planning.lock import Lock, Pin
-from factory.planning.plan import Found, Holdings, plan, repo_type, repos
-from factory.planning.recipe import Loaded
-from factory.stage.inputs import Outside
+from factory.planning.plan import ArtifactRef, Inventory, plan, repo_type, repos
+from factory.planning.recipe import LoadedRecipe
+from factory.stage.inputs import ExternalInput
 
 
 def resolve(
-    loaded: Loaded,
+    loaded: LoadedRecipe,
     hub: Hub,
     home: Home,
     tell: Callable[[str], None] | None,
@@ -36,7 +36,7 @@ def resolve(
     path = lock.path_of(loaded)
     old = None if update else lock.read(path)
 
-    def ask(need: Outside, pinned: Pin | None) -> Pin | None:
+    def ask(need: ExternalInput, pinned: Pin | None) -> Pin | None:
         name, _, revision = need.source.partition("@")
         if pinned and pinned.revision and hub.has(name, need.kind, pinned.revision):
             return pinned
@@ -93,29 +93,29 @@ def _import(name: str, hub: Hub, home: Home) -> None:
         hub.publish(out, manifest, name, "model", private=False)
 
 
-def holdings(loaded: Loaded, pins: Lock, hub: Hub, home: Home) -> Holdings:
+def holdings(loaded: LoadedRecipe, pins: Lock, hub: Hub, home: Home) -> Inventory:
     """What exists of a recipe: on the hub, at rest here, and half-way.
 
     What another recipe of the same org made here counts too, if it is the very same thing; so do
     the recipes it extends, and the collections under `reuse:`. Raises HubError.
     """
     recipe = loaded.recipe
-    asked = {step.fingerprint for step in plan(recipe, pins, Holdings())}
-    at_rest = Holdings()
+    asked = {step.fingerprint for step in plan(recipe, pins, Inventory())}
+    at_rest = Inventory()
     for work in home.all_work(recipe.org):
         manifest = work.manifest()
         if manifest is None:
             if (progress := work.progress()) is not None:
                 at_rest.partial[work.fingerprint] = progress
         elif manifest.recipe == recipe.name or manifest.fingerprint in asked:
-            at_rest.add(Found(manifest, directory=work.artifact))
+            at_rest.add(ArtifactRef(manifest, directory=work.artifact))
     others: dict[str, str] = {f.manifest.repo: repo_type(f.manifest.kind) for f in at_rest.found}
     for org, name in loaded.extends:
         others |= repos(recipe.model_copy(update={"org": org, "name": name}))
     for slug in recipe.reuse:
         others |= hub.collection(slug)
     found = hub.holdings(others | repos(recipe))
-    for resting in at_rest.found:
-        found.add(resting)
+    for release_turn in at_rest.found:
+        found.add(release_turn)
     found.partial = at_rest.partial
     return found

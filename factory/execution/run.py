@@ -30,16 +30,16 @@ from factory.execution import checks, collection, external, inputs, record, reso
 from factory.execution.bundle import Provisions
 from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
-from factory.pairs.selection import Choosing
+from factory.pairs.selection import Selection
 from factory.planning.lock import Lock
-from factory.planning.plan import Found, Holdings, State, Step, plan
-from factory.planning.recipe import Loaded
+from factory.planning.plan import ArtifactRef, Inventory, State, Step, plan
+from factory.planning.recipe import LoadedRecipe
 from factory.reports.cards import card, figures
 from factory.stage.job import Job, PartDone, Progress
 from factory.stage.outcome import Outcome
 
 
-class Fan(Protocol):
+class Workers(Protocol):
     """Who starts several processes that each make a part of a step's shards, each on so many
     GPUs of its own, and waits for them."""
 
@@ -60,7 +60,7 @@ class Reporter(Protocol):
 
 
 def run(
-    loaded: Loaded,
+    loaded: LoadedRecipe,
     hub: Hub,
     home: Home,
     report: Reporter,
@@ -68,7 +68,7 @@ def run(
     until: str | None = None,
     frozen: bool = False,
     part: tuple[int, int] | None = None,
-    fan: Fan | None = None,
+    fan: Workers | None = None,
 ) -> list[Step]:
     """Run what must run, publish what is done, and return every step as it then stands.
 
@@ -114,14 +114,14 @@ def work_of(given: Provisions, name: str) -> Work:
     return home.work(loaded.recipe.org, step.fingerprint)
 
 
-def _unchanged(loaded: Loaded, pins: Lock) -> None:
+def _unchanged(loaded: LoadedRecipe, pins: Lock) -> None:
     for source, path in loaded.files.items():
         digest = content_digest([("rows", file_sha256(path))])
         if pins.pins[source].digest != digest:
             raise RecipeError(f"{path} is not what was submitted", "submit again")
 
 
-def _all_there(step: Step, loaded: Loaded, home: Home) -> None:
+def _all_there(step: Step, loaded: LoadedRecipe, home: Home) -> None:
     if step.state is not State.RUN:
         return
     there = home.work(loaded.recipe.org, step.fingerprint).progress()
@@ -133,7 +133,7 @@ def _all_there(step: Step, loaded: Loaded, home: Home) -> None:
         )
 
 
-def publish(loaded: Loaded, hub: Hub, home: Home, report: Reporter) -> list[Step]:
+def publish(loaded: LoadedRecipe, hub: Hub, home: Home, report: Reporter) -> list[Step]:
     """Publish what is sealed and not on the hub, run nothing, and return every step as it then
     stands. Raises FactoryError."""
     with _stoppable(), _explained(home):
@@ -146,15 +146,15 @@ def publish(loaded: Loaded, hub: Hub, home: Home, report: Reporter) -> list[Step
 
 
 def execute(
-    loaded: Loaded,
+    loaded: LoadedRecipe,
     pins: Lock,
-    held: Holdings,
+    held: Inventory,
     wanted: Sequence[str],
     hub: Hub,
     home: Home,
     report: Reporter,
     part: tuple[int, int] | None = None,
-    fan: Fan | None = None,
+    fan: Workers | None = None,
 ) -> None:
     """Run and publish these steps, in their order; `held` takes in what comes of them. Raises
     FactoryError, a HubError at the end for what is made and could not be published."""
@@ -184,7 +184,7 @@ def execute(
                 unpublished.append(error)
             else:
                 assert step.found is not None
-                held.add(Found(step.found.manifest, tag=tag))
+                held.add(ArtifactRef(step.found.manifest, tag=tag))
                 step = _find(plan(loaded.recipe, pins, held), name)
                 published = True
         if published:
@@ -204,7 +204,7 @@ def execute(
         )
 
 
-def _shelve(loaded: Loaded, pins: Lock, held: Holdings, hub: Hub, report: Reporter) -> bool:
+def _shelve(loaded: LoadedRecipe, pins: Lock, held: Inventory, hub: Hub, report: Reporter) -> bool:
     """Put what is published into the collection. Returns whether that could be done."""
     try:
         collection.put(loaded.recipe, plan(loaded.recipe, pins, held), hub)
@@ -222,7 +222,7 @@ def _in_parts(step: Step, wanted: Sequence[str]) -> None:
         )
 
 
-def _fan_out(step: Step, work: Work, fan: Fan) -> None:
+def _fan_out(step: Step, work: Work, fan: Workers) -> None:
     how, there = step.stage.how, work.progress()
     if not isinstance(how, EngineKnobs) or step.stage.from_ or (there and there[0] == there[1]):
         return
@@ -249,10 +249,10 @@ def _find(steps: list[Step], name: str) -> Step:
 
 
 def _work(
-    loaded: Loaded,
+    loaded: LoadedRecipe,
     pins: Lock,
     step: Step,
-    held: Holdings,
+    held: Inventory,
     hub: Hub,
     home: Home,
     report: Reporter,
@@ -273,7 +273,7 @@ def _work(
     work = home.work(loaded.recipe.org, step.fingerprint)
     with work.held() if part is None else work.shared(read):
         if made := work.sealed_from(read):  # by another process, since the plan was made
-            held.add(Found(made, directory=work.artifact))
+            held.add(ArtifactRef(made, directory=work.artifact))
             return 0.0
         out = work.path / "out" if part is not None else work.begin(read)
         clock = Clock.of(work, part)
@@ -305,7 +305,7 @@ def _work(
         except PartDone as made_part:
             report.note(f"{step.name}: {made_part.done} of {made_part.total} shards are there")
             return clock.seconds()
-        if isinstance(step.stage, Choosing) and not step.stage.from_:
+        if isinstance(step.stage, Selection) and not step.stage.from_:
             _draw_anatomy(outcome, out)
         taken = {m.spec.name: reuse.taken(work.path, m.spec.name).rows for m in step.slices}
         manifest = record.manifest(
@@ -319,7 +319,7 @@ def _work(
         (out / "recipe.lock.yaml").write_text(pins.dump(), encoding="utf-8")
         work.seal(out, manifest)
         held.partial.pop(step.fingerprint, None)
-        held.add(Found(manifest, directory=work.artifact))
+        held.add(ArtifactRef(manifest, directory=work.artifact))
         return clock.seconds()
 
 
@@ -330,7 +330,7 @@ def _draw_anatomy(outcome: Outcome, out: Path) -> None:
     figures.draw_anatomy(out / figures.ANATOMY, slices)
 
 
-def _publish(loaded: Loaded, step: Step, hub: Hub) -> str:
+def _publish(loaded: LoadedRecipe, step: Step, hub: Hub) -> str:
     """Publish a sealed artifact. Returns its tag."""
     assert step.found is not None and step.found.directory is not None
     return hub.publish(

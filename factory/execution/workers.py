@@ -62,7 +62,7 @@ def visible(count: int, gpus: int, environment: Mapping[str, str]) -> list[dict[
     return found
 
 
-class Fan:
+class WorkerPool:
     """Starts `factory ARGUMENTS --only STEP --shard i/n` n times and waits for all."""
 
     def __init__(self, arguments: Sequence[str], say: Callable[[str], None]) -> None:

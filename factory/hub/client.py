@@ -54,7 +54,7 @@ from factory.hub.connection import (
     status_of,
     unreachable,
 )
-from factory.planning.plan import Found, Holdings
+from factory.planning.plan import ArtifactRef, Inventory
 
 IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publish
 COLLECTION_DESCRIPTION = 150  # characters the Hub allows
@@ -62,7 +62,7 @@ _WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRef:
     """Where an artifact can be found: repo, tag and commit."""
 
     repo: str
@@ -71,7 +71,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Item:
+class CollectionEntry:
     """A repo in a collection, with the note beside it."""
 
     repo: str
@@ -136,18 +136,18 @@ class Hub:
                 )
             )
 
-    def holdings(self, repos: Mapping[str, str]) -> Holdings:
+    def holdings(self, repos: Mapping[str, str]) -> Inventory:
         """Every artifact at a fingerprint's tag in these repos (name to type)."""
-        found = Holdings()
+        found = Inventory()
         for repo, kind in repos.items():
             with self.explained(repo):
                 for tag, manifest in self._tagged(repo, kind):
-                    found.add(Found(manifest, tag=tag))
+                    found.add(ArtifactRef(manifest, tag=tag))
         return found
 
     def publish(
         self, directory: Path, manifest: Manifest, repo: str, kind: str, private: bool
-    ) -> Published:
+    ) -> PublishedRef:
         """Publish an artifact at rest. Raises HubError.
 
         A second publish of the same content changes nothing; another draw of the same recipe
@@ -159,7 +159,7 @@ class Hub:
             for tag, other in tags.items():
                 if other.tag == manifest.tag and other.content() == manifest.content():
                     commit = self._api.repo_info(repo, repo_type=kind, revision=tag).sha
-                    return Published(repo, tag, str(commit))
+                    return PublishedRef(repo, tag, str(commit))
             tag = manifest.tag if manifest.tag not in tags else _draw(manifest)
             commit = self._commit(directory, manifest, repo, kind)
             self._verify(directory, repo, kind, commit)
@@ -170,7 +170,7 @@ class Hub:
                     raise
                 # somebody published the same fingerprint this very moment: theirs stands
                 return self.publish(directory, manifest, repo, kind, private)
-            return Published(repo, tag, commit)
+            return PublishedRef(repo, tag, commit)
 
     def read(self, name: str, kind: str, revision: str, path: str) -> bytes | None:
         """One file of a repo at a revision; None when it is not there. Raises HubError."""
@@ -220,7 +220,7 @@ class Hub:
             return _retrying(attempt) or None
 
     def collect(
-        self, title: str, org: str, private: bool, about: str, items: Sequence[Item]
+        self, title: str, org: str, private: bool, about: str, items: Sequence[CollectionEntry]
     ) -> str:
         """Make a collection hold these repos, each with its note, in this order and in front of
         whatever a person put there; it is made if missing. `{slug}` in `about` is filled in.

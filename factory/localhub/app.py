@@ -8,8 +8,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from factory.localhub import replies
-from factory.localhub.errors import HubError
-from factory.localhub.hub import Hub
+from factory.localhub.errors import ProtocolError
+from factory.localhub.hub import LocalHub
 from factory.localhub.routes import (
     collections,
     commits,
@@ -23,7 +23,7 @@ from factory.localhub.routes import (
 )
 
 
-def build(hub: Hub) -> ASGIApp:
+def build(hub: LocalHub) -> ASGIApp:
     """The application over a hub."""
     app = Starlette(
         # In order: the addresses that are fixed come before those with a kind and a name in them.
@@ -39,7 +39,7 @@ def build(hub: Hub) -> ASGIApp:
             *files.ROUTES,
         ],
         exception_handlers={
-            HubError: replies.on_hub_error,
+            ProtocolError: replies.on_hub_error,
             HTTPException: replies.on_http_error,
             UnicodeEncodeError: replies.on_bad_text,
             ClientDisconnect: replies.on_disconnect,

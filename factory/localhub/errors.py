@@ -25,7 +25,7 @@ from typing import ClassVar
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class HubError(Exception):
+class ProtocolError(Exception):
     """An answer that is not 2xx; `fields` join the JSON body, `headers` the response."""
 
     status: ClassVar[int] = 500
@@ -43,19 +43,19 @@ class HubError(Exception):
         self.headers = {"X-Error-Code": type(self).__name__, **(headers or {})}
 
 
-class BadRequest(HubError):
+class BadRequest(ProtocolError):
     status = 400
 
 
-class Unauthorized(HubError):
+class Unauthorized(ProtocolError):
     status = 401
 
 
-class Forbidden(HubError):
+class Forbidden(ProtocolError):
     status = 403
 
 
-class NotFound(HubError):
+class NotFound(ProtocolError):
     status = 404
 
 
@@ -71,25 +71,25 @@ class EntryNotFound(NotFound):
     """There is no such file at this revision."""
 
 
-class MethodNotAllowed(HubError):
+class MethodNotAllowed(ProtocolError):
     status = 405
 
 
-class Conflict(HubError):
+class Conflict(ProtocolError):
     status = 409
 
 
-class Stale(HubError):
+class Stale(ProtocolError):
     status = 412
 
 
-class TooLarge(HubError):
+class TooLarge(ProtocolError):
     status = 413
 
 
-class RangeNotSatisfiable(HubError):
+class RangeNotSatisfiable(ProtocolError):
     status = 416
 
 
-class NoSpace(HubError):
+class NoSpace(ProtocolError):
     status = 507

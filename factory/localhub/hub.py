@@ -25,7 +25,7 @@ from factory.localhub.trees import Trees
 _SECRET = "upload_secret"
 
 
-class Hub:
+class LocalHub:
     """Everything under `root`. The caller sees to it that nobody else has it open."""
 
     def __init__(self, root: Path) -> None:

@@ -10,7 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from factory.localhub.errors import BadRequest, HubError, MethodNotAllowed, NotFound, RepoNotFound
+from factory.localhub.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    NotFound,
+    ProtocolError,
+    RepoNotFound,
+)
 
 # Paths about a repo that no route takes, such as those of spaces or of names without a namespace.
 _ABOUT_A_REPO = re.compile(r"/api/(models|datasets|spaces|kernels)/.|/.*/resolve/|/.*\.git/")
@@ -23,7 +29,7 @@ def answer(value: object, status: int = 200, headers: Mapping[str, str] | None =
     return Response(text.encode("utf-8", "replace"), status, headers, media_type="application/json")
 
 
-def error_answer(error: HubError) -> Response:
+def error_answer(error: ProtocolError) -> Response:
     """An error as the clients expect it: JSON, and two headers that they go by."""
     line = " ".join(error.message.split())
     headers = {"X-Error-Message": _NOT_IN_HEADERS.sub("?", line), **error.headers}
@@ -32,7 +38,7 @@ def error_answer(error: HubError) -> Response:
 
 async def on_hub_error(request: Request, error: Exception) -> Response:
     """What we refuse, knowingly."""
-    assert isinstance(error, HubError)
+    assert isinstance(error, ProtocolError)
     return error_answer(error)
 
 
@@ -59,4 +65,4 @@ async def on_disconnect(request: Request, error: Exception) -> Response:
 
 async def on_unknown_error(request: Request, error: Exception) -> Response:
     """A mistake of ours: the client gets one line, the log gets the rest."""
-    return error_answer(HubError("internal error of the local hub: see its server.log"))
+    return error_answer(ProtocolError("internal error of the local hub: see its server.log"))

@@ -36,7 +36,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from factory.localhub.accounts import FIRST_USER
 from factory.localhub.app import build
 from factory.localhub.errors import BadRequest
-from factory.localhub.hub import Hub
+from factory.localhub.hub import LocalHub
 from factory.localhub.launcher import identity
 from factory.localhub.lease import BEAT_SECONDS, HeldElsewhere, Lease
 from factory.localhub.replies import error_answer
@@ -196,12 +196,12 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _held(root: Path) -> Iterator[tuple[Hub, Lease]]:
+def _held(root: Path) -> Iterator[tuple[LocalHub, Lease]]:
     """The store, open, with the lease on it. Raises HeldElsewhere."""
     lease = Lease(root)
     lease.take()
     try:
-        hub = Hub(root)
+        hub = LocalHub(root)
         try:
             yield hub, lease
         finally:

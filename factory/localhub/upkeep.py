@@ -21,7 +21,7 @@ from factory.localhub.git_objects import (
     object_id,
     tree_content,
 )
-from factory.localhub.hub import Hub
+from factory.localhub.hub import LocalHub
 from factory.localhub.repos import Repo
 
 # Less could take content away between its upload and the commit that names it.
@@ -48,7 +48,7 @@ class Garbage:
     size: int = 0
 
 
-def collect(hub: Hub, grace: int, *, remove: bool) -> Garbage:
+def collect(hub: LocalHub, grace: int, *, remove: bool) -> Garbage:
     """Find what nothing names and is older than `grace` seconds, and take it away if told to."""
     if grace < LEAST_GRACE:
         raise BadRequest(f"a grace of less than {LEAST_GRACE} s would harm uploads under way")
@@ -100,7 +100,7 @@ def collect(hub: Hub, grace: int, *, remove: bool) -> Garbage:
     return found
 
 
-def check(hub: Hub) -> tuple[int, list[str]]:
+def check(hub: LocalHub) -> tuple[int, list[str]]:
     """Hash everything anew: how many contents there are, and what is wrong, a line each."""
     problems = [
         f"database: {row[0]}"
@@ -148,7 +148,7 @@ def check(hub: Hub) -> tuple[int, list[str]]:
     return len(blobs), problems
 
 
-def large_files(hub: Hub, repo: Repo) -> list[dict[str, Any]]:
+def large_files(hub: LocalHub, repo: Repo) -> list[dict[str, Any]]:
     """The contents that a repo was given as large files, with one path of each if it has one."""
     paths: dict[str, str] = {}
     ordinary: set[str] = set()
@@ -168,7 +168,7 @@ def large_files(hub: Hub, repo: Repo) -> list[dict[str, Any]]:
     return sorted(found, key=lambda item: item["pushed"], reverse=True)
 
 
-def give_up(hub: Hub, repo: Repo, contents: set[str]) -> None:
+def give_up(hub: LocalHub, repo: Repo, contents: set[str]) -> None:
     """Forget that a repo was given these contents; gc takes them away. Raises Conflict."""
     with hub.database.transaction() as connection:
         seen: dict[str, set[str]] = {}
@@ -184,7 +184,9 @@ def give_up(hub: Hub, repo: Repo, contents: set[str]) -> None:
         )
 
 
-def _contents_below(hub: Hub, tree: str, trees: set[str], seen: dict[str, set[str]]) -> set[str]:
+def _contents_below(
+    hub: LocalHub, tree: str, trees: set[str], seen: dict[str, set[str]]
+) -> set[str]:
     """The contents of all files below a tree; the trees met are added to `trees`."""
     trees.add(tree)
     if tree not in seen:
@@ -198,14 +200,14 @@ def _contents_below(hub: Hub, tree: str, trees: set[str], seen: dict[str, set[st
     return seen[tree]
 
 
-def _is_older(hub: Hub, sha256: str, moment: float) -> bool:
+def _is_older(hub: LocalHub, sha256: str, moment: float) -> bool:
     try:
         return hub.blobs.state(sha256)[1] < moment
     except FileNotFoundError:
         return True
 
 
-def _hashes(hub: Hub, sha256: str) -> tuple[int, str, str]:
+def _hashes(hub: LocalHub, sha256: str) -> tuple[int, str, str]:
     """Size, sha256 and git id of what lies under a name."""
     size, _ = hub.blobs.state(sha256)
     whole, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)

@@ -16,15 +16,15 @@ from starlette.routing import Route
 from factory.localhub.accounts import Account
 from factory.localhub.errors import (
     BadRequest,
-    HubError,
     NotFound,
+    ProtocolError,
     RepoNotFound,
     TooLarge,
     Unauthorized,
 )
 from factory.localhub.fields import Fields, read_json
 from factory.localhub.git_objects import Commit
-from factory.localhub.hub import Hub
+from factory.localhub.hub import LocalHub
 from factory.localhub.repos import Kind, Repo
 
 _BODY_LIMIT = 16 * 1024 * 1024
@@ -36,7 +36,7 @@ _HOST = re.compile(r"[A-Za-z0-9.\-_:\[\]]+")
 class Call:
     """One request, from somebody we know; `params` are the decoded parts of its path."""
 
-    hub: Hub
+    hub: LocalHub
     account: Account
     method: str
     base: str
@@ -127,7 +127,7 @@ def stream_route(method: str, path: str, handle: Callable[[Request], Awaitable[R
     async def endpoint(request: Request) -> Response:
         try:
             return await handle(request)
-        except HubError:
+        except ProtocolError:
             await drain(request)
             raise
 
@@ -158,9 +158,9 @@ def identify(request: Request, *, open_to_all: bool = False) -> Call:
     )
 
 
-def hub_of(request: Request) -> Hub:
+def hub_of(request: Request) -> LocalHub:
     """The hub behind the server."""
-    hub: Hub = request.app.state.hub
+    hub: LocalHub = request.app.state.hub
     return hub
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from factory.artifacts import schemas
 from factory.errors import InputError
 from factory.language.languages import language
-from factory.stage.inputs import Read, SliceSpec
+from factory.stage.inputs import SliceSpec, StepInput
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,11 +38,11 @@ class Candidates:
     spec: SliceSpec
 
     @cached_property
-    def parts(self) -> dict[str, dict[str, Read]]:
+    def parts(self) -> dict[str, dict[str, StepInput]]:
         """What is read, by language and role."""
-        found: dict[str, dict[str, Read]] = {}
+        found: dict[str, dict[str, StepInput]] = {}
         for need in self.spec.needs:
-            if isinstance(need, Read):
+            if isinstance(need, StepInput):
                 found.setdefault(need.slice, {})[need.role] = need
         return found
 

@@ -12,7 +12,7 @@ from factory.errors import RecipeError
 from factory.pairs.candidates import Candidates
 from factory.pairs.config import parse
 from factory.pairs.pair import Pair
-from factory.pairs.selection import Found
+from factory.pairs.selection import SelectedPairs
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job
 from factory.stage.stage import Scope
@@ -63,7 +63,7 @@ def compare(found: Sequence[Strategy], scope: Scope, job: Job) -> list[dict[str,
     return rows
 
 
-def _row(strategy: str, name: str, made: Found, reference: pl.DataFrame) -> dict[str, Any]:
+def _row(strategy: str, name: str, made: SelectedPairs, reference: pl.DataFrame) -> dict[str, Any]:
     from factory.pairs.statistics import overlap
 
     mix = made.figures.get("languages", [])

@@ -99,7 +99,7 @@ class Budget(Knobs):
     over: Literal["drop", "keep"] = "drop"
 
 
-class Drop(Knobs):
+class DropRules(Knobs):
     """When a best answer is dropped though the rule found it: its prompt's scores deviate by less
     than `std_below`; its score lies below that quantile of all scores of its language; the same
     text was found for an earlier prompt (`duplicates`)."""
@@ -109,7 +109,7 @@ class Drop(Knobs):
     duplicates: bool = False
 
 
-class DropPair(Drop):
+class DropPairRules(DropRules):
     """The same for pairs, and: a margin too small or too large; `duplicates` also drops a pair
     of the same text twice."""
 

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from factory.pairs.config import Drop, DropPair, Keep, KeepSides, MinOf, RejectedPoint, Sigma, place
-from factory.pairs.selection import Choosing, coded
+from factory.pairs.config import (
+    DropPairRules,
+    DropRules,
+    Keep,
+    KeepSides,
+    MinOf,
+    RejectedPoint,
+    Sigma,
+    place,
+)
+from factory.pairs.selection import Selection, coded
 from factory.stage.inputs import SliceSpec
 
 if TYPE_CHECKING:
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
     from factory.pairs.rules import Pairing
 
 
-class Pair(Choosing):
+class Pair(Selection):
     """Preference pairs. Chosen is the best of the pool; rejected is nearest to mean - 2 sigma
     (CroCo, after arXiv 2502.16825) among those below it. The prompt of a cross-lingual pair is in
     the language of one of its sides, or in a random one that it exists in. `length_control`: scores
@@ -29,7 +38,9 @@ class Pair(Choosing):
 
     rejected: RejectedPoint = Sigma(sigma=-2.0)  # which of those below the chosen one
     keep: KeepSides = Field(default=KeepSides())  # who may stand on which side
-    drop: DropPair = DropPair()  # pairs that the rule found, and that are left out all the same
+    drop: DropPairRules = (
+        DropPairRules()
+    )  # pairs that the rule found, and that are left out all the same
     # whose language a cross-lingual pair's prompt is in
     prompt_language: Literal["chosen", "rejected", "random"] = "chosen"
     length_control: bool = False
@@ -125,7 +136,7 @@ class Pair(Choosing):
         return columns
 
 
-class Best(Choosing):
+class Best(Selection):
     """Best-of-n for SFT: the chosen side of pair without a second answer, one a prompt."""
 
     name: ClassVar[str] = "best"
@@ -133,7 +144,7 @@ class Best(Choosing):
     repo: ClassVar[str] = "best"
 
     keep: Keep = Keep(finished=True, language="match")  # who may be chosen
-    drop: Drop = Drop()  # rows that the rule found, and that are left out all the same
+    drop: DropRules = DropRules()  # rows that the rule found, and that are left out all the same
 
     _sides: ClassVar[dict[str, str]] = {"chosen": "completion"}
 

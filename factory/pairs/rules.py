@@ -33,7 +33,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Limits:
+class PairLimits:
     """When a pair that the rule found is dropped all the same; each field is a reason.
 
     `chosen_below_quantile`: of all rewards of the chosen's language. `over_budget`: conversations
@@ -110,7 +110,7 @@ def objections(finished: bool, in_language: bool, nonempty: bool) -> dict[str, p
     return {name: rule for name, (asked, rule) in found.items() if asked}
 
 
-def pair(answers: pl.DataFrame, rule: Rule, limits: Limits | None = None) -> Pairing:
+def pair(answers: pl.DataFrame, rule: Rule, limits: PairLimits | None = None) -> Pairing:
     """Chosen and rejected for each prompt.
 
     answers: one row an answer, with prompt_id, language (a number that breaks ties), k, score
@@ -137,16 +137,16 @@ def pair(answers: pl.DataFrame, rule: Rule, limits: Limits | None = None) -> Pai
         maintain_order="left",
     )
     dropped["no_lower_answer"] = len(chosen) - len(pairs)
-    return _limited(pairs, rows, limits or Limits(), dropped, ("chosen", "rejected"))
+    return _limited(pairs, rows, limits or PairLimits(), dropped, ("chosen", "rejected"))
 
 
-def best(answers: pl.DataFrame, point: Point, limits: Limits | None = None) -> Pairing:
+def best(answers: pl.DataFrame, point: Point, limits: PairLimits | None = None) -> Pairing:
     """The chosen side alone: no second answer is asked for. Otherwise like `pair`."""
     rows, dropped = _complete(answers, (point,))
     chosen = _nearest(rows.filter("may_choose"), point)
     dropped["none_to_choose"] = rows["prompt_id"].n_unique() - len(chosen)
     found = _side(chosen, "chosen", answers)
-    return _limited(found, rows, limits or Limits(), dropped, ("chosen",))
+    return _limited(found, rows, limits or PairLimits(), dropped, ("chosen",))
 
 
 def _complete(
@@ -211,7 +211,7 @@ def _side(rows: pl.DataFrame, side: str, answers: pl.DataFrame) -> pl.DataFrame:
 def _limited(
     pairs: pl.DataFrame,
     rows: pl.DataFrame,
-    limits: Limits,
+    limits: PairLimits,
     dropped: dict[str, int],
     sides: Sequence[str],
 ) -> Pairing:

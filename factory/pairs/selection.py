@@ -19,8 +19,8 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.config import REFERENCE
 from factory.pairs.candidates import Candidates
-from factory.pairs.config import Budget, ChosenPoint, Drop, Keep
-from factory.stage.inputs import Read, SliceSpec
+from factory.pairs.config import Budget, ChosenPoint, DropRules, Keep
+from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.stage import Scope, Stage
@@ -28,7 +28,7 @@ from factory.stage.stage import Scope, Stage
 if TYPE_CHECKING:
     import polars as pl
 
-    from factory.pairs.rules import Limits, Pairing
+    from factory.pairs.rules import Pairing, PairLimits
 
 _UPSTREAM = {"scores": "score", "samples": "generate"}  # role: stage
 CROSS = "all_lang"  # the slice of the pool that holds all languages
@@ -36,7 +36,7 @@ _WRITERS = 2  # slices being written at once; unpacking their texts is most of t
 
 
 @dataclass(frozen=True)
-class Found:
+class SelectedPairs:
     """What was found in one slice: rows without texts, drops by reason, figures."""
 
     rows: pl.DataFrame
@@ -44,7 +44,7 @@ class Found:
     figures: dict[str, Any]
 
 
-class Choosing(Stage):
+class Selection(Stage):
     """`pool: all_lang` compares the answers to one prompt in all languages, `both` makes that set
     beside those of single languages; `normalize: zscore` then compares scores in deviations of
     their language. Answers that people wrote (k -1) join the pool with `gold`."""
@@ -59,7 +59,7 @@ class Choosing(Stage):
     _sides: ClassVar[dict[str, str]]  # side to the column of its text
 
     @model_validator(mode="after")
-    def _cross_lingual_alone(self) -> Choosing:
+    def _cross_lingual_alone(self) -> Selection:
         for name in self._cross:
             default = type(self).model_fields[name].default
             if self.pool == "in_lang" and getattr(self, name) != default:
@@ -73,8 +73,10 @@ class Choosing(Stage):
         }
         upstream["prompts"] = {spec.name: spec for spec in scope.prompts(self.name)}
 
-        def reads(name: str) -> tuple[Read, ...]:
-            return tuple(Read(role, specs[name].step, name) for role, specs in upstream.items())
+        def reads(name: str) -> tuple[StepInput, ...]:
+            return tuple(
+                StepInput(role, specs[name].step, name) for role, specs in upstream.items()
+            )
 
         names = {name: spec.language for name, spec in upstream["scores"].items()}
         found = [SliceSpec(self.name, name, code, reads(name)) for name, code in names.items()]
@@ -85,8 +87,8 @@ class Choosing(Stage):
     def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"]
 
-    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
-        fields = super().semantic(spec)
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
+        fields = super().identity_fields(spec)
         single = self._cross if spec.language else ()
         return {name: value for name, value in fields.items() if name not in single}
 
@@ -101,7 +103,7 @@ class Choosing(Stage):
     def make(self, job: Job) -> dict[str, tuple[dict[str, Any], Rows]]:
         """The files of every slice; returns figures and counts of each."""
         done: dict[str, tuple[dict[str, Any], Rows]] = {}
-        writing: deque[Future[tuple[SliceSpec, Found, int]]] = deque()
+        writing: deque[Future[tuple[SliceSpec, SelectedPairs, int]]] = deque()
 
         def finish(left: int) -> None:
             while len(writing) > left:
@@ -120,7 +122,7 @@ class Choosing(Stage):
             finish(0)
         return done
 
-    def find(self, candidates: Candidates) -> Found:
+    def find(self, candidates: Candidates) -> SelectedPairs:
         """Choose in one slice, without gathering a text."""
         import polars as pl
 
@@ -142,9 +144,11 @@ class Choosing(Stage):
         rows = self._prompted(rows, candidates.prompts, seed, codes)
         budget = self.budget.tokens if self.budget else None
         figures = statistics.describe(answers, rows, codes, objections, budget) | more
-        return Found(rows, dropped, figures)
+        return SelectedPairs(rows, dropped, figures)
 
-    def _write(self, candidates: Candidates, found: Found) -> tuple[SliceSpec, Found, int]:
+    def _write(
+        self, candidates: Candidates, found: SelectedPairs
+    ) -> tuple[SliceSpec, SelectedPairs, int]:
         """The file of one slice; returns how many rows it has."""
         rows, spec = found.rows, candidates.spec
         columns = {
@@ -184,11 +188,11 @@ class Choosing(Stage):
         """The columns of the output that hold no text."""
         return {name: rows[name].to_arrow() for name in ("pool_size", "pool_mean", "pool_std")}
 
-    def _limits(self, drop: Drop) -> Limits:
-        from factory.pairs.rules import Limits
+    def _limits(self, drop: DropRules) -> PairLimits:
+        from factory.pairs.rules import PairLimits
 
         dropping = self.budget is not None and self.budget.over == "drop"
-        return Limits(
+        return PairLimits(
             **drop.model_dump(),
             over_budget=self.budget.tokens if self.budget and dropping else None,
         )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.artifacts.manifest import Manifest
-from factory.planning.plan import Holdings, Slice, State, Step
-from factory.stage.inputs import Outside, Read
+from factory.planning.plan import Inventory, Slice, State, Step
+from factory.stage.inputs import ExternalInput, StepInput
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ _NOTHING = Estimate(0, 0, 0, 0.0, 0.0)
 
 def estimate(
     steps: Sequence[Step],
-    holdings: Holdings,
+    holdings: Inventory,
     counted: Mapping[tuple[str, str], int] | None = None,
 ) -> dict[str, Estimate]:
     """For each step, by name, what is left of it. `steps` are in the order of the line; `counted`
@@ -52,12 +52,12 @@ def estimate(
 
 
 def _asked(
-    step: Step, made: Slice, rows: dict[tuple[str, str], int | None], holdings: Holdings
+    step: Step, made: Slice, rows: dict[tuple[str, str], int | None], holdings: Inventory
 ) -> int | None:
     """Rows that a slice is asked for. What comes from outside is as long as it was last."""
     if (said := step.stage.length(made.spec)) is not None:
         return said
-    reads = [need for need in made.spec.needs if isinstance(need, Read)]
+    reads = [need for need in made.spec.needs if isinstance(need, StepInput)]
     if not reads:
         return _from_outside(step, made, holdings)
     by_role: dict[str, int] = {}
@@ -69,7 +69,7 @@ def _asked(
     return step.stage.asks(by_role, made.spec)
 
 
-def _from_outside(step: Step, made: Slice, holdings: Holdings) -> int | None:
+def _from_outside(step: Step, made: Slice, holdings: Inventory) -> int | None:
     """Rows that come from outside: as many as were there when all were taken, or the first so
     many. A pilot, which took only the first of them, says nothing of how many there are."""
     first: int | None = getattr(step.stage, "first", None)
@@ -85,7 +85,7 @@ def _from_outside(step: Step, made: Slice, holdings: Holdings) -> int | None:
     return counts[-1] if first is None else min(first, counts[-1])
 
 
-def _left(step: Step, asked: dict[str, int | None], holdings: Holdings) -> Estimate:
+def _left(step: Step, asked: dict[str, int | None], holdings: Inventory) -> Estimate:
     left, stand = {}, 0
     for made in step.slices:
         wanted = asked[made.spec.name]
@@ -117,14 +117,14 @@ def engines_of(step: Step) -> int | None:
     return processes(step.stage.how.model_dump(include={"processes"}))
 
 
-def paced(step: Step, holdings: Holdings) -> Pace | None:
+def paced(step: Step, holdings: Inventory) -> Pace | None:
     """The pace of the last run of this stage with the models of this step: of this repo, else of
     any. Another model has another pace."""
     models = {
         need.source
         for made in step.slices
         for need in made.spec.needs
-        if isinstance(need, Outside) and need.kind == "model"
+        if isinstance(need, ExternalInput) and need.kind == "model"
     }
     made = [f.manifest for f in holdings.found if f.manifest.stage == step.stage.name]
     for manifest in sorted(made, key=lambda m: (m.repo == step.repo, m.created), reverse=True):

@@ -16,8 +16,8 @@ from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import content_digest, file_sha256
 from factory.artifacts.manifest import Record
 from factory.errors import InputError, RecipeError
-from factory.planning.recipe import Loaded, Recipe
-from factory.stage.inputs import Outside
+from factory.planning.recipe import LoadedRecipe, Recipe
+from factory.stage.inputs import ExternalInput
 from factory.stage.readers import is_file
 
 
@@ -45,20 +45,20 @@ class Lock(Record):
         return config.dump(self.model_copy(update={"pins": pins}).model_dump(exclude_none=True))
 
 
-Resolve = Callable[[Outside, Pin | None], Pin | None]
+Resolve = Callable[[ExternalInput, Pin | None], Pin | None]
 
 
-def outside(recipe: Recipe) -> list[Outside]:
+def outside(recipe: Recipe) -> list[ExternalInput]:
     """Everything from outside that the recipe reads, each source once."""
-    found: dict[str, Outside] = {}
+    found: dict[str, ExternalInput] = {}
     for _, spec in recipe.slices():
         for need in spec.needs:
-            if isinstance(need, Outside):
+            if isinstance(need, ExternalInput):
                 found.setdefault(need.source, need)
     return list(found.values())
 
 
-def path_of(loaded: Loaded) -> Path:
+def path_of(loaded: LoadedRecipe) -> Path:
     """Where the lock is kept: beside the recipe, or for a packaged one in this directory."""
     directory = Path.cwd() if loaded.packaged else loaded.path.parent
     return directory / f"{loaded.path.stem}.lock.yaml"
@@ -100,7 +100,7 @@ def hold(old: Lock | None, new: Lock, absent: Collection[str], path: Path) -> No
         )
 
 
-def resolve(loaded: Loaded, old: Lock | None, ask_hub: Resolve) -> tuple[Lock, list[str]]:
+def resolve(loaded: LoadedRecipe, old: Lock | None, ask_hub: Resolve) -> tuple[Lock, list[str]]:
     """The lock for a recipe, and the sources that no pin could be had for.
 
     `ask_hub` is given each Hub name with what `old` pins it to, and answers with the same content

@@ -16,7 +16,7 @@ from factory.artifacts.hashing import fingerprint
 from factory.artifacts.manifest import Manifest, SliceRecord
 from factory.planning.lock import Lock
 from factory.planning.recipe import Recipe
-from factory.stage.inputs import Need, Outside, Read, Served, SliceSpec
+from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
 from factory.stage.stage import Stage
 
 RepoType = Literal["model", "dataset"]
@@ -32,7 +32,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Found:
+class ArtifactRef:
     """An artifact that exists: at rest in a directory, on the hub at a tag, or both."""
 
     manifest: Manifest
@@ -41,18 +41,18 @@ class Found:
 
 
 @dataclass
-class Holdings:
+class Inventory:
     """What exists: artifacts, newest last, and how far unfinished work directories are (shards
     done and asked for, by fingerprint)."""
 
-    found: list[Found] = field(default_factory=list)
+    found: list[ArtifactRef] = field(default_factory=list)
     partial: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, new: Found) -> None:
+    def add(self, new: ArtifactRef) -> None:
         """Take in one artifact; the same one at rest and on the hub becomes one entry."""
         for number, old in enumerate(self.found):
             if _same_artifact(old.manifest, new.manifest):
-                self.found[number] = Found(
+                self.found[number] = ArtifactRef(
                     new.manifest, new.directory or old.directory, new.tag or old.tag
                 )
                 return
@@ -75,15 +75,15 @@ class Slice:
     identity: dict[str, Any]
     fingerprint: str
     row_key: str
-    earlier: tuple[Stands, ...] = ()
+    earlier: tuple[ReusableRows, ...] = ()
 
 
 @dataclass(frozen=True)
-class Stands:
+class ReusableRows:
     """An artifact that has rows for a slice; `whole` when it is the very same slice, made of the
     very same inputs."""
 
-    found: Found
+    found: ArtifactRef
     whole: bool
 
 
@@ -98,7 +98,7 @@ class Step:
     fingerprint: str
     state: State
     reason: str
-    found: Found | None = None
+    found: ArtifactRef | None = None
 
     @property
     def repo_type(self) -> RepoType:
@@ -109,7 +109,7 @@ class Step:
     def served(self) -> list[str]:
         """The served models that it asks: where it runs there must be a way to their server."""
         needs = [need for made in self.slices for need in made.spec.needs]
-        return list(dict.fromkeys(need.model for need in needs if isinstance(need, Served)))
+        return list(dict.fromkeys(need.model for need in needs if isinstance(need, ServedModel)))
 
 
 def repo_type(kind: str) -> RepoType:
@@ -130,7 +130,7 @@ def repos(recipe: Recipe) -> dict[str, RepoType]:
     }
 
 
-def plan(recipe: Recipe, lock: Lock, holdings: Holdings) -> list[Step]:
+def plan(recipe: Recipe, lock: Lock, holdings: Inventory) -> list[Step]:
     """All steps in the order of the line.
 
     A source that the lock does not pin counts as new content, so what reads it is run.
@@ -139,10 +139,10 @@ def plan(recipe: Recipe, lock: Lock, holdings: Holdings) -> list[Step]:
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, lock: Lock, holdings: Holdings) -> None:
+    def __init__(self, recipe: Recipe, lock: Lock, holdings: Inventory) -> None:
         self._recipe, self._lock, self._holdings = recipe, lock, holdings
         self._slices: dict[tuple[str, str], Slice] = {}
-        self._done: dict[str, Found] = {}  # by step, for those that need not run
+        self._done: dict[str, ArtifactRef] = {}  # by step, for those that need not run
         self._blocked: dict[tuple[str, str], str] = {}  # by slice, why
         self._row_wise: dict[str, bool] = {}  # by step
 
@@ -183,11 +183,11 @@ class _Planner:
 
     def _why_blocked(self, stage: Stage, spec: SliceSpec) -> str | None:
         for need in spec.needs:
-            if isinstance(need, Read) and (need.step, need.slice) in self._blocked:
+            if isinstance(need, StepInput) and (need.step, need.slice) in self._blocked:
                 why = self._blocked[need.step, need.slice]
                 return why if why.endswith(" is blocked") else f"{need.step} is blocked"
         for role, least in stage.least().items():
-            reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
+            reads = [n for n in spec.needs if isinstance(n, StepInput) and n.role == role]
             if any(read.step not in self._done for read in reads):
                 continue  # not made yet: nobody can tell
             rows = [self._done[r.step].manifest.slices[r.slice].rows for r in reads]
@@ -202,17 +202,17 @@ class _Planner:
             "stage": stage.name,
             "version": stage.version,
             "slice": spec.name if stage.kind in ("model", "adapter") else spec.language,
-            "fields": stage.semantic(spec),
+            "fields": stage.identity_fields(spec),
         }
         if stage.draws(spec):
             identity["seed"] = self._recipe.seed
-        reads = [need for need in spec.needs if isinstance(need, Read)]
+        reads = [need for need in spec.needs if isinstance(need, StepInput)]
         content = [
             n
             for n in spec.needs
-            if isinstance(n, Served) or (isinstance(n, Outside) and not n.extent)
+            if isinstance(n, ServedModel) or (isinstance(n, ExternalInput) and not n.extent)
         ]
-        extent = [n for n in spec.needs if isinstance(n, Outside) and n.extent]
+        extent = [n for n in spec.needs if isinstance(n, ExternalInput) and n.extent]
         identity["outside"] = {need.role: self._content(need) for need in content}
         full = identity | {
             "inputs": _by_role(reads, lambda r: _at(r, self._slices[r.step, r.slice].fingerprint)),
@@ -226,10 +226,10 @@ class _Planner:
         )
         return Slice(spec, full, fingerprint(full), key)
 
-    def _earlier(self, stage: Stage, made: Slice) -> tuple[Stands, ...]:
+    def _earlier(self, stage: Stage, made: Slice) -> tuple[ReusableRows, ...]:
         """Artifacts with rows for this slice: the same slice of the same inputs first, then those
         made by the same rules and the same models, the one with most rows first."""
-        asked = any(not isinstance(n, Outside) or n.kind == "model" for n in made.spec.needs)
+        asked = any(not isinstance(n, ExternalInput) or n.kind == "model" for n in made.spec.needs)
         if not stage.row_wise or not asked:
             return ()  # what comes from outside as it is, is read anew
         found = []
@@ -244,14 +244,14 @@ class _Planner:
             )
             found.append((whole, record.rows.out, held))
         found.sort(key=lambda one: one[:2], reverse=True)
-        return tuple(Stands(held, whole) for whole, _, held in found)
+        return tuple(ReusableRows(held, whole) for whole, _, held in found)
 
     def _same_models(self, record: SliceRecord, made: Slice) -> bool:
         """Whether what was read as a whole (a model) has the content that it had then. Rows are
         compared one by one when they are taken over."""
         then = {(read.role, read.digest) for read in record.inputs}
         for need in made.spec.needs:
-            if not isinstance(need, Read):
+            if not isinstance(need, StepInput):
                 continue  # its digest is in the row key
             found = self._done.get(need.step)
             if self._row_wise[need.step]:
@@ -260,18 +260,22 @@ class _Planner:
                 return False
         return True
 
-    def _digest(self, need: Outside) -> str:
+    def _digest(self, need: ExternalInput) -> str:
         pin = self._lock.pins.get(need.source)
         return pin.digest if pin else f"absent:{need.source}"
 
     def _decide(
         self, stage: Stage, repo: str, mark: str, going: list[Slice]
-    ) -> tuple[State, str, Found | None]:
+    ) -> tuple[State, str, ArtifactRef | None]:
         needs = [need for made in going for need in made.spec.needs]
-        if waiting := [n.step for n in needs if isinstance(n, Read) and n.step not in self._done]:
+        if waiting := [
+            n.step for n in needs if isinstance(n, StepInput) and n.step not in self._done
+        ]:
             return State.RUN, f"{waiting[0]} is made first", None
         if absent := [
-            n.source for n in needs if isinstance(n, Outside) and n.source not in self._lock.pins
+            n.source
+            for n in needs
+            if isinstance(n, ExternalInput) and n.source not in self._lock.pins
         ]:
             return State.RUN, f"{absent[0]} is brought in first", None
         entries = [found for found in self._holdings.found if found.manifest.repo == repo]
@@ -295,33 +299,33 @@ class _Planner:
         """Whether the content that was read then is the content that would be read now."""
         record = manifest.slices.get(made.spec.name)
         if record is None or any(
-            isinstance(need, Read) and need.step not in self._done for need in made.spec.needs
+            isinstance(need, StepInput) and need.step not in self._done for need in made.spec.needs
         ):
             return False
         now = sorted((need.role, self._content(need)) for need in made.spec.needs)
         return now == sorted((read.role, read.digest) for read in record.inputs)
 
     def _content(self, need: Need) -> str:
-        if isinstance(need, Outside):
+        if isinstance(need, ExternalInput):
             return self._digest(need)
-        if isinstance(need, Served):
+        if isinstance(need, ServedModel):
             return need.digest
         return content(self._done[need.step].manifest, need)
 
 
-def content(manifest: Manifest, read: Read) -> str:
+def content(manifest: Manifest, read: StepInput) -> str:
     """The digest of what reading this of an artifact gives."""
     if read.checkpoint:
         return manifest.digest_of(checkpoints.folder(read.checkpoint))
     return manifest.slices[read.slice].digest
 
 
-def _at(read: Read, name: str) -> str:
+def _at(read: StepInput, name: str) -> str:
     """The name of a slice, or of a checkpoint on the way to it."""
     return f"{name}@{read.checkpoint}" if read.checkpoint else name
 
 
-def _by_role(reads: Iterable[Read], value: Any) -> dict[str, list[str]]:
+def _by_role(reads: Iterable[StepInput], value: Any) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for read in reads:
         found.setdefault(read.role, []).append(value(read))

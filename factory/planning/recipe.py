@@ -98,11 +98,13 @@ class Recipe(Knobs):
     def slices(self) -> list[tuple[Stage, SliceSpec]]:
         """Every slice of every stage. Raises RecipeError for a reference to what is not there."""
         scope = self.scope()
-        return [(stage, spec) for stage in self.steps().values() for spec in stage.laid_out(scope)]
+        return [
+            (stage, spec) for stage in self.steps().values() for spec in stage.checked_slices(scope)
+        ]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedRecipe:
     """A recipe, the file it came from, whether that file ships with the package, and the org and
     name of every recipe that it extends, with the `folders` that these are in. `files`: where local
     files lie that are elsewhere than the recipe says, by what it calls them."""
@@ -142,7 +144,7 @@ def find(name: str) -> tuple[Path, bool]:
     return packaged[name], True
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
+def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """The recipe at a path or of a packaged name, with `key.path=value` overrides on top.
 
     Raises RecipeError that names the line and the nearest right word.
@@ -162,13 +164,13 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
     scope = recipe.scope()
     for stage in recipe.steps().values():
         try:
-            stage.laid_out(scope)
+            stage.checked_slices(scope)
         except RecipeError as error:
             place = document.place(("stages", stage.name))
             raise RecipeError(f"{place}: {error.what}", error.fix) from None
     others = tuple(one for one, _ in lineage if one != (recipe.org, recipe.name))
     folders = tuple(dict.fromkeys(folder for _, folder in reversed(lineage)))
-    return Loaded(recipe, path, packaged, others, folders=folders)
+    return LoadedRecipe(recipe, path, packaged, others, folders=folders)
 
 
 def _read(
@@ -250,8 +252,8 @@ def _said(data: Any, path: str) -> bool:
 def _override(document: config.Document, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        lacks = "key before" if equals else ""
-        raise RecipeError(f"--set {override}: no {lacks} '='", "write --set stages.generate.n=8")
+        missing = "key before" if equals else ""
+        raise RecipeError(f"--set {override}: no {missing} '='", "write --set stages.generate.n=8")
     parts = key.split(".")
     target = document.data
     for depth, part in enumerate(parts[:-1], start=1):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Said:
+class ChatAnswer:
     """One answer: who gave it (`base`, `tuned`, or `model` where there is no adapter), its text,
     the ISO 639-1 code of the language it is in (None when that cannot be told), tokens, how it
     ended (`stop` or `length`), seconds."""
@@ -47,7 +47,7 @@ class Conversation:
     speakers: tuple[str, ...]
     _turns: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
-    def say(self, text: str) -> Iterator[tuple[str, str | Said]]:
+    def say(self, text: str) -> Iterator[tuple[str, str | ChatAnswer]]:
         """(speaker, piece of its answer) as they come, and (speaker, Said) when it is done; one
         after another. Raises InputError when the conversation is too long for the model."""
         for who in self.speakers:
@@ -67,7 +67,7 @@ class Conversation:
             self._turns[who] = [*turns, {"role": "assistant", "content": whole}]
             yield (
                 who,
-                Said(
+                ChatAnswer(
                     who,
                     whole,
                     detect(whole),

@@ -9,7 +9,7 @@ from factory.artifacts import checkpoints
 
 
 @dataclass(frozen=True)
-class Measure:
+class CheckpointFigure:
     """One number of one model, with its interval if it has one. `name` is the benchmark, or the win
     rate; `even` the value at which the model is as good as `against`."""
 
@@ -54,7 +54,7 @@ class Course:
         return f"{self.model}, {self.language}: {what} against {self.against}"
 
 
-def courses(measures: Iterable[Measure]) -> list[Course]:
+def courses(measures: Iterable[CheckpointFigure]) -> list[Course]:
     """The courses that these numbers give: at least two points of a training each, one of them
     before its end. A language in which nothing was measured on the way has none."""
     found: dict[tuple[str, str, str, str, float], dict[str, dict[float, Point]]] = {}

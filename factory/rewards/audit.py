@@ -26,7 +26,7 @@ _std = (
 Pair = tuple[float | None, float | None]  # rewards of the chosen and the rejected answer
 
 
-class Limits(Knobs):
+class AuditLimits(Knobs):
     """When a language counts as one the reward model is blind in, and whether to go on then."""
 
     on_blind: Literal["warn", "refuse"] = "warn"
@@ -39,7 +39,7 @@ class Limits(Knobs):
 
 
 def audit(
-    answers: pl.DataFrame, preferences: Mapping[str, Sequence[Pair]], limits: Limits
+    answers: pl.DataFrame, preferences: Mapping[str, Sequence[Pair]], limits: AuditLimits
 ) -> dict[str, Any]:
     """Figures, readings and verdicts of each language, as plain values for a manifest.
 
@@ -150,7 +150,7 @@ def _accuracy(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def _suspicions(
-    figures: Mapping[str, Any], english: Mapping[str, Any] | None, limits: Limits
+    figures: Mapping[str, Any], english: Mapping[str, Any] | None, limits: AuditLimits
 ) -> list[str]:
     found = []
     if figures["prompts"] >= FEWEST:

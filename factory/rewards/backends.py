@@ -40,7 +40,7 @@ Reply with one word, Yes or No."""
 
 
 @dataclass(frozen=True)
-class Reward:
+class RewardValue:
     """A reward (None when there is none), the tokens read, and `ok`, `too_long` or
     `not_finite`."""
 
@@ -52,7 +52,7 @@ class Reward:
 class Backend(Protocol):
     """What every class below is."""
 
-    def __call__(self, items: Sequence[Item]) -> list[Reward]:
+    def __call__(self, items: Sequence[Item]) -> list[RewardValue]:
         """Rewards of (prompt messages, answer) pairs, in order."""
         ...
 
@@ -70,7 +70,7 @@ class Classifier:
         """The reward model's own tokenizer."""
         return self._scorer.tokenizer
 
-    def __call__(self, items: Sequence[Item]) -> list[Reward]:
+    def __call__(self, items: Sequence[Item]) -> list[RewardValue]:
         """Rewards of (prompt messages, answer) pairs, in order."""
         ids = [
             chat_template.conversation_ids(
@@ -97,7 +97,7 @@ class Implicit:
         self._policy, self._reference = policy, reference
         self._limit = min(max_tokens, policy.max_context, reference.max_context)
 
-    def __call__(self, items: Sequence[Item]) -> list[Reward]:
+    def __call__(self, items: Sequence[Item]) -> list[RewardValue]:
         """Rewards of (prompt messages, answer) pairs, in order."""
         read = chat_template.answered_ids(self._policy.tokenizer, items)
         fits = [i for i, (ids, _) in enumerate(read) if len(ids) <= self._limit]
@@ -122,7 +122,7 @@ class Generative:
         self._model, self._question = model, question
         self._limit = min(max_tokens, model.max_context)
 
-    def __call__(self, items: Sequence[Item]) -> list[Reward]:
+    def __call__(self, items: Sequence[Item]) -> list[RewardValue]:
         """Rewards of (prompt messages, answer) pairs, in order."""
         asked = [[{"role": "user", "content": self._ask(*item)}] for item in items]
         words = [(messages, word) for messages in asked for word in ("Yes", "No")]
@@ -166,9 +166,9 @@ def _share(yes: float, no: float) -> float:
     return 1 / (1 + less) if yes >= no else less / (1 + less)
 
 
-def _reward(score: float | None, n_tokens: int) -> Reward:
+def _reward(score: float | None, n_tokens: int) -> RewardValue:
     if score is None:
-        return Reward(None, n_tokens, "too_long")
+        return RewardValue(None, n_tokens, "too_long")
     if not math.isfinite(score):
-        return Reward(None, n_tokens, "not_finite")
-    return Reward(score, n_tokens, "ok")
+        return RewardValue(None, n_tokens, "not_finite")
+    return RewardValue(score, n_tokens, "ok")

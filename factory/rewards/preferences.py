@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import model_validator
 
 from factory.engines.chat_template import Message
-from factory.stage.inputs import Outside
+from factory.stage.inputs import ExternalInput
 from factory.stage.readers import answer, messages
 from factory.stage.stage import From, filled
 
@@ -31,9 +31,9 @@ class Pairs(From):
     def _short_form(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
 
-    def need(self, role: str, code: str) -> Outside:
+    def need(self, role: str, code: str) -> ExternalInput:
         """Those of a language, to be read as `role`. Which ones there are is how much, not what."""
-        return Outside(role, filled(self.source, {"language": code}), "dataset", extent=True)
+        return ExternalInput(role, filled(self.source, {"language": code}), "dataset", extent=True)
 
     def read(self, path: Path, code: str) -> Iterator[Known]:
         """Each pair in a language: its row, its prompt, the better answer, the worse one. Raises

@@ -17,22 +17,22 @@ from factory.artifacts.tables import read_slice
 from factory.config import GATE, REFERENCE
 from factory.engines import Engine, choose
 from factory.engines.chat_template import Message
-from factory.engines.choose import EngineKnobs, Held
+from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import InputError, RecipeError, StageError
 from factory.rewards import preferences as preferred
-from factory.rewards.audit import Limits, Pair, audit, blind
+from factory.rewards.audit import AuditLimits, Pair, audit, blind
 from factory.rewards.backends import (
     QUESTION,
     Backend,
     Classifier,
     Generative,
     Implicit,
-    Reward,
+    RewardValue,
     crosslingual,
 )
 from factory.rewards.preferences import SIDES, Pairs
 from factory.stage import shard_loop
-from factory.stage.inputs import Need, Read, SliceSpec
+from factory.stage.inputs import Need, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
 from factory.stage.stage import How, Scope, Stage
@@ -52,7 +52,7 @@ class ScoreHow(How, EngineKnobs):
     shard: int = Field(16384, ge=1)
 
 
-class Audit(Limits):
+class AuditKnobs(AuditLimits):
     """How a reward model is audited: the limits of audit.py, and on which `preferences`, by
     language. One source without a language is for all of them."""
 
@@ -81,7 +81,7 @@ class Score(Stage):
     question: str | None = None  # what a generative reward asks, if not rewards.QUESTION
     max_tokens: int = Field(16384, ge=1)  # of prompt and answer; longer ones get no reward
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
-    audit: Annotated[Audit, GATE] = Audit()
+    audit: Annotated[AuditKnobs, GATE] = AuditKnobs()
     how: ScoreHow = ScoreHow()
 
     @field_validator("question")
@@ -115,11 +115,11 @@ class Score(Stage):
         found = []
         for spec in scope.slices("generate", self.name):
             needs: list[Need] = [
-                Read("samples", spec.step, spec.name),
-                Read("prompts", prompts[spec.name].step, spec.name),
+                StepInput("samples", spec.step, spec.name),
+                StepInput("prompts", prompts[spec.name].step, spec.name),
             ]
             if crosses and english is not None and spec.language != "en":
-                needs.append(Read("english", english.step, english.name))
+                needs.append(StepInput("english", english.step, english.name))
             if pairs := self.audit.pairs(str(spec.language)):
                 needs.append(pairs.need("preferences", str(spec.language)))
             found.append(SliceSpec(self.name, spec.name, spec.language, (*needs, *reward)))
@@ -136,14 +136,14 @@ class Score(Stage):
 
     def run(self, job: Job) -> Outcome:
         samples = {spec.name: job.reader(spec.need("samples"), "samples") for spec in job.slices}
-        prompts = {spec.name: Asked.of(job, spec) for spec in job.slices}
+        prompts = {spec.name: PromptTexts.of(job, spec) for spec in job.slices}
         todo = {spec.name: self._todo(job, spec, prompts[spec.name]) for spec in job.slices}
-        with Held(lambda _: self._scoring(job, job.slices[0])) as scoring:
+        with EngineCache(lambda _: self._scoring(job, job.slices[0])) as scoring:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 rows = samples[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
                 table, tokens = self._make(scoring().reward, prompts[shard.slice], rows)
-                return shards.noted(table, engine=scoring().name), tokens
+                return shards.with_metadata(table, engine=scoring().name), tokens
 
             sizes = {name: len(numbers) for name, numbers in todo.items()}
             made = job.make_shards(
@@ -177,7 +177,7 @@ class Score(Stage):
         )
 
     def _make(
-        self, reward: Backend, prompts: Asked, rows: Sequence[dict[str, Any]]
+        self, reward: Backend, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
         """The scores of some samples, and the tokens read."""
         asked = [prompts.under(row) for row in rows]
@@ -190,7 +190,7 @@ class Score(Stage):
         found = dict(zip(order, reward(items), strict=True))
         made = []
         for number, row in enumerate(rows):
-            value = found.get(number, Reward(None, 0, "no_english_prompt"))
+            value = found.get(number, RewardValue(None, 0, "no_english_prompt"))
             made.append(
                 {
                     **{name: row[name] for name in _ADDRESS},
@@ -229,7 +229,7 @@ class Score(Stage):
         )
         return _Scoring(Implicit(policy, reference, self.max_tokens), policy, reference)
 
-    def _todo(self, job: Job, spec: SliceSpec, prompts: Asked) -> list[int]:
+    def _todo(self, job: Job, spec: SliceSpec, prompts: PromptTexts) -> list[int]:
         """Which samples of a slice have no score yet, by number. A score under another language's
         prompt stands as long as that prompt does."""
         import polars as pl
@@ -319,14 +319,14 @@ class _Scoring:
             engine.close()
 
 
-def _samples(spec: SliceSpec) -> Read:
+def _samples(spec: SliceSpec) -> StepInput:
     need = spec.need("samples")
-    assert isinstance(need, Read)
+    assert isinstance(need, StepInput)
     return need
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptTexts:
     """The prompts of a slice: `own` by id and hash, and `english` by id where answers are read
     under those, with the hash of what is read."""
 
@@ -335,7 +335,7 @@ class Asked:
     english: dict[str, tuple[list[Message], str]] | None
 
     @classmethod
-    def of(cls, job: Job, spec: SliceSpec) -> Asked:
+    def of(cls, job: Job, spec: SliceSpec) -> PromptTexts:
         """Those of a job's slice."""
         own = {
             (row["prompt_id"], row["prompt_hash"]): row["messages"]

@@ -15,12 +15,12 @@ from factory.artifacts.shards import Shard
 from factory.config import REFERENCE
 from factory.engines import Scorer, choose
 from factory.engines.chat_template import Message
-from factory.engines.choose import EngineKnobs, Held
+from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import RecipeError
 from factory.rewards import preferences
 from factory.rewards.backends import Classifier
 from factory.rewards.preferences import Known, Pairs
-from factory.stage.inputs import Need, Read, SliceSpec, model_of
+from factory.stage.inputs import Need, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.readers import given_id, unlike
@@ -83,13 +83,13 @@ class Transfer(Stage):
                     "name reward, or a classifier under models:",
                 )
             for spec in scope.slices(name, self.name):
-                found[f"{name}-{spec.name}"] = Read("reward", spec.step, spec.name)
+                found[f"{name}-{spec.name}"] = StepInput("reward", spec.step, spec.name)
         return found
 
-    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         pairs = preferences.of_language(self.pairs, str(spec.language))
         read = preferences.how_read(pairs) if pairs else {}
-        return super().semantic(spec) | ({"pairs": read} if read else {})
+        return super().identity_fields(spec) | ({"pairs": read} if read else {})
 
     def shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
@@ -108,13 +108,13 @@ class Transfer(Stage):
         def opened(label: str) -> Scorer:
             return choose.scorer(self.how, job.place(models[label], "reward").path, self.dtype)
 
-        with Held(opened) as engine:
+        with EngineCache(opened) as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 pairs = mine[shard.slice][shard.start : shard.stop]
                 scorer = engine(model_of(shard.slice))  # slices of one model follow one another
                 rows = self._rank(scorer, specs[shard.slice], pairs)
-                table = shards.noted(schemas.from_rows(rows, self.kind), engine=scorer.name)
+                table = shards.with_metadata(schemas.from_rows(rows, self.kind), engine=scorer.name)
                 return table, sum(row["n_tokens"] for row in rows)
 
             sizes = {name: len(pairs) for name, pairs in mine.items()}

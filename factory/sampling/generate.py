@@ -14,12 +14,12 @@ from factory.artifacts.hashing import fingerprint, text_hash
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
 from factory.config import EXTENT, REFERENCE
-from factory.engines import Sample, Sampler, Sampling, chat_template, choose
+from factory.engines import Completion, Sampler, Sampling, chat_template, choose
 from factory.engines.chat_template import Message
-from factory.engines.choose import EngineKnobs, Held
+from factory.engines.choose import EngineCache, EngineKnobs
 from factory.language.detect import detect
 from factory.language.languages import language
-from factory.stage.inputs import Read, SliceSpec
+from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, counted, engines, spent
 from factory.stage.stage import How, Scope, Stage
@@ -56,7 +56,10 @@ class Generate(Stage):
         model = scope.policy(self.model, "model", self.name)
         return [
             SliceSpec(
-                self.name, spec.name, spec.language, (Read("prompts", spec.step, spec.name), *model)
+                self.name,
+                spec.name,
+                spec.language,
+                (StepInput("prompts", spec.step, spec.name), *model),
             )
             for spec in scope.prompts(self.name)
         ]
@@ -76,7 +79,7 @@ class Generate(Stage):
             name = place.name or place.path.name
             return choose.sampler(self.how, place.path, name, self.dtype, adapter)
 
-        with Held(opened) as engine:
+        with EngineCache(opened) as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 units = todo[shard.slice][shard.start : shard.stop]
@@ -132,7 +135,7 @@ class Generate(Stage):
             _row(asked[n], k, sample, sampler.tokenizer)
             for (n, k), sample in zip(addresses, drawn, strict=True)
         ]
-        table = shards.noted(
+        table = shards.with_metadata(
             schemas.from_rows(rows, self.kind),
             engine=sampler.name,
             dropped={"prompt_too_long": over} if over else {},
@@ -150,7 +153,7 @@ class Generate(Stage):
         import polars as pl
 
         need = spec.need("prompts")
-        assert isinstance(need, Read)
+        assert isinstance(need, StepInput)
         there = job.rows(need, "prompts", ["prompt_id", "prompt_hash"])
         frame = pl.from_arrow(there)
         assert isinstance(frame, pl.DataFrame)
@@ -164,7 +167,9 @@ class Generate(Stage):
         return list(lacking.items())
 
 
-def _row(prompt: Mapping[str, Any], k: int, sample: Sample, tokenizer: Any) -> dict[str, object]:
+def _row(
+    prompt: Mapping[str, Any], k: int, sample: Completion, tokenizer: Any
+) -> dict[str, object]:
     text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True).strip()
     return {
         "prompt_id": prompt["prompt_id"],

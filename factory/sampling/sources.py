@@ -19,7 +19,7 @@ from factory.config import EXTENT, REFERENCE
 from factory.errors import InputError, RecipeError, nearest
 from factory.language.languages import language as known_language
 from factory.sampling import presets
-from factory.stage.inputs import Outside, SliceSpec
+from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.readers import View, address, answer, given_id, messages, unlike
@@ -62,7 +62,7 @@ class _Source(Stage, View):
 
     def _spec(self, language: str) -> SliceSpec:
         source = filled(self.source, {"language": language})
-        need = Outside("source", source, "dataset", extent=True)
+        need = ExternalInput("source", source, "dataset", extent=True)
         return SliceSpec(self.name, language, language, (need,))
 
     def slices(self, scope: Scope) -> list[SliceSpec]:

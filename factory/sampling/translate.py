@@ -17,14 +17,14 @@ from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
 from factory.config import EXTENT, GATE, REFERENCE
 from factory.engines import Sampler, chat_template, choose
-from factory.engines.choose import EngineKnobs, Held
+from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import RecipeError
 from factory.language.detect import detect
 from factory.language.languages import language
 from factory.sampling.chrf import chrf
 from factory.sampling.translation import Format, flaw, length_ratio, wording
-from factory.sampling.translator import Said, translate
-from factory.stage.inputs import Read, SliceSpec
+from factory.sampling.translator import Translation, translate
+from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job, policy
 from factory.stage.outcome import AS_BEFORE, Outcome, engines, greedy, spent
 from factory.stage.readers import address
@@ -113,9 +113,9 @@ class Translate(Stage):
                 code,
                 code,
                 (
-                    Read("prompts", source.step, source.name),
+                    StepInput("prompts", source.step, source.name),
                     *model,
-                    *([Read("reference", given[code].step, code)] if self.compare else []),
+                    *([StepInput("reference", given[code].step, code)] if self.compare else []),
                 ),
             )
             for code in targets
@@ -127,8 +127,8 @@ class Translate(Stage):
     def shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
-    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
-        fields = super().semantic(spec)
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
+        fields = super().identity_fields(spec)
         mine = {code: name for code, name in self.names.items() if code in self._pair(spec)}
         return {name: value for name, value in fields.items() if name != "names"} | (
             {"names": mine} if mine else {}
@@ -146,7 +146,7 @@ class Translate(Stage):
             name = place.name or place.path.name
             return choose.sampler(self.how, place.path, name, self.dtype, adapter)
 
-        with Held(opened) as engine:
+        with EngineCache(opened) as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 rows = todo[shard.slice][shard.start : shard.stop]
@@ -203,7 +203,7 @@ class Translate(Stage):
         files.write_atomically(_notes(work, shard), json.dumps(lost).encode())
         table = schemas.from_rows([row for row, lost in made if not lost], self.kind)
         reasons = Counter(str(row["reason"]) for row in lost)
-        table = shards.noted(table, engine=sampler.name, dropped=dict(reasons))
+        table = shards.with_metadata(table, engine=sampler.name, dropped=dict(reasons))
         return table, sum(part.n_tokens for part in said)
 
     def _asked(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
@@ -228,7 +228,7 @@ class Translate(Stage):
         return [rows[number] for number in job.missing(name, self.kind, frame)]
 
     def _row(
-        self, prompt: dict[str, Any], said: Sequence[Said], code: str
+        self, prompt: dict[str, Any], said: Sequence[Translation], code: str
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The row of one translated prompt, and what is said of it if it is dropped."""
         sources = [message["content"] for message in prompt["messages"]]

@@ -110,7 +110,7 @@ def _split(text: str, border: re.Pattern[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Wording:
+class TranslationPrompt:
     """How one translator is asked: its format, and what it calls the two languages."""
 
     format: Format
@@ -138,7 +138,7 @@ class Wording:
         return text[: min(ends, default=len(text))].strip(), bool(ends)
 
 
-def wording(form: Format, source: str, target: str, names: Mapping[str, str]) -> Wording:
+def wording(form: Format, source: str, target: str, names: Mapping[str, str]) -> TranslationPrompt:
     """The wording for two language codes; `names` says what the translator calls a language
     where it is not what others call it. Raises RecipeError for an unknown code."""
 
@@ -147,7 +147,7 @@ def wording(form: Format, source: str, target: str, names: Mapping[str, str]) ->
         usual = _CODES.get(code, code) if form == "translategemma" else row.name
         return names.get(code, usual)
 
-    return Wording(form, name(source), name(target))
+    return TranslationPrompt(form, name(source), name(target))
 
 
 def length_ratio(source: str, translation: str, target: str) -> float:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from factory.engines import Sample, Sampler, Sampling, chat_template
-from factory.sampling.translation import Piece, Wording, pieces
+from factory.engines import Completion, Sampler, Sampling, chat_template
+from factory.sampling.translation import Piece, TranslationPrompt, pieces
 
 
 @dataclass(frozen=True)
-class Said:
+class Translation:
     """What came back for one text, its pieces joined; `reason` when it was not even sent, or not
     to the end."""
 
@@ -22,8 +22,8 @@ class Said:
 
 
 def translate(
-    texts: Sequence[str], words: Wording, sampler: Sampler, chunk: int, max_tokens: int
-) -> list[Said]:
+    texts: Sequence[str], words: TranslationPrompt, sampler: Sampler, chunk: int, max_tokens: int
+) -> list[Translation]:
     """Translate every text, in order: cut, ask for all pieces in one batch, put together."""
     tokenizer = sampler.tokenizer
     sampling = Sampling(0.0, 1.0, max_tokens)
@@ -52,7 +52,7 @@ def translate(
             prompts += ids
     answers = iter(sampler.sample(prompts, sampling, seed=0) if prompts else [])
     return [
-        Said("", cut_off=False, n_tokens=0, reason=reason)
+        Translation("", cut_off=False, n_tokens=0, reason=reason)
         if reason
         else _joined(parts, answers, words, tokenizer)
         for parts, reason in zip(cut, reasons, strict=True)
@@ -60,8 +60,8 @@ def translate(
 
 
 def _joined(
-    parts: Sequence[Piece], answers: Iterator[Sample], words: Wording, tokenizer: Any
-) -> Said:
+    parts: Sequence[Piece], answers: Iterator[Completion], words: TranslationPrompt, tokenizer: Any
+) -> Translation:
     text, cut_off, tokens = "", False, 0
     for piece in parts:
         if not piece.said:
@@ -73,4 +73,4 @@ def _joined(
         text += piece.around(translation)
         cut_off = cut_off or (answer.finish_reason == "length" and not ended)
         tokens += len(answer.token_ids)
-    return Said(text, cut_off, tokens)
+    return Translation(text, cut_off, tokens)

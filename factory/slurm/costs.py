@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from factory.planning.estimate import Estimate, engines_of, paced, work
-from factory.planning.plan import Holdings, State, Step
+from factory.planning.plan import Inventory, State, Step
 from factory.slurm import sizes
 from factory.slurm.site import Site, family_of
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """One step on a site. `engines` on each node of a task; `seconds` from its start to its end
     when all tasks run at once; `gpu_hours` and `node_hours` as they are held, at work or not. None
     where nobody can tell: see estimate."""
@@ -29,8 +29,8 @@ class Cost:
 
 
 def costs(
-    steps: Sequence[Step], holdings: Holdings, left: Mapping[str, Estimate], site: Site
-) -> list[Cost]:
+    steps: Sequence[Step], holdings: Inventory, left: Mapping[str, Estimate], site: Site
+) -> list[StepCost]:
     """Every step that must run, in the order of the line. Tasks beyond `limits.at_once` wait for
     the others. Raises RecipeError for a step that fits on no node."""
     return [
@@ -38,11 +38,11 @@ def costs(
     ]
 
 
-def _cost(step: Step, holdings: Holdings, todo: Estimate, site: Site) -> Cost:
+def _cost(step: Step, holdings: Inventory, todo: Estimate, site: Site) -> StepCost:
     family = site.family(family_of(step.stage, bool(step.served)))
     cut = sizes.size(step, family, todo.shards)
     nodes = 1 if cut.tasks * cut.engines > 1 else family.nodes
-    shape = Cost(step.name, cut.tasks, cut.engines, family.gpus, nodes)
+    shape = StepCost(step.name, cut.tasks, cut.engines, family.gpus, nodes)
     pace = paced(step, holdings)
     if todo.rows is None or pace is None:
         return shape
@@ -53,7 +53,7 @@ def _cost(step: Step, holdings: Holdings, todo: Estimate, site: Site) -> Cost:
     at_once = min(cut.tasks, site.limits.at_once or cut.tasks)
     rounds = -(-cut.tasks // at_once)
     held = cut.tasks * nodes * seconds / 3600
-    return Cost(
+    return StepCost(
         step.name, cut.tasks, cut.engines, family.gpus, nodes,
         seconds=rounds * seconds, gpu_hours=held * family.gpus, node_hours=held,
         device=pace.device,

@@ -28,7 +28,7 @@ OFFLINE = {
 
 
 @dataclass(frozen=True)
-class Work:
+class ScriptJob:
     """One job of a step: an array of `tasks`, the whole step, its seal, or the fetch before all.
     `engines` processes on a node share a task, each on `gpus` GPUs."""
 
@@ -49,7 +49,7 @@ class Work:
         return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', self.step).strip('-')}-{self.kind}"
 
 
-def render(work: Work, site: Site) -> str:
+def render(work: ScriptJob, site: Site) -> str:
     """The script. Raises RecipeError for a family that the site does not have."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -85,7 +85,7 @@ def render(work: Work, site: Site) -> str:
     )
 
 
-def _what(work: Work) -> str:
+def _what(work: ScriptJob) -> str:
     return {
         "fetch": "What every step reads, brought to the shared disk",
         "array": f"{work.step}: {work.tasks} tasks",
@@ -94,7 +94,7 @@ def _what(work: Work) -> str:
     }[work.kind]
 
 
-def _options(site: Site, family: Family, work: Work) -> list[str]:
+def _options(site: Site, family: Family, work: ScriptJob) -> list[str]:
     """What sbatch is asked for, a line each."""
     gpus = family.gpus if work.kind in ("array", "whole") else 0
     # of sbatch's own: a seal works on one node, whatever its steps were spread over
@@ -126,7 +126,7 @@ def _options(site: Site, family: Family, work: Work) -> list[str]:
     return [*lines, *family.options]
 
 
-def _environment(site: Site, family: Family, work: Work) -> dict[str, str]:
+def _environment(site: Site, family: Family, work: ScriptJob) -> dict[str, str]:
     offline = OFFLINE if work.kind != "fetch" else {"PYTHONUNBUFFERED": "1"}
     own = {"FACTORY_HOME": str(work.home)}
     said = {**offline, **site.environment, **family.environment, **own}
@@ -138,7 +138,7 @@ def quoted(value: str) -> str:
     return '"' + re.sub(r'(["\\`]|\$\()', r"\\\1", value) + '"'
 
 
-def _command(site: Site, family: Family, small: Family, work: Work) -> list[str]:
+def _command(site: Site, family: Family, small: Family, work: ScriptJob) -> list[str]:
     """What is run on each node, or for each engine, a line for each part."""
     lines = []
     if work.kind == "array" and work.engines > 1:

@@ -27,7 +27,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY", re.IGNORECASE)
 
 
-class Limits(Knobs):
+class TaskLimits(Knobs):
     """What the cluster allows. `array`: tasks in one array (its MaxArraySize; more are submitted
     as several arrays). `at_once`: tasks of a step that may run at the same time. `submitted`: jobs
     a user may have in the queue, each task of an array counted. `requeue`: how often a job that
@@ -142,7 +142,7 @@ class Site(Shell):
     # A file of 0600 with NAME=value lines, for that job and for one that asks a served model
     secrets: Path | None = None
     scratch: Path | None = None  # where the factory's home should lie; doctor looks at it
-    limits: Limits = Limits()
+    limits: TaskLimits = TaskLimits()
     generate: Family
     train: Family
     euroeval: Family | None = None

@@ -10,7 +10,7 @@ from factory.engines.choose import EngineKnobs
 from factory.errors import RecipeError
 from factory.planning.plan import Step
 from factory.slurm.queue import ranges
-from factory.slurm.site import Family, Limits
+from factory.slurm.site import Family, TaskLimits
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def left(cut: Size, missing: Collection[int]) -> Size:
     return Size(cut.tasks, cut.engines, cut.gpus, tuple(todo))
 
 
-def arrays(todo: Sequence[int], limits: Limits) -> list[tuple[str, int]]:
+def arrays(todo: Sequence[int], limits: TaskLimits) -> list[tuple[str, int]]:
     """(what sbatch is given as --array, what is added to its numbers), for each array. An array's
     numbers are below the site's limit."""
     chunks: dict[int, list[int]] = {}
@@ -83,7 +83,7 @@ def arrays(todo: Sequence[int], limits: Limits) -> list[tuple[str, int]]:
     return [(ranges(some) + cap, chunk * limits.array) for chunk, some in sorted(chunks.items())]
 
 
-def share(wanted: Sequence[int], singles: int, queued: int, limits: Limits) -> int | None:
+def share(wanted: Sequence[int], singles: int, queued: int, limits: TaskLimits) -> int | None:
     """The most tasks that each array may have, so that all jobs together stay below what the site
     allows in the queue; None where it has no limit. Raises RecipeError when they cannot."""
     if limits.submitted is None or sum(wanted) + singles + queued <= limits.submitted:

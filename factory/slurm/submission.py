@@ -24,13 +24,13 @@ from factory.artifacts.workdir import Home
 from factory.errors import RecipeError, WorkError
 from factory.planning.estimate import Estimate
 from factory.planning.plan import State, Step
-from factory.planning.recipe import Loaded, Recipe
+from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.slurm import sizes
 from factory.slurm.queue import Queue, Queued
-from factory.slurm.script import Kind, Work, render
+from factory.slurm.script import Kind, ScriptJob, render
 from factory.slurm.site import Site, family_of
 from factory.slurm.sizes import Size
-from factory.stage.inputs import Read
+from factory.stage.inputs import StepInput
 from factory.stage.stage import Stage
 from factory.training.settings import Running
 
@@ -38,7 +38,7 @@ RECORD = "submission.json"
 FETCH = "fetch"  # the step, in the record, that brings what the others read
 
 
-class Job(Record):
+class SubmittedJob(Record):
     """One thing handed to sbatch: its id, what it does, how many tasks it has of the step's, and
     what is added to the numbers of its array."""
 
@@ -57,7 +57,7 @@ class Submitted(Record):
     fingerprint: str
     file: str  # what its logs and ends are called
     tasks: int = 1  # that the step is cut into, whether or not all were to do
-    jobs: tuple[Job, ...] = ()
+    jobs: tuple[SubmittedJob, ...] = ()
 
 
 class Submission(Record):
@@ -202,7 +202,7 @@ def cut(
     for step in going:
         for made in step.slices:
             for need in made.spec.needs:
-                if isinstance(need, Read) and need.step not in coming | there:
+                if isinstance(need, StepInput) and need.step not in coming | there:
                     raise RecipeError(
                         f"{step.name} needs {need.step}, which is neither made nor submitted",
                         f"leave --only out, or name {need.step} too",
@@ -232,10 +232,10 @@ def _missing(step: Step, whole: Size, home: Home, org: str) -> Size:
     return sizes.left(whole, missing)
 
 
-def works(part: Part, submission: Submission, home: Path) -> list[Work]:
+def works(part: Part, submission: Submission, home: Path) -> list[ScriptJob]:
     """The jobs of a step, in order; the array is missing where all its shards are there."""
     step, size = part.step, part.size
-    base = Work(
+    base = ScriptJob(
         kind="whole",
         step=step.name,
         name="",
@@ -276,7 +276,7 @@ def submit(
             need.step
             for made in part.step.slices
             for need in made.spec.needs
-            if isinstance(need, Read)
+            if isinstance(need, StepInput)
         }
         before = [job for step in sorted(reads) for job in ends.get(step) or alive.last(step)]
         after: dict[str, list[str]] = {"afterok": [*first, *before]}
@@ -299,9 +299,9 @@ def submit(
     return submission
 
 
-def fetching(submission: Submission, home: Path) -> Work:
+def fetching(submission: Submission, home: Path) -> ScriptJob:
     """The job that lays what steps read on the shared disk, where a login node should not."""
-    return Work(
+    return ScriptJob(
         kind="fetch",
         step=FETCH,
         name=mark(home, FETCH, str(submission.number)) + "fetch",
@@ -327,7 +327,7 @@ def _hand_in(
     submission: Submission,
     step: str,
     fingerprint: str,
-    work: Work,
+    work: ScriptJob,
     arrays: Sequence[tuple[str, int]],
     after: Mapping[str, Sequence[str]],
     site: Site,
@@ -338,7 +338,7 @@ def _hand_in(
     ids = []
     for given, offset in arrays:
         id_ = queue.submit(script, after, given or None, offset)
-        job = Job(
+        job = SubmittedJob(
             id=id_,
             kind=work.kind,
             script=script.name,
@@ -358,7 +358,9 @@ def count(array: str) -> int:
     return sum(int(run[-1]) - int(run[0]) + 1 for run in runs) or 1
 
 
-def _with(submission: Submission, step: str, fingerprint: str, work: Work, job: Job) -> Submission:
+def _with(
+    submission: Submission, step: str, fingerprint: str, work: ScriptJob, job: SubmittedJob
+) -> Submission:
     steps = list(submission.steps)
     place = next((n for n, made in enumerate(steps) if made.step == step), None)
     if place is None:
@@ -370,7 +372,7 @@ def _with(submission: Submission, step: str, fingerprint: str, work: Work, job: 
     return submission.model_copy(update={"steps": tuple(steps)})
 
 
-def on_all_gpus(loaded: Loaded, site: Site, tell: Callable[[str], None]) -> Loaded:
+def on_all_gpus(loaded: LoadedRecipe, site: Site, tell: Callable[[str], None]) -> LoadedRecipe:
     """The recipe with one process for each GPU that a training is given, where it does not say how
     many: what is made stays the same (`how`), and no GPU is paid for that does nothing."""
     stages: dict[str, Stage] = {}

@@ -17,24 +17,24 @@ from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
 from factory.planning.estimate import estimate
 from factory.planning.lock import Lock
-from factory.planning.plan import Holdings, State, Step, plan
-from factory.planning.recipe import Loaded
+from factory.planning.plan import Inventory, State, Step, plan
+from factory.planning.recipe import LoadedRecipe
 from factory.slurm import status, submission
 from factory.slurm.queue import Queue, clean_environment
 from factory.slurm.site import Site, family_of
 from factory.slurm.status import Row
 from factory.slurm.submission import Alive, Part, Submission, on_all_gpus
 
-__all__ = ["Asked", "Standing", "dry", "look", "on_all_gpus", "standing", "submit"]
+__all__ = ["SubmitRequest", "SubmittedRecipe", "dry", "look", "on_all_gpus", "standing", "submit"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class SubmitRequest:
     """What is to be submitted where: a recipe, all that is known of it, and the steps wanted."""
 
-    loaded: Loaded
+    loaded: LoadedRecipe
     pins: Lock
-    held: Holdings
+    held: Inventory
     steps: Sequence[Step]
     wanted: Sequence[str]
     site: Site
@@ -42,7 +42,7 @@ class Asked:
 
 
 def submit(
-    asked: Asked, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
+    asked: SubmitRequest, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
 ) -> Submission | None:
     """Hand in what must run and is not in the queue; None where there is nothing. Raises
     FactoryError."""
@@ -77,7 +77,7 @@ def submit(
 
 
 def dry(
-    asked: Asked, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
+    asked: SubmitRequest, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
 ) -> Iterator[tuple[str, str]]:
     """Every script that `submit` would hand in, by its name; nothing is written."""
     try:
@@ -102,7 +102,7 @@ def dry(
     yield from submission.scripts(made, parts, asked.site, asked.home.root, fetch and bool(parts))
 
 
-def _alive(asked: Asked, queue: Queue, tell: Callable[[str], None]) -> tuple[Alive, int]:
+def _alive(asked: SubmitRequest, queue: Queue, tell: Callable[[str], None]) -> tuple[Alive, int]:
     queued = queue.jobs()
     before = submission.earlier(asked.home.root, asked.loaded.recipe)
     alive = Alive.of(asked.home.root, asked.steps, before, queued)
@@ -112,7 +112,7 @@ def _alive(asked: Asked, queue: Queue, tell: Callable[[str], None]) -> tuple[Ali
     return alive, len(queued)
 
 
-def _going(asked: Asked, alive: Alive) -> list[Step]:
+def _going(asked: SubmitRequest, alive: Alive) -> list[Step]:
     return [
         step
         for step in asked.steps
@@ -120,7 +120,9 @@ def _going(asked: Asked, alive: Alive) -> list[Step]:
     ]
 
 
-def _checked(asked: Asked, going: Sequence[Step], hub: Hub, tell: Callable[[str], None]) -> None:
+def _checked(
+    asked: SubmitRequest, going: Sequence[Step], hub: Hub, tell: Callable[[str], None]
+) -> None:
     """Templates and lengths, before anything is queued for; where tokenizers can be read."""
     if importlib.util.find_spec("transformers") is None:
         tell("templates are not checked here, without transformers: the first task does it")
@@ -133,7 +135,7 @@ def _checked(asked: Asked, going: Sequence[Step], hub: Hub, tell: Callable[[str]
 
 
 def look_around(
-    asked: Asked, going: Sequence[Step], tell: Callable[[str], None], binding: bool = True
+    asked: SubmitRequest, going: Sequence[Step], tell: Callable[[str], None], binding: bool = True
 ) -> None:
     """Refuse what the steps need and is not here, where a node would see the same: it shares this
     disk. A container has a disk of its own, and a site may say that things are elsewhere, which
@@ -152,7 +154,7 @@ def look_around(
             tell(f"warning: {finding.about}, as seen from here: {finding.what} ({finding.fix})")
 
 
-def _reached(step: Step, asked: Asked, tell: Callable[[str], None], binding: bool) -> None:
+def _reached(step: Step, asked: SubmitRequest, tell: Callable[[str], None], binding: bool) -> None:
     """Refuse a step that asks a served model from nodes that are not told where it is: no variable
     of this shell reaches them, and most have no network."""
     model, site = ", ".join(step.served), asked.site.name
@@ -170,7 +172,7 @@ def _reached(step: Step, asked: Asked, tell: Callable[[str], None], binding: boo
     tell(f"warning: {error.what} ({error.fix})")
 
 
-def _cut(asked: Asked, alive: Alive, queued: int, given: Provisions | None) -> list[Part]:
+def _cut(asked: SubmitRequest, alive: Alive, queued: int, given: Provisions | None) -> list[Part]:
     repos = given.repos if given is not None else ()
     here = {one.name: one.path for one in repos if one.path is not None}
     counted = inputs.counted(asked.loaded, _going(asked, alive), here)
@@ -182,17 +184,17 @@ def _cut(asked: Asked, alive: Alive, queued: int, given: Provisions | None) -> l
 
 
 @dataclass(frozen=True)
-class Standing:
+class SubmittedRecipe:
     """A recipe that was submitted, as disk and queue say."""
 
-    loaded: Loaded
+    loaded: LoadedRecipe
     home: Home
     steps: Sequence[Step]
     before: Sequence[Submission]
     alive: Alive
 
 
-def standing(loaded: Loaded, home: Path, queue: Queue) -> Standing:
+def standing(loaded: LoadedRecipe, home: Path, queue: Queue) -> SubmittedRecipe:
     """The plan by what the newest submission took with it: no hub is asked, so that it can be
     looked at as often as one likes. Raises WorkError where nothing was submitted."""
     before = submission.earlier(home, loaded.recipe)
@@ -206,10 +208,12 @@ def standing(loaded: Loaded, home: Path, queue: Queue) -> Standing:
     loaded = given.loaded()
     held = resolve.holdings(loaded, pins, Offline(given), Home(home))
     steps = plan(loaded.recipe, pins, held)
-    return Standing(loaded, Home(home), steps, before, Alive.of(home, steps, before, queue.jobs()))
+    return SubmittedRecipe(
+        loaded, Home(home), steps, before, Alive.of(home, steps, before, queue.jobs())
+    )
 
 
-def look(found: Standing, queue: Queue) -> tuple[list[Row], float | None]:
+def look(found: SubmittedRecipe, queue: Queue) -> tuple[list[Row], float | None]:
     """Every step as it stands, and the GPU-hours of all jobs where SLURM keeps account."""
     ids = [id_ for one in found.before for id_ in one.ids()]
     ended = queue.ended(ids)

@@ -9,7 +9,7 @@ from factory.artifacts.hashing import fingerprint
 
 
 @dataclass(frozen=True)
-class Read:
+class StepInput:
     """One slice of another step's artifact, read under the name `role`; or of an adapter the
     `checkpoint` after that share of its training (see factory/artifacts/checkpoints.py)."""
 
@@ -20,7 +20,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Outside:
+class ExternalInput:
     """A file or Hub repo from outside, as the recipe names it, read under the name `role`.
 
     `extent` marks data whose content only says how much there is (a list of prompts)."""
@@ -32,7 +32,7 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model that somebody serves, asked under the name `model` in the role `role`. Nothing of it
     lies here, so its name is all that there is to tell it by: it cannot be pinned."""
 
@@ -45,7 +45,7 @@ class Served:
         return fingerprint({"served": self.model})
 
 
-Need = Read | Outside | Served
+Need = StepInput | ExternalInput | ServedModel
 
 
 def model_of(name: str) -> str:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from factory.artifacts import files, reuse, schemas, shards
-from factory.artifacts.reuse import Earlier, Taken
-from factory.artifacts.shards import Shard, Sum
+from factory.artifacts.reuse import ReusableSlice, ReusedRows
+from factory.artifacts.shards import Shard, ShardTotals
 from factory.artifacts.tables import Reader, pick_rows, read_slice, slice_directory, slice_files
 from factory.stage import shard_loop
-from factory.stage.inputs import Need, Read, SliceSpec
+from factory.stage.inputs import Need, SliceSpec, StepInput
 from factory.stage.outcome import gpus
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Job:
     work: Path
     out: Path
     progress: Progress
-    earlier: Mapping[str, tuple[Earlier, ...]] = field(default_factory=dict)  # by slice
+    earlier: Mapping[str, tuple[ReusableSlice, ...]] = field(default_factory=dict)  # by slice
     part: tuple[int, int] | None = None
 
     def place(self, spec: SliceSpec, role: str) -> Place:
@@ -86,33 +86,33 @@ class Job:
 
     def table(self, spec: SliceSpec, role: str, kind: str) -> pa.Table:
         """All rows of the artifact slices read as `role`, as a table of `kind`."""
-        reads = [n for n in spec.needs if isinstance(n, Read) and n.role == role]
+        reads = [n for n in spec.needs if isinstance(n, StepInput) and n.role == role]
         parts = [self.rows(need, kind) for need in reads]
         return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
 
-    def rows(self, need: Read, kind: str, columns: Collection[str] | None = None) -> pa.Table:
+    def rows(self, need: StepInput, kind: str, columns: Collection[str] | None = None) -> pa.Table:
         """All rows of one slice, or only these columns of them."""
         return read_slice(self.places[need].path, need.slice, kind, columns)
 
-    def pick(self, need: Read, column: str, rows: Iterable[int]) -> pl.Series:
+    def pick(self, need: StepInput, column: str, rows: Iterable[int]) -> pl.Series:
         """The texts of one column at these rows of one slice, in their order."""
         return pick_rows(self.places[need].path, need.slice, column, rows)
 
     def missing(self, name: str, kind: str, asked: pl.DataFrame) -> list[int]:
         """Which rows of slice `name` have to be made, as row numbers of `asked`; the others are
         taken over from earlier artifacts. See `reuse.take` for what `asked` holds."""
-        with files.alone(self.work):
+        with files.file_lock(self.work):
             taken = reuse.take(self.work, name, kind, self.earlier.get(name, ()), asked)
         return [] if taken.whole else reuse.missing(taken, asked)
 
-    def taken(self, name: str, kind: str) -> Taken:
+    def taken(self, name: str, kind: str) -> ReusedRows:
         """What slice `name` takes over from earlier artifacts."""
-        with files.alone(self.work):
+        with files.file_lock(self.work):
             return reuse.take(self.work, name, kind, self.earlier.get(name, ()), None)
 
     def reader(self, need: Need | None, kind: str) -> Reader:
         """The rows of one slice by number, read as they are asked for."""
-        assert isinstance(need, Read)
+        assert isinstance(need, StepInput)
         return Reader(slice_files(self.places[need].path, need.slice), kind)
 
     def make_shards(
@@ -124,7 +124,7 @@ class Job:
         lanes: Callable[[Shard], int] = lambda shard: 1,
         apart: Callable[[Shard], object] = lambda shard: None,
         spent: Callable[[], int] | None = None,
-    ) -> dict[str, Sum]:
+    ) -> dict[str, ShardTotals]:
         """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
         each slice is written whole, what it takes over first. `make` gives a shard's rows and how
         many tokens they cost; see shard_loop.run for `lanes` and `apart`. `spent` says how many
@@ -158,7 +158,7 @@ class Job:
             # since the last shard was done, in whichever lane: all lanes share the devices
             seconds, last = time.monotonic() - last, time.monotonic()
             loaded, loading, warm = loading, 0.0, warm + 1
-            return shards.noted(
+            return shards.with_metadata(
                 table,
                 tokens=cost,
                 gpu_seconds=round(seconds * gpus(), 3),
@@ -175,7 +175,7 @@ class Job:
         made = {}
         for name in sizes:
             directory = slice_directory(self.out, name)
-            made[name] = shards.summed(self.work, grid, name)
+            made[name] = shards.shard_totals(self.work, grid, name)
             first = reuse.place(taken[name], directory)
             if made[name].rows or not first:  # a slice without rows still leaves a file
                 shards.compact(self.work, grid, name, directory, first)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from factory.artifacts.manifest import Rows
-from factory.artifacts.shards import Sum
+from factory.artifacts.shards import ShardTotals
 
 AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longer says why
 
@@ -32,11 +32,13 @@ class Outcome:
     stats: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] | None = None
     tokens: int = 0
-    spent: Spent | None = None  # None where this process alone did all, and nobody looked closer
+    spent: ResourceUse | None = (
+        None  # None where this process alone did all, and nobody looked closer
+    )
 
 
 @dataclass(frozen=True)
-class Spent:
+class ResourceUse:
     """Where the time of a step went, for those who want to know what a larger one would take:
     seconds that `engines` processes beside one another were at work, and that loading what they
     work with took, all of them together; and of GPUs, None where this process held all there
@@ -48,7 +50,7 @@ class Spent:
     gpu_seconds: float | None = None
 
 
-def spent(made: Mapping[str, Sum]) -> Spent:
+def spent(made: Mapping[str, ShardTotals]) -> ResourceUse:
     """The same, of a step that is made in shards. The first that an engine makes are slower (it
     warms up, its lanes fill): where there are others, these say how fast it goes, token by token,
     and what the first took beyond that counts as loading."""
@@ -57,7 +59,7 @@ def spent(made: Mapping[str, Sum]) -> Spent:
     steady = seconds - sum(found.first_seconds for found in sums)
     of = tokens - sum(found.first_tokens for found in sums)
     working = tokens * steady / of if of > 0 and steady > 0 else seconds
-    return Spent(
+    return ResourceUse(
         working=working,
         loading=sum(found.loading for found in sums) + max(0.0, seconds - working),
         engines=len(set().union(*(found.makers for found in sums))),
@@ -65,7 +67,7 @@ def spent(made: Mapping[str, Sum]) -> Spent:
     )
 
 
-def greedy(made: Mapping[str, Sum]) -> Literal["exact", "rounding"]:
+def greedy(made: Mapping[str, ShardTotals]) -> Literal["exact", "rounding"]:
     """What a second run gives of greedy answers. Ordinary batches of transformers are the same ones
     each time; other engines form theirs as requests come and go, and of two tokens that are all but
     equal the other may be taken."""
@@ -73,7 +75,7 @@ def greedy(made: Mapping[str, Sum]) -> Literal["exact", "rounding"]:
     return "exact" if all(map(ordinary.fullmatch, engines(made))) else "rounding"
 
 
-def counted(into: int, out: int, found: Sum) -> Rows:
+def counted(into: int, out: int, found: ShardTotals) -> Rows:
     """The counts of a slice: what its shards say they dropped, and what was dropped before where
     it was taken over."""
     dropped = Counter(found.dropped)
@@ -81,7 +83,7 @@ def counted(into: int, out: int, found: Sum) -> Rows:
     return Rows(into=into, out=out, dropped=dict(+dropped))
 
 
-def engines(made: Mapping[str, Sum]) -> dict[str, int]:
+def engines(made: Mapping[str, ShardTotals]) -> dict[str, int]:
     """Shards by the engine that made them: more than one where a job went on elsewhere."""
     found: Counter[str] = Counter()
     for one in made.values():

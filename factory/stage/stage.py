@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from factory.config import EXTENT, REFERENCE, Knobs, Mark
 from factory.errors import FactoryError, RecipeError, nearest
-from factory.stage.inputs import Need, Outside, Read, SliceSpec
+from factory.stage.inputs import ExternalInput, Need, SliceSpec, StepInput
 from factory.stage.models import ModelRef
 from factory.stage.readers import View
 
@@ -92,7 +92,7 @@ class Stage(Knobs):
             )
         return self
 
-    def laid_out(self, scope: Scope) -> list[SliceSpec]:
+    def checked_slices(self, scope: Scope) -> list[SliceSpec]:
         """Every slice of every step of this stage, in order: those it makes, or those it takes
         in. Raises RecipeError."""
         if self.from_ is None:
@@ -112,7 +112,7 @@ class Stage(Knobs):
         adapter = self.kind == "adapter"
         source = filled(self.from_.source, {"language": language or "", "group": name})
         step = f"{self.name}[{name}]" if adapter else self.name
-        outside = Outside("source", source, "model" if adapter else "dataset")
+        outside = ExternalInput("source", source, "model" if adapter else "dataset")
         return SliceSpec(step, name, language, (*needs, outside))
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
@@ -131,7 +131,7 @@ class Stage(Knobs):
         """By role, the fewest rows this stage can do anything with."""
         return {}
 
-    def lacks(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+    def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
         """What these slices need of the machine beside what they read, and is not there: looked
         at before a line begins, and told, not raised."""
         return []
@@ -149,7 +149,7 @@ class Stage(Knobs):
         """How many shards that many rows of a slice are made in; 0 where there are none."""
         return 0
 
-    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         """The fields that give the rows of a slice their meaning and are not at their default."""
         if self.from_ is not None:
             return {"from": self.from_.model_dump(exclude={"source"}, exclude_defaults=True)}
@@ -195,7 +195,7 @@ class Scope:
 
     def slices(self, name: str, asked_by: str) -> list[SliceSpec]:
         """All slices of the stage called `name`."""
-        return self.stage(name, asked_by).laid_out(self)
+        return self.stage(name, asked_by).checked_slices(self)
 
     def native(self) -> tuple[str, ...]:
         """The languages that prompts come in from outside in: the recipe's, less those that a
@@ -234,13 +234,13 @@ class Scope:
         ref = self.models[name]
         if ref.step is not None:
             made = self._trained(ref.step, asked_by)
-            return Read(role, made.step, made.name)
+            return StepInput(role, made.step, made.name)
         if ref.served is not None:
             raise RecipeError(
                 f"stages.{asked_by} names the model {name!r}, which is only served ({ref.served})",
                 "name one that is on a hub: judge alone can ask a model whose weights are not here",
             )
-        return Outside(role, f"{ref.name}@{ref.revision}", "model")
+        return ExternalInput(role, f"{ref.name}@{ref.revision}", "model")
 
     def policy(self, name: str, role: str, asked_by: str) -> tuple[Need, ...]:
         """What drawing from the model called `name` means: the model, read as `role`, and the
@@ -249,13 +249,13 @@ class Scope:
         adapter = self.adapter(name, "adapter")
         return (model,) if adapter is None else (model, adapter)
 
-    def adapter(self, name: str, role: str) -> Outside | None:
+    def adapter(self, name: str, role: str) -> ExternalInput | None:
         """The adapter on the model called `name`, read as `role`, if it has one."""
         found = self.models[name].adapter
         if found is None:
             return None
         repo, _, revision = found.partition("@")
-        return Outside(role, f"{repo}@{revision or 'main'}", "model")
+        return ExternalInput(role, f"{repo}@{revision or 'main'}", "model")
 
     def classifier(self, name: str, role: str, asked_by: str) -> Need:
         """The same for a model that gives rewards. Raises RecipeError for a causal one."""

@@ -10,7 +10,7 @@ from factory.artifacts.manifest import Rows
 from factory.config import REFERENCE
 from factory.engines import chat_template
 from factory.errors import RecipeError, nearest
-from factory.stage.inputs import Read, SliceSpec
+from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.stage import How, Scope, Stage
@@ -86,7 +86,7 @@ class Merge(Stage):
                 f"stages.merge.weights are of {', '.join(self.weights)}",
                 f"give one for each of {', '.join(found)}",
             )
-        reads = tuple(Read("adapter", spec.step, spec.name) for spec in found.values())
+        reads = tuple(StepInput("adapter", spec.step, spec.name) for spec in found.values())
         return [SliceSpec(self.name, "all", None, (*reads, base))]
 
     def run(self, job: Job) -> Outcome:
@@ -94,7 +94,9 @@ class Merge(Stage):
 
         [spec] = job.slices
         base = job.place(spec, "base")
-        reads = [need for need in spec.needs if isinstance(need, Read) and need.role == "adapter"]
+        reads = [
+            need for need in spec.needs if isinstance(need, StepInput) and need.role == "adapter"
+        ]
         share = {read.step: self.weights.get(read.step, 1 / len(reads)) for read in reads}
         places = {read.step: job.places[read] for read in reads}
         parts = {name: (place.path, share[name]) for name, place in places.items()}

@@ -14,9 +14,9 @@ from factory.artifacts.manifest import Rows
 from factory.config import GATE, REFERENCE
 from factory.engines import chat_template
 from factory.errors import RecipeError, StageError, nearest
-from factory.stage.inputs import Need, Outside, Read, SliceSpec
+from factory.stage.inputs import ExternalInput, Need, SliceSpec, StepInput
 from factory.stage.job import Job
-from factory.stage.outcome import Outcome, Spent
+from factory.stage.outcome import Outcome, ResourceUse
 from factory.stage.stage import How, Scope, Stage
 from factory.training import dataset, losses, monitoring
 from factory.training.settings import Dtype, Lora, Running, Task
@@ -109,7 +109,7 @@ class _Training(Stage):
             stats=stats,
             template=template,
             tokens=int(tokens * self.epochs),
-            spent=None if result["working"] is None else Spent(result["working"]),
+            spent=None if result["working"] is None else ResourceUse(result["working"]),
         )
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class Reward(_Training):
                 self.name if len(taught) == 1 else f"{self.name}[{spec.name}]",
                 spec.name,
                 None,
-                (Read(self.read, spec.step, spec.name), base),
+                (StepInput(self.read, spec.step, spec.name), base),
             )
             for spec in taught
         ]
@@ -268,7 +268,7 @@ class _Adapter(_Training):
         specs = [spec for spec in made.values() if group == spec.name] or [
             spec for spec in made.values() if spec.language
         ]
-        reads = tuple(Read(self.read, spec.step, spec.name) for spec in specs)
+        reads = tuple(StepInput(self.read, spec.step, spec.name) for spec in specs)
         language = None if group == "all" else specs[0].language
         return SliceSpec(f"{self.name}[{group}]", group, language, (*reads, *models))
 
@@ -337,8 +337,8 @@ class Dpo(_Adapter):
             )
         return self
 
-    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
-        fields = super().semantic(spec)
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
+        fields = super().identity_fields(spec)
         if self.from_ is None and set(losses.weights(self.loss)) & losses.BY_MICRO_BATCH:
             fields["micro_batch"] = self.how.micro_batch
         return fields
@@ -371,7 +371,7 @@ class Dpo(_Adapter):
                 "stages.dpo goes on with the SFT adapter, whose lora is another",
                 "give stages.dpo.lora and stages.sft.lora the same values",
             )
-        return (Read("start", found.step, found.name),)
+        return (StepInput("start", found.step, found.name),)
 
     def _base(self, scope: Scope) -> Need:
         return scope.base(self.base, "base", self.name)
@@ -380,7 +380,7 @@ class Dpo(_Adapter):
         from factory.training import adapters
 
         [spec] = job.slices
-        if isinstance(spec.need("start"), Outside):
+        if isinstance(spec.need("start"), ExternalInput):
             start = job.place(spec, "start")
             adapters.same_kind(start.path, str(start.name), job.place(spec, "base").name, self.lora)
         return super().run(job)

@@ -13,10 +13,10 @@ from factory.artifacts import checkpoints
 from factory.artifacts.hashing import content_digest
 from factory.artifacts.manifest import FileRecord
 from factory.errors import RecipeError
-from factory.planning.plan import Found, Holdings, Step, plan
+from factory.planning.plan import ArtifactRef, Inventory, Step, plan
 from factory.planning.recipe import Recipe
-from factory.reports.checkpoint_curves import Measure, Point, courses
-from factory.stage.inputs import Read
+from factory.reports.checkpoint_curves import CheckpointFigure, Point, courses
+from factory.stage.inputs import StepInput
 from tests.support.builders import by_name, demo, done, lock_of, manifest_of, walked
 
 KEEPS = "stages.dpo.checkpoints=[0.25, 0.5]"
@@ -24,7 +24,7 @@ ALL = ("stages.arena.of=[policy, dpo@*]", "stages.judge.model=dpo@*")
 
 
 def steps(recipe: Recipe) -> dict[str, Step]:
-    return by_name(plan(recipe, lock_of(recipe), Holdings()))
+    return by_name(plan(recipe, lock_of(recipe), Inventory()))
 
 
 def labels(step: Step) -> list[str]:
@@ -39,7 +39,7 @@ def test_every_checkpoint_and_the_end_are_evaluated_once() -> None:
     ]  # fmt: skip
     assert labels(found["judge"])[:3] == ["dpo-all-at-0.25", "dpo-all-at-0.5", "dpo-all"]
     spec = next(made.spec for made in found["arena"].slices if made.spec.name == "es/dpo-es-at-0.5")
-    assert spec.need("adapter") == Read("adapter", "dpo[es]", "es", "0.5")
+    assert spec.need("adapter") == StepInput("adapter", "dpo[es]", "es", "0.5")
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_what_is_read_of_an_adapter_is_the_content_of_that_folder() -> None:
         for share in ("0.25", "0.5")
     ]
     made = made.model_copy(update={"files": [*made.files, *inside]})
-    held.add(Found(made, tag=made.tag))
+    held.add(ArtifactRef(made, tag=made.tag))
     for name in ("dpo[es]",):
         planned = plan(recipe, lock, held)
         other = manifest_of(recipe, lock, by_name(planned)[name], done(planned))
-        held.add(Found(other, tag=other.tag))
+        held.add(ArtifactRef(other, tag=other.tag))
     planned = plan(recipe, lock, held)
     arena = manifest_of(recipe, lock, by_name(planned)["arena"], done(planned))
     read = {
@@ -104,13 +104,13 @@ def test_what_is_read_of_an_adapter_is_the_content_of_that_folder() -> None:
     assert "checkpoint" not in read["es/dpo-all"].model_dump()
     assert len({one.digest for one in read.values()}) == 3
 
-    held.add(Found(arena, tag=arena.tag))
+    held.add(ArtifactRef(arena, tag=arena.tag))
     assert by_name(plan(recipe, lock, held))["arena"].found is not None
     drawn = replace(held, found=[f for f in held.found if f.manifest.step not in ("dpo[all]",)])
     again = made.model_copy(
         update={"files": [made.files[0], inside[0].model_copy(update={"sha256": "x"}), inside[1]]}
     )
-    drawn.add(Found(again, tag=again.tag))
+    drawn.add(ArtifactRef(again, tag=again.tag))
     assert by_name(plan(recipe, lock, drawn))["arena"].found is None, "of another draw on the way"
 
 
@@ -124,12 +124,12 @@ def test_a_label_says_which_model_and_how_far(model: str, thousandths: int) -> N
     assert checkpoints.parted(model) == (model, 1.0)
 
 
-def measure(model: str, value: float, **more: Any) -> Measure:
+def measure(model: str, value: float, **more: Any) -> CheckpointFigure:
     fields: dict[str, Any] = {
         "language": "es", "name": "win rate", "low": value - 5, "high": value + 5,
         "against": "policy", "by": "a judge", "even": 50.0,
     }  # fmt: skip
-    return Measure(model=model, value=value, **{**fields, **more})
+    return CheckpointFigure(model=model, value=value, **{**fields, **more})
 
 
 def test_a_course_has_its_points_in_the_order_of_training_and_needs_two() -> None:

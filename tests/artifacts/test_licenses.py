@@ -14,7 +14,7 @@ from factory.artifacts.manifest import License
 from factory.errors import InputError, RecipeError
 from factory.execution import record
 from factory.planning.plan import plan
-from factory.stage.inputs import Outside
+from factory.stage.inputs import ExternalInput
 from factory.stage.job import Place
 from tests.support.builders import by_name, demo, done, lock_of, walked
 
@@ -159,12 +159,12 @@ def test_where_the_licence_of_an_input_comes_from(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be under mit"):
         record.license_of(recipe, step, under)
 
-    need = Outside("model", "org/base@main", "model")
+    need = ExternalInput("model", "org/base@main", "model")
     bare = demo("models.policy=org/base")
     assert record.stated(bare, [need], {need: Place(tmp_path)}, {})[need] is None
     (tmp_path / "README.md").write_text("---\nlicense: llama2\n---\n")
     assert record.stated(bare, [need], {need: Place(tmp_path)}, {})[need] == License(id="llama2")
-    own = Outside("source", "prompts-en.jsonl", "dataset")
+    own = ExternalInput("source", "prompts-en.jsonl", "dataset")
     assert record.stated(bare, [own], {own: Place(tmp_path)}, {})[own] == License(id="apache-2.0")
     filled = demo("licenses={'prompts-{language}.jsonl': cc-by-4.0}")
     assert record.stated(filled, [own], {own: Place(tmp_path)}, {})[own] == License(id="cc-by-4.0")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from factory.artifacts import reuse, schemas, tables
 from factory.artifacts.hashing import file_sha256
-from factory.artifacts.reuse import Earlier
+from factory.artifacts.reuse import ReusableSlice
 
 ADDRESS = ["prompt_id", "k", "prompt_hash"]
 Address = tuple[str, int, str]
@@ -29,10 +29,10 @@ def rows(*addresses: Address) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
-def artifact(path: Path, *addresses: Address) -> Earlier:
+def artifact(path: Path, *addresses: Address) -> ReusableSlice:
     """A slice on disk with a row at each address."""
     tables.write_slice(path, schemas.from_rows(rows(*addresses), "samples"))
-    return Earlier(path, f"org/{path.name}@fp-1", whole=False)
+    return ReusableSlice(path, f"org/{path.name}@fp-1", whole=False)
 
 
 def asked(*addresses: Address) -> pl.DataFrame:
@@ -92,7 +92,7 @@ def test_one_that_was_cut_off_while_it_settled_begins_again(tmp_path):
 
 def test_a_whole_slice_stands_as_it_is(tmp_path):
     source = artifact(tmp_path / "old", ("a", 0, "x"), ("b", 0, "x"))
-    whole = Earlier(source.path, source.label, whole=True)
+    whole = ReusableSlice(source.path, source.label, whole=True)
     found = reuse.take(tmp_path / "work", "fr/policy", "samples", [whole], None)
     assert found.whole
     assert found.rows == {"org/old@fp-1": 2}
@@ -103,7 +103,7 @@ def test_a_whole_slice_stands_as_it_is(tmp_path):
 def test_a_table_from_before_a_column_was_added_is_given_it(tmp_path):
     table = schemas.from_rows(rows(("a", 0, "x")), "samples").drop_columns(["detected_language"])
     tables.write_slice(tmp_path / "old", table)
-    source = Earlier(tmp_path / "old", "org/old@fp-1", whole=False)
+    source = ReusableSlice(tmp_path / "old", "org/old@fp-1", whole=False)
     found = reuse.take(tmp_path / "work", "en", "samples", [source], asked(("a", 0, "x")))
     assert pq.read_schema(found.files[0]).names == schemas.SCHEMAS["samples"].names
 

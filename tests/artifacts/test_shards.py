@@ -17,9 +17,18 @@ from hypothesis import strategies as st
 
 from factory.artifacts import schemas, shards, tables
 from factory.artifacts.files import replacing, write_atomically, write_once
-from factory.artifacts.shards import Shard, Sum, compact, cut, grid, noted, rows, summed
+from factory.artifacts.shards import (
+    Shard,
+    ShardTotals,
+    compact,
+    cut,
+    grid,
+    rows,
+    shard_totals,
+    with_metadata,
+)
 from factory.artifacts.tables import write_slice
-from factory.engines.pipelining import resting
+from factory.engines.pipelining import release_turn
 from factory.errors import WorkError
 from factory.stage.job import Job, PartDone
 from factory.stage.outcome import spent
@@ -56,11 +65,15 @@ def test_loading_is_told_from_work_and_counted_once_an_engine(tmp_path: Path) ->
 
 
 def test_the_first_shards_of_an_engine_do_not_say_how_fast_it_goes() -> None:
-    cold = Sum(tokens=100, seconds=40, loading=5, first_tokens=20, first_seconds=24, makers={"0/2"})
-    warm = Sum(tokens=60, seconds=12, loading=5, first_tokens=0, first_seconds=0, makers={"1/2"})
+    cold = ShardTotals(
+        tokens=100, seconds=40, loading=5, first_tokens=20, first_seconds=24, makers={"0/2"}
+    )
+    warm = ShardTotals(
+        tokens=60, seconds=12, loading=5, first_tokens=0, first_seconds=0, makers={"1/2"}
+    )
     found = spent({"en": cold, "fr": warm})  # 28 s for 140 tokens
     assert (found.working, found.loading) == pytest.approx((160 * 0.2, 10 + 52 - 32))
-    alone = spent({"en": Sum(tokens=20, seconds=24, first_tokens=20, first_seconds=24)})
+    alone = spent({"en": ShardTotals(tokens=20, seconds=24, first_tokens=20, first_seconds=24)})
     assert (alone.working, alone.loading) == (24, 0)
 
 
@@ -261,12 +274,12 @@ def test_large_slices_become_several_files_numbered_from_where_they_go_on(tmp_pa
 
 def test_what_shards_say_is_added_up_and_not_in_the_files(tmp_path):
     def make(shard: Shard) -> pa.Table:
-        table = noted(numbers(shard), engine="vllm 1", dropped={"too_long": shard.number})
-        return noted(table, tokens=5, gpu_seconds=1.5)
+        table = with_metadata(numbers(shard), engine="vllm 1", dropped={"too_long": shard.number})
+        return with_metadata(table, tokens=5, gpu_seconds=1.5)
 
     todo = grid(tmp_path, {"en": 9, "es": 0}, per_shard=3)
     run(tmp_path, todo, make, nobody)
-    found = summed(tmp_path, todo, "en")
+    found = shard_totals(tmp_path, todo, "en")
     assert (found.rows, found.dropped, found.engines) == (9, {"too_long": 3}, {"vllm 1": 3})
     assert (found.tokens, found.gpu_seconds) == (15, 4.5)
     compact(tmp_path, todo, "en", tmp_path / "out")
@@ -294,7 +307,7 @@ def test_two_shards_are_under_way_at_once_but_never_for_two_models(tmp_path):
 
     def make(shard: Shard) -> pa.Table:
         under_way.append(shard.slice[-1])
-        with resting():
+        with release_turn():
             time.sleep(0.02)
         seen.append(list(under_way))
         under_way.remove(shard.slice[-1])

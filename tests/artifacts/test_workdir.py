@@ -15,7 +15,7 @@ from factory.artifacts.manifest import Manifest
 from factory.artifacts.shards import cut, grid
 from factory.artifacts.workdir import Clock, Home, Work
 from factory.errors import WorkError
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from factory.stage.shard_loop import run
 from tests.support.builders import demo, lock_of, manifest_of, nobody, numbers
 
@@ -26,7 +26,7 @@ MARK = "0123456789ab"
 def manifest() -> Manifest:
     recipe = demo()
     lock = lock_of(recipe)
-    return manifest_of(recipe, lock, plan(recipe, lock, Holdings())[0], {})
+    return manifest_of(recipe, lock, plan(recipe, lock, Inventory())[0], {})
 
 
 @pytest.fixture

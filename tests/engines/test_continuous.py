@@ -213,13 +213,13 @@ def test_a_base_and_its_adapters_answer_in_turn_whatever_prefixes_were_kept(
     found = []
     for one in (adapters[0], None, adapters[1], adapters[0], None):
         for either in (static, engine):
-            either.wear(one)
+            either.set_adapter(one)
         answers = said(engine, asked, GREEDY, 0)
         assert answers == said(static, asked, GREEDY, 0)
         found.append(tuple(answers))
     assert len(set(found)) == 3
     with pytest.raises(KeyError):
-        engine.wear(tmp_path / "c")
+        engine.set_adapter(tmp_path / "c")
     engine.close()
 
 

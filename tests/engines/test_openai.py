@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from factory.engines import Sampling
-from factory.engines.openai import Answer, OpenAIChat, OpenAISampler, Server
+from factory.engines.openai import Answer, OpenAIChat, OpenAISampler, OpenAIServer
 from factory.errors import StageError
 from factory.execution.builtin_models import POCKET
 from tests.support.openai_server import KEY
@@ -86,7 +86,7 @@ def asked(log: Path) -> list[dict[str, Any]]:
 
 
 def test_token_ids_go_in_and_come_out_in_order(log: Path, model: Path) -> None:
-    sampler = OpenAISampler(model, Server("tiny", concurrency=4))
+    sampler = OpenAISampler(model, OpenAIServer("tiny", concurrency=4))
     samples = sampler.sample([[7, 8], [9] * 6, [10]], Sampling(0.7, 0.9, 4), 100)
     assert [s.token_ids for s in samples] == [(8, 7), (9, 9, 9, 9), (10,)]
     assert [s.finish_reason for s in samples] == ["length", "length", "length"]
@@ -99,7 +99,7 @@ def test_token_ids_go_in_and_come_out_in_order(log: Path, model: Path) -> None:
 
 
 def test_an_answer_of_a_server_ends_before_its_stop_token(log: Path, model: Path) -> None:
-    sampler = OpenAISampler(model, Server("tiny"))
+    sampler = OpenAISampler(model, OpenAIServer("tiny"))
     stop = sampler.stop_ids[0]
     [sample] = sampler.sample([[9, stop, 8, 7]], Sampling(0, 1, 8), 0)
     assert sample.token_ids == (7, 8) and sample.finish_reason == "stop"
@@ -107,7 +107,7 @@ def test_an_answer_of_a_server_ends_before_its_stop_token(log: Path, model: Path
 
 @pytest.mark.parametrize("fault", ["busy-2", "broken-2", "cut-2"])
 def test_what_passes_is_asked_again(fault: str, log: Path) -> None:
-    chat = OpenAIChat(Server(fault, patience=0.01))
+    chat = OpenAIChat(OpenAIServer(fault, patience=0.01))
     assert chat.answer([[{"role": "user", "content": "hi"}]], GREEDY, 0) == [
         Answer("hi", "stop", 2)
     ]
@@ -115,14 +115,14 @@ def test_what_passes_is_asked_again(fault: str, log: Path) -> None:
 
 
 def test_a_busy_server_is_given_the_time_it_asks_for(log: Path) -> None:
-    chat = OpenAIChat(Server("busy-1", patience=0.001))
+    chat = OpenAIChat(OpenAIServer("busy-1", patience=0.001))
     chat.answer([[{"role": "user", "content": "now"}]], GREEDY, 0)
     first, second = asked(log)
     assert second["at"] - first["at"] >= 0.4
 
 
 def test_requests_are_made_at_once_and_no_more_than_allowed(log: Path) -> None:
-    chat = OpenAIChat(Server("tiny", concurrency=5))
+    chat = OpenAIChat(OpenAIServer("tiny", concurrency=5))
     texts = [str(number) for number in range(30)]
     answers = chat.answer([[{"role": "user", "content": text}] for text in texts], GREEDY, 3)
     assert [answer.text for answer in answers] == texts
@@ -132,7 +132,9 @@ def test_requests_are_made_at_once_and_no_more_than_allowed(log: Path) -> None:
 
 def test_options_reach_the_server(log: Path) -> None:
     options = {"chat_template_kwargs": {"enable_thinking": False}}
-    OpenAIChat(Server("tiny"), options).answer([[{"role": "user", "content": "a"}]], GREEDY, 0)
+    OpenAIChat(OpenAIServer("tiny"), options).answer(
+        [[{"role": "user", "content": "a"}]], GREEDY, 0
+    )
     assert asked(log)[0]["body"]["chat_template_kwargs"] == {"enable_thinking": False}
 
 
@@ -141,7 +143,7 @@ def test_a_server_that_never_recovers_is_an_error_without_the_key(
 ) -> None:
     monkeypatch.setattr("factory.engines.openai._ATTEMPTS", 3)
     with pytest.raises(StageError, match="still refuses after 3 attempts") as caught:
-        OpenAIChat(Server("never", patience=0.001)).answer(
+        OpenAIChat(OpenAIServer("never", patience=0.001)).answer(
             [[{"role": "user", "content": "a"}]], GREEDY, 0
         )
     assert KEY not in str(caught.value) and "[key]" in str(caught.value)
@@ -151,11 +153,11 @@ def test_a_wrong_key_and_a_wrong_name_are_not_tried_again(
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StageError, match="404") as caught:
-        OpenAIChat(Server("unknown")).answer([[{"role": "user", "content": "a"}]], GREEDY, 0)
+        OpenAIChat(OpenAIServer("unknown")).answer([[{"role": "user", "content": "a"}]], GREEDY, 0)
     assert "served_model" in caught.value.fix
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
     with pytest.raises(StageError, match="401") as caught:
-        OpenAIChat(Server("tiny")).answer([[{"role": "user", "content": "a"}]], GREEDY, 0)
+        OpenAIChat(OpenAIServer("tiny")).answer([[{"role": "user", "content": "a"}]], GREEDY, 0)
     assert "sk-wrong" not in str(caught.value) and "OPENAI_API_KEY" in caught.value.fix
     assert len(asked(log)) == 2
 
@@ -165,24 +167,24 @@ def test_a_wrong_key_and_a_wrong_name_are_not_tried_again(
 )
 def test_what_is_no_answer_is_said_in_two_lines(log: Path, model: str, what: str) -> None:
     with pytest.raises(StageError, match=what):
-        OpenAIChat(Server(model)).answer([[{"role": "user", "content": "a"}]], GREEDY, 0)
+        OpenAIChat(OpenAIServer(model)).answer([[{"role": "user", "content": "a"}]], GREEDY, 0)
 
 
 def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("factory.engines.openai._ATTEMPTS", 2)
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{free_port()}/v1")
     with pytest.raises(StageError, match="no answer from the server"):
-        OpenAIChat(Server("tiny", patience=0.001)).answer(
+        OpenAIChat(OpenAIServer("tiny", patience=0.001)).answer(
             [[{"role": "user", "content": "a"}]], GREEDY, 0
         )
     monkeypatch.delenv("OPENAI_BASE_URL")
     with pytest.raises(StageError, match="needs OPENAI_BASE_URL"):
-        Server("tiny")
+        OpenAIServer("tiny")
 
 
 def test_text_in_place_of_token_ids_is_an_error(log: Path, model: Path) -> None:
     with pytest.raises(StageError, match="text where token ids"):
-        OpenAISampler(model, Server("text")).sample([[7, 8]], GREEDY, 0)
+        OpenAISampler(model, OpenAIServer("text")).sample([[7, 8]], GREEDY, 0)
 
 
 @pytest.mark.slow
@@ -209,7 +211,10 @@ def test_vllms_own_server_answers_as_transformers_do(
         wait_for(port, process, 240)
         monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        engine, ours = OpenAISampler(model, Server("tiny")), TransformersSampler(model, "float32")
+        engine, ours = (
+            OpenAISampler(model, OpenAIServer("tiny")),
+            TransformersSampler(model, "float32"),
+        )
         prompts = [
             chat_template.prompt_ids(ours.tokenizer, [{"role": "user", "content": text}])
             for text in ("Hello", "Bread and water and salt")
@@ -221,7 +226,7 @@ def test_vllms_own_server_answers_as_transformers_do(
         drawn = engine.sample(prompts * 3, Sampling(1, 1, 8), 7)
         assert len({sample.token_ids for sample in drawn}) == 6
         assert drawn == engine.sample(prompts * 3, Sampling(1, 1, 8), 7)
-        [answer] = OpenAIChat(Server("tiny")).answer(
+        [answer] = OpenAIChat(OpenAIServer("tiny")).answer(
             [[{"role": "user", "content": "Hello"}]], Sampling(0, 1, 12), 0
         )
         assert answer.text.strip() == ours.tokenizer.decode(list(mine[0].token_ids)).strip()

@@ -29,7 +29,7 @@ def test_the_second_piece_begins_while_the_first_waits():
 
     def make(n: int) -> int:
         if n == 0:
-            with pipelining.resting():
+            with pipelining.release_turn():
                 assert first_may_end.wait(10)
         else:
             first_may_end.set()
@@ -48,7 +48,7 @@ def test_only_one_lane_runs_python_at_a_time():
             most = max(most, inside)
             time.sleep(0.0005)
             inside -= 1
-            with pipelining.resting():
+            with pipelining.release_turn():
                 time.sleep(0.0005)
 
     assert len([*pipelining.run(range(9), make, 3)]) == 9
@@ -85,12 +85,12 @@ def test_an_error_ends_the_run_and_what_comes_after_is_not_begun():
     def make(n: int) -> int:
         begun.append(n)
         if n == 3:
-            with pipelining.resting():
+            with pipelining.release_turn():
                 assert second_waits.wait(10)
             raise ValueError("the third")
         if n == 4:
             second_waits.set()
-            with pipelining.resting():
+            with pipelining.release_turn():
                 assert raised.wait(10)
         return n
 
@@ -119,5 +119,5 @@ def test_an_error_is_the_last_that_lanes_do_even_if_nobody_reads_it_yet():
 
 
 def test_resting_outside_of_a_lane_does_nothing():
-    with pipelining.resting():
+    with pipelining.release_turn():
         pass

@@ -143,7 +143,7 @@ def test_a_conversation_that_a_template_refuses_is_said_with_its_roles(
 # What is broken is found, and nothing else is.
 
 
-def only(tokenizer: Any, config: Any = None) -> template_check.Breach:
+def only(tokenizer: Any, config: Any = None) -> template_check.TemplateFault:
     stops = chat_template.closing_ids(tokenizer) if config is None else config
     [found] = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=stops))
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from factory.engines import Sample, Sampling, chat_template
+from factory.engines import Completion, Sampling, chat_template
 from factory.errors import InputError, StageError
 from factory.execution.builtin_models import POCKET
 from factory.rewards.backends import Classifier
@@ -77,10 +77,10 @@ def test_one_load_of_a_base_answers_for_all_its_adapters_as_each_would_alone(
     shared = TransformersSampler(model, "float32", adapters[1], others=[adapters[0], adapters[2]])
     assert shared.sample(prompts, greedy, 0) == alone[adapters[1]], "it wears the first"
     for one in (None, adapters[2], adapters[0], None):  # out of a whole layer, and back
-        shared.wear(one)
+        shared.set_adapter(one)
         assert shared.sample(prompts, greedy, 0) == alone[one]
     with pytest.raises(KeyError):
-        shared.wear(tmp_path / "d")
+        shared.set_adapter(tmp_path / "d")
 
 
 def test_an_adapter_that_would_change_nothing_is_refused(model: Path, tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_an_answer_that_is_cut_says_so(sampler: Any) -> None:
 
 
 def test_an_answer_ends_before_its_stop_token() -> None:
-    assert Sample.cut([5, 6, 2, 7], frozenset({2, 3}), 4) == Sample((5, 6), "stop", 4)
-    assert Sample.cut([5, 6], frozenset({2, 3}), 4) == Sample((5, 6), "length", 4)
+    assert Completion.cut([5, 6, 2, 7], frozenset({2, 3}), 4) == Completion((5, 6), "stop", 4)
+    assert Completion.cut([5, 6], frozenset({2, 3}), 4) == Completion((5, 6), "length", 4)
 
 
 def test_a_score_does_not_depend_on_the_batch(scorer: Any) -> None:

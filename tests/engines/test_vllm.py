@@ -248,8 +248,8 @@ def test_one_engine_answers_for_a_base_and_all_its_adapters(
     engine = VllmSampler(model, "float32", others=[adapter, other])
     found = []
     for one in (None, adapter, other, None, adapter):
-        engine.wear(one)
-        theirs.wear(one)
+        engine.set_adapter(one)
+        theirs.set_adapter(one)
         ours = [sample.token_ids for sample in engine.sample(prompts, GREEDY, 0)]
         assert ours == [sample.token_ids for sample in theirs.sample(prompts, GREEDY, 0)]
         found.append(tuple(ours))

@@ -22,7 +22,13 @@ from factory.evaluation.statistics.rates import (
     merged,
     win_rate,
 )
-from factory.evaluation.statistics.table import Item, Side, by_category, by_language, figures
+from factory.evaluation.statistics.table import (
+    JudgedAnswer,
+    JudgedQuestion,
+    by_category,
+    by_language,
+    figures,
+)
 
 MANY = [f"q{number}" for number in range(40)]
 NAN = float("nan")
@@ -419,15 +425,17 @@ def test_the_interval_of_the_controlled_rate_holds_the_truth_as_often_as_it_says
 ORDERS = ("model_first", "reference_first")
 
 
-def item(question: str, language: str, *verdicts: str, **more) -> Item:
-    side = Side(chars=100, tokens=20, wrong_language=False, lines=3, wrong_lines=0)
+def item(question: str, language: str, *verdicts: str, **more) -> JudgedQuestion:
+    side = JudgedAnswer(chars=100, tokens=20, wrong_language=False, lines=3, wrong_lines=0)
     orders = ORDERS[: len(verdicts)] if len(verdicts) > 1 else ("apart",)
     given = {"category": None, "subcategory": None, "model": side, "reference": side, **more}
-    return Item(question=question, language=language, orders=orders, verdicts=verdicts, **given)
+    return JudgedQuestion(
+        question=question, language=language, orders=orders, verdicts=verdicts, **given
+    )
 
 
-def wrong(chars: int = 100) -> Side:
-    return Side(chars=chars, tokens=20, wrong_language=True, lines=2, wrong_lines=2)
+def wrong(chars: int = 100) -> JudgedAnswer:
+    return JudgedAnswer(chars=chars, tokens=20, wrong_language=True, lines=2, wrong_lines=2)
 
 
 def test_a_table_has_a_row_over_all_languages_and_one_for_each():
@@ -508,7 +516,7 @@ def test_agreement_is_no_surer_for_the_same_questions_in_more_languages():
 
 def test_the_word_pass_rate_is_of_answers_without_a_wrong_line_and_null_where_undefined():
     def side(words, wrong_lines=0, lines=2):
-        return Side(100, 20, False, lines, wrong_lines, english_words=words)
+        return JudgedAnswer(100, 20, False, lines, wrong_lines, english_words=words)
 
     items = [
         item("a", "ru", "model", model=side(0), reference=side(None)),

@@ -14,9 +14,9 @@ from factory.artifacts.workdir import Home
 from factory.errors import InputError
 from factory.execution import checks, resolve
 from factory.execution import checks as checking
-from factory.execution.checks import Finding, Use, over_long
+from factory.execution.checks import CheckFinding, Use, over_long
 from factory.planning.plan import Step
-from factory.planning.recipe import Loaded, Recipe, load
+from factory.planning.recipe import LoadedRecipe, Recipe, load
 from tests.conftest import Cli
 from tests.support.builders import demo
 from tests.support.families import tokenizer_of
@@ -76,7 +76,7 @@ def test_only_the_steps_that_are_asked_for_count(tmp_path: Path) -> None:
 # Lengths against limits.
 
 
-def levels(found: list[Finding]) -> list[str]:
+def levels(found: list[CheckFinding]) -> list[str]:
     return [finding.level for finding in found]
 
 
@@ -135,7 +135,7 @@ def put(hub: Any, tmp_path: Path) -> Put:
     return upload
 
 
-def recipe_at(tmp_path: Path, *overrides: str) -> Loaded:
+def recipe_at(tmp_path: Path, *overrides: str) -> LoadedRecipe:
     (tmp_path / "r").mkdir(exist_ok=True)
     (tmp_path / "r" / "made.yaml").write_text(RECIPE)
     for code in ("en", "es"):
@@ -145,7 +145,7 @@ def recipe_at(tmp_path: Path, *overrides: str) -> Loaded:
     return load(str(tmp_path / "r" / "made.yaml"), overrides)
 
 
-def look(loaded: Loaded, hub: Any, tmp_path: Path) -> list[Finding]:
+def look(loaded: LoadedRecipe, hub: Any, tmp_path: Path) -> list[CheckFinding]:
     home = Home(tmp_path / "home")
     pins, _ = resolve.resolve(loaded, hub, home, None)
     return checking.check(loaded, pins, hub, home)

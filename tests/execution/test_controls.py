@@ -10,7 +10,7 @@ import pytest
 
 from factory.artifacts.manifest import read_manifest
 from factory.artifacts.resources import shipped
-from factory.planning.plan import Holdings, State, plan
+from factory.planning.plan import Inventory, State, plan
 from factory.planning.recipe import load
 from tests.conftest import run_factory
 from tests.support.builders import by_name, lock_of
@@ -32,7 +32,7 @@ def test_every_control_is_here() -> None:
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_control_is_planned_with_what_it_trains_and_judged_against_the_policy(name: str) -> None:
     recipe = load(name).recipe
-    steps = by_name(plan(recipe, lock_of(recipe), Holdings()))
+    steps = by_name(plan(recipe, lock_of(recipe), Inventory()))
     assert {step.state for step in steps.values()} == {State.RUN}
     adapters = {key for key, step in steps.items() if step.stage.kind == "adapter"}
     assert adapters == TRAINED[name]
@@ -43,7 +43,7 @@ def test_a_control_is_planned_with_what_it_trains_and_judged_against_the_policy(
 
 def test_the_online_control_uses_the_same_reward_model() -> None:
     plain, online = (
-        by_name(plan(recipe, lock_of(recipe), Holdings()))["reward"].fingerprint
+        by_name(plan(recipe, lock_of(recipe), Inventory()))["reward"].fingerprint
         for recipe in (load("smoke").recipe, load("control-online").recipe)
     )
     assert plain == online

@@ -16,7 +16,7 @@ from factory.artifacts.workdir import Home
 from factory.errors import FactoryError, HubError, RecipeError, StageError, WorkError
 from factory.execution import bundle, resolve, run
 from factory.execution.offline_hub import Offline
-from factory.planning.plan import Holdings, State, plan
+from factory.planning.plan import Inventory, State, plan
 from factory.planning.recipe import Recipe, load
 from tests.support.builders import by_name, demo, lock_of
 
@@ -40,8 +40,8 @@ def test_a_recipe_that_was_written_down_is_the_same_recipe(name):
     again = Recipe.model_validate_json(recipe.model_dump_json(by_alias=True))
     assert again == recipe
     pins = lock_of(recipe)
-    assert [(s.name, s.fingerprint) for s in plan(again, pins, Holdings())] == [
-        (s.name, s.fingerprint) for s in plan(recipe, pins, Holdings())
+    assert [(s.name, s.fingerprint) for s in plan(again, pins, Inventory())] == [
+        (s.name, s.fingerprint) for s in plan(recipe, pins, Inventory())
     ]
 
 
@@ -89,7 +89,7 @@ def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets)
     assert manifest.rows().out == 4
     rows = read_slice(work.artifact, "en", "prompts")
     assert set(rows["source_dataset"].to_pylist()) == {"rows.jsonl"}  # as in a run with a hub
-    steps = by_name(plan(given.recipe, given.lock, Holdings()))
+    steps = by_name(plan(given.recipe, given.lock, Inventory()))
     assert manifest.fingerprint == steps["prompts"].fingerprint
     run.apart(given, Silent(), "prompts")  # again: it is made
     held = resolve.holdings(given.loaded(), given.lock, Offline(given), Home(given.home))
@@ -161,6 +161,6 @@ def test_provisions_that_are_damaged_or_absent_are_said(tmp_path):
 def test_a_name_that_is_not_pinned_is_to_be_pulled(tmp_path):
     loaded = load("demo")
     pins = lock_of(demo()).model_copy(update={"pins": {}})
-    steps = plan(loaded.recipe, pins, Holdings())
+    steps = plan(loaded.recipe, pins, Inventory())
     with pytest.raises(HubError, match="factory pull"):
-        bundle.gather(loaded, pins, Holdings(), Home(tmp_path), steps, ["generate"], tmp_path)
+        bundle.gather(loaded, pins, Inventory(), Home(tmp_path), steps, ["generate"], tmp_path)

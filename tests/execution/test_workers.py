@@ -8,7 +8,7 @@ import pytest
 
 from factory.errors import Interrupted, RecipeError, StageError
 from factory.execution import workers
-from factory.execution.workers import Fan, given, read_part, visible
+from factory.execution.workers import WorkerPool, given, read_part, visible
 
 
 @pytest.mark.parametrize(("text", "part"), [("0/1", (0, 1)), ("7/8", (7, 8))])
@@ -58,10 +58,10 @@ def test_what_slurm_and_rocm_say_of_gpus_is_put_together_once(rocr, above, names
 def child(monkeypatch):
     """Makes the processes run this code in place of the factory; argv ends in the part."""
 
-    def runs(code: str) -> tuple[Fan, list[str]]:
+    def runs(code: str) -> tuple[WorkerPool, list[str]]:
         monkeypatch.setattr(workers, "_MAIN", code)
         said: list[str] = []
-        return Fan(["run", "recipe"], said.append), said
+        return WorkerPool(["run", "recipe"], said.append), said
 
     return runs
 

@@ -10,7 +10,7 @@ import pytest
 
 from factory.errors import HubError
 from factory.localhub.launcher import Connection
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from tests.support.builders import by_name, demo, lock_of, manifest_of
 
 
@@ -21,7 +21,7 @@ def _artifact(directory: Path, repo: str, text: str = "rows") -> Any:
     (directory / "README.md").write_text("---\ntags: [x]\n---\n# It\n")
     recipe = demo()
     lock = lock_of(recipe)
-    step = by_name(plan(recipe, lock, Holdings()))["prompts"]
+    step = by_name(plan(recipe, lock, Inventory()))["prompts"]
     made = manifest_of(recipe, lock, step, {}, draw=text).model_copy(update={"repo": repo})
     (directory / "factory.json").write_text(made.dump())
     return made
@@ -103,13 +103,17 @@ def test_an_unknown_revision_is_said(hub: Any, tmp_path: Path) -> None:
 
 
 def test_a_collection_is_made_once_and_its_notes_follow(hub: Any, tmp_path: Path) -> None:
-    from factory.hub.client import Item
+    from factory.hub.client import CollectionEntry
 
     made = _artifact(tmp_path / "a", "local/item")
     hub.publish(tmp_path / "a", made, "local/item", "dataset", False)
     slugs = {
         hub.collect(
-            "CroCo test", "local", False, "at {slug}", [Item("local/item", "dataset", note)]
+            "CroCo test",
+            "local",
+            False,
+            "at {slug}",
+            [CollectionEntry("local/item", "dataset", note)],
         )
         for note in ("first", "second", "second")
     }

@@ -20,7 +20,7 @@ from factory.errors import InputError, RecipeError
 from factory.pairs.config import MinOf, Sigma, parse
 from factory.pairs.pair import Best, Pair
 from factory.planning.lock import Lock
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
 from factory.reports.cards.figures import ANATOMY, draw_anatomy
 from factory.sampling.sources import Prompts
@@ -355,7 +355,7 @@ def test_a_wrong_point_is_an_error_with_its_line():
 
 def marks(*overrides: str, lock: Lock | None = None) -> dict[str, str]:
     recipe = demo(*overrides)
-    steps = plan(recipe, lock or lock_of(recipe), Holdings())
+    steps = plan(recipe, lock or lock_of(recipe), Inventory())
     return {f"{s.name} {made.spec.name}": made.fingerprint for s in steps for made in s.slices}
 
 
@@ -389,7 +389,7 @@ def test_the_seed_counts_where_something_is_drawn():
         seeds = [
             {
                 f"{s.name} {made.spec.name}": made.identity.get("seed")
-                for s in plan(recipe, lock_of(recipe), Holdings())
+                for s in plan(recipe, lock_of(recipe), Inventory())
                 for made in s.slices
             }
             for recipe in recipes
@@ -451,12 +451,17 @@ def test_strategies_side_by_side(tmp_path):
     ]
     same = [row for row in rows if row["strategy"] in ("recipe", "max:-2@all_lang", "max:-2")]
     assert {row["overlap"] for row in same} == {1.0}
-    summed = compare.totals(rows)
-    assert [row["strategy"] for row in summed] == ["recipe", "max:-1", "max:-2@all_lang", "max:-2"]
-    assert 0 < summed[1]["overlap"] < 1
-    assert summed[1]["mean_margin"] < summed[3]["mean_margin"]
-    assert summed[3]["cross"] == 0 < summed[2]["cross"]
-    figures.draw_comparison(tmp_path / "pairs.png", summed)
+    totals = compare.totals(rows)
+    assert [row["strategy"] for row in totals] == [
+        "recipe",
+        "max:-1",
+        "max:-2@all_lang",
+        "max:-2",
+    ]
+    assert 0 < totals[1]["overlap"] < 1
+    assert totals[1]["mean_margin"] < totals[3]["mean_margin"]
+    assert totals[3]["cross"] == 0 < totals[2]["cross"]
+    figures.draw_comparison(tmp_path / "pairs.png", totals)
     assert (tmp_path / "pairs.png").stat().st_size > 1000
     for odd in ("max", "max:max", "max:-2@everything", "-2:+2"):
         with pytest.raises(RecipeError):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.schemas import from_rows
 from factory.pairs.normalize import ALPHAS, draws, length_controlled, zscored
-from factory.pairs.rules import GOLD, Limits, Pairing, Rule, best, objections, pair
+from factory.pairs.rules import GOLD, Pairing, PairLimits, Rule, best, objections, pair
 from factory.pairs.rules import pool as make_pool
 from factory.pairs.statistics import passed_over
 
@@ -65,7 +65,7 @@ def frame(pools: dict[str, Pool]) -> pl.DataFrame:
 
 def found(pool: Pool, rule: Rule | None = None, **limits: object) -> tuple[int, int] | str:
     """(chosen k, rejected k) of one pool, or why there is none."""
-    result = pair(frame({"p": pool}), rule or Rule(), Limits(**limits))
+    result = pair(frame({"p": pool}), rule or Rule(), PairLimits(**limits))
     if len(result.pairs):
         return result.pairs["chosen_k"][0], result.pairs["rejected_k"][0]
     [reason] = result.dropped
@@ -404,7 +404,7 @@ def test_every_limit_counts_under_its_own_name():
 
 def test_a_text_that_was_chosen_before_is_a_duplicate_and_the_first_stays():
     pools = {name: [Answer(0, 9.0, text="same"), Answer(1, 0.0, text=name)] for name in "abc"}
-    result = pair(frame(pools), Rule(), Limits(duplicates=True))
+    result = pair(frame(pools), Rule(), PairLimits(duplicates=True))
     assert result.pairs["prompt_id"].to_list() == ["a"]
     assert result.dropped == {"duplicate_text": 2}
 
@@ -412,7 +412,7 @@ def test_a_text_that_was_chosen_before_is_a_duplicate_and_the_first_stays():
 def test_a_quantile_of_the_language_is_a_floor_for_the_chosen():
     pools = {"a": pool(0, 1), "b": pool(2, 3), "c": pool(10, 11)}
     elsewhere = {"d": [Answer(0, -5.0, language=1), Answer(1, -4.0, language=1)]}
-    result = pair(frame(pools | elsewhere), Rule(), Limits(chosen_below_quantile=0.5))
+    result = pair(frame(pools | elsewhere), Rule(), PairLimits(chosen_below_quantile=0.5))
     assert result.pairs["prompt_id"].to_list() == ["b", "c", "d"], "each language has its own"
     assert result.dropped == {"chosen_below_quantile": 1}
     assert "floor" not in result.pairs.columns
@@ -424,7 +424,7 @@ def test_limits_drop_what_they_say_and_nothing_else(seed, low, high, std):
     dice = random.Random(seed)
     pools = frame({f"p{number}": drawn(dice) for number in range(30)})
     free = pair(pools, Rule())
-    bound = pair(pools, Rule(), Limits(margin_below=low, margin_above=high, std_below=std))
+    bound = pair(pools, Rule(), PairLimits(margin_below=low, margin_above=high, std_below=std))
     kept = [
         row
         for row in free.pairs.to_dicts()

@@ -6,11 +6,11 @@ import pytest
 
 from factory.artifacts.manifest import Cost, Rows
 from factory.planning.estimate import Estimate, estimate, pace_of
-from factory.planning.plan import Found, Holdings, plan
+from factory.planning.plan import ArtifactRef, Inventory, plan
 from tests.support.builders import ASKED, demo, done, lock_of, manifest_of, walked
 
 
-def left(*overrides: str, held: Holdings) -> dict[str, Estimate]:
+def left(*overrides: str, held: Inventory) -> dict[str, Estimate]:
     recipe = demo(*overrides)
     return estimate(plan(recipe, lock_of(recipe), held), held)
 
@@ -18,16 +18,16 @@ def left(*overrides: str, held: Holdings) -> dict[str, Estimate]:
 SEEN = Cost(wall_seconds=24, engines=1, working_seconds=24)  # of every step of everything()
 
 
-def everything(cost: Cost = SEEN, *overrides: str) -> Holdings:
+def everything(cost: Cost = SEEN, *overrides: str) -> Inventory:
     """All of the demo made, each step for its rows at that cost."""
     recipe = demo(*overrides)
     held = walked(recipe, lock_of(recipe))
     slow = [f.manifest.model_copy(update={"cost": cost}) for f in held.found]
-    return Holdings([Found(manifest, tag=manifest.tag) for manifest in slow])
+    return Inventory([ArtifactRef(manifest, tag=manifest.tag) for manifest in slow])
 
 
 def test_nobody_can_tell_before_anything_was_read():
-    assert set(left(held=Holdings()).values()) == {Estimate()}
+    assert set(left(held=Inventory()).values()) == {Estimate()}
 
 
 def test_what_is_there_takes_nothing():
@@ -84,7 +84,7 @@ def test_the_time_of_a_judge_is_by_verdict_as_its_rate_is():
     twice = Rows(into=2 * ASKED, out=2 * ASKED)
     slices = {k: one.model_copy(update={"rows": twice}) for k, one in made.slices.items()}
     cost = Cost(wall_seconds=100, engines=1, working_seconds=100)
-    held.add(Found(made.model_copy(update={"slices": slices, "cost": cost}), tag=made.tag))
+    held.add(ArtifactRef(made.model_copy(update={"slices": slices, "cost": cost}), tag=made.tag))
     # the same verdicts once more, by other rules
     again = left("stages.judge.judge=policy", "stages.judge.ask.max_tokens=9", held=held)["judge"]
     assert again.seconds == pytest.approx(100)

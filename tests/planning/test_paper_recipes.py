@@ -18,7 +18,7 @@ from factory.errors import RecipeError
 from factory.execution import checks, record, resolve, run
 from factory.localhub.launcher import Connection
 from factory.planning.plan import State, Step, plan
-from factory.planning.recipe import Loaded, load
+from factory.planning.recipe import LoadedRecipe, load
 from factory.stage.inputs import Need
 from tests.support import stand_ins
 from tests.support.builders import by_name
@@ -67,7 +67,7 @@ class Silent:
     def end(self, step: Step, seconds: float | None) -> None: ...
 
 
-def loaded(name: str) -> Loaded:
+def loaded(name: str) -> LoadedRecipe:
     return load(name, UNSAID.get(name, ()))
 
 

@@ -10,7 +10,7 @@ import yaml
 from factory.artifacts.resources import shipped
 from factory.errors import RecipeError
 from factory.planning.lock import Lock, Pin, hold
-from factory.planning.plan import Found, Holdings, State, Step, plan
+from factory.planning.plan import ArtifactRef, Inventory, State, Step, plan
 from factory.planning.recipe import Recipe, load
 from factory.sampling.generate import Generate
 from tests.support.builders import by_name, demo, done, lock_of, manifest_of, repinned, walked
@@ -19,8 +19,8 @@ POLICY = "local/SmolLM2-135M-Instruct-Q4_1@main"
 EN_PROMPTS = "demo/prompts-en.jsonl"
 
 
-def planned(recipe: Recipe, lock: Lock | None = None, held: Holdings | None = None) -> list[Step]:
-    return plan(recipe, lock or lock_of(recipe), held or Holdings())
+def planned(recipe: Recipe, lock: Lock | None = None, held: Inventory | None = None) -> list[Step]:
+    return plan(recipe, lock or lock_of(recipe), held or Inventory())
 
 
 def marks(recipe: Recipe, lock: Lock | None = None) -> dict[str, str]:
@@ -262,7 +262,7 @@ def test_a_new_language_leaves_the_slices_of_the_others_whole():
     }
 
 
-def _also(held: Holdings, more: Holdings) -> Holdings:
+def _also(held: Inventory, more: Inventory) -> Inventory:
     for found in more.found:
         held.add(found)
     return held
@@ -284,14 +284,14 @@ def test_scores_by_another_draw_of_the_reward_model_do_not_stand():
     steps = planned(recipe, lock, held)
     retrained = manifest_of(recipe, lock, by_name(steps)["reward"], done(steps), draw="again")
     wider = demo("stages.generate.n=12")
-    without = Holdings([f for f in held.found if f.manifest.step != "reward"])
-    without.add(Found(retrained, tag="fp-again"))
+    without = Inventory([f for f in held.found if f.manifest.step != "reward"])
+    without.add(ArtifactRef(retrained, tag="fp-again"))
     without = _also(without, walked(wider, lock, until="reward"))
     steps = planned(wider, lock, without)
     generated = manifest_of(wider, lock, by_name(steps)["generate"], done(steps))
-    without.add(Found(generated, tag=generated.tag))
+    without.add(ArtifactRef(generated, tag=generated.tag))
     assert set(map(len, _earlier(planned(wider, lock, without), "score").values())) == {0}
-    held.add(Found(generated, tag=generated.tag))
+    held.add(ArtifactRef(generated, tag=generated.tag))
     assert set(map(len, _earlier(planned(wider, lock, held), "score").values())) == {1}
 
 
@@ -361,17 +361,17 @@ def test_a_source_without_a_pin_is_brought_in_first():
 def test_the_whole_line_goes_step_by_step_and_then_all_is_reused():
     recipe = demo()
     lock = lock_of(recipe)
-    held = Holdings()
+    held = Inventory()
     names = [step.name for step in plan(recipe, lock, held)]
     for number, name in enumerate(names):
         steps = plan(recipe, lock, held)
         assert {step.state for step in steps[:number]} <= {State.REUSE}
         step = steps[number]
         assert (step.state, step.reason) == (State.RUN, "nothing published yet")
-        held.add(Found(manifest_of(recipe, lock, step, done(steps)), directory=Path("work")))
+        held.add(ArtifactRef(manifest_of(recipe, lock, step, done(steps)), directory=Path("work")))
         made = by_name(plan(recipe, lock, held))[name]
         assert (made.state, made.reason) == (State.PUBLISH, "done here, not on the hub yet")
-        held.add(Found(made.found.manifest, tag=made.found.manifest.tag))
+        held.add(ArtifactRef(made.found.manifest, tag=made.found.manifest.tag))
     for step in plan(recipe, lock, held):
         assert (step.state, step.reason) == (State.REUSE, f"fp-{step.fingerprint}")
         assert step.found.directory == Path("work"), "both at rest and on the hub"
@@ -395,7 +395,7 @@ def test_an_artifact_made_from_another_draw_of_its_inputs_is_no_hit():
     old = by_name(plan(recipe, lock, held))
     redrawn = manifest_of(recipe, lock, old["generate"], done(list(old.values())), draw="again")
     held.found = [f for f in held.found if f.manifest.step != "generate"]
-    held.add(Found(redrawn, tag=redrawn.tag))
+    held.add(ArtifactRef(redrawn, tag=redrawn.tag))
     steps = by_name(plan(recipe, lock, held))
     assert steps["generate"].state is State.REUSE
     assert steps["score"].state is State.RUN
@@ -416,7 +416,7 @@ def test_of_two_draws_the_one_that_fits_is_taken():
         )
         for name, record in strange.slices.items()
     }
-    held.add(Found(strange.model_copy(update={"slices": slices}), tag="fp-other-draw"))
+    held.add(ArtifactRef(strange.model_copy(update={"slices": slices}), tag="fp-other-draw"))
     assert by_name(plan(recipe, lock, held))["score"].reason == f"fp-{score.fingerprint}"
 
 
@@ -479,7 +479,7 @@ def test_an_older_artifact_that_differs_in_nothing_we_can_name_was_made_from_oth
     lock = lock_of(recipe)
     held = walked(recipe, lock, until="questions")
     odd = [f.manifest.model_copy(update={"fingerprint": "0" * 12}) for f in held.found]
-    steps = by_name(plan(recipe, lock, Holdings([Found(manifest) for manifest in odd])))
+    steps = by_name(plan(recipe, lock, Inventory([ArtifactRef(manifest) for manifest in odd])))
     assert steps["prompts"].reason == "made from other content"
 
 

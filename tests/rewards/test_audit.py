@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.cli.console import audit_table
-from factory.planning.plan import Found, Holdings, plan
+from factory.planning.plan import ArtifactRef, Inventory, plan
 from factory.reports.cards import card
-from factory.rewards.audit import FEWEST, Limits, audit, blind, readings
+from factory.rewards.audit import FEWEST, AuditLimits, audit, blind, readings
 from tests.support.builders import by_name, demo, lock_of, manifest_of
 
 Reward = Callable[[int, int, int], float | None]  # of prompt, k and length
@@ -46,7 +46,7 @@ def noise(seed: int) -> Reward:
 
 
 def of(table: pl.DataFrame, language: str, **more: Any) -> dict[str, Any]:
-    limits = more.pop("limits", Limits())
+    limits = more.pop("limits", AuditLimits())
     return audit(table, more, limits)["by_language"][language]
 
 
@@ -159,7 +159,7 @@ def test_what_has_no_reward_is_left_out() -> None:
 
 def test_a_constant_reward_is_blind() -> None:
     table = pl.concat([answers("en", noise(1)), answers("mt", lambda p, k, length: 3.0)])
-    found = audit(table, {}, Limits())
+    found = audit(table, {}, AuditLimits())
     assert list(blind(found)) == ["mt"]
     assert "hardly tells answers" in blind(found)["mt"][0]
     assert found["by_language"]["mt"]["alike"] == 12
@@ -191,7 +191,7 @@ def test_a_correlation_that_rests_on_two_prompts_accuses_nobody() -> None:
 
 
 def test_a_reward_for_prompts_alone_is_blind() -> None:
-    found = audit(answers("mt", lambda p, k, length: p + 0.001 * k), {}, Limits())
+    found = audit(answers("mt", lambda p, k, length: p + 0.001 * k), {}, AuditLimits())
     assert "flat" in blind(found)["mt"][0]
 
 
@@ -200,18 +200,18 @@ def test_a_reward_far_flatter_than_in_english_is_blind() -> None:
     table = pl.concat(
         [answers("en", noise(1)), answers("mt", lambda p, k, length: 0.01 * draw.gauss(0, 1))]
     )
-    assert "less than in English" in blind(audit(table, {}, Limits()))["mt"][0]
+    assert "less than in English" in blind(audit(table, {}, AuditLimits()))["mt"][0]
 
 
 @pytest.mark.parametrize(("sign", "word"), [(1, "length"), (-1, "shortness")])
 def test_a_reward_that_is_length_alone_is_blind(sign: int, word: str) -> None:
-    found = audit(answers("ga", lambda p, k, length: sign * length), {}, Limits())
+    found = audit(answers("ga", lambda p, k, length: sign * length), {}, AuditLimits())
     assert blind(found) == {"ga": [f"length: it follows {word} alone"]}
 
 
 def test_a_reward_that_cannot_find_the_better_answer_is_blind() -> None:
     pairs = [(0.0, 1.0)] * 6 + [(1.0, 0.0)] * 5
-    found = audit(answers("cy", noise(1)), {"cy": pairs}, Limits())
+    found = audit(answers("cy", noise(1)), {"cy": pairs}, AuditLimits())
     assert blind(found) == {"cy": ["accuracy: it does not find the better answer"]}
 
 
@@ -223,33 +223,33 @@ def test_a_reward_that_sees_is_not_flagged() -> None:
 
     table = pl.concat([answers(code, real) for code in ("en", "es", "mt")])
     pairs = [(1.0, 0.0)] * 8 + [(0.0, 1.0)] * 2
-    found = audit(table, {"mt": pairs}, Limits())
+    found = audit(table, {"mt": pairs}, AuditLimits())
     assert blind(found) == {}
     assert 0 < found["by_language"]["mt"]["length_chars"] < 0.8
 
 
 def test_too_few_prompts_or_pairs_prove_nothing() -> None:
     table = answers("mt", lambda p, k, length: 3.0, prompts=FEWEST - 1)
-    found = audit(table, {"mt": [(0.0, 1.0)] * (FEWEST - 1)}, Limits())
+    found = audit(table, {"mt": [(0.0, 1.0)] * (FEWEST - 1)}, AuditLimits())
     assert blind(found) == {}
     said = " ".join(found["by_language"]["mt"]["readings"])
     assert "too few to judge by" in said
 
 
 def test_one_answer_a_prompt_proves_nothing() -> None:
-    found = audit(answers("mt", lambda p, k, length: 3.0, n=1), {}, Limits())
+    found = audit(answers("mt", lambda p, k, length: 3.0, n=1), {}, AuditLimits())
     assert blind(found) == {} and found["by_language"]["mt"]["spread"] is None
 
 
 def test_no_rewards_at_all_are_told_as_such() -> None:
-    found = audit(answers("mt", lambda p, k, length: None), {}, Limits())
+    found = audit(answers("mt", lambda p, k, length: None), {}, AuditLimits())
     assert found["by_language"]["mt"]["scored"] == 0 and blind(found) == {}
 
 
 def test_limits_move_the_verdict() -> None:
     table = answers("ga", lambda p, k, length: length)
-    assert blind(audit(table, {}, Limits(length=1.0))) == {}
-    assert blind(audit(answers("es", noise(1)), {}, Limits(spread=1.0)))
+    assert blind(audit(table, {}, AuditLimits(length=1.0))) == {}
+    assert blind(audit(answers("es", noise(1)), {}, AuditLimits(spread=1.0)))
 
 
 # Readings.
@@ -304,7 +304,7 @@ def test_whatever_the_rewards_there_is_an_answer(rows: list[tuple[str, int, Any,
         schema=COLUMNS,
         orient="row",
     )
-    for figures in audit(table, {}, Limits())["by_language"].values():
+    for figures in audit(table, {}, AuditLimits())["by_language"].values():
         for name in ("length_chars", "length_tokens"):
             assert figures[name] is None or abs(figures[name]) <= 1 + 1e-9
         for value in figures.values():
@@ -318,10 +318,10 @@ def test_whatever_the_rewards_there_is_an_answer(rows: list[tuple[str, int, Any,
 def manifest_with(found: dict[str, Any], **more: str) -> Any:
     recipe = demo()
     lock = lock_of(recipe)
-    plans = by_name(plan(recipe, lock, Holdings()))
+    plans = by_name(plan(recipe, lock, Inventory()))
     there: dict[str, Any] = {}
     for name in ("prompts", "preferences", "reward", "generate"):
-        there[name] = Found(manifest_of(recipe, lock, plans[name], there))
+        there[name] = ArtifactRef(manifest_of(recipe, lock, plans[name], there))
     told = {
         code: {"scored": 10, "without_reward": 2, "tokens": 9, "reasons": {"too_long": 2}}
         for code in ("en", "es", "fr")
@@ -332,7 +332,7 @@ def manifest_with(found: dict[str, Any], **more: str) -> Any:
 
 def test_a_card_has_a_row_and_readings_for_every_language() -> None:
     table = pl.concat([answers("en", noise(1)), answers("es", lambda p, k, length: 2.0)])
-    found = audit(table, {"es": [(1.0, 0.0)] * 7}, Limits())
+    found = audit(table, {"es": [(1.0, 0.0)] * 7}, AuditLimits())
     text = card.render(manifest_with(found, kind="classifier"))
     assert "### Is the reward model blind here?" in text
     assert text.count("- Answers to one prompt lie") == 2
@@ -352,7 +352,7 @@ def test_a_card_has_a_row_and_readings_for_every_language() -> None:
     ],
 )
 def test_a_card_says_what_the_reward_is(more: dict[str, str], says: str) -> None:
-    found = audit(answers("en", noise(1)), {}, Limits())
+    found = audit(answers("en", noise(1)), {}, AuditLimits())
     assert says in card.render(manifest_with(found, **more))
 
 
@@ -360,7 +360,7 @@ def test_the_table_on_the_screen_holds_the_same(capsys: Any) -> None:
     from rich.console import Console
 
     table = pl.concat([answers("en", noise(1)), answers("es", lambda p, k, length: 2.0)])
-    found = audit(table, {"es": [(1.0, 0.0)] * 7}, Limits())
+    found = audit(table, {"es": [(1.0, 0.0)] * 7}, AuditLimits())
     console = Console(width=200)
     console.print(audit_table(manifest_with(found)))
     said = capsys.readouterr().out

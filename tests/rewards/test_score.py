@@ -17,11 +17,11 @@ from factory.engines import choose
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError, RecipeError, StageError
 from factory.execution.builtin_models import POCKET
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import Recipe, load
 from factory.rewards.backends import Generative, Implicit, crosslingual
 from factory.rewards.score import Score
-from factory.stage.inputs import Outside, SliceSpec
+from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from tests.support.builders import by_name, lock_of
@@ -136,7 +136,7 @@ def job(
     places = {}
     for spec in specs(made):
         for need in spec.needs:
-            if isinstance(need, Outside):
+            if isinstance(need, ExternalInput):
                 name = "classifier" if need.role == "reward" else need.source.split("/")[-1]
                 path = models.get(name.partition("@")[0], Path(need.source))
                 places[need] = Place(path, need.source)
@@ -186,7 +186,7 @@ def test_a_policy_may_be_a_base_with_an_adapter(tmp_path: Path) -> None:
     tuned = "{kind: implicit, name: lab/policy, adapter: lab/lora, reference: policy}"
     english, _ = specs(recipe(tmp_path, tuned))
     assert roles(english) == ["samples", "prompts", "policy", "adapter", "reference"]
-    assert english.need("adapter") == Outside("adapter", "lab/lora@main", "model")
+    assert english.need("adapter") == ExternalInput("adapter", "lab/lora@main", "model")
 
 
 def test_a_generative_reward_reads_one_model(tmp_path: Path) -> None:
@@ -206,14 +206,14 @@ def test_every_kind_and_what_it_asks_is_another_identity(tmp_path: Path) -> None
         (CLASSIFIER, ", audit: {preferences: {source: q.jsonl, split: dev}}"),
     ):
         made = recipe(tmp_path, reward, more)
-        marks.add(by_name(plan(made, lock_of(made), Holdings()))["score"].fingerprint)
+        marks.add(by_name(plan(made, lock_of(made), Inventory()))["score"].fingerprint)
     assert len(marks) == 7
 
 
 def test_an_audit_moves_no_row_key_and_its_limits_move_nothing(tmp_path: Path) -> None:
     def score(more: str) -> Any:
         made = recipe(tmp_path, CLASSIFIER, more)
-        return by_name(plan(made, lock_of(made), Holdings()))["score"]
+        return by_name(plan(made, lock_of(made), Inventory()))["score"]
 
     plain, limited = score(""), score(", audit: {on_blind: refuse, length: 0.5}")
     assert plain.fingerprint == limited.fingerprint

@@ -16,7 +16,7 @@ from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import Recipe
 from factory.rewards.transfer import Transfer, cell, wilson
-from factory.stage.inputs import Outside
+from factory.stage.inputs import ExternalInput
 from factory.stage.job import Job, PartDone, Place
 from factory.stage.outcome import Outcome
 
@@ -61,7 +61,9 @@ def test_every_model_is_asked_in_every_language() -> None:
     assert [spec.name for spec in slices] == [
         "en/reward-en", "es/reward-en", "en/reward-es", "es/reward-es", "en/rm", "es/rm",
     ]  # fmt: skip
-    assert slices[1].need("pairs") == Outside("pairs", "pairs-es.jsonl", "dataset", extent=True)
+    assert slices[1].need("pairs") == ExternalInput(
+        "pairs", "pairs-es.jsonl", "dataset", extent=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,11 +113,11 @@ def ran(
         }
     )  # fmt: skip
     [stage] = made.steps().values()
-    specs = tuple(stage.laid_out(made.scope()))
+    specs = tuple(stage.checked_slices(made.scope()))
     places: dict[Any, Place] = {}
     for spec in specs:
         for need in spec.needs:
-            assert isinstance(need, Outside)
+            assert isinstance(need, ExternalInput)
             name = need.source.partition("@")[0]
             path = root / name if need.role == "pairs" else classifiers[name.partition("/")[2]]
             places[need] = Place(path, name)

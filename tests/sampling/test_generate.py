@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from factory.artifacts.hashing import fingerprint
-from factory.artifacts.reuse import Earlier
-from factory.artifacts.shards import Sum
+from factory.artifacts.reuse import ReusableSlice
+from factory.artifacts.shards import ShardTotals
 from factory.artifacts.tables import slice_directory
 from factory.engines import chat_template
 from factory.errors import RecipeError
@@ -115,7 +115,9 @@ def test_a_slice_that_is_taken_over_whole_still_says_what_it_dropped(
 ) -> None:
     asked = prompts(tmp_path / "asked", {"en": ["Hello", "salt " * 600, "Why?"]})
     stage().run(job(tmp_path / "one", ["en"], {"prompts": asked}, {MODEL: model}))
-    whole = Earlier(slice_directory(tmp_path / "one" / "out", "en"), "org/old@fp-1", whole=True)
+    whole = ReusableSlice(
+        slice_directory(tmp_path / "one" / "out", "en"), "org/old@fp-1", whole=True
+    )
     again = job(tmp_path / "two", ["en"], {"prompts": asked}, {MODEL: model})
     rows = stage().run(replace(again, earlier={"en": (whole,)})).rows["en"]
     assert (rows.into, rows.out, rows.dropped) == (9, 6, {"as_before": 3})
@@ -147,9 +149,11 @@ def test_a_system_message_goes_before_prompts_that_have_none(model: Path) -> Non
 def test_a_system_message_is_part_of_what_is_made_and_the_engine_is_not() -> None:
     plain, system = stage(), stage(system="Be brief.")
     [spec] = [None]
-    assert plain.semantic(spec) != system.semantic(spec)
-    assert "system" not in plain.semantic(spec)
-    assert plain.semantic(spec) == stage(how={"engine": "vllm", "max_num_seqs": 4}).semantic(spec)
+    assert plain.identity_fields(spec) != system.identity_fields(spec)
+    assert "system" not in plain.identity_fields(spec)
+    assert plain.identity_fields(spec) == stage(
+        how={"engine": "vllm", "max_num_seqs": 4}
+    ).identity_fields(spec)
 
 
 def test_an_adapter_on_the_policy_is_read_beside_it() -> None:
@@ -218,4 +222,4 @@ def test_scores_keep_the_order_of_their_samples(model: Path, asked: Path, tmp_pa
 def test_greedy_answers_are_called_exact_where_batches_are_the_same_each_time(
     engines: dict[str, int], said: str
 ) -> None:
-    assert greedy({"es": Sum(engines=Counter(engines))}) == said
+    assert greedy({"es": ShardTotals(engines=Counter(engines))}) == said

@@ -149,7 +149,7 @@ def test_first_takes_so_many_rows_from_the_top_and_is_how_much_not_what(tmp_path
     assert len(taken(stage, path, ("en",))["en"]) == 2
     assert stage.extent() == {"first": 2}
     [spec] = stage.slices(Scope(("en",), {}, {"prompts": stage}))
-    assert "first" not in stage.semantic(spec)
+    assert "first" not in stage.identity_fields(spec)
 
 
 def test_a_file_that_is_not_there_or_outside_is_refused(tmp_path: Path) -> None:

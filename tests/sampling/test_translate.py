@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from factory.artifacts import schemas, tables
-from factory.artifacts.reuse import Earlier
+from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import read_slice, slice_directory
-from factory.engines import Sample, Sampling, choose
+from factory.engines import Completion, Sampling, choose
 from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.pairs.pair import Pair
@@ -70,7 +70,7 @@ class Translator:
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
-    ) -> list[Sample]:
+    ) -> list[Completion]:
         self.sampling = sampling
         found = []
         for prompt in prompts:
@@ -81,7 +81,7 @@ class Translator:
             self.asked.append(body)
             said = self._answer(body.rpartition("\n\n")[2].rpartition("<<<text>>>")[2])
             ids = self.tokenizer(said, add_special_tokens=False)["input_ids"]
-            found.append(Sample(tuple(ids), "length" if self._cut else "stop"))
+            found.append(Completion(tuple(ids), "length" if self._cut else "stop"))
         return found
 
 
@@ -113,7 +113,7 @@ def run(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         said: Sequence[str | list[dict[str, str]]],
         answer: Callable[[str], str] = lambda text: BOOK.get(text, text),
         cut: bool = False,
-        earlier: dict[str, tuple[Earlier, ...]] | None = None,
+        earlier: dict[str, tuple[ReusableSlice, ...]] | None = None,
         out: str = "out",
         **knobs: Any,
     ) -> tuple[list[dict[str, Any]], Outcome, Translator]:
@@ -348,7 +348,7 @@ def test_a_killed_run_goes_on_at_its_shard_and_knows_what_it_dropped(run, tmp_pa
 
 def test_more_prompts_translate_only_those(run, tmp_path):
     run(EN[:1])
-    before = Earlier(slice_directory(tmp_path / "out", "de"), "org/a@fp-1", whole=False)
+    before = ReusableSlice(slice_directory(tmp_path / "out", "de"), "org/a@fp-1", whole=False)
     rows, outcome, translator = run(EN, earlier={"de": (before,)}, out="more")
     assert len(translator.asked) == 1
     assert [row["messages"] for row in rows] == [talk(text) for text in DE]
@@ -357,7 +357,7 @@ def test_more_prompts_translate_only_those(run, tmp_path):
 
 def test_a_prompt_in_other_words_is_translated_anew(run, tmp_path):
     run([EN[1]])
-    before = Earlier(slice_directory(tmp_path / "out", "de"), "org/a@fp-1", whole=False)
+    before = ReusableSlice(slice_directory(tmp_path / "out", "de"), "org/a@fp-1", whole=False)
     rows, _, translator = run([EN[0]], earlier={"de": (before,)}, out="other")
     assert len(translator.asked) == 1
     assert rows[0]["messages"] == talk(DE[0])
@@ -365,7 +365,7 @@ def test_a_prompt_in_other_words_is_translated_anew(run, tmp_path):
 
 def test_a_slice_that_stands_as_a_whole_still_says_what_it_dropped(run, tmp_path):
     run(EN, {EN[0]: DE[0], EN[1]: FR}.get)
-    before = Earlier(slice_directory(tmp_path / "out", "de"), "org/a@fp-1", whole=True)
+    before = ReusableSlice(slice_directory(tmp_path / "out", "de"), "org/a@fp-1", whole=True)
     rows, outcome, translator = run(EN, earlier={"de": (before,)}, out="again")
     assert translator.asked == []
     assert len(rows) == 1
@@ -376,8 +376,8 @@ def test_a_slice_that_stands_as_a_whole_still_says_what_it_dropped(run, tmp_path
 def test_languages_do_not_share_a_name_that_is_meant_for_one():
     stage = Translate(languages=("pt", "de"), names={"pt": "Brazilian Portuguese"})
     pt, de = stage.slices(scope(stage, "en"))
-    assert stage.semantic(pt) == {"names": {"pt": "Brazilian Portuguese"}}
-    assert stage.semantic(de) == {}
+    assert stage.identity_fields(pt) == {"names": {"pt": "Brazilian Portuguese"}}
+    assert stage.identity_fields(de) == {}
 
 
 def test_the_tiny_model_itself_translates(tmp_path, model):

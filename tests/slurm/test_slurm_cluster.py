@@ -21,7 +21,7 @@ from factory.errors import WorkError
 from factory.slurm import site as sites
 from factory.slurm import sizes
 from factory.slurm.queue import Queue
-from factory.slurm.script import Work, render
+from factory.slurm.script import ScriptJob, render
 from tests.conftest import run_factory
 from tests.slurm.cluster import Cluster, cluster, site, why_not
 
@@ -270,7 +270,7 @@ def jobs(slurm: Cluster, tmp_path: Path) -> Any:
         each = f"{{partition: standard-g, time: '10', factory: {stub_of}}}"
         where = site(slurm.root, generate=each, train=each, cpu=each)
         the_site = sites.load(str(where), tmp_path)
-        work = Work(kind, "x", f"x.{kind}", "generate", record, tmp_path / "home", tasks=9)  # type: ignore[arg-type]
+        work = ScriptJob(kind, "x", f"x.{kind}", "generate", record, tmp_path / "home", tasks=9)  # type: ignore[arg-type]
         script = record / f"{stub_of.name}.sh"
         script.write_text(render(work, the_site))
         arrays = sizes.arrays(todo, the_site.limits) if kind == "array" else [("", 0)]
@@ -338,7 +338,7 @@ def test_several_engines_of_a_task_are_told_apart_by_srun(
     stub.chmod(0o755)
     each = f"{{partition: standard-g, time: '10', gpus: 4, cpus: 4, factory: {stub}}}"
     the_site = sites.load(str(site(slurm.root, generate=each, train=each, cpu=each)), tmp_path)
-    work = Work("array", "x", "x", "generate", record, tmp_path / "home", 1, engines=2, gpus=2)
+    work = ScriptJob("array", "x", "x", "generate", record, tmp_path / "home", 1, engines=2, gpus=2)
     script = record / "engines.sh"
     script.write_text(render(work, the_site))
     Queue().submit(script, {}, "0")

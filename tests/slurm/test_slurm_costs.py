@@ -6,9 +6,9 @@ import pytest
 
 from factory.artifacts.manifest import Cost
 from factory.planning.estimate import estimate
-from factory.planning.plan import Found, Holdings, plan
+from factory.planning.plan import ArtifactRef, Inventory, plan
 from factory.slurm import costs
-from factory.slurm.site import Family, Limits, Site
+from factory.slurm.site import Family, Site, TaskLimits
 from tests.support.builders import ASKED, demo, lock_of, walked
 
 PILOT = Cost(  # one engine of one GPU: 20 s to load, 60 s at work, 4 s around it
@@ -20,15 +20,15 @@ MANY = ("stages.generate.n=12", "stages.generate.how.shard=1")
 def site(gpus: int = 4, at_once: int | None = None) -> Site:
     each = Family(partition="p", time="60", gpus=gpus, shards=1)
     cpu = Family(partition="p", time="60")
-    limits = Limits(at_once=at_once)
+    limits = TaskLimits(at_once=at_once)
     return Site(name="lab", gpu="cuda", limits=limits, generate=each, train=each, cpu=cpu)
 
 
-def asked(*overrides: str, there: Site, cost: Cost = PILOT) -> dict[str, costs.Cost]:
+def asked(*overrides: str, there: Site, cost: Cost = PILOT) -> dict[str, costs.StepCost]:
     """What the demo would take there, by step, when all of it was made once at that cost."""
     pilot = demo()
     made = [f.manifest for f in walked(pilot, lock_of(pilot)).found]
-    held = Holdings([Found(m.model_copy(update={"cost": cost}), tag=m.tag) for m in made])
+    held = Inventory([ArtifactRef(m.model_copy(update={"cost": cost}), tag=m.tag) for m in made])
     recipe = demo(*overrides)
     steps = plan(recipe, lock_of(recipe), held)
     found = costs.costs(steps, held, estimate(steps, held), there)
@@ -60,8 +60,8 @@ def test_a_node_is_paid_for_whole_and_what_is_made_costs_nothing():
 
 def test_a_step_without_a_pace_has_its_shape_alone():
     recipe = demo()
-    steps = plan(recipe, lock_of(recipe), Holdings())
-    found = costs.costs(steps, Holdings(), estimate(steps, Holdings()), site())
+    steps = plan(recipe, lock_of(recipe), Inventory())
+    found = costs.costs(steps, Inventory(), estimate(steps, Inventory()), site())
     assert {one.seconds for one in found} == {None}
     assert {one.step: one.gpus for one in found}["generate"] == 4
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from factory.slurm import site
-from factory.slurm.script import Work, dependency, quoted, render
+from factory.slurm.script import ScriptJob, dependency, quoted, render
 from tools.slurm_scripts import GOLDEN, rendered
 
 
@@ -104,7 +104,7 @@ def job(tmp_path):
         file = tmp_path / "here.yaml"
         each = f"{{partition: p, time: '1', factory: {stub}}}"
         file.write_text(f"generate: {each}\ntrain: {each}\ncpu: {each}\n")
-        work = Work("array", "score", "n", "generate", record, home, tasks=8)
+        work = ScriptJob("array", "score", "n", "generate", record, home, tasks=8)
         script = tmp_path / "job.sh"
         script.write_text(render(work, site.load(str(file), home)))
         return subprocess.Popen(

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from factory.artifacts.shards import cut as cut_shards
 from factory.errors import RecipeError
 from factory.execution.workers import read_part
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from factory.slurm import sizes, task
 from factory.slurm.queue import ranges, read_sacct, read_scontrol
-from factory.slurm.site import Family, Limits
+from factory.slurm.site import Family, TaskLimits
 from factory.slurm.sizes import Size
 from factory.slurm.submission import count
 from tests.support.builders import by_name, demo, lock_of
@@ -21,7 +21,7 @@ from tests.support.builders import by_name, demo, lock_of
 
 def steps(*overrides):
     recipe = demo(*overrides)
-    return by_name(plan(recipe, lock_of(recipe), Holdings()))
+    return by_name(plan(recipe, lock_of(recipe), Inventory()))
 
 
 def family(**more) -> Family:
@@ -66,7 +66,7 @@ def test_the_tasks_that_are_submitted_again_are_those_with_a_missing_shard(tasks
 def test_arrays_hold_every_task_once_and_stay_within_the_sites_limit(todo, array, at_once):
     found: list[int] = []
     together = 0
-    chunks = sizes.arrays(sorted(todo), Limits(array=array, at_once=at_once))
+    chunks = sizes.arrays(sorted(todo), TaskLimits(array=array, at_once=at_once))
     for said, offset in chunks:
         numbers, _, cap = said.partition("%")
         together += int(cap or 0)
@@ -107,7 +107,7 @@ def test_what_does_not_fit_on_a_node_is_said():
 
 
 def test_all_jobs_together_stay_below_what_the_site_allows():
-    limits = Limits(submitted=100)
+    limits = TaskLimits(submitted=100)
     assert sizes.share([20, 20], 10, 0, limits) is None
     assert sizes.share([64, 64], 10, 10, limits) == 40
     with pytest.raises(RecipeError, match="--until"):

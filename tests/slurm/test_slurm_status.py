@@ -12,11 +12,11 @@ import pytest
 
 from factory.artifacts import shards, tables
 from factory.artifacts.workdir import Home
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
 from factory.slurm import status
 from factory.slurm.queue import Ended, Queued
-from factory.slurm.submission import Alive, Job, Submission, Submitted
+from factory.slurm.submission import Alive, Submission, Submitted, SubmittedJob
 from tests.support.builders import lock_of, walked
 
 
@@ -25,12 +25,15 @@ def stands(tmp_path):
     """Rows of a recipe of which `generate` was submitted as array 4 and seal 5."""
     recipe = load("smoke").recipe
     home = Home(tmp_path / "home")
-    steps = plan(recipe, lock_of(recipe), Holdings())
+    steps = plan(recipe, lock_of(recipe), Inventory())
     generate = next(step for step in steps if step.name == "generate")
     directory = tmp_path / "1"
     for name in ("logs", "ends"):
         (directory / name).mkdir(parents=True)
-    jobs = (Job(id="4", kind="array", script="s", tasks=3), Job(id="5", kind="seal", script="s"))
+    jobs = (
+        SubmittedJob(id="4", kind="array", script="s", tasks=3),
+        SubmittedJob(id="5", kind="seal", script="s"),
+    )
     made = Submitted(step="generate", fingerprint=generate.fingerprint, file="generate", jobs=jobs)
     submission = Submission(
         number=1, recipe="smoke", org="local", site="lab", created="", directory=directory,
@@ -62,7 +65,7 @@ def test_what_waits_says_for_what(stands):
 def test_what_runs_says_how_fast_and_how_long(stands):
     look, work, _ = stands
     grid = shards.grid(work_of(work), {"en": 8}, 2)
-    table = shards.noted(pa.table({"a": [1]}), tokens=600)
+    table = shards.with_metadata(pa.table({"a": [1]}), tokens=600)
     for shard in grid.shards[:2]:
         tables.write_table(shard.file(work), table)
     old = time.time() - 3600
@@ -112,7 +115,7 @@ def test_a_task_that_is_to_run_again_has_not_failed(stands):
 def test_a_step_that_nobody_submitted_and_one_that_is_published(tmp_path):
     recipe = load("smoke").recipe
     pins, home = lock_of(recipe), Home(tmp_path)
-    rows = status.rows(plan(recipe, pins, Holdings()), [], Alive(), [], home, "local")
+    rows = status.rows(plan(recipe, pins, Inventory()), [], Alive(), [], home, "local")
     assert {row.stand for row in rows} == {"not submitted"}
     held = walked(recipe, pins)
     rows = status.rows(plan(recipe, pins, held), [], Alive(), [], home, "local")

@@ -7,7 +7,7 @@ import pytest
 from factory.artifacts.workdir import Home
 from factory.errors import RecipeError, WorkError
 from factory.planning.estimate import estimate
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
 from factory.slurm import site as sites
 from factory.slurm import submission
@@ -50,10 +50,10 @@ def lab(tmp_path):
     return write
 
 
-def laid_out(tmp_path, the_site, alive=None, wanted=None, held=None, queued=0):
+def checked_slices(tmp_path, the_site, alive=None, wanted=None, held=None, queued=0):
     loaded = load("smoke")
     recipe, home = loaded.recipe, Home(tmp_path / "home")
-    held = held or Holdings()
+    held = held or Inventory()
     steps = plan(recipe, lock_of(recipe), held)
     names = wanted or [step.name for step in steps]
     parts = submission.cut(
@@ -63,7 +63,7 @@ def laid_out(tmp_path, the_site, alive=None, wanted=None, held=None, queued=0):
 
 
 def handed_in(tmp_path, the_site, remembered, **more):
-    recipe, home, steps, parts = laid_out(tmp_path, the_site, **more)
+    recipe, home, steps, parts = checked_slices(tmp_path, the_site, **more)
     made = submission.begin(home.root, recipe, the_site)
     made = submission.submit(
         made, parts, more.get("alive") or Alive(), the_site, home.root, Queue(remembered), False
@@ -88,7 +88,7 @@ def test_each_step_waits_for_the_seals_of_what_it_reads(tmp_path, lab):
 
 
 def test_what_is_in_the_queue_is_waited_for_and_not_handed_in_again(tmp_path, lab):
-    _, home, steps, _ = laid_out(tmp_path, lab())
+    _, home, steps, _ = checked_slices(tmp_path, lab())
     generate = next(step for step in steps if step.name == "generate")
     start = mark(home.root, generate.name, generate.fingerprint)
     queued = [
@@ -116,12 +116,12 @@ def test_the_record_says_what_is_in_the_queue_when_handing_in_breaks_off(tmp_pat
 
 def test_a_step_whose_input_nobody_makes_is_refused(tmp_path, lab):
     with pytest.raises(RecipeError, match="score needs generate"):
-        laid_out(tmp_path, lab(), wanted=["score"])
+        checked_slices(tmp_path, lab(), wanted=["score"])
 
 
 def test_fewer_tasks_where_the_queue_may_not_hold_more(tmp_path, lab):
     def sizes(**limits):
-        _, _, _, parts = laid_out(tmp_path, lab(**limits))
+        _, _, _, parts = checked_slices(tmp_path, lab(**limits))
         return {part.step.name: part.size.tasks for part in parts}
 
     assert sizes()["generate"] == 6
@@ -138,8 +138,8 @@ def test_a_training_gets_a_process_for_each_gpu_unless_the_recipe_says(tmp_path,
     assert (dpo.batch // dpo.how.micro_batch) % dpo.how.processes == 0
     pins = lock_of(loaded.recipe)
     changed = on_all_gpus(loaded, lab(), said.append)
-    assert [step.fingerprint for step in plan(changed.recipe, pins, Holdings())] == [
-        step.fingerprint for step in plan(loaded.recipe, pins, Holdings())
+    assert [step.fingerprint for step in plan(changed.recipe, pins, Inventory())] == [
+        step.fingerprint for step in plan(loaded.recipe, pins, Inventory())
     ]
     own = load("smoke", ["stages.dpo.how.processes=1"])
     assert on_all_gpus(own, lab(), said.append).recipe.steps()["dpo"].how.processes == 1

@@ -13,7 +13,7 @@ from factory.artifacts.shards import Shard
 from factory.execution.record import inputs
 from factory.language.languages import LANGUAGES
 from factory.planning.lock import Lock, Pin, outside
-from factory.planning.plan import Found, Holdings, State, Step, plan
+from factory.planning.plan import ArtifactRef, Inventory, State, Step, plan
 from factory.planning.recipe import Recipe, load
 from factory.stage.readers import is_file
 
@@ -48,7 +48,7 @@ def by_name(steps: list[Step]) -> dict[str, Step]:
     return {step.name: step for step in steps}
 
 
-def done(steps: list[Step]) -> dict[str, Found]:
+def done(steps: list[Step]) -> dict[str, ArtifactRef]:
     """What is there of these steps."""
     return {step.name: step.found for step in steps if step.found}
 
@@ -57,7 +57,7 @@ def manifest_of(
     recipe: Recipe,
     lock: Lock,
     step: Step,
-    there: Mapping[str, Found],
+    there: Mapping[str, ArtifactRef],
     left: Mapping[str, int] | None = None,
     draw: str = "",
     stats: Mapping[str, Any] | None = None,
@@ -111,10 +111,10 @@ def walked(
     until: str | None = None,
     left: Mapping[str, Mapping[str, int]] | None = None,
     published: bool = True,
-) -> Holdings:
+) -> Inventory:
     """What is there after every step before `until` was made in turn. `left` says by step and
     slice how many rows were kept; what cannot be run is passed over."""
-    held = Holdings()
+    held = Inventory()
     for name in [step.name for step in plan(recipe, lock, held)]:
         if name == until:
             break
@@ -122,7 +122,7 @@ def walked(
         step = by_name(steps)[name]
         if step.state is State.RUN:
             manifest = manifest_of(recipe, lock, step, done(steps), (left or {}).get(name))
-            held.add(Found(manifest, tag=manifest.tag if published else None))
+            held.add(ArtifactRef(manifest, tag=manifest.tag if published else None))
     return held
 
 

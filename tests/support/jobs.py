@@ -9,12 +9,12 @@ from typing import Any
 from factory.artifacts import schemas
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
-from factory.stage.inputs import Outside, Read, SliceSpec
+from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.job import Job, Place
 
-MODEL = Outside("model", "local/model@main", "model")
-ADAPTER = Outside("adapter", "local/adapter@main", "model")
-REWARD = Outside("reward", "local/reward@main", "model")
+MODEL = ExternalInput("model", "local/model@main", "model")
+ADAPTER = ExternalInput("adapter", "local/adapter@main", "model")
+REWARD = ExternalInput("reward", "local/reward@main", "model")
 
 
 def prompts(root: Path, texts: Mapping[str, Sequence[str | list[dict[str, str]]]]) -> Path:
@@ -39,15 +39,15 @@ def job(
     root: Path,
     languages: Sequence[str],
     reads: Mapping[str, Path],
-    models: Mapping[Outside, Path],
+    models: Mapping[ExternalInput, Path],
     part: tuple[int, int] | None = None,
     told: list[tuple[int, int, int]] | None = None,
 ) -> Job:
     """A job in `root` that reads these artifacts by role and these models."""
-    steps = {role: Read(role, role, "") for role in reads}
+    steps = {role: StepInput(role, role, "") for role in reads}
     specs, places = [], {model: Place(path, "local/model") for model, path in models.items()}
     for language in languages:
-        needs = tuple(Read(role, role, language) for role in steps)
+        needs = tuple(StepInput(role, role, language) for role in steps)
         specs.append(SliceSpec("step", language, language, (*needs, *models)))
         places.update({need: Place(reads[need.role]) for need in needs})
     (root / "out").mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from factory.artifacts.tables import slice_directory, write_slice
 from factory.rewards.score import Score
 from factory.sampling.generate import Generate
 from factory.sampling.sources import Prompts
-from factory.stage.inputs import Outside, Read
+from factory.stage.inputs import ExternalInput, StepInput
 from factory.stage.job import Job, Place
 from factory.stage.models import ModelRef
 from factory.stage.stage import Scope, Stage
@@ -79,12 +79,12 @@ def write(root: Path, pools: Mapping[str, Pools], asked: Mapping[str, Sequence[s
 def job_of(root: Path, stage: Stage, languages: Sequence[str], seed: int = 0) -> Job:
     """The job of a stage that pairs what was written."""
     specs = tuple(stage.slices(scope(languages, stage)))
-    needs = {need for spec in specs for need in spec.needs if not isinstance(need, Outside)}
+    needs = {need for spec in specs for need in spec.needs if not isinstance(need, ExternalInput)}
     return Job(
         step=stage.name,
         seed=seed,
         slices=specs,
-        places={need: Place(root / need.role) for need in needs if isinstance(need, Read)},
+        places={need: Place(root / need.role) for need in needs if isinstance(need, StepInput)},
         work=root / "work",
         out=root / "out" / stage.name,
         progress=lambda done, total, unit, tokens=0: None,

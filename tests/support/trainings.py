@@ -13,13 +13,13 @@ from factory.artifacts import schemas, tables
 from factory.artifacts.resources import shipped
 from factory.artifacts.tables import slice_directory
 from factory.execution.builtin_models import POCKET
-from factory.stage.inputs import Outside, Read, SliceSpec
+from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.job import Job, Place
 from factory.training.dataset import put
 from factory.training.settings import Task
 from factory.training.train import Dpo, Reward, Sft
 
-BASE = Outside("base", "local/tiny-random-llama@main", "model")
+BASE = ExternalInput("base", "local/tiny-random-llama@main", "model")
 SMALL: dict[str, Any] = {
     "batch": 4,
     "max_length": 256,
@@ -130,14 +130,14 @@ def job(
         path.mkdir(parents=True, exist_ok=True)
     table = schemas.from_rows([row(kind, number) for number in range(count)], kind)
     tables.write_slice(slice_directory(upstream, "es"), table)
-    read = Read(stage.read, "rows", "es")
+    read = StepInput(stage.read, "rows", "es")
     places = {
         BASE: Place(base or tiny_model(), "local/tiny-random-llama", "a" * 40),
         read: Place(upstream),
     }
     needs: tuple[Any, ...] = (read, BASE)
     if start is not None:
-        needs += (Read("start", "sft[es]", "es"),)
+        needs += (StepInput("start", "sft[es]", "es"),)
         places[needs[-1]] = Place(start, "local/smoke-sft-es", "fp-0123456789ab")
     spec = SliceSpec(f"{stage.name}[es]", "es", "es", needs)
     return Job(f"{stage.name}[es]", 0, (spec,), places, work, out, progress)
@@ -157,6 +157,8 @@ def merge_job(directory: Path, parts: dict[str, Path]) -> Job:
     out.mkdir(parents=True)
     places: dict[Any, Place] = {BASE: Place(tiny_model(), "local/tiny-random-llama", "a" * 40)}
     for step, path in parts.items():
-        places[Read("adapter", step, "es")] = Place(path, f"local/{step[:3]}", "fp-0123456789ab")
+        places[StepInput("adapter", step, "es")] = Place(
+            path, f"local/{step[:3]}", "fp-0123456789ab"
+        )
     spec = SliceSpec("merge", "all", None, tuple(places))
     return Job("merge", 0, (spec,), places, directory, out, lambda *_: None)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from factory.errors import InputError, RecipeError
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from factory.training import losses, monitoring
 from factory.training.adapters import same_kind
 from factory.training.settings import PAPER_TARGETS, Lora
@@ -77,7 +77,7 @@ def test_an_unknown_loss_is_told_with_its_line() -> None:
 
 def marks(*overrides: str) -> dict[str, str]:
     recipe = demo(*overrides)
-    steps = plan(recipe, lock_of(recipe), Holdings())
+    steps = plan(recipe, lock_of(recipe), Inventory())
     return {step.name: step.fingerprint for step in steps}
 
 
@@ -193,7 +193,7 @@ def test_the_papers_settings_are_the_defaults() -> None:
 
 
 def test_a_recipe_with_every_kind_of_training_is_planned() -> None:
-    steps = by_name(plan(demo(), lock_of(demo()), Holdings()))
+    steps = by_name(plan(demo(), lock_of(demo()), Inventory()))
     assert {"reward", "sft[all]", "dpo[all]", "dpo[es]"} <= steps.keys()
 
 

@@ -103,9 +103,9 @@ def test_the_table_of_losses_is_the_installed_trls() -> None:
 def test_a_weighted_sum_is_the_sum_of_its_losses(tmp_path: Path) -> None:
     """Before the first step the policy is the reference: log 2, and the chosen answers' NLL."""
     _, alone = trained(tmp_path / "a", Dpo(**{**SMALL, "loss": {"sft": 1.0}}))
-    _, summed = trained(tmp_path / "b", Dpo(**{**SMALL, "loss": {"sigmoid": 1.0, "sft": 0.2}}))
+    _, mixed = trained(tmp_path / "b", Dpo(**{**SMALL, "loss": {"sigmoid": 1.0, "sft": 0.2}}))
     nll = alone.stats["curve"][0]["loss"]
-    assert summed.stats["curve"][0]["loss"] == pytest.approx(0.6931 + 0.2 * nll, abs=2e-3)
+    assert mixed.stats["curve"][0]["loss"] == pytest.approx(0.6931 + 0.2 * nll, abs=2e-3)
 
 
 # --- sft -----------------------------------------------------------------------------------

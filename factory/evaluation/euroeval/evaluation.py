@@ -36,7 +36,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model as EuroEval is told of it: its directory, for the backend openai the address of the
     server and the name that it has there."""
 
@@ -90,7 +90,7 @@ class Evaluation:
 
     def run(
         self,
-        subject: Subject,
+        subject: EvaluatedModel,
         python: Path,
         limit: float,
         stop: threading.Event,
@@ -124,7 +124,7 @@ class Evaluation:
 
     def _once(
         self,
-        subject: Subject,
+        subject: EvaluatedModel,
         python: Path,
         benchmarks: Sequence[str],
         limit: float,
@@ -154,7 +154,7 @@ class Evaluation:
             shutil.copyfile(self.work / _KEPT / f"{name}.json", out / f"{name}.json")
 
     def command(
-        self, subject: Subject, python: Path, benchmarks: Sequence[str], memory: float
+        self, subject: EvaluatedModel, python: Path, benchmarks: Sequence[str], memory: float
     ) -> list[str]:
         """EuroEval's command line. Without --raise-errors: one benchmark that fails must not take
         those after it with it, and its exit code says nothing either way."""
@@ -174,7 +174,9 @@ class Evaluation:
             "--no-progress-bar",
         ]  # fmt: skip
 
-    def _environment(self, subject: Subject, where: Path, devices: str | None) -> dict[str, str]:
+    def _environment(
+        self, subject: EvaluatedModel, where: Path, devices: str | None
+    ) -> dict[str, str]:
         more = {
             "PYTHONPATH": str(environment.INSIDE),
             "HF_HOME": str(where / "hf"),
@@ -186,7 +188,7 @@ class Evaluation:
             more |= {"CUDA_VISIBLE_DEVICES": devices, "HIP_VISIBLE_DEVICES": devices}
         return environment.clean_environment(more)
 
-    def _place_model(self, subject: Subject, where: Path) -> None:
+    def _place_model(self, subject: EvaluatedModel, where: Path) -> None:
         to = where / subject.served
         if (to / "config.json").exists():
             return  # with the answers of a run that was cut off, which EuroEval goes on with

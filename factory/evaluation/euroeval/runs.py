@@ -18,7 +18,7 @@ from factory.config import Knobs
 from factory.errors import StageError
 from factory.evaluation.euroeval import process, readiness
 from factory.evaluation.euroeval.directory import MODEL
-from factory.evaluation.euroeval.evaluation import Evaluation, Model, Settings, Subject
+from factory.evaluation.euroeval.evaluation import EvaluatedModel, Evaluation, Model, Settings
 from factory.stage.job import Progress
 
 _TELL_EVERY = 5.0  # seconds
@@ -39,7 +39,7 @@ class RunKnobs(Knobs):
     served_models: dict[str, str] = Field(default_factory=dict)
 
 
-class Runs:
+class EuroevalRuns:
     """Runs that share models: an adapter is merged once for all languages, also where several
     processes each make a `part`."""
 
@@ -76,7 +76,7 @@ class Runs:
     def _at_once(
         self,
         evaluations: Sequence[Evaluation],
-        subject: Callable[[Evaluation], Subject],
+        subject: Callable[[Evaluation], EvaluatedModel],
         python: Path,
     ) -> Iterator[None]:
         """Run these, some at once. Yields every few seconds, and when one is done."""
@@ -127,11 +127,11 @@ class Runs:
         self._progress(total - left, total, "benchmarks")
 
     @contextmanager
-    def _subjects(self, first: Evaluation) -> Iterator[Callable[[Evaluation], Subject]]:
+    def _subjects(self, first: Evaluation) -> Iterator[Callable[[Evaluation], EvaluatedModel]]:
         """How to come by the model of an evaluation, while the block runs."""
         model = first.model
         if self._settings.backend == "vllm":
-            yield lambda one: Subject(self._whole(one))
+            yield lambda one: EvaluatedModel(self._whole(one))
             return
         if address := os.environ.get("OPENAI_BASE_URL"):
             name = self._served_name(model)
@@ -142,7 +142,7 @@ class Runs:
                     f"the server at OPENAI_BASE_URL has no model {name or model.label}{listed}",
                     "say its name there with how.served_models, or unset OPENAI_BASE_URL",
                 )
-            yield lambda _: Subject(model.base, address, name)
+            yield lambda _: EvaluatedModel(model.base, address, name)
             return
         from factory.engines.transformers import has_gpu
 
@@ -152,7 +152,7 @@ class Runs:
         with process.served(
             whole, MODEL, said.dtype, said.max_context, not has_gpu(), log, self._how.limit
         ) as address:
-            yield lambda _: Subject(whole, address)
+            yield lambda _: EvaluatedModel(whole, address)
 
     def _whole(self, evaluation: Evaluation) -> Path:
         """The directory of a model, its adapter merged into it."""
@@ -161,7 +161,7 @@ class Runs:
             return model.base
         merged = self._root / "merged" / model.label
         self._root.mkdir(parents=True, exist_ok=True)
-        with self._merging, files.alone(self._root):
+        with self._merging, files.file_lock(self._root):
             if not merged.exists():
                 from factory.training import adapters
 

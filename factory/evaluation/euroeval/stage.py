@@ -16,10 +16,10 @@ from factory.config import EXTENT, REFERENCE
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation.euroeval import deltas, directory, evaluation, readiness, records, suites
 from factory.evaluation.euroeval.evaluation import Evaluation, Model, Settings
-from factory.evaluation.euroeval.runs import RunKnobs, Runs
+from factory.evaluation.euroeval.runs import EuroevalRuns, RunKnobs
 from factory.evaluation.models import contestants
 from factory.language.languages import language as known_language
-from factory.stage.inputs import Outside, SliceSpec, model_of
+from factory.stage.inputs import ExternalInput, SliceSpec, model_of
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome
 from factory.stage.stage import How, Scope, Stage
@@ -134,15 +134,15 @@ class Euroeval(Stage):
             return scope.languages
         return own if self.languages == "own" else tuple(dict.fromkeys(self.languages))
 
-    def _source(self, name: str) -> Outside:
+    def _source(self, name: str) -> ExternalInput:
         source = self.sources.get(name, suites.registry()[name].source)
         whole = source if "@" in source else f"{source}@main"
-        return Outside(name, whole, "dataset", extent=True)
+        return ExternalInput(name, whole, "dataset", extent=True)
 
-    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
-        return super().semantic(spec) | {"tool_version": suites.version()}
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
+        return super().identity_fields(spec) | {"tool_version": suites.version()}
 
-    def lacks(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+    def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
         names = list(dict.fromkeys(name for spec in specs for name in _benchmarks(spec)))
         return readiness.lacking(self.backend, self.how.environment, names)
 
@@ -159,7 +159,9 @@ class Euroeval(Stage):
         if job.part:
             mine = [n for n in mine if n % job.part[1] == job.part[0]]
         evaluations = {job.slices[n].name: asked.evaluation(job.slices[n]) for n in mine}
-        runs = Runs(asked.root, self.settings(), self.how, job.progress, job.part is not None)
+        runs = EuroevalRuns(
+            asked.root, self.settings(), self.how, job.progress, job.part is not None
+        )
         runs.finish(list(evaluations.values()))
         lost = {(name, d): why for name, e in evaluations.items() for d, why in e.lost().items()}
         if lost and self.incomplete == "refuse":
@@ -223,7 +225,7 @@ class Euroeval(Stage):
 
 def _benchmarks(spec: SliceSpec) -> list[str]:
     """The benchmarks that a slice reads the data of."""
-    outside = (need for need in spec.needs if isinstance(need, Outside))
+    outside = (need for need in spec.needs if isinstance(need, ExternalInput))
     return [need.role for need in outside if need.role not in _NOT_A_BENCHMARK]
 
 
@@ -275,7 +277,9 @@ class _Asked:
             )
             found += [row for row in made if (dataset, row["metric"]) in wanted]
         table = schemas.from_rows(found, self._stage.kind)
-        return shards.noted(table, engine=f"euroeval {suites.version()}, {self._stage.backend}")
+        return shards.with_metadata(
+            table, engine=f"euroeval {suites.version()}, {self._stage.backend}"
+        )
 
     def _rows_of(self, spec: SliceSpec) -> list[dict[str, str]]:
         """The addresses of the rows that a slice is to have."""
@@ -283,7 +287,7 @@ class _Asked:
             {"dataset": need.role, "metric": metric, "status": "ok",
              "source_digest": self._digest(self._job.places[need].path)}
             for need in spec.needs
-            if isinstance(need, Outside) and need.role not in _NOT_A_BENCHMARK
+            if isinstance(need, ExternalInput) and need.role not in _NOT_A_BENCHMARK
             for metric in suites.registry()[need.role].metrics
         ]  # fmt: skip
 

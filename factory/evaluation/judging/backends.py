@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from factory.engines import Sampler, Sampling
 from factory.engines.openai import REFUSED, TOO_LONG, OpenAIChat
-from factory.evaluation.judging.truncate import Characters, Measure, Tokens
+from factory.evaluation.judging.truncate import Characters, LengthMeasure, Tokens
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Reply:
     n_tokens: int
 
 
-class Speaker(Protocol):
+class JudgeBackend(Protocol):
     """A judge that answers. `max_context`: of question and answer together, in its `measure`;
     None where nobody here knows."""
 
-    measure: Measure
+    measure: LengthMeasure
     max_context: int | None
 
     def say(self, asked: Sequence[Any], sampling: Sampling, seed: int) -> list[Reply]:
@@ -33,11 +33,11 @@ class Speaker(Protocol):
         ...
 
 
-class Loaded:
+class LocalJudge:
     """A model whose engine takes token ids."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self.measure: Measure = Tokens(sampler.tokenizer)
+        self.measure: LengthMeasure = Tokens(sampler.tokenizer)
         self.max_context: int | None = sampler.max_context
         self._sampler = sampler
 
@@ -52,13 +52,13 @@ class Loaded:
         return found
 
 
-class Chat:
+class ServedJudge:
     """A served model, of which nothing is here but its name."""
 
     max_context: int | None = None
 
     def __init__(self, chat: OpenAIChat) -> None:
-        self.measure: Measure = Characters()
+        self.measure: LengthMeasure = Characters()
         self._chat = chat
 
     def say(self, asked: Sequence[Any], sampling: Sampling, seed: int) -> list[Reply]:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from factory.artifacts.hashing import fingerprint
 from factory.config import Knobs
 from factory.evaluation.judging import prompts
-from factory.evaluation.judging.prompts import Wording
+from factory.evaluation.judging.prompts import JudgePrompt
 from factory.evaluation.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
 
 
@@ -57,7 +57,7 @@ class Ask(Knobs):
         self.wording()
         return self
 
-    def wording(self) -> Wording:
+    def wording(self) -> JudgePrompt:
         """What is asked."""
         if self.text is not None:
             return prompts.parse("own", self.text)

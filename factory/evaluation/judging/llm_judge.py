@@ -8,13 +8,13 @@ from typing import Any
 
 from factory.engines import Sampling
 from factory.engines.chat_template import Message
-from factory.evaluation.judging.backends import Speaker
-from factory.evaluation.judging.prompts import Wording
+from factory.evaluation.judging.backends import JudgeBackend
+from factory.evaluation.judging.prompts import JudgePrompt
 from factory.evaluation.judging.truncate import fit
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """Two answers to a prompt, in the order in which a judge reads them, and the language that
     they should be in."""
 
@@ -25,7 +25,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Said:
+class JudgeAnswer:
     """A judge's `verdict` (`A`: the first, `B`: the second, `TIE`) or None with the `reason`:
     `too_long` (the request leaves no room for it), `cut_off` (it had not ended at max_tokens),
     `refused` (by a server) or `no_verdict`. `cut`: how much of the answers was left out so that
@@ -39,13 +39,13 @@ class Said:
 
 
 def ask(
-    speaker: Speaker,
-    words: Wording,
-    pairs: Sequence[Pair],
+    speaker: JudgeBackend,
+    words: JudgePrompt,
+    pairs: Sequence[AnswerPair],
     sampling: Sampling,
     context: int,
     seed: int,
-) -> list[Said]:
+) -> list[JudgeAnswer]:
     """What the judge says of each pair, in order, in one batch. `context`: of question and verdict
     together in the judge's measure, at most the model's own."""
     context = min(context, speaker.max_context or context)
@@ -57,17 +57,19 @@ def ask(
     said = []
     for request, cut in fitted:
         if request is None:
-            said.append(Said(None, "too_long", None, 0, 0))
+            said.append(JudgeAnswer(None, "too_long", None, 0, 0))
             continue
         reply = next(replies)
         # one that did not come to its end has not said its last word
         verdict = words.read(reply.text) if reply.unread is None else None
         reason = None if verdict else reply.unread or "no_verdict"
-        said.append(Said(verdict, reason, reply.text, cut, reply.n_tokens))
+        said.append(JudgeAnswer(verdict, reason, reply.text, cut, reply.n_tokens))
     return said
 
 
-def _fitted(speaker: Speaker, words: Wording, pair: Pair, limit: int) -> tuple[Any, int]:
+def _fitted(
+    speaker: JudgeBackend, words: JudgePrompt, pair: AnswerPair, limit: int
+) -> tuple[Any, int]:
     def conversation(first: str, second: str) -> list[Message]:
         return words.fill(pair.prompt, first, second, pair.language)
 

@@ -23,7 +23,7 @@ _KNOWN = {"A", "B", "TIE"}
 
 
 @dataclass(frozen=True)
-class Wording:
+class JudgePrompt:
     """A template: its name, its text, and the verdicts it allows (`A`, `B`, perhaps `TIE`)."""
 
     name: str
@@ -60,7 +60,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in TEMPLATES.glob("*.txt"))
 
 
-def wording(name: str) -> Wording:
+def wording(name: str) -> JudgePrompt:
     """The template of this name. Raises ValueError."""
     path = TEMPLATES / f"{name}.txt"
     if name not in names():
@@ -68,7 +68,7 @@ def wording(name: str) -> Wording:
     return parse(name, path.read_text(encoding="utf-8").strip())
 
 
-def parse(name: str, text: str) -> Wording:
+def parse(name: str, text: str) -> JudgePrompt:
     """A template from its text. Raises ValueError for one that lacks a place or a verdict."""
     for place in PLACES:
         if f"{{{place}}}" not in text:
@@ -79,7 +79,7 @@ def parse(name: str, text: str) -> Wording:
             f"the template {name} asks for {', '.join(sorted(allowed)) or 'no verdict'}: "
             "it must name [[A]] and [[B]], may name [[TIE]], and nothing else"
         )
-    return Wording(name, text, allowed)
+    return JudgePrompt(name, text, allowed)
 
 
 def _transcript(messages: Sequence[Message]) -> str:

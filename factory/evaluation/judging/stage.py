@@ -17,17 +17,17 @@ from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
 from factory.config import REFERENCE
 from factory.engines import Sampling, checkpoint, choose
-from factory.engines.choose import EngineKnobs, Held
+from factory.engines.choose import EngineCache, EngineKnobs
 from factory.engines.openai import OpenAIChat, address
 from factory.errors import FactoryError, RecipeError, StageError
 from factory.evaluation.judging import verdicts
-from factory.evaluation.judging.backends import Chat, Loaded, Speaker
+from factory.evaluation.judging.backends import JudgeBackend, LocalJudge, ServedJudge
 from factory.evaluation.judging.config import Ask
 from factory.evaluation.judging.match import Match, match, seen
 from factory.evaluation.judging.verdicts import APART, Wanted
 from factory.evaluation.models import contestants
-from factory.evaluation.statistics.table import Item, by_category, by_language
-from factory.stage.inputs import Need, Read, Served, SliceSpec
+from factory.evaluation.statistics.table import JudgedQuestion, by_category, by_language
+from factory.stage.inputs import Need, ServedModel, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, greedy, spent
 from factory.stage.stage import How, Scope, Stage
@@ -89,7 +89,7 @@ class Judge(Stage):
                             f"stages.judge compares {name!r}, which stages.arena does not answer",
                             "add the model to stages.arena.of",
                         )
-                reads = [Read(role, "arena", name) for role, name in names.items()]
+                reads = [StepInput(role, "arena", name) for role, name in names.items()]
                 learned = self._learned(scope, language)
                 found.append(
                     SliceSpec(
@@ -138,7 +138,7 @@ class Judge(Stage):
                 f"stages.judge.{which} has no meaning for {self.judge!r}: its server runs it",
                 "take it out",
             )
-        return (Served(_LLM, ref.served),)
+        return (ServedModel(_LLM, ref.served),)
 
     def _notes(self, scope: Scope) -> tuple[str, ...]:
         """What keeps this judge from being independent."""
@@ -155,15 +155,15 @@ class Judge(Stage):
             notes.append(OWN_MODEL)
         return tuple(notes)
 
-    def _learned(self, scope: Scope, language: str) -> list[Read]:
+    def _learned(self, scope: Scope, language: str) -> list[StepInput]:
         """The prompts of a language that a model trained here has seen."""
         if self.model in scope.models or "prompts" not in scope.stages:
             return []
         specs = [spec for spec in scope.prompts(self.name) if spec.language == language]
-        return [Read("training", spec.step, spec.name) for spec in specs]
+        return [StepInput("training", spec.step, spec.name) for spec in specs]
 
-    def semantic(self, spec: SliceSpec) -> dict[str, Any]:
-        fields = super().semantic(spec)
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
+        fields = super().identity_fields(spec)
         if spec.need(_LLM) is None:
             return fields
         return fields | {"wording": self.ask.wording().hash}
@@ -182,9 +182,9 @@ class Judge(Stage):
         """Verdicts on each question: rows are verdicts, shards are cut by questions."""
         return 2 if spec.need(_LLM) is not None and self.ask.orders == "both" else 1
 
-    def lacks(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+    def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
         over_http = self.how.engine == "openai"
-        if not over_http and not any(isinstance(spec.need(_LLM), Served) for spec in specs):
+        if not over_http and not any(isinstance(spec.need(_LLM), ServedModel) for spec in specs):
             return []
         try:
             address()
@@ -194,7 +194,7 @@ class Judge(Stage):
 
     def run(self, job: Job) -> Outcome:
         need = job.slices[0].need(_LLM)
-        asked, served = need is not None, isinstance(need, Served)
+        asked, served = need is not None, isinstance(need, ServedModel)
         judge, revision = _named(job, need)
         matched, unanswered = {}, {}
         for spec in job.slices:
@@ -208,7 +208,7 @@ class Judge(Stage):
         }
         todo = {name: _todo(job, name, matched[name], orders[name]) for name in matched}
 
-        held: Held[Any] = Held(lambda _: self._opened(job, need))
+        held: EngineCache[Any] = EngineCache(lambda _: self._opened(job, need))
         with held as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
@@ -218,7 +218,7 @@ class Judge(Stage):
                 first = [job.seed, shard.slice]
                 rows, tokens = self._read(engine(), asked, judge, wanted, first)
                 table = schemas.from_rows(rows, self.kind)
-                return shards.noted(table, engine=engine().name), tokens
+                return shards.with_metadata(table, engine=engine().name), tokens
 
             made = job.make_shards(
                 self.kind,
@@ -229,7 +229,7 @@ class Judge(Stage):
                 spent=engine.tokens,
             )
         counts, learned = {}, {}
-        compared: dict[str, list[Item]] = {}
+        compared: dict[str, list[JudgedQuestion]] = {}
         for spec in job.slices:
             name, pairs = spec.name, matched[spec.name]
             rows = read_slice(job.out, name, self.kind).to_pylist()
@@ -262,7 +262,7 @@ class Judge(Stage):
             spent=replace(spent(made), gpu_seconds=0.0) if served else spent(made),
         )
 
-    def _tables(self, compared: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+    def _tables(self, compared: Mapping[str, Sequence[JudgedQuestion]]) -> dict[str, Any]:
         """What the verdicts show of each model, by language and by category."""
         found: dict[str, Any] = {"comparisons": [], "by_category": []}
         for label, items in compared.items():
@@ -288,7 +288,7 @@ class Judge(Stage):
         spec = job.slices[0]
         if need is None:
             return choose.scorer(self.how, job.place(spec, "judge").path, self.dtype)
-        if isinstance(need, Served):
+        if isinstance(need, ServedModel):
             return choose.chat(self.how, need.model, self.ask.request)
         place = job.places[need]
         adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
@@ -307,7 +307,9 @@ class Judge(Stage):
         sampling = Sampling(self.ask.temperature, 1.0, self.ask.max_tokens)
         # one seed a shard, from its first address, as where answers are drawn
         seed = int(fingerprint([*first, wanted[0][0].model["question_id"], wanted[0][1]]), 16)
-        speaker: Speaker = Chat(engine) if isinstance(engine, OpenAIChat) else Loaded(engine)
+        speaker: JudgeBackend = (
+            ServedJudge(engine) if isinstance(engine, OpenAIChat) else LocalJudge(engine)
+        )
         return verdicts.by_asking(
             speaker, self.ask.wording(), sampling, self.ask.context, judge, wanted, seed % 2**31
         )
@@ -315,7 +317,7 @@ class Judge(Stage):
 
 def _named(job: Job, need: Need | None) -> tuple[str, str | None]:
     """What a judge is called, and its revision, where it can have one."""
-    if isinstance(need, Served):
+    if isinstance(need, ServedModel):
         return need.model, None
     place = job.places[need] if need else job.place(job.slices[0], "judge")
     return place.name or place.path.name, place.revision

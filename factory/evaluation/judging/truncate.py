@@ -13,7 +13,7 @@ MARK = " […]"  # at the end of an answer that was cut, so that nobody takes it
 Ask = Callable[[str, str], Sequence[Message]]
 
 
-class Measure(Protocol):
+class LengthMeasure(Protocol):
     """What a text is measured in, and so cut by."""
 
     name: str
@@ -81,7 +81,7 @@ def shares(first: int, second: int, room: int) -> tuple[int, int]:
     return (room + 1) // 2, room // 2
 
 
-def fit(measure: Measure, ask: Ask, first: str, second: str, limit: int) -> tuple[Any, int]:
+def fit(measure: LengthMeasure, ask: Ask, first: str, second: str, limit: int) -> tuple[Any, int]:
     """What a judge is asked, as it is handed to it, in at most `limit`, and how much of both
     answers was left out for it. None where the request alone is too long."""
     asked, length = measure.asked(ask(first, second))

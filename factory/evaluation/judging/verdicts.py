@@ -8,11 +8,11 @@ from typing import Any
 
 from factory.engines import Sampling, Scorer
 from factory.evaluation.judging import llm_judge
-from factory.evaluation.judging.backends import Speaker
-from factory.evaluation.judging.llm_judge import Pair
+from factory.evaluation.judging.backends import JudgeBackend
+from factory.evaluation.judging.llm_judge import AnswerPair
 from factory.evaluation.judging.match import Match
-from factory.evaluation.judging.prompts import Wording
-from factory.evaluation.statistics.table import Item, Side
+from factory.evaluation.judging.prompts import JudgePrompt
+from factory.evaluation.statistics.table import JudgedAnswer, JudgedQuestion
 from factory.language.confusion import count_english
 from factory.language.detect import differs
 from factory.language.english import english
@@ -46,8 +46,8 @@ def by_reward(
 
 
 def by_asking(
-    speaker: Speaker,
-    words: Wording,
+    speaker: JudgeBackend,
+    words: JudgePrompt,
     sampling: Sampling,
     context: int,
     judge: str,
@@ -72,7 +72,7 @@ def by_asking(
 
 def items(
     pairs: Sequence[Match], rows: Sequence[Mapping[str, Any]], learned: Collection[str]
-) -> list[Item]:
+) -> list[JudgedQuestion]:
     """What was said of each question, for the statistics. `learned`: the questions that are among
     the prompts of training."""
     by_question: dict[str, list[Mapping[str, Any]]] = {}
@@ -83,7 +83,7 @@ def items(
         name = one.model["question_id"]
         said = by_question[name]
         found.append(
-            Item(
+            JudgedQuestion(
                 question=name,
                 language=one.model["language"],
                 category=one.model["category"],
@@ -100,10 +100,10 @@ def items(
     return found
 
 
-def _pair(one: Match, order: str) -> Pair:
+def _pair(one: Match, order: str) -> AnswerPair:
     sides = one.model["answer"], one.reference["answer"]
     first, second = sides if order == MODEL_FIRST else sides[::-1]
-    return Pair(one.model["prompt"], first, second, one.model["language"])
+    return AnswerPair(one.model["prompt"], first, second, one.model["language"])
 
 
 def _meant(verdict: str | None, order: str) -> str:
@@ -128,8 +128,8 @@ def _row(one: Match, judge: str, order: str, verdict: str, reason: str | None) -
     }
 
 
-def _side(answer: Mapping[str, Any], reward: float | None) -> Side:
-    return Side(
+def _side(answer: Mapping[str, Any], reward: float | None) -> JudgedAnswer:
+    return JudgedAnswer(
         chars=len(answer["answer"]),
         tokens=answer["n_tokens"],
         wrong_language=differs(answer["detected_language"], answer["language"]),

@@ -19,7 +19,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Side:
+class JudgedAnswer:
     """One model's answer to a question: its length, whether it is in another language than the
     question (a detector that cannot tell says no), its lines that could be judged and those of
     them in another language, English words in them (None for a language in Latin script, or one
@@ -35,7 +35,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Item:
+class JudgedQuestion:
     """What a judge said of one question in one language: verdicts (`model`, `reference`, `tie`,
     `unparseable`) by order; `orders` names them (`model_first`, `reference_first`, `apart`).
     `identical`: both answers are the same text; `cut`: one was shortened for the judge;
@@ -47,14 +47,14 @@ class Item:
     subcategory: str | None
     orders: tuple[str, ...]
     verdicts: tuple[str, ...]
-    model: Side
-    reference: Side
+    model: JudgedAnswer
+    reference: JudgedAnswer
     identical: bool = False
     cut: bool = False
     seen: bool = False
 
 
-def by_language(name: str, reference: str, items: Sequence[Item]) -> list[dict[str, Any]]:
+def by_language(name: str, reference: str, items: Sequence[JudgedQuestion]) -> list[dict[str, Any]]:
     """A row over all languages, where there are several, and one for each of them."""
     languages = list(dict.fromkeys(item.language for item in items))
     groups = {code: [item for item in items if item.language == code] for code in languages}
@@ -65,7 +65,7 @@ def by_language(name: str, reference: str, items: Sequence[Item]) -> list[dict[s
     ]
 
 
-def by_category(name: str, reference: str, items: Sequence[Item]) -> list[dict[str, Any]]:
+def by_category(name: str, reference: str, items: Sequence[JudgedQuestion]) -> list[dict[str, Any]]:
     """A row over all languages for each category, and for each subcategory (`category/sub`), where
     the questions have them."""
     found = []
@@ -84,7 +84,7 @@ def by_category(name: str, reference: str, items: Sequence[Item]) -> list[dict[s
     return found
 
 
-def figures(items: Sequence[Item]) -> dict[str, Any]:
+def figures(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
     """Everything about these comparisons, as plain values in percent and counts. docs/evaluation.md
     says what each means; a figure that there is none of is None or left out."""
     points = _points(items)
@@ -133,7 +133,7 @@ def figures(items: Sequence[Item]) -> dict[str, Any]:
     return found
 
 
-def _points(items: Sequence[Item]) -> Floats:
+def _points(items: Sequence[JudgedQuestion]) -> Floats:
     """Item by order; in two orders the model stands first in the first column."""
     width = max(len(item.verdicts) for item in items)
     found = np.full((len(items), width), np.nan)
@@ -145,7 +145,7 @@ def _points(items: Sequence[Item]) -> Floats:
     return found
 
 
-def _in_language(items: Sequence[Item], value: Floats) -> Floats:
+def _in_language(items: Sequence[JudgedQuestion], value: Floats) -> Floats:
     """The same with an answer in another language than its question counted as lost, whatever the
     judge said; where both are, as a tie."""
     ours = np.array([item.model.wrong_language for item in items], bool)
@@ -153,7 +153,7 @@ def _in_language(items: Sequence[Item], value: Floats) -> Floats:
     return np.select([ours & theirs, ours, theirs], [0.5, 0.0, 1.0], value)
 
 
-def _rewards(items: Sequence[Item]) -> dict[str, Any]:
+def _rewards(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
     pairs = [(item.model.reward, item.reference.reward) for item in items]
     both = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
     if not both:
@@ -164,10 +164,10 @@ def _rewards(items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
-def _kept_to_language(items: Sequence[Item]) -> dict[str, Any]:
+def _kept_to_language(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
     """Answers in another language than asked for, line and word pass rates, of both sides."""
     found: dict[str, Any] = {}
-    sides: Mapping[str, list[Side]] = {
+    sides: Mapping[str, list[JudgedAnswer]] = {
         "model": [item.model for item in items],
         "reference": [item.reference for item in items],
     }
@@ -180,5 +180,7 @@ def _kept_to_language(items: Sequence[Item]) -> dict[str, Any]:
     return found
 
 
-def _labels(items: Sequence[Item], of: Callable[[Item], str | None]) -> list[str]:
+def _labels(
+    items: Sequence[JudgedQuestion], of: Callable[[JudgedQuestion], str | None]
+) -> list[str]:
     return list(dict.fromkeys(label for item in items if (label := of(item)) is not None))

@@ -18,8 +18,17 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from factory.hub.connection import status_of
-from factory.hub.sync.plan import Step
-from factory.hub.sync.side import Damaged, File, Made, Repo, Side, T, discard, steady
+from factory.hub.sync.plan import CommitStep
+from factory.hub.sync.side import (
+    Commit,
+    Damaged,
+    File,
+    HubReader,
+    RepoId,
+    T,
+    discard,
+    retry_transient,
+)
 
 # Above this every hub keeps a file as a large one, so it is not needed again once it was sent.
 _LARGE = 10_000_000
@@ -28,35 +37,37 @@ Fetch = Callable[[File], Path]
 Moved = Callable[[int], None]
 
 
-class Elsewhere(Exception):
+class ConcurrentUpdate(Exception):
     """Somebody else moved a branch or set a tag meanwhile: look again."""
 
 
-class Destination(Side):
+class Destination(HubReader):
     """A hub that is written to by the public API alone."""
 
     keeps_ids = False
 
-    def create(self, repo: Repo, private: bool) -> None:
+    def create(self, repo: RepoId, private: bool) -> None:
         """Make a repo."""
-        steady(
+        retry_transient(
             lambda: self.api.create_repo(
                 repo.name, repo_type=repo.kind, private=private, exist_ok=True
             )
         )
 
-    def create_tag(self, repo: Repo, tag: str, commit: str) -> None:
+    def create_tag(self, repo: RepoId, tag: str, commit: str) -> None:
         """Set a tag. Raises Elsewhere if somebody else just did, on another commit."""
         self._create_ref(repo, tag, commit, self.api.create_tag, tag=tag)
 
-    def create_branch(self, repo: Repo, branch: str, commit: str) -> None:
+    def create_branch(self, repo: RepoId, branch: str, commit: str) -> None:
         """Start a branch. Raises Elsewhere if somebody else just did, at another commit."""
         self._create_ref(repo, branch, commit, self.api.create_branch, branch=branch)
 
-    def delete_branch(self, repo: Repo, branch: str) -> None:
+    def delete_branch(self, repo: RepoId, branch: str) -> None:
         """Take a branch away, if it is there."""
         with suppress(RevisionNotFoundError):
-            steady(lambda: self.api.delete_branch(repo.name, branch=branch, repo_type=repo.kind))
+            retry_transient(
+                lambda: self.api.delete_branch(repo.name, branch=branch, repo_type=repo.kind)
+            )
 
     def shelve(
         self,
@@ -64,13 +75,13 @@ class Destination(Side):
         namespace: str,
         description: str,
         private: bool,
-        wanted: list[tuple[Repo, str | None]],
+        wanted: list[tuple[RepoId, str | None]],
     ) -> str:
         """Make a collection hold these repos with these notes, in this order; others come after.
 
         Answers its slug.
         """
-        slug = steady(
+        slug = retry_transient(
             lambda: self.api.create_collection(
                 title,
                 namespace=namespace,
@@ -82,23 +93,23 @@ class Destination(Side):
         for repo, note in wanted:
             if not any(_is(item, repo) for item in self.collection(slug).items):
                 add = partial(self.api.add_collection_item, slug, repo.name, exists_ok=True)
-                steady(partial(add, item_type=repo.kind, note=note))
+                retry_transient(partial(add, item_type=repo.kind, note=note))
         for place, (repo, note) in enumerate(wanted):
             items = self.collection(slug).items
             at, item = next((n, item) for n, item in enumerate(items) if _is(item, repo))
             change = partial(self.api.update_collection_item, slug, item.item_object_id)
             if item.note != note:
-                steady(partial(change, note=note or ""))
+                retry_transient(partial(change, note=note or ""))
             if at != place:
-                steady(partial(change, position=place))
+                retry_transient(partial(change, position=place))
         return slug
 
     def take(
         self,
-        repo: Repo,
+        repo: RepoId,
         branch: str | None,
         parent: str | None,
-        step: Step,
+        step: CommitStep,
         fetch: Fetch,
         moved: Moved,
     ) -> str:
@@ -116,9 +127,9 @@ class Destination(Side):
             return path, add
 
         def send(file: File) -> CommitOperationAdd:
-            path, add = whole(lambda: read(file))
+            path, add = retry_corrupt(lambda: read(file))
             upload = partial(self.api.preupload_lfs_files, repo.name, [add], revision=branch)
-            steady(partial(upload, repo_type=repo.kind, free_memory=False))
+            retry_transient(partial(upload, repo_type=repo.kind, free_memory=False))
             if file.size > _LARGE:
                 discard(path)
             moved(file.size)
@@ -144,39 +155,41 @@ class Destination(Side):
                 )
             except HfHubHTTPError as error:
                 if status_of(error) == 412:
-                    raise Elsewhere from None
+                    raise ConcurrentUpdate from None
                 raise
             return made.oid
 
         try:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 operations += pool.map(send, step.put)
-            return steady(commit, also=(409,))
+            return retry_transient(commit, also=(409,))
         except RevisionNotFoundError:  # the branch is gone
-            raise Elsewhere from None
+            raise ConcurrentUpdate from None
 
-    def _arrived(self, repo: Repo, branch: str, made: Made) -> str | None:
+    def _arrived(self, repo: RepoId, branch: str, made: Commit) -> str | None:
         """The commit that repeats `made` at the head of the branch, if an earlier try got there."""
         head = self.log(repo, branch)[-1]
         return head.id if made.id in head.names else None
 
     def _create_ref(
-        self, repo: Repo, name: str, commit: str, create: Callable[..., None], **named: str
+        self, repo: RepoId, name: str, commit: str, create: Callable[..., None], **named: str
     ) -> None:
         try:
-            steady(lambda: create(repo.name, revision=commit, repo_type=repo.kind, **named))
+            retry_transient(
+                lambda: create(repo.name, revision=commit, repo_type=repo.kind, **named)
+            )
         except HfHubHTTPError as error:
             if status_of(error) != 409:
                 raise
             if self.commit_of(repo, name) != commit:
-                raise Elsewhere from None
+                raise ConcurrentUpdate from None
 
 
-def _is(item: CollectionItem, repo: Repo) -> bool:
+def _is(item: CollectionItem, repo: RepoId) -> bool:
     return (item.item_type, item.item_id) == (repo.kind, repo.name)
 
 
-def whole(call: Callable[[], T]) -> T:
+def retry_corrupt(call: Callable[[], T]) -> T:
     """The answer of a call, tried anew with a fresh copy if the file did not arrive whole."""
     retrying = Retrying(
         retry=retry_if_exception_type(Damaged), stop=stop_after_attempt(4), reraise=True
@@ -184,5 +197,5 @@ def whole(call: Callable[[], T]) -> T:
     return retrying(call)
 
 
-def _with_origin(made: Made) -> str:
+def _with_origin(made: Commit) -> str:
     return f"{made.message}\n\nSynced-from: {made.id}".strip()

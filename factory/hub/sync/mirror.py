@@ -12,9 +12,16 @@ from huggingface_hub import get_session, hf_raise_for_status
 from huggingface_hub.errors import HfHubHTTPError
 
 from factory.hub.connection import status_of
-from factory.hub.sync.destination import AT_ONCE, Destination, Elsewhere, Fetch, Moved, whole
-from factory.hub.sync.plan import Step
-from factory.hub.sync.side import Damaged, File, Repo, discard, steady
+from factory.hub.sync.destination import (
+    AT_ONCE,
+    ConcurrentUpdate,
+    Destination,
+    Fetch,
+    Moved,
+    retry_corrupt,
+)
+from factory.hub.sync.plan import CommitStep
+from factory.hub.sync.side import Damaged, File, RepoId, discard, retry_transient
 
 _CHUNK = 1024 * 1024
 _BATCH = 100
@@ -27,23 +34,23 @@ class Mirror(Destination):
 
     def take(
         self,
-        repo: Repo,
+        repo: RepoId,
         branch: str | None,
         parent: str | None,
-        step: Step,
+        step: CommitStep,
         fetch: Fetch,
         moved: Moved,
     ) -> str:
         """Take in a commit under its own id; content that this hub has is not fetched again."""
         large = {file.sha256: file for file in step.put if file.sha256 is not None}
-        links = steady(lambda: self._links(repo, list(large.values())))
+        links = retry_transient(lambda: self._links(repo, list(large.values())))
         inline: dict[str, Path] = {}
 
         def bring(file: File) -> None:
             if file.sha256 is None:
                 inline[file.path] = fetch(file)
             elif (link := links.get(file.sha256)) and large[file.sha256] is file:
-                whole(lambda: self._send(fetch(file), file, link))
+                retry_corrupt(lambda: self._send(fetch(file), file, link))
             moved(file.size)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -58,14 +65,14 @@ class Mirror(Destination):
             hf_raise_for_status(response)
 
         try:
-            steady(commit)
+            retry_transient(commit)
         except HfHubHTTPError as error:
             if status_of(error) == 412:
-                raise Elsewhere from None
+                raise ConcurrentUpdate from None
             raise
         return step.made.id
 
-    def _links(self, repo: Repo, files: list[File]) -> dict[str, str]:
+    def _links(self, repo: RepoId, files: list[File]) -> dict[str, str]:
         """Where to send each content; without those that are here."""
         found = {}
         for start in range(0, len(files), _BATCH):
@@ -95,7 +102,7 @@ class Mirror(Destination):
                 raise Damaged(f"{file.path} did not arrive as it should")
             hf_raise_for_status(response)
 
-        steady(put)
+        retry_transient(put)
         discard(path)
 
     def _headers(self) -> dict[str, str]:
@@ -103,7 +110,7 @@ class Mirror(Destination):
 
 
 def _lines(
-    step: Step, branch: str | None, parent: str | None, inline: dict[str, Path]
+    step: CommitStep, branch: str | None, parent: str | None, inline: dict[str, Path]
 ) -> Iterator[bytes]:
     """The body of a mirrored commit: its header, then a line for each change."""
     made = step.made

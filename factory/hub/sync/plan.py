@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from factory.errors import HubError
-from factory.hub.sync.side import File, Made, Refs, Repo, Side
+from factory.hub.sync.side import Commit, File, HubReader, RepoId, RepoRefs
 
 # What a repo holds that was made and given nothing yet.
 _HUBS_OWN = {".gitattributes"}
@@ -27,13 +27,13 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Pair:
+class RepoPair:
     """A repo on the one hub and what is, or will be, the same repo on the other."""
 
-    source: Side
-    repo: Repo
-    destination: Side
-    target: Repo
+    source: HubReader
+    repo: RepoId
+    destination: HubReader
+    target: RepoId
     keeps_ids: bool = False  # the destination takes in commits under the ids the source gave them
 
     def same(self, commit: str, ours: File, their_commit: str, theirs: File) -> bool:
@@ -57,33 +57,33 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Step:
+class CommitStep:
     """One commit to be repeated: the files it brings and those it takes away."""
 
-    made: Made
+    made: Commit
     put: list[File]
     drop: list[str]
 
 
 @dataclass(frozen=True)
-class Line:
+class CommitLine:
     """Commits to be repeated one upon the other, on a branch or only so that a tag can name one."""
 
     branch: str | None
     start: str | None  # the destination's commit it goes on from; None is nowhere
     after: str | None  # or the source's, if that is still to be repeated in a line before this
-    steps: list[Step]
+    steps: list[CommitStep]
 
 
 @dataclass
 class RepoPlan:
     """All that is to be done for one repo."""
 
-    pair: Pair
+    pair: RepoPair
     absent: bool  # at the destination
-    refs: Refs
+    refs: RepoRefs
     known: dict[str, str] = field(default_factory=dict)  # commits: source's to destination's
-    lines: list[Line] = field(default_factory=list)
+    lines: list[CommitLine] = field(default_factory=list)
     branches: dict[str, str] = field(default_factory=dict)  # new ones where all commits are known
     tags: dict[str, str] = field(default_factory=dict)
     conflicts: list[str] = field(default_factory=list)
@@ -91,7 +91,7 @@ class RepoPlan:
     apart: set[str] = field(default_factory=set)  # refs that stay different, knowingly
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[CommitStep]:
         """The commits to be repeated, in all lines."""
         return [step for line in self.lines for step in line.steps]
 
@@ -111,7 +111,7 @@ class RepoPlan:
         return sum(file.size for step in self.steps for file in step.put)
 
 
-def lay_out(pair: Pair, options: Options, revision: str | None = None) -> RepoPlan:
+def lay_out(pair: RepoPair, options: Options, revision: str | None = None) -> RepoPlan:
     """The plan for a repo, or for one revision of it. Raises HubError if the source has it not."""
     refs = pair.source.refs(pair.repo)
     if refs is None:
@@ -124,10 +124,12 @@ def lay_out(pair: Pair, options: Options, revision: str | None = None) -> RepoPl
 class _Layout:
     """The two sides of one repo, with their histories."""
 
-    def __init__(self, pair: Pair, options: Options, refs: Refs, there: Refs | None) -> None:
+    def __init__(
+        self, pair: RepoPair, options: Options, refs: RepoRefs, there: RepoRefs | None
+    ) -> None:
         self._pair = pair
         self._options = options
-        self._there = there or Refs({}, {})
+        self._there = there or RepoRefs({}, {})
         self._their_logs = _histories(pair.destination, pair.target, self._there, set())
         self._plan = RepoPlan(pair, there is None, refs)
 
@@ -143,7 +145,7 @@ class _Layout:
         self._match(logs)
         ends = {*plan.refs.branches.values(), *plan.refs.tags.values(), *wanted}
 
-        def line(commit: str) -> list[Made]:
+        def line(commit: str) -> list[Commit]:
             return [made for made in logs[commit] if not squash or made.id in ends]
 
         # main first: it is there from the beginning, so others can only branch off from it
@@ -159,15 +161,15 @@ class _Layout:
             plan.conflicts = []
         return plan
 
-    def _narrowed(self, revision: str, commit: str) -> Refs:
+    def _narrowed(self, revision: str, commit: str) -> RepoRefs:
         """The refs by which one revision will be found: its own, and main where that is free."""
         refs, main = self._plan.refs, self._there.branches.get("main")
         branches = {branch: commit for branch in refs.branches if branch == revision}
         if main is None or self._untouched(main):
             branches["main"] = commit
-        return Refs(branches, {tag: commit for tag in refs.tags if tag == revision})
+        return RepoRefs(branches, {tag: commit for tag in refs.tags if tag == revision})
 
-    def _match(self, logs: dict[str, list[Made]]) -> None:
+    def _match(self, logs: dict[str, list[Commit]]) -> None:
         """Find which commits the destination has, under whatever id."""
         at = {}
         for log in self._their_logs.values():
@@ -178,7 +180,7 @@ class _Layout:
                 if match := next((at[name] for name in made.names if name in at), None):
                     self._plan.known[made.id] = match
 
-    def _branch(self, branch: str, line: list[Made]) -> None:
+    def _branch(self, branch: str, line: list[Commit]) -> None:
         plan, target = self._plan, self._pair.target
         head, newest = self._there.branches.get(branch), line[-1]
         last = max((n for n, made in enumerate(line) if made.id in plan.known), default=-1)
@@ -192,7 +194,7 @@ class _Layout:
             if not self._pair.keeps_ids:
                 self._line(branch, line, start=head)
             elif newest.id in plan.known:  # nothing to bring, but the branch has to go there
-                plan.lines.append(Line(branch, None, None, [Step(newest, [], [])]))
+                plan.lines.append(CommitLine(branch, None, None, [CommitStep(newest, [], [])]))
             else:
                 self._graft(branch, line)
         elif not self._pair.differences(newest.id, head):
@@ -214,7 +216,7 @@ class _Layout:
             plan.conflicts.append(f"tag {tag} of {self._pair.target} has other content")
             plan.apart.add(tag)
 
-    def _graft(self, branch: str | None, line: list[Made]) -> None:
+    def _graft(self, branch: str | None, line: list[Commit]) -> None:
         """Repeat what of a line will not be there, after the last of it that will."""
         plan, pair = self._plan, self._pair
         last = max((n for n, made in enumerate(line) if made.id in plan.reached), default=-1)
@@ -231,7 +233,7 @@ class _Layout:
             self._line(branch, line)
 
     def _line(
-        self, branch: str | None, line: list[Made], start: str | None = None, after: str = ""
+        self, branch: str | None, line: list[Commit], start: str | None = None, after: str = ""
     ) -> None:
         """Repeat a line on top of a commit of the destination, or of one yet to be repeated."""
         pair = self._pair
@@ -251,10 +253,10 @@ class _Layout:
                 same = {path for path in files if before.get(path) == files[path]}
                 gone = before.keys() - files.keys()
             put = [file for path, file in files.items() if path not in same]
-            steps.append(Step(made, put, sorted(gone)))
+            steps.append(CommitStep(made, put, sorted(gone)))
             before = files
         if steps:
-            self._plan.lines.append(Line(branch, start, after or None, steps))
+            self._plan.lines.append(CommitLine(branch, start, after or None, steps))
 
     def _untouched(self, head: str) -> bool:
         """Whether the destination has nothing there but what it made itself."""
@@ -266,9 +268,11 @@ class _Layout:
         return files.keys() <= _HUBS_OWN
 
 
-def _histories(side: Side, repo: Repo, refs: Refs, wanted: set[str]) -> dict[str, list[Made]]:
+def _histories(
+    side: HubReader, repo: RepoId, refs: RepoRefs, wanted: set[str]
+) -> dict[str, list[Commit]]:
     """The line that leads to each commit named, by that commit."""
-    found: dict[str, list[Made]] = {}
+    found: dict[str, list[Commit]] = {}
     for commit in dict.fromkeys([*refs.branches.values(), *refs.tags.values(), *wanted]):
         for log in found.values():
             if (place := next((n for n, m in enumerate(log) if m.id == commit), None)) is not None:

@@ -43,7 +43,7 @@ _LONGEST_WAIT = 300.0
 T = TypeVar("T")
 
 
-class Repo(NamedTuple):
+class RepoId(NamedTuple):
     """A repo of a hub, by kind (model or dataset) and name."""
 
     kind: str
@@ -64,7 +64,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Made:
+class Commit:
     """A commit, as a hub lists it."""
 
     id: str
@@ -80,7 +80,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Refs:
+class RepoRefs:
     """Branches and tags, each with the commit it names."""
 
     branches: dict[str, str]
@@ -91,7 +91,7 @@ class Damaged(OSError):
     """A file did not arrive as the hub says it is."""
 
 
-class Side:
+class HubReader:
     """A hub, read with retries; `staging`, for what is on its way, belongs to this hub alone."""
 
     def __init__(self, endpoint: str, token: str | None, staging: Path) -> None:
@@ -101,41 +101,45 @@ class Side:
         self.staging = staging
         self.api = HfApi(endpoint=endpoint, token=self.token, library_name="croco-factory")
         self._hub = Hub(endpoint, token)
-        self._files: dict[tuple[Repo, str], dict[str, File]] = {}
+        self._files: dict[tuple[RepoId, str], dict[str, File]] = {}
 
     def explained(self, name: object) -> AbstractContextManager[None]:
         """What the client raises inside becomes one line and its fix."""
         return self._hub.explained(str(name))
 
-    def refs(self, repo: Repo) -> Refs | None:
+    def refs(self, repo: RepoId) -> RepoRefs | None:
         """Branches and tags; None if this hub has no such repo, or hides it."""
         try:
-            found = steady(lambda: self.api.list_repo_refs(repo.name, repo_type=repo.kind))
+            found = retry_transient(lambda: self.api.list_repo_refs(repo.name, repo_type=repo.kind))
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
             return None
-        return Refs(
+        return RepoRefs(
             {ref.name: ref.target_commit for ref in found.branches},
             {ref.name: ref.target_commit for ref in found.tags},
         )
 
-    def commit_of(self, repo: Repo, revision: str) -> str:
+    def commit_of(self, repo: RepoId, revision: str) -> str:
         """The commit that a revision names."""
-        info = steady(lambda: self.api.repo_info(repo.name, repo_type=repo.kind, revision=revision))
+        info = retry_transient(
+            lambda: self.api.repo_info(repo.name, repo_type=repo.kind, revision=revision)
+        )
         return str(info.sha)
 
-    def is_private(self, repo: Repo) -> bool:
+    def is_private(self, repo: RepoId) -> bool:
         """Whether strangers do not see it."""
-        return bool(steady(lambda: self.api.repo_info(repo.name, repo_type=repo.kind)).private)
+        return bool(
+            retry_transient(lambda: self.api.repo_info(repo.name, repo_type=repo.kind)).private
+        )
 
-    def log(self, repo: Repo, revision: str) -> list[Made]:
+    def log(self, repo: RepoId, revision: str) -> list[Commit]:
         """The commits up to a revision, oldest first."""
-        found = steady(
+        found = retry_transient(
             lambda: self.api.list_repo_commits(repo.name, repo_type=repo.kind, revision=revision)
         )
         return [
-            Made(
+            Commit(
                 id=commit.commit_id,
                 title=commit.title,
                 message=commit.message,
@@ -145,10 +149,10 @@ class Side:
             for commit in reversed(found)
         ]
 
-    def files(self, repo: Repo, commit: str) -> dict[str, File]:
+    def files(self, repo: RepoId, commit: str) -> dict[str, File]:
         """The files at a commit, by path."""
         if (repo, commit) not in self._files:
-            listed = steady(
+            listed = retry_transient(
                 lambda: list(
                     self.api.list_repo_tree(
                         repo.name, recursive=True, revision=commit, repo_type=repo.kind
@@ -164,12 +168,12 @@ class Side:
             }
         return self._files[repo, commit]
 
-    def download(self, repo: Repo, commit: str, file: File) -> Path:
+    def download(self, repo: RepoId, commit: str, file: File) -> Path:
         """A file on this disk. A large one is checked by whoever takes it, who hashes it anyway."""
 
         for _ in range(_COPIES):
             path = Path(
-                steady(
+                retry_transient(
                     lambda: hf_hub_download(
                         repo.name,
                         file.path,
@@ -186,27 +190,30 @@ class Side:
             discard(path)
         raise Damaged(f"{file.path} of {repo} does not arrive as {self.endpoint} says it is")
 
-    def sha256(self, repo: Repo, commit: str, file: File) -> str:
+    def sha256(self, repo: RepoId, commit: str, file: File) -> str:
         """The hash of a file's content; a hub says it only of large ones."""
         return file.sha256 or file_sha256(self.download(repo, commit, file))
 
     def collection(self, slug: str) -> Collection:
         """A collection with all its items."""
-        return steady(lambda: self.api.get_collection(slug))
+        return retry_transient(lambda: self.api.get_collection(slug))
 
     def collections(self, owner: str | None = None) -> list[Collection]:
         """The collections of an owner, or all; of each only the first few items."""
-        return steady(lambda: list(self.api.list_collections(owner=owner)))
+        return retry_transient(lambda: list(self.api.list_collections(owner=owner)))
 
-    def repos(self) -> list[Repo]:
+    def repos(self) -> list[RepoId]:
         """All repos of this hub that its token may see; only to be asked of a hub of one's own."""
-        models = [Repo("model", info.id) for info in steady(lambda: list(self.api.list_models()))]
-        datasets = steady(lambda: list(self.api.list_datasets()))
-        return models + [Repo("dataset", info.id) for info in datasets]
+        models = [
+            RepoId("model", info.id)
+            for info in retry_transient(lambda: list(self.api.list_models()))
+        ]
+        datasets = retry_transient(lambda: list(self.api.list_datasets()))
+        return models + [RepoId("dataset", info.id) for info in datasets]
 
-    def kinds(self, name: str) -> list[Repo]:
+    def kinds(self, name: str) -> list[RepoId]:
         """The repos of this name: a model, a dataset, both, or none."""
-        repos = (Repo("model", name), Repo("dataset", name))
+        repos = (RepoId("model", name), RepoId("dataset", name))
         return [repo for repo in repos if self.refs(repo) is not None]
 
 
@@ -216,7 +223,7 @@ def discard(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def steady(call: Callable[[], T], also: Sequence[int] = ()) -> T:
+def retry_transient(call: Callable[[], T], also: Sequence[int] = ()) -> T:
     """The answer of a call that may be repeated; also after answers with these statuses."""
 
     def passing(error: BaseException) -> bool:

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from factory.errors import HubError
 from factory.hub.connection import address_of
-from factory.hub.sync.destination import Destination, Elsewhere
-from factory.hub.sync.plan import Line, Options, Pair, RepoPlan, lay_out
-from factory.hub.sync.side import Damaged, Repo, Side
+from factory.hub.sync.destination import ConcurrentUpdate, Destination
+from factory.hub.sync.plan import CommitLine, Options, RepoPair, RepoPlan, lay_out
+from factory.hub.sync.side import Damaged, HubReader, RepoId
 
 _LOOKS = 6  # plans made for one repo while others write to it too
 _DESCRIPTION = 150  # characters a collection's description may have
@@ -24,7 +24,7 @@ KINDS = ("model", "dataset")
 _HELPER = re.compile(r"sync-[0-9a-f]{12}")
 
 
-class Watcher(Protocol):
+class TransferProgress(Protocol):
     """Who is told how it goes."""
 
     def begin(self, what: str, size: int) -> None:
@@ -35,11 +35,11 @@ class Watcher(Protocol):
 
 
 @dataclass
-class Outcome:
+class RepoOutcome:
     """What was done for one repo, or would be."""
 
-    repo: Repo
-    target: Repo
+    repo: RepoId
+    target: RepoId
     commits: int = 0
     files: int = 0
     size: int = 0
@@ -49,7 +49,7 @@ class Outcome:
 
 
 @dataclass
-class Shelf:
+class CollectionOutcome:
     """What was done for a collection, or would be: how many items it lacked or had otherwise."""
 
     title: str
@@ -58,27 +58,27 @@ class Shelf:
     notes: list[str] = field(default_factory=list)
 
 
-class Transfer:
+class RepoTransfer:
     """From one hub to another."""
 
     def __init__(
         self,
-        source: Side,
+        source: HubReader,
         destination: Destination,
         options: Options,
-        watcher: Watcher,
+        watcher: TransferProgress,
         names: Mapping[str, str] | None = None,
     ) -> None:
         self.source, self._destination = source, destination
         self._options, self._watcher = options, watcher
         self._names = names or {}
 
-    def preview(self, repo: Repo, revision: str | None = None) -> Outcome:
+    def preview(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
         """What would be done for a repo. Raises HubError."""
         with self._explained(repo):
             return _outcome(lay_out(self._pair(repo), self._options, revision))
 
-    def repo(self, repo: Repo, revision: str | None = None) -> Outcome:
+    def repo(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
         """Carry a repo over, or one revision of it, and compare both. Raises HubError.
 
         Nothing is done for a repo with conflicts; the outcome names them.
@@ -96,7 +96,7 @@ class Transfer:
                 self._watcher.begin(str(repo), plan.size)
                 try:
                     self._carry_out(plan)
-                except Elsewhere:
+                except ConcurrentUpdate:
                     continue
                 self._compare(plan)
                 return done
@@ -104,14 +104,14 @@ class Transfer:
             f"{pair.target} at {self._destination.endpoint} keeps changing", "try again later"
         )
 
-    def collection(self, slug: str, *, dry: bool = False) -> Shelf:
+    def collection(self, slug: str, *, dry: bool = False) -> CollectionOutcome:
         """Carry a collection over: title, description, items with notes, in their order."""
         with self._explained(f"the collection {slug}"):
             ours = self.source.collection(slug)
             namespace = self._names.get(slug.partition("/")[0], slug.partition("/")[0])
             items = [item for item in ours.items if item.item_type in KINDS]
             wanted = [
-                (self._target(Repo(item.item_type, item.item_id)), item.note) for item in items
+                (self._target(RepoId(item.item_type, item.item_id)), item.note) for item in items
             ]
             theirs = next(
                 (
@@ -121,8 +121,12 @@ class Transfer:
                 ),
                 None,
             )
-            there = [(Repo(i.item_type, i.item_id), i.note) for i in theirs.items] if theirs else []
-            shelf = Shelf(ours.title, theirs.slug if theirs else f"{namespace}/{ours.title}")
+            there = (
+                [(RepoId(i.item_type, i.item_id), i.note) for i in theirs.items] if theirs else []
+            )
+            shelf = CollectionOutcome(
+                ours.title, theirs.slug if theirs else f"{namespace}/{ours.title}"
+            )
             shelf.changes = sum(
                 place >= len(there) or there[place] != item for place, item in enumerate(wanted)
             )
@@ -138,13 +142,15 @@ class Transfer:
                 )
             return shelf
 
-    def repos_of(self, slug: str) -> list[Repo]:
+    def repos_of(self, slug: str) -> list[RepoId]:
         """The repos of a collection."""
         with self._explained(f"the collection {slug}"):
             items = self.source.collection(slug).items
-            return [Repo(item.item_type, item.item_id) for item in items if item.item_type in KINDS]
+            return [
+                RepoId(item.item_type, item.item_id) for item in items if item.item_type in KINDS
+            ]
 
-    def find(self, word: str) -> list[Repo]:
+    def find(self, word: str) -> list[RepoId]:
         """The repos that a word names: `org/name`, with `models/` or `datasets/` to be exact.
 
         Raises HubError if there is none.
@@ -154,7 +160,7 @@ class Transfer:
         if "/" not in (rest if named else word):
             raise HubError(f"{word!r} is not a repo", "write org/name or datasets/org/name")
         with self._explained(word):
-            found = [Repo(named, rest)] if named else self.source.kinds(word)
+            found = [RepoId(named, rest)] if named else self.source.kinds(word)
         if not found:
             raise HubError(
                 f"{self.source.endpoint} has no {word}, or hides it", "check the name and the token"
@@ -169,19 +175,19 @@ class Transfer:
         except Damaged as error:
             raise HubError(str(error), "run it again; if it stays, that copy is damaged") from None
         except Exception as error:
-            side: Side = self.source
+            side: HubReader = self.source
             if address_of(error).startswith(f"{self._destination.endpoint}/"):
                 side = self._destination
             with side.explained(what):
                 raise
 
-    def _target(self, repo: Repo) -> Repo:
+    def _target(self, repo: RepoId) -> RepoId:
         namespace, _, name = repo.name.partition("/")
         other = self._names.get(repo.name) or f"{self._names.get(namespace, namespace)}/{name}"
         return repo._replace(name=other)
 
-    def _pair(self, repo: Repo) -> Pair:
-        return Pair(
+    def _pair(self, repo: RepoId) -> RepoPair:
+        return RepoPair(
             self.source,
             repo,
             self._destination,
@@ -189,7 +195,7 @@ class Transfer:
             keeps_ids=self._destination.keeps_ids,
         )
 
-    def _create(self, pair: Pair) -> None:
+    def _create(self, pair: RepoPair) -> None:
         private = self._options.private or self.source.is_private(pair.repo)
         self._destination.create(pair.target, private)
 
@@ -202,7 +208,7 @@ class Transfer:
         for tag, commit in plan.tags.items():
             self._destination.create_tag(target, tag, plan.known[commit])
 
-    def _repeat(self, plan: RepoPlan, line: Line) -> None:
+    def _repeat(self, plan: RepoPlan, line: CommitLine) -> None:
         """Repeat the commits of a line; one that only a tag leads to needs a branch meanwhile."""
         repo, target = plan.pair.repo, plan.pair.target
         branch, head = line.branch, plan.known[line.after] if line.after else line.start
@@ -257,8 +263,8 @@ def rename(pairs: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _outcome(plan: RepoPlan) -> Outcome:
-    return Outcome(
+def _outcome(plan: RepoPlan) -> RepoOutcome:
+    return RepoOutcome(
         plan.pair.repo,
         plan.pair.target,
         commits=sum(bool(s.put or s.drop or plan.pair.keeps_ids) for s in plan.steps),

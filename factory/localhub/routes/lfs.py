@@ -21,7 +21,7 @@ from factory.localhub.blobs import BlobWriter, PartWriter
 from factory.localhub.errors import BadRequest, Forbidden, NotFound, RepoNotFound
 from factory.localhub.fields import Fields
 from factory.localhub.git_objects import SHA256
-from factory.localhub.hub import Hub
+from factory.localhub.hub import LocalHub
 from factory.localhub.replies import answer
 from factory.localhub.repos import Repo
 from factory.localhub.wire import Call, drain, hub_of, route, stream_route
@@ -156,7 +156,7 @@ def _object(item: Fields) -> tuple[str, int]:
     return sha256, size
 
 
-def _read_link(hub: Hub, request: Request) -> tuple[Repo, str, int]:
+def _read_link(hub: LocalHub, request: Request) -> tuple[Repo, str, int]:
     """What a link is for. Raises Forbidden if it is not ours, or old; RepoNotFound."""
     sha256 = request.path_params["oid"]
     try:
@@ -176,7 +176,7 @@ def _read_link(hub: Hub, request: Request) -> tuple[Repo, str, int]:
     return repo, sha256, size
 
 
-def _signature(hub: Hub, repo: int, sha256: str, size: int, expires: int) -> str:
+def _signature(hub: LocalHub, repo: int, sha256: str, size: int, expires: int) -> str:
     text = f"{repo}\n{sha256}\n{size}\n{expires}"
     return hmac.new(hub.upload_secret, text.encode(), hashlib.sha256).hexdigest()
 

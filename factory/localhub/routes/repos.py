@@ -12,7 +12,7 @@ from factory.localhub.cards import Card, dataset_tags, model_tags
 from factory.localhub.errors import BadRequest, Conflict, RepoNotFound, RevisionNotFound
 from factory.localhub.fields import Fields
 from factory.localhub.git_objects import Commit, Entry, lfs_pointer
-from factory.localhub.hub import Hub
+from factory.localhub.hub import LocalHub
 from factory.localhub.refs import MAIN
 from factory.localhub.replies import answer
 from factory.localhub.repos import KINDS, Kind, Repo
@@ -118,7 +118,7 @@ def list_all(call: Call) -> Response:
     return answer(page, headers=headers)
 
 
-def describe(hub: Hub, repo: Repo, commit: Commit) -> dict[str, Any]:
+def describe(hub: LocalHub, repo: Repo, commit: Commit) -> dict[str, Any]:
     """A repo at a commit in the words of the protocol, its files aside."""
     card = hub.card(commit)
     described: dict[str, Any] = {
@@ -189,7 +189,7 @@ def _about_model(repo: Repo, card: Card) -> dict[str, Any]:
     return facts
 
 
-def _siblings(hub: Hub, commit: Commit, details: bool = False) -> list[dict[str, Any]]:
+def _siblings(hub: LocalHub, commit: Commit, details: bool = False) -> list[dict[str, Any]]:
     siblings = []
     for path, entry in hub.trees.walk(commit.tree):
         if entry.is_directory:

@@ -114,7 +114,7 @@ def note(manifest: Manifest, tag: str) -> str:
 
 
 @dataclass(frozen=True)
-class Line:
+class InputRow:
     """Something that was read, and by which slices: a row of the card's lineage."""
 
     roles: str
@@ -137,16 +137,16 @@ class Line:
         return markdown.link(label, name, self.kind, self.read.revision)
 
 
-def lineage(manifest: Manifest) -> list[Line]:
+def lineage(manifest: Manifest) -> list[InputRow]:
     """Everything that was read, each artifact and outside source once."""
     models = {record.digest for record in manifest.models}
-    found: dict[tuple[str, ...], Line] = {}
+    found: dict[tuple[str, ...], InputRow] = {}
     for name, record in manifest.slices.items():
         for read in record.inputs:
             where = read.repo or read.source or str(read.step)
             key = (read.role, where, str(read.tag or read.revision))
             kind = "model" if read.digest in models else "dataset"
-            line = found.setdefault(key, Line(read.role, read, kind, []))
+            line = found.setdefault(key, InputRow(read.role, read, kind, []))
             if name not in line.slices:
                 line.slices.append(name)
     return list(found.values())

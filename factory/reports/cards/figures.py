@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.artifacts.manifest import Manifest, Rows
-from factory.reports.checkpoint_curves import Course, Measure, courses
+from factory.reports.checkpoint_curves import CheckpointFigure, Course, courses
 from factory.reports.results import tidy
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def draw_courses(path: Path, drawn: Sequence[Course]) -> None:
 def _courses(manifest: Manifest) -> list[Course]:
     """What a manifest says of models along their trainings."""
     return courses(
-        Measure(
+        CheckpointFigure(
             model=one.model,
             language=one.language,
             name=one.evaluation if one.metric.endswith(" delta") else "win rate",

@@ -18,7 +18,7 @@ from factory.reports.win_rates import Comparison, comparisons
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedRepo:
     """A repo at a revision whose card is looked at."""
 
     repo: str
@@ -29,7 +29,7 @@ class Subject:
         return f"{self.kind} {self.repo} at {self.revision}"
 
 
-def find(hub: Hub, name: str) -> Subject:
+def find(hub: Hub, name: str) -> EvaluatedRepo:
     """What `org/name`, `datasets/org/name` or either with `@revision` means on this hub; a bare
     name is a model where there is one. Raises HubError."""
     path, _, revision = name.partition("@")
@@ -40,14 +40,14 @@ def find(hub: Hub, name: str) -> Subject:
         raise HubError(f"{name!r} names no repo", "give org/name or datasets/org/name")
     for kind in kinds:
         if hub.has(repo, kind, revision):
-            return Subject(repo, kind, revision)
+            return EvaluatedRepo(repo, kind, revision)
     raise HubError(
         f"{hub.endpoint} has no {' or '.join(kinds)} {repo} at {revision}",
         f"check the name, or bring it in: factory pull {path}",
     )
 
 
-def check(hub: Hub, subject: Subject) -> list[Problem]:
+def check(hub: Hub, subject: EvaluatedRepo) -> list[Problem]:
     """What is wrong with a repo's card, ours or anybody's. Raises HubError."""
     readme = hub.read(subject.repo, subject.kind, subject.revision, "README.md")
     if readme is None:
@@ -64,7 +64,7 @@ def check(hub: Hub, subject: Subject) -> list[Problem]:
     return card_check.check(text, subject.kind, paths, cache(hub.has), config)
 
 
-def rendered(hub: Hub, subject: Subject) -> tuple[str, list[Comparison | Measured]]:
+def rendered(hub: Hub, subject: EvaluatedRepo) -> tuple[str, list[Comparison | Measured]]:
     """The card that the manifests on the hub give, with what judges and benchmarks in the same
     collections found of it. Raises HubError for a repo without a manifest of ours."""
     manifest = _manifest(hub, subject.repo, subject.kind, subject.revision)
@@ -81,7 +81,7 @@ def rendered(hub: Hub, subject: Subject) -> tuple[str, list[Comparison | Measure
     return card.render(manifest, judged, scored), [*judged, *scored]
 
 
-def refresh(hub: Hub, subject: Subject) -> tuple[str | None, list[Comparison | Measured]]:
+def refresh(hub: Hub, subject: EvaluatedRepo) -> tuple[str | None, list[Comparison | Measured]]:
     """Put the `rendered` card on main. Returns the commit (None when it was there already) and
     what was found. Raises HubError."""
     text, found = rendered(hub, subject)

@@ -11,7 +11,7 @@ from factory.reports.page import formatting
 
 
 @dataclass(frozen=True)
-class Side:
+class ExampleSide:
     """One answer of a pair, with the language it was found to be in."""
 
     name: str  # chosen or rejected
@@ -22,17 +22,17 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ExamplePair:
     """A prompt and two answers to it; `turns` are (role, text)."""
 
     step: str
     prompt_id: str
     language: str
     turns: tuple[tuple[str, str], ...]
-    sides: tuple[Side, Side]
+    sides: tuple[ExampleSide, ExampleSide]
 
 
-def pairs(manifests: Iterable[Manifest]) -> list[Pair]:
+def pairs(manifests: Iterable[Manifest]) -> list[ExamplePair]:
     """The examples of every artifact of pairs, in their order."""
     found = []
     for manifest in manifests:
@@ -43,7 +43,7 @@ def pairs(manifests: Iterable[Manifest]) -> list[Pair]:
             turns = _turns(cells.get("prompt"))
             language = _word(cells.get("prompt_language")) or sample.slice
             found.append(
-                Pair(
+                ExamplePair(
                     step=manifest.step,
                     prompt_id=_word(cells.get("prompt_id")),
                     language=language,
@@ -54,9 +54,9 @@ def pairs(manifests: Iterable[Manifest]) -> list[Pair]:
     return found
 
 
-def _side(name: str, cells: dict[str, Any]) -> Side:
+def _side(name: str, cells: dict[str, Any]) -> ExampleSide:
     tokens = formatting.real(cells.get(f"{name}_tokens"))
-    return Side(
+    return ExampleSide(
         name=name,
         text="\n\n".join(text for _, text in _turns(cells.get(name))),
         language=_word(cells.get(f"{name}_language")),

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from factory.artifacts import checkpoints
 from factory.artifacts.manifest import License, Manifest, Rows
-from factory.reports.checkpoint_curves import Course, Measure, courses
+from factory.reports.checkpoint_curves import CheckpointFigure, Course, courses
 from factory.reports.page import benchmarks, examples, findings, formatting, training
 from factory.reports.page.benchmarks import Benchmarks
-from factory.reports.page.examples import Pair
+from factory.reports.page.examples import ExamplePair
 from factory.reports.page.findings import Duel, Speech, Win
 from factory.reports.page.lineage import Chain, LeftOut, origin, reads
-from factory.reports.page.training import Audit, Histogram, Training
+from factory.reports.page.training import AuditFigures, Histogram, Training
 
 # What a row of each kind is called.
 NOUNS: Mapping[str, str] = {
@@ -29,7 +29,7 @@ JUDGED = ("answers", "verdicts", "results")
 
 
 @dataclass(frozen=True)
-class Made:
+class PublishedStep:
     """An artifact of the collection. `number` is its place in the line, from 1 on."""
 
     number: int
@@ -77,7 +77,7 @@ class RowLine:
 
 
 @dataclass(frozen=True)
-class Drop:
+class DroppedRows:
     """Rows that one step dropped for one reason: how many of how many, by language."""
 
     step: str
@@ -90,7 +90,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Spent:
+class StepTime:
     """What a step cost."""
 
     step: str
@@ -101,7 +101,7 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Outside:
+class ExternalSource:
     """A model or source from outside the collection."""
 
     name: str
@@ -121,23 +121,23 @@ class Report:
     name: str
     slug: str | None
     hub: str | None
-    made: tuple[Made, ...]
+    made: tuple[PublishedStep, ...]
     left_out: tuple[LeftOut, ...]
     languages: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[RowLine, ...]
-    drops: tuple[Drop, ...]
+    drops: tuple[DroppedRows, ...]
     duels: tuple[Duel, ...]
     benchmarks: tuple[Benchmarks, ...]
     courses: tuple[Course, ...]
     speech: tuple[Speech, ...]
     rewards: tuple[Histogram, ...]
-    audit: Audit | None
-    pairs: tuple[training.Pairing, ...]
+    audit: AuditFigures | None
+    pairs: tuple[training.PairingFigures, ...]
     trainings: tuple[Training, ...]
-    samples: tuple[Pair, ...]
-    spent: tuple[Spent, ...]
-    outside: tuple[Outside, ...]
+    samples: tuple[ExamplePair, ...]
+    spent: tuple[StepTime, ...]
+    outside: tuple[ExternalSource, ...]
     licenses: tuple[str, ...]
     references: tuple[str, ...]
 
@@ -167,7 +167,7 @@ def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = N
         name=name,
         slug=slug,
         hub=hub,
-        made=tuple(Made(number, one) for number, one in enumerate(every, 1)),
+        made=tuple(PublishedStep(number, one) for number, one in enumerate(every, 1)),
         left_out=chain.left_out,
         languages=tuple(found),
         columns=tuple(dict.fromkeys([*found, *extra])),
@@ -189,24 +189,42 @@ def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = N
     )
 
 
-def _rates(duels: Sequence[Duel]) -> list[Measure]:
+def _rates(duels: Sequence[Duel]) -> list[CheckpointFigure]:
     return [
-        Measure(duel.model, row.language, "win rate", row.rate, row.low, row.high, row.reference,
-                duel.judge, 50.0)
+        CheckpointFigure(
+            duel.model,
+            row.language,
+            "win rate",
+            row.rate,
+            row.low,
+            row.high,
+            row.reference,
+            duel.judge,
+            50.0,
+        )
         for duel in duels
         for row in duel.rows
         if row.rate is not None
-    ]  # fmt: skip
+    ]
 
 
-def _deltas(found: Sequence[Benchmarks]) -> list[Measure]:
+def _deltas(found: Sequence[Benchmarks]) -> list[CheckpointFigure]:
     return [
-        Measure(one.model, delta.language, delta.benchmark, delta.change, delta.low, delta.high,
-                one.reference, one.made, 0.0)
+        CheckpointFigure(
+            one.model,
+            delta.language,
+            delta.benchmark,
+            delta.change,
+            delta.low,
+            delta.high,
+            one.reference,
+            one.made,
+            0.0,
+        )
         for one in found
         for delta in one.deltas
         if delta.change is not None
-    ]  # fmt: skip
+    ]
 
 
 def _lines(manifest: Manifest) -> list[RowLine]:
@@ -230,7 +248,7 @@ def _sum(rows: Sequence[Rows]) -> Rows:
     return Rows(into=sum(r.into for r in rows), out=sum(r.out for r in rows), dropped=dropped)
 
 
-def _drops(manifest: Manifest) -> list[Drop]:
+def _drops(manifest: Manifest) -> list[DroppedRows]:
     found: dict[str, dict[str, tuple[int, int]]] = {}
     for line in _lines(manifest):
         for language, rows in line.by_language.items():
@@ -238,22 +256,22 @@ def _drops(manifest: Manifest) -> list[Drop]:
                 before = found.setdefault(reason, {}).get(language, (0, 0))
                 found[reason][language] = (before[0] + number, before[1] + rows.into)
     return [
-        Drop(manifest.step, reason, by_language)
+        DroppedRows(manifest.step, reason, by_language)
         for reason, by_language in found.items()
         if any(rows for rows, _ in by_language.values())
     ]
 
 
-def _spent(manifest: Manifest) -> Spent:
+def _spent(manifest: Manifest) -> StepTime:
     cost = manifest.cost
     device = manifest.environment.get("device", "")
-    return Spent(manifest.step, cost.wall_seconds, cost.gpu_hours, cost.tokens, device)
+    return StepTime(manifest.step, cost.wall_seconds, cost.gpu_hours, cost.tokens, device)
 
 
-def _outside(manifests: Sequence[Manifest]) -> list[Outside]:
+def _outside(manifests: Sequence[Manifest]) -> list[ExternalSource]:
     shown = {manifest.repo for manifest in manifests}
     models = {record.digest for manifest in manifests for record in manifest.models}
-    found: dict[tuple[str, str | None], Outside] = {}
+    found: dict[tuple[str, str | None], ExternalSource] = {}
     for manifest in manifests:
         for read in reads(manifest):
             if read.repo in shown:
@@ -263,7 +281,7 @@ def _outside(manifests: Sequence[Manifest]) -> list[Outside]:
             before = found.get((name, revision))
             roles = [*before.roles.split(", ")] if before else []
             steps = before.steps if before else ()
-            found[name, revision] = Outside(
+            found[name, revision] = ExternalSource(
                 name=name,
                 revision=revision,
                 roles=", ".join(dict.fromkeys([*roles, read.role])),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from factory.reports.page import formatting
-from factory.reports.page.gather import Made
+from factory.reports.page.gather import PublishedStep
 from factory.reports.page.lineage import origin, read_by, reads
 from factory.reports.page.svg import cut, element, said, tip
 
@@ -43,7 +43,7 @@ class Node:
         return _HIGH if self.label else _WAY
 
 
-def draw(made: Sequence[Made]) -> Markup:
+def draw(made: Sequence[PublishedStep]) -> Markup:
     """The picture. Nodes of the collection link to where the page tells of them."""
     ways = arrange(graph(made))
     high = max((node.y + node.high for node in ways.values()), default=0.0) + _EDGE
@@ -65,7 +65,7 @@ def draw(made: Sequence[Made]) -> Markup:
     )
 
 
-def graph(made: Sequence[Made]) -> dict[str, Node]:
+def graph(made: Sequence[PublishedStep]) -> dict[str, Node]:
     """Nodes and what each read, without arrows that a longer way implies."""
     ours = {one.manifest.repo: one for one in made}
     nodes: dict[str, Node] = {}

@@ -32,7 +32,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Pairing:
+class PairingFigures:
     """One slice of pairs (or of best answers, which have no other side)."""
 
     step: str
@@ -61,7 +61,7 @@ class Blind:
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditFigures:
     """Whether the reward model is blind in a language, as the score step found."""
 
     step: str
@@ -107,7 +107,7 @@ def rewards(manifests: Iterable[Manifest]) -> list[Histogram]:
     return found
 
 
-def pairings(manifests: Iterable[Manifest]) -> list[Pairing]:
+def pairings(manifests: Iterable[Manifest]) -> list[PairingFigures]:
     """Scores and margins of what was chosen from each pool."""
     found = []
     for manifest in manifests:
@@ -122,7 +122,7 @@ def pairings(manifests: Iterable[Manifest]) -> list[Pairing]:
                 if (number := formatting.real(value)) is not None
             }
             found.append(
-                Pairing(
+                PairingFigures(
                     step=manifest.step,
                     name=name,
                     pairs=manifest.slices[name].rows.out if name in manifest.slices else 0,
@@ -137,7 +137,7 @@ def pairings(manifests: Iterable[Manifest]) -> list[Pairing]:
     return found
 
 
-def audit(manifests: Iterable[Manifest]) -> Audit | None:
+def audit(manifests: Iterable[Manifest]) -> AuditFigures | None:
     """What the last score step found about its reward model."""
     found = None
     for manifest in manifests:
@@ -150,7 +150,7 @@ def audit(manifests: Iterable[Manifest]) -> Audit | None:
                 str(manifest.fields.get("reward", "")),
             )
             rows = tuple(_blind(name, formatting.table(raw)) for name, raw in by_language.items())
-            found = Audit(manifest.step, reward.partition("@")[0], rows)
+            found = AuditFigures(manifest.step, reward.partition("@")[0], rows)
     return found
 
 

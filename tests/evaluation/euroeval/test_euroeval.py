@@ -89,12 +89,12 @@ def recipe(tmp_path: Path, text: str, languages: str = "[en, es]") -> Any:
     return load(str(path))
 
 
-def laid_out(loaded: Any) -> list[Any]:
+def checked_slices(loaded: Any) -> list[Any]:
     return [spec for stage, spec in loaded.recipe.slices() if stage.name == "euroeval"]
 
 
 def test_a_recipe_asks_for_every_model_in_its_languages(tmp_path: Path) -> None:
-    found = laid_out(recipe(tmp_path, "{of: [policy, dpo]}"))
+    found = checked_slices(recipe(tmp_path, "{of: [policy, dpo]}"))
     names = [spec.name for spec in found]
     assert names[:2] == ["en/policy", "es/policy"]
     assert all(re.fullmatch(r"(en|es)/dpo-.*", name) for name in names[2:]) and names[2:]
@@ -105,7 +105,7 @@ def test_a_recipe_asks_for_every_model_in_its_languages(tmp_path: Path) -> None:
 
 
 def test_a_language_may_be_asked_for_that_nothing_was_trained_in(tmp_path: Path) -> None:
-    found = laid_out(recipe(tmp_path, "{of: [policy], languages: [da, mt]}"))
+    found = checked_slices(recipe(tmp_path, "{of: [policy], languages: [da, mt]}"))
     assert [spec.name for spec in found] == ["da/policy"]
     assert found[0].notes == ("mt",)  # told on the card
 
@@ -136,12 +136,12 @@ def test_an_impossible_wish_is_an_error_with_the_line_and_the_right_word(
 
 
 def test_the_backend_and_the_version_are_part_of_what_a_score_is(tmp_path: Path) -> None:
-    spec = laid_out(recipe(tmp_path, "{of: [policy]}"))[0]
+    spec = checked_slices(recipe(tmp_path, "{of: [policy]}"))[0]
     one, other = Euroeval(), Euroeval(backend="openai")
-    assert one.semantic(spec) == {"tool_version": "17.0.0"}
-    assert other.semantic(spec) == {"tool_version": "17.0.0", "backend": "openai"}
+    assert one.identity_fields(spec) == {"tool_version": "17.0.0"}
+    assert other.identity_fields(spec) == {"tool_version": "17.0.0", "backend": "openai"}
     how = Euroeval.model_validate({"how": {"parallel": 8, "limit": 60, "environment": "/x"}})
-    assert how.semantic(spec) == one.semantic(spec)
+    assert how.identity_fields(spec) == one.identity_fields(spec)
 
 
 # the model's directory

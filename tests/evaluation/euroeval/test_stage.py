@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from factory.artifacts.manifest import read_manifest
-from factory.artifacts.reuse import Earlier
+from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import read_slice, write_slice
 from factory.artifacts.workdir import Home
 from factory.errors import InputError, StageError
@@ -24,20 +24,20 @@ from factory.evaluation.euroeval.stage import Euroeval
 from factory.execution import checks as checking
 from factory.execution.builtin_models import POCKET
 from factory.planning.estimate import Estimate, estimate
-from factory.planning.plan import Holdings, plan
-from factory.planning.recipe import Loaded, load
+from factory.planning.plan import Inventory, plan
+from factory.planning.recipe import LoadedRecipe, load
 from factory.slurm import site as sites
 from factory.slurm import submission
 from factory.slurm.queue import Queue
-from factory.slurm.submit import Asked, look_around, submit
-from factory.stage.inputs import Outside, SliceSpec
+from factory.slurm.submit import SubmitRequest, look_around, submit
+from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, PartDone, Place
 from tests.conftest import run_factory
 from tests.support.builders import ASKED, lock_of, walked
 
 DATA = Path(__file__).parents[2] / "data"
 RECORD = DATA / "euroeval" / "test-2.json"
-MODEL = Outside("model", "local/model@main", "model")
+MODEL = ExternalInput("model", "local/model@main", "model")
 
 # Writes a record for each benchmark but those it is told to lose; says what it was asked.
 STAND_IN = """#!{python}
@@ -115,14 +115,15 @@ def job(
     root: Path,
     model: Path,
     benchmarks: Mapping[str, Sequence[str]],
-    earlier: Mapping[str, tuple[Earlier, ...]] | None = None,
+    earlier: Mapping[str, tuple[ReusableSlice, ...]] | None = None,
     part: tuple[int, int] | None = None,
 ) -> Job:
     """A job for one model, every benchmark's data being the same sentences."""
     specs, places = [], {MODEL: Place(model, "local/model", "main")}
     for language, names in benchmarks.items():
         data = [
-            Outside(n, f"{suites.registry()[n].source}@main", "dataset", extent=True) for n in names
+            ExternalInput(n, f"{suites.registry()[n].source}@main", "dataset", extent=True)
+            for n in names
         ]
         places |= {need: Place(DATA / "scala-en", need.source.partition("@")[0]) for need in data}
         name = f"{language}/policy"
@@ -243,7 +244,7 @@ def test_scores_of_an_earlier_artifact_are_not_measured_again(
     asked = stand_in(tmp_path, monkeypatch, lose=["sst5"])
     one = job(tmp_path / "one", model, {"en": ["scala-en", "sst5"]})
     stage(incomplete="keep").run(one)
-    there = Earlier(tmp_path / "one/out/data/en/policy", "local/r-results@fp-1", whole=False)
+    there = ReusableSlice(tmp_path / "one/out/data/en/policy", "local/r-results@fp-1", whole=False)
     stand_in(tmp_path, monkeypatch)
     other = job(
         tmp_path / "other", model, {"en": ["scala-en", "sst5", "squad"]}, {"en/policy": (there,)}
@@ -265,7 +266,7 @@ def test_half_a_benchmark_is_measured_again_and_no_row_is_there_twice(
     rows = read_slice(tmp_path / "one/out", "en/policy", "results")
     (data / "part-00000.parquet").unlink()
     write_slice(data, rows.slice(0, 1))
-    there = {"en/policy": (Earlier(data, "local/r-results@fp-1", whole=False),)}
+    there = {"en/policy": (ReusableSlice(data, "local/r-results@fp-1", whole=False),)}
     outcome = stage().run(job(tmp_path / "other", model, {"en": ["scala-en"]}, there))
     assert outcome.rows["en/policy"].balanced() and outcome.rows["en/policy"].out == 2
     made = read_slice(tmp_path / "other/out", "en/policy", "results").to_pylist()
@@ -352,19 +353,19 @@ stages:
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Loaded:
+def line(tmp_path: Path) -> LoadedRecipe:
     """A recipe with an evaluation at its end."""
     (tmp_path / "line.yaml").write_text(LINE)
     (tmp_path / "p-en.jsonl").write_text('{"id": "a", "prompt": "Hello"}\n')
     return load(str(tmp_path / "line.yaml"))
 
 
-def findings(loaded: Loaded, only: set[str] | None = None) -> list[str]:
+def findings(loaded: LoadedRecipe, only: set[str] | None = None) -> list[str]:
     return [finding.line() for finding in checking.lacking(loaded.recipe, only)]
 
 
 def test_what_euroeval_needs_is_looked_at_with_the_recipe(
-    tmp_path: Path, line: Loaded, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, line: LoadedRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACTORY_EUROEVAL", str(tmp_path / "none"))
     [said] = findings(line)
@@ -404,7 +405,7 @@ def hub_with_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_a_run_says_so_before_anything_is_made(line: Loaded, hub_with_it_all: Path) -> None:
+def test_a_run_says_so_before_anything_is_made(line: LoadedRecipe, hub_with_it_all: Path) -> None:
     home = hub_with_it_all
     done = run_factory("run", "line.yaml", home=home)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -414,7 +415,7 @@ def test_a_run_says_so_before_anything_is_made(line: Loaded, hub_with_it_all: Pa
 
 
 @pytest.mark.slow
-def test_a_check_says_so(line: Loaded, hub_with_it_all: Path) -> None:
+def test_a_check_says_so(line: LoadedRecipe, hub_with_it_all: Path) -> None:
     done = run_factory("check", "line.yaml", home=hub_with_it_all)
     assert done.returncode == 1
     assert "error: stages.euroeval: EuroEval has no environment" in done.stdout
@@ -440,15 +441,15 @@ cpu: {partition: p, time: "60"}
     ],
 )
 def test_a_submission_refuses_what_a_node_would_see_too_and_tells_the_rest(
-    tmp_path: Path, line: Loaded, monkeypatch: pytest.MonkeyPatch, more: str, differs: bool
+    tmp_path: Path, line: LoadedRecipe, monkeypatch: pytest.MonkeyPatch, more: str, differs: bool
 ) -> None:
     monkeypatch.setenv("FACTORY_EUROEVAL", str(tmp_path / "none"))
     (tmp_path / "lab.yaml").write_text(SITE % more)
     site = sites.load(str(tmp_path / "lab.yaml"), tmp_path)
     pins = lock_of(line.recipe)
-    steps = plan(line.recipe, pins, Holdings())
+    steps = plan(line.recipe, pins, Inventory())
     names = [step.name for step in steps]
-    asked = Asked(line, pins, Holdings(), steps, names, site, Home(tmp_path / "home"))
+    asked = SubmitRequest(line, pins, Inventory(), steps, names, site, Home(tmp_path / "home"))
     told: list[str] = []
     if differs:
         look_around(asked, steps, told.append)
@@ -465,13 +466,15 @@ def test_a_submission_refuses_what_a_node_would_see_too_and_tells_the_rest(
     assert told == []
 
 
-def test_a_plan_says_how_many_scores_there_will_be_and_how_long_they_take(line: Loaded) -> None:
-    def left(held: Holdings, *overrides: str) -> Estimate:
+def test_a_plan_says_how_many_scores_there_will_be_and_how_long_they_take(
+    line: LoadedRecipe,
+) -> None:
+    def left(held: Inventory, *overrides: str) -> Estimate:
         recipe = load(str(line.path), overrides).recipe
         return estimate(plan(recipe, lock_of(recipe), held), held)["euroeval"]
 
     scores = sum(len(suites.registry()[name].metrics) for name in ("scala-en", "ifeval"))
-    assert left(Holdings()) == Estimate(scores, 0, 1, None)
+    assert left(Inventory()) == Estimate(scores, 0, 1, None)
     held = walked(line.recipe, lock_of(line.recipe))  # in a second, for so many rows
     assert left(held).rows == 0
     again = left(held, "stages.euroeval.few_shot=false")

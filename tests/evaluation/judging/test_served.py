@@ -19,8 +19,8 @@ from factory.evaluation.judging.truncate import MARK, Characters, fit
 from factory.execution import bundle, checks, run
 from factory.execution.builtin_models import POCKET
 from factory.planning.lock import outside
-from factory.planning.plan import Holdings, State, plan
-from factory.planning.recipe import Loaded, load
+from factory.planning.plan import Inventory, State, plan
+from factory.planning.recipe import LoadedRecipe, load
 from factory.reports.page import page
 from factory.reports.page.gather import gather
 from factory.reports.page.lineage import Chain
@@ -29,7 +29,7 @@ from factory.slurm import sizes, submit
 from factory.slurm.queue import Queue
 from factory.slurm.script import render
 from factory.slurm.submission import Part, begin, works
-from factory.stage.inputs import Served
+from factory.stage.inputs import ServedModel
 from tests.engines.test_openai import serving
 from tests.evaluation.judging.test_stage import answers
 from tests.execution.test_offline_hub import Silent
@@ -38,7 +38,7 @@ from tests.support.jobs import job, made
 from tests.support.openai_server import KEY
 from tests.support.trainings import adapter_of
 
-ASKED = Served("llm_judge", "judge-1")
+ASKED = ServedModel("llm_judge", "judge-1")
 WORDS = {"max_tokens": None, "max_completion_tokens": 64}  # as newer models of OpenAI's want it
 
 
@@ -155,13 +155,13 @@ SERVED = (
 )  # fmt: skip
 
 
-def demo(*more: str) -> Loaded:
+def demo(*more: str) -> LoadedRecipe:
     return load("demo", (*SERVED, *more))
 
 
 def fingerprints(*more: str) -> set[str]:
     recipe = demo(*more).recipe
-    step = by_name(plan(recipe, lock_of(recipe), Holdings()))["judge"]
+    step = by_name(plan(recipe, lock_of(recipe), Inventory()))["judge"]
     return {made.fingerprint for made in step.slices}
 
 
@@ -225,7 +225,7 @@ def test_a_run_is_told_that_there_is_no_address_before_it_begins(
     assert checks.lacking(recipe, {"arena"}) == []
     gate = checks.gate(demo(), lock_of(recipe), None, None, print, ["prompts"], {"judge"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="OPENAI_BASE_URL"):
-        gate(plan(recipe, lock_of(recipe), Holdings())[0])
+        gate(plan(recipe, lock_of(recipe), Inventory())[0])
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     assert checks.lacking(recipe) == []
     assert checks.lacking(demo("models.asked=org/chat").recipe) == []
@@ -256,14 +256,16 @@ SITE = (
 
 
 def test_nodes_that_are_not_told_where_it_is_are_not_waited_for(tmp_path: Path) -> None:
-    def asked(more: str, *overrides: str) -> submit.Asked:
+    def asked(more: str, *overrides: str) -> submit.SubmitRequest:
         (tmp_path / "lab.yaml").write_text(SITE.format(secrets=tmp_path / "keys", more=more))
         loaded = demo(*overrides)
         pins = lock_of(loaded.recipe)
         held = walked(loaded.recipe, pins, until="judge")
         steps = plan(loaded.recipe, pins, held)
         site = sites.load(str(tmp_path / "lab.yaml"), tmp_path)
-        return submit.Asked(loaded, pins, held, steps, ["judge"], site, Home(tmp_path / "home"))
+        return submit.SubmitRequest(
+            loaded, pins, held, steps, ["judge"], site, Home(tmp_path / "home")
+        )
 
     told: list[str] = []
     unsaid = asked("", "licenses=null", "license=null")
@@ -289,7 +291,7 @@ def test_nodes_that_are_not_told_where_it_is_are_not_waited_for(tmp_path: Path) 
 # the whole line
 
 
-def write(root: Path, questions: int = 6) -> Loaded:
+def write(root: Path, questions: int = 6) -> LoadedRecipe:
     """A recipe in which a tuned model is judged by a served one, and its questions."""
     lines = [json.dumps({"id": f"q{n}", "prompt": f"Question {n}?"}) for n in range(questions)]
     (root / "questions.jsonl").write_text("\n".join(lines))

@@ -15,18 +15,18 @@ import pytest
 
 from factory.artifacts import schemas
 from factory.artifacts.hashing import text_hash
-from factory.artifacts.reuse import Earlier
+from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
-from factory.engines import Sample, Sampling, chat_template, choose
-from factory.engines.choose import Held
+from factory.engines import Completion, Sampling, chat_template, choose
+from factory.engines.choose import EngineCache
 from factory.errors import RecipeError
 from factory.evaluation.arena import Arena, _describe
 from factory.evaluation.judging.stage import NOT_INDEPENDENT, OWN_MODEL, Judge
 from factory.execution.builtin_models import POCKET
-from factory.planning.plan import Holdings, plan
+from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
 from factory.sampling.sources import Questions
-from factory.stage.inputs import Outside
+from factory.stage.inputs import ExternalInput
 from factory.stage.job import Place
 from tests.engines.test_openai import serving
 from tests.support.builders import by_name, lock_of
@@ -34,7 +34,7 @@ from tests.support.jobs import MODEL, job, made, prompts
 from tests.support.openai_server import KEY
 from tests.support.trainings import adapter_of
 
-LLM = Outside("llm_judge", "local/judge@main", "model")
+LLM = ExternalInput("llm_judge", "local/judge@main", "model")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ class Scripted:
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
-    ) -> list[Sample]:
+    ) -> list[Completion]:
         found = []
         for ids in prompts:
             text = self.tokenizer.decode(list(ids))
@@ -101,7 +101,7 @@ class Scripted:
             said = Scripted.says or ("[[B]]" if "good" in second else "[[A]]")
             said_ids = self.tokenizer(said, add_special_tokens=False)["input_ids"]
             end = "length" if "LONG" in said else "stop"
-            found.append(Sample(tuple(said_ids), end, seed))
+            found.append(Completion(tuple(said_ids), end, seed))
         return found
 
     def close(self) -> None:
@@ -196,9 +196,9 @@ def test_one_random_order_asks_once(
     assert "consistency" not in outcome.stats["comparisons"][0]
 
 
-def _earlier(root: Path, *languages: str) -> dict[str, tuple[Earlier, ...]]:
+def _earlier(root: Path, *languages: str) -> dict[str, tuple[ReusableSlice, ...]]:
     return {
-        name: (Earlier(slice_directory(root / "out", name), "org/old@fp-1", whole=False),)
+        name: (ReusableSlice(slice_directory(root / "out", name), "org/old@fp-1", whole=False),)
         for name in languages
     }
 
@@ -331,7 +331,7 @@ def test_a_language_that_was_not_answered_is_an_error_and_no_gap() -> None:
 
 def marks(*overrides: str) -> dict[str, str]:
     recipe = load("demo", overrides).recipe
-    step = by_name(plan(recipe, lock_of(recipe), Holdings()))["judge"]
+    step = by_name(plan(recipe, lock_of(recipe), Inventory()))["judge"]
     return {made.spec.name: made.row_key for made in step.slices}
 
 
@@ -465,7 +465,7 @@ def test_a_base_is_loaded_once_for_all_that_are_made_of_it(
 
     def run(root: Path, names: list[str]) -> list[list[str]]:
         plain = arena_job(root, names, {"questions": asked}, model)
-        needs = {name: Outside("adapter", f"local/{name}@main", "model") for name in adapters}
+        needs = {name: ExternalInput("adapter", f"local/{name}@main", "model") for name in adapters}
         slices = [
             replace(spec, needs=(*spec.needs, *([needs[name]] if name in needs else [])))
             for name, spec in zip(names, plain.slices, strict=True)
@@ -537,7 +537,7 @@ def _arenahard(code: str) -> list[dict[str, str]]:
 
 def _questions(root: Path, source: Path, code: str) -> list[dict[str, Any]]:
     """The questions in a language that are made of a file, or of a dataset as it lies on disk."""
-    need = Outside("source", str(source), "dataset", extent=True)
+    need = ExternalInput("source", str(source), "dataset", extent=True)
     plain = job(root, [code], {}, {})
     [spec] = plain.slices
     slices = (replace(spec, needs=(need,)),)
@@ -588,20 +588,20 @@ def test_a_real_small_model_judges_for_real(real: Path, tmp_path: Path) -> None:
         "reference": answers(tmp_path / "theirs", "policy", others),
     }
     opened: list[str] = []
-    keep = Held.__call__
+    keep = EngineCache.__call__
 
-    def counting(self: Held[Any], key: str = "") -> Any:
+    def counting(self: EngineCache[Any], key: str = "") -> Any:
         if self._held is None:
             opened.append(key)
         return keep(self, key)
 
-    Held.__call__ = counting  # type: ignore[method-assign]
+    EngineCache.__call__ = counting  # type: ignore[method-assign]
     try:
         how = {"engine": "transformers", "shard": 2}
         stage = judge(how=how, ask={"max_tokens": 16})
         outcome = stage.run(job(tmp_path / "job", ["en", "es"], reads, {LLM: real}))
     finally:
-        Held.__call__ = keep  # type: ignore[method-assign]
+        EngineCache.__call__ = keep  # type: ignore[method-assign]
     assert len(opened) == 1, "one load for both languages and both orders"
     rows = [row for code in ("en", "es") for row in made(tmp_path / "job", code, "verdicts")]
     assert len(rows) == 8 and sum(row["reason"] == "identical" for row in rows) == 4

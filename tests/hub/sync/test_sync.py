@@ -77,11 +77,11 @@ def between(
     from factory.hub.sync.destination import Destination
     from factory.hub.sync.mirror import Mirror
     from factory.hub.sync.plan import Options
-    from factory.hub.sync.side import Side
-    from factory.hub.sync.transfer import Transfer
+    from factory.hub.sync.side import HubReader
+    from factory.hub.sync.transfer import RepoTransfer
 
     to = (Mirror if keeps_ids else Destination)(*destination, staging / "to")
-    return Transfer(Side(*source, staging / "from"), to, Options(**options), Told(), names)
+    return RepoTransfer(HubReader(*source, staging / "from"), to, Options(**options), Told(), names)
 
 
 @pytest.fixture
@@ -140,10 +140,10 @@ def commit(api: Any, repo: Any, *operations: Any, title: str = "change", **optio
 
 def written(hub: Connection, kind: str = "dataset", private: bool = False) -> Any:
     """A repo with three commits, two branches and three tags, one of them off every branch."""
-    from factory.hub.sync.side import Repo
+    from factory.hub.sync.side import RepoId
 
     api = client(hub)
-    repo = Repo(kind, f"org/thing-{next(_numbers)}")
+    repo = RepoId(kind, f"org/thing-{next(_numbers)}")
     api.create_repo(repo.name, repo_type=kind, private=private)
     big = os.urandom(BIG)
     commit(api, repo, add("data/a.parquet", big), add("README.md", b"---\nlicense: mit\n---\n# A"))
@@ -271,12 +271,12 @@ def test_a_file_becomes_a_folder_and_back(here: Connection, there: Connection, p
 
 
 def test_another_name_over_there(here: Connection, there: Connection, push: Any) -> None:
-    from factory.hub.sync.side import Repo
+    from factory.hub.sync.side import RepoId
 
     repo = written(here)
     names = {"org": "lab", repo.name: "lab/renamed"}
     assert push(names=names).repo(repo).target.name == "lab/renamed"
-    assert contents(there, Repo("dataset", "lab/renamed")) == contents(here, repo)
+    assert contents(there, RepoId("dataset", "lab/renamed")) == contents(here, repo)
 
 
 def test_a_tag_with_other_content_stops_the_repo(

@@ -44,9 +44,9 @@ def publish(hub: Any, directory: Path, manifest: Manifest) -> Any:
 
 
 def put(hub: Any, title: str, repos: dict[str, str], org: str = "acme") -> str:
-    from factory.hub.client import Item
+    from factory.hub.client import CollectionEntry
 
-    given = [Item(repo, kind, f"note {repo}") for repo, kind in repos.items()]
+    given = [CollectionEntry(repo, kind, f"note {repo}") for repo, kind in repos.items()]
     return str(hub.collect(title, org, False, "about", given))
 
 

@@ -21,7 +21,7 @@ from factory.reports.page import page
 from factory.reports.page.charts import rates
 from factory.reports.page.findings import Duel, Win
 from factory.reports.page.formatting import figure
-from factory.reports.page.gather import Made, gather
+from factory.reports.page.gather import PublishedStep, gather
 from factory.reports.page.lineage import Chain, choose
 from factory.reports.page.lineage_graph import Node, arrange, draw, graph
 from factory.reports.page.svg import Scale, over
@@ -327,7 +327,7 @@ def reached(nodes: dict[str, list[str]], start: str) -> set[str]:
 
 
 def test_arrows_that_are_left_out_are_implied_by_others() -> None:
-    made = [Made(n, m) for n, m in enumerate(choose(KEPT.values()).manifests, 1)]
+    made = [PublishedStep(n, m) for n, m in enumerate(choose(KEPT.values()).manifests, 1)]
     nodes = {node.key: list(node.reads) for node in graph(made).values()}
     for one in made:
         mine = reached(nodes, f"made {one.manifest.repo}")
@@ -342,7 +342,7 @@ def test_arrows_that_are_left_out_are_implied_by_others() -> None:
 
 
 def test_no_two_boxes_of_the_picture_touch_and_all_are_inside() -> None:
-    made = [Made(n, m) for n, m in enumerate(choose(KEPT.values()).manifests, 1)]
+    made = [PublishedStep(n, m) for n, m in enumerate(choose(KEPT.values()).manifests, 1)]
     picture = parse(f"<!doctype html><title>x</title>{draw(made)}")
     [svg] = every(picture, "svg")
     wide, high = float(svg.get("width")), float(svg.get("height"))
