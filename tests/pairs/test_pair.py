@@ -94,7 +94,7 @@ class Ran:
 
 
 @pytest.fixture(
-    scope="module", params=STAGES, ids=lambda s: f"{s.name} {s.semantic(SPEC)} {s.pool}"
+    scope="module", params=STAGES, ids=lambda s: f"{s.name} {s.identity_fields(SPEC)} {s.pool}"
 )
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     stage, root, pools = request.param, tmp_path_factory.mktemp("ran"), drawn(1)

@@ -20,7 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from factory.hub.connection import status_of
 from factory.hub.sync.plan import CommitStep
 from factory.hub.sync.side import (
-    Commit,
+    RepoCommit,
     Damaged,
     File,
     HubReader,
@@ -166,7 +166,7 @@ class Destination(HubReader):
         except RevisionNotFoundError:  # the branch is gone
             raise ConcurrentUpdate from None
 
-    def _arrived(self, repo: RepoId, branch: str, made: Commit) -> str | None:
+    def _arrived(self, repo: RepoId, branch: str, made: RepoCommit) -> str | None:
         """The commit that repeats `made` at the head of the branch, if an earlier try got there."""
         head = self.log(repo, branch)[-1]
         return head.id if made.id in head.names else None
@@ -197,5 +197,5 @@ def retry_corrupt(call: Callable[[], T]) -> T:
     return retrying(call)
 
 
-def _with_origin(made: Commit) -> str:
+def _with_origin(made: RepoCommit) -> str:
     return f"{made.message}\n\nSynced-from: {made.id}".strip()

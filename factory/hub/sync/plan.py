@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from factory.errors import HubError
-from factory.hub.sync.side import Commit, File, HubReader, RepoId, RepoRefs
+from factory.hub.sync.side import RepoCommit, File, HubReader, RepoId, RepoRefs
 
 # What a repo holds that was made and given nothing yet.
 _HUBS_OWN = {".gitattributes"}
@@ -60,7 +60,7 @@ class RepoPair:
 class CommitStep:
     """One commit to be repeated: the files it brings and those it takes away."""
 
-    made: Commit
+    made: RepoCommit
     put: list[File]
     drop: list[str]
 
@@ -145,7 +145,7 @@ class _Layout:
         self._match(logs)
         ends = {*plan.refs.branches.values(), *plan.refs.tags.values(), *wanted}
 
-        def line(commit: str) -> list[Commit]:
+        def line(commit: str) -> list[RepoCommit]:
             return [made for made in logs[commit] if not squash or made.id in ends]
 
         # main first: it is there from the beginning, so others can only branch off from it
@@ -169,7 +169,7 @@ class _Layout:
             branches["main"] = commit
         return RepoRefs(branches, {tag: commit for tag in refs.tags if tag == revision})
 
-    def _match(self, logs: dict[str, list[Commit]]) -> None:
+    def _match(self, logs: dict[str, list[RepoCommit]]) -> None:
         """Find which commits the destination has, under whatever id."""
         at = {}
         for log in self._their_logs.values():
@@ -180,7 +180,7 @@ class _Layout:
                 if match := next((at[name] for name in made.names if name in at), None):
                     self._plan.known[made.id] = match
 
-    def _branch(self, branch: str, line: list[Commit]) -> None:
+    def _branch(self, branch: str, line: list[RepoCommit]) -> None:
         plan, target = self._plan, self._pair.target
         head, newest = self._there.branches.get(branch), line[-1]
         last = max((n for n, made in enumerate(line) if made.id in plan.known), default=-1)
@@ -216,7 +216,7 @@ class _Layout:
             plan.conflicts.append(f"tag {tag} of {self._pair.target} has other content")
             plan.apart.add(tag)
 
-    def _graft(self, branch: str | None, line: list[Commit]) -> None:
+    def _graft(self, branch: str | None, line: list[RepoCommit]) -> None:
         """Repeat what of a line will not be there, after the last of it that will."""
         plan, pair = self._plan, self._pair
         last = max((n for n, made in enumerate(line) if made.id in plan.reached), default=-1)
@@ -233,7 +233,7 @@ class _Layout:
             self._line(branch, line)
 
     def _line(
-        self, branch: str | None, line: list[Commit], start: str | None = None, after: str = ""
+        self, branch: str | None, line: list[RepoCommit], start: str | None = None, after: str = ""
     ) -> None:
         """Repeat a line on top of a commit of the destination, or of one yet to be repeated."""
         pair = self._pair
@@ -270,9 +270,9 @@ class _Layout:
 
 def _histories(
     side: HubReader, repo: RepoId, refs: RepoRefs, wanted: set[str]
-) -> dict[str, list[Commit]]:
+) -> dict[str, list[RepoCommit]]:
     """The line that leads to each commit named, by that commit."""
-    found: dict[str, list[Commit]] = {}
+    found: dict[str, list[RepoCommit]] = {}
     for commit in dict.fromkeys([*refs.branches.values(), *refs.tags.values(), *wanted]):
         for log in found.values():
             if (place := next((n for n, m in enumerate(log) if m.id == commit), None)) is not None:

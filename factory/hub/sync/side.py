@@ -64,7 +64,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Commit:
+class RepoCommit:
     """A commit, as a hub lists it."""
 
     id: str
@@ -133,13 +133,13 @@ class HubReader:
             retry_transient(lambda: self.api.repo_info(repo.name, repo_type=repo.kind)).private
         )
 
-    def log(self, repo: RepoId, revision: str) -> list[Commit]:
+    def log(self, repo: RepoId, revision: str) -> list[RepoCommit]:
         """The commits up to a revision, oldest first."""
         found = retry_transient(
             lambda: self.api.list_repo_commits(repo.name, repo_type=repo.kind, revision=revision)
         )
         return [
-            Commit(
+            RepoCommit(
                 id=commit.commit_id,
                 title=commit.title,
                 message=commit.message,
