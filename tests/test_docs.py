@@ -1,4 +1,4 @@
-"""What docs say is there: links lead somewhere, commands exist and have these options."""
+"""Docs match the code: links, commands, files, trees and layers; and sentences are short."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from factory.cli import app
 from tests.test_imports import LAYERS
+from tools import sentences
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -143,3 +144,40 @@ def test_the_layers_in_the_architecture_are_those_that_are_held() -> None:
     rows = re.findall(r"^\| (\d+) \| (`[^|]*) \|", page, re.MULTILINE)
     named = [tuple(re.findall(r"`(\w+)`", folders)) for _, folders in reversed(rows)]
     assert [set(names) for names in named] == [set(names) for names in LAYERS]
+
+
+@pytest.mark.parametrize(
+    "page", sentences.PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_sentences_are_short(page: Path) -> None:
+    middle, _, long = sentences.measure(page.read_text(encoding="utf-8"))
+    assert middle <= 17
+    assert not long
+
+
+def test_long_sentences_are_detected_in_prose_alone() -> None:
+    words = " ".join(["word"] * 41)
+    shown = f"# {words}\n\n| {words} |\n\n```\n{words}\n```\n\n    {words}\n\n"
+    assert sentences.sentences(f"{shown}One two three. `a b` is code, see [four](x.md).\n") == [
+        "One two three.",
+        "code is code, see four.",
+    ]
+    assert sentences.measure(f"Short it is.\n\n- {words}.\n- {words[5:]}.")[2] == [f"{words}."]
+
+
+def test_the_afternoon_of_reading_is_an_afternoon() -> None:
+    page = (ROOT / "docs" / "reading-the-code.md").read_text(encoding="utf-8")
+    files = re.findall(r"^\| `([\w./]+)` \| .+ \|$", page, re.MULTILINE)
+    assert 28 <= len(files) == len(set(files)) <= 36
+    lines = sum((ROOT / name).read_text(encoding="utf-8").count("\n") for name in files)
+    assert 6_000 <= lines <= 8_000
+
+
+def test_the_tree_in_the_readme_has_every_folder() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"^```\nfactory/\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    folders = {
+        path.name for path in (ROOT / "factory").iterdir() if (path / "__init__.py").exists()
+    }
+    assert set(re.findall(r"^  (\w+)/ ", block[1], re.MULTILINE)) == folders
