@@ -266,7 +266,7 @@ class Hub:
         """The collections of an org, slug to title. Raises HubError."""
         with self.explained(f"the collections of {org}"):
             there = self._api.list_collections(owner=org)
-            return {untrusted.slug(one.slug): one.title for one in there}
+            return {untrusted.slug(one.slug): untrusted.text(one.title) for one in there}
 
     def shelf(self, slug: str) -> tuple[str, str]:
         """(slug, title) of a collection. One that was pulled is found by the slug that it had

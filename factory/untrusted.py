@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 
 from factory.errors import HubError
 
@@ -132,6 +133,20 @@ def step(text: str) -> str:
     if not _STEP.fullmatch(_text(text, "step")):
         raise _refusal("step", text)
     return text
+
+
+def text(words: str | None) -> str:
+    """A title, a description or a note: any text, also none at all."""
+    if words is not None and not isinstance(words, str):
+        raise _refusal("text", words)
+    return words or ""
+
+
+def date(moment: datetime) -> int:
+    """When something was made, as seconds since 1970."""
+    if not isinstance(moment, datetime):
+        raise _refusal("date", moment)
+    return int(moment.timestamp())
 
 
 def size(number: int) -> int:

@@ -25,7 +25,7 @@ from tests.conftest import run_factory
 from tests.proxy import Proxy, Reply, proxy_of
 from tests.test_sync import between, client
 
-REPO = "evil/data"
+REPO, ADAPTER = "evil/data", "evil/adapter"
 SMALL, LARGE = b"hello", os.urandom(300_000)
 _numbers = itertools.count()
 
@@ -35,6 +35,11 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """A hub with an honest dataset in a collection, an artifact of ours."""
     with connect(tmp_path_factory.mktemp("there")) as hub:
         shelved(hub, imported().model_copy(update={"repo": REPO, "kind": "prompts"}).dump())
+        config = {"peft_type": "LORA", "base_model_name_or_path": "evil/base", "revision": "main"}
+        for name, file in ((ADAPTER, "adapter_config.json"), ("evil/base", "config.json")):
+            client(hub).create_repo(name)
+            content = json.dumps(config).encode()
+            client(hub).upload_file(path_or_fileobj=content, path_in_repo=file, repo_id=name)
         yield hub
 
 
@@ -393,7 +398,7 @@ HEADERS = [
 ]
 WORDS = st.one_of(st.sampled_from(EVIL), st.text(max_size=30))
 ODD = st.one_of(WORDS, st.sampled_from([None, True, -1, 2**70, 1e308, [], {}, ["x"], {"a": 1}]))
-PLACES = ["/refs", "/tree/", "/commits/", "/revision/", "/resolve/", "/api/datasets/", "/collections"]
+PLACES = ["/refs", "/tree/", "/commits/", "/revision/", "/resolve/", "/api/", "/collections"]
 
 
 @st.composite
@@ -447,20 +452,43 @@ def poisoned(document: Any, number: int, value: Any) -> Any:
     return document
 
 
-@settings(
-    max_examples=int(os.environ.get("HOSTILE_EXAMPLES", "40")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+Twist = Callable[[str], Callable[[str, Reply], Reply]]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(twist=twists())
 def test_whatever_a_hub_says_nothing_outside_is_touched(
-    twist: Callable[[str], Callable[[str, Reply], Reply]],
+    twist: Twist,
     evil: Proxy,
     there: Connection,
     here: Connection,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    from factory import http_guard, reproduce
+    assault(twist, evil, there, here, tmp_path_factory)
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(twist=twists())
+def test_whatever_a_hub_says_at_length(
+    twist: Twist,
+    evil: Proxy,
+    there: Connection,
+    here: Connection,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    assault(twist, evil, there, here, tmp_path_factory)
+
+
+def assault(
+    twist: Twist,
+    evil: Proxy,
+    there: Connection,
+    here: Connection,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Everything that asks a hub, against a hub with that twist."""
+    from factory import http_guard, released, reproduce
     from factory.cards import refresh
     from factory.report import source
 
@@ -479,6 +507,7 @@ def test_whatever_a_hub_says_nothing_outside_is_touched(
         lambda: source.collection(hub, name),
         lambda: reproduce.read(hub, name, home),
         lambda: refresh.check(hub, subject),
+        lambda: released.find(ADAPTER, hub),  # chat, merge and serve begin with it
     ):
         http_guard._waiting.clear()
         try:
@@ -486,6 +515,61 @@ def test_whatever_a_hub_says_nothing_outside_is_touched(
         except FactoryError as error:
             assert "\n" not in error.what and len(error.what) < 2000
         victim.assert_untouched()
+
+
+COMMANDS = [
+    ("pull", f"datasets/{REPO}", "--from", "{hub}"),
+    ("pull", "--from", "{hub}"),
+    ("pull", "{slug}", "--from", "{hub}"),
+    ("reproduce", "{slug}", "--at", "{hub}"),
+    ("diff", REPO, REPO, "--hub", "{hub}"),
+    ("report", "{slug}", "--hub", "{hub}", "--to", "{home}/page.html"),
+    ("card", f"datasets/{REPO}", "--check", "--hub", "{hub}"),
+    ("chat", ADAPTER, "--prompt", "Hej", "--hub", "{hub}"),
+    ("merge", ADAPTER, "--to", "{home}/merged", "--hub", "{hub}"),
+    ("serve", ADAPTER, "--print", "--hub", "{hub}"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_says_one_line_of_a_hostile_hub(
+    evil: Proxy, there: Connection, victim: Victim, command: tuple[str, ...]
+) -> None:
+    home = victim.root / "home"
+    slug = next(iter(client(there).list_collections(owner="evil"))).slug
+    words = [
+        word.replace("{hub}", evil.url).replace("{slug}", slug).replace("{home}", str(home))
+        for word in command
+    ]
+    path = str(victim.file)
+
+    def all_sha(line: str, reply: Reply) -> Reply:
+        if isinstance(reply.body, bytes) and reply.body[:1] == b"{" and "/api/" in line:
+            said = json.loads(reply.body)
+            if "sha" in said:
+                reply.body = json.dumps(said | {"sha": path}).encode()
+                reply.headers["content-length"] = str(len(reply.body))
+        return reply
+
+    def garbage(line: str, reply: Reply) -> Reply:
+        return Reply(200, {"Content-Length": "3"}, b"{}]")
+
+    home.mkdir()
+    for twist in (
+        header("ETag", f'"{path}"', "/resolve/"),
+        header("X-Repo-Commit", "../../../victim", "/resolve/"),
+        header("Link", f'<{evil.url}/api/x>; rel="next"', "/api/"),
+        all_sha,
+        garbage,
+    ):
+        evil.twist = twist
+        done = run_factory(*words, home=home, HF_TOKEN=there.token, timeout=120)
+        said = done.stdout + done.stderr
+        assert done.returncode in (0, 1) and "Traceback" not in said, said
+        victim.assert_untouched()
+        if done.returncode:
+            [_] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
 
 
 @settings(max_examples=150, deadline=None)
@@ -506,4 +590,4 @@ def test_whatever_a_manifest_says_its_names_stay_inside(number: int, value: Any)
         *(record.path for record in manifest.files),
     ]
     for name in names:
-        assert Path(os.path.abspath(root / f"{name}.yaml")).is_relative_to(root)
+        assert Path(os.path.normpath(root / f"{name}.yaml")).is_relative_to(root)

@@ -153,10 +153,10 @@ class Side:
         return [
             Made(
                 id=untrusted.commit(commit.commit_id),
-                title=commit.title,
-                message=commit.message,
-                author=(commit.authors or ["unknown"])[0],
-                date=int(commit.created_at.timestamp()),
+                title=untrusted.text(commit.title),
+                message=untrusted.text(commit.message),
+                author=untrusted.text((commit.authors or ["unknown"])[0]),
+                date=untrusted.date(commit.created_at),
             )
             for commit in reversed(found)
         ]
@@ -212,17 +212,17 @@ class Side:
     def collection(self, slug: str) -> Collection:
         """A collection with all its items."""
         found = steady(lambda: self.api.get_collection(slug))
-        untrusted.slug(found.slug)
+        untrusted.slug(found.slug), untrusted.text(found.title), untrusted.text(found.description)
         for item in found.items:
             if item.item_type in ("model", "dataset"):
-                untrusted.repo(item.item_id)
+                untrusted.repo(item.item_id), untrusted.text(item.note)
         return found
 
     def collections(self, owner: str | None = None) -> list[Collection]:
         """The collections of an owner, or all; of each only the first few items."""
         found = steady(lambda: list(self.api.list_collections(owner=owner)))
         for one in found:
-            untrusted.slug(one.slug)
+            untrusted.slug(one.slug), untrusted.text(one.title)
         return found
 
     def repos(self) -> list[Repo]:
