@@ -24,14 +24,14 @@ from huggingface_hub.utils import _http as client_room
 from factory import untrusted
 from factory.errors import HubError
 
-try:
-    import httpx2 as http  # huggingface_hub 2
-except ImportError:
-    import httpx as http  # huggingface_hub 1
-
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
+    import httpx2 as http
+else:  # the client's own: a machine may have both
+    http = getattr(client_room, "httpx2", None) or client_room.httpx
+
+NO_ANSWER: type[Exception] = http.TransportError  # what the client raises then
 _API_BYTES = 64 * 2**20  # of one answer of an API
 _LISTING_BYTES = 2**30  # of all pages of one listing
 _ERROR_BYTES = 2**20
@@ -68,11 +68,16 @@ def install() -> None:
     set_client_factory(_Guarded(before))
 
 
-def remove() -> None:
-    """Let Hub clients be as they were before `install`."""
-    now = client_room._GLOBAL_CLIENT_FACTORY
-    if isinstance(now, _Guarded):
-        set_client_factory(now.before)
+@contextmanager
+def meanwhile() -> Iterator[None]:
+    """Look at answers inside a block of somebody else's program, whose Hub clients are afterwards
+    what they were."""
+    before = client_room._GLOBAL_CLIENT_FACTORY
+    install()
+    try:
+        yield
+    finally:
+        set_client_factory(before)
 
 
 @dataclass(frozen=True)
@@ -276,7 +281,7 @@ def _bound(response: http.Response, listing: _Listing | None) -> None:
     response.stream = _Bound(body, response, most, None if size is not None else listing)
 
 
-class _Bound(http.SyncByteStream):  # type: ignore[misc]  # no types where it is httpx's
+class _Bound(http.SyncByteStream):  # type: ignore[misc]  # it has no types
     """A body that may have so many bytes and, if it is of an API, take so long."""
 
     def __init__(

@@ -527,11 +527,7 @@ def status_of(error: HfHubHTTPError) -> int:
 
 def connection_errors() -> tuple[type[Exception], ...]:
     """What the client's HTTP library raises when there is no answer."""
-    try:
-        import httpx2 as http  # huggingface_hub 2
-    except ImportError:
-        import httpx as http
-    return (http.TransportError, ConnectionError, TimeoutError)
+    return (http_guard.NO_ANSWER, ConnectionError, TimeoutError)
 
 
 def _retrying(call: Callable[[], str]) -> str:

@@ -57,9 +57,11 @@ def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     before = dict(os.environ)
     try:
         remote_token()  # imports the client now, with the settings that it is to keep
+        from factory.http_guard import meanwhile
         from factory.hub import without_xet
 
-        with session(endpoint) as found, without_xet() if endpoint is None else nullcontext():
+        off = without_xet() if endpoint is None else nullcontext()
+        with meanwhile(), session(endpoint) as found, off:
             yield found
     finally:
         os.environ.clear()

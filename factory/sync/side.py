@@ -220,15 +220,17 @@ class Side:
 
     def collections(self, owner: str | None = None) -> list[Collection]:
         """The collections of an owner, or all; of each only the first few items."""
-        found = steady(lambda: list(self.api.list_collections(owner=owner)))
-        for one in found:
-            untrusted.slug(one.slug), untrusted.text(one.title)
-        return found
+        with self.explained("the collections"):
+            found = steady(lambda: list(self.api.list_collections(owner=owner)))
+            for one in found:
+                untrusted.slug(one.slug), untrusted.text(one.title)
+            return found
 
     def repos(self) -> list[Repo]:
         """All repos of this hub that its token may see; only to be asked of a hub of one's own."""
-        models = steady(lambda: list(self.api.list_models()))
-        datasets = steady(lambda: list(self.api.list_datasets()))
+        with self.explained("the repos"):
+            models = steady(lambda: list(self.api.list_models()))
+            datasets = steady(lambda: list(self.api.list_datasets()))
         return [
             Repo(kind, untrusted.repo(info.id))
             for kind, found in (("model", models), ("dataset", datasets))
