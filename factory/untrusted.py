@@ -44,6 +44,15 @@ def commit(text: str) -> str:
     return _hexadecimal("commit id", text, 40, 64)
 
 
+def history(commits: Iterable[str], revision: str) -> None:
+    """The commits up to a revision, oldest first: at least one, each once, and where the revision
+    is a commit, that one is the last."""
+    found = [commit(text) for text in commits]
+    whole = found and len(set(found)) == len(found)
+    if not whole or (_HEX.fullmatch(revision) and len(revision) >= 40 and found[-1] != revision):
+        raise Untrusted(f"{len(found)} commits are no history of {_shown(revision)}", _FIX)
+
+
 def blob(text: str) -> str:
     """The id of a file's content: git's, 40 or 64 hex digits."""
     return _hexadecimal("blob id", text, 40, 64)

@@ -248,6 +248,23 @@ def test_a_listing_without_end_ends(evil: Proxy, there: Connection, here: Connec
         pull(evil, there, here, tmp_path)
 
 
+@pytest.mark.parametrize("what", ["none", "twice", "another"])
+def test_a_history_that_is_none_is_refused(
+    evil: Proxy, there: Connection, here: Connection, tmp_path: Path, what: str
+) -> None:
+    def other(line: str, reply: Reply) -> Reply:
+        if "/commits/" in line and isinstance(reply.body, bytes):
+            listed = json.loads(reply.body)
+            found = {"none": [], "twice": listed * 2, "another": listed[1:]}[what]
+            reply.body = json.dumps(found).encode()
+            reply.headers["content-length"] = str(len(reply.body))
+        return reply
+
+    evil.twist = other
+    with pytest.raises(HubError, match="commits are no history of"):
+        pull(evil, there, here, tmp_path)
+
+
 def test_a_listing_does_not_go_on_at_another_host(
     evil: Proxy, there: Connection, here: Connection, tmp_path: Path
 ) -> None:

@@ -150,9 +150,9 @@ class Side:
         found = steady(
             lambda: self.api.list_repo_commits(repo.name, repo_type=repo.kind, revision=revision)
         )
-        return [
+        made = [
             Made(
-                id=untrusted.commit(commit.commit_id),
+                id=commit.commit_id,
                 title=untrusted.text(commit.title),
                 message=untrusted.text(commit.message),
                 author=untrusted.text((commit.authors or ["unknown"])[0]),
@@ -160,6 +160,8 @@ class Side:
             )
             for commit in reversed(found)
         ]
+        untrusted.history((one.id for one in made), revision)
+        return made
 
     def files(self, repo: Repo, commit: str) -> dict[str, File]:
         """The files at a commit, by path."""
