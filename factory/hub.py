@@ -311,9 +311,9 @@ class Hub:
         except RepositoryNotFoundError:
             return
         for ref in refs.tags:
-            if not ref.name.startswith("fp-"):
-                continue
             tag, commit = untrusted.ref(ref.name), untrusted.commit(ref.target_commit)
+            if not tag.startswith("fp-"):
+                continue
             try:
                 # by commit: a second look costs nothing
                 path = self._download(repo, kind, commit, MANIFEST)

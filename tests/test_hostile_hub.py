@@ -485,7 +485,7 @@ def test_whatever_a_hub_says_nothing_outside_is_touched(
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(twist=twists())
 def test_whatever_a_hub_says_at_length(
     twist: Twist,
