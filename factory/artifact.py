@@ -12,9 +12,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,6 +26,8 @@ from pydantic import (
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
+
+from factory import untrusted
 
 FINGERPRINT_LENGTH = 12  # hex digits: 48 bits, plenty among the artifacts of one lab
 MANIFEST = "factory.json"
@@ -78,6 +81,17 @@ def content_digest(files: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+# A manifest may be anybody's: what could become a path or an address is checked when it is read.
+RepoId = Annotated[str, AfterValidator(untrusted.repo)]
+Revision = Annotated[str, AfterValidator(untrusted.revision)]
+Tag = Annotated[str, AfterValidator(untrusted.ref)]
+FilePath = Annotated[str, AfterValidator(untrusted.path)]
+Fingerprint = Annotated[str, AfterValidator(untrusted.fingerprint)]
+Word = Annotated[str, AfterValidator(untrusted.word)]
+StepName = Annotated[str, AfterValidator(untrusted.step)]
+Size = Annotated[int, AfterValidator(untrusted.size)]
+
+
 class Record(BaseModel):
     """Base of everything written to a manifest: immutable, unknown keys refused."""
 
@@ -113,9 +127,9 @@ class License(Record):
 class FileRecord(Record):
     """One file of an artifact: path from its root, sha256, bytes, and rows if it is a table."""
 
-    path: str
+    path: FilePath
     sha256: str
-    size: int
+    size: Size
     rows: int | None = None
 
 
@@ -127,16 +141,16 @@ class InputRecord(Record):
 
     role: str
     digest: str
-    step: str | None = None
-    slice: str | None = None
-    fingerprint: str | None = None
-    repo: str | None = None
-    tag: str | None = None
+    step: StepName | None = None
+    slice: FilePath | None = None
+    fingerprint: Fingerprint | None = None
+    repo: RepoId | None = None
+    tag: Tag | None = None
     source: str | None = None
-    revision: str | None = None
+    revision: Revision | None = None
     license: License | None = None
     # of an adapter that was read as it was after this share of its training
-    checkpoint: str | None = Field(None, exclude_if=lambda value: value is None)
+    checkpoint: FilePath | None = Field(None, exclude_if=lambda value: value is None)
     served: bool = Field(False, exclude_if=lambda value: not value)
 
 
@@ -158,8 +172,8 @@ class SliceRecord(Record):
     """One slice: its identity as hashed, what it read, how many rows, its content, and which of
     its rows were not made anew."""
 
-    fingerprint: str
-    row_key: str
+    fingerprint: Fingerprint
+    row_key: Fingerprint
     identity: dict[str, Any]
     inputs: list[InputRecord]
     rows: Rows
@@ -170,7 +184,7 @@ class SliceRecord(Record):
 class Sample(Record):
     """A row as an example, chosen by its place alone; long texts are cut."""
 
-    slice: str
+    slice: FilePath
     row: int
     cells: dict[str, Any]
 
@@ -192,18 +206,18 @@ class Manifest(Record):
     """The truth about one artifact, kept as `factory.json` at its root and written last."""
 
     manifest_version: int = 1
-    repo: str
+    repo: RepoId
     license: License | None = None
-    recipe: str
-    step: str
-    stage: str
-    kind: str
-    fingerprint: str
+    recipe: Word
+    step: StepName
+    stage: Word
+    kind: Word
+    fingerprint: Fingerprint
     languages: list[str]
     fields: dict[str, Any]
     how: dict[str, Any]
     seed: int
-    slices: dict[str, SliceRecord]
+    slices: dict[FilePath, SliceRecord]
     files: list[FileRecord]
     models: list[InputRecord] = Field(default_factory=list)
     stats: dict[str, Any] = Field(default_factory=dict)

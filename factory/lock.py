@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from factory import yaml12
-from factory.artifact import Record, content_digest, file_sha256
+from factory.artifact import Record, Revision, content_digest, file_sha256
 from factory.errors import InputError, RecipeError
 from factory.reading import is_file
 from factory.recipe import Loaded, Recipe
@@ -24,7 +24,7 @@ class Pin(Record):
     """One outside thing: its commit on the hub it came from (None for a file), its content."""
 
     digest: str
-    revision: str | None = None
+    revision: Revision | None = None
 
 
 class Lock(Record):

@@ -10,7 +10,16 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from factory.artifact import Manifest, Record, file_sha256, read_manifest
+from factory.artifact import (
+    Manifest,
+    Record,
+    RepoId,
+    Revision,
+    Tag,
+    Word,
+    file_sha256,
+    read_manifest,
+)
 from factory.errors import HubError, WorkError
 from factory.hub import Hub
 from factory.lock import Lock, outside
@@ -28,9 +37,9 @@ class Lying(Record):
     """A repo at a revision and the directory that its files are in; `content` is what the lock
     says of it, None for an artifact of ours. No `path` until it is brought there."""
 
-    name: str
-    kind: str
-    revision: str
+    name: RepoId
+    kind: Word
+    revision: Revision
     content: str | None = None
     path: Path | None = None
 
@@ -39,7 +48,7 @@ class Known(Record):
     """An artifact that was on the hub when this was written, whether or not it was brought."""
 
     manifest: Manifest
-    tag: str
+    tag: Tag
 
 
 class Provisions(Record):

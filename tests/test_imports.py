@@ -169,6 +169,7 @@ def test_the_list_of_stages_imports_them_all():
             "huggingface_hub",
             {
                 "factory.hub",
+                "factory.http_guard",
                 "factory.sync.side",
                 "factory.sync.destination",
                 "factory.sync.mirror",

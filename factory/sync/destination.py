@@ -19,12 +19,11 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from factory.connection import status_of
 from factory.sync.plan import Step
-from factory.sync.side import Damaged, File, Made, Repo, Side, T, discard, steady
+from factory.sync.side import Copies, Damaged, File, Made, Repo, Side, T, steady
 
 # Above this every hub keeps a file as a large one, so it is not needed again once it was sent.
 _LARGE = 10_000_000
 AT_ONCE = 4
-Fetch = Callable[[File], Path]
 Moved = Callable[[int], None]
 
 
@@ -99,7 +98,7 @@ class Destination(Side):
         branch: str | None,
         parent: str | None,
         step: Step,
-        fetch: Fetch,
+        copies: Copies,
         moved: Moved,
     ) -> str:
         """Repeat a commit on top of `parent` and answer the id it has here. Raises Elsewhere."""
@@ -108,10 +107,10 @@ class Destination(Side):
             return parent
 
         def read(file: File) -> tuple[Path, CommitOperationAdd]:
-            path = fetch(file)
+            path = copies.fetch(file)
             add = CommitOperationAdd(file.path, str(path))
             if file.sha256 not in (None, add.upload_info.sha256.hex()):
-                discard(path)
+                copies.discard(path)
                 raise Damaged(f"{file.path} of {repo} did not arrive as it should")
             return path, add
 
@@ -120,7 +119,7 @@ class Destination(Side):
             upload = partial(self.api.preupload_lfs_files, repo.name, [add], revision=branch)
             steady(partial(upload, repo_type=repo.kind, free_memory=False))
             if file.size > _LARGE:
-                discard(path)
+                copies.discard(path)
             moved(file.size)
             return add
 

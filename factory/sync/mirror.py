@@ -12,9 +12,9 @@ from huggingface_hub import get_session, hf_raise_for_status
 from huggingface_hub.errors import HfHubHTTPError
 
 from factory.connection import status_of
-from factory.sync.destination import AT_ONCE, Destination, Elsewhere, Fetch, Moved, whole
+from factory.sync.destination import AT_ONCE, Destination, Elsewhere, Moved, whole
 from factory.sync.plan import Step
-from factory.sync.side import Damaged, File, Repo, discard, steady
+from factory.sync.side import Copies, Damaged, File, Repo, steady
 
 _CHUNK = 1024 * 1024
 _BATCH = 100
@@ -31,7 +31,7 @@ class Mirror(Destination):
         branch: str | None,
         parent: str | None,
         step: Step,
-        fetch: Fetch,
+        copies: Copies,
         moved: Moved,
     ) -> str:
         """Take in a commit under its own id; content that this hub has is not fetched again."""
@@ -41,9 +41,9 @@ class Mirror(Destination):
 
         def bring(file: File) -> None:
             if file.sha256 is None:
-                inline[file.path] = fetch(file)
+                inline[file.path] = copies.fetch(file)
             elif (link := links.get(file.sha256)) and large[file.sha256] is file:
-                whole(lambda: self._send(fetch(file), file, link))
+                whole(lambda: self._send(copies, file, link))
             moved(file.size)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -81,7 +81,9 @@ class Mirror(Destination):
                     found[item["oid"]] = item["actions"]["upload"]["href"]
         return found
 
-    def _send(self, path: Path, file: File, link: str) -> None:
+    def _send(self, copies: Copies, file: File, link: str) -> None:
+        path = copies.fetch(file)
+
         def chunks() -> Iterator[bytes]:
             with path.open("rb") as stream:
                 while chunk := stream.read(_CHUNK):
@@ -91,12 +93,12 @@ class Mirror(Destination):
             headers = {"Content-Length": str(file.size)}
             response = get_session().put(link, content=chunks(), headers=headers)
             if response.status_code == 400:  # this hub hashed it and found something else
-                discard(path)
+                copies.discard(path)
                 raise Damaged(f"{file.path} did not arrive as it should")
             hf_raise_for_status(response)
 
         steady(put)
-        discard(path)
+        copies.discard(path)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"}

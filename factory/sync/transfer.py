@@ -15,7 +15,7 @@ from factory.connection import address_of
 from factory.errors import HubError
 from factory.sync.destination import Destination, Elsewhere
 from factory.sync.plan import Line, Options, Pair, RepoPlan, lay_out
-from factory.sync.side import Damaged, Repo, Side
+from factory.sync.side import Copies, Damaged, Repo, Side
 
 _LOOKS = 6  # plans made for one repo while others write to it too
 _DESCRIPTION = 150  # characters a collection's description may have
@@ -218,7 +218,7 @@ class Transfer:
                 branch,
                 head,
                 step,
-                lambda file, commit=commit: self.source.download(repo, commit, file),  # type: ignore[misc]
+                Copies(self.source, repo, commit),
                 self._watcher.moved,
             )
 
