@@ -233,6 +233,7 @@ def test_the_list_of_stages_imports_them_all():
                 "factory.hub.session",
                 "factory.hub.connection",
                 "factory.hub.environment",
+                "factory.hub.http_guard",
             },
         ),
         ("datasets", {"factory.training.dataset", "factory.stage.readers"}),

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,7 +23,18 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from factory.artifacts import untrusted
 from factory.artifacts.hashing import MANIFEST, content_digest
+
+# A manifest may be anybody's: what could become a path or an address is checked when it is read.
+RepoId = Annotated[str, AfterValidator(untrusted.repo)]
+Revision = Annotated[str, AfterValidator(untrusted.revision)]
+Tag = Annotated[str, AfterValidator(untrusted.ref)]
+FilePath = Annotated[str, AfterValidator(untrusted.path)]
+Fingerprint = Annotated[str, AfterValidator(untrusted.fingerprint)]
+Word = Annotated[str, AfterValidator(untrusted.word)]
+StepName = Annotated[str, AfterValidator(untrusted.step)]
+Size = Annotated[int, AfterValidator(untrusted.size)]
 
 
 class Record(BaseModel):
@@ -60,9 +72,9 @@ class License(Record):
 class FileRecord(Record):
     """One file of an artifact: path from its root, sha256, bytes, and rows if it is a table."""
 
-    path: str
+    path: FilePath
     sha256: str
-    size: int
+    size: Size
     rows: int | None = None
 
 
@@ -74,16 +86,16 @@ class InputRecord(Record):
 
     role: str
     digest: str
-    step: str | None = None
-    slice: str | None = None
-    fingerprint: str | None = None
-    repo: str | None = None
-    tag: str | None = None
+    step: StepName | None = None
+    slice: FilePath | None = None
+    fingerprint: Fingerprint | None = None
+    repo: RepoId | None = None
+    tag: Tag | None = None
     source: str | None = None
-    revision: str | None = None
+    revision: Revision | None = None
     license: License | None = None
     # of an adapter that was read as it was after this share of its training
-    checkpoint: str | None = Field(None, exclude_if=lambda value: value is None)
+    checkpoint: FilePath | None = Field(None, exclude_if=lambda value: value is None)
     served: bool = Field(False, exclude_if=lambda value: not value)
 
 
@@ -105,8 +117,8 @@ class SliceRecord(Record):
     """One slice: its identity as hashed, what it read, how many rows, its content, and which of
     its rows were not made anew."""
 
-    fingerprint: str
-    row_key: str
+    fingerprint: Fingerprint
+    row_key: Fingerprint
     identity: dict[str, Any]
     inputs: list[InputRecord]
     rows: Rows
@@ -117,7 +129,7 @@ class SliceRecord(Record):
 class Sample(Record):
     """A row as an example, chosen by its place alone; long texts are cut."""
 
-    slice: str
+    slice: FilePath
     row: int
     cells: dict[str, Any]
 
@@ -139,18 +151,18 @@ class Manifest(Record):
     """The truth about one artifact, kept as `factory.json` at its root and written last."""
 
     manifest_version: int = 1
-    repo: str
+    repo: RepoId
     license: License | None = None
-    recipe: str
-    step: str
-    stage: str
-    kind: str
-    fingerprint: str
+    recipe: Word
+    step: StepName
+    stage: Word
+    kind: Word
+    fingerprint: Fingerprint
     languages: list[str]
     fields: dict[str, Any]
     how: dict[str, Any]
     seed: int
-    slices: dict[str, SliceRecord]
+    slices: dict[FilePath, SliceRecord]
     files: list[FileRecord]
     models: list[InputRecord] = Field(default_factory=list)
     stats: dict[str, Any] = Field(default_factory=dict)

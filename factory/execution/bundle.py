@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import file_sha256
-from factory.artifacts.manifest import Manifest, Record, read_manifest
+from factory.artifacts.manifest import Manifest, Record, RepoId, Revision, Tag, Word, read_manifest
 from factory.artifacts.workdir import Home
 from factory.errors import HubError, WorkError
 from factory.hub.client import Hub
@@ -30,9 +30,9 @@ class Lying(Record):
     """A repo at a revision and the directory that its files are in; `content` is what the lock
     says of it, None for an artifact of ours. No `path` until it is brought there."""
 
-    name: str
-    kind: str
-    revision: str
+    name: RepoId
+    kind: Word
+    revision: Revision
     content: str | None = None
     path: Path | None = None
 
@@ -41,7 +41,7 @@ class Known(Record):
     """An artifact that was on the hub when this was written, whether or not it was brought."""
 
     manifest: Manifest
-    tag: str
+    tag: Tag
 
 
 class Provisions(Record):

@@ -73,7 +73,7 @@ class Offline(Hub):
     def collection(self, slug: str) -> dict[str, str]:
         return {}
 
-    def _download(self, repo: str, kind: str, revision: str, path: str) -> Path:
+    def _download(self, repo: str, kind: str, revision: str, path: str, size: int = 0) -> Path:
         return self.fetch(repo, kind, revision) / path
 
     def publish(

@@ -47,8 +47,10 @@ def read(hub: Hub, slug: str, directory: Path) -> PublishedCollection:
         raise RecipeError(f"{slug} holds no artifact with a manifest", "name another collection")
     newest = max(held.found, key=lambda found: found.manifest.created)
     root = hub.fetch(newest.manifest.repo, repo_type(newest.manifest.kind), str(newest.tag))
+    if not newest.manifest.recipe or not (root / "recipe.yaml").is_file():
+        raise RecipeError(f"{newest.manifest.repo} holds no recipe", "it cannot be made again")
     path = directory / f"{newest.manifest.recipe}.yaml"
-    path.write_text((root / "recipe.yaml").read_text())
+    path.write_bytes((root / "recipe.yaml").read_bytes())
     loaded = load(str(path))
     pins = lock.read(root / "recipe.lock.yaml")
     if pins is None:

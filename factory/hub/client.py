@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -22,8 +24,8 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    constants,
     hf_hub_download,
-    snapshot_download,
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -33,7 +35,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils._paths import filter_repo_objects
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -41,9 +45,11 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from factory.artifacts import untrusted
 from factory.artifacts.hashing import MANIFEST, content_digest, file_sha256
 from factory.artifacts.manifest import Manifest
-from factory.errors import HubError
+from factory.errors import FactoryError, HubError
+from factory.hub import http_guard
 from factory.hub.connection import (
     address_of,
     announce_retry,
@@ -58,6 +64,8 @@ from factory.planning.plan import ArtifactRef, Inventory
 
 IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publish
 COLLECTION_DESCRIPTION = 150  # characters the Hub allows
+_SMALL = 256 * 2**20  # bytes of a file that is read whole, as a manifest or a card
+_AT_ONCE = 8  # downloads
 _WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.onnx")
 
 
@@ -82,8 +90,7 @@ class CollectionEntry:
 class Hub:
     """One hub: the local one or any other that speaks the protocol. `cache` is where its files
     are kept, if not where HF_HUB_CACHE says: a cache does not know which hub a repo came from.
-    `reachable` is False for what stands in its place where there is none
-    (execution/offline_hub.py)."""
+    `reachable` is False for what stands in its place where there is none (offline.py)."""
 
     reachable = True
 
@@ -91,6 +98,7 @@ class Hub:
         self.endpoint = endpoint
         self._token = token
         self._cache = cache
+        http_guard.install()
         self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
 
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
@@ -123,18 +131,21 @@ class Hub:
         """The files of a repo at a revision, on this disk: all, or `only` those of these patterns
         `but` for others. Safetensors only, never pickles."""
         with self.explained(name), announced(f"fetching {name} from {self.endpoint}"):
-            return Path(
-                snapshot_download(
-                    name,
-                    repo_type=kind,
-                    revision=revision,
-                    endpoint=self.endpoint,
-                    token=self._token,
-                    cache_dir=self._cache,
-                    allow_patterns=None if only is None else list(only),
-                    ignore_patterns=[*_WEIGHTS, *but],
-                )
+            commit = revision
+            if not REGEX_COMMIT_HASH.fullmatch(revision):
+                untrusted.ref(revision)
+                commit = commit_of(self._api.repo_info(name, repo_type=kind, revision=revision))
+            wanted = filter_repo_objects(
+                files_at(self._api, name, kind, commit),
+                allow_patterns=None if only is None else list(only),
+                ignore_patterns=[*_WEIGHTS, *but],
+                key=lambda file: file.path,
             )
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                for _ in pool.map(lambda file: self._whole(name, kind, commit, file), wanted):
+                    pass
+            folder = repo_folder_name(repo_id=name, repo_type=kind)
+            return Path(self._cache or constants.HF_HUB_CACHE) / folder / "snapshots" / commit
 
     def holdings(self, repos: Mapping[str, str]) -> Inventory:
         """Every artifact at a fingerprint's tag in these repos (name to type)."""
@@ -158,8 +169,8 @@ class Hub:
             tags = dict(self._tagged(repo, kind))
             for tag, other in tags.items():
                 if other.tag == manifest.tag and other.content() == manifest.content():
-                    commit = self._api.repo_info(repo, repo_type=kind, revision=tag).sha
-                    return PublishedRef(repo, tag, str(commit))
+                    info = self._api.repo_info(repo, repo_type=kind, revision=tag)
+                    return PublishedRef(repo, tag, commit_of(info))
             tag = manifest.tag if manifest.tag not in tags else _draw(manifest)
             commit = self._commit(directory, manifest, repo, kind)
             self._verify(directory, repo, kind, commit)
@@ -185,16 +196,17 @@ class Hub:
     def paths(self, name: str, kind: str, revision: str) -> list[str]:
         """The paths of all files of a repo at a revision. Raises HubError."""
         with self.explained(name):
-            return self._api.list_repo_files(name, repo_type=kind, revision=revision)
+            untrusted.revision(revision)
+            return [file.path for file in files_at(self._api, name, kind, revision)]
 
     def beside(self, repo: str, kind: str) -> list[tuple[str, str]]:
         """The other models and datasets (name and kind) of the collections that hold a repo."""
         found: dict[tuple[str, str], None] = {}
         with self.explained(repo):
             for shelf in self._api.list_collections(item=f"{kind}s/{repo}"):
-                for item in self._api.get_collection(shelf.slug).items:
+                for item in self._api.get_collection(untrusted.slug(shelf.slug)).items:
                     if item.item_type in ("model", "dataset"):
-                        found[item.item_id, item.item_type] = None
+                        found[untrusted.repo(item.item_id), item.item_type] = None
         return [one for one in found if one != (repo, kind)]
 
     def refresh_card(self, repo: str, kind: str, card: str) -> str | None:
@@ -203,7 +215,7 @@ class Hub:
         new = card.encode()
 
         def attempt() -> str:
-            head = str(self._api.repo_info(repo, repo_type=kind).sha)
+            head = commit_of(self._api.repo_info(repo, repo_type=kind))
             if self.read(repo, kind, head, "README.md") == new:
                 return ""
             return str(
@@ -265,7 +277,8 @@ class Hub:
     def collections(self, org: str) -> dict[str, str]:
         """The collections of an org, slug to title. Raises HubError."""
         with self.explained(f"the collections of {org}"):
-            return {one.slug: one.title for one in self._api.list_collections(owner=org)}
+            there = self._api.list_collections(owner=org)
+            return {untrusted.slug(one.slug): untrusted.text(one.title) for one in there}
 
     def shelf(self, slug: str) -> tuple[str, str]:
         """(slug, title) of a collection. One that was pulled is found by the slug that it had
@@ -288,12 +301,17 @@ class Hub:
         here, _ = self.shelf(slug)
         with self.explained(f"the collection {slug}"):
             items = self._api.get_collection(here).items
-            return {i.item_id: i.item_type for i in items if i.item_type in ("model", "dataset")}
+            return {
+                untrusted.repo(i.item_id): i.item_type
+                for i in items
+                if i.item_type in ("model", "dataset")
+            }
 
     def _commit_at(self, name: str, kind: str, revision: str) -> str | None:
         """The commit of a repo at a revision; None when the hub has no such repo."""
+        untrusted.repo(name), untrusted.revision(revision)
         try:
-            return self._api.repo_info(name, repo_type=kind, revision=revision).sha
+            return commit_of(self._api.repo_info(name, repo_type=kind, revision=revision))
         except GatedRepoError:  # a RepositoryNotFoundError too
             raise
         except RepositoryNotFoundError:
@@ -305,24 +323,27 @@ class Hub:
         except RepositoryNotFoundError:
             return
         for ref in refs.tags:
-            if not ref.name.startswith("fp-"):
+            tag, commit = untrusted.ref(ref.name), untrusted.commit(ref.target_commit)
+            if not tag.startswith("fp-"):
                 continue
             try:
                 # by commit: a second look costs nothing
-                path = self._download(repo, kind, ref.target_commit, MANIFEST)
-                manifest = Manifest.model_validate_json(path.read_bytes())
-            except (EntryNotFoundError, ValueError):
+                path = self._download(repo, kind, commit, MANIFEST)
+            except EntryNotFoundError:
                 continue  # a tag without our manifest is not an artifact of ours
-            if ref.name.startswith(manifest.tag):
-                yield ref.name, manifest
+            try:
+                manifest = Manifest.model_validate_json(path.read_bytes())
+            except ValueError:
+                continue  # nor is one with another's
+            if tag.startswith(manifest.tag):
+                yield tag, manifest
 
     def _commit(self, directory: Path, manifest: Manifest, repo: str, kind: str) -> str:
         """One commit that makes the repo's main hold just what `directory` holds."""
         files = _files(directory)
 
         def attempt() -> str:
-            head = self._api.repo_info(repo, repo_type=kind).sha
-            assert head is not None
+            head = commit_of(self._api.repo_info(repo, repo_type=kind))
             there = self._contents(repo, kind, head)
             if there == {path: file_sha256(file) for path, file in files.items()}:
                 return head  # an earlier try did arrive
@@ -353,30 +374,41 @@ class Hub:
     def _contents(self, repo: str, kind: str, revision: str) -> dict[str, str]:
         """sha256 of every file. The hub knows it for large files; small ones are read."""
         found = {}
-        for entry in self._api.list_repo_tree(
-            repo, recursive=True, revision=revision, repo_type=kind
-        ):
-            if not isinstance(entry, RepoFile) or entry.path in IGNORED:
+        for file in files_at(self._api, repo, kind, revision):
+            if file.path in IGNORED:
                 continue
-            if entry.lfs is not None:
-                found[entry.path] = entry.lfs.sha256
+            if file.lfs is not None:
+                found[file.path] = file.lfs.sha256
             else:
-                found[entry.path] = file_sha256(self._download(repo, kind, revision, entry.path))
+                found[file.path] = file_sha256(self._whole(repo, kind, revision, file))
         return found
 
-    def _download(self, repo: str, kind: str, revision: str, path: str) -> Path:
-        """One file of a repo at a revision, on this disk."""
-        return Path(
-            hf_hub_download(
-                repo,
-                path,
-                repo_type=kind,
-                revision=revision,
-                endpoint=self.endpoint,
-                token=self._token,
-                cache_dir=self._cache,
+    def _whole(self, repo: str, kind: str, commit: str, file: RepoFile) -> Path:
+        """A file that a listing names, on this disk, as large as that says. Raises HubError."""
+        path = self._download(repo, kind, commit, file.path, file.size)
+        if path.stat().st_size != file.size:
+            raise HubError(
+                f"{file.path} of {repo} did not arrive whole: {path.stat().st_size} bytes, and "
+                f"{self.endpoint} lists {file.size}",
+                "run it again; if it stays, that copy is damaged",
             )
-        )
+        return path
+
+    def _download(self, repo: str, kind: str, revision: str, path: str, size: int = _SMALL) -> Path:
+        """One file of a repo at a revision, on this disk, of `size` bytes at most."""
+        untrusted.repo(repo), untrusted.revision(revision), untrusted.path(path)
+        with http_guard.at_most(size):
+            return Path(
+                hf_hub_download(
+                    repo,
+                    path,
+                    repo_type=kind,
+                    revision=revision,
+                    endpoint=self.endpoint,
+                    token=self._token,
+                    cache_dir=self._cache,
+                )
+            )
 
     @contextmanager
     def explained(self, name: str) -> Iterator[None]:
@@ -384,10 +416,22 @@ class Hub:
         try:
             yield
         except Exception as error:
-            explained = self._explain(root_cause(error), name)
+            explained = self._explain(root_cause(error), name) or self._unreadable(error, name)
             if explained is None:
                 raise
             raise explained from None
+
+    def _unreadable(self, error: BaseException, name: str) -> HubError | None:
+        """An answer that the client itself could not make anything of."""
+        disk = isinstance(error, OSError) and error.errno is not None
+        if isinstance(error, FactoryError) or disk or not _raised_by_client(error):
+            return None
+        said = str(error).strip().splitlines() or [""]
+        return HubError(
+            f"{name}: {self.endpoint} gave an answer that cannot be read "
+            f"({type(error).__name__}: {said[0][:200]})",
+            "try again; if it stays, that hub is damaged or no hub at all",
+        )
 
     def _explain(self, error: BaseException, name: str) -> HubError | None:
         match error:
@@ -409,6 +453,38 @@ class Hub:
         if isinstance(error, (*connection_errors(), LocalEntryNotFoundError)):
             return unreachable(self.endpoint, error)
         return None
+
+
+def commit_of(info: Any) -> str:
+    """The commit that a repo's description names."""
+    return untrusted.commit(info.sha)
+
+
+def files_at(api: HfApi, repo: str, kind: str, revision: str) -> list[RepoFile]:
+    """The files of a repo at a revision. Raises Untrusted for a listing that cannot be one."""
+    untrusted.repo(repo), untrusted.revision(revision)
+    found = [
+        entry
+        for entry in api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)
+        if isinstance(entry, RepoFile)
+    ]
+    untrusted.paths(file.path for file in found)
+    for file in found:
+        untrusted.size(file.size)
+        untrusted.blob(file.blob_id)
+        if file.lfs is not None:
+            untrusted.sha256(file.lfs.sha256)
+    return found
+
+
+def _raised_by_client(error: BaseException) -> bool:
+    """Whether an error comes out of the Hub client, and not out of the factory."""
+    last = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package in ("factory", "huggingface_hub", "httpx", "httpx2"):
+            last = package
+    return last not in ("", "factory")
 
 
 _FIXES = {

@@ -24,6 +24,7 @@ from tenacity import (
 )
 
 from factory.errors import HubError
+from factory.hub import http_guard
 
 _PATIENCE = 2.0  # seconds before a person is told what is waited for
 _TRIES = 4  # of a first contact, after 1, 2 and 4 s
@@ -33,11 +34,7 @@ log = logging.getLogger("factory")
 
 def connection_errors() -> tuple[type[Exception], ...]:
     """Return what the client's HTTP library raises when there is no answer."""
-    try:
-        import httpx2 as http  # huggingface_hub 2
-    except ImportError:
-        import httpx as http
-    return (http.TransportError, ConnectionError, TimeoutError)
+    return (http_guard.NO_ANSWER, ConnectionError, TimeoutError)
 
 
 def status_of(error: BaseException) -> int:
@@ -132,6 +129,7 @@ def address_of(error: BaseException) -> str:
 
 def await_hub(endpoint: str) -> None:
     """Ask a hub for its front page until it answers anything at all. Raises HubError."""
+    http_guard.install()
 
     def passing(error: BaseException) -> bool:
         return isinstance(error, connection_errors()) and resolves(error)

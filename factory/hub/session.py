@@ -51,8 +51,11 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
 def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     """Open a session inside somebody's own program, and leave its environment and its Hub clients
     as they were. Raises HubError."""
-    with restored_settings(), session(endpoint) as opened:
-        yield opened
+    with restored_settings():
+        from factory.hub.http_guard import meanwhile
+
+        with meanwhile(), session(endpoint) as opened:
+            yield opened
 
 
 def address(endpoint: str) -> str:

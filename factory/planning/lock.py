@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from factory import config
 from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import content_digest, file_sha256
-from factory.artifacts.manifest import Record
+from factory.artifacts.manifest import Record, Revision
 from factory.errors import InputError, RecipeError
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.stage.inputs import ExternalInput
@@ -25,7 +25,7 @@ class Pin(Record):
     """One outside thing: its commit on the hub it came from (None for a file), its content."""
 
     digest: str
-    revision: str | None = None
+    revision: Revision | None = None
 
 
 class Lock(Record):

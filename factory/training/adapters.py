@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from factory.artifacts import untrusted
 from factory.errors import InputError, WorkError
 from factory.training.settings import Lora
 from factory.training.trainers import load_base
@@ -24,7 +25,9 @@ def read_config(adapter: Path) -> dict[str, Any]:
     """The adapter's config. Raises InputError when the directory holds no LoRA adapter."""
     try:
         found: dict[str, Any] = json.loads((adapter / CONFIG).read_text())
-    except (OSError, ValueError):
+        for key in ("base_model_name_or_path", "revision", "peft_type"):
+            untrusted.text(found.get(key))
+    except (OSError, ValueError, AttributeError):
         raise InputError(
             f"{adapter} holds no {CONFIG}", "name a repo or a directory with a LoRA adapter"
         ) from None

@@ -29,12 +29,24 @@ class Fault:
 
 
 @dataclass
+class Reply:
+    """An answer on its way to a client. A body that comes bit by bit has no announced length."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes | Iterator[bytes]
+
+
+@dataclass
 class Proxy:
-    """Where it listens, what went through it, and what is to go wrong."""
+    """Where it listens, what went through it, and what is to go wrong. `twist` makes another
+    answer of each, given the request's method and path."""
 
     url: str
+    twist: Callable[[str, Reply], Reply] | None = None
     faults: list[Fault] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
     happened: list[str] = field(default_factory=list)
 
     def count(self, where: str) -> int:
@@ -56,6 +68,7 @@ def proxy_of(upstream: str) -> Iterator[Proxy]:
             body = self._body()
             with lock:
                 proxy.seen.append(line)
+                proxy.tokens += self.headers.get_all("Authorization") or []
                 fault = next((f for f in proxy.faults if f.where in line and f.times), None)
                 if fault is not None:
                     fault.times -= 1
@@ -85,6 +98,14 @@ def proxy_of(upstream: str) -> Iterator[Proxy]:
             if what == "lost":
                 self._break()
                 return
+            if proxy.twist is not None:
+                headers = {
+                    key: value
+                    for key, value in reply.getheaders()
+                    if key.lower() not in ("transfer-encoding", "connection", "date")
+                }
+                self._send(proxy.twist(line, Reply(reply.status, headers, content)))
+                return
             self.send_response(reply.status)
             for key, value in reply.getheaders():
                 if key.lower() not in ("transfer-encoding", "connection", "date"):
@@ -107,6 +128,24 @@ def proxy_of(upstream: str) -> Iterator[Proxy]:
                 self.rfile.readline()
             self.rfile.readline()
             return found
+
+        def _send(self, reply: Reply) -> None:
+            self.send_response(reply.status)
+            if not isinstance(reply.body, bytes):
+                reply.headers["Transfer-Encoding"] = "chunked"
+                reply.headers.pop("content-length", None)
+            for key, value in reply.headers.items():
+                plain = value.encode(errors="replace").decode("latin-1")
+                self.send_header(key, plain.replace("\r", "").replace("\n", ""))
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            if isinstance(reply.body, bytes):
+                self.wfile.write(reply.body)
+                return
+            for chunk in reply.body:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            self.wfile.write(b"0\r\n\r\n")
 
         def _break(self) -> None:
             self.wfile.flush()

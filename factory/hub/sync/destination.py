@@ -20,20 +20,19 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from factory.hub.connection import status_of
 from factory.hub.sync.plan import CommitStep
 from factory.hub.sync.side import (
-    RepoCommit,
+    Copies,
     Damaged,
     File,
     HubReader,
+    RepoCommit,
     RepoId,
     T,
-    discard,
     retry_transient,
 )
 
 # Above this every hub keeps a file as a large one, so it is not needed again once it was sent.
 _LARGE = 10_000_000
 AT_ONCE = 4
-Fetch = Callable[[File], Path]
 Moved = Callable[[int], None]
 
 
@@ -110,7 +109,7 @@ class Destination(HubReader):
         branch: str | None,
         parent: str | None,
         step: CommitStep,
-        fetch: Fetch,
+        copies: Copies,
         moved: Moved,
     ) -> str:
         """Repeat a commit on top of `parent` and answer the id it has here. Raises Elsewhere."""
@@ -119,10 +118,10 @@ class Destination(HubReader):
             return parent
 
         def read(file: File) -> tuple[Path, CommitOperationAdd]:
-            path = fetch(file)
+            path = copies.fetch(file)
             add = CommitOperationAdd(file.path, str(path))
             if file.sha256 not in (None, add.upload_info.sha256.hex()):
-                discard(path)
+                copies.discard(path)
                 raise Damaged(f"{file.path} of {repo} did not arrive as it should")
             return path, add
 
@@ -131,7 +130,7 @@ class Destination(HubReader):
             upload = partial(self.api.preupload_lfs_files, repo.name, [add], revision=branch)
             retry_transient(partial(upload, repo_type=repo.kind, free_memory=False))
             if file.size > _LARGE:
-                discard(path)
+                copies.discard(path)
             moved(file.size)
             return add
 

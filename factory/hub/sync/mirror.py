@@ -16,12 +16,11 @@ from factory.hub.sync.destination import (
     AT_ONCE,
     ConcurrentUpdate,
     Destination,
-    Fetch,
     Moved,
     retry_corrupt,
 )
 from factory.hub.sync.plan import CommitStep
-from factory.hub.sync.side import Damaged, File, RepoId, discard, retry_transient
+from factory.hub.sync.side import Copies, Damaged, File, RepoId, retry_transient
 
 _CHUNK = 1024 * 1024
 _BATCH = 100
@@ -38,7 +37,7 @@ class Mirror(Destination):
         branch: str | None,
         parent: str | None,
         step: CommitStep,
-        fetch: Fetch,
+        copies: Copies,
         moved: Moved,
     ) -> str:
         """Take in a commit under its own id; content that this hub has is not fetched again."""
@@ -48,9 +47,9 @@ class Mirror(Destination):
 
         def bring(file: File) -> None:
             if file.sha256 is None:
-                inline[file.path] = fetch(file)
+                inline[file.path] = copies.fetch(file)
             elif (link := links.get(file.sha256)) and large[file.sha256] is file:
-                retry_corrupt(lambda: self._send(fetch(file), file, link))
+                retry_corrupt(lambda: self._send(copies, file, link))
             moved(file.size)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -88,7 +87,9 @@ class Mirror(Destination):
                     found[item["oid"]] = item["actions"]["upload"]["href"]
         return found
 
-    def _send(self, path: Path, file: File, link: str) -> None:
+    def _send(self, copies: Copies, file: File, link: str) -> None:
+        path = copies.fetch(file)
+
         def chunks() -> Iterator[bytes]:
             with path.open("rb") as stream:
                 while chunk := stream.read(_CHUNK):
@@ -98,12 +99,12 @@ class Mirror(Destination):
             headers = {"Content-Length": str(file.size)}
             response = get_session().put(link, content=chunks(), headers=headers)
             if response.status_code == 400:  # this hub hashed it and found something else
-                discard(path)
+                copies.discard(path)
                 raise Damaged(f"{file.path} did not arrive as it should")
             hf_raise_for_status(response)
 
         retry_transient(put)
-        discard(path)
+        copies.discard(path)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"}

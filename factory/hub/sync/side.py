@@ -22,7 +22,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFile
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -31,15 +30,16 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from factory.artifacts import untrusted
 from factory.artifacts.hashing import file_sha256
-from factory.hub.client import Hub
+from factory.hub import http_guard
+from factory.hub.client import Hub, commit_of, files_at
 from factory.hub.connection import announce_retry, connection_errors, resolves, status_of
 
 _ORIGIN = re.compile(r"^Synced-from: ([0-9a-f]{40})$", re.MULTILINE)
 _TRIES = 8
 _COPIES = 3  # downloads of a file that does not arrive as it should
 _WAIT = wait_exponential_jitter(multiplier=0.2, max=30, jitter=0.2)
-_LONGEST_WAIT = 300.0
 T = TypeVar("T")
 
 
@@ -91,6 +91,23 @@ class Damaged(OSError):
     """A file did not arrive as the hub says it is."""
 
 
+@dataclass(frozen=True)
+class Copies:
+    """The files at a commit of a hub, as whoever takes them gets at them."""
+
+    side: HubReader
+    repo: RepoId
+    commit: str
+
+    def fetch(self, file: File) -> Path:
+        """A file on this disk."""
+        return self.side.download(self.repo, self.commit, file)
+
+    def discard(self, path: Path) -> None:
+        """Forget a file that was fetched."""
+        self.side.discard(path)
+
+
 class HubReader:
     """A hub, read with retries; `staging`, for what is on its way, belongs to this hub alone."""
 
@@ -115,17 +132,18 @@ class HubReader:
             raise
         except RepositoryNotFoundError:
             return None
-        return RepoRefs(
-            {ref.name: ref.target_commit for ref in found.branches},
-            {ref.name: ref.target_commit for ref in found.tags},
+        branches, tags = (
+            {untrusted.ref(ref.name): untrusted.commit(ref.target_commit) for ref in refs}
+            for refs in (found.branches, found.tags)
         )
+        return RepoRefs(branches, tags)
 
     def commit_of(self, repo: RepoId, revision: str) -> str:
         """The commit that a revision names."""
         info = retry_transient(
             lambda: self.api.repo_info(repo.name, repo_type=repo.kind, revision=revision)
         )
-        return str(info.sha)
+        return commit_of(info)
 
     def is_private(self, repo: RepoId) -> bool:
         """Whether strangers do not see it."""
@@ -138,57 +156,62 @@ class HubReader:
         found = retry_transient(
             lambda: self.api.list_repo_commits(repo.name, repo_type=repo.kind, revision=revision)
         )
-        return [
+        made = [
             RepoCommit(
                 id=commit.commit_id,
-                title=commit.title,
-                message=commit.message,
-                author=(commit.authors or ["unknown"])[0],
-                date=int(commit.created_at.timestamp()),
+                title=untrusted.text(commit.title),
+                message=untrusted.text(commit.message),
+                author=untrusted.text((commit.authors or ["unknown"])[0]),
+                date=untrusted.date(commit.created_at),
             )
             for commit in reversed(found)
         ]
+        untrusted.history((one.id for one in made), revision)
+        return made
 
     def files(self, repo: RepoId, commit: str) -> dict[str, File]:
         """The files at a commit, by path."""
         if (repo, commit) not in self._files:
-            listed = retry_transient(
-                lambda: list(
-                    self.api.list_repo_tree(
-                        repo.name, recursive=True, revision=commit, repo_type=repo.kind
-                    )
-                )
-            )
+            listed = retry_transient(lambda: files_at(self.api, repo.name, repo.kind, commit))
             self._files[repo, commit] = {
-                entry.path: File(
-                    entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None
+                file.path: File(
+                    file.path, file.size, file.blob_id, file.lfs.sha256 if file.lfs else None
                 )
-                for entry in listed
-                if isinstance(entry, RepoFile)
+                for file in listed
             }
         return self._files[repo, commit]
 
     def download(self, repo: RepoId, commit: str, file: File) -> Path:
         """A file on this disk. A large one is checked by whoever takes it, who hashes it anyway."""
 
-        for _ in range(_COPIES):
-            path = Path(
-                retry_transient(
-                    lambda: hf_hub_download(
-                        repo.name,
-                        file.path,
-                        repo_type=repo.kind,
-                        revision=commit,
-                        endpoint=self.endpoint,
-                        token=self.token,
-                        cache_dir=self.staging,
-                    )
+        def get() -> str:
+            with http_guard.at_most(file.size):
+                return hf_hub_download(
+                    repo.name,
+                    file.path,
+                    repo_type=repo.kind,
+                    revision=commit,
+                    endpoint=self.endpoint,
+                    token=self.token,
+                    cache_dir=self.staging,
                 )
-            )
-            if file.sha256 is not None or _blob_id(path.read_bytes()) == file.blob:
+
+        for _ in range(_COPIES):
+            path = Path(retry_transient(get))
+            if path.stat().st_size == file.size and (
+                file.sha256 is not None or _blob_id(path.read_bytes()) == file.blob
+            ):
                 return path
-            discard(path)
+            self.discard(path)
         raise Damaged(f"{file.path} of {repo} does not arrive as {self.endpoint} says it is")
+
+    def discard(self, path: Path) -> None:
+        """Forget a downloaded file, so that the next try starts anew. Nothing outside of the
+        staging folder is touched, wherever a link leads."""
+        staging = self.staging.resolve()
+        for found in (path.resolve(), path.parent.resolve() / path.name):
+            if staging in found.parents:
+                found.unlink(missing_ok=True)
 
     def sha256(self, repo: RepoId, commit: str, file: File) -> str:
         """The hash of a file's content; a hub says it only of large ones."""
@@ -196,31 +219,36 @@ class HubReader:
 
     def collection(self, slug: str) -> Collection:
         """A collection with all its items."""
-        return retry_transient(lambda: self.api.get_collection(slug))
+        found = retry_transient(lambda: self.api.get_collection(slug))
+        untrusted.slug(found.slug), untrusted.text(found.title), untrusted.text(found.description)
+        for item in found.items:
+            if item.item_type in ("model", "dataset"):
+                untrusted.repo(item.item_id), untrusted.text(item.note)
+        return found
 
     def collections(self, owner: str | None = None) -> list[Collection]:
         """The collections of an owner, or all; of each only the first few items."""
-        return retry_transient(lambda: list(self.api.list_collections(owner=owner)))
+        with self.explained("the collections"):
+            found = retry_transient(lambda: list(self.api.list_collections(owner=owner)))
+            for one in found:
+                untrusted.slug(one.slug), untrusted.text(one.title)
+            return found
 
     def repos(self) -> list[RepoId]:
         """All repos of this hub that its token may see; only to be asked of a hub of one's own."""
-        models = [
-            RepoId("model", info.id)
-            for info in retry_transient(lambda: list(self.api.list_models()))
+        with self.explained("the repos"):
+            models = retry_transient(lambda: list(self.api.list_models()))
+            datasets = retry_transient(lambda: list(self.api.list_datasets()))
+        return [
+            RepoId(kind, untrusted.repo(info.id))
+            for kind, found in (("model", models), ("dataset", datasets))
+            for info in found
         ]
-        datasets = retry_transient(lambda: list(self.api.list_datasets()))
-        return models + [RepoId("dataset", info.id) for info in datasets]
 
     def kinds(self, name: str) -> list[RepoId]:
         """The repos of this name: a model, a dataset, both, or none."""
         repos = (RepoId("model", name), RepoId("dataset", name))
         return [repo for repo in repos if self.refs(repo) is not None]
-
-
-def discard(path: Path) -> None:
-    """Forget a downloaded file, so that the next try starts anew."""
-    path.resolve().unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
 
 
 def retry_transient(call: Callable[[], T], also: Sequence[int] = ()) -> T:
@@ -258,8 +286,8 @@ def _blob_id(content: bytes) -> str:
 
 
 def _patience(state: RetryCallState) -> float:
-    """As long as the hub asks for, else longer each time."""
+    """As long as the hub asks for (http_guard refuses what is too long), else longer each time."""
     error: Any = state.outcome.exception() if state.outcome else None
     headers = getattr(getattr(error, "response", None), "headers", {})
     asked = headers.get("Retry-After", "")
-    return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else _WAIT(state)
+    return float(asked) if asked.isdigit() else _WAIT(state)

@@ -15,7 +15,7 @@ from factory.errors import HubError
 from factory.hub.connection import address_of
 from factory.hub.sync.destination import ConcurrentUpdate, Destination
 from factory.hub.sync.plan import CommitLine, Options, RepoPair, RepoPlan, lay_out
-from factory.hub.sync.side import Damaged, HubReader, RepoId
+from factory.hub.sync.side import Copies, Damaged, HubReader, RepoId
 
 _LOOKS = 6  # plans made for one repo while others write to it too
 _DESCRIPTION = 150  # characters a collection's description may have
@@ -224,7 +224,7 @@ class RepoTransfer:
                 branch,
                 head,
                 step,
-                lambda file, commit=commit: self.source.download(repo, commit, file),  # type: ignore[misc]
+                Copies(self.source, repo, commit),
                 self._watcher.moved,
             )
 

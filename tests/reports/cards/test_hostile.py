@@ -52,9 +52,13 @@ def poisoned(manifest: Manifest, text: str) -> Manifest:
     if "final" in stats:
         stats["final"] = {text: 1.0, "list": [text]}
         stats["curve"] = [{text: 1.0, "loss": 0.5}, {text: 2.0, "loss": 0.4}]
-    outside = InputRecord(role=text, digest="e" * 64, source=text, revision=text)
-    ours = InputRecord(role="samples", digest="f" * 64, repo=text, tag=text, license=text or "x")
+    # names are refused when a manifest is read; a page holds even if one slips through
+    outside = InputRecord(role=text, digest="e" * 64, source=text)
+    outside = outside.model_copy(update={"revision": text})
+    ours = InputRecord(role="samples", digest="f" * 64, license=text or "x")
+    ours = ours.model_copy(update={"repo": text, "tag": text})
     cells = {"prompt": [{"role": text, "content": text}], text: text, "n": 1}
+    sample = Sample(slice="en", row=0, cells=cells)
     return manifest.model_copy(
         update={
             "license": License(id="other", name=text or "x", link=TERMS, because=text),
@@ -64,7 +68,7 @@ def poisoned(manifest: Manifest, text: str) -> Manifest:
             "how": {text: text},
             "models": [*manifest.models, outside],
             "stats": stats,
-            "samples": [Sample(slice=text, row=0, cells=cells)],
+            "samples": [sample.model_copy(update={"slice": text})],
             "environment": {text: text},
             "template": {
                 "template_hash": text, "leading_bos": 1, "stop_ids": [2], "stop_tokens": [text],
