@@ -21,12 +21,14 @@ class Blobs:
     on after a restart. The time of a file's last change says when somebody last counted on it.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self._root = root
         self._temporary = root / "tmp"
         self._parts = root / "parts"
         # Held while a content is counted on or taken away, so that never both happen at once.
         self._lock = threading.Lock()
+        if read_only:
+            return
         self._temporary.mkdir(parents=True, exist_ok=True)
         self._parts.mkdir(exist_ok=True)
         for left_over in self._temporary.iterdir():  # of a server that was killed

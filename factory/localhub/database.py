@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from factory.localhub.errors import NoSpace
+from factory.localhub.errors import Forbidden, NoSpace
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -57,6 +58,7 @@ CREATE TABLE IF NOT EXISTS discussions (
 CREATE INDEX IF NOT EXISTS contents_of_repo ON contents (repo);
 CREATE INDEX IF NOT EXISTS items_of_repo ON collection_items (repo);
 """
+_CLOSE_SECONDS = 2.0
 # Raised by one whenever a stored file can no longer be read by older code.
 _VERSION = 1
 
@@ -64,22 +66,35 @@ _VERSION = 1
 class Database:
     """The open file. `rows` and `row` read; writing needs a `transaction`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        log = path.with_name(f"{path.name}-wal")
+        if read_only and log.exists() and log.stat().st_size:
+            raise RuntimeError(
+                f"{path} is being written, or was not closed: stop its server, or start one where "
+                "it may be written"
+            )
+        # Nothing is written beside a file that is only read, not even a lock.
+        address = f"file:{quote(str(path))}?mode=ro&immutable=1" if read_only else str(path)
+        self._connection = sqlite3.connect(
+            address, isolation_level=None, check_same_thread=False, uri=read_only
+        )
         self._connection.row_factory = sqlite3.Row
-        for pragma in (
-            "locking_mode = EXCLUSIVE",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-        ):
-            self._connection.execute(f"PRAGMA {pragma}")
+        if not read_only:
+            for pragma in (
+                "locking_mode = EXCLUSIVE",
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+            ):
+                self._connection.execute(f"PRAGMA {pragma}")
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
             raise RuntimeError(f"{path} was written by a newer version of this program: update it")
-        self._connection.executescript(_SCHEMA)
-        self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+        if not read_only:
+            self._connection.executescript(_SCHEMA)
+            if version != _VERSION:  # written only if need be: the disk may be full
+                self._connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         """All rows that the query finds."""
@@ -93,7 +108,10 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything in the block lasts, or nothing of it. Raises NoSpace if the disk is full."""
+        """Everything in the block lasts, or nothing of it.
+
+        Raises NoSpace if the disk is full, Forbidden if the file may only be read.
+        """
         with self._lock:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -108,6 +126,8 @@ class Database:
                     raise NoSpace(
                         "the disk of the local hub is full: free some space and try again"
                     ) from error
+                if error.sqlite_errorcode == sqlite3.SQLITE_READONLY:
+                    raise Forbidden("this store can only be read here") from error
                 raise
 
     def setting(self, key: str) -> str | None:
@@ -116,6 +136,13 @@ class Database:
         return None if row is None else str(row["value"])
 
     def close(self) -> None:
-        """Fold the log into the file and let go of it."""
-        with self._lock:
-            self._connection.close()
+        """Fold the log into the file and let go of it.
+
+        If a request has it in use for too long, it stays as it is; the next start finds all in the
+        log.
+        """
+        if self._lock.acquire(timeout=_CLOSE_SECONDS):
+            try:
+                self._connection.close()
+            finally:
+                self._lock.release()

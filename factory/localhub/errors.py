@@ -9,10 +9,12 @@ HubError 500
 │   ├── RevisionNotFound
 │   └── EntryNotFound
 ├── MethodNotAllowed 405
+├── Timeout 408
 ├── Conflict 409
 ├── Stale 412
 ├── TooLarge 413
 ├── RangeNotSatisfiable 416
+├── Busy 503
 └── NoSpace 507
 """
 
@@ -75,6 +77,10 @@ class MethodNotAllowed(HubError):
     status = 405
 
 
+class Timeout(HubError):
+    status = 408
+
+
 class Conflict(HubError):
     status = 409
 
@@ -89,6 +95,10 @@ class TooLarge(HubError):
 
 class RangeNotSatisfiable(HubError):
     status = 416
+
+
+class Busy(HubError):
+    status = 503
 
 
 class NoSpace(HubError):

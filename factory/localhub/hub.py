@@ -28,10 +28,11 @@ _SECRET = "upload_secret"
 class Hub:
     """Everything under `root`. The caller sees to it that nobody else has it open."""
 
-    def __init__(self, root: Path) -> None:
-        self.blobs = Blobs(root / "blobs")
-        self.database = Database(root / "hub.sqlite")
-        self.accounts = Accounts(self.database)
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        self.read_only = read_only
+        self.blobs = Blobs(root / "blobs", read_only=read_only)
+        self.database = Database(root / "hub.sqlite", read_only=read_only)
+        self.accounts = Accounts(self.database, read_only=read_only)
         self.repos = Repos(self.database)
         self.trees = Trees(self.database)
         self.refs = Refs(self.database)
@@ -42,6 +43,10 @@ class Hub:
         self.upload_secret = self._secret()
         self._read_card = lru_cache(maxsize=4096)(self._load_card)
         self._read_text = lru_cache(maxsize=256)(self._load_text)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.database.close()
 
     def create_repo(
         self, kind: Kind, namespace: str, name: str, *, owner: str, private: bool
@@ -88,6 +93,8 @@ class Hub:
 
     def _secret(self) -> bytes:
         secret = self.database.setting(_SECRET)
+        if secret is None and self.read_only:
+            return b""
         if secret is None:
             secret = secrets.token_hex(32)
             with self.database.transaction() as connection:

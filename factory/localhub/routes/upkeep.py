@@ -17,6 +17,8 @@ _DAY = 24 * 3600
 def gc(call: Call) -> Response:
     """What nothing names; taken away if `remove` says so."""
     _require_owner(call)
+    if call.hub.read_only:
+        raise Forbidden("this store can only be read here")
     body = call.json()
     grace = body.number_or_none("grace")
     remove = bool(body.flag_or_none("remove"))
