@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from factory.localhub.errors import FULL_DISK, BadRequest, NoSpace
+from factory.localhub.git_objects import SHA256
 
 
 class Blobs:
@@ -51,7 +52,7 @@ class Blobs:
         """The sha256 of each content that is here."""
         for folder in self._root.iterdir():
             if len(folder.name) == 2:
-                yield from (path.name for path in folder.iterdir())
+                yield from (path.name for path in folder.iterdir() if SHA256.fullmatch(path.name))
 
     def state(self, sha256: str) -> tuple[int, float]:
         """Size, and when somebody last counted on it. Raises FileNotFoundError."""

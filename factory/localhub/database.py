@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from factory.localhub import checksums
 from factory.localhub.errors import Forbidden, NoSpace
 
 _SCHEMA = """
@@ -25,12 +27,18 @@ CREATE TABLE IF NOT EXISTS tokens (
 CREATE TABLE IF NOT EXISTS repos (
   id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, namespace TEXT NOT NULL,
   name TEXT NOT NULL, owner TEXT NOT NULL, private INTEGER NOT NULL, created REAL NOT NULL,
-  modified REAL NOT NULL, UNIQUE (kind, namespace, name));
-CREATE TABLE IF NOT EXISTS trees (oid TEXT PRIMARY KEY, entries TEXT NOT NULL);
+  modified REAL NOT NULL, indexed INTEGER NOT NULL DEFAULT 0, UNIQUE (kind, namespace, name));
+-- With a base it is what leads from that directory to this one: see trees.py.
+CREATE TABLE IF NOT EXISTS trees (
+  oid TEXT PRIMARY KEY, entries TEXT NOT NULL, base TEXT, steps INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS commits (
   repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, oid TEXT NOT NULL, tree TEXT NOT NULL,
   parent TEXT, author TEXT NOT NULL, date INTEGER NOT NULL, title TEXT NOT NULL,
   message TEXT NOT NULL, PRIMARY KEY (repo, oid));
+-- Which commit changed which file or directory; of a history's first commit, that is all there is.
+CREATE TABLE IF NOT EXISTS path_changes (
+  id INTEGER PRIMARY KEY, repo INTEGER NOT NULL, path TEXT NOT NULL, oid TEXT NOT NULL,
+  FOREIGN KEY (repo, oid) REFERENCES commits ON DELETE CASCADE);
 -- Commits taken in from another hub, kept under the id they have there.
 CREATE TABLE IF NOT EXISTS mirrored (
   repo INTEGER NOT NULL, oid TEXT NOT NULL, PRIMARY KEY (repo, oid),
@@ -57,10 +65,21 @@ CREATE TABLE IF NOT EXISTS discussions (
   base TEXT, created REAL NOT NULL, PRIMARY KEY (repo, number));
 CREATE INDEX IF NOT EXISTS contents_of_repo ON contents (repo);
 CREATE INDEX IF NOT EXISTS items_of_repo ON collection_items (repo);
+CREATE INDEX IF NOT EXISTS changes_of_path ON path_changes (repo, path);
+CREATE INDEX IF NOT EXISTS changes_of_commit ON path_changes (repo, oid);
 """
+# What tables of the first version lack.
+_SECOND = (
+    ("trees", "base TEXT"),
+    ("trees", "steps INTEGER NOT NULL DEFAULT 0"),
+    ("repos", "indexed INTEGER NOT NULL DEFAULT 0"),
+)
 _CLOSE_SECONDS = 2.0
+# Copied at once, and the pause in which others come in.
+_COPY_PAGES = 500
+_PAUSE_SECONDS = 0.001
 # Raised by one whenever a stored file can no longer be read by older code.
-_VERSION = 1
+_VERSION = 2
 
 
 class Database:
@@ -68,6 +87,8 @@ class Database:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._lock = threading.RLock()
+        self.path = path
+        self.read_only = read_only
         log = path.with_name(f"{path.name}-wal")
         if read_only and log.exists() and log.stat().st_size:
             raise RuntimeError(
@@ -82,6 +103,7 @@ class Database:
         self._connection.row_factory = sqlite3.Row
         if not read_only:
             for pragma in (
+                "auto_vacuum = INCREMENTAL",  # of a new file; an old one needs VACUUM first
                 "locking_mode = EXCLUSIVE",
                 "journal_mode = WAL",
                 "synchronous = FULL",
@@ -91,10 +113,28 @@ class Database:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
             raise RuntimeError(f"{path} was written by a newer version of this program: update it")
+        if read_only and version < _VERSION:
+            raise RuntimeError(
+                f"{path} was written by an older version of this program: start its server once "
+                "where it may be written"
+            )
         if not read_only:
-            self._connection.executescript(_SCHEMA)
+            if version == 1:
+                for table, column in _SECOND:
+                    if column.split()[0] not in self._columns(table):  # a start was cut off
+                        self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+            self._connection.executescript(_SCHEMA + checksums.SCHEMA)
+            checksums.install(self._connection)
             if version != _VERSION:  # written only if need be: the disk may be full
+                self._connection.execute("BEGIN IMMEDIATE")
+                checksums.fill(self._connection)
                 self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+                self._connection.execute("COMMIT")
+        else:
+            checksums.register(self._connection)
+
+    def _columns(self, table: str) -> set[str]:
+        return {row["name"] for row in self._connection.execute(f"PRAGMA table_info({table})")}
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         """All rows that the query finds."""
@@ -134,6 +174,45 @@ class Database:
         """The value kept under `key`."""
         row = self.row("SELECT value FROM settings WHERE key = ?", (key,))
         return None if row is None else str(row["value"])
+
+    def number(self, query: str) -> int:
+        """The one number that a query finds."""
+        row = self.row(query)
+        return 0 if row is None else int(row[0])
+
+    def ask(self, question: Callable[..., Any], *arguments: object) -> Any:
+        """The answer of a function that reads the open file, as a list."""
+        with self._lock:
+            return list(question(self._connection, *arguments))
+
+    def copy(self, target: sqlite3.Connection) -> None:
+        """Copy all that is committed into another database; others may read and write meanwhile.
+
+        What they write while it goes on is in the copy too.
+        """
+
+        def let_others_in(status: int, remaining: int, total: int) -> None:
+            self._lock.release()
+            time.sleep(_PAUSE_SECONDS)
+            self._lock.acquire()
+
+        with self._lock:
+            self._connection.backup(target, pages=_COPY_PAGES, progress=let_others_in)
+
+    def fold(self) -> None:
+        """Fold the log into the file, so that it takes no more room than need be."""
+        with self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def pack(self) -> None:
+        """Write the file anew without what is free in it; nobody else can use it meanwhile.
+
+        Raises sqlite3.OperationalError if there is no room for that.
+        """
+        with self._lock:
+            self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._connection.execute("VACUUM")
+        self.fold()
 
     def close(self) -> None:
         """Fold the log into the file and let go of it.

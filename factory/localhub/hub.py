@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Hub:
 
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.read_only = read_only
+        # Held by whoever looks after the store: one at a time.
+        self.upkeep = threading.Lock()
         self.blobs = Blobs(root / "blobs", read_only=read_only)
         self.database = Database(root / "hub.sqlite", read_only=read_only)
         self.accounts = Accounts(self.database, read_only=read_only)
