@@ -54,10 +54,7 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
 
 def not_started(error: HubStartError) -> HubError:
     """What to do where the local hub does not start: most often its folder cannot be used."""
-    return HubError(
-        f"the local hub did not start: {error}",
-        "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong",
-    )
+    return HubError(f"the local hub did not start: {error}", error.fix)
 
 
 @contextmanager

@@ -37,12 +37,35 @@ def register(connection: sqlite3.Connection) -> None:
 
 
 def fill(connection: sqlite3.Connection) -> None:
-    """Write the checksums of all rows, for a file from before there were any."""
+    """Write the checksums of all rows, for a file from before there were any.
+
+    One that has some keeps them: they tell what was damaged.
+    """
+    if connection.execute(f"SELECT 1 FROM {_OWN} WHERE row != 'layout' LIMIT 1").fetchone():
+        return
     for table in tables(connection):
         connection.execute(
             f"INSERT OR REPLACE INTO {_OWN} SELECT {_key(connection, table, table)},"
             f" {_sum(connection, table, table)} FROM {table}"
         )
+
+
+def layout(connection: sqlite3.Connection) -> tuple[str, str | None]:
+    """Return the checksum of the tables' own definitions, and the one that was written down."""
+    found = connection.execute(
+        "SELECT type, name, sql FROM main.sqlite_master ORDER BY type, name"
+    ).fetchall()
+    known: list[tuple[str]] = []
+    if any(name == _OWN for _, name, _ in found):
+        known = connection.execute(f"SELECT sum FROM {_OWN} WHERE row = 'layout'").fetchall()
+    return _row_sum([tuple(row) for row in found]), known[0][0] if known else None
+
+
+def write_layout(connection: sqlite3.Connection) -> None:
+    """Write down the checksum of the tables' own definitions."""
+    connection.execute(
+        f"INSERT OR REPLACE INTO {_OWN} VALUES ('layout', ?)", (layout(connection)[0],)
+    )
 
 
 def tables(connection: sqlite3.Connection) -> list[str]:

@@ -123,8 +123,11 @@ class Database:
                 for table, column in _SECOND:
                     if column.split()[0] not in self._columns(table):  # a start was cut off
                         self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+            now, known = checksums.layout(self._connection)
             self._connection.executescript(_SCHEMA + checksums.SCHEMA)
             checksums.install(self._connection)
+            if known is None or (now == known != checksums.layout(self._connection)[0]):
+                checksums.write_layout(self._connection)
             if version != _VERSION:  # written only if need be: the disk may be full
                 self._connection.execute("BEGIN IMMEDIATE")
                 checksums.fill(self._connection)

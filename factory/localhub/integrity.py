@@ -68,6 +68,9 @@ class _Audit:
 
     def tables(self) -> None:
         """The file itself, each row by its checksum, and where rows point to."""
+        now, known = self._database.ask(checksums.layout)
+        if now != known:
+            self.problems.append("database: its layout is not as it was written")
         for table in self._database.ask(checksums.tables):
             with self.part(f"database: table {table}"):
                 for row in self._database.rows(f"PRAGMA integrity_check({table})"):
@@ -107,6 +110,8 @@ class _Audit:
             rows = self._database.rows(
                 "SELECT oid, entries FROM trees WHERE oid > ? ORDER BY oid LIMIT ?", (last, _BATCH)
             )
+            # In a damaged index they may come again.
+            rows = [row for row in rows if row["oid"] not in self._tree_ids]
             for row in rows:
                 last = row["oid"]
                 self._tree_ids.add(last)

@@ -27,13 +27,21 @@ _TAKEN_SECONDS = 0.5
 _LOG_LINES = 8
 # How a server ends when another has the store open, here or on another host; as in server.py, which
 # is slow to import.
-_EXIT_TAKEN, _EXIT_ELSEWHERE = 3, 4
+_EXIT_TAKEN, _EXIT_ELSEWHERE, _EXIT_DAMAGED = 3, 4, 5
 # Servers that this process started: kept, so that they are waited for when they end before it does.
 _started: list[subprocess.Popen[bytes]] = []
 
 
 class HubStartError(RuntimeError):
     """The local hub could not be started; the message says why and ends with its log."""
+
+    fix = "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong"
+
+
+class HubDamagedError(HubStartError):
+    """The database of the local hub cannot be read."""
+
+    fix = "put a backup in the place of the hub's folder: see factory hub backup --help"
 
 
 @dataclass(frozen=True)
@@ -190,6 +198,8 @@ def _start(root: Path, place: Path, deadline: float) -> Connection:
         if (status := server.poll()) is not None:
             if status == _EXIT_ELSEWHERE:
                 raise _failure(place, "another host has it")
+            if status == _EXIT_DAMAGED:
+                raise HubDamagedError(str(_failure(place, "its database is damaged")))
             if status != _EXIT_TAKEN:
                 raise _failure(place, f"it ended with status {status}")
             # By one that is starting, for a user who was killed, or by one that is just ending.

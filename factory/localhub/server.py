@@ -28,6 +28,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -48,6 +49,8 @@ from factory.localhub.lease import HeldElsewhere, Lease
 # How the process ends when another server has the store open, here or on another host.
 EXIT_TAKEN = 3
 EXIT_ELSEWHERE = 4
+# And when its database cannot be read at all.
+EXIT_DAMAGED = 5
 _WATCH_SECONDS = 1.0
 # Clients keep idle connections for up to a minute and do not repeat a commit that met a closed one.
 _KEEP_ALIVE_SECONDS = 120
@@ -228,6 +231,10 @@ def main() -> int:
     except HeldElsewhere as error:
         print(error, file=sys.stderr)
         return EXIT_ELSEWHERE
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        logging.exception("the database cannot be read")
+        print(f"{root / 'hub.sqlite'} is damaged: {error}", file=sys.stderr)
+        return EXIT_DAMAGED
     except Exception as error:
         logging.exception("the server could not go on")
         print(f"the local hub in {root} could not start: {error}", file=sys.stderr)

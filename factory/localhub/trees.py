@@ -193,12 +193,11 @@ class Draft:
     def save(self, connection: sqlite3.Connection) -> str:
         """Keep this directory and those below, without empty ones, and answer its git id."""
         directory: Directory = {}
-        for name in self._children:
-            child = self._child(name)
-            if isinstance(child, Draft):
-                directory[name] = Entry(name, child.save(connection))
-            elif child is not None:
+        for name, child in self._children.items():
+            if not isinstance(child, Draft):
                 directory[name] = child
+            elif self._child(name) is not None:
+                directory[name] = Entry(name, child.save(connection))
         return self._trees.save(connection, directory, self._base)
 
     def _child(self, name: str) -> Entry | Draft | None:

@@ -344,6 +344,10 @@ def test_the_lease_is_kept_on_a_full_disk_and_the_hub_can_be_started_and_cleaned
                         ).read_bytes() == b"kept"  # fmt: skip
             for path in (root / "blobs").glob("??/*"):
                 os.utime(path, (0, 0))
+            fill(disk / "more")
+            with pytest.raises((HfHubHTTPError, RuntimeError)):
+                api.upload_file(path_or_fileobj=os.urandom(50_000), path_in_repo="b.txt",
+                                repo_id="org/r")  # fmt: skip
             status, found = request(hub, "POST", "/api/local/gc", {"remove": True, "grace": 60})
             assert status == 200 and found["size"] >= 5_000_000
             api.upload_file(path_or_fileobj=b"new", path_in_repo="b.txt", repo_id="org/r")
