@@ -100,29 +100,29 @@ class _Rules:
 
     def last(self, path: str, *, directory: bool) -> bool | None:
         """The value of the last rule that matches; None if none does."""
-        found: tuple[int, bool | None] = (-1, None)
+        match: tuple[int, bool | None] = (-1, None)
         for key in (path, f"*/{path.rpartition('/')[2]}"):
             for only_directories in (False, True) if directory else (False,):
-                found = max(found, self._names.get((key, only_directories), found))
+                match = max(match, self._names.get((key, only_directories), match))
         for number, glob, only_directories, value in self._globs:
-            if number < found[0]:
+            if number < match[0]:
                 break
             if (directory or not only_directories) and glob.matches(path):
                 return value
-        return found[1]
+        return match[1]
 
 
 @lru_cache(maxsize=128)
 def _filters(attributes: str) -> _Rules:
-    found = []
+    rules = []
     for line in attributes.splitlines():
         words = line.split()
         if not words or words[0].startswith(("#", "!")):
             continue
         for word in words[1:]:
             if word.startswith("filter=") or word in ("filter", "-filter", "!filter"):
-                found.append((words[0], word == "filter=lfs"))
-    return _Rules(found, PATH)
+                rules.append((words[0], word == "filter=lfs"))
+    return _Rules(rules, PATH)
 
 
 @lru_cache(maxsize=32)
@@ -173,13 +173,13 @@ class Glob:
 
     def _skipped(self, reached: set[int]) -> set[int]:
         """The same, and what follows after `**` that stand for no name."""
-        found = set(reached)
+        reachable = set(reached)
         for index in reached:
             while index < len(self._parts) and self._parts[index] is None:
                 index += 1
                 if index < len(self._parts):
-                    found.add(index)
-        return found
+                    reachable.add(index)
+        return reachable
 
 
 def _part(glob: str) -> re.Pattern[str]:

@@ -34,9 +34,9 @@ def copy(hub: Hub, folder: Path) -> tuple[int, int, list[str]]:
     with sole_keeper(hub):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if others := {path.name for path in folder.iterdir()} - _OURS:
+            if strangers := {path.name for path in folder.iterdir()} - _OURS:
                 raise Conflict(
-                    f"{folder} holds {min(others)!r}, which no backup does: take another"
+                    f"{folder} holds {min(strangers)!r}, which no backup does: take another"
                 )
             part = folder / "hub.sqlite.part"
             part.unlink(missing_ok=True)

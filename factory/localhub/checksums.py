@@ -52,13 +52,13 @@ def fill(connection: sqlite3.Connection) -> None:
 
 def layout(connection: sqlite3.Connection) -> tuple[str, str | None]:
     """Return the checksum of the tables' own definitions, and the one that was written down."""
-    found = connection.execute(
+    definitions = connection.execute(
         "SELECT type, name, sql FROM main.sqlite_master ORDER BY type, name"
     ).fetchall()
-    known: list[tuple[str]] = []
-    if any(name == _OWN for _, name, _ in found):
-        known = connection.execute(f"SELECT sum FROM {_OWN} WHERE row = 'layout'").fetchall()
-    return _row_sum([tuple(row) for row in found]), known[0][0] if known else None
+    sums: list[tuple[str]] = []
+    if any(name == _OWN for _, name, _ in definitions):
+        sums = connection.execute(f"SELECT sum FROM {_OWN} WHERE row = 'layout'").fetchall()
+    return _row_sum([tuple(row) for row in definitions]), sums[0][0] if sums else None
 
 
 def write_layout(connection: sqlite3.Connection) -> None:

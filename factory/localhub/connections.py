@@ -46,10 +46,11 @@ class Protocol(H11Protocol):
         self._head_since: float | None = now
         self._unread = (0, now)
         if len(self.connections) > self.most:
-            idle = [one for one in protocols(self.connections) if one is not self and one.is_idle]
+            peers = [peer for peer in protocols(self.connections) if peer is not self]
+            idle = [peer for peer in peers if peer.is_idle]
             if idle:
                 # Those that never said anything go first: no client counts on them.
-                min(idle, key=lambda one: (one.cycle is not None, one.heard)).end()
+                min(idle, key=lambda peer: (peer.cycle is not None, peer.heard)).end()
             else:
                 self.refuse(Busy("too many connections: try again", headers={"Retry-After": "1"}))
 
@@ -121,10 +122,10 @@ def allow_connections() -> None:
     Each connection may have a content open besides itself.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * _MOST + 2 * _SPARE_HANDLES
+    handles = 2 * _MOST + 2 * _SPARE_HANDLES
     unlimited = resource.RLIM_INFINITY
-    if soft != unlimited and soft < wanted:
-        soft = wanted if hard == unlimited else min(wanted, hard)
+    if soft != unlimited and soft < handles:
+        soft = handles if hard == unlimited else min(handles, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft != unlimited:
         Protocol.most = max(min(_MOST, (soft - _SPARE_HANDLES) // 2), 8)

@@ -104,6 +104,7 @@ class Database:
         if not read_only:
             for pragma in (
                 "auto_vacuum = INCREMENTAL",  # of a new file; an old one needs VACUUM first
+                "temp_store = MEMORY",  # for the triggers that write checksums
                 "locking_mode = EXCLUSIVE",
                 "journal_mode = WAL",
                 "synchronous = FULL",

@@ -57,11 +57,11 @@ def collect(hub: Hub, grace: int, *, remove: bool) -> Garbage:
     """
     if grace < LEAST_GRACE:
         raise BadRequest(f"a grace of less than {LEAST_GRACE} s would harm uploads under way")
-    before = time.time() - grace
+    limit = time.time() - grace
     with sole_keeper(hub):
         hub.trees.saved_since = set()
         try:
-            return _remove(hub, before) if remove else _count(hub, before)
+            return _remove(hub, limit) if remove else _count(hub, limit)
         finally:
             hub.trees.saved_since = None
 
@@ -100,10 +100,10 @@ class Needs:
             base: str | None = row["base"]
             # Histories come oldest first, so that mostly the difference is all there is to read.
             if base is None or base in seen:
-                found = [values for values in json.loads(row["entries"]) if len(values) > 1]
+                entries = [values for values in json.loads(row["entries"]) if len(values) > 1]
             else:
-                found = [(e.name, e.oid, e.size, e.sha256) for e in hub.trees.read(oid).values()]
-            for _, below, _, sha256, *_ in found:
+                entries = [(e.name, e.oid, e.size, e.sha256) for e in hub.trees.read(oid).values()]
+            for _, below, _, sha256, *_ in entries:
                 if sha256 is None:
                     waiting.append(below)
                 else:
@@ -123,8 +123,8 @@ class Needs:
         return set().union(*self.contents.values())
 
 
-def _live(hub: Hub, before: float) -> dict[_Id, str]:
-    rows = hub.database.rows(_LIVE, (int(before),))
+def _live(hub: Hub, limit: float) -> dict[_Id, str]:
+    rows = hub.database.rows(_LIVE, (int(limit),))
     return {(row["repo"], row["oid"]): row["tree"] for row in rows}
 
 
@@ -135,33 +135,33 @@ def _mark(hub: Hub, live: dict[_Id, str]) -> Needs:
     return needs
 
 
-def _count(hub: Hub, before: float) -> Garbage:
-    live = _live(hub, before)
+def _count(hub: Hub, limit: float) -> Garbage:
+    live = _live(hub, limit)
     needs = _mark(hub, live)
-    commits = [one for one in _commits(hub) if one not in live]
-    links = set(_links(hub, needs, before))
+    commits = [commit for commit in _commits(hub) if commit not in live]
+    links = set(_links(hub, needs, limit))
     named = needs.named() | {sha256 for sha256, repo in _all_links(hub)
                              if (sha256, repo) not in links}  # fmt: skip
-    found = Garbage(len(commits), len(_dead_trees(hub, needs)))
+    garbage = Garbage(len(commits), len(_dead_trees(hub, needs)))
     for sha256 in set(hub.blobs.names()) - named:
-        if is_older(hub, sha256, before):
-            found.contents += 1
-            found.size += hub.blobs.state(sha256)[0]
-    return found
+        if is_older(hub, sha256, limit):
+            garbage.contents += 1
+            garbage.size += hub.blobs.state(sha256)[0]
+    return garbage
 
 
-def _remove(hub: Hub, before: float) -> Garbage:
-    found = Garbage()
-    needs = _mark(hub, _live(hub, before))
+def _remove(hub: Hub, limit: float) -> Garbage:
+    garbage = Garbage()
+    needs = _mark(hub, _live(hub, limit))
     # Contents that no row names first: on a full disk this makes room for what follows.
-    _drop_contents(hub, needs, before, found)
+    _drop_contents(hub, needs, limit, garbage)
     with hub.database.transaction() as connection:
-        live = _live(hub, before)
+        live = _live(hub, limit)
         for (repo, _), tree in live.items():  # what has become live since costs little
             needs.add(hub, repo, tree)
-        commits = [one for one in _commits(hub) if one not in live]
+        commits = [commit for commit in _commits(hub) if commit not in live]
         connection.executemany("DELETE FROM commits WHERE repo = ? AND oid = ?", commits)
-    found.commits = len(commits)
+    garbage.commits = len(commits)
     # Those that build on others first, so that what is left is whole at any time.
     for batch in _batches(_dead_trees(hub, needs)):
         with hub.database.transaction() as connection:
@@ -169,19 +169,21 @@ def _remove(hub: Hub, before: float) -> Garbage:
                 needs.keep(hub, oid)
             dead = [(oid,) for oid in batch if oid not in needs.trees]
             connection.executemany("DELETE FROM trees WHERE oid = ?", dead)
-        found.trees += len(dead)
+        garbage.trees += len(dead)
         hub.database.fold()
-    for links in _batches(list(_links(hub, needs, before))):
+    for links in _batches(list(_links(hub, needs, limit))):
         with hub.database.transaction() as connection:
             connection.executemany(
                 "DELETE FROM contents WHERE sha256 = ? AND repo = ?",
-                [link for link in links if is_older(hub, link[0], before)],
+                [link for link in links if is_older(hub, link[0], limit)],
             )
         hub.database.fold()
-    _drop_contents(hub, needs, before, found)
-    hub.blobs.drop_parts(before)
-    _pack(hub)
-    return found
+    _drop_contents(hub, needs, limit, garbage)
+    hub.blobs.drop_parts(limit)
+    # What a full disk leaves undone here is done the next time.
+    with contextlib.suppress(sqlite3.OperationalError):
+        _pack(hub)
+    return garbage
 
 
 def _commits(hub: Hub) -> list[_Id]:
@@ -199,23 +201,23 @@ def _all_links(hub: Hub) -> list[tuple[str, int]]:
     return [(row["sha256"], row["repo"]) for row in rows]
 
 
-def _links(hub: Hub, needs: Needs, before: float) -> Iterator[tuple[str, int]]:
+def _links(hub: Hub, needs: Needs, limit: float) -> Iterator[tuple[str, int]]:
     """Yield which repo was given which content that it no longer needs."""
     for sha256, repo in _all_links(hub):
-        if sha256 not in needs.contents.get(repo, ()) and is_older(hub, sha256, before):
+        if sha256 not in needs.contents.get(repo, ()) and is_older(hub, sha256, limit):
             yield sha256, repo
 
 
-def _drop_contents(hub: Hub, needs: Needs, before: float, found: Garbage) -> None:
+def _drop_contents(hub: Hub, needs: Needs, limit: float, garbage: Garbage) -> None:
     named = needs.named() | {sha256 for sha256, _ in _all_links(hub)}
     for sha256 in sorted(set(hub.blobs.names()) - named):
-        if not is_older(hub, sha256, before):
+        if not is_older(hub, sha256, limit):
             continue
         size, _ = hub.blobs.state(sha256)
         # Looked at once more under a lock: an upload may have counted on it this very moment.
-        if hub.blobs.drop(sha256, before):
-            found.contents += 1
-            found.size += size
+        if hub.blobs.drop(sha256, limit):
+            garbage.contents += 1
+            garbage.size += size
 
 
 def is_older(hub: Hub, sha256: str, moment: float) -> bool:
@@ -243,12 +245,12 @@ def _pack(hub: Hub) -> None:
         )
         size = (pages - free) * database.number("PRAGMA page_size")
         if free > _FREE_SHARE * pages and shutil.disk_usage(database.path.parent).free > 3 * size:
-            with hub.history.indexing, contextlib.suppress(sqlite3.OperationalError):
+            with hub.history.indexing:
                 database.pack()
         return
     while database.number("PRAGMA freelist_count"):
-        left = database.number("PRAGMA freelist_count")
+        pages = database.number("PRAGMA freelist_count")
         database.rows(f"PRAGMA incremental_vacuum({_PAGES})")
         database.fold()
-        if database.number("PRAGMA freelist_count") >= left:
+        if database.number("PRAGMA freelist_count") >= pages:
             return

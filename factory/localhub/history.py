@@ -25,6 +25,8 @@ from factory.localhub.trees import Draft, Trees
 _FIRST = "initial commit"
 _NEVER = 2**62
 _CHANGES_PAGE = 16
+# Commits whose changes are written down at once.
+_INDEX_BATCH = 20
 _SHORT = re.compile(r"[0-9a-f]{7,39}")
 
 
@@ -90,14 +92,14 @@ class History:
         self._index_all(repo)
         line = self._line(repo.key, commit.oid)
         first = next(reversed(line))
-        made: dict[str, Commit] = {}
-        found: dict[tuple[str, ...], Commit] = {}
+        commits: dict[str, Commit] = {}
+        changes: dict[tuple[str, ...], Commit] = {}
         for path in paths:
             oid = self._last_change(repo, "/".join(path), line) or first
-            if oid not in made:
-                made[oid] = self.resolve(repo, oid)
-            found[path] = made[oid]
-        return found
+            if oid not in commits:
+                commits[oid] = self.resolve(repo, oid)
+            changes[path] = commits[oid]
+        return changes
 
     def commit(
         self,
@@ -245,11 +247,11 @@ class History:
         )
         if oid is None:
             commit = replace(commit, oid=object_id("commit", commit_content(commit)))
-        made = connection.execute(
+        insertion = connection.execute(
             "INSERT OR IGNORE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (repo.key, *astuple(commit)),
         )
-        if made.rowcount and parent and self._is_indexed(repo):
+        if insertion.rowcount and parent and self._is_indexed(repo):
             self._index(connection, repo, parent.tree, commit.tree, commit.oid)
         connection.execute("UPDATE repos SET modified = ? WHERE id = ?", (now, repo.key))
         return commit
@@ -265,16 +267,16 @@ class History:
     ) -> dict[tuple[str, ...], Commit]:
         """Find last changes in a store that may not be written, and so not be indexed: slowly."""
         open_paths = {path: self._trees.find(commit.tree, path) for path in paths}
-        found: dict[tuple[str, ...], Commit] = {}
+        changes: dict[tuple[str, ...], Commit] = {}
         newer: Commit | None = commit
         while newer is not None and open_paths:
             older = self._commit(repo, newer.parent) if newer.parent else None
             for path, entry in list(open_paths.items()):
                 if older is None or self._trees.find(older.tree, path) != entry:
-                    found[path] = newer
+                    changes[path] = newer
                     del open_paths[path]
             newer = older
-        return found
+        return changes
 
     def _load_line(self, repo: int, oid: str) -> dict[str, None]:
         """Return the ids of the commits from this one back, newest first."""
@@ -324,17 +326,17 @@ class History:
             number = (last and last["number"]) or 0
             while not self._is_indexed(repo):
                 with self._database.transaction() as connection:
-                    row = connection.execute(
+                    rows = connection.execute(
                         "SELECT c.rowid AS number, c.oid, c.tree, p.tree AS old FROM commits c"
                         " JOIN commits p ON p.repo = c.repo AND p.oid = c.parent"
-                        " WHERE c.repo = ? AND c.rowid > ? ORDER BY c.rowid LIMIT 1",
-                        (repo.key, number),
-                    ).fetchone()
-                    if row is None:
+                        " WHERE c.repo = ? AND c.rowid > ? ORDER BY c.rowid LIMIT ?",
+                        (repo.key, number, _INDEX_BATCH),
+                    ).fetchall()
+                    for row in rows:
+                        self._index(connection, repo, row["old"], row["tree"], row["oid"])
+                        number = row["number"]
+                    if len(rows) < _INDEX_BATCH:
                         connection.execute("UPDATE repos SET indexed = 1 WHERE id = ?", (repo.key,))
-                        return
-                    number = row["number"]
-                    self._index(connection, repo, row["old"], row["tree"], row["oid"])
 
     def _index(
         self, connection: sqlite3.Connection, repo: Repo, old: str, new: str, oid: str

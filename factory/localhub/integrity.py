@@ -131,9 +131,9 @@ class _Audit:
         """Each commit by its id, if it was made here, and what it says it comes from."""
         mirrored = {(row["repo"], row["oid"])
                     for row in self._database.rows("SELECT repo, oid FROM mirrored")}  # fmt: skip
-        made = {(row["repo"], row["oid"])
+        commits = {(row["repo"], row["oid"])
                 for row in self._database.rows("SELECT repo, oid FROM commits")}  # fmt: skip
-        for key in sorted(made):
+        for key in sorted(commits):
             with self.part(f"commit {key[1]}"):
                 row = self._database.row("SELECT * FROM commits WHERE repo = ? AND oid = ?", key)
                 if row is None:  # taken away since
@@ -145,7 +145,7 @@ class _Audit:
                     self.problems.append(f"commit {commit.oid} is not what its id says")
                 if commit.tree not in self._tree_ids:
                     self.problems.append(f"commit {commit.oid} lacks its directory {commit.tree}")
-                if commit.parent and (key[0], commit.parent) not in made:
+                if commit.parent and (key[0], commit.parent) not in commits:
                     self.problems.append(f"commit {commit.oid} lacks its parent {commit.parent}")
 
     def names(self) -> None:
@@ -189,7 +189,9 @@ class _Audit:
                     continue
                 waiting += [entry.oid for entry in directory.values() if entry.is_directory]
                 for name, wrong in self._wrong.items():
-                    for entry, problem in [one for one in wrong if directory.get(name) == one[0]]:
+                    for entry, problem in [
+                        pair for pair in wrong if directory.get(name) == pair[0]
+                    ]:
                         self.problems.append(f"{name!r} in directory {oid} {problem}")
                         wrong.remove((entry, problem))
 

@@ -45,15 +45,15 @@ class Lease:
 
     def take(self) -> None:
         """Become the holder. Raises HeldElsewhere, OSError. The caller holds this host's lock."""
-        found = self._glimpse()
-        if found is not None and _facts(found[0]).get("host") != self._host:
+        lease = self._glimpse()
+        if lease is not None and _facts(lease[0]).get("host") != self._host:
             deadline = time.monotonic() + _WATCH_SECONDS
             while time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
                 now = self._glimpse()
                 if now is None:
                     break
-                if now != found:
+                if now != lease:
                     facts = _facts(now[0])
                     raise HeldElsewhere(
                         f"process {facts.get('pid')} on host {facts.get('host')} has the store "
@@ -169,7 +169,7 @@ class Lease:
 
 def _facts(text: str) -> dict[str, object]:
     try:
-        found = json.loads(text)
+        facts = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return facts if isinstance(facts, dict) else {}

@@ -42,7 +42,7 @@ class Trees:
         if cached is not None:
             return cached
         steps: list[str] = []
-        found: Directory = {}
+        directory: Directory = {}
         base: str | None = oid
         while base is not None:
             row = self._database.row("SELECT entries, base FROM trees WHERE oid = ?", (base,))
@@ -51,15 +51,15 @@ class Trees:
             steps.append(row["entries"])
             base = row["base"]
             if base is not None and (cached := self._cached(base)) is not None:
-                found, base = dict(cached), None
+                directory, base = dict(cached), None
         for entries in reversed(steps):
             for values in json.loads(entries):
                 if len(values) == 1:
-                    found.pop(values[0], None)
+                    directory.pop(values[0], None)
                 else:
-                    found[values[0]] = Entry(*values)
-        self._remember(oid, found)
-        return found
+                    directory[values[0]] = Entry(*values)
+        self._remember(oid, directory)
+        return directory
 
     def find(self, tree: str, parts: tuple[str, ...]) -> Entry | None:
         """What lies at the path `parts` under `tree`, if anything does."""
@@ -82,14 +82,14 @@ class Trees:
 
         Directories that are the same are not entered.
         """
-        before = {} if old is None else self.read(old)
+        old_entries = {} if old is None else self.read(old)
         for name, entry in self.read(new).items():
-            was = before.get(name)
-            if was is entry or was == entry:
+            earlier = old_entries.get(name)
+            if earlier is entry or earlier == entry:
                 continue
             yield prefix + name
             if entry.is_directory:
-                below = was.oid if was is not None and was.is_directory else None
+                below = earlier.oid if earlier is not None and earlier.is_directory else None
                 yield from self.differences(below, entry.oid, f"{prefix}{name}/")
 
     def save(
@@ -129,10 +129,10 @@ class Trees:
 
     def _cached(self, oid: str) -> Directory | None:
         with self._lock:
-            found = self._cache.get(oid)
-            if found is not None:
+            directory = self._cache.get(oid)
+            if directory is not None:
                 self._cache.move_to_end(oid)
-            return found
+            return directory
 
     def _remember(self, oid: str, directory: Directory) -> None:
         with self._lock:
@@ -140,8 +140,8 @@ class Trees:
                 self._cache[oid] = directory
                 self._cache_names += len(directory) + 1
             while self._cache_names > _CACHE_NAMES and len(self._cache) > 1:
-                _, gone = self._cache.popitem(last=False)
-                self._cache_names -= len(gone) + 1
+                _, oldest = self._cache.popitem(last=False)
+                self._cache_names -= len(oldest) + 1
 
 
 def _values(entry: Entry) -> list[object]:

@@ -135,14 +135,14 @@ def route(
 class _Bodies:
     """Memory for bodies that are being read: so much for one, so much for all at once, in bytes."""
 
-    def __init__(self, one: int, together: int) -> None:
-        self._one = one
+    def __init__(self, each: int, together: int) -> None:
+        self._each = each
         self._left = together
 
     def hold(self, size: int, more: int) -> None:
         """Let a body of this size grow. Raises TooLarge, Busy."""
-        if size + more > self._one:
-            raise TooLarge(f"the body is over {self._one} bytes")
+        if size + more > self._each:
+            raise TooLarge(f"the body is over {self._each} bytes")
         if more > self._left:
             raise Busy("too much is being sent at once: try again", headers={"Retry-After": "1"})
         self._left -= more
