@@ -1,6 +1,7 @@
 """The local hub beside a plain copy: files up and down, small commits, readers at once, memory.
 
     python benchmarks/hub.py [--size MB] [--machine NAME] [--json]
+    python benchmarks/hub.py --history [--commits N]      long histories and large folders instead
 
 Both sides of each comparison run one after the other, on the same disk. "Server alone" is a raw PUT
 or GET, the client of huggingface_hub is printed beside it: what it adds is its own hashing. With
@@ -210,12 +211,94 @@ def spread(call: Callable[[int], object]) -> tuple[float, float]:
     return statistics.median(times), statistics.quantiles(times, n=20)[-1]
 
 
+class Writer:
+    """One connection that commits, without a Hub client: what is left is the server's own time."""
+
+    def __init__(self, hub: Connection) -> None:
+        address = urlsplit(hub.url)
+        self._client = http.client.HTTPConnection(address.hostname or "", address.port, timeout=600)
+        self._headers = {"Authorization": f"Bearer {hub.token}"}
+
+    def ask(self, method: str, path: str, body: str | None = None) -> Any:
+        self._client.request(method, path, body, self._headers)
+        reply = self._client.getresponse()
+        found = reply.read()
+        if reply.status != 200:
+            raise RuntimeError(f"{method} {path}: {reply.status} {found[:200]!r}")
+        return json.loads(found)
+
+    def commit(self, repo: str, paths: list[str]) -> float:
+        """Put files of a few bytes at these paths. Answers milliseconds."""
+        lines: list[dict[str, Any]] = [{"key": "header", "value": {"summary": "c"}}]
+        lines += [{"key": "file", "value": {"path": path, "content": f"{path} {time.time()}"}}
+                  for path in paths]  # fmt: skip
+        body = "\n".join(json.dumps(line) for line in lines)
+        path = f"/api/models/{repo}/commit/main"
+        return 1000 * timed(lambda: self.ask("POST", path, body))
+
+
+def history(hub: Connection, api: HfApi, commits: int, pid: int) -> Iterator[tuple[str, float]]:
+    """Figures of long histories and large folders, each with its unit."""
+    writer, database = Writer(hub), hub.root / "hub.sqlite"
+
+    def megabytes() -> float:
+        return sum(path.stat().st_size for path in hub.root.glob("hub.sqlite*")) / 1e6
+
+    def page(repo: str, folder: str) -> float:
+        path = f"/api/models/{repo}/tree/main/{folder}?expand=true"
+        return 1000 * timed(lambda: writer.ask("GET", path))
+
+    api.create_repo("org/long")
+    before = megabytes()
+    times = [writer.commit("org/long", [f"f/{number:05d}.txt"]) for number in range(commits)]
+    yield f"{commits} commits into one folder: the first 100, ms", statistics.median(times[:100])
+    yield "  the last 100, ms", statistics.median(times[-100:])
+    yield "  hub.sqlite, MB", megabytes() - before
+    yield "  a page of 50 with last commits, the first, ms", page("org/long", "f")
+    yield "  and again, ms", page("org/long", "f")
+    api.create_repo("org/wide")
+    writer.commit("org/wide", [f"f/{number:05d}.txt" for number in range(10_000)])
+    before = megabytes()
+    times = [writer.commit("org/wide", [f"f/{number:05d}.txt"]) for number in range(0, 10_000, 100)]
+    yield "100 commits into a folder of 10,000, ms each", statistics.median(times)
+    yield "  hub.sqlite, MB", megabytes() - before
+    api.create_repo("org/deep")
+    paths = [f"{number // 100}/{number % 100}.txt" for number in range(20_000)]
+    yield "a commit of 20,000 files in 200 folders, s", writer.commit("org/deep", paths) / 1000
+    times = [writer.commit("org/deep", [path]) for path in paths[::200]]
+    yield "  then one file, ms", statistics.median(times)
+    listed = timed(lambda: writer.ask("GET", "/api/models/org/deep/revision/main?blobs=true"))
+    yield "  info with blobs, s", listed
+    yield "memory of the server so far, MB", resident(pid, "VmHWM")
+    for repo in ("org/long", "org/wide"):
+        api.super_squash_history(repo)
+    for path in (hub.root / "blobs").glob("??/*"):
+        os.utime(path, (0, 0))
+    writer.ask("POST", "/api/local/gc", json.dumps({"grace": 60}))
+    for what in ("fsck", "gc"):
+        body = json.dumps({"grace": 60, "remove": True})
+        with ThreadPoolExecutor(1) as pool:
+            begun = time.perf_counter()
+            work = pool.submit(Writer(hub).ask, "POST", f"/api/local/{what}", body)
+            waits = [0.0]
+            while not work.done():
+                waits.append(1000 * timed(lambda: writer.ask("GET", "/api/models/org/deep")))
+                time.sleep(0.01)
+            work.result()
+            yield f"{what}, s", time.perf_counter() - begun
+        yield "  the longest that another waited, ms", max(waits)
+    yield "hub.sqlite after gc, MB", database.stat().st_size / 1e6
+    yield "memory of the server, at most, MB", resident(pid, "VmHWM")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--size", type=int, default=500, help="of the big file, in MB")
     parser.add_argument("--json", action="store_true", help="print JSON as the last line")
     parser.add_argument("--machine", default="", help="what to call this one in the JSON")
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
+    parser.add_argument("--history", action="store_true", help="long histories instead")
+    parser.add_argument("--commits", type=int, default=3000, help="of the long history")
     options = parser.parse_args()
     found: dict[str, Any] = {"machine": options.machine, "big_file_mb": options.size}
     with (
@@ -224,6 +307,14 @@ def main() -> None:
     ):
         folder, api = Path(name), HfApi(endpoint=hub.url, token=hub.token)
         pid = json.loads((hub.root / "server.json").read_text())["pid"]
+        if options.history:
+            found = {"machine": options.machine, "history": {}}
+            for what, figure in history(hub, api, options.commits, pid):
+                found["history"][what.strip()] = round(figure, 2)
+                print(f"  {what:<60}{figure:10.1f}", flush=True)
+            if options.json:
+                print(json.dumps(found))
+            return
         found["memory_before_mb"] = resident(pid, "VmRSS")
         print(f"one file of {options.size} MB, MB/s, the best of {REPEATS}")
         found["big_mb_per_s"] = {}

@@ -4,7 +4,8 @@ A field without a mark is semantic: it is hashed into the fingerprint of what is
 
 YAML is read with 1.2 scalars, every value with its line: `no` is Norwegian, `48:00:00` a string,
 `5e-6` a number; only true and false are booleans. Duplicate keys, tags and several documents are
-refused.
+refused, and so is a text that is too large or too deep once its aliases are expanded: a few hundred
+bytes could stand for more than a machine can hold.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ class Knobs(BaseModel):
 
 Path = tuple[str | int, ...]
 
+# Characters of a text, and of all its values once aliases are expanded; how many values those are,
+# and how deep they lie.
+_SIZE_LIMIT = 2_000_000
+_TEXT_LIMIT = 5_000_000
+_NODE_LIMIT = 50_000
+_DEPTH_LIMIT = 64
 _NULL = re.compile(r"null|Null|NULL|~|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+")
@@ -73,8 +80,10 @@ class Document:
 
 def parse(text: str, name: str) -> Document:
     """The one document in `text`; `name` is what places call the file. Raises RecipeError."""
+    if len(text) > _SIZE_LIMIT:
+        raise _too_large(name, f"over {_SIZE_LIMIT} characters")
     try:
-        _refuse_tags(text, name)
+        _refuse_tags_and_excess(text, name)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -83,18 +92,56 @@ def parse(text: str, name: str) -> Document:
         raise RecipeError(f"{line}: not YAML: {problem}", "check indentation and quotes") from None
     document = Document(None)
     if node is not None:
-        document.data = _build(node, (), name, document.places, ())
+        document.data = _build(node, (), name, document.places)
     return document
 
 
-def _refuse_tags(text: str, name: str) -> None:
-    # By token: the composer gives untagged nodes tags of its own.
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        if isinstance(token, yaml.TagToken):
-            place = f"{name}:{token.start_mark.line + 1}"
+def _refuse_tags_and_excess(text: str, name: str) -> None:
+    """Refuse tags, and what is too much once its aliases are expanded, before it is composed.
+
+    By event: the composer gives untagged nodes tags of its own, and the depth of its recursion is
+    that of the text. Raises RecipeError, yaml.YAMLError.
+    """
+    around = [(0, 0)]  # of each collection that is open: values and characters so far
+    names: list[str | None] = []
+    anchors: dict[str | None, tuple[int, int]] = {}
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        place = f"{name}:{event.start_mark.line + 1}" if event.start_mark else name
+        if getattr(event, "tag", None) is not None:
             raise RecipeError(
                 f"{place}: YAML tags are not read", "write the value without its !tag"
             )
+        if isinstance(event, yaml.CollectionStartEvent):
+            if len(names) >= _DEPTH_LIMIT:
+                raise _too_large(place, f"over {_DEPTH_LIMIT} levels deep")
+            anchors.pop(event.anchor, None)  # known by its name again when it is complete
+            around.append((1, 0))
+            names.append(event.anchor)
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            size, anchor = around.pop(), names.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            size, anchor = (1, len(event.value)), event.anchor
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor in names:
+                raise RecipeError(f"{place}: a value that holds itself", "remove the *alias")
+            size, anchor = anchors.get(event.anchor, (1, 0)), None
+        else:
+            continue
+        if anchor is not None:
+            anchors[anchor] = size
+        around[-1] = (around[-1][0] + size[0], around[-1][1] + size[1])
+        if around[-1][0] > _NODE_LIMIT:
+            raise _too_large(place, f"over {_NODE_LIMIT} values")
+        if around[-1][1] > _TEXT_LIMIT:
+            raise _too_large(place, f"over {_TEXT_LIMIT} characters")
+
+
+def _too_large(place: str, how: str) -> RecipeError:
+    return RecipeError(
+        f"{place}: too large, {how} once its aliases are expanded",
+        "write less, without *aliases inside of aliases",
+    )
 
 
 class _Dumper(yaml.SafeDumper):
@@ -127,21 +174,16 @@ def scalar(text: str) -> Any:
     return text
 
 
-def _build(
-    node: yaml.Node, path: Path, name: str, places: dict[Path, str], around: tuple[yaml.Node, ...]
-) -> Any:
+def _build(node: yaml.Node, path: Path, name: str, places: dict[Path, str]) -> Any:
     place = f"{name}:{node.start_mark.line + 1}"
     places[path] = place
-    if any(node is outer for outer in around):
-        raise RecipeError(f"{place}: a value that holds itself", "remove the *alias")
     if isinstance(node, yaml.ScalarNode):
         try:
             return node.value if node.style else scalar(node.value)
         except ValueError:
             raise RecipeError(f"{place}: a number of too many digits", "write fewer") from None
-    around = (*around, node)
     if isinstance(node, yaml.SequenceNode):
-        return [_build(item, (*path, i), name, places, around) for i, item in enumerate(node.value)]
+        return [_build(item, (*path, i), name, places) for i, item in enumerate(node.value)]
     built: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = key_node.value
@@ -150,6 +192,6 @@ def _build(
             raise RecipeError(f"{where}: a key must be a word", "write `key: value`")
         if key in built:
             raise RecipeError(f"{where}: the key {key!r} is there twice", "remove one of them")
-        built[key] = _build(value_node, (*path, key), name, places, around)
+        built[key] = _build(value_node, (*path, key), name, places)
         places[(*path, key)] = where
     return built

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -67,6 +68,38 @@ def test_an_alias_stands_for_its_anchor():
 def test_a_value_that_holds_itself_is_refused():
     with pytest.raises(RecipeError):
         data("a: &x [1, *x]")
+
+
+LAUGHS = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LAUGHS,
+        "a: " + "[" * 900 + "]" * 900,
+        "a: " + "{b: " * 900,
+        "- " * 900,
+        "a: [" + "1," * 60_000 + "]",
+        f"a: &a {'x' * 300_000}\nb: [{'*a, ' * 20}]",
+        "# " + "x" * 2_000_001,
+    ],
+    ids=["aliases", "lists", "mappings", "blocks", "values", "characters", "text"],
+)
+def test_too_much_or_too_deep_is_refused_at_once(text):
+    began = time.perf_counter()
+    with pytest.raises(RecipeError, match=r"^r\.yaml.*too large") as raised:
+        data(text)
+    assert "\n" not in raised.value.what
+    assert time.perf_counter() - began < 15
+
+
+def test_what_is_of_a_sane_size_is_read():
+    assert data("a: " + "[" * 60 + "]" * 60) and len(data("[" + "1, " * 5000 + "]")) == 5000
+    assert data("a: &a [1]\nb: [" + "*a, " * 1000 + "]")["b"] == [[1]] * 1000
 
 
 def test_a_number_of_thousands_of_digits_is_refused():

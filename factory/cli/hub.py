@@ -109,6 +109,29 @@ def fsck(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
         )
 
 
+@hub.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier backup.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a whole copy of the store, also while it is used; an earlier one is brought up to date.
+
+    To go back to it, put the folder in the place of the store.
+    """
+    from factory.errors import HubError
+
+    found = _ask("backup", {"folder": str(folder.absolute())})
+    if json_:
+        typer.echo(json.dumps(found))
+    else:
+        typer.echo(
+            f"{folder}: the database and {found['contents']} contents,"
+            f" {found['copied'] / 1e6:.1f} MB copied"
+        )
+    if found["problems"]:
+        raise HubError("; ".join(found["problems"]), "mend the store, then make the backup again")
+
+
 @hub.command("export")
 def export_(
     file: Annotated[Path, typer.Argument(help="The file to write.")],

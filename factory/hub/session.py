@@ -82,8 +82,5 @@ def remote_token(endpoint: str) -> str | None:
 
 
 def not_started(error: HubStartError) -> HubError:
-    """What to do where the local hub does not start: most often its folder cannot be used."""
-    return HubError(
-        f"the local hub did not start: {error}",
-        "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong",
-    )
+    """Return the error for a local hub that does not start, with the fix for its cause."""
+    return HubError(f"the local hub did not start: {error}", error.fix)

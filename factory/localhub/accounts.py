@@ -33,14 +33,18 @@ class Account:
     def require_write(self) -> None:
         """Raises Forbidden for a token that may only read."""
         if self.role != "write":
-            raise Forbidden("this token may only read: use one with the role 'write'")
+            raise Forbidden(
+                "this token may only read: use one with the role 'write'"
+                " (none has it where the store may not be written)"
+            )
 
 
 class Accounts:
     """All tokens. They are read once: the server is not running while one is added."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, read_only: bool = False) -> None:
         self._database = database
+        self._read_only = read_only
         self._known = self._load()
 
     def identify(self, authorization: str | None) -> Account:
@@ -78,9 +82,16 @@ class Accounts:
             temporary.rename(path)
         path.chmod(0o600)
         token = path.read_text().strip()
+        first = Account(FIRST_USER, "read" if self._read_only else "write")
+        if self._read_only:  # what is made here is known to this server alone
+            self._known[_hashed(token)] = first
+            return
+        mine = [key for key, account in self._known.items() if account.user == FIRST_USER]
+        if mine == [_hashed(token)]:  # written only if need be: the disk may be full
+            return
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM tokens WHERE user = ?", (FIRST_USER,))
-            self._register(connection, token, Account(FIRST_USER, "write"))
+            self._register(connection, token, first)
         self._known = self._load()
 
     def _register(self, connection: sqlite3.Connection, token: str, account: Account) -> None:
@@ -90,7 +101,7 @@ class Accounts:
 
     def _load(self) -> dict[str, Account]:
         return {
-            row["sha256"]: Account(row["user"], row["role"])
+            row["sha256"]: Account(row["user"], "read" if self._read_only else row["role"])
             for row in self._database.rows("SELECT sha256, user, role FROM tokens")
         }
 

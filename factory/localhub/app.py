@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -43,6 +45,8 @@ def build(hub: LocalHub) -> ASGIApp:
             HTTPException: replies.on_http_error,
             UnicodeEncodeError: replies.on_bad_text,
             ClientDisconnect: replies.on_disconnect,
+            sqlite3.DatabaseError: replies.on_damage,
+            UnicodeDecodeError: replies.on_damage,
             Exception: replies.on_unknown_error,
         },
     )

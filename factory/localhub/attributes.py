@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
+
+from factory.localhub.errors import BadRequest
 
 PATH = ".gitattributes"
 # Above this, a file is kept as a large file whatever its name.
 REGULAR_LIMIT = 10_000_000
+_GLOB_LIMIT = 1000
+# Longer ones match nothing: a path is not so long.
+_PATTERN_LIMIT = 4096
+# A slash that is not inside of brackets.
+_SLASH = re.compile(r"/(?![^\[\]/]*\])")
+_WILD = re.compile(r"[*?\[\\]")
+_BRACKET = re.compile(r"\[([!^]?)(\]?[^\]]*)\]")
+_NOTHING = re.compile(r"(?!)")
 
 # As huggingface.co writes them, so that equal repos have equal git ids on both.
 _MODEL_LINES = """
@@ -46,83 +57,155 @@ def default_attributes(kind: str) -> str:
 
 
 def is_large(path: str, size: int, attributes: str) -> bool:
-    """Whether `path` is to be kept as a large file under these `attributes`."""
+    """Whether `path` is to be kept as a large file under these `attributes`. Raises BadRequest."""
     if size == 0:
         return False
     if size > REGULAR_LIMIT:
         return True
-    large = False
-    for pattern, value in _filters(attributes):
-        if pattern.fullmatch(path):
-            large = value
-    return large
+    return bool(_filters(attributes).last(path, directory=False))
 
 
 def is_ignored(path: str, ignore: str) -> bool:
-    """Whether a .gitignore of this text leaves `path` out."""
+    """Whether a .gitignore of this text leaves `path` out. Raises BadRequest."""
     rules = _ignore_rules(ignore)
     parts = path.split("/")
-    for depth in range(1, len(parts) + 1):
-        ignored = False
-        for pattern, only_directories, value in rules:
-            if only_directories and depth == len(parts):
-                continue
-            if pattern.fullmatch("/".join(parts[:depth])):
-                ignored = value
-        if ignored:
-            return True  # git never looks below an ignored directory
-    return False
+    return any(  # git never looks below an ignored directory
+        rules.last("/".join(parts[:depth]), directory=depth < len(parts))
+        for depth in range(1, len(parts) + 1)
+    )
+
+
+class _Rules:
+    """Patterns with values, where the last that matches counts.
+
+    Those without a wildcard are looked up, for there may be thousands: hubs write a line for each
+    large file. Those with one are tried, and so their number is bounded.
+    """
+
+    def __init__(self, rules: Iterable[tuple[str, bool]], name: str) -> None:
+        self._names: dict[tuple[str, bool], tuple[int, bool]] = {}
+        self._globs: list[tuple[int, Glob, bool, bool]] = []
+        for number, (pattern, value) in enumerate(rules):
+            only_directories = pattern.endswith("/")
+            pattern = pattern.rstrip("/")
+            if _WILD.search(pattern):
+                self._globs.append((number, Glob(pattern), only_directories, value))
+            elif pattern:
+                # Without a slash inside it may lie anywhere.
+                key = pattern.removeprefix("/") if "/" in pattern else f"*/{pattern}"
+                self._names[key, only_directories] = (number, value)
+            if len(self._globs) > _GLOB_LIMIT:
+                raise BadRequest(f"{name} has more than {_GLOB_LIMIT} patterns with wildcards")
+        self._globs.reverse()
+
+    def last(self, path: str, *, directory: bool) -> bool | None:
+        """The value of the last rule that matches; None if none does."""
+        match: tuple[int, bool | None] = (-1, None)
+        for key in (path, f"*/{path.rpartition('/')[2]}"):
+            for only_directories in (False, True) if directory else (False,):
+                match = max(match, self._names.get((key, only_directories), match))
+        for number, glob, only_directories, value in self._globs:
+            if number < match[0]:
+                break
+            if (directory or not only_directories) and glob.matches(path):
+                return value
+        return match[1]
 
 
 @lru_cache(maxsize=128)
-def _filters(attributes: str) -> tuple[tuple[re.Pattern[str], bool], ...]:
-    found = []
+def _filters(attributes: str) -> _Rules:
+    rules = []
     for line in attributes.splitlines():
         words = line.split()
         if not words or words[0].startswith(("#", "!")):
             continue
         for word in words[1:]:
             if word.startswith("filter=") or word in ("filter", "-filter", "!filter"):
-                found.append((_pattern(words[0]), word == "filter=lfs"))
-    return tuple(found)
+                rules.append((words[0], word == "filter=lfs"))
+    return _Rules(rules, PATH)
 
 
 @lru_cache(maxsize=32)
-def _ignore_rules(ignore: str) -> tuple[tuple[re.Pattern[str], bool, bool], ...]:
+def _ignore_rules(ignore: str) -> _Rules:
     rules = []
     for line in ignore.splitlines():
         text = line.rstrip()
-        if not text or text.startswith("#"):
-            continue
-        ignored = not text.startswith("!")
-        glob = text.removeprefix("!")
-        if glob.rstrip("/"):
-            rules.append((_pattern(glob.rstrip("/")), glob.endswith("/"), ignored))
-    return tuple(rules)
+        if text and not text.startswith("#"):
+            rules.append((text.removeprefix("!"), not text.startswith("!")))
+    return _Rules(rules, ".gitignore")
 
 
-def _pattern(glob: str) -> re.Pattern[str]:
-    """A git glob as a regular expression over whole paths."""
-    anchored = "/" in glob
-    rest = glob.removeprefix("/")
-    out = "" if anchored else "(?:.*/)?"
+class Glob:
+    """A pattern of git over whole paths. The time to match is bounded by both lengths multiplied.
+
+    A path is matched part by part. Within a part, what stands between two stars is looked for from
+    the left and never looked for again (the first place is as good as any other), so that nothing
+    is tried twice; over parts, what `**` leaves open is settled by a table.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        anchored = "/" in pattern
+        self._parts: list[re.Pattern[str] | None] = [] if anchored else [None]
+        if len(pattern) > _PATTERN_LIMIT:
+            self._parts = [_NOTHING]
+            return
+        for part in _SLASH.split(pattern.removeprefix("/")):
+            # None is any number of folders; at the end, whatever lies below.
+            self._parts.append(None if part == "**" else _part(part))
+
+    def matches(self, path: str) -> bool:
+        """Whether the whole path matches."""
+        names = path.split("/")
+        # Which parts of the pattern may come next, after the names so far.
+        reached = {0}
+        for name in names:
+            after = set()
+            for index in self._skipped(reached):
+                part = self._parts[index] if index < len(self._parts) else _NOTHING
+                if part is None:
+                    after.add(index)
+                    if index == len(self._parts) - 1:
+                        after.add(index + 1)
+                elif part.fullmatch(name):
+                    after.add(index + 1)
+            reached = after
+        return len(self._parts) in reached
+
+    def _skipped(self, reached: set[int]) -> set[int]:
+        """The same, and what follows after `**` that stand for no name."""
+        reachable = set(reached)
+        for index in reached:
+            while index < len(self._parts) and self._parts[index] is None:
+                index += 1
+                if index < len(self._parts):
+                    reachable.add(index)
+        return reachable
+
+
+def _part(glob: str) -> re.Pattern[str]:
+    """One part of a pattern, without slashes, as a regular expression that cannot backtrack."""
+    pieces, rest = [""], glob
     while rest:
-        if rest.startswith("**/"):
-            out, rest = out + "(?:.*/)?", rest[3:]
-        elif rest == "**":
-            out, rest = out + ".*", ""
-        elif rest[0] == "*":
-            out, rest = out + "[^/]*", rest.lstrip("*")
+        if rest[0] == "*":
+            pieces, rest = [*pieces, ""], rest.lstrip("*")
         elif rest[0] == "?":
-            out, rest = out + "[^/]", rest[1:]
-        elif (bracket := re.match(r"\[([!^]?)(\]?[^\]]*)\]", rest)) and bracket[2]:
+            pieces[-1], rest = pieces[-1] + ".", rest[1:]
+        elif (bracket := _BRACKET.match(rest)) and bracket[2]:
             inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", bracket[2])
-            out, rest = f"{out}(?!/)[{'^' if bracket[1] else ''}{inside}]", rest[bracket.end() :]
+            pieces[-1] += f"[{'^' if bracket[1] else ''}{inside}]"
+            rest = rest[bracket.end() :]
         elif rest[0] == "\\" and len(rest) > 1:
-            out, rest = out + re.escape(rest[1]), rest[2:]
+            pieces[-1], rest = pieces[-1] + re.escape(rest[1]), rest[2:]
         else:
-            out, rest = out + re.escape(rest[0]), rest[1:]
+            pieces[-1], rest = pieces[-1] + re.escape(rest[0]), rest[1:]
+    first, *inner = pieces
+    if inner:
+        *inner, last = inner
+        # Each piece has a fixed length, so the last one can be looked at from the end alone.
+        text = first + "".join(f"(?>.*?{piece})" for piece in inner if piece) + f".*{last}"
+    else:
+        text = first
     try:
-        return re.compile(out, re.DOTALL)
+        return re.compile(text, re.DOTALL)
     except re.error:  # such as a reversed range: git matches nothing then
-        return re.compile(r"(?!)")
+        return _NOTHING

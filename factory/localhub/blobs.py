@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from factory.localhub.errors import FULL_DISK, BadRequest, NoSpace
+from factory.localhub.git_objects import SHA256
 
 
 class Blobs:
@@ -21,12 +22,14 @@ class Blobs:
     on after a restart. The time of a file's last change says when somebody last counted on it.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self._root = root
         self._temporary = root / "tmp"
         self._parts = root / "parts"
         # Held while a content is counted on or taken away, so that never both happen at once.
         self._lock = threading.Lock()
+        if read_only:
+            return
         self._temporary.mkdir(parents=True, exist_ok=True)
         self._parts.mkdir(exist_ok=True)
         for left_over in self._temporary.iterdir():  # of a server that was killed
@@ -49,7 +52,7 @@ class Blobs:
         """The sha256 of each content that is here."""
         for folder in self._root.iterdir():
             if len(folder.name) == 2:
-                yield from (path.name for path in folder.iterdir())
+                yield from (path.name for path in folder.iterdir() if SHA256.fullmatch(path.name))
 
     def state(self, sha256: str) -> tuple[int, float]:
         """Size, and when somebody last counted on it. Raises FileNotFoundError."""

@@ -15,7 +15,11 @@ SIZE_LIMIT = 5_000_000
 _FRONT_MATTER = re.compile(
     r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE
 )
+# Of the metadata once its aliases are expanded: values, characters in them, and how deep they lie.
 _NODE_LIMIT = 50_000
+_TEXT_LIMIT = SIZE_LIMIT
+_DEPTH_LIMIT = 64
+_DIGITS_LIMIT = 100
 # Keys of a dataset card whose values become tags of the form key:value.
 _DATASET_KEYS = (
     "annotations_creators",
@@ -76,23 +80,83 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _construct_number(loader: Any, node: yaml.ScalarNode) -> object:
+    if len(node.value) > _DIGITS_LIMIT:  # the time to read them grows with their square
+        raise yaml.constructor.ConstructorError(
+            None, None, "a number of too many digits", node.start_mark
+        )
+    whole = node.tag == "tag:yaml.org,2002:int"
+    return loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_number)
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text from anybody, of bounded size, depth and effort.
+
+    Raises ValueError, in one line, for what is not valid and for what is too large once its aliases
+    are expanded: that is counted before anything is made of it.
+    """
+    try:
+        _measure(text)
+        return yaml.load(text, Loader=_Loader)
+    except OverflowError:
+        raise ValueError("it is too large or too deep once its YAML aliases are expanded") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        # The last three: what PyYAML raises for a tag on a value that does not go with it.
+        raise ValueError(f"it is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _measure(text: str) -> None:
+    """Count values and characters as if every alias were written out. Raises OverflowError.
+
+    What merge keys bring in is counted with their aliases, as often as it would be copied.
+    """
+    around = [[0, 0]]  # of each collection that is open: values and characters so far
+    names: list[str | None] = []
+    anchors: dict[str | None, list[int]] = {}
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            if len(names) >= _DEPTH_LIMIT:
+                raise OverflowError
+            # Not known by its name until it is complete: a value cannot hold itself.
+            anchors.pop(event.anchor, None)
+            around.append([1, 0])
+            names.append(event.anchor)
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            size, anchor = around.pop(), names.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            size, anchor = [1, len(event.value)], event.anchor
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor in names:
+                raise OverflowError
+            size, anchor = anchors.get(event.anchor, [1, 0]), None
+        else:
+            continue
+        if anchor is not None:
+            anchors[anchor] = size
+        around[-1] = [around[-1][0] + size[0], around[-1][1] + size[1]]
+        if around[-1][0] > _NODE_LIMIT or around[-1][1] > _TEXT_LIMIT:
+            raise OverflowError
+
+
 def read_card(text: str) -> Card:
     """The card that a README holds, with the mistakes in it."""
     match = _FRONT_MATTER.match(text)
     if match is None:
         return Card()
     try:
-        data = yaml.load(match[1], Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        return Card(errors=[f"the metadata is not valid YAML: {' '.join(str(error).split())}"])
+        data = load_yaml(match[1])
+    except ValueError as error:
+        return Card(errors=[f"the metadata cannot be read: {error}"])
     if data is None:
         return Card()
     if not isinstance(data, dict):
         return Card(errors=["the metadata must be a YAML mapping"])
-    try:
-        plain = {str(key): _plain(value, [_NODE_LIMIT]) for key, value in data.items()}
-    except (OverflowError, RecursionError):
-        return Card(errors=["the metadata is too large once its YAML aliases are expanded"])
+    plain = {str(key): _plain(value) for key, value in data.items()}
     return Card(plain, _mistakes(plain))
 
 
@@ -144,15 +208,12 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
     return found
 
 
-def _plain(value: Any, budget: list[int]) -> Any:
-    """`value` as JSON can hold it. Raises OverflowError for YAML that unfolds without end."""
-    budget[0] -= 1
-    if budget[0] < 0:
-        raise OverflowError
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it."""
     if isinstance(value, dict):
-        return {str(key): _plain(item, budget) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(item, budget) for item in value]
+        return [_plain(item) for item in value]
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):

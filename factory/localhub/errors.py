@@ -1,6 +1,6 @@
 """Everything the hub refuses, each with its HTTP status; the name goes out as X-Error-Code.
 
-HubError 500
+ProtocolError 500
 ├── BadRequest 400
 ├── Unauthorized 401
 ├── Forbidden 403
@@ -9,10 +9,12 @@ HubError 500
 │   ├── RevisionNotFound
 │   └── EntryNotFound
 ├── MethodNotAllowed 405
+├── Timeout 408
 ├── Conflict 409
 ├── Stale 412
 ├── TooLarge 413
 ├── RangeNotSatisfiable 416
+├── Busy 503
 └── NoSpace 507
 """
 
@@ -75,6 +77,10 @@ class MethodNotAllowed(ProtocolError):
     status = 405
 
 
+class Timeout(ProtocolError):
+    status = 408
+
+
 class Conflict(ProtocolError):
     status = 409
 
@@ -89,6 +95,10 @@ class TooLarge(ProtocolError):
 
 class RangeNotSatisfiable(ProtocolError):
     status = 416
+
+
+class Busy(ProtocolError):
+    status = 503
 
 
 class NoSpace(ProtocolError):

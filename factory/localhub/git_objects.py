@@ -62,17 +62,15 @@ def is_lfs_pointer(content: bytes) -> bool:
 
 def tree_content(entries: Iterable[Entry]) -> bytes:
     """A git tree object; git sorts a directory as if its name ended with a slash."""
-
-    def order(entry: Entry) -> bytes:
-        return entry.name.encode() + (b"/" if entry.is_directory else b"")
-
-    return b"".join(
-        (b"40000 " if entry.is_directory else b"100644 ")
-        + entry.name.encode()
-        + b"\0"
-        + bytes.fromhex(entry.oid)
-        for entry in sorted(entries, key=order)
-    )
+    lines = []
+    for entry in entries:
+        name, oid = entry.name.encode(), bytes.fromhex(entry.oid)
+        if entry.sha256 is None:
+            lines.append((name + b"/", b"40000 %b\0%b" % (name, oid)))
+        else:
+            lines.append((name, b"100644 %b\0%b" % (name, oid)))
+    lines.sort()
+    return b"".join([line for _, line in lines])
 
 
 def commit_content(commit: Commit) -> bytes:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import astuple, replace
+from functools import lru_cache
 from typing import Any
 
 from factory.localhub.attributes import PATH as ATTRIBUTES
@@ -21,6 +23,10 @@ from factory.localhub.trees import Draft, Trees
 
 # The title of the commit with which a repo is made.
 _FIRST = "initial commit"
+_NEVER = 2**62
+_CHANGES_PAGE = 16
+# Commits whose changes are written down at once.
+_INDEX_BATCH = 20
 _SHORT = re.compile(r"[0-9a-f]{7,39}")
 
 
@@ -31,6 +37,9 @@ class History:
         self._database = database
         self._trees = trees
         self._refs = refs
+        # Held while changes of an old repo are written down in the order of its rows.
+        self.indexing = threading.Lock()
+        self._line = lru_cache(maxsize=4)(self._load_line)
 
     def resolve(self, repo: Repo, revision: str) -> Commit:
         """The commit that a branch, tag, full ref or sha names, the last perhaps shortened.
@@ -78,16 +87,19 @@ class History:
         self, repo: Repo, commit: Commit, paths: Iterable[tuple[str, ...]]
     ) -> dict[tuple[str, ...], Commit]:
         """For each of these paths, all present at `commit`, the commit that last changed it."""
-        open_paths = {path: self._trees.find(commit.tree, path) for path in paths}
-        found: dict[tuple[str, ...], Commit] = {}
-        for newer, older in self._steps(repo, commit):
-            for path, entry in list(open_paths.items()):
-                if older is None or self._trees.find(older.tree, path) != entry:
-                    found[path] = newer
-                    del open_paths[path]
-            if not open_paths:
-                break
-        return found
+        if self._database.read_only and not self._is_indexed(repo):
+            return self._walk(repo, commit, paths)
+        self._index_all(repo)
+        line = self._line(repo.key, commit.oid)
+        first = next(reversed(line))
+        commits: dict[str, Commit] = {}
+        changes: dict[tuple[str, ...], Commit] = {}
+        for path in paths:
+            oid = self._last_change(repo, "/".join(path), line) or first
+            if oid not in commits:
+                commits[oid] = self.resolve(repo, oid)
+            changes[path] = commits[oid]
+        return changes
 
     def commit(
         self,
@@ -200,7 +212,7 @@ class History:
         oid: str | None = None,
     ) -> Commit:
         """A commit on top of `head`, under its git id or, if it is another hub's, under `oid`."""
-        draft = Draft(self._trees, self._trees.read(head.tree) if head else {})
+        draft = Draft(self._trees, head.tree if head else None)
         for change in changes:
             if isinstance(change, Put):
                 draft.put(change.parts, change.entry)
@@ -235,10 +247,12 @@ class History:
         )
         if oid is None:
             commit = replace(commit, oid=object_id("commit", commit_content(commit)))
-        connection.execute(
+        insertion = connection.execute(
             "INSERT OR IGNORE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (repo.key, *astuple(commit)),
         )
+        if insertion.rowcount and parent and self._is_indexed(repo):
+            self._index(connection, repo, parent.tree, commit.tree, commit.oid)
         connection.execute("UPDATE repos SET modified = ? WHERE id = ?", (now, repo.key))
         return commit
 
@@ -248,13 +262,89 @@ class History:
         )
         return None if row is None else _commit(row)
 
-    def _steps(self, repo: Repo, commit: Commit) -> Iterator[tuple[Commit, Commit | None]]:
-        """Each commit from this one back, with the one before it."""
+    def _walk(
+        self, repo: Repo, commit: Commit, paths: Iterable[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], Commit]:
+        """Find last changes in a store that may not be written, and so not be indexed: slowly."""
+        open_paths = {path: self._trees.find(commit.tree, path) for path in paths}
+        changes: dict[tuple[str, ...], Commit] = {}
         newer: Commit | None = commit
-        while newer is not None:
+        while newer is not None and open_paths:
             older = self._commit(repo, newer.parent) if newer.parent else None
-            yield newer, older
+            for path, entry in list(open_paths.items()):
+                if older is None or self._trees.find(older.tree, path) != entry:
+                    changes[path] = newer
+                    del open_paths[path]
             newer = older
+        return changes
+
+    def _load_line(self, repo: int, oid: str) -> dict[str, None]:
+        """Return the ids of the commits from this one back, newest first."""
+        rows = self._database.rows(
+            "WITH RECURSIVE line (oid, depth) AS (VALUES (?, 0) UNION ALL"
+            " SELECT parent, depth + 1 FROM commits JOIN line USING (oid)"
+            " WHERE repo = ? AND parent IS NOT NULL)"
+            " SELECT oid FROM line ORDER BY depth",
+            (oid, repo),
+        )
+        return {row["oid"]: None for row in rows}
+
+    def _last_change(self, repo: Repo, path: str, line: Container[str]) -> str | None:
+        """Return the last commit of a line that changed a path; None if only its first did."""
+        before = _NEVER
+        while True:
+            rows = self._database.rows(
+                "SELECT id, oid FROM path_changes WHERE repo = ? AND path = ? AND id < ?"
+                " ORDER BY id DESC LIMIT ?",
+                (repo.key, path, before, _CHANGES_PAGE),
+            )
+            for row in rows:
+                if row["oid"] in line:
+                    return str(row["oid"])
+            if len(rows) < _CHANGES_PAGE:
+                return None
+            before = rows[-1]["id"]
+
+    def _is_indexed(self, repo: Repo) -> bool:
+        row = self._database.row("SELECT indexed FROM repos WHERE id = ?", (repo.key,))
+        return bool(row and row["indexed"])
+
+    def _index_all(self, repo: Repo) -> None:
+        """Write down which commit changed what, for a repo from before that was done.
+
+        In the order in which commits were made, so that of two on one line the later has the higher
+        number. Others may use the hub between two steps.
+        """
+        if self._is_indexed(repo):
+            return
+        with self.indexing:
+            last = self._database.row(
+                "SELECT MAX(commits.rowid) AS number FROM commits JOIN path_changes"
+                " USING (repo, oid) WHERE repo = ?",
+                (repo.key,),
+            )
+            number = (last and last["number"]) or 0
+            while not self._is_indexed(repo):
+                with self._database.transaction() as connection:
+                    rows = connection.execute(
+                        "SELECT c.rowid AS number, c.oid, c.tree, p.tree AS old FROM commits c"
+                        " JOIN commits p ON p.repo = c.repo AND p.oid = c.parent"
+                        " WHERE c.repo = ? AND c.rowid > ? ORDER BY c.rowid LIMIT ?",
+                        (repo.key, number, _INDEX_BATCH),
+                    ).fetchall()
+                    for row in rows:
+                        self._index(connection, repo, row["old"], row["tree"], row["oid"])
+                        number = row["number"]
+                    if len(rows) < _INDEX_BATCH:
+                        connection.execute("UPDATE repos SET indexed = 1 WHERE id = ?", (repo.key,))
+
+    def _index(
+        self, connection: sqlite3.Connection, repo: Repo, old: str, new: str, oid: str
+    ) -> None:
+        connection.executemany(
+            "INSERT INTO path_changes (repo, path, oid) VALUES (?, ?, ?)",
+            ((repo.key, path, oid) for path in self._trees.differences(old, new)),
+        )
 
 
 def _names(oid: str, commit: Commit) -> bool:

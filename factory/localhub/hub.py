@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,10 +29,13 @@ _SECRET = "upload_secret"
 class LocalHub:
     """Everything under `root`. The caller sees to it that nobody else has it open."""
 
-    def __init__(self, root: Path) -> None:
-        self.blobs = Blobs(root / "blobs")
-        self.database = Database(root / "hub.sqlite")
-        self.accounts = Accounts(self.database)
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        self.read_only = read_only
+        # Held by whoever looks after the store: one at a time.
+        self.upkeep = threading.Lock()
+        self.blobs = Blobs(root / "blobs", read_only=read_only)
+        self.database = Database(root / "hub.sqlite", read_only=read_only)
+        self.accounts = Accounts(self.database, read_only=read_only)
         self.repos = Repos(self.database)
         self.trees = Trees(self.database)
         self.refs = Refs(self.database)
@@ -42,6 +46,10 @@ class LocalHub:
         self.upload_secret = self._secret()
         self._read_card = lru_cache(maxsize=4096)(self._load_card)
         self._read_text = lru_cache(maxsize=256)(self._load_text)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.database.close()
 
     def create_repo(
         self, kind: Kind, namespace: str, name: str, *, owner: str, private: bool
@@ -88,8 +96,11 @@ class LocalHub:
 
     def _secret(self) -> bytes:
         secret = self.database.setting(_SECRET)
+        if secret is None and self.read_only:
+            return b""
         if secret is None:
             secret = secrets.token_hex(32)
             with self.database.transaction() as connection:
                 connection.execute("INSERT INTO settings VALUES (?, ?)", (_SECRET, secret))
-        return bytes.fromhex(secret)
+        # Damaged, it is as good as any other: only uploads under way notice.
+        return secret.encode()

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -26,13 +27,21 @@ _TAKEN_SECONDS = 0.5
 _LOG_LINES = 8
 # How a server ends when another has the store open, here or on another host; as in server.py, which
 # is slow to import.
-_EXIT_TAKEN, _EXIT_ELSEWHERE = 3, 4
+_EXIT_TAKEN, _EXIT_ELSEWHERE, _EXIT_DAMAGED = 3, 4, 5
 # Servers that this process started: kept, so that they are waited for when they end before it does.
 _started: list[subprocess.Popen[bytes]] = []
 
 
 class HubStartError(RuntimeError):
     """The local hub could not be started; the message says why and ends with its log."""
+
+    fix = "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong"
+
+
+class HubDamagedError(HubStartError):
+    """The database of the local hub cannot be read."""
+
+    fix = "put a backup in the place of the hub's folder: see factory hub backup --help"
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,14 @@ def connect(root: Path) -> Iterator[Connection]:
     with contextlib.ExitStack() as held:
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            place = root if _may_write(root) else _other_place(root)
             # Open to read and write: network file systems ask for both.
-            users = held.enter_context((root / "users.lock").open("a+b"))
+            users = held.enter_context((place / "users.lock").open("a+b"))
             # In this order: a server that is about to leave holds the first lock until it is gone.
-            _wait_for(users, fcntl.LOCK_SH, deadline, root)
-            with (root / "start.lock").open("a+b") as starting:
-                _wait_for(starting, fcntl.LOCK_EX, deadline, root)
-                connection = running(root) or _start(root, deadline)
+            _wait_for(users, fcntl.LOCK_SH, deadline, place)
+            with (place / "start.lock").open("a+b") as starting:
+                _wait_for(starting, fcntl.LOCK_EX, deadline, place)
+                connection = _find(root, place) or _start(root, place, deadline)
         except OSError as error:
             raise HubStartError(f"the local hub in {root} cannot be used: {error}") from error
         yield connection
@@ -77,9 +87,17 @@ def running(root: Path) -> Connection | None:
     """The live server of the hub under `root`, if there is one; it is not kept alive by this."""
     root = root.absolute()
     try:
-        facts = json.loads((root / "server.json").read_text())
+        return _find(root, root if _may_write(root) else _other_place(root))
+    except (OSError, HubStartError):
+        return None
+
+
+def _find(root: Path, place: Path) -> Connection | None:
+    """The live server whose own files lie in `place`."""
+    try:
+        facts = json.loads((place / "server.json").read_text())
         url, store = facts["url"], facts["store"]
-        token = (root / "token").read_text().strip()
+        token = (place / "token").read_text().strip()
         if store != identity(root):  # of a folder that this one is a copy of
             return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -146,34 +164,64 @@ def request(
         client.close()
 
 
-def _start(root: Path, deadline: float) -> Connection:
+def _may_write(root: Path) -> bool:
+    """Whether the store may be written; one that is not there yet may be made."""
+    database = root / "hub.sqlite"
+    return not database.exists() or (os.access(root, os.W_OK) and os.access(database, os.W_OK))
+
+
+def _other_place(root: Path) -> Path:
+    """A folder of this user alone for what a server needs beside a store that is only read.
+
+    Raises HubStartError if somebody else may write there.
+    """
+    import tempfile  # slow to import
+
+    above = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    own = above / f"factory-hub-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    facts = own.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        raise HubStartError(f"{own} is not a folder of yours alone: take it away")
+    device, inode = identity(root)
+    place = own / f"{device}-{inode}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    return place
+
+
+def _start(root: Path, place: Path, deadline: float) -> Connection:
     """A server of our own, in its own session, ready to answer."""
-    server = _spawn(root)
+    server = _spawn(root, place)
     while time.monotonic() < deadline:
-        if connection := running(root):
+        if connection := _find(root, place):
             return connection
         if (status := server.poll()) is not None:
             if status == _EXIT_ELSEWHERE:
-                raise _failure(root, "another host has it")
+                raise _failure(place, "another host has it")
+            if status == _EXIT_DAMAGED:
+                raise HubDamagedError(str(_failure(place, "its database is damaged")))
             if status != _EXIT_TAKEN:
-                raise _failure(root, f"it ended with status {status}")
+                raise _failure(place, f"it ended with status {status}")
             # By one that is starting, for a user who was killed, or by one that is just ending.
             time.sleep(_TAKEN_SECONDS)
-            server = _spawn(root)
+            server = _spawn(root, place)
         time.sleep(_POLL_SECONDS)
-    raise _failure(root, f"it did not answer within {_START_SECONDS:.0f} s")
+    raise _failure(place, f"it did not answer within {_START_SECONDS:.0f} s")
 
 
-def _spawn(root: Path) -> subprocess.Popen[bytes]:
+def _spawn(root: Path, place: Path) -> subprocess.Popen[bytes]:
     _started[:] = [server for server in _started if server.poll() is None]
     source = Path(__file__).resolve().parents[2]
     path = os.environ.get("PYTHONPATH", "")
     if source.name not in ("site-packages", "dist-packages"):  # run from a checkout
         path = os.pathsep.join(filter(None, [str(source), path]))
-    handle = os.open(root / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    handle = os.open(place / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    command = [sys.executable, "-P", "-m", "factory.localhub.server", "--root", str(root)]
+    if place != root:
+        command += ["--place", str(place)]
     try:
         server = subprocess.Popen(
-            [sys.executable, "-P", "-m", "factory.localhub.server", "--root", str(root)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=handle,
@@ -187,7 +235,7 @@ def _spawn(root: Path) -> subprocess.Popen[bytes]:
     return server
 
 
-def _wait_for(lock: BinaryIO, kind: int, deadline: float, root: Path) -> None:
+def _wait_for(lock: BinaryIO, kind: int, deadline: float, place: Path) -> None:
     while True:
         try:
             fcntl.flock(lock, kind | fcntl.LOCK_NB)
@@ -195,7 +243,7 @@ def _wait_for(lock: BinaryIO, kind: int, deadline: float, root: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise _failure(
-                    root, f"{lock.name} was not free in {_START_SECONDS:.0f} s"
+                    place, f"{lock.name} was not free in {_START_SECONDS:.0f} s"
                 ) from None
             time.sleep(_POLL_SECONDS)
 
@@ -207,10 +255,13 @@ def _answers(connection: Connection) -> bool:
         return False
 
 
-def _failure(root: Path, why: str) -> HubStartError:
+def _failure(place: Path, why: str) -> HubStartError:
     try:
-        lines = (root / "server.log").read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        lines = (place / "server.log").read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        full = os.statvfs(place).f_bavail == 0
     except OSError:
-        lines = []
+        lines, full = [], False
+    if full:  # then the log may lack the reason
+        why = f"{why}, and the disk under it is full: free some space"
     log = "".join(f"\n  {line}" for line in lines)
-    return HubStartError(f"the local hub in {root} did not start: {why}{log}")
+    return HubStartError(f"the local hub in {place} did not start: {why}{log}")

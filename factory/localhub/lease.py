@@ -8,16 +8,22 @@ date: whoever wants the store watches whether the heartbeat goes on.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import socket
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 BEAT_SECONDS = 3.0
 # So long without a heartbeat means that its holder is gone, also where files are seen late.
 _WATCH_SECONDS = 12.0
+# A holder that could not renew for so long leaves: soon after, others may take the store.
+_PROOF_SECONDS = 9.0
 _SETTLE_SECONDS = 0.5
 _POLL_SECONDS = 0.2
 
@@ -34,20 +40,23 @@ class Lease:
         self._host = socket.gethostname()
         self._mark = uuid.uuid4().hex
         self._beats = 0
+        self._written = (0, 0)
+        self._trouble = ""
 
     def take(self) -> None:
-        """Become the holder. Raises HeldElsewhere. The caller holds this host's file lock."""
-        found = self._read()
-        if found is not None and found.get("host") != self._host:
+        """Become the holder. Raises HeldElsewhere, OSError. The caller holds this host's lock."""
+        lease = self._glimpse()
+        if lease is not None and _facts(lease[0]).get("host") != self._host:
             deadline = time.monotonic() + _WATCH_SECONDS
             while time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
-                now = self._read()
+                now = self._glimpse()
                 if now is None:
                     break
-                if now != found:
+                if now != lease:
+                    facts = _facts(now[0])
                     raise HeldElsewhere(
-                        f"process {now.get('pid')} on host {now.get('host')} has the store "
+                        f"process {facts.get('pid')} on host {facts.get('host')} has the store "
                         f"{self._path.parent} open: use the hub from there, or stop it there first"
                     )
             self.renew()
@@ -57,7 +66,11 @@ class Lease:
         self.renew()
 
     def renew(self) -> None:
-        """One heartbeat."""
+        """Send one heartbeat. Raises OSError if not even the time of the file can be changed.
+
+        On a full disk the file cannot be written anew, but its time of change can be set, and
+        whoever watches takes that for a heartbeat too.
+        """
         self._beats += 1
         facts = {
             "host": self._host,
@@ -67,22 +80,96 @@ class Lease:
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         temporary = self._path.with_name(f"lease.{self._mark}")
-        temporary.write_text(json.dumps(facts))
-        temporary.rename(self._path)
+        try:
+            temporary.write_text(json.dumps(facts))
+            temporary.rename(self._path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if not self._is_as_written():
+                raise
+            os.utime(self._path)
+            self._say(f"{self._path} cannot be written ({error}): its time alone is renewed")
+        else:
+            self._say("")
+        facts_now = self._path.stat()
+        self._written = (facts_now.st_ino, facts_now.st_mtime_ns)
 
     def is_ours(self) -> bool:
-        """Whether nobody else has taken the store meanwhile."""
-        found = self._read()
-        return found is not None and found.get("mark") == self._mark
+        """Return whether we hold the store. Raises OSError if that cannot be found out."""
+        return self._holder() == self._mark
+
+    def is_lost(self) -> bool:
+        """Return whether another process has taken the store. Raises OSError if unknown.
+
+        A lease that is gone was not taken by anybody: the next heartbeat writes it again.
+        """
+        return self._holder() not in (None, self._mark)
 
     def give_back(self) -> None:
         """Let the next one in at once."""
-        if self.is_ours():
-            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if self.is_ours():
+                self._path.unlink(missing_ok=True)
 
-    def _read(self) -> dict[str, object] | None:
+    def guard(self, stop: threading.Event, leave: Callable[[str], None]) -> None:
+        """Renew until told to stop; call `leave` with the reason when the store is no longer ours.
+
+        A beat that fails is tried again: one full disk or one moment without file handles does
+        not mean that the store is lost. Only when no beat went through for so long that another
+        host may take over does the holder leave.
+        """
+        last = time.monotonic()
+        while not stop.wait(BEAT_SECONDS):
+            try:
+                if self.is_lost():
+                    leave("another process has taken the store")
+                self.renew()
+                last = time.monotonic()
+            except OSError as error:
+                self._say(f"the lease on the store cannot be renewed ({error}): trying again")
+                if time.monotonic() - last > _PROOF_SECONDS:
+                    leave(f"the lease on the store was not renewed for {_PROOF_SECONDS:.0f} s")
+
+    def _holder(self) -> str | None:
+        """Return the mark of whoever holds the store; None if nobody does. Raises OSError."""
         try:
-            found = json.loads(self._path.read_text())
-        except (OSError, ValueError):
+            text = self._path.read_text()
+        except FileNotFoundError:
             return None
-        return found if isinstance(found, dict) else None
+        except OSError:
+            if self._is_as_written():  # which can be told without a free file handle
+                return self._mark
+            raise
+        return str(_facts(text).get("mark"))
+
+    def _is_as_written(self) -> bool:
+        """Return whether the file is the very one that we wrote, or touched, last."""
+        with contextlib.suppress(OSError):
+            facts = self._path.stat()
+            return (facts.st_ino, facts.st_mtime_ns) == self._written
+        return False
+
+    def _glimpse(self) -> tuple[str, int] | None:
+        """Return content and time of the lease; any change is a heartbeat. None if there is none.
+
+        Raises OSError if there is one that cannot be read.
+        """
+        try:
+            return self._path.read_text(errors="replace"), self._path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def _say(self, trouble: str) -> None:
+        """Log a trouble when it begins and when it is over, not at each beat."""
+        if trouble != self._trouble:
+            logging.warning(trouble or "the lease on the store is renewed again")
+            self._trouble = trouble
+
+
+def _facts(text: str) -> dict[str, object]:
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}

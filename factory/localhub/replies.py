@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 
@@ -61,6 +62,14 @@ async def on_bad_text(request: Request, error: Exception) -> Response:
 async def on_disconnect(request: Request, error: Exception) -> Response:
     """The client left in the middle; nobody reads this."""
     return Response(status_code=499)
+
+
+async def on_damage(request: Request, error: Exception) -> Response:
+    """A database that cannot be read where it was damaged."""
+    logging.error("the database is damaged", exc_info=error)
+    return error_answer(
+        ProtocolError("the database of the local hub is damaged: see factory hub fsck")
+    )
 
 
 async def on_unknown_error(request: Request, error: Exception) -> Response:

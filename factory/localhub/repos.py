@@ -91,8 +91,8 @@ class Repos:
         check_repo_part(name, "repo name")
         now = time.time()
         cursor = connection.execute(
-            "INSERT INTO repos (kind, namespace, name, owner, private, created, modified)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO repos (kind, namespace, name, owner, private, created, modified, indexed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 1)",
             (kind, namespace, name, owner, private, now, now),
         )
         key = cast(int, cursor.lastrowid)

@@ -11,6 +11,10 @@ Files under the root that are not the hub's own:
     server.json  where the server listens, and for which folder; there while it does
     token        what users show to it
     server.log   what went wrong
+    ballast      room set aside, let go of when the disk is full, so that the server can start
+
+A store that cannot be written is served to be read; then these files, but for the first, lie in
+another folder (--place).
 """
 
 from __future__ import annotations
@@ -24,106 +28,138 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from factory.localhub.accounts import FIRST_USER
 from factory.localhub.app import build
-from factory.localhub.errors import BadRequest
+from factory.localhub.connections import HEAD_LIMIT, Protocol, allow_connections, sweep
+from factory.localhub.errors import FULL_DISK
 from factory.localhub.hub import LocalHub
 from factory.localhub.launcher import identity
-from factory.localhub.lease import BEAT_SECONDS, HeldElsewhere, Lease
-from factory.localhub.replies import error_answer
+from factory.localhub.lease import HeldElsewhere, Lease
 
 # How the process ends when another server has the store open, here or on another host.
 EXIT_TAKEN = 3
 EXIT_ELSEWHERE = 4
+# And when its database cannot be read at all.
+EXIT_DAMAGED = 5
 _WATCH_SECONDS = 1.0
 # Clients keep idle connections for up to a minute and do not repeat a commit that met a closed one.
 _KEEP_ALIVE_SECONDS = 120
 _GOODBYE_SECONDS = 5
-
-
-class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """HTTP, where also what is no HTTP at all is refused in the words of the hub."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse and hang up. (uvicorn itself would answer in plain text.)"""
-        refusal = error_answer(BadRequest(msg))
-        head = [b"HTTP/1.1 400 Bad Request", b"connection: close"]
-        head += [name + b": " + value for name, value in refusal.raw_headers]
-        self.transport.write(b"\r\n".join([*head, b"", bytes(refusal.body)]))
-        self.transport.close()
+_BALLAST_BYTES = 4 * 1024 * 1024
 
 
 class Server(uvicorn.Server):
     """uvicorn, which says where it listens and leaves when nobody is left."""
 
-    def __init__(
-        self, config: uvicorn.Config, root: Path, url: str, lease: Lease, *, stay: bool
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, store: Store, url: str, *, stay: bool) -> None:
         super().__init__(config)
-        self._root = root
-        self._lease = lease
+        self._store = store
         self._url = url
-        self._stay = stay
+        # Kept open to the end of the process: while we hold it, newcomers wait.
+        self._users = None if stay else (store.place / "users.lock").open("a+b")
         self._watches: list[asyncio.Task[None]] = []
-        self._users: BinaryIO | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, say where, and begin to watch for users."""
         await super().startup(sockets)
         facts = {"url": self._url, "pid": os.getpid(), "started": time.time()}
-        facts["store"] = identity(self._root)
-        temporary = self._root / f"server.json.{os.getpid()}"
-        temporary.write_text(json.dumps(facts))
-        temporary.rename(self._root / "server.json")
-        self._watches.append(asyncio.create_task(self._keep_lease()))
-        if not self._stay:
-            self._watches.append(asyncio.create_task(self._leave_when_alone()))
+        facts["store"] = identity(self._store.root)
+        temporary = self._store.place / f"server.json.{os.getpid()}"
+        self._store.insist(lambda: temporary.write_text(json.dumps(facts)))
+        temporary.rename(self._store.place / "server.json")
+        self._watches.append(asyncio.create_task(sweep(self.server_state.connections)))
+        if self._users is not None:
+            self._watches.append(asyncio.create_task(self._leave_when_alone(self._users)))
+        if self._store.read_only:
+            self._watches.append(asyncio.create_task(self._leave_when_written()))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop being found, then finish what is under way."""
         for watch in self._watches:
             watch.cancel()
         # First, so that whoever comes now starts a new server instead of meeting this one's end.
-        (self._root / "server.json").unlink(missing_ok=True)
+        (self._store.place / "server.json").unlink(missing_ok=True)
         await super().shutdown(sockets)
 
-    async def _keep_lease(self) -> None:
-        while not self.should_exit:
-            await asyncio.sleep(BEAT_SECONDS)
-            if not await asyncio.to_thread(self._lease.is_ours):
-                # Stopped for so long that another host took over: what it writes must stand.
-                logging.error("another process has taken the store: this one leaves")
-                os._exit(EXIT_ELSEWHERE)
-            await asyncio.to_thread(self._lease.renew)
-
-    async def _leave_when_alone(self) -> None:
-        # Kept open to the end of the process: while we hold it, newcomers wait.
-        self._users = (self._root / "users.lock").open("a+b")
+    async def _leave_when_alone(self, users: BinaryIO) -> None:
         while not self.should_exit:
             await asyncio.sleep(_WATCH_SECONDS)
-            if _lock(self._users):
+            if _lock(users):
                 self.should_exit = True
 
+    async def _leave_when_written(self) -> None:
+        """A store that is only read must stay as it is; the next server sees what it became."""
+        begun = self._store.state()
+        while not self.should_exit:
+            await asyncio.sleep(_WATCH_SECONDS)
+            self.should_exit = self._store.state() != begun
 
-def serve(root: Path, host: str, port: int, *, stay: bool) -> int:
+
+class Store:
+    """The folder of a hub while this process has it open: the lease, and room on its disk."""
+
+    def __init__(self, root: Path, place: Path, lease: Lease | None) -> None:
+        self.root = root
+        self.place = place
+        self.lease = lease
+        self._ballast = root / "ballast"
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the store is only read; then nobody needs a lease."""
+        return self.lease is None
+
+    def insist(self, write: Callable[[], object]) -> None:
+        """Write something small that the server cannot do without, also on a full disk.
+
+        Raises OSError if the room that was set aside does not help either.
+        """
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in FULL_DISK or self.read_only:
+                raise
+            self._ballast.unlink(missing_ok=True)
+            logging.warning("the disk is full: the room set aside in %s is used", self._ballast)
+            write()
+
+    def set_aside(self) -> None:
+        """Set room aside, if there is room; a hub that fills its disk can be started with it."""
+        if self.read_only or self._ballast.exists():
+            return
+        try:
+            with self._ballast.open("wb") as file:
+                file.write(bytes(_BALLAST_BYTES))
+        except OSError:
+            self._ballast.unlink(missing_ok=True)
+
+    def state(self) -> tuple[int, int, bool]:
+        """Return what changes when somebody writes the database."""
+        facts = (self.root / "hub.sqlite").stat()
+        return facts.st_mtime_ns, facts.st_size, (self.root / "hub.sqlite-wal").exists()
+
+
+def serve(root: Path, place: Path, host: str, port: int, *, stay: bool) -> int:
     """Serve the hub under `root` until it is no longer needed. Answers the exit status."""
-    with _sole_opener(root) as alone:
+    with _sole_opener(place) as alone:
         if not alone:
             print(
-                f"another server has the hub in {root} open: {_whereabouts(root)}", file=sys.stderr
+                f"another server has the hub in {root} open: {_whereabouts(place)}", file=sys.stderr
             )
             return EXIT_TAKEN
-        with _held(root) as (hub, lease):
-            hub.accounts.adopt_token_file(root / "token")
+        allow_connections()
+        with _held(root, place) as (hub, store):
+            hub.accounts.adopt_token_file(place / "token")
             listener = socket.create_server((host, port), backlog=512)
             url = f"http://{_reachable(host)}:{listener.getsockname()[1]}"
             config = uvicorn.Config(
@@ -134,15 +170,17 @@ def serve(root: Path, host: str, port: int, *, stay: bool) -> int:
                 lifespan="off",
                 ws="none",
                 server_header=False,
+                backlog=128,
+                h11_max_incomplete_event_size=HEAD_LIMIT,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_GOODBYE_SECONDS,
             )
             if stay:
-                print(f"local hub at {url}, token in {root / 'token'}", flush=True)
+                print(f"local hub at {url}, token in {place / 'token'}", flush=True)
             # uvicorn raises the signal that ended it once more; the end has been orderly by then.
             signal.signal(signal.SIGTERM, lambda number, frame: None)
             signal.signal(signal.SIGINT, lambda number, frame: None)
-            Server(config, root, url, lease, stay=stay).run(sockets=[listener])
+            Server(config, store, url, stay=stay).run(sockets=[listener])
     return 0
 
 
@@ -152,7 +190,7 @@ def create_token(root: Path, user: str, role: str) -> int:
         if not alone:
             print(f"stop the server first: {_whereabouts(root)}", file=sys.stderr)
             return EXIT_TAKEN
-        with _held(root) as (hub, _):
+        with _held(root, root) as (hub, _):
             print(hub.accounts.create_token(user, "write" if role == "write" else "read"))
     return 0
 
@@ -162,6 +200,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m factory.localhub.server", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--root", type=Path, required=True, help="the folder of the hub")
+    parser.add_argument(
+        "--place", type=Path, help="only read the store, and keep the server's own files here"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--stay", action="store_true", help="until SIGTERM, even if nobody uses it")
@@ -176,19 +217,24 @@ def main() -> int:
     options = parser.parse_args()
     os.umask(0o077)
     root: Path = options.root.absolute()
-    root.mkdir(parents=True, exist_ok=True)
+    place: Path = (options.place or root).absolute()
+    place.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
-        filename=root / "server.log",
+        filename=place / "server.log",
         level=logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
         if options.new_token:
             return create_token(root, options.new_token, options.role)
-        return serve(root, options.host, options.port, stay=options.stay)
+        return serve(root, place, options.host, options.port, stay=options.stay)
     except HeldElsewhere as error:
         print(error, file=sys.stderr)
         return EXIT_ELSEWHERE
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        logging.exception("the database cannot be read")
+        print(f"{root / 'hub.sqlite'} is damaged: {error}", file=sys.stderr)
+        return EXIT_DAMAGED
     except Exception as error:
         logging.exception("the server could not go on")
         print(f"the local hub in {root} could not start: {error}", file=sys.stderr)
@@ -196,23 +242,43 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _held(root: Path) -> Iterator[tuple[LocalHub, Lease]]:
-    """The store, open, with the lease on it. Raises HeldElsewhere."""
-    lease = Lease(root)
-    lease.take()
+def _held(root: Path, place: Path) -> Iterator[tuple[LocalHub, Store]]:
+    """The store, open; with the lease on it if it may be written. Raises HeldElsewhere."""
+    if place != root:
+        hub = LocalHub(root, read_only=True)
+        try:
+            yield hub, Store(root, place, None)
+        finally:
+            hub.close()
+        return
+    lease, stop = Lease(root), threading.Event()
+    store = Store(root, place, lease)
+    store.insist(lease.take)
+    # In a thread: a heartbeat does not wait for requests.
+    guard = threading.Thread(target=lease.guard, args=(stop, _leave), name="lease", daemon=True)
+    guard.start()
     try:
         hub = LocalHub(root)
         try:
-            yield hub, lease
+            store.set_aside()
+            yield hub, store
         finally:
-            hub.database.close()
+            hub.close()
     finally:
+        stop.set()
+        guard.join(timeout=_GOODBYE_SECONDS)
         lease.give_back()
 
 
+def _leave(why: str) -> NoReturn:
+    """End this process at once: what another one writes from now on must stand."""
+    logging.error("%s: this one leaves", why)
+    os._exit(EXIT_ELSEWHERE)
+
+
 @contextlib.contextmanager
-def _sole_opener(root: Path) -> Iterator[bool]:
-    with (root / "store.lock").open("ab") as lock:
+def _sole_opener(place: Path) -> Iterator[bool]:
+    with (place / "store.lock").open("ab") as lock:
         yield _lock(lock)
 
 
@@ -229,13 +295,21 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if host in ("", "0.0.0.0") else f"[{host}]" if ":" in host else host
 
 
-def _whereabouts(root: Path) -> str:
+def _whereabouts(place: Path) -> str:
     try:
-        facts = json.loads((root / "server.json").read_text())
+        facts = json.loads((place / "server.json").read_text())
         return f"process {facts['pid']} at {facts['url']}"
     except (OSError, ValueError, KeyError):
         return "it is starting or ending"
 
 
+def end(status: int) -> NoReturn:
+    """End the process, also while a thread still works for a request that nobody waits for."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from starlette.routing import Route
 from factory.localhub.accounts import Account
 from factory.localhub.errors import (
     BadRequest,
+    Busy,
     NotFound,
     ProtocolError,
     RepoNotFound,
@@ -28,6 +30,14 @@ from factory.localhub.hub import LocalHub
 from factory.localhub.repos import Kind, Repo
 
 _BODY_LIMIT = 16 * 1024 * 1024
+# Of callers without a token.
+_OPEN_BODY_LIMIT = 1024 * 1024
+# Of all bodies held in memory at once; callers without a token share a room of their own.
+_BODIES_LIMIT = 256 * 1024 * 1024
+_OPEN_BODIES_LIMIT = 32 * 1024 * 1024
+# What is read and dropped of a body that was refused, so that its sender sees why.
+_DRAIN_LIMIT = 256 * 1024 * 1024
+_DRAIN_SECONDS = 60.0
 KIND_OF_WORD: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
 _HOST = re.compile(r"[A-Za-z0-9.\-_:\[\]]+")
 
@@ -106,15 +116,44 @@ def route(
 
     async def endpoint(request: Request) -> Response:
         call = identify(request, open_to_all=open_to_all)
+        bodies = _named_bodies if call.account.user else _open_bodies
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _BODY_LIMIT:
-                await drain(request)
-                raise TooLarge(f"the body is over {_BODY_LIMIT} bytes")
-        return await run_in_threadpool(handle, _with_body(call, bytes(body)))
+        try:
+            async for chunk in request.stream():
+                bodies.hold(len(body), len(chunk))
+                body += chunk
+            return await run_in_threadpool(handle, _with_body(call, bytes(body)))
+        except (TooLarge, Busy):
+            await drain(request)
+            raise
+        finally:
+            bodies.let_go(len(body))
 
     return Route(path, endpoint, methods=[method])
+
+
+class _Bodies:
+    """Memory for bodies that are being read: so much for one, so much for all at once, in bytes."""
+
+    def __init__(self, each: int, together: int) -> None:
+        self._each = each
+        self._left = together
+
+    def hold(self, size: int, more: int) -> None:
+        """Let a body of this size grow. Raises TooLarge, Busy."""
+        if size + more > self._each:
+            raise TooLarge(f"the body is over {self._each} bytes")
+        if more > self._left:
+            raise Busy("too much is being sent at once: try again", headers={"Retry-After": "1"})
+        self._left -= more
+
+    def let_go(self, size: int) -> None:
+        """Give back what a body took."""
+        self._left += size
+
+
+_named_bodies = _Bodies(_BODY_LIMIT, _BODIES_LIMIT)
+_open_bodies = _Bodies(_OPEN_BODY_LIMIT, _OPEN_BODIES_LIMIT)
 
 
 def stream_route(method: str, path: str, handle: Callable[[Request], Awaitable[Response]]) -> Route:
@@ -181,11 +220,15 @@ def decode(part: str) -> str:
 
 
 async def drain(request: Request) -> None:
-    """Read and drop the rest of the body."""
+    """Read and drop the rest of the body, within limits."""
+    dropped = 0
     try:
-        async for _ in request.stream():
-            pass
-    except (ClientDisconnect, RuntimeError):  # it left, or all was read
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for chunk in request.stream():
+                dropped += len(chunk)
+                if dropped > _DRAIN_LIMIT:
+                    return
+    except (ClientDisconnect, RuntimeError, TimeoutError):  # it left, or all was read, or too slow
         pass
 
 

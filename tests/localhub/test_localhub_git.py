@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import time
 import zlib
@@ -14,15 +13,16 @@ import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from factory.localhub.blobs import Blobs
+from factory.localhub.database import Database
 from factory.localhub.git_objects import (
     Commit,
-    Entry,
     commit_content,
     lfs_pointer,
     object_id,
     tree_content,
 )
 from factory.localhub.launcher import connect
+from factory.localhub.trees import Trees
 
 
 def git(repo: Path, *words: str) -> str:
@@ -33,8 +33,6 @@ def git(repo: Path, *words: str) -> str:
 
 def rebuild(root: Path, bare: Path) -> None:
     """Write every object of a hub with one repo as a loose git object."""
-    import json
-
     git(bare.parent, "init", "-q", "--bare", str(bare))
 
     def write(oid: str, kind: str, content: bytes) -> None:
@@ -44,9 +42,10 @@ def rebuild(root: Path, bare: Path) -> None:
         path.write_bytes(zlib.compress(b"%s %d\0" % (kind.encode(), len(content)) + content))
 
     blobs = Blobs(root / "blobs")
-    database = sqlite3.connect(root / "hub.sqlite")
-    for oid, rows in database.execute("SELECT oid, entries FROM trees"):
-        entries = [Entry(*row) for row in json.loads(rows)]
+    database = Database(root / "hub.sqlite")
+    trees = Trees(database)
+    for (oid,) in database.rows("SELECT oid FROM trees"):
+        entries = trees.read(oid).values()
         write(oid, "tree", tree_content(entries))
         for entry in entries:
             if entry.sha256:
@@ -54,11 +53,11 @@ def rebuild(root: Path, bare: Path) -> None:
                     lfs_pointer(entry.sha256, entry.size) if entry.lfs else blobs.read(entry.sha256)
                 )
                 write(entry.oid, "blob", content)
-    for facts in database.execute(
+    for facts in database.rows(
         "SELECT oid, tree, parent, author, date, title, message FROM commits"
     ):
         write(facts[0], "commit", commit_content(Commit(*facts)))
-    for name, target in database.execute("SELECT name, target FROM refs"):
+    for name, target in database.rows("SELECT name, target FROM refs"):
         git(bare, "update-ref", name, target)
     database.close()
 

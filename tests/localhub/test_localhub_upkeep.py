@@ -151,7 +151,7 @@ def test_fsck_finds_damage_and_a_second_upload_mends_it(store):
     commit(api, ("good.bin", good), ("bad.bin", bad))
     assert fsck(hub) == []
     sha = hashlib.sha256(bad).hexdigest()
-    spoil(hub.root / "blobs" / sha[:2] / sha, lambda content: b"x" + content[1:])
+    spoil(hub.root / "blobs" / sha[:2] / sha, lambda content: bytes([content[0] ^ 1]) + content[1:])
     problems = fsck(hub)
     assert len(problems) == 2 and sha in problems[0] and "'bad.bin'" in problems[1]
     commit(api, ("again.bin", bad))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from starlette.responses import Response
 
-from factory.localhub import upkeep
+from factory.localhub import backup, garbage, integrity, upkeep
 from factory.localhub.accounts import FIRST_USER
 from factory.localhub.errors import BadRequest, Forbidden
 from factory.localhub.replies import answer
@@ -17,18 +19,27 @@ _DAY = 24 * 3600
 def gc(call: Call) -> Response:
     """What nothing names; taken away if `remove` says so."""
     _require_owner(call)
+    if call.hub.read_only:
+        raise Forbidden("this store can only be read here")
     body = call.json()
     grace = body.number_or_none("grace")
     remove = bool(body.flag_or_none("remove"))
-    found = upkeep.collect(call.hub, _DAY if grace is None else grace, remove=remove)
+    found = garbage.collect(call.hub, _DAY if grace is None else grace, remove=remove)
     return answer(vars(found) | {"removed": remove})
 
 
 def fsck(call: Call) -> Response:
     """What is not as it was written."""
     _require_owner(call)
-    checked, problems = upkeep.check(call.hub)
+    checked, problems = integrity.check(call.hub)
     return answer({"checked": checked, "problems": problems})
+
+
+def back_up(call: Call) -> Response:
+    """A whole copy of the store in another folder of this machine."""
+    _require_owner(call)
+    count, size, problems = backup.copy(call.hub, Path(call.json().text("folder")))
+    return answer({"contents": count, "copied": size, "problems": problems})
 
 
 def list_large(call: Call) -> Response:
@@ -65,6 +76,7 @@ _LARGE = "/api/{kind}/{namespace}/{name}/lfs-files"
 ROUTES = [
     route("POST", "/api/local/gc", gc),
     route("POST", "/api/local/fsck", fsck),
+    route("POST", "/api/local/backup", back_up),
     route("GET", _LARGE, list_large),
     route("POST", f"{_LARGE}/batch", delete_large),
 ]
