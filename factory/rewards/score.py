@@ -15,24 +15,24 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
 from factory.config import GATE, REFERENCE
-from factory.engines import Engine, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import InputError, RecipeError, StageError
+from factory.rewards import backends
 from factory.rewards import preferences as preferred
 from factory.rewards.audit import AuditLimits, Pair, audit, blind
-from factory.rewards.backends import (
-    QUESTION,
+from factory.rewards.backends.backend import (
     Backend,
-    Classifier,
-    Generative,
-    Implicit,
+    OpenReward,
+    RewardFunction,
+    RewardSettings,
     RewardValue,
-    crosslingual,
 )
+from factory.rewards.backends.generative import QUESTION
+from factory.rewards.backends.implicit import crosslingual
 from factory.rewards.preferences import SIDES, Pairs
 from factory.stage import shard_loop
-from factory.stage.inputs import Need, SliceSpec, StepInput
+from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
 from factory.stage.stage import How, Scope, Stage
@@ -94,25 +94,20 @@ class Score(Stage):
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
         reward = scope.reward(self.reward, self.name)
-        kind = scope.models[self.reward].kind
-        for field, of in (("prompt", "implicit"), ("question", "generative")):
-            if getattr(self, field) != type(self).model_fields[field].default and kind != of:
-                raise RecipeError(
-                    f"stages.score.{field} is for kind: {of}, and {self.reward!r} is a {kind}",
-                    f"take {field} out",
-                )
+        backend = _backend(reward)
+        self._refuse_idle_knobs(backend)
         # English may be there to be translated alone
         given = (*scope.slices("prompts", self.name), *scope.prompts(self.name))
         prompts = {spec.name: spec for spec in given}
         english = prompts.get("en")
-        crosses = kind == "implicit" and self.prompt == "english"
+        crosses = "prompt" in backend.score_knobs and self.prompt == "english"
         if crosses and english is None:
             raise RecipeError(
-                "an implicit reward reads every answer under its English prompt, and the recipe "
-                "has no en",
+                f"a reward of kind: {backend.kind} reads every answer under its English prompt, "
+                "and the recipe has no en",
                 "add en to languages:, or set stages.score.prompt: own",
             )
-        found = []
+        specs = []
         for spec in scope.slices("generate", self.name):
             needs: list[Need] = [
                 StepInput("samples", spec.step, spec.name),
@@ -122,8 +117,25 @@ class Score(Stage):
                 needs.append(StepInput("english", english.step, english.name))
             if pairs := self.audit.pairs(str(spec.language)):
                 needs.append(pairs.need("preferences", str(spec.language)))
-            found.append(SliceSpec(self.name, spec.name, spec.language, (*needs, *reward)))
-        return found
+            needs += reward.needs
+            specs.append(
+                SliceSpec(self.name, spec.name, spec.language, tuple(needs), reward=reward)
+            )
+        return specs
+
+    def _refuse_idle_knobs(self, backend: Backend) -> None:
+        """Raise RecipeError for a knob of this stage that a reward has no use for."""
+        for field in ("prompt", "question"):
+            default = type(self).model_fields[field].default
+            if getattr(self, field) != default and field not in backend.score_knobs:
+                kinds = [
+                    backends.kind_of(one) for one in backends.BACKENDS if field in one.score_knobs
+                ]
+                raise RecipeError(
+                    f"stages.score.{field} is for kind: {', '.join(kinds)}, and {self.reward!r} "
+                    f"is of kind: {backend.kind}",
+                    f"take {field} out",
+                )
 
     def extent(self) -> dict[str, Any]:
         # which pairs an audit is made on changes no score, but it does change what is published
@@ -138,7 +150,7 @@ class Score(Stage):
         samples = {spec.name: job.reader(spec.need("samples"), "samples") for spec in job.slices}
         prompts = {spec.name: PromptTexts.of(job, spec) for spec in job.slices}
         todo = {spec.name: self._todo(job, spec, prompts[spec.name]) for spec in job.slices}
-        with EngineCache(lambda _: self._scoring(job, job.slices[0])) as scoring:
+        with EngineCache(lambda _: self._open(job)) as scoring:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 rows = samples[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
@@ -177,7 +189,7 @@ class Score(Stage):
         )
 
     def _make(
-        self, reward: Backend, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
+        self, reward: RewardFunction, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
         """The scores of some samples, and the tokens read."""
         asked = [prompts.under(row) for row in rows]
@@ -202,32 +214,22 @@ class Score(Stage):
             )
         return schemas.from_rows(made, self.kind), sum(int(row["n_tokens"]) for row in made)
 
-    def _kind(self, spec: SliceSpec) -> dict[str, str]:
-        if spec.need("reward"):
-            return {"kind": "classifier"}
-        if spec.need("generative"):
-            return {"kind": "generative", "question": self.question or QUESTION}
-        return {"kind": "implicit", "prompt": self.prompt}
+    def _kind(self, spec: SliceSpec) -> dict[str, Any]:
+        """Return the kind of the reward and its knobs, for the manifest and the card."""
+        assert spec.reward is not None
+        backend = _backend(spec.reward)
+        knobs = {"prompt": self.prompt, "question": self.question or QUESTION}
+        about = {"about": backend.about} if backend.about else {}
+        return {
+            "kind": backend.kind,
+            **about,
+            **backend.knobs(),
+            **{name: knobs[name] for name in backend.score_knobs},
+        }
 
-    def _scoring(self, job: Job, spec: SliceSpec) -> _Scoring:
-        kind = self._kind(spec)["kind"]
-        if kind == "classifier":
-            scorer = choose.scorer(self.how, job.place(spec, "reward").path, self.dtype)
-            return _Scoring(Classifier(scorer, self.max_tokens), scorer)
-        adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
-        if kind == "generative":
-            model = job.place(spec, "generative").path
-            asked = choose.likelihood(self.how, model, self.dtype, adapter)
-            backend = Generative(asked, self.max_tokens, self.question or QUESTION)
-            return _Scoring(backend, asked)
-        # two models on one device, each with half of what one might take
-        half = self.how.gpu_memory_utilization / 2
-        how = self.how.model_copy(update={"gpu_memory_utilization": half})
-        policy, reference = (
-            choose.likelihood(how, job.place(spec, role).path, self.dtype, on)
-            for role, on in (("policy", adapter), ("reference", None))
-        )
-        return _Scoring(Implicit(policy, reference, self.max_tokens), policy, reference)
+    def _open(self, job: Job) -> OpenReward:
+        settings = RewardSettings(self.how, self.dtype, self.max_tokens, self.question)
+        return backends.open_reward(job, job.slices[0], settings)
 
     def _todo(self, job: Job, spec: SliceSpec, prompts: PromptTexts) -> list[int]:
         """Which samples of a slice have no score yet, by number. A score under another language's
@@ -243,7 +245,7 @@ class Score(Stage):
             asked = asked.with_columns(prompt_hash=known.cast(pl.String))
         return job.missing(spec.name, self.kind, asked)
 
-    def _audited(self, job: Job, scoring: Callable[[], _Scoring]) -> dict[str, Any]:
+    def _audited(self, job: Job, scoring: Callable[[], OpenReward]) -> dict[str, Any]:
         """What the audit finds. Raises StageError when the recipe says to refuse a blind reward
         model; what is scored is kept."""
         import polars as pl
@@ -270,7 +272,9 @@ class Score(Stage):
             )
         return found
 
-    def _preferred(self, job: Job, spec: SliceSpec, scoring: Callable[[], _Scoring]) -> list[Pair]:
+    def _preferred(
+        self, job: Job, spec: SliceSpec, scoring: Callable[[], OpenReward]
+    ) -> list[Pair]:
         """Rewards of the chosen and the rejected answer of each pair of a language, each under the
         pair's own prompt. Shards of them are kept as those of samples are."""
         code = str(spec.language)
@@ -300,23 +304,9 @@ class Score(Stage):
         return list(zip(*(found.column(side).to_pylist() for side in SIDES), strict=True))
 
 
-class _Scoring:
-    """A reward backend with the engines that it runs on."""
-
-    def __init__(self, reward: Backend, *runs_on: Engine) -> None:
-        self.reward, self._engines = reward, runs_on
-        self.name = runs_on[0].name
-        self.lanes = min(engine.lanes for engine in runs_on)
-
-    @property
-    def tokens(self) -> int:
-        """Read by all of them."""
-        return sum(engine.tokens for engine in self._engines)
-
-    def close(self) -> None:
-        """Let go of them."""
-        for engine in self._engines:
-            engine.close()
+def _backend(reward: RewardInput) -> Backend:
+    assert isinstance(reward.model, Backend)
+    return reward.model
 
 
 def _samples(spec: SliceSpec) -> StepInput:

@@ -15,7 +15,7 @@ from factory.artifacts.tables import read_slice
 from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import Recipe
-from factory.rewards.transfer import Transfer, cell, wilson
+from factory.rewards.transfer import Transfer, cell
 from factory.stage.inputs import ExternalInput
 from factory.stage.job import Job, PartDone, Place
 from factory.stage.outcome import Outcome
@@ -71,7 +71,7 @@ def test_every_model_is_asked_in_every_language() -> None:
     [
         ({"pairs": {"de": "x.jsonl"}, "of": ["rm"]}, "none of the languages here"),
         ({"pairs": "x.jsonl", "of": ["preferences"]}, "trains no reward models"),
-        ({"pairs": "x.jsonl", "of": ["base"]}, "is not a classifier"),
+        ({"pairs": "x.jsonl", "of": ["base"]}, "gives no rewards"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_at_load(said: dict[str, Any], words: str) -> None:
@@ -131,7 +131,7 @@ def test_the_matrix_is_what_the_models_say_of_each_pair_alone(
     classifiers: dict[str, Path], tmp_path: Path
 ) -> None:
     from factory.engines import choose
-    from factory.rewards.backends import Classifier
+    from factory.rewards.backends.classifier import Classifier
 
     outcome, out = ran(tmp_path, classifiers, how={"shard": 2})
     assert all(rows.balanced() for rows in outcome.rows.values())
@@ -184,6 +184,7 @@ def test_the_ends_of_the_interval_are_the_shares_that_the_count_would_just_not_r
     counts: tuple[int, int],
 ) -> None:
     right, of = counts
-    for end in wilson(right, of):
+    figures = cell([1.0] * right + [0.0] * (of - right), [0.5] * of)
+    for end in (figures["low"], figures["high"]):
         off = abs(right / of - end)
         assert off == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / of), abs=1e-6)

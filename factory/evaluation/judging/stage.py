@@ -27,15 +27,20 @@ from factory.evaluation.judging.match import Match, match, seen
 from factory.evaluation.judging.verdicts import APART, Wanted
 from factory.evaluation.models import contestants
 from factory.evaluation.statistics.table import JudgedQuestion, by_category, by_language
-from factory.stage.inputs import Need, ServedModel, SliceSpec, StepInput
+from factory.rewards.backends import open_reward
+from factory.rewards.backends.backend import OpenReward, RewardSettings
+from factory.stage.inputs import Need, RewardInput, ServedModel, SliceSpec, StepInput
 from factory.stage.job import Job
+from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, engines, greedy, spent
 from factory.stage.stage import How, Scope, Stage
 
 NOT_INDEPENDENT = "training reward (not independent)"
 OWN_MODEL = "judges answers of its own (not independent)"
 _NOT_PINNED = "not pinned: it is told by its name, and what that stands for may change"
-_LLM = "llm_judge"  # the role of a causal model; a reward model's is `judge`
+_LLM = "llm_judge"  # the role of a causal model
+# Roles of a reward's models: a classifier is the judge, and `reference` is who it compares with.
+_REWARD_ROLES = {"reward": "judge", "reference": "judge_reference"}
 _ADDRESS = ("question_id", "prompt_hash", "answer_hash", "reference_hash")
 _NAMED = 10  # questions that were seen in training, in the manifest
 
@@ -73,7 +78,8 @@ class Judge(Stage):
         return value
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        judges = self._judges(scope)
+        judge = self._judge(scope)
+        reward, judges = (judge, judge.needs) if isinstance(judge, RewardInput) else (None, judge)
         answers = {spec.name: spec for spec in scope.slices("arena", self.name)}
         notes = self._notes(scope)
         found = []
@@ -98,20 +104,22 @@ class Judge(Stage):
                         language,
                         (*reads, *judges, *learned),
                         notes,
+                        reward,
                     )
                 )
         return found
 
-    def _judges(self, scope: Scope) -> tuple[Need, ...]:
-        """What reading the judge means, by the kind of the model that is named."""
+    def _judge(self, scope: Scope) -> RewardInput | tuple[Need, ...]:
+        """Return the reward that judges, or what a model that is asked needs, by the kind of the
+        model that is named."""
         ref = scope.models.get(self.judge)
-        if ref is None or ref.kind != "causal":
+        if ref is None or isinstance(ref, RewardModel):
             if self.ask != Ask():
                 raise RecipeError(
                     f"stages.judge.ask has no meaning for {self.judge!r}, a reward model",
                     "leave it out, or name a chat model as judge",
                 )
-            return (scope.classifier(self.judge, "judge", self.name),)
+            return scope.reward(self.judge, self.name, _REWARD_ROLES)
         if ref.served is None and self.ask.request:
             raise RecipeError(
                 f"stages.judge.ask.request is for a judge that is served; {self.judge!r} is not",
@@ -216,7 +224,7 @@ class Judge(Stage):
                 units = todo[shard.slice][shard.start : shard.stop]
                 wanted = [(pairs[number], order) for number, lacking in units for order in lacking]
                 first = [job.seed, shard.slice]
-                rows, tokens = self._read(engine(), asked, judge, wanted, first)
+                rows, tokens = self._read(engine(), judge, wanted, first)
                 table = schemas.from_rows(rows, self.kind)
                 return shards.with_metadata(table, engine=engine().name), tokens
 
@@ -247,7 +255,7 @@ class Judge(Stage):
         stats = {
             "judge": judge,
             "judge_revision": revision,
-            **self._manner(asked, served),
+            **self._manner(job.slices[0].reward, served),
             "notes": list(job.slices[0].notes),
             **self._tables(compared),
             "seen_in_training": learned,
@@ -270,10 +278,10 @@ class Judge(Stage):
             found["by_category"] += by_category(label, self.reference, items)
         return found
 
-    def _manner(self, asked: bool, served: bool) -> dict[str, Any]:
-        """How the judge came to its verdicts."""
-        if not asked:
-            return {"judge_kind": "classifier", "orders": APART, "template": None}
+    def _manner(self, reward: RewardInput | None, served: bool) -> dict[str, Any]:
+        """Return how the judge came to its verdicts, for the manifest."""
+        if reward is not None:
+            return {"judge_kind": reward.model.kind, "orders": APART, "template": None}
         words = self.ask.wording()
         template = {
             "name": words.name,
@@ -287,7 +295,7 @@ class Judge(Stage):
     def _opened(self, job: Job, need: Need | None) -> Any:
         spec = job.slices[0]
         if need is None:
-            return choose.scorer(self.how, job.place(spec, "judge").path, self.dtype)
+            return open_reward(job, spec, RewardSettings(self.how, self.dtype, self.max_tokens))
         if isinstance(need, ServedModel):
             return choose.chat(self.how, need.model, self.ask.request)
         place = job.places[need]
@@ -299,11 +307,11 @@ class Judge(Stage):
         return choose.sampler(how, place.path, name, self.dtype, adapter)
 
     def _read(
-        self, engine: Any, asked: bool, judge: str, wanted: Sequence[Wanted], first: list[Any]
+        self, engine: Any, judge: str, wanted: Sequence[Wanted], first: list[Any]
     ) -> tuple[list[dict[str, object]], int]:
         """Verdicts on these, as rows, and the tokens they took."""
-        if not asked:
-            return verdicts.by_reward(engine, self.max_tokens, judge, wanted)
+        if isinstance(engine, OpenReward):
+            return verdicts.by_reward(engine, judge, wanted)
         sampling = Sampling(self.ask.temperature, 1.0, self.ask.max_tokens)
         # one seed a shard, from its first address, as where answers are drawn
         seed = int(fingerprint([*first, wanted[0][0].model["question_id"], wanted[0][1]]), 16)
@@ -316,10 +324,16 @@ class Judge(Stage):
 
 
 def _named(job: Job, need: Need | None) -> tuple[str, str | None]:
-    """What a judge is called, and its revision, where it can have one."""
+    """Return the name of a judge, and its revision where it has one. A reward is called by the
+    first of its models, or by the adapter on that."""
     if isinstance(need, ServedModel):
         return need.model, None
-    place = job.places[need] if need else job.place(job.slices[0], "judge")
+    reward = job.slices[0].reward
+    if reward is not None:
+        needs = dict(reward.by_role)
+        need = needs.get("adapter", reward.needs[0])
+    assert need is not None
+    place = job.places[need]
     return place.name or place.path.name, place.revision
 
 

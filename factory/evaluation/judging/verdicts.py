@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from factory.engines import Sampling, Scorer
+from factory.engines import Sampling
 from factory.evaluation.judging import llm_judge
 from factory.evaluation.judging.backends import JudgeBackend
 from factory.evaluation.judging.llm_judge import AnswerPair
@@ -16,20 +16,18 @@ from factory.evaluation.statistics.table import JudgedAnswer, JudgedQuestion
 from factory.language.confusion import count_english
 from factory.language.detect import differs
 from factory.language.english import english
-from factory.rewards.backends import Classifier
+from factory.rewards.backends.backend import OpenReward
 
 APART, MODEL_FIRST, REFERENCE_FIRST = "apart", "model_first", "reference_first"
 Wanted = tuple[Match, str]  # two answers, and in which order they are to be read
 Rows = list[dict[str, object]]
 
 
-def by_reward(
-    scorer: Scorer, max_tokens: int, judge: str, wanted: Sequence[Wanted]
-) -> tuple[Rows, int]:
-    """Verdicts of a reward model, and the tokens it read. Identical answers tie, whatever the last
-    digits of their rewards."""
+def by_reward(opened: OpenReward, judge: str, wanted: Sequence[Wanted]) -> tuple[Rows, int]:
+    """Return the verdicts of a reward, and the tokens it read. Identical answers tie, whatever the
+    last digits of their rewards."""
     sides = [side for one, _ in wanted for side in (one.model, one.reference)]
-    values = Classifier(scorer, max_tokens)([(side["prompt"], side["answer"]) for side in sides])
+    values = opened.reward([(side["prompt"], side["answer"]) for side in sides])
     rows = []
     for number, (one, order) in enumerate(wanted):
         ours, theirs = values[2 * number].value, values[2 * number + 1].value
