@@ -53,7 +53,7 @@ class ScoreHow(How, EngineKnobs):
 
 
 class AuditKnobs(AuditLimits):
-    """How a reward model is audited: the limits of audit.py, and on which `preferences`, by
+    """Settings of the audit of a reward model: limits (see audit.py), and `preferences` by
     language. One source without a language is for all of them."""
 
     preferences: dict[str, Pairs] = Field(default_factory=dict)
@@ -64,7 +64,7 @@ class AuditKnobs(AuditLimits):
         return preferred.for_all(value)
 
     def pairs(self, code: str) -> Pairs | None:
-        """Where the pairs of a language come from, if from anywhere."""
+        """Return the source of the pairs of a language, if it has one."""
         return preferred.of_language(self.preferences, code)
 
 
@@ -97,8 +97,8 @@ class Score(Stage):
         backend = _backend(reward)
         self._refuse_idle_knobs(backend)
         # English may be there to be translated alone
-        given = (*scope.slices("prompts", self.name), *scope.prompts(self.name))
-        prompts = {spec.name: spec for spec in given}
+        sources = (*scope.slices("prompts", self.name), *scope.prompts(self.name))
+        prompts = {spec.name: spec for spec in sources}
         english = prompts.get("en")
         crosses = "prompt" in backend.score_knobs and self.prompt == "english"
         if crosses and english is None:
@@ -129,7 +129,9 @@ class Score(Stage):
             default = type(self).model_fields[field].default
             if getattr(self, field) != default and field not in backend.score_knobs:
                 kinds = [
-                    backends.kind_of(one) for one in backends.BACKENDS if field in one.score_knobs
+                    backends.kind_of(backend_class)
+                    for backend_class in backends.BACKENDS
+                    if field in backend_class.score_knobs
                 ]
                 raise RecipeError(
                     f"stages.score.{field} is for kind: {', '.join(kinds)}, and {self.reward!r} "
@@ -139,7 +141,9 @@ class Score(Stage):
 
     def extent(self) -> dict[str, Any]:
         # which pairs an audit is made on changes no score, but it does change what is published
-        pairs = {code: preferred.how_read(one) for code, one in self.audit.preferences.items()}
+        pairs = {
+            code: preferred.how_read(source) for code, source in self.audit.preferences.items()
+        }
         how_read = {code: read for code, read in pairs.items() if read}
         return super().extent() | ({"pairs": how_read} if how_read else {})
 
@@ -158,7 +162,7 @@ class Score(Stage):
                 return shards.with_metadata(table, engine=scoring().name), tokens
 
             sizes = {name: len(numbers) for name, numbers in todo.items()}
-            made = job.make_shards(
+            totals = job.make_shards(
                 self.kind,
                 sizes,
                 self.how.shard,
@@ -166,7 +170,7 @@ class Score(Stage):
                 lanes=lambda shard: scoring().lanes,
                 spent=scoring.tokens,
             )
-            stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in made}
+            stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in totals}
             audited = self._audited(job, scoring)
         counts = {
             name: Rows(
@@ -182,37 +186,37 @@ class Score(Stage):
                 **self._kind(job.slices[0]),
                 "by_language": stats,
                 "audit": audited,
-                "engines": engines(made),
+                "engines": engines(totals),
             },
             tokens=sum(int(figures["tokens"]) for figures in stats.values()),
-            spent=spent(made),
+            spent=spent(totals),
         )
 
     def _make(
         self, reward: RewardFunction, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
-        """The scores of some samples, and the tokens read."""
-        asked = [prompts.under(row) for row in rows]
+        """Return the scores of some samples, and the tokens read."""
+        read_under = [prompts.prompt_of(row) for row in rows]
         # Answers to one prompt one after another, wherever they stand: an engine that keeps
         # prefixes reads the prompt once.
         met: dict[str, int] = {}
-        order = [number for number, (prompt, _) in enumerate(asked) if prompt is not None]
+        order = [number for number, (prompt, _) in enumerate(read_under) if prompt is not None]
         order.sort(key=lambda number: met.setdefault(rows[number]["prompt_hash"], len(met)))
-        items = [(asked[number][0] or [], rows[number]["response"]) for number in order]
-        found = dict(zip(order, reward(items), strict=True))
-        made = []
+        items = [(read_under[number][0] or [], rows[number]["response"]) for number in order]
+        rewards = dict(zip(order, reward(items), strict=True))
+        scored = []
         for number, row in enumerate(rows):
-            value = found.get(number, RewardValue(None, 0, "no_english_prompt"))
-            made.append(
+            value = rewards.get(number, RewardValue(None, 0, "no_english_prompt"))
+            scored.append(
                 {
                     **{name: row[name] for name in _ADDRESS},
                     "reward": value.value,
                     "n_tokens": value.n_tokens,
                     "status": value.status,
-                    "prompt_hash": asked[number][1],
+                    "prompt_hash": read_under[number][1],
                 }
             )
-        return schemas.from_rows(made, self.kind), sum(int(row["n_tokens"]) for row in made)
+        return schemas.from_rows(scored, self.kind), sum(int(row["n_tokens"]) for row in scored)
 
     def _kind(self, spec: SliceSpec) -> dict[str, Any]:
         """Return the kind of the reward and its knobs, for the manifest and the card."""
@@ -232,64 +236,64 @@ class Score(Stage):
         return backends.open_reward(job, job.slices[0], settings)
 
     def _todo(self, job: Job, spec: SliceSpec, prompts: PromptTexts) -> list[int]:
-        """Which samples of a slice have no score yet, by number. A score under another language's
-        prompt stands as long as that prompt does."""
+        """Return the numbers of the samples of a slice that have no score yet. A score under
+        another language's prompt stands as long as that prompt does."""
         import polars as pl
 
         columns = ["prompt_id", "k", "response_hash"]
-        asked = pl.from_arrow(job.rows(_samples(spec), "samples", columns).select(columns))
-        assert isinstance(asked, pl.DataFrame)
+        samples = pl.from_arrow(job.rows(_samples(spec), "samples", columns).select(columns))
+        assert isinstance(samples, pl.DataFrame)
         if prompts.english is not None:
             hashes = {key: hashed for key, (_, hashed) in prompts.english.items()}
-            known = pl.col("prompt_id").replace_strict(hashes, default=None)
-            asked = asked.with_columns(prompt_hash=known.cast(pl.String))
-        return job.missing(spec.name, self.kind, asked)
+            hashed = pl.col("prompt_id").replace_strict(hashes, default=None)
+            samples = samples.with_columns(prompt_hash=hashed.cast(pl.String))
+        return job.missing(spec.name, self.kind, samples)
 
     def _audited(self, job: Job, scoring: Callable[[], OpenReward]) -> dict[str, Any]:
-        """What the audit finds. Raises StageError when the recipe says to refuse a blind reward
-        model; what is scored is kept."""
+        """Return the figures of the audit. Raises StageError when the recipe says to refuse a blind
+        reward model; what is scored is kept."""
         import polars as pl
 
         parts = []
         for spec in job.slices:
-            drawn = pl.from_arrow(job.rows(_samples(spec), "samples", _DRAWN))
-            made = pl.from_arrow(read_slice(job.out, spec.name, self.kind, _SCORED))
-            assert isinstance(made, pl.DataFrame) and isinstance(drawn, pl.DataFrame)
-            parts.append(made.join(drawn, on=["prompt_id", "k"]))
+            samples = pl.from_arrow(job.rows(_samples(spec), "samples", _DRAWN))
+            scores = pl.from_arrow(read_slice(job.out, spec.name, self.kind, _SCORED))
+            assert isinstance(scores, pl.DataFrame) and isinstance(samples, pl.DataFrame)
+            parts.append(scores.join(samples, on=["prompt_id", "k"]))
         pairs = {
             str(spec.language): self._preferred(job, spec, scoring)
             for spec in job.slices
             if spec.need("preferences")
         }
-        found = audit(pl.concat(parts), pairs, self.audit)
-        suspects = blind(found)
+        figures = audit(pl.concat(parts), pairs, self.audit)
+        suspects = blind(figures)
         if suspects and self.audit.on_blind == "refuse":
-            said = "; ".join(f"{code} ({', '.join(why)})" for code, why in suspects.items())
+            listed = "; ".join(f"{code} ({', '.join(why)})" for code, why in suspects.items())
             raise StageError(
-                f"the reward model is blind in {said}",
+                f"the reward model is blind in {listed}",
                 "take them out of languages:, use another reward model, or set "
                 "stages.score.audit.on_blind: warn; the scores are kept",
             )
-        return found
+        return figures
 
     def _preferred(
         self, job: Job, spec: SliceSpec, scoring: Callable[[], OpenReward]
     ) -> list[Pair]:
-        """Rewards of the chosen and the rejected answer of each pair of a language, each under the
-        pair's own prompt. Shards of them are kept as those of samples are."""
+        """Return the rewards of the chosen and the rejected answer of each pair of a language,
+        under the pair's own prompt. Shards of them are kept as those of samples are."""
         code = str(spec.language)
         pairs = self.audit.pairs(code)
         assert pairs is not None
-        known = pairs.read(job.place(spec, "preferences").path, code)
-        rows = [(prompt, better, worse) for _, prompt, better, worse in known]
+        labelled = pairs.read(job.place(spec, "preferences").path, code)
+        rows = [(prompt, better, worse) for _, prompt, better, worse in labelled]
         name, work = spec.name, job.work / "audit" / spec.name
 
         def make(shard: Shard) -> pa.Table:
             # both answers to a prompt one after another: an engine that keeps prefixes reads the
             # prompt once
             some = rows[shard.start : shard.stop]
-            items = [(asked, text) for asked, *texts in some for text in texts]
-            values = [one.value for one in scoring().reward(items)] if items else []
+            items = [(prompt, text) for prompt, *texts in some for text in texts]
+            values = [reward.value for reward in scoring().reward(items)] if items else []
             return pa.table(dict(zip(SIDES, (values[::2], values[1::2]), strict=True)), _PAIRS)
 
         grid = shards.grid(work, {name: len(rows)}, self.how.shard)
@@ -300,8 +304,8 @@ class Score(Stage):
             lambda done, total: job.progress(done, total, f"shards of the audit of {name}"),
             lanes=lambda shard: scoring().lanes,
         )
-        found = shards.rows(work, grid, name)
-        return list(zip(*(found.column(side).to_pylist() for side in SIDES), strict=True))
+        rewards = shards.rows(work, grid, name)
+        return list(zip(*(rewards.column(side).to_pylist() for side in SIDES), strict=True))
 
 
 def _backend(reward: RewardInput) -> Backend:
@@ -326,7 +330,7 @@ class PromptTexts:
 
     @classmethod
     def of(cls, job: Job, spec: SliceSpec) -> PromptTexts:
-        """Those of a job's slice."""
+        """Read the prompts of a job's slice."""
         own = {
             (row["prompt_id"], row["prompt_hash"]): row["messages"]
             for row in job.table(spec, "prompts", "prompts").to_pylist()
@@ -339,9 +343,9 @@ class PromptTexts:
         }
         return cls(str(spec.language), own, english)
 
-    def under(self, sample: dict[str, Any]) -> tuple[list[Message] | None, str | None]:
-        """What a sample is read under (None if there is no such prompt), and its hash if that is
-        another language's. Raises InputError for a sample of another prompt than ours."""
+    def prompt_of(self, sample: dict[str, Any]) -> tuple[list[Message] | None, str | None]:
+        """Return the prompt that a sample is read under (None if there is none), and its hash if it
+        is another language's. Raises InputError for a sample of another prompt than ours."""
         address = (sample["prompt_id"], sample["prompt_hash"])
         if address not in self.own:
             raise InputError(
@@ -357,7 +361,7 @@ class PromptTexts:
 
 
 def describe(table: pa.Table) -> dict[str, Any]:
-    """Counts, moments and a histogram of one language's rewards."""
+    """Return counts, moments and a histogram of one language's rewards."""
     import numpy as np
     import polars as pl
 

@@ -1,4 +1,4 @@
-"""transfer: which reward model, trained on which language, ranks pairs of which language well."""
+"""transfer: rank pairs of each language with each reward model."""
 
 from __future__ import annotations
 

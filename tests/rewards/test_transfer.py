@@ -97,16 +97,21 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def ran(
-    root: Path, classifiers: dict[str, Path], part: tuple[int, int] | None = None, **knobs: Any
+    root: Path,
+    classifiers: dict[str, Path],
+    part: tuple[int, int] | None = None,
+    models: dict[str, Any] | None = None,
+    **knobs: Any,
 ) -> tuple[Outcome, Path]:
     for code, pairs in PAIRS.items():
         rows = [{"prompt": p, "chosen": c or " ", "rejected": r or " "} for p, c, r in pairs]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (root / f"pairs-{code}.jsonl").write_text(text)
-    models = {name: {"kind": "classifier", "name": f"org/{name}"} for name in classifiers}
+    models = models or {name: {"kind": "classifier", "name": f"org/{name}"} for name in classifiers}
     made = Recipe.model_validate(
         {
-            "name": "r", "org": "me", "languages": ["en", "es"], "models": models,
+            "name": "r", "org": "me", "languages": ["en", "es"],
+            "models": {"base": "org/base", **models},
             "stages": {"transfer": {
                 "of": list(models), "pairs": "pairs-{language}.jsonl", "dtype": "float32", **knobs,
             }},
@@ -172,6 +177,26 @@ def test_two_processes_make_what_one_makes(classifiers: dict[str, Path], tmp_pat
             ran(tmp_path / "apart", classifiers, part, how={"shard": 1})
     other, _ = ran(tmp_path / "apart", classifiers, how={"shard": 1})
     assert other.stats == one.stats
+
+
+def test_every_kind_of_reward_ranks_the_pairs(classifiers: dict[str, Path], tmp_path: Path) -> None:
+    from factory.engines.transformers import TransformersLikelihood
+    from factory.rewards.backends.generative import Generative
+
+    base = classifiers["one"].parent / "base"
+    models = {
+        "asked": {"kind": "generative", "name": "org/base"},
+        "itself": {"kind": "implicit", "name": "org/base", "reference": "base"},
+    }
+    outcome, out = ran(tmp_path, {"base": base}, models=models)
+    fields = {(c["reward_model"], c["language"]): c for c in outcome.stats["matrix"]}
+    assert fields["itself", "en"]["tied"] == 3  # a model against itself
+    by_hand = Generative(TransformersLikelihood(base, "float32"), 16384)
+    rows = read_slice(out, "en/asked", "rankings").to_pylist()
+    for row, (prompt, *texts) in zip(rows, PAIRS["en"], strict=True):
+        items = [([{"role": "user", "content": prompt}], text or " ") for text in texts]
+        expected = [reward.value for reward in by_hand(items)]
+        assert [row["reward_chosen"], row["reward_rejected"]] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_cell_counts_each_pair_once() -> None:
