@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.artifacts.tables import read_slice
@@ -204,6 +204,7 @@ def test_a_cell_counts_each_pair_once() -> None:
     assert (found["pairs"], found["right"], found["tied"], found["without"]) == (3, 1, 1, 1)
 
 
+@settings(deadline=None)  # the first call imports libraries
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_ends_of_the_interval_are_the_shares_that_the_count_would_just_not_refute(
     counts: tuple[int, int],

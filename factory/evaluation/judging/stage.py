@@ -355,7 +355,8 @@ def _overlap(questions: int, prompts: int, in_training: Collection[str]) -> dict
 
 
 def _counts(orders: int, compared: int, unanswered: Sequence[str], out: int) -> Rows:
-    """Count the verdicts of one slice, requested and made; a question is asked in so many orders."""
+    """Count the verdicts of one slice, requested and made; a question is asked in so many
+    orders."""
     dropped = {why: orders * count for why, count in sorted(Counter(unanswered).items())}
     return Rows(into=orders * (compared + len(unanswered)), out=out, dropped=dropped)
 
