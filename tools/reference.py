@@ -27,14 +27,16 @@ from factory.config import EXTENT, GATE, REFERENCE, Mark
 from factory.engines.choose import EngineKnobs
 from factory.planning.recipe import Recipe, load
 from factory.planning.stages import STAGES
+from factory.rewards.backends import BACKENDS
 from factory.sampling.presets import PRESETS
+from factory.stage.models import ModelRef
 from factory.stage.readers import View
 from factory.stage.stage import From, How, Stage
 from factory.training.settings import Running
 from tests.support.stand_ins import UNSAID
 
 # what several stages have in common: its own table, once
-SHARED: tuple[type[BaseModel], ...] = (View, EngineKnobs, Running)
+SHARED: tuple[type[BaseModel], ...] = (View, EngineKnobs, Running, ModelRef)
 ROOT = Path(__file__).parent.parent
 MARKS = {EXTENT.name: "how much", REFERENCE.name: "a name", GATE.name: "when to refuse"}
 _OPEN, _CLOSE = "<!-- {0}: made by python -m tools.reference -->", "<!-- end of {0} -->"
@@ -231,7 +233,7 @@ def reference() -> str:
         more = [f"how it reads: {also(stage)}"] * bool(also(stage))
         more += [f"`how.`: {also(how)}"] * bool(also(how))
         lines += [f"And {'; '.join(more)}.", ""] if more else []
-    for part in dict.fromkeys((*SHARED, From, *parts([Recipe, *STAGES]))):
+    for part in dict.fromkeys((*SHARED, From, *parts([Recipe, *STAGES]), *BACKENDS)):
         lines += [f"### {part.__name__}", "", *_doc(part), "", *table(part), ""]
         lines += [f"And {also(part)}.", ""] if also(part) else []
     return "\n".join(lines)

@@ -50,25 +50,25 @@ class Arena(Stage):
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
         questions = {spec.name: spec for spec in scope.slices("questions", self.name)}
-        found = []
-        for one in contestants(scope, self.of, self.name):
-            found += [
+        specs = []
+        for contestant in contestants(scope, self.of, self.name):
+            specs += [
                 SliceSpec(
                     self.name,
-                    f"{language}/{one.label}",
+                    f"{language}/{contestant.label}",
                     language,
-                    (StepInput("questions", questions[language].step, language), *one.needs),
+                    (StepInput("questions", questions[language].step, language), *contestant.needs),
                 )
-                for language in one.languages
+                for language in contestant.languages
             ]
-        self._served(dict.fromkeys(model_of(spec.name) for spec in found))
-        return found
+        self._served(dict.fromkeys(model_of(spec.name) for spec in specs))
+        return specs
 
     def shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def _served(self, labels: Collection[str]) -> None:
-        """One name at a server cannot stand for several models: they would all be the same."""
+        """Refuse one name at a server for several models: they would all be the same."""
         if self.how.engine == "openai" and self.how.served_model is not None and len(labels) > 1:
             raise RecipeError(
                 f"how.served_model is one name, and stages.{self.name} lets "
@@ -81,25 +81,28 @@ class Arena(Stage):
         questions = {s.name: job.reader(s.need("questions"), "prompts") for s in job.slices}
         specs = {spec.name: spec for spec in job.slices}
         todo = {name: self._todo(job, spec) for name, spec in specs.items()}
-        # those that have something left to answer
+        # models that have questions left to answer
         models = {model_of(n): policy(job, spec) for n, spec in specs.items() if todo[n]}
 
         def opened(base: str) -> Sampler:
-            alike = {label: found for label, found in models.items() if str(found[0].path) == base}
+            alike = {label: model for label, model in models.items() if str(model[0].path) == base}
             for label, (_, adapter) in alike.items():
                 if adapter is not None:
                     probe.refuse_unapplied(adapter, label)
             place = next(place for place, _ in alike.values())
-            first, *others = dict.fromkeys(adapter for _, adapter in alike.values())
-            name, rest = place.name or place.path.name, [one for one in others if one is not None]
+            first, *adapters = dict.fromkeys(adapter for _, adapter in alike.values())
+            name, rest = (
+                place.name or place.path.name,
+                [adapter for adapter in adapters if adapter is not None],
+            )
             return choose.sampler(self.how, place.path, name, self.dtype, first, rest)
 
-        with EngineCache(opened) as held:
+        with EngineCache(opened) as cache:
 
             def engine(label: str) -> Sampler:
-                """A base is loaded once for all that are made of it, which answer in turn."""
+                """Load a base once for all models made of it, which answer in turn."""
                 place, adapter = models[label]
-                sampler = held(str(place.path))
+                sampler = cache(str(place.path))
                 sampler.set_adapter(adapter)
                 return sampler
 
@@ -108,49 +111,49 @@ class Arena(Stage):
                 label = model_of(shard.slice)
                 return self._make(engine(label), job.seed, label, rows)
 
-            made = job.make_shards(
+            totals = job.make_shards(
                 self.kind,
                 {name: len(rows) for name, rows in todo.items()},
                 self.how.shard,
                 make,
                 lanes=lambda shard: engine(model_of(shard.slice)).lanes,
                 apart=lambda shard: model_of(shard.slice),
-                spent=held.tokens,
+                spent=cache.tokens,
             )
         counts, stats = {}, {}
-        for name, found in made.items():
+        for name, done in totals.items():
             table = read_slice(job.out, name, self.kind)
-            counts[name] = counted(len(questions[name]), len(table), found)
+            counts[name] = counted(len(questions[name]), len(table), done)
             stats[name] = _describe(table, str(specs[name].language))
         return Outcome(
             counts,
-            determinism=greedy(made),
-            stats={"by_slice": stats, "engines": engines(made)},
+            determinism=greedy(totals),
+            stats={"by_slice": stats, "engines": engines(totals)},
             tokens=sum(figures["tokens"] for figures in stats.values()),
-            spent=spent(made),
+            spent=spent(totals),
         )
 
     def _todo(self, job: Job, spec: SliceSpec) -> list[int]:
-        """The questions of a slice that this model has not answered yet, by number."""
+        """Return the numbers of the questions of a slice that this model has not answered yet."""
         import polars as pl
 
         need = spec.need("questions")
         assert isinstance(need, StepInput)
         frame = pl.from_arrow(job.rows(need, "prompts", ["prompt_id", "prompt_hash"]))
         assert isinstance(frame, pl.DataFrame)
-        asked = frame.rename({"prompt_id": "question_id"})
-        return job.missing(spec.name, self.kind, asked)
+        questions = frame.rename({"prompt_id": "question_id"})
+        return job.missing(spec.name, self.kind, questions)
 
     def _make(
-        self, sampler: Sampler, seed: int, label: str, asked: Sequence[Mapping[str, Any]]
+        self, sampler: Sampler, seed: int, label: str, questions: Sequence[Mapping[str, Any]]
     ) -> tuple[pa.Table, int]:
-        """One model's answers to some questions, and their tokens."""
+        """Return one model's answers to some questions, and their tokens."""
         sampling = Sampling(temperature=0, top_p=1, max_tokens=self.max_tokens)
-        ids = [chat_template.prompt_ids(sampler.tokenizer, row["messages"]) for row in asked]
+        ids = [chat_template.prompt_ids(sampler.tokenizer, row["messages"]) for row in questions]
         fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
         drawn = sampler.sample([ids[n] for n in fits], sampling, seed)
         rows = []
-        for row, sample in zip([asked[n] for n in fits], drawn, strict=True):
+        for row, sample in zip([questions[n] for n in fits], drawn, strict=True):
             decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
             answer = decoded.strip()
             lines = count_lines(answer, row["language"], detect)
@@ -181,10 +184,10 @@ class Arena(Stage):
 
 
 def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
-    """What a reader of the card wants first, of one model's answers in one language. The line pass
+    """Return the main figures of one model's answers in one language, for the card. The line pass
     rate is the share of answers without a line in another language; the word pass rate that of
     these without an English word. A rate that there is none of is None, the second with why."""
-    said = answers.column("detected_language").to_pylist()
+    detected = answers.column("detected_language").to_pylist()
     columns = [answers.column(name).to_pylist() for name in ("answer", "lines", "wrong_lines")]
     lines, words = pass_rates(
         (count, wrong, None if wrong else count_english(text, language, english))
@@ -195,8 +198,8 @@ def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
         "answers": len(answers),
         "tokens": sum(answers.column("n_tokens").to_pylist()),
         "cut_off": answers.column("finish_reason").to_pylist().count("length"),
-        "in_language": sum(matches(code, language) for code in said),
-        "other_language": sum(differs(code, language) for code in said),
+        "in_language": sum(matches(code, language) for code in detected),
+        "other_language": sum(differs(code, language) for code in detected),
         "line_pass_rate": lines,
         "word_pass_rate": words,
         **({"no_word_pass_rate": why} if why else {}),

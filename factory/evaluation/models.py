@@ -1,4 +1,4 @@
-"""Who is compared: models, adapters, and adapters on the way to what they became."""
+"""Models that are compared: models, adapters, and checkpoints of adapters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from factory.stage.stage import Scope, Stage
 
 @dataclass(frozen=True)
 class Contestant:
-    """One model that answers: what it is called, what using it reads, the languages it is for."""
+    """One model that answers: its label, what it reads, its languages."""
 
     label: str
     needs: tuple[Need, ...]
@@ -21,12 +21,16 @@ class Contestant:
 
 
 def contestants(scope: Scope, names: Iterable[str], asked_by: str) -> list[Contestant]:
-    """Everybody whom these names stand for, each once: a model under models: in every language, or
-    the adapters of a training stage in the languages that they were trained on. `dpo@0.5` are
-    those after half of the steps, `dpo@*` all that the stage keeps and the end. Raises
-    RecipeError."""
-    found = {one.label: one for name in names for one in _named(scope, name, asked_by)}
-    return list(found.values())
+    """Return the models that these names stand for, each once: a model under models: in every
+    language, or the adapters of a training stage in the languages that they were trained on.
+    `dpo@0.5` are those after half of the steps, `dpo@*` all that the stage keeps and the end.
+    Raises RecipeError."""
+    by_label = {
+        contestant.label: contestant
+        for name in names
+        for contestant in _named(scope, name, asked_by)
+    }
+    return list(by_label.values())
 
 
 def _named(scope: Scope, name: str, asked_by: str) -> list[Contestant]:
@@ -47,21 +51,21 @@ def _named(scope: Scope, name: str, asked_by: str) -> list[Contestant]:
 
 
 def _shares(stage: Stage, at: str, asked_by: str) -> list[str | None]:
-    """The checkpoints that are meant, None for the end."""
+    """Return the shares of the checkpoints that are meant, None for the end."""
     if not at:
         return [None]
-    there = [checkpoints.written(share) for share in getattr(stage, "checkpoints", ())]
-    if not there:
+    stored = [checkpoints.written(share) for share in getattr(stage, "checkpoints", ())]
+    if not stored:
         raise RecipeError(
             f"stages.{asked_by} names {stage.name}@{at}, and stages.{stage.name} keeps no "
             "checkpoints",
             f"say which: stages.{stage.name}.checkpoints: [0.25, 0.5, 0.75]",
         )
     if at == checkpoints.EVERY:
-        return [*there, None]
-    if at not in there:
+        return [*stored, None]
+    if at not in stored:
         raise RecipeError(
-            f"stages.{asked_by} names {stage.name}@{at}{nearest(at, there)}",
-            f"stages.{stage.name}.checkpoints has {', '.join(there)}",
+            f"stages.{asked_by} names {stage.name}@{at}{nearest(at, stored)}",
+            f"stages.{stage.name}.checkpoints has {', '.join(stored)}",
         )
     return [at]

@@ -239,7 +239,6 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-_READS_WHOLE = ("reward", "judge")  # roles of classifiers
 _PROMPTS = ("prompts", "questions")
 _ADAPTERS = ("adapter", "start", "source")  # what comes from outside and goes with its base
 
@@ -296,7 +295,7 @@ def asked(recipe: Recipe, only: frozenset[str] | None = None) -> list[TokenizerU
                 continue
             # a translator is asked single turns in a format of its own, and never read again
             reads = (
-                need.role in _READS_WHOLE
+                (spec.reward is not None and spec.reward.prints_conversations(need))
                 or stage.kind == "prompts"
                 or (need.role == "base" and stage.kind == "model")
             )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    WrapValidator,
+    create_model,
+    field_validator,
+)
 
 from factory import config
 from factory.artifacts.manifest import License
@@ -16,6 +24,7 @@ from factory.config import Knobs
 from factory.errors import RecipeError, nearest
 from factory.language.languages import language
 from factory.planning.stages import STAGES
+from factory.rewards.backends import model_class
 from factory.stage.inputs import SliceSpec
 from factory.stage.models import ModelRef
 from factory.stage.stage import Scope, Stage
@@ -29,6 +38,16 @@ else:
     )
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+def _of_its_kind(value: Any, read: Callable[[Any], ModelRef]) -> ModelRef:
+    """Read a model by the class of its kind: rewards have keys of their own."""
+    if not isinstance(value, dict) or "kind" not in value:
+        return read(value)
+    return model_class(value["kind"]).model_validate(value)
+
+
+Model = SerializeAsAny[Annotated[ModelRef, WrapValidator(_of_its_kind)]]
 
 
 class Recipe(Knobs):
@@ -47,7 +66,7 @@ class Recipe(Knobs):
     # knob says it, and why. Shown on every card that it concerns.
     departures: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     # by the name that stages call them: org/name[@revision], or more words
-    models: dict[Annotated[str, Field(pattern=NAME)], ModelRef]
+    models: dict[Annotated[str, Field(pattern=NAME)], Model]
     stages: Stages  # those that it has, with their knobs
 
     @field_validator("languages", mode="before")
@@ -281,7 +300,7 @@ def explain(
     dotted = ".".join(str(part) for part in path)
     place = document.place(path)
     if first["type"] == "extra_forbidden":
-        known = _siblings(path, model)
+        known = _siblings(path, model, document.data)
         word = str(path[-1])
         where = ".".join(str(part) for part in path[:-1]) or what
         noun = "stage" if path[:-1] == ("stages",) else "key"
@@ -297,15 +316,22 @@ def explain(
     return RecipeError(f"{place}: {dotted or what}: {message}{got}", fix)
 
 
-def _siblings(path: tuple[Any, ...], model: Any) -> list[str]:
-    """The keys that are allowed where `path` ends, in a `model`."""
+def _siblings(path: tuple[Any, ...], model: Any, data: Any) -> list[str]:
+    """The keys that are allowed where `path` ends, in a `model` that `data` was read as."""
     parts = iter(path[:-1])
     for part in parts:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        candidates = [
+            getattr(part, "__origin__", part)  # the type under Annotated
+            for part in (annotation, *getattr(annotation, "__args__", ()))
+        ]
         model = next(
             (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), Knobs
         )
         if getattr(annotation, "__origin__", None) is dict:
             next(parts, None)  # the key of its own that a person chose
+    if model is ModelRef:
+        for part in path[:-1]:
+            data = data[part]
+        model = model_class(data.get("kind", "causal"))
     return list(model.model_fields)

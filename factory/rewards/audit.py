@@ -1,5 +1,5 @@
-"""Is the reward model blind in a language? Figures from its rewards alone, what they say in words,
-and what makes a language suspect. Pure: nothing is read or written.
+"""Audit a reward model: is it blind in a language? Figures from its rewards alone, sentences on
+them, and what makes a language suspect. Pure: nothing is read or written.
 
 A reward model that was tuned on English still gives a number to a Maltese answer. Whether the
 number means anything there shows in how it parts answers to one prompt, and in what it follows.
@@ -41,7 +41,7 @@ class AuditLimits(Knobs):
 def audit(
     answers: pl.DataFrame, preferences: Mapping[str, Sequence[Pair]], limits: AuditLimits
 ) -> dict[str, Any]:
-    """Figures, readings and verdicts of each language, as plain values for a manifest.
+    """Return figures, readings and verdicts of each language, as plain values for a manifest.
 
     answers: language, prompt_id, k, reward (null where there is none), n_chars, n_tokens.
     preferences: rewards of pairs whose better answer is known, by language.
@@ -50,36 +50,40 @@ def audit(
     """
     scored = answers.filter(pl.col("reward").is_not_null())
     languages = answers["language"].unique(maintain_order=True).to_list()
-    found = {
+    by_language = {
         code: _figures(answers.filter(pl.col("language") == code))
         | _accuracy(preferences.get(code, ()))
         for code in languages
     }
     means = {code: _prompt_means(scored.filter(pl.col("language") == code)) for code in languages}
-    for code, figures in found.items():
+    for code, figures in by_language.items():
         figures["agreement"] = {
             other: rho
             for other in languages
             if other != code and (rho := _agreement(means[code], means[other])) is not None
         }
-    english = found.get("en")
-    for code, figures in found.items():
+    english = by_language.get("en")
+    for code, figures in by_language.items():
         if english and code != "en" and None not in (english["mean"], figures["mean"]):
             figures["offset"] = figures["mean"] - english["mean"]
             figures["scale"] = figures["std"] / english["std"] if english["std"] else None
         figures["blind"] = _suspicions(figures, english, limits)
         figures["readings"] = readings(figures)
-    return {"limits": limits.model_dump(mode="json"), "by_language": found}
+    return {"limits": limits.model_dump(mode="json"), "by_language": by_language}
 
 
 def blind(figures: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The languages that an audit finds the reward model blind in, each with why."""
+    """Return the languages that an audit finds the reward model blind in, with the reasons."""
     by_language = figures["by_language"]
-    return {code: list(one["blind"]) for code, one in by_language.items() if one["blind"]}
+    return {
+        code: list(figures_of["blind"])
+        for code, figures_of in by_language.items()
+        if figures_of["blind"]
+    }
 
 
 def _figures(answers: pl.DataFrame) -> dict[str, Any]:
-    """Spread, what it follows, and how far its means can be trusted, in one language."""
+    """Return spread, correlation with length and repeatability of means, in one language."""
     rows = answers.filter(pl.col("reward").is_not_null())
     ranked = rows.with_columns(
         rank=pl.col("reward").rank().over("prompt_id"),
@@ -119,9 +123,9 @@ def _prompt_means(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.group_by("prompt_id").agg(mean=pl.col("reward").mean())
 
 
-def _agreement(one: pl.DataFrame, other: pl.DataFrame) -> float | None:
-    """Spearman of the mean rewards of the prompts that both have."""
-    both = one.join(other, on="prompt_id")
+def _agreement(means: pl.DataFrame, other_means: pl.DataFrame) -> float | None:
+    """Return Spearman's correlation of the mean rewards of the prompts that both have."""
+    both = means.join(other_means, on="prompt_id")
     if len(both) < FEWEST:
         return None
     rho = both.select(pl.corr(pl.col("mean").rank(), pl.col("mean_right").rank())).item()
@@ -129,47 +133,47 @@ def _agreement(one: pl.DataFrame, other: pl.DataFrame) -> float | None:
 
 
 def _repeatable(rows: pl.DataFrame) -> float | None:
-    """How well the mean rewards of prompts would agree with those of as many new answers: halves
-    of the answers against each other, by the Spearman-Brown formula for twice the length."""
+    """Return how well the mean rewards of prompts would agree with those of as many new answers:
+    halves of the answers against each other, by the Spearman-Brown formula for twice the length."""
     odd = pl.col("k") % 2 == 1
     half = _agreement(_prompt_means(rows.filter(odd)), _prompt_means(rows.filter(~odd)))
     return None if half is None or half <= 0 else 2 * half / (1 + half)
 
 
 def _accuracy(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Pairs in which the chosen answer gets strictly more, as M-RewardBench counts them; one with
-    a side that has no reward is not counted."""
-    known = [(chosen, rejected) for chosen, rejected in pairs if None not in (chosen, rejected)]
-    right = sum(chosen > rejected for chosen, rejected in known)  # type: ignore[operator]
+    """Count pairs in which the chosen answer gets strictly more, as M-RewardBench counts them; one
+    with a side that has no reward is not counted."""
+    scored = [(chosen, rejected) for chosen, rejected in pairs if None not in (chosen, rejected)]
+    right = sum(chosen > rejected for chosen, rejected in scored)  # type: ignore[operator]
     return {
-        "pairs": len(known),
-        "pairs_unscored": len(pairs) - len(known),
+        "pairs": len(scored),
+        "pairs_unscored": len(pairs) - len(scored),
         "pairs_right": right,
-        "accuracy": right / len(known) if known else None,
+        "accuracy": right / len(scored) if scored else None,
     }
 
 
 def _suspicions(
     figures: Mapping[str, Any], english: Mapping[str, Any] | None, limits: AuditLimits
 ) -> list[str]:
-    found = []
+    reasons = []
     if figures["prompts"] >= FEWEST:
         if not figures["std"] or figures["spread"] < limits.spread * figures["std"]:
-            found.append("flat: it hardly tells answers to one prompt apart")
+            reasons.append("flat: it hardly tells answers to one prompt apart")
         elif english and figures["spread"] < limits.spread * (english["spread"] or 0.0):
-            found.append("flat: it tells answers apart far less than in English")
+            reasons.append("flat: it tells answers apart far less than in English")
     if figures["length_prompts"] >= FEWEST:
         tokens = figures["length_tokens"] if figures["token_prompts"] >= FEWEST else 0.0
         follows = max(figures["length_chars"], tokens, key=abs)
         if abs(follows) > limits.length:
-            found.append(f"length: it follows {'length' if follows > 0 else 'shortness'} alone")
+            reasons.append(f"length: it follows {'length' if follows > 0 else 'shortness'} alone")
     if figures["pairs"] >= FEWEST and figures["accuracy"] < limits.accuracy:
-        found.append("accuracy: it does not find the better answer")
-    return found
+        reasons.append("accuracy: it does not find the better answer")
+    return reasons
 
 
 def readings(figures: Mapping[str, Any]) -> list[str]:
-    """A sentence for each figure: what it says, and what it does not."""
+    """Return a sentence for each figure: what it says, and what it does not."""
     return [
         *_read_spread(figures),
         *_read_length(figures),

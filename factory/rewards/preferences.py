@@ -1,5 +1,5 @@
-"""Preference pairs of which the better answer is known: where a recipe says they come from, and
-what is read of them. score audits a reward model with them, transfer compares several."""
+"""Preference pairs of which the better answer is known: their sources and their rows. score audits
+a reward model with them, transfer compares several."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class Pairs(From):
         return {"source": value} if isinstance(value, str) else value
 
     def need(self, role: str, code: str) -> ExternalInput:
-        """Those of a language, to be read as `role`. Which ones there are is how much, not what."""
+        """Return the need of the pairs of a language, read as `role`. Which pairs there are is how
+        much, not what."""
         return ExternalInput(role, filled(self.source, {"language": code}), "dataset", extent=True)
 
     def read(self, path: Path, code: str) -> Iterator[Known]:
-        """Each pair in a language: its row, its prompt, the better answer, the worse one. Raises
+        """Yield the pairs of a language: row, prompt, better answer, worse answer. Raises
         InputError that names the row."""
         for where, row in self.rows(path, self.config or code):
             if row is not None:
@@ -46,16 +47,16 @@ class Pairs(From):
 
 
 def for_all(value: Any) -> Any:
-    """One source without a language is for all of them."""
-    one = isinstance(value, str) or (isinstance(value, Mapping) and "source" in value)
-    return {_ALL: value} if one else value
+    """Take one source without a language for all of them."""
+    single = isinstance(value, str) or (isinstance(value, Mapping) and "source" in value)
+    return {_ALL: value} if single else value
 
 
 def of_language(pairs: Mapping[str, Pairs], code: str) -> Pairs | None:
-    """Where the pairs of a language come from, if from anywhere."""
+    """Return the source of the pairs of a language, if it has one."""
     return pairs.get(code, pairs.get(_ALL))
 
 
 def how_read(pairs: Pairs) -> dict[str, Any]:
-    """What of it is said beside the source's name, as it is hashed."""
+    """Return the settings of a source beside its name, as they are hashed."""
     return pairs.model_dump(mode="json", exclude={"source"}, exclude_defaults=True)

@@ -15,24 +15,24 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
 from factory.config import GATE, REFERENCE
-from factory.engines import Engine, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import InputError, RecipeError, StageError
+from factory.rewards import backends
 from factory.rewards import preferences as preferred
 from factory.rewards.audit import AuditLimits, Pair, audit, blind
-from factory.rewards.backends import (
-    QUESTION,
+from factory.rewards.backends.backend import (
     Backend,
-    Classifier,
-    Generative,
-    Implicit,
+    OpenReward,
+    RewardFunction,
+    RewardSettings,
     RewardValue,
-    crosslingual,
 )
+from factory.rewards.backends.generative import QUESTION
+from factory.rewards.backends.implicit import crosslingual
 from factory.rewards.preferences import SIDES, Pairs
 from factory.stage import shard_loop
-from factory.stage.inputs import Need, SliceSpec, StepInput
+from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
 from factory.stage.stage import How, Scope, Stage
@@ -53,7 +53,7 @@ class ScoreHow(How, EngineKnobs):
 
 
 class AuditKnobs(AuditLimits):
-    """How a reward model is audited: the limits of audit.py, and on which `preferences`, by
+    """Settings of the audit of a reward model: limits (see audit.py), and `preferences` by
     language. One source without a language is for all of them."""
 
     preferences: dict[str, Pairs] = Field(default_factory=dict)
@@ -64,7 +64,7 @@ class AuditKnobs(AuditLimits):
         return preferred.for_all(value)
 
     def pairs(self, code: str) -> Pairs | None:
-        """Where the pairs of a language come from, if from anywhere."""
+        """Return the source of the pairs of a language, if it has one."""
         return preferred.of_language(self.preferences, code)
 
 
@@ -94,25 +94,20 @@ class Score(Stage):
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
         reward = scope.reward(self.reward, self.name)
-        kind = scope.models[self.reward].kind
-        for field, of in (("prompt", "implicit"), ("question", "generative")):
-            if getattr(self, field) != type(self).model_fields[field].default and kind != of:
-                raise RecipeError(
-                    f"stages.score.{field} is for kind: {of}, and {self.reward!r} is a {kind}",
-                    f"take {field} out",
-                )
+        backend = _backend(reward)
+        self._refuse_idle_knobs(backend)
         # English may be there to be translated alone
-        given = (*scope.slices("prompts", self.name), *scope.prompts(self.name))
-        prompts = {spec.name: spec for spec in given}
+        sources = (*scope.slices("prompts", self.name), *scope.prompts(self.name))
+        prompts = {spec.name: spec for spec in sources}
         english = prompts.get("en")
-        crosses = kind == "implicit" and self.prompt == "english"
+        crosses = "prompt" in backend.score_knobs and self.prompt == "english"
         if crosses and english is None:
             raise RecipeError(
-                "an implicit reward reads every answer under its English prompt, and the recipe "
-                "has no en",
+                f"a reward of kind: {backend.kind} reads every answer under its English prompt, "
+                "and the recipe has no en",
                 "add en to languages:, or set stages.score.prompt: own",
             )
-        found = []
+        specs = []
         for spec in scope.slices("generate", self.name):
             needs: list[Need] = [
                 StepInput("samples", spec.step, spec.name),
@@ -122,12 +117,33 @@ class Score(Stage):
                 needs.append(StepInput("english", english.step, english.name))
             if pairs := self.audit.pairs(str(spec.language)):
                 needs.append(pairs.need("preferences", str(spec.language)))
-            found.append(SliceSpec(self.name, spec.name, spec.language, (*needs, *reward)))
-        return found
+            needs += reward.needs
+            specs.append(
+                SliceSpec(self.name, spec.name, spec.language, tuple(needs), reward=reward)
+            )
+        return specs
+
+    def _refuse_idle_knobs(self, backend: Backend) -> None:
+        """Raise RecipeError for a knob of this stage that a reward has no use for."""
+        for field in ("prompt", "question"):
+            default = type(self).model_fields[field].default
+            if getattr(self, field) != default and field not in backend.score_knobs:
+                kinds = [
+                    backends.kind_of(backend_class)
+                    for backend_class in backends.BACKENDS
+                    if field in backend_class.score_knobs
+                ]
+                raise RecipeError(
+                    f"stages.score.{field} is for kind: {', '.join(kinds)}, and {self.reward!r} "
+                    f"is of kind: {backend.kind}",
+                    f"take {field} out",
+                )
 
     def extent(self) -> dict[str, Any]:
         # which pairs an audit is made on changes no score, but it does change what is published
-        pairs = {code: preferred.how_read(one) for code, one in self.audit.preferences.items()}
+        pairs = {
+            code: preferred.how_read(source) for code, source in self.audit.preferences.items()
+        }
         how_read = {code: read for code, read in pairs.items() if read}
         return super().extent() | ({"pairs": how_read} if how_read else {})
 
@@ -138,7 +154,7 @@ class Score(Stage):
         samples = {spec.name: job.reader(spec.need("samples"), "samples") for spec in job.slices}
         prompts = {spec.name: PromptTexts.of(job, spec) for spec in job.slices}
         todo = {spec.name: self._todo(job, spec, prompts[spec.name]) for spec in job.slices}
-        with EngineCache(lambda _: self._scoring(job, job.slices[0])) as scoring:
+        with EngineCache(lambda _: self._open(job)) as scoring:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 rows = samples[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
@@ -146,7 +162,7 @@ class Score(Stage):
                 return shards.with_metadata(table, engine=scoring().name), tokens
 
             sizes = {name: len(numbers) for name, numbers in todo.items()}
-            made = job.make_shards(
+            totals = job.make_shards(
                 self.kind,
                 sizes,
                 self.how.shard,
@@ -154,7 +170,7 @@ class Score(Stage):
                 lanes=lambda shard: scoring().lanes,
                 spent=scoring.tokens,
             )
-            stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in made}
+            stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in totals}
             audited = self._audited(job, scoring)
         counts = {
             name: Rows(
@@ -170,122 +186,114 @@ class Score(Stage):
                 **self._kind(job.slices[0]),
                 "by_language": stats,
                 "audit": audited,
-                "engines": engines(made),
+                "engines": engines(totals),
             },
             tokens=sum(int(figures["tokens"]) for figures in stats.values()),
-            spent=spent(made),
+            spent=spent(totals),
         )
 
     def _make(
-        self, reward: Backend, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
+        self, reward: RewardFunction, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
-        """The scores of some samples, and the tokens read."""
-        asked = [prompts.under(row) for row in rows]
+        """Return the scores of some samples, and the tokens read."""
+        read_under = [prompts.prompt_of(row) for row in rows]
         # Answers to one prompt one after another, wherever they stand: an engine that keeps
         # prefixes reads the prompt once.
         met: dict[str, int] = {}
-        order = [number for number, (prompt, _) in enumerate(asked) if prompt is not None]
+        order = [number for number, (prompt, _) in enumerate(read_under) if prompt is not None]
         order.sort(key=lambda number: met.setdefault(rows[number]["prompt_hash"], len(met)))
-        items = [(asked[number][0] or [], rows[number]["response"]) for number in order]
-        found = dict(zip(order, reward(items), strict=True))
-        made = []
+        items = [(read_under[number][0] or [], rows[number]["response"]) for number in order]
+        rewards = dict(zip(order, reward(items), strict=True))
+        scored = []
         for number, row in enumerate(rows):
-            value = found.get(number, RewardValue(None, 0, "no_english_prompt"))
-            made.append(
+            value = rewards.get(number, RewardValue(None, 0, "no_english_prompt"))
+            scored.append(
                 {
                     **{name: row[name] for name in _ADDRESS},
                     "reward": value.value,
                     "n_tokens": value.n_tokens,
                     "status": value.status,
-                    "prompt_hash": asked[number][1],
+                    "prompt_hash": read_under[number][1],
                 }
             )
-        return schemas.from_rows(made, self.kind), sum(int(row["n_tokens"]) for row in made)
+        return schemas.from_rows(scored, self.kind), sum(int(row["n_tokens"]) for row in scored)
 
-    def _kind(self, spec: SliceSpec) -> dict[str, str]:
-        if spec.need("reward"):
-            return {"kind": "classifier"}
-        if spec.need("generative"):
-            return {"kind": "generative", "question": self.question or QUESTION}
-        return {"kind": "implicit", "prompt": self.prompt}
+    def _kind(self, spec: SliceSpec) -> dict[str, Any]:
+        """Return the kind of the reward and its knobs, for the manifest and the card."""
+        assert spec.reward is not None
+        backend = _backend(spec.reward)
+        knobs = {"prompt": self.prompt, "question": self.question or QUESTION}
+        about = {"about": backend.about} if backend.about else {}
+        return {
+            "kind": backend.kind,
+            **about,
+            **backend.knobs(),
+            **{name: knobs[name] for name in backend.score_knobs},
+        }
 
-    def _scoring(self, job: Job, spec: SliceSpec) -> _Scoring:
-        kind = self._kind(spec)["kind"]
-        if kind == "classifier":
-            scorer = choose.scorer(self.how, job.place(spec, "reward").path, self.dtype)
-            return _Scoring(Classifier(scorer, self.max_tokens), scorer)
-        adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
-        if kind == "generative":
-            model = job.place(spec, "generative").path
-            asked = choose.likelihood(self.how, model, self.dtype, adapter)
-            backend = Generative(asked, self.max_tokens, self.question or QUESTION)
-            return _Scoring(backend, asked)
-        # two models on one device, each with half of what one might take
-        half = self.how.gpu_memory_utilization / 2
-        how = self.how.model_copy(update={"gpu_memory_utilization": half})
-        policy, reference = (
-            choose.likelihood(how, job.place(spec, role).path, self.dtype, on)
-            for role, on in (("policy", adapter), ("reference", None))
-        )
-        return _Scoring(Implicit(policy, reference, self.max_tokens), policy, reference)
+    def _open(self, job: Job) -> OpenReward:
+        settings = RewardSettings(self.how, self.dtype, self.max_tokens, self.question)
+        return backends.open_reward(job, job.slices[0], settings)
 
     def _todo(self, job: Job, spec: SliceSpec, prompts: PromptTexts) -> list[int]:
-        """Which samples of a slice have no score yet, by number. A score under another language's
-        prompt stands as long as that prompt does."""
+        """Return the numbers of the samples of a slice that have no score yet. A score under
+        another language's prompt stands as long as that prompt does."""
         import polars as pl
 
         columns = ["prompt_id", "k", "response_hash"]
-        asked = pl.from_arrow(job.rows(_samples(spec), "samples", columns).select(columns))
-        assert isinstance(asked, pl.DataFrame)
+        samples = pl.from_arrow(job.rows(_samples(spec), "samples", columns).select(columns))
+        assert isinstance(samples, pl.DataFrame)
         if prompts.english is not None:
             hashes = {key: hashed for key, (_, hashed) in prompts.english.items()}
-            known = pl.col("prompt_id").replace_strict(hashes, default=None)
-            asked = asked.with_columns(prompt_hash=known.cast(pl.String))
-        return job.missing(spec.name, self.kind, asked)
+            hashed = pl.col("prompt_id").replace_strict(hashes, default=None)
+            samples = samples.with_columns(prompt_hash=hashed.cast(pl.String))
+        return job.missing(spec.name, self.kind, samples)
 
-    def _audited(self, job: Job, scoring: Callable[[], _Scoring]) -> dict[str, Any]:
-        """What the audit finds. Raises StageError when the recipe says to refuse a blind reward
-        model; what is scored is kept."""
+    def _audited(self, job: Job, scoring: Callable[[], OpenReward]) -> dict[str, Any]:
+        """Return the figures of the audit. Raises StageError when the recipe says to refuse a blind
+        reward model; what is scored is kept."""
         import polars as pl
 
         parts = []
         for spec in job.slices:
-            drawn = pl.from_arrow(job.rows(_samples(spec), "samples", _DRAWN))
-            made = pl.from_arrow(read_slice(job.out, spec.name, self.kind, _SCORED))
-            assert isinstance(made, pl.DataFrame) and isinstance(drawn, pl.DataFrame)
-            parts.append(made.join(drawn, on=["prompt_id", "k"]))
+            samples = pl.from_arrow(job.rows(_samples(spec), "samples", _DRAWN))
+            scores = pl.from_arrow(read_slice(job.out, spec.name, self.kind, _SCORED))
+            assert isinstance(scores, pl.DataFrame) and isinstance(samples, pl.DataFrame)
+            parts.append(scores.join(samples, on=["prompt_id", "k"]))
         pairs = {
             str(spec.language): self._preferred(job, spec, scoring)
             for spec in job.slices
             if spec.need("preferences")
         }
-        found = audit(pl.concat(parts), pairs, self.audit)
-        suspects = blind(found)
+        figures = audit(pl.concat(parts), pairs, self.audit)
+        suspects = blind(figures)
         if suspects and self.audit.on_blind == "refuse":
-            said = "; ".join(f"{code} ({', '.join(why)})" for code, why in suspects.items())
+            listed = "; ".join(f"{code} ({', '.join(why)})" for code, why in suspects.items())
             raise StageError(
-                f"the reward model is blind in {said}",
+                f"the reward model is blind in {listed}",
                 "take them out of languages:, use another reward model, or set "
                 "stages.score.audit.on_blind: warn; the scores are kept",
             )
-        return found
+        return figures
 
-    def _preferred(self, job: Job, spec: SliceSpec, scoring: Callable[[], _Scoring]) -> list[Pair]:
-        """Rewards of the chosen and the rejected answer of each pair of a language, each under the
-        pair's own prompt. Shards of them are kept as those of samples are."""
+    def _preferred(
+        self, job: Job, spec: SliceSpec, scoring: Callable[[], OpenReward]
+    ) -> list[Pair]:
+        """Return the rewards of the chosen and the rejected answer of each pair of a language,
+        under the pair's own prompt. Shards of them are kept as those of samples are."""
         code = str(spec.language)
         pairs = self.audit.pairs(code)
         assert pairs is not None
-        known = pairs.read(job.place(spec, "preferences").path, code)
-        rows = [(prompt, better, worse) for _, prompt, better, worse in known]
+        labelled = pairs.read(job.place(spec, "preferences").path, code)
+        rows = [(prompt, better, worse) for _, prompt, better, worse in labelled]
         name, work = spec.name, job.work / "audit" / spec.name
 
         def make(shard: Shard) -> pa.Table:
             # both answers to a prompt one after another: an engine that keeps prefixes reads the
             # prompt once
             some = rows[shard.start : shard.stop]
-            items = [(asked, text) for asked, *texts in some for text in texts]
-            values = [one.value for one in scoring().reward(items)] if items else []
+            items = [(prompt, text) for prompt, *texts in some for text in texts]
+            values = [reward.value for reward in scoring().reward(items)] if items else []
             return pa.table(dict(zip(SIDES, (values[::2], values[1::2]), strict=True)), _PAIRS)
 
         grid = shards.grid(work, {name: len(rows)}, self.how.shard)
@@ -296,27 +304,13 @@ class Score(Stage):
             lambda done, total: job.progress(done, total, f"shards of the audit of {name}"),
             lanes=lambda shard: scoring().lanes,
         )
-        found = shards.rows(work, grid, name)
-        return list(zip(*(found.column(side).to_pylist() for side in SIDES), strict=True))
+        rewards = shards.rows(work, grid, name)
+        return list(zip(*(rewards.column(side).to_pylist() for side in SIDES), strict=True))
 
 
-class _Scoring:
-    """A reward backend with the engines that it runs on."""
-
-    def __init__(self, reward: Backend, *runs_on: Engine) -> None:
-        self.reward, self._engines = reward, runs_on
-        self.name = runs_on[0].name
-        self.lanes = min(engine.lanes for engine in runs_on)
-
-    @property
-    def tokens(self) -> int:
-        """Read by all of them."""
-        return sum(engine.tokens for engine in self._engines)
-
-    def close(self) -> None:
-        """Let go of them."""
-        for engine in self._engines:
-            engine.close()
+def _backend(reward: RewardInput) -> Backend:
+    assert isinstance(reward.model, Backend)
+    return reward.model
 
 
 def _samples(spec: SliceSpec) -> StepInput:
@@ -336,7 +330,7 @@ class PromptTexts:
 
     @classmethod
     def of(cls, job: Job, spec: SliceSpec) -> PromptTexts:
-        """Those of a job's slice."""
+        """Read the prompts of a job's slice."""
         own = {
             (row["prompt_id"], row["prompt_hash"]): row["messages"]
             for row in job.table(spec, "prompts", "prompts").to_pylist()
@@ -349,9 +343,9 @@ class PromptTexts:
         }
         return cls(str(spec.language), own, english)
 
-    def under(self, sample: dict[str, Any]) -> tuple[list[Message] | None, str | None]:
-        """What a sample is read under (None if there is no such prompt), and its hash if that is
-        another language's. Raises InputError for a sample of another prompt than ours."""
+    def prompt_of(self, sample: dict[str, Any]) -> tuple[list[Message] | None, str | None]:
+        """Return the prompt that a sample is read under (None if there is none), and its hash if it
+        is another language's. Raises InputError for a sample of another prompt than ours."""
         address = (sample["prompt_id"], sample["prompt_hash"])
         if address not in self.own:
             raise InputError(
@@ -367,7 +361,7 @@ class PromptTexts:
 
 
 def describe(table: pa.Table) -> dict[str, Any]:
-    """Counts, moments and a histogram of one language's rewards."""
+    """Return counts, moments and a histogram of one language's rewards."""
     import numpy as np
     import polars as pl
 

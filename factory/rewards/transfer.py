@@ -1,8 +1,7 @@
-"""transfer: which reward model, trained on which language, ranks pairs of which language well."""
+"""transfer: rank pairs of each language with each reward model."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -13,20 +12,21 @@ from factory.artifacts import schemas, shards
 from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import Shard
 from factory.config import REFERENCE
-from factory.engines import Scorer, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import RecipeError
 from factory.rewards import preferences
-from factory.rewards.backends import Classifier
+from factory.rewards.backends import open_reward
+from factory.rewards.backends.backend import OpenReward, RewardSettings
+from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.preferences import Known, Pairs
-from factory.stage.inputs import Need, SliceSpec, StepInput, model_of
+from factory.stage.inputs import RewardInput, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.readers import given_id, unlike
 from factory.stage.stage import How, Scope, Stage
 
-Named = tuple[str, list[Message], str, str]  # id, prompt, better answer, worse
+NamedPair = tuple[str, list[Message], str, str]  # id, prompt, better answer, worse
 
 
 class TransferHow(How, EngineKnobs):
@@ -37,8 +37,8 @@ class TransferHow(How, EngineKnobs):
 
 
 class Transfer(Stage):
-    """Every reward model in `of` (classifiers under models:, or the stage that trains them) ranks
-    the `pairs` of every language of the recipe that has any: one source for all, or one each."""
+    """Every reward in `of` (of any kind under models:, or the stage that trains them) ranks the
+    `pairs` of every language of the recipe that has any: one source for all, or one each."""
 
     name: ClassVar[str] = "transfer"
     kind: ClassVar[str] = "rankings"
@@ -57,34 +57,38 @@ class Transfer(Stage):
         return preferences.for_all(value)
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        found = []
+        specs = []
         for label, reward in self._models(scope).items():
             for code in scope.languages:
                 if pairs := preferences.of_language(self.pairs, code):
-                    needs = (pairs.need("pairs", code), reward)
-                    found.append(SliceSpec(self.name, f"{code}/{label}", code, needs))
-        if not found:
+                    needs = (pairs.need("pairs", code), *reward.needs)
+                    name = f"{code}/{label}"
+                    specs.append(SliceSpec(self.name, name, code, needs, reward=reward))
+        if not specs:
             raise RecipeError(
                 f"stages.transfer.pairs are of {', '.join(self.pairs)}, none of the languages here",
                 "add those to languages:, or give one source for all",
             )
-        return found
+        return specs
 
-    def _models(self, scope: Scope) -> dict[str, Need]:
-        """Reward models by their labels: a stage's are called by the language they learned from."""
-        found: dict[str, Need] = {}
+    def _models(self, scope: Scope) -> dict[str, RewardInput]:
+        """Return the rewards by their labels; a stage's are called by the language they learned
+        from."""
+        rewards: dict[str, RewardInput] = {}
         for name in self.of:
             if name in scope.models:
-                found[name] = scope.classifier(name, "reward", self.name)
+                rewards[name] = scope.reward(name, self.name)
                 continue
             if scope.stage(name, self.name).kind != "model":
                 raise RecipeError(
                     f"stages.transfer.of: {name} trains no reward models",
-                    "name reward, or a classifier under models:",
+                    "name reward, or a reward under models:",
                 )
             for spec in scope.slices(name, self.name):
-                found[f"{name}-{spec.name}"] = StepInput("reward", spec.step, spec.name)
-        return found
+                trained = ClassifierBackend(kind="classifier", step=spec.step)
+                need = StepInput("reward", spec.step, spec.name)
+                rewards[f"{name}-{spec.name}"] = RewardInput(trained, (("reward", need),))
+        return rewards
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         pairs = preferences.of_language(self.pairs, str(spec.language))
@@ -96,28 +100,27 @@ class Transfer(Stage):
 
     def run(self, job: Job) -> Outcome:
         specs = {spec.name: spec for spec in job.slices}
-        read: dict[str, list[Named]] = {}  # by language: every model ranks the same
+        read: dict[str, list[NamedPair]] = {}  # by language: every model ranks the same
         for spec in job.slices:
             code = str(spec.language)
             pairs = preferences.of_language(self.pairs, code)
             if pairs and code not in read:
                 read[code] = _named(pairs.read(job.place(spec, "pairs").path, code))
-        mine = {name: read[str(spec.language)] for name, spec in specs.items()}
+        to_rank = {name: read[str(spec.language)] for name, spec in specs.items()}
         models = {model_of(name): spec for name, spec in specs.items()}
 
-        def opened(label: str) -> Scorer:
-            return choose.scorer(self.how, job.place(models[label], "reward").path, self.dtype)
+        settings = RewardSettings(self.how, self.dtype, self.max_tokens)
 
-        with EngineCache(opened) as engine:
+        with EngineCache(lambda label: open_reward(job, models[label], settings)) as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
-                pairs = mine[shard.slice][shard.start : shard.stop]
-                scorer = engine(model_of(shard.slice))  # slices of one model follow one another
-                rows = self._rank(scorer, specs[shard.slice], pairs)
-                table = shards.with_metadata(schemas.from_rows(rows, self.kind), engine=scorer.name)
+                pairs = to_rank[shard.slice][shard.start : shard.stop]
+                reward = engine(model_of(shard.slice))  # slices of one model follow one another
+                rows = _rank(reward, specs[shard.slice], pairs)
+                table = shards.with_metadata(schemas.from_rows(rows, self.kind), engine=reward.name)
                 return table, sum(row["n_tokens"] for row in rows)
 
-            sizes = {name: len(pairs) for name, pairs in mine.items()}
+            sizes = {name: len(pairs) for name, pairs in to_rank.items()}
             tables = job.make_rows(self.kind, sizes, self.how.shard, make)
         counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
         matrix = [
@@ -133,60 +136,53 @@ class Transfer(Stage):
             tokens=sum(sum(table.column("n_tokens").to_pylist()) for table in tables.values()),
         )
 
-    def _rank(
-        self, scorer: Scorer, spec: SliceSpec, pairs: Sequence[Named]
-    ) -> list[dict[str, Any]]:
-        """What one model makes of some pairs in one language."""
-        reward = Classifier(scorer, self.max_tokens)
-        values = reward([(prompt, text) for _, prompt, *both in pairs for text in both])
-        return [
-            {
-                "reward_model": model_of(spec.name),
-                "pair_id": name,
-                "language": spec.language,
-                "reward_chosen": chosen.value,
-                "reward_rejected": rejected.value,
-                "status": rejected.status if chosen.status == "ok" else chosen.status,
-                "n_tokens": chosen.n_tokens + rejected.n_tokens,
-            }
-            for (name, *_), chosen, rejected in zip(pairs, values[::2], values[1::2], strict=True)
-        ]
+
+def _rank(reward: OpenReward, spec: SliceSpec, pairs: Sequence[NamedPair]) -> list[dict[str, Any]]:
+    """Return the rankings of some pairs in one language by one reward, as rows."""
+    values = reward.reward([(prompt, text) for _, prompt, *both in pairs for text in both])
+    return [
+        {
+            "reward_model": model_of(spec.name),
+            "pair_id": name,
+            "language": spec.language,
+            "reward_chosen": chosen.value,
+            "reward_rejected": rejected.value,
+            "status": rejected.status if chosen.status == "ok" else chosen.status,
+            "n_tokens": chosen.n_tokens + rejected.n_tokens,
+        }
+        for (name, *_), chosen, rejected in zip(pairs, values[::2], values[1::2], strict=True)
+    ]
 
 
 def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> dict[str, Any]:
-    """One field of the matrix, from the rewards of both sides: a tie is not right, and a pair
-    without a reward counts on neither side."""
-    known = [(c, r) for c, r in zip(chosen, rejected, strict=True) if None not in (c, r)]
-    right = sum(c > r for c, r in known)  # type: ignore[operator]
-    found: dict[str, Any] = {
-        "pairs": len(known),
+    """Return one field of the matrix from the rewards of both sides: counts, and the share of pairs
+    ranked right with Wilson's 95 % interval. A tie is not right; a pair without a reward counts on
+    neither side."""
+    from scipy.stats import binomtest
+
+    scored = [(c, r) for c, r in zip(chosen, rejected, strict=True) if None not in (c, r)]
+    right = sum(c > r for c, r in scored)  # type: ignore[operator]
+    figures: dict[str, Any] = {
+        "pairs": len(scored),
         "right": right,
-        "tied": sum(c == r for c, r in known),
-        "without": len(chosen) - len(known),
+        "tied": sum(c == r for c, r in scored),
+        "without": len(chosen) - len(scored),
         "shown": "no pair has rewards",
     }
-    if known:
-        low, high = wilson(right, len(known))
-        share = right / len(known)
-        found |= {"share": share, "low": low, "high": high}
-        found["shown"] = f"{share:.1%} [{low:.1%}, {high:.1%}]"
-    return found
+    if scored:
+        low, high = map(float, binomtest(right, len(scored)).proportion_ci(method="wilson"))
+        share = right / len(scored)
+        figures |= {"share": share, "low": low, "high": high}
+        figures["shown"] = f"{share:.1%} [{low:.1%}, {high:.1%}]"
+    return figures
 
 
-def wilson(right: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (J. Am. Stat. Assoc. 22, 1927)."""
-    share, spread = right / of, z * z / of
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / of / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _named(pairs: Iterable[Known]) -> list[Named]:
-    """Pairs with an id each: their own, or their place."""
-    found: list[Named] = []
-    seen: set[str] = set()
+def _named(pairs: Iterable[Known]) -> list[NamedPair]:
+    """Return pairs with an id each: their own, or their number."""
+    named: list[NamedPair] = []
+    ids: set[str] = set()
     for number, (row, prompt, better, worse) in enumerate(pairs):
-        name = unlike(seen, given_id(row) or str(number))
-        seen.add(name)
-        found.append((name, prompt, better, worse))
-    return found
+        name = unlike(ids, given_id(row) or str(number))
+        ids.add(name)
+        named.append((name, prompt, better, worse))
+    return named

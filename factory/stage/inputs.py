@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from factory.artifacts.hashing import fingerprint
+from factory.stage.models import RewardModel
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,25 @@ def model_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class RewardInput:
+    """A reward that a slice is scored with: its entry under models:, and what it reads, by the
+    role that its kind gives it. The needs themselves may have other roles in the slice."""
+
+    model: RewardModel
+    by_role: tuple[tuple[str, Need], ...]
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """All that it reads."""
+        return tuple(need for _, need in self.by_role)
+
+    def prints_conversations(self, need: Need) -> bool:
+        """Return whether `need` is a model of it whose tokenizer prints whole conversations."""
+        roles = self.model.conversation_roles
+        return any(role in roles for role, other in self.by_role if other == need)
+
+
+@dataclass(frozen=True)
 class SliceSpec:
     """One slice to be made: the step it belongs to, its name (also its folder under `data/`),
     its language (None when it mixes several) and what it reads."""
@@ -64,6 +84,7 @@ class SliceSpec:
     language: str | None
     needs: tuple[Need, ...]
     notes: tuple[str, ...] = ()  # what the card should say of it; never hashed
+    reward: RewardInput | None = None  # among what it reads; its knobs are hashed
 
     def need(self, role: str) -> Need | None:
         """The one need of `role`, if it has one."""

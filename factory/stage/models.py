@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from factory.config import Knobs
+from factory.config import REFERENCE, Knobs
+
+if TYPE_CHECKING:
+    from factory.stage.inputs import Need
+    from factory.stage.stage import Scope
 
 
 class ModelRef(Knobs):
@@ -14,21 +18,19 @@ class ModelRef(Knobs):
     `served`: what its server calls a model whose weights are not here; a judge alone can be that.
     `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it.
 
-    `kind` says what is made of it. All but `causal` are rewards: of a `classifier`; `implicit`,
-    in which a tuned model is compared with the one it was tuned from, `reference`, which is
-    another model of the recipe; `generative`, in which a chat model is asked yes or no."""
+    `kind`: `causal` for a model that answers, or the kind of a reward; each kind of reward has a
+    table below, with the keys that it adds."""
 
     name: str | None = None
     revision: str = "main"
     adapter: str | None = None
     step: str | None = None
     served: str | None = Field(None, min_length=1)
-    kind: Literal["causal", "classifier", "implicit", "generative"] = "causal"
-    reference: str | None = None
+    kind: str = "causal"
 
     @model_validator(mode="after")
     def _names_one(self) -> ModelRef:
-        if sum(one is not None for one in (self.name, self.step, self.served)) != 1:
+        if sum(source is not None for source in (self.name, self.step, self.served)) != 1:
             raise ValueError("needs one of name, step and served")
         if self.served is not None and (
             self.kind != "causal" or self.adapter is not None or self.revision != "main"
@@ -38,12 +40,45 @@ class ModelRef(Knobs):
             )
         if self.name is not None and self.name.count("/") != 1:
             raise ValueError(f"{self.name!r} is not of the form org/name")
-        if self.kind == "implicit" and self.reference is None:
-            raise ValueError("an implicit reward needs reference: the model that it was tuned from")
-        if self.kind != "implicit" and self.reference is not None:
-            raise ValueError(f"reference is for kind: implicit, not for {self.kind}")
         if self.adapter is not None and (
             self.adapter.partition("@")[0].count("/") != 1 or self.adapter.endswith("@")
         ):
             raise ValueError(f"{self.adapter!r} is not of the form org/name[@revision]")
         return self
+
+
+class RewardModel(ModelRef):
+    """A model that gives rewards, as stages see it when they plan.
+
+    The fields that a subclass adds are its knobs: hashed, as a stage's are, where they are not at
+    their default. A subclass that can score is a `Backend` of factory/rewards/backends/."""
+
+    # A subclass sets its kind as `kind: Literal["…"]`, without a default.
+    version: ClassVar[int] = 1  # raise it when the meaning of the rewards changes
+    # Whether the roles of its models tell its kind, so that the kind itself is not hashed.
+    identified_by_roles: ClassVar[bool] = False
+    # Roles whose tokenizer prints whole conversations and never the opening of an answer.
+    conversation_roles: ClassVar[frozenset[str]] = frozenset()
+    # Whether its reward is the logit of one sequence classifier, read as `reward`, and no more.
+    is_plain_classifier: ClassVar[bool] = False
+
+    def needs(self, scope: Scope, name: str, asked_by: str) -> tuple[Need, ...]:
+        """Return the models that it reads, by role; `name` is its own under models:.
+        Raises RecipeError for a model that it cannot use."""
+        raise NotImplementedError
+
+    def knobs(self) -> dict[str, Any]:
+        """Return the knobs of this kind that are not at their default, as plain values."""
+        names = {
+            name
+            for name, info in type(self).model_fields.items()
+            if name not in ModelRef.model_fields and REFERENCE not in info.metadata
+        }
+        return self.model_dump(mode="json", include=names, exclude_defaults=True)
+
+    def identity_fields(self) -> dict[str, Any]:
+        """Return all that is hashed of it beside the content of its models."""
+        fields = {} if self.identified_by_roles else {"kind": self.kind}
+        if self.version > 1:
+            fields["version"] = str(self.version)
+        return {**fields, **self.knobs()}

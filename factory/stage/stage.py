@@ -8,15 +8,15 @@ A stage is a pydantic model whose fields are its knobs (see factory/config.py); 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
 from factory.config import EXTENT, REFERENCE, Knobs, Mark
 from factory.errors import FactoryError, RecipeError, nearest
-from factory.stage.inputs import ExternalInput, Need, SliceSpec, StepInput
-from factory.stage.models import ModelRef
+from factory.stage.inputs import ExternalInput, Need, RewardInput, SliceSpec, StepInput
+from factory.stage.models import ModelRef, RewardModel
 from factory.stage.readers import View
 
 if TYPE_CHECKING:
@@ -153,7 +153,10 @@ class Stage(Knobs):
         """The fields that give the rows of a slice their meaning and are not at their default."""
         if self.from_ is not None:
             return {"from": self.from_.model_dump(exclude={"source"}, exclude_defaults=True)}
-        return self._fields(lambda marks: not marks)
+        fields = self._fields(lambda marks: not marks)
+        if spec.reward is not None and (reward := spec.reward.model.identity_fields()):
+            fields["reward_model"] = reward
+        return fields
 
     def draws(self, spec: SliceSpec) -> bool:
         """Whether the recipe's seed changes the rows of a slice."""
@@ -257,39 +260,25 @@ class Scope:
         repo, _, revision = found.partition("@")
         return ExternalInput(role, f"{repo}@{revision or 'main'}", "model")
 
-    def classifier(self, name: str, role: str, asked_by: str) -> Need:
-        """The same for a model that gives rewards. Raises RecipeError for a causal one."""
-        need = self.model(name, role, asked_by)
-        if self.models[name].kind != "classifier":
+    def reward(
+        self, name: str, asked_by: str, roles: Mapping[str, str] | None = None
+    ) -> RewardInput:
+        """Return the reward called `name` under models:, with what it reads. `roles`: names of
+        roles in the place of those that its kind gives. Raises RecipeError for another model."""
+        reward = self.models.get(name)
+        if not isinstance(reward, RewardModel):
+            self.base(name, "reward", asked_by)  # unknown, or only served
             raise RecipeError(
-                f"stages.{asked_by}: the model {name!r} is not a classifier",
-                f"give models.{name} as {{kind: classifier, name: …}} or {{…, step: reward}}",
+                f"stages.{asked_by}: the model {name!r} gives no rewards",
+                f"say its kind: models.{name} as {{kind: classifier, name: …}} or {{…, step: "
+                "reward}, or another kind of reward",
             )
-        return need
-
-    def reward(self, name: str, asked_by: str) -> tuple[Need, ...]:
-        """What reading the reward called `name` means: the role `reward` for a classifier,
-        `policy` and `reference` for an implicit one, `generative` for a model that is asked.
-        Raises RecipeError for a model that gives none."""
-        ref = self.models.get(name)
-        if ref is None or ref.kind in ("causal", "classifier"):
-            return (self.classifier(name, "reward", asked_by),)
-        trained = ref.step and self.stage(ref.step.partition("[")[0], asked_by).kind
-        if trained == "model":
-            raise RecipeError(
-                f"models.{name}: {ref.step} trains a classifier, which answers nothing",
-                f"write kind: classifier, or name a chat model for kind: {ref.kind}",
-            )
-        if ref.kind == "generative":
-            return self.policy(name, "generative", asked_by)
-        assert ref.reference is not None
-        reference = self.model(ref.reference, "reference", asked_by)
-        if self.models[ref.reference].kind != "causal":
-            raise RecipeError(
-                f"models.{name}: its reference {ref.reference!r} is not a causal model",
-                f"name the model that {name} was tuned from",
-            )
-        return (*self.policy(name, "policy", asked_by), reference)
+        needs = reward.needs(self, name, asked_by)
+        renamed = roles or {}
+        by_role = (
+            (need.role, replace(need, role=renamed.get(need.role, need.role))) for need in needs
+        )
+        return RewardInput(reward, tuple(by_role))
 
     def _trained(self, step: str, asked_by: str) -> SliceSpec:
         """The one slice of a step that trains a model, before the stage `asked_by`."""

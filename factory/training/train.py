@@ -5,6 +5,7 @@ Checkpoints go to the work directory by steps, so a kill costs the steps since t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -14,7 +15,7 @@ from factory.artifacts.manifest import Rows
 from factory.config import GATE, REFERENCE
 from factory.engines import chat_template
 from factory.errors import RecipeError, StageError, nearest
-from factory.stage.inputs import ExternalInput, Need, SliceSpec, StepInput
+from factory.stage.inputs import ExternalInput, Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
 from factory.stage.stage import How, Scope, Stage
@@ -422,8 +423,24 @@ class Online(_Adapter):
     def _rows(self, scope: Scope) -> list[SliceSpec]:
         return scope.prompts(self.name)  # translations where there are any
 
+    def slices(self, scope: Scope) -> list[SliceSpec]:
+        reward = self._reward(scope)
+        return [replace(spec, reward=reward) for spec in super().slices(scope)]
+
     def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
-        return (scope.classifier(self.reward, "reward", self.name),)
+        return self._reward(scope).needs
+
+    def _reward(self, scope: Scope) -> RewardInput:
+        reward = scope.reward(self.reward, self.name)
+        if not reward.model.is_plain_classifier:
+            raise RecipeError(
+                f"stages.online: the reward {self.reward!r} is of kind: {reward.model.kind}. Each "
+                "training process holds one sequence classifier beside the model it trains, and "
+                "compares answers by its logit; it loads no other kind of reward",
+                "name a reward of kind: classifier, or generate, score and pair answers with "
+                f"{self.reward!r} and train on the pairs with dpo",
+            )
+        return reward
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"prompt_id": row["prompt_id"], "prompt": row["messages"]}

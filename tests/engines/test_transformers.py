@@ -11,7 +11,7 @@ import pytest
 from factory.engines import Completion, Sampling, chat_template
 from factory.errors import InputError, StageError
 from factory.execution.builtin_models import POCKET
-from factory.rewards.backends import Classifier
+from factory.rewards.backends.classifier import Classifier
 from tests.support.trainings import adapter_of, classifier_of
 
 

@@ -536,7 +536,7 @@ def test_won_tied_lost_and_unread_are_all_the_questions():
         item("b", "en", "model", "tie"),
         item("c", "en", "unparseable", "reference"),
         item("d", "en", "unparseable", "unparseable"),
-        item("e", "en", "tie", "tie", identical=True, seen=True),
+        item("e", "en", "tie", "tie", identical=True, in_training=True),
     ]
     found = figures(items)
     counts = [found[name] for name in ("won", "tied", "lost", "unparseable")]

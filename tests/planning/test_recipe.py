@@ -194,7 +194,7 @@ def test_a_stage_that_another_needs_is_named(refused, text, missing):
 
 def test_a_causal_model_gives_no_rewards(refused):
     text = SMALL + "  score: {reward: policy}\n"
-    assert refused(text) == "r.yaml:9: stages.score: the model 'policy' is not a classifier"
+    assert refused(text) == "r.yaml:9: stages.score: the model 'policy' gives no rewards"
 
 
 def test_an_adapter_in_a_language_without_pairs_is_named(refused):

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.cli.console import audit_table
@@ -287,6 +287,7 @@ def test_readings_come_from_the_figures_alone() -> None:
 rewards = st.one_of(st.none(), st.floats(-1e6, 1e6))
 
 
+@settings(deadline=None)  # the first call imports libraries
 @given(
     st.lists(
         st.tuples(

@@ -14,14 +14,9 @@ from factory.engines import chat_template
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError
 from factory.execution.builtin_models import POCKET
-from factory.rewards.backends import (
-    QUESTION,
-    Classifier,
-    Generative,
-    Implicit,
-    _share,
-    crosslingual,
-)
+from factory.rewards.backends.classifier import Classifier
+from factory.rewards.backends.generative import QUESTION, Generative, _share
+from factory.rewards.backends.implicit import Implicit, crosslingual
 from tests.support.families import tokenizer_of
 
 ASK = [{"role": "user", "content": "Why does bread rise?"}]

@@ -19,7 +19,8 @@ from factory.errors import InputError, RecipeError, StageError
 from factory.execution.builtin_models import POCKET
 from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import Recipe, load
-from factory.rewards.backends import Generative, Implicit, crosslingual
+from factory.rewards.backends.generative import Generative
+from factory.rewards.backends.implicit import Implicit, crosslingual
 from factory.rewards.score import Score
 from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, Place
@@ -228,12 +229,17 @@ def test_an_audit_moves_no_row_key_and_its_limits_move_nothing(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("reward", "more", "match"),
     [
-        ("{kind: implicit, name: lab/tuned}", "", r"yaml:6.*needs reference"),
-        ("{kind: classifier, name: lab/t, reference: policy}", "", "yaml:6.*not for classifier"),
+        ("{kind: implicit, name: lab/tuned}", "", r"yaml:6.*tuned.reference is missing"),
+        (
+            "{kind: classifier, name: lab/t, reference: policy}",
+            "",
+            "yaml:6.*tuned has no key 'reference'",
+        ),
         ("{kind: implicit, name: lab/t, reference: nobody}", "", "names the model 'nobody'"),
         ("{kind: implicit, name: lab/t, reference: tuned}", "", "not a causal model"),
-        ("{kind: implict, name: lab/t}", "", "yaml:6"),
-        ("{name: lab/t}", "", "'tuned' is not a classifier"),
+        ("{kind: implict, name: lab/t}", "", "yaml:6.*did you mean 'implicit'"),
+        ("{kind: implicit, name: lab/t, referense: p}", "", "did you mean 'reference'"),
+        ("{name: lab/t}", "", "'tuned' gives no rewards"),
         (CLASSIFIER, ", prompt: own", "score.prompt is for kind: implicit"),
         (IMPLICIT, ', question: "{prompt}{answer}?"', "question is for kind: generative"),
         (GENERATIVE, ', question: "Is {answer} good?"', r"yaml:10.*must hold \{prompt\} once"),
@@ -412,7 +418,7 @@ def test_accuracy_comes_from_the_preferences_of_each_language(
     figures = outcome.stats["audit"]["by_language"]
     assert (figures["en"]["pairs"], figures["es"]["pairs"]) == (0, 7)
     from factory.engines.transformers import TransformersScorer
-    from factory.rewards.backends import Classifier
+    from factory.rewards.backends.classifier import Classifier
 
     judge = Classifier(TransformersScorer(models["classifier"], "float32"), 512)
     right = 0

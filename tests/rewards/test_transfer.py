@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.artifacts.tables import read_slice
 from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import Recipe
-from factory.rewards.transfer import Transfer, cell, wilson
+from factory.rewards.transfer import Transfer, cell
 from factory.stage.inputs import ExternalInput
 from factory.stage.job import Job, PartDone, Place
 from factory.stage.outcome import Outcome
@@ -71,7 +71,7 @@ def test_every_model_is_asked_in_every_language() -> None:
     [
         ({"pairs": {"de": "x.jsonl"}, "of": ["rm"]}, "none of the languages here"),
         ({"pairs": "x.jsonl", "of": ["preferences"]}, "trains no reward models"),
-        ({"pairs": "x.jsonl", "of": ["base"]}, "is not a classifier"),
+        ({"pairs": "x.jsonl", "of": ["base"]}, "gives no rewards"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_at_load(said: dict[str, Any], words: str) -> None:
@@ -97,16 +97,21 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def ran(
-    root: Path, classifiers: dict[str, Path], part: tuple[int, int] | None = None, **knobs: Any
+    root: Path,
+    classifiers: dict[str, Path],
+    part: tuple[int, int] | None = None,
+    models: dict[str, Any] | None = None,
+    **knobs: Any,
 ) -> tuple[Outcome, Path]:
     for code, pairs in PAIRS.items():
         rows = [{"prompt": p, "chosen": c or " ", "rejected": r or " "} for p, c, r in pairs]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (root / f"pairs-{code}.jsonl").write_text(text)
-    models = {name: {"kind": "classifier", "name": f"org/{name}"} for name in classifiers}
+    models = models or {name: {"kind": "classifier", "name": f"org/{name}"} for name in classifiers}
     made = Recipe.model_validate(
         {
-            "name": "r", "org": "me", "languages": ["en", "es"], "models": models,
+            "name": "r", "org": "me", "languages": ["en", "es"],
+            "models": {"base": "org/base", **models},
             "stages": {"transfer": {
                 "of": list(models), "pairs": "pairs-{language}.jsonl", "dtype": "float32", **knobs,
             }},
@@ -131,7 +136,7 @@ def test_the_matrix_is_what_the_models_say_of_each_pair_alone(
     classifiers: dict[str, Path], tmp_path: Path
 ) -> None:
     from factory.engines import choose
-    from factory.rewards.backends import Classifier
+    from factory.rewards.backends.classifier import Classifier
 
     outcome, out = ran(tmp_path, classifiers, how={"shard": 2})
     assert all(rows.balanced() for rows in outcome.rows.values())
@@ -174,16 +179,38 @@ def test_two_processes_make_what_one_makes(classifiers: dict[str, Path], tmp_pat
     assert other.stats == one.stats
 
 
+def test_every_kind_of_reward_ranks_the_pairs(classifiers: dict[str, Path], tmp_path: Path) -> None:
+    from factory.engines.transformers import TransformersLikelihood
+    from factory.rewards.backends.generative import Generative
+
+    base = classifiers["one"].parent / "base"
+    models = {
+        "asked": {"kind": "generative", "name": "org/base"},
+        "itself": {"kind": "implicit", "name": "org/base", "reference": "base"},
+    }
+    outcome, out = ran(tmp_path, {"base": base}, models=models)
+    fields = {(c["reward_model"], c["language"]): c for c in outcome.stats["matrix"]}
+    assert fields["itself", "en"]["tied"] == 3  # a model against itself
+    by_hand = Generative(TransformersLikelihood(base, "float32"), 16384)
+    rows = read_slice(out, "en/asked", "rankings").to_pylist()
+    for row, (prompt, *texts) in zip(rows, PAIRS["en"], strict=True):
+        items = [([{"role": "user", "content": prompt}], text or " ") for text in texts]
+        expected = [reward.value for reward in by_hand(items)]
+        assert [row["reward_chosen"], row["reward_rejected"]] == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_cell_counts_each_pair_once() -> None:
     found = cell([1.0, 2.0, 3.0, None], [0.0, 2.0, 4.0, 1.0])
     assert (found["pairs"], found["right"], found["tied"], found["without"]) == (3, 1, 1, 1)
 
 
+@settings(deadline=None)  # the first call imports libraries
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_ends_of_the_interval_are_the_shares_that_the_count_would_just_not_refute(
     counts: tuple[int, int],
 ) -> None:
     right, of = counts
-    for end in wilson(right, of):
+    figures = cell([1.0] * right + [0.0] * (of - right), [0.5] * of)
+    for end in (figures["low"], figures["high"]):
         off = abs(right / of - end)
         assert off == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / of), abs=1e-6)

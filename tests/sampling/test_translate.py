@@ -19,6 +19,7 @@ from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.pairs.pair import Pair
 from factory.planning.recipe import load
+from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.score import Score
 from factory.sampling.generate import Generate
 from factory.sampling.sources import Prompts, Questions
@@ -172,7 +173,7 @@ def test_a_language_beside_the_recipes_is_made_and_not_sampled_in():
 
 def test_all_that_follows_reads_the_translations_and_questions_are_left_alone():
     stages = {"generate": Generate(), "score": Score(reward="policy"), "pair": Pair()}
-    ref = ModelRef(name="org/reward", kind="classifier")
+    ref = ClassifierBackend(name="org/reward", kind="classifier")
     found = scope(Translate(), "da", "en", **stages, questions=Questions(source="q.jsonl"))
     found = Scope(found.languages, {**found.models, "policy": ref}, found.stages)
     for name in ("generate", "score", "pair"):

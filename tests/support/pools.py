@@ -9,6 +9,7 @@ from typing import Any
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.schemas import from_rows
 from factory.artifacts.tables import slice_directory, write_slice
+from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.score import Score
 from factory.sampling.generate import Generate
 from factory.sampling.sources import Prompts
@@ -26,7 +27,7 @@ def scope(languages: Sequence[str], stage: Stage) -> Scope:
     """A recipe with these languages and this stage."""
     models = {
         "policy": ModelRef(name="local/policy"),
-        "reward": ModelRef(name="local/reward", kind="classifier"),
+        "reward": ClassifierBackend(name="local/reward", kind="classifier"),
     }
     before = {"prompts": Prompts(source="p-{language}.jsonl"), "generate": Generate(),
               "score": Score()}  # fmt: skip

@@ -44,43 +44,47 @@ def write(source: Path, to: Path, dtype: str) -> None:
     (to / "config.json").write_text(json.dumps(translated, indent=2), encoding="utf-8")
     tokenizer = to / "tokenizer_config.json"
     if tokenizer.exists():
-        said = json.loads(tokenizer.read_text(encoding="utf-8"))
-        tokenizer.write_text(json.dumps(older_tokenizer(said), indent=2), encoding="utf-8")
+        tokenizer_config = json.loads(tokenizer.read_text(encoding="utf-8"))
+        tokenizer.write_text(
+            json.dumps(older_tokenizer(tokenizer_config), indent=2), encoding="utf-8"
+        )
 
 
 def older(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A config in the words of transformers 4. Raises InputError."""
-    found = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype")}
+    """Translate a config to transformers 4. Raises InputError."""
+    translated = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype")}
     if "rope_parameters" in config:
-        found |= _rope(config["rope_parameters"] or {}, name)
+        translated |= _rope(config["rope_parameters"] or {}, name)
     for part in ("text_config", "vision_config"):
-        if isinstance(found.get(part), Mapping):
-            found[part] = older(found[part], name)
-    return found
+        if isinstance(translated.get(part), Mapping):
+            translated[part] = older(translated[part], name)
+    return translated
 
 
 def older_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer's config in the words of transformers 4."""
-    found = dict(config)
-    if found.get("tokenizer_class") in _V5_TOKENIZERS:
-        found["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(found.get("extra_special_tokens"), list):  # there it is a mapping
-        found.setdefault("additional_special_tokens", found["extra_special_tokens"])
-        del found["extra_special_tokens"]
-    return found
+    """Translate a tokenizer's config to transformers 4."""
+    translated = dict(config)
+    if translated.get("tokenizer_class") in _V5_TOKENIZERS:
+        translated["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(translated.get("extra_special_tokens"), list):  # there it is a mapping
+        translated.setdefault("additional_special_tokens", translated["extra_special_tokens"])
+        del translated["extra_special_tokens"]
+    return translated
 
 
-def _rope(said: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _rope(parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
     fix = "evaluate it with backend: openai, whose server reads it as it is"
-    if any(isinstance(value, Mapping) for value in said.values()):
+    if any(isinstance(value, Mapping) for value in parameters.values()):
         raise InputError(
             f"{name}: its layers have rotary embeddings of several kinds, which the older "
             "transformers of EuroEval write in another way for each model",
             fix,
         )
-    rest = dict(said)
+    rest = dict(parameters)
     kind = str(rest.pop("rope_type", rest.pop("type", "default")))
-    found = {key: rest.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in rest}
+    translated = {
+        key: rest.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in rest
+    }
     if kind not in _ROPE or (stray := sorted(rest.keys() - _ROPE[kind])):
         odd = kind if kind not in _ROPE else f"{kind} with {', '.join(stray)}"
         raise InputError(
@@ -88,11 +92,11 @@ def _rope(said: Mapping[str, Any], name: str) -> dict[str, Any]:
             "transformers of EuroEval",
             fix,
         )
-    return found | {"rope_scaling": None if kind == "default" else {"rope_type": kind, **rest}}
+    return translated | {"rope_scaling": None if kind == "default" else {"rope_type": kind, **rest}}
 
 
 def _link(path: Path, to: Path) -> None:
-    """`path` at `to` without copying it."""
+    """Link `path` at `to`, without a copy."""
     real = path.resolve()
     try:
         os.link(real, to)

@@ -25,15 +25,15 @@ _ALIKE = ("backend", "tool_version", "split", "few_shot", "n_iterations", "sourc
 
 
 def deltas(
-    rows: Iterable[Mapping[str, Any]], reference: str, known: Mapping[str, Benchmark]
+    rows: Iterable[Mapping[str, Any]], reference: str, benchmarks: Mapping[str, Benchmark]
 ) -> list[dict[str, Any]]:
-    """For every model but `reference`: its first metric of each benchmark minus the reference's
+    """Compare every model but `reference`: its first metric of each benchmark minus the reference's
     in the same language. A row that has nothing to be compared with, or was measured in another
     way, has a null delta and `why`; one without an interval, a null `significant` and `why`."""
     every = [row for row in rows if row["primary"]]
     base = {(r["language"], r["dataset"]): r for r in every if r["model"] == reference}
     return [
-        _delta(row, base.get((row["language"], row["dataset"])), reference, known)
+        _delta(row, base.get((row["language"], row["dataset"])), reference, benchmarks)
         for row in every
         if row["model"] != reference
     ]
@@ -43,9 +43,9 @@ def _delta(
     row: Mapping[str, Any],
     other: Mapping[str, Any] | None,
     reference: str,
-    known: Mapping[str, Benchmark],
+    benchmarks: Mapping[str, Benchmark],
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    delta: dict[str, Any] = {
         **{key: row[key] for key in ("model", "language", "dataset", "task", "metric", "value")},
         "reference": reference,
         "reference_value": other["value"] if other else None,
@@ -56,29 +56,31 @@ def _delta(
         "why": "",
     }
     if other is None:
-        return found | {"why": f"{reference} was not evaluated on it"}
+        return delta | {"why": f"{reference} was not evaluated on it"}
     if unlike := [key for key in _ALIKE if row[key] != other[key]]:
-        return found | {"why": f"not comparable: {unlike[0]} differs"}
+        return delta | {"why": f"not comparable: {unlike[0]} differs"}
     if row["value"] is None or other["value"] is None:
-        return found | {"why": row["status"] if row["value"] is None else other["status"]}
-    found["delta"] = row["value"] - other["value"]
+        return delta | {"why": row["status"] if row["value"] is None else other["status"]}
+    delta["delta"] = row["value"] - other["value"]
     ours, theirs = row["values"], other["values"]
-    if not known[row["dataset"]].drawn_anew:
-        return found | {"why": "every iteration has the same rows"}
+    if not benchmarks[row["dataset"]].drawn_anew:
+        return delta | {"why": "every iteration has the same rows"}
     if ours is None or theirs is None or len(ours) != len(theirs) or len(ours) < 2:
-        return found | {"why": "two iterations or more are needed"}
+        return delta | {"why": "two iterations or more are needed"}
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     if max(differences) == min(differences) != 0:  # no spread to tell chance by
-        return found | {"why": "every iteration differs by the same"}
+        return delta | {"why": "every iteration differs by the same"}
     low, high = interval(differences)
-    return found | {"low": low, "high": high, "significant": low > 0 or high < 0}
+    return delta | {"low": low, "high": high, "significant": low > 0 or high < 0}
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of a mean of paired bootstrap differences, two or more."""
+    """Return the 95 % interval of a mean of paired bootstrap differences, two or more."""
     count = len(differences)
     mean = math.fsum(differences) / count
-    error = math.sqrt(math.fsum((one - mean) ** 2 for one in differences) / (count - 1))
+    error = math.sqrt(
+        math.fsum((difference - mean) ** 2 for difference in differences) / (count - 1)
+    )
     point = _T[count - 2] if count - 2 < len(_T) else 1.96
     reach = point * error * math.sqrt(1 + 1 / count)
     return mean - reach, mean + reach

@@ -74,17 +74,17 @@ def _names_splits(readme: str) -> bool:
 
 
 def _splits(directory: Path, name: str) -> str:
-    found: dict[str, list[str]] = {}
+    by_split: dict[str, list[str]] = {}
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory).as_posix()
-        if path.suffix in _DATA and (said := _SPLIT.search(relative)):
-            found.setdefault(_SPLITS[said.group(1)], []).append(relative)
-    if "test" not in found and "val" not in found:
+        if path.suffix in _DATA and (named := _SPLIT.search(relative)):
+            by_split.setdefault(_SPLITS[named.group(1)], []).append(relative)
+    if "test" not in by_split and "val" not in by_split:
         raise InputError(
             f"the data of {name} has neither a test nor a val split",
             "name a dataset in EuroEval's form under sources:",
         )
     lines = ["---", "configs:", "- config_name: default", "  data_files:"]
-    for split, files in found.items():
+    for split, files in by_split.items():
         lines += [f"  - split: {split}", "    path:", *(f"    - {file}" for file in files)]
     return "\n".join([*lines, "---", ""])

@@ -56,34 +56,34 @@ _NOT_PASSED = ("PYTHON", "HF_", "HUGGING", "OPENAI_", "VIRTUAL_ENV", "SLURM_NTAS
 
 
 def lock(backend: Backend) -> Path:
-    """The pinned requirements for a backend."""
+    """Return the file of pinned requirements for a backend."""
     return shipped(f"requirements/{LOCKS[backend]}.lock")
 
 
 def remedy(backend: Backend) -> str:
-    """The command that makes an environment."""
+    """Return the command that makes an environment."""
     return f"factory doctor --install {LOCKS[backend]}"
 
 
 def default_place(backend: Backend) -> Path:
-    """Where the environment for a backend lies: $FACTORY_EUROEVAL, else in the user's cache."""
-    if given := os.environ.get("FACTORY_EUROEVAL"):
-        return Path(given).expanduser()
+    """Return the place of a backend's environment: $FACTORY_EUROEVAL, else the user's cache."""
+    if path := os.environ.get("FACTORY_EUROEVAL"):
+        return Path(path).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     pins = lock(backend)
     return Path(cache) / "croco-factory" / f"{pins.stem}-{file_sha256(pins)[:12]}"
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a process of EuroEval's: this one's, without what would lead it to our
-    packages, to a hub or to a server, and without bytecode turned off (its import takes a minute
-    each time then)."""
-    mine = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_PASSED)}
-    return {**mine, **QUIET, **(more or {})}
+    """Return the environment of a process of EuroEval's: this one's, without what would lead it to
+    our packages, to a hub or to a server, and without bytecode turned off (its import takes a
+    minute each time then)."""
+    passed = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_PASSED)}
+    return {**passed, **QUIET, **(more or {})}
 
 
 def python(backend: Backend, place: Path | None = None) -> Path:
-    """The Python of the environment at `place`, or of the one that doctor installs. Raises
+    """Return the Python of the environment at `place`, or of the one that doctor installs. Raises
     StageError when it is not there, lacks vLLM for the backend of that name, or is not of the
     version that the benchmarks are of."""
     root, fix = place or default_place(backend), remedy(backend)
@@ -94,14 +94,14 @@ def python(backend: Backend, place: Path | None = None) -> Path:
             f"make it where there is a network: {fix} "
             "(or name one that you made with how.environment)",
         )
-    there = _listing(root, fix)
-    if there["version"] != version():
+    listing = _listing(root, fix)
+    if listing["version"] != version():
         raise StageError(
-            f"the environment at {root} has EuroEval {there['version']}, not {version()}",
+            f"the environment at {root} has EuroEval {listing['version']}, not {version()}",
             f"scores of two versions are not comparable: {fix}",
         )
-    if (found := parsed(there)) != registry():
-        odd = sorted(name for name in registry() if found.get(name) != registry()[name])
+    if (benchmarks := parsed(listing)) != registry():
+        odd = sorted(name for name in registry() if benchmarks.get(name) != registry()[name])
         raise StageError(
             f"the EuroEval at {root} knows other benchmarks: {', '.join(odd[:5])}",
             f"it was changed after it was installed: {fix}",
@@ -115,7 +115,7 @@ def python(backend: Backend, place: Path | None = None) -> Path:
 
 
 def _has(binary: Path, package: str) -> bool:
-    """Whether a Python has a package, which is not imported to find out."""
+    """Return whether a Python has a package, without importing it."""
     ask = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
     done = subprocess.run(
         [str(binary), "-I", "-c", ask], env=clean_environment(), capture_output=True, check=False
@@ -124,23 +124,23 @@ def _has(binary: Path, package: str) -> bool:
 
 
 def _listing(root: Path, fix: str) -> dict[str, Any]:
-    """What the installed registry says. Asked once: it takes as long as EuroEval's import."""
-    kept = root / _DONE
+    """Return the installed registry. It is kept: listing takes as long as EuroEval's import."""
+    file = root / _DONE
     try:
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
+        listing: dict[str, Any] = json.loads(file.read_text())
+        return listing
     except (OSError, ValueError):
         pass
-    found = list_benchmarks(root / "bin" / "python", fix)
+    listing = list_benchmarks(root / "bin" / "python", fix)
     try:
-        kept.write_text(json.dumps(found))
+        file.write_text(json.dumps(listing))
     except OSError:  # somebody else's environment, or a container: asked again next time
-        return found
-    return found
+        return listing
+    return listing
 
 
 def list_benchmarks(binary: Path, fix: str) -> dict[str, Any]:
-    """What the EuroEval of a Python says of its benchmarks. Raises StageError."""
+    """List the benchmarks of a Python's EuroEval. Raises StageError."""
     with tempfile.TemporaryDirectory(prefix="euroeval-") as directory:
         done = subprocess.run(
             [str(binary), str(INSIDE / "list_benchmarks.py")],
@@ -151,13 +151,13 @@ def list_benchmarks(binary: Path, fix: str) -> dict[str, Any]:
             check=False,
         )
     try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        listing: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["nothing"]
         raise StageError(
             f"EuroEval cannot be imported in its environment: {last[0]}", f"again: {fix}"
         ) from None
-    return found
+    return listing
 
 
 def install(name: str, tell: Callable[[str], None]) -> Path:
@@ -180,14 +180,14 @@ def install(name: str, tell: Callable[[str], None]) -> Path:
 
 
 def without_punkt(binary: Path) -> str | None:
-    """Why NLTK cannot count sentences in a Python; None where it can. NLTK is asked, since where it
-    looks, and whose files it reads, is for it to say."""
+    """Return why NLTK cannot count sentences in a Python; None where it can. NLTK is asked, since
+    where it looks, and whose files it reads, is for it to say."""
     done = subprocess.run(
         [str(binary), "-I", "-c", _COUNTS], env=clean_environment(), capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    said = done.stderr.strip().splitlines() or ["it does not say why"]
-    return said[-1] if done.returncode else None
+    lines = done.stderr.strip().splitlines() or ["it does not say why"]
+    return lines[-1] if done.returncode else None
 
 
 def _bring_punkt(root: Path, tell: Callable[[str], None]) -> None:
@@ -243,26 +243,26 @@ def _make(backend: Backend, root: Path, tell: Callable[[str], None]) -> None:
 
 
 def check() -> list[Check]:
-    """Whether evaluations by EuroEval can run here, through each backend."""
-    found = []
+    """Check whether evaluations by EuroEval can run here, through each backend."""
+    checks = []
     for backend in LOCKS:
         name = f"EuroEval, backend {backend}"
         try:
             binary = python(backend)
         except StageError as error:
-            found.append(Check(name, "warning", error.what, error.fix))
+            checks.append(Check(name, "warning", error.what, error.fix))
             continue
         root = binary.parents[1]
-        found.append(Check(name, "ok", f"{version()} at {root}"))
+        checks.append(Check(name, "ok", f"{version()} at {root}"))
         if why := without_punkt(binary):
-            said = f"no instruction-following: {why}"
-            found.append(Check(name, "warning", said, remedy(backend)))
-    return found
+            message = f"no instruction-following: {why}"
+            checks.append(Check(name, "warning", message, remedy(backend)))
+    return checks
 
 
 def _uv(aside: Path) -> list[str]:
-    if found := shutil.which("uv"):
-        return [found]
+    if binary := shutil.which("uv"):
+        return [binary]
     if importlib.util.find_spec("uv") is not None:
         return [sys.executable, "-m", "uv"]
     _call([sys.executable, "-m", "venv", str(aside / "uv")])
@@ -271,7 +271,7 @@ def _uv(aside: Path) -> list[str]:
 
 
 def _interpreter(uv: list[str]) -> str:
-    """A Python that EuroEval runs on: on PATH, of pyenv, or wherever uv knows of one."""
+    """Find a Python that EuroEval runs on: on PATH, of pyenv, or wherever uv knows of one."""
     names = [f"python3.{minor}" for minor in (12, 13)]
     candidates = [path for name in names if (path := shutil.which(name))]
     for root in filter(None, (os.environ.get("PYENV_ROOT"), str(Path.home() / ".pyenv"))):
@@ -281,18 +281,18 @@ def _interpreter(uv: list[str]) -> str:
             for path in sorted(Path(root).glob(f"versions/3.{minor}.*/bin/python"))
         ]
     for path in candidates:
-        asked = subprocess.run(
+        answer = subprocess.run(
             [path, "-c", "import sys, venv; print(*sys.version_info[:2])"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        if not asked.returncode and tuple(map(int, asked.stdout.split())) >= _LEAST:
+        if not answer.returncode and tuple(map(int, answer.stdout.split())) >= _LEAST:
             return path
-    found = subprocess.run(
+    search = subprocess.run(
         [*uv, "python", "find", "--no-python-downloads", "3.12"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if found.returncode == 0:
-        return found.stdout.strip()
+    if search.returncode == 0:
+        return search.stdout.strip()
     raise WorkError(
         "EuroEval needs Python 3.12, and there is none on PATH, of pyenv or known to uv",
         "install one: uv python install 3.12, pyenv install 3.12, or your system's python3.12",

@@ -25,7 +25,7 @@ LOG = "log.txt"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a score hangs on beside model and data. `max_context`: tokens, where it is said."""
+    """Settings that change a score, beside model and data. `max_context`: tokens, if set."""
 
     split: Literal["test", "val"]
     iterations: int
@@ -37,8 +37,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model as EuroEval is told of it: its directory, for the backend openai the address of the
-    server and the name that it has there."""
+    """A model as it is named to EuroEval: its directory, for the backend openai the address of the
+    server and its name there."""
 
     path: Path
     address: str | None = None
@@ -47,7 +47,7 @@ class EvaluatedModel:
 
 @dataclass(frozen=True)
 class Model:
-    """Who is evaluated: what to call it, the directory of the base and what hubs call that, and
+    """The model that is evaluated: its label, the directory of the base and its name on hubs, and
     the adapter on it, if there is one."""
 
     label: str
@@ -68,25 +68,25 @@ class Evaluation:
     paths: Sequence[str] = field(default=())  # of this machine, to be taken out of records
 
     def todo(self) -> list[str]:
-        """The benchmarks that have no record yet."""
-        kept = self.kept()
-        return [name for name in self.datasets if name not in kept]
+        """Return the benchmarks that have no record yet."""
+        stored = self.stored_records()
+        return [name for name in self.datasets if name not in stored]
 
     def lost(self) -> dict[str, str]:
-        """The same once it has run, each with what is known of why."""
+        """Return the benchmarks without a record after a run, each with the reason."""
         ended = self.work / _ENDED
         how = ended.read_text() if ended.exists() else "not run"
         return dict.fromkeys(self.todo(), f"{how}; {process.tail(self.work / LOG)}")
 
-    def kept(self) -> dict[str, records.Record]:
-        """The records there are, by benchmark: also those of a run that was killed."""
+    def stored_records(self) -> dict[str, records.Record]:
+        """Return the stored records by benchmark, also those of a run that was killed."""
         self._keep()
-        found = {}
+        by_benchmark = {}
         for name in self.datasets:
             path = self.work / _KEPT / f"{name}.json"
             if path.exists():
-                found[name] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+                by_benchmark[name] = json.loads(path.read_text(encoding="utf-8"))
+        return by_benchmark
 
     def run(
         self,
@@ -98,8 +98,9 @@ class Evaluation:
         memory: float,
     ) -> None:
         """Run EuroEval on the benchmarks that have no record yet, for at most `limit` seconds or
-        until told to stop. It sees `devices` (as CUDA_VISIBLE_DEVICES has them; None: all) and may
-        take the share `memory` of each. What came of it is told by `kept`. Raises InputError.
+        until `stop` is set. It sees `devices` (as CUDA_VISIBLE_DEVICES has them; None: all) and may
+        take the share `memory` of each. See `stored_records` for what came of it. Raises
+        InputError.
 
         A benchmark that kills EuroEval (vLLM's engine dies, memory runs out) would take all after
         it along, in every run: those are run without it in front of them, as long as something
@@ -110,10 +111,10 @@ class Evaluation:
         while True:
             before = self.todo()
             order = [name for name in before if name not in killers] + killers
-            left = max(0.0, end - time.monotonic())
-            ended = self._once(subject, python, order, left, stop, devices, memory)
-            kept = self.kept()
-            lacking = [name for name in order if name not in kept]
+            seconds = max(0.0, end - time.monotonic())
+            ended = self._once(subject, python, order, seconds, stop, devices, memory)
+            stored = self.stored_records()
+            lacking = [name for name in order if name not in stored]
             gained = len(lacking) < len(before)
             if not _died(ended) or (idle and not gained) or set(lacking) <= set(killers):
                 return
@@ -132,7 +133,7 @@ class Evaluation:
         devices: str | None,
         memory: float,
     ) -> str:
-        """Run EuroEval on these, and say how it ended."""
+        """Run EuroEval on these, and return how it ended."""
         todo = {name: self.datasets[name] for name in benchmarks}
         where = self.work / "run"
         directory.prepare(where, todo)
@@ -148,26 +149,28 @@ class Evaluation:
         return ended
 
     def publish(self, out: Path) -> None:
-        """Put its records into `out`, one file a benchmark."""
-        for name in self.kept():
+        """Copy its records into `out`, one file a benchmark."""
+        for name in self.stored_records():
             out.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.work / _KEPT / f"{name}.json", out / f"{name}.json")
 
     def command(
         self, subject: EvaluatedModel, python: Path, benchmarks: Sequence[str], memory: float
     ) -> list[str]:
-        """EuroEval's command line. Without --raise-errors: one benchmark that fails must not take
-        those after it with it, and its exit code says nothing either way."""
-        said = self.settings
-        context = ["--max-context-length", str(said.max_context)] if said.max_context else []
+        """Return EuroEval's command line. Without --raise-errors: one benchmark that fails must not
+        take those after it with it, and its exit code says nothing either way."""
+        settings = self.settings
+        context = (
+            ["--max-context-length", str(settings.max_context)] if settings.max_context else []
+        )
         return [
             str(python.with_name("euroeval")),
             "--model", subject.served,
             *(part for name in benchmarks for part in ("--dataset", name)),
             "--language", self.language,
-            "--num-iterations", str(said.iterations),
-            f"--evaluate-{said.split}-split",
-            "--few-shot" if said.few_shot else "--zero-shot",
+            "--num-iterations", str(settings.iterations),
+            f"--evaluate-{settings.split}-split",
+            "--few-shot" if settings.few_shot else "--zero-shot",
             *(["--api-base", subject.address] if subject.address else
               ["--gpu-memory-utilization", str(memory)]),
             *context,
@@ -202,7 +205,7 @@ class Evaluation:
         shutil.copyfile(subject.path / "config.json", to / "config.json")
 
     def _keep(self) -> None:
-        """Take finished records out of the results file, one file each: whole or not at all."""
+        """Store finished records of the results file, one file each, written atomically."""
         results = self.work / "run" / RESULTS
         if not results.exists():
             return
@@ -219,12 +222,12 @@ class Evaluation:
 
 
 def _died(ended: str) -> bool:
-    """Whether EuroEval ended by itself, and not well."""
+    """Return whether EuroEval ended by itself, with an error."""
     return ended.startswith("exit code") and ended != "exit code 0"
 
 
-def told(missing: Mapping[str, str], log: Path) -> StageError:
-    """The error for benchmarks without a record: by name of the run, why; `log`: of the first."""
+def no_record_error(missing: Mapping[str, str], log: Path) -> StageError:
+    """Return the error for benchmarks without a record, by run and reason; `log`: of the first."""
     first = next(iter(missing.items()))
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     return StageError(

@@ -19,8 +19,8 @@ from pathlib import Path
 from factory.errors import StageError, redact
 
 _LOOK = 0.2  # seconds between looks at whether it has ended
-_GRACE = 10.0  # seconds between being asked to end and being made to
-_TAIL = 3  # lines of a log that are told
+_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+_TAIL = 3  # lines of a log in a message
 # EuroEval wants a label as JSON in ten tokens. Where blanks are allowed between its parts, a small
 # model spends them on blanks, and what is cut off counts as whatever label is nearest.
 _COMPACT = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
@@ -39,8 +39,8 @@ except OSError:
 def running(
     command: Sequence[str], directory: Path, log: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`command` while the block runs, what it says in `log`. All of its group is ended with the
-    block, and when this process is killed."""
+    """Run `command` while the block runs, with its output in `log`. All of its group is ended with
+    the block, and when this process is killed."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -68,8 +68,8 @@ def running(
 
 
 def finish(process: subprocess.Popen[bytes], seconds: float, stop: threading.Event) -> str:
-    """Wait for a program, at most so long, or until told to stop. Returns how it ended, in
-    words."""
+    """Wait for a program, at most so long, or until `stop` is set. Returns how it
+    ended, in words."""
     end = time.monotonic() + seconds
     while process.poll() is None:
         if time.monotonic() > end:
@@ -80,13 +80,13 @@ def finish(process: subprocess.Popen[bytes], seconds: float, stop: threading.Eve
 
 
 def tail(log: Path, lines: int = _TAIL) -> str:
-    """The last lines of a log that say anything, as one line."""
+    """Return the last lines of a log that are not blank, as one line."""
     try:
-        said = log.read_text(encoding="utf-8", errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    kept = [part for line in said.splitlines() if (part := line.rpartition("\r")[2].strip())]
-    return redact(" | ".join(kept[-lines:]))[-600:]
+    parts = [part for line in text.splitlines() if (part := line.rpartition("\r")[2].strip())]
+    return redact(" | ".join(parts[-lines:]))[-600:]
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def served(
     log: Path,
     patience: float,
 ) -> Iterator[str]:
-    """vLLM's OpenAI server for the model in a directory, on this machine alone, while the block
+    """Run vLLM's OpenAI server for the model in a directory, on this machine alone, while the block
     runs; `eager`: without the compilation that takes minutes on a CPU. Yields its address. Raises
     StageError when it does not come up."""
     port = _free_port()
@@ -128,22 +128,22 @@ def served(
 
 
 def models(address: str) -> list[str]:
-    """The models that a server has; none while it does not answer."""
+    """Return the models that a server has; none while it does not answer."""
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/models", timeout=10) as reply:
-            return [str(one["id"]) for one in json.load(reply)["data"]]
+            return [str(model["id"]) for model in json.load(reply)["data"]]
     except (OSError, ValueError, KeyError, TypeError, urllib.error.URLError):
         return []
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a whole group: asked first, then made to. Its head may be gone already."""
+    """End a process group: SIGTERM, then SIGKILL. Its head may be gone already."""
     for number, seconds in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)

@@ -1,5 +1,5 @@
-"""What a run of EuroEval needs of the machine beside models and data. It can be looked at before
-anything else is run, so that no other step's time is spent on what cannot be evaluated here."""
+"""Check what a run of EuroEval needs of the machine beside models and data, before anything else is
+run: no other step's time is spent on what cannot be evaluated here."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ SAID_BY = ("FACTORY_EUROEVAL", "NLTK_DATA", "OPENAI_BASE_URL")
 _COUNTS_SENTENCES = "instruction-following"  # the task whose metric reads NLTK's punkt_tab
 
 
-def lacking(backend: Backend, given: str | None, benchmarks: Iterable[str]) -> list[FactoryError]:
-    """All that is not as these benchmarks need it: EuroEval's environment (`given`, where a recipe
-    names one), the data of NLTK in it, a server or what starts one. GPUs are not looked at: where
+def lacking(backend: Backend, place: str | None, benchmarks: Iterable[str]) -> list[FactoryError]:
+    """Return what these benchmarks lack: EuroEval's environment (`place`, where a recipe names
+    one), the data of NLTK in it, a server or what starts one. GPUs are not looked at: where
     a line is handed in there may be others than where it runs."""
     looks: list[Callable[[], None]] = [
-        lambda: refuse_without_punkt(python(backend, given), backend, given, benchmarks)
+        lambda: refuse_without_punkt(python(backend, place), backend, place, benchmarks)
     ]
     if backend == "openai":
         looks.append(refuse_without_server)
-    found = []
+    errors = []
     for look in looks:
         try:
             look()
         except FactoryError as error:
-            found.append(error)
-    return found
+            errors.append(error)
+    return errors
 
 
-def python(backend: Backend, given: str | None) -> Path:
-    """The Python of EuroEval's environment. Raises StageError."""
-    return environment.python(backend, Path(given).expanduser() if given else None)
+def python(backend: Backend, place: str | None) -> Path:
+    """Return the Python of EuroEval's environment. Raises StageError."""
+    return environment.python(backend, Path(place).expanduser() if place else None)
 
 
 def refuse_without_punkt(
-    binary: Path, backend: Backend, given: str | None, benchmarks: Iterable[str]
+    binary: Path, backend: Backend, place: str | None, benchmarks: Iterable[str]
 ) -> None:
-    """Raises InputError where one of the benchmarks counts sentences and the Python cannot."""
+    """Raise InputError where one of the benchmarks counts sentences and the Python cannot."""
     needing = [name for name in benchmarks if registry()[name].task == _COUNTS_SENTENCES]
     why = environment.without_punkt(binary) if needing else None
     if why is None:
         return
     data = binary.parents[1] / "nltk_data"
     fix = (
-        f"{binary} -m nltk.downloader -d {data} punkt_tab" if given else environment.remedy(backend)
+        f"{binary} -m nltk.downloader -d {data} punkt_tab" if place else environment.remedy(backend)
     )
     raise InputError(
         f"{needing[0]} counts sentences with NLTK: {why}",
@@ -60,7 +60,7 @@ def refuse_without_punkt(
 
 
 def refuse_without_server() -> None:
-    """Raises StageError where there is neither a server nor the vLLM that would be one."""
+    """Raise StageError where there is neither a server nor the vLLM that would be one."""
     if not os.environ.get("OPENAI_BASE_URL") and importlib.util.find_spec("vllm") is None:
         raise StageError(
             "backend openai starts a server of vLLM, which is not installed",

@@ -51,21 +51,21 @@ class EuroevalRuns:
         self._merging = threading.Lock()
 
     def finish(self, evaluations: Sequence[Evaluation]) -> None:
-        """Run what has no record yet, whatever becomes of the others: who wants to know asks each
-        what it has lost. Raises StageError or InputError for what makes all of them impossible."""
-        pending = [one for one in evaluations if one.todo()]
+        """Run every evaluation that lacks a record. One that fails does not stop the others; see
+        Evaluation.lost. Raises StageError or InputError for what makes all of them impossible."""
+        pending = [run for run in evaluations if run.todo()]
         if not pending:
             return
         _refuse_idle_adapters(pending)
-        backend, given = self._settings.backend, self._how.environment
-        asked = (name for one in pending for name in one.todo())
-        python = readiness.python(backend, given)
-        readiness.refuse_without_punkt(python, backend, given, asked)
+        backend, place = self._settings.backend, self._how.environment
+        names = (name for run in pending for name in run.todo())
+        python = readiness.python(backend, place)
+        readiness.refuse_without_punkt(python, backend, place, names)
         self._tell(evaluations)
         together: dict[str, list[Evaluation]] = {}
-        for one in pending:  # a server has one model; without one, all may run at once
-            key = one.model.label if self._settings.backend == "openai" else ""
-            together.setdefault(key, []).append(one)
+        for run in pending:  # a server has one model; without one, all may run at once
+            key = run.model.label if self._settings.backend == "openai" else ""
+            together.setdefault(key, []).append(run)
         for alike in together.values():
             with self._subjects(alike[0]) as subject:
                 for _ in self._at_once(alike, subject, python):
@@ -87,57 +87,59 @@ class EuroevalRuns:
             devices.put(group)
         stop = threading.Event()
 
-        def one(evaluation: Evaluation) -> None:
-            mine = devices.get()
+        def run(evaluation: Evaluation) -> None:
+            group = devices.get()
             try:
                 evaluation.run(
-                    subject(evaluation), python, self._how.limit, stop, mine,
+                    subject(evaluation), python, self._how.limit, stop, group,
                     self._how.gpu_memory_utilization,
                 )  # fmt: skip
             finally:
-                devices.put(mine)
+                devices.put(group)
 
         pool = ThreadPoolExecutor(count, thread_name_prefix="euroeval")
         try:
-            left = {pool.submit(one, evaluation) for evaluation in evaluations}
-            while left:
-                done, left = wait(left, _TELL_EVERY, FIRST_COMPLETED)
-                for made in done:
-                    made.result()
+            running = {pool.submit(run, evaluation) for evaluation in evaluations}
+            while running:
+                done, running = wait(running, _TELL_EVERY, FIRST_COMPLETED)
+                for finished in done:
+                    finished.result()
                 yield
         finally:  # of what is under way, only what EuroEval has written down is kept
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _served_name(self, model: Model) -> str:
-        """What a server that is there already calls a model. Raises StageError where two models
-        would be one there."""
+        """Return the name of a model on a server that runs already. Raises StageError where two
+        models would be one there."""
         names = self._how.served_models
-        mine = names.get(model.label) or ("" if model.adapter else model.name)
-        if twin := [label for label, one in names.items() if one == mine and label != model.label]:
+        name = names.get(model.label) or ("" if model.adapter else model.name)
+        if twin := [
+            label for label, other in names.items() if other == name and label != model.label
+        ]:
             raise StageError(
-                f"{model.label} and {twin[0]} are both {mine!r} on the server",
+                f"{model.label} and {twin[0]} are both {name!r} on the server",
                 "two names for one model are not a comparison: mend how.served_models",
             )
-        return mine
+        return name
 
     def _tell(self, evaluations: Sequence[Evaluation]) -> None:
-        total = sum(len(one.datasets) for one in evaluations)
-        left = sum(len(one.todo()) for one in evaluations)
-        self._progress(total - left, total, "benchmarks")
+        total = sum(len(run.datasets) for run in evaluations)
+        missing = sum(len(run.todo()) for run in evaluations)
+        self._progress(total - missing, total, "benchmarks")
 
     @contextmanager
     def _subjects(self, first: Evaluation) -> Iterator[Callable[[Evaluation], EvaluatedModel]]:
-        """How to come by the model of an evaluation, while the block runs."""
+        """Yield a function from an evaluation to its model, valid while the block runs."""
         model = first.model
         if self._settings.backend == "vllm":
-            yield lambda one: EvaluatedModel(self._whole(one))
+            yield lambda run: EvaluatedModel(self._merged(run))
             return
         if address := os.environ.get("OPENAI_BASE_URL"):
             name = self._served_name(model)
-            there = process.models(address)
-            if name not in there:
-                listed = f"; it has {', '.join(there)}" if there else ""
+            served = process.models(address)
+            if name not in served:
+                listed = f"; it has {', '.join(served)}" if served else ""
                 raise StageError(
                     f"the server at OPENAI_BASE_URL has no model {name or model.label}{listed}",
                     "say its name there with how.served_models, or unset OPENAI_BASE_URL",
@@ -146,16 +148,22 @@ class EuroevalRuns:
             return
         from factory.engines.transformers import has_gpu
 
-        whole = self._whole(first)
+        directory = self._merged(first)
         log = self._root / "servers" / f"{model.label}.txt"
-        said = self._settings
+        settings = self._settings
         with process.served(
-            whole, MODEL, said.dtype, said.max_context, not has_gpu(), log, self._how.limit
+            directory,
+            MODEL,
+            settings.dtype,
+            settings.max_context,
+            not has_gpu(),
+            log,
+            self._how.limit,
         ) as address:
-            yield lambda _: EvaluatedModel(whole, address)
+            yield lambda _: EvaluatedModel(directory, address)
 
-    def _whole(self, evaluation: Evaluation) -> Path:
-        """The directory of a model, its adapter merged into it."""
+    def _merged(self, evaluation: Evaluation) -> Path:
+        """Return the directory of a model, its adapter merged into it."""
         model = evaluation.model
         if model.adapter is None:
             return model.base
@@ -170,14 +178,14 @@ class EuroevalRuns:
 
 
 def device_groups(count: int) -> list[str | None]:
-    """The GPUs of this machine in so many groups, as CUDA_VISIBLE_DEVICES has them; None where one
-    run has all, or there are none. Raises StageError for fewer GPUs than groups."""
+    """Split the GPUs of this machine into so many groups, as CUDA_VISIBLE_DEVICES has them; None
+    where one run has all, or there are none. Raises StageError for fewer GPUs than groups."""
     if count == 1:
         return [None]
     from factory.engines.transformers import gpu_count
 
-    said = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("HIP_VISIBLE_DEVICES")
-    devices = said.split(",") if said else [str(number) for number in range(gpu_count())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("HIP_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else [str(number) for number in range(gpu_count())]
     if not devices:
         return [None] * count
     if len(devices) < count:
@@ -191,6 +199,6 @@ def device_groups(count: int) -> list[str | None]:
 def _refuse_idle_adapters(evaluations: Sequence[Evaluation]) -> None:
     from factory.training import probe
 
-    for model in {one.model.label: one.model for one in evaluations}.values():
+    for model in {run.model.label: run.model for run in evaluations}.values():
         if model.adapter is not None:
             probe.refuse_unapplied(model.adapter, model.label)

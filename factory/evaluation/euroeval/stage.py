@@ -78,8 +78,8 @@ class Euroeval(Stage):
     def _known_benchmarks(cls, value: Any) -> Any:
         for language, names in {} if isinstance(value, str) else value.items():
             for name in names:
-                if said := suites.complaint(name, language):
-                    raise ValueError(said)
+                if message := suites.complaint(name, language):
+                    raise ValueError(message)
             if absent := directory.unshipped(names):
                 raise ValueError(f"{language}: there is no metric script {absent[0]} here")
         return value
@@ -95,11 +95,12 @@ class Euroeval(Stage):
         return value
 
     def suite(self, language: str) -> tuple[str, ...]:
-        """The benchmarks of a language; none where there is no suite for it."""
+        """Return the benchmarks of a language; none where there is no suite for it."""
         return tuple(n for n in self._named(language) if not directory.unshipped((n,)))
 
     def left_out(self, language: str) -> dict[str, list[str]]:
-        """The benchmarks of its suite that need metrics without a script here, each with those."""
+        """Return the benchmarks of its suite that need metrics without a script here, each with
+        those."""
         lacking = {name: directory.unshipped((name,)) for name in self._named(language)}
         return {name: scripts for name, scripts in lacking.items() if scripts}
 
@@ -109,25 +110,30 @@ class Euroeval(Stage):
         return tuple(dict.fromkeys(self.benchmarks.get(language, ())))
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        found, without = [], []
-        for one in contestants(scope, self.of, self.name):
-            for language in self._asked(scope, one.languages):
+        specs, without = [], []
+        for contestant in contestants(scope, self.of, self.name):
+            for language in self._asked(scope, contestant.languages):
                 names = self.suite(language)
                 if not names:
                     without.append(language)
                     continue
                 data = tuple(self._source(name) for name in names)
-                found.append(
-                    SliceSpec(self.name, f"{language}/{one.label}", language, (*one.needs, *data))
+                specs.append(
+                    SliceSpec(
+                        self.name,
+                        f"{language}/{contestant.label}",
+                        language,
+                        (*contestant.needs, *data),
+                    )
                 )
         absent = tuple(dict.fromkeys(without))
-        if not found:
+        if not specs:
             raise RecipeError(
                 f"stages.euroeval: there are no benchmarks for {', '.join(absent)}",
                 "EuroEval has no suite in gl, ga, cy and mt: name other languages, or leave it out",
             )
-        first = found[0]
-        return [SliceSpec(first.step, first.name, first.language, first.needs, absent), *found[1:]]
+        first = specs[0]
+        return [SliceSpec(first.step, first.name, first.language, first.needs, absent), *specs[1:]]
 
     def _asked(self, scope: Scope, own: tuple[str, ...]) -> tuple[str, ...]:
         if self.languages == "all":
@@ -136,8 +142,8 @@ class Euroeval(Stage):
 
     def _source(self, name: str) -> ExternalInput:
         source = self.sources.get(name, suites.registry()[name].source)
-        whole = source if "@" in source else f"{source}@main"
-        return ExternalInput(name, whole, "dataset", extent=True)
+        pinned = source if "@" in source else f"{source}@main"
+        return ExternalInput(name, pinned, "dataset", extent=True)
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         return super().identity_fields(spec) | {"tool_version": suites.version()}
@@ -153,31 +159,33 @@ class Euroeval(Stage):
         return 1 if rows else 0
 
     def run(self, job: Job) -> Outcome:
-        asked = _Asked(self, job)
-        sizes = {name: len(rows) for name, rows in asked.missing.items()}
-        mine = [n for n, name in enumerate(sizes) if sizes[name]]
+        requested = _RequestedRows(self, job)
+        sizes = {name: len(rows) for name, rows in requested.missing.items()}
+        numbers = [n for n, name in enumerate(sizes) if sizes[name]]
         if job.part:
-            mine = [n for n in mine if n % job.part[1] == job.part[0]]
-        evaluations = {job.slices[n].name: asked.evaluation(job.slices[n]) for n in mine}
+            numbers = [n for n in numbers if n % job.part[1] == job.part[0]]
+        evaluations = {job.slices[n].name: requested.evaluation(job.slices[n]) for n in numbers}
         runs = EuroevalRuns(
-            asked.root, self.settings(), self.how, job.progress, job.part is not None
+            requested.root, self.settings(), self.how, job.progress, job.part is not None
         )
         runs.finish(list(evaluations.values()))
         lost = {(name, d): why for name, e in evaluations.items() for d, why in e.lost().items()}
         if lost and self.incomplete == "refuse":
-            log = asked.root / next(iter(lost))[0] / evaluation.LOG
-            raise evaluation.told({f"{name}: {d}": why for (name, d), why in lost.items()}, log)
+            log = requested.root / next(iter(lost))[0] / evaluation.LOG
+            raise evaluation.no_record_error(
+                {f"{name}: {d}": why for (name, d), why in lost.items()}, log
+            )
 
         def make(shard: Shard) -> tuple[pa.Table, int]:
-            return asked.table(shard.slice), 0
+            return requested.table(shard.slice), 0
 
         tables = job.make_rows(self.kind, sizes, _SHARD, make)
-        for name, one in evaluations.items():
-            one.publish(job.out / "records" / name)
-        return self._outcome(job, asked, tables, lost)
+        for name, run in evaluations.items():
+            run.publish(job.out / "records" / name)
+        return self._outcome(job, requested, tables, lost)
 
     def settings(self) -> Settings:
-        """What every score of this stage hangs on."""
+        """Return the settings that change a score."""
         return Settings(
             self.split, self.iterations, self.few_shot, self.backend, self.dtype, self.max_context
         )
@@ -185,13 +193,13 @@ class Euroeval(Stage):
     def _outcome(
         self,
         job: Job,
-        asked: _Asked,
+        requested: _RequestedRows,
         tables: Mapping[str, pa.Table],
         lost: Mapping[tuple[str, str], str],
     ) -> Outcome:
         rows = [row for table in tables.values() for row in table.to_pylist()]
         counts = {
-            spec.name: Rows(into=len(asked.rows[spec.name]), out=len(tables[spec.name]))
+            spec.name: Rows(into=len(requested.rows[spec.name]), out=len(tables[spec.name]))
             for spec in job.slices
         }
         shown = ("values", "source_digest", "primary")
@@ -224,22 +232,22 @@ class Euroeval(Stage):
 
 
 def _benchmarks(spec: SliceSpec) -> list[str]:
-    """The benchmarks that a slice reads the data of."""
+    """Return the benchmarks that a slice reads the data of."""
     outside = (need for need in spec.needs if isinstance(need, ExternalInput))
     return [need.role for need in outside if need.role not in _NOT_A_BENCHMARK]
 
 
 def _corrected(job: Job) -> list[str]:
-    """What of the paper's own list was put right, in the languages of this job."""
-    said = {
+    """Return the corrections of the paper's own list, in the languages of this job."""
+    corrections = {
         "pt": "Portuguese: multi-wiki-qa-pt, where the paper's script has the Swedish one",
         "fi": "Finnish: tydiqa-fi, which the paper's script misspells",
     }
-    there = {spec.language for spec in job.slices}
-    return [text for code, text in said.items() if code in there]
+    languages = {spec.language for spec in job.slices}
+    return [text for code, text in corrections.items() if code in languages]
 
 
-class _Asked:
+class _RequestedRows:
     """The rows that a job is asked for, by slice, and which of them no earlier artifact has."""
 
     def __init__(self, stage: Euroeval, job: Job) -> None:
@@ -250,7 +258,7 @@ class _Asked:
         self.missing = {name: self._not_there(name) for name in self.rows}
 
     def evaluation(self, spec: SliceSpec) -> Evaluation:
-        """The run that makes the rows of a slice that are missing."""
+        """Return the run that makes the missing rows of a slice."""
         assert spec.language is not None
         place, adapter = policy(self._job, spec)
         return Evaluation(
@@ -266,23 +274,23 @@ class _Asked:
         )
 
     def table(self, name: str) -> pa.Table:
-        """Those rows, once it has run."""
-        spec = next(one for one in self._job.slices if one.name == name)
-        run, found = self.evaluation(spec), []
-        kept = run.kept()
-        wanted = {(row["dataset"], row["metric"]) for row in self.missing[name]}
+        """Return the rows of a slice that were missing, once it has run."""
+        spec = next(other for other in self._job.slices if other.name == name)
+        run, rows = self.evaluation(spec), []
+        stored = run.stored_records()
+        missing = {(row["dataset"], row["metric"]) for row in self.missing[name]}
         for dataset in run.datasets:
-            made = records.rows(
-                kept.get(dataset), suites.registry()[dataset], self._common(spec, dataset)
+            results = records.rows(
+                stored.get(dataset), suites.registry()[dataset], self._common(spec, dataset)
             )
-            found += [row for row in made if (dataset, row["metric"]) in wanted]
-        table = schemas.from_rows(found, self._stage.kind)
+            rows += [row for row in results if (dataset, row["metric"]) in missing]
+        table = schemas.from_rows(rows, self._stage.kind)
         return shards.with_metadata(
             table, engine=f"euroeval {suites.version()}, {self._stage.backend}"
         )
 
     def _rows_of(self, spec: SliceSpec) -> list[dict[str, str]]:
-        """The addresses of the rows that a slice is to have."""
+        """Return the addresses of the rows that a slice is to have."""
         return [
             {"dataset": need.role, "metric": metric, "status": "ok",
              "source_digest": self._digest(self._job.places[need].path)}
@@ -294,9 +302,9 @@ class _Asked:
     def _not_there(self, name: str) -> list[dict[str, str]]:
         import polars as pl
 
-        asked = pl.DataFrame(self.rows[name], schema=dict.fromkeys(_ADDRESS, pl.String))
-        left = self._job.missing(name, self._stage.kind, asked)
-        return [self.rows[name][number] for number in left]
+        requested = pl.DataFrame(self.rows[name], schema=dict.fromkeys(_ADDRESS, pl.String))
+        numbers = self._job.missing(name, self._stage.kind, requested)
+        return [self.rows[name][number] for number in numbers]
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
@@ -304,7 +312,7 @@ class _Asked:
         return self._digests[path]
 
     def _common(self, spec: SliceSpec, dataset: str) -> dict[str, Any]:
-        """What all rows of one benchmark of a slice share."""
+        """Return the columns that all rows of one benchmark of a slice share."""
         place, adapter = self._job.place(spec, dataset), spec.need("adapter")
         put_on = self._job.places[adapter] if adapter else None
         stage = self._stage

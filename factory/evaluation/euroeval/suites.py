@@ -1,4 +1,4 @@
-"""Which benchmarks EuroEval has for a language. Pure: read from registry.json, which is what the
+"""Benchmarks that EuroEval has for a language. Pure: read from registry.json, which is what the
 pinned version says of itself (inside/list_benchmarks.py)."""
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ class Benchmark:
 
 
 def parsed(listing: Mapping[str, Any]) -> dict[str, Benchmark]:
-    """Benchmarks by name, of what list_benchmarks.py prints. Those that measure no quality
+    """Return benchmarks by name, from what list_benchmarks.py prints. Those that measure no quality
     (speed) or read no dataset of the Hub are left out."""
     return {
         name: Benchmark(
             name=name,
-            task=said["task"],
-            languages=tuple(said["languages"]),
-            source=said["source"],
-            metrics=said["metrics"],
-            official=said["official"],
-            drawn_anew=said["drawn_anew"],
+            task=entry["task"],
+            languages=tuple(entry["languages"]),
+            source=entry["source"],
+            metrics=entry["metrics"],
+            official=entry["official"],
+            drawn_anew=entry["drawn_anew"],
         )
-        for name, said in listing["benchmarks"].items()
-        if said["source"] and said["task"] != "speed"
+        for name, entry in listing["benchmarks"].items()
+        if entry["source"] and entry["task"] != "speed"
     }
 
 
@@ -77,39 +77,42 @@ def _listing() -> Any:
 
 
 def version() -> str:
-    """The version of EuroEval that the registry is of."""
+    """Return the version of EuroEval that the registry is of."""
     return str(_listing()["version"])
 
 
 @cache
 def registry() -> dict[str, Benchmark]:
-    """Every benchmark by name."""
+    """Return every benchmark by name."""
     return parsed(_listing())
 
 
 def suite(language: str, choice: Choice) -> tuple[str, ...]:
-    """The benchmarks of a language; none where EuroEval has no suite (gl ga cy mt and others).
-    The paper's list where it has none for the language is the official suite."""
+    """Return the benchmarks of a language; none where EuroEval has no suite (gl ga cy mt and
+    others). The paper's list where it has none for the language is the official suite."""
     official = tuple(
-        name for name, one in registry().items() if one.official and language in one.languages
+        name
+        for name, benchmark in registry().items()
+        if benchmark.official and language in benchmark.languages
     )
     return PAPER.get(language, official) if choice == "paper" else official
 
 
 def complaint(name: str, language: str) -> str | None:
-    """What is wrong with asking for a benchmark in a language, with the nearest right word."""
-    known = registry()
-    if name not in known:
-        return f"EuroEval {version()} has no benchmark {name!r}{nearest(name, known)}"
-    if language not in known[name].languages:
+    """Return why a benchmark cannot be had in a language, with the nearest name that can; None if
+    it can."""
+    benchmarks = registry()
+    if name not in benchmarks:
+        return f"EuroEval {version()} has no benchmark {name!r}{nearest(name, benchmarks)}"
+    if language not in benchmarks[name].languages:
         stem = name.rpartition("-")[0]
         twin = f"{stem}-{language}"
-        hint = f" (did you mean {twin!r}?)" if twin in known else ""
-        return f"{name} is in {', '.join(known[name].languages)}, not in {language}{hint}"
+        hint = f" (did you mean {twin!r}?)" if twin in benchmarks else ""
+        return f"{name} is in {', '.join(benchmarks[name].languages)}, not in {language}{hint}"
     return None
 
 
 def scripts(names: Iterable[str]) -> list[str]:
-    """The metric scripts that these benchmarks need."""
+    """Return the metric scripts that these benchmarks need."""
     needed = [script for name in names for script in registry()[name].metrics.values() if script]
     return list(dict.fromkeys(needed))

@@ -1,4 +1,4 @@
-"""Who is asked: a model that is loaded here, in token ids, or one that is served, in messages."""
+"""Models that judge: one that is loaded here, asked in token ids, or a served one, in messages."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from factory.evaluation.judging.truncate import Characters, LengthMeasure, Token
 
 @dataclass(frozen=True)
 class Reply:
-    """What was said, and why it may not be read: `cut_off`, `too_long` or `refused`; and the
-    tokens read and written, as far as anybody counted them."""
+    """A judge's reply, why it may not be read (`cut_off`, `too_long`, `refused`), and the tokens
+    read and written, where they were counted."""
 
     text: str
     unread: str | None
@@ -28,8 +28,8 @@ class JudgeBackend(Protocol):
     measure: LengthMeasure
     max_context: int | None
 
-    def say(self, asked: Sequence[Any], sampling: Sampling, seed: int) -> list[Reply]:
-        """A reply to each, as `measure.asked` made it, in order."""
+    def say(self, requests: Sequence[Any], sampling: Sampling, seed: int) -> list[Reply]:
+        """Return a reply to each request of `measure.as_request`, in order."""
         ...
 
 
@@ -41,19 +41,19 @@ class LocalJudge:
         self.max_context: int | None = sampler.max_context
         self._sampler = sampler
 
-    def say(self, asked: Sequence[Any], sampling: Sampling, seed: int) -> list[Reply]:
-        found = []
-        answers = self._sampler.sample(asked, sampling, seed) if asked else []
-        for ids, answer in zip(asked, answers, strict=True):
-            said = list(answer.token_ids)
-            text = self._sampler.tokenizer.decode(said, skip_special_tokens=True).strip()
+    def say(self, requests: Sequence[Any], sampling: Sampling, seed: int) -> list[Reply]:
+        replies = []
+        answers = self._sampler.sample(requests, sampling, seed) if requests else []
+        for ids, answer in zip(requests, answers, strict=True):
+            written = list(answer.token_ids)
+            text = self._sampler.tokenizer.decode(written, skip_special_tokens=True).strip()
             unread = "cut_off" if answer.finish_reason == "length" else None
-            found.append(Reply(text, unread, len(ids) + len(said)))
-        return found
+            replies.append(Reply(text, unread, len(ids) + len(written)))
+        return replies
 
 
 class ServedJudge:
-    """A served model, of which nothing is here but its name."""
+    """A served model, known here by its name alone."""
 
     max_context: int | None = None
 
@@ -61,10 +61,14 @@ class ServedJudge:
         self.measure: LengthMeasure = Characters()
         self._chat = chat
 
-    def say(self, asked: Sequence[Any], sampling: Sampling, seed: int) -> list[Reply]:
+    def say(self, requests: Sequence[Any], sampling: Sampling, seed: int) -> list[Reply]:
         unread = {"length": "cut_off", TOO_LONG: TOO_LONG, REFUSED: REFUSED}
-        answers = self._chat.answer(asked, sampling, seed) if asked else []
+        answers = self._chat.answer(requests, sampling, seed) if requests else []
         return [
-            Reply(one.text.strip(), unread.get(one.finish_reason), one.n_all or one.n_tokens or 0)
-            for one in answers
+            Reply(
+                answer.text.strip(),
+                unread.get(answer.finish_reason),
+                answer.n_all or answer.n_tokens or 0,
+            )
+            for answer in answers
         ]

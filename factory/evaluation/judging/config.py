@@ -1,4 +1,4 @@
-"""How a language model is asked for a verdict, as a recipe says it."""
+"""Settings of a language model that is asked for verdicts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from factory.evaluation.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
 
 
 class Ask(Knobs):
-    """How a language model is asked. `template`: a file of
+    """Settings of a language model as judge. `template`: a file of
     factory/evaluation/judging/templates, or `text`, a wording of one's own (see
     judging.prompts.parse). `orders`: each question twice, with the answers changing places, or
     once in an order drawn by its id. `context`: tokens of question and verdict together, beyond
@@ -58,13 +58,13 @@ class Ask(Knobs):
         return self
 
     def wording(self) -> JudgePrompt:
-        """What is asked."""
+        """Return the template of the question."""
         if self.text is not None:
             return prompts.parse("own", self.text)
         return prompts.wording(self.template)
 
     def in_orders(self, question: Mapping[str, Any], seed: int) -> tuple[str, ...]:
-        """The orders in which a question is asked: whatever other languages there are."""
+        """Return the orders in which a question is asked. They depend on no other language."""
         if self.orders == "both":
             return MODEL_FIRST, REFERENCE_FIRST
         drawn = int(fingerprint([seed, question["language"], question["question_id"]]), 16)

@@ -1,4 +1,4 @@
-"""A language model as judge: pairs of answers in, what it said of each out."""
+"""A language model as judge: pairs of answers in, verdicts out."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ def ask(
     context: int,
     seed: int,
 ) -> list[JudgeAnswer]:
-    """What the judge says of each pair, in order, in one batch. `context`: of question and verdict
-    together in the judge's measure, at most the model's own."""
+    """Return the judge's answer on each pair, in order, in one batch. `context`: of question and
+    verdict together in the judge's measure, at most the model's own."""
     context = min(context, speaker.max_context or context)
     room = min(sampling.max_tokens, context // 2)
     fitted = [_fitted(speaker, words, pair, context - room) for pair in pairs]
     drawing = Sampling(sampling.temperature, sampling.top_p, room)
-    asked = [request for request, _ in fitted if request is not None]
-    replies = iter(speaker.say(asked, drawing, seed))
-    said = []
+    requests = [request for request, _ in fitted if request is not None]
+    replies = iter(speaker.say(requests, drawing, seed))
+    verdicts = []
     for request, cut in fitted:
         if request is None:
-            said.append(JudgeAnswer(None, "too_long", None, 0, 0))
+            verdicts.append(JudgeAnswer(None, "too_long", None, 0, 0))
             continue
         reply = next(replies)
         # one that did not come to its end has not said its last word
         verdict = words.read(reply.text) if reply.unread is None else None
         reason = None if verdict else reply.unread or "no_verdict"
-        said.append(JudgeAnswer(verdict, reason, reply.text, cut, reply.n_tokens))
-    return said
+        verdicts.append(JudgeAnswer(verdict, reason, reply.text, cut, reply.n_tokens))
+    return verdicts
 
 
 def _fitted(

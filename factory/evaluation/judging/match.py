@@ -1,4 +1,4 @@
-"""Which answers are compared, and which questions were already there to learn from. Pure."""
+"""Match answers to the same question, and questions with prompts of training. Pure."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Match:
 
     @property
     def identical(self) -> bool:
-        """Whether both are the same text: a tie that no judge need be asked about."""
+        """Return whether both are the same text: a tie without asking a judge."""
         same: bool = self.model["answer"] == self.reference["answer"]
         return same
 
     def address(self) -> dict[str, str]:
-        """What a verdict on it is a verdict on."""
+        """Return the columns that identify a verdict: question and hashes of what was read."""
         return {
             "question_id": self.model["question_id"],
             "prompt_hash": _hash(self.model),
@@ -37,49 +37,50 @@ class Match:
 
 
 def match(ours: Sequence[Row], theirs: Sequence[Row], where: str) -> tuple[list[Match], list[str]]:
-    """Answers to the same questions, by id and in the order of `ours`; and for every question that
-    one side alone answered a reason, `unanswered_by_model` or `unanswered_by_reference`.
+    """Match answers by question id, in the order of `ours`; return also, for every question that
+    one side alone answered, a reason, `unanswered_by_model` or `unanswered_by_reference`.
 
     Raises InputError where one id stands for two questions, or nothing can be compared.
     """
-    mine, other = _by_id(ours, where), _by_id(theirs, where)
-    found = []
-    for name, row in mine.items():
-        if name not in other:
+    by_id, other_by_id = _by_id(ours, where), _by_id(theirs, where)
+    matches = []
+    for name, row in by_id.items():
+        if name not in other_by_id:
             continue
-        if _hash(row) != _hash(other[name]):
+        if _hash(row) != _hash(other_by_id[name]):
             raise InputError(
                 f"{where}: the two models were asked different things under {name!r}",
                 "answer again, from the same questions",
             )
-        found.append(Match(row, other[name]))
-    if not found:
+        matches.append(Match(row, other_by_id[name]))
+    if not matches:
         raise InputError(
             f"{where}: the two models answered no question both",
             "answer again, from the same questions",
         )
-    left = ["unanswered_by_reference"] * len(mine.keys() - other.keys())
-    return found, left + ["unanswered_by_model"] * len(other.keys() - mine.keys())
+    reasons = ["unanswered_by_reference"] * len(by_id.keys() - other_by_id.keys())
+    return matches, reasons + ["unanswered_by_model"] * len(other_by_id.keys() - by_id.keys())
 
 
-def seen(questions: Iterable[Row], training: Iterable[Row]) -> set[str]:
-    """The ids of questions whose text is among the prompts of training, whatever their case, their
-    spacing or their way to write a character."""
+def trained_on(questions: Iterable[Row], training: Iterable[Row]) -> set[str]:
+    """Return the ids of questions whose text is among the prompts of training, whatever their case,
+    their spacing or their way to write a character."""
     learned = {normal(row["messages"]) for row in training}
     return {row["question_id"] for row in questions if normal(row["prompt"]) in learned}
 
 
 def normal(messages: Sequence[Mapping[str, str]]) -> str:
-    """What the user says in a conversation, without what makes no difference."""
-    said = " ".join(message["content"] for message in messages if message["role"] == "user")
-    return " ".join(unicodedata.normalize("NFKC", said).casefold().split())
+    """Return the user's text in a conversation, without case, spacing and variants of
+    characters."""
+    text = " ".join(message["content"] for message in messages if message["role"] == "user")
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _by_id(rows: Sequence[Row], where: str) -> dict[str, Row]:
-    found = {row["question_id"]: row for row in rows}
-    if len(found) < len(rows):
+    by_id = {row["question_id"]: row for row in rows}
+    if len(by_id) < len(rows):
         raise InputError(f"{where}: a question is answered twice", "answer again")
-    return found
+    return by_id
 
 
 def _hash(row: Row) -> str:

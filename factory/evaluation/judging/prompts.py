@@ -1,4 +1,4 @@
-"""What a judge is asked, and the verdicts that it may give.
+"""Templates of a judge's question, and the verdicts that they allow.
 
 The templates are text files beside this module, and so in the wheel: plain text with four places to
 fill in needs no template language. Which verdicts are allowed is read from the text itself, so that
@@ -32,11 +32,11 @@ class JudgePrompt:
 
     @property
     def hash(self) -> str:
-        """Of the text: another wording is another judge."""
+        """Return the hash of the text: another wording is another judge."""
         return text_hash(self.text)
 
     def fill(self, prompt: Sequence[Message], first: str, second: str, code: str) -> list[Message]:
-        """The conversation that asks about two answers to a prompt in language `code`."""
+        """Return the conversation that asks about two answers to a prompt in language `code`."""
         parts = {
             "prompt": prompt[0]["content"] if len(prompt) == 1 else _transcript(prompt),
             "answer_a": first,
@@ -51,17 +51,17 @@ class JudgePrompt:
         """The verdict in what a judge said: what stands in its last double brackets, if that is
         one of those allowed, letter by letter. The last one, because a judge that explains itself
         may first say what it was told of the form, or change its mind."""
-        found = _VERDICT.findall(output)
-        return found[-1] if found and found[-1] in self.allowed else None
+        verdicts = _VERDICT.findall(output)
+        return verdicts[-1] if verdicts and verdicts[-1] in self.allowed else None
 
 
 def names() -> list[str]:
-    """The templates there are."""
+    """Return the names of the templates."""
     return sorted(path.stem for path in TEMPLATES.glob("*.txt"))
 
 
 def wording(name: str) -> JudgePrompt:
-    """The template of this name. Raises ValueError."""
+    """Read the template of this name. Raises ValueError."""
     path = TEMPLATES / f"{name}.txt"
     if name not in names():
         raise ValueError(f"no template {name!r}, only {', '.join(names())}")
@@ -69,7 +69,7 @@ def wording(name: str) -> JudgePrompt:
 
 
 def parse(name: str, text: str) -> JudgePrompt:
-    """A template from its text. Raises ValueError for one that lacks a place or a verdict."""
+    """Parse a template. Raises ValueError for one that lacks a place or a verdict."""
     for place in PLACES:
         if f"{{{place}}}" not in text:
             raise ValueError(f"the template {name} does not say where {{{place}}} goes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -23,19 +23,24 @@ from factory.errors import FactoryError, RecipeError, StageError
 from factory.evaluation.judging import verdicts
 from factory.evaluation.judging.backends import JudgeBackend, LocalJudge, ServedJudge
 from factory.evaluation.judging.config import Ask
-from factory.evaluation.judging.match import Match, match, seen
-from factory.evaluation.judging.verdicts import APART, Wanted
+from factory.evaluation.judging.match import Match, match, trained_on
+from factory.evaluation.judging.verdicts import APART, Comparison
 from factory.evaluation.models import contestants
 from factory.evaluation.statistics.table import JudgedQuestion, by_category, by_language
-from factory.stage.inputs import Need, ServedModel, SliceSpec, StepInput
+from factory.rewards.backends import open_reward
+from factory.rewards.backends.backend import OpenReward, RewardSettings
+from factory.stage.inputs import Need, RewardInput, ServedModel, SliceSpec, StepInput
 from factory.stage.job import Job
+from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, engines, greedy, spent
 from factory.stage.stage import How, Scope, Stage
 
 NOT_INDEPENDENT = "training reward (not independent)"
 OWN_MODEL = "judges answers of its own (not independent)"
 _NOT_PINNED = "not pinned: it is told by its name, and what that stands for may change"
-_LLM = "llm_judge"  # the role of a causal model; a reward model's is `judge`
+_LLM = "llm_judge"  # the role of a causal model
+# Roles of a reward's models: a classifier is the judge, and `reference` is who it compares with.
+_REWARD_ROLES = {"reward": "judge", "reference": "judge_reference"}
 _ADDRESS = ("question_id", "prompt_hash", "answer_hash", "reference_hash")
 _NAMED = 10  # questions that were seen in training, in the manifest
 
@@ -73,14 +78,15 @@ class Judge(Stage):
         return value
 
     def slices(self, scope: Scope) -> list[SliceSpec]:
-        judges = self._judges(scope)
+        judge = self._judge(scope)
+        reward, judges = (judge, judge.needs) if isinstance(judge, RewardInput) else (None, judge)
         answers = {spec.name: spec for spec in scope.slices("arena", self.name)}
         notes = self._notes(scope)
-        found = []
-        for one in contestants(scope, [self.model], self.name):
-            for language in one.languages:
+        specs = []
+        for contestant in contestants(scope, [self.model], self.name):
+            for language in contestant.languages:
                 names = {
-                    "answers": f"{language}/{one.label}",
+                    "answers": f"{language}/{contestant.label}",
                     "reference": f"{language}/{self.reference}",
                 }
                 for name in names.values():
@@ -91,27 +97,29 @@ class Judge(Stage):
                         )
                 reads = [StepInput(role, "arena", name) for role, name in names.items()]
                 learned = self._learned(scope, language)
-                found.append(
+                specs.append(
                     SliceSpec(
                         self.name,
                         names["answers"],
                         language,
                         (*reads, *judges, *learned),
                         notes,
+                        reward,
                     )
                 )
-        return found
+        return specs
 
-    def _judges(self, scope: Scope) -> tuple[Need, ...]:
-        """What reading the judge means, by the kind of the model that is named."""
+    def _judge(self, scope: Scope) -> RewardInput | tuple[Need, ...]:
+        """Return the reward that judges, or what a model that is asked needs, by the kind of the
+        model that is named."""
         ref = scope.models.get(self.judge)
-        if ref is None or ref.kind != "causal":
+        if ref is None or isinstance(ref, RewardModel):
             if self.ask != Ask():
                 raise RecipeError(
                     f"stages.judge.ask has no meaning for {self.judge!r}, a reward model",
                     "leave it out, or name a chat model as judge",
                 )
-            return (scope.classifier(self.judge, "judge", self.name),)
+            return scope.reward(self.judge, self.name, _REWARD_ROLES)
         if ref.served is None and self.ask.request:
             raise RecipeError(
                 f"stages.judge.ask.request is for a judge that is served; {self.judge!r} is not",
@@ -141,7 +149,7 @@ class Judge(Stage):
         return (ServedModel(_LLM, ref.served),)
 
     def _notes(self, scope: Scope) -> tuple[str, ...]:
-        """What keeps this judge from being independent."""
+        """Return what keeps this judge from being independent."""
         names = {key: ref.name for key, ref in scope.models.items() if ref.name is not None}
         judge = names.get(self.judge)
         score = scope.stages.get("score")
@@ -156,7 +164,7 @@ class Judge(Stage):
         return tuple(notes)
 
     def _learned(self, scope: Scope, language: str) -> list[StepInput]:
-        """The prompts of a language that a model trained here has seen."""
+        """Return the prompts of a language that a model trained here has read."""
         if self.model in scope.models or "prompts" not in scope.stages:
             return []
         specs = [spec for spec in scope.prompts(self.name) if spec.language == language]
@@ -194,7 +202,7 @@ class Judge(Stage):
 
     def run(self, job: Job) -> Outcome:
         need = job.slices[0].need(_LLM)
-        asked, served = need is not None, isinstance(need, ServedModel)
+        is_llm, served = need is not None, isinstance(need, ServedModel)
         judge, revision = _named(job, need)
         matched, unanswered = {}, {}
         for spec in job.slices:
@@ -203,24 +211,28 @@ class Judge(Stage):
                 ours.to_pylist(), theirs.to_pylist(), spec.name
             )
         orders = {
-            name: [self.ask.in_orders(one.model, job.seed) if asked else (APART,) for one in pairs]
+            name: [
+                self.ask.in_orders(pair.model, job.seed) if is_llm else (APART,) for pair in pairs
+            ]
             for name, pairs in matched.items()
         }
         todo = {name: _todo(job, name, matched[name], orders[name]) for name in matched}
 
-        held: EngineCache[Any] = EngineCache(lambda _: self._opened(job, need))
-        with held as engine:
+        cache: EngineCache[Any] = EngineCache(lambda _: self._opened(job, need))
+        with cache as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 pairs = matched[shard.slice]
                 units = todo[shard.slice][shard.start : shard.stop]
-                wanted = [(pairs[number], order) for number, lacking in units for order in lacking]
+                comparisons = [
+                    (pairs[number], order) for number, lacking in units for order in lacking
+                ]
                 first = [job.seed, shard.slice]
-                rows, tokens = self._read(engine(), asked, judge, wanted, first)
+                rows, tokens = self._read(engine(), judge, comparisons, first)
                 table = schemas.from_rows(rows, self.kind)
                 return shards.with_metadata(table, engine=engine().name), tokens
 
-            made = job.make_shards(
+            totals = job.make_shards(
                 self.kind,
                 {name: len(units) for name, units in todo.items()},
                 self.how.shard,
@@ -235,45 +247,40 @@ class Judge(Stage):
             rows = read_slice(job.out, name, self.kind).to_pylist()
             counts[name] = _counts(len(orders[name][0]), len(pairs), unanswered[name], len(rows))
             prompts = job.table(spec, "training", "prompts").to_pylist()
-            found = seen((one.model for one in pairs), prompts)
-            learned[name] = {
-                "questions": len(pairs),
-                "prompts": len(prompts),
-                "seen": len(found),
-                "ids": sorted(found)[:_NAMED],
-            }
+            in_training = trained_on((pair.model for pair in pairs), prompts)
+            learned[name] = _overlap(len(pairs), len(prompts), in_training)
             label = str(pairs[0].model["model"])
-            compared.setdefault(label, []).extend(verdicts.items(pairs, rows, found))
+            compared.setdefault(label, []).extend(verdicts.items(pairs, rows, in_training))
         stats = {
             "judge": judge,
             "judge_revision": revision,
-            **self._manner(asked, served),
+            **self._manner(job.slices[0].reward, served),
             "notes": list(job.slices[0].notes),
             **self._tables(compared),
             "seen_in_training": learned,
-            "engines": engines(made),
+            "engines": engines(totals),
         }
         sampled = self.ask.temperature > 0 or served  # a server promises nothing
         return Outcome(
             counts,
-            determinism="rounding" if not asked else "distribution" if sampled else greedy(made),
+            determinism="rounding" if not is_llm else "distribution" if sampled else greedy(totals),
             stats=stats,
-            tokens=sum(found.tokens for found in made.values()),
-            spent=replace(spent(made), gpu_seconds=0.0) if served else spent(made),
+            tokens=sum(done.tokens for done in totals.values()),
+            spent=replace(spent(totals), gpu_seconds=0.0) if served else spent(totals),
         )
 
     def _tables(self, compared: Mapping[str, Sequence[JudgedQuestion]]) -> dict[str, Any]:
-        """What the verdicts show of each model, by language and by category."""
-        found: dict[str, Any] = {"comparisons": [], "by_category": []}
+        """Return the tables of each model, by language and by category."""
+        tables: dict[str, Any] = {"comparisons": [], "by_category": []}
         for label, items in compared.items():
-            found["comparisons"] += by_language(label, self.reference, items)
-            found["by_category"] += by_category(label, self.reference, items)
-        return found
+            tables["comparisons"] += by_language(label, self.reference, items)
+            tables["by_category"] += by_category(label, self.reference, items)
+        return tables
 
-    def _manner(self, asked: bool, served: bool) -> dict[str, Any]:
-        """How the judge came to its verdicts."""
-        if not asked:
-            return {"judge_kind": "classifier", "orders": APART, "template": None}
+    def _manner(self, reward: RewardInput | None, served: bool) -> dict[str, Any]:
+        """Return how the judge came to its verdicts, for the manifest."""
+        if reward is not None:
+            return {"judge_kind": reward.model.kind, "orders": APART, "template": None}
         words = self.ask.wording()
         template = {
             "name": words.name,
@@ -281,13 +288,13 @@ class Judge(Stage):
             "ties": "TIE" in words.allowed,
             "text": words.text,
         }
-        found = {"judge_kind": "llm", "orders": self.ask.orders, "template": template}
-        return found | ({"served": _NOT_PINNED, "cut_by": "characters"} if served else {})
+        manner = {"judge_kind": "llm", "orders": self.ask.orders, "template": template}
+        return manner | ({"served": _NOT_PINNED, "cut_by": "characters"} if served else {})
 
     def _opened(self, job: Job, need: Need | None) -> Any:
         spec = job.slices[0]
         if need is None:
-            return choose.scorer(self.how, job.place(spec, "judge").path, self.dtype)
+            return open_reward(job, spec, RewardSettings(self.how, self.dtype, self.max_tokens))
         if isinstance(need, ServedModel):
             return choose.chat(self.how, need.model, self.ask.request)
         place = job.places[need]
@@ -299,32 +306,57 @@ class Judge(Stage):
         return choose.sampler(how, place.path, name, self.dtype, adapter)
 
     def _read(
-        self, engine: Any, asked: bool, judge: str, wanted: Sequence[Wanted], first: list[Any]
+        self, engine: Any, judge: str, comparisons: Sequence[Comparison], first: list[Any]
     ) -> tuple[list[dict[str, object]], int]:
-        """Verdicts on these, as rows, and the tokens they took."""
-        if not asked:
-            return verdicts.by_reward(engine, self.max_tokens, judge, wanted)
+        """Return the verdicts on these comparisons, as rows, and the tokens they took."""
+        if isinstance(engine, OpenReward):
+            return verdicts.by_reward(engine, judge, comparisons)
         sampling = Sampling(self.ask.temperature, 1.0, self.ask.max_tokens)
         # one seed a shard, from its first address, as where answers are drawn
-        seed = int(fingerprint([*first, wanted[0][0].model["question_id"], wanted[0][1]]), 16)
+        seed = int(
+            fingerprint([*first, comparisons[0][0].model["question_id"], comparisons[0][1]]), 16
+        )
         speaker: JudgeBackend = (
             ServedJudge(engine) if isinstance(engine, OpenAIChat) else LocalJudge(engine)
         )
         return verdicts.by_asking(
-            speaker, self.ask.wording(), sampling, self.ask.context, judge, wanted, seed % 2**31
+            speaker,
+            self.ask.wording(),
+            sampling,
+            self.ask.context,
+            judge,
+            comparisons,
+            seed % 2**31,
         )
 
 
 def _named(job: Job, need: Need | None) -> tuple[str, str | None]:
-    """What a judge is called, and its revision, where it can have one."""
+    """Return the name of a judge, and its revision where it has one. A reward is called by the
+    first of its models, or by the adapter on that."""
     if isinstance(need, ServedModel):
         return need.model, None
-    place = job.places[need] if need else job.place(job.slices[0], "judge")
+    reward = job.slices[0].reward
+    if reward is not None:
+        needs = dict(reward.by_role)
+        need = needs.get("adapter", reward.needs[0])
+    assert need is not None
+    place = job.places[need]
     return place.name or place.path.name, place.revision
 
 
+def _overlap(questions: int, prompts: int, in_training: Collection[str]) -> dict[str, Any]:
+    """Return how many questions are among the prompts of training, and the first of them."""
+    return {
+        "questions": questions,
+        "prompts": prompts,
+        "seen": len(in_training),
+        "ids": sorted(in_training)[:_NAMED],
+    }
+
+
 def _counts(orders: int, compared: int, unanswered: Sequence[str], out: int) -> Rows:
-    """Verdicts asked for and made of one slice; a question is asked in so many orders."""
+    """Count the verdicts of one slice, requested and made; a question is asked in so many
+    orders."""
     dropped = {why: orders * count for why, count in sorted(Counter(unanswered).items())}
     return Rows(into=orders * (compared + len(unanswered)), out=out, dropped=dropped)
 
@@ -332,17 +364,17 @@ def _counts(orders: int, compared: int, unanswered: Sequence[str], out: int) -> 
 def _todo(
     job: Job, name: str, pairs: Sequence[Match], orders: Sequence[Sequence[str]]
 ) -> list[tuple[int, list[str]]]:
-    """The questions of a slice that want a verdict, by number, each with the orders it lacks."""
+    """Return the questions of a slice that lack a verdict, by number, each with those orders."""
     import polars as pl
 
-    where = [(number, order) for number, there in enumerate(orders) for order in there]
-    addresses = [one.address() for one in pairs]
-    asked = pl.DataFrame(
+    where = [(number, order) for number, orders_of in enumerate(orders) for order in orders_of]
+    addresses = [pair.address() for pair in pairs]
+    frame = pl.DataFrame(
         [{**addresses[number], "order": order} for number, order in where],
         schema=dict.fromkeys((*_ADDRESS, "order"), pl.String),
     )
     lacking: dict[int, list[str]] = {}
-    for row in job.missing(name, Judge.kind, asked):
+    for row in job.missing(name, Judge.kind, frame):
         number, order = where[row]
         lacking.setdefault(number, []).append(order)
     return list(lacking.items())

@@ -1,4 +1,4 @@
-"""Two answers and their request into a judge's context: both answers give way evenly."""
+"""Truncate two answers evenly to fit a judge's context."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Ask = Callable[[str, str], Sequence[Message]]
 
 
 class LengthMeasure(Protocol):
-    """What a text is measured in, and so cut by."""
+    """Unit in which a text is measured and cut."""
 
     name: str
 
-    def asked(self, messages: Sequence[Message]) -> tuple[Any, int]:
-        """A conversation as it is handed to the judge, and its length."""
+    def as_request(self, messages: Sequence[Message]) -> tuple[Any, int]:
+        """Return a conversation as it is handed to the judge, and its length."""
         ...
 
     def parts(self, text: str) -> Sequence[Any]:
-        """A text in what it is measured in, one each."""
+        """Split a text into its units."""
         ...
 
     def text(self, parts: Sequence[Any]) -> str:
-        """The text of these parts."""
+        """Return the text of these units."""
         ...
 
 
@@ -39,7 +39,7 @@ class Tokens:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
-    def asked(self, messages: Sequence[Message]) -> tuple[list[int], int]:
+    def as_request(self, messages: Sequence[Message]) -> tuple[list[int], int]:
         ids = chat_template.prompt_ids(self._tokenizer, messages)
         return ids, len(ids)
 
@@ -59,7 +59,7 @@ class Characters:
 
     name = "characters"
 
-    def asked(self, messages: Sequence[Message]) -> tuple[Sequence[Message], int]:
+    def as_request(self, messages: Sequence[Message]) -> tuple[Sequence[Message], int]:
         return messages, sum(len(message["content"]) for message in messages)
 
     def parts(self, text: str) -> str:
@@ -70,8 +70,9 @@ class Characters:
 
 
 def shares(first: int, second: int, room: int) -> tuple[int, int]:
-    """How much of two lengths fits into `room`: the longer gives way first, until both are of one
-    length, and then both alike. Nothing is taken from the shorter while the longer is longer."""
+    """Return how much of two lengths fits into `room`: the longer gives way first, until both are
+    of one length, and then both alike. Nothing is taken from the shorter while the longer is
+    longer."""
     if first + second <= room:
         return first, second
     room = max(room, 0)
@@ -82,23 +83,23 @@ def shares(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def fit(measure: LengthMeasure, ask: Ask, first: str, second: str, limit: int) -> tuple[Any, int]:
-    """What a judge is asked, as it is handed to it, in at most `limit`, and how much of both
-    answers was left out for it. None where the request alone is too long."""
-    asked, length = measure.asked(ask(first, second))
+    """Return the request to the judge, at most `limit` long, and how much of both answers was left
+    out for it. None where the request alone is too long."""
+    request, length = measure.as_request(ask(first, second))
     if length <= limit:
-        return asked, 0
+        return request, 0
     sides = [measure.parts(text) for text in (first, second)]
-    whole = len(sides[0]) + len(sides[1])
-    room = limit - measure.asked(ask(MARK, MARK))[1]
+    total = len(sides[0]) + len(sides[1])
+    room = limit - measure.as_request(ask(MARK, MARK))[1]
     while room > 0:
-        kept = shares(len(sides[0]), len(sides[1]), room)
+        sizes = shares(len(sides[0]), len(sides[1]), room)
         texts = [
             text if size == len(side) else measure.text(side[:size]) + MARK
-            for text, side, size in zip((first, second), sides, kept, strict=True)
+            for text, side, size in zip((first, second), sides, sizes, strict=True)
         ]
-        asked, length = measure.asked(ask(*texts))
+        request, length = measure.as_request(ask(*texts))
         if length <= limit:
-            return asked, whole - sum(kept)
+            return request, total - sum(sizes)
         # cut text may come back as more tokens than were kept of it
-        room = min(room, sum(kept)) - (length - limit)
-    return None, whole
+        room = min(room, sum(sizes)) - (length - limit)
+    return None, total

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from factory.engines import Sampling, Scorer
+from factory.engines import Sampling
 from factory.evaluation.judging import llm_judge
 from factory.evaluation.judging.backends import JudgeBackend
 from factory.evaluation.judging.llm_judge import AnswerPair
@@ -16,31 +16,31 @@ from factory.evaluation.statistics.table import JudgedAnswer, JudgedQuestion
 from factory.language.confusion import count_english
 from factory.language.detect import differs
 from factory.language.english import english
-from factory.rewards.backends import Classifier
+from factory.rewards.backends.backend import OpenReward
 
 APART, MODEL_FIRST, REFERENCE_FIRST = "apart", "model_first", "reference_first"
-Wanted = tuple[Match, str]  # two answers, and in which order they are to be read
+Comparison = tuple[Match, str]  # two answers, and in which order they are to be read
 Rows = list[dict[str, object]]
 
 
 def by_reward(
-    scorer: Scorer, max_tokens: int, judge: str, wanted: Sequence[Wanted]
+    opened: OpenReward, judge: str, comparisons: Sequence[Comparison]
 ) -> tuple[Rows, int]:
-    """Verdicts of a reward model, and the tokens it read. Identical answers tie, whatever the last
-    digits of their rewards."""
-    sides = [side for one, _ in wanted for side in (one.model, one.reference)]
-    values = Classifier(scorer, max_tokens)([(side["prompt"], side["answer"]) for side in sides])
+    """Return the verdicts of a reward, and the tokens it read. Identical answers tie, whatever the
+    last digits of their rewards."""
+    sides = [side for pair, _ in comparisons for side in (pair.model, pair.reference)]
+    values = opened.reward([(side["prompt"], side["answer"]) for side in sides])
     rows = []
-    for number, (one, order) in enumerate(wanted):
+    for number, (pair, order) in enumerate(comparisons):
         ours, theirs = values[2 * number].value, values[2 * number + 1].value
         if ours is None or theirs is None:
             verdict, reason = "unparseable", "no_reward"
-        elif one.identical:
+        elif pair.identical:
             verdict, reason = "tie", "identical"
         else:
             verdict = "tie" if ours == theirs else "model" if ours > theirs else "reference"
             reason = None
-        row = _row(one, judge, order, verdict, reason)
+        row = _row(pair, judge, order, verdict, reason)
         rows.append(row | {"score_model": ours, "score_reference": theirs})
     return rows, sum(value.n_tokens for value in values)
 
@@ -51,21 +51,21 @@ def by_asking(
     sampling: Sampling,
     context: int,
     judge: str,
-    wanted: Sequence[Wanted],
+    comparisons: Sequence[Comparison],
     seed: int,
 ) -> tuple[Rows, int]:
-    """Verdicts of a model that is asked, and the tokens it read and wrote. Identical answers tie,
-    and it is not asked about them."""
-    pairs = [_pair(one, order) for one, order in wanted if not one.identical]
-    said = iter(llm_judge.ask(speaker, words, pairs, sampling, context, seed))
+    """Return the verdicts of a model that is asked, and the tokens it read and wrote. Identical
+    answers tie, and it is not asked about them."""
+    pairs = [_pair(pair, order) for pair, order in comparisons if not pair.identical]
+    answers = iter(llm_judge.ask(speaker, words, pairs, sampling, context, seed))
     rows, tokens = [], 0
-    for one, order in wanted:
-        if one.identical:
-            rows.append(_row(one, judge, order, "tie", "identical"))
+    for pair, order in comparisons:
+        if pair.identical:
+            rows.append(_row(pair, judge, order, "tie", "identical"))
             continue
-        answer = next(said)
+        answer = next(answers)
         tokens += answer.n_tokens
-        row = _row(one, judge, order, _meant(answer.verdict, order), answer.reason)
+        row = _row(pair, judge, order, _meant(answer.verdict, order), answer.reason)
         rows.append(row | {"judge_output": answer.output, "cut_tokens": answer.cut})
     return rows, tokens
 
@@ -73,41 +73,41 @@ def by_asking(
 def items(
     pairs: Sequence[Match], rows: Sequence[Mapping[str, Any]], learned: Collection[str]
 ) -> list[JudgedQuestion]:
-    """What was said of each question, for the statistics. `learned`: the questions that are among
-    the prompts of training."""
+    """Return the verdicts on each question, for the statistics. `learned`: the questions that are
+    among the prompts of training."""
     by_question: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_question.setdefault(row["question_id"], []).append(row)
-    found = []
-    for one in pairs:
-        name = one.model["question_id"]
-        said = by_question[name]
-        found.append(
+    judged = []
+    for pair in pairs:
+        name = pair.model["question_id"]
+        verdicts = by_question[name]
+        judged.append(
             JudgedQuestion(
                 question=name,
-                language=one.model["language"],
-                category=one.model["category"],
-                subcategory=one.model["subcategory"],
-                orders=tuple(row["order"] for row in said),
-                verdicts=tuple(row["verdict"] for row in said),
-                model=_side(one.model, said[0]["score_model"]),
-                reference=_side(one.reference, said[0]["score_reference"]),
-                identical=one.identical,
-                cut=any(row["cut_tokens"] for row in said),
-                seen=name in learned,
+                language=pair.model["language"],
+                category=pair.model["category"],
+                subcategory=pair.model["subcategory"],
+                orders=tuple(row["order"] for row in verdicts),
+                verdicts=tuple(row["verdict"] for row in verdicts),
+                model=_side(pair.model, verdicts[0]["score_model"]),
+                reference=_side(pair.reference, verdicts[0]["score_reference"]),
+                identical=pair.identical,
+                cut=any(row["cut_tokens"] for row in verdicts),
+                in_training=name in learned,
             )
         )
-    return found
+    return judged
 
 
-def _pair(one: Match, order: str) -> AnswerPair:
-    sides = one.model["answer"], one.reference["answer"]
+def _pair(pair: Match, order: str) -> AnswerPair:
+    sides = pair.model["answer"], pair.reference["answer"]
     first, second = sides if order == MODEL_FIRST else sides[::-1]
-    return AnswerPair(one.model["prompt"], first, second, one.model["language"])
+    return AnswerPair(pair.model["prompt"], first, second, pair.model["language"])
 
 
 def _meant(verdict: str | None, order: str) -> str:
-    """Whose answer a judge's letter stands for."""
+    """Return whose answer a judge's letter stands for."""
     if verdict is None:
         return "unparseable"
     if verdict == "TIE":
@@ -115,16 +115,18 @@ def _meant(verdict: str | None, order: str) -> str:
     return "model" if (verdict == "A") == (order == MODEL_FIRST) else "reference"
 
 
-def _row(one: Match, judge: str, order: str, verdict: str, reason: str | None) -> dict[str, object]:
+def _row(
+    pair: Match, judge: str, order: str, verdict: str, reason: str | None
+) -> dict[str, object]:
     return {
-        "model": one.model["model"],
-        "reference": one.reference["model"],
+        "model": pair.model["model"],
+        "reference": pair.reference["model"],
         "judge": judge,
-        "language": one.model["language"],
+        "language": pair.model["language"],
         "order": order,
         "verdict": verdict,
         "reason": reason,
-        **one.address(),
+        **pair.address(),
     }
 
 

@@ -57,14 +57,14 @@ def lc_minimal(points: Floats, differences: Floats, questions: Ints) -> LengthCo
     if not np.any(differences):
         low, high = score(raw, residuals(points, questions))
         return LengthControlled(100 * raw, 100 * low, 100 * high, 0.0, 0.0, None)
-    found = fit(points, differences)
-    if found is None:
+    fitted = fit(points, differences)
+    if fitted is None:
         return LengthControlled(None, None, None, None, apart, "the fit did not converge")
-    rate = float(_sigmoid(found.theta))
-    low, high = score(rate, influence(found, points, questions))
+    rate = float(_sigmoid(fitted.theta))
+    low, high = score(rate, influence(fitted, points, questions))
     moved = 100 * abs(rate - raw)
     flag = f"{moved:.0f} points from the raw win rate" if moved > FAR else None
-    return LengthControlled(100 * rate, 100 * low, 100 * high, found.phi, apart, flag)
+    return LengthControlled(100 * rate, 100 * low, 100 * high, fitted.phi, apart, flag)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Fit:
 
 
 def fit(points: Floats, differences: Floats) -> Fit | None:
-    """The published fit, by Newton's method; None where it does not come to an end."""
+    """Fit by Newton's method; None where it does not converge."""
     x = np.tanh(differences / np.std(differences))
     theta = phi = 0.0
     for _ in range(_STEPS):
@@ -95,29 +95,29 @@ def fit(points: Floats, differences: Floats) -> Fit | None:
     return None
 
 
-def influence(found: Fit, points: Floats, questions: Ints) -> Floats:
-    """For each question its part in the controlled rate, to first order: how far the rate moves
-    when the question with all its comparisons is left out, in one step of Newton's (the linearized
-    cluster jackknife of MacKinnon, Nielsen and Webb, arXiv 2406.00650, section 3), times
-    (G - 1) / G for G questions and by the slope of sigmoid. With phi 0 and no penalty these are
-    the residuals of a win rate. Leaving one out counts in what the fit owes to each question:
-    without that, intervals are too narrow where questions are few and a length is far out."""
+def influence(fitted: Fit, points: Floats, questions: Ints) -> Floats:
+    """Return for each question its part in the controlled rate, to first order: how far the rate
+    moves when the question with all its comparisons is left out, in one step of Newton's (the
+    linearized cluster jackknife of MacKinnon, Nielsen and Webb, arXiv 2406.00650, section 3), times
+    (G - 1) / G for G questions and by the slope of sigmoid. With phi 0 and no penalty these are the
+    residuals of a win rate. Leaving one out counts in what the fit owes to each question: without
+    that, intervals are too narrow where questions are few and a length is far out."""
     _, cluster = np.unique(questions, return_inverse=True)
-    chance = _sigmoid(found.theta + found.phi * found.x)
+    chance = _sigmoid(fitted.theta + fitted.phi * fitted.x)
     wrong, sure = points - chance, chance * (1 - chance)
-    whole = _curvature(sure, found.x)
+    curvature = _curvature(sure, fitted.x)
 
     def by_question(values: Floats) -> Floats:
         return np.bincount(cluster, weights=values).astype(float)
 
     count = cluster.max() + 1
     # the penalty is everybody's alike, so that the slopes sum to 0
-    slopes = by_question(wrong), by_question(wrong * found.x) - 2 * PENALTY * found.phi / count
-    a = whole[0, 0] - by_question(sure)
-    b = whole[0, 1] - by_question(sure * found.x)
-    c = whole[1, 1] - by_question(sure * found.x**2)
+    slopes = by_question(wrong), by_question(wrong * fitted.x) - 2 * PENALTY * fitted.phi / count
+    a = curvature[0, 0] - by_question(sure)
+    b = curvature[0, 1] - by_question(sure * fitted.x)
+    c = curvature[1, 1] - by_question(sure * fitted.x**2)
     moved = (c * slopes[0] - b * slopes[1]) / np.maximum(a * c - b * b, 1e-12)
-    rate = float(_sigmoid(found.theta))
+    rate = float(_sigmoid(fitted.theta))
     return np.asarray(moved * rate * (1 - rate) * (count - 1) / count)
 
 

@@ -40,7 +40,8 @@ def win_rate(
     questions: Sequence[str] | Ints,
     groups: Sequence[str] | Ints | None = None,
 ) -> WinRate:
-    """Win rate over comparisons worth 1 (won), 0.5 (tie) or 0 (lost), or anything between.
+    """Return the win rate over comparisons worth 1 (won), 0.5 (tie) or 0 (lost), or anything
+    between.
 
     The same question asked in several languages is one cluster. With `groups` (languages) it is
     the mean of the groups' win rates, whatever their sizes. Raises ValueError for no comparisons.
@@ -65,17 +66,18 @@ def win_rate(
 
 
 def merged(points: Floats) -> Floats:
-    """One value a comparison from `points`, comparison by order of presentation: the mean of the
-    orders whose verdict could be read; NaN where none could."""
-    known = np.isfinite(points)
-    count = known.sum(axis=1)
-    total = np.where(known, points, 0.0).sum(axis=1)
+    """Return one value a comparison from `points`, comparison by order of presentation: the mean of
+    the orders whose verdict could be read; NaN where none could."""
+    readable = np.isfinite(points)
+    count = readable.sum(axis=1)
+    total = np.where(readable, points, 0.0).sum(axis=1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def bounds(points: Floats) -> tuple[float, float]:
-    """The win rate in percent if every verdict that could not be read had gone against the model,
-    and if every one had gone for it; `points` as for `merged`. Every comparison counts alike."""
+    """Return the win rate in percent if every verdict that could not be read had gone against the
+    model, and if every one had gone for it; `points` as for `merged`. Every comparison counts
+    alike."""
     worst = np.where(np.isfinite(points), points, 0.0).mean()
     best = np.where(np.isfinite(points), points, 1.0).mean()
     return 100 * float(worst), 100 * float(best)
@@ -83,7 +85,8 @@ def bounds(points: Floats) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Consistency:
-    """Of `both` comparisons read in both orders, how many ended alike (`same`); of `decided`
+    """Consistency of `both` comparisons read in both orders: how many ended alike (`same`); of
+    `decided`
     verdicts that were no tie, how many went to the answer that stood first (`first`)."""
 
     both: int
@@ -100,7 +103,7 @@ class Consistency:
 
 
 def consistency(points: Floats) -> Consistency:
-    """Of verdicts in two columns: with the model's answer first, and with it second."""
+    """Count verdicts in two columns: with the model's answer first, and with it second."""
     read = np.isfinite(points).all(axis=1)
     decided = np.isfinite(points) & (points != 0.5)
     first = (decided[:, 0] & (points[:, 0] == 1)).sum() + (

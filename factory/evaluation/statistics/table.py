@@ -36,10 +36,10 @@ class JudgedAnswer:
 
 @dataclass(frozen=True)
 class JudgedQuestion:
-    """What a judge said of one question in one language: verdicts (`model`, `reference`, `tie`,
+    """A judge's verdicts on one question in one language: verdicts (`model`, `reference`, `tie`,
     `unparseable`) by order; `orders` names them (`model_first`, `reference_first`, `apart`).
     `identical`: both answers are the same text; `cut`: one was shortened for the judge;
-    `seen`: the question is among the prompts that the model was trained on."""
+    `in_training`: the question is among the prompts that the model was trained on."""
 
     question: str
     language: str
@@ -51,24 +51,24 @@ class JudgedQuestion:
     reference: JudgedAnswer
     identical: bool = False
     cut: bool = False
-    seen: bool = False
+    in_training: bool = False
 
 
 def by_language(name: str, reference: str, items: Sequence[JudgedQuestion]) -> list[dict[str, Any]]:
-    """A row over all languages, where there are several, and one for each of them."""
+    """Return a row over all languages, where there are several, and one for each of them."""
     languages = list(dict.fromkeys(item.language for item in items))
     groups = {code: [item for item in items if item.language == code] for code in languages}
     every = {ALL: list(items), **groups} if len(groups) > 1 else groups
     return [
-        {"model": name, "reference": reference, "language": code, "category": ALL} | figures(found)
-        for code, found in every.items()
+        {"model": name, "reference": reference, "language": code, "category": ALL} | figures(rows)
+        for code, rows in every.items()
     ]
 
 
 def by_category(name: str, reference: str, items: Sequence[JudgedQuestion]) -> list[dict[str, Any]]:
-    """A row over all languages for each category, and for each subcategory (`category/sub`), where
-    the questions have them."""
-    found = []
+    """Return a row over all languages for each category, and for each subcategory (`category/sub`),
+    where the questions have them."""
+    table = []
     for label in _labels(items, lambda item: item.category):
         inside = [item for item in items if item.category == label]
         subs = _labels(inside, lambda item: item.subcategory)
@@ -76,78 +76,80 @@ def by_category(name: str, reference: str, items: Sequence[JudgedQuestion]) -> l
             f"{label}/{sub}": [item for item in inside if item.subcategory == sub]
             for sub in (subs if len(subs) > 1 else ())
         }
-        found += [
+        table += [
             {"model": name, "reference": reference, "language": ALL, "category": part}
             | figures(rows)
             for part, rows in parts.items()
         ]
-    return found
+    return table
 
 
 def figures(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
-    """Everything about these comparisons, as plain values in percent and counts. docs/evaluation.md
-    says what each means; a figure that there is none of is None or left out."""
+    """Return all figures of these comparisons, as plain values in percent and counts.
+    docs/evaluation.md says what each means; a figure that there is none of is None or left out."""
     points = _points(items)
     value = merged(points)
-    known = np.isfinite(value)
+    readable = np.isfinite(value)
     questions = np.unique([item.question for item in items], return_inverse=True)[1]
     languages = np.unique([item.language for item in items], return_inverse=True)[1]
-    asked = [verdict for item in items for verdict in item.verdicts]
+    verdicts = [verdict for item in items for verdict in item.verdicts]
     worst, best = bounds(points)
-    found: dict[str, Any] = {
-        "won": int((value[known] > 0.5).sum()),
-        "tied": int((value[known] == 0.5).sum()),
-        "lost": int((value[known] < 0.5).sum()),
-        "unparseable": int((~known).sum()),
+    row: dict[str, Any] = {
+        "won": int((value[readable] > 0.5).sum()),
+        "tied": int((value[readable] == 0.5).sum()),
+        "lost": int((value[readable] < 0.5).sum()),
+        "unparseable": int((~readable).sum()),
         "verdicts": {
-            "asked": len(asked),
-            "unparseable": asked.count("unparseable"),
+            "asked": len(verdicts),
+            "unparseable": verdicts.count("unparseable"),
             "identical": sum(item.identical for item in items),
             "cut": sum(item.cut for item in items),
         },
         "bounds": {"worst": worst, "best": best},
-        "seen_in_training": sum(item.seen for item in items),
+        "seen_in_training": sum(item.in_training for item in items),
         **_rewards(items),
         **_kept_to_language(items),
     }
-    if known.any():
-        rate = win_rate(value[known], questions[known])
-        found |= {"win_rate": rate.dump(), "shown": rate.shown()}
-        if len(np.unique(languages[known])) > 1:
-            found["macro"] = win_rate(value[known], questions[known], languages[known]).dump()
+    if readable.any():
+        rate = win_rate(value[readable], questions[readable])
+        row |= {"win_rate": rate.dump(), "shown": rate.shown()}
+        if len(np.unique(languages[readable])) > 1:
+            row["macro"] = win_rate(
+                value[readable], questions[readable], languages[readable]
+            ).dump()
         for unit in ("chars", "tokens"):
             apart = [getattr(i.model, unit) - getattr(i.reference, unit) for i in items]
             controlled = lc_minimal(
-                value[known],
-                np.asarray(apart, float)[known],
-                questions[known],
+                value[readable],
+                np.asarray(apart, float)[readable],
+                questions[readable],
             )
-            found[f"lc_minimal_{unit}"] = controlled.dump()
+            row[f"lc_minimal_{unit}"] = controlled.dump()
     strict = _in_language(items, value)
-    if (told := np.isfinite(strict)).any():
-        found["in_language"] = win_rate(strict[told], questions[told]).dump()
+    if (readable_strict := np.isfinite(strict)).any():
+        row["in_language"] = win_rate(strict[readable_strict], questions[readable_strict]).dump()
     if points.shape[1] > 1:
         # what was never shown to a judge says nothing about it
         shown = np.array([not item.identical for item in items], bool)
-        found["consistency"] = consistency(points[shown]).dump()
-    return found
+        row["consistency"] = consistency(points[shown]).dump()
+    return row
 
 
 def _points(items: Sequence[JudgedQuestion]) -> Floats:
     """Item by order; in two orders the model stands first in the first column."""
     width = max(len(item.verdicts) for item in items)
-    found = np.full((len(items), width), np.nan)
+    points = np.full((len(items), width), np.nan)
     for row, item in enumerate(items):
         # of one order at random: where it stands in does not matter
         ranked = sorted(zip(item.orders, item.verdicts, strict=True))
         for column, (_, verdict) in enumerate(ranked):
-            found[row, column] = POINTS.get(verdict, np.nan)
-    return found
+            points[row, column] = POINTS.get(verdict, np.nan)
+    return points
 
 
 def _in_language(items: Sequence[JudgedQuestion], value: Floats) -> Floats:
-    """The same with an answer in another language than its question counted as lost, whatever the
-    judge said; where both are, as a tie."""
+    """Return the values with an answer in another language than its question counted as lost,
+    whatever the judge said; where both are, as a tie."""
     ours = np.array([item.model.wrong_language for item in items], bool)
     theirs = np.array([item.reference.wrong_language for item in items], bool)
     return np.select([ours & theirs, ours, theirs], [0.5, 0.0, 1.0], value)
@@ -165,19 +167,20 @@ def _rewards(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
 
 
 def _kept_to_language(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
-    """Answers in another language than asked for, line and word pass rates, of both sides."""
-    found: dict[str, Any] = {}
+    """Count answers in another language than their question, line and word pass rates, of both
+    sides."""
+    figures: dict[str, Any] = {}
     sides: Mapping[str, list[JudgedAnswer]] = {
         "model": [item.model for item in items],
         "reference": [item.reference for item in items],
     }
     for name, answers in sides.items():
         lines, words = pass_rates((s.lines, s.wrong_lines, s.english_words) for s in answers)
-        found[f"wrong_language_{name}"] = sum(side.wrong_language for side in answers)
-        found[f"line_pass_rate_{name}"] = percent(lines)
-        found[f"word_pass_rate_{name}"] = percent(words)
-        found[f"mean_tokens_{name}"] = sum(side.tokens for side in answers) / len(answers)
-    return found
+        figures[f"wrong_language_{name}"] = sum(side.wrong_language for side in answers)
+        figures[f"line_pass_rate_{name}"] = percent(lines)
+        figures[f"word_pass_rate_{name}"] = percent(words)
+        figures[f"mean_tokens_{name}"] = sum(side.tokens for side in answers) / len(answers)
+    return figures
 
 
 def _labels(

@@ -14,7 +14,7 @@ from factory.engines import chat_template
 from factory.errors import InputError
 from factory.evaluation.judging import prompts
 from factory.evaluation.judging.config import Ask
-from factory.evaluation.judging.match import match, normal, seen
+from factory.evaluation.judging.match import match, normal, trained_on
 from factory.evaluation.judging.truncate import MARK, Tokens, fit, shares
 from factory.evaluation.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
 from factory.execution.builtin_models import POCKET
@@ -204,8 +204,8 @@ def test_answers_that_do_not_belong_together_are_an_error(ours, theirs, what):
 def test_a_question_seen_in_training_is_found_whatever_its_case_spacing_and_way_to_write_it():
     training = [{"messages": [{"role": "user", "content": " WHAT  is\nthe café? "}]}]
     questions = [answer("a", "", "What is the cafe\u0301?"), answer("b", "", "What is a café?")]
-    assert seen(questions, training) == {"a"}
-    assert seen(questions, []) == set()
+    assert trained_on(questions, training) == {"a"}
+    assert trained_on(questions, []) == set()
     assert normal([{"role": "system", "content": "x"}, {"role": "user", "content": "Y"}]) == "y"
 
 

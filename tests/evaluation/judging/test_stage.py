@@ -19,14 +19,16 @@ from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.engines import Completion, Sampling, chat_template, choose
 from factory.engines.choose import EngineCache
+from factory.engines.transformers import TransformersLikelihood
 from factory.errors import RecipeError
 from factory.evaluation.arena import Arena, _describe
 from factory.evaluation.judging.stage import NOT_INDEPENDENT, OWN_MODEL, Judge
 from factory.execution.builtin_models import POCKET
 from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
+from factory.rewards.backends.generative import Generative, GenerativeBackend
 from factory.sampling.sources import Questions
-from factory.stage.inputs import ExternalInput
+from factory.stage.inputs import ExternalInput, RewardInput
 from factory.stage.job import Place
 from tests.engines.test_openai import serving
 from tests.support.builders import by_name, lock_of
@@ -258,6 +260,28 @@ def test_answers_that_are_too_long_are_cut_and_counted_by_language(
     stage = judge(ask={"context": 300, "max_tokens": 64})
     outcome = stage.run(job(tmp_path / "short", ["en"], reads, {LLM: model}))
     assert {row["reason"] for row in made(tmp_path / "short", "en", "verdicts")} == {"too_long"}
+
+
+def test_a_generative_reward_judges_each_answer_apart(
+    reads: dict[str, Path], model: Path, tmp_path: Path
+) -> None:
+    need = ExternalInput("generative", "local/judge@main", "model")
+    reward = RewardInput(
+        GenerativeBackend(kind="generative", name="local/judge"), (("generative", need),)
+    )
+    plain = job(tmp_path / "job", ["en"], reads, {need: model})
+    slices = tuple(replace(spec, reward=reward) for spec in plain.slices)
+    outcome = Judge(dtype="float32").run(replace(plain, slices=slices))
+    by_hand = Generative(TransformersLikelihood(model, "float32"), 16384)
+    rows = {row["question_id"]: row for row in made(tmp_path / "job", "en", "verdicts")}
+    asked = read_slice(reads["answers"], "en", "answers").to_pylist()
+    for answer in asked:
+        [value] = by_hand([(answer["prompt"], answer["answer"])])
+        row = rows[answer["question_id"]]
+        assert row["score_model"] == pytest.approx(value.value, abs=1e-5)
+        assert (row["order"], row["verdict"] == "tie") == ("apart", answer["answer"] == "same")
+    assert outcome.stats["judge_kind"] == "generative"
+    assert outcome.stats["judge"] == "local/model"
 
 
 def test_what_one_model_did_not_answer_is_dropped_with_a_reason(

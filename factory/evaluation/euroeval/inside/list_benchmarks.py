@@ -12,13 +12,13 @@ from euroeval.data_models import DatasetConfig
 
 
 def listed() -> dict:
-    """Every benchmark by name: task, languages, where its data comes from, metrics with the
+    """Return every benchmark by name: task, languages, where its data comes from, metrics with the
     script each needs (null for one that is built in), whether it is in the official suites and
     whether its rows are drawn anew for each iteration."""
-    found = {}
+    benchmarks = {}
     for config in vars(dataset_configs).values():
         if isinstance(config, DatasetConfig):
-            found[config.name] = {
+            benchmarks[config.name] = {
                 "task": config.task.name,
                 "languages": sorted({language.code for language in config.languages}),
                 "source": config.source if isinstance(config.source, str) else None,
@@ -29,9 +29,9 @@ def listed() -> dict:
                 "official": not config.unofficial,
                 "drawn_anew": bool(config.bootstrap_samples),
             }
-    return dict(sorted(found.items()))
+    return dict(sorted(benchmarks.items()))
 
 
 if __name__ == "__main__":
-    said = {"version": importlib.metadata.version("EuroEval"), "benchmarks": listed()}
-    sys.stdout.write(json.dumps(said) + "\n")
+    listing = {"version": importlib.metadata.version("EuroEval"), "benchmarks": listed()}
+    sys.stdout.write(json.dumps(listing) + "\n")

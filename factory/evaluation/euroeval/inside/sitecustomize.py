@@ -37,10 +37,10 @@ def _getaddrinfo(host, *args, **kwargs):
     name = host.decode() if isinstance(host, bytes) else host
     if name not in _ALLOWED and not _is_address(name):
         raise socket.gaierror(socket.EAI_NONAME, _REFUSED)
-    found = _ASK(host, *args, **kwargs)
+    results = _ASK(host, *args, **kwargs)
     if name in _ALLOWED:
-        _FOUND.update(one[4][0] for one in found)
-    return found
+        _FOUND.update(result[4][0] for result in results)
+    return results
 
 
 def _connect(sock, address):

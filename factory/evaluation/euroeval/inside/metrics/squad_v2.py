@@ -16,16 +16,16 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def plain(text):
-    """What counts of an answer, in words."""
+    """Return the words of an answer that count."""
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
-def overlap(said, right):
-    """F1 of the words of an answer."""
-    if not said or not right:
-        return float(said == right)
-    shared = sum((collections.Counter(said) & collections.Counter(right)).values())
-    return 2 * shared / (len(said) + len(right))
+def overlap(words, right):
+    """Return the F1 of the words of an answer."""
+    if not words or not right:
+        return float(words == right)
+    shared = sum((collections.Counter(words) & collections.Counter(right)).values())
+    return 2 * shared / (len(words) + len(right))
 
 
 class SquadV2(evaluate.Metric):
@@ -51,8 +51,8 @@ class SquadV2(evaluate.Metric):
     def _compute(self, predictions, references):
         exact, f1 = [], []
         for prediction, reference in zip(predictions, references, strict=True):
-            said = plain(prediction["prediction_text"])
+            answer = plain(prediction["prediction_text"])
             rights = [words for text in reference["answers"]["text"] if (words := plain(text))]
-            exact.append(max(float(said == right) for right in rights or [[]]))
-            f1.append(max(overlap(said, right) for right in rights or [[]]))
+            exact.append(max(float(answer == right) for right in rights or [[]]))
+            f1.append(max(overlap(answer, right) for right in rights or [[]]))
         return {"exact": 100 * sum(exact) / len(exact), "f1": 100 * sum(f1) / len(f1)}

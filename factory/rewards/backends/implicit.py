@@ -1,0 +1,102 @@
+"""Implicit reward of ICR: a tuned model compared with the model it was tuned from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from factory.config import REFERENCE
+from factory.engines import Likelihood, chat_template, choose
+from factory.engines.chat_template import Message
+from factory.errors import InputError, RecipeError
+from factory.language.languages import language
+from factory.rewards.backends.backend import (
+    Backend,
+    Item,
+    OpenReward,
+    RewardSettings,
+    RewardValue,
+)
+from factory.stage.inputs import Need
+from factory.stage.stage import Scope
+
+# ICR (arXiv 2503.04647) puts this before the English instruction for every other language.
+_ONLY_IN = (
+    "Please answer the following instruction using only {name}, unless explicitly instructed to "
+    "respond in a different language.\n\n"
+)
+
+
+class ImplicitBackend(Backend):
+    """By how much a tuned model finds an answer likelier than `reference`, the model under models:
+    that it was tuned from: the sum of log-ratios over the answer's tokens, in nats (ICR)."""
+
+    identified_by_roles: ClassVar[bool] = True
+    score_knobs: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    kind: Literal["implicit"]
+    reference: Annotated[str, REFERENCE]  # the model, under models:, that it was tuned from
+
+    def needs(self, scope: Scope, name: str, asked_by: str) -> tuple[Need, ...]:
+        """Return the tuned model as `policy`, with the adapter on it, and its reference."""
+        policy = self.causal_needs(scope, name, "policy", asked_by)
+        reference = scope.model(self.reference, "reference", asked_by)
+        if scope.models[self.reference].kind != "causal":
+            raise RecipeError(
+                f"models.{name}: its reference {self.reference!r} is not a causal model",
+                f"name the model that {name} was tuned from",
+            )
+        return (*policy, reference)
+
+    def open(self, paths: Mapping[str, Path], settings: RewardSettings) -> OpenReward:
+        """Open both models on one device, each with half of the memory that one might take."""
+        half = settings.how.gpu_memory_utilization / 2
+        how = settings.how.model_copy(update={"gpu_memory_utilization": half})
+        policy, reference = (
+            choose.likelihood(how, paths[role], settings.dtype, adapter)
+            for role, adapter in (("policy", paths.get("adapter")), ("reference", None))
+        )
+        return OpenReward(Implicit(policy, reference, settings.max_tokens), policy, reference)
+
+
+class Implicit:
+    """ICR's reward: by how much a tuned model finds an answer likelier than the model it was tuned
+    from: the sum over the answer's tokens and its stop token of log policy - log reference, in
+    nats. No beta, no division by length. Both models read the very same tokens."""
+
+    def __init__(self, policy: Likelihood, reference: Likelihood, max_tokens: int) -> None:
+        if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+            raise InputError(
+                "the two models of an implicit reward have different vocabularies",
+                "the reference is the model that the policy was tuned from",
+            )
+        self._policy, self._reference = policy, reference
+        self._limit = min(max_tokens, policy.max_context, reference.max_context)
+
+    def __call__(self, items: Sequence[Item]) -> list[RewardValue]:
+        """Return the rewards of (prompt messages, answer) pairs, in order."""
+        read = chat_template.answered_ids(self._policy.tokenizer, items)
+        fits = [i for i, (ids, _) in enumerate(read) if len(ids) <= self._limit]
+        sequences, starts = [read[i][0] for i in fits], [read[i][1] for i in fits]
+        log_ratios = [
+            math.fsum(policy) - math.fsum(reference)
+            for policy, reference in zip(
+                self._policy.log_probs(sequences, starts),
+                self._reference.log_probs(sequences, starts),
+                strict=True,
+            )
+        ]
+        scores = dict(zip(fits, log_ratios, strict=True))
+        return [RewardValue.from_score(scores.get(i), len(ids)) for i, (ids, _) in enumerate(read)]
+
+
+def crosslingual(english: Sequence[Message], code: str) -> list[Message]:
+    """Return the English prompt under which ICR reads an answer in language `code`: with an
+    instruction to answer in that language before the last user turn, unless it is English."""
+    if code == "en":
+        return list(english)
+    last = english[-1]
+    content = _ONLY_IN.format(name=language(code).name) + last["content"]
+    return [*english[:-1], {**last, "content": content}]
