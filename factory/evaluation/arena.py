@@ -22,7 +22,7 @@ from factory.language.english import english
 from factory.stage.inputs import SliceSpec, StepInput, model_of
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, counted, engines, greedy, spent
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 from factory.training import probe
 
 
@@ -48,10 +48,10 @@ class Arena(Stage):
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: ArenaHow = ArenaHow()
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        questions = {spec.name: spec for spec in scope.slices("questions", self.name)}
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        questions = {spec.name: spec for spec in context.slices("questions", self.name)}
         found = []
-        for one in contestants(scope, self.of, self.name):
+        for one in contestants(context, self.of, self.name):
             found += [
                 SliceSpec(
                     self.name,
@@ -64,7 +64,7 @@ class Arena(Stage):
         self._served(dict.fromkeys(model_of(spec.name) for spec in found))
         return found
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def _served(self, labels: Collection[str]) -> None:

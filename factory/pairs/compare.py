@@ -15,7 +15,7 @@ from factory.pairs.pair import Pair
 from factory.pairs.selection import SelectedPairs
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,9 +31,9 @@ class Strategy:
     name: str
     stage: Pair
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         """What it would make."""
-        return self.stage.slices(scope)
+        return self.stage.plan_slices(context)
 
 
 def strategies(recipe: Pair, asked: Sequence[str]) -> list[Strategy]:
@@ -51,12 +51,12 @@ def strategies(recipe: Pair, asked: Sequence[str]) -> list[Strategy]:
     return found
 
 
-def compare(found: Sequence[Strategy], scope: Scope, job: Job) -> list[dict[str, Any]]:
+def compare(found: Sequence[Strategy], context: StageContext, job: Job) -> list[dict[str, Any]]:
     """One row a strategy and slice; the job holds every slice that any strategy reads."""
     rows = []
     first: dict[str, pl.DataFrame] = {}
     for strategy in found:
-        for spec in strategy.slices(scope):
+        for spec in strategy.plan_slices(context):
             made = strategy.stage.find(Candidates(job, spec))
             reference = first.setdefault(spec.name, made.rows)
             rows.append(_row(strategy.name, spec.name, made, reference))

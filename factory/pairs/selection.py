@@ -23,7 +23,7 @@ from factory.pairs.config import Budget, ChosenPoint, DropRules, Keep
 from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
-from factory.stage.stage import Scope, Stage
+from factory.stage.stage import Stage, StageContext
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,12 +66,12 @@ class Selection(Stage):
                 raise ValueError(f"{name} is for pool: all_lang or both")
         return self
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         upstream = {
-            role: {spec.name: spec for spec in scope.slices(stage, self.name)}
+            role: {spec.name: spec for spec in context.slices(stage, self.name)}
             for role, stage in _UPSTREAM.items()
         }
-        upstream["prompts"] = {spec.name: spec for spec in scope.prompts(self.name)}
+        upstream["prompts"] = {spec.name: spec for spec in context.prompts(self.name)}
 
         def reads(name: str) -> tuple[StepInput, ...]:
             return tuple(
@@ -84,7 +84,7 @@ class Selection(Stage):
         cross = [SliceSpec(self.name, CROSS, None, every)]
         return {"in_lang": found, "all_lang": cross, "both": found + cross}[self.pool]
 
-    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"]
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:

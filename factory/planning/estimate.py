@@ -55,7 +55,7 @@ def _asked(
     step: Step, made: Slice, rows: dict[tuple[str, str], int | None], holdings: Inventory
 ) -> int | None:
     """Rows that a slice is asked for. What comes from outside is as long as it was last."""
-    if (said := step.stage.length(made.spec)) is not None:
+    if (said := step.stage.fixed_rows(made.spec)) is not None:
         return said
     reads = [need for need in made.spec.needs if isinstance(need, StepInput)]
     if not reads:
@@ -66,7 +66,7 @@ def _asked(
         if there is None:
             return None
         by_role[read.role] = by_role.get(read.role, 0) + there
-    return step.stage.asks(by_role, made.spec)
+    return step.stage.expected_rows(by_role, made.spec)
 
 
 def _from_outside(step: Step, made: Slice, holdings: Inventory) -> int | None:
@@ -96,7 +96,7 @@ def _left(step: Step, asked: dict[str, int | None], holdings: Inventory) -> Esti
         left[made.spec.name] = wanted - there
         stand += there
     rows = sum(left.values())
-    shards = sum(step.stage.shards(left[made.spec.name], made.spec) for made in step.slices)
+    shards = sum(step.stage.n_shards(left[made.spec.name], made.spec) for made in step.slices)
     last = paced(step, holdings)
     if last is None:
         return Estimate(rows, stand, shards)

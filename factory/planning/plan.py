@@ -186,7 +186,7 @@ class _Planner:
             if isinstance(need, StepInput) and (need.step, need.slice) in self._blocked:
                 why = self._blocked[need.step, need.slice]
                 return why if why.endswith(" is blocked") else f"{need.step} is blocked"
-        for role, least in stage.least().items():
+        for role, least in stage.min_rows().items():
             reads = [n for n in spec.needs if isinstance(n, StepInput) and n.role == role]
             if any(read.step not in self._done for read in reads):
                 continue  # not made yet: nobody can tell
@@ -204,7 +204,7 @@ class _Planner:
             "slice": spec.name if stage.kind in ("model", "adapter") else spec.language,
             "fields": stage.identity_fields(spec),
         }
-        if stage.draws(spec):
+        if stage.uses_seed(spec):
             identity["seed"] = self._recipe.seed
         reads = [need for need in spec.needs if isinstance(need, StepInput)]
         content = [

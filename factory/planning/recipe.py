@@ -18,7 +18,7 @@ from factory.language.languages import language
 from factory.planning.stages import STAGES
 from factory.stage.inputs import SliceSpec
 from factory.stage.models import ModelRef
-from factory.stage.stage import Scope, Stage
+from factory.stage.stage import Stage, StageContext
 
 if TYPE_CHECKING:
     Stages = Any
@@ -86,9 +86,9 @@ class Recipe(Knobs):
             for key, ref in value.items()
         }
 
-    def scope(self) -> Scope:
+    def context(self) -> StageContext:
         """What stages may know of this recipe."""
-        return Scope(self.languages, self.models, self.steps())
+        return StageContext(self.languages, self.models, self.steps())
 
     def steps(self) -> dict[str, Stage]:
         """The stages this recipe has, in the order of the line."""
@@ -97,9 +97,11 @@ class Recipe(Knobs):
 
     def slices(self) -> list[tuple[Stage, SliceSpec]]:
         """Every slice of every stage. Raises RecipeError for a reference to what is not there."""
-        scope = self.scope()
+        context = self.context()
         return [
-            (stage, spec) for stage in self.steps().values() for spec in stage.checked_slices(scope)
+            (stage, spec)
+            for stage in self.steps().values()
+            for spec in stage.checked_slices(context)
         ]
 
 
@@ -161,10 +163,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
         raise explain(error, document, Recipe, "the recipe") from None
-    scope = recipe.scope()
+    context = recipe.context()
     for stage in recipe.steps().values():
         try:
-            stage.checked_slices(scope)
+            stage.checked_slices(context)
         except RecipeError as error:
             place = document.place(("stages", stage.name))
             raise RecipeError(f"{place}: {error.what}", error.fix) from None

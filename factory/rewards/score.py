@@ -35,7 +35,7 @@ from factory.stage import shard_loop
 from factory.stage.inputs import Need, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
 _PAIRS = pa.schema([(side, pa.float64()) for side in SIDES])  # rewards of an audit's pairs
@@ -92,9 +92,9 @@ class Score(Stage):
                 raise ValueError(f"must hold {part} once")
         return value
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        reward = scope.reward(self.reward, self.name)
-        kind = scope.models[self.reward].kind
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        reward = context.reward(self.reward, self.name)
+        kind = context.models[self.reward].kind
         for field, of in (("prompt", "implicit"), ("question", "generative")):
             if getattr(self, field) != type(self).model_fields[field].default and kind != of:
                 raise RecipeError(
@@ -102,7 +102,7 @@ class Score(Stage):
                     f"take {field} out",
                 )
         # English may be there to be translated alone
-        given = (*scope.slices("prompts", self.name), *scope.prompts(self.name))
+        given = (*context.slices("prompts", self.name), *context.prompts(self.name))
         prompts = {spec.name: spec for spec in given}
         english = prompts.get("en")
         crosses = kind == "implicit" and self.prompt == "english"
@@ -113,7 +113,7 @@ class Score(Stage):
                 "add en to languages:, or set stages.score.prompt: own",
             )
         found = []
-        for spec in scope.slices("generate", self.name):
+        for spec in context.slices("generate", self.name):
             needs: list[Need] = [
                 StepInput("samples", spec.step, spec.name),
                 StepInput("prompts", prompts[spec.name].step, spec.name),
@@ -131,7 +131,7 @@ class Score(Stage):
         how_read = {code: read for code, read in pairs.items() if read}
         return super().extent() | ({"pairs": how_read} if how_read else {})
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:

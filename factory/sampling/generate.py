@@ -22,7 +22,7 @@ from factory.language.languages import language
 from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, counted, engines, spent
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 
 
 class GenerateHow(How, EngineKnobs):
@@ -52,8 +52,8 @@ class Generate(Stage):
     system: str | None = Field(None, min_length=1)
     how: GenerateHow = GenerateHow()
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        model = scope.policy(self.model, "model", self.name)
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        model = context.policy(self.model, "model", self.name)
         return [
             SliceSpec(
                 self.name,
@@ -61,13 +61,13 @@ class Generate(Stage):
                 spec.language,
                 (StepInput("prompts", spec.step, spec.name), *model),
             )
-            for spec in scope.prompts(self.name)
+            for spec in context.prompts(self.name)
         ]
 
-    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"] * self.n
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // (self.n * self.how.shard))
 
     def run(self, job: Job) -> Outcome:

@@ -23,7 +23,7 @@ from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.readers import View, address, answer, given_id, messages, unlike
-from factory.stage.stage import Scope, Stage, filled
+from factory.stage.stage import Stage, StageContext, filled
 
 
 class _Source(Stage, View):
@@ -65,11 +65,11 @@ class _Source(Stage, View):
         need = ExternalInput("source", source, "dataset", extent=True)
         return SliceSpec(self.name, language, language, (need,))
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        return [self._spec(language) for language in self._languages(scope)]
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        return [self._spec(language) for language in self._languages(context)]
 
-    def _languages(self, scope: Scope) -> tuple[str, ...]:
-        return scope.languages
+    def _languages(self, context: StageContext) -> tuple[str, ...]:
+        return context.languages
 
     def run(self, job: Job) -> Outcome:
         rows: dict[str, Rows] = {}
@@ -129,8 +129,8 @@ class Prompts(_Source):
     def repeated(self, made: Mapping[str, Any], seen: Mapping[str, str | None]) -> bool:
         return self.repeats == "drop" and seen.get(made["prompt_id"]) == made["prompt_hash"]
 
-    def _languages(self, scope: Scope) -> tuple[str, ...]:
-        return scope.native()
+    def _languages(self, context: StageContext) -> tuple[str, ...]:
+        return context.native()
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
@@ -159,8 +159,8 @@ class Questions(Prompts):
     name: ClassVar[str] = "questions"
     repo: ClassVar[str] = "questions"
 
-    def _languages(self, scope: Scope) -> tuple[str, ...]:
-        return scope.languages
+    def _languages(self, context: StageContext) -> tuple[str, ...]:
+        return context.languages
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
@@ -195,7 +195,7 @@ class Preferences(_Source):
                 raise ValueError(f"{error.what}; {error.fix}") from None
         return value
 
-    def _languages(self, scope: Scope) -> tuple[str, ...]:
+    def _languages(self, context: StageContext) -> tuple[str, ...]:
         return self.languages
 
     def row(

@@ -28,7 +28,7 @@ from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job, policy
 from factory.stage.outcome import AS_BEFORE, Outcome, engines, greedy, spent
 from factory.stage.readers import address
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
 
@@ -90,23 +90,23 @@ class Translate(Stage):
         more = [self.source_language, *(made if self.compare else ())]
         return tuple(dict.fromkeys([*kept, *more]))
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        prompts = scope.stage("prompts", self.name)
-        targets = self.targets(scope.languages)
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        prompts = context.stage("prompts", self.name)
+        targets = self.targets(context.languages)
         if self.source_language in targets or not targets:
             raise RecipeError(
                 f"stages.translate has nothing to translate from {self.source_language} into",
                 "give languages: at least one other than source_language",
             )
-        used = set(targets) & set(scope.languages)
+        used = set(targets) & set(context.languages)
         if used and self.turns == "first" and getattr(prompts, "turns", "first") == "all":
             raise RecipeError(
                 "stages.translate would leave all turns but the first out of the prompts",
                 "say turns: all there too, or turns: first under stages.prompts",
             )
-        given = {spec.name: spec for spec in prompts.slices(scope)}
+        given = {spec.name: spec for spec in prompts.plan_slices(context)}
         source = given[self.source_language]
-        model = scope.policy(self.model, "model", self.name)
+        model = context.policy(self.model, "model", self.name)
         return [
             SliceSpec(
                 self.name,
@@ -121,10 +121,10 @@ class Translate(Stage):
             for code in targets
         ]
 
-    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return min(rows["prompts"], self.first or rows["prompts"])
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """What a stage is: its knobs, the slices it lays out, what each of them reads, and what it may know
-of its recipe to lay them out (`Scope`).
+of its recipe to lay them out (`StageContext`).
 
 A stage is a pydantic model whose fields are its knobs (see factory/config.py); what lies under
 `how` says how it is run and is never hashed. Its work is a method that is handed a job.
@@ -92,16 +92,16 @@ class Stage(Knobs):
             )
         return self
 
-    def checked_slices(self, scope: Scope) -> list[SliceSpec]:
+    def checked_slices(self, context: StageContext) -> list[SliceSpec]:
         """Every slice of every step of this stage, in order: those it makes, or those it takes
         in. Raises RecipeError."""
         if self.from_ is None:
-            return self.slices(scope)
+            return self.plan_slices(context)
         if self.kind != "adapter":
-            return [self._taken_in(language, language, ()) for language in scope.languages]
-        base = scope.model(getattr(self, "base", "policy"), "base", self.name)
+            return [self._taken_in(language, language, ()) for language in context.languages]
+        base = context.model(getattr(self, "base", "policy"), "base", self.name)
         each = getattr(self, "each", "all")
-        groups = scope.languages if each == "language" else each
+        groups = context.languages if each == "language" else each
         groups = (groups,) if isinstance(groups, str) else groups
         return [
             self._taken_in(group, None if group == "all" else group, (base,)) for group in groups
@@ -115,7 +115,7 @@ class Stage(Knobs):
         outside = ExternalInput("source", source, "model" if adapter else "dataset")
         return SliceSpec(step, name, language, (*needs, outside))
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         """Every slice that this stage makes, in order. Raises RecipeError."""
         raise NotImplementedError
 
@@ -127,7 +127,7 @@ class Stage(Knobs):
         """Do the work of one step. Raises FactoryError."""
         raise NotImplementedError
 
-    def least(self) -> dict[str, int]:
+    def min_rows(self) -> dict[str, int]:
         """By role, the fewest rows this stage can do anything with."""
         return {}
 
@@ -136,16 +136,16 @@ class Stage(Knobs):
         at before a line begins, and told, not raised."""
         return []
 
-    def length(self, spec: SliceSpec) -> int | None:
+    def fixed_rows(self, spec: SliceSpec) -> int | None:
         """How many rows a slice is asked to make, where that hangs on nothing it reads."""
         return None
 
-    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         """How many rows a slice is asked to make, given how many it reads by role: as many as
         under the role it names first."""
         return next(iter(rows.values()), 0)
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         """How many shards that many rows of a slice are made in; 0 where there are none."""
         return 0
 
@@ -155,7 +155,7 @@ class Stage(Knobs):
             return {"from": self.from_.model_dump(exclude={"source"}, exclude_defaults=True)}
         return self._fields(lambda marks: not marks)
 
-    def draws(self, spec: SliceSpec) -> bool:
+    def uses_seed(self, spec: SliceSpec) -> bool:
         """Whether the recipe's seed changes the rows of a slice."""
         return self.seeded and self.from_ is None
 
@@ -176,7 +176,7 @@ class Stage(Knobs):
 
 
 @dataclass(frozen=True)
-class Scope:
+class StageContext:
     """What a stage may know of its recipe to lay out its slices."""
 
     languages: tuple[str, ...]

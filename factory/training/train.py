@@ -17,7 +17,7 @@ from factory.errors import RecipeError, StageError, nearest
 from factory.stage.inputs import ExternalInput, Need, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 from factory.training import dataset, losses, monitoring
 from factory.training.settings import Dtype, Lora, Running, Task
 
@@ -58,7 +58,7 @@ class _Training(Stage):
             )
         return self
 
-    def least(self) -> dict[str, int]:
+    def min_rows(self) -> dict[str, int]:
         return {self.read: self.min_pairs}
 
     def run(self, job: Job) -> Outcome:
@@ -196,9 +196,9 @@ class Reward(_Training):
 
     lr: float = Field(1e-4, gt=0)  # TRL's default for reward models
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        base = scope.model(self.base, "base", self.name)
-        taught = scope.slices("preferences", self.name)
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        base = context.model(self.base, "base", self.name)
+        taught = context.slices("preferences", self.name)
         return [
             SliceSpec(
                 self.name if len(taught) == 1 else f"{self.name}[{spec.name}]",
@@ -228,9 +228,9 @@ class _Adapter(_Training):
             raise ValueError("shares of the steps, each once, like [0.25, 0.5, 0.75]")
         return tuple(sorted(value))
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        base = self._base(scope)
-        made = {spec.name: spec for spec in self._rows(scope)}
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        base = self._base(context)
+        made = {spec.name: spec for spec in self._rows(context)}
         single = tuple(name for name, spec in made.items() if spec.language)
         if isinstance(self.each, str) and not single:
             raise RecipeError(
@@ -245,15 +245,15 @@ class _Adapter(_Training):
             if isinstance(self.each, str)
             else self.each
         )
-        return [self._slice(group, made, (base, *self._models(scope, group))) for group in groups]
+        return [self._slice(group, made, (base, *self._models(context, group))) for group in groups]
 
-    def _rows(self, scope: Scope) -> list[SliceSpec]:
-        return scope.slices(self.upstream, self.name)
+    def _rows(self, context: StageContext) -> list[SliceSpec]:
+        return context.slices(self.upstream, self.name)
 
-    def _base(self, scope: Scope) -> Need:
-        return scope.model(self.base, "base", self.name)
+    def _base(self, context: StageContext) -> Need:
+        return context.model(self.base, "base", self.name)
 
-    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
         """What a group needs beside its rows and the base."""
         return ()
 
@@ -343,9 +343,9 @@ class Dpo(_Adapter):
             fields["micro_batch"] = self.how.micro_batch
         return fields
 
-    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
         """The adapter that it goes on with, if it does not start anew."""
-        start = scope.adapter(self.base, "start")
+        start = context.adapter(self.base, "start")
         if self.start_from == "policy":
             return () if start is None else (start,)
         if start is not None:
@@ -353,14 +353,14 @@ class Dpo(_Adapter):
                 f"stages.dpo starts from sft, and the model {self.base!r} has an adapter too",
                 "take start_from out, or give stages.dpo.base the model without its adapter",
             )
-        made = {spec.name: spec for spec in scope.slices("sft", self.name)}
+        made = {spec.name: spec for spec in context.slices("sft", self.name)}
         found = made.get(group) or made.get("all")
         if found is None:
             raise RecipeError(
                 f"stages.dpo starts {group} from sft, which trains no adapter for it",
                 f"add {group} or all to stages.sft.each ({', '.join(made)})",
             )
-        stage = scope.stage("sft", self.name)
+        stage = context.stage("sft", self.name)
         if getattr(stage, "base", None) != self.base:
             raise RecipeError(
                 "stages.dpo and stages.sft are of different base models",
@@ -373,8 +373,8 @@ class Dpo(_Adapter):
             )
         return (StepInput("start", found.step, found.name),)
 
-    def _base(self, scope: Scope) -> Need:
-        return scope.base(self.base, "base", self.name)
+    def _base(self, context: StageContext) -> Need:
+        return context.base(self.base, "base", self.name)
 
     def run(self, job: Job) -> Outcome:
         from factory.training import adapters
@@ -419,11 +419,11 @@ class Online(_Adapter):
             raise ValueError(f"max_tokens {self.max_tokens} leaves no room for prompts")
         return self
 
-    def _rows(self, scope: Scope) -> list[SliceSpec]:
-        return scope.prompts(self.name)  # translations where there are any
+    def _rows(self, context: StageContext) -> list[SliceSpec]:
+        return context.prompts(self.name)  # translations where there are any
 
-    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
-        return (scope.classifier(self.reward, "reward", self.name),)
+    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
+        return (context.classifier(self.reward, "reward", self.name),)
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"prompt_id": row["prompt_id"], "prompt": row["messages"]}
