@@ -49,7 +49,7 @@ class Arena(Stage):
     how: ArenaHow = ArenaHow()
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        questions = {spec.name: spec for spec in context.slices("questions", self.name)}
+        questions = context.rows("questions", self.name)
         found = []
         for one in contestants(context, self.of, self.name):
             found += [
@@ -57,7 +57,7 @@ class Arena(Stage):
                     self.name,
                     f"{language}/{one.label}",
                     language,
-                    (StepInput("questions", questions[language].step, language), *one.needs),
+                    (questions[language].as_input("questions"), *one.needs),
                 )
                 for language in one.languages
             ]

@@ -20,7 +20,7 @@ from factory.artifacts.tables import slice_directory
 from factory.config import REFERENCE
 from factory.pairs.candidates import Candidates
 from factory.pairs.config import Budget, ChosenPoint, DropRules, Keep
-from factory.stage.inputs import SliceSpec, StepInput
+from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.stage import Stage, StageContext
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from factory.pairs.rules import Pairing, PairLimits
 
-_UPSTREAM = {"scores": "score", "samples": "generate"}  # role: stage
 CROSS = "all_lang"  # the slice of the pool that holds all languages
 _WRITERS = 2  # slices being written at once; unpacking their texts is most of the work
 
@@ -48,6 +47,8 @@ class Selection(Stage):
     """`pool: all_lang` compares the answers to one prompt in all languages, `both` makes that set
     beside those of single languages; `normalize: zscore` then compares scores in deviations of
     their language. Answers that people wrote (k -1) join the pool with `gold`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("scores", "samples", "prompts")
 
     pool: Annotated[Literal["in_lang", "all_lang", "both"], REFERENCE] = "in_lang"
     chosen: ChosenPoint = "max"  # which of the pool
@@ -67,22 +68,10 @@ class Selection(Stage):
         return self
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        upstream = {
-            role: {spec.name: spec for spec in context.slices(stage, self.name)}
-            for role, stage in _UPSTREAM.items()
-        }
-        upstream["prompts"] = {spec.name: spec for spec in context.prompts(self.name)}
-
-        def reads(name: str) -> tuple[StepInput, ...]:
-            return tuple(
-                StepInput(role, specs[name].step, name) for role, specs in upstream.items()
-            )
-
-        names = {name: spec.language for name, spec in upstream["scores"].items()}
-        found = [SliceSpec(self.name, name, code, reads(name)) for name, code in names.items()]
-        every = tuple(read for name in names for read in reads(name))
+        single = super().plan_slices(context)
+        every = tuple(need for spec in single for need in spec.needs)
         cross = [SliceSpec(self.name, CROSS, None, every)]
-        return {"in_lang": found, "all_lang": cross, "both": found + cross}[self.pool]
+        return {"in_lang": single, "all_lang": cross, "both": single + cross}[self.pool]
 
     def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"]

@@ -242,6 +242,8 @@ class _Planner:
             whole = record.fingerprint == made.fingerprint and self._read_the_same(
                 held.manifest, made
             )
+            if stage.compares_rows and not whole:
+                continue
             found.append((whole, record.rows.out, held))
         found.sort(key=lambda one: one[:2], reverse=True)
         return tuple(ReusableRows(held, whole) for whole, _, held in found)

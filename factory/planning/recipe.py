@@ -88,7 +88,7 @@ class Recipe(Knobs):
 
     def context(self) -> StageContext:
         """What stages may know of this recipe."""
-        return StageContext(self.languages, self.models, self.steps())
+        return StageContext(self.languages, self.models, self.steps(), STAGES)
 
     def steps(self) -> dict[str, Stage]:
         """The stages this recipe has, in the order of the line."""

@@ -8,6 +8,7 @@ from factory.evaluation.judging.stage import Judge
 from factory.pairs.pair import Best, Pair
 from factory.rewards.score import Score
 from factory.rewards.transfer import Transfer
+from factory.sampling.dedup import Dedup
 from factory.sampling.generate import Generate
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.sampling.translate import Translate
@@ -23,6 +24,7 @@ STAGES: tuple[type[Stage], ...] = (
     Reward,
     Transfer,
     Generate,
+    Dedup,
     Score,
     Pair,
     Best,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -74,6 +74,7 @@ class Score(Stage):
     name: ClassVar[str] = "score"
     kind: ClassVar[str] = "scores"
     repo: ClassVar[str] = "score"
+    reads: ClassVar[tuple[str, ...]] = ("samples", "prompts")
     row_wise: ClassVar[bool] = True
 
     reward: Annotated[str, REFERENCE] = "reward"  # a name under models
@@ -101,10 +102,8 @@ class Score(Stage):
                     f"stages.score.{field} is for kind: {of}, and {self.reward!r} is a {kind}",
                     f"take {field} out",
                 )
-        # English may be there to be translated alone
-        given = (*context.slices("prompts", self.name), *context.prompts(self.name))
-        prompts = {spec.name: spec for spec in given}
-        english = prompts.get("en")
+        # en need not be a language of the recipe: it may be there to be translated alone
+        english = context.rows("prompts", self.name).get("en")
         crosses = kind == "implicit" and self.prompt == "english"
         if crosses and english is None:
             raise RecipeError(
@@ -113,16 +112,13 @@ class Score(Stage):
                 "add en to languages:, or set stages.score.prompt: own",
             )
         found = []
-        for spec in context.slices("generate", self.name):
-            needs: list[Need] = [
-                StepInput("samples", spec.step, spec.name),
-                StepInput("prompts", prompts[spec.name].step, spec.name),
-            ]
+        for spec in super().plan_slices(context):
+            needs: list[Need] = [*spec.needs]
             if crosses and english is not None and spec.language != "en":
-                needs.append(StepInput("english", english.step, english.name))
+                needs.append(english.as_input("english"))
             if pairs := self.audit.pairs(str(spec.language)):
                 needs.append(pairs.need("preferences", str(spec.language)))
-            found.append(SliceSpec(self.name, spec.name, spec.language, (*needs, *reward)))
+            found.append(replace(spec, needs=(*needs, *reward)))
         return found
 
     def extent(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -38,6 +39,7 @@ class Generate(Stage):
     name: ClassVar[str] = "generate"
     kind: ClassVar[str] = "samples"
     repo: ClassVar[str] = "generate"
+    reads: ClassVar[tuple[str, ...]] = ("prompts",)
     version: ClassVar[int] = 2  # labels by language_id as docs/languages.md has it
     seeded: ClassVar[bool] = True
     row_wise: ClassVar[bool] = True
@@ -54,15 +56,7 @@ class Generate(Stage):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         model = context.policy(self.model, "model", self.name)
-        return [
-            SliceSpec(
-                self.name,
-                spec.name,
-                spec.language,
-                (StepInput("prompts", spec.step, spec.name), *model),
-            )
-            for spec in context.prompts(self.name)
-        ]
+        return [replace(spec, needs=(*spec.needs, *model)) for spec in super().plan_slices(context)]
 
     def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"] * self.n

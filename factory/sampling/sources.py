@@ -159,6 +159,10 @@ class Questions(Prompts):
     name: ClassVar[str] = "questions"
     repo: ClassVar[str] = "questions"
 
+    @classmethod
+    def output(cls) -> str:
+        return "questions"  # no stage that reads prompts may read these
+
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.languages
 

@@ -24,7 +24,7 @@ from factory.language.languages import language
 from factory.sampling.chrf import chrf
 from factory.sampling.translation import Format, flaw, length_ratio, wording
 from factory.sampling.translator import Translation, translate
-from factory.stage.inputs import SliceSpec, StepInput
+from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job, policy
 from factory.stage.outcome import AS_BEFORE, Outcome, engines, greedy, spent
 from factory.stage.readers import address
@@ -104,7 +104,7 @@ class Translate(Stage):
                 "stages.translate would leave all turns but the first out of the prompts",
                 "say turns: all there too, or turns: first under stages.prompts",
             )
-        given = {spec.name: spec for spec in prompts.plan_slices(context)}
+        given = context.rows("prompts", self.name)
         source = given[self.source_language]
         model = context.policy(self.model, "model", self.name)
         return [
@@ -113,9 +113,9 @@ class Translate(Stage):
                 code,
                 code,
                 (
-                    StepInput("prompts", source.step, source.name),
+                    source.as_input("prompts"),
                     *model,
-                    *([StepInput("reference", given[code].step, code)] if self.compare else []),
+                    *([given[code].as_input("reference")] if self.compare else []),
                 ),
             )
             for code in targets

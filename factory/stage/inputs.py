@@ -65,6 +65,10 @@ class SliceSpec:
     needs: tuple[Need, ...]
     notes: tuple[str, ...] = ()  # what the card should say of it; never hashed
 
+    def as_input(self, role: str) -> StepInput:
+        """Return the input of a later step that reads all rows of this slice."""
+        return StepInput(role, self.step, self.name)
+
     def need(self, role: str) -> Need | None:
         """The one need of `role`, if it has one."""
         return next((need for need in self.needs if need.role == role), None)

@@ -68,10 +68,15 @@ class Stage(Knobs):
     kind: ClassVar[str]  # a kind of row in schemas.py, or "adapter" or "model"
     repo: ClassVar[str]  # `{org}/{recipe}-{repo}`
     version: ClassVar[int] = 1
+    # Kinds of rows that it reads; its rows follow those of the first. Each kind comes from the
+    # last stage before it in the line that makes such rows.
+    reads: ClassVar[tuple[str, ...]] = ()
     seeded: ClassVar[bool] = False  # whether the recipe's seed changes the output
-    # Whether a row depends on nothing but the input rows at its own address. Of such a stage,
-    # rows made earlier by the same rules stand in a larger artifact.
+    # Whether the content of a row depends on nothing but the input rows at its own address. Rows
+    # that such a stage made earlier by the same rules are reused in a larger artifact.
     row_wise: ClassVar[bool] = False
+    # Whether a row is left out because of other rows. Then only whole slices are reused.
+    compares_rows: ClassVar[bool] = False
 
     from_: From | None = Field(None, alias="from", exclude_if=lambda value: value is None)
     how: How = How()
@@ -115,9 +120,26 @@ class Stage(Knobs):
         outside = ExternalInput("source", source, "model" if adapter else "dataset")
         return SliceSpec(step, name, language, (*needs, outside))
 
+    @classmethod
+    def output(cls) -> str:
+        """Return the kind that later stages name in `reads` to get these rows."""
+        return cls.kind
+
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        """Every slice that this stage makes, in order. Raises RecipeError."""
-        raise NotImplementedError
+        """Return the slices that this stage makes, in order. Raises RecipeError.
+
+        By default there is one a language of the recipe. It reads the slice of that language of
+        every kind in `reads`, each under the name of its kind.
+        """
+        if not self.reads:
+            raise NotImplementedError
+        inputs = {kind: context.rows(kind, self.name) for kind in self.reads}
+
+        def needs(code: str) -> tuple[Need, ...]:
+            return tuple(slices[code].as_input(kind) for kind, slices in inputs.items())
+
+        codes = [code for code in context.languages if code in inputs[self.reads[0]]]
+        return [SliceSpec(self.name, code, code, needs(code)) for code in codes]
 
     def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:
         """The languages whose prompts still have to come from outside with this stage there."""
@@ -181,7 +203,25 @@ class StageContext:
 
     languages: tuple[str, ...]
     models: Mapping[str, ModelRef]
-    stages: Mapping[str, Stage]
+    stages: Mapping[str, Stage]  # those of the recipe, in the order of the line
+    line: tuple[type[Stage], ...] = ()  # every stage that there is, in order
+
+    def rows(self, kind: str, asked_by: str) -> dict[str, SliceSpec]:
+        """Return the slices with rows of `kind`, by name. Each is of the last stage before
+        `asked_by` in the line that makes it. Raises RecipeError where no stage before it does."""
+        order = [stage.name for stage in self.line] or list(self.stages)
+        before = order[: order.index(asked_by)] if asked_by in order else order
+        slices: dict[str, SliceSpec] = {}
+        for name in before:
+            if name in self.stages and self.stages[name].output() == kind:
+                slices |= {spec.name: spec for spec in self.slices(name, asked_by)}
+        if not slices:
+            makers = [stage.name for stage in self.line if stage.output() == kind] or [kind]
+            raise RecipeError(
+                f"stages.{asked_by} reads {kind}, and no stage before it makes any",
+                f"add {makers[0]} under stages:",
+            )
+        return slices
 
     def stage(self, name: str, asked_by: str) -> Stage:
         """The stage called `name`. Raises RecipeError when the recipe has none."""
@@ -206,12 +246,9 @@ class StageContext:
         return languages
 
     def prompts(self, asked_by: str) -> list[SliceSpec]:
-        """Where the prompts of each language of the recipe come from: its translation, where there
-        is one, or else as they came in."""
-        found = {spec.name: spec for spec in self.slices("prompts", asked_by)}
-        if "translate" in self.stages:
-            found |= {spec.name: spec for spec in self.slices("translate", asked_by)}
-        return [found[code] for code in self.languages]
+        """Return the slice of prompts of each language of the recipe, in their order."""
+        prompts = self.rows("prompts", asked_by)
+        return [prompts[code] for code in self.languages]
 
     def model(self, name: str, role: str, asked_by: str) -> Need:
         """What reading the model called `name` under models: means. Raises RecipeError where it

@@ -198,7 +198,7 @@ class Reward(_Training):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = context.model(self.base, "base", self.name)
-        taught = context.slices("preferences", self.name)
+        taught = context.rows(self.rows_kind, self.name).values()
         return [
             SliceSpec(
                 self.name if len(taught) == 1 else f"{self.name}[{spec.name}]",
@@ -216,7 +216,6 @@ class _Adapter(_Training):
     which the adapter is kept as well, in the same repo, to be evaluated as `dpo@0.5`."""
 
     kind: ClassVar[str] = "adapter"
-    upstream: ClassVar[str]  # the stage that makes its rows
 
     each: Annotated[Literal["language", "all"] | tuple[str, ...], REFERENCE] = "language"
     checkpoints: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
@@ -233,10 +232,11 @@ class _Adapter(_Training):
         made = {spec.name: spec for spec in self._rows(context)}
         single = tuple(name for name, spec in made.items() if spec.language)
         if isinstance(self.each, str) and not single:
+            maker = next(iter(made.values())).step
             raise RecipeError(
                 f"stages.{self.name}.each: {self.each} is of single languages, which have no "
                 f"{self.read} here",
-                f"write each: [{', '.join(made)}], or stages.{self.upstream}.pool: both",
+                f"write each: [{', '.join(made)}], or stages.{maker}.pool: both",
             )
         groups = (
             single
@@ -248,7 +248,7 @@ class _Adapter(_Training):
         return [self._slice(group, made, (base, *self._models(context, group))) for group in groups]
 
     def _rows(self, context: StageContext) -> list[SliceSpec]:
-        return context.slices(self.upstream, self.name)
+        return list(context.rows(self.rows_kind, self.name).values())
 
     def _base(self, context: StageContext) -> Need:
         return context.model(self.base, "base", self.name)
@@ -283,7 +283,6 @@ class Sft(_Adapter):
     rows_kind: ClassVar[str] = "sft"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     method: ClassVar[str] = "sft"
-    upstream: ClassVar[str] = "best"
 
     lr: float = Field(2e-4, gt=0)
     group_by_length: bool = False  # rows of like length in one batch: less padding, another order
@@ -303,7 +302,6 @@ class Dpo(_Adapter):
     rows_kind: ClassVar[str] = "pairs"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
     method: ClassVar[str] = "preference"
-    upstream: ClassVar[str] = "pair"
 
     lr: float = Field(5e-6, gt=0)
     beta: float = Field(0.1, gt=0)
@@ -403,7 +401,6 @@ class Online(_Adapter):
     rows_kind: ClassVar[str] = "prompts"
     columns: ClassVar[tuple[str, ...]] = ("prompt",)
     method: ClassVar[str] = "online"
-    upstream: ClassVar[str] = "prompts"
 
     reward: Annotated[str, REFERENCE] = "reward"
     lr: float = Field(5e-6, gt=0)  # as for dpo: what is compared is where answers come from

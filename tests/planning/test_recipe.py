@@ -181,9 +181,10 @@ def test_a_source_with_another_placeholder_is_named_with_its_line(refused, sourc
 @pytest.mark.parametrize(
     ("text", "missing"),
     [
-        (SMALL.replace('prompts: {source: "p-{language}.jsonl"}', "pair: {}"), "prompts"),
+        (SMALL.replace('prompts: {source: "p-{language}.jsonl"}', "pair: {}"), "score"),
         (SMALL + "  pair: {}\n", "score"),
         (SMALL + "  dpo: {}\n", "pair"),
+        (SMALL + "  dedup: {}\n".replace("dedup", "score"), "reward"),
         (SMALL + "  arena: {of: [policy]}\n", "questions"),
     ],
 )

@@ -74,7 +74,7 @@ class Judge(Stage):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         judges = self._judges(context)
-        answers = {spec.name: spec for spec in context.slices("arena", self.name)}
+        answers = context.rows("answers", self.name)
         notes = self._notes(context)
         found = []
         for one in contestants(context, [self.model], self.name):
@@ -89,7 +89,7 @@ class Judge(Stage):
                             f"stages.judge compares {name!r}, which stages.arena does not answer",
                             "add the model to stages.arena.of",
                         )
-                reads = [StepInput(role, "arena", name) for role, name in names.items()]
+                reads = [answers[name].as_input(role) for role, name in names.items()]
                 learned = self._learned(context, language)
                 found.append(
                     SliceSpec(
@@ -160,7 +160,7 @@ class Judge(Stage):
         if self.model in context.models or "prompts" not in context.stages:
             return []
         specs = [spec for spec in context.prompts(self.name) if spec.language == language]
-        return [StepInput("training", spec.step, spec.name) for spec in specs]
+        return [spec.as_input("training") for spec in specs]
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().identity_fields(spec)
