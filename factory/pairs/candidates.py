@@ -40,11 +40,11 @@ class Candidates:
     @cached_property
     def parts(self) -> dict[str, dict[str, StepInput]]:
         """What is read, by language and role."""
-        found: dict[str, dict[str, StepInput]] = {}
+        inputs: dict[str, dict[str, StepInput]] = {}
         for need in self.spec.needs:
             if isinstance(need, StepInput):
-                found.setdefault(need.slice, {})[need.role] = need
-        return found
+                inputs.setdefault(need.slice, {})[need.role] = need
+        return inputs
 
     @property
     def codes(self) -> list[str]:
@@ -117,11 +117,11 @@ class Candidates:
         at = np.concatenate([rows[f"{side}_row"].to_numpy() for side in sides])
         spoken = np.concatenate([rows[f"{side}_language"].to_numpy() for side in sides])
         order = np.argsort(spoken, kind="stable")
-        found = pl.concat(
+        texts = pl.concat(
             self.job.pick(part["samples"], "response", at[spoken == number])
             for number, part in enumerate(self.parts.values())
         )
-        texts = found[np.argsort(order, kind="stable")]
+        texts = texts[np.argsort(order, kind="stable")]
         return {
             column: schemas.said("assistant", texts.slice(number * len(rows), len(rows)))
             for number, column in enumerate(sides.values())

@@ -35,9 +35,9 @@ def _point(value: Any, words: tuple[str, ...], forms: tuple[type[Knobs], ...]) -
         return value
     by_key = {next(iter(form.model_fields)): form for form in forms}
     if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in by_key:
-        key, given = next(iter(value.items()))
+        key, number = next(iter(value.items()))
         try:
-            return by_key[key](**{key: given})
+            return by_key[key](**{key: number})
         except ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ValueError(f"{key}: {message}") from None

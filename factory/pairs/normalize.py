@@ -38,9 +38,9 @@ def length_controlled(answers: pl.DataFrame) -> tuple[pl.DataFrame, float]:
     """Scores less alpha a character, and that alpha: the one of `ALPHAS` that brings the mean
     length of the highest scores nearest to that of the lowest, prompt by prompt; the smallest of
     several. (ICR's length control, for the answers of one language.)"""
-    score, asked = pl.col("score"), pl.len().over("prompt_id")
+    score, size = pl.col("score"), pl.len().over("prompt_id")
     rows = answers.filter(
-        score.is_not_null(), score.count().over("prompt_id") >= asked * MISSING_LIMIT
+        score.is_not_null(), score.count().over("prompt_id") >= size * MISSING_LIMIT
     ).with_columns(prompt=pl.col("prompt_id").rank("dense"))
     ends = [
         _lengths(rows.filter("may_choose"), 1.0),
@@ -69,12 +69,12 @@ def _lengths(rows: pl.DataFrame, sign: float) -> tuple[_Array, _Array]:
     value, chars = front["value"].to_numpy(), front["n_chars"].to_numpy()
     ids, starts, sizes = np.unique(prompt, return_index=True, return_counts=True)
     group = np.repeat(np.arange(len(ids)), sizes)
-    found = np.empty((len(ALPHAS), len(ids)))
+    lengths = np.empty((len(ALPHAS), len(ids)))
     for number, alpha in enumerate(ALPHAS if len(ids) else ()):
         controlled = value - sign * alpha * chars
         at = np.flatnonzero(controlled == np.maximum.reduceat(controlled, starts)[group])
-        found[number] = chars[at[np.unique(group[at], return_index=True)[1]]]
-    return ids, found
+        lengths[number] = chars[at[np.unique(group[at], return_index=True)[1]]]
+    return ids, lengths
 
 
 def draws(

@@ -86,7 +86,7 @@ class Selection(Stage):
         return Outcome(
             {name: rows for name, (_, rows) in done.items()},
             determinism="exact",
-            stats={"by_slice": {name: found for name, (found, _) in done.items()}},
+            stats={"by_slice": {name: figures for name, (figures, _) in done.items()}},
         )
 
     def make(self, job: Job) -> dict[str, tuple[dict[str, Any], Rows]]:
@@ -94,20 +94,20 @@ class Selection(Stage):
         done: dict[str, tuple[dict[str, Any], Rows]] = {}
         writing: deque[Future[tuple[SliceSpec, SelectedPairs, int]]] = deque()
 
-        def finish(left: int) -> None:
-            while len(writing) > left:
-                spec, found, out = writing.popleft().result()
-                asked = out + sum(found.dropped.values())
-                rows = Rows(into=asked, out=out, dropped=found.dropped)
-                done[spec.name] = (found.figures, rows)
+        def finish(limit: int) -> None:
+            while len(writing) > limit:
+                spec, selected, out = writing.popleft().result()
+                n_in = out + sum(selected.dropped.values())
+                rows = Rows(into=n_in, out=out, dropped=selected.dropped)
+                done[spec.name] = (selected.figures, rows)
                 job.progress(len(done), len(job.slices), "languages")
 
         with ThreadPoolExecutor(_WRITERS, "write") as writers:
             for spec in job.slices:
                 candidates = Candidates(job, spec)
-                found = self.find(candidates)
+                selected = self.find(candidates)
                 finish(_WRITERS - 1)  # no slice waits for a writer: memory is bounded
-                writing.append(writers.submit(self._write, candidates, found))
+                writing.append(writers.submit(self._write, candidates, selected))
             finish(0)
         return done
 
@@ -136,10 +136,10 @@ class Selection(Stage):
         return SelectedPairs(rows, dropped, figures)
 
     def _write(
-        self, candidates: Candidates, found: SelectedPairs
+        self, candidates: Candidates, selected: SelectedPairs
     ) -> tuple[SliceSpec, SelectedPairs, int]:
         """The file of one slice; returns how many rows it has."""
-        rows, spec = found.rows, candidates.spec
+        rows, spec = selected.rows, candidates.spec
         columns = {
             **self._columns(rows, candidates.codes),
             "prompt_id": rows["prompt_id"].to_arrow(),
@@ -149,7 +149,7 @@ class Selection(Stage):
         }
         table = schemas.conform(pa.table(columns), self.kind, f"{self.name} {spec.name}")
         tables.write_slice(slice_directory(candidates.job.out, spec.name), table)
-        return spec, found, len(table)
+        return spec, selected, len(table)
 
     def _keeps(self) -> Mapping[str, Keep]:
         """Who may stand on which side."""
@@ -161,8 +161,8 @@ class Selection(Stage):
         """The pool with the scores that are to be compared, and figures of what that took."""
         from factory.pairs.normalize import zscored
 
-        wanted = self.normalize == "zscore" and spec.language is None
-        return (zscored(answers) if wanted else answers), {}
+        across = self.normalize == "zscore" and spec.language is None
+        return (zscored(answers) if across else answers), {}
 
     def _select(self, answers: pl.DataFrame) -> Pairing:
         raise NotImplementedError

@@ -37,72 +37,74 @@ def estimate(
     says of what comes from outside how many rows a slice has, by step and slice, where somebody
     has looked."""
     rows: dict[tuple[str, str], int | None] = {}  # by slice, as far as anybody can tell
-    found = {}
+    estimates = {}
     for step in steps:
-        asked = {
-            made.spec.name: (counted or {}).get((step.name, made.spec.name))
-            or _asked(step, made, rows, holdings)
-            for made in step.slices
+        expected = {
+            piece.spec.name: (counted or {}).get((step.name, piece.spec.name))
+            or _expected_rows(step, piece, rows, holdings)
+            for piece in step.slices
         }
-        for name, count in asked.items():
+        for name, count in expected.items():
             done = step.found.manifest.slices[name].rows.out if step.found else None
             rows[step.name, name] = count if done is None else done
-        found[step.name] = _left(step, asked, holdings) if step.state is State.RUN else _NOTHING
-    return found
+        estimates[step.name] = (
+            _remaining(step, expected, holdings) if step.state is State.RUN else _NOTHING
+        )
+    return estimates
 
 
-def _asked(
-    step: Step, made: Slice, rows: dict[tuple[str, str], int | None], holdings: Inventory
+def _expected_rows(
+    step: Step, piece: Slice, rows: dict[tuple[str, str], int | None], holdings: Inventory
 ) -> int | None:
     """Rows that a slice is asked for. What comes from outside is as long as it was last."""
-    if (said := step.stage.fixed_rows(made.spec)) is not None:
-        return said
-    reads = [need for need in made.spec.needs if isinstance(need, StepInput)]
+    if (fixed := step.stage.fixed_rows(piece.spec)) is not None:
+        return fixed
+    reads = [need for need in piece.spec.needs if isinstance(need, StepInput)]
     if not reads:
-        return _from_outside(step, made, holdings)
+        return _from_outside(step, piece, holdings)
     by_role: dict[str, int] = {}
     for read in reads:
-        there = rows.get((read.step, read.slice))
-        if there is None:
+        n_rows = rows.get((read.step, read.slice))
+        if n_rows is None:
             return None
-        by_role[read.role] = by_role.get(read.role, 0) + there
-    return step.stage.expected_rows(by_role, made.spec)
+        by_role[read.role] = by_role.get(read.role, 0) + n_rows
+    return step.stage.expected_rows(by_role, piece.spec)
 
 
-def _from_outside(step: Step, made: Slice, holdings: Inventory) -> int | None:
+def _from_outside(step: Step, piece: Slice, holdings: Inventory) -> int | None:
     """Rows that come from outside: as many as were there when all were taken, or the first so
     many. A pilot, which took only the first of them, says nothing of how many there are."""
     first: int | None = getattr(step.stage, "first", None)
     counts = []
-    for found in holdings.found:
-        manifest, name = found.manifest, made.spec.name
+    for artifact in holdings.found:
+        manifest, name = artifact.manifest, piece.spec.name
         if manifest.repo == step.repo and name in manifest.slices:
-            out, taken = manifest.slices[name].rows.out, manifest.fields.get("first")
-            if taken is None or out < taken:
+            out, limit = manifest.slices[name].rows.out, manifest.fields.get("first")
+            if limit is None or out < limit:
                 counts.append(out)
     if not counts:
         return first
     return counts[-1] if first is None else min(first, counts[-1])
 
 
-def _left(step: Step, asked: dict[str, int | None], holdings: Inventory) -> Estimate:
-    left, stand = {}, 0
-    for made in step.slices:
-        wanted = asked[made.spec.name]
-        if wanted is None:
+def _remaining(step: Step, expected: dict[str, int | None], holdings: Inventory) -> Estimate:
+    missing, n_reusable = {}, 0
+    for piece in step.slices:
+        n_rows = expected[piece.spec.name]
+        if n_rows is None:
             return Estimate()
-        have = [s.found.manifest.slices[made.spec.name].rows.out for s in made.earlier]
-        there = min(wanted, max(have, default=0))
-        left[made.spec.name] = wanted - there
-        stand += there
-    rows = sum(left.values())
-    shards = sum(step.stage.n_shards(left[made.spec.name], made.spec) for made in step.slices)
+        have = [s.found.manifest.slices[piece.spec.name].rows.out for s in piece.earlier]
+        reusable = min(n_rows, max(have, default=0))
+        missing[piece.spec.name] = n_rows - reusable
+        n_reusable += reusable
+    rows = sum(missing.values())
+    shards = sum(step.stage.n_shards(missing[piece.spec.name], piece.spec) for piece in step.slices)
     last = paced(step, holdings)
     if last is None:
-        return Estimate(rows, stand, shards)
+        return Estimate(rows, n_reusable, shards)
     amount, engines = work(step, rows), engines_of(step)
     seconds, hours = last.seconds(amount, engines), last.gpu_hours(amount, engines)
-    return Estimate(rows, stand, shards, seconds, hours, last.device)
+    return Estimate(rows, n_reusable, shards, seconds, hours, last.device)
 
 
 def work(step: Step, rows: int) -> float:
@@ -122,14 +124,14 @@ def paced(step: Step, holdings: Inventory) -> Pace | None:
     any. Another model has another pace."""
     models = {
         need.source
-        for made in step.slices
-        for need in made.spec.needs
+        for piece in step.slices
+        for need in piece.spec.needs
         if isinstance(need, ExternalInput) and need.kind == "model"
     }
-    made = [f.manifest for f in holdings.found if f.manifest.stage == step.stage.name]
-    for manifest in sorted(made, key=lambda m: (m.repo == step.repo, m.created), reverse=True):
-        if _models(manifest) == models and (found := pace_of(manifest)) is not None:
-            return found
+    manifests = [f.manifest for f in holdings.found if f.manifest.stage == step.stage.name]
+    for manifest in sorted(manifests, key=lambda m: (m.repo == step.repo, m.created), reverse=True):
+        if _models(manifest) == models and (pace := pace_of(manifest)) is not None:
+            return pace
     return None
 
 
@@ -179,7 +181,7 @@ def pace_of(manifest: Manifest) -> Pace | None:
     """The pace of the run that made an artifact; None where it made no row anew."""
     cost = manifest.cost
     anew = manifest.rows().into - sum(
-        sum(made.taken_over.values()) for made in manifest.slices.values()
+        sum(record.taken_over.values()) for record in manifest.slices.values()
     )
     if anew <= 0:
         return None

@@ -50,12 +50,12 @@ Resolve = Callable[[ExternalInput, Pin | None], Pin | None]
 
 def outside(recipe: Recipe) -> list[ExternalInput]:
     """Everything from outside that the recipe reads, each source once."""
-    found: dict[str, ExternalInput] = {}
+    inputs: dict[str, ExternalInput] = {}
     for _, spec in recipe.slices():
         for need in spec.needs:
             if isinstance(need, ExternalInput):
-                found.setdefault(need.source, need)
-    return list(found.values())
+                inputs.setdefault(need.source, need)
+    return list(inputs.values())
 
 
 def path_of(loaded: LoadedRecipe) -> Path:

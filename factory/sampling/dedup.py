@@ -102,10 +102,10 @@ def _ngrams(text: str) -> frozenset[str]:
     return frozenset(text[n : n + _NGRAM] for n in range(max(1, len(text) - _NGRAM + 1)))
 
 
-def _similar(one: frozenset[str], other: frozenset[str], near: float) -> bool:
+def _similar(first: frozenset[str], second: frozenset[str], near: float) -> bool:
     """Return whether the Jaccard similarity of two sets is `near` or more."""
-    smaller, larger = sorted((len(one), len(other)))
+    smaller, larger = sorted((len(first), len(second)))
     if smaller < near * larger:  # no overlap would be enough
         return False
-    common = len(one & other)
+    common = len(first & second)
     return common >= near * (smaller + larger - common)

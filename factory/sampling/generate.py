@@ -78,11 +78,11 @@ class Generate(Stage):
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 units = todo[shard.slice][shard.start : shard.stop]
                 rows = prompts[shard.slice].rows([number for number, _ in units])
-                draws = [wanted for _, wanted in units]
+                draws = [draw for _, draw in units]
                 return self._make(engine(), job.seed, shard.slice, rows, draws)
 
             sizes = {name: len(units) for name, units in todo.items()}
-            made = job.make_shards(
+            totals = job.make_shards(
                 self.kind,
                 sizes,
                 self.how.shard,
@@ -90,18 +90,18 @@ class Generate(Stage):
                 lanes=lambda shard: engine().lanes,
                 spent=engine.tokens,
             )
-        stats = {name: _describe(job.out, name) for name in made}
+        stats = {name: _describe(job.out, name) for name in totals}
         counts = {
-            name: counted(len(prompts[name]) * self.n, stats[name]["samples"], found)
-            for name, found in made.items()
+            name: counted(len(prompts[name]) * self.n, stats[name]["samples"], total)
+            for name, total in totals.items()
         }
         return Outcome(
             counts,
             determinism="distribution",
-            stats={"by_language": stats, "engines": engines(made)},
+            stats={"by_language": stats, "engines": engines(totals)},
             template=chat_template.contract_of(place.path),
             tokens=sum(figures["tokens"] for figures in stats.values()),
-            spent=spent(made),
+            spent=spent(totals),
         )
 
     def _make(
@@ -109,15 +109,15 @@ class Generate(Stage):
         sampler: Sampler,
         seed: int,
         name: str,
-        asked: Sequence[Mapping[str, Any]],
+        prompts: Sequence[Mapping[str, Any]],
         draws: Sequence[Sequence[int]],
     ) -> tuple[pa.Table, int]:
         """The answers to some prompts, each with the draws (k) that it lacks, and their tokens."""
         sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
         # One seed a shard, from its first address: answers that are drawn together depend on
         # their neighbours whatever seed each one were given.
-        first = [seed, asked[0]["prompt_id"], name, draws[0][0]]
-        ids = [chat_template.prompt_ids(sampler.tokenizer, self._messages(row)) for row in asked]
+        first = [seed, prompts[0]["prompt_id"], name, draws[0][0]]
+        ids = [chat_template.prompt_ids(sampler.tokenizer, self._messages(row)) for row in prompts]
         fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
         over = sum(len(draws[n]) for n in set(range(len(ids))) - set(fits))
         # all answers to a prompt one after another: an engine reads it once
@@ -126,7 +126,7 @@ class Generate(Stage):
             [ids[n] for n, _ in addresses], sampling, int(fingerprint(first), 16) % 2**31
         )
         rows = [
-            _row(asked[n], k, sample, sampler.tokenizer)
+            _row(prompts[n], k, sample, sampler.tokenizer)
             for (n, k), sample in zip(addresses, drawn, strict=True)
         ]
         table = shards.with_metadata(
@@ -148,13 +148,15 @@ class Generate(Stage):
 
         need = spec.need("prompts")
         assert isinstance(need, StepInput)
-        there = job.rows(need, "prompts", ["prompt_id", "prompt_hash"])
-        frame = pl.from_arrow(there)
+        prompts = job.rows(need, "prompts", ["prompt_id", "prompt_hash"])
+        frame = pl.from_arrow(prompts)
         assert isinstance(frame, pl.DataFrame)
-        asked = frame.join(pl.DataFrame({"k": range(self.n)}), how="cross", maintain_order="left")
-        missing = job.missing(spec.name, self.kind, asked)
-        if len(missing) == len(asked):
-            return [(number, range(self.n)) for number in range(len(there))]
+        addresses = frame.join(
+            pl.DataFrame({"k": range(self.n)}), how="cross", maintain_order="left"
+        )
+        missing = job.missing(spec.name, self.kind, addresses)
+        if len(missing) == len(addresses):
+            return [(number, range(self.n)) for number in range(len(prompts))]
         lacking: dict[int, list[int]] = {}
         for number in missing:
             lacking.setdefault(number // self.n, []).append(number % self.n)

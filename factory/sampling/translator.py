@@ -36,7 +36,7 @@ def translate(
     reasons: list[str | None] = []
     prompts: list[list[int]] = []
     for parts in cut:
-        bodies = [piece.text.strip() for piece in parts if piece.said]
+        bodies = [piece.text.strip() for piece in parts if piece.translatable]
         ids = [
             chat_template.text_ids(tokenizer, words.ask(body))
             if completion
@@ -45,7 +45,7 @@ def translate(
         ]
         if any(words.markers(body, tokenizer.all_special_tokens) for body in bodies):
             reasons.append("markers")
-        elif not all(sampling.room(len(one), sampler.max_context) for one in ids):
+        elif not all(sampling.room(len(prompt), sampler.max_context) for prompt in ids):
             reasons.append("too_long")
         else:
             reasons.append(None)
@@ -64,7 +64,7 @@ def _joined(
 ) -> Translation:
     text, cut_off, tokens = "", False, 0
     for piece in parts:
-        if not piece.said:
+        if not piece.translatable:
             text += piece.text
             continue
         answer = next(answers)

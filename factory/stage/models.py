@@ -28,7 +28,7 @@ class ModelRef(Knobs):
 
     @model_validator(mode="after")
     def _names_one(self) -> ModelRef:
-        if sum(one is not None for one in (self.name, self.step, self.served)) != 1:
+        if sum(source is not None for source in (self.name, self.step, self.served)) != 1:
             raise ValueError("needs one of name, step and served")
         if self.served is not None and (
             self.kind != "causal" or self.adapter is not None or self.revision != "main"

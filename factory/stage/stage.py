@@ -1,13 +1,18 @@
-"""What a stage is: its knobs, the slices it lays out, what each of them reads, and what it may know
-of its recipe to lay them out (`StageContext`).
+"""The contract of a stage, and what it may know of its recipe (`StageContext`).
 
-A stage is a pydantic model whose fields are its knobs (see factory/config.py); what lies under
-`how` says how it is run and is never hashed. Its work is a method that is handed a job.
+A stage is a pydantic model. Its fields are its knobs (see factory/config.py); what lies under `how`
+says how it is run and is never hashed. It answers three questions:
+
+- What is there to make? `plan_slices` returns slices (mostly one a language) with their inputs.
+- What makes two slices the same? Kind, version, hashed knobs, seed and inputs, as fingerprints.
+- How is it made? `run` is given a job (see factory/stage/job.py) and writes rows or a model.
+
+CONTRIBUTING.md adds one. Nothing here knows a hub, a queue or a card.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -15,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from factory.config import EXTENT, REFERENCE, Knobs, Mark
 from factory.errors import FactoryError, RecipeError, nearest
-from factory.stage.inputs import ExternalInput, Need, SliceSpec, StepInput
+from factory.stage.inputs import ExternalInput, Need, SliceSpec
 from factory.stage.models import ModelRef
 from factory.stage.readers import View
 
@@ -37,21 +42,21 @@ class From(View):
 
 
 def filled(source: str, values: Mapping[str, str]) -> str:
-    """A source with its placeholders filled in. Raises ValueError for one that is not known."""
-    found = source
+    """Return `source` with its placeholders filled in. Raises ValueError for an unknown one."""
+    text = source
     for name, value in values.items():
-        found = found.replace(f"{{{name}}}", value)
-    if set("{}") & set(found):
-        known = " or ".join(f"{{{name}}}" for name in values)
-        raise ValueError(f"{source!r} has a placeholder other than {known}")
-    return found
+        text = text.replace(f"{{{name}}}", value)
+    if set("{}") & set(text):
+        placeholders = " or ".join(f"{{{name}}}" for name in values)
+        raise ValueError(f"{source!r} has a placeholder other than {placeholders}")
+    return text
 
 
 class How(Knobs):
-    """How a stage is run; never part of its identity."""
+    """Settings of a run, never part of the identity of its rows."""
 
 
-# What can be taken in from outside, and what to do about the rest.
+# Kinds of artifacts that `from:` can take in, and the way round for stages of other kinds.
 TAKEN_IN = frozenset({"samples", "scores", "pairs", "sft", "adapter"})
 _INSTEAD = {
     "translate": "let prompts read what is translated already",
@@ -61,8 +66,8 @@ _INSTEAD = {
 
 
 class Stage(Knobs):
-    """Base of all stages. Subclasses set `name`, `kind`, `repo` and, when the meaning of their
-    output changes, raise `version`."""
+    """Base of all stages. Subclasses set `name`, `kind`, `repo`, mostly `reads`, and implement
+    `run`. They raise `version` when the meaning of their output changes."""
 
     name: ClassVar[str]
     kind: ClassVar[str]  # a kind of row in schemas.py, or "adapter" or "model"
@@ -90,16 +95,16 @@ class Stage(Knobs):
         return {"source": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _nothing_beside_from(self) -> Stage:
-        if self.from_ is not None and (beside := self._fields(lambda marks: not marks)):
+    def _has_only_from(self) -> Stage:
+        if self.from_ is not None and (fields := self._fields(lambda marks: not marks)):
             raise ValueError(
-                f"with from:, {next(iter(beside))} has no meaning: these rows are made already"
+                f"with from:, {next(iter(fields))} has no meaning: these rows are made already"
             )
         return self
 
     def checked_slices(self, context: StageContext) -> list[SliceSpec]:
-        """Every slice of every step of this stage, in order: those it makes, or those it takes
-        in. Raises RecipeError."""
+        """Return every slice of every step of this stage, in order: those that it makes or, with
+        `from:`, takes in. Raises RecipeError."""
         if self.from_ is None:
             return self.plan_slices(context)
         if self.kind != "adapter":
@@ -142,64 +147,67 @@ class Stage(Knobs):
         return [SliceSpec(self.name, code, code, needs(code)) for code in codes]
 
     def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:
-        """The languages whose prompts still have to come from outside with this stage there."""
+        """Return the languages whose prompts have to come from outside, given those that would
+        without this stage."""
         return languages
 
     def run(self, job: Job) -> Outcome:
-        """Do the work of one step. Raises FactoryError."""
+        """Do the work of one step: write each slice below `job.out`, and return its row counts.
+        A row is counted as in, and as out or dropped for a reason. Raises FactoryError."""
         raise NotImplementedError
 
     def min_rows(self) -> dict[str, int]:
-        """By role, the fewest rows this stage can do anything with."""
+        """Return the fewest rows that this stage can work with, by role."""
         return {}
 
     def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
-        """What these slices need of the machine beside what they read, and is not there: looked
-        at before a line begins, and told, not raised."""
+        """Return requirements of these slices that this machine lacks, such as a server's address.
+        Checked before a run; never raises."""
         return []
 
     def fixed_rows(self, spec: SliceSpec) -> int | None:
-        """How many rows a slice is asked to make, where that hangs on nothing it reads."""
+        """Return the rows that a slice has whatever it reads, or None if that depends on it."""
         return None
 
     def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
-        """How many rows a slice is asked to make, given how many it reads by role: as many as
-        under the role it names first."""
+        """Return the rows that a slice is expected to have, from the rows that it reads by role.
+        By default as many as it reads under the first role."""
         return next(iter(rows.values()), 0)
 
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
-        """How many shards that many rows of a slice are made in; 0 where there are none."""
+        """Return the shards that `rows` rows of a slice are made in, 0 for a stage without any."""
         return 0
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
-        """The fields that give the rows of a slice their meaning and are not at their default."""
+        """Return the fields that give the rows of a slice their meaning and are not at their
+        default. They are hashed."""
         if self.from_ is not None:
             return {"from": self.from_.model_dump(exclude={"source"}, exclude_defaults=True)}
         return self._fields(lambda marks: not marks)
 
     def uses_seed(self, spec: SliceSpec) -> bool:
-        """Whether the recipe's seed changes the rows of a slice."""
+        """Return whether the recipe's seed changes the rows of a slice."""
         return self.seeded and self.from_ is None
 
     def extent(self) -> dict[str, Any]:
-        """The fields that say how much."""
+        """Return the fields that say how many rows there are and do not change any of them."""
         if self.from_ is not None:
             return {}
         return self._fields(lambda marks: EXTENT in marks)
 
-    def _fields(self, wanted: Any) -> dict[str, Any]:
+    def _fields(self, selects: Callable[[list[Mark]], bool]) -> dict[str, Any]:
         names = {
             name
             for name, info in type(self).model_fields.items()
             if name not in ("how", "from_")
-            and wanted([m for m in info.metadata if isinstance(m, Mark)])
+            and selects([m for m in info.metadata if isinstance(m, Mark)])
         }
         return self.model_dump(mode="json", include=names, exclude_defaults=True)
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage may know of its recipe to lay out its slices."""
+    """Parts of a recipe that a stage may use to plan its slices."""
 
     languages: tuple[str, ...]
     models: Mapping[str, ModelRef]
@@ -224,7 +232,7 @@ class StageContext:
         return slices
 
     def stage(self, name: str, asked_by: str) -> Stage:
-        """The stage called `name`. Raises RecipeError when the recipe has none."""
+        """Return the stage called `name`. Raises RecipeError if the recipe has none."""
         if name not in self.stages:
             raise RecipeError(
                 f"stages.{asked_by} needs the stage {name!r}, which the recipe does not have"
@@ -234,12 +242,12 @@ class StageContext:
         return self.stages[name]
 
     def slices(self, name: str, asked_by: str) -> list[SliceSpec]:
-        """All slices of the stage called `name`."""
+        """Return all slices of the stage called `name`. Raises RecipeError."""
         return self.stage(name, asked_by).checked_slices(self)
 
     def native(self) -> tuple[str, ...]:
-        """The languages that prompts come in from outside in: the recipe's, less those that a
-        stage makes, and those that it makes them from."""
+        """Return the languages of prompts from outside: the recipe's, without those that are
+        translated into, and with those that are translated from."""
         languages = self.languages
         for stage in self.stages.values():
             languages = stage.native(languages)
@@ -251,18 +259,19 @@ class StageContext:
         return [prompts[code] for code in self.languages]
 
     def model(self, name: str, role: str, asked_by: str) -> Need:
-        """What reading the model called `name` under models: means. Raises RecipeError where it
-        has an adapter: see `policy`."""
-        found = self.base(name, role, asked_by)
+        """Return the input for the model called `name` under models:, read as `role`. Raises
+        RecipeError if it has an adapter: see `policy`."""
+        need = self.base(name, role, asked_by)
         if self.models[name].adapter is not None:
             raise RecipeError(
                 f"stages.{asked_by} cannot put an adapter on the model {name!r}",
                 "name a model without one: generate and arena draw with it, dpo goes on with it",
             )
-        return found
+        return need
 
     def base(self, name: str, role: str, asked_by: str) -> Need:
-        """The same without the adapter that may be on it: what adapters are trained for."""
+        """Return the input for the model called `name` without the adapter that it may have: the
+        base of adapters. Raises RecipeError."""
         if name not in self.models:
             raise RecipeError(
                 f"stages.{asked_by} names the model {name!r}{nearest(name, self.models)}",
@@ -270,8 +279,7 @@ class StageContext:
             )
         ref = self.models[name]
         if ref.step is not None:
-            made = self._trained(ref.step, asked_by)
-            return StepInput(role, made.step, made.name)
+            return self._trained(ref.step, asked_by).as_input(role)
         if ref.served is not None:
             raise RecipeError(
                 f"stages.{asked_by} names the model {name!r}, which is only served ({ref.served})",
@@ -280,22 +288,22 @@ class StageContext:
         return ExternalInput(role, f"{ref.name}@{ref.revision}", "model")
 
     def policy(self, name: str, role: str, asked_by: str) -> tuple[Need, ...]:
-        """What drawing from the model called `name` means: the model, read as `role`, and the
-        adapter on it, if it has one, as `adapter`."""
+        """Return the inputs for sampling from the model called `name`: the model, read as `role`,
+        and its adapter, if it has one, as `adapter`."""
         model = self.base(name, role, asked_by)
         adapter = self.adapter(name, "adapter")
         return (model,) if adapter is None else (model, adapter)
 
     def adapter(self, name: str, role: str) -> ExternalInput | None:
-        """The adapter on the model called `name`, read as `role`, if it has one."""
-        found = self.models[name].adapter
-        if found is None:
+        """Return the input for the adapter of the model called `name`, or None if it has none."""
+        adapter = self.models[name].adapter
+        if adapter is None:
             return None
-        repo, _, revision = found.partition("@")
+        repo, _, revision = adapter.partition("@")
         return ExternalInput(role, f"{repo}@{revision or 'main'}", "model")
 
     def classifier(self, name: str, role: str, asked_by: str) -> Need:
-        """The same for a model that gives rewards. Raises RecipeError for a causal one."""
+        """Return the input for a reward model. Raises RecipeError if it is not a classifier."""
         need = self.model(name, role, asked_by)
         if self.models[name].kind != "classifier":
             raise RecipeError(
@@ -305,14 +313,14 @@ class StageContext:
         return need
 
     def reward(self, name: str, asked_by: str) -> tuple[Need, ...]:
-        """What reading the reward called `name` means: the role `reward` for a classifier,
-        `policy` and `reference` for an implicit one, `generative` for a model that is asked.
-        Raises RecipeError for a model that gives none."""
+        """Return the inputs for the reward called `name`: the role `reward` for a classifier,
+        `policy` and `reference` for an implicit reward, `generative` for a chat model. Raises
+        RecipeError for a model that gives no rewards."""
         ref = self.models.get(name)
         if ref is None or ref.kind in ("causal", "classifier"):
             return (self.classifier(name, "reward", asked_by),)
-        trained = ref.step and self.stage(ref.step.partition("[")[0], asked_by).kind
-        if trained == "model":
+        kind = ref.step and self.stage(ref.step.partition("[")[0], asked_by).kind
+        if kind == "model":
             raise RecipeError(
                 f"models.{name}: {ref.step} trains a classifier, which answers nothing",
                 f"write kind: classifier, or name a chat model for kind: {ref.kind}",
@@ -329,7 +337,7 @@ class StageContext:
         return (*self.policy(name, "policy", asked_by), reference)
 
     def _trained(self, step: str, asked_by: str) -> SliceSpec:
-        """The one slice of a step that trains a model, before the stage `asked_by`."""
+        """Return the one slice of a step that trains a model, before the stage `asked_by`."""
         stage = step.partition("[")[0]
         order = list(self.stages)
         if stage in order and asked_by in order and order.index(stage) >= order.index(asked_by):
@@ -337,10 +345,10 @@ class StageContext:
                 f"stages.{asked_by} reads a model that {step} trains, which comes after it",
                 "train it in a recipe of its own, and name what that published",
             )
-        made = [spec for spec in self.slices(stage, asked_by) if step in (stage, spec.step)]
-        if len(made) != 1:
+        slices = [spec for spec in self.slices(stage, asked_by) if step in (stage, spec.step)]
+        if len(slices) != 1:
             steps = ", ".join(dict.fromkeys(spec.step for spec in self.slices(stage, asked_by)))
             raise RecipeError(
                 f"stages.{asked_by} reads a model of the step {step!r}", f"name one of {steps}"
             )
-        return made[0]
+        return slices[0]

@@ -72,7 +72,10 @@ def test_a_new_stage_is_planned_run_reused_and_has_a_card(copy: Path) -> None:
     rows = brief.slices["en"].rows
     assert rows.into == 12 and 0 < rows.out < 12
     assert rows.dropped == {"too_long": 12 - rows.out}
-    read = {name: {i.role: i.step for i in first[name][1].slices["en"].inputs} for name in first}
+    read = {
+        name: {i.role: i.step for i in first[name][1].slices["en"].inputs}
+        for name in ("brief", "score", "pair")
+    }
     assert read["brief"]["samples"] == "generate"
     assert read["score"]["samples"] == read["pair"]["samples"] == "brief"
     assert first["score"][1].slices["en"].rows.into == rows.out
