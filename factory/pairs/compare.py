@@ -20,7 +20,7 @@ from factory.stage.stage import StageContext
 if TYPE_CHECKING:
     import polars as pl
 
-# what the sweet-spot study and the published script would ask about first
+# of the sweet-spot study and the published script
 USUAL = ("max:min", "max:q1", "+2:-2", "max:min_of_5")
 
 
@@ -32,12 +32,12 @@ class Strategy:
     stage: Pair
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        """What it would make."""
+        """Return the slices that it would make."""
         return self.stage.plan_slices(context)
 
 
 def strategies(recipe: Pair, descriptions: Sequence[str]) -> list[Strategy]:
-    """The recipe's own strategy and those asked for, with the recipe's filters. Raises
+    """Return the recipe's own strategy and the described ones, with the recipe's filters. Raises
     RecipeError for one that is misspelt or impossible."""
     choices = [Strategy("recipe", recipe)]
     for text in dict.fromkeys(descriptions or USUAL):
@@ -52,7 +52,7 @@ def strategies(recipe: Pair, descriptions: Sequence[str]) -> list[Strategy]:
 
 
 def compare(choices: Sequence[Strategy], context: StageContext, job: Job) -> list[dict[str, Any]]:
-    """One row a strategy and slice; the job holds every slice that any strategy reads."""
+    """Return one row for each strategy and slice. `job` holds every slice that they read."""
     rows = []
     first: dict[str, pl.DataFrame] = {}
     for strategy in choices:
@@ -86,7 +86,7 @@ def _row(
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a strategy: its slices together, each weighing as its pairs."""
+    """Return one row for each strategy: means over its slices, weighted by their pairs."""
     summaries = []
     for name in dict.fromkeys(row["strategy"] for row in rows):
         own = [row for row in rows if row["strategy"] == name]

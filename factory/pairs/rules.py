@@ -24,8 +24,8 @@ Point = Literal["max", "min", "q1"] | float
 
 @dataclass(frozen=True)
 class Rule:
-    """Where chosen and rejected are looked for. With `min_of`, rejected is looked for among so many
-    answers of the pool, drawn by the column `draw`."""
+    """Points of the pool that chosen and rejected are nearest to. With `min_of`, rejected is the
+    lowest of so many answers, drawn by the column `draw`."""
 
     chosen: Point = "max"
     rejected: Point = -2.0
@@ -34,7 +34,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class PairLimits:
-    """When a pair that the rule found is dropped all the same; each field is a reason.
+    """Reasons to drop a pair that the rule selected; each field is one.
 
     `chosen_below_quantile`: of all rewards of the chosen's language. `over_budget`: conversations
     longer than so many tokens on either side."""
@@ -99,8 +99,8 @@ def pool(
 
 
 def objections(finished: bool, in_language: bool, nonempty: bool) -> dict[str, pl.Expr]:
-    """What speaks against an answer on a side that asks for these things, by name. One that is too
-    short or too mixed to tell its language is not known to be in the one that was asked for."""
+    """Return the filters of a side, by name: expressions that are true for unfit answers. An answer
+    that is too short or too mixed to tell its language is not known to be in the right one."""
     rules = {
         "unfinished": (finished, ~pl.col("finished")),
         "wrong_language": (in_language, ~pl.col("in_language").fill_null(True)),
@@ -181,7 +181,7 @@ def _complete(
 
 
 def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
-    """Of each prompt the row nearest to `point`; the first in order among those equally near."""
+    """Return the row nearest to `point` for each prompt; the first of those equally near."""
     score = pl.col("score")
     if point == "max":
         distance = -score
@@ -197,7 +197,7 @@ def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
 
 
 def _side(rows: pl.DataFrame, side: str, answers: pl.DataFrame) -> pl.DataFrame:
-    """The rows found for a side, with everything that is known of these answers."""
+    """Return the selected rows of a side, with all columns of these answers."""
     own = [n for n in answers.columns if n not in ("prompt_id", "may_choose", "may_reject")]
     return pl.concat(
         [

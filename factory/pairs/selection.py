@@ -1,4 +1,4 @@
-"""What pair and best share: one prompt after another, some of its answers are chosen.
+"""Base of the stages pair and best: select answers of each prompt by their scores.
 
 No model is needed. While the rows of one slice are written, the next is being chosen.
 """
@@ -36,7 +36,7 @@ _WRITERS = 2  # slices being written at once; unpacking their texts is most of t
 
 @dataclass(frozen=True)
 class SelectedPairs:
-    """What was found in one slice: rows without texts, drops by reason, figures."""
+    """Selected pairs of one slice: rows without texts, drops by reason, figures."""
 
     rows: pl.DataFrame
     dropped: dict[str, int]
@@ -90,7 +90,7 @@ class Selection(Stage):
         )
 
     def make(self, job: Job) -> dict[str, tuple[dict[str, Any], Rows]]:
-        """The files of every slice; returns figures and counts of each."""
+        """Write the files of every slice. Returns figures and row counts of each."""
         done: dict[str, tuple[dict[str, Any], Rows]] = {}
         writing: deque[Future[tuple[SliceSpec, SelectedPairs, int]]] = deque()
 
@@ -112,7 +112,7 @@ class Selection(Stage):
         return done
 
     def find(self, candidates: Candidates) -> SelectedPairs:
-        """Choose in one slice, without gathering a text."""
+        """Select pairs in one slice, without gathering texts."""
         import polars as pl
 
         from factory.pairs import statistics
@@ -138,7 +138,7 @@ class Selection(Stage):
     def _write(
         self, candidates: Candidates, selected: SelectedPairs
     ) -> tuple[SliceSpec, SelectedPairs, int]:
-        """The file of one slice; returns how many rows it has."""
+        """Write the file of one slice. Returns its number of rows."""
         rows, spec = selected.rows, candidates.spec
         columns = {
             **self._columns(rows, candidates.codes),
@@ -152,13 +152,13 @@ class Selection(Stage):
         return spec, selected, len(table)
 
     def _keeps(self) -> Mapping[str, Keep]:
-        """Who may stand on which side."""
+        """Return the filters of each side."""
         raise NotImplementedError
 
     def _scaled(
         self, answers: pl.DataFrame, spec: SliceSpec, seed: int, codes: list[str]
     ) -> tuple[pl.DataFrame, dict[str, Any]]:
-        """The pool with the scores that are to be compared, and figures of what that took."""
+        """Return the pool with the scores that are compared, and figures about them."""
         from factory.pairs.normalize import zscored
 
         across = self.normalize == "zscore" and spec.language is None
@@ -170,11 +170,11 @@ class Selection(Stage):
     def _prompted(
         self, rows: pl.DataFrame, prompts: pl.DataFrame, seed: int, codes: list[str]
     ) -> pl.DataFrame:
-        """The rows with the language their prompt is given in, as a number."""
+        """Return the rows with the language of their prompt, as a number."""
         return rows.with_columns(prompt_language="chosen_language")
 
     def _columns(self, rows: pl.DataFrame, codes: list[str]) -> dict[str, Any]:
-        """The columns of the output that hold no text."""
+        """Return the columns of the output that hold no text."""
         return {name: rows[name].to_arrow() for name in ("pool_size", "pool_mean", "pool_std")}
 
     def _limits(self, drop: DropRules) -> PairLimits:
@@ -188,7 +188,7 @@ class Selection(Stage):
 
 
 def coded(numbers: pl.Series, codes: list[str]) -> pa.Array:
-    """Languages by their codes."""
+    """Return the codes of languages that are given as numbers."""
     import polars as pl
 
     return pl.Series(codes)[numbers].to_arrow()

@@ -1,4 +1,4 @@
-"""What pairs are made of, in numbers: rewards, margins, lengths, languages. Pure, and all of it
+"""Statistics of pairs: rewards, margins, lengths, languages. Pure, and all of it
 goes into the manifest, from which the card and the drawings are made."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def describe(
     objections: Mapping[str, Mapping[str, pl.Expr]],
     budget: int | None = None,
 ) -> dict[str, Any]:
-    """Figures of one slice.
+    """Return the figures of one slice.
 
     answers: the pool that `pairs` were chosen from, as `rules.pool` makes it.
     pairs: rows as `rules.pair` or `rules.best` returns them, with prompt_language if pairs.
@@ -72,14 +72,14 @@ def describe(
 
 
 def passed_over(answers: pl.DataFrame, objections: Mapping[str, pl.Expr]) -> dict[str, int]:
-    """How many answers may not stand on a side, by what speaks against them; one answer may
-    count more than once."""
+    """Count the answers that are unfit for a side, by filter. One answer may count several
+    times."""
     counts = answers.select(**{name: rule.sum() for name, rule in objections.items()})
     return {name: int(n) for name, n in counts.row(0, named=True).items()} if objections else {}
 
 
 def histogram(columns: dict[str, pl.Series]) -> dict[str, Any]:
-    """How often values fall into bins that all columns share; no bins where there is no value."""
+    """Count values in bins that all columns share. Without any value there are no bins."""
     values = {name: column.drop_nulls().to_numpy() for name, column in columns.items()}
     ends = [(v.min(), v.max()) for v in values.values() if len(v)]
     if not ends:
@@ -94,7 +94,7 @@ def histogram(columns: dict[str, pl.Series]) -> dict[str, Any]:
 
 
 def overlap(rows: pl.DataFrame, other: pl.DataFrame) -> float | None:
-    """The share of the pairs of `one` that `other` has too, to the answer; None of no pairs."""
+    """Return the share of `rows` that `other` has too, with both answers; None without rows."""
     keys = ["prompt_id", "chosen_language", "chosen_k", "rejected_language", "rejected_k"]
     if not len(rows):
         return None

@@ -1,6 +1,6 @@
 """The plan: for every step reuse, publish, run or blocked, and why. Values in, values out.
 
-It is told what is pinned (the lock) and what exists (the holdings), and touches nothing.
+It reads the pins (the lock) and the existing artifacts (the inventory), and touches nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RepoType = Literal["model", "dataset"]
 
 
 class State(Enum):
-    """What will happen to a step."""
+    """State of a planned step: reused, published, run, or blocked."""
 
     REUSE = "reuse"  # on the hub: nothing to do
     PUBLISH = "publish"  # done here, not on the hub yet
@@ -33,7 +33,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class ArtifactRef:
-    """An artifact that exists: at rest in a directory, on the hub at a tag, or both."""
+    """An existing artifact: in a directory, on the hub at a tag, or both."""
 
     manifest: Manifest
     directory: Path | None = None
@@ -42,14 +42,14 @@ class ArtifactRef:
 
 @dataclass
 class Inventory:
-    """What exists: artifacts, newest last, and how far unfinished work directories are (shards
-    done and asked for, by fingerprint)."""
+    """Existing artifacts, newest last, and progress of unfinished work directories (shards done and
+    in all, by fingerprint)."""
 
     found: list[ArtifactRef] = field(default_factory=list)
     partial: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, new: ArtifactRef) -> None:
-        """Take in one artifact; the same one at rest and on the hub becomes one entry."""
+        """Add one artifact. The same one on disk and on the hub becomes one entry."""
         for number, old in enumerate(self.found):
             if _same_artifact(old.manifest, new.manifest):
                 self.found[number] = ArtifactRef(
@@ -69,7 +69,7 @@ def _same_artifact(first: Manifest, other: Manifest) -> bool:
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice with its identity worked out, and the artifacts whose rows may stand in it."""
+    """A slice with its identity, and the artifacts whose rows it may reuse."""
 
     spec: SliceSpec
     identity: dict[str, Any]
@@ -80,8 +80,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class ReusableRows:
-    """An artifact that has rows for a slice; `whole` when it is the very same slice, made of the
-    very same inputs."""
+    """An artifact that has rows for a slice; `whole` if it has the same slice, made from the same
+    inputs."""
 
     found: ArtifactRef
     whole: bool
@@ -102,38 +102,38 @@ class Step:
 
     @property
     def repo_type(self) -> RepoType:
-        """Whether its repo is a dataset or a model on the Hub."""
+        """Return whether its repo is a dataset or a model on the Hub."""
         return repo_type(self.stage.kind)
 
     @property
     def served(self) -> list[str]:
-        """The served models that it asks: where it runs there must be a way to their server."""
+        """Return the served models that it uses. It must run where their server can be reached."""
         needs = [need for piece in self.slices for need in piece.spec.needs]
         return list(dict.fromkeys(need.model for need in needs if isinstance(need, ServedModel)))
 
 
 def repo_type(kind: str) -> RepoType:
-    """The type of repo that an artifact of a kind lives in."""
+    """Return the type of repo for an artifact of a kind."""
     return "model" if kind in ("model", "adapter") else "dataset"
 
 
 def repo_of(recipe: Recipe, stage: Stage, step: str) -> str:
-    """The repo of a step: `{org}/{recipe}-{stage}`, with `-{group}` for one of several."""
+    """Return the repo of a step: `{org}/{recipe}-{stage}`, with `-{group}` for one of several."""
     group = step.partition("[")[2].rstrip("]")
     return f"{recipe.org}/{recipe.name}-{stage.repo}" + (f"-{group}" if group else "")
 
 
 def repos(recipe: Recipe) -> dict[str, RepoType]:
-    """Every repo of a recipe, with its type."""
+    """Return every repo of a recipe, with its type."""
     return {
         repo_of(recipe, stage, spec.step): repo_type(stage.kind) for stage, spec in recipe.slices()
     }
 
 
 def plan(recipe: Recipe, lock: Lock, holdings: Inventory) -> list[Step]:
-    """All steps in the order of the line.
+    """Return all steps in the order of the line.
 
-    A source that the lock does not pin counts as new content, so what reads it is run.
+    A source that the lock does not pin counts as new content, so steps that read it are run.
     """
     return _Planner(recipe, lock, holdings).steps()
 
@@ -227,8 +227,8 @@ class _Planner:
         return Slice(spec, full, fingerprint(full), key)
 
     def _earlier(self, stage: Stage, piece: Slice) -> tuple[ReusableRows, ...]:
-        """Artifacts with rows for this slice: the same slice of the same inputs first, then those
-        made by the same rules and the same models, the one with most rows first."""
+        """Return the artifacts with rows for this slice: the same slice of the same inputs first,
+        then those made by the same rules and models, most rows first."""
         computed = any(
             not isinstance(n, ExternalInput) or n.kind == "model" for n in piece.spec.needs
         )
@@ -251,8 +251,8 @@ class _Planner:
         return tuple(ReusableRows(artifact, same) for same, _, artifact in candidates)
 
     def _same_models(self, record: SliceRecord, piece: Slice) -> bool:
-        """Whether what was read as a whole (a model) has the content that it had then. Rows are
-        compared one by one when they are taken over."""
+        """Return whether inputs that are read as a whole (models) have the content that they had
+        then. Rows are compared one by one when they are reused."""
         then = {(read.role, read.digest) for read in record.inputs}
         for need in piece.spec.needs:
             if not isinstance(need, StepInput):
@@ -302,7 +302,7 @@ class _Planner:
         return State.RUN, "nothing published yet", None
 
     def _read_the_same(self, manifest: Manifest, piece: Slice) -> bool:
-        """Whether the content that was read then is the content that would be read now."""
+        """Return whether a slice would read the same content now as it did then."""
         record = manifest.slices.get(piece.spec.name)
         if record is None or any(
             isinstance(need, StepInput) and need.step not in self._done for need in piece.spec.needs
@@ -320,14 +320,14 @@ class _Planner:
 
 
 def content(manifest: Manifest, read: StepInput) -> str:
-    """The digest of what reading this of an artifact gives."""
+    """Return the digest of what an input reads of an artifact."""
     if read.checkpoint:
         return manifest.digest_of(checkpoints.folder(read.checkpoint))
     return manifest.slices[read.slice].digest
 
 
 def _at(read: StepInput, name: str) -> str:
-    """The name of a slice, or of a checkpoint on the way to it."""
+    """Return the name of a slice, or of a checkpoint of its training."""
     return f"{name}@{read.checkpoint}" if read.checkpoint else name
 
 
@@ -339,8 +339,8 @@ def _by_role(reads: Iterable[StepInput], value: Any) -> dict[str, list[str]]:
 
 
 def _nearest(old: Iterable[Manifest], stage: Stage, going: list[Slice]) -> str:
-    """What makes this step another one than the published one that it is nearest to; the newest
-    of several."""
+    """Return why a step is not the published one that it is nearest to, as text. Of several
+    equally near the newest is compared."""
     newest_first = sorted(old, key=lambda manifest: manifest.created, reverse=True)
     reasons = min((changes(manifest, stage, going) for manifest in newest_first), key=len)
     more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
@@ -348,7 +348,7 @@ def _nearest(old: Iterable[Manifest], stage: Stage, going: list[Slice]) -> str:
 
 
 def changes(old: Manifest, stage: Stage, going: Iterable[Slice]) -> list[str]:
-    """What makes this step another one than `old`, by field with old and new value."""
+    """Return the differences of a step from `old`, each with the old and the new value."""
     before, after = (
         _flat(old.fields),
         _flat(stage.model_dump(mode="json", exclude={"how"}, by_alias=True)),

@@ -32,7 +32,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class Recipe(Knobs):
-    """What to make. See recipes/demo.yaml for one with every part explained."""
+    """A recipe: languages, models and stages. See recipes/demo.yaml, which explains every part."""
 
     name: Annotated[str, Field(pattern=NAME)]  # every repo is {org}/{name}-{step}
     org: Annotated[str, Field(pattern=NAME)]  # user or organisation on the hub
@@ -87,16 +87,16 @@ class Recipe(Knobs):
         }
 
     def context(self) -> StageContext:
-        """What stages may know of this recipe."""
+        """Return the parts of this recipe that stages may use to plan."""
         return StageContext(self.languages, self.models, self.steps(), STAGES)
 
     def steps(self) -> dict[str, Stage]:
-        """The stages this recipe has, in the order of the line."""
+        """Return the stages of this recipe, in the order of the line."""
         stages = {stage.name: getattr(self.stages, stage.name) for stage in STAGES}
         return {name: stage for name, stage in stages.items() if stage is not None}
 
     def slices(self) -> list[tuple[Stage, SliceSpec]]:
-        """Every slice of every stage. Raises RecipeError for a reference to what is not there."""
+        """Return every slice of every stage. Raises RecipeError for a reference to nothing."""
         context = self.context()
         return [
             (stage, spec)
@@ -119,8 +119,8 @@ class LoadedRecipe:
     folders: tuple[Path, ...] = ()
 
     def file(self, source: str) -> Path:
-        """Where a local file that the recipe names lies: beside the recipe, or beside one that it
-        extends."""
+        """Return the path of a local file that the recipe names: beside it, or beside a recipe that
+        it extends."""
         if path := self.files.get(source):
             return path
         places = [(folder / source).resolve() for folder in (self.path.parent, *self.folders)]
@@ -128,7 +128,8 @@ class LoadedRecipe:
 
 
 def find(name: str) -> tuple[Path, bool]:
-    """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
+    """Return the file for a path or for the name of a packaged recipe, and whether it is packaged.
+    Raises RecipeError."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if path.is_file():
@@ -147,9 +148,9 @@ def find(name: str) -> tuple[Path, bool]:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """The recipe at a path or of a packaged name, with `key.path=value` overrides on top.
+    """Load the recipe at a path or of a packaged name, with `key.path=value` overrides on top.
 
-    Raises RecipeError that names the line and the nearest right word.
+    Raises RecipeError, which names the line and suggests the closest valid key.
     """
     path, packaged = find(name)
     lineage: list[tuple[tuple[str, str], Path]] = []
@@ -178,8 +179,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
 def _read(
     path: Path, children: tuple[Path, ...], lineage: list[tuple[tuple[str, str], Path]]
 ) -> config.Document:
-    """The document at `path` over those it extends, whose org, name and folder go into `lineage`,
-    the farthest first."""
+    """Return the document at `path` merged over those that it extends. Their org, name and folder
+    are appended to `lineage`, the farthest first."""
     if path in children:
         raise RecipeError(f"{path.name} extends itself", "break the circle")
     try:
@@ -213,7 +214,7 @@ def _read(
 
 
 def merge(base: Any, top: Any) -> Any:
-    """`top` over `base`: mappings merge, anything else replaces; null takes a key away."""
+    """Merge `top` over `base`: mappings merge, anything else replaces, null removes a key."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
     merged = dict(base)
@@ -300,7 +301,7 @@ def explain(
 
 
 def _siblings(path: tuple[Any, ...], model: Any) -> list[str]:
-    """The keys that are allowed where `path` ends, in a `model`."""
+    """Return the keys that a `model` allows where `path` ends."""
     parts = iter(path[:-1])
     for part in parts:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None

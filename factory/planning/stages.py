@@ -1,4 +1,4 @@
-"""The stages, in the order of the line. A new one is a file in its folder and a name below."""
+"""Registry of stages, in the order of the line. A new stage is one file and one name below."""
 
 from __future__ import annotations
 

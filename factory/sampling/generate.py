@@ -112,7 +112,7 @@ class Generate(Stage):
         prompts: Sequence[Mapping[str, Any]],
         draws: Sequence[Sequence[int]],
     ) -> tuple[pa.Table, int]:
-        """The answers to some prompts, each with the draws (k) that it lacks, and their tokens."""
+        """Return the answers to some prompts at their missing draws (k), and the tokens sampled."""
         sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
         # One seed a shard, from its first address: answers that are drawn together depend on
         # their neighbours whatever seed each one were given.
@@ -143,7 +143,7 @@ class Generate(Stage):
         return [{"role": "system", "content": self.system}, *messages]
 
     def _todo(self, job: Job, spec: SliceSpec) -> list[tuple[int, Sequence[int]]]:
-        """The prompts of a slice that want answers, by number, each with the draws (k) it lacks."""
+        """Return the prompts of a slice that lack answers: number and missing draws (k)."""
         import polars as pl
 
         need = spec.need("prompts")
@@ -183,7 +183,7 @@ def _row(
 
 
 def _describe(out: Path, name: str) -> dict[str, int]:
-    """Counts that a reader of the card wants first, of one slice."""
+    """Return the counts of one slice for the card."""
     import polars as pl
 
     columns = ["finish_reason", "detected_language", "language", "n_tokens"]

@@ -88,7 +88,7 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def fields(name: Any, stage: str) -> dict[str, Any]:
-    """What a preset says, as fields of a source stage. Raises ValueError with the nearest name."""
+    """Return a preset as fields of a source stage. Raises ValueError with the closest name."""
     preset = PRESETS.get(name) if isinstance(name, str) else None
     if preset is None:
         raise ValueError(

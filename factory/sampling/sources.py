@@ -1,4 +1,4 @@
-"""Where rows come in from outside: prompts, evaluation questions, English preferences.
+"""Stages that read rows from outside: prompts, evaluation questions, preferences.
 
 Each stage turns a Hub dataset or a local file into canonical rows, so that the collection holds
 everything it was made from and a stranger can start from it.
@@ -104,13 +104,14 @@ class _Source(Stage, View):
         return Outcome(rows, determinism="exact")
 
     def repeated(self, row: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
-        """Whether a row says again what one before it said, and is not wanted twice."""
+        """Return whether a row repeats an earlier one and is to be dropped."""
         return False
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
     ) -> dict[str, Any] | None:
-        """A row of the source in canonical form; None for one without text. Raises InputError."""
+        """Return a row of the source in canonical form; None if it has no text. Raises
+        InputError."""
         raise NotImplementedError
 
 

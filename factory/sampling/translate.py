@@ -79,7 +79,7 @@ class Translate(Stage):
         return value
 
     def targets(self, languages: Sequence[str]) -> tuple[str, ...]:
-        """The languages that are translated into, in a recipe that has `languages`."""
+        """Return the languages that are translated into, in a recipe that has `languages`."""
         if self.languages is not None:
             return self.languages
         return tuple(code for code in languages if code != self.source_language)
@@ -186,7 +186,7 @@ class Translate(Stage):
     def _make(
         self, sampler: Sampler, work: Path, shard: Shard, prompts: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
-        """The translations of some prompts, and their tokens."""
+        """Return the translations of some prompts, and their tokens."""
         translations = translate(
             [message["content"] for row in prompts for message in row["messages"]],
             wording(self.format, self.source_language, shard.slice, self.names),
@@ -207,7 +207,7 @@ class Translate(Stage):
         return table, sum(part.n_tokens for part in translations)
 
     def _source_rows(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
-        """The prompts to be translated, with the turns that are."""
+        """Return the prompts to translate, with only the turns that are translated."""
         table = job.table(spec, "prompts", "prompts")
         rows: list[dict[str, Any]] = table.slice(0, self.first).to_pylist()
         if self.turns == "all":
@@ -215,7 +215,7 @@ class Translate(Stage):
         return [row | {"messages": [_first(row["messages"])]} for row in rows]
 
     def _todo(self, job: Job, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The prompts that no earlier artifact has a translation of."""
+        """Return the prompts that no earlier artifact has a translation of."""
         import polars as pl
 
         frame = pl.DataFrame(
@@ -230,7 +230,7 @@ class Translate(Stage):
     def _row(
         self, prompt: dict[str, Any], translations: Sequence[Translation], code: str
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The row of one translated prompt, and what is said of it if it is dropped."""
+        """Return the row of one translated prompt, and the record of its drop, if it is dropped."""
         sources = [message["content"] for message in prompt["messages"]]
         reason = next((part.reason for part in translations if part.reason), None)
         cut = any(part.cut_off for part in translations)
@@ -271,16 +271,16 @@ class Translate(Stage):
         rows: list[dict[str, Any]],
         lost: list[dict[str, Any]],
     ) -> dict[str, Any]:
-        """What a reader of the card wants first; with a reference, chrF of what was kept and of
-        all that came back."""
+        """Return figures for the card; with references, chrF of the translations that stay and of
+        all."""
         import statistics
 
         code = str(spec.language)
-        texts = {row["prompt_id"]: _text(row["messages"]) for row in rows}
+        translations = {row["prompt_id"]: _text(row["messages"]) for row in rows}
         ratios = [
-            length_ratio(_text(row["messages"]), texts[row["prompt_id"]], code)
+            length_ratio(_text(row["messages"]), translations[row["prompt_id"]], code)
             for row in sources
-            if row["prompt_id"] in texts
+            if row["prompt_id"] in translations
         ]
         figures: dict[str, Any] = {
             "asked": len(sources),
@@ -290,14 +290,14 @@ class Translate(Stage):
             **({"length_ratio": statistics.median(ratios)} if ratios else {}),
         }
         if self.compare:
-            everything = texts | {row["prompt_id"]: row["translation"] for row in lost}
+            everything = translations | {row["prompt_id"]: row["translation"] for row in lost}
             wrote = {
                 row["prompt_id"]: _text(
                     row["messages"] if self.turns == "all" else [_first(row["messages"])]
                 )
                 for row in job.table(spec, "reference", "prompts").to_pylist()
             }
-            sets = {"chrf_kept": texts, "chrf_all": everything}
+            sets = {"chrf_kept": translations, "chrf_all": everything}
             figures["compared"] = sum(name in wrote for name in everything)
             for name, texts in sets.items():
                 figures[name] = chrf((texts[i], wrote[i]) for i in texts if i in wrote)
@@ -305,9 +305,9 @@ class Translate(Stage):
 
 
 def _lost(job: Job, name: str) -> list[dict[str, Any]]:
-    """What was dropped from a slice. One that stands as a whole dropped what it dropped when it
-    was made."""
-    if job.taken(name, Translate.kind).whole:
+    """Return the records of the prompts dropped from a slice. Those of a slice that is reused as a
+    whole are in the artifact that it comes from."""
+    if job.reused(name, Translate.kind).whole:
         for earlier in job.earlier.get(name, ()):
             file = _dropped(earlier.path.parent.parent, name)
             if earlier.whole and file.exists():
@@ -323,7 +323,7 @@ def _notes(work: Path, shard: Shard) -> Path:
 
 
 def _dropped(root: Path, name: str) -> Path:
-    """Where an artifact says what it dropped from a slice."""
+    """Return the file of an artifact with the prompts dropped from a slice."""
     return root / "dropped" / f"{name}.jsonl"
 
 

@@ -111,27 +111,27 @@ def _split(text: str, border: re.Pattern[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class TranslationPrompt:
-    """How one translator is asked: its format, and what it calls the two languages."""
+    """Prompt of one translator: its format, and its names of the two languages."""
 
     format: Format
     source: str
     target: str
 
     def ask(self, text: str) -> str:
-        """What is said to the translator for one piece."""
+        """Return the prompt for one piece of text."""
         values = {"source": self.source, "target": self.target, "text": text}
         return TEMPLATES[self.format].format(**values)
 
     def markers(self, text: str, special: Sequence[str]) -> list[str]:
-        """What in a text would be read as the format's own: its markers, and the `special`
-        tokens of the translator."""
+        """Return the parts of a text that would be read as the format's own: its markers, and the
+        `special` tokens of the translator."""
         own = _MARKERS.get(self.format)
         tokens = [match[0] for match in own.finditer(text)] if own else []
         return tokens + [token for token in special if token in text]
 
     def answer(self, text: str) -> tuple[str, bool]:
-        """The translation in what came back, and whether it ended before the text did: a
-        completion model that is done with a paragraph goes on with the next one."""
+        """Return the translation in a completion, and whether it ended before the completion did:
+        a completion model that is done with a paragraph goes on with the next one."""
         if self.format != "completion":
             return text.strip(), False
         ends = [at for mark in ("\n\n", f"\n{self.source}:") if (at := text.find(mark, 1)) > 0]
@@ -139,8 +139,8 @@ class TranslationPrompt:
 
 
 def wording(form: Format, source: str, target: str, names: Mapping[str, str]) -> TranslationPrompt:
-    """The wording for two language codes; `names` says what the translator calls a language
-    where it is not what others call it. Raises RecipeError for an unknown code."""
+    """Return the prompt for two language codes. `names` are the translator's own names of
+    languages. Raises RecipeError for an unknown code."""
 
     def name(code: str) -> str:
         row = language(code)
@@ -151,8 +151,8 @@ def wording(form: Format, source: str, target: str, names: Mapping[str, str]) ->
 
 
 def length_ratio(source: str, translation: str, target: str) -> float:
-    """How long a translation is for its source, 1 being usual in the target language. Of 8,000
-    published prompts in eight languages all lie between 0.4 and 2.6."""
+    """Return the length of a translation for its source; 1 is usual in the target language. Of
+    8,000 published prompts in eight languages all lie between 0.4 and 2.6."""
     expected = (len(source) + _SMOOTH) * _DENSITY.get(target, 1.0)
     return (len(translation) + _SMOOTH) / expected
 

@@ -12,8 +12,7 @@ from factory.sampling.translation import Piece, TranslationPrompt, pieces
 
 @dataclass(frozen=True)
 class Translation:
-    """What came back for one text, its pieces joined; `reason` when it was not even sent, or not
-    to the end."""
+    """Translation of one text, its pieces joined; `reason` if it was not sent."""
 
     text: str
     cut_off: bool

@@ -45,7 +45,7 @@ class Place:
     folder: str = ""
 
     @property
-    def said(self) -> str:
+    def label(self) -> str:
         """Return its repo, revision and folder on the Hub."""
         return f"{self.name}@{self.revision}" + (f":{self.folder}" if self.folder else "")
 
@@ -108,7 +108,7 @@ class Job:
             reused = reuse.take(self.work, name, kind, self.earlier.get(name, ()), rows)
         return [] if reused.whole else reuse.missing(reused, rows)
 
-    def taken(self, name: str, kind: str) -> ReusedRows:
+    def reused(self, name: str, kind: str) -> ReusedRows:
         """Return the rows of earlier artifacts that slice `name` reuses."""
         with files.file_lock(self.work):
             return reuse.take(self.work, name, kind, self.earlier.get(name, ()), None)
@@ -141,7 +141,7 @@ class Job:
         Returns the totals of the shards of each slice. Raises PartDone where this process was to
         make only a part.
         """
-        reused = {name: self.taken(name, kind) for name in sizes}
+        reused = {name: self.reused(name, kind) for name in sizes}
         todo = {name: 0 if reused[name].whole else size for name, size in sizes.items()}
         grid = shards.grid(self.work, todo, per_shard)
         part = grid.part(*self.part) if self.part else grid

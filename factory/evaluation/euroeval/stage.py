@@ -310,7 +310,7 @@ class _Asked:
         stage = self._stage
         return {
             "model": model_of(spec.name),
-            "adapter": put_on.said if put_on and put_on.name else None,
+            "adapter": put_on.label if put_on and put_on.name else None,
             "language": spec.language,
             "split": stage.split,
             "few_shot": stage.few_shot,
