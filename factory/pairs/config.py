@@ -101,8 +101,8 @@ class Budget(Knobs):
 
 class DropRules(Knobs):
     """Reasons to drop a best answer: scores of its prompt deviate by less than `std_below`; its
-    score lies below that quantile of all scores of its language; the same text was chosen for an earlier
-    prompt (`duplicates`)."""
+    score lies below that quantile of all scores of its language; the same text was chosen for an
+    earlier prompt (`duplicates`)."""
 
     std_below: float | None = Field(None, ge=0)
     chosen_below_quantile: float | None = Field(None, ge=0, le=1)
@@ -110,7 +110,7 @@ class DropRules(Knobs):
 
 
 class DropPairRules(DropRules):
-    """Reasons to drop a pair: those of a best answer, and a margin that is too small or too large.
+    """Reasons to drop a pair: those of a best answer, and a margin too small or too large.
     `duplicates` also drops a pair of the same text twice."""
 
     margin_below: float | None = Field(None, ge=0)

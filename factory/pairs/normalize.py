@@ -35,9 +35,9 @@ def zscored(answers: pl.DataFrame) -> pl.DataFrame:
 
 
 def length_controlled(answers: pl.DataFrame) -> tuple[pl.DataFrame, float]:
-    """Return scores less alpha a character, and that alpha: the one of `ALPHAS` that brings the mean
-    length of the highest scores nearest to that of the lowest, prompt by prompt; the smallest of
-    several. (ICR's length control, for the answers of one language.)"""
+    """Return scores less alpha a character, and that alpha: the one of `ALPHAS` that brings the
+    mean length of the highest scores nearest to that of the lowest, prompt by prompt; the smallest
+    of several. (ICR's length control, for the answers of one language.)"""
     score, size = pl.col("score"), pl.len().over("prompt_id")
     rows = answers.filter(
         score.is_not_null(), score.count().over("prompt_id") >= size * MISSING_LIMIT
