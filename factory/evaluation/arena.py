@@ -40,6 +40,7 @@ class Arena(Stage):
     name: ClassVar[str] = "arena"
     kind: ClassVar[str] = "answers"
     repo: ClassVar[str] = "arena"
+    instead_of_from: ClassVar[str] = "its answers must all be decoded alike; run it"
     version: ClassVar[int] = 3  # with the hash of the question and its judged lines
     row_wise: ClassVar[bool] = True
 

@@ -46,6 +46,7 @@ class Translate(Stage):
     name: ClassVar[str] = "translate"
     kind: ClassVar[str] = "prompts"
     repo: ClassVar[str] = "translate"
+    instead_of_from: ClassVar[str] = "let prompts read what is translated already"
     row_wise: ClassVar[bool] = True
 
     model: Annotated[str, REFERENCE] = "translator"  # a name under models

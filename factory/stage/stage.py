@@ -56,13 +56,8 @@ class How(Knobs):
     """Settings of a run, never part of the identity of its rows."""
 
 
-# Kinds of artifacts that `from:` can take in, and the way round for stages of other kinds.
+# Kinds of artifacts that `from:` can take in.
 TAKEN_IN = frozenset({"samples", "scores", "pairs", "sft", "adapter"})
-_INSTEAD = {
-    "translate": "let prompts read what is translated already",
-    "reward": "name the model under models: instead",
-    "arena": "its answers must all be decoded alike; run it",
-}
 
 
 class Stage(Knobs):
@@ -76,6 +71,7 @@ class Stage(Knobs):
     # Kinds of rows that it reads; its rows follow those of the first. Each kind comes from the
     # last stage before it in the line that makes such rows.
     reads: ClassVar[tuple[str, ...]] = ()
+    instead_of_from: ClassVar[str] = "run it"  # advice where its kind is not in TAKEN_IN
     seeded: ClassVar[bool] = False  # whether the recipe's seed changes the output
     # Whether the content of a row depends on nothing but the input rows at its own address. Rows
     # that such a stage made earlier by the same rules are reused in a larger artifact.
@@ -91,7 +87,7 @@ class Stage(Knobs):
     def _short_from(cls, value: Any) -> Any:
         """`from: org/name@revision` for `from: {source: org/name@revision}`."""
         if value is not None and cls.kind not in TAKEN_IN:
-            raise ValueError(f"{cls.name} cannot be taken in: {_INSTEAD.get(cls.name, 'run it')}")
+            raise ValueError(f"{cls.name} cannot be taken in: {cls.instead_of_from}")
         return {"source": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")

@@ -189,6 +189,7 @@ class Reward(_Training):
     name: ClassVar[str] = "reward"
     kind: ClassVar[str] = "model"
     repo: ClassVar[str] = "reward"
+    instead_of_from: ClassVar[str] = "name the model under models: instead"
     read: ClassVar[str] = "preferences"
     rows_kind: ClassVar[str] = "preferences"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
