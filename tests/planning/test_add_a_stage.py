@@ -65,6 +65,7 @@ def newest(copy: Path) -> dict[str, tuple[Path, Manifest]]:
     return {manifest.step: (directory, manifest) for directory, manifest in found}
 
 
+@pytest.mark.slow
 def test_a_new_stage_is_planned_run_reused_and_has_a_card(copy: Path) -> None:
     factory(copy, "run", "small.yaml", "--until", "pair")
     first = newest(copy)
@@ -98,6 +99,7 @@ def test_a_new_stage_is_planned_run_reused_and_has_a_card(copy: Path) -> None:
     assert second["brief"][1].slices["en"].rows.into == 18
 
 
+@pytest.mark.slow
 def test_somebody_elses_rows_may_stand_in_its_place(copy: Path) -> None:
     row = {"prompt": "Hello", "response": "Good day."}
     (copy / "rows.jsonl").write_text(json.dumps(row) + "\n")
