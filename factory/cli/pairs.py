@@ -62,8 +62,8 @@ def compare(
         from factory.stage.inputs import StepInput
         from factory.stage.job import Job
 
-        scope = loaded.recipe.scope()
-        needs = {n for s in found for spec in s.slices(scope) for n in spec.needs}
+        context = loaded.recipe.context()
+        needs = {n for s in found for spec in s.plan_slices(context) for n in spec.needs}
         pins, _ = resolve.resolve(loaded, the_hub, home, None)
         held = resolve.holdings(loaded, pins, the_hub, home)
         reads = [need for need in needs if isinstance(need, StepInput)]
@@ -76,7 +76,7 @@ def compare(
             out=Path(),
             progress=lambda done, total, unit, tokens=0: None,
         )
-        rows = comparison.compare(found, scope, job)
+        rows = comparison.compare(found, context, job)
     totals = comparison.totals(rows)
     figures.draw_comparison(figure, totals)
     if json_:

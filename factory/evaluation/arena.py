@@ -22,7 +22,7 @@ from factory.language.english import english
 from factory.stage.inputs import SliceSpec, StepInput, model_of
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, counted, engines, greedy, spent
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 from factory.training import probe
 
 
@@ -40,6 +40,7 @@ class Arena(Stage):
     name: ClassVar[str] = "arena"
     kind: ClassVar[str] = "answers"
     repo: ClassVar[str] = "arena"
+    instead_of_from: ClassVar[str] = "its answers must all be decoded alike; run it"
     version: ClassVar[int] = 3  # with the hash of the question and its judged lines
     row_wise: ClassVar[bool] = True
 
@@ -48,23 +49,23 @@ class Arena(Stage):
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: ArenaHow = ArenaHow()
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        questions = {spec.name: spec for spec in scope.slices("questions", self.name)}
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        questions = context.rows("questions", self.name)
         specs = []
-        for contestant in contestants(scope, self.of, self.name):
+        for contestant in contestants(context, self.of, self.name):
             specs += [
                 SliceSpec(
                     self.name,
                     f"{language}/{contestant.label}",
                     language,
-                    (StepInput("questions", questions[language].step, language), *contestant.needs),
+                    (questions[language].as_input("questions"), *contestant.needs),
                 )
                 for language in contestant.languages
             ]
         self._served(dict.fromkeys(model_of(spec.name) for spec in specs))
         return specs
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def _served(self, labels: Collection[str]) -> None:

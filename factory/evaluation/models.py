@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from factory.artifacts import checkpoints
 from factory.errors import RecipeError, nearest
 from factory.stage.inputs import Need, StepInput
-from factory.stage.stage import Scope, Stage
+from factory.stage.stage import Stage, StageContext
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Contestant:
     languages: tuple[str, ...]
 
 
-def contestants(scope: Scope, names: Iterable[str], asked_by: str) -> list[Contestant]:
+def contestants(context: StageContext, names: Iterable[str], asked_by: str) -> list[Contestant]:
     """Return the models that these names stand for, each once: a model under models: in every
     language, or the adapters of a training stage in the languages that they were trained on.
     `dpo@0.5` are those after half of the steps, `dpo@*` all that the stage keeps and the end.
@@ -28,24 +28,24 @@ def contestants(scope: Scope, names: Iterable[str], asked_by: str) -> list[Conte
     by_label = {
         contestant.label: contestant
         for name in names
-        for contestant in _named(scope, name, asked_by)
+        for contestant in _named(context, name, asked_by)
     }
     return list(by_label.values())
 
 
-def _named(scope: Scope, name: str, asked_by: str) -> list[Contestant]:
-    if name in scope.models:
-        return [Contestant(name, scope.policy(name, "model", asked_by), scope.languages)]
+def _named(context: StageContext, name: str, asked_by: str) -> list[Contestant]:
+    if name in context.models:
+        return [Contestant(name, context.policy(name, "model", asked_by), context.languages)]
     trained, _, at = name.partition("@")
-    stage = scope.stage(trained, asked_by)
-    base = scope.base(getattr(stage, "base", "policy"), "model", asked_by)
+    stage = context.stage(trained, asked_by)
+    base = context.base(getattr(stage, "base", "policy"), "model", asked_by)
     return [
         Contestant(
             checkpoints.label(f"{trained}-{spec.name}", share),
             (base, StepInput("adapter", spec.step, spec.name, share)),
-            (spec.language,) if spec.language else scope.languages,
+            (spec.language,) if spec.language else context.languages,
         )
-        for spec in stage.checked_slices(scope)
+        for spec in stage.checked_slices(context)
         for share in _shares(stage, at, asked_by)
     ]
 

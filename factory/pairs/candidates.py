@@ -1,6 +1,6 @@
-"""What one slice is chosen from: the prompts and answers that it reads, language by language.
+"""Prompts and answers of one slice of pairs, language by language.
 
-A rule sees the light columns alone; texts are gathered for the answers that it found.
+Rules see the light columns alone; texts are gathered for the answers that they select.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class Candidates:
 
     @cached_property
     def parts(self) -> dict[str, dict[str, StepInput]]:
-        """What is read, by language and role."""
-        found: dict[str, dict[str, StepInput]] = {}
+        """Return the inputs by language and role."""
+        inputs: dict[str, dict[str, StepInput]] = {}
         for need in self.spec.needs:
             if isinstance(need, StepInput):
-                found.setdefault(need.slice, {})[need.role] = need
-        return found
+                inputs.setdefault(need.slice, {})[need.role] = need
+        return inputs
 
     @property
     def codes(self) -> list[str]:
-        """The languages, in the order that their numbers mean."""
+        """Return the languages; their position is their number."""
         return list(self.parts)
 
     @cached_property
@@ -58,7 +58,7 @@ class Candidates:
 
     @cached_property
     def prompts(self) -> pl.DataFrame:
-        """prompt_id and language of every prompt, in the order that it is read in."""
+        """Return prompt_id and language of every prompt, in the order of the inputs."""
         import polars as pl
 
         return pl.concat(
@@ -70,13 +70,13 @@ class Candidates:
 
     @cached_property
     def prompt_ids(self) -> pl.Series:
-        """Every prompt once, in order."""
+        """Return the id of every prompt once, in order."""
         return self.prompts["prompt_id"].unique().sort()
 
     def pool(self, gold: bool) -> pl.DataFrame:
-        """All answers as the rules see them. Ids become numbers language by language, so that
-        the strings of one language at a time are in memory. Raises InputError for answers to a
-        prompt that is not there."""
+        """Return all answers as the rules see them. Raises InputError for answers to a prompt that
+        is not read. Ids become numbers language by language, so that the strings of only one
+        language are in memory."""
         import polars as pl
 
         from factory.pairs import rules
@@ -100,7 +100,7 @@ class Candidates:
         return answers
 
     def messages(self, rows: pl.DataFrame) -> pa.ChunkedArray:
-        """The conversation that each row's prompt is, in its prompt_language."""
+        """Return the conversation of the prompt of each row, in its prompt_language."""
         at = rows.select("prompt_id", language="prompt_language").join(
             self.prompts.with_row_index("at"),
             on=["prompt_id", "language"],
@@ -110,18 +110,18 @@ class Candidates:
         return pa.concat_tables(self._conversations).column("messages").take(at.to_arrow())
 
     def texts(self, rows: pl.DataFrame, sides: Mapping[str, str]) -> dict[str, pa.Array]:
-        """The answers on each side under the name of its column, in the order of `rows`."""
+        """Return the answers of each side by the name of its column, in the order of `rows`."""
         import numpy as np
         import polars as pl
 
         at = np.concatenate([rows[f"{side}_row"].to_numpy() for side in sides])
         spoken = np.concatenate([rows[f"{side}_language"].to_numpy() for side in sides])
         order = np.argsort(spoken, kind="stable")
-        found = pl.concat(
+        texts = pl.concat(
             self.job.pick(part["samples"], "response", at[spoken == number])
             for number, part in enumerate(self.parts.values())
         )
-        texts = found[np.argsort(order, kind="stable")]
+        texts = texts[np.argsort(order, kind="stable")]
         return {
             column: schemas.said("assistant", texts.slice(number * len(rows), len(rows)))
             for number, column in enumerate(sides.values())

@@ -15,12 +15,12 @@ from factory.pairs.pair import Pair
 from factory.pairs.selection import SelectedPairs
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 
 if TYPE_CHECKING:
     import polars as pl
 
-# what the sweet-spot study and the published script would ask about first
+# of the sweet-spot study and the published script
 USUAL = ("max:min", "max:q1", "+2:-2", "max:min_of_5")
 
 
@@ -31,74 +31,78 @@ class Strategy:
     name: str
     stage: Pair
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        """What it would make."""
-        return self.stage.slices(scope)
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        """Return the slices that it would make."""
+        return self.stage.plan_slices(context)
 
 
-def strategies(recipe: Pair, asked: Sequence[str]) -> list[Strategy]:
-    """The recipe's own strategy and those asked for, with the recipe's filters. Raises
+def strategies(recipe: Pair, descriptions: Sequence[str]) -> list[Strategy]:
+    """Return the recipe's own strategy and the described ones, with the recipe's filters. Raises
     RecipeError for one that is misspelt or impossible."""
-    found = [Strategy("recipe", recipe)]
-    for text in dict.fromkeys(asked or USUAL):
+    choices = [Strategy("recipe", recipe)]
+    for text in dict.fromkeys(descriptions or USUAL):
         plain = {"normalize": "none", "prompt_language": "chosen", "length_control": False}
         fields = {**recipe.model_dump(), "pool": "in_lang", **plain, **parse(text)}
         try:
-            found.append(Strategy(text, Pair.model_validate(fields)))
+            choices.append(Strategy(text, Pair.model_validate(fields)))
         except ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise RecipeError(f"strategy {text!r}: {message}", "see docs/pairing.md") from None
-    return found
+    return choices
 
 
-def compare(found: Sequence[Strategy], scope: Scope, job: Job) -> list[dict[str, Any]]:
-    """One row a strategy and slice; the job holds every slice that any strategy reads."""
+def compare(choices: Sequence[Strategy], context: StageContext, job: Job) -> list[dict[str, Any]]:
+    """Return one row for each strategy and slice. `job` holds every slice that they read."""
     rows = []
     first: dict[str, pl.DataFrame] = {}
-    for strategy in found:
-        for spec in strategy.slices(scope):
-            made = strategy.stage.find(Candidates(job, spec))
-            reference = first.setdefault(spec.name, made.rows)
-            rows.append(_row(strategy.name, spec.name, made, reference))
+    for strategy in choices:
+        for spec in strategy.plan_slices(context):
+            selected = strategy.stage.find(Candidates(job, spec))
+            reference = first.setdefault(spec.name, selected.rows)
+            rows.append(_row(strategy.name, spec.name, selected, reference))
     return rows
 
 
-def _row(strategy: str, name: str, made: SelectedPairs, reference: pl.DataFrame) -> dict[str, Any]:
+def _row(
+    strategy: str, name: str, selected: SelectedPairs, reference: pl.DataFrame
+) -> dict[str, Any]:
     from factory.pairs.statistics import overlap
 
-    mix = made.figures.get("languages", [])
+    mix = selected.figures.get("languages", [])
     across = sum(m["rows"] for m in mix if m["chosen_language"] != m["rejected_language"])
-    tokens = made.figures.get("mean_tokens", {})
+    tokens = selected.figures.get("mean_tokens", {})
     return {
         "strategy": strategy,
         "slice": name,
-        "rows": len(made.rows),
-        "dropped": made.dropped,
-        "mean_margin": made.figures.get("mean_margin"),
+        "rows": len(selected.rows),
+        "dropped": selected.dropped,
+        "mean_margin": selected.figures.get("mean_margin"),
         "chosen_tokens": tokens.get("chosen"),
         "rejected_tokens": tokens.get("rejected"),
-        "token_gap": made.figures.get("token_gap"),
-        "cross": across / len(made.rows) if len(made.rows) else None,
-        "overlap": overlap(made.rows, reference),
+        "token_gap": selected.figures.get("token_gap"),
+        "cross": across / len(selected.rows) if len(selected.rows) else None,
+        "overlap": overlap(selected.rows, reference),
     }
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a strategy: its slices together, each weighing as its pairs."""
-    found = []
+    """Return one row for each strategy: means over its slices, weighted by their pairs."""
+    summaries = []
     for name in dict.fromkeys(row["strategy"] for row in rows):
-        mine = [row for row in rows if row["strategy"] == name]
-        pairs = sum(row["rows"] for row in mine)
+        own = [row for row in rows if row["strategy"] == name]
+        pairs = sum(row["rows"] for row in own)
         dropped: dict[str, int] = {}
-        for row in mine:
+        for row in own:
             for reason, count in row["dropped"].items():
                 dropped[reason] = dropped.get(reason, 0) + count
         keys = ("mean_margin", "chosen_tokens", "rejected_tokens", "token_gap", "cross", "overlap")
         means = {
-            key: sum(row[key] * row["rows"] for row in mine if row["rows"]) / pairs
+            key: sum(row[key] * row["rows"] for row in own if row["rows"]) / pairs
             if pairs
             else None
             for key in keys
         }
-        found.append({"strategy": name, "slice": "all", "rows": pairs, "dropped": dropped, **means})
-    return found
+        summaries.append(
+            {"strategy": name, "slice": "all", "rows": pairs, "dropped": dropped, **means}
+        )
+    return summaries

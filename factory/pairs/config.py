@@ -1,4 +1,4 @@
-"""What a recipe may say of pairing: points of a pool, who may stand on a side, what is dropped."""
+"""Knobs of pairing: points of a pool, filters of each side, and reasons to drop a pair."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def _point(value: Any, words: tuple[str, ...], forms: tuple[type[Knobs], ...]) -
         return value
     by_key = {next(iter(form.model_fields)): form for form in forms}
     if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in by_key:
-        key, given = next(iter(value.items()))
+        key, number = next(iter(value.items()))
         try:
-            return by_key[key](**{key: given})
+            return by_key[key](**{key: number})
         except ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ValueError(f"{key}: {message}") from None
@@ -55,8 +55,8 @@ RejectedPoint = Annotated[
 
 
 class Keep(Knobs):
-    """Who may be chosen: only answers that ended by themselves (`finished`), only those in the
-    prompt's language (`match`). An empty answer never is."""
+    """Filters of the chosen side: only answers that ended by themselves (`finished`), only those in
+    the prompt's language (`match`). An empty answer is never chosen."""
 
     finished: bool = False
     language: Literal["any", "match"] = "any"
@@ -67,14 +67,14 @@ class Keep(Knobs):
         return True
 
     def objections(self) -> dict[str, pl.Expr]:
-        """What speaks against an answer, by name."""
+        """Return the filters of this side, by name: expressions that are true for unfit answers."""
         from factory.pairs.rules import objections
 
         return objections(self.finished, self.language == "match", self.nonempty)
 
 
 class KeepRejected(Keep):
-    """The same for the rejected side, where an empty answer may stand unless `empty` is false."""
+    """Filters of the rejected side, which may be an empty answer unless `empty` is false."""
 
     empty: bool = True
 
@@ -100,9 +100,9 @@ class Budget(Knobs):
 
 
 class DropRules(Knobs):
-    """When a best answer is dropped though the rule found it: its prompt's scores deviate by less
-    than `std_below`; its score lies below that quantile of all scores of its language; the same
-    text was found for an earlier prompt (`duplicates`)."""
+    """Reasons to drop a best answer: scores of its prompt deviate by less than `std_below`; its
+    score lies below that quantile of all scores of its language; the same text was chosen for an
+    earlier prompt (`duplicates`)."""
 
     std_below: float | None = Field(None, ge=0)
     chosen_below_quantile: float | None = Field(None, ge=0, le=1)
@@ -110,8 +110,8 @@ class DropRules(Knobs):
 
 
 class DropPairRules(DropRules):
-    """The same for pairs, and: a margin too small or too large; `duplicates` also drops a pair
-    of the same text twice."""
+    """Reasons to drop a pair: those of a best answer, and a margin too small or too large.
+    `duplicates` also drops a pair of the same text twice."""
 
     margin_below: float | None = Field(None, ge=0)
     margin_above: float | None = Field(None, gt=0)

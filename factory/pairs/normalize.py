@@ -1,5 +1,5 @@
-"""What the rules of pairing compare: rewards as they are, in deviations of their language, or less
-a price of length; and the seeded draws that depend on nothing but what is drawn for. Pure."""
+"""Scores that the rules of pairing compare: rewards in deviations of their language, or less a
+price of length; and seeded random numbers for answers. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALPHAS = np.arange(0, 1, 0.001)
 
 
 def zscored(answers: pl.DataFrame) -> pl.DataFrame:
-    """Scores in standard deviations from the mean of their language, over all its scored answers.
+    """Return scores in standard deviations from the mean of their language.
 
     Then a reward model that likes one language better by a constant chooses as if it did not.
     Rounded to nine digits: the last bits of a mean would part what is equal.
@@ -35,12 +35,12 @@ def zscored(answers: pl.DataFrame) -> pl.DataFrame:
 
 
 def length_controlled(answers: pl.DataFrame) -> tuple[pl.DataFrame, float]:
-    """Scores less alpha a character, and that alpha: the one of `ALPHAS` that brings the mean
-    length of the highest scores nearest to that of the lowest, prompt by prompt; the smallest of
-    several. (ICR's length control, for the answers of one language.)"""
-    score, asked = pl.col("score"), pl.len().over("prompt_id")
+    """Return scores less alpha a character, and that alpha: the one of `ALPHAS` that brings the
+    mean length of the highest scores nearest to that of the lowest, prompt by prompt; the smallest
+    of several. (ICR's length control, for the answers of one language.)"""
+    score, size = pl.col("score"), pl.len().over("prompt_id")
     rows = answers.filter(
-        score.is_not_null(), score.count().over("prompt_id") >= asked * MISSING_LIMIT
+        score.is_not_null(), score.count().over("prompt_id") >= size * MISSING_LIMIT
     ).with_columns(prompt=pl.col("prompt_id").rank("dense"))
     ends = [
         _lengths(rows.filter("may_choose"), 1.0),
@@ -56,8 +56,8 @@ def length_controlled(answers: pl.DataFrame) -> tuple[pl.DataFrame, float]:
 
 
 def _lengths(rows: pl.DataFrame, sign: float) -> tuple[_Array, _Array]:
-    """Prompts (by number), and for each alpha and prompt the length of the answer with the highest
-    (`sign` 1) or lowest (-1) controlled score."""
+    """Return prompts (by number), and for each alpha and prompt the length in characters of the
+    answer with the highest (`sign` 1) or lowest (-1) controlled score."""
     rows = rows.select("prompt", "k", "n_chars", value=sign * pl.col("score"))
     # An answer that is worse on this side and no better in length is nobody's end at any alpha:
     # of a pool of sixty-four a handful is left.
@@ -69,19 +69,19 @@ def _lengths(rows: pl.DataFrame, sign: float) -> tuple[_Array, _Array]:
     value, chars = front["value"].to_numpy(), front["n_chars"].to_numpy()
     ids, starts, sizes = np.unique(prompt, return_index=True, return_counts=True)
     group = np.repeat(np.arange(len(ids)), sizes)
-    found = np.empty((len(ALPHAS), len(ids)))
+    lengths = np.empty((len(ALPHAS), len(ids)))
     for number, alpha in enumerate(ALPHAS if len(ids) else ()):
         controlled = value - sign * alpha * chars
         at = np.flatnonzero(controlled == np.maximum.reduceat(controlled, starts)[group])
-        found[number] = chars[at[np.unique(group[at], return_index=True)[1]]]
-    return ids, found
+        lengths[number] = chars[at[np.unique(group[at], return_index=True)[1]]]
+    return ids, lengths
 
 
 def draws(
     seed: int, prompt_ids: pl.Series, languages: pl.Series, ks: pl.Series, codes: Sequence[str]
 ) -> pl.Series:
-    """A number for each answer, from the seed, its prompt, the code of its language and its k
-    alone: more languages or prompts move nobody else's."""
+    """Return a random number for each answer, from the seed, its prompt, the code of its language
+    and its k alone: more languages or prompts do not change those of others."""
     ids = prompt_ids.unique().sort()
     of_prompt = np.array([_number(f"{seed}\0{name}") for name in ids], np.uint64)
     of_language = np.array([_number(code) for code in codes], np.uint64)
@@ -95,7 +95,7 @@ def _number(text: str) -> int:
 
 
 def _mixed(values: _Array) -> _Array:
-    """The finalizer of splitmix64: polars' own hash may differ from version to version."""
+    """Apply the finalizer of splitmix64: polars' own hash may differ between versions."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

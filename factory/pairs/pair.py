@@ -64,7 +64,7 @@ class Pair(Selection):
             raise ValueError("length_control is for chosen: max, rejected: min, pool: in_lang")
         return self
 
-    def draws(self, spec: SliceSpec) -> bool:
+    def uses_seed(self, spec: SliceSpec) -> bool:
         random = spec.language is None and self.prompt_language == "random"
         return random or isinstance(self.rejected, MinOf)
 

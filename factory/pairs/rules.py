@@ -24,8 +24,8 @@ Point = Literal["max", "min", "q1"] | float
 
 @dataclass(frozen=True)
 class Rule:
-    """Where chosen and rejected are looked for. With `min_of`, rejected is looked for among so many
-    answers of the pool, drawn by the column `draw`."""
+    """Points of the pool that chosen and rejected are nearest to. With `min_of`, rejected is the
+    lowest of so many answers, drawn by the column `draw`."""
 
     chosen: Point = "max"
     rejected: Point = -2.0
@@ -34,7 +34,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class PairLimits:
-    """When a pair that the rule found is dropped all the same; each field is a reason.
+    """Reasons to drop a pair that the rule selected; each field is one.
 
     `chosen_below_quantile`: of all rewards of the chosen's language. `over_budget`: conversations
     longer than so many tokens on either side."""
@@ -70,7 +70,7 @@ def pool(
     Joined by prompt_id, k and response_hash, never by text. `row` is the row in `samples`.
     """
     keys = ["prompt_id", "k", "response_hash"]
-    known = pl.DataFrame(samples).with_row_index("row").select(
+    answers = pl.DataFrame(samples).with_row_index("row").select(
         *keys,
         "row",
         "n_chars",
@@ -80,11 +80,11 @@ def pool(
     )  # fmt: skip
     if all(scores.column(key).equals(samples.column(key)) for key in keys):
         # row for row the same answers, as the stages leave them
-        given = pl.DataFrame(scores.select(["reward", "n_tokens"]))
-        rows = known.with_columns(reward=given["reward"], conversation=given["n_tokens"])
+        rewards = pl.DataFrame(scores.select(["reward", "n_tokens"]))
+        rows = answers.with_columns(reward=rewards["reward"], conversation=rewards["n_tokens"])
     else:
-        given = pl.DataFrame(scores).select(*keys, "reward", conversation=pl.col("n_tokens"))
-        rows = given.join(known, on=keys, how="inner", maintain_order="left")
+        rewards = pl.DataFrame(scores).select(*keys, "reward", conversation=pl.col("n_tokens"))
+        rows = rewards.join(answers, on=keys, how="inner", maintain_order="left")
     return (
         (rows if gold else rows.filter(pl.col("k") != GOLD))
         .with_columns(
@@ -99,15 +99,15 @@ def pool(
 
 
 def objections(finished: bool, in_language: bool, nonempty: bool) -> dict[str, pl.Expr]:
-    """What speaks against an answer on a side that asks for these things, by name. One that is too
-    short or too mixed to tell its language is not known to be in the one that was asked for."""
-    found = {
+    """Return the filters of a side, by name: expressions that are true for unfit answers. An answer
+    that is too short or too mixed to tell its language is not known to be in the right one."""
+    rules = {
         "unfinished": (finished, ~pl.col("finished")),
         "wrong_language": (in_language, ~pl.col("in_language").fill_null(True)),
         "no_language": (in_language, pl.col("in_language").is_null()),
         "empty": (nonempty, pl.col("n_chars") == 0),
     }
-    return {name: rule for name, (asked, rule) in found.items() if asked}
+    return {name: rule for name, (applies, rule) in rules.items() if applies}
 
 
 def pair(answers: pl.DataFrame, rule: Rule, limits: PairLimits | None = None) -> Pairing:
@@ -124,10 +124,10 @@ def pair(answers: pl.DataFrame, rule: Rule, limits: PairLimits | None = None) ->
     rows, dropped = _complete(answers, (rule.chosen, rule.rejected))
     chosen = _nearest(rows.filter("may_choose"), rule.chosen)
     dropped["none_to_choose"] = rows["prompt_id"].n_unique() - len(chosen)
-    others = rows.filter("may_reject")
+    losers = rows.filter("may_reject")
     if rule.min_of is not None:
-        others = others.filter(pl.col("draw").rank("ordinal").over("prompt_id") <= rule.min_of)
-    below = others.join(
+        losers = losers.filter(pl.col("draw").rank("ordinal").over("prompt_id") <= rule.min_of)
+    below = losers.join(
         chosen.select("prompt_id", best="score"), on="prompt_id", maintain_order="left"
     ).filter(pl.col("score") < pl.col("best"))
     rejected = _nearest(below, rule.rejected)
@@ -145,8 +145,8 @@ def best(answers: pl.DataFrame, point: Point, limits: PairLimits | None = None) 
     rows, dropped = _complete(answers, (point,))
     chosen = _nearest(rows.filter("may_choose"), point)
     dropped["none_to_choose"] = rows["prompt_id"].n_unique() - len(chosen)
-    found = _side(chosen, "chosen", answers)
-    return _limited(found, rows, limits or PairLimits(), dropped, ("chosen",))
+    pairs = _side(chosen, "chosen", answers)
+    return _limited(pairs, rows, limits or PairLimits(), dropped, ("chosen",))
 
 
 def _complete(
@@ -156,10 +156,10 @@ def _complete(
     score = pl.col("score")
     # In a total order: mean and standard deviation are then the same whatever the row order. Of
     # the rest of an answer `at` is enough, until it is known who is wanted.
-    kept = {"prompt_id", "k", "language", "score", "may_choose", "may_reject", "draw"}
+    names = {"prompt_id", "k", "language", "score", "may_choose", "may_reject", "draw"}
     rows = (
         answers.with_row_index("at")
-        .select("at", *(name for name in answers.columns if name in kept))
+        .select("at", *(name for name in answers.columns if name in names))
         .sort("prompt_id", "k", "language")
         .with_columns(score=pl.when(score.is_finite()).then(score))
     )
@@ -181,7 +181,7 @@ def _complete(
 
 
 def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
-    """Of each prompt the row nearest to `point`; the first in order among those equally near."""
+    """Return the row nearest to `point` for each prompt; the first of those equally near."""
     score = pl.col("score")
     if point == "max":
         distance = -score
@@ -197,7 +197,7 @@ def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
 
 
 def _side(rows: pl.DataFrame, side: str, answers: pl.DataFrame) -> pl.DataFrame:
-    """The rows found for a side, with everything that is known of these answers."""
+    """Return the selected rows of a side, with all columns of these answers."""
     own = [n for n in answers.columns if n not in ("prompt_id", "may_choose", "may_reject")]
     return pl.concat(
         [
@@ -243,9 +243,9 @@ def _limited(
         tests["length_unknown"] = longest.is_null()  # somebody else's, who did not count
         tests["over_budget"] = longest > limits.over_budget
     for reason, failed in tests.items():
-        kept = pairs.filter(~failed)
-        dropped[reason] = len(pairs) - len(kept)
-        pairs = kept
+        passing = pairs.filter(~failed)
+        dropped[reason] = len(pairs) - len(passing)
+        pairs = passing
     return Pairing(
         pairs.drop("floor", strict=False), {reason: n for reason, n in dropped.items() if n}
     )

@@ -1,4 +1,4 @@
-"""What pair and best share: one prompt after another, some of its answers are chosen.
+"""Base of the stages pair and best: select answers of each prompt by their scores.
 
 No model is needed. While the rows of one slice are written, the next is being chosen.
 """
@@ -20,24 +20,23 @@ from factory.artifacts.tables import slice_directory
 from factory.config import REFERENCE
 from factory.pairs.candidates import Candidates
 from factory.pairs.config import Budget, ChosenPoint, DropRules, Keep
-from factory.stage.inputs import SliceSpec, StepInput
+from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
-from factory.stage.stage import Scope, Stage
+from factory.stage.stage import Stage, StageContext
 
 if TYPE_CHECKING:
     import polars as pl
 
     from factory.pairs.rules import Pairing, PairLimits
 
-_UPSTREAM = {"scores": "score", "samples": "generate"}  # role: stage
 CROSS = "all_lang"  # the slice of the pool that holds all languages
 _WRITERS = 2  # slices being written at once; unpacking their texts is most of the work
 
 
 @dataclass(frozen=True)
 class SelectedPairs:
-    """What was found in one slice: rows without texts, drops by reason, figures."""
+    """Selected pairs of one slice: rows without texts, drops by reason, figures."""
 
     rows: pl.DataFrame
     dropped: dict[str, int]
@@ -48,6 +47,8 @@ class Selection(Stage):
     """`pool: all_lang` compares the answers to one prompt in all languages, `both` makes that set
     beside those of single languages; `normalize: zscore` then compares scores in deviations of
     their language. Answers that people wrote (k -1) join the pool with `gold`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("scores", "samples", "prompts")
 
     pool: Annotated[Literal["in_lang", "all_lang", "both"], REFERENCE] = "in_lang"
     chosen: ChosenPoint = "max"  # which of the pool
@@ -66,25 +67,13 @@ class Selection(Stage):
                 raise ValueError(f"{name} is for pool: all_lang or both")
         return self
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        upstream = {
-            role: {spec.name: spec for spec in scope.slices(stage, self.name)}
-            for role, stage in _UPSTREAM.items()
-        }
-        upstream["prompts"] = {spec.name: spec for spec in scope.prompts(self.name)}
-
-        def reads(name: str) -> tuple[StepInput, ...]:
-            return tuple(
-                StepInput(role, specs[name].step, name) for role, specs in upstream.items()
-            )
-
-        names = {name: spec.language for name, spec in upstream["scores"].items()}
-        found = [SliceSpec(self.name, name, code, reads(name)) for name, code in names.items()]
-        every = tuple(read for name in names for read in reads(name))
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        single = super().plan_slices(context)
+        every = tuple(need for spec in single for need in spec.needs)
         cross = [SliceSpec(self.name, CROSS, None, every)]
-        return {"in_lang": found, "all_lang": cross, "both": found + cross}[self.pool]
+        return {"in_lang": single, "all_lang": cross, "both": single + cross}[self.pool]
 
-    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"]
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
@@ -97,33 +86,33 @@ class Selection(Stage):
         return Outcome(
             {name: rows for name, (_, rows) in done.items()},
             determinism="exact",
-            stats={"by_slice": {name: found for name, (found, _) in done.items()}},
+            stats={"by_slice": {name: figures for name, (figures, _) in done.items()}},
         )
 
     def make(self, job: Job) -> dict[str, tuple[dict[str, Any], Rows]]:
-        """The files of every slice; returns figures and counts of each."""
+        """Write the files of every slice. Returns figures and row counts of each."""
         done: dict[str, tuple[dict[str, Any], Rows]] = {}
         writing: deque[Future[tuple[SliceSpec, SelectedPairs, int]]] = deque()
 
-        def finish(left: int) -> None:
-            while len(writing) > left:
-                spec, found, out = writing.popleft().result()
-                asked = out + sum(found.dropped.values())
-                rows = Rows(into=asked, out=out, dropped=found.dropped)
-                done[spec.name] = (found.figures, rows)
+        def finish(limit: int) -> None:
+            while len(writing) > limit:
+                spec, selected, out = writing.popleft().result()
+                n_in = out + sum(selected.dropped.values())
+                rows = Rows(into=n_in, out=out, dropped=selected.dropped)
+                done[spec.name] = (selected.figures, rows)
                 job.progress(len(done), len(job.slices), "languages")
 
         with ThreadPoolExecutor(_WRITERS, "write") as writers:
             for spec in job.slices:
                 candidates = Candidates(job, spec)
-                found = self.find(candidates)
+                selected = self.find(candidates)
                 finish(_WRITERS - 1)  # no slice waits for a writer: memory is bounded
-                writing.append(writers.submit(self._write, candidates, found))
+                writing.append(writers.submit(self._write, candidates, selected))
             finish(0)
         return done
 
     def find(self, candidates: Candidates) -> SelectedPairs:
-        """Choose in one slice, without gathering a text."""
+        """Select pairs in one slice, without gathering texts."""
         import polars as pl
 
         from factory.pairs import statistics
@@ -147,10 +136,10 @@ class Selection(Stage):
         return SelectedPairs(rows, dropped, figures)
 
     def _write(
-        self, candidates: Candidates, found: SelectedPairs
+        self, candidates: Candidates, selected: SelectedPairs
     ) -> tuple[SliceSpec, SelectedPairs, int]:
-        """The file of one slice; returns how many rows it has."""
-        rows, spec = found.rows, candidates.spec
+        """Write the file of one slice. Returns its number of rows."""
+        rows, spec = selected.rows, candidates.spec
         columns = {
             **self._columns(rows, candidates.codes),
             "prompt_id": rows["prompt_id"].to_arrow(),
@@ -160,20 +149,20 @@ class Selection(Stage):
         }
         table = schemas.conform(pa.table(columns), self.kind, f"{self.name} {spec.name}")
         tables.write_slice(slice_directory(candidates.job.out, spec.name), table)
-        return spec, found, len(table)
+        return spec, selected, len(table)
 
     def _keeps(self) -> Mapping[str, Keep]:
-        """Who may stand on which side."""
+        """Return the filters of each side."""
         raise NotImplementedError
 
     def _scaled(
         self, answers: pl.DataFrame, spec: SliceSpec, seed: int, codes: list[str]
     ) -> tuple[pl.DataFrame, dict[str, Any]]:
-        """The pool with the scores that are to be compared, and figures of what that took."""
+        """Return the pool with the scores that are compared, and figures about them."""
         from factory.pairs.normalize import zscored
 
-        wanted = self.normalize == "zscore" and spec.language is None
-        return (zscored(answers) if wanted else answers), {}
+        across = self.normalize == "zscore" and spec.language is None
+        return (zscored(answers) if across else answers), {}
 
     def _select(self, answers: pl.DataFrame) -> Pairing:
         raise NotImplementedError
@@ -181,11 +170,11 @@ class Selection(Stage):
     def _prompted(
         self, rows: pl.DataFrame, prompts: pl.DataFrame, seed: int, codes: list[str]
     ) -> pl.DataFrame:
-        """The rows with the language their prompt is given in, as a number."""
+        """Return the rows with the language of their prompt, as a number."""
         return rows.with_columns(prompt_language="chosen_language")
 
     def _columns(self, rows: pl.DataFrame, codes: list[str]) -> dict[str, Any]:
-        """The columns of the output that hold no text."""
+        """Return the columns of the output that hold no text."""
         return {name: rows[name].to_arrow() for name in ("pool_size", "pool_mean", "pool_std")}
 
     def _limits(self, drop: DropRules) -> PairLimits:
@@ -199,7 +188,7 @@ class Selection(Stage):
 
 
 def coded(numbers: pl.Series, codes: list[str]) -> pa.Array:
-    """Languages by their codes."""
+    """Return the codes of languages that are given as numbers."""
     import polars as pl
 
     return pl.Series(codes)[numbers].to_arrow()

@@ -1,4 +1,4 @@
-"""What pairs are made of, in numbers: rewards, margins, lengths, languages. Pure, and all of it
+"""Statistics of pairs: rewards, margins, lengths, languages. Pure, and all of it
 goes into the manifest, from which the card and the drawings are made."""
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ BINS = 24
 
 def describe(
     answers: pl.DataFrame,
-    found: pl.DataFrame,
+    pairs: pl.DataFrame,
     languages: Sequence[str],
     objections: Mapping[str, Mapping[str, pl.Expr]],
     budget: int | None = None,
 ) -> dict[str, Any]:
-    """Figures of one slice.
+    """Return the figures of one slice.
 
-    answers: the pool that `found` was taken from, as `pairing.pool` makes it.
-    found: rows as `pairing.pair` or `pairing.best` returns them, with prompt_language if pairs.
+    answers: the pool that `pairs` were chosen from, as `rules.pool` makes it.
+    pairs: rows as `rules.pair` or `rules.best` returns them, with prompt_language if pairs.
     languages: the codes behind the numbers in the columns of languages.
-    objections: what speaks against an answer, by side and name, as `pairing.objections` says it.
+    objections: what speaks against an answer, by side and name, as `rules.objections` gives it.
     budget: how many conversations longer than so many tokens are to be counted, if given.
     """
-    sides = [side for side in ("chosen", "rejected") if f"{side}_score" in found.columns]
+    sides = [side for side in ("chosen", "rejected") if f"{side}_score" in pairs.columns]
     figures: dict[str, Any] = {
         "answers": len(answers),
         "unscored": answers["score"].null_count(),
         "scores": histogram(
-            {"pool": answers["score"]} | {side: found[f"{side}_score"] for side in sides}
+            {"pool": answers["score"]} | {side: pairs[f"{side}_score"] for side in sides}
         ),
-        "tokens": histogram({side: found[f"{side}_n_tokens"] for side in sides}),
+        "tokens": histogram({side: pairs[f"{side}_n_tokens"] for side in sides}),
         "passed_over": {side: passed_over(answers, objections[side]) for side in sides},
     }
-    if not len(found):
+    if not len(pairs):
         return figures
-    tokens = {side: found[f"{side}_n_tokens"] for side in sides}  # null where nobody counted them
+    tokens = {side: pairs[f"{side}_n_tokens"] for side in sides}  # null where nobody counted them
     figures["mean_tokens"] = {
         side: _mean(counted)
         for side, column in tokens.items()
         if len(counted := column.drop_nulls())
     }
-    figures["mean_chars"] = {side: _mean(found[f"{side}_n_chars"]) for side in sides}
-    longest = found.select(
+    figures["mean_chars"] = {side: _mean(pairs[f"{side}_n_chars"]) for side in sides}
+    longest = pairs.select(
         longest=pl.max_horizontal(f"{side}_conversation" for side in sides)
     ).to_series()
     if longest.null_count() < len(longest):
@@ -54,13 +54,13 @@ def describe(
     if budget is not None:
         figures["over_budget"] = int((longest > budget).sum())
     if "rejected" in sides:
-        margin = found["chosen_score"] - found["rejected_score"]
+        margin = pairs["chosen_score"] - pairs["rejected_score"]
         figures["margins"] = histogram({"margin": margin})
         figures["mean_margin"] = _mean(margin)
         if len(figures["mean_tokens"]) == len(sides):
             figures["token_gap"] = _mean(tokens["chosen"] - tokens["rejected"])
     names = ["prompt_language", *(f"{side}_language" for side in sides)]
-    mix = found.group_by([n for n in names if n in found.columns]).len().sort(pl.all())
+    mix = pairs.group_by([n for n in names if n in pairs.columns]).len().sort(pl.all())
     figures["languages"] = [
         {
             **{key: languages[row[key]] for key in row if key != "len"},
@@ -72,14 +72,14 @@ def describe(
 
 
 def passed_over(answers: pl.DataFrame, objections: Mapping[str, pl.Expr]) -> dict[str, int]:
-    """How many answers may not stand on a side, by what speaks against them; one answer may
-    count more than once."""
+    """Count the answers that are unfit for a side, by filter. One answer may count several
+    times."""
     counts = answers.select(**{name: rule.sum() for name, rule in objections.items()})
     return {name: int(n) for name, n in counts.row(0, named=True).items()} if objections else {}
 
 
 def histogram(columns: dict[str, pl.Series]) -> dict[str, Any]:
-    """How often values fall into bins that all columns share; no bins where there is no value."""
+    """Count values in bins that all columns share. Without any value there are no bins."""
     values = {name: column.drop_nulls().to_numpy() for name, column in columns.items()}
     ends = [(v.min(), v.max()) for v in values.values() if len(v)]
     if not ends:
@@ -93,12 +93,12 @@ def histogram(columns: dict[str, pl.Series]) -> dict[str, Any]:
     }
 
 
-def overlap(one: pl.DataFrame, other: pl.DataFrame) -> float | None:
-    """The share of the pairs of `one` that `other` has too, to the answer; None of no pairs."""
+def overlap(rows: pl.DataFrame, other: pl.DataFrame) -> float | None:
+    """Return the share of `rows` that `other` has too, with both answers; None without rows."""
     keys = ["prompt_id", "chosen_language", "chosen_k", "rejected_language", "rejected_k"]
-    if not len(one):
+    if not len(rows):
         return None
-    return len(one.join(other, on=keys, how="semi")) / len(one)
+    return len(rows.join(other, on=keys, how="semi")) / len(rows)
 
 
 def _mean(values: pl.Series) -> float:

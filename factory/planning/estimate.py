@@ -1,4 +1,4 @@
-"""What a plan is likely to take: rows, shards and time, by what the last runs took. Pure."""
+"""Estimate what a plan will take: rows, shards and time, from the pace of earlier runs. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from factory.stage.inputs import ExternalInput, StepInput
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left of a step: rows to be made, rows of earlier artifacts that may stand, shards,
-    and by the pace of the last run of its stage, how many of its GPUs and as many engines beside
-    one another, seconds and GPU-hours. None where nobody can tell yet."""
+    """Remaining work of a step: rows to make, rows of earlier artifacts to reuse (`there`), shards,
+    and by the pace of the last run of its stage, on as many engines, seconds and GPU-hours. None
+    where it cannot be known yet."""
 
     rows: int | None = None
     there: int | None = None
@@ -33,103 +33,107 @@ def estimate(
     holdings: Inventory,
     counted: Mapping[tuple[str, str], int] | None = None,
 ) -> dict[str, Estimate]:
-    """For each step, by name, what is left of it. `steps` are in the order of the line; `counted`
-    says of what comes from outside how many rows a slice has, by step and slice, where somebody
-    has looked."""
+    """Return the estimate of each step, by name.
+
+    steps: the plan, in the order of the line.
+    counted: rows of slices that come from outside, by step and slice, where they were counted.
+    """
     rows: dict[tuple[str, str], int | None] = {}  # by slice, as far as anybody can tell
-    found = {}
+    estimates = {}
     for step in steps:
-        asked = {
-            made.spec.name: (counted or {}).get((step.name, made.spec.name))
-            or _asked(step, made, rows, holdings)
-            for made in step.slices
+        expected = {
+            piece.spec.name: (counted or {}).get((step.name, piece.spec.name))
+            or _expected_rows(step, piece, rows, holdings)
+            for piece in step.slices
         }
-        for name, count in asked.items():
+        for name, count in expected.items():
             done = step.found.manifest.slices[name].rows.out if step.found else None
             rows[step.name, name] = count if done is None else done
-        found[step.name] = _left(step, asked, holdings) if step.state is State.RUN else _NOTHING
-    return found
+        estimates[step.name] = (
+            _remaining(step, expected, holdings) if step.state is State.RUN else _NOTHING
+        )
+    return estimates
 
 
-def _asked(
-    step: Step, made: Slice, rows: dict[tuple[str, str], int | None], holdings: Inventory
+def _expected_rows(
+    step: Step, piece: Slice, rows: dict[tuple[str, str], int | None], holdings: Inventory
 ) -> int | None:
-    """Rows that a slice is asked for. What comes from outside is as long as it was last."""
-    if (said := step.stage.length(made.spec)) is not None:
-        return said
-    reads = [need for need in made.spec.needs if isinstance(need, StepInput)]
+    """Return the rows that a slice will have. What comes from outside is as long as last time."""
+    if (fixed := step.stage.fixed_rows(piece.spec)) is not None:
+        return fixed
+    reads = [need for need in piece.spec.needs if isinstance(need, StepInput)]
     if not reads:
-        return _from_outside(step, made, holdings)
+        return _from_outside(step, piece, holdings)
     by_role: dict[str, int] = {}
     for read in reads:
-        there = rows.get((read.step, read.slice))
-        if there is None:
+        n_rows = rows.get((read.step, read.slice))
+        if n_rows is None:
             return None
-        by_role[read.role] = by_role.get(read.role, 0) + there
-    return step.stage.asks(by_role, made.spec)
+        by_role[read.role] = by_role.get(read.role, 0) + n_rows
+    return step.stage.expected_rows(by_role, piece.spec)
 
 
-def _from_outside(step: Step, made: Slice, holdings: Inventory) -> int | None:
-    """Rows that come from outside: as many as were there when all were taken, or the first so
-    many. A pilot, which took only the first of them, says nothing of how many there are."""
+def _from_outside(step: Step, piece: Slice, holdings: Inventory) -> int | None:
+    """Return the rows that come from outside: as many as an artifact of all of them had, at most
+    `first`. A pilot, which took only the first, does not say how many there are."""
     first: int | None = getattr(step.stage, "first", None)
     counts = []
-    for found in holdings.found:
-        manifest, name = found.manifest, made.spec.name
+    for artifact in holdings.found:
+        manifest, name = artifact.manifest, piece.spec.name
         if manifest.repo == step.repo and name in manifest.slices:
-            out, taken = manifest.slices[name].rows.out, manifest.fields.get("first")
-            if taken is None or out < taken:
+            out, limit = manifest.slices[name].rows.out, manifest.fields.get("first")
+            if limit is None or out < limit:
                 counts.append(out)
     if not counts:
         return first
     return counts[-1] if first is None else min(first, counts[-1])
 
 
-def _left(step: Step, asked: dict[str, int | None], holdings: Inventory) -> Estimate:
-    left, stand = {}, 0
-    for made in step.slices:
-        wanted = asked[made.spec.name]
-        if wanted is None:
+def _remaining(step: Step, expected: dict[str, int | None], holdings: Inventory) -> Estimate:
+    missing, n_reusable = {}, 0
+    for piece in step.slices:
+        n_rows = expected[piece.spec.name]
+        if n_rows is None:
             return Estimate()
-        have = [s.found.manifest.slices[made.spec.name].rows.out for s in made.earlier]
-        there = min(wanted, max(have, default=0))
-        left[made.spec.name] = wanted - there
-        stand += there
-    rows = sum(left.values())
-    shards = sum(step.stage.shards(left[made.spec.name], made.spec) for made in step.slices)
+        have = [s.found.manifest.slices[piece.spec.name].rows.out for s in piece.earlier]
+        reusable = min(n_rows, max(have, default=0))
+        missing[piece.spec.name] = n_rows - reusable
+        n_reusable += reusable
+    rows = sum(missing.values())
+    shards = sum(step.stage.n_shards(missing[piece.spec.name], piece.spec) for piece in step.slices)
     last = paced(step, holdings)
     if last is None:
-        return Estimate(rows, stand, shards)
+        return Estimate(rows, n_reusable, shards)
     amount, engines = work(step, rows), engines_of(step)
     seconds, hours = last.seconds(amount, engines), last.gpu_hours(amount, engines)
-    return Estimate(rows, stand, shards, seconds, hours, last.device)
+    return Estimate(rows, n_reusable, shards, seconds, hours, last.device)
 
 
 def work(step: Step, rows: int) -> float:
-    """How many rows an engine goes through to make `rows` of them."""
+    """Return the rows that an engine processes to make `rows`: times epochs for a training."""
     return rows * passes(step.stage.model_dump(include={"epochs"}))
 
 
 def engines_of(step: Step) -> int | None:
-    """How many of the pace's engines the recipe asks for, where it says: a training's processes."""
+    """Return the processes of a training, or None for stages whose engines the machine sets."""
     if step.stage.kind not in TRAINED:
         return None
     return processes(step.stage.how.model_dump(include={"processes"}))
 
 
 def paced(step: Step, holdings: Inventory) -> Pace | None:
-    """The pace of the last run of this stage with the models of this step: of this repo, else of
-    any. Another model has another pace."""
+    """Return the pace of the last run of this stage with the same models: in this repo, else in
+    any. None if there was no such run."""
     models = {
         need.source
-        for made in step.slices
-        for need in made.spec.needs
+        for piece in step.slices
+        for need in piece.spec.needs
         if isinstance(need, ExternalInput) and need.kind == "model"
     }
-    made = [f.manifest for f in holdings.found if f.manifest.stage == step.stage.name]
-    for manifest in sorted(made, key=lambda m: (m.repo == step.repo, m.created), reverse=True):
-        if _models(manifest) == models and (found := pace_of(manifest)) is not None:
-            return found
+    manifests = [f.manifest for f in holdings.found if f.manifest.stage == step.stage.name]
+    for manifest in sorted(manifests, key=lambda m: (m.repo == step.repo, m.created), reverse=True):
+        if _models(manifest) == models and (pace := pace_of(manifest)) is not None:
+            return pace
     return None
 
 
@@ -143,10 +147,10 @@ _STRETCH = 10.0  # how far a run is stretched of which nobody knows what does no
 
 @dataclass(frozen=True)
 class Pace:
-    """What a run took: `each` second of an engine a row, `start` before it is at work (a model is
-    loaded), `rest` once, whatever the rows and engines (reading, sealing). An engine is a process
-    with `gpus` GPUs; `engines` ran beside one another. `most`: rows up to which that may be
-    believed, None where all is measured; `device`: what it ran on."""
+    """Pace of a run: `each`, engine seconds per row; `start`, seconds of an engine before its first
+    row (a model is loaded); `rest`, seconds once, whatever the rows and engines (reading, sealing).
+    An engine is a process with `gpus` GPUs; `engines` ran in parallel. `most`: rows up to which
+    this may be extrapolated, None if all parts were measured. `device`: of the run."""
 
     each: float
     start: float
@@ -157,8 +161,8 @@ class Pace:
     device: str = ""
 
     def seconds(self, rows: float, engines: int | None = None) -> float | None:
-        """Seconds until that many rows are made by so many engines (as many as ran before);
-        None where nobody can tell."""
+        """Return the seconds that `rows` take on so many engines (default: as many as before), or
+        None where that cannot be known."""
         if rows <= 0:
             return 0.0
         if self.most is not None and rows > self.most:
@@ -166,7 +170,7 @@ class Pace:
         return self.rest + self.start + self.each * rows / (engines or self.engines)
 
     def gpu_hours(self, rows: float, engines: int | None = None) -> float | None:
-        """GPU-hours of the same: what is at work is shared, what is loaded is not."""
+        """Return the GPU-hours of `rows`. Work is shared among engines, loading is not."""
         if rows <= 0:
             return 0.0
         if self.most is not None and rows > self.most:
@@ -176,10 +180,10 @@ class Pace:
 
 
 def pace_of(manifest: Manifest) -> Pace | None:
-    """The pace of the run that made an artifact; None where it made no row anew."""
+    """Return the pace of the run that made an artifact; None if it only reused rows."""
     cost = manifest.cost
     anew = manifest.rows().into - sum(
-        sum(made.taken_over.values()) for made in manifest.slices.values()
+        sum(record.taken_over.values()) for record in manifest.slices.values()
     )
     if anew <= 0:
         return None
@@ -210,10 +214,10 @@ def pace_of(manifest: Manifest) -> Pace | None:
 
 
 def passes(fields: Mapping[str, Any]) -> float:
-    """How often each row is gone through."""
+    """Return how many times each row is processed."""
     return float(fields.get("epochs", 1.0))
 
 
 def processes(how: Mapping[str, Any]) -> int:
-    """Of a training, the processes among which its batches are shared."""
+    """Return the processes among which the batches of a training are shared."""
     return int(how.get("processes", 1))

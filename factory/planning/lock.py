@@ -22,7 +22,7 @@ from factory.stage.readers import is_file
 
 
 class Pin(Record):
-    """One outside thing: its commit on the hub it came from (None for a file), its content."""
+    """Pin of one source: the digest of its content, and its commit on a hub (None for a file)."""
 
     digest: str
     revision: Revision | None = None
@@ -36,11 +36,11 @@ class Lock(Record):
     pins: dict[str, Pin] = Field(default_factory=dict)
 
     def says(self) -> dict[str, str]:
-        """What it pins, by content: two locks that say the same may name other hubs' commits."""
+        """Return the digest of each source. Equal ones may pin commits of different hubs."""
         return {source: pin.digest for source, pin in self.pins.items()}
 
     def dump(self) -> str:
-        """As YAML, to be committed beside the recipe."""
+        """Return the lock as YAML, to be committed beside the recipe."""
         pins = dict(sorted(self.pins.items()))
         return config.dump(self.model_copy(update={"pins": pins}).model_dump(exclude_none=True))
 
@@ -49,23 +49,23 @@ Resolve = Callable[[ExternalInput, Pin | None], Pin | None]
 
 
 def outside(recipe: Recipe) -> list[ExternalInput]:
-    """Everything from outside that the recipe reads, each source once."""
-    found: dict[str, ExternalInput] = {}
+    """Return all inputs from outside that the recipe reads, each source once."""
+    inputs: dict[str, ExternalInput] = {}
     for _, spec in recipe.slices():
         for need in spec.needs:
             if isinstance(need, ExternalInput):
-                found.setdefault(need.source, need)
-    return list(found.values())
+                inputs.setdefault(need.source, need)
+    return list(inputs.values())
 
 
 def path_of(loaded: LoadedRecipe) -> Path:
-    """Where the lock is kept: beside the recipe, or for a packaged one in this directory."""
+    """Return the path of the lock: beside the recipe, or for a packaged one in this directory."""
     directory = Path.cwd() if loaded.packaged else loaded.path.parent
     return directory / f"{loaded.path.stem}.lock.yaml"
 
 
 def read(path: Path) -> Lock | None:
-    """The lock in a file; None when there is none. Raises RecipeError for one that is damaged."""
+    """Return the lock in a file, or None if there is none. Raises RecipeError if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -82,7 +82,7 @@ def write(lock: Lock, path: Path) -> None:
 
 
 def hold(old: Lock | None, new: Lock, absent: Collection[str], path: Path) -> None:
-    """Raises RecipeError when `new` pins anything that `old`, the lock at `path`, does not."""
+    """Raise RecipeError if `new` pins anything that `old`, the lock at `path`, does not."""
     if old is None:
         raise RecipeError(f"there is no lock at {path}", "make one with factory lock")
     for source, pin in new.pins.items():
@@ -101,11 +101,11 @@ def hold(old: Lock | None, new: Lock, absent: Collection[str], path: Path) -> No
 
 
 def resolve(loaded: LoadedRecipe, old: Lock | None, ask_hub: Resolve) -> tuple[Lock, list[str]]:
-    """The lock for a recipe, and the sources that no pin could be had for.
+    """Return the lock for a recipe, and the sources that could not be pinned.
 
-    `ask_hub` is given each Hub name with what `old` pins it to, and answers with the same content
-    or, for a name not pinned yet, with what the hub has; None means that it has nothing.
-    Raises InputError for a local file that is not there.
+    `ask_hub` is called with each Hub name and its pin in `old`. It returns a pin of the same
+    content or, for a new name, of what the hub has; None if the hub has nothing. Raises InputError
+    for a local file that does not exist.
     """
     pins: dict[str, Pin] = {}
     absent = []

@@ -1,6 +1,6 @@
 """The plan: for every step reuse, publish, run or blocked, and why. Values in, values out.
 
-It is told what is pinned (the lock) and what exists (the holdings), and touches nothing.
+It reads the pins (the lock) and the existing artifacts (the inventory), and touches nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RepoType = Literal["model", "dataset"]
 
 
 class State(Enum):
-    """What will happen to a step."""
+    """State of a planned step: reused, published, run, or blocked."""
 
     REUSE = "reuse"  # on the hub: nothing to do
     PUBLISH = "publish"  # done here, not on the hub yet
@@ -33,7 +33,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class ArtifactRef:
-    """An artifact that exists: at rest in a directory, on the hub at a tag, or both."""
+    """An existing artifact: in a directory, on the hub at a tag, or both."""
 
     manifest: Manifest
     directory: Path | None = None
@@ -42,14 +42,14 @@ class ArtifactRef:
 
 @dataclass
 class Inventory:
-    """What exists: artifacts, newest last, and how far unfinished work directories are (shards
-    done and asked for, by fingerprint)."""
+    """Existing artifacts, newest last, and progress of unfinished work directories (shards done and
+    in all, by fingerprint)."""
 
     found: list[ArtifactRef] = field(default_factory=list)
     partial: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, new: ArtifactRef) -> None:
-        """Take in one artifact; the same one at rest and on the hub becomes one entry."""
+        """Add one artifact. The same one on disk and on the hub becomes one entry."""
         for number, old in enumerate(self.found):
             if _same_artifact(old.manifest, new.manifest):
                 self.found[number] = ArtifactRef(
@@ -59,17 +59,17 @@ class Inventory:
         self.found.append(new)
 
 
-def _same_artifact(one: Manifest, other: Manifest) -> bool:
+def _same_artifact(first: Manifest, other: Manifest) -> bool:
     return (
-        one.repo == other.repo
-        and one.fingerprint == other.fingerprint
-        and one.content() == other.content()
+        first.repo == other.repo
+        and first.fingerprint == other.fingerprint
+        and first.content() == other.content()
     )
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice with its identity worked out, and the artifacts whose rows may stand in it."""
+    """A slice with its identity, and the artifacts whose rows it may reuse."""
 
     spec: SliceSpec
     identity: dict[str, Any]
@@ -80,8 +80,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class ReusableRows:
-    """An artifact that has rows for a slice; `whole` when it is the very same slice, made of the
-    very same inputs."""
+    """An artifact that has rows for a slice; `whole` if it has the same slice, made from the same
+    inputs."""
 
     found: ArtifactRef
     whole: bool
@@ -102,38 +102,38 @@ class Step:
 
     @property
     def repo_type(self) -> RepoType:
-        """Whether its repo is a dataset or a model on the Hub."""
+        """Return whether its repo is a dataset or a model on the Hub."""
         return repo_type(self.stage.kind)
 
     @property
     def served(self) -> list[str]:
-        """The served models that it asks: where it runs there must be a way to their server."""
-        needs = [need for made in self.slices for need in made.spec.needs]
+        """Return the served models that it uses. It must run where their server can be reached."""
+        needs = [need for piece in self.slices for need in piece.spec.needs]
         return list(dict.fromkeys(need.model for need in needs if isinstance(need, ServedModel)))
 
 
 def repo_type(kind: str) -> RepoType:
-    """The type of repo that an artifact of a kind lives in."""
+    """Return the type of repo for an artifact of a kind."""
     return "model" if kind in ("model", "adapter") else "dataset"
 
 
 def repo_of(recipe: Recipe, stage: Stage, step: str) -> str:
-    """The repo of a step: `{org}/{recipe}-{stage}`, with `-{group}` for one of several."""
+    """Return the repo of a step: `{org}/{recipe}-{stage}`, with `-{group}` for one of several."""
     group = step.partition("[")[2].rstrip("]")
     return f"{recipe.org}/{recipe.name}-{stage.repo}" + (f"-{group}" if group else "")
 
 
 def repos(recipe: Recipe) -> dict[str, RepoType]:
-    """Every repo of a recipe, with its type."""
+    """Return every repo of a recipe, with its type."""
     return {
         repo_of(recipe, stage, spec.step): repo_type(stage.kind) for stage, spec in recipe.slices()
     }
 
 
 def plan(recipe: Recipe, lock: Lock, holdings: Inventory) -> list[Step]:
-    """All steps in the order of the line.
+    """Return all steps in the order of the line.
 
-    A source that the lock does not pin counts as new content, so what reads it is run.
+    A source that the lock does not pin counts as new content, so steps that read it are run.
     """
     return _Planner(recipe, lock, holdings).steps()
 
@@ -158,42 +158,42 @@ class _Planner:
         going: list[Slice] = []
         left_out: list[str] = []
         for spec in specs:
-            made = self._slice(stage, spec)
-            self._slices[name, spec.name] = made
+            piece = self._slice(stage, spec)
+            self._slices[name, spec.name] = piece
             if why := self._why_blocked(stage, spec):
                 self._blocked[name, spec.name] = why
                 left_out.append(why)
             else:
-                going.append(made)
+                going.append(piece)
         if not going:
             mark = fingerprint({"blocked": name})
             return Step(name, stage, repo, (), mark, State.BLOCKED, left_out[0])
         mark = fingerprint(
             {"kind": stage.kind, "slices": {s.spec.name: s.fingerprint for s in going}}
         )
-        state, reason, found = self._decide(stage, repo, mark, going)
-        if found:
-            self._done[name] = found
-            repo = found.manifest.repo  # another recipe's, when it made the very same thing
+        state, reason, artifact = self._decide(stage, repo, mark, going)
+        if artifact:
+            self._done[name] = artifact
+            repo = artifact.manifest.repo  # another recipe's, when it made the very same thing
         elif state is State.RUN:
-            going = [replace(made, earlier=self._earlier(stage, made)) for made in going]
+            going = [replace(piece, earlier=self._earlier(stage, piece)) for piece in going]
         if left_out:
             reason += f"; {len(left_out)} of {len(specs)} slices left out ({left_out[0]})"
-        return Step(name, stage, repo, tuple(going), mark, state, reason, found)
+        return Step(name, stage, repo, tuple(going), mark, state, reason, artifact)
 
     def _why_blocked(self, stage: Stage, spec: SliceSpec) -> str | None:
         for need in spec.needs:
             if isinstance(need, StepInput) and (need.step, need.slice) in self._blocked:
                 why = self._blocked[need.step, need.slice]
                 return why if why.endswith(" is blocked") else f"{need.step} is blocked"
-        for role, least in stage.least().items():
+        for role, fewest in stage.min_rows().items():
             reads = [n for n in spec.needs if isinstance(n, StepInput) and n.role == role]
             if any(read.step not in self._done for read in reads):
                 continue  # not made yet: nobody can tell
             rows = [self._done[r.step].manifest.slices[r.slice].rows for r in reads]
-            left, asked = sum(r.out for r in rows), sum(r.into for r in rows)
-            if left < least:
-                return f"{left} of {asked} left, {least} needed"
+            n_rows, total = sum(r.out for r in rows), sum(r.into for r in rows)
+            if n_rows < fewest:
+                return f"{n_rows} of {total} left, {fewest} needed"
         return None
 
     def _slice(self, stage: Stage, spec: SliceSpec) -> Slice:
@@ -204,7 +204,7 @@ class _Planner:
             "slice": spec.name if stage.kind in ("model", "adapter") else spec.language,
             "fields": stage.identity_fields(spec),
         }
-        if stage.draws(spec):
+        if stage.uses_seed(spec):
             identity["seed"] = self._recipe.seed
         reads = [need for need in spec.needs if isinstance(need, StepInput)]
         content = [
@@ -226,37 +226,41 @@ class _Planner:
         )
         return Slice(spec, full, fingerprint(full), key)
 
-    def _earlier(self, stage: Stage, made: Slice) -> tuple[ReusableRows, ...]:
-        """Artifacts with rows for this slice: the same slice of the same inputs first, then those
-        made by the same rules and the same models, the one with most rows first."""
-        asked = any(not isinstance(n, ExternalInput) or n.kind == "model" for n in made.spec.needs)
-        if not stage.row_wise or not asked:
+    def _earlier(self, stage: Stage, piece: Slice) -> tuple[ReusableRows, ...]:
+        """Return the artifacts with rows for this slice: the same slice of the same inputs first,
+        then those made by the same rules and models, most rows first."""
+        computed = any(
+            not isinstance(n, ExternalInput) or n.kind == "model" for n in piece.spec.needs
+        )
+        if not stage.row_wise or not computed:
             return ()  # what comes from outside as it is, is read anew
-        found = []
-        for held in self._holdings.found:
-            record = held.manifest.slices.get(made.spec.name)
-            if record is None or record.row_key != made.row_key:
+        candidates = []
+        for artifact in self._holdings.found:
+            record = artifact.manifest.slices.get(piece.spec.name)
+            if record is None or record.row_key != piece.row_key:
                 continue
-            if not self._same_models(record, made):
+            if not self._same_models(record, piece):
                 continue
-            whole = record.fingerprint == made.fingerprint and self._read_the_same(
-                held.manifest, made
+            same = record.fingerprint == piece.fingerprint and self._read_the_same(
+                artifact.manifest, piece
             )
-            found.append((whole, record.rows.out, held))
-        found.sort(key=lambda one: one[:2], reverse=True)
-        return tuple(ReusableRows(held, whole) for whole, _, held in found)
+            if stage.compares_rows and not same:
+                continue
+            candidates.append((same, record.rows.out, artifact))
+        candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
+        return tuple(ReusableRows(artifact, same) for same, _, artifact in candidates)
 
-    def _same_models(self, record: SliceRecord, made: Slice) -> bool:
-        """Whether what was read as a whole (a model) has the content that it had then. Rows are
-        compared one by one when they are taken over."""
+    def _same_models(self, record: SliceRecord, piece: Slice) -> bool:
+        """Return whether inputs that are read as a whole (models) have the content that they had
+        then. Rows are compared one by one when they are reused."""
         then = {(read.role, read.digest) for read in record.inputs}
-        for need in made.spec.needs:
+        for need in piece.spec.needs:
             if not isinstance(need, StepInput):
                 continue  # its digest is in the row key
-            found = self._done.get(need.step)
+            artifact = self._done.get(need.step)
             if self._row_wise[need.step]:
                 continue
-            if found is None or (need.role, self._content(need)) not in then:
+            if artifact is None or (need.role, self._content(need)) not in then:
                 return False
         return True
 
@@ -267,7 +271,7 @@ class _Planner:
     def _decide(
         self, stage: Stage, repo: str, mark: str, going: list[Slice]
     ) -> tuple[State, str, ArtifactRef | None]:
-        needs = [need for made in going for need in made.spec.needs]
+        needs = [need for piece in going for need in piece.spec.needs]
         if waiting := [
             n.step for n in needs if isinstance(n, StepInput) and n.step not in self._done
         ]:
@@ -278,31 +282,33 @@ class _Planner:
             if isinstance(n, ExternalInput) and n.source not in self._lock.pins
         ]:
             return State.RUN, f"{absent[0]} is brought in first", None
-        entries = [found for found in self._holdings.found if found.manifest.repo == repo]
-        same = [found for found in self._holdings.found if found.manifest.fingerprint == mark]
-        for found in sorted(same, key=lambda f: (f.manifest.repo != repo, f.tag is None)):
-            if all(self._read_the_same(found.manifest, made) for made in going):
-                at = "" if found.manifest.repo == repo else f" of {found.manifest.repo}"
-                if found.tag:
-                    return State.REUSE, found.tag + at, found
-                return State.PUBLISH, "done here, not on the hub yet" + at, found
+        entries = [artifact for artifact in self._holdings.found if artifact.manifest.repo == repo]
+        same = [
+            artifact for artifact in self._holdings.found if artifact.manifest.fingerprint == mark
+        ]
+        for artifact in sorted(same, key=lambda f: (f.manifest.repo != repo, f.tag is None)):
+            if all(self._read_the_same(artifact.manifest, piece) for piece in going):
+                at = "" if artifact.manifest.repo == repo else f" of {artifact.manifest.repo}"
+                if artifact.tag:
+                    return State.REUSE, artifact.tag + at, artifact
+                return State.PUBLISH, "done here, not on the hub yet" + at, artifact
         if mark in self._holdings.partial:
-            done, asked = self._holdings.partial[mark]
-            return State.RUN, f"begun: {done} of {asked} shards are there", None
+            done, total = self._holdings.partial[mark]
+            return State.RUN, f"begun: {done} of {total} shards are there", None
         if same:
             return State.RUN, "same recipe, other draw of its inputs", None
         if entries:
             return State.RUN, _nearest([f.manifest for f in entries], stage, going), None
         return State.RUN, "nothing published yet", None
 
-    def _read_the_same(self, manifest: Manifest, made: Slice) -> bool:
-        """Whether the content that was read then is the content that would be read now."""
-        record = manifest.slices.get(made.spec.name)
+    def _read_the_same(self, manifest: Manifest, piece: Slice) -> bool:
+        """Return whether a slice would read the same content now as it did then."""
+        record = manifest.slices.get(piece.spec.name)
         if record is None or any(
-            isinstance(need, StepInput) and need.step not in self._done for need in made.spec.needs
+            isinstance(need, StepInput) and need.step not in self._done for need in piece.spec.needs
         ):
             return False
-        now = sorted((need.role, self._content(need)) for need in made.spec.needs)
+        now = sorted((need.role, self._content(need)) for need in piece.spec.needs)
         return now == sorted((read.role, read.digest) for read in record.inputs)
 
     def _content(self, need: Need) -> str:
@@ -314,64 +320,64 @@ class _Planner:
 
 
 def content(manifest: Manifest, read: StepInput) -> str:
-    """The digest of what reading this of an artifact gives."""
+    """Return the digest of what an input reads of an artifact."""
     if read.checkpoint:
         return manifest.digest_of(checkpoints.folder(read.checkpoint))
     return manifest.slices[read.slice].digest
 
 
 def _at(read: StepInput, name: str) -> str:
-    """The name of a slice, or of a checkpoint on the way to it."""
+    """Return the name of a slice, or of a checkpoint of its training."""
     return f"{name}@{read.checkpoint}" if read.checkpoint else name
 
 
 def _by_role(reads: Iterable[StepInput], value: Any) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for read in reads:
-        found.setdefault(read.role, []).append(value(read))
-    return found
+        values.setdefault(read.role, []).append(value(read))
+    return values
 
 
 def _nearest(old: Iterable[Manifest], stage: Stage, going: list[Slice]) -> str:
-    """What makes this step another one than the published one that it is nearest to; the newest
-    of several."""
+    """Return why a step is not the published one that it is nearest to, as text. Of several
+    equally near the newest is compared."""
     newest_first = sorted(old, key=lambda manifest: manifest.created, reverse=True)
-    said = min((changes(manifest, stage, going) for manifest in newest_first), key=len)
-    more = f" and {len(said) - 3} more" if len(said) > 3 else ""
-    return "; ".join(said[:3]) + more if said else "made from other content"
+    reasons = min((changes(manifest, stage, going) for manifest in newest_first), key=len)
+    more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return "; ".join(reasons[:3]) + more if reasons else "made from other content"
 
 
 def changes(old: Manifest, stage: Stage, going: Iterable[Slice]) -> list[str]:
-    """What makes this step another one than `old`, by field with old and new value."""
+    """Return the differences of a step from `old`, each with the old and the new value."""
     before, after = (
         _flat(old.fields),
         _flat(stage.model_dump(mode="json", exclude={"how"}, by_alias=True)),
     )
-    said = [
+    reasons = [
         f"{key} {before.get(key)} -> {after.get(key)}"
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
     names = set()
-    for made in going:
-        names.add(made.spec.name)
-        record = old.slices.get(made.spec.name)
+    for piece in going:
+        names.add(piece.spec.name)
+        record = old.slices.get(piece.spec.name)
         if record is None:
-            said.append(f"{made.spec.name} is new")
+            reasons.append(f"{piece.spec.name} is new")
             continue
         for part in ("seed", "version"):
-            was, now = record.identity.get(part), made.identity.get(part)
+            was, now = record.identity.get(part), piece.identity.get(part)
             if was != now:
-                said.append(f"{part} {was} -> {now}")
+                reasons.append(f"{part} {was} -> {now}")
         for part in ("inputs", "outside", "extent"):
-            was, now = record.identity.get(part, {}), made.identity.get(part, {})
-            said += [
-                f"{role} of {made.spec.name} changed"
+            was, now = record.identity.get(part, {}), piece.identity.get(part, {})
+            reasons += [
+                f"{role} of {piece.spec.name} changed"
                 for role in now
                 if role not in stage.extent() and was.get(role) != now[role]
             ]
-    said += [f"{name} is no longer asked for" for name in old.slices if name not in names]
-    return list(dict.fromkeys(said))
+    reasons += [f"{name} is no longer asked for" for name in old.slices if name not in names]
+    return list(dict.fromkeys(reasons))
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

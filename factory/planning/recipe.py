@@ -27,7 +27,7 @@ from factory.planning.stages import STAGES
 from factory.rewards.backends import model_class
 from factory.stage.inputs import SliceSpec
 from factory.stage.models import ModelRef
-from factory.stage.stage import Scope, Stage
+from factory.stage.stage import Stage, StageContext
 
 if TYPE_CHECKING:
     Stages = Any
@@ -51,7 +51,7 @@ Model = SerializeAsAny[Annotated[ModelRef, WrapValidator(_of_its_kind)]]
 
 
 class Recipe(Knobs):
-    """What to make. See recipes/demo.yaml for one with every part explained."""
+    """A recipe: languages, models and stages. See recipes/demo.yaml, which explains every part."""
 
     name: Annotated[str, Field(pattern=NAME)]  # every repo is {org}/{name}-{step}
     org: Annotated[str, Field(pattern=NAME)]  # user or organisation on the hub
@@ -71,7 +71,7 @@ class Recipe(Knobs):
 
     @field_validator("languages", mode="before")
     @classmethod
-    def _known(cls, value: Any) -> Any:
+    def _check_languages(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError("languages is a list of codes, like [en, es]")
         for code in value:
@@ -86,10 +86,10 @@ class Recipe(Knobs):
     @field_validator("departures")
     @classmethod
     def _of_a_stage(cls, value: dict[str, str]) -> dict[str, str]:
-        known = [stage.name for stage in STAGES]
+        names = [stage.name for stage in STAGES]
         for at in value:
-            if (name := at.partition(".")[0]) not in known:
-                raise ValueError(f"{at!r} begins with no stage{nearest(name, known)}")
+            if (name := at.partition(".")[0]) not in names:
+                raise ValueError(f"{at!r} begins with no stage{nearest(name, names)}")
         return value
 
     @field_validator("models", mode="before")
@@ -105,20 +105,22 @@ class Recipe(Knobs):
             for key, ref in value.items()
         }
 
-    def scope(self) -> Scope:
-        """What stages may know of this recipe."""
-        return Scope(self.languages, self.models, self.steps())
+    def context(self) -> StageContext:
+        """Return the parts of this recipe that stages may use to plan."""
+        return StageContext(self.languages, self.models, self.steps(), STAGES)
 
     def steps(self) -> dict[str, Stage]:
-        """The stages this recipe has, in the order of the line."""
-        found = {stage.name: getattr(self.stages, stage.name) for stage in STAGES}
-        return {name: stage for name, stage in found.items() if stage is not None}
+        """Return the stages of this recipe, in the order of the line."""
+        stages = {stage.name: getattr(self.stages, stage.name) for stage in STAGES}
+        return {name: stage for name, stage in stages.items() if stage is not None}
 
     def slices(self) -> list[tuple[Stage, SliceSpec]]:
-        """Every slice of every stage. Raises RecipeError for a reference to what is not there."""
-        scope = self.scope()
+        """Return every slice of every stage. Raises RecipeError for a reference to nothing."""
+        context = self.context()
         return [
-            (stage, spec) for stage in self.steps().values() for spec in stage.checked_slices(scope)
+            (stage, spec)
+            for stage in self.steps().values()
+            for spec in stage.checked_slices(context)
         ]
 
 
@@ -136,16 +138,17 @@ class LoadedRecipe:
     folders: tuple[Path, ...] = ()
 
     def file(self, source: str) -> Path:
-        """Where a local file that the recipe names lies: beside the recipe, or beside one that it
-        extends."""
-        if known := self.files.get(source):
-            return known
+        """Return the path of a local file that the recipe names: beside it, or beside a recipe that
+        it extends."""
+        if path := self.files.get(source):
+            return path
         places = [(folder / source).resolve() for folder in (self.path.parent, *self.folders)]
         return next((place for place in places if place.exists()), places[0])
 
 
 def find(name: str) -> tuple[Path, bool]:
-    """The file for a path, or for the name of a packaged recipe. Raises RecipeError."""
+    """Return the file for a path or for the name of a packaged recipe, and whether it is packaged.
+    Raises RecipeError."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if path.is_file():
@@ -164,9 +167,9 @@ def find(name: str) -> tuple[Path, bool]:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """The recipe at a path or of a packaged name, with `key.path=value` overrides on top.
+    """Load the recipe at a path or of a packaged name, with `key.path=value` overrides on top.
 
-    Raises RecipeError that names the line and the nearest right word.
+    Raises RecipeError, which names the line and suggests the closest valid key.
     """
     path, packaged = find(name)
     lineage: list[tuple[tuple[str, str], Path]] = []
@@ -180,24 +183,24 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
         raise explain(error, document, Recipe, "the recipe") from None
-    scope = recipe.scope()
+    context = recipe.context()
     for stage in recipe.steps().values():
         try:
-            stage.checked_slices(scope)
+            stage.checked_slices(context)
         except RecipeError as error:
             place = document.place(("stages", stage.name))
             raise RecipeError(f"{place}: {error.what}", error.fix) from None
-    others = tuple(one for one, _ in lineage if one != (recipe.org, recipe.name))
+    parents = tuple(parent for parent, _ in lineage if parent != (recipe.org, recipe.name))
     folders = tuple(dict.fromkeys(folder for _, folder in reversed(lineage)))
-    return LoadedRecipe(recipe, path, packaged, others, folders=folders)
+    return LoadedRecipe(recipe, path, packaged, parents, folders=folders)
 
 
 def _read(
-    path: Path, seen: tuple[Path, ...], lineage: list[tuple[tuple[str, str], Path]]
+    path: Path, children: tuple[Path, ...], lineage: list[tuple[tuple[str, str], Path]]
 ) -> config.Document:
-    """The document at `path` over those it extends, whose org, name and folder go into `lineage`,
-    the farthest first."""
-    if path in seen:
+    """Return the document at `path` merged over those that it extends. Their org, name and folder
+    are appended to `lineage`, the farthest first."""
+    if path in children:
         raise RecipeError(f"{path.name} extends itself", "break the circle")
     try:
         text = path.read_text(encoding="utf-8")
@@ -220,17 +223,17 @@ def _read(
                     "give a .yaml file by its path from this one, or the name of a packaged recipe",
                 )
             parent = packaged[parent_name]
-        base = _read(parent.resolve(), (*seen, path), lineage)
+        base = _read(parent.resolve(), (*children, path), lineage)
         if not isinstance(base.data, dict):
             raise RecipeError(f"{parent_name} holds no recipe", "check extends:")
-        known = (str(base.data.get("org")), str(base.data.get("name")))
-        lineage.append((known, parent.resolve().parent))
+        identity = (str(base.data.get("org")), str(base.data.get("name")))
+        lineage.append((identity, parent.resolve().parent))
         return config.Document(merge(base.data, document.data), {**base.places, **document.places})
     return document
 
 
 def merge(base: Any, top: Any) -> Any:
-    """`top` over `base`: mappings merge, anything else replaces; null takes a key away."""
+    """Merge `top` over `base`: mappings merge, anything else replaces, null removes a key."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
     merged = dict(base)
@@ -250,7 +253,7 @@ def _complete(document: config.Document, required: Any, name: str) -> None:
         raise RecipeError(
             f"{place}: required holds a path and a reason each", "write stages.dpo.lr: why"
         )
-    unsaid = {path: why for path, why in required.items() if not _said(document.data, path)}
+    unsaid = {path: why for path, why in required.items() if not _has_value(document.data, path)}
     if unsaid:
         listed = "; ".join(f"{path} ({why})" for path, why in unsaid.items())
         options = " ".join(f"--set {path}=…" for path in unsaid)
@@ -260,7 +263,7 @@ def _complete(document: config.Document, required: Any, name: str) -> None:
         )
 
 
-def _said(data: Any, path: str) -> bool:
+def _has_value(data: Any, path: str) -> bool:
     for part in path.split("."):
         if not isinstance(data, dict) or data.get(part) is None:
             return False
@@ -294,19 +297,19 @@ def explain(
     """One of pydantic's complaints about `document`, read as a `model` that people call `what`,
     with its line and the nearest right word: an unknown key before the one that is missing
     because it was misspelt."""
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     # where a value may have several forms, pydantic names the form it tried: not a key
     path = tuple(part for part in first["loc"] if "[" not in str(part))
     dotted = ".".join(str(part) for part in path)
     place = document.place(path)
     if first["type"] == "extra_forbidden":
-        known = _siblings(path, model, document.data)
+        keys = _siblings(path, model, document.data)
         word = str(path[-1])
         where = ".".join(str(part) for part in path[:-1]) or what
         noun = "stage" if path[:-1] == ("stages",) else "key"
         return RecipeError(
-            f"{place}: {where} has no {noun} {word!r}{nearest(word, known)}",
-            f"it may have {', '.join(known)}",
+            f"{place}: {where} has no {noun} {word!r}{nearest(word, keys)}",
+            f"it may have {', '.join(keys)}",
         )
     if first["type"] == "missing":
         return RecipeError(f"{place}: {dotted} is missing", "add it")
@@ -317,7 +320,7 @@ def explain(
 
 
 def _siblings(path: tuple[Any, ...], model: Any, data: Any) -> list[str]:
-    """The keys that are allowed where `path` ends, in a `model` that `data` was read as."""
+    """Return the keys that are allowed where `path` ends, in a `model` that `data` was read as."""
     parts = iter(path[:-1])
     for part in parts:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None

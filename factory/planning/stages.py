@@ -1,4 +1,4 @@
-"""The stages, in the order of the line. A new one is a file in its folder and a name below."""
+"""Registry of stages, in the order of the line. A new stage is one file and one name below."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from factory.evaluation.judging.stage import Judge
 from factory.pairs.pair import Best, Pair
 from factory.rewards.score import Score
 from factory.rewards.transfer import Transfer
+from factory.sampling.dedup import Dedup
 from factory.sampling.generate import Generate
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.sampling.translate import Translate
@@ -23,6 +24,7 @@ STAGES: tuple[type[Stage], ...] = (
     Reward,
     Transfer,
     Generate,
+    Dedup,
     Score,
     Pair,
     Best,

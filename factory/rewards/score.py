@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -35,7 +35,7 @@ from factory.stage import shard_loop
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
 _PAIRS = pa.schema([(side, pa.float64()) for side in SIDES])  # rewards of an audit's pairs
@@ -74,6 +74,7 @@ class Score(Stage):
     name: ClassVar[str] = "score"
     kind: ClassVar[str] = "scores"
     repo: ClassVar[str] = "score"
+    reads: ClassVar[tuple[str, ...]] = ("samples", "prompts")
     row_wise: ClassVar[bool] = True
 
     reward: Annotated[str, REFERENCE] = "reward"  # a name under models
@@ -92,14 +93,12 @@ class Score(Stage):
                 raise ValueError(f"must hold {part} once")
         return value
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        reward = scope.reward(self.reward, self.name)
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        reward = context.reward(self.reward, self.name)
         backend = _backend(reward)
         self._refuse_idle_knobs(backend)
         # English may be there to be translated alone
-        sources = (*scope.slices("prompts", self.name), *scope.prompts(self.name))
-        prompts = {spec.name: spec for spec in sources}
-        english = prompts.get("en")
+        english = context.rows("prompts", self.name).get("en")
         crosses = "prompt" in backend.score_knobs and self.prompt == "english"
         if crosses and english is None:
             raise RecipeError(
@@ -108,19 +107,14 @@ class Score(Stage):
                 "add en to languages:, or set stages.score.prompt: own",
             )
         specs = []
-        for spec in scope.slices("generate", self.name):
-            needs: list[Need] = [
-                StepInput("samples", spec.step, spec.name),
-                StepInput("prompts", prompts[spec.name].step, spec.name),
-            ]
+        for spec in super().plan_slices(context):
+            needs: list[Need] = [*spec.needs]
             if crosses and english is not None and spec.language != "en":
-                needs.append(StepInput("english", english.step, english.name))
+                needs.append(english.as_input("english"))
             if pairs := self.audit.pairs(str(spec.language)):
                 needs.append(pairs.need("preferences", str(spec.language)))
             needs += reward.needs
-            specs.append(
-                SliceSpec(self.name, spec.name, spec.language, tuple(needs), reward=reward)
-            )
+            specs.append(replace(spec, needs=tuple(needs), reward=reward))
         return specs
 
     def _refuse_idle_knobs(self, backend: Backend) -> None:
@@ -147,7 +141,7 @@ class Score(Stage):
         how_read = {code: read for code, read in pairs.items() if read}
         return super().extent() | ({"pairs": how_read} if how_read else {})
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:

@@ -24,7 +24,7 @@ from factory.stage.inputs import RewardInput, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.readers import given_id, unlike
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 
 NamedPair = tuple[str, list[Message], str, str]  # id, prompt, better answer, worse
 
@@ -56,10 +56,10 @@ class Transfer(Stage):
     def _for_all(cls, value: Any) -> Any:
         return preferences.for_all(value)
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         specs = []
-        for label, reward in self._models(scope).items():
-            for code in scope.languages:
+        for label, reward in self._models(context).items():
+            for code in context.languages:
                 if pairs := preferences.of_language(self.pairs, code):
                     needs = (pairs.need("pairs", code), *reward.needs)
                     name = f"{code}/{label}"
@@ -71,20 +71,20 @@ class Transfer(Stage):
             )
         return specs
 
-    def _models(self, scope: Scope) -> dict[str, RewardInput]:
+    def _models(self, context: StageContext) -> dict[str, RewardInput]:
         """Return the rewards by their labels; a stage's are called by the language they learned
         from."""
         rewards: dict[str, RewardInput] = {}
         for name in self.of:
-            if name in scope.models:
-                rewards[name] = scope.reward(name, self.name)
+            if name in context.models:
+                rewards[name] = context.reward(name, self.name)
                 continue
-            if scope.stage(name, self.name).kind != "model":
+            if context.stage(name, self.name).kind != "model":
                 raise RecipeError(
                     f"stages.transfer.of: {name} trains no reward models",
                     "name reward, or a reward under models:",
                 )
-            for spec in scope.slices(name, self.name):
+            for spec in context.slices(name, self.name):
                 trained = ClassifierBackend(kind="classifier", step=spec.step)
                 need = StepInput("reward", spec.step, spec.name)
                 rewards[f"{name}-{spec.name}"] = RewardInput(trained, (("reward", need),))
@@ -95,7 +95,7 @@ class Transfer(Stage):
         read = preferences.how_read(pairs) if pairs else {}
         return super().identity_fields(spec) | ({"pairs": read} if read else {})
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:

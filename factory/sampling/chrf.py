@@ -16,22 +16,22 @@ def chrf(pairs: Iterable[tuple[str, str]]) -> float | None:
     added up over all pairs (but for those longer than the reference), and precision and recall are
     averaged over the lengths that both sides have.
     """
-    hits, made, wanted = ([0] * ORDER for _ in range(3))
+    hits, in_hypothesis, in_reference = ([0] * ORDER for _ in range(3))
     any_pair = False
     for translation, reference in pairs:
         any_pair = True
         for n in range(ORDER):
             ours, theirs = _grams(translation, n + 1), _grams(reference, n + 1)
             hits[n] += (ours & theirs).total()
-            made[n] += ours.total() if theirs else 0
-            wanted[n] += theirs.total()
+            in_hypothesis[n] += ours.total() if theirs else 0
+            in_reference[n] += theirs.total()
     if not any_pair:
         return None
-    there = [n for n in range(ORDER) if made[n] and wanted[n]]
-    if not there:
+    orders = [n for n in range(ORDER) if in_hypothesis[n] and in_reference[n]]
+    if not orders:
         return 0.0
-    precision = sum(hits[n] / made[n] for n in there) / len(there)
-    recall = sum(hits[n] / wanted[n] for n in there) / len(there)
+    precision = sum(hits[n] / in_hypothesis[n] for n in orders) / len(orders)
+    recall = sum(hits[n] / in_reference[n] for n in orders) / len(orders)
     weight = BETA**2
     below = weight * precision + recall
     return 100 * (1 + weight) * precision * recall / below if below else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -22,7 +23,7 @@ from factory.language.languages import language
 from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, counted, engines, spent
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 
 
 class GenerateHow(How, EngineKnobs):
@@ -38,6 +39,7 @@ class Generate(Stage):
     name: ClassVar[str] = "generate"
     kind: ClassVar[str] = "samples"
     repo: ClassVar[str] = "generate"
+    reads: ClassVar[tuple[str, ...]] = ("prompts",)
     version: ClassVar[int] = 2  # labels by language_id as docs/languages.md has it
     seeded: ClassVar[bool] = True
     row_wise: ClassVar[bool] = True
@@ -52,22 +54,14 @@ class Generate(Stage):
     system: str | None = Field(None, min_length=1)
     how: GenerateHow = GenerateHow()
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        model = scope.policy(self.model, "model", self.name)
-        return [
-            SliceSpec(
-                self.name,
-                spec.name,
-                spec.language,
-                (StepInput("prompts", spec.step, spec.name), *model),
-            )
-            for spec in scope.prompts(self.name)
-        ]
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        model = context.policy(self.model, "model", self.name)
+        return [replace(spec, needs=(*spec.needs, *model)) for spec in super().plan_slices(context)]
 
-    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"] * self.n
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // (self.n * self.how.shard))
 
     def run(self, job: Job) -> Outcome:
@@ -84,11 +78,11 @@ class Generate(Stage):
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 units = todo[shard.slice][shard.start : shard.stop]
                 rows = prompts[shard.slice].rows([number for number, _ in units])
-                draws = [wanted for _, wanted in units]
+                draws = [draw for _, draw in units]
                 return self._make(engine(), job.seed, shard.slice, rows, draws)
 
             sizes = {name: len(units) for name, units in todo.items()}
-            made = job.make_shards(
+            totals = job.make_shards(
                 self.kind,
                 sizes,
                 self.how.shard,
@@ -96,18 +90,18 @@ class Generate(Stage):
                 lanes=lambda shard: engine().lanes,
                 spent=engine.tokens,
             )
-        stats = {name: _describe(job.out, name) for name in made}
+        stats = {name: _describe(job.out, name) for name in totals}
         counts = {
-            name: counted(len(prompts[name]) * self.n, stats[name]["samples"], found)
-            for name, found in made.items()
+            name: counted(len(prompts[name]) * self.n, stats[name]["samples"], total)
+            for name, total in totals.items()
         }
         return Outcome(
             counts,
             determinism="distribution",
-            stats={"by_language": stats, "engines": engines(made)},
+            stats={"by_language": stats, "engines": engines(totals)},
             template=chat_template.contract_of(place.path),
             tokens=sum(figures["tokens"] for figures in stats.values()),
-            spent=spent(made),
+            spent=spent(totals),
         )
 
     def _make(
@@ -115,15 +109,15 @@ class Generate(Stage):
         sampler: Sampler,
         seed: int,
         name: str,
-        asked: Sequence[Mapping[str, Any]],
+        prompts: Sequence[Mapping[str, Any]],
         draws: Sequence[Sequence[int]],
     ) -> tuple[pa.Table, int]:
-        """The answers to some prompts, each with the draws (k) that it lacks, and their tokens."""
+        """Return the answers to some prompts at their missing draws (k), and the tokens sampled."""
         sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
         # One seed a shard, from its first address: answers that are drawn together depend on
         # their neighbours whatever seed each one were given.
-        first = [seed, asked[0]["prompt_id"], name, draws[0][0]]
-        ids = [chat_template.prompt_ids(sampler.tokenizer, self._messages(row)) for row in asked]
+        first = [seed, prompts[0]["prompt_id"], name, draws[0][0]]
+        ids = [chat_template.prompt_ids(sampler.tokenizer, self._messages(row)) for row in prompts]
         fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
         over = sum(len(draws[n]) for n in set(range(len(ids))) - set(fits))
         # all answers to a prompt one after another: an engine reads it once
@@ -132,7 +126,7 @@ class Generate(Stage):
             [ids[n] for n, _ in addresses], sampling, int(fingerprint(first), 16) % 2**31
         )
         rows = [
-            _row(asked[n], k, sample, sampler.tokenizer)
+            _row(prompts[n], k, sample, sampler.tokenizer)
             for (n, k), sample in zip(addresses, drawn, strict=True)
         ]
         table = shards.with_metadata(
@@ -149,18 +143,20 @@ class Generate(Stage):
         return [{"role": "system", "content": self.system}, *messages]
 
     def _todo(self, job: Job, spec: SliceSpec) -> list[tuple[int, Sequence[int]]]:
-        """The prompts of a slice that want answers, by number, each with the draws (k) it lacks."""
+        """Return the prompts of a slice that lack answers: number and missing draws (k)."""
         import polars as pl
 
         need = spec.need("prompts")
         assert isinstance(need, StepInput)
-        there = job.rows(need, "prompts", ["prompt_id", "prompt_hash"])
-        frame = pl.from_arrow(there)
+        prompts = job.rows(need, "prompts", ["prompt_id", "prompt_hash"])
+        frame = pl.from_arrow(prompts)
         assert isinstance(frame, pl.DataFrame)
-        asked = frame.join(pl.DataFrame({"k": range(self.n)}), how="cross", maintain_order="left")
-        missing = job.missing(spec.name, self.kind, asked)
-        if len(missing) == len(asked):
-            return [(number, range(self.n)) for number in range(len(there))]
+        addresses = frame.join(
+            pl.DataFrame({"k": range(self.n)}), how="cross", maintain_order="left"
+        )
+        missing = job.missing(spec.name, self.kind, addresses)
+        if len(missing) == len(addresses):
+            return [(number, range(self.n)) for number in range(len(prompts))]
         lacking: dict[int, list[int]] = {}
         for number in missing:
             lacking.setdefault(number // self.n, []).append(number % self.n)
@@ -187,7 +183,7 @@ def _row(
 
 
 def _describe(out: Path, name: str) -> dict[str, int]:
-    """Counts that a reader of the card wants first, of one slice."""
+    """Return the counts of one slice for the card."""
     import polars as pl
 
     columns = ["finish_reason", "detected_language", "language", "n_tokens"]

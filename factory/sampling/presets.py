@@ -25,7 +25,7 @@ class Preset:
     read: Mapping[str, Any] = field(default_factory=dict)
 
 
-_ASKED = ("prompts", "questions")
+_PROMPT_STAGES = ("prompts", "questions")
 
 PRESETS: Mapping[str, Preset] = {
     "ultrafeedback": Preset(
@@ -38,7 +38,7 @@ PRESETS: Mapping[str, Preset] = {
     "helpsteer3": Preset(
         "nvidia/HelpSteer3",
         "cc-by-4.0",
-        _ASKED,
+        _PROMPT_STAGES,
         "38,459 conversations that people compared answers to, some in other languages than "
         "English. Code says a programming language for its language, and so is left out",
         {"config": "preference", "columns": {"messages": "context"}},
@@ -46,7 +46,7 @@ PRESETS: Mapping[str, Preset] = {
     "tagengo": Preset(
         "lightblue/tagengo-gpt4",
         "other",
-        _ASKED,
+        _PROMPT_STAGES,
         "some 78,000 first messages of real users in 74 languages, under the terms of "
         "lmsys-chat-1m: native prompts, so nothing is translated",
         {"columns": {"messages": "conversations", "id": "conversation_id"}},
@@ -54,7 +54,7 @@ PRESETS: Mapping[str, Preset] = {
     "alpaca-eval": Preset(
         "tatsu-lab/alpaca_eval",
         "cc-by-nc-4.0",
-        _ASKED,
+        _PROMPT_STAGES,
         "805 English instructions with answers of a reference model, which are not read. Its "
         "loader is a script, so its file is read",
         {
@@ -65,7 +65,7 @@ PRESETS: Mapping[str, Preset] = {
     "x-alpaca-eval": Preset(
         "x-alpacaeval/{language}.json",
         "cc-by-nc-4.0",
-        _ASKED,
+        _PROMPT_STAGES,
         "those 805 in 13 languages: the files of data/x-alpacaeval/data in the repository of "
         "arXiv 2503.04647, laid into a folder of that name beside the recipe",
         {"columns": {"prompt": "instruction", "domain": "dataset"}},
@@ -73,14 +73,14 @@ PRESETS: Mapping[str, Preset] = {
     "m-arenahard-v2": Preset(
         "CohereLabs/m-ArenaHard-v2.0",
         None,
-        _ASKED,
+        _PROMPT_STAGES,
         "498 hard or creative questions in each of 23 languages, none of them da gl ga mt cy",
         {"split": "test", "columns": {"id": "question_id", "domain": "category"}},
     ),
     "m-arenahard-v2.1": Preset(
         "CohereLabs/m-ArenaHard-v2.1",
         None,
-        _ASKED,
+        _PROMPT_STAGES,
         "the same in more languages, those that CroCo was judged in among them",
         {"split": "test", "columns": {"id": "question_id", "domain": "category"}},
     ),
@@ -88,12 +88,12 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def fields(name: Any, stage: str) -> dict[str, Any]:
-    """What a preset says, as fields of a source stage. Raises ValueError with the nearest name."""
-    found = PRESETS.get(name) if isinstance(name, str) else None
-    if found is None:
+    """Return a preset as fields of a source stage. Raises ValueError with the closest name."""
+    preset = PRESETS.get(name) if isinstance(name, str) else None
+    if preset is None:
         raise ValueError(
             f"no preset {name!r}{nearest(str(name), PRESETS)}; there are {', '.join(PRESETS)}"
         )
-    if stage not in found.stages:
-        raise ValueError(f"the preset {name} is for {', '.join(found.stages)}")
-    return {"source": found.source, **found.read}
+    if stage not in preset.stages:
+        raise ValueError(f"the preset {name} is for {', '.join(preset.stages)}")
+    return {"source": preset.source, **preset.read}

@@ -1,4 +1,4 @@
-"""Where rows come in from outside: prompts, evaluation questions, English preferences.
+"""Stages that read rows from outside: prompts, evaluation questions, preferences.
 
 Each stage turns a Hub dataset or a local file into canonical rows, so that the collection holds
 everything it was made from and a stranger can start from it.
@@ -23,7 +23,7 @@ from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.readers import View, address, answer, given_id, messages, unlike
-from factory.stage.stage import Scope, Stage, filled
+from factory.stage.stage import Stage, StageContext, filled
 
 
 class _Source(Stage, View):
@@ -42,10 +42,10 @@ class _Source(Stage, View):
     def _from(cls, data: Any) -> Any:
         if not isinstance(data, dict) or "from" not in data:
             return data
-        said = data["from"] if isinstance(data["from"], dict) else {"source": data["from"]}
+        fields = data["from"] if isinstance(data["from"], dict) else {"source": data["from"]}
         if "source" in data:
             raise ValueError("has both source and from, which are the same")
-        return {**{key: value for key, value in data.items() if key != "from"}, **said}
+        return {**{key: value for key, value in data.items() if key != "from"}, **fields}
 
     @model_validator(mode="before")
     @classmethod
@@ -65,11 +65,11 @@ class _Source(Stage, View):
         need = ExternalInput("source", source, "dataset", extent=True)
         return SliceSpec(self.name, language, language, (need,))
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        return [self._spec(language) for language in self._languages(scope)]
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        return [self._spec(language) for language in self._languages(context)]
 
-    def _languages(self, scope: Scope) -> tuple[str, ...]:
-        return scope.languages
+    def _languages(self, context: StageContext) -> tuple[str, ...]:
+        return context.languages
 
     def run(self, job: Job) -> Outcome:
         rows: dict[str, Rows] = {}
@@ -77,40 +77,41 @@ class _Source(Stage, View):
             place = job.place(spec, "source")
             language = str(spec.language)
             source = place.name or place.path.name
-            kept: list[dict[str, Any]] = []
+            table_rows: list[dict[str, Any]] = []
             dropped: dict[str, int] = {}
-            seen: dict[str, str | None] = {}  # ids to hashes
+            hashes: dict[str, str | None] = {}  # ids to hashes
             total = 0
             for where, row in self.rows(place.path, language):
-                if len(kept) == self.first:
+                if len(table_rows) == self.first:
                     break
                 total += 1
-                made = row and self.row(row, where, source, language)
-                reason = "filtered" if row is None else "empty" if made is None else None
-                if made and not reason and self.repeated(made, seen):
+                canonical = row and self.row(row, where, source, language)
+                reason = "filtered" if row is None else "empty" if canonical is None else None
+                if canonical and not reason and self.repeated(canonical, hashes):
                     reason = "repeated"
-                if not made or reason:
+                if not canonical or reason:
                     dropped[str(reason)] = dropped.get(str(reason), 0) + 1
                     continue
-                made["prompt_id"] = unlike(seen, made["prompt_id"])
-                seen[made["prompt_id"]] = made.get("prompt_hash")
-                kept.append(made)
-            if not kept:
+                canonical["prompt_id"] = unlike(hashes, canonical["prompt_id"])
+                hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
+                table_rows.append(canonical)
+            if not table_rows:
                 raise InputError(f"{source} has no rows for {language}", "check what is in it")
-            table = schemas.from_rows(kept, self.kind)
+            table = schemas.from_rows(table_rows, self.kind)
             tables.write_slice(slice_directory(job.out, spec.name), table)
-            rows[spec.name] = Rows(into=total, out=len(kept), dropped=dropped)
+            rows[spec.name] = Rows(into=total, out=len(table_rows), dropped=dropped)
             job.progress(number + 1, len(job.slices), "languages")
         return Outcome(rows, determinism="exact")
 
-    def repeated(self, made: Mapping[str, Any], seen: Mapping[str, str | None]) -> bool:
-        """Whether a row says again what one before it said, and is not wanted twice."""
+    def repeated(self, row: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
+        """Return whether a row repeats an earlier one and is to be dropped."""
         return False
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
     ) -> dict[str, Any] | None:
-        """A row of the source in canonical form; None for one without text. Raises InputError."""
+        """Return a row of the source in canonical form; None if it has no text. Raises
+        InputError."""
         raise NotImplementedError
 
 
@@ -126,28 +127,28 @@ class Prompts(_Source):
     # A file of samples says a prompt once for each of them: `drop` keeps the first.
     repeats: Literal["keep", "drop"] = "keep"
 
-    def repeated(self, made: Mapping[str, Any], seen: Mapping[str, str | None]) -> bool:
-        return self.repeats == "drop" and seen.get(made["prompt_id"]) == made["prompt_hash"]
+    def repeated(self, row: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
+        return self.repeats == "drop" and hashes.get(row["prompt_id"]) == row["prompt_hash"]
 
-    def _languages(self, scope: Scope) -> tuple[str, ...]:
-        return scope.native()
+    def _languages(self, context: StageContext) -> tuple[str, ...]:
+        return context.native()
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
     ) -> dict[str, Any] | None:
-        said = messages(row, where)
-        users = [i for i, message in enumerate(said) if message["role"] == "user"]
+        turns = messages(row, where)
+        users = [i for i, message in enumerate(turns) if message["role"] == "user"]
         if not users:
             raise InputError(f"{where}: no user turn", "a prompt needs a message of role 'user'")
-        said = said[users[0] : users[0] + 1] if self.turns == "first" else said
-        said = said[: users[-1] + 1]
-        if not said[-1]["content"].strip():
+        turns = turns[users[0] : users[0] + 1] if self.turns == "first" else turns
+        turns = turns[: users[-1] + 1]
+        if not turns[-1]["content"].strip():
             return None
         domain = row.get("domain")
         return {
-            **address(row, said, source),
+            **address(row, turns, source),
             "language": language,
-            "messages": said,
+            "messages": turns,
             "source_dataset": source,
             "domain": None if domain is None else str(domain),
         }
@@ -159,20 +160,24 @@ class Questions(Prompts):
     name: ClassVar[str] = "questions"
     repo: ClassVar[str] = "questions"
 
-    def _languages(self, scope: Scope) -> tuple[str, ...]:
-        return scope.languages
+    @classmethod
+    def output(cls) -> str:
+        return "questions"  # no stage that reads prompts may read these
+
+    def _languages(self, context: StageContext) -> tuple[str, ...]:
+        return context.languages
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
     ) -> dict[str, Any] | None:
         """m-ArenaHard's columns are understood as they are: question_id, category, subcategory."""
-        mine = dict(row)
+        columns = dict(row)
         for ours, theirs in (("id", "question_id"), ("domain", "category")):
-            if mine.get(ours) is None and mine.get(theirs) is not None:
-                mine[ours] = mine[theirs]
-        made = super().row(mine, where, source, language)
+            if columns.get(ours) is None and columns.get(theirs) is not None:
+                columns[ours] = columns[theirs]
+        question = super().row(columns, where, source, language)
         sub = row.get("subcategory")
-        return made and made | {"subcategory": None if sub is None else str(sub)}
+        return question and question | {"subcategory": None if sub is None else str(sub)}
 
 
 class Preferences(_Source):
@@ -187,7 +192,7 @@ class Preferences(_Source):
 
     @field_validator("languages")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_languages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for code in value:
             try:
                 known_language(code)
@@ -195,7 +200,7 @@ class Preferences(_Source):
                 raise ValueError(f"{error.what}; {error.fix}") from None
         return value
 
-    def _languages(self, scope: Scope) -> tuple[str, ...]:
+    def _languages(self, context: StageContext) -> tuple[str, ...]:
         return self.languages
 
     def row(
@@ -209,7 +214,7 @@ class Preferences(_Source):
                 )
         prompt = messages({"prompt": row["prompt"]}, where)
         sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
-        if not all(said[-1]["content"].strip() for said in (prompt, *sides.values())):
+        if not all(turns[-1]["content"].strip() for turns in (prompt, *sides.values())):
             return None
         margin = row.get("margin")
         if not isinstance(margin, int | float | None):

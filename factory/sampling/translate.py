@@ -24,11 +24,11 @@ from factory.language.languages import language
 from factory.sampling.chrf import chrf
 from factory.sampling.translation import Format, flaw, length_ratio, wording
 from factory.sampling.translator import Translation, translate
-from factory.stage.inputs import SliceSpec, StepInput
+from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job, policy
 from factory.stage.outcome import AS_BEFORE, Outcome, engines, greedy, spent
 from factory.stage.readers import address
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
 
@@ -46,6 +46,7 @@ class Translate(Stage):
     name: ClassVar[str] = "translate"
     kind: ClassVar[str] = "prompts"
     repo: ClassVar[str] = "translate"
+    instead_of_from: ClassVar[str] = "let prompts read what is translated already"
     row_wise: ClassVar[bool] = True
 
     model: Annotated[str, REFERENCE] = "translator"  # a name under models
@@ -67,7 +68,7 @@ class Translate(Stage):
 
     @field_validator("source_language", "languages", "names", mode="after")
     @classmethod
-    def _known(cls, value: Any) -> Any:
+    def _check_languages(cls, value: Any) -> Any:
         codes = [value] if isinstance(value, str) else value or ()
         for code in codes:
             try:
@@ -79,67 +80,67 @@ class Translate(Stage):
         return value
 
     def targets(self, languages: Sequence[str]) -> tuple[str, ...]:
-        """The languages that are translated into, in a recipe that has `languages`."""
+        """Return the languages that are translated into, in a recipe that has `languages`."""
         if self.languages is not None:
             return self.languages
         return tuple(code for code in languages if code != self.source_language)
 
     def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:
-        made = self.targets(languages)
-        kept = [code for code in languages if self.compare or code not in made]
-        more = [self.source_language, *(made if self.compare else ())]
-        return tuple(dict.fromkeys([*kept, *more]))
+        targets = self.targets(languages)
+        untranslated = [code for code in languages if self.compare or code not in targets]
+        more = [self.source_language, *(targets if self.compare else ())]
+        return tuple(dict.fromkeys([*untranslated, *more]))
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        prompts = scope.stage("prompts", self.name)
-        targets = self.targets(scope.languages)
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        source_stage = context.stage("prompts", self.name)
+        targets = self.targets(context.languages)
         if self.source_language in targets or not targets:
             raise RecipeError(
                 f"stages.translate has nothing to translate from {self.source_language} into",
                 "give languages: at least one other than source_language",
             )
-        used = set(targets) & set(scope.languages)
-        if used and self.turns == "first" and getattr(prompts, "turns", "first") == "all":
+        used = set(targets) & set(context.languages)
+        if used and self.turns == "first" and getattr(source_stage, "turns", "first") == "all":
             raise RecipeError(
                 "stages.translate would leave all turns but the first out of the prompts",
                 "say turns: all there too, or turns: first under stages.prompts",
             )
-        given = {spec.name: spec for spec in prompts.slices(scope)}
-        source = given[self.source_language]
-        model = scope.policy(self.model, "model", self.name)
+        prompts = context.rows("prompts", self.name)
+        source = prompts[self.source_language]
+        model = context.policy(self.model, "model", self.name)
         return [
             SliceSpec(
                 self.name,
                 code,
                 code,
                 (
-                    StepInput("prompts", source.step, source.name),
+                    source.as_input("prompts"),
                     *model,
-                    *([StepInput("reference", given[code].step, code)] if self.compare else []),
+                    *([prompts[code].as_input("reference")] if self.compare else []),
                 ),
             )
             for code in targets
         ]
 
-    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return min(rows["prompts"], self.first or rows["prompts"])
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().identity_fields(spec)
-        mine = {code: name for code, name in self.names.items() if code in self._pair(spec)}
+        names = {code: name for code, name in self.names.items() if code in self._pair(spec)}
         return {name: value for name, value in fields.items() if name != "names"} | (
-            {"names": mine} if mine else {}
+            {"names": names} if names else {}
         )
 
     def _pair(self, spec: SliceSpec) -> tuple[str, str]:
         return self.source_language, str(spec.language)
 
     def run(self, job: Job) -> Outcome:
-        asked = {spec.name: self._asked(job, spec) for spec in job.slices}
-        todo = {name: self._todo(job, name, rows) for name, rows in asked.items()}
+        sources = {spec.name: self._source_rows(job, spec) for spec in job.slices}
+        todo = {name: self._todo(job, name, rows) for name, rows in sources.items()}
         place, adapter = policy(job, job.slices[0])
 
         def opened(_: str) -> Sampler:
@@ -152,7 +153,7 @@ class Translate(Stage):
                 rows = todo[shard.slice][shard.start : shard.stop]
                 return self._make(engine(), job.work, shard, rows)
 
-            made = job.make_shards(
+            totals = job.make_shards(
                 self.kind,
                 {name: len(rows) for name, rows in todo.items()},
                 self.how.shard,
@@ -166,48 +167,48 @@ class Translate(Stage):
             rows = read_slice(job.out, name, self.kind).to_pylist()
             lost = _lost(job, name)
             dropped = Counter(str(row["reason"]) for row in lost)
-            dropped[AS_BEFORE] += len(asked[name]) - len(rows) - len(lost)
+            dropped[AS_BEFORE] += len(sources[name]) - len(rows) - len(lost)
             counts[name] = Rows(
-                into=len(asked[name]), out=len(rows), dropped=dict(sorted((+dropped).items()))
+                into=len(sources[name]), out=len(rows), dropped=dict(sorted((+dropped).items()))
             )
-            stats[name] = self._describe(job, spec, asked[name], rows, lost)
+            stats[name] = self._describe(job, spec, sources[name], rows, lost)
             if lost:
                 lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lost)
                 files.write_atomically(_dropped(job.out, name), lines.encode())
         return Outcome(
             counts,
-            determinism=greedy(made),
-            stats={"by_language": stats, "engines": engines(made)},
+            determinism=greedy(totals),
+            stats={"by_language": stats, "engines": engines(totals)},
             template=None if self.format == "completion" else chat_template.contract_of(place.path),
-            tokens=sum(found.tokens for found in made.values()),
-            spent=spent(made),
+            tokens=sum(total.tokens for total in totals.values()),
+            spent=spent(totals),
         )
 
     def _make(
-        self, sampler: Sampler, work: Path, shard: Shard, asked: Sequence[dict[str, Any]]
+        self, sampler: Sampler, work: Path, shard: Shard, prompts: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
-        """The translations of some prompts, and their tokens."""
-        said = translate(
-            [message["content"] for row in asked for message in row["messages"]],
+        """Return the translations of some prompts, and their tokens."""
+        translations = translate(
+            [message["content"] for row in prompts for message in row["messages"]],
             wording(self.format, self.source_language, shard.slice, self.names),
             sampler,
             self.chunk,
             self.max_tokens,
         )
-        parts = iter(said)
-        made = [
-            self._row(row, [next(parts) for _ in row["messages"]], shard.slice) for row in asked
+        parts = iter(translations)
+        rows = [
+            self._row(row, [next(parts) for _ in row["messages"]], shard.slice) for row in prompts
         ]
         # Before the shard: one that is there has said what it dropped.
-        lost = [lost for _, lost in made if lost]
+        lost = [lost for _, lost in rows if lost]
         files.write_atomically(_notes(work, shard), json.dumps(lost).encode())
-        table = schemas.from_rows([row for row, lost in made if not lost], self.kind)
+        table = schemas.from_rows([row for row, lost in rows if not lost], self.kind)
         reasons = Counter(str(row["reason"]) for row in lost)
         table = shards.with_metadata(table, engine=sampler.name, dropped=dict(reasons))
-        return table, sum(part.n_tokens for part in said)
+        return table, sum(part.n_tokens for part in translations)
 
-    def _asked(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
-        """The prompts to be translated, with the turns that are."""
+    def _source_rows(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
+        """Return the prompts to translate, with only the turns that are translated."""
         table = job.table(spec, "prompts", "prompts")
         rows: list[dict[str, Any]] = table.slice(0, self.first).to_pylist()
         if self.turns == "all":
@@ -215,7 +216,7 @@ class Translate(Stage):
         return [row | {"messages": [_first(row["messages"])]} for row in rows]
 
     def _todo(self, job: Job, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The prompts that no earlier artifact has a translation of."""
+        """Return the prompts that no earlier artifact has a translation of."""
         import polars as pl
 
         frame = pl.DataFrame(
@@ -228,27 +229,27 @@ class Translate(Stage):
         return [rows[number] for number in job.missing(name, self.kind, frame)]
 
     def _row(
-        self, prompt: dict[str, Any], said: Sequence[Translation], code: str
+        self, prompt: dict[str, Any], translations: Sequence[Translation], code: str
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The row of one translated prompt, and what is said of it if it is dropped."""
+        """Return the row of one translated prompt, and the record of its drop, if it is dropped."""
         sources = [message["content"] for message in prompt["messages"]]
-        reason = next((part.reason for part in said if part.reason), None)
-        cut = any(part.cut_off for part in said)
+        reason = next((part.reason for part in translations if part.reason), None)
+        cut = any(part.cut_off for part in translations)
         if reason is None and cut:
             reason = "cut_off"
         if reason is None:
             flaws = (
                 flaw(source, part.text, (self.source_language, code), self.length_ratio)
-                for source, part in zip(sources, said, strict=True)
+                for source, part in zip(sources, translations, strict=True)
             )
-            reason = next((found for found in flaws if found), None)
+            reason = next((name for name in flaws if name), None)
         if self.keep_flawed and reason not in _NEVER_KEPT:
             reason = None
         messages = [
             {"role": message["role"], "content": part.text}
-            for message, part in zip(prompt["messages"], said, strict=True)
+            for message, part in zip(prompt["messages"], translations, strict=True)
         ]
-        whole = "\n".join(part.text for part in said)
+        text = "\n".join(part.text for part in translations)
         row = {
             **address(prompt, messages, ""),
             "language": code,
@@ -258,63 +259,63 @@ class Translate(Stage):
             "source_language": self.source_language,
             "source_hash": prompt["prompt_hash"],
             "finish_reason": "length" if cut else "stop",
-            "detected_language": detect(whole),
+            "detected_language": detect(text),
         }
         lost = {key: row[key] for key in ("prompt_id", "finish_reason", "detected_language")}
-        return row, lost | {"reason": reason, "translation": whole} if reason else None
+        return row, lost | {"reason": reason, "translation": text} if reason else None
 
     def _describe(
         self,
         job: Job,
         spec: SliceSpec,
-        asked: list[dict[str, Any]],
+        sources: list[dict[str, Any]],
         rows: list[dict[str, Any]],
         lost: list[dict[str, Any]],
     ) -> dict[str, Any]:
-        """What a reader of the card wants first; with a reference, chrF of what was kept and of
-        all that came back."""
+        """Return figures for the card; with references, chrF of the translations that stay and of
+        all."""
         import statistics
 
         code = str(spec.language)
-        kept = {row["prompt_id"]: _text(row["messages"]) for row in rows}
+        translations = {row["prompt_id"]: _text(row["messages"]) for row in rows}
         ratios = [
-            length_ratio(_text(row["messages"]), kept[row["prompt_id"]], code)
-            for row in asked
-            if row["prompt_id"] in kept
+            length_ratio(_text(row["messages"]), translations[row["prompt_id"]], code)
+            for row in sources
+            if row["prompt_id"] in translations
         ]
-        found: dict[str, Any] = {
-            "asked": len(asked),
+        figures: dict[str, Any] = {
+            "asked": len(sources),
             "kept": len(rows),
             "cut_off": sum(row["finish_reason"] == "length" for row in rows),
             "unlabelled": sum(row["detected_language"] is None for row in rows),
             **({"length_ratio": statistics.median(ratios)} if ratios else {}),
         }
         if self.compare:
-            everything = kept | {row["prompt_id"]: row["translation"] for row in lost}
+            everything = translations | {row["prompt_id"]: row["translation"] for row in lost}
             wrote = {
                 row["prompt_id"]: _text(
                     row["messages"] if self.turns == "all" else [_first(row["messages"])]
                 )
                 for row in job.table(spec, "reference", "prompts").to_pylist()
             }
-            sets = {"chrf_kept": kept, "chrf_all": everything}
-            found["compared"] = sum(name in wrote for name in everything)
+            sets = {"chrf_kept": translations, "chrf_all": everything}
+            figures["compared"] = sum(name in wrote for name in everything)
             for name, texts in sets.items():
-                found[name] = chrf((texts[i], wrote[i]) for i in texts if i in wrote)
-        return found
+                figures[name] = chrf((texts[i], wrote[i]) for i in texts if i in wrote)
+        return figures
 
 
 def _lost(job: Job, name: str) -> list[dict[str, Any]]:
-    """What was dropped from a slice. One that stands as a whole dropped what it dropped when it
-    was made."""
-    if job.taken(name, Translate.kind).whole:
+    """Return the records of the prompts dropped from a slice. Those of a slice that is reused as a
+    whole are in the artifact that it comes from."""
+    if job.reused(name, Translate.kind).whole:
         for earlier in job.earlier.get(name, ()):
             file = _dropped(earlier.path.parent.parent, name)
             if earlier.whole and file.exists():
                 return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
         return []
-    mine = [shard for shard in shards.read_grid(job.work).shards if shard.slice == name]
-    paths = [path for shard in mine if (path := _notes(job.work, shard)).exists()]
+    own = [shard for shard in shards.read_grid(job.work).shards if shard.slice == name]
+    paths = [path for shard in own if (path := _notes(job.work, shard)).exists()]
     return [lost for path in paths for lost in json.loads(path.read_bytes())]
 
 
@@ -323,7 +324,7 @@ def _notes(work: Path, shard: Shard) -> Path:
 
 
 def _dropped(root: Path, name: str) -> Path:
-    """Where an artifact says what it dropped from a slice."""
+    """Return the file of an artifact with the prompts dropped from a slice."""
     return root / "dropped" / f"{name}.jsonl"
 
 

@@ -43,10 +43,10 @@ _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a text; `said` when it is to be translated, else it stays as it is."""
+    """A part of a text; `translatable` when it is to be translated, else it stays as it is."""
 
     text: str
-    said: bool
+    translatable: bool
 
     def around(self, translation: str) -> str:
         """The translation with the white space that stood around the piece."""
@@ -65,15 +65,15 @@ def pieces(
     itself is cut between words, and one word or one span of code is never cut. With `paragraphs`,
     every paragraph is a piece of its own. The texts of the pieces, joined, are `text`.
     """
-    found: list[Piece] = []
+    parts: list[Piece] = []
     for part, code in fenced(text):
         if code:
-            found.append(Piece(part, said=False))
+            parts.append(Piece(part, translatable=False))
             continue
         for block in _split(part, _PARAGRAPH) if paragraphs else [part]:
             for chunk in _packed(block, most, length):
-                found.append(Piece(chunk, said=bool(LETTER.search(chunk))))
-    return found
+                parts.append(Piece(chunk, translatable=bool(LETTER.search(chunk))))
+    return parts
 
 
 def _packed(text: str, most: int, length: Callable[[str], int]) -> Iterator[str]:
@@ -111,27 +111,27 @@ def _split(text: str, border: re.Pattern[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class TranslationPrompt:
-    """How one translator is asked: its format, and what it calls the two languages."""
+    """Prompt of one translator: its format, and its names of the two languages."""
 
     format: Format
     source: str
     target: str
 
     def ask(self, text: str) -> str:
-        """What is said to the translator for one piece."""
-        said = {"source": self.source, "target": self.target, "text": text}
-        return TEMPLATES[self.format].format(**said)
+        """Return the prompt for one piece of text."""
+        values = {"source": self.source, "target": self.target, "text": text}
+        return TEMPLATES[self.format].format(**values)
 
     def markers(self, text: str, special: Sequence[str]) -> list[str]:
-        """What in a text would be read as the format's own: its markers, and the `special`
-        tokens of the translator."""
+        """Return the parts of a text that would be read as the format's own: its markers, and the
+        `special` tokens of the translator."""
         own = _MARKERS.get(self.format)
-        found = [match[0] for match in own.finditer(text)] if own else []
-        return found + [token for token in special if token in text]
+        tokens = [match[0] for match in own.finditer(text)] if own else []
+        return tokens + [token for token in special if token in text]
 
     def answer(self, text: str) -> tuple[str, bool]:
-        """The translation in what came back, and whether it ended before the text did: a
-        completion model that is done with a paragraph goes on with the next one."""
+        """Return the translation in a completion, and whether it ended before the completion did:
+        a completion model that is done with a paragraph goes on with the next one."""
         if self.format != "completion":
             return text.strip(), False
         ends = [at for mark in ("\n\n", f"\n{self.source}:") if (at := text.find(mark, 1)) > 0]
@@ -139,8 +139,8 @@ class TranslationPrompt:
 
 
 def wording(form: Format, source: str, target: str, names: Mapping[str, str]) -> TranslationPrompt:
-    """The wording for two language codes; `names` says what the translator calls a language
-    where it is not what others call it. Raises RecipeError for an unknown code."""
+    """Return the prompt for two language codes. `names` are the translator's own names of
+    languages. Raises RecipeError for an unknown code."""
 
     def name(code: str) -> str:
         row = language(code)
@@ -151,8 +151,8 @@ def wording(form: Format, source: str, target: str, names: Mapping[str, str]) ->
 
 
 def length_ratio(source: str, translation: str, target: str) -> float:
-    """How long a translation is for its source, 1 being usual in the target language. Of 8,000
-    published prompts in eight languages all lie between 0.4 and 2.6."""
+    """Return the length of a translation for its source; 1 is usual in the target language. Of
+    8,000 published prompts in eight languages all lie between 0.4 and 2.6."""
     expected = (len(source) + _SMOOTH) * _DENSITY.get(target, 1.0)
     return (len(translation) + _SMOOTH) / expected
 
@@ -160,8 +160,8 @@ def length_ratio(source: str, translation: str, target: str) -> float:
 def copied(source: str, translation: str) -> bool:
     """Whether a text came back as it was, but for case, space and marks. What has no letters is
     right as it is."""
-    one, other = (re.sub(r"[\W_]+", "", text).casefold() for text in (source, translation))
-    return bool(LETTER.search(source)) and one == other
+    first, second = (re.sub(r"[\W_]+", "", text).casefold() for text in (source, translation))
+    return bool(LETTER.search(source)) and first == second
 
 
 def flaw(
@@ -173,15 +173,17 @@ def flaw(
     A text too short to tell its language is not dropped for it, nor is one that is found to be in
     the same third language as its source: the prompt holds text that it asks something about.
     """
-    one, other = languages
+    source_language, target_language = languages
     if source.strip() and not translation.strip():
         return "empty"
     if copied(prose(source), prose(translation)):
         return "copied"
-    ratio = length_ratio(source, translation, other)
+    ratio = length_ratio(source, translation, target_language)
     if most_ratio is not None and not 1 / most_ratio <= ratio <= most_ratio:
         return "length_ratio"
     label = detect(translation)
-    if differs(label, other) and (matches(label, one) or label != detect(source)):
+    if differs(label, target_language) and (
+        matches(label, source_language) or label != detect(source)
+    ):
         return "wrong_language"
     return None

@@ -12,8 +12,7 @@ from factory.sampling.translation import Piece, TranslationPrompt, pieces
 
 @dataclass(frozen=True)
 class Translation:
-    """What came back for one text, its pieces joined; `reason` when it was not even sent, or not
-    to the end."""
+    """Translation of one text, its pieces joined; `reason` if it was not sent."""
 
     text: str
     cut_off: bool
@@ -36,7 +35,7 @@ def translate(
     reasons: list[str | None] = []
     prompts: list[list[int]] = []
     for parts in cut:
-        bodies = [piece.text.strip() for piece in parts if piece.said]
+        bodies = [piece.text.strip() for piece in parts if piece.translatable]
         ids = [
             chat_template.text_ids(tokenizer, words.ask(body))
             if completion
@@ -45,7 +44,7 @@ def translate(
         ]
         if any(words.markers(body, tokenizer.all_special_tokens) for body in bodies):
             reasons.append("markers")
-        elif not all(sampling.room(len(one), sampler.max_context) for one in ids):
+        elif not all(sampling.room(len(prompt), sampler.max_context) for prompt in ids):
             reasons.append("too_long")
         else:
             reasons.append(None)
@@ -64,7 +63,7 @@ def _joined(
 ) -> Translation:
     text, cut_off, tokens = "", False, 0
     for piece in parts:
-        if not piece.said:
+        if not piece.translatable:
             text += piece.text
             continue
         answer = next(answers)

@@ -1,4 +1,4 @@
-"""What a slice is, and what it needs: of other steps, from outside, or of a server."""
+"""Slices and their inputs: slices of other steps, files and Hub repos, served models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from factory.stage.models import RewardModel
 
 @dataclass(frozen=True)
 class StepInput:
-    """One slice of another step's artifact, read under the name `role`; or of an adapter the
+    """One slice of another step's artifact, read as `role`. Of an adapter it may be the
     `checkpoint` after that share of its training (see factory/artifacts/checkpoints.py)."""
 
     role: str
@@ -22,9 +22,9 @@ class StepInput:
 
 @dataclass(frozen=True)
 class ExternalInput:
-    """A file or Hub repo from outside, as the recipe names it, read under the name `role`.
+    """A file or Hub repo from outside, as the recipe names it, read as `role`.
 
-    `extent` marks data whose content only says how much there is (a list of prompts)."""
+    `extent` marks data whose content only says how many rows there are (a list of prompts)."""
 
     role: str
     source: str
@@ -34,15 +34,15 @@ class ExternalInput:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that somebody serves, asked under the name `model` in the role `role`. Nothing of it
-    lies here, so its name is all that there is to tell it by: it cannot be pinned."""
+    """A model behind an API, called `model` there, read as `role`. Its weights are not here, so it
+    is identified by its name alone and cannot be pinned."""
 
     role: str
     model: str
 
     @property
     def digest(self) -> str:
-        """Of its name."""
+        """Return the digest of its name."""
         return fingerprint({"served": self.model})
 
 
@@ -50,8 +50,7 @@ Need = StepInput | ExternalInput | ServedModel
 
 
 def model_of(name: str) -> str:
-    """The model of a slice called `language/model`, as those of answers, scores of benchmarks and
-    rankings are."""
+    """Return the model of a slice called `language/model`: answers, benchmark scores, rankings."""
     return name.partition("/")[2]
 
 
@@ -76,16 +75,20 @@ class RewardInput:
 
 @dataclass(frozen=True)
 class SliceSpec:
-    """One slice to be made: the step it belongs to, its name (also its folder under `data/`),
-    its language (None when it mixes several) and what it reads."""
+    """One planned slice: its step, its name (also its folder under `data/`), its language (None
+    if it mixes several) and its inputs."""
 
     step: str
     name: str
     language: str | None
     needs: tuple[Need, ...]
-    notes: tuple[str, ...] = ()  # what the card should say of it; never hashed
+    notes: tuple[str, ...] = ()  # for the card; never hashed
     reward: RewardInput | None = None  # among what it reads; its knobs are hashed
 
+    def as_input(self, role: str) -> StepInput:
+        """Return the input of a later step that reads all rows of this slice."""
+        return StepInput(role, self.step, self.name)
+
     def need(self, role: str) -> Need | None:
-        """The one need of `role`, if it has one."""
+        """Return the one input of `role`, or None."""
         return next((need for need in self.needs if need.role == role), None)

@@ -1,4 +1,4 @@
-"""A job: what one step is handed, where its inputs lie, and what it reports when it is done.
+"""A job: the slices of one step, the places of their inputs, and where their rows go.
 
 It sees tables and directories, never a hub, a queue or a card.
 """
@@ -25,19 +25,19 @@ from factory.stage.outcome import gpus
 if TYPE_CHECKING:
     import polars as pl
 
-_TELL_EVERY = 5.0  # seconds
+_REPORT_EVERY = 5.0  # seconds
 
 
 class Progress(Protocol):
-    """How a stage tells that it moves: `done` of `total` units, `tokens` so far in this run."""
+    """Receives progress of a stage: `done` of `total` units, `tokens` so far in this run."""
 
     def __call__(self, done: int, total: int, unit: str, tokens: int = 0) -> None: ...
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a need lies on this disk, and its name and revision on the Hub (None for a file), with
-    the folder of that repo that it is, where it is not all of it."""
+    """Path of an input on this disk, with its name and revision on the Hub (None for a file) and
+    its folder in that repo, if it is not all of it."""
 
     path: Path
     name: str | None = None
@@ -45,8 +45,8 @@ class Place:
     folder: str = ""
 
     @property
-    def said(self) -> str:
-        """It on the Hub: repo, revision and folder."""
+    def label(self) -> str:
+        """Return its repo, revision and folder on the Hub."""
         return f"{self.name}@{self.revision}" + (f":{self.folder}" if self.folder else "")
 
 
@@ -54,14 +54,14 @@ class PartDone(Exception):
     """A process that was to make a part of the shards has made them: there is no result yet."""
 
     def __init__(self, done: int, total: int) -> None:
-        """Of all shards of the job, however many processes make them."""
+        """Count all shards of the job, however many processes make them."""
         super().__init__(f"{done} of {total} shards")
         self.done, self.total = done, total
 
 
 @dataclass(frozen=True)
 class Job:
-    """One step's work: its slices, where their inputs lie, and where output goes.
+    """Work of one step: its slices, where their inputs lie, and where output goes.
 
     `work` survives a kill (shards, checkpoints); what is left in `out` becomes the artifact.
     `part` (number, of) is given to a process that makes one part of the shards and no result.
@@ -78,40 +78,43 @@ class Job:
     part: tuple[int, int] | None = None
 
     def place(self, spec: SliceSpec, role: str) -> Place:
-        """Where the one need of `role` lies. Raises KeyError when the slice has none."""
+        """Return the place of the one input of `role`. Raises KeyError if the slice has none."""
         need = spec.need(role)
         if need is None:
             raise KeyError(role)
         return self.places[need]
 
     def table(self, spec: SliceSpec, role: str, kind: str) -> pa.Table:
-        """All rows of the artifact slices read as `role`, as a table of `kind`."""
+        """Return all rows of the slices read as `role`, as a table of `kind`."""
         reads = [n for n in spec.needs if isinstance(n, StepInput) and n.role == role]
         parts = [self.rows(need, kind) for need in reads]
         return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
 
     def rows(self, need: StepInput, kind: str, columns: Collection[str] | None = None) -> pa.Table:
-        """All rows of one slice, or only these columns of them."""
+        """Return all rows of one slice, or only these columns of them."""
         return read_slice(self.places[need].path, need.slice, kind, columns)
 
     def pick(self, need: StepInput, column: str, rows: Iterable[int]) -> pl.Series:
-        """The texts of one column at these rows of one slice, in their order."""
+        """Return the texts of one column at these rows of one slice, in their order."""
         return pick_rows(self.places[need].path, need.slice, column, rows)
 
-    def missing(self, name: str, kind: str, asked: pl.DataFrame) -> list[int]:
-        """Which rows of slice `name` have to be made, as row numbers of `asked`; the others are
-        taken over from earlier artifacts. See `reuse.take` for what `asked` holds."""
-        with files.file_lock(self.work):
-            taken = reuse.take(self.work, name, kind, self.earlier.get(name, ()), asked)
-        return [] if taken.whole else reuse.missing(taken, asked)
+    def missing(self, name: str, kind: str, rows: pl.DataFrame) -> list[int]:
+        """Return the rows of slice `name` that have to be made, as row numbers of `rows`. The
+        others are reused from earlier artifacts.
 
-    def taken(self, name: str, kind: str) -> ReusedRows:
-        """What slice `name` takes over from earlier artifacts."""
+        rows: the address and input hashes of every row of the slice; see `reuse.take`.
+        """
+        with files.file_lock(self.work):
+            reused = reuse.take(self.work, name, kind, self.earlier.get(name, ()), rows)
+        return [] if reused.whole else reuse.missing(reused, rows)
+
+    def reused(self, name: str, kind: str) -> ReusedRows:
+        """Return the rows of earlier artifacts that slice `name` reuses."""
         with files.file_lock(self.work):
             return reuse.take(self.work, name, kind, self.earlier.get(name, ()), None)
 
     def reader(self, need: Need | None, kind: str) -> Reader:
-        """The rows of one slice by number, read as they are asked for."""
+        """Return a reader of one slice, which gives rows by their numbers."""
         assert isinstance(need, StepInput)
         return Reader(slice_files(self.places[need].path, need.slice), kind)
 
@@ -125,19 +128,23 @@ class Job:
         apart: Callable[[Shard], object] = lambda shard: None,
         spent: Callable[[], int] | None = None,
     ) -> dict[str, ShardTotals]:
-        """The loop of a row-wise stage: every shard that is not there yet is made and kept, then
-        each slice is written whole, what it takes over first. `make` gives a shard's rows and how
-        many tokens they cost; see shard_loop.run for `lanes` and `apart`. `spent` says how many
-        tokens all shards have cost so far, those that are under way among them.
+        """Make every shard that does not exist yet, then write each slice: reused rows first.
 
-        sizes: units (prompts, samples, questions) to be made of each slice; a slice that stands
-        as a whole has none, whatever is said. Returns what the shards of each slice say. Raises
-        PartDone where only a part was to be made.
+        kind: of the rows that `make` returns.
+        sizes: units (prompts, samples, questions) to be made of each slice. A slice that is
+            reused as a whole has none, whatever is given.
+        per_shard: units of a shard.
+        make: returns the rows of a shard and the tokens that they cost.
+        lanes, apart: see shard_loop.run.
+        spent: returns the tokens that all shards have cost so far, unfinished ones included.
+
+        Returns the totals of the shards of each slice. Raises PartDone where this process was to
+        make only a part.
         """
-        taken = {name: self.taken(name, kind) for name in sizes}
-        todo = {name: 0 if taken[name].whole else size for name, size in sizes.items()}
+        reused = {name: self.reused(name, kind) for name in sizes}
+        todo = {name: 0 if reused[name].whole else size for name, size in sizes.items()}
         grid = shards.grid(self.work, todo, per_shard)
-        mine = grid.part(*self.part) if self.part else grid
+        part = grid.part(*self.part) if self.part else grid
         maker = "{}/{}".format(*(self.part or (0, 1)))
         tokens, last, loading = 0, time.monotonic(), 0.0
         warm, wide = 0, 1  # shards that were made since it was loaded, and that are made at once
@@ -168,18 +175,18 @@ class Job:
                 first=warm <= wide,
             )
 
-        with _Told(self.progress, spent or (lambda: tokens)) as told:
-            shard_loop.run(self.work, mine, counted, told, opened, apart)
+        with _ProgressReport(self.progress, spent or (lambda: tokens)) as report:
+            shard_loop.run(self.work, part, counted, report, opened, apart)
         if self.part:
             raise PartDone(grid.done(self.work), len(grid.shards))
-        made = {}
+        totals = {}
         for name in sizes:
             directory = slice_directory(self.out, name)
-            made[name] = shards.shard_totals(self.work, grid, name)
-            first = reuse.place(taken[name], directory)
-            if made[name].rows or not first:  # a slice without rows still leaves a file
+            totals[name] = shards.shard_totals(self.work, grid, name)
+            first = reuse.place(reused[name], directory)
+            if totals[name].rows or not first:  # a slice without rows still leaves a file
                 shards.compact(self.work, grid, name, directory, first)
-        return made
+        return totals
 
     def make_rows(
         self,
@@ -188,14 +195,14 @@ class Job:
         per_shard: int,
         make: Callable[[Shard], tuple[pa.Table, int]],
     ) -> dict[str, pa.Table]:
-        """The same for a stage whose rows are few: returns all rows of each slice."""
+        """Make shards as `make_shards` does, and return all rows of each slice: for few rows."""
         self.make_shards(kind, sizes, per_shard, make)
         return {name: read_slice(self.out, name, kind) for name in sizes}
 
 
-class _Told:
-    """Tells how far the shards are: whenever one is done, and every few seconds in between, since
-    one may take ten minutes."""
+class _ProgressReport:
+    """Reports progress whenever a shard is done, and every few seconds in between, since one may
+    take ten minutes."""
 
     def __init__(self, progress: Progress, tokens: Callable[[], int]) -> None:
         self._progress, self._tokens = progress, tokens
@@ -210,10 +217,10 @@ class _Told:
             self._progress(done, total, "shards", self._tokens())
 
     def _repeat(self) -> None:
-        while not self._over.wait(_TELL_EVERY):
+        while not self._over.wait(_REPORT_EVERY):
             self(*self._last)
 
-    def __enter__(self) -> _Told:
+    def __enter__(self) -> _ProgressReport:
         self._thread.start()
         return self
 
@@ -223,6 +230,6 @@ class _Told:
 
 
 def policy(job: Job, spec: SliceSpec) -> tuple[Place, Path | None]:
-    """The model that a slice is drawn from, and the adapter on it, if it has one."""
+    """Return the model that a slice is sampled from, and its adapter, if it has one."""
     adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
     return job.place(spec, "model"), adapter

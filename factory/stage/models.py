@@ -10,7 +10,7 @@ from factory.config import REFERENCE, Knobs
 
 if TYPE_CHECKING:
     from factory.stage.inputs import Need
-    from factory.stage.stage import Scope
+    from factory.stage.stage import StageContext
 
 
 class ModelRef(Knobs):
@@ -62,7 +62,7 @@ class RewardModel(ModelRef):
     # Whether its reward is the logit of one sequence classifier, read as `reward`, and no more.
     is_plain_classifier: ClassVar[bool] = False
 
-    def needs(self, scope: Scope, name: str, asked_by: str) -> tuple[Need, ...]:
+    def needs(self, context: StageContext, name: str, asked_by: str) -> tuple[Need, ...]:
         """Return the models that it reads, by role; `name` is its own under models:.
         Raises RecipeError for a model that it cannot use."""
         raise NotImplementedError

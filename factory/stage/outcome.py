@@ -12,20 +12,23 @@ from typing import Any, Literal
 from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import ShardTotals
 
-AS_BEFORE = "as_before"  # dropped when the slice was first made, which no longer says why
+AS_BEFORE = (
+    "as_before"  # dropped when a reused slice was first made; the reasons are in its manifest
+)
 
 
 def gpus() -> int:
-    """How many GPUs this process has a hold of: none before torch is there to ask."""
+    """Return the number of GPUs that this process holds: none before torch is imported."""
     torch = sys.modules.get("torch")
     return int(torch.cuda.device_count()) if torch else 0
 
 
 @dataclass
 class Outcome:
-    """What a stage reports beside its files: counts by slice, figures for the card, and what a
-    second run would give: equal bytes (`exact`), equal but for the last digits and the tokens that
-    hang on them (`rounding`), or another draw (`distribution`)."""
+    """Results of a stage beside its files: row counts by slice, figures for the card, tokens, time.
+
+    `determinism` says what a second run would give: equal bytes (`exact`), equal but for the last
+    digits and the tokens that depend on them (`rounding`), or another draw (`distribution`)."""
 
     rows: dict[str, Rows]
     determinism: Literal["exact", "rounding", "distribution"]
@@ -39,10 +42,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ResourceUse:
-    """Where the time of a step went, for those who want to know what a larger one would take:
-    seconds that `engines` processes beside one another were at work, and that loading what they
-    work with took, all of them together; and of GPUs, None where this process held all there
-    were."""
+    """Time of a step, from which larger ones are estimated: seconds of work and of loading models,
+    summed over `engines` parallel processes, and GPU seconds (None where this process held all
+    GPUs)."""
 
     working: float
     loading: float = 0.0
@@ -50,42 +52,43 @@ class ResourceUse:
     gpu_seconds: float | None = None
 
 
-def spent(made: Mapping[str, ShardTotals]) -> ResourceUse:
-    """The same, of a step that is made in shards. The first that an engine makes are slower (it
-    warms up, its lanes fill): where there are others, these say how fast it goes, token by token,
-    and what the first took beyond that counts as loading."""
-    sums = made.values()
-    seconds, tokens = sum(found.seconds for found in sums), sum(found.tokens for found in sums)
-    steady = seconds - sum(found.first_seconds for found in sums)
-    of = tokens - sum(found.first_tokens for found in sums)
+def spent(totals: Mapping[str, ShardTotals]) -> ResourceUse:
+    """Return the resources of a step that is made in shards.
+
+    The first shards of an engine are slower: it warms up, and its lanes fill. Where there are
+    others, these set the pace per token, and the excess of the first counts as loading."""
+    sums = totals.values()
+    seconds, tokens = sum(total.seconds for total in sums), sum(total.tokens for total in sums)
+    steady = seconds - sum(total.first_seconds for total in sums)
+    of = tokens - sum(total.first_tokens for total in sums)
     working = tokens * steady / of if of > 0 and steady > 0 else seconds
     return ResourceUse(
         working=working,
-        loading=sum(found.loading for found in sums) + max(0.0, seconds - working),
-        engines=len(set().union(*(found.makers for found in sums))),
-        gpu_seconds=sum(found.gpu_seconds for found in sums),
+        loading=sum(total.loading for total in sums) + max(0.0, seconds - working),
+        engines=len(set().union(*(total.makers for total in sums))),
+        gpu_seconds=sum(total.gpu_seconds for total in sums),
     )
 
 
-def greedy(made: Mapping[str, ShardTotals]) -> Literal["exact", "rounding"]:
-    """What a second run gives of greedy answers. Ordinary batches of transformers are the same ones
-    each time; other engines form theirs as requests come and go, and of two tokens that are all but
-    equal the other may be taken."""
+def greedy(totals: Mapping[str, ShardTotals]) -> Literal["exact", "rounding"]:
+    """Return the determinism of greedy answers. Batches of transformers are the same each time.
+    Other engines form them as requests come and go, which may decide between two tokens of all
+    but equal probability."""
     ordinary = re.compile(r"transformers [^,]*")
-    return "exact" if all(map(ordinary.fullmatch, engines(made))) else "rounding"
+    return "exact" if all(map(ordinary.fullmatch, engines(totals))) else "rounding"
 
 
-def counted(into: int, out: int, found: ShardTotals) -> Rows:
-    """The counts of a slice: what its shards say they dropped, and what was dropped before where
-    it was taken over."""
-    dropped = Counter(found.dropped)
+def counted(into: int, out: int, totals: ShardTotals) -> Rows:
+    """Return the row counts of a slice: drops by reason from its shards, and the rest, which was
+    dropped when reused rows were first made, as AS_BEFORE."""
+    dropped = Counter(totals.dropped)
     dropped[AS_BEFORE] = into - out - dropped.total()
     return Rows(into=into, out=out, dropped=dict(+dropped))
 
 
-def engines(made: Mapping[str, ShardTotals]) -> dict[str, int]:
-    """Shards by the engine that made them: more than one where a job went on elsewhere."""
-    found: Counter[str] = Counter()
-    for one in made.values():
-        found.update(one.engines)
-    return dict(sorted(found.items()))
+def engines(totals: Mapping[str, ShardTotals]) -> dict[str, int]:
+    """Count shards by engine: there are several where a job was resumed elsewhere."""
+    counts: Counter[str] = Counter()
+    for total in totals.values():
+        counts.update(total.engines)
+    return dict(sorted(counts.items()))

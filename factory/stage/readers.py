@@ -34,7 +34,7 @@ def is_file(source: str) -> bool:
 
 
 class View(Knobs):
-    """How rows of somebody else's dataset are read: a Hub dataset with a config or a column that
+    """Reading of rows from somebody else's dataset: a Hub dataset with a config or a column that
     says the language (by code or English name), a JSONL, JSON or parquet file, or one such file of
     a dataset that the library does not load."""
 
@@ -55,8 +55,8 @@ class View(Knobs):
         return value
 
     def rows(self, path: Path, language: str) -> Iterator[tuple[str, Row | None]]:
-        """Rows in `language` of a file or of a dataset on disk, each with where it stands; None
-        for one that `where` leaves out.
+        """Yield the rows in `language` of a file or dataset on disk, each with its position; None
+        for a row that `where` leaves out.
 
         A dataset with a config named by the language gives that config; one with a `language`
         column gives its rows in that language, by code or by English name. Raises InputError for
@@ -65,33 +65,33 @@ class View(Knobs):
         file = self._file(path, language)
         mixed = True
         if file is not None:
-            found = _READERS[file.suffix](file)
+            rows = _READERS[file.suffix](file)
         else:
-            config, found = _read_dataset(path, language, self)
+            config, rows = _read_dataset(path, language, self)
             mixed = config != language
         words = (language, LANGUAGES[language].name.lower() if language in LANGUAGES else language)
-        for where, row in found:
+        for where, row in rows:
             named = row | {ours: _dig(row, theirs, where) for ours, theirs in self.columns.items()}
             # what a config of one language calls it in a column is its own affair
             if not mixed or str(named.get("language", language)).lower() in words:
-                yield where, named if self._wanted(row, where) else None
+                yield where, named if self._matches(row, where) else None
 
     def _file(self, path: Path, language: str) -> Path | None:
-        """The one file that is read, if it is one."""
+        """Return the one file that is read, or None for a whole dataset."""
         if is_file(path.name):
             return path
         if self.file is None:
             return None
         name = self.file.replace("{language}", language)
-        found = (path / name).resolve()
-        if not found.is_relative_to(path.resolve()) or not found.is_file():
+        file = (path / name).resolve()
+        if not file.is_relative_to(path.resolve()) or not file.is_file():
             raise InputError(f"{path.name} has no file {name}", "check file:")
-        return found
+        return file
 
-    def _wanted(self, row: Row, where: str) -> bool:
+    def _matches(self, row: Row, where: str) -> bool:
         for column, value in self.where.items():
-            asked = value if isinstance(value, tuple) else (value,)
-            if _dig(row, column, where) not in asked:
+            values = value if isinstance(value, tuple) else (value,)
+            if _dig(row, column, where) not in values:
                 return False
         return True
 
@@ -104,17 +104,19 @@ def _dig(row: Row, path: str, where: str) -> Any:
         elif isinstance(value, Mapping) and part in value:
             value = value[part]
         else:
-            there = value if isinstance(value, Mapping) else ()
+            columns = value if isinstance(value, Mapping) else ()
             raise InputError(
-                f"{where}: no column {path!r}{nearest(part, there)}",
-                f"it has {', '.join(map(str, there))}" if there else "check columns: and where:",
+                f"{where}: no column {path!r}{nearest(part, columns)}",
+                f"it has {', '.join(map(str, columns))}"
+                if columns
+                else "check columns: and where:",
             )
     return value
 
 
 def messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
-    """The conversation in a row's `messages`, or the text in its `prompt` as one user turn.
-    Turns of ShareGPT's form (`from` and `value`) are read as what they mean."""
+    """Return the conversation in a row's `messages`, or the text in its `prompt` as one user turn.
+    Turns in ShareGPT's form (`from`, `value`) are converted. Raises InputError."""
     value = row.get("messages") or row.get("prompt")
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
@@ -141,9 +143,11 @@ def _turn(message: Any) -> Any:
     return {"role": _SHAREGPT.get(speaker, speaker), "content": message.get("value")}
 
 
-def address(row: Mapping[str, Any], said: list[dict[str, str]], source: str) -> dict[str, str]:
-    """The id and the hash of a prompt: the same in every stage that takes in the same dataset."""
-    text = json.dumps(said, sort_keys=True, ensure_ascii=False)
+def address(
+    row: Mapping[str, Any], conversation: list[dict[str, str]], source: str
+) -> dict[str, str]:
+    """Return id and hash of a prompt: equal in every stage that reads the same dataset."""
+    text = json.dumps(conversation, sort_keys=True, ensure_ascii=False)
     return {
         "prompt_id": given_id(row) or text_hash(source + text),
         "prompt_hash": text_hash(text),
@@ -151,21 +155,21 @@ def address(row: Mapping[str, Any], said: list[dict[str, str]], source: str) -> 
 
 
 def answer(value: Any, where: str) -> list[dict[str, str]]:
-    """The assistant's part of a preference: text, or the last message of a conversation."""
+    """Return the assistant's turn of a preference: text, or the last message of a conversation."""
     [*_, last] = messages({"messages": value}, where)
     return [{"role": "assistant", "content": last["content"]}]
 
 
 def given_id(row: Mapping[str, Any]) -> str:
-    """The id that the source gives a row, `""` for none; 0 is one."""
-    found = next((row[key] for key in ("prompt_id", "id") if row.get(key) is not None), "")
-    return str(found)
+    """Return the id that the source gives a row, `""` for none. 0 is an id."""
+    value = next((row[key] for key in ("prompt_id", "id") if row.get(key) is not None), "")
+    return str(value)
 
 
-def unlike(seen: Collection[str], name: str) -> str:
-    """`name`, with -2, -3, … if it is taken: two prompts under one id stay two prompts."""
+def unlike(names: Collection[str], name: str) -> str:
+    """Return `name`, with -2, -3, … if it is taken: two prompts under one id stay two prompts."""
     tries = (f"{name}-{times}" for times in itertools.count(2))
-    return name if name not in seen else next(other for other in tries if other not in seen)
+    return name if name not in names else next(other for other in tries if other not in names)
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Row]]:
@@ -209,15 +213,15 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _read_dataset(path: Path, language: str, view: View) -> tuple[str, Iterator[tuple[str, Row]]]:
-    """The config that is read, and its rows."""
+    """Return the config that is read, and its rows."""
     import datasets
 
     configs = datasets.get_dataset_config_names(str(path))
-    wanted = view.config or language
-    config = wanted if wanted in configs else configs[0]
-    if config != wanted and (len(configs) > 1 or view.config):
+    name = view.config or language
+    config = name if name in configs else configs[0]
+    if config != name and (len(configs) > 1 or view.config):
         raise InputError(
-            f"{path.name} has no config {wanted!r}{nearest(wanted, configs)}, "
+            f"{path.name} has no config {name!r}{nearest(name, configs)}, "
             f"only {', '.join(configs)}",
             "name one as config:, or a dataset with a config for every language of the recipe",
         )
@@ -225,8 +229,8 @@ def _read_dataset(path: Path, language: str, view: View) -> tuple[str, Iterator[
         rows = datasets.load_dataset(str(path), config, split=view.split)
     except ValueError as error:
         raise InputError(f"split {view.split!r} cannot be read: {error}", "set split:") from None
-    said = view.columns.get("language", "language").partition(".")[0]
-    if config != language and said not in rows.column_names and language != "en":
+    language_column = view.columns.get("language", "language").partition(".")[0]
+    if config != language and language_column not in rows.column_names and language != "en":
         raise InputError(
             f"the dataset does not say which rows are in {language!r}",
             "use a dataset with a config or a 'language' column per language",

@@ -21,12 +21,12 @@ def run(
     lanes: Callable[[Shard], int] = lambda shard: 1,
     apart: Callable[[Shard], object] = lambda shard: None,
 ) -> None:
-    """Make every shard that is not there yet; `finished(done, total)` is told after each.
+    """Make every shard that does not exist yet; call `finished(done, total)` after each.
 
-    `lanes` of them are under way at once (see engines/pipelining.py), but never two of which
-    `apart` says different things: a model is changed when all answers of the last one are in.
-    `lanes` is asked with the first shard of those that are alike, so it may load what makes them;
-    shards without units need nothing loaded.
+    `lanes` of them run at once (see engines/pipelining.py), but never two for which `apart`
+    returns different values: a model is changed when all answers of the last one are in. `lanes`
+    is called with the first shard of each such group, so it may load the engine. Shards without
+    units need no engine.
     """
     total, done = len(todo.shards), todo.done(work)
     finished(done, total)

@@ -1,13 +1,18 @@
-"""What a stage is: its knobs, the slices it lays out, what each of them reads, and what it may know
-of its recipe to lay them out (`Scope`).
+"""The contract of a stage, and what it may know of its recipe (`StageContext`).
 
-A stage is a pydantic model whose fields are its knobs (see factory/config.py); what lies under
-`how` says how it is run and is never hashed. Its work is a method that is handed a job.
+A stage is a pydantic model. Its fields are its knobs (see factory/config.py); what lies under `how`
+says how it is run and is never hashed. It answers three questions:
+
+- What is there to make? `plan_slices` returns slices (mostly one a language) with their inputs.
+- What makes two slices the same? Kind, version, hashed knobs, seed and inputs, as fingerprints.
+- How is it made? `run` is given a job (see factory/stage/job.py) and writes rows or a model.
+
+CONTRIBUTING.md adds one. Nothing here knows a hub, a queue or a card.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -15,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from factory.config import EXTENT, REFERENCE, Knobs, Mark
 from factory.errors import FactoryError, RecipeError, nearest
-from factory.stage.inputs import ExternalInput, Need, RewardInput, SliceSpec, StepInput
+from factory.stage.inputs import ExternalInput, Need, RewardInput, SliceSpec
 from factory.stage.models import ModelRef, RewardModel
 from factory.stage.readers import View
 
@@ -37,41 +42,42 @@ class From(View):
 
 
 def filled(source: str, values: Mapping[str, str]) -> str:
-    """A source with its placeholders filled in. Raises ValueError for one that is not known."""
-    found = source
+    """Return `source` with its placeholders filled in. Raises ValueError for an unknown one."""
+    text = source
     for name, value in values.items():
-        found = found.replace(f"{{{name}}}", value)
-    if set("{}") & set(found):
-        known = " or ".join(f"{{{name}}}" for name in values)
-        raise ValueError(f"{source!r} has a placeholder other than {known}")
-    return found
+        text = text.replace(f"{{{name}}}", value)
+    if set("{}") & set(text):
+        placeholders = " or ".join(f"{{{name}}}" for name in values)
+        raise ValueError(f"{source!r} has a placeholder other than {placeholders}")
+    return text
 
 
 class How(Knobs):
-    """How a stage is run; never part of its identity."""
+    """Settings of a run, never part of the identity of its rows."""
 
 
-# What can be taken in from outside, and what to do about the rest.
+# Kinds of artifacts that `from:` can take in.
 TAKEN_IN = frozenset({"samples", "scores", "pairs", "sft", "adapter"})
-_INSTEAD = {
-    "translate": "let prompts read what is translated already",
-    "reward": "name the model under models: instead",
-    "arena": "its answers must all be decoded alike; run it",
-}
 
 
 class Stage(Knobs):
-    """Base of all stages. Subclasses set `name`, `kind`, `repo` and, when the meaning of their
-    output changes, raise `version`."""
+    """Base of all stages. Subclasses set `name`, `kind`, `repo`, mostly `reads`, and implement
+    `run`. They raise `version` when the meaning of their output changes."""
 
     name: ClassVar[str]
     kind: ClassVar[str]  # a kind of row in schemas.py, or "adapter" or "model"
     repo: ClassVar[str]  # `{org}/{recipe}-{repo}`
     version: ClassVar[int] = 1
+    # Kinds of rows that it reads; its rows follow those of the first. Each kind comes from the
+    # last stage before it in the line that makes such rows.
+    reads: ClassVar[tuple[str, ...]] = ()
+    instead_of_from: ClassVar[str] = "run it"  # advice where its kind is not in TAKEN_IN
     seeded: ClassVar[bool] = False  # whether the recipe's seed changes the output
-    # Whether a row depends on nothing but the input rows at its own address. Of such a stage,
-    # rows made earlier by the same rules stand in a larger artifact.
+    # Whether the content of a row depends on nothing but the input rows at its own address. Rows
+    # that such a stage made earlier by the same rules are reused in a larger artifact.
     row_wise: ClassVar[bool] = False
+    # Whether a row is left out because of other rows. Then only whole slices are reused.
+    compares_rows: ClassVar[bool] = False
 
     from_: From | None = Field(None, alias="from", exclude_if=lambda value: value is None)
     how: How = How()
@@ -81,27 +87,27 @@ class Stage(Knobs):
     def _short_from(cls, value: Any) -> Any:
         """`from: org/name@revision` for `from: {source: org/name@revision}`."""
         if value is not None and cls.kind not in TAKEN_IN:
-            raise ValueError(f"{cls.name} cannot be taken in: {_INSTEAD.get(cls.name, 'run it')}")
+            raise ValueError(f"{cls.name} cannot be taken in: {cls.instead_of_from}")
         return {"source": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _nothing_beside_from(self) -> Stage:
-        if self.from_ is not None and (beside := self._fields(lambda marks: not marks)):
+    def _has_only_from(self) -> Stage:
+        if self.from_ is not None and (fields := self._fields(lambda marks: not marks)):
             raise ValueError(
-                f"with from:, {next(iter(beside))} has no meaning: these rows are made already"
+                f"with from:, {next(iter(fields))} has no meaning: these rows are made already"
             )
         return self
 
-    def checked_slices(self, scope: Scope) -> list[SliceSpec]:
-        """Every slice of every step of this stage, in order: those it makes, or those it takes
-        in. Raises RecipeError."""
+    def checked_slices(self, context: StageContext) -> list[SliceSpec]:
+        """Return every slice of every step of this stage, in order: those that it makes or, with
+        `from:`, takes in. Raises RecipeError."""
         if self.from_ is None:
-            return self.slices(scope)
+            return self.plan_slices(context)
         if self.kind != "adapter":
-            return [self._taken_in(language, language, ()) for language in scope.languages]
-        base = scope.model(getattr(self, "base", "policy"), "base", self.name)
+            return [self._taken_in(language, language, ()) for language in context.languages]
+        base = context.model(getattr(self, "base", "policy"), "base", self.name)
         each = getattr(self, "each", "all")
-        groups = scope.languages if each == "language" else each
+        groups = context.languages if each == "language" else each
         groups = (groups,) if isinstance(groups, str) else groups
         return [
             self._taken_in(group, None if group == "all" else group, (base,)) for group in groups
@@ -115,42 +121,62 @@ class Stage(Knobs):
         outside = ExternalInput("source", source, "model" if adapter else "dataset")
         return SliceSpec(step, name, language, (*needs, outside))
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        """Every slice that this stage makes, in order. Raises RecipeError."""
-        raise NotImplementedError
+    @classmethod
+    def output(cls) -> str:
+        """Return the kind that later stages name in `reads` to get these rows."""
+        return cls.kind
+
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        """Return the slices that this stage makes, in order. Raises RecipeError.
+
+        By default there is one a language of the recipe. It reads the slice of that language of
+        every kind in `reads`, each under the name of its kind.
+        """
+        if not self.reads:
+            raise NotImplementedError
+        inputs = {kind: context.rows(kind, self.name) for kind in self.reads}
+
+        def needs(code: str) -> tuple[Need, ...]:
+            return tuple(slices[code].as_input(kind) for kind, slices in inputs.items())
+
+        codes = [code for code in context.languages if code in inputs[self.reads[0]]]
+        return [SliceSpec(self.name, code, code, needs(code)) for code in codes]
 
     def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:
-        """The languages whose prompts still have to come from outside with this stage there."""
+        """Return the languages whose prompts have to come from outside, given those that would
+        without this stage."""
         return languages
 
     def run(self, job: Job) -> Outcome:
-        """Do the work of one step. Raises FactoryError."""
+        """Do the work of one step: write each slice below `job.out`, and return its row counts.
+        A row is counted as in, and as out or dropped for a reason. Raises FactoryError."""
         raise NotImplementedError
 
-    def least(self) -> dict[str, int]:
-        """By role, the fewest rows this stage can do anything with."""
+    def min_rows(self) -> dict[str, int]:
+        """Return the fewest rows that this stage can work with, by role."""
         return {}
 
     def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
-        """What these slices need of the machine beside what they read, and is not there: looked
-        at before a line begins, and told, not raised."""
+        """Return requirements of these slices that this machine lacks, such as a server's address.
+        Checked before a run; never raises."""
         return []
 
-    def length(self, spec: SliceSpec) -> int | None:
-        """How many rows a slice is asked to make, where that hangs on nothing it reads."""
+    def fixed_rows(self, spec: SliceSpec) -> int | None:
+        """Return the rows that a slice has whatever it reads, or None if that depends on it."""
         return None
 
-    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
-        """How many rows a slice is asked to make, given how many it reads by role: as many as
-        under the role it names first."""
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        """Return the rows that a slice is expected to have, from the rows that it reads by role.
+        By default as many as it reads under the first role."""
         return next(iter(rows.values()), 0)
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
-        """How many shards that many rows of a slice are made in; 0 where there are none."""
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
+        """Return the shards that `rows` rows of a slice are made in, 0 for a stage without any."""
         return 0
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
-        """The fields that give the rows of a slice their meaning and are not at their default."""
+        """Return the fields that give the rows of a slice their meaning and are not at their
+        default. They are hashed."""
         if self.from_ is not None:
             return {"from": self.from_.model_dump(exclude={"source"}, exclude_defaults=True)}
         fields = self._fields(lambda marks: not marks)
@@ -158,36 +184,54 @@ class Stage(Knobs):
             fields["reward_model"] = reward
         return fields
 
-    def draws(self, spec: SliceSpec) -> bool:
-        """Whether the recipe's seed changes the rows of a slice."""
+    def uses_seed(self, spec: SliceSpec) -> bool:
+        """Return whether the recipe's seed changes the rows of a slice."""
         return self.seeded and self.from_ is None
 
     def extent(self) -> dict[str, Any]:
-        """The fields that say how much."""
+        """Return the fields that say how many rows there are and do not change any of them."""
         if self.from_ is not None:
             return {}
         return self._fields(lambda marks: EXTENT in marks)
 
-    def _fields(self, wanted: Any) -> dict[str, Any]:
+    def _fields(self, selects: Callable[[list[Mark]], bool]) -> dict[str, Any]:
         names = {
             name
             for name, info in type(self).model_fields.items()
             if name not in ("how", "from_")
-            and wanted([m for m in info.metadata if isinstance(m, Mark)])
+            and selects([m for m in info.metadata if isinstance(m, Mark)])
         }
         return self.model_dump(mode="json", include=names, exclude_defaults=True)
 
 
 @dataclass(frozen=True)
-class Scope:
-    """What a stage may know of its recipe to lay out its slices."""
+class StageContext:
+    """Parts of a recipe that a stage may use to plan its slices."""
 
     languages: tuple[str, ...]
     models: Mapping[str, ModelRef]
-    stages: Mapping[str, Stage]
+    stages: Mapping[str, Stage]  # those of the recipe, in the order of the line
+    line: tuple[type[Stage], ...] = ()  # every stage that there is, in order
+
+    def rows(self, kind: str, asked_by: str) -> dict[str, SliceSpec]:
+        """Return the slices with rows of `kind`, by name. Each is of the last stage before
+        `asked_by` in the line that makes it. Raises RecipeError where no stage before it does."""
+        order = [stage.name for stage in self.line] or list(self.stages)
+        before = order[: order.index(asked_by)] if asked_by in order else order
+        slices: dict[str, SliceSpec] = {}
+        for name in before:
+            if name in self.stages and self.stages[name].output() == kind:
+                slices |= {spec.name: spec for spec in self.slices(name, asked_by)}
+        if not slices:
+            makers = [stage.name for stage in self.line if stage.output() == kind] or [kind]
+            raise RecipeError(
+                f"stages.{asked_by} reads {kind}, and no stage before it makes any",
+                f"add {makers[0]} under stages:",
+            )
+        return slices
 
     def stage(self, name: str, asked_by: str) -> Stage:
-        """The stage called `name`. Raises RecipeError when the recipe has none."""
+        """Return the stage called `name`. Raises RecipeError if the recipe has none."""
         if name not in self.stages:
             raise RecipeError(
                 f"stages.{asked_by} needs the stage {name!r}, which the recipe does not have"
@@ -197,38 +241,36 @@ class Scope:
         return self.stages[name]
 
     def slices(self, name: str, asked_by: str) -> list[SliceSpec]:
-        """All slices of the stage called `name`."""
+        """Return all slices of the stage called `name`. Raises RecipeError."""
         return self.stage(name, asked_by).checked_slices(self)
 
     def native(self) -> tuple[str, ...]:
-        """The languages that prompts come in from outside in: the recipe's, less those that a
-        stage makes, and those that it makes them from."""
+        """Return the languages of prompts from outside: the recipe's, without those that are
+        translated into, and with those that are translated from."""
         languages = self.languages
         for stage in self.stages.values():
             languages = stage.native(languages)
         return languages
 
     def prompts(self, asked_by: str) -> list[SliceSpec]:
-        """Where the prompts of each language of the recipe come from: its translation, where there
-        is one, or else as they came in."""
-        found = {spec.name: spec for spec in self.slices("prompts", asked_by)}
-        if "translate" in self.stages:
-            found |= {spec.name: spec for spec in self.slices("translate", asked_by)}
-        return [found[code] for code in self.languages]
+        """Return the slice of prompts of each language of the recipe, in their order."""
+        prompts = self.rows("prompts", asked_by)
+        return [prompts[code] for code in self.languages]
 
     def model(self, name: str, role: str, asked_by: str) -> Need:
-        """What reading the model called `name` under models: means. Raises RecipeError where it
-        has an adapter: see `policy`."""
-        found = self.base(name, role, asked_by)
+        """Return the input for the model called `name` under models:, read as `role`. Raises
+        RecipeError if it has an adapter: see `policy`."""
+        need = self.base(name, role, asked_by)
         if self.models[name].adapter is not None:
             raise RecipeError(
                 f"stages.{asked_by} cannot put an adapter on the model {name!r}",
                 "name a model without one: generate and arena draw with it, dpo goes on with it",
             )
-        return found
+        return need
 
     def base(self, name: str, role: str, asked_by: str) -> Need:
-        """The same without the adapter that may be on it: what adapters are trained for."""
+        """Return the input for the model called `name` without the adapter that it may have: the
+        base of adapters. Raises RecipeError."""
         if name not in self.models:
             raise RecipeError(
                 f"stages.{asked_by} names the model {name!r}{nearest(name, self.models)}",
@@ -236,8 +278,7 @@ class Scope:
             )
         ref = self.models[name]
         if ref.step is not None:
-            made = self._trained(ref.step, asked_by)
-            return StepInput(role, made.step, made.name)
+            return self._trained(ref.step, asked_by).as_input(role)
         if ref.served is not None:
             raise RecipeError(
                 f"stages.{asked_by} names the model {name!r}, which is only served ({ref.served})",
@@ -246,18 +287,18 @@ class Scope:
         return ExternalInput(role, f"{ref.name}@{ref.revision}", "model")
 
     def policy(self, name: str, role: str, asked_by: str) -> tuple[Need, ...]:
-        """What drawing from the model called `name` means: the model, read as `role`, and the
-        adapter on it, if it has one, as `adapter`."""
+        """Return the inputs for sampling from the model called `name`: the model, read as `role`,
+        and its adapter, if it has one, as `adapter`."""
         model = self.base(name, role, asked_by)
         adapter = self.adapter(name, "adapter")
         return (model,) if adapter is None else (model, adapter)
 
     def adapter(self, name: str, role: str) -> ExternalInput | None:
-        """The adapter on the model called `name`, read as `role`, if it has one."""
-        found = self.models[name].adapter
-        if found is None:
+        """Return the input for the adapter of the model called `name`, or None if it has none."""
+        adapter = self.models[name].adapter
+        if adapter is None:
             return None
-        repo, _, revision = found.partition("@")
+        repo, _, revision = adapter.partition("@")
         return ExternalInput(role, f"{repo}@{revision or 'main'}", "model")
 
     def reward(
@@ -281,7 +322,7 @@ class Scope:
         return RewardInput(reward, tuple(by_role))
 
     def _trained(self, step: str, asked_by: str) -> SliceSpec:
-        """The one slice of a step that trains a model, before the stage `asked_by`."""
+        """Return the one slice of a step that trains a model, before the stage `asked_by`."""
         stage = step.partition("[")[0]
         order = list(self.stages)
         if stage in order and asked_by in order and order.index(stage) >= order.index(asked_by):
@@ -289,10 +330,10 @@ class Scope:
                 f"stages.{asked_by} reads a model that {step} trains, which comes after it",
                 "train it in a recipe of its own, and name what that published",
             )
-        made = [spec for spec in self.slices(stage, asked_by) if step in (stage, spec.step)]
-        if len(made) != 1:
+        slices = [spec for spec in self.slices(stage, asked_by) if step in (stage, spec.step)]
+        if len(slices) != 1:
             steps = ", ".join(dict.fromkeys(spec.step for spec in self.slices(stage, asked_by)))
             raise RecipeError(
                 f"stages.{asked_by} reads a model of the step {step!r}", f"name one of {steps}"
             )
-        return made[0]
+        return slices[0]

@@ -13,7 +13,7 @@ from factory.errors import RecipeError, nearest
 from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 from factory.training.settings import Dtype
 
 _SPARSE = ("ties", "dare_linear", "dare_ties", "ties_svd", "dare_linear_svd", "dare_ties_svd")
@@ -53,16 +53,16 @@ class Merge(Stage):
             raise ValueError(f"density is for {', '.join(_SPARSE)}")
         return self
 
-    def draws(self, spec: SliceSpec) -> bool:
+    def uses_seed(self, spec: SliceSpec) -> bool:
         return self.method.startswith("dare") and self.from_ is None
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        base = scope.model(self.base, "base", self.name)
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        base = context.model(self.base, "base", self.name)
         found: dict[str, SliceSpec] = {}
         for name in self.of:
             stage = name.partition("[")[0]
-            made = {spec.step: spec for spec in scope.slices(stage, self.name)}
-            if scope.stage(stage, self.name).kind != "adapter" or stage == self.name:
+            made = {spec.step: spec for spec in context.slices(stage, self.name)}
+            if context.stage(stage, self.name).kind != "adapter" or stage == self.name:
                 raise RecipeError(
                     f"stages.merge.of: {name} makes no adapters", "name sft, dpo or one step"
                 )
@@ -71,7 +71,7 @@ class Merge(Stage):
                     f"stages.merge.of names {name!r}{nearest(name, made)}",
                     f"use {stage} or one of {', '.join(made)}",
                 )
-            if getattr(scope.stage(stage, self.name), "base", None) != self.base:
+            if getattr(context.stage(stage, self.name), "base", None) != self.base:
                 raise RecipeError(
                     f"stages.merge is of the model {self.base}, {stage} of another",
                     "adapters of different base models cannot be merged",

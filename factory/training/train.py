@@ -18,7 +18,7 @@ from factory.errors import RecipeError, StageError, nearest
 from factory.stage.inputs import ExternalInput, Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 from factory.training import dataset, losses, monitoring
 from factory.training.settings import Dtype, Lora, Running, Task
 
@@ -59,7 +59,7 @@ class _Training(Stage):
             )
         return self
 
-    def least(self) -> dict[str, int]:
+    def min_rows(self) -> dict[str, int]:
         return {self.read: self.min_pairs}
 
     def run(self, job: Job) -> Outcome:
@@ -190,6 +190,7 @@ class Reward(_Training):
     name: ClassVar[str] = "reward"
     kind: ClassVar[str] = "model"
     repo: ClassVar[str] = "reward"
+    instead_of_from: ClassVar[str] = "name the model under models: instead"
     read: ClassVar[str] = "preferences"
     rows_kind: ClassVar[str] = "preferences"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
@@ -197,9 +198,9 @@ class Reward(_Training):
 
     lr: float = Field(1e-4, gt=0)  # TRL's default for reward models
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        base = scope.model(self.base, "base", self.name)
-        taught = scope.slices("preferences", self.name)
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        base = context.model(self.base, "base", self.name)
+        taught = context.rows(self.rows_kind, self.name).values()
         return [
             SliceSpec(
                 self.name if len(taught) == 1 else f"{self.name}[{spec.name}]",
@@ -217,7 +218,6 @@ class _Adapter(_Training):
     which the adapter is kept as well, in the same repo, to be evaluated as `dpo@0.5`."""
 
     kind: ClassVar[str] = "adapter"
-    upstream: ClassVar[str]  # the stage that makes its rows
 
     each: Annotated[Literal["language", "all"] | tuple[str, ...], REFERENCE] = "language"
     checkpoints: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
@@ -229,15 +229,16 @@ class _Adapter(_Training):
             raise ValueError("shares of the steps, each once, like [0.25, 0.5, 0.75]")
         return tuple(sorted(value))
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        base = self._base(scope)
-        made = {spec.name: spec for spec in self._rows(scope)}
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        base = self._base(context)
+        made = {spec.name: spec for spec in self._rows(context)}
         single = tuple(name for name, spec in made.items() if spec.language)
         if isinstance(self.each, str) and not single:
+            maker = next(iter(made.values())).step
             raise RecipeError(
                 f"stages.{self.name}.each: {self.each} is of single languages, which have no "
                 f"{self.read} here",
-                f"write each: [{', '.join(made)}], or stages.{self.upstream}.pool: both",
+                f"write each: [{', '.join(made)}], or stages.{maker}.pool: both",
             )
         groups = (
             single
@@ -246,15 +247,15 @@ class _Adapter(_Training):
             if isinstance(self.each, str)
             else self.each
         )
-        return [self._slice(group, made, (base, *self._models(scope, group))) for group in groups]
+        return [self._slice(group, made, (base, *self._models(context, group))) for group in groups]
 
-    def _rows(self, scope: Scope) -> list[SliceSpec]:
-        return scope.slices(self.upstream, self.name)
+    def _rows(self, context: StageContext) -> list[SliceSpec]:
+        return list(context.rows(self.rows_kind, self.name).values())
 
-    def _base(self, scope: Scope) -> Need:
-        return scope.model(self.base, "base", self.name)
+    def _base(self, context: StageContext) -> Need:
+        return context.model(self.base, "base", self.name)
 
-    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
         """What a group needs beside its rows and the base."""
         return ()
 
@@ -284,7 +285,6 @@ class Sft(_Adapter):
     rows_kind: ClassVar[str] = "sft"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     method: ClassVar[str] = "sft"
-    upstream: ClassVar[str] = "best"
 
     lr: float = Field(2e-4, gt=0)
     group_by_length: bool = False  # rows of like length in one batch: less padding, another order
@@ -304,7 +304,6 @@ class Dpo(_Adapter):
     rows_kind: ClassVar[str] = "pairs"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
     method: ClassVar[str] = "preference"
-    upstream: ClassVar[str] = "pair"
 
     lr: float = Field(5e-6, gt=0)
     beta: float = Field(0.1, gt=0)
@@ -344,9 +343,9 @@ class Dpo(_Adapter):
             fields["micro_batch"] = self.how.micro_batch
         return fields
 
-    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
+    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
         """The adapter that it goes on with, if it does not start anew."""
-        start = scope.adapter(self.base, "start")
+        start = context.adapter(self.base, "start")
         if self.start_from == "policy":
             return () if start is None else (start,)
         if start is not None:
@@ -354,14 +353,14 @@ class Dpo(_Adapter):
                 f"stages.dpo starts from sft, and the model {self.base!r} has an adapter too",
                 "take start_from out, or give stages.dpo.base the model without its adapter",
             )
-        made = {spec.name: spec for spec in scope.slices("sft", self.name)}
+        made = {spec.name: spec for spec in context.slices("sft", self.name)}
         found = made.get(group) or made.get("all")
         if found is None:
             raise RecipeError(
                 f"stages.dpo starts {group} from sft, which trains no adapter for it",
                 f"add {group} or all to stages.sft.each ({', '.join(made)})",
             )
-        stage = scope.stage("sft", self.name)
+        stage = context.stage("sft", self.name)
         if getattr(stage, "base", None) != self.base:
             raise RecipeError(
                 "stages.dpo and stages.sft are of different base models",
@@ -374,8 +373,8 @@ class Dpo(_Adapter):
             )
         return (StepInput("start", found.step, found.name),)
 
-    def _base(self, scope: Scope) -> Need:
-        return scope.base(self.base, "base", self.name)
+    def _base(self, context: StageContext) -> Need:
+        return context.base(self.base, "base", self.name)
 
     def run(self, job: Job) -> Outcome:
         from factory.training import adapters
@@ -404,7 +403,6 @@ class Online(_Adapter):
     rows_kind: ClassVar[str] = "prompts"
     columns: ClassVar[tuple[str, ...]] = ("prompt",)
     method: ClassVar[str] = "online"
-    upstream: ClassVar[str] = "prompts"
 
     reward: Annotated[str, REFERENCE] = "reward"
     lr: float = Field(5e-6, gt=0)  # as for dpo: what is compared is where answers come from
@@ -420,18 +418,18 @@ class Online(_Adapter):
             raise ValueError(f"max_tokens {self.max_tokens} leaves no room for prompts")
         return self
 
-    def _rows(self, scope: Scope) -> list[SliceSpec]:
-        return scope.prompts(self.name)  # translations where there are any
+    def _rows(self, context: StageContext) -> list[SliceSpec]:
+        return context.prompts(self.name)  # translations where there are any
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        reward = self._reward(scope)
-        return [replace(spec, reward=reward) for spec in super().slices(scope)]
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        reward = self._reward(context)
+        return [replace(spec, reward=reward) for spec in super().plan_slices(context)]
 
-    def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
-        return self._reward(scope).needs
+    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
+        return self._reward(context).needs
 
-    def _reward(self, scope: Scope) -> RewardInput:
-        reward = scope.reward(self.reward, self.name)
+    def _reward(self, context: StageContext) -> RewardInput:
+        reward = context.reward(self.reward, self.name)
         if not reward.model.is_plain_classifier:
             raise RecipeError(
                 f"stages.online: the reward {self.reward!r} is of kind: {reward.model.kind}. Each "

@@ -18,7 +18,7 @@ from factory.planning.recipe import load
 from factory.planning.stages import STAGES
 from factory.stage.inputs import ExternalInput
 from factory.stage.job import Job, Place
-from factory.stage.stage import Scope, Stage
+from factory.stage.stage import Stage, StageContext
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 Take = Callable[..., tuple[list[dict[str, Any]], Rows]]
@@ -54,7 +54,7 @@ def take(tmp_path: Path) -> Take:
         path = tmp_path / "theirs.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         stage = BY_NAME[name].model_validate({"from": {"source": path.name, **more}})
-        specs = stage.checked_slices(Scope(("en",), {}, {name: stage}))
+        specs = stage.checked_slices(StageContext(("en",), {}, {name: stage}))
         places = {need: Place(path) for spec in specs for need in spec.needs}
         out = tmp_path / "out"
         job = Job(name, 0, tuple(specs), places, tmp_path, out, lambda *_: None)
@@ -166,7 +166,7 @@ def test_what_cannot_be_taken_in_says_what_to_do_instead() -> None:
 def test_the_content_and_not_the_name_is_in_the_identity() -> None:
     def spec(stage: Stage) -> tuple[Any, ...]:
         return stage.identity_fields(
-            stage.checked_slices(Scope(("en",), {}, {}))[0]
+            stage.checked_slices(StageContext(("en",), {}, {}))[0]
         ), stage.extent()
 
     one, other = BY_NAME["score"](**{"from": "org/a@v1"}), BY_NAME["score"](**{"from": "org/b"})
@@ -196,7 +196,7 @@ def test_the_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     stage = BY_NAME["dpo"](**{"from": "org/a", "each": "all"})
     recipe = load("smoke").recipe
-    [spec] = stage.checked_slices(recipe.scope())
+    [spec] = stage.checked_slices(recipe.context())
     places = {
         need: Place(tmp_path, "org/a" if need.role == "source" else "org/base")
         for need in spec.needs
@@ -210,7 +210,7 @@ def test_prompts_of_a_file_of_samples_are_taken_once(tmp_path: Path) -> None:
     path = tmp_path / "theirs.jsonl"
     path.write_text("".join(json.dumps(CROCO) + "\n" for _ in range(3)))
     stage = BY_NAME["prompts"].model_validate({"from": path.name, "repeats": "drop"})
-    [spec] = stage.checked_slices(Scope(("en",), {}, {}))
+    [spec] = stage.checked_slices(StageContext(("en",), {}, {}))
     job = Job(
         "prompts", 0, (spec,), {spec.needs[0]: Place(path)}, tmp_path, tmp_path / "out",
         lambda *_: None,

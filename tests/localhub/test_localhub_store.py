@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from factory.localhub import garbage, integrity
 from factory.localhub.changes import Change, Put, Remove, Words
 from factory.localhub.database import Database
+from factory.localhub.errors import ProtocolError
 from factory.localhub.git_objects import Commit, Entry, object_id
 from factory.localhub.hub import LocalHub
 from factory.localhub.launcher import await_end, connect, request

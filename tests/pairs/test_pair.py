@@ -27,7 +27,7 @@ from factory.sampling.sources import Prompts
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 from tests.support.builders import demo, lock_of
 from tests.support.pools import Pools, job_of, read, write
 
@@ -162,7 +162,7 @@ def test_malformed_line_does_not_shift_alignment(tmp_path):
     source = tmp_path / "p.jsonl"
     source.write_text('{"id": "a", "prompt": "A"}\n{"id": "b", "pro\n{"id": "c", "prompt": "C"}\n')
     stage = Prompts(source="p.jsonl")
-    [spec] = stage.slices(Scope(("da",), {}, {}))
+    [spec] = stage.plan_slices(StageContext(("da",), {}, {}))
     job = Job("prompts", 0, (spec,), {spec.needs[0]: Place(source)}, tmp_path, tmp_path,
               lambda *_: None)  # fmt: skip
     with pytest.raises(InputError, match="line 2"):

@@ -179,17 +179,20 @@ def test_a_source_with_another_placeholder_is_named_with_its_line(refused, sourc
 
 
 @pytest.mark.parametrize(
-    ("text", "missing"),
+    ("text", "stage", "kind"),
     [
-        (SMALL.replace('prompts: {source: "p-{language}.jsonl"}', "pair: {}"), "prompts"),
-        (SMALL + "  pair: {}\n", "score"),
-        (SMALL + "  dpo: {}\n", "pair"),
-        (SMALL + "  arena: {of: [policy]}\n", "questions"),
+        (
+            SMALL.replace('prompts: {source: "p-{language}.jsonl"}', "pair: {}"),
+            "generate",
+            "prompts",
+        ),
+        (SMALL + "  pair: {}\n", "pair", "scores"),
+        (SMALL + "  dpo: {}\n", "dpo", "pairs"),
+        (SMALL + "  arena: {of: [policy]}\n", "arena", "questions"),
     ],
 )
-def test_a_stage_that_another_needs_is_named(refused, text, missing):
-    what = refused(text)
-    assert f"needs the stage {missing!r}, which the recipe does not have" in what
+def test_a_kind_of_row_that_nothing_makes_is_named(refused, text, stage, kind):
+    assert f"stages.{stage} reads {kind}, and no stage before it makes any" in refused(text)
 
 
 def test_a_causal_model_gives_no_rewards(refused):

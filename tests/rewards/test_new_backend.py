@@ -26,7 +26,7 @@ from factory.rewards.backends.backend import (
 )
 from factory.rewards.backends.classifier import Classifier
 from factory.stage.inputs import Need
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 from tests.rewards import test_score
 from tests.rewards.test_score import CLASSIFIER, recipe, roles, run, specs, values
 from tests.support.builders import by_name, lock_of
@@ -45,8 +45,8 @@ class LengthPenalty(Backend):
     kind: Literal["length_penalty"]
     per_character: float = Field(0.01, ge=0)
 
-    def needs(self, scope: Scope, name: str, asked_by: str) -> tuple[Need, ...]:
-        return (scope.model(name, "reward", asked_by),)
+    def needs(self, context: StageContext, name: str, asked_by: str) -> tuple[Need, ...]:
+        return (context.model(name, "reward", asked_by),)
 
     def open(self, paths: Mapping[str, Path], settings: RewardSettings) -> OpenReward:
         scorer = choose.scorer(settings.how, paths["reward"], settings.dtype)

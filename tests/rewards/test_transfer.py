@@ -118,7 +118,7 @@ def ran(
         }
     )  # fmt: skip
     [stage] = made.steps().values()
-    specs = tuple(stage.checked_slices(made.scope()))
+    specs = tuple(stage.checked_slices(made.context()))
     places: dict[Any, Place] = {}
     for spec in specs:
         for need in spec.needs:

@@ -22,7 +22,7 @@ from factory.sampling.generate import Generate
 from factory.stage.job import PartDone
 from factory.stage.models import ModelRef
 from factory.stage.outcome import greedy
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 from tests.support.jobs import MODEL, REWARD, job, made, prompts
 
 TEXTS = {
@@ -158,7 +158,7 @@ def test_a_system_message_is_part_of_what_is_made_and_the_engine_is_not() -> Non
 
 def test_an_adapter_on_the_policy_is_read_beside_it() -> None:
     model = ModelRef(name="org/base", adapter="org/tuned@v1")
-    scope = Scope(("en",), {"policy": model}, {})
+    scope = StageContext(("en",), {"policy": model}, {})
     base, adapter = scope.policy("policy", "model", "generate")
     assert (base.source, adapter.role, adapter.source) == (
         "org/base@main",

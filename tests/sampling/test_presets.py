@@ -17,7 +17,7 @@ from factory.planning.recipe import Recipe
 from factory.sampling.presets import PRESETS
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.job import Job, Place
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 from tests.support.stand_ins import FIXTURES, dataset
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -25,7 +25,7 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def taken(stage: Prompts | Preferences, path: Path, languages: tuple[str, ...]) -> Rows:
     """The rows that a stage makes of a dataset, by language."""
-    specs = stage.slices(Scope(languages, {}, {"prompts": stage}))
+    specs = stage.plan_slices(StageContext(languages, {}, {"prompts": stage}))
     places = {need: Place(path, "org/name") for spec in specs for need in spec.needs}
     out = path.parent / "out"
     job = Job(stage.name, 0, tuple(specs), places, path.parent / "work", out, lambda *a, **k: None)
@@ -103,7 +103,7 @@ def test_alpaca_eval_is_read_from_its_file(tmp_path: Path) -> None:
 
 def test_x_alpaca_eval_is_a_file_a_language(tmp_path: Path) -> None:
     stage = Questions(preset="x-alpaca-eval")
-    [spec] = stage.slices(Scope(("es",), {}, {}))
+    [spec] = stage.plan_slices(StageContext(("es",), {}, {}))
     assert [need.source for need in spec.needs] == ["x-alpacaeval/es.json"]  # type: ignore[union-attr]
     rows = taken(stage, Path(shutil.copy(FIXTURES / "x-alpacaeval-es.json", tmp_path)), ("es",))
     assert rows["es"][0]["prompt_id"] == "0"
@@ -148,7 +148,7 @@ def test_first_takes_so_many_rows_from_the_top_and_is_how_much_not_what(tmp_path
     stage = Prompts(preset="ultrafeedback", first=2)
     assert len(taken(stage, path, ("en",))["en"]) == 2
     assert stage.extent() == {"first": 2}
-    [spec] = stage.slices(Scope(("en",), {}, {"prompts": stage}))
+    [spec] = stage.plan_slices(StageContext(("en",), {}, {"prompts": stage}))
     assert "first" not in stage.identity_fields(spec)
 
 

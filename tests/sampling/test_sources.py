@@ -19,7 +19,7 @@ from factory.errors import InputError
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
-from factory.stage.stage import Scope, Stage
+from factory.stage.stage import Stage, StageContext
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def run(
 
 
 def job_of(directory: Path, path: Path, stage: Stage, languages: tuple[str, ...]) -> Outcome:
-    specs = stage.slices(Scope(languages, {}, {"prompts": stage}))
+    specs = stage.plan_slices(StageContext(languages, {}, {"prompts": stage}))
     job = Job(
         step=stage.name,
         seed=0,
@@ -221,7 +221,7 @@ def test_a_file_that_only_calls_itself_parquet_is_named(tmp_path):
 
 
 def test_the_name_of_the_language_is_filled_into_the_source():
-    specs = Questions(source="q-{language}.jsonl").slices(Scope(("da", "cy"), {}, {}))
+    specs = Questions(source="q-{language}.jsonl").plan_slices(StageContext(("da", "cy"), {}, {}))
     assert [need.source for spec in specs for need in spec.needs] == ["q-da.jsonl", "q-cy.jsonl"]
     assert [spec.name for spec in specs] == ["da", "cy"]
 
@@ -246,7 +246,7 @@ def test_preferences_may_be_text_or_conversations(take):
 
 
 def test_preferences_are_english_whatever_the_recipes_languages():
-    specs = Preferences(source="x.jsonl").slices(Scope(("da", "cy"), {}, {}))
+    specs = Preferences(source="x.jsonl").plan_slices(StageContext(("da", "cy"), {}, {}))
     assert [(spec.name, spec.language) for spec in specs] == [("en", "en")]
 
 

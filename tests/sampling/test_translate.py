@@ -28,7 +28,7 @@ from factory.stage.job import Job, Place
 from factory.stage.models import ModelRef
 from factory.stage.outcome import Outcome
 from factory.stage.readers import address
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 from tests.conftest import run_factory
 
 EN = [
@@ -86,10 +86,10 @@ class Translator:
         return found
 
 
-def scope(stage: Translate, *languages: str, **stages: Any) -> Scope:
+def scope(stage: Translate, *languages: str, **stages: Any) -> StageContext:
     ref = ModelRef(name="org/model")
     steps = {"prompts": Prompts(source="p-{language}.jsonl"), "translate": stage, **stages}
-    return Scope(languages or ("en", "de"), {"translator": ref, "policy": ref}, steps)
+    return StageContext(languages or ("en", "de"), {"translator": ref, "policy": ref}, steps)
 
 
 def talk(*texts: str) -> list[dict[str, str]]:
@@ -125,7 +125,7 @@ def run(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             write_prompts(tmp_path / "in", "de", [talk(text) for text in DE])
         translator = Translator(model, answer, cut)
         monkeypatch.setattr(choose, "sampler", lambda *_: translator)
-        specs = stage.slices(scope(stage))
+        specs = stage.plan_slices(scope(stage))
         places = {
             need: Place(model if need.role == "model" else tmp_path / "in")
             for spec in specs
@@ -175,7 +175,7 @@ def test_all_that_follows_reads_the_translations_and_questions_are_left_alone():
     stages = {"generate": Generate(), "score": Score(reward="policy"), "pair": Pair()}
     ref = ClassifierBackend(name="org/reward", kind="classifier")
     found = scope(Translate(), "da", "en", **stages, questions=Questions(source="q.jsonl"))
-    found = Scope(found.languages, {**found.models, "policy": ref}, found.stages)
+    found = StageContext(found.languages, {**found.models, "policy": ref}, found.stages)
     for name in ("generate", "score", "pair"):
         [danish] = [spec for spec in found.slices(name, "x") if spec.name == "da"]
         read = danish.need("prompts")
@@ -376,7 +376,7 @@ def test_a_slice_that_stands_as_a_whole_still_says_what_it_dropped(run, tmp_path
 
 def test_languages_do_not_share_a_name_that_is_meant_for_one():
     stage = Translate(languages=("pt", "de"), names={"pt": "Brazilian Portuguese"})
-    pt, de = stage.slices(scope(stage, "en"))
+    pt, de = stage.plan_slices(scope(stage, "en"))
     assert stage.identity_fields(pt) == {"names": {"pt": "Brazilian Portuguese"}}
     assert stage.identity_fields(de) == {}
 
@@ -385,7 +385,7 @@ def test_the_tiny_model_itself_translates(tmp_path, model):
     """The real engine, whatever a model with random weights says."""
     stage = Translate(max_tokens=4, dtype="float32", keep_flawed=True, length_ratio=None)
     write_prompts(tmp_path / "in", "en", [talk(text) for text in EN])
-    specs = stage.slices(scope(stage))
+    specs = stage.plan_slices(scope(stage))
     places = {need: Place(model if need.role == "model" else tmp_path / "in")
               for spec in specs for need in spec.needs}  # fmt: skip
     (tmp_path / "work").mkdir()

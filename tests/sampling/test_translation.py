@@ -19,7 +19,7 @@ def cut(text: str, most: int = 10, paragraphs: bool = False) -> list[Piece]:
 
 
 def said(text: str, most: int = 10) -> list[str]:
-    return [piece.text for piece in cut(text, most) if piece.said]
+    return [piece.text for piece in cut(text, most) if piece.translatable]
 
 
 parts = st.sampled_from(
@@ -39,12 +39,12 @@ def test_the_pieces_joined_are_the_text(text, most, paragraphs):
 def test_whatever_the_text(text, most):
     found = cut(text, most)
     assert "".join(piece.text for piece in found) == text
-    assert all(piece.around(piece.text) == piece.text for piece in found if piece.said)
+    assert all(piece.around(piece.text) == piece.text for piece in found if piece.translatable)
 
 
 @given(st.lists(parts, max_size=30).map("".join))
 def test_a_translator_that_says_nothing_new_changes_nothing(text):
-    back = [p.around(p.text.strip()) if p.said else p.text for p in cut(text, 5)]
+    back = [p.around(p.text.strip()) if p.translatable else p.text for p in cut(text, 5)]
     assert "".join(back) == text
 
 
@@ -67,7 +67,7 @@ def test_a_sentence_that_is_too_long_is_cut_between_words():
 
 def test_fenced_code_is_not_sent():
     text = f"Explain this code. {TALK}\n{CODE}What does it print?"
-    assert [p.text for p in cut(text, 50) if not p.said] == [CODE]
+    assert [p.text for p in cut(text, 50) if not p.translatable] == [CODE]
     assert not any("print(" in part for part in said(text))
 
 

@@ -16,14 +16,14 @@ from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, StepInput
 from factory.stage.job import Job, Place
 from factory.stage.models import ModelRef
-from factory.stage.stage import Scope, Stage
+from factory.stage.stage import Stage, StageContext
 
 # prompt id to answers: (reward, text) or (reward, text, columns that differ from the usual)
 Pools = Mapping[str, Sequence[tuple[Any, ...]]]
 STEPS = {"prompts": "prompts", "samples": "generate", "scores": "score"}
 
 
-def scope(languages: Sequence[str], stage: Stage) -> Scope:
+def scope(languages: Sequence[str], stage: Stage) -> StageContext:
     """A recipe with these languages and this stage."""
     models = {
         "policy": ModelRef(name="local/policy"),
@@ -31,7 +31,7 @@ def scope(languages: Sequence[str], stage: Stage) -> Scope:
     }
     before = {"prompts": Prompts(source="p-{language}.jsonl"), "generate": Generate(),
               "score": Score()}  # fmt: skip
-    return Scope(tuple(languages), models, {**before, stage.name: stage})
+    return StageContext(tuple(languages), models, {**before, stage.name: stage})
 
 
 def write(root: Path, pools: Mapping[str, Pools], asked: Mapping[str, Sequence[str]] = {}) -> None:
@@ -79,7 +79,7 @@ def write(root: Path, pools: Mapping[str, Pools], asked: Mapping[str, Sequence[s
 
 def job_of(root: Path, stage: Stage, languages: Sequence[str], seed: int = 0) -> Job:
     """The job of a stage that pairs what was written."""
-    specs = tuple(stage.slices(scope(languages, stage)))
+    specs = tuple(stage.plan_slices(scope(languages, stage)))
     needs = {need for spec in specs for need in spec.needs if not isinstance(need, ExternalInput)}
     return Job(
         step=stage.name,

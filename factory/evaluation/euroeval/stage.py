@@ -22,7 +22,7 @@ from factory.language.languages import language as known_language
 from factory.stage.inputs import ExternalInput, SliceSpec, model_of
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 
 _NOT_A_BENCHMARK = frozenset({"model", "adapter"})  # roles of the models
 _SHARD = 100_000  # rows: all of a slice, which is one run of EuroEval
@@ -109,10 +109,10 @@ class Euroeval(Stage):
             return suites.suite(language, self.benchmarks)
         return tuple(dict.fromkeys(self.benchmarks.get(language, ())))
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         specs, without = [], []
-        for contestant in contestants(scope, self.of, self.name):
-            for language in self._asked(scope, contestant.languages):
+        for contestant in contestants(context, self.of, self.name):
+            for language in self._asked(context, contestant.languages):
                 names = self.suite(language)
                 if not names:
                     without.append(language)
@@ -135,9 +135,9 @@ class Euroeval(Stage):
         first = specs[0]
         return [SliceSpec(first.step, first.name, first.language, first.needs, absent), *specs[1:]]
 
-    def _asked(self, scope: Scope, own: tuple[str, ...]) -> tuple[str, ...]:
+    def _asked(self, context: StageContext, own: tuple[str, ...]) -> tuple[str, ...]:
         if self.languages == "all":
-            return scope.languages
+            return context.languages
         return own if self.languages == "own" else tuple(dict.fromkeys(self.languages))
 
     def _source(self, name: str) -> ExternalInput:
@@ -152,10 +152,10 @@ class Euroeval(Stage):
         names = list(dict.fromkeys(name for spec in specs for name in _benchmarks(spec)))
         return readiness.lacking(self.backend, self.how.environment, names)
 
-    def length(self, spec: SliceSpec) -> int:
+    def fixed_rows(self, spec: SliceSpec) -> int:
         return sum(len(suites.registry()[name].metrics) for name in _benchmarks(spec))
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return 1 if rows else 0
 
     def run(self, job: Job) -> Outcome:
@@ -318,7 +318,7 @@ class _RequestedRows:
         stage = self._stage
         return {
             "model": model_of(spec.name),
-            "adapter": put_on.said if put_on and put_on.name else None,
+            "adapter": put_on.label if put_on and put_on.name else None,
             "language": spec.language,
             "split": stage.split,
             "few_shot": stage.few_shot,

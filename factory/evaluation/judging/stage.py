@@ -33,7 +33,7 @@ from factory.stage.inputs import Need, RewardInput, ServedModel, SliceSpec, Step
 from factory.stage.job import Job
 from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, engines, greedy, spent
-from factory.stage.stage import How, Scope, Stage
+from factory.stage.stage import How, Stage, StageContext
 
 NOT_INDEPENDENT = "training reward (not independent)"
 OWN_MODEL = "judges answers of its own (not independent)"
@@ -77,13 +77,13 @@ class Judge(Stage):
             raise ValueError("is a mapping, or the one word as-published")
         return value
 
-    def slices(self, scope: Scope) -> list[SliceSpec]:
-        judge = self._judge(scope)
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        judge = self._judge(context)
         reward, judges = (judge, judge.needs) if isinstance(judge, RewardInput) else (None, judge)
-        answers = {spec.name: spec for spec in scope.slices("arena", self.name)}
-        notes = self._notes(scope)
+        answers = context.rows("answers", self.name)
+        notes = self._notes(context)
         specs = []
-        for contestant in contestants(scope, [self.model], self.name):
+        for contestant in contestants(context, [self.model], self.name):
             for language in contestant.languages:
                 names = {
                     "answers": f"{language}/{contestant.label}",
@@ -95,8 +95,8 @@ class Judge(Stage):
                             f"stages.judge compares {name!r}, which stages.arena does not answer",
                             "add the model to stages.arena.of",
                         )
-                reads = [StepInput(role, "arena", name) for role, name in names.items()]
-                learned = self._learned(scope, language)
+                reads = [answers[name].as_input(role) for role, name in names.items()]
+                learned = self._learned(context, language)
                 specs.append(
                     SliceSpec(
                         self.name,
@@ -109,17 +109,17 @@ class Judge(Stage):
                 )
         return specs
 
-    def _judge(self, scope: Scope) -> RewardInput | tuple[Need, ...]:
+    def _judge(self, context: StageContext) -> RewardInput | tuple[Need, ...]:
         """Return the reward that judges, or what a model that is asked needs, by the kind of the
         model that is named."""
-        ref = scope.models.get(self.judge)
+        ref = context.models.get(self.judge)
         if ref is None or isinstance(ref, RewardModel):
             if self.ask != Ask():
                 raise RecipeError(
                     f"stages.judge.ask has no meaning for {self.judge!r}, a reward model",
                     "leave it out, or name a chat model as judge",
                 )
-            return scope.reward(self.judge, self.name, _REWARD_ROLES)
+            return context.reward(self.judge, self.name, _REWARD_ROLES)
         if ref.served is None and self.ask.request:
             raise RecipeError(
                 f"stages.judge.ask.request is for a judge that is served; {self.judge!r} is not",
@@ -138,7 +138,7 @@ class Judge(Stage):
                 f"set ask.context to {limit}, so that answers are cut to fit, or raise the other",
             )
         if ref.served is None:
-            return scope.policy(self.judge, _LLM, self.name)
+            return context.policy(self.judge, _LLM, self.name)
         other = self.dtype != type(self).model_fields["dtype"].default
         if other or self.how.engine not in ("auto", "openai"):
             which = "dtype" if other else "how.engine"
@@ -148,11 +148,11 @@ class Judge(Stage):
             )
         return (ServedModel(_LLM, ref.served),)
 
-    def _notes(self, scope: Scope) -> tuple[str, ...]:
+    def _notes(self, context: StageContext) -> tuple[str, ...]:
         """Return what keeps this judge from being independent."""
-        names = {key: ref.name for key, ref in scope.models.items() if ref.name is not None}
+        names = {key: ref.name for key, ref in context.models.items() if ref.name is not None}
         judge = names.get(self.judge)
-        score = scope.stages.get("score")
+        score = context.stages.get("score")
         reward = getattr(score, "reward", None)
         notes = []
         if reward is not None and (
@@ -163,12 +163,12 @@ class Judge(Stage):
             notes.append(OWN_MODEL)
         return tuple(notes)
 
-    def _learned(self, scope: Scope, language: str) -> list[StepInput]:
+    def _learned(self, context: StageContext, language: str) -> list[StepInput]:
         """Return the prompts of a language that a model trained here has read."""
-        if self.model in scope.models or "prompts" not in scope.stages:
+        if self.model in context.models or "prompts" not in context.stages:
             return []
-        specs = [spec for spec in scope.prompts(self.name) if spec.language == language]
-        return [StepInput("training", spec.step, spec.name) for spec in specs]
+        specs = [spec for spec in context.prompts(self.name) if spec.language == language]
+        return [spec.as_input("training") for spec in specs]
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().identity_fields(spec)
@@ -176,14 +176,14 @@ class Judge(Stage):
             return fields
         return fields | {"wording": self.ask.wording().hash}
 
-    def draws(self, spec: SliceSpec) -> bool:
+    def uses_seed(self, spec: SliceSpec) -> bool:
         sampled = self.ask.temperature > 0 or self.ask.orders == "random"
         return spec.need(_LLM) is not None and sampled
 
-    def asks(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["answers"] * self._orders(spec)
 
-    def shards(self, rows: int, spec: SliceSpec) -> int:
+    def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // (self._orders(spec) * self.how.shard))
 
     def _orders(self, spec: SliceSpec) -> int:

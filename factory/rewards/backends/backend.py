@@ -19,7 +19,7 @@ from factory.engines.choose import EngineKnobs
 from factory.errors import RecipeError
 from factory.stage.inputs import Need
 from factory.stage.models import RewardModel
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 
 Item = tuple[Sequence[Message], str]  # prompt and answer
 
@@ -89,13 +89,15 @@ class Backend(RewardModel):
         """Open the models in `paths`, by role. Raises FactoryError."""
         raise NotImplementedError
 
-    def causal_needs(self, scope: Scope, name: str, role: str, asked_by: str) -> tuple[Need, ...]:
+    def causal_needs(
+        self, context: StageContext, name: str, role: str, asked_by: str
+    ) -> tuple[Need, ...]:
         """Return the needs of a causal model, read as `role`, and of the adapter on it. Raises
         RecipeError for a classifier that is trained here."""
-        trained = self.step and scope.stage(self.step.partition("[")[0], asked_by).kind
+        trained = self.step and context.stage(self.step.partition("[")[0], asked_by).kind
         if trained == "model":
             raise RecipeError(
                 f"models.{name}: {self.step} trains a classifier, which answers nothing",
                 f"write kind: classifier, or name a chat model for kind: {self.kind}",
             )
-        return scope.policy(name, role, asked_by)
+        return context.policy(name, role, asked_by)

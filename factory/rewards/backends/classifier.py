@@ -15,7 +15,7 @@ from factory.rewards.backends.backend import (
     RewardValue,
 )
 from factory.stage.inputs import Need
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 
 
 class ClassifierBackend(Backend):
@@ -28,9 +28,9 @@ class ClassifierBackend(Backend):
 
     kind: Literal["classifier"]
 
-    def needs(self, scope: Scope, name: str, asked_by: str) -> tuple[Need, ...]:
+    def needs(self, context: StageContext, name: str, asked_by: str) -> tuple[Need, ...]:
         """Return the classifier."""
-        return (scope.model(name, "reward", asked_by),)
+        return (context.model(name, "reward", asked_by),)
 
     def open(self, paths: Mapping[str, Path], settings: RewardSettings) -> OpenReward:
         """Open the classifier."""

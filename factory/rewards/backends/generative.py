@@ -18,7 +18,7 @@ from factory.rewards.backends.backend import (
     RewardValue,
 )
 from factory.stage.inputs import Need
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 
 # Another default is another meaning: raise GenerativeBackend.version then.
 QUESTION = """\
@@ -43,9 +43,9 @@ class GenerativeBackend(Backend):
 
     kind: Literal["generative"]
 
-    def needs(self, scope: Scope, name: str, asked_by: str) -> tuple[Need, ...]:
+    def needs(self, context: StageContext, name: str, asked_by: str) -> tuple[Need, ...]:
         """Return the model that is asked, with the adapter on it."""
-        return self.causal_needs(scope, name, "generative", asked_by)
+        return self.causal_needs(context, name, "generative", asked_by)
 
     def open(self, paths: Mapping[str, Path], settings: RewardSettings) -> OpenReward:
         """Open the model that is asked."""

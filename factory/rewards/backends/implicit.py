@@ -20,7 +20,7 @@ from factory.rewards.backends.backend import (
     RewardValue,
 )
 from factory.stage.inputs import Need
-from factory.stage.stage import Scope
+from factory.stage.stage import StageContext
 
 # ICR (arXiv 2503.04647) puts this before the English instruction for every other language.
 _ONLY_IN = (
@@ -39,11 +39,11 @@ class ImplicitBackend(Backend):
     kind: Literal["implicit"]
     reference: Annotated[str, REFERENCE]  # the model, under models:, that it was tuned from
 
-    def needs(self, scope: Scope, name: str, asked_by: str) -> tuple[Need, ...]:
+    def needs(self, context: StageContext, name: str, asked_by: str) -> tuple[Need, ...]:
         """Return the tuned model as `policy`, with the adapter on it, and its reference."""
-        policy = self.causal_needs(scope, name, "policy", asked_by)
-        reference = scope.model(self.reference, "reference", asked_by)
-        if scope.models[self.reference].kind != "causal":
+        policy = self.causal_needs(context, name, "policy", asked_by)
+        reference = context.model(self.reference, "reference", asked_by)
+        if context.models[self.reference].kind != "causal":
             raise RecipeError(
                 f"models.{name}: its reference {self.reference!r} is not a causal model",
                 f"name the model that {name} was tuned from",

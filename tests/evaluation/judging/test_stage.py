@@ -139,7 +139,7 @@ def test_every_question_is_asked_in_both_orders_with_one_load_for_all_languages(
 ) -> None:
     asked = job(tmp_path / "job", ["en", "ga"], reads, {LLM: model})
     outcome = judge().run(asked)
-    planned = judge().asks({"answers": 4, "reference": 4}, asked.slices[0])
+    planned = judge().expected_rows({"answers": 4, "reference": 4}, asked.slices[0])
     assert planned == outcome.rows["en"].into
     rows = made(tmp_path / "job", "en", "verdicts")
     assert [(row["question_id"], row["order"]) for row in rows] == [
@@ -383,8 +383,8 @@ def test_a_greedy_judge_has_no_use_for_the_seed_and_a_random_order_has() -> None
     reward = Judge()
     llm = [spec for stage, spec in load("demo", LLM_JUDGE).recipe.slices() if stage.name == "judge"]
     apart = [spec for stage, spec in load("demo").recipe.slices() if stage.name == "judge"]
-    assert not judge().draws(llm[0]) and judge(ask="as-published").draws(llm[0])
-    assert not reward.draws(apart[0])
+    assert not judge().uses_seed(llm[0]) and judge(ask="as-published").uses_seed(llm[0])
+    assert not reward.uses_seed(apart[0])
 
 
 def test_a_judge_that_is_not_independent_is_said_to_be_so() -> None:

@@ -197,6 +197,7 @@ def manifests() -> dict[str, Manifest]:
     """One of every step of the demo, and an imported model."""
     recipe = demo(
         "stages.merge={}",
+        "stages.dedup={}",
         "stages.online={each: all}",
         "stages.transfer={pairs: {es: pairs.jsonl}}",
         "stages.euroeval={benchmarks: {en: [scala-en]}}",
@@ -584,8 +585,14 @@ def test_the_manifest_of_another_version_is_told_as_such():
     old = kept()["pair"]
     with pytest.raises(InputError, match="lacks what its card shows"):
         card.render(old.model_copy(update={"stats": {}}))
+    adapter = kept()["merge"].model_copy(update={"stage": "dream"})
     with pytest.raises(InputError, match="no card for a 'dream'"):
-        card.render(old.model_copy(update={"stage": "dream"}))
+        card.render(adapter)
+
+
+def test_rows_of_a_stage_without_a_section_have_a_card():
+    text = card.render(kept()["pair"].model_copy(update={"stage": "dream", "stats": {}}))
+    assert "Rows of the kind `pairs`, as the stage `dream` leaves them." in text
 
 
 def test_without_a_license_the_header_has_none():
