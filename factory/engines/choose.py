@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -30,36 +30,32 @@ class EngineKnobs(Knobs):
     does not fit on one); `gpu_memory_utilization`; `max_num_seqs`, requests at once (also the
     rows of a batch for transformers, and requests at once for openai); `max_model_len`, tokens
     of the longest request, where the model's whole context does not fit into memory.
-    For transformers, where answers are drawn: `batching`, in rows that begin and end together, or
-    `continuous`, each as soon as another has ended, in `gpu_memory_utilization` of what the model
-    leaves free.
     For openai: `served_model`, the name on the server where it is not what the recipe calls it.
 
     `processes`: engines on this machine, each in a process and on GPUs of its own; as many as
     there are GPUs for where nothing is said.
     """
 
-    draws: ClassVar[bool] = True  # answers; else it only reads, and how they are drawn is no knob
-
     engine: Name = "auto"
     tensor_parallel: int = Field(1, ge=1)
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     max_num_seqs: int | None = Field(None, ge=1)
     max_model_len: int | None = Field(None, ge=1)
-    batching: Literal["static", "continuous"] = "static"
     served_model: str | None = None
     processes: int | None = Field(None, ge=1)
 
-    @model_validator(mode="after")
-    def _batched(self) -> EngineKnobs:
-        if self.batching == "continuous" and not self.draws:
-            raise ValueError("batching: continuous is for answers that are drawn: leave it out")
-        if self.batching == "continuous" and self.engine in ("vllm", "openai"):
+    @model_validator(mode="before")
+    @classmethod
+    def _without_batching(cls, data: Any) -> Any:
+        """Read recipes that say how transformers batches: only its default is left."""
+        if not isinstance(data, dict) or "batching" not in data:
+            return data
+        if data["batching"] != "static":
             raise ValueError(
-                f"batching: continuous is for engine: transformers, and {self.engine} batches "
-                "that way by itself: leave batching out"
+                f"batching: {data['batching']} was removed: leave batching out, and use engine: "
+                "vllm, which batches continuously"
             )
-        return self
+        return {key: value for key, value in data.items() if key != "batching"}
 
     def vllm(self) -> dict[str, Any]:
         """As arguments of vLLM's."""
@@ -160,11 +156,6 @@ def sampler(
     `name`, and `adapter` on it; `others` may be put on in its place. Raises FactoryError."""
     engine = chosen(knobs.engine)
     if engine == "vllm":
-        if knobs.batching == "continuous":
-            raise StageError(
-                "engine: auto takes vLLM here, which has no use for how.batching: continuous",
-                "leave it out, since vLLM batches that way by itself, or say engine: transformers",
-            )
         from factory.engines.vllm import VllmSampler
 
         return VllmSampler(directory, dtype, adapter, knobs.vllm(), others)
@@ -183,11 +174,6 @@ def sampler(
             )
         server = OpenAIServer(knobs.served_model or name, knobs.max_num_seqs or 64)
         return OpenAISampler(directory, server)
-    if knobs.batching == "continuous":
-        from factory.engines.continuous import ContinuousSampler
-
-        share = knobs.gpu_memory_utilization
-        return ContinuousSampler(directory, dtype, adapter, knobs.max_num_seqs, others, share)
     from factory.engines.transformers import TransformersSampler
 
     return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs, others)
@@ -234,10 +220,5 @@ def _reading(knobs: EngineKnobs) -> Name:
         raise StageError(
             "the engine 'openai' continues prompts and gives no scores",
             "use engine: vllm or transformers here",
-        )
-    if knobs.batching == "continuous":
-        raise StageError(
-            "how.batching: continuous is for answers that are drawn, and nothing is drawn here",
-            "leave how.batching out",
         )
     return engine

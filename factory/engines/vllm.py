@@ -12,11 +12,11 @@ import os
 import queue
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from factory.engines import Completion, Sampling, checkpoint, loaded_adapter, rooms_of
-from factory.engines.batch import Batch
 from factory.engines.guard import Guard
 from factory.engines.pipelining import release_turn
 from factory.errors import InputError, StageError
@@ -46,12 +46,27 @@ def max_lora_rank(rank: int) -> int:
     return fitting[0]
 
 
-class _Batch(Batch):
-    """Requests that all have one adapter on or none."""
+class _Batch:
+    """Requests of one caller, with one adapter or none. `done` holds their outputs in order when
+    all are there, or the error."""
 
     def __init__(self, requests: Sequence[tuple[Sequence[int], Any]], lora: Any) -> None:
-        super().__init__(len(requests))
         self.requests, self.lora = requests, lora
+        self.done: Future[list[Any]] = Future()
+        self._outputs: list[Any] = [None] * len(requests)
+        self._n_open = len(requests)
+
+    def put(self, number: int, output: Any) -> None:
+        """Take in the output of one request."""
+        self._outputs[number] = output
+        self._n_open -= 1
+        if not self._n_open:
+            self.done.set_result(self._outputs)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise `error` where the outputs are awaited, unless they are all there."""
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class _Engine:

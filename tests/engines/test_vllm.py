@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from factory.engines import Sampling, chat_template, checkpoint
 from factory.engines.choose import EngineKnobs, chosen
 from factory.engines.guard import descendants
 from factory.engines.vllm import RANKS, max_lora_rank
 from factory.errors import InputError, StageError
+from factory.rewards.score import ScoreHow
+from factory.sampling.generate import GenerateHow
 from tests.support.trainings import adapter_of, classifier_of, opinionated
 
 there = pytest.mark.skipif(
@@ -67,6 +70,13 @@ def test_without_a_gpu_transformers_are_taken(monkeypatch: pytest.MonkeyPatch) -
     assert chosen("auto") == "transformers"
     monkeypatch.setattr("factory.engines.transformers.has_gpu", lambda: True)
     assert chosen("auto") == "vllm"
+
+
+def test_continuous_batching_in_transformers_is_refused_with_the_way_around() -> None:
+    for how in (EngineKnobs, ScoreHow, GenerateHow):
+        with pytest.raises(ValidationError, match="was removed: leave batching out"):
+            how(batching="continuous")
+        assert how(batching="static") == how(), "what it always was is still read"
 
 
 def test_knobs_reach_vllm_in_its_words() -> None:

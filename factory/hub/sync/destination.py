@@ -20,10 +20,10 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from factory.hub.connection import status_of
 from factory.hub.sync.plan import CommitStep
 from factory.hub.sync.side import (
-    RepoCommit,
     Damaged,
     File,
     HubReader,
+    RepoCommit,
     RepoId,
     T,
     discard,

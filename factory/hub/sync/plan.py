@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from factory.errors import HubError
-from factory.hub.sync.side import RepoCommit, File, HubReader, RepoId, RepoRefs
+from factory.hub.sync.side import File, HubReader, RepoCommit, RepoId, RepoRefs
 
 # What a repo holds that was made and given nothing yet.
 _HUBS_OWN = {".gitattributes"}
