@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from factory.errors import FactoryError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -28,11 +29,28 @@ def write_once(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def file_lock(work: Path) -> Iterator[None]:
-    """Wait until no other process settles anything in this work directory, and keep them out."""
-    with (work / "settling").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def file_lock(
+    directory: Path, name: str = "settling", in_use: FactoryError | None = None
+) -> Iterator[None]:
+    """Hold the exclusive lock of the file `name` in a directory, made if it is missing.
+
+    Waits for other processes, or raises `in_use` at once if it is given. The lock is flock, so the
+    system releases it when this process dies.
+    """
+    from filelock import FileLock, Timeout  # here: not every command locks
+
+    directory.mkdir(parents=True, exist_ok=True)
+    # A soft lock would outlive its process. The file stays: others may be waiting for its inode.
+    lock = FileLock(directory / name, fallback_to_soft=False, preserve_lock_file=True)
+    try:
+        lock.acquire(blocking=in_use is None)
+    except Timeout:
+        assert in_use is not None
+        raise in_use from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -142,11 +142,6 @@ class Report:
     references: tuple[str, ...]
 
     @property
-    def dropped_in(self) -> set[str]:
-        """The languages in which any row was dropped."""
-        return {code for drop in self.drops for code, (n, _) in drop.by_language.items() if n}
-
-    @property
     def verdicts(self) -> list[tuple[Duel, Win]]:
         """Of each comparison the one row that is over all languages, at the end of training."""
         return [
