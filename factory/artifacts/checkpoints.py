@@ -27,5 +27,5 @@ def label(model: str, share: str | None) -> str:
 
 def parted(name: str) -> tuple[str, float]:
     """A label as the model and how much of its training is behind it."""
-    found = _LABEL.fullmatch(name)
-    return (found[1], float(found[2])) if found else (name, 1.0)
+    match = _LABEL.fullmatch(name)
+    return (match[1], float(match[2])) if match else (name, 1.0)

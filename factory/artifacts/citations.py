@@ -40,27 +40,27 @@ def cited(
 ) -> list[str]:
     """The keys for one artifact: of its stage, its knobs, its engine, the outside `sources` it
     read, and those of everything `upstream` that it was made from."""
-    found = [*_STAGES.get(stage, ())]
+    keys = [*_STAGES.get(stage, ())]
     if stage in ("pair", "best"):
         if fields.get("length_control"):
-            found.append("icr")
+            keys.append("icr")
         if any("sigma" in str(fields.get(side)) for side in ("chosen", "rejected")):
-            found.append("sweetspot")
+            keys.append("sweetspot")
     if fields.get("kind") == "implicit":
-        found.append("icr")
+        keys.append("icr")
     if how.get("engine") == "vllm":
-        found.append("vllm")
-    found += [
+        keys.append("vllm")
+    keys += [
         key
         for source in sources
         for pattern, key in _NAMES
         if re.search(pattern, source, re.IGNORECASE)
     ]
-    return list(dict.fromkeys([*found, *upstream]))
+    return list(dict.fromkeys([*keys, *upstream]))
 
 
 def entries(bib: str) -> dict[str, str]:
     """The entries of a BibTeX file by their keys, in its order."""
-    found = re.findall(r"^@\w+\{([\w-]+),\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
+    keys = re.findall(r"^@\w+\{([\w-]+),\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
     texts = re.findall(r"^@\w+\{[\w-]+,\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
-    return dict(zip(found, texts, strict=True))
+    return dict(zip(keys, texts, strict=True))

@@ -47,8 +47,8 @@ class License(Record):
 
     @model_serializer(mode="wrap")
     def _short(self, dump: SerializerFunctionWrapHandler) -> str | dict[str, Any]:
-        said: dict[str, Any] = {k: v for k, v in dump(self).items() if v is not None}
-        return self.id if said.keys() == {"id"} else said
+        values: dict[str, Any] = {k: v for k, v in dump(self).items() if v is not None}
+        return self.id if values.keys() == {"id"} else values
 
     @classmethod
     def __get_pydantic_json_schema__(

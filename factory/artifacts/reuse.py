@@ -48,7 +48,11 @@ class ReusedRows:
 
 
 def take(
-    work: Path, name: str, kind: str, sources: Sequence[ReusableSlice], asked: pl.DataFrame | None
+    work: Path,
+    name: str,
+    kind: str,
+    sources: Sequence[ReusableSlice],
+    addresses: pl.DataFrame | None,
 ) -> ReusedRows:
     """Settle what slice `name` takes over from `sources`, first come first served.
 
@@ -62,20 +66,24 @@ def take(
         fresh = directory.with_name(f".{directory.name}")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        whole = next((source for source in sources if source.whole), None)
-        if whole is not None:
-            rows = {whole.label: sum(_link(file, fresh) for file in _files(whole.path))}
+        complete_slice = next((source for source in sources if source.whole), None)
+        if complete_slice is not None:
+            rows = {
+                complete_slice.label: sum(
+                    _link(file, fresh) for file in _files(complete_slice.path)
+                )
+            }
         else:
-            rows = {} if asked is None else _pick(sources, kind, asked, fresh)
-        said = {"rows": rows, "whole": whole is not None}
-        write_atomically(fresh / _TAKEN, json.dumps(said).encode())
+            rows = {} if addresses is None else _pick(sources, kind, addresses, fresh)
+        record = {"rows": rows, "whole": complete_slice is not None}
+        write_atomically(fresh / _TAKEN, json.dumps(record).encode())
         shutil.rmtree(directory, ignore_errors=True)
         directory.parent.mkdir(parents=True, exist_ok=True)
         fresh.rename(directory)
-    return taken(work, name)
+    return read_reused(work, name)
 
 
-def taken(work: Path, name: str) -> ReusedRows:
+def read_reused(work: Path, name: str) -> ReusedRows:
     """What slice `name` was settled to take over: nothing, where nobody asked."""
     directory = work / "earlier" / name
     if not (directory / _TAKEN).exists():
@@ -84,46 +92,48 @@ def taken(work: Path, name: str) -> ReusedRows:
     return ReusedRows(tuple(_files(directory)), settled["rows"], settled["whole"])
 
 
-def missing(there: ReusedRows, asked: pl.DataFrame) -> list[int]:
+def missing(reused: ReusedRows, addresses: pl.DataFrame) -> list[int]:
     """The rows of `asked`, by number, that were not taken over."""
     import polars as pl
 
-    numbered = asked.with_row_index("number")
-    for file in there.files:
-        numbered = numbered.join(_addresses(file, asked.columns), on=asked.columns, how="anti")
-    found: list[int] = numbered.select(pl.col("number").sort()).to_series().to_list()
-    return found
+    numbered = addresses.with_row_index("number")
+    for file in reused.files:
+        numbered = numbered.join(
+            _addresses(file, addresses.columns), on=addresses.columns, how="anti"
+        )
+    numbers: list[int] = numbered.select(pl.col("number").sort()).to_series().to_list()
+    return numbers
 
 
-def place(there: ReusedRows, directory: Path) -> int:
+def place(reused: ReusedRows, directory: Path) -> int:
     """Put what was taken over into an artifact, byte for byte. Returns how many files."""
-    for file in there.files:
+    for file in reused.files:
         _link(file, directory)
-    return len(there.files)
+    return len(reused.files)
 
 
 def _pick(
-    sources: Sequence[ReusableSlice], kind: str, asked: pl.DataFrame, into: Path
+    sources: Sequence[ReusableSlice], kind: str, addresses: pl.DataFrame, into: Path
 ) -> dict[str, int]:
     rows: dict[str, int] = {}
-    left = asked
+    remaining = addresses
     for source in sources:
         for file in _files(source.path):
-            there = _addresses(file, asked.columns).with_row_index("number")
-            usable = there.join(left, on=asked.columns, how="semi").unique(
-                asked.columns, keep="first", maintain_order=True
+            available = _addresses(file, addresses.columns).with_row_index("number")
+            usable = available.join(remaining, on=addresses.columns, how="semi").unique(
+                addresses.columns, keep="first", maintain_order=True
             )
             if not len(usable):
                 continue
-            left = left.join(usable, on=asked.columns, how="anti")
+            remaining = remaining.join(usable, on=addresses.columns, how="anti")
             rows[source.label] = rows.get(source.label, 0) + len(usable)
             current = pq.read_schema(file).names == schemas.SCHEMAS[kind].names
-            if len(usable) == len(there) and current:
+            if len(usable) == len(available) and current:
                 _link(file, into)
             else:
                 table = schemas.conform(pq.ParquetFile(file).read(), kind, source.label)
-                kept = usable["number"].sort().to_arrow().cast(pa.int64())
-                write_table(into / f"part-{_count(into):05d}.parquet", table.take(kept))
+                numbers = usable["number"].sort().to_arrow().cast(pa.int64())
+                write_table(into / f"part-{_count(into):05d}.parquet", table.take(numbers))
     return rows
 
 

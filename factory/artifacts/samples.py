@@ -26,12 +26,12 @@ def take(root: Path, slices: Sequence[str], number: int = NUMBER) -> list[Sample
         for name, paths in files.items()
     }
     full = [name for name in slices if sizes[name]]
-    wanted = {
+    places = {
         (full[i % len(full)], i * sizes[full[i % len(full)]] // number): None
         for i in range(number if full else 0)
     }
     return [
-        Sample(slice=name, row=row, cells=_cut(_read(files[name], row))) for name, row in wanted
+        Sample(slice=name, row=row, cells=_cut(_read(files[name], row))) for name, row in places
     ]
 
 
@@ -47,8 +47,8 @@ def _read(paths: Sequence[Path], row: int) -> dict[str, Any]:
                     continue
                 for batch in file.iter_batches(_BATCH, row_groups=[group]):
                     if row < len(batch):
-                        found: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
-                        return found
+                        cells: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
+                        return cells
                     row -= len(batch)
     raise IndexError(row)
 

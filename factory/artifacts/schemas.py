@@ -216,23 +216,23 @@ def conform(
     if columns is not None:
         schema = pa.schema([field for field in schema if field.name in columns])
     check_names(table.column_names, schema, kind, where)
-    found = []
+    arrays = []
     for field in schema:
         if field.name not in table.column_names:
-            found.append(pa.nulls(len(table), field.type))
+            arrays.append(pa.nulls(len(table), field.type))
             continue
         column = table.column(field.name)
         if not field.nullable and column.null_count:
             row = column.is_null().index(True).as_py()
             raise InputError(f"{where}: row {row + 1} has no {field.name!r}", "fill or drop it")
         try:
-            found.append(column.cast(field.type))
+            arrays.append(column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise InputError(
                 f"{where}: column {field.name!r} is {column.type}, not {field.type}",
                 str(error).splitlines()[0],
             ) from None
-    return pa.table(found, schema=schema)
+    return pa.table(arrays, schema=schema)
 
 
 def check_names(names: Sequence[str], schema: pa.Schema, kind: str, where: str) -> None:
@@ -250,7 +250,7 @@ def from_rows(rows: list[dict[str, object]], kind: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
 
 
-def said(role: str, texts: pl.Series) -> pa.Array:
+def single_messages(role: str, texts: pl.Series) -> pa.Array:
     """Conversations of one message each, all by `role`. (Made by polars: pyarrow's own ways to
     make an array from values import pandas.)"""
     import polars as pl

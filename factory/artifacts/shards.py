@@ -94,8 +94,8 @@ def with_metadata(table: pa.Table, **notes: Any) -> pa.Table:
 
 
 def _notes(schema: pa.Schema) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((schema.metadata or {}).get(_NOTES, b"{}"))
-    return found
+    notes: dict[str, Any] = json.loads((schema.metadata or {}).get(_NOTES, b"{}"))
+    return notes
 
 
 @dataclass
@@ -117,22 +117,22 @@ class ShardTotals:
 def shard_totals(work: Path, todo: Grid, name: str) -> ShardTotals:
     """What the shards of slice `name` say, from the ends of their files alone. Raises WorkError
     for a missing shard."""
-    found = ShardTotals()
+    totals = ShardTotals()
     for file in _files(work, todo, name):
         with pq.ParquetFile(file) as parquet:
             notes, count = _notes(parquet.schema_arrow), parquet.metadata.num_rows
-        found.rows += count
-        found.dropped.update(notes.get("dropped", {}))
-        found.engines.update([notes["engine"]] if "engine" in notes else [])
-        found.tokens += notes.get("tokens", 0)
-        found.gpu_seconds += notes.get("gpu_seconds", 0.0)
-        found.seconds += notes.get("seconds", 0.0)
-        found.loading += notes.get("loading", 0.0)
+        totals.rows += count
+        totals.dropped.update(notes.get("dropped", {}))
+        totals.engines.update([notes["engine"]] if "engine" in notes else [])
+        totals.tokens += notes.get("tokens", 0)
+        totals.gpu_seconds += notes.get("gpu_seconds", 0.0)
+        totals.seconds += notes.get("seconds", 0.0)
+        totals.loading += notes.get("loading", 0.0)
         if notes.get("first"):
-            found.first_tokens += notes.get("tokens", 0)
-            found.first_seconds += notes.get("seconds", 0.0)
-        found.makers.update([notes["maker"]] if "maker" in notes else [])
-    return found
+            totals.first_tokens += notes.get("tokens", 0)
+            totals.first_seconds += notes.get("seconds", 0.0)
+        totals.makers.update([notes["maker"]] if "maker" in notes else [])
+    return totals
 
 
 def tokens(file: Path) -> int:
@@ -175,13 +175,13 @@ def compact(work: Path, todo: Grid, name: str, directory: Path, first: int = 0) 
 
 def _regrouped(shards: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows, `GROUP_ROWS` at a time, without what was noted; one table at least."""
-    held, count, given = [], 0, False
+    pending, count, yielded = [], 0, False
     for table in shards:
-        held.append(table.replace_schema_metadata(None))
+        pending.append(table.replace_schema_metadata(None))
         count += len(table)
         while count >= GROUP_ROWS:
-            whole = pa.concat_tables(held)
-            yield whole.slice(0, GROUP_ROWS).combine_chunks()
-            held, count, given = [whole.slice(GROUP_ROWS)], count - GROUP_ROWS, True
-    if held and (count or not given):
-        yield pa.concat_tables(held).combine_chunks()
+            merged = pa.concat_tables(pending)
+            yield merged.slice(0, GROUP_ROWS).combine_chunks()
+            pending, count, yielded = [merged.slice(GROUP_ROWS)], count - GROUP_ROWS, True
+    if pending and (count or not yielded):
+        yield pa.concat_tables(pending).combine_chunks()

@@ -84,7 +84,7 @@ class Work:
         return grid.done(self.path), len(grid.shards)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Keep every other process out. Raises WorkError when one is in."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "holder").open("a+") as file:
@@ -188,7 +188,7 @@ class Clock:
 
     path: Path
     before: float = 0.0
-    beside: float = 0.0  # of processes that made a part
+    parts_seconds: float = 0.0  # of processes that made a part
     started: float = field(default_factory=time.monotonic)
     written: float = 0.0
 
@@ -200,12 +200,12 @@ class Clock:
         if part is not None:
             parts.mkdir(exist_ok=True)
             path = parts / f"{part[0]}-of-{part[1]}.json"
-        beside = 0.0 if part else max(map(_seconds, parts.glob("*.json")), default=0.0)
-        return cls(path, _seconds(path) if path.exists() else 0.0, beside)
+        parts_seconds = 0.0 if part else max(map(_seconds, parts.glob("*.json")), default=0.0)
+        return cls(path, _seconds(path) if path.exists() else 0.0, parts_seconds)
 
     def seconds(self) -> float:
         """All attempts so far."""
-        return self.beside + self._own()
+        return self.parts_seconds + self._own()
 
     def _own(self) -> float:
         return self.before + time.monotonic() - self.started

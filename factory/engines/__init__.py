@@ -24,8 +24,12 @@ class Sampling:
         when the prompt is too long. An answer gets `max_tokens`, or whatever the prompt leaves
         if that is at least half of the context: models whose context is no longer than
         `max_tokens` (8,192 both, for one) could otherwise answer nothing."""
-        left = context - prompt
-        return min(left, self.max_tokens) if left >= min(self.max_tokens, context // 2) else 0
+        remaining = context - prompt
+        return (
+            min(remaining, self.max_tokens)
+            if remaining >= min(self.max_tokens, context // 2)
+            else 0
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def rooms_of(prompts: Sequence[Sequence[int]], sampling: Sampling, max_context: 
     return rooms
 
 
-def loaded_adapter(adapter: Path | None, others: Sequence[Path]) -> dict[Path, int]:
+def loaded_adapter(adapter: Path | None, other_adapters: Sequence[Path]) -> dict[Path, int]:
     """The adapters that a sampler is opened with, each once, numbered from 0."""
-    every = dict.fromkeys(([] if adapter is None else [adapter]) + list(others))
-    return {path: number for number, path in enumerate(every)}
+    paths = dict.fromkeys(([] if adapter is None else [adapter]) + list(other_adapters))
+    return {path: number for number, path in enumerate(paths)}

@@ -76,20 +76,20 @@ def answered_ids(
         )
     after = len(tail) - stop - 1  # what is printed after the stop token, usually a line break
     prompts: dict[str, list[int]] = {}
-    found = []
+    spans = []
     for messages, answer in items:
         key = repr([dict(message) for message in messages])
         if key not in prompts:
             prompts[key] = prompt_ids(tokenizer, messages)
         start = len(prompts[key])
-        whole = conversation_ids(tokenizer, [*messages, {"role": "assistant", "content": answer}])
-        if whole[:start] != prompts[key]:
+        ids = conversation_ids(tokenizer, [*messages, {"role": "assistant", "content": answer}])
+        if ids[:start] != prompts[key]:
             raise InputError(
                 "the chat template renders a prompt otherwise than the conversation it begins",
                 "use a model whose prompt is the start of the whole: see factory check",
             )
-        found.append((whole[: len(whole) - after], start))
-    return found
+        spans.append((ids[: len(ids) - after], start))
+    return spans
 
 
 def template_arguments(tokenizer: Any) -> dict[str, bool]:
@@ -113,12 +113,12 @@ def takes_system(tokenizer: Any) -> bool:
 def stop_ids(tokenizer: Any, generation_config: Any) -> list[int]:
     """Every token id that ends the assistant's turn: the generation config's, the tokenizer's,
     and those that its template prints after an answer (Cohere's prints two)."""
-    found: set[Any] = set()
+    tokens: set[Any] = set()
     configured = getattr(generation_config, "eos_token_id", None)
     for value in (configured, tokenizer.eos_token_id):
-        found.update(value if isinstance(value, list | tuple) else [value])
-    found.update(closing_ids(tokenizer))
-    return sorted(token for token in found if token is not None)
+        tokens.update(value if isinstance(value, list | tuple) else [value])
+    tokens.update(closing_ids(tokenizer))
+    return sorted(token for token in tokens if token is not None)
 
 
 def closing_ids(tokenizer: Any) -> list[int]:
@@ -179,14 +179,14 @@ def rendered(tokenizer: Any, messages: Sequence[Message], add_generation_prompt:
         )
     except TemplateError as error:
         roles = [message["role"] for message in messages]
-        said = str(error).strip().splitlines()[0]
+        message = str(error).strip().splitlines()[0]
         if "system" in roles:
             raise InputError(
-                f"the chat template takes no system message ({said})",
+                f"the chat template takes no system message ({message})",
                 "leave the system prompt out, or put it into the first user turn",
             ) from None
         raise InputError(
-            f"the chat template refuses a conversation of {', '.join(roles)}: {said}",
+            f"the chat template refuses a conversation of {', '.join(roles)}: {message}",
             "give turns by user and assistant in turn, the user's first",
         ) from None
     return text
@@ -194,8 +194,8 @@ def rendered(tokenizer: Any, messages: Sequence[Message], add_generation_prompt:
 
 def _template(tokenizer: Any) -> str:
     """The template that is used, where a tokenizer comes with several by name."""
-    found = tokenizer.chat_template
-    return str(found.get("default", "")) if isinstance(found, dict) else str(found)
+    template = tokenizer.chat_template
+    return str(template.get("default", "")) if isinstance(template, dict) else str(template)
 
 
 def _tail(tokenizer: Any) -> list[int]:

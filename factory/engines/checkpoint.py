@@ -51,14 +51,14 @@ def read(directory: Path) -> Checkpoint:
     )
 
 
-def one_label(found: Checkpoint) -> Checkpoint:
+def one_label(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint of a reward model. Raises InputError for any other classifier."""
-    if found.labels != 1:
+    if checkpoint.labels != 1:
         raise InputError(
-            f"{found.directory} has {found.labels} labels, a reward model has one",
+            f"{checkpoint.directory} has {checkpoint.labels} labels, a reward model has one",
             "name a sequence classifier with num_labels=1",
         )
-    return found
+    return checkpoint
 
 
 @dataclass(frozen=True)

@@ -59,26 +59,30 @@ class EngineKnobs(Knobs):
 
     def vllm(self) -> dict[str, Any]:
         """As arguments of vLLM's."""
-        given = {"max_num_seqs": self.max_num_seqs, "max_model_len": self.max_model_len}
+        limits = {"max_num_seqs": self.max_num_seqs, "max_model_len": self.max_model_len}
         return {
             "tensor_parallel_size": self.tensor_parallel,
             "gpu_memory_utilization": self.gpu_memory_utilization,
-            **{key: value for key, value in given.items() if value is not None},
+            **{key: value for key, value in limits.items() if value is not None},
         }
 
 
 def chosen(engine: Name) -> Name:
     """The engine that `engine` stands for here. Raises StageError when it is not installed."""
-    there = {
+    installed = {
         "vllm": importlib.util.find_spec("vllm") is not None,
         "transformers": importlib.util.find_spec("transformers") is not None,
     }
     if engine == "auto":
         from factory.engines.transformers import has_gpu
 
-        engine = "vllm" if there["vllm"] and there["transformers"] and has_gpu() else "transformers"
+        engine = (
+            "vllm"
+            if installed["vllm"] and installed["transformers"] and has_gpu()
+            else "transformers"
+        )
     for needed in ("transformers", "vllm") if engine == "vllm" else ("transformers",):
-        if not there[needed]:  # every engine needs the tokenizers of transformers
+        if not installed[needed]:  # every engine needs the tokenizers of transformers
             extra = "vllm" if engine == "vllm" else "train"
             raise StageError(
                 f"the engine {engine!r} needs {needed}, which is not installed",
@@ -116,25 +120,25 @@ class EngineCache(Generic[E]):
 
     def __init__(self, opener: Callable[[str], E]) -> None:
         self._open = opener
-        self._held: tuple[str, E] | None = None
+        self._current: tuple[str, E] | None = None
         self._before = 0  # tokens of engines that are closed
 
     def tokens(self) -> int:
         """What all engines together have drawn or read so far."""
-        held = self._held
-        return self._before + (held[1].tokens if held else 0)
+        current = self._current
+        return self._before + (current[1].tokens if current else 0)
 
     def __call__(self, key: str = "") -> E:
-        if self._held is None or self._held[0] != key:
+        if self._current is None or self._current[0] != key:
             self.close()
-            self._held = key, self._open(key)
-        return self._held[1]
+            self._current = key, self._open(key)
+        return self._current[1]
 
     def close(self) -> None:
         """Let go of the engine that is open, if one is."""
-        if self._held is not None:
+        if self._current is not None:
             self._before = self.tokens()
-            engine, self._held = self._held[1], None
+            engine, self._current = self._current[1], None
             engine.close()
 
     def __enter__(self) -> EngineCache[E]:
@@ -150,7 +154,7 @@ def sampler(
     name: str,
     dtype: str,
     adapter: Path | None = None,
-    others: Sequence[Path] = (),
+    other_adapters: Sequence[Path] = (),
 ) -> Sampler:
     """An engine that continues prompts with the model in `directory`, which the hub calls
     `name`, and `adapter` on it; `others` may be put on in its place. Raises FactoryError."""
@@ -158,7 +162,7 @@ def sampler(
     if engine == "vllm":
         from factory.engines.vllm import VllmSampler
 
-        return VllmSampler(directory, dtype, adapter, knobs.vllm(), others)
+        return VllmSampler(directory, dtype, adapter, knobs.vllm(), other_adapters)
     if engine == "openai":
         from factory.engines.openai import OpenAISampler, OpenAIServer
 
@@ -167,7 +171,7 @@ def sampler(
                 "a served model with an adapter has a name of its own",
                 "say it with how.served_model, as given to vllm serve --lora-modules",
             )
-        if others:
+        if other_adapters:
             raise StageError(
                 "a base and its adapters have each a name at a server, and how.served_model is one",
                 "use engine: vllm or transformers here, or merge the adapters and serve each",
@@ -176,7 +180,7 @@ def sampler(
         return OpenAISampler(directory, server)
     from factory.engines.transformers import TransformersSampler
 
-    return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs, others)
+    return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs, other_adapters)
 
 
 def chat(knobs: EngineKnobs, name: str, options: Mapping[str, Any]) -> OpenAIChat:

@@ -56,7 +56,7 @@ def descendants(of: int | None = None) -> dict[int, str]:
         pid = int(stat.parent.name)
         parents[pid], born[pid] = int(fields[1]), fields[19]
     top = of or os.getpid()
-    found = {top}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: born[pid] for pid in sorted(found - {top})}
+    processes = {top}
+    while more := {pid for pid, parent in parents.items() if parent in processes} - processes:
+        processes |= more
+    return {pid: born[pid] for pid in sorted(processes - {top})}

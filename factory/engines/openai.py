@@ -153,18 +153,18 @@ class OpenAIServer:
                         raise _NotThis(reason, what, fix)
             raise StageError(what, fix)
         try:
-            found: dict[str, Any] = reply.json()
+            answer: dict[str, Any] = reply.json()
         except ValueError:
             raise StageError(
                 f"the server's answer to {path} is no JSON", "end OPENAI_BASE_URL in /v1"
             ) from None
-        return found
+        return answer
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.after if isinstance(error, _Refused) else None
-        grown = tenacity.wait_random_exponential(multiplier=self._patience, max=_LONGEST_WAIT)
-        return min(asked, _LONGEST_WAIT) if asked is not None else grown(state)
+        pause = error.after if isinstance(error, _Refused) else None
+        backoff = tenacity.wait_random_exponential(multiplier=self._patience, max=_LONGEST_WAIT)
+        return min(pause, _LONGEST_WAIT) if pause is not None else backoff(state)
 
     def _clean(self, text: str) -> str:
         """`text` without the key, which some servers quote."""
@@ -196,10 +196,10 @@ class OpenAISampler:
     lanes = LANES
 
     def __init__(self, directory: Path, server: OpenAIServer) -> None:
-        found = checkpoint.read(directory)
+        local = checkpoint.read(directory)
         self.name = f"openai, served as {server.model}"
-        self.tokenizer, self.stop_ids = found.tokenizer, found.stop_ids
-        self.max_context = found.max_context
+        self.tokenizer, self.stop_ids = local.tokenizer, local.stop_ids
+        self.max_context = local.max_context
         self.tokens = 0
         self._server = server
 
@@ -224,7 +224,7 @@ class OpenAISampler:
             }
             for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
         ]
-        stops, found = frozenset(self.stop_ids), []
+        stops, samples = frozenset(self.stop_ids), []
         for number, reply in enumerate(self._server.post_all("/completions", bodies)):
             [choice] = reply["choices"]
             if choice.get("token_ids") is None:
@@ -236,9 +236,9 @@ class OpenAISampler:
                 raise StageError(
                     f"the server ended an answer with {choice['finish_reason']!r}", "see its log"
                 )
-            found.append(Completion.cut(choice["token_ids"], stops, seed + number))
-        self.tokens += sum(len(sample.token_ids) for sample in found)
-        return found
+            samples.append(Completion.cut(choice["token_ids"], stops, seed + number))
+        self.tokens += sum(len(sample.token_ids) for sample in samples)
+        return samples
 
     def close(self) -> None:
         self._server.close()
@@ -285,9 +285,9 @@ class OpenAIChat:
             for conversation in conversations
         ]
         replies = self._server.post_all("/chat/completions", bodies, each=True)
-        found = [_answer(reply) for reply in replies]
-        self.tokens += sum(answer.n_tokens or 0 for answer in found)
-        return found
+        answers = [_answer(reply) for reply in replies]
+        self.tokens += sum(answer.n_tokens or 0 for answer in answers)
+        return answers
 
     def close(self) -> None:
         self._server.close()
@@ -313,15 +313,15 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
 
 def _after(headers: Mapping[str, str]) -> float | None:
     """Seconds that Retry-After asks for, given as seconds or as a date."""
-    said = headers.get("retry-after")
-    if said is None:
+    value = headers.get("retry-after")
+    if value is None:
         return None
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError):
         return None
 

@@ -25,8 +25,8 @@ def breaches(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
     """What is wrong with the template of a model that answers, worst first."""
     first = _turn(tokenizer, PROBE, "a first answer")
     second = [] if first else _turn(tokenizer, [*PROBE, *_AGAIN], "a second answer")
-    found = [*first, *second, *_stops(tokenizer, generation_config), *opening(tokenizer)]
-    return sorted(dict.fromkeys(found), key=lambda breach: not breach.fatal)
+    faults = [*first, *second, *_stops(tokenizer, generation_config), *opening(tokenizer)]
+    return sorted(dict.fromkeys(faults), key=lambda breach: not breach.fatal)
 
 
 def opening(tokenizer: Any) -> list[TemplateFault]:
@@ -62,10 +62,10 @@ def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[Templa
     later = messages is not PROBE  # several turns: only recipes that ask for them are harmed
     try:
         prompt = chat_template.prompt_ids(tokenizer, messages[:-1])
-        whole = chat_template.conversation_ids(tokenizer, messages)
+        conversation = chat_template.conversation_ids(tokenizer, messages)
     except InputError as error:
         return [TemplateFault(not later, error.what, error.fix)]
-    if whole[: len(prompt)] != prompt:
+    if conversation[: len(prompt)] != prompt:
         return [
             TemplateFault(
                 not later,
@@ -75,7 +75,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[Templa
                 "what is trained on and scored would not be what was drawn",
             )
         ]
-    rest = tokenizer.decode(whole[len(prompt) :])
+    rest = tokenizer.decode(conversation[len(prompt) :])
     if not rest.lstrip().startswith(messages[-1]["content"]):
         return [
             TemplateFault(
@@ -95,8 +95,8 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
     except InputError:
         return []  # said already
     configured = getattr(generation_config, "eos_token_id", None)
-    known = configured if isinstance(configured, list | tuple) else [configured]
-    if not closing and (after.strip() or known in ([], [None])):
+    configured_ids = configured if isinstance(configured, list | tuple) else [configured]
+    if not closing and (after.strip() or configured_ids in ([], [None])):
         return [
             TemplateFault(
                 True,
@@ -112,7 +112,7 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
                 "draw with this model, but train another, or let its template print a stop token",
             )
         ]
-    if closing[0] in known:
+    if closing[0] in configured_ids:
         return []
     stop = tokenizer.convert_ids_to_tokens(closing[0])
     return [

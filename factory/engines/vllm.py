@@ -37,13 +37,13 @@ _ENVIRONMENT = {
 
 def max_lora_rank(rank: int) -> int:
     """The smallest rank that vLLM can reserve for an adapter of `rank`. Raises InputError."""
-    fitting = [value for value in RANKS if value >= rank]
-    if not fitting:
+    ranks = [value for value in RANKS if value >= rank]
+    if not ranks:
         raise InputError(
             f"vLLM takes adapters of rank up to {RANKS[-1]}, this one has {rank}",
             "merge it into its base model, or use engine: transformers",
         )
-    return fitting[0]
+    return ranks[0]
 
 
 class _Batch:
@@ -87,12 +87,12 @@ class _Engine:
             for path, number in adapters.items()
         }
         if adapters:
-            found = [checkpoint.lora(adapter) for adapter in adapters]
-            rank = max_lora_rank(max(one.rank for one in found))
+            shapes = [checkpoint.lora(adapter) for adapter in adapters]
+            rank = max_lora_rank(max(shape.rank for shape in shapes))
             # one has its place in memory at a time (max_loras is 1): they come one after another
             settings = {"enable_lora": True, "max_lora_rank": rank, **settings}
-            targets = {target for one in found for target in one.targets}
-            if all(one.targets for one in found) and "lm_head" not in targets:
+            targets = {target for shape in shapes for target in shape.targets}
+            if all(shape.targets for shape in shapes) and "lm_head" not in targets:
                 # otherwise the logits pass through an empty adapter, which costs time and cannot
                 # be done for those of a prompt (0.32 on a CPU: they have another shape)
                 settings["lora_target_modules"] = [*sorted(targets), *_PACKED]
@@ -175,16 +175,16 @@ class _Engine:
         while not self._inbox.empty():
             if (late := self._inbox.get()) is not None:
                 waiting.append(late)
-        told = error
+        failure = error
         if not isinstance(error, StageError):
-            told = StageError(
+            failure = StageError(
                 f"vLLM stopped: {_first(error)}",
                 "its own words are above; finished shards are kept, so run again, with a lower "
                 "how.gpu_memory_utilization or how.max_num_seqs if memory ran out",
             )
-            told.__cause__ = error
+            failure.__cause__ = error
         for batch in waiting:
-            batch.fail(told)
+            batch.fail(failure)
 
 
 class _Vllm:
@@ -198,22 +198,26 @@ class _Vllm:
         dtype: str,
         adapter: Path | None = None,
         how: Mapping[str, Any] | None = None,
-        others: Sequence[Path] = (),
+        other_adapters: Sequence[Path] = (),
     ) -> None:
         """`adapter` is on at first, `others` may be put on in its place. `how`: arguments of
         vLLM's EngineArgs that change no result."""
         import vllm
 
         self.name = f"vllm {vllm.__version__}"
-        self._found = checkpoint.read(directory)
-        self._settings = {"dtype": dtype, "max_model_len": self._found.max_context, **(how or {})}
-        self._adapters, self._worn = loaded_adapter(adapter, others), adapter
+        self._checkpoint = checkpoint.read(directory)
+        self._settings = {
+            "dtype": dtype,
+            "max_model_len": self._checkpoint.max_context,
+            **(how or {}),
+        }
+        self._adapters, self._adapter = loaded_adapter(adapter, other_adapters), adapter
         self._started: _Engine | None = None
         self._starting = threading.Lock()
         self._before = 0
-        self.tokenizer = self._found.tokenizer
-        self.max_context = self._found.max_context
-        self.stop_ids = self._found.stop_ids
+        self.tokenizer = self._checkpoint.tokenizer
+        self.max_context = self._checkpoint.max_context
+        self.stop_ids = self._checkpoint.stop_ids
 
     @property
     def tokens(self) -> int:
@@ -224,11 +228,11 @@ class _Vllm:
         with self._starting:
             if self._started is None:
                 self._started = _Engine(
-                    self._found.directory, self._adapters, {**self._settings, **settings}
+                    self._checkpoint.directory, self._adapters, {**self._settings, **settings}
                 )
             return self._started
 
-    def _fitting(self, longest: int) -> None:
+    def _check_length(self, longest: int) -> None:
         """Raises InputError when a request is longer than the engine was told to expect."""
         limit = int(self._settings["max_model_len"])
         if longest > limit:
@@ -260,13 +264,15 @@ class VllmSampler(_Vllm):
     def set_adapter(self, adapter: Path | None) -> None:
         if adapter is not None:
             self._adapters[adapter]  # a KeyError here, not in the engine's thread
-        self._worn = adapter
+        self._adapter = adapter
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
     ) -> list[Completion]:
         rooms = rooms_of(prompts, sampling, self.max_context)
-        self._fitting(max((len(p) + r for p, r in zip(prompts, rooms, strict=True)), default=0))
+        self._check_length(
+            max((len(p) + r for p, r in zip(prompts, rooms, strict=True)), default=0)
+        )
         self._seed = seed if self._seed is None else self._seed
         engine = self._engine(seed=self._seed)
         from vllm import SamplingParams
@@ -284,7 +290,7 @@ class VllmSampler(_Vllm):
             for room in set(rooms)
         }
         requests = [(p, parameters[r]) for p, r in zip(prompts, rooms, strict=True)]
-        outputs = engine.ask(requests, self._worn)
+        outputs = engine.ask(requests, self._adapter)
         stops = frozenset(self.stop_ids)
         return [
             Completion.cut(output.outputs[0].token_ids, stops, self._seed) for output in outputs
@@ -296,10 +302,10 @@ class VllmScorer(_Vllm):
 
     def __init__(self, directory: Path, dtype: str, how: Mapping[str, Any] | None = None) -> None:
         super().__init__(directory, dtype, how=how)
-        checkpoint.one_label(self._found)
+        checkpoint.one_label(self._checkpoint)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        self._fitting(max(map(len, sequences), default=0))
+        self._check_length(max(map(len, sequences), default=0))
         engine = self._engine(runner="pooling")
         from vllm import PoolingParams
 
@@ -313,7 +319,7 @@ class VllmLikelihood(_Vllm):
     def log_probs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
     ) -> list[list[float]]:
-        self._fitting(max(map(len, sequences), default=0))
+        self._check_length(max(map(len, sequences), default=0))
         engine = self._engine(
             # vLLM must draw one token beyond the text, which nobody reads
             max_model_len=int(self._settings["max_model_len"]) + 1,
@@ -322,7 +328,7 @@ class VllmLikelihood(_Vllm):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        asked = SamplingParams(
+        parameters = SamplingParams(
             temperature=0,
             max_tokens=1,
             prompt_logprobs=0,  # of the token itself and of no other
@@ -330,12 +336,12 @@ class VllmLikelihood(_Vllm):
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        found = []
-        outputs = engine.ask([(ids, asked) for ids in sequences], self._worn)
+        values = []
+        outputs = engine.ask([(ids, parameters) for ids in sequences], self._adapter)
         for ids, start, output in zip(sequences, starts, outputs, strict=True):
             table = output.prompt_logprobs
-            found.append([table[i][ids[i]].logprob for i in range(start, len(ids))])
-        return found
+            values.append([table[i][ids[i]].logprob for i in range(start, len(ids))])
+        return values
 
 
 def _first(error: BaseException) -> str:

@@ -138,12 +138,12 @@ class Hub:
 
     def holdings(self, repos: Mapping[str, str]) -> Inventory:
         """Every artifact at a fingerprint's tag in these repos (name to type)."""
-        found = Inventory()
+        inventory = Inventory()
         for repo, kind in repos.items():
             with self.explained(repo):
                 for tag, manifest in self._tagged(repo, kind):
-                    found.add(ArtifactRef(manifest, tag=tag))
-        return found
+                    inventory.add(ArtifactRef(manifest, tag=tag))
+        return inventory
 
     def publish(
         self, directory: Path, manifest: Manifest, repo: str, kind: str, private: bool
@@ -187,15 +187,15 @@ class Hub:
         with self.explained(name):
             return self._api.list_repo_files(name, repo_type=kind, revision=revision)
 
-    def beside(self, repo: str, kind: str) -> list[tuple[str, str]]:
+    def siblings(self, repo: str, kind: str) -> list[tuple[str, str]]:
         """The other models and datasets (name and kind) of the collections that hold a repo."""
-        found: dict[tuple[str, str], None] = {}
+        repos: dict[tuple[str, str], None] = {}
         with self.explained(repo):
             for shelf in self._api.list_collections(item=f"{kind}s/{repo}"):
                 for item in self._api.get_collection(shelf.slug).items:
                     if item.item_type in ("model", "dataset"):
-                        found[item.item_id, item.item_type] = None
-        return [one for one in found if one != (repo, kind)]
+                        repos[item.item_id, item.item_type] = None
+        return [key for key in repos if key != (repo, kind)]
 
     def refresh_card(self, repo: str, kind: str, card: str) -> str | None:
         """Put a new card on main: the one commit that may follow a publish. Data and tags stay as
@@ -228,29 +228,29 @@ class Hub:
         Asked again with the same it changes nothing. Returns the slug. Raises HubError.
         """
         with self.explained(f"the collection {title}"):
-            found = self._api.create_collection(
+            collection = self._api.create_collection(
                 title, namespace=org, private=private, exists_ok=True
             )
-            said = about.replace("{slug}", found.slug)[:COLLECTION_DESCRIPTION]
-            if found.description != said:
-                self._api.update_collection_metadata(found.slug, description=said)
-            there = {(item.item_id, item.item_type): item for item in found.items}
+            description = about.replace("{slug}", collection.slug)[:COLLECTION_DESCRIPTION]
+            if collection.description != description:
+                self._api.update_collection_metadata(collection.slug, description=description)
+            present_items = {(item.item_id, item.item_type): item for item in collection.items}
             for item in items:
-                present = there.get((item.repo, item.kind))
-                if present is None:
+                entry = present_items.get((item.repo, item.kind))
+                if entry is None:
                     self._api.add_collection_item(
-                        found.slug,
+                        collection.slug,
                         item_id=item.repo,
                         item_type=item.kind,
                         note=item.note,
                         exists_ok=True,
                     )
-                elif present.note != item.note:
+                elif entry.note != item.note:
                     self._api.update_collection_item(
-                        found.slug, item_object_id=present.item_object_id, note=item.note
+                        collection.slug, item_object_id=entry.item_object_id, note=item.note
                     )
-            self._arrange(found.slug, [item.repo for item in items])
-            return found.slug
+            self._arrange(collection.slug, [item.repo for item in items])
+            return collection.slug
 
     def _arrange(self, slug: str, order: Sequence[str]) -> None:
         """Move items until those of `order` come first and in it; no request when they do."""
@@ -265,20 +265,24 @@ class Hub:
     def collections(self, org: str) -> dict[str, str]:
         """The collections of an org, slug to title. Raises HubError."""
         with self.explained(f"the collections of {org}"):
-            return {one.slug: one.title for one in self._api.list_collections(owner=org)}
+            return {item.slug: item.title for item in self._api.list_collections(owner=org)}
 
     def shelf(self, slug: str) -> tuple[str, str]:
         """(slug, title) of a collection. One that was pulled is found by the slug that it had
         elsewhere: only the number at its end differs. Raises HubError."""
-        there = self.collections(slug.split("/")[0])
-        same = [found for found in there if found.rpartition("-")[0] == slug.rpartition("-")[0]]
-        if slug not in there and not same:
+        titles = self.collections(slug.split("/")[0])
+        matches = [
+            candidate
+            for candidate in titles
+            if candidate.rpartition("-")[0] == slug.rpartition("-")[0]
+        ]
+        if slug not in titles and not matches:
             raise HubError(
                 f"{self.endpoint} has no collection {slug}",
-                f"there is {', '.join(there)}" if there else "factory pull it first",
+                f"there is {', '.join(titles)}" if titles else "factory pull it first",
             )
-        here = slug if slug in there else same[0]
-        return here, there[here]
+        here = slug if slug in titles else matches[0]
+        return here, titles[here]
 
     def collection(self, slug: str) -> dict[str, str]:
         """The repos in a collection (as `shelf` finds it), in its order, with their types.
@@ -323,11 +327,11 @@ class Hub:
         def attempt() -> str:
             head = self._api.repo_info(repo, repo_type=kind).sha
             assert head is not None
-            there = self._contents(repo, kind, head)
-            if there == {path: file_sha256(file) for path, file in files.items()}:
+            current = self._contents(repo, kind, head)
+            if current == {path: file_sha256(file) for path, file in files.items()}:
                 return head  # an earlier try did arrive
             adds = [CommitOperationAdd(path, str(file)) for path, file in files.items()]
-            drops = [CommitOperationDelete(path) for path in there if path not in files]
+            drops = [CommitOperationDelete(path) for path in current if path not in files]
             for add in adds:  # one by one: memory stays flat, and a retry sends only the rest
                 self._api.preupload_lfs_files(repo, [add], repo_type=kind)
             return str(
@@ -343,26 +347,26 @@ class Hub:
         return _retrying(attempt)
 
     def _verify(self, directory: Path, repo: str, kind: str, commit: str) -> None:
-        there = self._contents(repo, kind, commit)
+        received = self._contents(repo, kind, commit)
         for path, file in _files(directory).items():
-            if there.get(path) != file_sha256(file):
+            if received.get(path) != file_sha256(file):
                 raise HubError(
                     f"{repo}: {path} did not arrive as it was sent", "publish again; see the log"
                 )
 
     def _contents(self, repo: str, kind: str, revision: str) -> dict[str, str]:
         """sha256 of every file. The hub knows it for large files; small ones are read."""
-        found = {}
+        digests = {}
         for entry in self._api.list_repo_tree(
             repo, recursive=True, revision=revision, repo_type=kind
         ):
             if not isinstance(entry, RepoFile) or entry.path in IGNORED:
                 continue
             if entry.lfs is not None:
-                found[entry.path] = entry.lfs.sha256
+                digests[entry.path] = entry.lfs.sha256
             else:
-                found[entry.path] = file_sha256(self._download(repo, kind, revision, entry.path))
-        return found
+                digests[entry.path] = file_sha256(self._download(repo, kind, revision, entry.path))
+        return digests
 
     def _download(self, repo: str, kind: str, revision: str, path: str) -> Path:
         """One file of a repo at a revision, on this disk."""

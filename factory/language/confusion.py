@@ -26,31 +26,31 @@ _PUNCTUATION = str.maketrans({**dict.fromkeys(string.punctuation, ""), "—": " 
 
 
 def count_lines(
-    answer: str, wanted: str, identify: Callable[[str], str | None]
+    answer: str, code: str, identify: Callable[[str], str | None]
 ) -> tuple[int, int] | None:
     """Of one answer, the lines that can be judged and how many of them are in another language
     than `wanted`; None for a language that is written without spaces. A line that `identify` has no
     label for counts as wrong. Raises RecipeError for an unknown language."""
-    if wanted in UNSPACED:
+    if code in UNSPACED:
         return None
-    accepted = language(wanted).accepted
+    accepted = language(code).accepted
     lines = _long_lines(answer)
     return len(lines), sum(identify(line) not in accepted for line, _ in lines)
 
 
-def no_word_rate(wanted: str) -> str | None:
+def no_word_rate(code: str) -> str | None:
     """Why there is no word rate in a language: `latin_script`, or `no_word_cutter` where words
     cannot be told apart; None where there is one."""
-    if wanted not in OTHER_SCRIPT:
+    if code not in OTHER_SCRIPT:
         return "latin_script"
-    return "no_word_cutter" if wanted in UNSPACED else None
+    return "no_word_cutter" if code in UNSPACED else None
 
 
-def count_english(answer: str, wanted: str, words: Callable[[], Collection[str]]) -> int | None:
+def count_english(answer: str, code: str, words: Callable[[], Collection[str]]) -> int | None:
     """Of one answer, the English words in lines that can be judged; None for a language without a
     word rate. `words` gives the words that count (see `listed`), and is asked only for one that
     has it."""
-    if no_word_rate(wanted):
+    if no_word_rate(code):
         return None
     return _english(_long_lines(answer), words())
 
@@ -64,21 +64,21 @@ def pass_rates(
     is nothing to share."""
     judged = [(wrong, words) for lines, wrong, words in counts if lines]
     right = [words for wrong, words in judged if not wrong]
-    told = [words for words in right if words is not None]
+    counted = [words for words in right if words is not None]
     return (
         len(right) / len(judged) if judged else None,
-        told.count(0) / len(told) if told else None,
+        counted.count(0) / len(counted) if counted else None,
     )
 
 
 def _english(lines: Iterable[tuple[str, list[str]]], words: Collection[str]) -> int:
-    return sum(word.strip() in words for _, found in lines for word in found)
+    return sum(word.strip() in words for _, line_words in lines for word in line_words)
 
 
 def _long_lines(answer: str) -> list[tuple[str, list[str]]]:
     """The lines of an answer that are long enough to be judged, each with its words."""
     lines = [(line, line.split()) for line in normalized(answer).split("\n")]
-    return [(line, found) for line, found in lines if len(found) >= FEWEST]
+    return [(line, words) for line, words in lines if len(words) >= FEWEST]
 
 
 def normalized(answer: str) -> str:

@@ -53,11 +53,11 @@ def detect(text: str) -> str | None:
     return None if label == _NONE or belief < SUREST else str(label)
 
 
-def matches(detected: str | None, wanted: str) -> bool:
+def matches(detected: str | None, code: str) -> bool:
     """Whether a detected label is right for the language `wanted`; no label is no match."""
-    return detected is not None and detected in language(wanted).accepted
+    return detected is not None and detected in language(code).accepted
 
 
-def differs(detected: str | None, wanted: str) -> bool:
+def differs(detected: str | None, code: str) -> bool:
     """Whether a label says that a text is in another language than `wanted`; no label does not."""
-    return detected is not None and not matches(detected, wanted)
+    return detected is not None and not matches(detected, code)

@@ -25,7 +25,7 @@ def settle(*ids: str | None, said: License | str | None = None, **more: str) -> 
     inputs = [(f"input-{n}", License(id=i) if i else None) for n, i in enumerate(ids)]
     said = License(id=said) if isinstance(said, str) else said
     where = {"repo": "org/it", "kind": "pairs", **more}
-    return licenses.settle(inputs=inputs, said=said, **where).id
+    return licenses.settle(inputs=inputs, declared=said, **where).id
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_recipe_may_be_stricter_but_not_laxer() -> None:
 
 def test_other_terms_need_a_name_and_a_link_and_go_with_themselves_alone() -> None:
     mine = License(id="other", name="Mine", link="https://example.org")
-    assert not licenses.known(License(id="other"))
+    assert not licenses.is_known(License(id="other"))
     made = licenses.settle("org/it", "pairs", [("a", mine), ("b", License(id="mit"))], None)
     assert made == mine
     yours = License(id="other", name="Yours", link="https://example.org")

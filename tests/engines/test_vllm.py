@@ -254,8 +254,8 @@ def test_one_engine_answers_for_a_base_and_all_its_adapters(
     from factory.engines.vllm import VllmSampler
 
     other = adapter_of(model, tmp_path / "other", r=4, target_modules=["q_proj", "down_proj"])
-    theirs = TransformersSampler(model, "float32", others=[adapter, other])
-    engine = VllmSampler(model, "float32", others=[adapter, other])
+    theirs = TransformersSampler(model, "float32", other_adapters=[adapter, other])
+    engine = VllmSampler(model, "float32", other_adapters=[adapter, other])
     found = []
     for one in (None, adapter, other, None, adapter):
         engine.set_adapter(one)

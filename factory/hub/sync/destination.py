@@ -75,7 +75,7 @@ class Destination(HubReader):
         namespace: str,
         description: str,
         private: bool,
-        wanted: list[tuple[RepoId, str | None]],
+        entries: list[tuple[RepoId, str | None]],
     ) -> str:
         """Make a collection hold these repos with these notes, in this order; others come after.
 
@@ -90,11 +90,11 @@ class Destination(HubReader):
                 exists_ok=True,
             )
         ).slug
-        for repo, note in wanted:
+        for repo, note in entries:
             if not any(_is(item, repo) for item in self.collection(slug).items):
                 add = partial(self.api.add_collection_item, slug, repo.name, exists_ok=True)
                 retry_transient(partial(add, item_type=repo.kind, note=note))
-        for place, (repo, note) in enumerate(wanted):
+        for place, (repo, note) in enumerate(entries):
             items = self.collection(slug).items
             at, item = next((n, item) for n, item in enumerate(items) if _is(item, repo))
             change = partial(self.api.update_collection_item, slug, item.item_object_id)
@@ -140,15 +140,15 @@ class Destination(HubReader):
 
         def commit() -> str:
             nonlocal again
-            if again and (arrived := self._arrived(repo, branch, step.made)):
+            if again and (arrived := self._arrived(repo, branch, step.commit)):
                 return arrived
             again = True
             try:
-                made = self.api.create_commit(
+                created = self.api.create_commit(
                     repo.name,
                     operations,
-                    commit_message=step.made.title or "(no title)",
-                    commit_description=_with_origin(step.made),
+                    commit_message=step.commit.title or "(no title)",
+                    commit_description=_with_origin(step.commit),
                     repo_type=repo.kind,
                     revision=branch,
                     parent_commit=parent,
@@ -157,7 +157,7 @@ class Destination(HubReader):
                 if status_of(error) == 412:
                     raise ConcurrentUpdate from None
                 raise
-            return made.oid
+            return created.oid
 
         try:
             with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -166,10 +166,10 @@ class Destination(HubReader):
         except RevisionNotFoundError:  # the branch is gone
             raise ConcurrentUpdate from None
 
-    def _arrived(self, repo: RepoId, branch: str, made: RepoCommit) -> str | None:
+    def _arrived(self, repo: RepoId, branch: str, commit: RepoCommit) -> str | None:
         """The commit that repeats `made` at the head of the branch, if an earlier try got there."""
         head = self.log(repo, branch)[-1]
-        return head.id if made.id in head.names else None
+        return head.id if commit.id in head.names else None
 
     def _create_ref(
         self, repo: RepoId, name: str, commit: str, create: Callable[..., None], **named: str
@@ -197,5 +197,5 @@ def retry_corrupt(call: Callable[[], T]) -> T:
     return retrying(call)
 
 
-def _with_origin(made: RepoCommit) -> str:
-    return f"{made.message}\n\nSynced-from: {made.id}".strip()
+def _with_origin(commit: RepoCommit) -> str:
+    return f"{commit.message}\n\nSynced-from: {commit.id}".strip()

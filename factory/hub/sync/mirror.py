@@ -70,11 +70,11 @@ class Mirror(Destination):
             if status_of(error) == 412:
                 raise ConcurrentUpdate from None
             raise
-        return step.made.id
+        return step.commit.id
 
     def _links(self, repo: RepoId, files: list[File]) -> dict[str, str]:
         """Where to send each content; without those that are here."""
-        found = {}
+        links = {}
         for start in range(0, len(files), _BATCH):
             objects = [{"oid": f.sha256, "size": f.size} for f in files[start : start + _BATCH]]
             response = get_session().post(
@@ -85,8 +85,8 @@ class Mirror(Destination):
             hf_raise_for_status(response)
             for item in response.json()["objects"]:
                 if "actions" in item:
-                    found[item["oid"]] = item["actions"]["upload"]["href"]
-        return found
+                    links[item["oid"]] = item["actions"]["upload"]["href"]
+        return links
 
     def _send(self, path: Path, file: File, link: str) -> None:
         def chunks() -> Iterator[bytes]:
@@ -113,15 +113,15 @@ def _lines(
     step: CommitStep, branch: str | None, parent: str | None, inline: dict[str, Path]
 ) -> Iterator[bytes]:
     """The body of a mirrored commit: its header, then a line for each change."""
-    made = step.made
+    commit = step.commit
     header: dict[str, object] = {
-        "commit": made.id,
+        "commit": commit.id,
         "branch": branch,
         "parentCommit": parent,
-        "author": made.author,
-        "date": made.date,
-        "summary": made.title,
-        "description": made.message,
+        "author": commit.author,
+        "date": commit.date,
+        "summary": commit.title,
+        "description": commit.message,
     }
     yield _line("header", header)
     for path in step.drop:

@@ -48,11 +48,13 @@ class RepoPair:
 
     def differences(self, commit: str, theirs: str) -> list[str]:
         """The paths whose content differs between two commits."""
-        ours = self.source.files(self.repo, commit)
-        others = self.destination.files(self.target, theirs)
-        both = ours.keys() & others.keys()
-        return sorted(ours.keys() ^ others.keys()) + [
-            path for path in sorted(both) if not self.same(commit, ours[path], theirs, others[path])
+        our_files = self.source.files(self.repo, commit)
+        their_files = self.destination.files(self.target, theirs)
+        both = our_files.keys() & their_files.keys()
+        return sorted(our_files.keys() ^ their_files.keys()) + [
+            path
+            for path in sorted(both)
+            if not self.same(commit, our_files[path], theirs, their_files[path])
         ]
 
 
@@ -60,7 +62,7 @@ class RepoPair:
 class CommitStep:
     """One commit to be repeated: the files it brings and those it takes away."""
 
-    made: RepoCommit
+    commit: RepoCommit
     put: list[File]
     drop: list[str]
 
@@ -82,7 +84,7 @@ class RepoPlan:
     pair: RepoPair
     absent: bool  # at the destination
     refs: RepoRefs
-    known: dict[str, str] = field(default_factory=dict)  # commits: source's to destination's
+    counterparts: dict[str, str] = field(default_factory=dict)  # commits: source's to destination's
     lines: list[CommitLine] = field(default_factory=list)
     branches: dict[str, str] = field(default_factory=dict)  # new ones where all commits are known
     tags: dict[str, str] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class RepoPlan:
     @property
     def reached(self) -> set[str]:
         """The source's commits that the destination has, or will have after these lines."""
-        return self.known.keys() | {step.made.id for step in self.steps}
+        return self.counterparts.keys() | {step.commit.id for step in self.steps}
 
     @property
     def files(self) -> int:
@@ -125,35 +127,35 @@ class _Layout:
     """The two sides of one repo, with their histories."""
 
     def __init__(
-        self, pair: RepoPair, options: Options, refs: RepoRefs, there: RepoRefs | None
+        self, pair: RepoPair, options: Options, refs: RepoRefs, existing: RepoRefs | None
     ) -> None:
         self._pair = pair
         self._options = options
-        self._there = there or RepoRefs({}, {})
-        self._their_logs = _histories(pair.destination, pair.target, self._there, set())
-        self._plan = RepoPlan(pair, there is None, refs)
+        self._existing = existing or RepoRefs({}, {})
+        self._their_logs = _histories(pair.destination, pair.target, self._existing, set())
+        self._plan = RepoPlan(pair, existing is None, refs)
 
     def plan(self, revision: str | None) -> RepoPlan:
         """The plan for the whole repo or for one revision."""
         plan, squash = self._plan, self._options.squash
-        wanted: set[str] = set()
+        requested: set[str] = set()
         if revision is not None:
             commit = self._pair.source.commit_of(self._pair.repo, revision)
-            wanted, squash = {commit}, True
+            requested, squash = {commit}, True
             plan.refs = self._narrowed(revision, commit)
-        logs = _histories(self._pair.source, self._pair.repo, plan.refs, wanted)
+        logs = _histories(self._pair.source, self._pair.repo, plan.refs, requested)
         self._match(logs)
-        ends = {*plan.refs.branches.values(), *plan.refs.tags.values(), *wanted}
+        ends = {*plan.refs.branches.values(), *plan.refs.tags.values(), *requested}
 
         def line(commit: str) -> list[RepoCommit]:
-            return [made for made in logs[commit] if not squash or made.id in ends]
+            return [entry for entry in logs[commit] if not squash or entry.id in ends]
 
         # main first: it is there from the beginning, so others can only branch off from it
         for branch, commit in sorted(plan.refs.branches.items(), key=lambda ref: ref[0] != "main"):
             self._branch(branch, line(commit))
         for tag, commit in plan.refs.tags.items():
             self._tag(tag, commit)
-        for commit in dict.fromkeys([*plan.tags.values(), *wanted]):
+        for commit in dict.fromkeys([*plan.tags.values(), *requested]):
             if commit not in plan.reached:
                 self._graft(None, line(commit))
         if self._options.adopt:
@@ -163,7 +165,7 @@ class _Layout:
 
     def _narrowed(self, revision: str, commit: str) -> RepoRefs:
         """The refs by which one revision will be found: its own, and main where that is free."""
-        refs, main = self._plan.refs, self._there.branches.get("main")
+        refs, main = self._plan.refs, self._existing.branches.get("main")
         branches = {branch: commit for branch in refs.branches if branch == revision}
         if main is None or self._untouched(main):
             branches["main"] = commit
@@ -173,35 +175,35 @@ class _Layout:
         """Find which commits the destination has, under whatever id."""
         at = {}
         for log in self._their_logs.values():
-            for made in log:
-                at.update(dict.fromkeys(made.names, made.id))
+            for entry in log:
+                at.update(dict.fromkeys(entry.names, entry.id))
         for log in logs.values():
-            for made in log:
-                if match := next((at[name] for name in made.names if name in at), None):
-                    self._plan.known[made.id] = match
+            for entry in log:
+                if match := next((at[name] for name in entry.names if name in at), None):
+                    self._plan.counterparts[entry.id] = match
 
     def _branch(self, branch: str, line: list[RepoCommit]) -> None:
         plan, target = self._plan, self._pair.target
-        head, newest = self._there.branches.get(branch), line[-1]
-        last = max((n for n, made in enumerate(line) if made.id in plan.known), default=-1)
+        head, newest = self._existing.branches.get(branch), line[-1]
+        last = max((n for n, entry in enumerate(line) if entry.id in plan.counterparts), default=-1)
         if head is None and newest.id in plan.reached:
             plan.branches[branch] = newest.id
         elif head is None:
             self._graft(branch, line)
-        elif last >= 0 and plan.known[line[last].id] == head:
+        elif last >= 0 and plan.counterparts[line[last].id] == head:
             self._line(branch, line[last + 1 :], start=head)
         elif self._untouched(head):
             if not self._pair.keeps_ids:
                 self._line(branch, line, start=head)
-            elif newest.id in plan.known:  # nothing to bring, but the branch has to go there
+            elif newest.id in plan.counterparts:  # nothing to bring, but the branch has to go there
                 plan.lines.append(CommitLine(branch, None, None, [CommitStep(newest, [], [])]))
             else:
                 self._graft(branch, line)
         elif not self._pair.differences(newest.id, head):
-            plan.known[newest.id] = head
+            plan.counterparts[newest.id] = head
         else:
             plan.apart.add(branch)
-            if newest.id in plan.known:
+            if newest.id in plan.counterparts:
                 plan.notes.append(f"{target} has newer commits on {branch}")
             else:
                 plan.conflicts.append(
@@ -209,21 +211,21 @@ class _Layout:
                 )
 
     def _tag(self, tag: str, commit: str) -> None:
-        plan, theirs = self._plan, self._there.tags.get(tag)
+        plan, theirs = self._plan, self._existing.tags.get(tag)
         if theirs is None:
             plan.tags[tag] = commit
-        elif plan.known.get(commit) != theirs and self._pair.differences(commit, theirs):
+        elif plan.counterparts.get(commit) != theirs and self._pair.differences(commit, theirs):
             plan.conflicts.append(f"tag {tag} of {self._pair.target} has other content")
             plan.apart.add(tag)
 
     def _graft(self, branch: str | None, line: list[RepoCommit]) -> None:
         """Repeat what of a line will not be there, after the last of it that will."""
         plan, pair = self._plan, self._pair
-        last = max((n for n, made in enumerate(line) if made.id in plan.reached), default=-1)
-        if last >= 0 and (after := line[last].id) not in plan.known:
+        last = max((n for n, entry in enumerate(line) if entry.id in plan.reached), default=-1)
+        if last >= 0 and (after := line[last].id) not in plan.counterparts:
             self._line(branch, line[last + 1 :], after=after)
         elif last >= 0:
-            self._line(branch, line[last + 1 :], start=plan.known[after])
+            self._line(branch, line[last + 1 :], start=plan.counterparts[after])
         elif self._their_logs and not pair.keeps_ids:
             oldest = next(iter(self._their_logs.values()))[0]  # with it the repo was made
             self._line(branch, line, start=oldest.id)
@@ -240,20 +242,20 @@ class _Layout:
         theirs = pair.destination.files(pair.target, start) if start else {}
         before = pair.source.files(pair.repo, after) if after else None
         steps = []
-        for made in line:
-            files = pair.source.files(pair.repo, made.id)
+        for commit in line:
+            files = pair.source.files(pair.repo, commit.id)
             if before is None:  # the first is held against what the other hub has
                 same = {
                     path
                     for path in files.keys() & theirs.keys()
-                    if pair.same(made.id, files[path], str(start), theirs[path])
+                    if pair.same(commit.id, files[path], str(start), theirs[path])
                 }
                 gone = theirs.keys() - files.keys()
             else:
                 same = {path for path in files if before.get(path) == files[path]}
                 gone = before.keys() - files.keys()
             put = [file for path, file in files.items() if path not in same]
-            steps.append(CommitStep(made, put, sorted(gone)))
+            steps.append(CommitStep(commit, put, sorted(gone)))
             before = files
         if steps:
             self._plan.lines.append(CommitLine(branch, start, after or None, steps))
@@ -269,15 +271,15 @@ class _Layout:
 
 
 def _histories(
-    side: HubReader, repo: RepoId, refs: RepoRefs, wanted: set[str]
+    side: HubReader, repo: RepoId, refs: RepoRefs, requested: set[str]
 ) -> dict[str, list[RepoCommit]]:
     """The line that leads to each commit named, by that commit."""
-    found: dict[str, list[RepoCommit]] = {}
-    for commit in dict.fromkeys([*refs.branches.values(), *refs.tags.values(), *wanted]):
-        for log in found.values():
+    histories: dict[str, list[RepoCommit]] = {}
+    for commit in dict.fromkeys([*refs.branches.values(), *refs.tags.values(), *requested]):
+        for log in histories.values():
             if (place := next((n for n, m in enumerate(log) if m.id == commit), None)) is not None:
-                found[commit] = log[: place + 1]
+                histories[commit] = log[: place + 1]
                 break
         else:
-            found[commit] = side.log(repo, commit)
-    return found
+            histories[commit] = side.log(repo, commit)
+    return histories

@@ -110,14 +110,14 @@ class HubReader:
     def refs(self, repo: RepoId) -> RepoRefs | None:
         """Branches and tags; None if this hub has no such repo, or hides it."""
         try:
-            found = retry_transient(lambda: self.api.list_repo_refs(repo.name, repo_type=repo.kind))
+            refs = retry_transient(lambda: self.api.list_repo_refs(repo.name, repo_type=repo.kind))
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
             return None
         return RepoRefs(
-            {ref.name: ref.target_commit for ref in found.branches},
-            {ref.name: ref.target_commit for ref in found.tags},
+            {ref.name: ref.target_commit for ref in refs.branches},
+            {ref.name: ref.target_commit for ref in refs.tags},
         )
 
     def commit_of(self, repo: RepoId, revision: str) -> str:
@@ -135,7 +135,7 @@ class HubReader:
 
     def log(self, repo: RepoId, revision: str) -> list[RepoCommit]:
         """The commits up to a revision, oldest first."""
-        found = retry_transient(
+        commits = retry_transient(
             lambda: self.api.list_repo_commits(repo.name, repo_type=repo.kind, revision=revision)
         )
         return [
@@ -146,7 +146,7 @@ class HubReader:
                 author=(commit.authors or ["unknown"])[0],
                 date=int(commit.created_at.timestamp()),
             )
-            for commit in reversed(found)
+            for commit in reversed(commits)
         ]
 
     def files(self, repo: RepoId, commit: str) -> dict[str, File]:
@@ -261,5 +261,5 @@ def _patience(state: RetryCallState) -> float:
     """As long as the hub asks for, else longer each time."""
     error: Any = state.outcome.exception() if state.outcome else None
     headers = getattr(getattr(error, "response", None), "headers", {})
-    asked = headers.get("Retry-After", "")
-    return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else _WAIT(state)
+    retry_after = headers.get("Retry-After", "")
+    return min(float(retry_after), _LONGEST_WAIT) if retry_after.isdigit() else _WAIT(state)

@@ -110,35 +110,36 @@ class RepoTransfer:
             ours = self.source.collection(slug)
             namespace = self._names.get(slug.partition("/")[0], slug.partition("/")[0])
             items = [item for item in ours.items if item.item_type in KINDS]
-            wanted = [
+            entries = [
                 (self._target(RepoId(item.item_type, item.item_id)), item.note) for item in items
             ]
             theirs = next(
                 (
-                    self._destination.collection(found.slug)
-                    for found in self._destination.collections(namespace)
-                    if found.title == ours.title
+                    self._destination.collection(candidate.slug)
+                    for candidate in self._destination.collections(namespace)
+                    if candidate.title == ours.title
                 ),
                 None,
             )
-            there = (
+            current = (
                 [(RepoId(i.item_type, i.item_id), i.note) for i in theirs.items] if theirs else []
             )
             shelf = CollectionOutcome(
                 ours.title, theirs.slug if theirs else f"{namespace}/{ours.title}"
             )
             shelf.changes = sum(
-                place >= len(there) or there[place] != item for place, item in enumerate(wanted)
+                place >= len(current) or current[place] != item
+                for place, item in enumerate(entries)
             )
-            if left := len(ours.items) - len(items):
-                shelf.notes.append(f"{left} items that are neither models nor datasets left out")
+            if n_other := len(ours.items) - len(items):
+                shelf.notes.append(f"{n_other} items that are neither models nor datasets left out")
             if (theirs is None or shelf.changes) and not dry:
                 shelf.slug = self._destination.shelve(
                     ours.title,
                     namespace,
                     (ours.description or "")[:_DESCRIPTION],
                     ours.private or self._options.private,
-                    wanted,
+                    entries,
                 )
             return shelf
 
@@ -160,12 +161,12 @@ class RepoTransfer:
         if "/" not in (rest if named else word):
             raise HubError(f"{word!r} is not a repo", "write org/name or datasets/org/name")
         with self._explained(word):
-            found = [RepoId(named, rest)] if named else self.source.kinds(word)
-        if not found:
+            repos = [RepoId(named, rest)] if named else self.source.kinds(word)
+        if not repos:
             raise HubError(
                 f"{self.source.endpoint} has no {word}, or hides it", "check the name and the token"
             )
-        return found
+        return repos
 
     @contextmanager
     def _explained(self, what: object) -> Iterator[None]:
@@ -204,22 +205,22 @@ class RepoTransfer:
         for line in plan.lines:
             self._repeat(plan, line)
         for branch, commit in plan.branches.items():
-            self._destination.create_branch(target, branch, plan.known[commit])
+            self._destination.create_branch(target, branch, plan.counterparts[commit])
         for tag, commit in plan.tags.items():
-            self._destination.create_tag(target, tag, plan.known[commit])
+            self._destination.create_tag(target, tag, plan.counterparts[commit])
 
     def _repeat(self, plan: RepoPlan, line: CommitLine) -> None:
         """Repeat the commits of a line; one that only a tag leads to needs a branch meanwhile."""
         repo, target = plan.pair.repo, plan.pair.target
-        branch, head = line.branch, plan.known[line.after] if line.after else line.start
+        branch, head = line.branch, plan.counterparts[line.after] if line.after else line.start
         if not self._destination.keeps_ids:
-            branch = branch or f"sync-{line.steps[-1].made.id[:12]}"
+            branch = branch or f"sync-{line.steps[-1].commit.id[:12]}"
             refs = self._destination.refs(target)
             if refs is not None and branch not in refs.branches:
                 self._destination.create_branch(target, branch, str(head))
         for step in line.steps:
-            commit = step.made.id
-            head = plan.known[commit] = self._destination.take(
+            commit = step.commit.id
+            head = plan.counterparts[commit] = self._destination.take(
                 target,
                 branch,
                 head,
@@ -231,21 +232,21 @@ class RepoTransfer:
     def _compare(self, plan: RepoPlan) -> None:
         """Hold the content at every ref against the source's. Raises HubError."""
         pair = plan.pair
-        there = self._destination.refs(pair.target)
-        for branch in there.branches if there else ():
+        refs = self._destination.refs(pair.target)
+        for branch in refs.branches if refs else ():
             if _HELPER.fullmatch(branch) and branch not in plan.refs.branches:
                 self._destination.delete_branch(pair.target, branch)
         for kind, ours in (("branch", plan.refs.branches), ("tag", plan.refs.tags)):
-            theirs = (there.branches if kind == "branch" else there.tags) if there else {}
+            theirs = (refs.branches if kind == "branch" else refs.tags) if refs else {}
             for name, commit in ours.items():
                 if name in plan.apart:
                     continue
                 if name not in theirs:
                     raise HubError(f"{kind} {name} of {pair.target} is missing", "run it again")
-                if found := pair.differences(commit, theirs[name]):
+                if paths := pair.differences(commit, theirs[name]):
                     raise HubError(
-                        f"{kind} {name} of {pair.target} differs in {len(found)} files, "
-                        f"{found[0]} for one",
+                        f"{kind} {name} of {pair.target} differs in {len(paths)} files, "
+                        f"{paths[0]} for one",
                         "somebody may be writing there: run it again",
                     )
 
