@@ -1,4 +1,4 @@
-"""The base of everything a recipe may say, with marks on its fields; and YAML 1.2.
+"""Base classes of the configuration, with marks on fields; a reader of YAML 1.2.
 
 A field without a mark is semantic: it is hashed into the fingerprint of what is made with it.
 
@@ -40,7 +40,7 @@ class Knobs(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _not_coerced(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic takes "5", yes and 1 for numbers and booleans alike; people mean one."""
+        """Refuse "5" or yes for a number and 1 for a boolean, which pydantic would convert."""
         kind = cls.model_fields[str(info.field_name)].annotation
         if kind in (int, float) and isinstance(value, str | bool):
             raise ValueError(f"must be a number, not {value!r}")
@@ -59,20 +59,20 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 @dataclass
 class Document:
-    """Plain data, and where each value stands: `places[path]` is `file:line`."""
+    """Plain data with the place of each value: `places[path]` is `file:line`."""
 
     data: Any
     places: dict[Path, str] = field(default_factory=dict)
 
     def place(self, path: Path) -> str:
-        """Where `path` stands, or the nearest thing around it that is there."""
+        """Return the place of `path`, or of the nearest value around it that has one."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, "the command line")
 
 
 def parse(text: str, name: str) -> Document:
-    """The one document in `text`; `name` is what places call the file. Raises RecipeError."""
+    """Parse `text` as one YAML document; `name` stands for the file in places. Raises RecipeError."""
     try:
         _refuse_tags(text, name)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -98,7 +98,7 @@ def _refuse_tags(text: str, name: str) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that a 1.2 reader or a 1.1 reader would take for something else."""
+    """Dumper that quotes every string that a YAML 1.1 or 1.2 reader would read as another type."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -110,12 +110,12 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML that `parse`, and any other reader, reads back the same."""
+    """Dump plain data as YAML that `parse`, and any other reader, reads back unchanged."""
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False))
 
 
 def scalar(text: str) -> Any:
-    """The value of one unquoted scalar."""
+    """Parse an unquoted scalar."""
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):

@@ -1,4 +1,4 @@
-"""What to cite: which papers and tools an artifact rests on, as keys of cards/references.bib."""
+"""Citations: the papers and tools behind an artifact, as keys of cards/references.bib."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def cited(
     sources: Iterable[str],
     upstream: Iterable[str],
 ) -> list[str]:
-    """The keys for one artifact: of its stage, its knobs, its engine, the outside `sources` it
-    read, and those of everything `upstream` that it was made from."""
+    """Return the citation keys of one artifact: of its stage, its fields, its engine, the outside
+    `sources` it read, and of everything `upstream`."""
     keys = [*_STAGES.get(stage, ())]
     if stage in ("pair", "best"):
         if fields.get("length_control"):
@@ -60,7 +60,7 @@ def cited(
 
 
 def entries(bib: str) -> dict[str, str]:
-    """The entries of a BibTeX file by their keys, in its order."""
+    """Parse the entries of a BibTeX file: key to text, in order."""
     keys = re.findall(r"^@\w+\{([\w-]+),\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
     texts = re.findall(r"^@\w+\{[\w-]+,\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
     return dict(zip(keys, texts, strict=True))

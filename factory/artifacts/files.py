@@ -1,4 +1,4 @@
-"""Write files atomically: whole or not at all, and on disk for good before they get their name."""
+"""Write files atomically. A file is complete, and synced to disk, before it gets its name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from factory.errors import FactoryError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """One file, whole or not at all."""
+    """Write one file atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_once(path: Path, content: bytes) -> None:
-    """One file, whole, unless it is there already: of several writers the first one wins."""
+    """Write one file atomically, unless it exists. The first of several writers wins."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.once")
     write_atomically(temporary, content)
     try:
@@ -55,9 +55,8 @@ def file_lock(
 
 @contextmanager
 def replacing(path: Path, last: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it on success, gone on failure. It is on disk for
-    good when this is done, unless that is not the `last` word: sealing sees to all of an artifact.
-    """
+    """Yield a temporary path beside `path`; it is renamed to `path` on success and removed on
+    failure. Synced to disk, unless `last` is False: sealing an artifact syncs all of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -72,7 +71,7 @@ def replacing(path: Path, last: bool = True) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Make what a file holds, or which names a directory has, outlast a power cut."""
+    """Sync a file or directory to disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,7 +13,7 @@ _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL 
 
 
 def front_matter(text: str) -> tuple[dict[str, Any] | None, str]:
-    """(metadata, body) of a README; None where it has none.
+    """Split a README into (metadata, body); the metadata is None where there is none.
 
     Read as YAML 1.2, as the Hub reads it: `no` is Norwegian. Raises InputError with the line.
     """

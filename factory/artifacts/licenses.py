@@ -1,8 +1,8 @@
-"""Licences: a table of those the Hub knows, and what may be said of a thing made from others.
+"""Licences: a table of those that the Hub knows, and the licence of an artifact made from others.
 
-This is bookkeeping, not advice. The rule is cautious: everything that was read counts, a prompt as
-much as a model whose answers or scores are kept, and what the table cannot settle is a conflict
-that a person settles in the recipe, with a reason.
+This is bookkeeping, not advice. The rule is cautious: every input counts, a prompt as much as a
+model whose answers or scores are kept. What the table cannot settle is a conflict, which a person
+settles in the recipe, with a reason.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ Kind = Literal["permissive", "share-alike", "non-commercial", "no-derivatives", 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a licence asks of whoever passes on something made from what is under it.
+    """Conditions of a licence for whoever distributes a derived work.
 
-    `asks` orders permissive ones; `accepts` are later versions a work may move to; `begins` is
-    how the name of a model made from it must begin; `notice` must go along."""
+    `asks` orders permissive ones; `accepts` are later versions a work may move to; `begins` is how
+    the name of a model made from it must begin; `notice` must go along.
+    """
 
     kind: Kind
     name: str
@@ -37,7 +38,8 @@ class Terms:
 
 
 def _cc(code: str, kind: Kind, name: str, versions: str, **more: Any) -> dict[str, Terms]:
-    """The versions of one Creative Commons licence; a share-alike one may move to a later one."""
+    """Return the versions of one Creative Commons licence; a share-alike one may move to a later
+    one."""
     terms_by_id, all_versions = {}, versions.split()
     for number, version in enumerate(all_versions):
         later = tuple(f"cc-{code}-{v}" for v in all_versions[number + 1 :]) if "sa" in code else ()
@@ -125,22 +127,22 @@ TABLE: Mapping[str, Terms] = {
 
 
 def is_known(license: License | None) -> bool:
-    """Whether the table says what this licence asks; `other` with a name and a link is one too."""
+    """Return whether the table has this licence, or it is `other` with a name and a link."""
     return license is not None and (
         license.id in TABLE or (license.id == "other" and bool(license.name and license.link))
     )
 
 
 def terms(license: License) -> Terms:
-    """What a licence asks. `other` is under its own terms."""
+    """Return the terms of a licence. `other` is under its own terms."""
     if license.id in TABLE:
         return TABLE[license.id]
     return Terms("own terms", license.name or license.id, link=license.link or "")
 
 
 def stated(readme: str) -> License | None:
-    """The licence that a card states; None for none, for several that cannot be combined, and for
-    one the table does not have. Raises InputError for metadata that is not YAML."""
+    """Return the licence that a card states. None if it states none, several that cannot be
+    combined, or one that the table lacks. Raises InputError for metadata that is not YAML."""
     data, _ = front_matter(readme)
     value = (data or {}).get("license")
     values = value if isinstance(value, list) else [value]
@@ -164,11 +166,11 @@ def settle(
     inputs: Sequence[tuple[str, License | None]],
     declared: License | None,
 ) -> License:
-    """The licence of what is made in `repo` from `inputs` (name and licence each).
+    """Return the licence of an artifact in `repo` made from `inputs` (name and licence each).
 
-    `said` is what the recipe says: with a reason it stands, without one it must be allowed by all
-    inputs; where it says nothing, the strictest input decides. Raises RecipeError, which names
-    the inputs that do not go together and how to settle it.
+    `declared` is the recipe's: with a reason it stands, without one all inputs must allow it. If
+    the recipe declares none, the strictest input decides. Raises RecipeError, which names the
+    conflicting inputs and how to settle it.
     """
     settle_it = (
         "say in the recipe what it is, with a reason: license: {id: …, because: …}; or what a "
@@ -213,7 +215,7 @@ def settle(
 
 
 def header(license: License) -> dict[str, str]:
-    """The lines of a card's metadata that state a licence."""
+    """Return the lines of a card's metadata that state a licence."""
     lines = {"license": license.id}
     if license.id == "other":
         lines |= {"license_name": _slug(license.name or ""), "license_link": license.link or ""}
@@ -221,7 +223,7 @@ def header(license: License) -> dict[str, str]:
 
 
 def _allows(source: License, product: License) -> bool:
-    """Whether something made from what is under `one` may be passed on under `made`."""
+    """Return whether a work derived from one under `source` may be distributed under `product`."""
     source_terms, product_terms = terms(source), terms(product)
     same = product.id in (source.id, *source_terms.accepts) and product.name == source.name
     match source_terms.kind:
@@ -236,7 +238,7 @@ def _allows(source: License, product: License) -> bool:
 
 
 def _strictest(licenses: Iterable[License]) -> License | None:
-    """The one of these that something made from all of them may be under, if there is one."""
+    """Return the licence among these that a work made from all of them may have, if there is one."""
     candidates = list(licenses)
     compatible = [
         candidate

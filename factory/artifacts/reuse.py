@@ -1,7 +1,7 @@
-"""Rows of earlier artifacts that stand in a new one: what was made once is not made again.
+"""Reuse rows of existing artifacts in a new one.
 
-What is taken over is settled once, in the work directory, before the grid is cut; so a step that
-is killed and run again still has the same rows to make, whatever was published in between.
+The reused rows are settled once, in the work directory, before the grid is cut. A step that is
+killed and resumed has the same rows to make, whatever was published in between.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _TAKEN = "taken.json"  # written last: the rows taken over, by where they came f
 
 @dataclass(frozen=True)
 class ReusableSlice:
-    """The files of one slice of an artifact that was made before, and what to call it
-    (`org/repo@tag`). `whole`: it is this very slice, of these very inputs, and stands as it is;
-    otherwise it was made by the same rules, and rows at the same address stand."""
+    """Files of one slice of an existing artifact, with a label (`org/repo@tag`). `whole`: the same
+    slice of the same inputs, reused as it is; otherwise it was made by the same rules, and rows at
+    the same address are reused."""
 
     path: Path
     label: str
@@ -40,7 +40,8 @@ class ReusableSlice:
 
 @dataclass(frozen=True)
 class ReusedRows:
-    """What one slice takes over: its files in order, rows by label, and whether they are all."""
+    """Rows that one slice reuses: its files in order, row counts by label, and whether these are
+    all."""
 
     files: tuple[Path, ...]
     rows: dict[str, int]
@@ -54,12 +55,12 @@ def take(
     sources: Sequence[ReusableSlice],
     addresses: pl.DataFrame | None,
 ) -> ReusedRows:
-    """Settle what slice `name` takes over from `sources`, first come first served.
+    """Settle which rows slice `name` reuses from `sources`, first come first served.
 
-    `asked` has a row for every row that the slice is to have, its columns being the address (as
-    `prompt_id` and `k`) and the hash of what was read, named as in rows of `kind`; None takes
-    whole slices alone. Files that stand as a whole keep their bytes. Asked again, it answers with
-    what it settled the first time.
+    `addresses` has a row for every row that the slice is to have. Its columns are the address (as
+    `prompt_id` and `k`) and the hash of the input, named as in rows of `kind`. None reuses whole
+    slices alone. Files that are reused as a whole keep their bytes. A second call returns what the
+    first one settled.
     """
     directory = work / "earlier" / name
     if not (directory / _TAKEN).exists():
@@ -84,7 +85,7 @@ def take(
 
 
 def read_reused(work: Path, name: str) -> ReusedRows:
-    """What slice `name` was settled to take over: nothing, where nobody asked."""
+    """Read what was settled for slice `name`; nothing where nothing was settled."""
     directory = work / "earlier" / name
     if not (directory / _TAKEN).exists():
         return ReusedRows((), {}, whole=False)
@@ -93,7 +94,7 @@ def read_reused(work: Path, name: str) -> ReusedRows:
 
 
 def missing(reused: ReusedRows, addresses: pl.DataFrame) -> list[int]:
-    """The rows of `asked`, by number, that were not taken over."""
+    """Return the numbers of the rows of `addresses` that are not reused."""
     import polars as pl
 
     numbered = addresses.with_row_index("number")
@@ -106,7 +107,7 @@ def missing(reused: ReusedRows, addresses: pl.DataFrame) -> list[int]:
 
 
 def place(reused: ReusedRows, directory: Path) -> int:
-    """Put what was taken over into an artifact, byte for byte. Returns how many files."""
+    """Copy the reused files into an artifact, byte for byte. Returns how many files."""
     for file in reused.files:
         _link(file, directory)
     return len(reused.files)
@@ -146,7 +147,7 @@ def _addresses(file: Path, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _link(file: Path, directory: Path) -> int:
-    """`file` as the next part in `directory`, without copying where the disk can. Returns rows."""
+    """Link `file` as the next part in `directory`, or copy it to another disk. Returns rows."""
     directory.mkdir(parents=True, exist_ok=True)
     to = directory / f"part-{_count(directory):05d}.parquet"
     try:

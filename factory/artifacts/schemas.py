@@ -206,11 +206,11 @@ SCHEMAS: dict[str, pa.Schema] = {
 def conform(
     table: pa.Table, kind: str, where: str, columns: Collection[str] | None = None
 ) -> pa.Table:
-    """`table` with exactly the columns of `kind`, in order; absent nullable ones become null.
-    With `columns`, only these of them.
+    """Return `table` with exactly the columns of `kind`, in order; absent nullable ones become
+    null. With `columns`, only these of them.
 
-    Raises InputError naming the column (and the first row, for a null) that does not fit;
-    `where` says whose table it is in that message.
+    Raises InputError naming the column (and the first row, for a null) that does not fit; `where`
+    says whose table it is in that message.
     """
     schema = SCHEMAS[kind]
     if columns is not None:
@@ -236,7 +236,7 @@ def conform(
 
 
 def check_names(names: Sequence[str], schema: pa.Schema, kind: str, where: str) -> None:
-    """Raises InputError when a column of `schema` that may not be null is not among `names`."""
+    """Raise InputError when a column of `schema` that may not be null is not among `names`."""
     for field in schema:
         if not field.nullable and field.name not in names:
             raise InputError(
@@ -246,12 +246,13 @@ def check_names(names: Sequence[str], schema: pa.Schema, kind: str, where: str) 
 
 
 def from_rows(rows: list[dict[str, object]], kind: str) -> pa.Table:
-    """Rows made by a stage as a table of `kind`; a missing or ill-typed cell is our own bug."""
+    """Convert rows of a stage to a table of `kind`; a missing or ill-typed cell is a bug of the
+    stage."""
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
 
 
 def single_messages(role: str, texts: pl.Series) -> pa.Array:
-    """Conversations of one message each, all by `role`. (Made by polars: pyarrow's own ways to
+    """Return conversations of one message each, all by `role`. (By polars: pyarrow's own ways to
     make an array from values import pandas.)"""
     import polars as pl
 

@@ -22,8 +22,8 @@ PART_BYTES = 400 * 2**20  # compacted files: 200 to 500 MB suit the Hub and its 
 
 
 def write_slice(directory: Path, table: pa.Table, first: int = 0) -> None:
-    """A slice's rows as `part-NNNNN.parquet` files of at most about `PART_BYTES`, numbered from
-    `first` on. They outlast a power cut once their artifact is sealed."""
+    """Write a slice as `part-NNNNN.parquet` files of at most about `PART_BYTES`, numbered from
+    `first` on. They are synced to disk when their artifact is sealed."""
     parts = max(1, -(-table.nbytes // PART_BYTES))
     size = max(1, -(-len(table) // parts))
     for number, start in enumerate(range(0, max(len(table), 1), size), first):
@@ -32,14 +32,14 @@ def write_slice(directory: Path, table: pa.Table, first: int = 0) -> None:
 
 
 def write_table(path: Path, table: pa.Table, last: bool = True) -> None:
-    """One parquet file, whole or not at all; see `replacing` for `last`."""
+    """Write one parquet file atomically; see `replacing` for `last`."""
     with replacing(path, last) as temporary, writer_of(temporary, table.schema) as writer:
         writer.write_table(table)
 
 
 def writer_of(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    """Of texts that hardly ever come twice no dictionary is tried, which costs a third of the time
-    of writing and a fifth of that of reading, and no smallest and largest are kept."""
+    """Return a parquet writer. Columns of texts that hardly repeat get no dictionary, which saves a
+    third of the time of writing and a fifth of reading, and no statistics."""
     leaves = [path for field in schema for path in _leaves(field.name, field.type)]
     like = [path for path in leaves if path.rpartition(".")[2] not in schemas.UNLIKE]
     return pq.ParquetWriter(
@@ -48,7 +48,7 @@ def writer_of(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _leaves(path: str, kind: pa.DataType) -> Iterator[str]:
-    """The columns that parquet makes of one of ours, by their paths."""
+    """Yield the paths of the parquet columns of one of our columns."""
     if pa.types.is_list(kind):
         yield from _leaves(f"{path}.list.element", kind.value_type)
     elif pa.types.is_struct(kind):
@@ -83,7 +83,7 @@ class Reader:
         return self._rows
 
     def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """These rows, in this order."""
+        """Return the rows at these numbers, in this order."""
         by_group: dict[int, list[int]] = {}
         for number in numbers:
             by_group.setdefault(bisect.bisect_right(self._starts, number) - 1, []).append(number)
@@ -104,15 +104,15 @@ class Reader:
 
 
 def slice_directory(root: Path, name: str) -> Path:
-    """Where the files of slice `name` lie in an artifact of rows."""
+    """Return the directory of slice `name` in an artifact of rows."""
     return root / "data" / name
 
 
 def read_slice(
     root: Path, name: str, kind: str, columns: Collection[str] | None = None
 ) -> pa.Table:
-    """The rows of one slice of an artifact at rest, checked against its contract. With
-    `columns`, these alone are read, and of the others only the names."""
+    """Read the rows of one slice of an artifact on disk, checked against its schema. With
+    `columns`, only these are read, and of the others only the names. Raises InputError."""
     tables = []
     for file in slice_files(root, name):
         # ParquetFile and not read_table, which brings in pyarrow.dataset and with it pandas
@@ -125,8 +125,8 @@ def read_slice(
 
 
 def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Series:
-    """The texts of one column of a slice at `rows`, in their order. Read batch by batch: a column
-    of long texts is never in memory as a whole."""
+    """Return the texts of one column of a slice at `rows`, in their order. Reads batch by batch: a
+    column of long texts is never in memory as a whole."""
     import numpy as np
     import polars as pl
 

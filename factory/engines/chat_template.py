@@ -1,4 +1,5 @@
-"""Messages to token ids, once, and the template contract that every stage leans on.
+"""Messages to token ids, in one place, and the contract of chat templates that every stage relies
+on.
 
 Text is rendered to ids here and nowhere else, so sampler, reward model and trainer see the same
 tokens. At most one BOS, the generation prompt at the end, and every token that ends a turn known.
@@ -23,8 +24,8 @@ PROBE = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "c
 
 
 def load_tokenizer(directory: str) -> Any:
-    """The tokenizer of a model on disk. Raises InputError when it cannot be read, or has no chat
-    template."""
+    """Load the tokenizer of a model on disk. Raises InputError when it cannot be read, or has no
+    chat template."""
     from transformers import AutoTokenizer
 
     try:
@@ -43,29 +44,30 @@ def load_tokenizer(directory: str) -> Any:
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation up to where the assistant is to speak. Raises InputError when
+    """Return the token ids of a conversation, with the generation prompt. Raises InputError when
     the template refuses it."""
     return _render(tokenizer, messages, add_generation_prompt=True)
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of plain text that a model is to go on with, without its chat template."""
+    """Return the token ids of plain text to continue, without the chat template."""
     return list(tokenizer(text)["input_ids"])
 
 
 def conversation_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a whole conversation, as a reward model reads it. Raises InputError when the
-    template refuses it."""
+    """Return the token ids of a whole conversation, as a reward model reads it. Raises InputError
+    when the template refuses it."""
     return _render(tokenizer, messages, add_generation_prompt=False)
 
 
 def answered_ids(
     tokenizer: Any, items: Sequence[tuple[Sequence[Message], str]]
 ) -> list[tuple[list[int], int]]:
-    """For (prompt, answer) pairs the token ids up to and with the stop token that closes the
-    answer, and where the answer starts: what a model would have drawn, and what is trained on.
+    """Return, for (prompt, answer) pairs, the token ids up to and with the stop token that closes
+    the answer, and the index where the answer starts: what a model would have drawn, and what is
+    trained on.
 
-    Raises InputError when no token ends a turn, or a prompt is not how its conversation begins.
+    Raises InputError when no token ends a turn, or a prompt is not a prefix of its conversation.
     """
     tail = _tail(tokenizer)
     stop = next((i for i, token in enumerate(tail) if _ends_turn(tokenizer, token)), None)
@@ -93,7 +95,7 @@ def answered_ids(
 
 
 def template_arguments(tokenizer: Any) -> dict[str, bool]:
-    """What to hand to the template beside the messages: thinking off, where it has a switch.
+    """Return the template's keyword arguments: thinking off, where it has a switch.
 
     The thoughts would be trained on, scored and compared as if they were the answer.
     """
@@ -102,7 +104,7 @@ def template_arguments(tokenizer: Any) -> dict[str, bool]:
 
 
 def takes_system(tokenizer: Any) -> bool:
-    """Whether the template prints a system message; some refuse one, some leave it out."""
+    """Return whether the template prints a system message; some refuse one, some leave it out."""
     messages = [{"role": "system", "content": "Zyxel"}, *PROBE]
     try:
         return "Zyxel" in rendered(tokenizer, messages, add_generation_prompt=False)
@@ -111,8 +113,8 @@ def takes_system(tokenizer: Any) -> bool:
 
 
 def stop_ids(tokenizer: Any, generation_config: Any) -> list[int]:
-    """Every token id that ends the assistant's turn: the generation config's, the tokenizer's,
-    and those that its template prints after an answer (Cohere's prints two)."""
+    """Return every token id that ends the assistant's turn: the generation config's, the
+    tokenizer's, and those that its template prints after an answer (Cohere's prints two)."""
     tokens: set[Any] = set()
     configured = getattr(generation_config, "eos_token_id", None)
     for value in (configured, tokenizer.eos_token_id):
@@ -122,14 +124,14 @@ def stop_ids(tokenizer: Any, generation_config: Any) -> list[int]:
 
 
 def closing_ids(tokenizer: Any) -> list[int]:
-    """The special tokens that the template prints after an answer, in order: the first of them
-    is where a model trained on it stops. None at all if it closes a turn with plain text."""
+    """Return the special tokens that the template prints after an answer, in order. A model trained
+    on it stops at the first. Empty if it closes a turn with plain text."""
     return [token for token in _tail(tokenizer) if _ends_turn(tokenizer, token)]
 
 
 def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:
-    """What the template does, for manifest and card: its hash, BOS count, stop ids, switches that
-    are off, whether it knows a system message, and an example."""
+    """Describe the template for manifest and card: its hash, BOS count, stop ids, switches that are
+    off, whether it takes a system message, and an example."""
     ids = prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
     bos = tokenizer.bos_token_id
     # ChatML has <|im_start|> as BOS and opens every turn with it: only a doubled one is wrong.
@@ -145,7 +147,7 @@ def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:
 
 
 def contract_of(directory: Path) -> dict[str, Any]:
-    """The contract of a model on disk, from its tokenizer and generation config alone."""
+    """Return the contract of a model on disk, from its tokenizer and generation config alone."""
     from transformers import GenerationConfig
 
     tokenizer = load_tokenizer(str(directory))
@@ -167,7 +169,7 @@ def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: 
 
 
 def rendered(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    """A conversation as its template prints it. Raises InputError when the template refuses it."""
+    """Render a conversation with its template. Raises InputError when the template refuses it."""
     from jinja2.exceptions import TemplateError
 
     try:
@@ -193,20 +195,20 @@ def rendered(tokenizer: Any, messages: Sequence[Message], add_generation_prompt:
 
 
 def _template(tokenizer: Any) -> str:
-    """The template that is used, where a tokenizer comes with several by name."""
+    """Return the template in use, where a tokenizer has several by name."""
     template = tokenizer.chat_template
     return str(template.get("default", "")) if isinstance(template, dict) else str(template)
 
 
 def _tail(tokenizer: Any) -> list[int]:
-    """What the template prints after an answer that ends a conversation."""
+    """Return the token ids that the template prints after a final answer."""
     text = rendered(tokenizer, PROBE, add_generation_prompt=False)
     after = text.rpartition(PROBE[-1]["content"])[2]
     return list(tokenizer.encode(after, add_special_tokens=False))
 
 
 def _ends_turn(tokenizer: Any, token: int) -> bool:
-    """Whether a token is one of the tokenizer's own and not text. Gemma's has runs of line breaks
-    among its own."""
+    """Return whether a token is one of the tokenizer's own and not text. Gemma's has runs of line
+    breaks among its own."""
     added = tokenizer.added_tokens_decoder.get(token)
     return token in tokenizer.all_special_ids or (added is not None and added.content.strip() != "")

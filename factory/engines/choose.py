@@ -1,4 +1,4 @@
-"""Which engine runs a model: what the recipe says, or what is installed and what the machine has.
+"""Choose the engine of a model: by the recipe, or by what is installed and what the machine has.
 
 The engine is how, not what: it is recorded in the manifest and never part of an identity.
 """
@@ -23,17 +23,17 @@ Name = Literal["auto", "vllm", "transformers", "openai"]
 
 
 class EngineKnobs(Knobs):
-    """How a model is run. `auto` takes vLLM where it is installed and there is a GPU, else
-    transformers: on a CPU vLLM draws about half as many tokens a second.
+    """Settings of an inference engine. `auto` takes vLLM where it is installed and there is a GPU,
+    else transformers: on a CPU vLLM draws about half as many tokens a second.
 
-    For vLLM, in its words: `tensor_parallel`, GPUs that share one copy of the model (1 unless it
-    does not fit on one); `gpu_memory_utilization`; `max_num_seqs`, requests at once (also the
-    rows of a batch for transformers, and requests at once for openai); `max_model_len`, tokens
-    of the longest request, where the model's whole context does not fit into memory.
-    For openai: `served_model`, the name on the server where it is not what the recipe calls it.
+    For vLLM, in its terms: `tensor_parallel`, GPUs that share one copy of the model (1 unless it
+    does not fit on one); `gpu_memory_utilization`; `max_num_seqs`, requests at once (also the rows
+    of a batch for transformers, and requests at once for openai); `max_model_len`, tokens of the
+    longest request, where the model's whole context does not fit into memory. For openai:
+    `served_model`, the name on the server where it is not the one in the recipe.
 
-    `processes`: engines on this machine, each in a process and on GPUs of its own; as many as
-    there are GPUs for where nothing is said.
+    `processes`: engines on this machine, each in a process and on GPUs of its own; by default as
+    many as fit the GPUs.
     """
 
     engine: Name = "auto"
@@ -47,7 +47,7 @@ class EngineKnobs(Knobs):
     @model_validator(mode="before")
     @classmethod
     def _without_batching(cls, data: Any) -> Any:
-        """Read recipes that say how transformers batches: only its default is left."""
+        """Read recipes with `batching`, a knob of which only the default is left."""
         if not isinstance(data, dict) or "batching" not in data:
             return data
         if data["batching"] != "static":
@@ -58,7 +58,7 @@ class EngineKnobs(Knobs):
         return {key: value for key, value in data.items() if key != "batching"}
 
     def vllm(self) -> dict[str, Any]:
-        """As arguments of vLLM's."""
+        """Return the settings as arguments of vLLM."""
         limits = {"max_num_seqs": self.max_num_seqs, "max_model_len": self.max_model_len}
         return {
             "tensor_parallel_size": self.tensor_parallel,
@@ -68,7 +68,8 @@ class EngineKnobs(Knobs):
 
 
 def chosen(engine: Name) -> Name:
-    """The engine that `engine` stands for here. Raises StageError when it is not installed."""
+    """Return the engine to use for `engine` on this machine. Raises StageError when it is not
+    installed."""
     installed = {
         "vllm": importlib.util.find_spec("vllm") is not None,
         "transformers": importlib.util.find_spec("transformers") is not None,
@@ -92,7 +93,7 @@ def chosen(engine: Name) -> Name:
 
 
 def processes(knobs: EngineKnobs) -> int:
-    """How many processes share the work on this machine. Raises StageError."""
+    """Return how many processes share the work on this machine. Raises StageError."""
     if knobs.processes is not None:
         return knobs.processes
     if chosen(knobs.engine) == "openai":
@@ -103,7 +104,7 @@ def processes(knobs: EngineKnobs) -> int:
 
 
 class CountedEngine(Protocol):
-    """An engine, or what runs on one: it can say what it has read or drawn, and be closed."""
+    """An engine, or an object that runs on one: it counts tokens and can be closed."""
 
     @property
     def tokens(self) -> int: ...
@@ -115,8 +116,8 @@ E = TypeVar("E", bound=CountedEngine)
 
 
 class EngineCache(Generic[E]):
-    """One engine at a time: opened when it is asked for, closed when another is asked for or the
-    block ends, so that two models never share a device."""
+    """Cache of one engine. Another key, or the end of the block, closes the open engine, so that
+    two models never share a device."""
 
     def __init__(self, opener: Callable[[str], E]) -> None:
         self._open = opener
@@ -124,7 +125,7 @@ class EngineCache(Generic[E]):
         self._before = 0  # tokens of engines that are closed
 
     def tokens(self) -> int:
-        """What all engines together have drawn or read so far."""
+        """Return the tokens that all engines together have drawn or read so far."""
         current = self._current
         return self._before + (current[1].tokens if current else 0)
 
@@ -135,7 +136,7 @@ class EngineCache(Generic[E]):
         return self._current[1]
 
     def close(self) -> None:
-        """Let go of the engine that is open, if one is."""
+        """Close the open engine, if there is one."""
         if self._current is not None:
             self._before = self.tokens()
             engine, self._current = self._current[1], None
@@ -156,8 +157,9 @@ def sampler(
     adapter: Path | None = None,
     other_adapters: Sequence[Path] = (),
 ) -> Sampler:
-    """An engine that continues prompts with the model in `directory`, which the hub calls
-    `name`, and `adapter` on it; `others` may be put on in its place. Raises FactoryError."""
+    """Open an engine that continues prompts with the model in `directory`, which the hub calls
+    `name`, with `adapter` active; `other_adapters` can be activated in its place. Raises
+    FactoryError."""
     engine = chosen(knobs.engine)
     if engine == "vllm":
         from factory.engines.vllm import VllmSampler
@@ -184,15 +186,15 @@ def sampler(
 
 
 def chat(knobs: EngineKnobs, name: str, options: Mapping[str, Any]) -> OpenAIChat:
-    """A served model that is asked in messages, called `name` there unless `served_model` says
-    otherwise; `options` are more words of every request. Raises StageError."""
+    """Open a served chat model, called `name` at the server unless `served_model` is set; `options`
+    are added to every request. Raises StageError."""
     from factory.engines.openai import OpenAIChat, OpenAIServer
 
     return OpenAIChat(OpenAIServer(knobs.served_model or name, knobs.max_num_seqs or 64), options)
 
 
 def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:
-    """An engine that scores whole conversations. Raises FactoryError."""
+    """Open an engine that scores whole conversations. Raises FactoryError."""
     engine = _reading(knobs)
     if engine == "vllm":
         from factory.engines.vllm import VllmScorer
@@ -206,7 +208,7 @@ def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:
 def likelihood(
     knobs: EngineKnobs, directory: Path, dtype: str, adapter: Path | None = None
 ) -> Likelihood:
-    """An engine that says how likely a text is. Raises FactoryError."""
+    """Open an engine that computes log-probabilities. Raises FactoryError."""
     engine = _reading(knobs)
     if engine == "vllm":
         from factory.engines.vllm import VllmLikelihood
@@ -218,7 +220,7 @@ def likelihood(
 
 
 def _reading(knobs: EngineKnobs) -> Name:
-    """The engine for what is read and not drawn."""
+    """Return the engine for models that only read."""
     engine = chosen(knobs.engine)
     if engine == "openai":
         raise StageError(

@@ -43,7 +43,7 @@ _NEUTRAL = {
 
 
 def address() -> str:
-    """Where the server is. Raises StageError without OPENAI_BASE_URL."""
+    """Return the server's address. Raises StageError without OPENAI_BASE_URL."""
     url = os.environ.get(ADDRESS)
     if not url:
         raise StageError(
@@ -54,7 +54,7 @@ def address() -> str:
 
 
 class _Refused(Exception):
-    """A reply that may be another one later."""
+    """A reply with a status that may pass; worth a retry."""
 
     def __init__(self, status: int, text: str, after: float | None) -> None:
         super().__init__(f"{status}: {text}")
@@ -62,7 +62,7 @@ class _Refused(Exception):
 
 
 class _NotThis(StageError):
-    """A reply that says why there will be none to this request, by the `reason`."""
+    """A reply that refuses this one request for good, by the `reason`."""
 
     def __init__(self, reason: str, what: str, fix: str) -> None:
         super().__init__(what, fix)
@@ -70,13 +70,14 @@ class _NotThis(StageError):
 
 
 class OpenAIServer:
-    """One server and the model it is asked for. Safe for many threads."""
+    """One server and the name of the model there. Safe for many threads."""
 
     def __init__(
         self, model: str, concurrency: int = 64, timeout: float = 1800, patience: float = 1.0
     ) -> None:
-        """`timeout`: seconds one answer may take; `patience`: seconds of the first wait, doubled
-        with each attempt. Raises StageError without OPENAI_BASE_URL."""
+        """Connect to the server. `timeout`: seconds that one answer may take; `patience`: seconds
+        of the first backoff, doubled with each attempt. Raises StageError without OPENAI_BASE_URL.
+        """
         http, url = _http(), address()
         self.model, self._patience = model, patience
         self._key = os.environ.get("OPENAI_API_KEY", "")
@@ -91,9 +92,9 @@ class OpenAIServer:
     def post_all(
         self, path: str, bodies: Sequence[Mapping[str, Any]], each: bool = False
     ) -> list[dict[str, Any]]:
-        """The replies to all of these, in order, some at once. With `each`, one that is too long
-        for the server or refused for what it says is no error, as the others may be answered: its
-        reply is `{"no_answer": reason}`. Raises StageError."""
+        """Send all requests, some at once, and return their replies in order. With `each`, a
+        request that is too long for the server or refused for its content is no error, as the
+        others may be answered: its reply is `{"no_answer": reason}`. Raises StageError."""
         post = self._post_each if each else self.post
         jobs = [self._pool.submit(post, path, body) for body in bodies]
         try:
@@ -110,7 +111,8 @@ class OpenAIServer:
             return {"no_answer": error.reason}
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """One reply. A busy or broken server is asked again, as late as it says itself."""
+        """Send one request. Retries a busy or broken server, after the time in its Retry-After.
+        Raises StageError."""
         http = _http()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((_Refused, http.TransportError)),
@@ -133,7 +135,7 @@ class OpenAIServer:
         return reply
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel requests in progress and close the connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
@@ -167,7 +169,7 @@ class OpenAIServer:
         return min(pause, _LONGEST_WAIT) if pause is not None else backoff(state)
 
     def _clean(self, text: str) -> str:
-        """`text` without the key, which some servers quote."""
+        """Return `text` without the key, which some servers quote."""
         return text.replace(self._key, "[key]") if self._key else text
 
 
@@ -204,12 +206,12 @@ class OpenAISampler:
         self._server = server
 
     def set_adapter(self, adapter: Path | None) -> None:
-        """A served model is what its name stands for: there is nothing to change."""
+        """Do nothing: the server's name stands for one model."""
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
     ) -> list[Completion]:
-        """As engines.Sampler says; the request with number i has seed + i."""
+        """Sample as engines.Sampler; request i has seed + i."""
         rooms = rooms_of(prompts, sampling, self.max_context)
         bodies = [
             {
@@ -246,9 +248,9 @@ class OpenAISampler:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a served model said: text, why it ended (`stop`, `length`, `too_long` or `refused`
-    where there is no answer to this request, or a word of the server's), and its tokens and those
-    of both sides where the server counts them."""
+    """Reply of a served model: text, finish reason (`stop`, `length`, `too_long` or `refused` where
+    there is no answer to this request, or a word of the server's), its tokens and those of prompt
+    and answer, where the server counts them."""
 
     text: str
     finish_reason: str
@@ -257,8 +259,8 @@ class Answer:
 
 
 class OpenAIChat:
-    """A served chat model, messages in and text out: for a judge of whom nobody here has the
-    weights. `options` go into every request, as `chat_template_kwargs`; null takes a word out."""
+    """A served chat model, messages in and text out, for judges without public weights. `options`
+    are added to every request, such as `chat_template_kwargs`; null removes one."""
 
     lanes = LANES
 
@@ -270,8 +272,8 @@ class OpenAIChat:
     def answer(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling, seed: int
     ) -> list[Answer]:
-        """One answer to each conversation, in order, all with the same seed: where a request
-        stands among others changes nothing. Raises StageError."""
+        """Return one answer to each conversation, in order, all with the same seed: the position of
+        a request among others changes nothing. Raises StageError."""
         words = {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -312,7 +314,7 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
 
 
 def _after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that Retry-After asks for, given as seconds or as a date."""
+    """Parse Retry-After, seconds or a date, as seconds from now; None without one."""
     value = headers.get("retry-after")
     if value is None:
         return None
@@ -327,7 +329,7 @@ def _after(headers: Mapping[str, str]) -> float | None:
 
 
 def _http() -> Any:
-    """The HTTP client that huggingface_hub brings."""
+    """Return the HTTP library that huggingface_hub uses."""
     try:
         import httpx2 as http  # huggingface_hub 2
     except ImportError:

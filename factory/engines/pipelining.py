@@ -1,8 +1,8 @@
-"""Lanes: several pieces of work under way at once, so that an engine is never left to drain.
+"""Lanes: several shards in progress at once, so that an engine never drains.
 
-Only one lane runs Python at a time: it holds the turn and gives it up while it waits for an
-engine. So whoever writes the work need not think of threads: between two waits nothing of it runs
-beside anything else, and tokenizers, which may not be used from two threads at once, are safe.
+Only one lane runs Python at a time: it holds the turn and releases it while it waits for an engine.
+So stages need not care about threads: between two waits no other lane runs, and tokenizers, which
+may not be used from two threads at once, are safe.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def release_turn() -> Iterator[None]:
 def run(
     work: Iterable[Work], make: Callable[[Work], Result], lanes: int
 ) -> Iterator[tuple[Work, Result]]:
-    """`make` of every piece of work, each with what it was made from, in the order in which they
-    get done. `lanes` of them are under way at once; the next is taken from `work` when one is
-    done, so nothing is held in memory ahead of time.
+    """Yield (work, result of `make`) of every piece of work, in the order in which they get done.
+    `lanes` of them are in progress at once; the next is taken from `work` when one is done, so
+    nothing is held in memory ahead of time.
 
-    An error in `make` is raised here, and once it has happened no further work is begun. With one
-    lane there is no thread.
+    An error in `make` is raised here, and no further work is begun after it. With one lane there is
+    no thread.
     """
     if lanes == 1:
         for piece in work:

@@ -1,5 +1,5 @@
-"""Where a chat template breaks the contract: seen from the tokenizer alone, before a GPU is asked
-for. What is rendered, and how, is chat_template.py's."""
+"""Check a chat template against the contract, from the tokenizer alone, before a GPU is used.
+chat_template.py renders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AGAIN = [{"role": "user", "content": "And a number."}, {"role": "assistant", "c
 
 
 class TemplateFault(NamedTuple):
-    """One thing that is wrong: `fatal` when what is made would be worthless, and the fix."""
+    """One fault and its fix; `fatal` if it makes the results worthless."""
 
     fatal: bool
     what: str
@@ -22,7 +22,7 @@ class TemplateFault(NamedTuple):
 
 
 def breaches(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
-    """What is wrong with the template of a model that answers, worst first."""
+    """Return the faults of the template of a model that answers, worst first."""
     first = _turn(tokenizer, PROBE, "a first answer")
     second = [] if first else _turn(tokenizer, [*PROBE, *_AGAIN], "a second answer")
     faults = [*first, *second, *_stops(tokenizer, generation_config), *opening(tokenizer)]
@@ -30,8 +30,8 @@ def breaches(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
 
 
 def opening(tokenizer: Any) -> list[TemplateFault]:
-    """What is wrong with how a template begins. All that binds a reward model's: it reads whole
-    conversations and stops nowhere."""
+    """Return the faults at the start of a template. A reward model is checked for these alone: it
+    reads whole conversations and stops nowhere."""
     try:
         text = chat_template.rendered(tokenizer, PROBE, add_generation_prompt=False)
     except InputError as error:
@@ -58,7 +58,7 @@ def opening(tokenizer: Any) -> list[TemplateFault]:
 
 
 def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[TemplateFault]:
-    """Whether a prompt is how its conversation begins, up to the answer's first character."""
+    """Check that a prompt is a prefix of its conversation, up to the answer's first character."""
     later = messages is not PROBE  # several turns: only recipes that ask for them are harmed
     try:
         prompt = chat_template.prompt_ids(tokenizer, messages[:-1])

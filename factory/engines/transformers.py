@@ -26,12 +26,12 @@ _PATIENCE = 600.0  # seconds without a word before a model that speaks is given 
 
 
 def has_gpu() -> bool:
-    """Whether torch finds an NVIDIA or AMD GPU here."""
+    """Return whether torch finds an NVIDIA or AMD GPU."""
     return gpu_count() > 0
 
 
 def gpu_count() -> int:
-    """How many of them."""
+    """Count the NVIDIA or AMD GPUs that torch finds."""
     import torch
 
     return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
@@ -57,16 +57,16 @@ def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
 
 
 def causal(directory: Path, dtype: str) -> Any:
-    """A causal model on the device that torch finds. Raises InputError."""
+    """Load a causal model on the device that torch finds. Raises InputError."""
     from transformers import AutoModelForCausalLM
 
     return _load(AutoModelForCausalLM, directory, dtype)
 
 
 def _attach(model: Any, adapters: Sequence[Path]) -> Any:
-    """Put LoRA adapters on a causal model, in its place; what comes back switches between them
-    (see `_called`). Raises InputError for what is no LoRA, StageError for one that was made on
-    another model."""
+    """Attach LoRA adapters to a causal model, in place; the returned model switches between them
+    (see `_adapter_name`). Raises InputError for an adapter that is no LoRA, StageError for one of
+    another base model."""
     from peft import PeftModel
 
     # Not model.load_adapter: with a second adapter it sets the first one's weights anew (5.19).
@@ -92,17 +92,17 @@ def _attach(model: Any, adapters: Sequence[Path]) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What it says, in one line."""
+    """Return the error's message, its first line."""
     return (str(error) or repr(error)).splitlines()[0]
 
 
 def _adapter_name(number: int) -> str:
-    """What PEFT calls an adapter."""
+    """Return the name of an adapter in PEFT."""
     return f"adapter-{number}"
 
 
 def generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
-    """A fresh config: the model's own may carry top-k, penalties or a sampling temperature."""
+    """Return a fresh generation config: the model's own may have top-k, penalties or a temperature."""
     from transformers import GenerationConfig
 
     greedy = sampling.temperature == 0
@@ -117,7 +117,7 @@ def generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
 
 
 class _Transformers:
-    """What all uses of transformers share: one caller at a time, the model loaded at once."""
+    """Base of the transformers engines: one caller at a time, the model loaded at once."""
 
     lanes = 1
 
@@ -133,7 +133,7 @@ class _Transformers:
         self._layers: Any = None  # its adapters, if it has any
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         import torch
 
         self._model = self._layers = None
@@ -142,10 +142,11 @@ class _Transformers:
 
 
 class TransformersSampler(_Transformers):
-    """A causal model, with a LoRA adapter on it if one is given; `others` may be put on in its
+    """A causal model, with a LoRA adapter if one is given; `other_adapters` can be activated in its
     place. See engines.Sampler.
 
-    Answers are drawn `rows` at a time, each such batch from a stream of its own."""
+    Answers are drawn `rows` at a time, each such batch from a random stream of its own.
+    """
 
     def __init__(
         self,
@@ -172,7 +173,7 @@ class TransformersSampler(_Transformers):
         self._adapter = adapter
 
     def _active_adapter(self) -> contextlib.AbstractContextManager[None]:
-        """The model as it is to answer: bare within the block, if no adapter is worn."""
+        """Return a context with the adapters disabled, if the base model is active."""
         bare = self._layers is not None and self._adapter is None
         return self._layers.disable_adapter() if bare else contextlib.nullcontext()
 
@@ -226,10 +227,10 @@ class TransformersSampler(_Transformers):
 
 
 class Talker:
-    """A causal model that is listened to while it speaks, one prompt at a time.
+    """A causal model that streams its answer, one prompt at a time.
 
-    `speech` is where its tokenizer and template lie. A model with an adapter through PEFT also
-    speaks as its base does.
+    `speech` is the directory of its tokenizer and template. A model with a PEFT adapter can also
+    answer as its base.
     """
 
     def __init__(self, model: Any, base: Path, speech: Path) -> None:
@@ -246,8 +247,8 @@ class Talker:
     def say(
         self, prompt: Sequence[int], sampling: Sampling, seed: int, as_base: bool = False
     ) -> Generator[str, None, Completion]:
-        """The answer to a prompt, piece by piece as it is drawn; the sample is what the generator
-        returns. One that is closed early stops drawing. `as_base` switches the adapter off.
+        """Yield the answer to a prompt, piece by piece as it is drawn; the completion is the
+        generator's return value. Closing it early stops sampling. `as_base` disables the adapter.
 
         Raises InputError for a prompt that leaves no room (see Sampling.room).
         """
@@ -337,8 +338,7 @@ class TransformersScorer(_Transformers):
 
 
 class TransformersLikelihood(_Transformers):
-    """A causal model that reads, with a LoRA adapter on it if one is given. See
-    engines.Likelihood."""
+    """A causal model that reads, with a LoRA adapter if one is given. See engines.Likelihood."""
 
     def __init__(self, directory: Path, dtype: str, adapter: Path | None = None) -> None:
         super().__init__(directory)

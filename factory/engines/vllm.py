@@ -36,7 +36,7 @@ _ENVIRONMENT = {
 
 
 def max_lora_rank(rank: int) -> int:
-    """The smallest rank that vLLM can reserve for an adapter of `rank`. Raises InputError."""
+    """Return the smallest rank that vLLM can reserve for an adapter of `rank`. Raises InputError."""
     ranks = [value for value in RANKS if value >= rank]
     if not ranks:
         raise InputError(
@@ -57,7 +57,7 @@ class _Batch:
         self._n_open = len(requests)
 
     def put(self, number: int, output: Any) -> None:
-        """Take in the output of one request."""
+        """Store the output of one request."""
         self._outputs[number] = output
         self._n_open -= 1
         if not self._n_open:
@@ -127,7 +127,7 @@ class _Engine:
     def ask(
         self, requests: Sequence[tuple[Sequence[int], Any]], adapter: Path | None = None
     ) -> list[Any]:
-        """vLLM's outputs to (token ids, parameters) in order, when all are there."""
+        """Return vLLM's outputs to (token ids, parameters), in order, when all are there."""
         if not requests:
             return []
         batch = _Batch(requests, None if adapter is None else self._loras[adapter])
@@ -136,7 +136,7 @@ class _Engine:
             return batch.done.result()
 
     def close(self) -> None:
-        """Drop what is under way and end the engine's processes."""
+        """Drop requests in progress and end the engine's processes."""
         self._inbox.put(None)
         self._thread.join(timeout=60)
         self._engine.engine_core.shutdown()
@@ -188,7 +188,7 @@ class _Engine:
 
 
 class _Vllm:
-    """What all three uses of vLLM share."""
+    """Base of the three vLLM engines."""
 
     lanes = LANES
 
@@ -200,8 +200,9 @@ class _Vllm:
         how: Mapping[str, Any] | None = None,
         other_adapters: Sequence[Path] = (),
     ) -> None:
-        """`adapter` is on at first, `others` may be put on in its place. `how`: arguments of
-        vLLM's EngineArgs that change no result."""
+        """Read the checkpoint; vLLM starts on first use. `adapter` is active at first,
+        `other_adapters` can be activated in its place. `how`: arguments of vLLM's EngineArgs that
+        change no result."""
         import vllm
 
         self.name = f"vllm {vllm.__version__}"
@@ -221,7 +222,7 @@ class _Vllm:
 
     @property
     def tokens(self) -> int:
-        """As engines.Engine says."""
+        """Tokens drawn or read so far."""
         return self._before + (self._started.tokens if self._started else 0)
 
     def _engine(self, **settings: Any) -> _Engine:
@@ -233,7 +234,7 @@ class _Vllm:
             return self._started
 
     def _check_length(self, longest: int) -> None:
-        """Raises InputError when a request is longer than the engine was told to expect."""
+        """Raise InputError when a request of `longest` tokens exceeds how.max_model_len."""
         limit = int(self._settings["max_model_len"])
         if longest > limit:
             raise InputError(
@@ -250,12 +251,12 @@ class _Vllm:
 
 
 class VllmSampler(_Vllm):
-    """A causal model, with a LoRA adapter on it if one is given; `others` may be put on in its
+    """A causal model, with a LoRA adapter if one is given; `other_adapters` can be activated in its
     place, without loading the model again. See engines.Sampler.
 
-    All answers come from one stream of random numbers, seeded by the first batch. A seed for each
-    request would draw row by row, about one kernel launch a row and step, without making answers
-    bit-stable: logits hang on what else is in the batch. On a CPU such requests end the engine
+    All answers come from one random stream, seeded by the first batch. A seed for each request
+    would draw row by row, about one kernel launch a row and step, without making answers
+    bit-stable: logits depend on what else is in the batch. On a CPU such requests end the engine
     (0.32: "CPU Generator does not use offset") when a prompt is read in two parts.
     """
 
@@ -314,7 +315,7 @@ class VllmScorer(_Vllm):
 
 
 class VllmLikelihood(_Vllm):
-    """A causal model, with an adapter on it if one is given. See engines.Likelihood."""
+    """A causal model that reads, with a LoRA adapter if one is given. See engines.Likelihood."""
 
     def log_probs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]

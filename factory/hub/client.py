@@ -63,7 +63,7 @@ _WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*
 
 @dataclass(frozen=True)
 class PublishedRef:
-    """Where an artifact can be found: repo, tag and commit."""
+    """Reference to a published artifact: repo, tag and commit."""
 
     repo: str
     tag: str
@@ -72,7 +72,7 @@ class PublishedRef:
 
 @dataclass(frozen=True)
 class CollectionEntry:
-    """A repo in a collection, with the note beside it."""
+    """A repo in a collection, with its note."""
 
     repo: str
     kind: Literal["model", "dataset"]
@@ -80,10 +80,9 @@ class CollectionEntry:
 
 
 class Hub:
-    """One hub: the local one or any other that speaks the protocol. `cache` is where its files
-    are kept, if not where HF_HUB_CACHE says: a cache does not know which hub a repo came from.
-    `reachable` is False for what stands in its place where there is none
-    (execution/offline_hub.py)."""
+    """One hub: the local one or any other that speaks the protocol. `cache` is the directory of its
+    files, by default HF_HUB_CACHE: a cache does not know which hub a repo came from. `reachable` is
+    False for the stand-in without a hub (execution/offline_hub.py)."""
 
     reachable = True
 
@@ -94,7 +93,7 @@ class Hub:
         self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
 
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
-        """(commit, content digest) of an outside repo; None when the hub does not have it.
+        """Return (commit, content digest) of an outside repo; None when the hub does not have it.
 
         Raises HubError when the hub is out of reach, or the repo is gated or has no `revision`.
         """
@@ -105,7 +104,8 @@ class Hub:
             return commit, content_digest(self._contents(name, kind, commit).items())
 
     def has(self, name: str, kind: str, revision: str) -> bool:
-        """Whether the hub has this revision of a repo. Raises HubError when it is out of reach."""
+        """Return whether the hub has this revision of a repo. Raises HubError when it is out of
+        reach."""
         with self.explained(name):
             try:
                 return self._commit_at(name, kind, revision) is not None
@@ -120,8 +120,9 @@ class Hub:
         only: Sequence[str] | None = None,
         but: Sequence[str] = (),
     ) -> Path:
-        """The files of a repo at a revision, on this disk: all, or `only` those of these patterns
-        `but` for others. Safetensors only, never pickles."""
+        """Download the files of a repo at a revision and return their directory. All files, or
+        `only` those of these patterns, `but` for others. Safetensors only, never pickles.
+        """
         with self.explained(name), announced(f"fetching {name} from {self.endpoint}"):
             return Path(
                 snapshot_download(
@@ -137,7 +138,7 @@ class Hub:
             )
 
     def holdings(self, repos: Mapping[str, str]) -> Inventory:
-        """Every artifact at a fingerprint's tag in these repos (name to type)."""
+        """List every artifact at a fingerprint's tag in these repos (name to type)."""
         inventory = Inventory()
         for repo, kind in repos.items():
             with self.explained(repo):
@@ -173,7 +174,7 @@ class Hub:
             return PublishedRef(repo, tag, commit)
 
     def read(self, name: str, kind: str, revision: str, path: str) -> bytes | None:
-        """One file of a repo at a revision; None when it is not there. Raises HubError."""
+        """Read one file of a repo at a revision; None when it is not there. Raises HubError."""
         with self.explained(name):
             try:
                 return self._download(name, kind, revision, path).read_bytes()
@@ -183,12 +184,12 @@ class Hub:
                 return None
 
     def paths(self, name: str, kind: str, revision: str) -> list[str]:
-        """The paths of all files of a repo at a revision. Raises HubError."""
+        """List the paths of all files of a repo at a revision. Raises HubError."""
         with self.explained(name):
             return self._api.list_repo_files(name, repo_type=kind, revision=revision)
 
     def siblings(self, repo: str, kind: str) -> list[tuple[str, str]]:
-        """The other models and datasets (name and kind) of the collections that hold a repo."""
+        """Return the other models and datasets (name and kind) of the collections that have a repo."""
         repos: dict[tuple[str, str], None] = {}
         with self.explained(repo):
             for shelf in self._api.list_collections(item=f"{kind}s/{repo}"):
@@ -198,8 +199,8 @@ class Hub:
         return [key for key in repos if key != (repo, kind)]
 
     def refresh_card(self, repo: str, kind: str, card: str) -> str | None:
-        """Put a new card on main: the one commit that may follow a publish. Data and tags stay as
-        they are. Returns the commit; None when that card is there already."""
+        """Commit a new card to main: the one commit that may follow a publish. Data and tags are
+        unchanged. Returns the commit; None when that card is there already."""
         new = card.encode()
 
         def attempt() -> str:
@@ -222,10 +223,10 @@ class Hub:
     def collect(
         self, title: str, org: str, private: bool, about: str, items: Sequence[CollectionEntry]
     ) -> str:
-        """Make a collection hold these repos, each with its note, in this order and in front of
-        whatever a person put there; it is made if missing. `{slug}` in `about` is filled in.
+        """Make a collection list these repos, each with its note, in this order and before the
+        items that a person added; it is created if missing. `{slug}` in `about` is filled in.
 
-        Asked again with the same it changes nothing. Returns the slug. Raises HubError.
+        Idempotent. Returns the slug. Raises HubError.
         """
         with self.explained(f"the collection {title}"):
             collection = self._api.create_collection(
@@ -253,7 +254,7 @@ class Hub:
             return collection.slug
 
     def _arrange(self, slug: str, order: Sequence[str]) -> None:
-        """Move items until those of `order` come first and in it; no request when they do."""
+        """Move items until those of `order` come first, in that order; no request when they do."""
         rank = {repo: place for place, repo in enumerate(order)}
         items = [(i.item_id, i.item_object_id) for i in self._api.get_collection(slug).items]
         for place, item in enumerate(sorted(items, key=lambda i: rank.get(i[0], len(rank)))):
@@ -263,13 +264,13 @@ class Hub:
                 items.insert(place, item)
 
     def collections(self, org: str) -> dict[str, str]:
-        """The collections of an org, slug to title. Raises HubError."""
+        """Return the collections of an org, slug to title. Raises HubError."""
         with self.explained(f"the collections of {org}"):
             return {item.slug: item.title for item in self._api.list_collections(owner=org)}
 
     def shelf(self, slug: str) -> tuple[str, str]:
-        """(slug, title) of a collection. One that was pulled is found by the slug that it had
-        elsewhere: only the number at its end differs. Raises HubError."""
+        """Return (slug, title) of a collection. One that was pulled is looked up by its slug on the
+        source hub: only the number at its end differs. Raises HubError."""
         titles = self.collections(slug.split("/")[0])
         matches = [
             candidate
@@ -285,7 +286,8 @@ class Hub:
         return here, titles[here]
 
     def collection(self, slug: str) -> dict[str, str]:
-        """The repos in a collection (as `shelf` finds it), in its order, with their types.
+        """Return the repos in a collection (looked up as by `shelf`), in its order, with their
+        types.
 
         Raises HubError.
         """
@@ -295,7 +297,7 @@ class Hub:
             return {i.item_id: i.item_type for i in items if i.item_type in ("model", "dataset")}
 
     def _commit_at(self, name: str, kind: str, revision: str) -> str | None:
-        """The commit of a repo at a revision; None when the hub has no such repo."""
+        """Return the commit of a repo at a revision; None when the hub has no such repo."""
         try:
             return self._api.repo_info(name, repo_type=kind, revision=revision).sha
         except GatedRepoError:  # a RepositoryNotFoundError too
@@ -321,7 +323,7 @@ class Hub:
                 yield ref.name, manifest
 
     def _commit(self, directory: Path, manifest: Manifest, repo: str, kind: str) -> str:
-        """One commit that makes the repo's main hold just what `directory` holds."""
+        """Make the repo's main hold exactly the files of `directory`, in one commit. Returns it."""
         files = _files(directory)
 
         def attempt() -> str:
@@ -355,7 +357,7 @@ class Hub:
                 )
 
     def _contents(self, repo: str, kind: str, revision: str) -> dict[str, str]:
-        """sha256 of every file. The hub knows it for large files; small ones are read."""
+        """Return the sha256 of every file. The hub has it for large files; small ones are read."""
         digests = {}
         for entry in self._api.list_repo_tree(
             repo, recursive=True, revision=revision, repo_type=kind
@@ -369,7 +371,7 @@ class Hub:
         return digests
 
     def _download(self, repo: str, kind: str, revision: str, path: str) -> Path:
-        """One file of a repo at a revision, on this disk."""
+        """Download one file of a repo at a revision and return its path."""
         return Path(
             hf_hub_download(
                 repo,
@@ -384,7 +386,7 @@ class Hub:
 
     @contextmanager
     def explained(self, name: str) -> Iterator[None]:
-        """Turn what the client raises into one line and its fix."""
+        """Translate the client's errors into HubError with a fix."""
         try:
             yield
         except Exception as error:
@@ -437,7 +439,7 @@ def _draw(manifest: Manifest) -> str:
 
 
 def _retrying(call: Callable[[], str]) -> str:
-    """Again after a lost race (409, 412), a server's bad moment (5xx) or a lost connection."""
+    """Retry `call` after a lost race (409, 412), a server error (5xx) or a lost connection."""
 
     def passing(raised: BaseException) -> bool:
         error = root_cause(raised)

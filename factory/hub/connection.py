@@ -1,4 +1,4 @@
-"""The network between us and a hub: what went wrong, whether it may pass, and who waits for what.
+"""Network errors between us and a hub: their causes, which are transient, and waiting.
 
 Lines about waiting go to the logger `factory`, which prints on stderr where nobody configured it.
 """

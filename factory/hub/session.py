@@ -49,15 +49,15 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
 
 @contextmanager
 def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
-    """Open a session inside somebody's own program, and leave its environment and its Hub clients
-    as they were. Raises HubError."""
+    """Open a session inside the user's own program, and restore its environment and Hub clients
+    afterwards. Raises HubError."""
     with restored_settings(), session(endpoint) as opened:
         yield opened
 
 
 def address(endpoint: str) -> str:
-    """A hub's address as people give it, made even. Raises HubError for what is none, and for one
-    with a password in it, which would end in logs, names of caches and links."""
+    """Normalize a hub's address. Raises HubError for one that is invalid, or has a password in it,
+    which would end in logs, names of caches and links."""
     if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
         raise HubError(
             f"{endpoint!r} is not a hub's address", "write it like https://huggingface.co"
@@ -79,7 +79,7 @@ def remote_token(endpoint: str) -> str | None:
 
 
 def not_started(error: HubStartError) -> HubError:
-    """What to do where the local hub does not start: most often its folder cannot be used."""
+    """Return the error for a local hub that does not start: most often its folder cannot be used."""
     return HubError(
         f"the local hub did not start: {error}",
         "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong",

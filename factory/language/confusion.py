@@ -28,9 +28,9 @@ _PUNCTUATION = str.maketrans({**dict.fromkeys(string.punctuation, ""), "—": " 
 def count_lines(
     answer: str, code: str, identify: Callable[[str], str | None]
 ) -> tuple[int, int] | None:
-    """Of one answer, the lines that can be judged and how many of them are in another language
-    than `wanted`; None for a language that is written without spaces. A line that `identify` has no
-    label for counts as wrong. Raises RecipeError for an unknown language."""
+    """Count the lines of one answer that can be judged, and those of them in another language than
+    `code`. None for a language that is written without spaces. A line that `identify` has no label
+    for counts as wrong. Raises RecipeError for an unknown language."""
     if code in UNSPACED:
         return None
     accepted = language(code).accepted
@@ -39,17 +39,17 @@ def count_lines(
 
 
 def no_word_rate(code: str) -> str | None:
-    """Why there is no word rate in a language: `latin_script`, or `no_word_cutter` where words
-    cannot be told apart; None where there is one."""
+    """Return why a language has no word rate: `latin_script`, or `no_word_cutter` where words
+    cannot be told apart; None where it has one."""
     if code not in OTHER_SCRIPT:
         return "latin_script"
     return "no_word_cutter" if code in UNSPACED else None
 
 
 def count_english(answer: str, code: str, words: Callable[[], Collection[str]]) -> int | None:
-    """Of one answer, the English words in lines that can be judged; None for a language without a
-    word rate. `words` gives the words that count (see `listed`), and is asked only for one that
-    has it."""
+    """Count the English words in the lines of one answer that can be judged; None for a language
+    without a word rate. `words` returns the words that count (see `listed`); it is called only for
+    a language with a word rate."""
     if no_word_rate(code):
         return None
     return _english(_long_lines(answer), words())
@@ -58,10 +58,10 @@ def count_english(answer: str, code: str, words: Callable[[], Collection[str]]) 
 def pass_rates(
     counts: Iterable[tuple[int | None, int | None, int | None]],
 ) -> tuple[float | None, float | None]:
-    """LPR and WPR of answers, each told as its lines that can be judged, those of them in another
-    language, and the English words in it (None where these are not looked at): the share of judged
-    answers without a wrong line, and of these the share without an English word. None where there
-    is nothing to share."""
+    """Return LPR and WPR of answers: the share of judged answers without a wrong line, and of these
+    the share without an English word; None where there is no answer to count. Each answer is given
+    as its lines that can be judged, those of them in another language, and its English words (None
+    where these are not counted)."""
     judged = [(wrong, words) for lines, wrong, words in counts if lines]
     right = [words for wrong, words in judged if not wrong]
     counted = [words for words in right if words is not None]
@@ -76,19 +76,19 @@ def _english(lines: Iterable[tuple[str, list[str]]], words: Collection[str]) -> 
 
 
 def _long_lines(answer: str) -> list[tuple[str, list[str]]]:
-    """The lines of an answer that are long enough to be judged, each with its words."""
+    """Return the lines of an answer that are long enough to be judged, each with its words."""
     lines = [(line, line.split()) for line in normalized(answer).split("\n")]
     return [(line, words) for line, words in lines if len(words) >= FEWEST]
 
 
 def normalized(answer: str) -> str:
-    """An answer as the authors read it: up to where a base model asks itself the next question,
-    and without ASCII punctuation."""
+    """Normalize an answer as the authors do: up to where a base model asks itself the next
+    question, and without ASCII punctuation."""
     return answer.split("\nQ:")[0].strip().translate(_PUNCTUATION)
 
 
 def listed(english: Iterable[str]) -> frozenset[str]:
-    """The words that count: in lower case and of at least four letters, so no name is one."""
+    """Return the words that count: in lower case and of at least four letters, so no name is one."""
     return frozenset(
         word for line in english if (word := line.strip()).islower() and len(word) >= SHORTEST
     )

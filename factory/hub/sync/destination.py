@@ -1,4 +1,4 @@
-"""A hub to write to, by ordinary commits: branches, tags, files, collections."""
+"""Destination hub of a transfer, written by ordinary commits: branches, tags, files, collections."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ Moved = Callable[[int], None]
 
 
 class ConcurrentUpdate(Exception):
-    """Somebody else moved a branch or set a tag meanwhile: look again."""
+    """Another writer moved a branch or set a tag meanwhile: plan again."""
 
 
 class Destination(HubReader):
-    """A hub that is written to by the public API alone."""
+    """Destination hub that is written by the public API alone."""
 
     keeps_ids = False
 
     def create(self, repo: RepoId, private: bool) -> None:
-        """Make a repo."""
+        """Create a repo."""
         retry_transient(
             lambda: self.api.create_repo(
                 repo.name, repo_type=repo.kind, private=private, exist_ok=True
@@ -55,15 +55,16 @@ class Destination(HubReader):
         )
 
     def create_tag(self, repo: RepoId, tag: str, commit: str) -> None:
-        """Set a tag. Raises Elsewhere if somebody else just did, on another commit."""
+        """Create a tag. Raises ConcurrentUpdate if another writer just set it on another commit."""
         self._create_ref(repo, tag, commit, self.api.create_tag, tag=tag)
 
     def create_branch(self, repo: RepoId, branch: str, commit: str) -> None:
-        """Start a branch. Raises Elsewhere if somebody else just did, at another commit."""
+        """Create a branch. Raises ConcurrentUpdate if another writer just created it at another
+        commit."""
         self._create_ref(repo, branch, commit, self.api.create_branch, branch=branch)
 
     def delete_branch(self, repo: RepoId, branch: str) -> None:
-        """Take a branch away, if it is there."""
+        """Delete a branch, if it exists."""
         with suppress(RevisionNotFoundError):
             retry_transient(
                 lambda: self.api.delete_branch(repo.name, branch=branch, repo_type=repo.kind)
@@ -77,9 +78,9 @@ class Destination(HubReader):
         private: bool,
         entries: list[tuple[RepoId, str | None]],
     ) -> str:
-        """Make a collection hold these repos with these notes, in this order; others come after.
+        """Make a collection list these repos with these notes, in this order; others come after.
 
-        Answers its slug.
+        Returns its slug.
         """
         slug = retry_transient(
             lambda: self.api.create_collection(
@@ -113,7 +114,8 @@ class Destination(HubReader):
         fetch: Fetch,
         moved: Moved,
     ) -> str:
-        """Repeat a commit on top of `parent` and answer the id it has here. Raises Elsewhere."""
+        """Replay a commit on top of `parent` and return its id on this hub. Raises
+        ConcurrentUpdate."""
         assert branch is not None and parent is not None
         if not (step.put or step.drop):
             return parent
@@ -167,7 +169,7 @@ class Destination(HubReader):
             raise ConcurrentUpdate from None
 
     def _arrived(self, repo: RepoId, branch: str, commit: RepoCommit) -> str | None:
-        """The commit that repeats `made` at the head of the branch, if an earlier try got there."""
+        """Return the replay of `commit` at the head of the branch, if an earlier try made it."""
         head = self.log(repo, branch)[-1]
         return head.id if commit.id in head.names else None
 
@@ -190,7 +192,7 @@ def _is(item: CollectionItem, repo: RepoId) -> bool:
 
 
 def retry_corrupt(call: Callable[[], T]) -> T:
-    """The answer of a call, tried anew with a fresh copy if the file did not arrive whole."""
+    """Return the result of `call`, retried with a fresh copy if the file arrived damaged."""
     retrying = Retrying(
         retry=retry_if_exception_type(Damaged), stop=stop_after_attempt(4), reraise=True
     )

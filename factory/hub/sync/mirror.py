@@ -1,4 +1,4 @@
-"""The local hub of the factory to write to, by its import route, which keeps the ids of commits."""
+"""The local hub as destination, written by its import route, which keeps commit ids."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BATCH = 100
 
 
 class Mirror(Destination):
-    """The local hub of the factory, whose import route keeps the ids of the commits."""
+    """The local hub of the factory, whose import route keeps commit ids."""
 
     keeps_ids = True
 
@@ -41,7 +41,7 @@ class Mirror(Destination):
         fetch: Fetch,
         moved: Moved,
     ) -> str:
-        """Take in a commit under its own id; content that this hub has is not fetched again."""
+        """Import a commit under its own id; content that this hub has is not downloaded again."""
         large = {file.sha256: file for file in step.put if file.sha256 is not None}
         links = retry_transient(lambda: self._links(repo, list(large.values())))
         inline: dict[str, Path] = {}
@@ -73,7 +73,7 @@ class Mirror(Destination):
         return step.commit.id
 
     def _links(self, repo: RepoId, files: list[File]) -> dict[str, str]:
-        """Where to send each content; without those that are here."""
+        """Return the upload link of each content, without those that this hub has."""
         links = {}
         for start in range(0, len(files), _BATCH):
             objects = [{"oid": f.sha256, "size": f.size} for f in files[start : start + _BATCH]]
@@ -112,7 +112,7 @@ class Mirror(Destination):
 def _lines(
     step: CommitStep, branch: str | None, parent: str | None, inline: dict[str, Path]
 ) -> Iterator[bytes]:
-    """The body of a mirrored commit: its header, then a line for each change."""
+    """Yield the lines of a mirrored commit: its header, then one for each change."""
     commit = step.commit
     header: dict[str, object] = {
         "commit": commit.id,

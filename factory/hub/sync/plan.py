@@ -1,9 +1,9 @@
-"""What has to be done so that one repo holds what another holds, and what stands in the way.
+"""Plan of a repo's transfer: the commits to replay, and the conflicts.
 
-Histories are repeated line by line, oldest commit first. A commit is known on the other side by
-its id or by the `Synced-from` line of the commit that repeats it; so a second run, or one after a
-kill, sees what is there and plans the rest. Nothing that exists is ever moved back or overwritten:
-a branch only goes forward from where the other side has it, and a tag never moves.
+Histories are replayed line by line, oldest commit first. A commit is identified on the other side
+by its id or by the `Synced-from` line of its replay; so a second run, or one after a kill, plans
+only the rest. Nothing that exists is ever moved back or overwritten: a branch only goes forward
+from where the other side has it, and a tag never moves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HUBS_OWN = {".gitattributes"}
 
 @dataclass(frozen=True)
 class Options:
-    """How to carry a repo over."""
+    """Options of a transfer."""
 
     adopt: bool = False  # where both differ, the destination's stands
     squash: bool = False  # only commits that a branch or tag names
@@ -28,7 +28,7 @@ class Options:
 
 @dataclass(frozen=True)
 class RepoPair:
-    """A repo on the one hub and what is, or will be, the same repo on the other."""
+    """A repo on the source hub and its counterpart, present or future, on the destination."""
 
     source: HubReader
     repo: RepoId
@@ -37,7 +37,8 @@ class RepoPair:
     keeps_ids: bool = False  # the destination takes in commits under the ids the source gave them
 
     def same(self, commit: str, ours: File, their_commit: str, theirs: File) -> bool:
-        """Whether two files hold the same, though one hub may keep as large what the other not."""
+        """Return whether two files have the same content, even if one hub stores it as a large
+        file."""
         if ours.size != theirs.size:
             return False
         if ours.sha256 is None and theirs.sha256 is None:
@@ -47,7 +48,7 @@ class RepoPair:
         )
 
     def differences(self, commit: str, theirs: str) -> list[str]:
-        """The paths whose content differs between two commits."""
+        """Return the paths whose content differs between two commits."""
         our_files = self.source.files(self.repo, commit)
         their_files = self.destination.files(self.target, theirs)
         both = our_files.keys() & their_files.keys()
@@ -60,7 +61,7 @@ class RepoPair:
 
 @dataclass(frozen=True)
 class CommitStep:
-    """One commit to be repeated: the files it brings and those it takes away."""
+    """One commit to replay: the files it adds and those it deletes."""
 
     commit: RepoCommit
     put: list[File]
@@ -69,7 +70,7 @@ class CommitStep:
 
 @dataclass(frozen=True)
 class CommitLine:
-    """Commits to be repeated one upon the other, on a branch or only so that a tag can name one."""
+    """Commits to replay one upon the other, on a branch or only so that a tag can name one."""
 
     branch: str | None
     start: str | None  # the destination's commit it goes on from; None is nowhere
@@ -79,7 +80,7 @@ class CommitLine:
 
 @dataclass
 class RepoPlan:
-    """All that is to be done for one repo."""
+    """All changes to be made for one repo."""
 
     pair: RepoPair
     absent: bool  # at the destination
@@ -94,7 +95,7 @@ class RepoPlan:
 
     @property
     def steps(self) -> list[CommitStep]:
-        """The commits to be repeated, in all lines."""
+        """The commits to replay, of all lines."""
         return [step for line in self.lines for step in line.steps]
 
     @property
@@ -104,17 +105,17 @@ class RepoPlan:
 
     @property
     def files(self) -> int:
-        """How many files the commits bring."""
+        """Number of files in the commits."""
         return sum(len(step.put) for step in self.steps)
 
     @property
     def size(self) -> int:
-        """How many bytes those files have."""
+        """Number of bytes of those files."""
         return sum(file.size for step in self.steps for file in step.put)
 
 
 def lay_out(pair: RepoPair, options: Options, revision: str | None = None) -> RepoPlan:
-    """The plan for a repo, or for one revision of it. Raises HubError if the source has it not."""
+    """Plan the transfer of a repo, or of one revision. Raises HubError if the source lacks it."""
     refs = pair.source.refs(pair.repo)
     if refs is None:
         raise HubError(
@@ -124,7 +125,7 @@ def lay_out(pair: RepoPair, options: Options, revision: str | None = None) -> Re
 
 
 class _Layout:
-    """The two sides of one repo, with their histories."""
+    """Both sides of one repo, with their histories."""
 
     def __init__(
         self, pair: RepoPair, options: Options, refs: RepoRefs, existing: RepoRefs | None
@@ -136,7 +137,7 @@ class _Layout:
         self._plan = RepoPlan(pair, existing is None, refs)
 
     def plan(self, revision: str | None) -> RepoPlan:
-        """The plan for the whole repo or for one revision."""
+        """Plan the transfer of the whole repo or of one revision."""
         plan, squash = self._plan, self._options.squash
         requested: set[str] = set()
         if revision is not None:
@@ -164,7 +165,7 @@ class _Layout:
         return plan
 
     def _narrowed(self, revision: str, commit: str) -> RepoRefs:
-        """The refs by which one revision will be found: its own, and main where that is free."""
+        """Return the refs for one revision: its own, and main where that is free."""
         refs, main = self._plan.refs, self._existing.branches.get("main")
         branches = {branch: commit for branch in refs.branches if branch == revision}
         if main is None or self._untouched(main):
@@ -172,7 +173,7 @@ class _Layout:
         return RepoRefs(branches, {tag: commit for tag in refs.tags if tag == revision})
 
     def _match(self, logs: dict[str, list[RepoCommit]]) -> None:
-        """Find which commits the destination has, under whatever id."""
+        """Match the source's commits with those of the destination, under whatever id."""
         at = {}
         for log in self._their_logs.values():
             for entry in log:
@@ -219,7 +220,7 @@ class _Layout:
             plan.apart.add(tag)
 
     def _graft(self, branch: str | None, line: list[RepoCommit]) -> None:
-        """Repeat what of a line will not be there, after the last of it that will."""
+        """Replay the rest of a line after the last of its commits that the destination will have."""
         plan, pair = self._plan, self._pair
         last = max((n for n, entry in enumerate(line) if entry.id in plan.reached), default=-1)
         if last >= 0 and (after := line[last].id) not in plan.counterparts:
@@ -237,7 +238,7 @@ class _Layout:
     def _line(
         self, branch: str | None, line: list[RepoCommit], start: str | None = None, after: str = ""
     ) -> None:
-        """Repeat a line on top of a commit of the destination, or of one yet to be repeated."""
+        """Replay a line on top of a commit of the destination, or of one yet to be replayed."""
         pair = self._pair
         theirs = pair.destination.files(pair.target, start) if start else {}
         before = pair.source.files(pair.repo, after) if after else None
@@ -261,7 +262,7 @@ class _Layout:
             self._plan.lines.append(CommitLine(branch, start, after or None, steps))
 
     def _untouched(self, head: str) -> bool:
-        """Whether the destination has nothing there but what it made itself."""
+        """Return whether the destination has nothing at `head` but its own initial commit."""
         files = self._pair.destination.files(self._pair.target, head)
         return len(self._their_logs[head]) == 1 and self._is_bare(files)
 
@@ -273,7 +274,7 @@ class _Layout:
 def _histories(
     side: HubReader, repo: RepoId, refs: RepoRefs, requested: set[str]
 ) -> dict[str, list[RepoCommit]]:
-    """The line that leads to each commit named, by that commit."""
+    """Return the history of each commit that a ref names, oldest first, by commit."""
     histories: dict[str, list[RepoCommit]] = {}
     for commit in dict.fromkeys([*refs.branches.values(), *refs.tags.values(), *requested]):
         for log in histories.values():

@@ -1,7 +1,7 @@
-"""One of the two hubs of a transfer, to read from: refs, commits, files, collections.
+"""Source hub of a transfer: refs, commits, files, collections.
 
-Whatever may pass (a lost connection, a 5xx, too many requests, a body cut short) is tried again,
-after the time the hub asks for if it names one; what arrives is held against the id it should have.
+Transient errors (a lost connection, a 5xx, too many requests, a truncated body) are retried, after
+the hub's Retry-After if it sends one. Downloads are checked against their ids.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RepoId(NamedTuple):
 
 @dataclass(frozen=True)
 class File:
-    """A file at a commit; `sha256` is known of large files, `blob` (git's id) of the others."""
+    """A file at a commit; `sha256` is that of large files, `blob` (git's id) of the others."""
 
     path: str
     size: int
@@ -75,7 +75,7 @@ class RepoCommit:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its id and those of the commits, on other hubs, that it repeats."""
+        """Its id and those of the commits, on other hubs, that it replays."""
         return (self.id, *_ORIGIN.findall(self.message))
 
 
@@ -88,11 +88,11 @@ class RepoRefs:
 
 
 class Damaged(OSError):
-    """A file did not arrive as the hub says it is."""
+    """A file arrived with another content than the hub lists."""
 
 
 class HubReader:
-    """A hub, read with retries; `staging`, for what is on its way, belongs to this hub alone."""
+    """A hub, read with retries; `staging` is its own directory for downloads."""
 
     def __init__(self, endpoint: str, token: str | None, staging: Path) -> None:
         self.endpoint = endpoint
@@ -104,11 +104,11 @@ class HubReader:
         self._files: dict[tuple[RepoId, str], dict[str, File]] = {}
 
     def explained(self, name: object) -> AbstractContextManager[None]:
-        """What the client raises inside becomes one line and its fix."""
+        """Translate the client's errors into HubError with a fix."""
         return self._hub.explained(str(name))
 
     def refs(self, repo: RepoId) -> RepoRefs | None:
-        """Branches and tags; None if this hub has no such repo, or hides it."""
+        """Return branches and tags; None if this hub has no such repo, or hides it."""
         try:
             refs = retry_transient(lambda: self.api.list_repo_refs(repo.name, repo_type=repo.kind))
         except GatedRepoError:
@@ -121,20 +121,20 @@ class HubReader:
         )
 
     def commit_of(self, repo: RepoId, revision: str) -> str:
-        """The commit that a revision names."""
+        """Return the commit of a revision."""
         info = retry_transient(
             lambda: self.api.repo_info(repo.name, repo_type=repo.kind, revision=revision)
         )
         return str(info.sha)
 
     def is_private(self, repo: RepoId) -> bool:
-        """Whether strangers do not see it."""
+        """Return whether the repo is private."""
         return bool(
             retry_transient(lambda: self.api.repo_info(repo.name, repo_type=repo.kind)).private
         )
 
     def log(self, repo: RepoId, revision: str) -> list[RepoCommit]:
-        """The commits up to a revision, oldest first."""
+        """Return the commits up to a revision, oldest first."""
         commits = retry_transient(
             lambda: self.api.list_repo_commits(repo.name, repo_type=repo.kind, revision=revision)
         )
@@ -150,7 +150,7 @@ class HubReader:
         ]
 
     def files(self, repo: RepoId, commit: str) -> dict[str, File]:
-        """The files at a commit, by path."""
+        """Return the files at a commit, by path."""
         if (repo, commit) not in self._files:
             listed = retry_transient(
                 lambda: list(
@@ -169,7 +169,8 @@ class HubReader:
         return self._files[repo, commit]
 
     def download(self, repo: RepoId, commit: str, file: File) -> Path:
-        """A file on this disk. A large one is checked by whoever takes it, who hashes it anyway."""
+        """Download a file and return its path. A large one is checked by the caller, who hashes it
+        anyway."""
 
         for _ in range(_COPIES):
             path = Path(
@@ -191,19 +192,19 @@ class HubReader:
         raise Damaged(f"{file.path} of {repo} does not arrive as {self.endpoint} says it is")
 
     def sha256(self, repo: RepoId, commit: str, file: File) -> str:
-        """The hash of a file's content; a hub says it only of large ones."""
+        """Return the hash of a file's content; a hub lists it only for large ones."""
         return file.sha256 or file_sha256(self.download(repo, commit, file))
 
     def collection(self, slug: str) -> Collection:
-        """A collection with all its items."""
+        """Return a collection with all its items."""
         return retry_transient(lambda: self.api.get_collection(slug))
 
     def collections(self, owner: str | None = None) -> list[Collection]:
-        """The collections of an owner, or all; of each only the first few items."""
+        """List the collections of an owner, or all, each with its first few items only."""
         return retry_transient(lambda: list(self.api.list_collections(owner=owner)))
 
     def repos(self) -> list[RepoId]:
-        """All repos of this hub that its token may see; only to be asked of a hub of one's own."""
+        """List all repos that the token may see; meant for a hub of one's own."""
         models = [
             RepoId("model", info.id)
             for info in retry_transient(lambda: list(self.api.list_models()))
@@ -212,19 +213,20 @@ class HubReader:
         return models + [RepoId("dataset", info.id) for info in datasets]
 
     def kinds(self, name: str) -> list[RepoId]:
-        """The repos of this name: a model, a dataset, both, or none."""
+        """Return the repos with this name: a model, a dataset, both, or none."""
         repos = (RepoId("model", name), RepoId("dataset", name))
         return [repo for repo in repos if self.refs(repo) is not None]
 
 
 def discard(path: Path) -> None:
-    """Forget a downloaded file, so that the next try starts anew."""
+    """Delete a downloaded file, so that the next try starts anew."""
     path.resolve().unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def retry_transient(call: Callable[[], T], also: Sequence[int] = ()) -> T:
-    """The answer of a call that may be repeated; also after answers with these statuses."""
+    """Return the result of an idempotent call, retried after transient errors and the statuses in
+    `also`."""
 
     def passing(error: BaseException) -> bool:
         if isinstance(error, RuntimeError) and error.__cause__ is not None:
@@ -253,12 +255,12 @@ def retry_transient(call: Callable[[], T], also: Sequence[int] = ()) -> T:
 
 
 def _blob_id(content: bytes) -> str:
-    """The id by which git knows a file."""
+    """Return the git id of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _patience(state: RetryCallState) -> float:
-    """As long as the hub asks for, else longer each time."""
+    """Return the seconds to wait: the hub's Retry-After, else an exponential backoff."""
     error: Any = state.outcome.exception() if state.outcome else None
     headers = getattr(getattr(error, "response", None), "headers", {})
     retry_after = headers.get("Retry-After", "")

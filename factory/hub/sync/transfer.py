@@ -1,6 +1,6 @@
-"""Carrying repos and collections over: plan, do, look again, compare.
+"""Transfer repos and collections: plan, execute, verify.
 
-Resuming needs no record of what was done: the plan is made from what both hubs hold.
+Resuming needs no record of what was done: the plan is made from what both hubs have.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _HELPER = re.compile(r"sync-[0-9a-f]{12}")
 
 
 class TransferProgress(Protocol):
-    """Who is told how it goes."""
+    """Receives progress events; the CLI implements it."""
 
     def begin(self, what: str, size: int) -> None:
-        """A repo, and the bytes it takes."""
+        """Begin a repo of `size` bytes."""
 
     def moved(self, size: int) -> None:
-        """So many bytes more have arrived."""
+        """Add `size` bytes that have arrived."""
 
 
 @dataclass
 class RepoOutcome:
-    """What was done for one repo, or would be."""
+    """Changes made for one repo, or planned in a dry run."""
 
     repo: RepoId
     target: RepoId
@@ -50,7 +50,7 @@ class RepoOutcome:
 
 @dataclass
 class CollectionOutcome:
-    """What was done for a collection, or would be: how many items it lacked or had otherwise."""
+    """Changes made for a collection, or planned in a dry run: items added or corrected."""
 
     title: str
     slug: str
@@ -59,7 +59,7 @@ class CollectionOutcome:
 
 
 class RepoTransfer:
-    """From one hub to another."""
+    """Transfer from one hub to another."""
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class RepoTransfer:
         self._names = names or {}
 
     def preview(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
-        """What would be done for a repo. Raises HubError."""
+        """Return the changes that a transfer would make. Raises HubError."""
         with self._explained(repo):
             return _outcome(lay_out(self._pair(repo), self._options, revision))
 
     def repo(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
-        """Carry a repo over, or one revision of it, and compare both. Raises HubError.
+        """Transfer a repo, or one revision of it, and verify it. Raises HubError.
 
         Nothing is done for a repo with conflicts; the outcome names them.
         """
@@ -105,7 +105,7 @@ class RepoTransfer:
         )
 
     def collection(self, slug: str, *, dry: bool = False) -> CollectionOutcome:
-        """Carry a collection over: title, description, items with notes, in their order."""
+        """Transfer a collection: title, description, items with notes, in their order."""
         with self._explained(f"the collection {slug}"):
             ours = self.source.collection(slug)
             namespace = self._names.get(slug.partition("/")[0], slug.partition("/")[0])
@@ -144,7 +144,7 @@ class RepoTransfer:
             return shelf
 
     def repos_of(self, slug: str) -> list[RepoId]:
-        """The repos of a collection."""
+        """Return the repos of a collection."""
         with self._explained(f"the collection {slug}"):
             items = self.source.collection(slug).items
             return [
@@ -152,7 +152,8 @@ class RepoTransfer:
             ]
 
     def find(self, word: str) -> list[RepoId]:
-        """The repos that a word names: `org/name`, with `models/` or `datasets/` to be exact.
+        """Return the repos that `word` names: `org/name`, with `models/` or `datasets/` to be
+        exact.
 
         Raises HubError if there is none.
         """
@@ -170,7 +171,7 @@ class RepoTransfer:
 
     @contextmanager
     def _explained(self, what: object) -> Iterator[None]:
-        """What a client raises inside becomes one line, about the hub that it was talking to."""
+        """Translate a client's errors into a HubError about the hub that it was talking to."""
         try:
             yield
         except Damaged as error:
@@ -210,7 +211,7 @@ class RepoTransfer:
             self._destination.create_tag(target, tag, plan.counterparts[commit])
 
     def _repeat(self, plan: RepoPlan, line: CommitLine) -> None:
-        """Repeat the commits of a line; one that only a tag leads to needs a branch meanwhile."""
+        """Replay the commits of a line; one that only a tag leads to needs a temporary branch."""
         repo, target = plan.pair.repo, plan.pair.target
         branch, head = line.branch, plan.counterparts[line.after] if line.after else line.start
         if not self._destination.keeps_ids:
@@ -230,7 +231,7 @@ class RepoTransfer:
             )
 
     def _compare(self, plan: RepoPlan) -> None:
-        """Hold the content at every ref against the source's. Raises HubError."""
+        """Compare the content at every ref with the source's. Raises HubError."""
         pair = plan.pair
         refs = self._destination.refs(pair.target)
         for branch in refs.branches if refs else ():
@@ -252,7 +253,7 @@ class RepoTransfer:
 
 
 def rename(pairs: Sequence[str]) -> dict[str, str]:
-    """`OLD=NEW` for namespaces or whole names, as a mapping. Raises HubError."""
+    """Parse `OLD=NEW` for namespaces or whole names. Raises HubError."""
     names = {}
     for pair in pairs:
         old, equals, new = pair.partition("=")
