@@ -72,7 +72,8 @@ class Document:
 
 
 def parse(text: str, name: str) -> Document:
-    """Parse `text` as one YAML document; `name` stands for the file in places. Raises RecipeError."""
+    """Parse `text` as one YAML document; `name` stands for the file in places. Raises
+    RecipeError."""
     try:
         _refuse_tags(text, name)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -133,12 +134,14 @@ def _build(
     place = f"{name}:{node.start_mark.line + 1}"
     places[path] = place
     if any(node is outer for outer in around):
-        raise RecipeError(f"{place}: a value that holds itself", "remove the *alias")
+        raise RecipeError(f"{place}: a value that contains itself", "remove the *alias")
     if isinstance(node, yaml.ScalarNode):
         try:
             return node.value if node.style else scalar(node.value)
         except ValueError:
-            raise RecipeError(f"{place}: a number of too many digits", "write fewer") from None
+            raise RecipeError(
+                f"{place}: a number with too many digits", "write fewer digits"
+            ) from None
     around = (*around, node)
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, i), name, places, around) for i, item in enumerate(node.value)]
@@ -147,9 +150,9 @@ def _build(
         key = key_node.value
         where = f"{name}:{key_node.start_mark.line + 1}"
         if not isinstance(key, str):
-            raise RecipeError(f"{where}: a key must be a word", "write `key: value`")
+            raise RecipeError(f"{where}: a key must be text", "write `key: value`")
         if key in built:
-            raise RecipeError(f"{where}: the key {key!r} is there twice", "remove one of them")
+            raise RecipeError(f"{where}: the key {key!r} is defined twice", "remove one of them")
         built[key] = _build(value_node, (*path, key), name, places, around)
         places[(*path, key)] = where
     return built

@@ -179,22 +179,22 @@ def settle(
     if declared is not None:
         if not is_known(declared):
             raise RecipeError(
-                f"license {declared.id!r} is not one the table has{nearest(declared.id, TABLE)}",
+                f"license {declared.id!r} is not in the table{nearest(declared.id, TABLE)}",
                 "use an id of the Hub, or license: {id: other, name: …, link: …}",
             )
         if declared.because:
             return declared
     unknown = [name for name, license in inputs if not is_known(license)]
     if unknown:
-        raise RecipeError(f"{repo}: no licence is known of {_join_names(unknown)}", settle_it)
+        raise RecipeError(f"{repo}: unknown licence: {_join_names(unknown)}", settle_it)
     licensed = [(name, license) for name, license in inputs if license is not None]
     chosen = declared or _strictest([license for _, license in licensed])
     if chosen is None:
         names = [f"{name} ({license.id})" for name, license in licensed]
         raise RecipeError(
-            f"{repo}: the licences of its inputs do not go together: {_join_names(names)}"
+            f"{repo}: the licences of its inputs conflict: {_join_names(names)}"
             if licensed
-            else f"{repo}: nothing says under which licence it is",
+            else f"{repo}: no input states a licence",
             settle_it,
         )
     conflicts = [
@@ -208,7 +208,7 @@ def settle(
     begins = terms(chosen).begins
     if begins and kind in ("adapter", "model") and not _begins(repo, begins):
         raise RecipeError(
-            f"{repo}: under the {terms(chosen).name}, its name begins with {begins!r}",
+            f"{repo}: under the {terms(chosen).name}, its name must begin with {begins!r}",
             f"call the recipe {begins.replace(' ', '-')}-…, or give license: a because:",
         )
     return chosen
@@ -238,7 +238,8 @@ def _allows(source: License, product: License) -> bool:
 
 
 def _strictest(licenses: Iterable[License]) -> License | None:
-    """Return the licence among these that a work made from all of them may have, if there is one."""
+    """Return the licence among these that a work made from all of them may have, if there is
+    one."""
     candidates = list(licenses)
     compatible = [
         candidate

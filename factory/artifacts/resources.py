@@ -14,7 +14,8 @@ _WHEEL = Path(__file__).parents[1] / "_data"  # where the wheel puts it
 
 
 def shipped(name: str) -> Path:
-    """Return the path of a file or folder of the project, in a checkout or in an installed wheel."""
+    """Return the path of a file or folder of the project, in a checkout or in an installed
+    wheel."""
     return (_WHEEL if _WHEEL.is_dir() else _CHECKOUT) / name
 
 

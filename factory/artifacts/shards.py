@@ -142,7 +142,8 @@ def tokens(file: Path) -> int:
 
 
 def rows(work: Path, todo: Grid, name: str) -> pa.Table:
-    """Read all rows of one slice, in the order of its shards. Raises WorkError for a missing shard."""
+    """Read all rows of one slice, in the order of its shards. Raises WorkError for a missing
+    shard."""
     return pa.concat_tables([pq.ParquetFile(file).read() for file in _files(work, todo, name)])
 
 

@@ -120,7 +120,7 @@ def rooms_of(prompts: Sequence[Sequence[int]], sampling: Sampling, max_context: 
         longest = max(map(len, prompts))
         raise InputError(
             f"a prompt of {longest} tokens leaves no room for an answer in {max_context}",
-            "drop it before it is asked (see Sampling.room)",
+            "drop it before sampling (see Sampling.room)",
         )
     return rooms
 

@@ -73,7 +73,7 @@ def answered_ids(
     stop = next((i for i, token in enumerate(tail) if _ends_turn(tokenizer, token)), None)
     if stop is None:
         raise InputError(
-            "the chat template ends the assistant's turn with no token of its own",
+            "the chat template has no token that ends the assistant's turn",
             "use a model whose template closes a turn with a special token",
         )
     after = len(tail) - stop - 1  # what is printed after the stop token, usually a line break
@@ -87,8 +87,8 @@ def answered_ids(
         ids = conversation_ids(tokenizer, [*messages, {"role": "assistant", "content": answer}])
         if ids[:start] != prompts[key]:
             raise InputError(
-                "the chat template renders a prompt otherwise than the conversation it begins",
-                "use a model whose prompt is the start of the whole: see factory check",
+                "the chat template does not render a prompt as a prefix of its conversation",
+                "use a model whose template renders prompts as prefixes: see factory check",
             )
         spans.append((ids[: len(ids) - after], start))
     return spans
@@ -184,12 +184,12 @@ def rendered(tokenizer: Any, messages: Sequence[Message], add_generation_prompt:
         message = str(error).strip().splitlines()[0]
         if "system" in roles:
             raise InputError(
-                f"the chat template takes no system message ({message})",
+                f"the chat template accepts no system message ({message})",
                 "leave the system prompt out, or put it into the first user turn",
             ) from None
         raise InputError(
             f"the chat template refuses a conversation of {', '.join(roles)}: {message}",
-            "give turns by user and assistant in turn, the user's first",
+            "alternate user and assistant turns, the user's first",
         ) from None
     return text
 

@@ -78,7 +78,7 @@ def lora(adapter: Path) -> LoraShape:
         config = {}
     if config.get("peft_type") != "LORA":
         raise InputError(
-            f"no LoRA adapter at {adapter}", "an adapter repo holds adapter_config.json of PEFT"
+            f"no LoRA adapter at {adapter}", "name an adapter repo with PEFT's adapter_config.json"
         )
     ranks = [int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())]
     targets = config.get("target_modules")

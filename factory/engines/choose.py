@@ -170,12 +170,12 @@ def sampler(
 
         if adapter is not None and knobs.served_model is None:
             raise StageError(
-                "a served model with an adapter has a name of its own",
-                "say it with how.served_model, as given to vllm serve --lora-modules",
+                "a server has a separate name for a model with an adapter",
+                "set how.served_model to the name given to vllm serve --lora-modules",
             )
         if other_adapters:
             raise StageError(
-                "a base and its adapters have each a name at a server, and how.served_model is one",
+                "a server names a base and each adapter, but how.served_model is one name",
                 "use engine: vllm or transformers here, or merge the adapters and serve each",
             )
         server = OpenAIServer(knobs.served_model or name, knobs.max_num_seqs or 64)
@@ -224,7 +224,7 @@ def _reading(knobs: EngineKnobs) -> Name:
     engine = chosen(knobs.engine)
     if engine == "openai":
         raise StageError(
-            "the engine 'openai' continues prompts and gives no scores",
+            "the engine 'openai' samples answers only, and computes no scores",
             "use engine: vllm or transformers here",
         )
     return engine

@@ -48,7 +48,7 @@ def address() -> str:
     if not url:
         raise StageError(
             f"a served model needs {ADDRESS}, the address of its server",
-            f"export {ADDRESS}=http://localhost:8000/v1 (and OPENAI_API_KEY if it asks)",
+            f"export {ADDRESS}=http://localhost:8000/v1 (and OPENAI_API_KEY if it needs one)",
         )
     return url
 
@@ -130,7 +130,7 @@ class OpenAIServer:
         except http.TransportError as error:
             raise StageError(
                 f"no answer from the server at OPENAI_BASE_URL: {self._clean(repr(error))}",
-                "see that it runs; finished shards are kept, so run again",
+                "check that it runs; finished shards are kept, so run again",
             ) from None
         return reply
 
@@ -148,7 +148,7 @@ class OpenAIServer:
                 f"the server refused {path} with {reply.status_code}: "
                 f"{self._clean(reply.text[:300])}"
             )
-            fix = _FIXES.get(reply.status_code, "see its log; the request was not understood")
+            fix = _FIXES.get(reply.status_code, "see its log: it rejected the request")
             if reply.status_code in _UNFIT:
                 for reason, pattern in _REASONS.items():
                     if pattern.search(reply.text):
@@ -158,7 +158,8 @@ class OpenAIServer:
             answer: dict[str, Any] = reply.json()
         except ValueError:
             raise StageError(
-                f"the server's answer to {path} is no JSON", "end OPENAI_BASE_URL in /v1"
+                f"the server's answer to {path} is not JSON",
+                "set OPENAI_BASE_URL to an address that ends in /v1",
             ) from None
         return answer
 
@@ -231,7 +232,7 @@ class OpenAISampler:
             [choice] = reply["choices"]
             if choice.get("token_ids") is None:
                 raise StageError(
-                    f"the server of {self._server.model} gives text where token ids were asked for",
+                    f"the server of {self._server.model} returns text instead of token ids",
                     "serve the model with vllm serve, or use another engine",
                 )
             if choice["finish_reason"] not in ("stop", "length"):
@@ -304,7 +305,7 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
     except (KeyError, IndexError, TypeError):
         raise StageError(
             f"the server's reply holds no answer, but {', '.join(reply) or 'nothing'}",
-            "see that it is a server of OpenAI's protocol, and its log",
+            "check that the server speaks OpenAI's protocol, and its log",
         ) from None
     end = choice.get("finish_reason") or "stop"
     if end == "content_filter" or message.get("refusal"):

@@ -43,7 +43,7 @@ def opening(tokenizer: Any) -> list[TemplateFault]:
             TemplateFault(
                 False,
                 f"the template prints {name} twice",
-                "take one out of it: one is dropped here, but other programs will not do so",
+                "remove one: one is dropped here, but not by other programs",
             )
         ]
     if bos is not None and printed[0] != bos == tokenizer.encode("a")[0]:
@@ -69,10 +69,10 @@ def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[Templa
         return [
             TemplateFault(
                 not later,
-                f"the prompt for {when} is not how the whole conversation begins: it ends in "
+                f"the prompt for {when} is not a prefix of the conversation: it ends in "
                 f"{tokenizer.decode(prompt)[-24:]!r}",
-                "use a model whose template prints the same before an answer, drawn or given: "
-                "what is trained on and scored would not be what was drawn",
+                "use a model whose template prints the same before generated and given answers: "
+                "training and scoring would not see what was sampled",
             )
         ]
     rest = tokenizer.decode(conversation[len(prompt) :])
@@ -108,8 +108,8 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
         return [
             TemplateFault(
                 False,
-                "the template prints nothing after an answer: nobody trained on it learns to stop",
-                "draw with this model, but train another, or let its template print a stop token",
+                "the template prints nothing after an answer: trained models never learn to stop",
+                "sample from this model, but train another, or let its template print a stop token",
             )
         ]
     if closing[0] in configured_ids:
@@ -119,7 +119,7 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
         TemplateFault(
             False,
             f"a turn ends with {stop}, which generation_config.json does not name",
-            "nothing to do here, where it stops an answer all the same; for other programs add "
+            "nothing to do here, where it also stops an answer; for other programs add "
             f"{closing[0]} to its eos_token_id",
         )
     ]

@@ -102,7 +102,8 @@ def _adapter_name(number: int) -> str:
 
 
 def generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
-    """Return a fresh generation config: the model's own may have top-k, penalties or a temperature."""
+    """Return a fresh generation config: the model's own may have top-k, penalties or a
+    temperature."""
     from transformers import GenerationConfig
 
     greedy = sampling.temperature == 0

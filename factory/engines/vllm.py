@@ -36,7 +36,8 @@ _ENVIRONMENT = {
 
 
 def max_lora_rank(rank: int) -> int:
-    """Return the smallest rank that vLLM can reserve for an adapter of `rank`. Raises InputError."""
+    """Return the smallest rank that vLLM can reserve for an adapter of `rank`. Raises
+    InputError."""
     ranks = [value for value in RANKS if value >= rank]
     if not ranks:
         raise InputError(
@@ -113,8 +114,8 @@ class _Engine:
         except (ValueError, RuntimeError, OSError) as error:
             raise StageError(
                 f"vLLM does not start on {directory.name}: {_first(error)}",
-                "its own words are above; how.max_model_len, how.gpu_memory_utilization and "
-                "how.tensor_parallel are the usual knobs, engine: transformers the way around",
+                "its own messages are above; how.max_model_len, how.gpu_memory_utilization and "
+                "how.tensor_parallel are the usual settings to change, or use engine: transformers",
             ) from error
         self._guard = Guard()
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
@@ -179,7 +180,7 @@ class _Engine:
         if not isinstance(error, StageError):
             failure = StageError(
                 f"vLLM stopped: {_first(error)}",
-                "its own words are above; finished shards are kept, so run again, with a lower "
+                "its own messages are above; finished shards are kept, so run again, with a lower "
                 "how.gpu_memory_utilization or how.max_num_seqs if memory ran out",
             )
             failure.__cause__ = error

@@ -189,7 +189,8 @@ class Hub:
             return self._api.list_repo_files(name, repo_type=kind, revision=revision)
 
     def siblings(self, repo: str, kind: str) -> list[tuple[str, str]]:
-        """Return the other models and datasets (name and kind) of the collections that have a repo."""
+        """Return the other models and datasets (name and kind) of the collections that have a
+        repo."""
         repos: dict[tuple[str, str], None] = {}
         with self.explained(repo):
             for shelf in self._api.list_collections(item=f"{kind}s/{repo}"):
@@ -280,7 +281,7 @@ class Hub:
         if slug not in titles and not matches:
             raise HubError(
                 f"{self.endpoint} has no collection {slug}",
-                f"there is {', '.join(titles)}" if titles else "factory pull it first",
+                f"use one of {', '.join(titles)}" if titles else "factory pull it first",
             )
         here = slug if slug in titles else matches[0]
         return here, titles[here]
@@ -353,7 +354,8 @@ class Hub:
         for path, file in _files(directory).items():
             if received.get(path) != file_sha256(file):
                 raise HubError(
-                    f"{repo}: {path} did not arrive as it was sent", "publish again; see the log"
+                    f"{repo}: {path} arrived with other content than was sent",
+                    "publish again; see the log",
                 )
 
     def _contents(self, repo: str, kind: str, revision: str) -> dict[str, str]:

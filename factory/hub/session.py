@@ -64,7 +64,7 @@ def address(endpoint: str) -> str:
         )
     if "@" in urlsplit(endpoint).netloc:
         raise HubError(
-            f"a hub's address holds no user or password: {endpoint}",
+            f"a hub's address must not contain a user or password: {endpoint}",
             "leave them out, and give a token as HF_TOKEN or by hf auth login",
         )
     return endpoint.rstrip("/")
@@ -79,7 +79,8 @@ def remote_token(endpoint: str) -> str | None:
 
 
 def not_started(error: HubStartError) -> HubError:
-    """Return the error for a local hub that does not start: most often its folder cannot be used."""
+    """Return the error for a local hub that does not start: most often its folder cannot be
+    used."""
     return HubError(
         f"the local hub did not start: {error}",
         "set FACTORY_HOME to a folder that you can write to; factory doctor says what is wrong",

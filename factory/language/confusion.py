@@ -88,7 +88,8 @@ def normalized(answer: str) -> str:
 
 
 def listed(english: Iterable[str]) -> frozenset[str]:
-    """Return the words that count: in lower case and of at least four letters, so no name is one."""
+    """Return the words that count: in lower case and of at least four letters, so no name is
+    one."""
     return frozenset(
         word for line in english if (word := line.strip()).islower() and len(word) >= SHORTEST
     )

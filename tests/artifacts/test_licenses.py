@@ -70,9 +70,9 @@ def test_what_does_not_go_together_is_a_conflict_that_names_the_inputs(inputs: l
 
 def test_an_input_without_a_known_licence_is_a_conflict() -> None:
     for unknown in (None, "unknown", "cc", "my-own"):
-        with pytest.raises(RecipeError, match="no licence is known of input-1"):
+        with pytest.raises(RecipeError, match="unknown licence: input-1"):
             settle("mit", unknown)
-        with pytest.raises(RecipeError, match="no licence is known"):
+        with pytest.raises(RecipeError, match="unknown licence"):
             settle("mit", unknown, said="mit")
     with pytest.raises(RecipeError, match="nothing says"):
         settle()
@@ -93,7 +93,7 @@ def test_other_terms_need_a_name_and_a_link_and_go_with_themselves_alone() -> No
     made = licenses.settle("org/it", "pairs", [("a", mine), ("b", License(id="mit"))], None)
     assert made == mine
     yours = License(id="other", name="Yours", link="https://example.org")
-    with pytest.raises(RecipeError, match="do not go together"):
+    with pytest.raises(RecipeError, match="conflict"):
         licenses.settle("org/it", "pairs", [("a", mine), ("b", yours)], None)
 
 

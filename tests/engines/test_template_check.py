@@ -104,7 +104,7 @@ def test_a_system_message_is_printed_or_refused_by_name(tokenizer: Any, name: st
     if FAMILIES[name].system:
         assert "Be brief." in tokenizer.decode(chat_template.prompt_ids(tokenizer, [SYSTEM, USER]))
     else:
-        with pytest.raises(InputError, match="takes no system message") as raised:
+        with pytest.raises(InputError, match="accepts no system message") as raised:
             chat_template.prompt_ids(tokenizer, [SYSTEM, USER])
         assert "first user turn" in raised.value.fix
 
@@ -178,7 +178,7 @@ def test_thoughts_that_cannot_be_switched_off() -> None:
     tokenizer.chat_template = head + "{{- '<|im_start|>assistant\\n<think>\\nHm. ' }}" + forced
     assert add
     found = only(tokenizer)
-    assert found.fatal and "not how the whole conversation begins" in found.what
+    assert found.fatal and "not a prefix of the conversation" in found.what
     with pytest.raises(InputError, match="otherwise than the conversation"):
         chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
 
@@ -191,7 +191,7 @@ def test_a_turn_that_nothing_ends() -> None:
     )
     found = only(tokenizer, [])
     assert found.fatal and "no token ends the assistant's turn" in found.what
-    with pytest.raises(InputError, match="no token of its own"):
+    with pytest.raises(InputError, match="has no token that ends"):
         chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
 
 
@@ -218,7 +218,7 @@ def test_a_turn_that_only_the_next_speaker_ends_is_for_drawing_alone() -> None:
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("deepseek_r1_distill.jinja", "not how the whole conversation begins"),
+        ("deepseek_r1_distill.jinja", "not a prefix of the conversation"),
         ("gptoss.jinja", "<|channel|>final"),
         ("smolvlm.jinja", "incomplete"),  # its messages hold parts, not text
     ],

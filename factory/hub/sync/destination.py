@@ -1,4 +1,5 @@
-"""Destination hub of a transfer, written by ordinary commits: branches, tags, files, collections."""
+"""Destination hub of a transfer, written by ordinary commits: branches, tags, files,
+collections."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class _Layout:
             if commit not in plan.reached:
                 self._graft(None, line(commit))
         if self._options.adopt:
-            plan.notes += [f"left as it is: {conflict}" for conflict in plan.conflicts]
+            plan.notes += [f"unchanged: {conflict}" for conflict in plan.conflicts]
             plan.conflicts = []
         return plan
 
@@ -220,7 +220,8 @@ class _Layout:
             plan.apart.add(tag)
 
     def _graft(self, branch: str | None, line: list[RepoCommit]) -> None:
-        """Replay the rest of a line after the last of its commits that the destination will have."""
+        """Replay the rest of a line after the last of its commits that the destination will
+        have."""
         plan, pair = self._plan, self._pair
         last = max((n for n, entry in enumerate(line) if entry.id in plan.reached), default=-1)
         if last >= 0 and (after := line[last].id) not in plan.counterparts:

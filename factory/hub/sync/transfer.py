@@ -132,7 +132,7 @@ class RepoTransfer:
                 for place, item in enumerate(entries)
             )
             if n_other := len(ours.items) - len(items):
-                shelf.notes.append(f"{n_other} items that are neither models nor datasets left out")
+                shelf.notes.append(f"{n_other} items left out that are neither models nor datasets")
             if (theirs is None or shelf.changes) and not dry:
                 shelf.slug = self._destination.shelve(
                     ours.title,
@@ -175,7 +175,9 @@ class RepoTransfer:
         try:
             yield
         except Damaged as error:
-            raise HubError(str(error), "run it again; if it stays, that copy is damaged") from None
+            raise HubError(
+                str(error), "run it again; if the error stays, that copy is damaged"
+            ) from None
         except Exception as error:
             side: HubReader = self.source
             if address_of(error).startswith(f"{self._destination.endpoint}/"):
@@ -246,9 +248,9 @@ class RepoTransfer:
                     raise HubError(f"{kind} {name} of {pair.target} is missing", "run it again")
                 if paths := pair.differences(commit, theirs[name]):
                     raise HubError(
-                        f"{kind} {name} of {pair.target} differs in {len(paths)} files, "
-                        f"{paths[0]} for one",
-                        "somebody may be writing there: run it again",
+                        f"{kind} {name} of {pair.target} differs in {len(paths)} files, such as "
+                        f"{paths[0]}",
+                        "another process may be writing there: run it again",
                     )
 
 
