@@ -10,7 +10,7 @@ EVERY = "*"  # in a recipe: all that a training keeps, and the end
 _LABEL = re.compile(r"(.+)-at-(0\.\d+)")
 
 
-def written(share: float) -> str:
+def format_share(share: float) -> str:
     """Format a share of the steps as recipes, folders and labels write it."""
     return f"{share:g}"
 
@@ -25,7 +25,7 @@ def label(model: str, share: str | None) -> str:
     return model if share is None else f"{model}-at-{share}"
 
 
-def parted(name: str) -> tuple[str, float]:
+def split_label(name: str) -> tuple[str, float]:
     """Split a label into the model and the share of its training."""
     match = _LABEL.fullmatch(name)
     return (match[1], float(match[2])) if match else (name, 1.0)

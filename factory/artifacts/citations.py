@@ -31,7 +31,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
 )
 
 
-def cited(
+def citation_keys(
     stage: str,
     fields: Mapping[str, Any],
     how: Mapping[str, Any],

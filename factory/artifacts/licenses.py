@@ -140,7 +140,7 @@ def terms(license: License) -> Terms:
     return Terms("own terms", license.name or license.id, link=license.link or "")
 
 
-def stated(readme: str) -> License | None:
+def stated_license(readme: str) -> License | None:
     """Return the licence that a card states. None if it states none, several that cannot be
     combined, or one that the table lacks. Raises InputError for metadata that is not YAML."""
     data, _ = front_matter(readme)

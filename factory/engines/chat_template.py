@@ -107,7 +107,7 @@ def takes_system(tokenizer: Any) -> bool:
     """Return whether the template prints a system message; some refuse one, some leave it out."""
     messages = [{"role": "system", "content": "Zyxel"}, *PROBE]
     try:
-        return "Zyxel" in rendered(tokenizer, messages, add_generation_prompt=False)
+        return "Zyxel" in render(tokenizer, messages, add_generation_prompt=False)
     except InputError:
         return False
 
@@ -146,7 +146,7 @@ def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def contract_of(directory: Path) -> dict[str, Any]:
+def read_contract(directory: Path) -> dict[str, Any]:
     """Return the contract of a model on disk, from its tokenizer and generation config alone."""
     from transformers import GenerationConfig
 
@@ -159,7 +159,7 @@ def contract_of(directory: Path) -> dict[str, Any]:
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
-    text = rendered(tokenizer, messages, add_generation_prompt)
+    text = render(tokenizer, messages, add_generation_prompt)
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     bos = tokenizer.bos_token_id
     # Some templates print BOS and some tokenizers add it: two of them halve a model's gain.
@@ -168,7 +168,7 @@ def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: 
     return ids
 
 
-def rendered(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
     """Render a conversation with its template. Raises InputError when the template refuses it."""
     from jinja2.exceptions import TemplateError
 
@@ -202,7 +202,7 @@ def _template(tokenizer: Any) -> str:
 
 def _tail(tokenizer: Any) -> list[int]:
     """Return the token ids that the template prints after a final answer."""
-    text = rendered(tokenizer, PROBE, add_generation_prompt=False)
+    text = render(tokenizer, PROBE, add_generation_prompt=False)
     after = text.rpartition(PROBE[-1]["content"])[2]
     return list(tokenizer.encode(after, add_special_tokens=False))
 

@@ -67,7 +67,7 @@ class EngineKnobs(Knobs):
         }
 
 
-def chosen(engine: Name) -> Name:
+def resolve_engine(engine: Name) -> Name:
     """Return the engine to use for `engine` on this machine. Raises StageError when it is not
     installed."""
     installed = {
@@ -96,7 +96,7 @@ def processes(knobs: EngineKnobs) -> int:
     """Return how many processes share the work on this machine. Raises StageError."""
     if knobs.processes is not None:
         return knobs.processes
-    if chosen(knobs.engine) == "openai":
+    if resolve_engine(knobs.engine) == "openai":
         return 1
     from factory.engines.transformers import gpu_count
 
@@ -160,7 +160,7 @@ def sampler(
     """Open an engine that continues prompts with the model in `directory`, which the hub calls
     `name`, with `adapter` active; `other_adapters` can be activated in its place. Raises
     FactoryError."""
-    engine = chosen(knobs.engine)
+    engine = resolve_engine(knobs.engine)
     if engine == "vllm":
         from factory.engines.vllm import VllmSampler
 
@@ -221,7 +221,7 @@ def likelihood(
 
 def _reading(knobs: EngineKnobs) -> Name:
     """Return the engine for models that only read."""
-    engine = chosen(knobs.engine)
+    engine = resolve_engine(knobs.engine)
     if engine == "openai":
         raise StageError(
             "the engine 'openai' samples answers only, and computes no scores",

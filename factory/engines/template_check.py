@@ -21,19 +21,19 @@ class TemplateFault(NamedTuple):
     fix: str
 
 
-def breaches(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
+def template_faults(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
     """Return the faults of the template of a model that answers, worst first."""
     first = _turn(tokenizer, PROBE, "a first answer")
     second = [] if first else _turn(tokenizer, [*PROBE, *_AGAIN], "a second answer")
-    faults = [*first, *second, *_stops(tokenizer, generation_config), *opening(tokenizer)]
+    faults = [*first, *second, *_stops(tokenizer, generation_config), *opening_faults(tokenizer)]
     return sorted(dict.fromkeys(faults), key=lambda breach: not breach.fatal)
 
 
-def opening(tokenizer: Any) -> list[TemplateFault]:
+def opening_faults(tokenizer: Any) -> list[TemplateFault]:
     """Return the faults at the start of a template. A reward model is checked for these alone: it
     reads whole conversations and stops nowhere."""
     try:
-        text = chat_template.rendered(tokenizer, PROBE, add_generation_prompt=False)
+        text = chat_template.render(tokenizer, PROBE, add_generation_prompt=False)
     except InputError as error:
         return [TemplateFault(True, error.what, error.fix)]
     bos, name = tokenizer.bos_token_id, tokenizer.bos_token
@@ -91,7 +91,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[Templa
 def _stops(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
     try:
         closing = chat_template.closing_ids(tokenizer)
-        after = chat_template.rendered(tokenizer, PROBE, False).rpartition(PROBE[-1]["content"])[2]
+        after = chat_template.render(tokenizer, PROBE, False).rpartition(PROBE[-1]["content"])[2]
     except InputError:
         return []  # said already
     configured = getattr(generation_config, "eos_token_id", None)

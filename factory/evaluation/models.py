@@ -50,7 +50,7 @@ def _shares(stage: Stage, at: str, asked_by: str) -> list[str | None]:
     """The checkpoints that are meant, None for the end."""
     if not at:
         return [None]
-    there = [checkpoints.written(share) for share in getattr(stage, "checkpoints", ())]
+    there = [checkpoints.format_share(share) for share in getattr(stage, "checkpoints", ())]
     if not there:
         raise RecipeError(
             f"stages.{asked_by} names {stage.name}@{at}, and stages.{stage.name} keeps no "

@@ -193,8 +193,8 @@ class Hub:
         repo."""
         repos: dict[tuple[str, str], None] = {}
         with self.explained(repo):
-            for shelf in self._api.list_collections(item=f"{kind}s/{repo}"):
-                for item in self._api.get_collection(shelf.slug).items:
+            for collection in self._api.list_collections(item=f"{kind}s/{repo}"):
+                for item in self._api.get_collection(collection.slug).items:
                     if item.item_type in ("model", "dataset"):
                         repos[item.item_id, item.item_type] = None
         return [key for key in repos if key != (repo, kind)]
@@ -269,7 +269,7 @@ class Hub:
         with self.explained(f"the collections of {org}"):
             return {item.slug: item.title for item in self._api.list_collections(owner=org)}
 
-    def shelf(self, slug: str) -> tuple[str, str]:
+    def find_collection(self, slug: str) -> tuple[str, str]:
         """Return (slug, title) of a collection. One that was pulled is looked up by its slug on the
         source hub: only the number at its end differs. Raises HubError."""
         titles = self.collections(slug.split("/")[0])
@@ -287,12 +287,12 @@ class Hub:
         return here, titles[here]
 
     def collection(self, slug: str) -> dict[str, str]:
-        """Return the repos in a collection (looked up as by `shelf`), in its order, with their
+        """Return the repos in a collection (see `find_collection`), in its order, with their
         types.
 
         Raises HubError.
         """
-        here, _ = self.shelf(slug)
+        here, _ = self.find_collection(slug)
         with self.explained(f"the collection {slug}"):
             items = self._api.get_collection(here).items
             return {i.item_id: i.item_type for i in items if i.item_type in ("model", "dataset")}

@@ -8,17 +8,17 @@ from factory.planning.recipe import Recipe
 
 def title(recipe: Recipe) -> str:
     """Return the title of the recipe's collection."""
-    return titled(recipe.name)
+    return title_for(recipe.name)
 
 
-def titled(name: str) -> str:
+def title_for(name: str) -> str:
     """Return the title of the collection of a recipe with this name."""
     return f"CroCo {name}"
 
 
 def recipe_of(title: str) -> str:
     """Return the name of the recipe of a collection with this title."""
-    return title.removeprefix(titled(""))
+    return title.removeprefix(title_for(""))
 
 
 def description(recipe: Recipe) -> str:

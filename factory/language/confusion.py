@@ -48,7 +48,7 @@ def no_word_rate(code: str) -> str | None:
 
 def count_english(answer: str, code: str, words: Callable[[], Collection[str]]) -> int | None:
     """Count the English words in the lines of one answer that can be judged; None for a language
-    without a word rate. `words` returns the words that count (see `listed`); it is called only for
+    without a word rate. `words` returns the `counted_words`; it is called only for
     a language with a word rate."""
     if no_word_rate(code):
         return None
@@ -77,17 +77,17 @@ def _english(lines: Iterable[tuple[str, list[str]]], words: Collection[str]) -> 
 
 def _long_lines(answer: str) -> list[tuple[str, list[str]]]:
     """Return the lines of an answer that are long enough to be judged, each with its words."""
-    lines = [(line, line.split()) for line in normalized(answer).split("\n")]
+    lines = [(line, line.split()) for line in normalize(answer).split("\n")]
     return [(line, words) for line, words in lines if len(words) >= FEWEST]
 
 
-def normalized(answer: str) -> str:
+def normalize(answer: str) -> str:
     """Normalize an answer as the authors do: up to where a base model asks itself the next
     question, and without ASCII punctuation."""
     return answer.split("\nQ:")[0].strip().translate(_PUNCTUATION)
 
 
-def listed(english: Iterable[str]) -> frozenset[str]:
+def counted_words(english: Iterable[str]) -> frozenset[str]:
     """Return the words that count: in lower case and of at least four letters, so no name is
     one."""
     return frozenset(

@@ -8,7 +8,7 @@ import pickle
 from importlib import resources
 from typing import Any, NoReturn
 
-from factory.language.confusion import listed
+from factory.language.confusion import counted_words
 
 _FILE = "data/web2.pickle"  # of the package english-words
 
@@ -18,7 +18,7 @@ def english() -> frozenset[str]:
     """Return the words of web2 (Webster's Second, the `words` file of BSD and macOS) that count:
     209,000 in lower case and of four letters and more. It has no plural and no word younger than
     1934."""
-    return listed(plain((resources.files("english_words") / _FILE).read_bytes()))
+    return counted_words(load_plain((resources.files("english_words") / _FILE).read_bytes()))
 
 
 class _Plain(pickle.Unpickler):
@@ -29,7 +29,7 @@ class _Plain(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
 
 
-def plain(content: bytes) -> Any:
+def load_plain(content: bytes) -> Any:
     """Return the sets, lists, texts and numbers of a pickle, which is how the package stores its
     words. Raises UnpicklingError for anything else."""
     return _Plain(io.BytesIO(content)).load()

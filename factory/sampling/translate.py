@@ -178,7 +178,9 @@ class Translate(Stage):
             counts,
             determinism=greedy(made),
             stats={"by_language": stats, "engines": engines(made)},
-            template=None if self.format == "completion" else chat_template.contract_of(place.path),
+            template=None
+            if self.format == "completion"
+            else chat_template.read_contract(place.path),
             tokens=sum(found.tokens for found in made.values()),
             spent=spent(made),
         )

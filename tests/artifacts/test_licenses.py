@@ -131,14 +131,14 @@ def test_every_row_of_the_table_goes_into_a_header(one: str) -> None:
 
 def test_a_card_states_its_licence() -> None:
     def stated(header: str) -> License | None:
-        return licenses.stated(f"---\n{header}\n---\n# It\n")
+        return licenses.stated_license(f"---\n{header}\n---\n# It\n")
 
     assert stated("license: MIT") == License(id="mit")
     assert stated("license: [mit, apache-2.0]") == License(id="apache-2.0")
     assert stated("license: [gemma, llama3]") is None
     assert stated("license: unknown") is None
     assert stated("tags: [x]") is None
-    assert licenses.stated("# no metadata") is None
+    assert licenses.stated_license("# no metadata") is None
     link = "license: other\nlicense_name: x\nlicense_link: https://example.org"
     assert stated(link) == License(id="other", name="x", link="https://example.org")
     assert stated("license: other") is None

@@ -120,9 +120,9 @@ def test_thinking_is_off_where_there_is_a_switch(tokenizer: Any, name: str) -> N
 @EVERY
 def test_a_family_as_published_breaks_nothing(tokenizer: Any, name: str) -> None:
     closing = chat_template.closing_ids(tokenizer)
-    found = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=closing))
+    found = template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=closing))
     assert not found
-    assert not template_check.opening(tokenizer)
+    assert not template_check.opening_faults(tokenizer)
 
 
 @EVERY
@@ -145,7 +145,7 @@ def test_a_conversation_that_a_template_refuses_is_said_with_its_roles(
 
 def only(tokenizer: Any, config: Any = None) -> template_check.TemplateFault:
     stops = chat_template.closing_ids(tokenizer) if config is None else config
-    [found] = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=stops))
+    [found] = template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=stops))
     return found
 
 
@@ -154,7 +154,7 @@ def test_bos_printed_twice() -> None:
     tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     assert "prints <|begin_of_text|> twice" in only(tokenizer).what
     assert not only(tokenizer).fatal
-    assert template_check.opening(tokenizer) == [only(tokenizer)]
+    assert template_check.opening_faults(tokenizer) == [only(tokenizer)]
 
 
 def test_bos_that_the_template_forgets() -> None:
@@ -200,7 +200,7 @@ def test_a_template_of_another_family_ends_a_turn_with_plain_text() -> None:
     tokenizer.chat_template = tokenizer_of("chatml").chat_template
     assert (
         "no token ends the assistant's turn"
-        in template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=None))[0].what
+        in template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=None))[0].what
     )
 
 
@@ -230,7 +230,7 @@ def test_templates_that_cannot_be_drawn_from_and_trained_on_alike(
     family = Family(template, ends, "<bos>", "<eos>", ())
     monkeypatch.setitem(FAMILIES, "odd", family)
     tokenizer = tokenizer_of("odd")
-    found = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=1))
+    found = template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=1))
     assert found[0].fatal and words in found[0].what
 
 
@@ -262,7 +262,7 @@ def test_the_real_tokenizer_of_mistral(tmp_path: Any) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
     (tmp_path / "chat_template.jinja").write_text(family.template)
     tokenizer = chat_template.load_tokenizer(str(tmp_path))
-    assert not template_check.breaches(
+    assert not template_check.template_faults(
         tokenizer, SimpleNamespace(eos_token_id=tokenizer.eos_token_id)
     )
     for text in ("The Po.", "Ærø ligger i Danmark.", "123"):

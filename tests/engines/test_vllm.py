@@ -18,7 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from factory.engines import Sampling, chat_template, checkpoint
-from factory.engines.choose import EngineKnobs, chosen
+from factory.engines.choose import EngineKnobs, resolve_engine
 from factory.engines.guard import descendants
 from factory.engines.vllm import RANKS, max_lora_rank
 from factory.errors import InputError, StageError
@@ -59,17 +59,17 @@ def test_a_missing_engine_names_what_installs_it(monkeypatch: pytest.MonkeyPatch
         importlib.util, "find_spec", lambda name: None if name == "vllm" else find(name)
     )
     with pytest.raises(StageError) as caught:
-        chosen("vllm")
+        resolve_engine("vllm")
     assert "pip install 'croco-factory[vllm]'" in caught.value.fix
-    assert chosen("auto") == "transformers"
+    assert resolve_engine("auto") == "transformers"
 
 
 def test_without_a_gpu_transformers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr("factory.engines.transformers.has_gpu", lambda: False)
-    assert chosen("auto") == "transformers"
+    assert resolve_engine("auto") == "transformers"
     monkeypatch.setattr("factory.engines.transformers.has_gpu", lambda: True)
-    assert chosen("auto") == "vllm"
+    assert resolve_engine("auto") == "vllm"
 
 
 def test_continuous_batching_in_transformers_is_refused_with_the_way_around() -> None:

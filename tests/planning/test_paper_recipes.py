@@ -108,7 +108,7 @@ def test_a_paper_recipe_is_planned_to_its_end(name: str, world: Any, tmp_path: P
     if not TRAINED[name]:
         return
     labels = {made.spec.name.split("/")[1] for made in by_name(steps)["arena"].slices}
-    answered = {checkpoints.parted(label)[0] for label in labels}
+    answered = {checkpoints.split_label(label)[0] for label in labels}
     assert len(answered) == len(TRAINED[name]) + 1  # and the model that they were made from
 
 
@@ -129,7 +129,7 @@ def test_tiny_aya_ends_a_turn_with_any_of_three_tokens_and_pays_for_its_preamble
 ) -> None:
     path = world.fetch("CohereLabs/tiny-aya-global", "model", "main")
     tokenizer = chat_template.load_tokenizer(str(path))
-    stops = chat_template.contract_of(path)["stop_ids"]
+    stops = chat_template.read_contract(path)["stop_ids"]
     assert {tokenizer.convert_ids_to_tokens(one) for one in stops} == {
         "<EOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|END_RESPONSE|>",
     }  # fmt: skip

@@ -71,7 +71,7 @@ class Destination(HubReader):
                 lambda: self.api.delete_branch(repo.name, branch=branch, repo_type=repo.kind)
             )
 
-    def shelve(
+    def write_collection(
         self,
         title: str,
         namespace: str,
@@ -106,7 +106,7 @@ class Destination(HubReader):
                 retry_transient(partial(change, position=place))
         return slug
 
-    def take(
+    def replay(
         self,
         repo: RepoId,
         branch: str | None,

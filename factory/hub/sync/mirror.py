@@ -32,7 +32,7 @@ class Mirror(Destination):
 
     keeps_ids = True
 
-    def take(
+    def replay(
         self,
         repo: RepoId,
         branch: str | None,

@@ -114,7 +114,7 @@ class RepoPlan:
         return sum(file.size for step in self.steps for file in step.put)
 
 
-def lay_out(pair: RepoPair, options: Options, revision: str | None = None) -> RepoPlan:
+def plan_repo(pair: RepoPair, options: Options, revision: str | None = None) -> RepoPlan:
     """Plan the transfer of a repo, or of one revision. Raises HubError if the source lacks it."""
     refs = pair.source.refs(pair.repo)
     if refs is None:

@@ -14,7 +14,7 @@ from typing import Protocol
 from factory.errors import HubError
 from factory.hub.connection import address_of
 from factory.hub.sync.destination import ConcurrentUpdate, Destination
-from factory.hub.sync.plan import CommitLine, Options, RepoPair, RepoPlan, lay_out
+from factory.hub.sync.plan import CommitLine, Options, RepoPair, RepoPlan, plan_repo
 from factory.hub.sync.side import Damaged, HubReader, RepoId
 
 _LOOKS = 6  # plans made for one repo while others write to it too
@@ -76,7 +76,7 @@ class RepoTransfer:
     def preview(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
         """Return the changes that a transfer would make. Raises HubError."""
         with self._explained(repo):
-            return _outcome(lay_out(self._pair(repo), self._options, revision))
+            return _outcome(plan_repo(self._pair(repo), self._options, revision))
 
     def repo(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
         """Transfer a repo, or one revision of it, and verify it. Raises HubError.
@@ -86,10 +86,10 @@ class RepoTransfer:
         pair = self._pair(repo)
         with self._explained(repo):
             for _ in range(_LOOKS):
-                plan = lay_out(pair, self._options, revision)
+                plan = plan_repo(pair, self._options, revision)
                 if plan.absent:
                     self._create(pair)
-                    plan = lay_out(pair, self._options, revision)
+                    plan = plan_repo(pair, self._options, revision)
                 done = _outcome(plan)
                 if plan.conflicts:
                     return done
@@ -124,24 +124,26 @@ class RepoTransfer:
             current = (
                 [(RepoId(i.item_type, i.item_id), i.note) for i in theirs.items] if theirs else []
             )
-            shelf = CollectionOutcome(
+            outcome = CollectionOutcome(
                 ours.title, theirs.slug if theirs else f"{namespace}/{ours.title}"
             )
-            shelf.changes = sum(
+            outcome.changes = sum(
                 place >= len(current) or current[place] != item
                 for place, item in enumerate(entries)
             )
             if n_other := len(ours.items) - len(items):
-                shelf.notes.append(f"{n_other} items left out that are neither models nor datasets")
-            if (theirs is None or shelf.changes) and not dry:
-                shelf.slug = self._destination.shelve(
+                outcome.notes.append(
+                    f"{n_other} items left out that are neither models nor datasets"
+                )
+            if (theirs is None or outcome.changes) and not dry:
+                outcome.slug = self._destination.write_collection(
                     ours.title,
                     namespace,
                     (ours.description or "")[:_DESCRIPTION],
                     ours.private or self._options.private,
                     entries,
                 )
-            return shelf
+            return outcome
 
     def repos_of(self, slug: str) -> list[RepoId]:
         """Return the repos of a collection."""
@@ -223,7 +225,7 @@ class RepoTransfer:
                 self._destination.create_branch(target, branch, str(head))
         for step in line.steps:
             commit = step.commit.id
-            head = plan.counterparts[commit] = self._destination.take(
+            head = plan.counterparts[commit] = self._destination.replay(
                 target,
                 branch,
                 head,

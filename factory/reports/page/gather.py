@@ -147,7 +147,7 @@ class Report:
         return [
             (duel, duel.rows[0])
             for duel in self.duels
-            if duel.rows and checkpoints.parted(duel.model)[1] == 1
+            if duel.rows and checkpoints.split_label(duel.model)[1] == 1
         ]
 
 
