@@ -30,7 +30,7 @@ LANES = 2
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # states that pass
 _ATTEMPTS = 10
 _LONGEST_WAIT = 120.0  # seconds; also for what Retry-After asks
-# Why there is no answer, where the server says so of one request and takes others
+# Reasons for no answer, of one request alone
 TOO_LONG, REFUSED = "too_long", "refused"
 # vLLM's server takes what a request leaves open from the model's generation config
 _NEUTRAL = {
@@ -174,7 +174,7 @@ class OpenAIServer:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-# What servers say, with one of _UNFIT, of a request that would be answered if it were another one.
+# Patterns of messages, with a status of _UNFIT, that refuse one request alone.
 _UNFIT = (400, 413, 422)
 _REASONS = {
     TOO_LONG: re.compile(

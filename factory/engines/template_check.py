@@ -93,7 +93,7 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
         closing = chat_template.closing_ids(tokenizer)
         after = chat_template.render(tokenizer, PROBE, False).rpartition(PROBE[-1]["content"])[2]
     except InputError:
-        return []  # said already
+        return []  # reported by _turn
     configured = getattr(generation_config, "eos_token_id", None)
     configured_ids = configured if isinstance(configured, list | tuple) else [configured]
     if not closing and (after.strip() or configured_ids in ([], [None])):

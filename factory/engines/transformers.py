@@ -22,7 +22,7 @@ from factory.errors import InputError, StageError
 BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
 BATCH_TOKENS = 8192  # padded tokens in one scoring batch; keeps a 2-core CPU's caches warm
 BATCH_LOGITS = 2**27  # logits at once where they are all needed: 512 MB in float32
-_PATIENCE = 600.0  # seconds without a word before a model that speaks is given up
+_PATIENCE = 600.0  # seconds without a token before a stream is given up
 
 
 def has_gpu() -> bool:

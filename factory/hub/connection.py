@@ -25,7 +25,7 @@ from tenacity import (
 
 from factory.errors import HubError
 
-_PATIENCE = 2.0  # seconds before a person is told what is waited for
+_PATIENCE = 2.0  # seconds before waiting is logged
 _TRIES = 4  # of a first contact, after 1, 2 and 4 s
 _ANSWER = 10.0  # seconds that each of them may take
 log = logging.getLogger("factory")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 PUBLIC = "https://huggingface.co"
 QUIET = {
-    "HF_HUB_VERBOSITY": "error",  # its own retries are told as what came of them
+    "HF_HUB_VERBOSITY": "error",  # retries are reported by their outcome
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

@@ -97,7 +97,7 @@ class Mirror(Destination):
         def put() -> None:
             headers = {"Content-Length": str(file.size)}
             response = get_session().put(link, content=chunks(), headers=headers)
-            if response.status_code == 400:  # this hub hashed it and found something else
+            if response.status_code == 400:  # the hub computed another hash
                 discard(path)
                 raise Damaged(f"{file.path} did not arrive as it should")
             hf_raise_for_status(response)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from factory.errors import HubError
 from factory.hub.sync.side import File, HubReader, RepoCommit, RepoId, RepoRefs
 
-# What a repo holds that was made and given nothing yet.
+# Files of a new, empty repo.
 _HUBS_OWN = {".gitattributes"}
 
 
@@ -246,7 +246,7 @@ class _Layout:
         steps = []
         for commit in line:
             files = pair.source.files(pair.repo, commit.id)
-            if before is None:  # the first is held against what the other hub has
+            if before is None:  # the first is compared with the destination
                 same = {
                     path
                     for path in files.keys() & theirs.keys()
