@@ -74,7 +74,7 @@ def test_an_input_without_a_known_licence_is_a_conflict() -> None:
             settle("mit", unknown)
         with pytest.raises(RecipeError, match="unknown licence"):
             settle("mit", unknown, said="mit")
-    with pytest.raises(RecipeError, match="nothing says"):
+    with pytest.raises(RecipeError, match="no input states"):
         settle()
 
 

@@ -179,7 +179,7 @@ def test_thoughts_that_cannot_be_switched_off() -> None:
     assert add
     found = only(tokenizer)
     assert found.fatal and "not a prefix of the conversation" in found.what
-    with pytest.raises(InputError, match="otherwise than the conversation"):
+    with pytest.raises(InputError, match="as a prefix of its conversation"):
         chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
 
 
@@ -211,7 +211,7 @@ def test_a_turn_that_only_the_next_speaker_ends_is_for_drawing_alone() -> None:
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
     found = only(tokenizer, [tokenizer.bos_token_id])
-    assert not found.fatal and "learns to stop" in found.what
+    assert not found.fatal and "learn to stop" in found.what
     assert only(tokenizer, []).fatal  # and nothing else would stop it
 
 
