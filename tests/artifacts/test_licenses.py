@@ -98,10 +98,10 @@ def test_other_terms_need_a_name_and_a_link_and_go_with_themselves_alone() -> No
 
 
 def test_a_model_made_from_llama_says_so_in_its_name() -> None:
-    with pytest.raises(RecipeError, match="begins with 'Llama'"):
+    with pytest.raises(RecipeError, match="begin with 'Llama'"):
         settle("llama3.1", kind="adapter", repo="org/croco-dpo-all")
     assert settle("llama3.1", kind="adapter", repo="org/Llama-croco-dpo-all") == "llama3.1"
-    with pytest.raises(RecipeError, match="begins with 'Llama 3'"):
+    with pytest.raises(RecipeError, match="begin with 'Llama 3'"):
         settle("llama3", kind="model", repo="org/Llama-croco")
     assert settle("llama3", kind="model", repo="org/llama-3-croco") == "llama3"
     assert settle("llama3.1", kind="pairs", repo="org/croco-pairs") == "llama3.1"
