@@ -1,4 +1,4 @@
-"""Inference: generate against bare vLLM, score against one row at a time, batches, memory, a kill.
+"""Inference: generate against bare vLLM, score against one row at a time, memory, a kill.
 
     python benchmarks/inference.py                    # all of it, with the small real model
     python benchmarks/inference.py --only memory kill
@@ -9,9 +9,6 @@
   are counted from the first request to the last answer, after the model is loaded and warm.
 - score: the stage (rows of a prompt together, batched) and each row alone, with the same
   transformers model; with --engine vllm both sides pool through vLLM.
-- batching: the transformers engine with its own continuous batching and with ordinary batches, on
-  the requests of generate (several answers to a prompt) and on prompts of one to eight times the
-  length. On a busy machine processor seconds say more than seconds; memory is above the model.
 - kill: kill -9 in the middle of a run, and the time until the next run has its first shard of new
   rows beside what was there: the start of Python and the engine, and what was lost.
 - memory: the peak of resident memory of the stage with an engine that draws nothing (random ids),
@@ -23,7 +20,6 @@ Random requests are made from arithmetic on their number, the same on every mach
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import signal
@@ -44,7 +40,7 @@ from tests.support import jobs
 MODEL = "local/SmolLM2-135M-Instruct-Q4_1"
 TOPICS = ("bread", "the sea", "a bridge", "winter", "two brothers", "an old clock", "copper", "tea")
 KINDS = ("Explain", "Tell a story about", "Write a letter about", "List facts about", "Describe")
-PARTS = ("generate", "score", "batching", "kill", "memory")
+PARTS = ("generate", "score", "kill", "memory")
 
 
 def asked(count: int) -> list[str]:
@@ -233,37 +229,6 @@ def alone_score(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     return {"seconds": seconds, "tokens": tokens}
 
 
-# batching
-
-
-def drawn(directory: Path, asks: argparse.Namespace, batching: Any, mixed: bool) -> dict[str, Any]:
-    """One engine on all requests at once, loaded and warm."""
-    from factory.engines import chat_template, choose
-
-    knobs = choose.EngineKnobs(
-        engine="transformers", batching=batching, max_num_seqs=asks.rows or None
-    )
-    engine = choose.sampler(knobs, directory / "model", "local/model", asks.dtype)
-    warm(engine.sample)
-    texts = asked(asks.prompts)
-    if mixed:
-        texts = [" ".join([text] * (1 + n % 8)) for n, text in enumerate(texts)]
-    ids = [chat_template.prompt_ids(engine.tokenizer, _said(text)) for text in texts]
-    requests = ids if mixed else [one for one in ids for _ in range(asks.n)]
-    peak = Peak()
-    peak.start()
-    started, spent = time.perf_counter(), time.process_time()
-    answers = engine.sample(requests, Sampling(1.0, 1.0, asks.tokens), 0)
-    found = {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - spent,
-        "tokens": sum(len(answer.token_ids) for answer in answers),
-        "mb": peak.stop(),
-    }
-    engine.close()
-    return found
-
-
 # memory
 
 
@@ -384,11 +349,6 @@ SIDES: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "bare_generate": bare_generate,
     "stage_score": stage_score,
     "alone_score": alone_score,
-    **{
-        f"{batching}_{kind}": functools.partial(drawn, batching=batching, mixed=kind == "mixed")
-        for batching in ("continuous", "static")
-        for kind in ("answers", "mixed")
-    },
     "memory": memory,
     "killable": killable,
 }
@@ -396,7 +356,7 @@ SIDES: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
 
 def _command(side: str, directory: Path, asks: argparse.Namespace, **changed: Any) -> list[str]:
     given = {**vars(asks), **changed}
-    knobs = ("prompts", "n", "tokens", "shard", "seqs", "rows", "scored", "dtype", "engine")
+    knobs = ("prompts", "n", "tokens", "shard", "seqs", "scored", "dtype", "engine")
     return [
         sys.executable, __file__, "--side", side, "--directory", str(directory),
         *(word for knob in knobs for word in (f"--{knob}", str(given[knob]))),
@@ -455,7 +415,6 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=48)
     options.add_argument("--shard", type=int, default=6)
     options.add_argument("--seqs", type=int, default=64, help="requests at once, on both sides")
-    options.add_argument("--rows", type=int, default=0, help="of batching; 0: what each takes")
     options.add_argument("--scored", type=int, default=3, help="prompts of 64 answers to score")
     options.add_argument("--dtype", default="float32", help="bfloat16 on a GPU")
     options.add_argument("--engine", default="transformers", help="for score and kill")
@@ -483,12 +442,6 @@ def main() -> None:
             runs = compared("stage_score", "alone_score", directory, asks)
             show("score", runs, "stage_score", "alone_score", "aim: clearly above 1")
             results["score"] = runs
-        if "batching" in asks.only:
-            for kind in ("answers", "mixed"):
-                sides = f"continuous_{kind}", f"static_{kind}"
-                runs = compared(*sides, directory, asks)
-                show(f"batching, {kind}", runs, *sides, "no aim: it hangs on how answers end")
-                results[f"batching_{kind}"] = runs
         if "memory" in asks.only:
             found = [apart("memory", directory, asks, prompts=size) for size in (1_000, 10_000)]
             print("\nmemory")

@@ -1,4 +1,4 @@
-"""The base of everything a recipe may say, with marks on its fields; and YAML 1.2.
+"""Base classes of the configuration, with marks on fields; a reader of YAML 1.2.
 
 A field without a mark is semantic: it is hashed into the fingerprint of what is made with it.
 
@@ -41,7 +41,7 @@ class Knobs(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _not_coerced(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic takes "5", yes and 1 for numbers and booleans alike; people mean one."""
+        """Refuse "5" or yes for a number and 1 for a boolean, which pydantic would convert."""
         kind = cls.model_fields[str(info.field_name)].annotation
         if kind in (int, float) and isinstance(value, str | bool):
             raise ValueError(f"must be a number, not {value!r}")
@@ -66,20 +66,21 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 @dataclass
 class Document:
-    """Plain data, and where each value stands: `places[path]` is `file:line`."""
+    """Plain data with the place of each value: `places[path]` is `file:line`."""
 
     data: Any
     places: dict[Path, str] = field(default_factory=dict)
 
     def place(self, path: Path) -> str:
-        """Where `path` stands, or the nearest thing around it that is there."""
+        """Return the place of `path`, or of the nearest value around it that has one."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, "the command line")
 
 
 def parse(text: str, name: str) -> Document:
-    """The one document in `text`; `name` is what places call the file. Raises RecipeError."""
+    """Parse `text` as one YAML document; `name` stands for the file in places. Raises
+    RecipeError."""
     if len(text) > _SIZE_LIMIT:
         raise _too_large(name, f"over {_SIZE_LIMIT} characters")
     try:
@@ -145,7 +146,7 @@ def _too_large(place: str, how: str) -> RecipeError:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that a 1.2 reader or a 1.1 reader would take for something else."""
+    """Dumper that quotes every string that a YAML 1.1 or 1.2 reader would read as another type."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -157,12 +158,12 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML that `parse`, and any other reader, reads back the same."""
+    """Dump plain data as YAML that `parse`, and any other reader, reads back unchanged."""
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False))
 
 
 def scalar(text: str) -> Any:
-    """The value of one unquoted scalar."""
+    """Parse an unquoted scalar."""
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):
@@ -181,7 +182,9 @@ def _build(node: yaml.Node, path: Path, name: str, places: dict[Path, str]) -> A
         try:
             return node.value if node.style else scalar(node.value)
         except ValueError:
-            raise RecipeError(f"{place}: a number of too many digits", "write fewer") from None
+            raise RecipeError(
+                f"{place}: a number with too many digits", "write fewer digits"
+            ) from None
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, i), name, places) for i, item in enumerate(node.value)]
     built: dict[str, Any] = {}
@@ -189,9 +192,9 @@ def _build(node: yaml.Node, path: Path, name: str, places: dict[Path, str]) -> A
         key = key_node.value
         where = f"{name}:{key_node.start_mark.line + 1}"
         if not isinstance(key, str):
-            raise RecipeError(f"{where}: a key must be a word", "write `key: value`")
+            raise RecipeError(f"{where}: a key must be text", "write `key: value`")
         if key in built:
-            raise RecipeError(f"{where}: the key {key!r} is there twice", "remove one of them")
+            raise RecipeError(f"{where}: the key {key!r} is defined twice", "remove one of them")
         built[key] = _build(value_node, (*path, key), name, places)
         places[(*path, key)] = where
     return built

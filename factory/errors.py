@@ -1,4 +1,4 @@
-"""What the factory raises: each error says what went wrong and what to do about it.
+"""Errors and checks. Each error says what went wrong and how to fix it.
 
 FactoryError            exit code 1: the user can fix it
 ├── RecipeError         the recipe says something impossible
@@ -20,7 +20,7 @@ from typing import Literal
 
 
 class FactoryError(Exception):
-    """A mistake or a circumstance the user can mend: `what` happened and the `fix`, a line each."""
+    """An error that the user can fix: `what` happened and the `fix`, one line each."""
 
     exit_code = 1
 
@@ -60,7 +60,7 @@ class Interrupted(FactoryError):
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"` for the closest of `words`, or `""` when none is close."""
+    """Return `" (did you mean 'x'?)"` for the closest of `words`, or `""` when none is close."""
     close = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -70,7 +70,7 @@ State = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, how it stands, what was seen, and what to do about it."""
+    """One line of a report: what was checked, its state, what was `seen`, and the fix."""
 
     name: str
     state: State
@@ -90,7 +90,7 @@ _SHAPES = re.compile(
 
 
 def redact(text: str) -> str:
-    """`text` without anything shaped like a token, nor any secret of this environment."""
+    """Return `text` without tokens, or secrets of this environment."""
     for name, value in os.environ.items():
         if _NAMES.search(name) and len(value) >= _SHORTEST and value in text:
             text = text.replace(value, HIDDEN)

@@ -109,7 +109,7 @@ def test_a_number_of_thousands_of_digits_is_refused():
 
 @pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3", "{a: 1, b: 2,\n\n a: 3}"])
 def test_a_key_twice_is_refused_with_the_line_of_the_second(text):
-    with pytest.raises(RecipeError, match=r"r\.yaml:3: the key 'a' is there twice"):
+    with pytest.raises(RecipeError, match=r"r\.yaml:3: the key 'a' is defined twice"):
         data(text)
 
 
@@ -148,7 +148,7 @@ def test_two_documents_are_refused():
 
 
 def test_a_list_as_a_key_is_refused():
-    with pytest.raises(RecipeError, match=r"r\.yaml:1: a key must be a word"):
+    with pytest.raises(RecipeError, match=r"r\.yaml:1: a key must be text"):
         data("? [a, b]\n: 1")
 
 

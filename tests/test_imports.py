@@ -211,7 +211,6 @@ def test_the_list_of_stages_imports_them_all():
                 {
                     "factory.engines.transformers",
                     "factory.engines.checkpoint",
-                    "factory.engines.continuous",
                     *(
                         f"factory.training.{name}"
                         for name in ("adapters", "launch", "loop", "probe", "trainers")

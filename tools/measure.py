@@ -1,15 +1,16 @@
 """Measure how a package reads: size, names and docstrings, from its syntax trees alone.
 
-    python -m tools.measure [DIRECTORY]
+    python -m tools.measure [DIRECTORY] [--files]
 
-Prints one figure a line for `factory/`, or for the package in DIRECTORY. The figures are bounds for
-review, not a score: tests hold those that matter.
+Prints one figure a line for `factory/`, or for the folder in DIRECTORY. With `--files` it prints
+the bare names and the vague docstrings of each file instead, with their lines.
+The figures are bounds for review, not a score: tests hold those that matter.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ BARE = {
     "kept", "wanted", "taken", "known", "seen", "mine", "whole", "beside",
 }  # fmt: skip
 OPENINGS = ("What ", "Who ", "Where ", "How ", "The same", "Of ")
+PACKAGE = Path(__file__).parent.parent / "factory"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -45,24 +47,42 @@ def read_package(root: Path) -> list[Source]:
     return [Source(path, text, ast.parse(text)) for path, text in texts]
 
 
-def bindings(tree: ast.AST) -> Iterator[str]:
-    """Yield each name that a tree binds: assignments, loops, arguments, functions and classes."""
+def bindings(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield each name that a tree binds, with its line: assignments (attributes without their
+    leading underscores included), loops, arguments, functions and classes."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr.lstrip("_"), node.lineno
         elif isinstance(node, ast.arg):
-            yield node.arg
+            yield node.arg, node.lineno
         elif isinstance(node, Function | ast.ClassDef):
-            yield node.name
+            yield node.name, node.lineno
 
 
-def docstrings(tree: ast.AST) -> Iterator[str]:
-    """Yield the docstrings of the module, its classes and its functions."""
+def docstrings(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield the docstrings of the module, its classes and its functions, with their lines."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | Function):
             text = ast.get_docstring(node)
             if text:
-                yield text
+                yield text, node.body[0].lineno
+
+
+def bare_names(tree: ast.AST) -> list[tuple[str, int]]:
+    """Return the bindings of a tree that are in `BARE`, with their lines."""
+    return [(name, line) for name, line in bindings(tree) if name in BARE]
+
+
+def vague_docstrings(tree: ast.AST) -> list[tuple[str, int]]:
+    """Return the docstrings of a tree that begin with one of `OPENINGS`, with their lines."""
+    return [(text, line) for text, line in docstrings(tree) if text.startswith(OPENINGS)]
+
+
+def doubled_classes(sources: list[Source]) -> list[str]:
+    """Return the names that more than one class has, in order."""
+    return sorted(name for name, count in _classes(sources).items() if count > 1)
 
 
 def n_arguments(function: Function) -> int:
@@ -82,17 +102,11 @@ def measure(root: Path) -> dict[str, str]:
         for node in ast.walk(source.tree)
         if isinstance(node, Function) and node.end_lineno is not None
     ]
-    classes = Counter(
-        node.name
-        for source in sources
-        for node in ast.walk(source.tree)
-        if isinstance(node, ast.ClassDef)
-    )
-    double = sorted(name for name, count in classes.items() if count > 1)
-    names = [name for source in sources for name in bindings(source.tree)]
-    bare = Counter(name for name in names if name in BARE)
-    docs = [text for source in sources for text in docstrings(source.tree)]
-    vague = sum(text.startswith(OPENINGS) for text in docs)
+    classes, double = _classes(sources), doubled_classes(sources)
+    n_names = sum(1 for source in sources for _ in bindings(source.tree))
+    bare = Counter(name for source in sources for name, _ in bare_names(source.tree))
+    n_docs = sum(1 for source in sources for _ in docstrings(source.tree))
+    vague = sum(len(vague_docstrings(source.tree)) for source in sources)
     largest = max(sources, key=lambda source: source.n_lines)
     longest, widest = max(functions), max(functions, key=lambda function: function[1])
     return {
@@ -103,11 +117,26 @@ def measure(root: Path) -> dict[str, str]:
         "longest function": f"{longest[0]} ({longest[2]})",
         "most arguments": f"{widest[1]} ({widest[2]})",
         "class names defined more than once": f"{len(double)} of {len(classes)} "
-        f"({len(double) / len(classes):.1%}): {', '.join(double)}",
-        "bare names": f"{bare.total()} of {len(names)} ({bare.total() / len(names):.2%}): "
+        f"({len(double) / max(len(classes), 1):.1%}): {', '.join(double)}",
+        "bare names": f"{bare.total()} of {n_names} ({bare.total() / n_names:.2%}): "
         + ", ".join(f"{name} {count}" for name, count in bare.most_common()),
-        "vague docstrings": f"{vague} of {len(docs)} ({vague / len(docs):.1%})",
+        "vague docstrings": f"{vague} of {n_docs} ({vague / max(n_docs, 1):.1%})",
     }
+
+
+def by_file(root: Path) -> Iterator[str]:
+    """Yield a line for each file below `root` with bare names or vague docstrings, and theirs."""
+    for source in read_package(root):
+        bare, vague = bare_names(source.tree), vague_docstrings(source.tree)
+        if bare or vague:
+            yield f"{source.path}: {len(bare)} bare, {len(vague)} vague"
+        for text, line in sorted([*bare, *vague], key=lambda pair: pair[1]):
+            yield f"  {line}: {text.splitlines()[0]}"
+
+
+def _classes(sources: list[Source]) -> Counter[str]:
+    nodes = (node for source in sources for node in ast.walk(source.tree))
+    return Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
 
 
 def _has_code(path: Path) -> bool:
@@ -116,8 +145,14 @@ def _has_code(path: Path) -> bool:
 
 def main() -> None:
     """Print the figures of `factory/`, or of the directory that the command line names."""
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "factory"
-    for name, value in measure(root).items():
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("directory", nargs="?", type=Path, default=PACKAGE)
+    options.add_argument("--files", action="store_true", help="bare names and docstrings by file")
+    arguments = options.parse_args()
+    if arguments.files:
+        print("\n".join(by_file(arguments.directory)))
+        return
+    for name, value in measure(arguments.directory).items():
         print(f"{name}: {value}")
 
 

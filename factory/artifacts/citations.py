@@ -1,4 +1,4 @@
-"""What to cite: which papers and tools an artifact rests on, as keys of cards/references.bib."""
+"""Citations: the papers and tools behind an artifact, as keys of cards/references.bib."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ _NAMES: tuple[tuple[str, str], ...] = (
 )
 
 
-def cited(
+def citation_keys(
     stage: str,
     fields: Mapping[str, Any],
     how: Mapping[str, Any],
     sources: Iterable[str],
     upstream: Iterable[str],
 ) -> list[str]:
-    """The keys for one artifact: of its stage, its knobs, its engine, the outside `sources` it
-    read, and those of everything `upstream` that it was made from."""
-    found = [*_STAGES.get(stage, ())]
+    """Return the citation keys of one artifact: of its stage, its fields, its engine, the outside
+    `sources` it read, and of everything `upstream`."""
+    keys = [*_STAGES.get(stage, ())]
     if stage in ("pair", "best"):
         if fields.get("length_control"):
-            found.append("icr")
+            keys.append("icr")
         if any("sigma" in str(fields.get(side)) for side in ("chosen", "rejected")):
-            found.append("sweetspot")
+            keys.append("sweetspot")
     if fields.get("kind") == "implicit":
-        found.append("icr")
+        keys.append("icr")
     if how.get("engine") == "vllm":
-        found.append("vllm")
-    found += [
+        keys.append("vllm")
+    keys += [
         key
         for source in sources
         for pattern, key in _NAMES
         if re.search(pattern, source, re.IGNORECASE)
     ]
-    return list(dict.fromkeys([*found, *upstream]))
+    return list(dict.fromkeys([*keys, *upstream]))
 
 
 def entries(bib: str) -> dict[str, str]:
-    """The entries of a BibTeX file by their keys, in its order."""
-    found = re.findall(r"^@\w+\{([\w-]+),\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
+    """Parse the entries of a BibTeX file: key to text, in order."""
+    keys = re.findall(r"^@\w+\{([\w-]+),\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
     texts = re.findall(r"^@\w+\{[\w-]+,\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
-    return dict(zip(found, texts, strict=True))
+    return dict(zip(keys, texts, strict=True))

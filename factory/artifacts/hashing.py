@@ -18,7 +18,7 @@ UNHASHED = frozenset({"README.md", ".gitattributes", MANIFEST, "recipe.yaml", "r
 
 
 def canonical(value: Any) -> str:
-    """`value` as canonical JSON: sorted keys, no spaces, 1.0 written as 1, no NaN.
+    """Return `value` as canonical JSON: sorted keys, no spaces, 1.0 written as 1, no NaN.
 
     Raises ValueError for a number that is not finite: it cannot name anything.
     """
@@ -38,25 +38,25 @@ def _plain(value: Any) -> Any:
 
 
 def fingerprint(identity: Any) -> str:
-    """First 12 hex digits of the sha256 of `identity` in canonical JSON."""
+    """Return first 12 hex digits of the sha256 of `identity` in canonical JSON."""
     return hashlib.sha256(canonical(identity).encode("utf-8", "surrogatepass")).hexdigest()[
         :FINGERPRINT_LENGTH
     ]
 
 
 def text_hash(text: str) -> str:
-    """Hash of a prompt or a response, as kept in `prompt_hash` and `response_hash`."""
+    """Return the hash of a prompt or a response, as stored in `prompt_hash` and `response_hash`."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
+    """Return sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_digest(files: Iterable[tuple[str, str]]) -> str:
-    """sha256 over sorted (path, content sha256) pairs, leaving out `UNHASHED` files.
+    """Return the sha256 over sorted (path, content sha256) pairs, without `UNHASHED` files.
 
     The same content has the same digest on every hub, whatever its commits are called.
     """

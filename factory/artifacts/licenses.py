@@ -1,8 +1,8 @@
-"""Licences: a table of those the Hub knows, and what may be said of a thing made from others.
+"""Licences: a table of those that the Hub knows, and the licence of an artifact made from others.
 
-This is bookkeeping, not advice. The rule is cautious: everything that was read counts, a prompt as
-much as a model whose answers or scores are kept, and what the table cannot settle is a conflict
-that a person settles in the recipe, with a reason.
+This is bookkeeping, not advice. The rule is cautious: every input counts, a prompt as much as a
+model whose answers or scores are kept. What the table cannot settle is a conflict, which a person
+settles in the recipe, with a reason.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ Kind = Literal["permissive", "share-alike", "non-commercial", "no-derivatives", 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a licence asks of whoever passes on something made from what is under it.
+    """Conditions of a licence for whoever distributes a derived work.
 
-    `asks` orders permissive ones; `accepts` are later versions a work may move to; `begins` is
-    how the name of a model made from it must begin; `notice` must go along."""
+    `asks` orders permissive ones; `accepts` are later versions a work may move to; `begins` is how
+    the name of a model made from it must begin; `notice` must go along.
+    """
 
     kind: Kind
     name: str
@@ -37,10 +38,11 @@ class Terms:
 
 
 def _cc(code: str, kind: Kind, name: str, versions: str, **more: Any) -> dict[str, Terms]:
-    """The versions of one Creative Commons licence; a share-alike one may move to a later one."""
-    found, every = {}, versions.split()
-    for number, version in enumerate(every):
-        later = tuple(f"cc-{code}-{v}" for v in every[number + 1 :]) if "sa" in code else ()
+    """Return the versions of one Creative Commons licence; a share-alike one may move to a later
+    one."""
+    terms_by_id, all_versions = {}, versions.split()
+    for number, version in enumerate(all_versions):
+        later = tuple(f"cc-{code}-{v}" for v in all_versions[number + 1 :]) if "sa" in code else ()
         terms = Terms(
             kind,
             f"Creative Commons {name} {version}",
@@ -48,8 +50,8 @@ def _cc(code: str, kind: Kind, name: str, versions: str, **more: Any) -> dict[st
             link=f"https://creativecommons.org/licenses/{code}/{version}/",
             **more,
         )
-        found[f"cc-{code}-{version}"] = terms
-    return found
+        terms_by_id[f"cc-{code}-{version}"] = terms
+    return terms_by_id
 
 
 def _llama(version: str, slug: str, began: str, built: str) -> Terms:
@@ -73,7 +75,7 @@ _RAIL = ("openrail", "openrail++", "bigscience-openrail-m", "creativeml-openrail
 
 # Every id here is one the Hub takes. Families that do not say which (`cc`, `gpl`) are left out.
 TABLE: Mapping[str, Terms] = {
-    **{one: Terms("permissive", one) for one in ("cc0-1.0", "pddl", "unlicense", "wtfpl")},
+    **{code: Terms("permissive", code) for code in ("cc0-1.0", "pddl", "unlicense", "wtfpl")},
     **{
         code: Terms("permissive", name, asks=1)
         for code, name in (line.split() for line in _FREE)
@@ -102,10 +104,10 @@ TABLE: Mapping[str, Terms] = {
           share_alike=True),
     **_cc("by-nd", "no-derivatives", "Attribution NoDerivatives", "4.0"),
     **_cc("by-nc-nd", "no-derivatives", "Attribution NonCommercial NoDerivatives", "3.0 4.0"),
-    **{one: Terms("own terms", one) for one in _RAIL},
+    **{code: Terms("own terms", code) for code in _RAIL},
     **{
-        one: Terms("own terms", one)
-        for one in ("apple-amlr", "apple-ascl", "intel-research", "deepfloyd-if-license",
+        code: Terms("own terms", code)
+        for code in ("apple-amlr", "apple-ascl", "intel-research", "deepfloyd-if-license",
                     "fair-noncommercial-research-license", "h-research", "c-uda")
     },
     "gemma": Terms(
@@ -124,116 +126,129 @@ TABLE: Mapping[str, Terms] = {
 }  # fmt: skip
 
 
-def known(license: License | None) -> bool:
-    """Whether the table says what this licence asks; `other` with a name and a link is one too."""
+def is_known(license: License | None) -> bool:
+    """Return whether the table has this licence, or it is `other` with a name and a link."""
     return license is not None and (
         license.id in TABLE or (license.id == "other" and bool(license.name and license.link))
     )
 
 
 def terms(license: License) -> Terms:
-    """What a licence asks. `other` is under its own terms."""
+    """Return the terms of a licence. `other` is under its own terms."""
     if license.id in TABLE:
         return TABLE[license.id]
     return Terms("own terms", license.name or license.id, link=license.link or "")
 
 
-def stated(readme: str) -> License | None:
-    """The licence that a card states; None for none, for several that cannot be combined, and for
-    one the table does not have. Raises InputError for metadata that is not YAML."""
+def stated_license(readme: str) -> License | None:
+    """Return the licence that a card states. None if it states none, several that cannot be
+    combined, or one that the table lacks. Raises InputError for metadata that is not YAML."""
     data, _ = front_matter(readme)
-    found = (data or {}).get("license")
-    ids = [str(one).lower() for one in (found if isinstance(found, list) else [found]) if one]
+    value = (data or {}).get("license")
+    values = value if isinstance(value, list) else [value]
+    ids = [str(item).lower() for item in values if item]
     named = {
         key: str((data or {})[f"license_{key}"])
         for key in ("name", "link")
         if (data or {}).get(f"license_{key}")
     }
-    each = [License(id=one, **(named if one == "other" else {})) for one in ids]
-    if not each or not all(known(one) for one in each):
+    licenses = [
+        License(id=license_id, **(named if license_id == "other" else {})) for license_id in ids
+    ]
+    if not licenses or not all(map(is_known, licenses)):
         return None
-    return _strictest(each)
+    return _strictest(licenses)
 
 
 def settle(
     repo: str,
     kind: str,
     inputs: Sequence[tuple[str, License | None]],
-    said: License | None,
+    declared: License | None,
 ) -> License:
-    """The licence of what is made in `repo` from `inputs` (name and licence each).
+    """Return the licence of an artifact in `repo` made from `inputs` (name and licence each).
 
-    `said` is what the recipe says: with a reason it stands, without one it must be allowed by all
-    inputs; where it says nothing, the strictest input decides. Raises RecipeError, which names
-    the inputs that do not go together and how to settle it.
+    `declared` is the recipe's: with a reason it stands, without one all inputs must allow it. If
+    the recipe declares none, the strictest input decides. Raises RecipeError, which names the
+    conflicting inputs and how to settle it.
     """
     settle_it = (
         "say in the recipe what it is, with a reason: license: {id: …, because: …}; or what a "
         "source is under: licenses: {source: id}"
     )
-    if said is not None:
-        if not known(said):
+    if declared is not None:
+        if not is_known(declared):
             raise RecipeError(
-                f"license {said.id!r} is not one the table has{nearest(said.id, TABLE)}",
+                f"license {declared.id!r} is not in the table{nearest(declared.id, TABLE)}",
                 "use an id of the Hub, or license: {id: other, name: …, link: …}",
             )
-        if said.because:
-            return said
-    unknown = [name for name, license in inputs if not known(license)]
+        if declared.because:
+            return declared
+    unknown = [name for name, license in inputs if not is_known(license)]
     if unknown:
-        raise RecipeError(f"{repo}: no licence is known of {_told(unknown)}", settle_it)
-    found = [(name, license) for name, license in inputs if license is not None]
-    chosen = said or _strictest([license for _, license in found])
+        raise RecipeError(f"{repo}: unknown licence: {_join_names(unknown)}", settle_it)
+    licensed = [(name, license) for name, license in inputs if license is not None]
+    chosen = declared or _strictest([license for _, license in licensed])
     if chosen is None:
-        listed = [f"{name} ({license.id})" for name, license in found]
+        names = [f"{name} ({license.id})" for name, license in licensed]
         raise RecipeError(
-            f"{repo}: the licences of its inputs do not go together: {_told(listed)}"
-            if found
-            else f"{repo}: nothing says under which licence it is",
+            f"{repo}: the licences of its inputs conflict: {_join_names(names)}"
+            if licensed
+            else f"{repo}: no input states a licence",
             settle_it,
         )
-    against = [f"{name} ({one.id})" for name, one in found if not _allows(one, chosen)]
-    if against:
+    conflicts = [
+        f"{name} ({license.id})" for name, license in licensed if not _allows(license, chosen)
+    ]
+    if conflicts:
         raise RecipeError(
-            f"{repo} cannot be under {chosen.id}: it is made from {_told(against)}", settle_it
+            f"{repo} cannot be under {chosen.id}: it is made from {_join_names(conflicts)}",
+            settle_it,
         )
     begins = terms(chosen).begins
     if begins and kind in ("adapter", "model") and not _begins(repo, begins):
         raise RecipeError(
-            f"{repo}: under the {terms(chosen).name}, its name begins with {begins!r}",
+            f"{repo}: under the {terms(chosen).name}, its name must begin with {begins!r}",
             f"call the recipe {begins.replace(' ', '-')}-…, or give license: a because:",
         )
     return chosen
 
 
 def header(license: License) -> dict[str, str]:
-    """The lines of a card's metadata that state a licence."""
-    found = {"license": license.id}
+    """Return the lines of a card's metadata that state a licence."""
+    lines = {"license": license.id}
     if license.id == "other":
-        found |= {"license_name": _slug(license.name or ""), "license_link": license.link or ""}
-    return found
+        lines |= {"license_name": _slug(license.name or ""), "license_link": license.link or ""}
+    return lines
 
 
-def _allows(one: License, made: License) -> bool:
-    """Whether something made from what is under `one` may be passed on under `made`."""
-    asked, given = terms(one), terms(made)
-    same = made.id in (one.id, *asked.accepts) and made.name == one.name
-    match asked.kind:
+def _allows(source: License, product: License) -> bool:
+    """Return whether a work derived from one under `source` may be distributed under `product`."""
+    source_terms, product_terms = terms(source), terms(product)
+    same = product.id in (source.id, *source_terms.accepts) and product.name == source.name
+    match source_terms.kind:
         case "permissive":
             return True
         case "non-commercial":
-            return same or (given.kind == "non-commercial" and not asked.share_alike)
+            return same or (product_terms.kind == "non-commercial" and not source_terms.share_alike)
         case "no-derivatives":
             return False
         case _:
             return same
 
 
-def _strictest(each: Iterable[License]) -> License | None:
-    """The one of these that something made from all of them may be under, if there is one."""
-    every = list(each)
-    fit = [one for one in every if all(_allows(other, one) for other in every)]
-    best = max(fit, key=lambda one: (terms(one).asks, one.id), default=None)
+def _strictest(licenses: Iterable[License]) -> License | None:
+    """Return the licence among these that a work made from all of them may have, if there is
+    one."""
+    candidates = list(licenses)
+    compatible = [
+        candidate
+        for candidate in candidates
+        if all(_allows(other, candidate) for other in candidates)
+    ]
+    best = max(
+        compatible, key=lambda candidate: (terms(candidate).asks, candidate.id), default=None
+    )
     return best and best.model_copy(update={"because": None})
 
 
@@ -249,7 +264,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
-def _told(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     unique = list(dict.fromkeys(names))
     more = f" and {len(unique) - 4} more" if len(unique) > 4 else ""
     return ", ".join(unique[:4]) + more

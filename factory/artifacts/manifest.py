@@ -59,8 +59,8 @@ class License(Record):
 
     @model_serializer(mode="wrap")
     def _short(self, dump: SerializerFunctionWrapHandler) -> str | dict[str, Any]:
-        said: dict[str, Any] = {k: v for k, v in dump(self).items() if v is not None}
-        return self.id if said.keys() == {"id"} else said
+        values: dict[str, Any] = {k: v for k, v in dump(self).items() if v is not None}
+        return self.id if values.keys() == {"id"} else values
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -79,10 +79,10 @@ class FileRecord(Record):
 
 
 class InputRecord(Record):
-    """What one slice read: an artifact's slice (`step`, `slice`, `fingerprint`, to be had from
-    `repo` at `tag`) or something from outside (`source`, `revision`); `digest` is the content
-    that was really read, `license` what that is under. `served`: a model that was asked under the
-    name `source`; what it was is not known, and `digest` is of the name."""
+    """One input of a slice: an artifact's slice (`step`, `slice`, `fingerprint`, at `repo` and
+    `tag`) or something from outside (`source`, `revision`). `digest` is the content that was read,
+    `license` its licence. `served`: a model behind a server, by the name `source`; its weights are
+    not known, and `digest` is of the name."""
 
     role: str
     digest: str
@@ -100,22 +100,23 @@ class InputRecord(Record):
 
 
 class Rows(Record):
-    """Conservation for one slice: `into` = `out` + the sum of `dropped` by reason.
+    """Row counts of one slice: `into` = `out` + the sum of `dropped` by reason.
 
-    `into` counts what the stage was asked to make (for generate: prompts x n)."""
+    `into` counts the rows that the stage was asked to make (for generate: prompts x n).
+    """
 
     into: int
     out: int
     dropped: dict[str, int] = Field(default_factory=dict)
 
     def balanced(self) -> bool:
-        """Whether nothing went missing without a reason."""
+        """Return whether every row that is missing has a reason."""
         return self.into == self.out + sum(self.dropped.values())
 
 
 class SliceRecord(Record):
-    """One slice: its identity as hashed, what it read, how many rows, its content, and which of
-    its rows were not made anew."""
+    """One slice: its identity as hashed, its inputs, row counts, content digest, and how many of
+    its rows were reused."""
 
     fingerprint: Fingerprint
     row_key: Fingerprint
@@ -127,7 +128,7 @@ class SliceRecord(Record):
 
 
 class Sample(Record):
-    """A row as an example, chosen by its place alone; long texts are cut."""
+    """A row as an example, chosen by its position alone; long texts are cut."""
 
     slice: FilePath
     row: int
@@ -135,9 +136,9 @@ class Sample(Record):
 
 
 class Cost(Record):
-    """What making it took, all attempts together: seconds of wall time and GPU-hours. Where
-    somebody looked closer, how many `engines` ran beside one another, and for how many seconds
-    they were at work and loading models, all of them together."""
+    """Cost of a step over all attempts: seconds of wall time and GPU-hours. Where it was measured,
+    also how many `engines` ran at once, and their seconds of work and of loading models, summed
+    over engines."""
 
     wall_seconds: float
     gpu_hours: float = 0.0
@@ -148,7 +149,7 @@ class Cost(Record):
 
 
 class Manifest(Record):
-    """The truth about one artifact, kept as `factory.json` at its root and written last."""
+    """Manifest of one artifact: `factory.json` at its root, written last."""
 
     manifest_version: int = 1
     repo: RepoId
@@ -181,11 +182,11 @@ class Manifest(Record):
         return f"fp-{self.fingerprint}"
 
     def content(self) -> str:
-        """Digest of all slices together: two draws of one recipe differ here alone."""
+        """Return the digest of all slices together. Two draws of one recipe differ here alone."""
         return content_digest((name, record.digest) for name, record in self.slices.items())
 
     def digest_of(self, folder: str) -> str:
-        """Digest of the files below a folder, as if they were all there is."""
+        """Return the digest of the files below a folder, as if there were no others."""
         below = f"{folder}/"
         return content_digest(
             (record.path.removeprefix(below), record.sha256)
@@ -194,7 +195,7 @@ class Manifest(Record):
         )
 
     def rows(self) -> Rows:
-        """The counts of all slices added up."""
+        """Sum the row counts of all slices."""
         dropped: dict[str, int] = {}
         for record in self.slices.values():
             for reason, count in record.rows.dropped.items():
@@ -206,10 +207,10 @@ class Manifest(Record):
         )
 
     def dump(self) -> str:
-        """The text of `factory.json`."""
+        """Serialize the manifest as the text of `factory.json`."""
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of an artifact at rest. Raises OSError or ValueError when there is none."""
+    """Read the manifest of an artifact on disk. Raises OSError or ValueError when there is none."""
     return Manifest.model_validate_json((directory / MANIFEST).read_bytes())

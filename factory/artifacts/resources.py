@@ -1,4 +1,5 @@
-"""Where files lie that ship beside the code (recipes, cards, scripts, locks); where state is kept.
+"""Paths of files that ship with the code (recipes, cards, scripts, locks) and of the home
+directory.
 
 Imports nothing of size: the command line starts with it.
 """
@@ -13,16 +14,17 @@ _WHEEL = Path(__file__).parents[1] / "_data"  # where the wheel puts it
 
 
 def shipped(name: str) -> Path:
-    """A file or folder of the project, in a checkout or in an installed wheel."""
+    """Return the path of a file or folder of the project, in a checkout or in an installed
+    wheel."""
     return (_WHEEL if _WHEEL.is_dir() else _CHECKOUT) / name
 
 
 def recipes() -> dict[str, Path]:
-    """The packaged recipes by name, whichever folder they lie in."""
+    """Return the packaged recipes, name to path, from all folders."""
     files = shipped("recipes").rglob("*.yaml")
     return {file.stem: file for file in sorted(files) if not file.name.endswith(".lock.yaml")}
 
 
 def home_path() -> Path:
-    """Where the factory keeps its state: $FACTORY_HOME, else ./.factory."""
+    """Return the directory of the factory's state: $FACTORY_HOME, else ./.factory."""
     return Path(os.environ.get("FACTORY_HOME") or ".factory").absolute()

@@ -1,7 +1,7 @@
-"""Rows of earlier artifacts that stand in a new one: what was made once is not made again.
+"""Reuse rows of existing artifacts in a new one.
 
-What is taken over is settled once, in the work directory, before the grid is cut; so a step that
-is killed and run again still has the same rows to make, whatever was published in between.
+The reused rows are settled once, in the work directory, before the grid is cut. A step that is
+killed and resumed has the same rows to make, whatever was published in between.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _TAKEN = "taken.json"  # written last: the rows taken over, by where they came f
 
 @dataclass(frozen=True)
 class ReusableSlice:
-    """The files of one slice of an artifact that was made before, and what to call it
-    (`org/repo@tag`). `whole`: it is this very slice, of these very inputs, and stands as it is;
-    otherwise it was made by the same rules, and rows at the same address stand."""
+    """Files of one slice of an existing artifact, with a label (`org/repo@tag`). `whole`: the same
+    slice of the same inputs, reused as it is; otherwise it was made by the same rules, and rows at
+    the same address are reused."""
 
     path: Path
     label: str
@@ -40,7 +40,8 @@ class ReusableSlice:
 
 @dataclass(frozen=True)
 class ReusedRows:
-    """What one slice takes over: its files in order, rows by label, and whether they are all."""
+    """Rows that one slice reuses: its files in order, row counts by label, and whether these are
+    all."""
 
     files: tuple[Path, ...]
     rows: dict[str, int]
@@ -48,35 +49,43 @@ class ReusedRows:
 
 
 def take(
-    work: Path, name: str, kind: str, sources: Sequence[ReusableSlice], asked: pl.DataFrame | None
+    work: Path,
+    name: str,
+    kind: str,
+    sources: Sequence[ReusableSlice],
+    addresses: pl.DataFrame | None,
 ) -> ReusedRows:
-    """Settle what slice `name` takes over from `sources`, first come first served.
+    """Settle which rows slice `name` reuses from `sources`, first come first served.
 
-    `asked` has a row for every row that the slice is to have, its columns being the address (as
-    `prompt_id` and `k`) and the hash of what was read, named as in rows of `kind`; None takes
-    whole slices alone. Files that stand as a whole keep their bytes. Asked again, it answers with
-    what it settled the first time.
+    `addresses` has a row for every row that the slice is to have. Its columns are the address (as
+    `prompt_id` and `k`) and the hash of the input, named as in rows of `kind`. None reuses whole
+    slices alone. Files that are reused as a whole keep their bytes. A second call returns what the
+    first one settled.
     """
     directory = work / "earlier" / name
     if not (directory / _TAKEN).exists():
         fresh = directory.with_name(f".{directory.name}")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        whole = next((source for source in sources if source.whole), None)
-        if whole is not None:
-            rows = {whole.label: sum(_link(file, fresh) for file in _files(whole.path))}
+        complete_slice = next((source for source in sources if source.whole), None)
+        if complete_slice is not None:
+            rows = {
+                complete_slice.label: sum(
+                    _link(file, fresh) for file in _files(complete_slice.path)
+                )
+            }
         else:
-            rows = {} if asked is None else _pick(sources, kind, asked, fresh)
-        said = {"rows": rows, "whole": whole is not None}
-        write_atomically(fresh / _TAKEN, json.dumps(said).encode())
+            rows = {} if addresses is None else _pick(sources, kind, addresses, fresh)
+        record = {"rows": rows, "whole": complete_slice is not None}
+        write_atomically(fresh / _TAKEN, json.dumps(record).encode())
         shutil.rmtree(directory, ignore_errors=True)
         directory.parent.mkdir(parents=True, exist_ok=True)
         fresh.rename(directory)
-    return taken(work, name)
+    return read_reused(work, name)
 
 
-def taken(work: Path, name: str) -> ReusedRows:
-    """What slice `name` was settled to take over: nothing, where nobody asked."""
+def read_reused(work: Path, name: str) -> ReusedRows:
+    """Read what was settled for slice `name`; nothing where nothing was settled."""
     directory = work / "earlier" / name
     if not (directory / _TAKEN).exists():
         return ReusedRows((), {}, whole=False)
@@ -84,46 +93,48 @@ def taken(work: Path, name: str) -> ReusedRows:
     return ReusedRows(tuple(_files(directory)), settled["rows"], settled["whole"])
 
 
-def missing(there: ReusedRows, asked: pl.DataFrame) -> list[int]:
-    """The rows of `asked`, by number, that were not taken over."""
+def missing(reused: ReusedRows, addresses: pl.DataFrame) -> list[int]:
+    """Return the numbers of the rows of `addresses` that are not reused."""
     import polars as pl
 
-    numbered = asked.with_row_index("number")
-    for file in there.files:
-        numbered = numbered.join(_addresses(file, asked.columns), on=asked.columns, how="anti")
-    found: list[int] = numbered.select(pl.col("number").sort()).to_series().to_list()
-    return found
+    numbered = addresses.with_row_index("number")
+    for file in reused.files:
+        numbered = numbered.join(
+            _addresses(file, addresses.columns), on=addresses.columns, how="anti"
+        )
+    numbers: list[int] = numbered.select(pl.col("number").sort()).to_series().to_list()
+    return numbers
 
 
-def place(there: ReusedRows, directory: Path) -> int:
-    """Put what was taken over into an artifact, byte for byte. Returns how many files."""
-    for file in there.files:
+def place(reused: ReusedRows, directory: Path) -> int:
+    """Copy the reused files into an artifact, byte for byte. Returns how many files."""
+    for file in reused.files:
         _link(file, directory)
-    return len(there.files)
+    return len(reused.files)
 
 
 def _pick(
-    sources: Sequence[ReusableSlice], kind: str, asked: pl.DataFrame, into: Path
+    sources: Sequence[ReusableSlice], kind: str, addresses: pl.DataFrame, into: Path
 ) -> dict[str, int]:
     rows: dict[str, int] = {}
-    left = asked
+    remaining = addresses
     for source in sources:
         for file in _files(source.path):
-            there = _addresses(file, asked.columns).with_row_index("number")
-            usable = there.join(left, on=asked.columns, how="semi").unique(
-                asked.columns, keep="first", maintain_order=True
+            available = _addresses(file, addresses.columns).with_row_index("number")
+            usable = available.join(remaining, on=addresses.columns, how="semi").unique(
+                addresses.columns, keep="first", maintain_order=True
             )
             if not len(usable):
                 continue
-            left = left.join(usable, on=asked.columns, how="anti")
+            remaining = remaining.join(usable, on=addresses.columns, how="anti")
             rows[source.label] = rows.get(source.label, 0) + len(usable)
             current = pq.read_schema(file).names == schemas.SCHEMAS[kind].names
-            if len(usable) == len(there) and current:
+            if len(usable) == len(available) and current:
                 _link(file, into)
             else:
                 table = schemas.conform(pq.ParquetFile(file).read(), kind, source.label)
-                kept = usable["number"].sort().to_arrow().cast(pa.int64())
-                write_table(into / f"part-{_count(into):05d}.parquet", table.take(kept))
+                numbers = usable["number"].sort().to_arrow().cast(pa.int64())
+                write_table(into / f"part-{_count(into):05d}.parquet", table.take(numbers))
     return rows
 
 
@@ -136,7 +147,7 @@ def _addresses(file: Path, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _link(file: Path, directory: Path) -> int:
-    """`file` as the next part in `directory`, without copying where the disk can. Returns rows."""
+    """Link `file` as the next part in `directory`, or copy it to another disk. Returns rows."""
     directory.mkdir(parents=True, exist_ok=True)
     to = directory / f"part-{_count(directory):05d}.parquet"
     try:

@@ -1,4 +1,4 @@
-"""Example rows for the card: chosen by their place alone, so that nobody picked good ones."""
+"""Example rows for the card, chosen by position alone, so that nobody picks good ones."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _BATCH = 256  # rows in memory at once
 
 
 def take(root: Path, slices: Sequence[str], number: int = NUMBER) -> list[Sample]:
-    """`number` rows of an artifact at rest. Example i is of slice i (round and round), and is the
-    row i/number of the way through it; slices without rows are passed over."""
+    """Return `number` rows of an artifact on disk. Example i is of slice i (in turn), at i/number
+    of its rows; empty slices are skipped."""
     files = {name: sorted(slice_directory(root, name).glob("*.parquet")) for name in slices}
     sizes = {
         name: sum(pq.read_metadata(path).num_rows for path in paths)
         for name, paths in files.items()
     }
     full = [name for name in slices if sizes[name]]
-    wanted = {
+    places = {
         (full[i % len(full)], i * sizes[full[i % len(full)]] // number): None
         for i in range(number if full else 0)
     }
     return [
-        Sample(slice=name, row=row, cells=_cut(_read(files[name], row))) for name, row in wanted
+        Sample(slice=name, row=row, cells=_cut(_read(files[name], row))) for name, row in places
     ]
 
 
 def _read(paths: Sequence[Path], row: int) -> dict[str, Any]:
-    """One row of a slice. Of row groups that it is not in nothing is read, and of its own only a
-    batch is in memory at a time: texts are long and groups large."""
+    """Read one row of a slice. Reads a batch at a time of its row group alone: texts are long and
+    groups large."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
@@ -47,14 +47,14 @@ def _read(paths: Sequence[Path], row: int) -> dict[str, Any]:
                     continue
                 for batch in file.iter_batches(_BATCH, row_groups=[group]):
                     if row < len(batch):
-                        found: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
-                        return found
+                        cells: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
+                        return cells
                     row -= len(batch)
     raise IndexError(row)
 
 
 def _cut(value: Any) -> Any:
-    """`value` with long texts cut, wherever they are in it, and without anything secret."""
+    """Return `value` with long texts cut, at any depth, and without secrets."""
     if isinstance(value, Mapping):
         return {str(key): _cut(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -206,37 +206,37 @@ SCHEMAS: dict[str, pa.Schema] = {
 def conform(
     table: pa.Table, kind: str, where: str, columns: Collection[str] | None = None
 ) -> pa.Table:
-    """`table` with exactly the columns of `kind`, in order; absent nullable ones become null.
-    With `columns`, only these of them.
+    """Return `table` with exactly the columns of `kind`, in order; absent nullable ones become
+    null. With `columns`, only these of them.
 
-    Raises InputError naming the column (and the first row, for a null) that does not fit;
-    `where` says whose table it is in that message.
+    Raises InputError naming the column (and the first row, for a null) that does not fit; `where`
+    says whose table it is in that message.
     """
     schema = SCHEMAS[kind]
     if columns is not None:
         schema = pa.schema([field for field in schema if field.name in columns])
     check_names(table.column_names, schema, kind, where)
-    found = []
+    arrays = []
     for field in schema:
         if field.name not in table.column_names:
-            found.append(pa.nulls(len(table), field.type))
+            arrays.append(pa.nulls(len(table), field.type))
             continue
         column = table.column(field.name)
         if not field.nullable and column.null_count:
             row = column.is_null().index(True).as_py()
             raise InputError(f"{where}: row {row + 1} has no {field.name!r}", "fill or drop it")
         try:
-            found.append(column.cast(field.type))
+            arrays.append(column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise InputError(
                 f"{where}: column {field.name!r} is {column.type}, not {field.type}",
                 str(error).splitlines()[0],
             ) from None
-    return pa.table(found, schema=schema)
+    return pa.table(arrays, schema=schema)
 
 
 def check_names(names: Sequence[str], schema: pa.Schema, kind: str, where: str) -> None:
-    """Raises InputError when a column of `schema` that may not be null is not among `names`."""
+    """Raise InputError when a column of `schema` that may not be null is not among `names`."""
     for field in schema:
         if not field.nullable and field.name not in names:
             raise InputError(
@@ -246,12 +246,13 @@ def check_names(names: Sequence[str], schema: pa.Schema, kind: str, where: str) 
 
 
 def from_rows(rows: list[dict[str, object]], kind: str) -> pa.Table:
-    """Rows made by a stage as a table of `kind`; a missing or ill-typed cell is our own bug."""
+    """Convert rows of a stage to a table of `kind`; a missing or ill-typed cell is a bug of the
+    stage."""
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
 
 
-def said(role: str, texts: pl.Series) -> pa.Array:
-    """Conversations of one message each, all by `role`. (Made by polars: pyarrow's own ways to
+def single_messages(role: str, texts: pl.Series) -> pa.Array:
+    """Return conversations of one message each, all by `role`. (By polars: pyarrow's own ways to
     make an array from values import pandas.)"""
     import polars as pl
 

@@ -1,10 +1,11 @@
-"""Shards: how the work of a row-wise stage is cut, what is done of it, and its rows put together.
+"""Shards: how the work of a row-wise stage is split, which of it is done, and how its rows are
+joined.
 
-A shard is a run of consecutive units of one slice and one parquet file; it exists whole or not
-at all. The grid is written once and kept on resume, so that a changed shard size never shifts
-the shards of a job that is under way; several processes may share it, each making its part. kill
--9 costs at most the shards in flight: one, or as many as the engine has lanes. Whatever the number
-of rows, no more of them are in memory than a few shards hold.
+A shard is a run of consecutive units of one slice and one parquet file; it exists whole or not at
+all. The grid is written once and kept on resume, so a changed shard size never shifts the shards of
+a job in progress. Several processes may share a grid, each making its part. kill -9 costs at most
+the shards in progress: one, or as many as the engine has lanes. Memory holds a few shards, whatever
+the number of rows.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Shard:
     stop: int
 
     def file(self, work: Path) -> Path:
-        """Where its rows lie once it is done."""
+        """Return the path of its rows once it is done."""
         return work / "shards" / self.slice / f"{self.number:05d}.parquet"
 
 
@@ -49,18 +50,18 @@ class Grid:
     shards: tuple[Shard, ...]
 
     def done(self, work: Path) -> int:
-        """How many shards are finished."""
+        """Count the finished shards."""
         return sum(shard.file(work).exists() for shard in self.shards)
 
     def part(self, number: int, of: int) -> Grid:
-        """Every `of`-th shard, from `number` on (the first is 0): what one of `of` processes
-        makes."""
+        """Return every `of`-th shard, from `number` on (the first is 0): the part of one of `of`
+        processes."""
         return Grid(self.shards[number::of])
 
 
 def cut(sizes: Mapping[str, int], per_shard: int) -> Grid:
-    """Shards of at most `per_shard` units for slices of the given sizes; an empty slice still
-    gets one empty shard, so that it leaves a file."""
+    """Split slices of the given sizes into shards of at most `per_shard` units. An empty slice gets
+    one empty shard, so that it leaves a file."""
     return Grid(
         tuple(
             Shard(name, number, start, min(start + per_shard, size))
@@ -71,8 +72,8 @@ def cut(sizes: Mapping[str, int], per_shard: int) -> Grid:
 
 
 def grid(work: Path, sizes: Mapping[str, int], per_shard: int) -> Grid:
-    """The job's grid: the one written before, or a new one, written now. Of several processes
-    that write one, the first wins, and the others go by its grid."""
+    """Return the job's grid; it is written now if there is none. Of several processes that write
+    one the first wins, and all use its grid."""
     path = work / "grid.json"
     if not path.exists():
         fresh = cut(sizes, per_shard)
@@ -81,26 +82,25 @@ def grid(work: Path, sizes: Mapping[str, int], per_shard: int) -> Grid:
 
 
 def read_grid(work: Path) -> Grid:
-    """The grid of a job under way. Raises OSError when it has none yet."""
+    """Read the grid of a job in progress. Raises OSError when it has none yet."""
     return Grid(tuple(Shard(**row) for row in json.loads((work / "grid.json").read_text())))
 
 
 def with_metadata(table: pa.Table, **notes: Any) -> pa.Table:
-    """A shard's rows with something said beside them, added to what was said before: `dropped`,
-    a count by reason; `engine`, what ran; `tokens`; `gpu_seconds`; `seconds` of work and of
-    `loading` what does it; `maker`, which of the processes that share the step; whether it is of
-    the `first` that this one made."""
+    """Return a shard's rows with metadata added: `dropped`, a count by reason; `engine`, its name;
+    `tokens`; `gpu_seconds`; `seconds` of work and of `loading` the engine; `maker`, which process
+    of those that share the step; whether it is the `first` of this process."""
     return table.replace_schema_metadata({_NOTES: json.dumps({**_notes(table.schema), **notes})})
 
 
 def _notes(schema: pa.Schema) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((schema.metadata or {}).get(_NOTES, b"{}"))
-    return found
+    notes: dict[str, Any] = json.loads((schema.metadata or {}).get(_NOTES, b"{}"))
+    return notes
 
 
 @dataclass
 class ShardTotals:
-    """What the shards of one slice say together."""
+    """Sums of the metadata of one slice's shards."""
 
     rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -115,34 +115,35 @@ class ShardTotals:
 
 
 def shard_totals(work: Path, todo: Grid, name: str) -> ShardTotals:
-    """What the shards of slice `name` say, from the ends of their files alone. Raises WorkError
-    for a missing shard."""
-    found = ShardTotals()
+    """Sum the metadata of the shards of slice `name`; reads the ends of their files alone. Raises
+    WorkError for a missing shard."""
+    totals = ShardTotals()
     for file in _files(work, todo, name):
         with pq.ParquetFile(file) as parquet:
             notes, count = _notes(parquet.schema_arrow), parquet.metadata.num_rows
-        found.rows += count
-        found.dropped.update(notes.get("dropped", {}))
-        found.engines.update([notes["engine"]] if "engine" in notes else [])
-        found.tokens += notes.get("tokens", 0)
-        found.gpu_seconds += notes.get("gpu_seconds", 0.0)
-        found.seconds += notes.get("seconds", 0.0)
-        found.loading += notes.get("loading", 0.0)
+        totals.rows += count
+        totals.dropped.update(notes.get("dropped", {}))
+        totals.engines.update([notes["engine"]] if "engine" in notes else [])
+        totals.tokens += notes.get("tokens", 0)
+        totals.gpu_seconds += notes.get("gpu_seconds", 0.0)
+        totals.seconds += notes.get("seconds", 0.0)
+        totals.loading += notes.get("loading", 0.0)
         if notes.get("first"):
-            found.first_tokens += notes.get("tokens", 0)
-            found.first_seconds += notes.get("seconds", 0.0)
-        found.makers.update([notes["maker"]] if "maker" in notes else [])
-    return found
+            totals.first_tokens += notes.get("tokens", 0)
+            totals.first_seconds += notes.get("seconds", 0.0)
+        totals.makers.update([notes["maker"]] if "maker" in notes else [])
+    return totals
 
 
 def tokens(file: Path) -> int:
-    """How many tokens a shard cost, as its file says."""
+    """Return the tokens that a shard cost, by its metadata."""
     with pq.ParquetFile(file) as parquet:
         return int(_notes(parquet.schema_arrow).get("tokens", 0))
 
 
 def rows(work: Path, todo: Grid, name: str) -> pa.Table:
-    """All rows of one slice, in the order of its shards. Raises WorkError for a missing shard."""
+    """Read all rows of one slice, in the order of its shards. Raises WorkError for a missing
+    shard."""
     return pa.concat_tables([pq.ParquetFile(file).read() for file in _files(work, todo, name)])
 
 
@@ -155,8 +156,8 @@ def _files(work: Path, todo: Grid, name: str) -> list[Path]:
 
 
 def compact(work: Path, todo: Grid, name: str, directory: Path, first: int = 0) -> None:
-    """The shards of one slice as `part-NNNNN.parquet` files of `PART_BYTES` or a little more,
-    numbered from `first` on. The same rows give the same bytes however they were cut. A few
+    """Write the shards of one slice as `part-NNNNN.parquet` files of `PART_BYTES` or a little more,
+    numbered from `first` on. The same rows give the same bytes however they were split. A few
     shards and one row group are in memory at a time. Raises WorkError for a missing shard."""
     groups = _regrouped(pq.ParquetFile(file).read() for file in _files(work, todo, name))
     group = next(groups)
@@ -174,14 +175,14 @@ def compact(work: Path, todo: Grid, name: str, directory: Path, first: int = 0) 
 
 
 def _regrouped(shards: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, `GROUP_ROWS` at a time, without what was noted; one table at least."""
-    held, count, given = [], 0, False
+    """Yield the rows `GROUP_ROWS` at a time, without metadata; at least one table."""
+    pending, count, yielded = [], 0, False
     for table in shards:
-        held.append(table.replace_schema_metadata(None))
+        pending.append(table.replace_schema_metadata(None))
         count += len(table)
         while count >= GROUP_ROWS:
-            whole = pa.concat_tables(held)
-            yield whole.slice(0, GROUP_ROWS).combine_chunks()
-            held, count, given = [whole.slice(GROUP_ROWS)], count - GROUP_ROWS, True
-    if held and (count or not given):
-        yield pa.concat_tables(held).combine_chunks()
+            merged = pa.concat_tables(pending)
+            yield merged.slice(0, GROUP_ROWS).combine_chunks()
+            pending, count, yielded = [merged.slice(GROUP_ROWS)], count - GROUP_ROWS, True
+    if pending and (count or not yielded):
+        yield pa.concat_tables(pending).combine_chunks()

@@ -22,8 +22,8 @@ PART_BYTES = 400 * 2**20  # compacted files: 200 to 500 MB suit the Hub and its 
 
 
 def write_slice(directory: Path, table: pa.Table, first: int = 0) -> None:
-    """A slice's rows as `part-NNNNN.parquet` files of at most about `PART_BYTES`, numbered from
-    `first` on. They outlast a power cut once their artifact is sealed."""
+    """Write a slice as `part-NNNNN.parquet` files of at most about `PART_BYTES`, numbered from
+    `first` on. They are synced to disk when their artifact is sealed."""
     parts = max(1, -(-table.nbytes // PART_BYTES))
     size = max(1, -(-len(table) // parts))
     for number, start in enumerate(range(0, max(len(table), 1), size), first):
@@ -32,14 +32,14 @@ def write_slice(directory: Path, table: pa.Table, first: int = 0) -> None:
 
 
 def write_table(path: Path, table: pa.Table, last: bool = True) -> None:
-    """One parquet file, whole or not at all; see `replacing` for `last`."""
+    """Write one parquet file atomically; see `replacing` for `last`."""
     with replacing(path, last) as temporary, writer_of(temporary, table.schema) as writer:
         writer.write_table(table)
 
 
 def writer_of(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    """Of texts that hardly ever come twice no dictionary is tried, which costs a third of the time
-    of writing and a fifth of that of reading, and no smallest and largest are kept."""
+    """Return a parquet writer. Columns of texts that hardly repeat get no dictionary, which saves a
+    third of the time of writing and a fifth of reading, and no statistics."""
     leaves = [path for field in schema for path in _leaves(field.name, field.type)]
     like = [path for path in leaves if path.rpartition(".")[2] not in schemas.UNLIKE]
     return pq.ParquetWriter(
@@ -48,7 +48,7 @@ def writer_of(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _leaves(path: str, kind: pa.DataType) -> Iterator[str]:
-    """The columns that parquet makes of one of ours, by their paths."""
+    """Yield the paths of the parquet columns of one of our columns."""
     if pa.types.is_list(kind):
         yield from _leaves(f"{path}.list.element", kind.value_type)
     elif pa.types.is_struct(kind):
@@ -69,7 +69,7 @@ class Reader:
     def __init__(self, files: Sequence[Path], kind: str) -> None:
         self._kind = kind
         self._groups: list[tuple[int, Path, int]] = []  # first row, file, row group
-        self._held: tuple[int, pa.Table] | None = None
+        self._loaded: tuple[int, pa.Table] | None = None
         rows = 0
         for file in files:
             metadata = pq.read_metadata(file)
@@ -83,66 +83,66 @@ class Reader:
         return self._rows
 
     def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """These rows, in this order."""
-        wanted: dict[int, list[int]] = {}
+        """Return the rows at these numbers, in this order."""
+        by_group: dict[int, list[int]] = {}
         for number in numbers:
-            wanted.setdefault(bisect.bisect_right(self._starts, number) - 1, []).append(number)
-        found: dict[int, dict[str, Any]] = {}
-        for group, inside in wanted.items():
+            by_group.setdefault(bisect.bisect_right(self._starts, number) - 1, []).append(number)
+        rows: dict[int, dict[str, Any]] = {}
+        for group, inside in by_group.items():
             start, table = self._starts[group], self._group(group)
             picked = table.take([number - start for number in inside]).to_pylist()
-            found.update(zip(inside, picked, strict=True))
-        return [found[number] for number in numbers]
+            rows.update(zip(inside, picked, strict=True))
+        return [rows[number] for number in numbers]
 
     def _group(self, number: int) -> pa.Table:
-        if self._held is None or self._held[0] != number:
+        if self._loaded is None or self._loaded[0] != number:
             _, file, group = self._groups[number]
             with pq.ParquetFile(file) as parquet:
                 table = parquet.read_row_group(group)
-            self._held = number, schemas.conform(table, self._kind, str(file))
-        return self._held[1]
+            self._loaded = number, schemas.conform(table, self._kind, str(file))
+        return self._loaded[1]
 
 
 def slice_directory(root: Path, name: str) -> Path:
-    """Where the files of slice `name` lie in an artifact of rows."""
+    """Return the directory of slice `name` in an artifact of rows."""
     return root / "data" / name
 
 
 def read_slice(
     root: Path, name: str, kind: str, columns: Collection[str] | None = None
 ) -> pa.Table:
-    """The rows of one slice of an artifact at rest, checked against its contract. With
-    `columns`, these alone are read, and of the others only the names."""
-    found = []
+    """Read the rows of one slice of an artifact on disk, checked against its schema. With
+    `columns`, only these are read, and of the others only the names. Raises InputError."""
+    tables = []
     for file in slice_files(root, name):
         # ParquetFile and not read_table, which brings in pyarrow.dataset and with it pandas
         with pq.ParquetFile(file) as parquet:
-            there = parquet.schema_arrow.names
-            schemas.check_names(there, schemas.SCHEMAS[kind], kind, str(file.parent))
-            table = parquet.read([n for n in columns if n in there] if columns else None)
-        found.append(schemas.conform(table, kind, str(file.parent), columns))
-    return pa.concat_tables(found)
+            names = parquet.schema_arrow.names
+            schemas.check_names(names, schemas.SCHEMAS[kind], kind, str(file.parent))
+            table = parquet.read([n for n in columns if n in names] if columns else None)
+        tables.append(schemas.conform(table, kind, str(file.parent), columns))
+    return pa.concat_tables(tables)
 
 
 def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Series:
-    """The texts of one column of a slice at `rows`, in their order. Read batch by batch: a column
-    of long texts is never in memory as a whole."""
+    """Return the texts of one column of a slice at `rows`, in their order. Reads batch by batch: a
+    column of long texts is never in memory as a whole."""
     import numpy as np
     import polars as pl
 
-    wanted, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
-    found, start = [pl.Series(dtype=pl.String)], 0
+    numbers, back = np.unique(np.fromiter(rows, np.int64), return_inverse=True)
+    picked, start = [pl.Series(dtype=pl.String)], 0
     for file in slice_files(root, name):
         # without pre_buffer: it would first read the whole column
         with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
-                low, high = np.searchsorted(wanted, (start, start + len(batch)))
+                low, high = np.searchsorted(numbers, (start, start + len(batch)))
                 # by Arrow, which copies what is taken: polars would keep the batch behind it.
                 # And the places by polars, since Arrow's way from numpy imports pandas.
-                places = pl.Series(wanted[low:high] - start).to_arrow()
-                found.append(pl.Series(batch.column(0).take(places)))
+                places = pl.Series(numbers[low:high] - start).to_arrow()
+                picked.append(pl.Series(batch.column(0).take(places)))
                 start += len(batch)
-    return pl.concat(found)[back]
+    return pl.concat(picked)[back]
 
 
 def slice_files(root: Path, name: str) -> list[Path]:

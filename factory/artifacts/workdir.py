@@ -1,4 +1,4 @@
-"""Work directories: where a step is under way, and where its artifact rests when it is done.
+"""Work directories: a step in progress, and its artifact when it is done.
 
 `<home>/work/<org>/<fingerprint>/` holds the shard grid, shards and checkpoints while a step runs,
 and `artifact/` once it is sealed. That directory appears by a rename, so it is whole or absent.
@@ -28,7 +28,7 @@ _BEGINNING = 30.0  # seconds that setting aside an older draw may take
 
 @dataclass(frozen=True)
 class Home:
-    """Where the factory keeps its state on this machine."""
+    """Directory of the factory's state on this machine."""
 
     root: Path
 
@@ -43,11 +43,11 @@ class Home:
         return self.root / "cache"
 
     def work(self, org: str, fingerprint: str) -> Work:
-        """The work directory of a step."""
+        """Return the work directory of a step."""
         return Work(self.root / "work" / org / fingerprint)
 
     def all_work(self, org: str) -> list[Work]:
-        """Every work directory of an org, oldest first."""
+        """Return every work directory of an org, oldest first."""
         paths = [p for p in (self.root / "work" / org).glob("*") if p.is_dir()]
         return [Work(path) for path in sorted(paths, key=lambda p: p.stat().st_mtime)]
 
@@ -60,7 +60,7 @@ class Work:
 
     @property
     def artifact(self) -> Path:
-        """Where the sealed artifact rests."""
+        """The directory of the sealed artifact."""
         return self.path / "artifact"
 
     @property
@@ -69,14 +69,14 @@ class Work:
         return self.path.name.partition("~")[0]
 
     def manifest(self) -> Manifest | None:
-        """The sealed artifact's manifest; None while there is none."""
+        """Read the sealed artifact's manifest; None while there is none."""
         try:
             return read_manifest(self.artifact)
         except (OSError, ValueError):
             return None
 
     def progress(self) -> tuple[int, int] | None:
-        """(shards done, shards asked for) of a step under way; None before it has a grid."""
+        """Return (shards done, shards in all) of a step in progress; None before it has a grid."""
         try:
             grid = read_grid(self.path)
         except (OSError, ValueError):
@@ -84,8 +84,8 @@ class Work:
         return grid.done(self.path), len(grid.shards)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep every other process out. Raises WorkError when one is in."""
+    def exclusive(self) -> Iterator[None]:
+        """Lock out every other process. Raises WorkError when one holds the lock."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "holder").open("a+") as file:
             try:
@@ -101,9 +101,9 @@ class Work:
 
     @contextmanager
     def shared(self, inputs: str) -> Iterator[None]:
-        """Let in several processes that each make a part of the shards, and keep out whoever must
-        be alone. The first one in begins the work (see `begin`). Raises WorkError when somebody
-        is alone in there, or at work on other inputs."""
+        """Share the work directory among processes that each make a part of the shards; a process
+        that needs it alone is locked out. The first one begins the work (see `begin`). Raises
+        WorkError when a process has it alone, or works on other inputs."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "holder").open("a+") as file:
             with suppress(BlockingIOError):
@@ -132,12 +132,12 @@ class Work:
             yield
 
     def sealed_from(self, inputs: str) -> Manifest | None:
-        """The manifest of the sealed artifact, if it was made from these inputs."""
+        """Return the manifest of the sealed artifact, if it was made from these inputs."""
         read = self.path / "inputs"
         return self.manifest() if read.exists() and read.read_text() == inputs else None
 
     def begin(self, inputs: str) -> Path:
-        """An empty directory for a stage's output, after setting aside an older draw.
+        """Make an empty directory for a stage's output, after setting aside an older draw.
 
         `inputs` is a digest of what will be read: shards made from other inputs are removed.
         """
@@ -167,7 +167,7 @@ class Work:
         self._clear()
 
     def _clear(self) -> None:
-        """Remove what only an unfinished step needs."""
+        """Remove the files that only an unfinished step needs."""
         for name in ("earlier", "shards", "checkpoints", "clocks"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("grid.json", "clock.json"):
@@ -182,30 +182,30 @@ def _sign(file: IO[str]) -> None:
 
 @dataclass
 class Clock:
-    """Wall time of a step over all its attempts, kept in the work directory so that the time
-    of a killed one is not lost (but for its last few seconds). Processes that share the step have
-    a clock each; of these the one that ran longest counts."""
+    """Wall time of a step over all its attempts, in seconds. Kept in the work directory so that the
+    time of a killed attempt is not lost (but for its last few seconds). Processes that share the
+    step have a clock each; the one that ran longest counts."""
 
     path: Path
     before: float = 0.0
-    beside: float = 0.0  # of processes that made a part
+    parts_seconds: float = 0.0  # of processes that made a part
     started: float = field(default_factory=time.monotonic)
     written: float = 0.0
 
     @classmethod
     def of(cls, work: Work, part: tuple[int, int] | None = None) -> Clock:
-        """The clock of a work directory, or of one part of it, running."""
+        """Start the clock of a work directory, or of one part of it."""
         path = work.path / "clock.json"
         parts = work.path / "clocks"
         if part is not None:
             parts.mkdir(exist_ok=True)
             path = parts / f"{part[0]}-of-{part[1]}.json"
-        beside = 0.0 if part else max(map(_seconds, parts.glob("*.json")), default=0.0)
-        return cls(path, _seconds(path) if path.exists() else 0.0, beside)
+        parts_seconds = 0.0 if part else max(map(_seconds, parts.glob("*.json")), default=0.0)
+        return cls(path, _seconds(path) if path.exists() else 0.0, parts_seconds)
 
     def seconds(self) -> float:
-        """All attempts so far."""
-        return self.beside + self._own()
+        """Return the seconds of all attempts so far."""
+        return self.parts_seconds + self._own()
 
     def _own(self) -> float:
         return self.before + time.monotonic() - self.started

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from factory.artifacts.files import file_lock
 from factory.artifacts.resources import home_path
 from factory.errors import HubError
 from factory.hub.environment import configure_clients
@@ -71,7 +71,8 @@ def transfer(
     from factory.hub.sync.side import HubReader
 
     bar = Bar(wishes.quiet)
-    with _alone(staging):
+    in_use = HubError(f"another push or pull is using {staging}", "wait until it is done")
+    with file_lock(staging, "lock", in_use):
         to = (Mirror if keeps_ids else Destination)(*destination, staging / "destination")
         try:
             yield rooms.RepoTransfer(
@@ -86,20 +87,6 @@ def transfer(
         # What a run that failed had fetched is of use to the next one.
         shutil.rmtree(staging / "source", ignore_errors=True)
         shutil.rmtree(staging / "destination", ignore_errors=True)
-
-
-@contextmanager
-def _alone(staging: Path) -> Iterator[None]:
-    """Nobody else uses this folder meanwhile. Raises HubError."""
-    staging.mkdir(parents=True, exist_ok=True)
-    with (staging / "lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HubError(
-                f"another push or pull is using {staging}", "wait until it is done"
-            ) from None
-        yield
 
 
 def carry(work: RepoTransfer, wishes: TransferOptions) -> None:

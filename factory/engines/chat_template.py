@@ -1,4 +1,5 @@
-"""Messages to token ids, once, and the template contract that every stage leans on.
+"""Messages to token ids, in one place, and the contract of chat templates that every stage relies
+on.
 
 Text is rendered to ids here and nowhere else, so sampler, reward model and trainer see the same
 tokens. At most one BOS, the generation prompt at the end, and every token that ends a turn known.
@@ -23,8 +24,8 @@ PROBE = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "c
 
 
 def load_tokenizer(directory: str) -> Any:
-    """The tokenizer of a model on disk. Raises InputError when it cannot be read, or has no chat
-    template."""
+    """Load the tokenizer of a model on disk. Raises InputError when it cannot be read, or has no
+    chat template."""
     from transformers import AutoTokenizer
 
     try:
@@ -43,57 +44,58 @@ def load_tokenizer(directory: str) -> Any:
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation up to where the assistant is to speak. Raises InputError when
+    """Return the token ids of a conversation, with the generation prompt. Raises InputError when
     the template refuses it."""
     return _render(tokenizer, messages, add_generation_prompt=True)
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of plain text that a model is to go on with, without its chat template."""
+    """Return the token ids of plain text to continue, without the chat template."""
     return list(tokenizer(text)["input_ids"])
 
 
 def conversation_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a whole conversation, as a reward model reads it. Raises InputError when the
-    template refuses it."""
+    """Return the token ids of a whole conversation, as a reward model reads it. Raises InputError
+    when the template refuses it."""
     return _render(tokenizer, messages, add_generation_prompt=False)
 
 
 def answered_ids(
     tokenizer: Any, items: Sequence[tuple[Sequence[Message], str]]
 ) -> list[tuple[list[int], int]]:
-    """For (prompt, answer) pairs the token ids up to and with the stop token that closes the
-    answer, and where the answer starts: what a model would have drawn, and what is trained on.
+    """Return, for (prompt, answer) pairs, the token ids up to and with the stop token that closes
+    the answer, and the index where the answer starts: what a model would have drawn, and what is
+    trained on.
 
-    Raises InputError when no token ends a turn, or a prompt is not how its conversation begins.
+    Raises InputError when no token ends a turn, or a prompt is not a prefix of its conversation.
     """
     tail = _tail(tokenizer)
     stop = next((i for i, token in enumerate(tail) if _ends_turn(tokenizer, token)), None)
     if stop is None:
         raise InputError(
-            "the chat template ends the assistant's turn with no token of its own",
+            "the chat template has no token that ends the assistant's turn",
             "use a model whose template closes a turn with a special token",
         )
     after = len(tail) - stop - 1  # what is printed after the stop token, usually a line break
     prompts: dict[str, list[int]] = {}
-    found = []
+    spans = []
     for messages, answer in items:
         key = repr([dict(message) for message in messages])
         if key not in prompts:
             prompts[key] = prompt_ids(tokenizer, messages)
         start = len(prompts[key])
-        whole = conversation_ids(tokenizer, [*messages, {"role": "assistant", "content": answer}])
-        if whole[:start] != prompts[key]:
+        ids = conversation_ids(tokenizer, [*messages, {"role": "assistant", "content": answer}])
+        if ids[:start] != prompts[key]:
             raise InputError(
-                "the chat template renders a prompt otherwise than the conversation it begins",
-                "use a model whose prompt is the start of the whole: see factory check",
+                "the chat template does not render a prompt as a prefix of its conversation",
+                "use a model whose template renders prompts as prefixes: see factory check",
             )
-        found.append((whole[: len(whole) - after], start))
-    return found
+        spans.append((ids[: len(ids) - after], start))
+    return spans
 
 
 def template_arguments(tokenizer: Any) -> dict[str, bool]:
-    """What to hand to the template beside the messages: thinking off, where it has a switch.
+    """Return the template's keyword arguments: thinking off, where it has a switch.
 
     The thoughts would be trained on, scored and compared as if they were the answer.
     """
@@ -102,34 +104,34 @@ def template_arguments(tokenizer: Any) -> dict[str, bool]:
 
 
 def takes_system(tokenizer: Any) -> bool:
-    """Whether the template prints a system message; some refuse one, some leave it out."""
+    """Return whether the template prints a system message; some refuse one, some leave it out."""
     messages = [{"role": "system", "content": "Zyxel"}, *PROBE]
     try:
-        return "Zyxel" in rendered(tokenizer, messages, add_generation_prompt=False)
+        return "Zyxel" in render(tokenizer, messages, add_generation_prompt=False)
     except InputError:
         return False
 
 
 def stop_ids(tokenizer: Any, generation_config: Any) -> list[int]:
-    """Every token id that ends the assistant's turn: the generation config's, the tokenizer's,
-    and those that its template prints after an answer (Cohere's prints two)."""
-    found: set[Any] = set()
+    """Return every token id that ends the assistant's turn: the generation config's, the
+    tokenizer's, and those that its template prints after an answer (Cohere's prints two)."""
+    tokens: set[Any] = set()
     configured = getattr(generation_config, "eos_token_id", None)
     for value in (configured, tokenizer.eos_token_id):
-        found.update(value if isinstance(value, list | tuple) else [value])
-    found.update(closing_ids(tokenizer))
-    return sorted(token for token in found if token is not None)
+        tokens.update(value if isinstance(value, list | tuple) else [value])
+    tokens.update(closing_ids(tokenizer))
+    return sorted(token for token in tokens if token is not None)
 
 
 def closing_ids(tokenizer: Any) -> list[int]:
-    """The special tokens that the template prints after an answer, in order: the first of them
-    is where a model trained on it stops. None at all if it closes a turn with plain text."""
+    """Return the special tokens that the template prints after an answer, in order. A model trained
+    on it stops at the first. Empty if it closes a turn with plain text."""
     return [token for token in _tail(tokenizer) if _ends_turn(tokenizer, token)]
 
 
 def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:
-    """What the template does, for manifest and card: its hash, BOS count, stop ids, switches that
-    are off, whether it knows a system message, and an example."""
+    """Describe the template for manifest and card: its hash, BOS count, stop ids, switches that are
+    off, whether it takes a system message, and an example."""
     ids = prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
     bos = tokenizer.bos_token_id
     # ChatML has <|im_start|> as BOS and opens every turn with it: only a doubled one is wrong.
@@ -144,8 +146,8 @@ def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def contract_of(directory: Path) -> dict[str, Any]:
-    """The contract of a model on disk, from its tokenizer and generation config alone."""
+def read_contract(directory: Path) -> dict[str, Any]:
+    """Return the contract of a model on disk, from its tokenizer and generation config alone."""
     from transformers import GenerationConfig
 
     tokenizer = load_tokenizer(str(directory))
@@ -157,7 +159,7 @@ def contract_of(directory: Path) -> dict[str, Any]:
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
-    text = rendered(tokenizer, messages, add_generation_prompt)
+    text = render(tokenizer, messages, add_generation_prompt)
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     bos = tokenizer.bos_token_id
     # Some templates print BOS and some tokenizers add it: two of them halve a model's gain.
@@ -166,8 +168,8 @@ def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: 
     return ids
 
 
-def rendered(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    """A conversation as its template prints it. Raises InputError when the template refuses it."""
+def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    """Render a conversation with its template. Raises InputError when the template refuses it."""
     from jinja2.exceptions import TemplateError
 
     try:
@@ -179,34 +181,34 @@ def rendered(tokenizer: Any, messages: Sequence[Message], add_generation_prompt:
         )
     except TemplateError as error:
         roles = [message["role"] for message in messages]
-        said = str(error).strip().splitlines()[0]
+        message = str(error).strip().splitlines()[0]
         if "system" in roles:
             raise InputError(
-                f"the chat template takes no system message ({said})",
+                f"the chat template accepts no system message ({message})",
                 "leave the system prompt out, or put it into the first user turn",
             ) from None
         raise InputError(
-            f"the chat template refuses a conversation of {', '.join(roles)}: {said}",
-            "give turns by user and assistant in turn, the user's first",
+            f"the chat template refuses a conversation of {', '.join(roles)}: {message}",
+            "alternate user and assistant turns, the user's first",
         ) from None
     return text
 
 
 def _template(tokenizer: Any) -> str:
-    """The template that is used, where a tokenizer comes with several by name."""
-    found = tokenizer.chat_template
-    return str(found.get("default", "")) if isinstance(found, dict) else str(found)
+    """Return the template in use, where a tokenizer has several by name."""
+    template = tokenizer.chat_template
+    return str(template.get("default", "")) if isinstance(template, dict) else str(template)
 
 
 def _tail(tokenizer: Any) -> list[int]:
-    """What the template prints after an answer that ends a conversation."""
-    text = rendered(tokenizer, PROBE, add_generation_prompt=False)
+    """Return the token ids that the template prints after a final answer."""
+    text = render(tokenizer, PROBE, add_generation_prompt=False)
     after = text.rpartition(PROBE[-1]["content"])[2]
     return list(tokenizer.encode(after, add_special_tokens=False))
 
 
 def _ends_turn(tokenizer: Any, token: int) -> bool:
-    """Whether a token is one of the tokenizer's own and not text. Gemma's has runs of line breaks
-    among its own."""
+    """Return whether a token is one of the tokenizer's own and not text. Gemma's has runs of line
+    breaks among its own."""
     added = tokenizer.added_tokens_decoder.get(token)
     return token in tokenizer.all_special_ids or (added is not None and added.content.strip() != "")

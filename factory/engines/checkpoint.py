@@ -1,7 +1,7 @@
-"""What a model on disk says of itself, read without its weights: every engine goes by this alone.
+"""Properties of a model on disk, read without its weights. Every engine uses these alone.
 
-Where two engines read a limit or a stop token each in its own way, the same prompt would be
-dropped by one and answered by the other.
+If each engine read limits and stop tokens in its own way, one would drop a prompt that another
+answers.
 """
 
 from __future__ import annotations
@@ -51,34 +51,34 @@ def read(directory: Path) -> Checkpoint:
     )
 
 
-def one_label(found: Checkpoint) -> Checkpoint:
-    """The checkpoint of a reward model. Raises InputError for any other classifier."""
-    if found.labels != 1:
+def one_label(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint if it is a reward model. Raises InputError for any other classifier."""
+    if checkpoint.labels != 1:
         raise InputError(
-            f"{found.directory} has {found.labels} labels, a reward model has one",
+            f"{checkpoint.directory} has {checkpoint.labels} labels, a reward model has one",
             "name a sequence classifier with num_labels=1",
         )
-    return found
+    return checkpoint
 
 
 @dataclass(frozen=True)
 class LoraShape:
-    """A PEFT adapter's highest rank, and the ends of the names of the layers it changes (none
-    where the adapter names them by a pattern)."""
+    """Shape of a PEFT adapter: its highest rank, and the name suffixes of the layers it changes
+    (none where the adapter names them by a pattern)."""
 
     rank: int
     targets: tuple[str, ...]
 
 
 def lora(adapter: Path) -> LoraShape:
-    """What an adapter says of itself. Raises InputError where there is no LoRA."""
+    """Read the shape of a LoRA adapter. Raises InputError where there is none."""
     try:
         config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         config = {}
     if config.get("peft_type") != "LORA":
         raise InputError(
-            f"no LoRA adapter at {adapter}", "an adapter repo holds adapter_config.json of PEFT"
+            f"no LoRA adapter at {adapter}", "name an adapter repo with PEFT's adapter_config.json"
         )
     ranks = [int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())]
     targets = config.get("target_modules")

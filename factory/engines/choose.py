@@ -1,4 +1,4 @@
-"""Which engine runs a model: what the recipe says, or what is installed and what the machine has.
+"""Choose the engine of a model: by the recipe, or by what is installed and what the machine has.
 
 The engine is how, not what: it is recorded in the manifest and never part of an identity.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -23,66 +23,67 @@ Name = Literal["auto", "vllm", "transformers", "openai"]
 
 
 class EngineKnobs(Knobs):
-    """How a model is run. `auto` takes vLLM where it is installed and there is a GPU, else
-    transformers: on a CPU vLLM draws about half as many tokens a second.
+    """Settings of an inference engine. `auto` takes vLLM where it is installed and there is a GPU,
+    else transformers: on a CPU vLLM draws about half as many tokens a second.
 
-    For vLLM, in its words: `tensor_parallel`, GPUs that share one copy of the model (1 unless it
-    does not fit on one); `gpu_memory_utilization`; `max_num_seqs`, requests at once (also the
-    rows of a batch for transformers, and requests at once for openai); `max_model_len`, tokens
-    of the longest request, where the model's whole context does not fit into memory.
-    For transformers, where answers are drawn: `batching`, in rows that begin and end together, or
-    `continuous`, each as soon as another has ended, in `gpu_memory_utilization` of what the model
-    leaves free.
-    For openai: `served_model`, the name on the server where it is not what the recipe calls it.
+    For vLLM, in its terms: `tensor_parallel`, GPUs that share one copy of the model (1 unless it
+    does not fit on one); `gpu_memory_utilization`; `max_num_seqs`, requests at once (also the rows
+    of a batch for transformers, and requests at once for openai); `max_model_len`, tokens of the
+    longest request, where the model's whole context does not fit into memory. For openai:
+    `served_model`, the name on the server where it is not the one in the recipe.
 
-    `processes`: engines on this machine, each in a process and on GPUs of its own; as many as
-    there are GPUs for where nothing is said.
+    `processes`: engines on this machine, each in a process and on GPUs of its own; by default as
+    many as fit the GPUs.
     """
-
-    draws: ClassVar[bool] = True  # answers; else it only reads, and how they are drawn is no knob
 
     engine: Name = "auto"
     tensor_parallel: int = Field(1, ge=1)
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     max_num_seqs: int | None = Field(None, ge=1)
     max_model_len: int | None = Field(None, ge=1)
-    batching: Literal["static", "continuous"] = "static"
     served_model: str | None = None
     processes: int | None = Field(None, ge=1)
 
-    @model_validator(mode="after")
-    def _batched(self) -> EngineKnobs:
-        if self.batching == "continuous" and not self.draws:
-            raise ValueError("batching: continuous is for answers that are drawn: leave it out")
-        if self.batching == "continuous" and self.engine in ("vllm", "openai"):
+    @model_validator(mode="before")
+    @classmethod
+    def _without_batching(cls, data: Any) -> Any:
+        """Read recipes with `batching`, a knob of which only the default is left."""
+        if not isinstance(data, dict) or "batching" not in data:
+            return data
+        if data["batching"] != "static":
             raise ValueError(
-                f"batching: continuous is for engine: transformers, and {self.engine} batches "
-                "that way by itself: leave batching out"
+                f"batching: {data['batching']} was removed: leave batching out, and use engine: "
+                "vllm, which batches continuously"
             )
-        return self
+        return {key: value for key, value in data.items() if key != "batching"}
 
     def vllm(self) -> dict[str, Any]:
-        """As arguments of vLLM's."""
-        given = {"max_num_seqs": self.max_num_seqs, "max_model_len": self.max_model_len}
+        """Return the settings as arguments of vLLM."""
+        limits = {"max_num_seqs": self.max_num_seqs, "max_model_len": self.max_model_len}
         return {
             "tensor_parallel_size": self.tensor_parallel,
             "gpu_memory_utilization": self.gpu_memory_utilization,
-            **{key: value for key, value in given.items() if value is not None},
+            **{key: value for key, value in limits.items() if value is not None},
         }
 
 
-def chosen(engine: Name) -> Name:
-    """The engine that `engine` stands for here. Raises StageError when it is not installed."""
-    there = {
+def resolve_engine(engine: Name) -> Name:
+    """Return the engine to use for `engine` on this machine. Raises StageError when it is not
+    installed."""
+    installed = {
         "vllm": importlib.util.find_spec("vllm") is not None,
         "transformers": importlib.util.find_spec("transformers") is not None,
     }
     if engine == "auto":
         from factory.engines.transformers import has_gpu
 
-        engine = "vllm" if there["vllm"] and there["transformers"] and has_gpu() else "transformers"
+        engine = (
+            "vllm"
+            if installed["vllm"] and installed["transformers"] and has_gpu()
+            else "transformers"
+        )
     for needed in ("transformers", "vllm") if engine == "vllm" else ("transformers",):
-        if not there[needed]:  # every engine needs the tokenizers of transformers
+        if not installed[needed]:  # every engine needs the tokenizers of transformers
             extra = "vllm" if engine == "vllm" else "train"
             raise StageError(
                 f"the engine {engine!r} needs {needed}, which is not installed",
@@ -92,10 +93,10 @@ def chosen(engine: Name) -> Name:
 
 
 def processes(knobs: EngineKnobs) -> int:
-    """How many processes share the work on this machine. Raises StageError."""
+    """Return how many processes share the work on this machine. Raises StageError."""
     if knobs.processes is not None:
         return knobs.processes
-    if chosen(knobs.engine) == "openai":
+    if resolve_engine(knobs.engine) == "openai":
         return 1
     from factory.engines.transformers import gpu_count
 
@@ -103,7 +104,7 @@ def processes(knobs: EngineKnobs) -> int:
 
 
 class CountedEngine(Protocol):
-    """An engine, or what runs on one: it can say what it has read or drawn, and be closed."""
+    """An engine, or an object that runs on one: it counts tokens and can be closed."""
 
     @property
     def tokens(self) -> int: ...
@@ -115,30 +116,30 @@ E = TypeVar("E", bound=CountedEngine)
 
 
 class EngineCache(Generic[E]):
-    """One engine at a time: opened when it is asked for, closed when another is asked for or the
-    block ends, so that two models never share a device."""
+    """Cache of one engine. Another key, or the end of the block, closes the open engine, so that
+    two models never share a device."""
 
     def __init__(self, opener: Callable[[str], E]) -> None:
         self._open = opener
-        self._held: tuple[str, E] | None = None
+        self._current: tuple[str, E] | None = None
         self._before = 0  # tokens of engines that are closed
 
     def tokens(self) -> int:
-        """What all engines together have drawn or read so far."""
-        held = self._held
-        return self._before + (held[1].tokens if held else 0)
+        """Return the tokens that all engines together have drawn or read so far."""
+        current = self._current
+        return self._before + (current[1].tokens if current else 0)
 
     def __call__(self, key: str = "") -> E:
-        if self._held is None or self._held[0] != key:
+        if self._current is None or self._current[0] != key:
             self.close()
-            self._held = key, self._open(key)
-        return self._held[1]
+            self._current = key, self._open(key)
+        return self._current[1]
 
     def close(self) -> None:
-        """Let go of the engine that is open, if one is."""
-        if self._held is not None:
+        """Close the open engine, if there is one."""
+        if self._current is not None:
             self._before = self.tokens()
-            engine, self._held = self._held[1], None
+            engine, self._current = self._current[1], None
             engine.close()
 
     def __enter__(self) -> EngineCache[E]:
@@ -154,55 +155,46 @@ def sampler(
     name: str,
     dtype: str,
     adapter: Path | None = None,
-    others: Sequence[Path] = (),
+    other_adapters: Sequence[Path] = (),
 ) -> Sampler:
-    """An engine that continues prompts with the model in `directory`, which the hub calls
-    `name`, and `adapter` on it; `others` may be put on in its place. Raises FactoryError."""
-    engine = chosen(knobs.engine)
+    """Open an engine that continues prompts with the model in `directory`, which the hub calls
+    `name`, with `adapter` active; `other_adapters` can be activated in its place. Raises
+    FactoryError."""
+    engine = resolve_engine(knobs.engine)
     if engine == "vllm":
-        if knobs.batching == "continuous":
-            raise StageError(
-                "engine: auto takes vLLM here, which has no use for how.batching: continuous",
-                "leave it out, since vLLM batches that way by itself, or say engine: transformers",
-            )
         from factory.engines.vllm import VllmSampler
 
-        return VllmSampler(directory, dtype, adapter, knobs.vllm(), others)
+        return VllmSampler(directory, dtype, adapter, knobs.vllm(), other_adapters)
     if engine == "openai":
         from factory.engines.openai import OpenAISampler, OpenAIServer
 
         if adapter is not None and knobs.served_model is None:
             raise StageError(
-                "a served model with an adapter has a name of its own",
-                "say it with how.served_model, as given to vllm serve --lora-modules",
+                "a server has a separate name for a model with an adapter",
+                "set how.served_model to the name given to vllm serve --lora-modules",
             )
-        if others:
+        if other_adapters:
             raise StageError(
-                "a base and its adapters have each a name at a server, and how.served_model is one",
+                "a server names a base and each adapter, but how.served_model is one name",
                 "use engine: vllm or transformers here, or merge the adapters and serve each",
             )
         server = OpenAIServer(knobs.served_model or name, knobs.max_num_seqs or 64)
         return OpenAISampler(directory, server)
-    if knobs.batching == "continuous":
-        from factory.engines.continuous import ContinuousSampler
-
-        share = knobs.gpu_memory_utilization
-        return ContinuousSampler(directory, dtype, adapter, knobs.max_num_seqs, others, share)
     from factory.engines.transformers import TransformersSampler
 
-    return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs, others)
+    return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs, other_adapters)
 
 
 def chat(knobs: EngineKnobs, name: str, options: Mapping[str, Any]) -> OpenAIChat:
-    """A served model that is asked in messages, called `name` there unless `served_model` says
-    otherwise; `options` are more words of every request. Raises StageError."""
+    """Open a served chat model, called `name` at the server unless `served_model` is set; `options`
+    are added to every request. Raises StageError."""
     from factory.engines.openai import OpenAIChat, OpenAIServer
 
     return OpenAIChat(OpenAIServer(knobs.served_model or name, knobs.max_num_seqs or 64), options)
 
 
 def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:
-    """An engine that scores whole conversations. Raises FactoryError."""
+    """Open an engine that scores whole conversations. Raises FactoryError."""
     engine = _reading(knobs)
     if engine == "vllm":
         from factory.engines.vllm import VllmScorer
@@ -216,7 +208,7 @@ def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:
 def likelihood(
     knobs: EngineKnobs, directory: Path, dtype: str, adapter: Path | None = None
 ) -> Likelihood:
-    """An engine that says how likely a text is. Raises FactoryError."""
+    """Open an engine that computes log-probabilities. Raises FactoryError."""
     engine = _reading(knobs)
     if engine == "vllm":
         from factory.engines.vllm import VllmLikelihood
@@ -228,16 +220,11 @@ def likelihood(
 
 
 def _reading(knobs: EngineKnobs) -> Name:
-    """The engine for what is read and not drawn."""
-    engine = chosen(knobs.engine)
+    """Return the engine for models that only read."""
+    engine = resolve_engine(knobs.engine)
     if engine == "openai":
         raise StageError(
-            "the engine 'openai' continues prompts and gives no scores",
+            "the engine 'openai' samples answers only, and computes no scores",
             "use engine: vllm or transformers here",
-        )
-    if knobs.batching == "continuous":
-        raise StageError(
-            "how.batching: continuous is for answers that are drawn, and nothing is drawn here",
-            "leave how.batching out",
         )
     return engine

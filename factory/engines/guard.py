@@ -27,8 +27,8 @@ for word in sys.argv[1:]:
 
 
 class Guard:
-    """Watches over all processes that are below this one when it is made. Where there is no /proc
-    (not Linux) it does nothing."""
+    """Guard over all processes below this one at its creation. Does nothing without /proc (not
+    Linux)."""
 
     def __init__(self) -> None:
         below = descendants()
@@ -39,14 +39,14 @@ class Guard:
         )
 
     def dismiss(self) -> None:
-        """End what is left of them, and the guard."""
+        """End the remaining processes, and the guard."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
 
 def descendants(of: int | None = None) -> dict[int, str]:
-    """The processes below this one or another, each with its time of birth."""
+    """Return the process ids below this process or `of`, each with its start time."""
     parents, born = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -56,7 +56,7 @@ def descendants(of: int | None = None) -> dict[int, str]:
         pid = int(stat.parent.name)
         parents[pid], born[pid] = int(fields[1]), fields[19]
     top = of or os.getpid()
-    found = {top}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: born[pid] for pid in sorted(found - {top})}
+    processes = {top}
+    while more := {pid for pid, parent in parents.items() if parent in processes} - processes:
+        processes |= more
+    return {pid: born[pid] for pid in sorted(processes - {top})}

@@ -30,7 +30,7 @@ LANES = 2
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # states that pass
 _ATTEMPTS = 10
 _LONGEST_WAIT = 120.0  # seconds; also for what Retry-After asks
-# Why there is no answer, where the server says so of one request and takes others
+# Reasons for no answer, of one request alone
 TOO_LONG, REFUSED = "too_long", "refused"
 # vLLM's server takes what a request leaves open from the model's generation config
 _NEUTRAL = {
@@ -43,18 +43,18 @@ _NEUTRAL = {
 
 
 def address() -> str:
-    """Where the server is. Raises StageError without OPENAI_BASE_URL."""
+    """Return the server's address. Raises StageError without OPENAI_BASE_URL."""
     url = os.environ.get(ADDRESS)
     if not url:
         raise StageError(
             f"a served model needs {ADDRESS}, the address of its server",
-            f"export {ADDRESS}=http://localhost:8000/v1 (and OPENAI_API_KEY if it asks)",
+            f"export {ADDRESS}=http://localhost:8000/v1 (and OPENAI_API_KEY if it needs one)",
         )
     return url
 
 
 class _Refused(Exception):
-    """A reply that may be another one later."""
+    """A reply with a status that may pass; worth a retry."""
 
     def __init__(self, status: int, text: str, after: float | None) -> None:
         super().__init__(f"{status}: {text}")
@@ -62,7 +62,7 @@ class _Refused(Exception):
 
 
 class _NotThis(StageError):
-    """A reply that says why there will be none to this request, by the `reason`."""
+    """A reply that refuses this one request for good, by the `reason`."""
 
     def __init__(self, reason: str, what: str, fix: str) -> None:
         super().__init__(what, fix)
@@ -70,13 +70,14 @@ class _NotThis(StageError):
 
 
 class OpenAIServer:
-    """One server and the model it is asked for. Safe for many threads."""
+    """One server and the name of the model there. Safe for many threads."""
 
     def __init__(
         self, model: str, concurrency: int = 64, timeout: float = 1800, patience: float = 1.0
     ) -> None:
-        """`timeout`: seconds one answer may take; `patience`: seconds of the first wait, doubled
-        with each attempt. Raises StageError without OPENAI_BASE_URL."""
+        """Connect to the server. `timeout`: seconds that one answer may take; `patience`: seconds
+        of the first backoff, doubled with each attempt. Raises StageError without OPENAI_BASE_URL.
+        """
         http, url = _http(), address()
         self.model, self._patience = model, patience
         self._key = os.environ.get("OPENAI_API_KEY", "")
@@ -91,9 +92,9 @@ class OpenAIServer:
     def post_all(
         self, path: str, bodies: Sequence[Mapping[str, Any]], each: bool = False
     ) -> list[dict[str, Any]]:
-        """The replies to all of these, in order, some at once. With `each`, one that is too long
-        for the server or refused for what it says is no error, as the others may be answered: its
-        reply is `{"no_answer": reason}`. Raises StageError."""
+        """Send all requests, some at once, and return their replies in order. With `each`, a
+        request that is too long for the server or refused for its content is no error, as the
+        others may be answered: its reply is `{"no_answer": reason}`. Raises StageError."""
         post = self._post_each if each else self.post
         jobs = [self._pool.submit(post, path, body) for body in bodies]
         try:
@@ -110,7 +111,8 @@ class OpenAIServer:
             return {"no_answer": error.reason}
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """One reply. A busy or broken server is asked again, as late as it says itself."""
+        """Send one request. Retries a busy or broken server, after the time in its Retry-After.
+        Raises StageError."""
         http = _http()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((_Refused, http.TransportError)),
@@ -128,12 +130,12 @@ class OpenAIServer:
         except http.TransportError as error:
             raise StageError(
                 f"no answer from the server at OPENAI_BASE_URL: {self._clean(repr(error))}",
-                "see that it runs; finished shards are kept, so run again",
+                "check that it runs; finished shards are kept, so run again",
             ) from None
         return reply
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel requests in progress and close the connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
@@ -146,32 +148,33 @@ class OpenAIServer:
                 f"the server refused {path} with {reply.status_code}: "
                 f"{self._clean(reply.text[:300])}"
             )
-            fix = _FIXES.get(reply.status_code, "see its log; the request was not understood")
+            fix = _FIXES.get(reply.status_code, "see its log: it rejected the request")
             if reply.status_code in _UNFIT:
                 for reason, pattern in _REASONS.items():
                     if pattern.search(reply.text):
                         raise _NotThis(reason, what, fix)
             raise StageError(what, fix)
         try:
-            found: dict[str, Any] = reply.json()
+            answer: dict[str, Any] = reply.json()
         except ValueError:
             raise StageError(
-                f"the server's answer to {path} is no JSON", "end OPENAI_BASE_URL in /v1"
+                f"the server's answer to {path} is not JSON",
+                "set OPENAI_BASE_URL to an address that ends in /v1",
             ) from None
-        return found
+        return answer
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.after if isinstance(error, _Refused) else None
-        grown = tenacity.wait_random_exponential(multiplier=self._patience, max=_LONGEST_WAIT)
-        return min(asked, _LONGEST_WAIT) if asked is not None else grown(state)
+        pause = error.after if isinstance(error, _Refused) else None
+        backoff = tenacity.wait_random_exponential(multiplier=self._patience, max=_LONGEST_WAIT)
+        return min(pause, _LONGEST_WAIT) if pause is not None else backoff(state)
 
     def _clean(self, text: str) -> str:
-        """`text` without the key, which some servers quote."""
+        """Return `text` without the key, which some servers quote."""
         return text.replace(self._key, "[key]") if self._key else text
 
 
-# What servers say, with one of _UNFIT, of a request that would be answered if it were another one.
+# Patterns of messages, with a status of _UNFIT, that refuse one request alone.
 _UNFIT = (400, 413, 422)
 _REASONS = {
     TOO_LONG: re.compile(
@@ -196,20 +199,20 @@ class OpenAISampler:
     lanes = LANES
 
     def __init__(self, directory: Path, server: OpenAIServer) -> None:
-        found = checkpoint.read(directory)
+        local = checkpoint.read(directory)
         self.name = f"openai, served as {server.model}"
-        self.tokenizer, self.stop_ids = found.tokenizer, found.stop_ids
-        self.max_context = found.max_context
+        self.tokenizer, self.stop_ids = local.tokenizer, local.stop_ids
+        self.max_context = local.max_context
         self.tokens = 0
         self._server = server
 
     def set_adapter(self, adapter: Path | None) -> None:
-        """A served model is what its name stands for: there is nothing to change."""
+        """Do nothing: the server's name stands for one model."""
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
     ) -> list[Completion]:
-        """As engines.Sampler says; the request with number i has seed + i."""
+        """Sample as engines.Sampler; request i has seed + i."""
         rooms = rooms_of(prompts, sampling, self.max_context)
         bodies = [
             {
@@ -224,21 +227,21 @@ class OpenAISampler:
             }
             for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
         ]
-        stops, found = frozenset(self.stop_ids), []
+        stops, samples = frozenset(self.stop_ids), []
         for number, reply in enumerate(self._server.post_all("/completions", bodies)):
             [choice] = reply["choices"]
             if choice.get("token_ids") is None:
                 raise StageError(
-                    f"the server of {self._server.model} gives text where token ids were asked for",
+                    f"the server of {self._server.model} returns text instead of token ids",
                     "serve the model with vllm serve, or use another engine",
                 )
             if choice["finish_reason"] not in ("stop", "length"):
                 raise StageError(
                     f"the server ended an answer with {choice['finish_reason']!r}", "see its log"
                 )
-            found.append(Completion.cut(choice["token_ids"], stops, seed + number))
-        self.tokens += sum(len(sample.token_ids) for sample in found)
-        return found
+            samples.append(Completion.cut(choice["token_ids"], stops, seed + number))
+        self.tokens += sum(len(sample.token_ids) for sample in samples)
+        return samples
 
     def close(self) -> None:
         self._server.close()
@@ -246,9 +249,9 @@ class OpenAISampler:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a served model said: text, why it ended (`stop`, `length`, `too_long` or `refused`
-    where there is no answer to this request, or a word of the server's), and its tokens and those
-    of both sides where the server counts them."""
+    """Reply of a served model: text, finish reason (`stop`, `length`, `too_long` or `refused` where
+    there is no answer to this request, or a word of the server's), its tokens and those of prompt
+    and answer, where the server counts them."""
 
     text: str
     finish_reason: str
@@ -257,8 +260,8 @@ class Answer:
 
 
 class OpenAIChat:
-    """A served chat model, messages in and text out: for a judge of whom nobody here has the
-    weights. `options` go into every request, as `chat_template_kwargs`; null takes a word out."""
+    """A served chat model, messages in and text out, for judges without public weights. `options`
+    are added to every request, such as `chat_template_kwargs`; null removes one."""
 
     lanes = LANES
 
@@ -270,8 +273,8 @@ class OpenAIChat:
     def answer(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling, seed: int
     ) -> list[Answer]:
-        """One answer to each conversation, in order, all with the same seed: where a request
-        stands among others changes nothing. Raises StageError."""
+        """Return one answer to each conversation, in order, all with the same seed: the position of
+        a request among others changes nothing. Raises StageError."""
         words = {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -285,9 +288,9 @@ class OpenAIChat:
             for conversation in conversations
         ]
         replies = self._server.post_all("/chat/completions", bodies, each=True)
-        found = [_answer(reply) for reply in replies]
-        self.tokens += sum(answer.n_tokens or 0 for answer in found)
-        return found
+        answers = [_answer(reply) for reply in replies]
+        self.tokens += sum(answer.n_tokens or 0 for answer in answers)
+        return answers
 
     def close(self) -> None:
         self._server.close()
@@ -302,7 +305,7 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
     except (KeyError, IndexError, TypeError):
         raise StageError(
             f"the server's reply holds no answer, but {', '.join(reply) or 'nothing'}",
-            "see that it is a server of OpenAI's protocol, and its log",
+            "check that the server speaks OpenAI's protocol, and its log",
         ) from None
     end = choice.get("finish_reason") or "stop"
     if end == "content_filter" or message.get("refusal"):
@@ -312,22 +315,22 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
 
 
 def _after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that Retry-After asks for, given as seconds or as a date."""
-    said = headers.get("retry-after")
-    if said is None:
+    """Parse Retry-After, seconds or a date, as seconds from now; None without one."""
+    value = headers.get("retry-after")
+    if value is None:
         return None
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError):
         return None
 
 
 def _http() -> Any:
-    """The HTTP client that huggingface_hub brings."""
+    """Return the HTTP library that huggingface_hub uses."""
     try:
         import httpx2 as http  # huggingface_hub 2
     except ImportError:

@@ -1,5 +1,5 @@
-"""Where a chat template breaks the contract: seen from the tokenizer alone, before a GPU is asked
-for. What is rendered, and how, is chat_template.py's."""
+"""Check a chat template against the contract, from the tokenizer alone, before a GPU is used.
+chat_template.py renders."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _AGAIN = [{"role": "user", "content": "And a number."}, {"role": "assistant", "c
 
 
 class TemplateFault(NamedTuple):
-    """One thing that is wrong: `fatal` when what is made would be worthless, and the fix."""
+    """One fault and its fix; `fatal` if it makes the results worthless."""
 
     fatal: bool
     what: str
     fix: str
 
 
-def breaches(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
-    """What is wrong with the template of a model that answers, worst first."""
+def template_faults(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
+    """Return the faults of the template of a model that answers, worst first."""
     first = _turn(tokenizer, PROBE, "a first answer")
     second = [] if first else _turn(tokenizer, [*PROBE, *_AGAIN], "a second answer")
-    found = [*first, *second, *_stops(tokenizer, generation_config), *opening(tokenizer)]
-    return sorted(dict.fromkeys(found), key=lambda breach: not breach.fatal)
+    faults = [*first, *second, *_stops(tokenizer, generation_config), *opening_faults(tokenizer)]
+    return sorted(dict.fromkeys(faults), key=lambda breach: not breach.fatal)
 
 
-def opening(tokenizer: Any) -> list[TemplateFault]:
-    """What is wrong with how a template begins. All that binds a reward model's: it reads whole
-    conversations and stops nowhere."""
+def opening_faults(tokenizer: Any) -> list[TemplateFault]:
+    """Return the faults at the start of a template. A reward model is checked for these alone: it
+    reads whole conversations and stops nowhere."""
     try:
-        text = chat_template.rendered(tokenizer, PROBE, add_generation_prompt=False)
+        text = chat_template.render(tokenizer, PROBE, add_generation_prompt=False)
     except InputError as error:
         return [TemplateFault(True, error.what, error.fix)]
     bos, name = tokenizer.bos_token_id, tokenizer.bos_token
@@ -43,7 +43,7 @@ def opening(tokenizer: Any) -> list[TemplateFault]:
             TemplateFault(
                 False,
                 f"the template prints {name} twice",
-                "take one out of it: one is dropped here, but other programs will not do so",
+                "remove one: one is dropped here, but not by other programs",
             )
         ]
     if bos is not None and printed[0] != bos == tokenizer.encode("a")[0]:
@@ -58,24 +58,24 @@ def opening(tokenizer: Any) -> list[TemplateFault]:
 
 
 def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[TemplateFault]:
-    """Whether a prompt is how its conversation begins, up to the answer's first character."""
+    """Check that a prompt is a prefix of its conversation, up to the answer's first character."""
     later = messages is not PROBE  # several turns: only recipes that ask for them are harmed
     try:
         prompt = chat_template.prompt_ids(tokenizer, messages[:-1])
-        whole = chat_template.conversation_ids(tokenizer, messages)
+        conversation = chat_template.conversation_ids(tokenizer, messages)
     except InputError as error:
         return [TemplateFault(not later, error.what, error.fix)]
-    if whole[: len(prompt)] != prompt:
+    if conversation[: len(prompt)] != prompt:
         return [
             TemplateFault(
                 not later,
-                f"the prompt for {when} is not how the whole conversation begins: it ends in "
+                f"the prompt for {when} is not a prefix of the conversation: it ends in "
                 f"{tokenizer.decode(prompt)[-24:]!r}",
-                "use a model whose template prints the same before an answer, drawn or given: "
-                "what is trained on and scored would not be what was drawn",
+                "use a model whose template prints the same before generated and given answers: "
+                "training and scoring would not see what was sampled",
             )
         ]
-    rest = tokenizer.decode(whole[len(prompt) :])
+    rest = tokenizer.decode(conversation[len(prompt) :])
     if not rest.lstrip().startswith(messages[-1]["content"]):
         return [
             TemplateFault(
@@ -91,12 +91,12 @@ def _turn(tokenizer: Any, messages: Sequence[Message], when: str) -> list[Templa
 def _stops(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
     try:
         closing = chat_template.closing_ids(tokenizer)
-        after = chat_template.rendered(tokenizer, PROBE, False).rpartition(PROBE[-1]["content"])[2]
+        after = chat_template.render(tokenizer, PROBE, False).rpartition(PROBE[-1]["content"])[2]
     except InputError:
-        return []  # said already
+        return []  # reported by _turn
     configured = getattr(generation_config, "eos_token_id", None)
-    known = configured if isinstance(configured, list | tuple) else [configured]
-    if not closing and (after.strip() or known in ([], [None])):
+    configured_ids = configured if isinstance(configured, list | tuple) else [configured]
+    if not closing and (after.strip() or configured_ids in ([], [None])):
         return [
             TemplateFault(
                 True,
@@ -108,18 +108,18 @@ def _stops(tokenizer: Any, generation_config: Any) -> list[TemplateFault]:
         return [
             TemplateFault(
                 False,
-                "the template prints nothing after an answer: nobody trained on it learns to stop",
-                "draw with this model, but train another, or let its template print a stop token",
+                "the template prints nothing after an answer: trained models never learn to stop",
+                "sample from this model, but train another, or let its template print a stop token",
             )
         ]
-    if closing[0] in known:
+    if closing[0] in configured_ids:
         return []
     stop = tokenizer.convert_ids_to_tokens(closing[0])
     return [
         TemplateFault(
             False,
             f"a turn ends with {stop}, which generation_config.json does not name",
-            "nothing to do here, where it stops an answer all the same; for other programs add "
+            "nothing to do here, where it also stops an answer; for other programs add "
             f"{closing[0]} to its eos_token_id",
         )
     ]

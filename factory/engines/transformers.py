@@ -22,16 +22,16 @@ from factory.errors import InputError, StageError
 BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
 BATCH_TOKENS = 8192  # padded tokens in one scoring batch; keeps a 2-core CPU's caches warm
 BATCH_LOGITS = 2**27  # logits at once where they are all needed: 512 MB in float32
-_PATIENCE = 600.0  # seconds without a word before a model that speaks is given up
+_PATIENCE = 600.0  # seconds without a token before a stream is given up
 
 
 def has_gpu() -> bool:
-    """Whether torch finds an NVIDIA or AMD GPU here."""
+    """Return whether torch finds an NVIDIA or AMD GPU."""
     return gpu_count() > 0
 
 
 def gpu_count() -> int:
-    """How many of them."""
+    """Count the NVIDIA or AMD GPUs that torch finds."""
     import torch
 
     return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
@@ -57,29 +57,31 @@ def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
 
 
 def causal(directory: Path, dtype: str) -> Any:
-    """A causal model on the device that torch finds. Raises InputError."""
+    """Load a causal model on the device that torch finds. Raises InputError."""
     from transformers import AutoModelForCausalLM
 
     return _load(AutoModelForCausalLM, directory, dtype)
 
 
-def _dress(model: Any, adapters: Sequence[Path]) -> Any:
-    """Put LoRA adapters on a causal model, in its place; what comes back switches between them
-    (see `_called`). Raises InputError for what is no LoRA, StageError for one that was made on
-    another model."""
+def _attach(model: Any, adapters: Sequence[Path]) -> Any:
+    """Attach LoRA adapters to a causal model, in place; the returned model switches between them
+    (see `_adapter_name`). Raises InputError for an adapter that is no LoRA, StageError for one of
+    another base model."""
     from peft import PeftModel
 
     # Not model.load_adapter: with a second adapter it sets the first one's weights anew (5.19).
     # PEFT's own wish for float32 would give other answers than the published dtype.
-    kept: dict[str, Any] = {"autocast_adapter_dtype": False}
+    options: dict[str, Any] = {"autocast_adapter_dtype": False}
     layers: Any = None
     try:
         for number, adapter in enumerate(adapters):
             checkpoint.lora(adapter)  # other kinds lie around the model, and would be left out
             if layers is None:
-                layers = PeftModel.from_pretrained(model, str(adapter), _called(number), **kept)
+                layers = PeftModel.from_pretrained(
+                    model, str(adapter), _adapter_name(number), **options
+                )
             else:
-                layers.load_adapter(str(adapter), _called(number), **kept)
+                layers.load_adapter(str(adapter), _adapter_name(number), **options)
     except (RuntimeError, ValueError) as error:
         raise StageError(
             f"the adapter at {adapter} does not fit {model.name_or_path}: {first_line(error)}",
@@ -90,17 +92,18 @@ def _dress(model: Any, adapters: Sequence[Path]) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What it says, in one line."""
+    """Return the error's message, its first line."""
     return (str(error) or repr(error)).splitlines()[0]
 
 
-def _called(number: int) -> str:
-    """What PEFT calls an adapter."""
+def _adapter_name(number: int) -> str:
+    """Return the name of an adapter in PEFT."""
     return f"adapter-{number}"
 
 
 def generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
-    """A fresh config: the model's own may carry top-k, penalties or a sampling temperature."""
+    """Return a fresh generation config: the model's own may have top-k, penalties or a
+    temperature."""
     from transformers import GenerationConfig
 
     greedy = sampling.temperature == 0
@@ -115,7 +118,7 @@ def generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
 
 
 class _Transformers:
-    """What all uses of transformers share: one caller at a time, the model loaded at once."""
+    """Base of the transformers engines: one caller at a time, the model loaded at once."""
 
     lanes = 1
 
@@ -123,15 +126,15 @@ class _Transformers:
         import transformers
 
         self.name = f"transformers {transformers.__version__}"
-        self._found = checkpoint.read(directory)
-        self.tokenizer = self._found.tokenizer
-        self.max_context = self._found.max_context
+        self._checkpoint = checkpoint.read(directory)
+        self.tokenizer = self._checkpoint.tokenizer
+        self.max_context = self._checkpoint.max_context
         self.tokens = 0
         self._model: Any = None
         self._layers: Any = None  # its adapters, if it has any
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         import torch
 
         self._model = self._layers = None
@@ -140,10 +143,11 @@ class _Transformers:
 
 
 class TransformersSampler(_Transformers):
-    """A causal model, with a LoRA adapter on it if one is given; `others` may be put on in its
+    """A causal model, with a LoRA adapter if one is given; `other_adapters` can be activated in its
     place. See engines.Sampler.
 
-    Answers are drawn `rows` at a time, each such batch from a stream of its own."""
+    Answers are drawn `rows` at a time, each such batch from a random stream of its own.
+    """
 
     def __init__(
         self,
@@ -151,27 +155,27 @@ class TransformersSampler(_Transformers):
         dtype: str,
         adapter: Path | None = None,
         rows: int | None = None,
-        others: Sequence[Path] = (),
+        other_adapters: Sequence[Path] = (),
     ) -> None:
         super().__init__(directory)
-        self._adapters = loaded_adapter(adapter, others)
+        self._adapters = loaded_adapter(adapter, other_adapters)
         self._model = causal(directory, dtype)
-        self._layers = _dress(self._model, list(self._adapters))
-        self._worn: Path | None = None
+        self._layers = _attach(self._model, list(self._adapters))
+        self._adapter: Path | None = None
         self.set_adapter(adapter)
         self._rows = rows or BATCH_ROWS
-        self.stop_ids = self._found.stop_ids
+        self.stop_ids = self._checkpoint.stop_ids
 
     def set_adapter(self, adapter: Path | None) -> None:
         if adapter is not None:
             number = self._adapters[adapter]
-            if adapter != self._worn:
-                self._layers.set_adapter(_called(number))
-        self._worn = adapter
+            if adapter != self._adapter:
+                self._layers.set_adapter(_adapter_name(number))
+        self._adapter = adapter
 
-    def _dressed(self) -> contextlib.AbstractContextManager[None]:
-        """The model as it is to answer: bare within the block, if no adapter is worn."""
-        bare = self._layers is not None and self._worn is None
+    def _active_adapter(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context with the adapters disabled, if the base model is active."""
+        bare = self._layers is not None and self._adapter is None
         return self._layers.disable_adapter() if bare else contextlib.nullcontext()
 
     def sample(
@@ -181,18 +185,18 @@ class TransformersSampler(_Transformers):
         # Longest first, and the answers to one prompt together: neighbours are of like length, so
         # little is padded, and the largest batch fails first if any.
         order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
-        found: dict[int, Completion] = {}
+        samples: dict[int, Completion] = {}
         for number, start in enumerate(range(0, len(order), self._rows)):
-            some = order[start : start + self._rows]
+            batch = order[start : start + self._rows]
             drawn = self._batch(
-                [prompts[n] for n in some],
-                [rooms[n] for n in some],
+                [prompts[n] for n in batch],
+                [rooms[n] for n in batch],
                 sampling,
                 (seed + number) % 2**31,
             )
             self.tokens += sum(len(sample.token_ids) for sample in drawn)
-            found |= zip(some, drawn, strict=True)
-        return [found[n] for n in range(len(prompts))]
+            samples |= zip(batch, drawn, strict=True)
+        return [samples[n] for n in range(len(prompts))]
 
     def _batch(
         self,
@@ -212,7 +216,7 @@ class TransformersSampler(_Transformers):
             mask[row, width - len(prompt) :] = 1
         self._model.generation_config = generation(sampling, max(rooms), self.stop_ids)
         torch.manual_seed(seed)
-        with torch.inference_mode(), self._dressed():
+        with torch.inference_mode(), self._active_adapter():
             output = self._model.generate(
                 input_ids=ids.to(self._model.device), attention_mask=mask.to(self._model.device)
             )
@@ -224,26 +228,28 @@ class TransformersSampler(_Transformers):
 
 
 class Talker:
-    """A causal model that is listened to while it speaks, one prompt at a time.
+    """A causal model that streams its answer, one prompt at a time.
 
-    `speech` is where its tokenizer and template lie. A model with an adapter through PEFT also
-    speaks as its base does.
+    `speech` is the directory of its tokenizer and template. A model with a PEFT adapter can also
+    answer as its base.
     """
 
     def __init__(self, model: Any, base: Path, speech: Path) -> None:
-        found = checkpoint.read(base)
+        base_checkpoint = checkpoint.read(base)
         self.tokenizer = (
-            found.tokenizer if speech == base else chat_template.load_tokenizer(str(speech))
+            base_checkpoint.tokenizer
+            if speech == base
+            else chat_template.load_tokenizer(str(speech))
         )
-        stops = {*found.stop_ids, *chat_template.stop_ids(self.tokenizer, None)}
-        self.stop_ids, self.max_context = sorted(stops), found.max_context
+        stops = {*base_checkpoint.stop_ids, *chat_template.stop_ids(self.tokenizer, None)}
+        self.stop_ids, self.max_context = sorted(stops), base_checkpoint.max_context
         self._model = model.to(_device()).eval()
 
     def say(
         self, prompt: Sequence[int], sampling: Sampling, seed: int, as_base: bool = False
     ) -> Generator[str, None, Completion]:
-        """The answer to a prompt, piece by piece as it is drawn; the sample is what the generator
-        returns. One that is closed early stops drawing. `as_base` switches the adapter off.
+        """Yield the answer to a prompt, piece by piece as it is drawn; the completion is the
+        generator's return value. Closing it early stops sampling. `as_base` disables the adapter.
 
         Raises InputError for a prompt that leaves no room (see Sampling.room).
         """
@@ -255,10 +261,10 @@ class Talker:
         streamer = TextIteratorStreamer(
             self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=_PATIENCE
         )
-        told_to_stop, drawn = threading.Event(), queue.SimpleQueue[Any]()
+        stopped, drawn = threading.Event(), queue.SimpleQueue[Any]()
 
         def stop(so_far: Any, *_: Any) -> Any:
-            return torch.full((1,), told_to_stop.is_set(), device=so_far.device)
+            return torch.full((1,), stopped.is_set(), device=so_far.device)
 
         def draw() -> None:
             try:
@@ -282,12 +288,12 @@ class Talker:
         try:
             yield from streamer
         finally:
-            told_to_stop.set()
+            stopped.set()
             thread.join()
-        found = drawn.get()
-        if isinstance(found, BaseException):
-            raise found
-        return Completion.cut(found, frozenset(self.stop_ids), seed)
+        result = drawn.get()
+        if isinstance(result, BaseException):
+            raise result
+        return Completion.cut(result, frozenset(self.stop_ids), seed)
 
 
 class TransformersScorer(_Transformers):
@@ -297,7 +303,7 @@ class TransformersScorer(_Transformers):
         from transformers import AutoModelForSequenceClassification
 
         super().__init__(directory)
-        checkpoint.one_label(self._found)
+        checkpoint.one_label(self._checkpoint)
         self._model = _load(AutoModelForSequenceClassification, directory, dtype)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
@@ -333,30 +339,29 @@ class TransformersScorer(_Transformers):
 
 
 class TransformersLikelihood(_Transformers):
-    """A causal model that reads, with a LoRA adapter on it if one is given. See
-    engines.Likelihood."""
+    """A causal model that reads, with a LoRA adapter if one is given. See engines.Likelihood."""
 
     def __init__(self, directory: Path, dtype: str, adapter: Path | None = None) -> None:
         super().__init__(directory)
         self._model = causal(directory, dtype)
-        _dress(self._model, [adapter] if adapter else [])
+        _attach(self._model, [adapter] if adapter else [])
 
     def log_probs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
     ) -> list[list[float]]:
-        found: list[list[float]] = [[] for _ in sequences]
+        values_by_row: list[list[float]] = [[] for _ in sequences]
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         vocabulary = int(self._model.config.get_text_config().vocab_size)
         while order:
             width = len(sequences[order[0]])
             # the logits of what is read, not the ids, are what fills the memory
-            kept = width - min(starts[i] for i in order) + 1
-            size = max(1, min(BATCH_TOKENS // width, BATCH_LOGITS // (kept * vocabulary)))
+            n_logits = width - min(starts[i] for i in order) + 1
+            size = max(1, min(BATCH_TOKENS // width, BATCH_LOGITS // (n_logits * vocabulary)))
             batch, order = order[:size], order[size:]
             values = self._batch([sequences[i] for i in batch], [starts[i] for i in batch])
             for index, value in zip(batch, values, strict=True):
-                found[index] = value
-        return found
+                values_by_row[index] = value
+        return values_by_row
 
     def _batch(self, sequences: list[Sequence[int]], starts: list[int]) -> list[list[float]]:
         import torch
@@ -381,8 +386,8 @@ class TransformersLikelihood(_Transformers):
             # row by row: a copy of all logits in float32 would double the memory
             values = torch.stack(
                 [
-                    one - row.float().logsumexp(dim=-1)
-                    for one, row in zip(chosen, logits, strict=True)
+                    logit - row.float().logsumexp(dim=-1)
+                    for logit, row in zip(chosen, logits, strict=True)
                 ]
             ).cpu()
         return [

@@ -12,11 +12,11 @@ import os
 import queue
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from factory.engines import Completion, Sampling, checkpoint, loaded_adapter, rooms_of
-from factory.engines.batch import Batch
 from factory.engines.guard import Guard
 from factory.engines.pipelining import release_turn
 from factory.errors import InputError, StageError
@@ -36,22 +36,38 @@ _ENVIRONMENT = {
 
 
 def max_lora_rank(rank: int) -> int:
-    """The smallest rank that vLLM can reserve for an adapter of `rank`. Raises InputError."""
-    fitting = [value for value in RANKS if value >= rank]
-    if not fitting:
+    """Return the smallest rank that vLLM can reserve for an adapter of `rank`. Raises
+    InputError."""
+    ranks = [value for value in RANKS if value >= rank]
+    if not ranks:
         raise InputError(
             f"vLLM takes adapters of rank up to {RANKS[-1]}, this one has {rank}",
             "merge it into its base model, or use engine: transformers",
         )
-    return fitting[0]
+    return ranks[0]
 
 
-class _Batch(Batch):
-    """Requests that all have one adapter on or none."""
+class _Batch:
+    """Requests of one caller, with one adapter or none. `done` holds their outputs in order when
+    all are there, or the error."""
 
     def __init__(self, requests: Sequence[tuple[Sequence[int], Any]], lora: Any) -> None:
-        super().__init__(len(requests))
         self.requests, self.lora = requests, lora
+        self.done: Future[list[Any]] = Future()
+        self._outputs: list[Any] = [None] * len(requests)
+        self._n_open = len(requests)
+
+    def put(self, number: int, output: Any) -> None:
+        """Store the output of one request."""
+        self._outputs[number] = output
+        self._n_open -= 1
+        if not self._n_open:
+            self.done.set_result(self._outputs)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise `error` where the outputs are awaited, unless they are all there."""
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class _Engine:
@@ -72,12 +88,12 @@ class _Engine:
             for path, number in adapters.items()
         }
         if adapters:
-            found = [checkpoint.lora(adapter) for adapter in adapters]
-            rank = max_lora_rank(max(one.rank for one in found))
+            shapes = [checkpoint.lora(adapter) for adapter in adapters]
+            rank = max_lora_rank(max(shape.rank for shape in shapes))
             # one has its place in memory at a time (max_loras is 1): they come one after another
             settings = {"enable_lora": True, "max_lora_rank": rank, **settings}
-            targets = {target for one in found for target in one.targets}
-            if all(one.targets for one in found) and "lm_head" not in targets:
+            targets = {target for shape in shapes for target in shape.targets}
+            if all(shape.targets for shape in shapes) and "lm_head" not in targets:
                 # otherwise the logits pass through an empty adapter, which costs time and cannot
                 # be done for those of a prompt (0.32 on a CPU: they have another shape)
                 settings["lora_target_modules"] = [*sorted(targets), *_PACKED]
@@ -98,8 +114,8 @@ class _Engine:
         except (ValueError, RuntimeError, OSError) as error:
             raise StageError(
                 f"vLLM does not start on {directory.name}: {_first(error)}",
-                "its own words are above; how.max_model_len, how.gpu_memory_utilization and "
-                "how.tensor_parallel are the usual knobs, engine: transformers the way around",
+                "its own messages are above; how.max_model_len, how.gpu_memory_utilization and "
+                "how.tensor_parallel are the usual settings to change, or use engine: transformers",
             ) from error
         self._guard = Guard()
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
@@ -112,7 +128,7 @@ class _Engine:
     def ask(
         self, requests: Sequence[tuple[Sequence[int], Any]], adapter: Path | None = None
     ) -> list[Any]:
-        """vLLM's outputs to (token ids, parameters) in order, when all are there."""
+        """Return vLLM's outputs to (token ids, parameters), in order, when all are there."""
         if not requests:
             return []
         batch = _Batch(requests, None if adapter is None else self._loras[adapter])
@@ -121,7 +137,7 @@ class _Engine:
             return batch.done.result()
 
     def close(self) -> None:
-        """Drop what is under way and end the engine's processes."""
+        """Drop requests in progress and end the engine's processes."""
         self._inbox.put(None)
         self._thread.join(timeout=60)
         self._engine.engine_core.shutdown()
@@ -160,20 +176,20 @@ class _Engine:
         while not self._inbox.empty():
             if (late := self._inbox.get()) is not None:
                 waiting.append(late)
-        told = error
+        failure = error
         if not isinstance(error, StageError):
-            told = StageError(
+            failure = StageError(
                 f"vLLM stopped: {_first(error)}",
-                "its own words are above; finished shards are kept, so run again, with a lower "
+                "its own messages are above; finished shards are kept, so run again, with a lower "
                 "how.gpu_memory_utilization or how.max_num_seqs if memory ran out",
             )
-            told.__cause__ = error
+            failure.__cause__ = error
         for batch in waiting:
-            batch.fail(told)
+            batch.fail(failure)
 
 
 class _Vllm:
-    """What all three uses of vLLM share."""
+    """Base of the three vLLM engines."""
 
     lanes = LANES
 
@@ -183,38 +199,43 @@ class _Vllm:
         dtype: str,
         adapter: Path | None = None,
         how: Mapping[str, Any] | None = None,
-        others: Sequence[Path] = (),
+        other_adapters: Sequence[Path] = (),
     ) -> None:
-        """`adapter` is on at first, `others` may be put on in its place. `how`: arguments of
-        vLLM's EngineArgs that change no result."""
+        """Read the checkpoint; vLLM starts on first use. `adapter` is active at first,
+        `other_adapters` can be activated in its place. `how`: arguments of vLLM's EngineArgs that
+        change no result."""
         import vllm
 
         self.name = f"vllm {vllm.__version__}"
-        self._found = checkpoint.read(directory)
-        self._settings = {"dtype": dtype, "max_model_len": self._found.max_context, **(how or {})}
-        self._adapters, self._worn = loaded_adapter(adapter, others), adapter
+        self._checkpoint = checkpoint.read(directory)
+        self._settings = {
+            "dtype": dtype,
+            "max_model_len": self._checkpoint.max_context,
+            **(how or {}),
+        }
+        self._adapters, self._adapter = loaded_adapter(adapter, other_adapters), adapter
         self._started: _Engine | None = None
         self._starting = threading.Lock()
         self._before = 0
-        self.tokenizer = self._found.tokenizer
-        self.max_context = self._found.max_context
-        self.stop_ids = self._found.stop_ids
+        self.tokenizer = self._checkpoint.tokenizer
+        self.max_context = self._checkpoint.max_context
+        self.stop_ids = self._checkpoint.stop_ids
 
     @property
     def tokens(self) -> int:
-        """As engines.Engine says."""
+        """Tokens drawn or read so far."""
         return self._before + (self._started.tokens if self._started else 0)
 
     def _engine(self, **settings: Any) -> _Engine:
         with self._starting:
             if self._started is None:
                 self._started = _Engine(
-                    self._found.directory, self._adapters, {**self._settings, **settings}
+                    self._checkpoint.directory, self._adapters, {**self._settings, **settings}
                 )
             return self._started
 
-    def _fitting(self, longest: int) -> None:
-        """Raises InputError when a request is longer than the engine was told to expect."""
+    def _check_length(self, longest: int) -> None:
+        """Raise InputError when a request of `longest` tokens exceeds how.max_model_len."""
         limit = int(self._settings["max_model_len"])
         if longest > limit:
             raise InputError(
@@ -231,12 +252,12 @@ class _Vllm:
 
 
 class VllmSampler(_Vllm):
-    """A causal model, with a LoRA adapter on it if one is given; `others` may be put on in its
+    """A causal model, with a LoRA adapter if one is given; `other_adapters` can be activated in its
     place, without loading the model again. See engines.Sampler.
 
-    All answers come from one stream of random numbers, seeded by the first batch. A seed for each
-    request would draw row by row, about one kernel launch a row and step, without making answers
-    bit-stable: logits hang on what else is in the batch. On a CPU such requests end the engine
+    All answers come from one random stream, seeded by the first batch. A seed for each request
+    would draw row by row, about one kernel launch a row and step, without making answers
+    bit-stable: logits depend on what else is in the batch. On a CPU such requests end the engine
     (0.32: "CPU Generator does not use offset") when a prompt is read in two parts.
     """
 
@@ -245,13 +266,15 @@ class VllmSampler(_Vllm):
     def set_adapter(self, adapter: Path | None) -> None:
         if adapter is not None:
             self._adapters[adapter]  # a KeyError here, not in the engine's thread
-        self._worn = adapter
+        self._adapter = adapter
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
     ) -> list[Completion]:
         rooms = rooms_of(prompts, sampling, self.max_context)
-        self._fitting(max((len(p) + r for p, r in zip(prompts, rooms, strict=True)), default=0))
+        self._check_length(
+            max((len(p) + r for p, r in zip(prompts, rooms, strict=True)), default=0)
+        )
         self._seed = seed if self._seed is None else self._seed
         engine = self._engine(seed=self._seed)
         from vllm import SamplingParams
@@ -269,7 +292,7 @@ class VllmSampler(_Vllm):
             for room in set(rooms)
         }
         requests = [(p, parameters[r]) for p, r in zip(prompts, rooms, strict=True)]
-        outputs = engine.ask(requests, self._worn)
+        outputs = engine.ask(requests, self._adapter)
         stops = frozenset(self.stop_ids)
         return [
             Completion.cut(output.outputs[0].token_ids, stops, self._seed) for output in outputs
@@ -281,10 +304,10 @@ class VllmScorer(_Vllm):
 
     def __init__(self, directory: Path, dtype: str, how: Mapping[str, Any] | None = None) -> None:
         super().__init__(directory, dtype, how=how)
-        checkpoint.one_label(self._found)
+        checkpoint.one_label(self._checkpoint)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        self._fitting(max(map(len, sequences), default=0))
+        self._check_length(max(map(len, sequences), default=0))
         engine = self._engine(runner="pooling")
         from vllm import PoolingParams
 
@@ -293,12 +316,12 @@ class VllmScorer(_Vllm):
 
 
 class VllmLikelihood(_Vllm):
-    """A causal model, with an adapter on it if one is given. See engines.Likelihood."""
+    """A causal model that reads, with a LoRA adapter if one is given. See engines.Likelihood."""
 
     def log_probs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
     ) -> list[list[float]]:
-        self._fitting(max(map(len, sequences), default=0))
+        self._check_length(max(map(len, sequences), default=0))
         engine = self._engine(
             # vLLM must draw one token beyond the text, which nobody reads
             max_model_len=int(self._settings["max_model_len"]) + 1,
@@ -307,7 +330,7 @@ class VllmLikelihood(_Vllm):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        asked = SamplingParams(
+        parameters = SamplingParams(
             temperature=0,
             max_tokens=1,
             prompt_logprobs=0,  # of the token itself and of no other
@@ -315,12 +338,12 @@ class VllmLikelihood(_Vllm):
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        found = []
-        outputs = engine.ask([(ids, asked) for ids in sequences], self._worn)
+        values = []
+        outputs = engine.ask([(ids, parameters) for ids in sequences], self._adapter)
         for ids, start, output in zip(sequences, starts, outputs, strict=True):
             table = output.prompt_logprobs
-            found.append([table[i][ids[i]].logprob for i in range(start, len(ids))])
-        return found
+            values.append([table[i][ids[i]].logprob for i in range(start, len(ids))])
+        return values
 
 
 def _first(error: BaseException) -> str:

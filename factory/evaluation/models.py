@@ -54,7 +54,7 @@ def _shares(stage: Stage, at: str, asked_by: str) -> list[str | None]:
     """Return the shares of the checkpoints that are meant, None for the end."""
     if not at:
         return [None]
-    stored = [checkpoints.written(share) for share in getattr(stage, "checkpoints", ())]
+    stored = [checkpoints.format_share(share) for share in getattr(stage, "checkpoints", ())]
     if not stored:
         raise RecipeError(
             f"stages.{asked_by} names {stage.name}@{at}, and stages.{stage.name} keeps no "

@@ -177,9 +177,9 @@ def _look(
         return
     generation = SimpleNamespace(**_json(directory / "generation_config.json"))
     found = (
-        template_check.breaches(tokenizer, generation)
+        template_check.template_faults(tokenizer, generation)
         if asked.answers
-        else template_check.opening(tokenizer)
+        else template_check.opening_faults(tokenizer)
     )
     for breach in found:
         yield CheckFinding("error" if breach.fatal else "warning", name, breach.what, breach.fix)

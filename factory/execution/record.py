@@ -100,7 +100,7 @@ def manifest(
         models=_models(step, lock, done, under),
         stats=outcome.stats,
         samples=samples.take(out, list(slices)) if step.repo_type == "dataset" else [],
-        references=citations.cited(
+        references=citations.citation_keys(
             step.stage.name,
             fields | {"kind": outcome.stats.get("kind")},  # of a reward: what made it
             how,
@@ -265,7 +265,7 @@ def stated(
         else:
             card = places[need].path / "README.md"
             try:
-                found[need] = licenses.stated(card.read_text(encoding="utf-8"))
+                found[need] = licenses.stated_license(card.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, InputError):
                 found[need] = None
     return found

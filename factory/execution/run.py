@@ -271,7 +271,7 @@ def _work(
         for number, n in enumerate(needs)
     )
     work = home.work(loaded.recipe.org, step.fingerprint)
-    with work.held() if part is None else work.shared(read):
+    with work.exclusive() if part is None else work.shared(read):
         if made := work.sealed_from(read):  # by another process, since the plan was made
             held.add(ArtifactRef(made, directory=work.artifact))
             return 0.0
@@ -307,7 +307,7 @@ def _work(
             return clock.seconds()
         if isinstance(step.stage, Selection) and not step.stage.from_:
             _draw_anatomy(outcome, out)
-        taken = {m.spec.name: reuse.taken(work.path, m.spec.name).rows for m in step.slices}
+        taken = {m.spec.name: reuse.read_reused(work.path, m.spec.name).rows for m in step.slices}
         manifest = record.manifest(
             loaded.recipe, pins, step, outcome, done, out, clock.seconds(), taken, under
         )

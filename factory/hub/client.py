@@ -199,7 +199,7 @@ class Hub:
             untrusted.revision(revision)
             return [file.path for file in files_at(self._api, name, kind, revision)]
 
-    def beside(self, repo: str, kind: str) -> list[tuple[str, str]]:
+    def siblings(self, repo: str, kind: str) -> list[tuple[str, str]]:
         """The other models and datasets (name and kind) of the collections that hold a repo."""
         found: dict[tuple[str, str], None] = {}
         with self.explained(repo):
@@ -280,7 +280,7 @@ class Hub:
             there = self._api.list_collections(owner=org)
             return {untrusted.slug(one.slug): untrusted.text(one.title) for one in there}
 
-    def shelf(self, slug: str) -> tuple[str, str]:
+    def find_collection(self, slug: str) -> tuple[str, str]:
         """(slug, title) of a collection. One that was pulled is found by the slug that it had
         elsewhere: only the number at its end differs. Raises HubError."""
         there = self.collections(slug.split("/")[0])
@@ -298,7 +298,7 @@ class Hub:
 
         Raises HubError.
         """
-        here, _ = self.shelf(slug)
+        here, _ = self.find_collection(slug)
         with self.explained(f"the collection {slug}"):
             items = self._api.get_collection(here).items
             return {

@@ -7,23 +7,23 @@ from factory.planning.recipe import Recipe
 
 
 def title(recipe: Recipe) -> str:
-    """What the recipe's collection is called."""
-    return titled(recipe.name)
+    """Return the title of the recipe's collection."""
+    return title_for(recipe.name)
 
 
-def titled(name: str) -> str:
-    """What the collection of a recipe of this name is called."""
+def title_for(name: str) -> str:
+    """Return the title of the collection of a recipe with this name."""
     return f"CroCo {name}"
 
 
 def recipe_of(title: str) -> str:
-    """The name of the recipe that a collection of this title is of."""
-    return title.removeprefix(titled(""))
+    """Return the name of the recipe of a collection with this title."""
+    return title.removeprefix(title_for(""))
 
 
 def description(recipe: Recipe) -> str:
-    """What it is and how it is made again, in the 150 characters that the Hub allows; the slug is
-    to be filled in."""
+    """Describe the recipe and the command that reproduces it, in the 150 characters that the Hub
+    allows; `{slug}` is left to be filled in."""
     again = "Made again by: factory reproduce {slug}"
     about = " ".join(recipe.description.split())
     slug = len(recipe.org) + len(title(recipe)) + 26

@@ -1,4 +1,4 @@
-"""The network between us and a hub: what went wrong, whether it may pass, and who waits for what.
+"""Network errors between us and a hub: their causes, which are transient, and waiting.
 
 Lines about waiting go to the logger `factory`, which prints on stderr where nobody configured it.
 """
@@ -26,7 +26,7 @@ from tenacity import (
 from factory.errors import HubError
 from factory.hub import http_guard
 
-_PATIENCE = 2.0  # seconds before a person is told what is waited for
+_PATIENCE = 2.0  # seconds before waiting is logged
 _TRIES = 4  # of a first contact, after 1, 2 and 4 s
 _ANSWER = 10.0  # seconds that each of them may take
 log = logging.getLogger("factory")

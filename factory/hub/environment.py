@@ -1,9 +1,9 @@
-"""Settings of Hub clients and of the libraries over them: which hub, no Xet but on the public one,
-no bars and advice that fill a log.
+"""Settings of Hub clients and of the libraries over them: which hub, Xet on the public one alone,
+no progress bars and hints in a log.
 
-The libraries read their settings when they are imported. `configure_clients` is the one door: it
-sets the environment for what is imported or started later, and the client's own constants where
-it is imported already, so that the order of imports does not matter.
+The libraries read their settings when they are imported. `configure_clients` is the only way to set
+them: it sets the environment for what is imported or started later, and the client's own constants
+where it is imported already, so that the order of imports does not matter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 PUBLIC = "https://huggingface.co"
 QUIET = {
-    "HF_HUB_VERBOSITY": "error",  # its own retries are told as what came of them
+    "HF_HUB_VERBOSITY": "error",  # retries are reported by their outcome
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

@@ -1,1 +1,1 @@
-"""Languages: the table, which one a text is in, translating, and how often answers stray."""
+"""Languages: the table, language identification, and language confusion."""

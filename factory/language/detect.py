@@ -1,4 +1,4 @@
-"""Which language a text is in, as far as a small detector can tell.
+"""Language identification, as far as a small detector can tell.
 
 docs/languages.md has what was measured, and why it is this detector with these settings.
 """
@@ -39,8 +39,8 @@ def _identifier() -> Any:
 
 
 def detect(text: str) -> str | None:
-    """The ISO 639-1 code of the language of a text, ours or another; None when it cannot be told:
-    no letters outside code and links, or too little to go by."""
+    """Return the ISO 639-1 code of the language of a text, ours or another. None when it cannot be
+    told: no letters outside code and links, or too little confidence."""
     words = prose(text)
     if len(words) > LONGEST:
         words = f"{words[: LONGEST // 2]}\n{words[-LONGEST // 2 :]}"
@@ -53,11 +53,11 @@ def detect(text: str) -> str | None:
     return None if label == _NONE or belief < SUREST else str(label)
 
 
-def matches(detected: str | None, wanted: str) -> bool:
-    """Whether a detected label is right for the language `wanted`; no label is no match."""
-    return detected is not None and detected in language(wanted).accepted
+def matches(detected: str | None, code: str) -> bool:
+    """Return whether a detected label is right for the language `code`; no label is no match."""
+    return detected is not None and detected in language(code).accepted
 
 
-def differs(detected: str | None, wanted: str) -> bool:
-    """Whether a label says that a text is in another language than `wanted`; no label does not."""
-    return detected is not None and not matches(detected, wanted)
+def differs(detected: str | None, code: str) -> bool:
+    """Return whether a label contradicts the language `code`; no label does not."""
+    return detected is not None and not matches(detected, code)

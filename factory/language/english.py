@@ -1,4 +1,4 @@
-"""The list of English words by which an answer in another script is looked through."""
+"""The list of English words that are searched for in answers in another script."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import pickle
 from importlib import resources
 from typing import Any, NoReturn
 
-from factory.language.confusion import listed
+from factory.language.confusion import counted_words
 
 _FILE = "data/web2.pickle"  # of the package english-words
 
 
 @functools.cache
 def english() -> frozenset[str]:
-    """The words of web2 (Webster's Second, the `words` file of BSD and macOS) that count: 209,000
-    in lower case and of four letters and more. It has no plural and no word younger than 1934."""
-    return listed(plain((resources.files("english_words") / _FILE).read_bytes()))
+    """Return the words of web2 (Webster's Second, the `words` file of BSD and macOS) that count:
+    209,000 in lower case and of four letters and more. It has no plural and no word younger than
+    1934."""
+    return counted_words(load_plain((resources.files("english_words") / _FILE).read_bytes()))
 
 
 class _Plain(pickle.Unpickler):
-    """Reads a pickle of built-in values. What may run code is named by a pickle and looked up
-    here, so nothing of a file is ever called."""
+    """Unpickler of built-in values alone. Code in a pickle is named and looked up here, so nothing
+    of a file is ever called."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
 
 
-def plain(content: bytes) -> Any:
-    """The sets, lists, texts and numbers of a pickle, in which the package keeps its words. Raises
-    UnpicklingError for one that asks for anything else."""
+def load_plain(content: bytes) -> Any:
+    """Return the sets, lists, texts and numbers of a pickle, which is how the package stores its
+    words. Raises UnpicklingError for anything else."""
     return _Plain(io.BytesIO(content)).load()

@@ -1,4 +1,4 @@
-"""The languages the factory knows: one row each, everything else asks this table."""
+"""The languages that the factory knows: one row each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ LANGUAGES: dict[str, Language] = {
 
 
 def language(code: str) -> Language:
-    """The row for `code`. Raises RecipeError, with the nearest known code, for any other."""
+    """Return the row for `code`. Raises RecipeError, with the nearest known code, for any other."""
     try:
         return LANGUAGES[code]
     except (KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What in a text is prose and what is code: code is not translated and is in no language."""
+"""Separate prose from code: code is not translated and has no language."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LETTER = re.compile(r"[^\W\d_]")
 
 
 def fenced(text: str) -> Iterator[tuple[str, bool]]:
-    """Runs of whole lines, each with whether it is fenced code; joined, they are the text. As in
-    CommonMark, a fence that is never closed runs to the end."""
+    """Yield runs of whole lines, each with whether it is fenced code; joined, they are the text. As
+    in CommonMark, a fence that is never closed runs to the end."""
     run, fence = "", ""
     for line in text.splitlines(keepends=True):
         mark = _FENCE.match(line)
@@ -33,7 +33,7 @@ def fenced(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def prose(text: str) -> str:
-    """A text without its code and links."""
+    """Return a text without its code and links."""
     if "```" in text or "~~~" in text:
         text = "".join(part for part, code in fenced(text) if not code)
     if "`" in text:

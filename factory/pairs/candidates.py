@@ -123,6 +123,6 @@ class Candidates:
         )
         texts = texts[np.argsort(order, kind="stable")]
         return {
-            column: schemas.said("assistant", texts.slice(number * len(rows), len(rows)))
+            column: schemas.single_messages("assistant", texts.slice(number * len(rows), len(rows)))
             for number, column in enumerate(sides.values())
         }

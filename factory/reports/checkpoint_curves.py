@@ -59,7 +59,7 @@ def courses(measures: Iterable[CheckpointFigure]) -> list[Course]:
     before its end. A language in which nothing was measured on the way has none."""
     found: dict[tuple[str, str, str, str, float], dict[str, dict[float, Point]]] = {}
     for one in measures:
-        model, share = checkpoints.parted(one.model)
+        model, share = checkpoints.split_label(one.model)
         lines = found.setdefault((model, one.language, one.against, one.by, one.even), {})
         point = Point(share, one.value, one.low, one.high)
         lines.setdefault(one.name, {})[share] = point

@@ -48,7 +48,6 @@ class ScoreHow(How, EngineKnobs):
     """`shard`: samples in a shard. A shard should take five to ten minutes: with conversations
     of some 700 tokens, 16,384 samples on a GPU that reads 30,000 tokens a second."""
 
-    draws: ClassVar[bool] = False
     shard: int = Field(16384, ge=1)
 
 

@@ -32,7 +32,6 @@ NamedPair = tuple[str, list[Message], str, str]  # id, prompt, better answer, wo
 class TransferHow(How, EngineKnobs):
     """`shard`: pairs in a shard."""
 
-    draws: ClassVar[bool] = False
     shard: int = Field(1024, ge=1)
 
 

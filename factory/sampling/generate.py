@@ -99,7 +99,7 @@ class Generate(Stage):
             counts,
             determinism="distribution",
             stats={"by_language": stats, "engines": engines(totals)},
-            template=chat_template.contract_of(place.path),
+            template=chat_template.read_contract(place.path),
             tokens=sum(figures["tokens"] for figures in stats.values()),
             spent=spent(totals),
         )

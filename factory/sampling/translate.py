@@ -179,7 +179,9 @@ class Translate(Stage):
             counts,
             determinism=greedy(totals),
             stats={"by_language": stats, "engines": engines(totals)},
-            template=None if self.format == "completion" else chat_template.contract_of(place.path),
+            template=None
+            if self.format == "completion"
+            else chat_template.read_contract(place.path),
             tokens=sum(total.tokens for total in totals.values()),
             spent=spent(totals),
         )

@@ -7,17 +7,16 @@ whatever happens to this process.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from factory.artifacts.files import write_atomically
+from factory.artifacts.files import file_lock, write_atomically
 from factory.artifacts.manifest import Record
 from factory.artifacts.shards import read_grid
 from factory.artifacts.workdir import Home
@@ -118,19 +117,10 @@ def begin(home: Path, recipe: Recipe, site: Site) -> Submission:
     )
 
 
-@contextmanager
-def alone(home: Path, recipe: Recipe) -> Iterator[None]:
+def submit_lock(home: Path, recipe: Recipe) -> AbstractContextManager[None]:
     """Keep every other submitting process of this recipe out. Raises WorkError."""
-    above = room(home, recipe)
-    above.mkdir(parents=True, exist_ok=True)
-    with (above / "submitting").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkError(
-                f"{recipe.name} is being submitted by another process", "wait for it"
-            ) from None
-        yield
+    error = WorkError(f"{recipe.name} is being submitted by another process", "wait for it")
+    return file_lock(room(home, recipe), "submitting", error)
 
 
 def mark(home: Path, step: str, fingerprint: str) -> str:

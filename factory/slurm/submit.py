@@ -49,7 +49,7 @@ def submit(
     queue = queue or Queue()
     clean_environment()
     recipe, home, site = asked.loaded.recipe, asked.home, asked.site
-    with submission.alone(home.root, recipe):
+    with submission.submit_lock(home.root, recipe):
         alive, queued = _alive(asked, queue, tell)
         going = _going(asked, alive)
         if not going:

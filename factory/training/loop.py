@@ -71,7 +71,7 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
         "final": final,
         "steps": steps,
         "kept": {
-            checkpoints.written(share): step_of(share, trainer.state.max_steps)
+            checkpoints.format_share(share): step_of(share, trainer.state.max_steps)
             for share in task.checkpoints
         },
         "stops": stops,
@@ -101,7 +101,7 @@ def _save(trainer: Any, task: Task) -> None:
     if trainer.accelerator.is_main_process:
         for share in task.checkpoints:
             shutil.copytree(
-                task.kept(share), task.out / checkpoints.folder(checkpoints.written(share))
+                task.kept(share), task.out / checkpoints.folder(checkpoints.format_share(share))
             )
 
 

@@ -83,7 +83,7 @@ class Task(Knobs):
 
     def kept(self, share: float) -> Path:
         """Where the adapter after this share of the steps is kept until the end."""
-        return self.work / kept.folder(kept.written(share))
+        return self.work / kept.folder(kept.format_share(share))
 
     @property
     def accumulation(self) -> int:

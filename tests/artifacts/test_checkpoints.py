@@ -117,11 +117,11 @@ def test_what_is_read_of_an_adapter_is_the_content_of_that_folder() -> None:
 @given(st.from_regex(r"[a-z]+(-at-)?[a-z0-9]*", fullmatch=True), st.integers(1, 999))
 def test_a_label_says_which_model_and_how_far(model: str, thousandths: int) -> None:
     share = thousandths / 1000
-    assert checkpoints.parted(checkpoints.label(model, checkpoints.written(share))) == (
+    assert checkpoints.split_label(checkpoints.label(model, checkpoints.format_share(share))) == (
         model,
         share,
     )
-    assert checkpoints.parted(model) == (model, 1.0)
+    assert checkpoints.split_label(model) == (model, 1.0)
 
 
 def measure(model: str, value: float, **more: Any) -> CheckpointFigure:

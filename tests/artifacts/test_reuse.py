@@ -78,7 +78,7 @@ def test_what_was_settled_stays_settled(tmp_path):
     settled = reuse.take(tmp_path / "work", "en", "samples", [first], wanted)
     more = artifact(tmp_path / "more", ("a", 0, "x"), ("a", 1, "x"))
     assert reuse.take(tmp_path / "work", "en", "samples", [more], wanted) == settled
-    assert reuse.taken(tmp_path / "work", "en") == settled
+    assert reuse.read_reused(tmp_path / "work", "en") == settled
 
 
 def test_one_that_was_cut_off_while_it_settled_begins_again(tmp_path):

@@ -115,7 +115,7 @@ from pathlib import Path
 from factory.errors import WorkError
 from factory.artifacts.workdir import Work
 try:
-    with Work(Path(sys.argv[1])).held():
+    with Work(Path(sys.argv[1])).exclusive():
         print("in")
 except WorkError as error:
     print("kept out:", error.what)
@@ -127,7 +127,7 @@ def test_a_second_process_is_kept_out_and_told_by_whom_until_the_first_is_done(w
         command = [sys.executable, "-c", TAKE, work.path]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    with work.held():
+    with work.exclusive():
         said = second()
     assert said.startswith("kept out:")
     assert "in use by process" in said
@@ -135,7 +135,7 @@ def test_a_second_process_is_kept_out_and_told_by_whom_until_the_first_is_done(w
 
 
 def test_a_second_holder_in_the_same_process_is_kept_out_too(work):
-    with work.held(), pytest.raises(WorkError, match="in use"), work.held():
+    with work.exclusive(), pytest.raises(WorkError, match="in use"), work.exclusive():
         pass
 
 
@@ -173,7 +173,7 @@ def test_the_clock_of_a_finished_step_does_not_run_into_the_next_draw(work, mani
     assert Clock.of(work).seconds() < 50
 
 
-SHARE = TAKE.replace(".held()", '.shared("inputs one")')
+SHARE = TAKE.replace(".exclusive()", '.shared("inputs one")')
 
 
 def test_several_may_share_the_work_and_whoever_wants_it_alone_is_kept_out(work):
@@ -192,7 +192,7 @@ def test_several_may_share_the_work_and_whoever_wants_it_alone_is_kept_out(work)
 
 def test_who_shares_is_kept_out_by_one_who_is_alone(work, monkeypatch):
     monkeypatch.setattr("factory.artifacts.workdir._BEGINNING", 0.2)
-    with work.held(), pytest.raises(WorkError, match="in use"), work.shared("inputs one"):
+    with work.exclusive(), pytest.raises(WorkError, match="in use"), work.shared("inputs one"):
         pass
 
 

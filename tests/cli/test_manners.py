@@ -124,7 +124,7 @@ def test_a_gated_repo_a_hidden_one_and_a_wrong_token_are_told_apart(
 @pytest.mark.parametrize(
     ("address", "word"),
     [("huggingface.co", "write it like https://huggingface.co"), ("", "not a hub's address"),
-     ("http://eve:secret@127.0.0.1:9", "no user or password")],
+     ("http://eve:secret@127.0.0.1:9", "must not contain a user or password")],
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused(address: str, word: str) -> None:
     with pytest.raises(HubError) as caught:

@@ -163,7 +163,7 @@ def test_a_wrong_key_and_a_wrong_name_are_not_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("model", "what"), [("elsewhere", "is no JSON"), ("empty", "holds no answer, but error")]
+    ("model", "what"), [("elsewhere", "is not JSON"), ("empty", "holds no answer, but error")]
 )
 def test_what_is_no_answer_is_said_in_two_lines(log: Path, model: str, what: str) -> None:
     with pytest.raises(StageError, match=what):
@@ -183,7 +183,7 @@ def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_text_in_place_of_token_ids_is_an_error(log: Path, model: Path) -> None:
-    with pytest.raises(StageError, match="text where token ids"):
+    with pytest.raises(StageError, match="text instead of token ids"):
         OpenAISampler(model, OpenAIServer("text")).sample([[7, 8]], GREEDY, 0)
 
 

@@ -104,7 +104,7 @@ def test_a_system_message_is_printed_or_refused_by_name(tokenizer: Any, name: st
     if FAMILIES[name].system:
         assert "Be brief." in tokenizer.decode(chat_template.prompt_ids(tokenizer, [SYSTEM, USER]))
     else:
-        with pytest.raises(InputError, match="takes no system message") as raised:
+        with pytest.raises(InputError, match="accepts no system message") as raised:
             chat_template.prompt_ids(tokenizer, [SYSTEM, USER])
         assert "first user turn" in raised.value.fix
 
@@ -120,9 +120,9 @@ def test_thinking_is_off_where_there_is_a_switch(tokenizer: Any, name: str) -> N
 @EVERY
 def test_a_family_as_published_breaks_nothing(tokenizer: Any, name: str) -> None:
     closing = chat_template.closing_ids(tokenizer)
-    found = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=closing))
+    found = template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=closing))
     assert not found
-    assert not template_check.opening(tokenizer)
+    assert not template_check.opening_faults(tokenizer)
 
 
 @EVERY
@@ -145,7 +145,7 @@ def test_a_conversation_that_a_template_refuses_is_said_with_its_roles(
 
 def only(tokenizer: Any, config: Any = None) -> template_check.TemplateFault:
     stops = chat_template.closing_ids(tokenizer) if config is None else config
-    [found] = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=stops))
+    [found] = template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=stops))
     return found
 
 
@@ -154,7 +154,7 @@ def test_bos_printed_twice() -> None:
     tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     assert "prints <|begin_of_text|> twice" in only(tokenizer).what
     assert not only(tokenizer).fatal
-    assert template_check.opening(tokenizer) == [only(tokenizer)]
+    assert template_check.opening_faults(tokenizer) == [only(tokenizer)]
 
 
 def test_bos_that_the_template_forgets() -> None:
@@ -178,8 +178,8 @@ def test_thoughts_that_cannot_be_switched_off() -> None:
     tokenizer.chat_template = head + "{{- '<|im_start|>assistant\\n<think>\\nHm. ' }}" + forced
     assert add
     found = only(tokenizer)
-    assert found.fatal and "not how the whole conversation begins" in found.what
-    with pytest.raises(InputError, match="otherwise than the conversation"):
+    assert found.fatal and "not a prefix of the conversation" in found.what
+    with pytest.raises(InputError, match="as a prefix of its conversation"):
         chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
 
 
@@ -191,7 +191,7 @@ def test_a_turn_that_nothing_ends() -> None:
     )
     found = only(tokenizer, [])
     assert found.fatal and "no token ends the assistant's turn" in found.what
-    with pytest.raises(InputError, match="no token of its own"):
+    with pytest.raises(InputError, match="has no token that ends"):
         chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
 
 
@@ -200,7 +200,7 @@ def test_a_template_of_another_family_ends_a_turn_with_plain_text() -> None:
     tokenizer.chat_template = tokenizer_of("chatml").chat_template
     assert (
         "no token ends the assistant's turn"
-        in template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=None))[0].what
+        in template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=None))[0].what
     )
 
 
@@ -211,14 +211,14 @@ def test_a_turn_that_only_the_next_speaker_ends_is_for_drawing_alone() -> None:
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
     found = only(tokenizer, [tokenizer.bos_token_id])
-    assert not found.fatal and "learns to stop" in found.what
+    assert not found.fatal and "learn to stop" in found.what
     assert only(tokenizer, []).fatal  # and nothing else would stop it
 
 
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("deepseek_r1_distill.jinja", "not how the whole conversation begins"),
+        ("deepseek_r1_distill.jinja", "not a prefix of the conversation"),
         ("gptoss.jinja", "<|channel|>final"),
         ("smolvlm.jinja", "incomplete"),  # its messages hold parts, not text
     ],
@@ -230,7 +230,7 @@ def test_templates_that_cannot_be_drawn_from_and_trained_on_alike(
     family = Family(template, ends, "<bos>", "<eos>", ())
     monkeypatch.setitem(FAMILIES, "odd", family)
     tokenizer = tokenizer_of("odd")
-    found = template_check.breaches(tokenizer, SimpleNamespace(eos_token_id=1))
+    found = template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=1))
     assert found[0].fatal and words in found[0].what
 
 
@@ -262,7 +262,7 @@ def test_the_real_tokenizer_of_mistral(tmp_path: Any) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
     (tmp_path / "chat_template.jinja").write_text(family.template)
     tokenizer = chat_template.load_tokenizer(str(tmp_path))
-    assert not template_check.breaches(
+    assert not template_check.template_faults(
         tokenizer, SimpleNamespace(eos_token_id=tokenizer.eos_token_id)
     )
     for text in ("The Po.", "Ærø ligger i Danmark.", "123"):

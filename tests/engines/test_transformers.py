@@ -74,7 +74,9 @@ def test_one_load_of_a_base_answers_for_all_its_adapters_as_each_would_alone(
     }
     answers = [tuple(s.token_ids for s in said) for said in alone.values()]
     assert len(set(answers)) == 4, "else the test would show nothing"
-    shared = TransformersSampler(model, "float32", adapters[1], others=[adapters[0], adapters[2]])
+    shared = TransformersSampler(
+        model, "float32", adapters[1], other_adapters=[adapters[0], adapters[2]]
+    )
     assert shared.sample(prompts, greedy, 0) == alone[adapters[1]], "it wears the first"
     for one in (None, adapters[2], adapters[0], None):  # out of a whole layer, and back
         shared.set_adapter(one)

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from factory.engines import Sampling, chat_template, checkpoint
-from factory.engines.choose import EngineKnobs, chosen
+from factory.engines.choose import EngineKnobs, resolve_engine
 from factory.engines.guard import descendants
 from factory.engines.vllm import RANKS, max_lora_rank
 from factory.errors import InputError, StageError
+from factory.rewards.score import ScoreHow
+from factory.sampling.generate import GenerateHow
 from tests.support.trainings import adapter_of, classifier_of, opinionated
 
 there = pytest.mark.skipif(
@@ -56,17 +59,24 @@ def test_a_missing_engine_names_what_installs_it(monkeypatch: pytest.MonkeyPatch
         importlib.util, "find_spec", lambda name: None if name == "vllm" else find(name)
     )
     with pytest.raises(StageError) as caught:
-        chosen("vllm")
+        resolve_engine("vllm")
     assert "pip install 'croco-factory[vllm]'" in caught.value.fix
-    assert chosen("auto") == "transformers"
+    assert resolve_engine("auto") == "transformers"
 
 
 def test_without_a_gpu_transformers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr("factory.engines.transformers.has_gpu", lambda: False)
-    assert chosen("auto") == "transformers"
+    assert resolve_engine("auto") == "transformers"
     monkeypatch.setattr("factory.engines.transformers.has_gpu", lambda: True)
-    assert chosen("auto") == "vllm"
+    assert resolve_engine("auto") == "vllm"
+
+
+def test_continuous_batching_in_transformers_is_refused_with_the_way_around() -> None:
+    for how in (EngineKnobs, ScoreHow, GenerateHow):
+        with pytest.raises(ValidationError, match="was removed: leave batching out"):
+            how(batching="continuous")
+        assert how(batching="static") == how(), "what it always was is still read"
 
 
 def test_knobs_reach_vllm_in_its_words() -> None:
@@ -244,8 +254,8 @@ def test_one_engine_answers_for_a_base_and_all_its_adapters(
     from factory.engines.vllm import VllmSampler
 
     other = adapter_of(model, tmp_path / "other", r=4, target_modules=["q_proj", "down_proj"])
-    theirs = TransformersSampler(model, "float32", others=[adapter, other])
-    engine = VllmSampler(model, "float32", others=[adapter, other])
+    theirs = TransformersSampler(model, "float32", other_adapters=[adapter, other])
+    engine = VllmSampler(model, "float32", other_adapters=[adapter, other])
     found = []
     for one in (None, adapter, other, None, adapter):
         engine.set_adapter(one)

@@ -210,7 +210,7 @@ def test_a_system_message_that_a_template_refuses_is_an_error_with_its_row(
     (tmp_path / "r" / "p-es.jsonl").write_text(json.dumps({"id": "a", "messages": turns}))
     [found] = look(loaded, hub, tmp_path)
     assert found.level == "error" and found.about == "lab/policy@main, es"
-    assert "p-es.jsonl line 1" in found.what and "takes no system message" in found.what
+    assert "p-es.jsonl line 1" in found.what and "accepts no system message" in found.what
 
 
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:

@@ -9,17 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.errors import InputError
 from factory.language.confusion import (
-    average,
-    confusion,
     count_english,
     count_lines,
     no_word_rate,
-    normalized,
+    normalize,
+    pass_rates,
 )
 from factory.language.detect import detect
-from factory.language.english import english, plain
+from factory.language.english import english, load_plain
 from factory.sampling.chrf import chrf
 
 GERMAN = "Das hier ist eine ganz normale Zeile."
@@ -36,55 +34,56 @@ def by_words(line: str) -> str | None:
     return "ru" if words & {"это", "строка"} else None
 
 
+def rates(answers, code, identify=by_words, words=dict):
+    """LPR and WPR of answers, counted one by one."""
+    counts = []
+    for answer in answers:
+        lines = count_lines(answer, code, identify) or (None, None)
+        counts.append((*lines, count_english(answer, code, words)))
+    return pass_rates(counts)
+
+
 def test_an_answer_passes_when_all_its_lines_are_right():
     answers = [GERMAN, f"{GERMAN}\n{ENGLISH}", f"{GERMAN}\n{GERMAN}", ENGLISH]
-    found = confusion(answers, "de", by_words)
-    assert (found.answers, found.judged, found.wrong_line) == (4, 4, 2)
-    assert found.line_pass_rate == 0.5
-    assert found.accuracy == (1 + 0.5 + 1 + 0) / 4
+    assert [count_lines(answer, "de", by_words) for answer in answers] == [
+        (1, 0), (2, 1), (2, 0), (1, 1),
+    ]  # fmt: skip
+    assert rates(answers, "de") == (0.5, None)
 
 
 def test_a_line_under_five_words_is_not_looked_at():
-    assert confusion([f"{GERMAN}\nThis is plain English"], "de", by_words).line_pass_rate == 1
-    assert confusion(["This is plain English", ""], "de", by_words).judged == 0
+    assert count_lines(f"{GERMAN}\nThis is plain English", "de", by_words) == (1, 0)
+    assert count_lines("This is plain English", "de", by_words) == (0, 0)
 
 
 def test_without_an_answer_to_judge_there_is_no_rate():
-    found = confusion(["Ja."], "de", by_words)
-    assert (found.line_pass_rate, found.word_pass_rate, found.accuracy) == (None, None, None)
+    assert rates(["Ja."], "de") == (None, None)
 
 
 def test_a_line_without_a_label_is_wrong():
-    assert confusion(["eins zwei drei vier fünf"], "de", by_words).line_pass_rate == 0
+    assert count_lines("eins zwei drei vier fünf", "de", by_words) == (1, 1)
 
 
 def test_marks_are_no_words_and_a_next_question_is_not_the_answer():
-    assert normalized("  A - b, c!\nQ: And then?") == "A  b c"
-    assert normalized("one—two") == "one two"
-    assert confusion([f"- ! ? ... {'das ' * 4}"], "de", by_words).judged == 0
-    assert confusion([f"{GERMAN}\nQ: {ENGLISH}"], "de", by_words).line_pass_rate == 1
+    assert normalize("  A - b, c!\nQ: And then?") == "A  b c"
+    assert normalize("one—two") == "one two"
+    assert count_lines(f"- ! ? ... {'das ' * 4}", "de", by_words) == (0, 0)
+    assert count_lines(f"{GERMAN}\nQ: {ENGLISH}", "de", by_words) == (1, 0)
 
 
 def test_danish_that_is_called_norwegian_is_right():
-    assert confusion(["en to tre fire fem"], "da", lambda line: "nb").line_pass_rate == 1
+    assert count_lines("en to tre fire fem", "da", lambda line: "nb") == (1, 0)
 
 
 RUSSIAN = "это совсем обычная строка текста"
 
 
 def test_in_another_script_an_english_word_fails_an_answer_without_a_wrong_line():
-    words = ["perfectly", "the", "Moscow"]
-    answers = [RUSSIAN, f"{RUSSIAN} perfectly", f"{RUSSIAN} the Moscow", ENGLISH]
-    found = confusion(answers, "ru", by_words, english=words)
+    answers = [RUSSIAN, f"{RUSSIAN} perfectly", f"{RUSSIAN} the Moscow", ENGLISH, "да"]
     # the is too short to count and Moscow is a name; the English answer fails by its line
-    assert found.line_pass_rate == 3 / 4
-    assert found.word_pass_rate == pytest.approx(2 / 3)
-
-
-def test_in_latin_script_words_are_not_looked_at():
-    found = confusion([f"{GERMAN} plain"], "de", by_words, english=["plain"])
-    assert found.wrong_word is None
-    assert found.word_pass_rate is None
+    lpr, wpr = rates(answers, "ru", words=english)
+    assert lpr == 3 / 4
+    assert wpr == pytest.approx(2 / 3)
 
 
 def test_the_list_of_english_words_is_that_of_the_rule():
@@ -98,8 +97,8 @@ def test_the_list_of_english_words_is_that_of_the_rule():
 @pytest.mark.parametrize("value", [Path("x"), print, {"a": complex(1, 2)}])
 def test_a_pickle_that_asks_for_anything_but_plain_values_is_refused(value):
     with pytest.raises(pickle.UnpicklingError, match="no plain value"):
-        plain(pickle.dumps(value))
-    assert plain(pickle.dumps({"a", "b"})) == {"a", "b"}
+        load_plain(pickle.dumps(value))
+    assert load_plain(pickle.dumps({"a", "b"})) == {"a", "b"}
 
 
 def test_english_words_are_counted_where_they_are_a_sure_mistake():
@@ -117,40 +116,24 @@ def test_english_words_are_counted_where_they_are_a_sure_mistake():
     }  # fmt: skip
 
 
-def test_both_ways_of_counting_words_give_the_same_rate():
-    answers = [RUSSIAN, f"{RUSSIAN} weather", f"{RUSSIAN}\nэто weather perfectly", ENGLISH, "да"]
-    whole = confusion(answers, "ru", by_words, english=english())
-    right = [a for a in answers if (c := count_lines(a, "ru", by_words)) and c[0] and not c[1]]
-    counts = [count_english(answer, "ru", english) for answer in right]
-    assert counts == [0, 1, 0]
-    assert whole.word_pass_rate == pytest.approx(counts.count(0) / len(counts))
-
-
-def test_a_language_without_spaces_wants_somebody_who_cuts_it():
-    with pytest.raises(InputError, match="Chinese"):
-        confusion(["这是一个普通的句子"], "zh", by_words)
-    found = confusion(["这是一个普通的句子"], "zh", lambda line: "zh", tokens=list)
-    assert found.line_pass_rate == 1
-
-
-def test_the_overall_rate_is_a_mean_over_languages_of_means_over_sources():
-    rates = {("a", "de"): 1.0, ("b", "de"): 0.5, ("a", "fr"): 0.25, ("b", "fr"): None}
-    assert average(rates) == (0.75 + 0.25) / 2
-    assert average({}) is None
+def test_a_language_without_spaces_has_no_rate():
+    assert count_lines("这是一个普通的句子", "zh", by_words) is None
+    assert rates(["这是一个普通的句子"], "zh") == (None, None)
 
 
 def test_with_the_real_detector():
     danish = "Jeg kunne ikke sove i nat, fordi naboens hund gøede hele tiden."
     answers = [danish, f"{danish}\n\n{ENGLISH}", f"{danish}\nOk, tak."]
-    assert confusion(answers, "da", detect).line_pass_rate == pytest.approx(2 / 3)
+    assert rates(answers, "da", detect)[0] == pytest.approx(2 / 3)
 
 
 @given(st.lists(st.sampled_from([GERMAN, ENGLISH, "kurz", ""]), max_size=6))
-def test_every_answer_is_counted_and_rates_are_shares(lines):
-    found = confusion(["\n".join(lines), *lines], "de", by_words)
-    assert found.answers == len(lines) + 1
-    assert 0 <= found.wrong_line <= found.judged <= found.answers
-    assert found.line_pass_rate is None or 0 <= found.line_pass_rate <= 1
+def test_no_more_lines_are_wrong_than_there_are(lines):
+    judged, wrong = count_lines("\n".join(lines), "de", by_words)
+    assert (judged, wrong) == (
+        len(lines) - lines.count("kurz") - lines.count(""),
+        lines.count(ENGLISH),
+    )
 
 
 # sacrebleu 2.6.0, corpus_chrf with its defaults

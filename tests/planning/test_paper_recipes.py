@@ -108,7 +108,7 @@ def test_a_paper_recipe_is_planned_to_its_end(name: str, world: Any, tmp_path: P
     if not TRAINED[name]:
         return
     labels = {made.spec.name.split("/")[1] for made in by_name(steps)["arena"].slices}
-    answered = {checkpoints.parted(label)[0] for label in labels}
+    answered = {checkpoints.split_label(label)[0] for label in labels}
     assert len(answered) == len(TRAINED[name]) + 1  # and the model that they were made from
 
 
@@ -129,7 +129,7 @@ def test_tiny_aya_ends_a_turn_with_any_of_three_tokens_and_pays_for_its_preamble
 ) -> None:
     path = world.fetch("CohereLabs/tiny-aya-global", "model", "main")
     tokenizer = chat_template.load_tokenizer(str(path))
-    stops = chat_template.contract_of(path)["stop_ids"]
+    stops = chat_template.read_contract(path)["stop_ids"]
     assert {tokenizer.convert_ids_to_tokens(one) for one in stops} == {
         "<EOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|END_RESPONSE|>",
     }  # fmt: skip
@@ -175,7 +175,7 @@ def test_everything_made_with_llama_3_says_so_and_is_named_so(world: Any, tmp_pa
 def test_a_benchmark_without_a_licence_stops_the_line_before_a_model_is_loaded(
     world: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecipeError, match="no licence is known of CohereLabs/m-ArenaHard"):
+    with pytest.raises(RecipeError, match="unknown licence: CohereLabs/m-ArenaHard"):
         licenses("eurollm-9b", world, tmp_path)
     told = "licenses={CohereLabs/m-ArenaHard-v2.1: apache-2.0}"
     found = licenses("eurollm-9b", world, tmp_path, told)

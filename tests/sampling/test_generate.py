@@ -214,7 +214,6 @@ def test_scores_keep_the_order_of_their_samples(model: Path, asked: Path, tmp_pa
     [
         ({"transformers 5.19.0": 3}, "exact"),
         ({}, "exact"),
-        ({"transformers 5.19.0, continuous batching": 1}, "rounding"),
         ({"transformers 5.19.0": 2, "vllm 0.32.0": 1}, "rounding"),
         ({"openai, served as m": 1}, "rounding"),
     ],

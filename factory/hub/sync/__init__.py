@@ -1,1 +1,1 @@
-"""Push and pull: what one hub has and another lacks, carried over by the public API."""
+"""Push and pull: copy repos and collections from one hub to another by the public API."""

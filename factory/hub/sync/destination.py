@@ -68,7 +68,7 @@ class Destination(HubReader):
                 lambda: self.api.delete_branch(repo.name, branch=branch, repo_type=repo.kind)
             )
 
-    def shelve(
+    def write_collection(
         self,
         title: str,
         namespace: str,
@@ -103,7 +103,7 @@ class Destination(HubReader):
                 retry_transient(partial(change, position=place))
         return slug
 
-    def take(
+    def replay(
         self,
         repo: RepoId,
         branch: str | None,
@@ -139,15 +139,15 @@ class Destination(HubReader):
 
         def commit() -> str:
             nonlocal again
-            if again and (arrived := self._arrived(repo, branch, step.made)):
+            if again and (arrived := self._arrived(repo, branch, step.commit)):
                 return arrived
             again = True
             try:
                 made = self.api.create_commit(
                     repo.name,
                     operations,
-                    commit_message=step.made.title or "(no title)",
-                    commit_description=_with_origin(step.made),
+                    commit_message=step.commit.title or "(no title)",
+                    commit_description=_with_origin(step.commit),
                     repo_type=repo.kind,
                     revision=branch,
                     parent_commit=parent,

@@ -31,7 +31,7 @@ class Mirror(Destination):
 
     keeps_ids = True
 
-    def take(
+    def replay(
         self,
         repo: RepoId,
         branch: str | None,
@@ -69,7 +69,7 @@ class Mirror(Destination):
             if status_of(error) == 412:
                 raise ConcurrentUpdate from None
             raise
-        return step.made.id
+        return step.commit.id
 
     def _links(self, repo: RepoId, files: list[File]) -> dict[str, str]:
         """Where to send each content; without those that are here."""
@@ -114,7 +114,7 @@ def _lines(
     step: CommitStep, branch: str | None, parent: str | None, inline: dict[str, Path]
 ) -> Iterator[bytes]:
     """The body of a mirrored commit: its header, then a line for each change."""
-    made = step.made
+    made = step.commit
     header: dict[str, object] = {
         "commit": made.id,
         "branch": branch,

@@ -14,7 +14,7 @@ from typing import Protocol
 from factory.errors import HubError
 from factory.hub.connection import address_of
 from factory.hub.sync.destination import ConcurrentUpdate, Destination
-from factory.hub.sync.plan import CommitLine, Options, RepoPair, RepoPlan, lay_out
+from factory.hub.sync.plan import CommitLine, Options, RepoPair, RepoPlan, plan_repo
 from factory.hub.sync.side import Copies, Damaged, HubReader, RepoId
 
 _LOOKS = 6  # plans made for one repo while others write to it too
@@ -76,7 +76,7 @@ class RepoTransfer:
     def preview(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
         """What would be done for a repo. Raises HubError."""
         with self._explained(repo):
-            return _outcome(lay_out(self._pair(repo), self._options, revision))
+            return _outcome(plan_repo(self._pair(repo), self._options, revision))
 
     def repo(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
         """Carry a repo over, or one revision of it, and compare both. Raises HubError.
@@ -86,10 +86,10 @@ class RepoTransfer:
         pair = self._pair(repo)
         with self._explained(repo):
             for _ in range(_LOOKS):
-                plan = lay_out(pair, self._options, revision)
+                plan = plan_repo(pair, self._options, revision)
                 if plan.absent:
                     self._create(pair)
-                    plan = lay_out(pair, self._options, revision)
+                    plan = plan_repo(pair, self._options, revision)
                 done = _outcome(plan)
                 if plan.conflicts:
                     return done
@@ -133,7 +133,7 @@ class RepoTransfer:
             if left := len(ours.items) - len(items):
                 shelf.notes.append(f"{left} items that are neither models nor datasets left out")
             if (theirs is None or shelf.changes) and not dry:
-                shelf.slug = self._destination.shelve(
+                shelf.slug = self._destination.write_collection(
                     ours.title,
                     namespace,
                     (ours.description or "")[:_DESCRIPTION],
@@ -204,22 +204,22 @@ class RepoTransfer:
         for line in plan.lines:
             self._repeat(plan, line)
         for branch, commit in plan.branches.items():
-            self._destination.create_branch(target, branch, plan.known[commit])
+            self._destination.create_branch(target, branch, plan.counterparts[commit])
         for tag, commit in plan.tags.items():
-            self._destination.create_tag(target, tag, plan.known[commit])
+            self._destination.create_tag(target, tag, plan.counterparts[commit])
 
     def _repeat(self, plan: RepoPlan, line: CommitLine) -> None:
         """Repeat the commits of a line; one that only a tag leads to needs a branch meanwhile."""
         repo, target = plan.pair.repo, plan.pair.target
-        branch, head = line.branch, plan.known[line.after] if line.after else line.start
+        branch, head = line.branch, plan.counterparts[line.after] if line.after else line.start
         if not self._destination.keeps_ids:
-            branch = branch or f"sync-{line.steps[-1].made.id[:12]}"
+            branch = branch or f"sync-{line.steps[-1].commit.id[:12]}"
             refs = self._destination.refs(target)
             if refs is not None and branch not in refs.branches:
                 self._destination.create_branch(target, branch, str(head))
         for step in line.steps:
-            commit = step.made.id
-            head = plan.known[commit] = self._destination.take(
+            commit = step.commit.id
+            head = plan.counterparts[commit] = self._destination.replay(
                 target,
                 branch,
                 head,

@@ -75,7 +75,7 @@ def _license(data: Mapping[str, Any]) -> Iterator[Problem]:
             absent = [k for k in ("license_name", "license_link") if not data.get(k)]
             if absent:
                 yield Problem(f"license other has no {' and no '.join(absent)}", "add them")
-        elif not licenses.known(License(id=str(one))):
+        elif not licenses.is_known(License(id=str(one))):
             near = nearest(str(one), licenses.TABLE)
             fix = "use an id of the Hub, or other with license_name and license_link"
             yield Problem(f"license {one!r} is not known{near}", fix)

@@ -74,7 +74,8 @@ def rendered(hub: Hub, subject: EvaluatedRepo) -> tuple[str, list[Comparison | M
             "only its own cards can be made anew; --check looks at any",
         )
     others = [
-        _manifest(hub, repo, kind, "main") for repo, kind in hub.beside(subject.repo, subject.kind)
+        _manifest(hub, repo, kind, "main")
+        for repo, kind in hub.siblings(subject.repo, subject.kind)
     ]
     known = [other for other in others if other is not None]
     judged, scored = comparisons(manifest, known), measured(manifest, known)

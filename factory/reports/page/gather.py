@@ -142,17 +142,12 @@ class Report:
     references: tuple[str, ...]
 
     @property
-    def dropped_in(self) -> set[str]:
-        """The languages in which any row was dropped."""
-        return {code for drop in self.drops for code, (n, _) in drop.by_language.items() if n}
-
-    @property
     def verdicts(self) -> list[tuple[Duel, Win]]:
         """Of each comparison the one row that is over all languages, at the end of training."""
         return [
             (duel, duel.rows[0])
             for duel in self.duels
-            if duel.rows and checkpoints.parted(duel.model)[1] == 1
+            if duel.rows and checkpoints.split_label(duel.model)[1] == 1
         ]
 
 

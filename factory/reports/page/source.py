@@ -35,7 +35,7 @@ class Source:
 def collection(hub: Hub, slug: str) -> Source:
     """What a collection on a hub holds. Raises HubError, or InputError for one without an artifact
     of ours."""
-    here, title = hub.shelf(slug)
+    here, title = hub.find_collection(slug)
     held = [found.manifest for found in hub.holdings(hub.collection(here)).found]
     return _source(held, slug, title, here)
 
@@ -93,4 +93,4 @@ def _source(
     newest = max(manifests, key=lambda m: (m.created, m.repo))
     name = shelf.recipe_of(title) if title else newest.recipe
     ours = name if any(m.recipe == name for m in manifests) else None
-    return Source(tuple(manifests), title or shelf.titled(newest.recipe), ours, slug)
+    return Source(tuple(manifests), title or shelf.title_for(newest.recipe), ours, slug)

@@ -234,7 +234,7 @@ def test_a_run_is_told_that_there_is_no_address_before_it_begins(
 @pytest.mark.parametrize(
     ("said", "what"),
     [
-        (("licenses=null",), f"judge: no licence is known of {GPT}"),
+        (("licenses=null",), f"judge: unknown licence: {GPT}"),
         ((), f"judge cannot be under apache-2.0: it is made from {GPT} (other)"),
         (("licenses={" + GPT + ": {id: mit}}",), None),
         (("license=null",), None),
@@ -269,7 +269,7 @@ def test_nodes_that_are_not_told_where_it_is_are_not_waited_for(tmp_path: Path) 
 
     told: list[str] = []
     unsaid = asked("", "licenses=null", "license=null")
-    with pytest.raises(InputError, match="no licence is known"):
+    with pytest.raises(InputError, match="unknown licence"):
         submit.look_around(unsaid, unsaid.steps, told.append)
     with pytest.raises(InputError, match=f"asks the served model {GPT}, and lab does not") as error:
         submit.submit(asked(""), None, told.append, Queue(lambda command: ""))  # type: ignore[arg-type]

@@ -293,7 +293,7 @@ def test_a_tag_with_other_content_stops_the_repo(
     assert push().repo(repo).conflicts == [f"tag v3 of datasets/{repo.name} has other content"]
     assert writes(network) == [] and targets(there, repo) == before
     done = push(adopt=True).repo(repo)
-    assert done.conflicts == [] and "left as it is" in done.notes[0]
+    assert done.conflicts == [] and "unchanged" in done.notes[0]
     after = targets(there, repo)
     assert after.pop("refs/heads/main") != before.pop("refs/heads/main")
     assert after == before  # no tag moved

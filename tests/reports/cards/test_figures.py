@@ -77,6 +77,6 @@ def test_what_is_cited_is_in_the_bibliography() -> None:
 
 def test_what_upstream_cites_is_cited_after_ones_own() -> None:
     sources = ["Skywork/Skywork-Reward-V2-Qwen3-8B@main", "CohereLabs/m-ArenaHard-v2.1@main"]
-    found = citations.cited("score", {}, {"engine": "vllm"}, sources, ["croco", "skywork"])
+    found = citations.citation_keys("score", {}, {"engine": "vllm"}, sources, ["croco", "skywork"])
     assert found == ["vllm", "skywork", "arenahard", "croco"]
-    assert "icr" in citations.cited("pair", {"length_control": True}, {}, [], [])
+    assert "icr" in citations.citation_keys("pair", {"length_control": True}, {}, [], [])
