@@ -176,8 +176,7 @@ def benchmark_results(model: Manifest, manifests: Iterable[Manifest]) -> list[Be
     """Return the scores of `model` in the results among `manifests`.
 
     Models are matched by the digests of the weights that were evaluated: scores of another draw
-    of the same recipe do not count.
-    """
+    of the same recipe do not count."""
     digests = {record.digest for record in model.slices.values()}
     rows: list[BenchmarkResult] = []
     for results in manifests:

@@ -39,73 +39,39 @@ def tidy(manifests: Iterable[Manifest]) -> list[Result]:
     rows: list[Result] = []
     for manifest in manifests:
         if manifest.kind == "results":
-            rows += _scores(manifest)
-            rows += _deltas(manifest)
+            rows += [*_scores(manifest), *_deltas(manifest)]
         elif manifest.kind == "verdicts":
             rows += _win_rates(manifest)
     return rows
 
 
 def _scores(manifest: Manifest) -> Iterator[Result]:
-    for score in scores(manifest):
-        yield Result(
-            model=score.model,
-            language=score.language,
-            evaluation=score.dataset,
-            metric=score.metric,
-            value=score.value,
-            ci_low=score.low,
-            ci_high=score.high,
-            against="",
-            by=_tool(manifest),
-            significant=None,
-            note="" if score.status == "ok" else score.status,
-            repo=manifest.repo,
-            fingerprint=manifest.fingerprint,
-        )
+    by = _tool(manifest)
+    for row in scores(manifest):
+        note = "" if row.status == "ok" else row.status
+        yield Result(row.model, row.language, row.dataset, row.metric, row.value, row.low, row.high,
+                     "", by, None, note, manifest.repo, manifest.fingerprint)  # fmt: skip
 
 
 def _deltas(manifest: Manifest) -> Iterator[Result]:
-    for delta in deltas(manifest):
-        yield Result(
-            model=delta.model,
-            language=delta.language,
-            evaluation=delta.dataset,
-            metric=f"{delta.metric} delta",
-            value=delta.change,
-            ci_low=delta.low,
-            ci_high=delta.high,
-            against=delta.reference,
-            by=_tool(manifest),
-            significant=delta.significant,
-            note=delta.why,
-            repo=manifest.repo,
-            fingerprint=manifest.fingerprint,
-        )
+    by = _tool(manifest)
+    for row in deltas(manifest):
+        yield Result(row.model, row.language, row.dataset, f"{row.metric} delta", row.change,
+                     row.low, row.high, row.reference, by, row.significant, row.why,
+                     manifest.repo, manifest.fingerprint)  # fmt: skip
 
 
 def _win_rates(manifest: Manifest) -> Iterator[Result]:
     """Yield every rate of every comparison: plain, in language, of equal length, …"""
-    answers = _answers(manifest)
+    answers, judge = _answers(manifest), str(manifest.stats.get("judge", ""))
     for row in win_rates(manifest):
         for metric, rate in (row.rates or {"win_rate": Rate()}).items():
             low, high = rate.low, rate.high
             decided = None if low is None or high is None else low > 50 or high < 50
-            yield Result(
-                model=row.model,
-                language=row.language,
-                evaluation=answers,
-                metric=metric,
-                value=rate.rate,
-                ci_low=low,
-                ci_high=high,
-                against=row.reference,
-                by=str(manifest.stats.get("judge", "")),
-                significant=decided,
-                note="" if rate.rate is not None else "no verdict could be read",
-                repo=manifest.repo,
-                fingerprint=manifest.fingerprint,
-            )
+            note = "" if rate.rate is not None else "no verdict could be read"
+            yield Result(row.model, row.language, answers, metric, rate.rate, low, high,
+                         row.reference, judge, decided, note, manifest.repo,
+                         manifest.fingerprint)  # fmt: skip
 
 
 def _answers(manifest: Manifest) -> str:

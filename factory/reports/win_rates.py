@@ -169,8 +169,7 @@ def comparisons(model: Manifest, collection: Iterable[Manifest]) -> list[Compari
     """Return the win rates of `model` in the verdicts of its collection.
 
     Models are matched by the digests of the weights that answered: verdicts on another draw of
-    the same recipe do not count.
-    """
+    the same recipe do not count."""
     manifests = list(collection)
     digests = {record.digest for record in model.slices.values()}
     answers: dict[str, tuple[str, InputRecord | None]] = {}  # by content: label, questions

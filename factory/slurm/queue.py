@@ -116,15 +116,9 @@ class Queue:
     ) -> str:
         """Submit a script to start after other jobs, by condition (afterok, afterany). Returns
         the job's id."""
-        array_option = [f"--array={array}"] if array is not None else []
-        command = [
-            "sbatch",
-            "--parsable",
-            *dependency(after),
-            *array_option,
-            str(script),
-            str(offset),
-        ]
+        command = ["sbatch", "--parsable", *dependency(after)]
+        command += [f"--array={array}"] if array is not None else []
+        command += [str(script), str(offset)]
         return self._run(command).strip().splitlines()[-1].partition(";")[0]
 
     def cancel(self, jobs: Iterable[str]) -> None:

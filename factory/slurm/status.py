@@ -115,18 +115,9 @@ def _row(
     if failures:
         message += f"; {_summary(failures)}"
     return Row(
-        step.name,
-        state,
-        message,
-        ids,
-        len(running),
-        waiting,
-        n_shards,
-        rate,
-        seconds_left,
-        failures,
-        cost,
-    )
+        step.name, state, message, ids, len(running), waiting, n_shards, rate, seconds_left,
+        failures, cost,
+    )  # fmt: skip
 
 
 def pace(

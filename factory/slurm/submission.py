@@ -99,23 +99,27 @@ def read_submissions(home: Path, recipe: Recipe) -> list[Submission]:
     return sorted(submissions, key=lambda submission: submission.number)
 
 
-def begin(home: Path, recipe: Recipe, site: Site) -> Submission:
-    """Create the directory of a new submission. Returns its record, not written yet."""
-    above = submissions_dir(home, recipe)
-    numbers = [int(path.name) for path in above.glob("*") if path.name.isdecimal()]
+def new(home: Path, recipe: Recipe, site: Site) -> Submission:
+    """Return the record of a new submission; nothing is written."""
+    parent = submissions_dir(home, recipe)
+    numbers = [int(path.name) for path in parent.glob("*") if path.name.isdecimal()]
     number = max(numbers, default=0) + 1
-    directory = above / str(number)
-    for name in ("logs", "ends"):
-        (directory / name).mkdir(parents=True)
-    created = datetime.now(UTC).isoformat(timespec="seconds")
     return Submission(
         number=number,
         recipe=recipe.name,
         org=recipe.org,
         site=site.name,
-        created=created,
-        directory=directory,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        directory=parent / str(number),
     )
+
+
+def begin(home: Path, recipe: Recipe, site: Site) -> Submission:
+    """Create the directory of a new submission. Returns its record, not written yet."""
+    submission = new(home, recipe, site)
+    for name in ("logs", "ends"):
+        (submission.directory / name).mkdir(parents=True)
+    return submission
 
 
 @contextmanager

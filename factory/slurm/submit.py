@@ -85,17 +85,7 @@ def dry(
     except WorkError as error:  # scripts can be looked at where no SLURM is
         tell(f"{error.what}: scripts are printed as if the queue were empty")
         alive, queued = Alive(), 0
-    before = submission.read_submissions(request.home.root, request.loaded.recipe)
-    number = max((earlier.number for earlier in before), default=0) + 1
-    record = Submission(
-        number=number,
-        recipe=request.loaded.recipe.name,
-        org=request.loaded.recipe.org,
-        site=request.site.name,
-        created="",
-        directory=submission.submissions_dir(request.home.root, request.loaded.recipe)
-        / str(number),
-    )
+    record = submission.new(request.home.root, request.loaded.recipe, request.site)
     check_requirements(request, _steps_to_submit(request, alive), tell, binding=False)
     _check_recipe(request, _steps_to_submit(request, alive), hub, tell)
     parts = _size_parts(request, alive, queued, None)
@@ -150,8 +140,7 @@ def check_requirements(
     missing.
 
     A container has a disk of its own, and a site may set other paths: then this only warns, as
-    it does when scripts are only printed (not `binding`). The step's task checks again.
-    """
+    it does when scripts are only printed (not `binding`). The step's task checks again."""
     for step in to_submit:
         for finding in checks.unsettled(request.loaded.recipe, {step.name}):
             raise InputError(f"{finding.name}: {finding.seen}", finding.fix)

@@ -37,8 +37,7 @@ def name_base(adapter: Path, name: str | None, revision: str | None) -> None:
     """Write the base model's repo and commit into the adapter's config.
 
     PEFT writes a local path there. Target modules are sorted: PEFT keeps them as a set, so the
-    file would differ each time.
-    """
+    file would differ each time."""
     config = read_config(adapter) | {"base_model_name_or_path": name, "revision": revision}
     if isinstance(targets := config.get("target_modules"), list):
         config["target_modules"] = sorted(targets)
@@ -99,8 +98,7 @@ def merge(
     Weights are safetensors in `dtype`, by default the base's own; sums are made in float32.
     Tokenizer and chat template come from `tokenizer_from`, by default the base; the generation
     config is the base's. The directory appears by a rename: of two merges at once one wins, the
-    other raises WorkError. Raises InputError when the adapter does not fit.
-    """
+    other raises WorkError. Raises InputError when the adapter does not fit."""
     if target.exists():
         raise WorkError(f"{target} is there already", "name a directory that does not exist yet")
     import torch
@@ -145,8 +143,7 @@ def combine(
     """Write one adapter made of several weighted ones to `out`, by PEFT's add_weighted_adapter.
 
     `adapters` are directory and weight by name. Sparse methods keep the share `density` of the
-    values, which dare draws by `seed`. Raises InputError when the adapters do not fit together.
-    """
+    values, which dare draws by `seed`. Raises InputError when the adapters do not fit together."""
     import torch
     from peft import PeftModel
 

@@ -48,8 +48,7 @@ def split(rows: list[Any], share: float, seed: int) -> tuple[list[Any], list[Any
 
     Prompts are drawn by a hash of seed and prompt id: every process draws the same split, and
     more rows move no old one. At least one prompt is held out if `share` is not 0, and at least
-    one is trained on.
-    """
+    one is trained on."""
 
     def draw(prompt_id: str) -> float:
         digest = hashlib.sha256(f"{seed}\0{prompt_id}".encode()).digest()

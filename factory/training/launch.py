@@ -147,8 +147,7 @@ def join(work: Path, end_file: Path) -> bool:
     """Wait on a further machine for a training in this directory and take part in it.
 
     Returns False if the file `end_file` appears first. Raises StageError when a process here
-    fails. After a request to stop it returns: the first machine reports it.
-    """
+    fails. After a request to stop it returns: the first machine reports it."""
     meeting = Meeting.of(os.environ)
     while not meeting.called(work).exists():
         if end_file.exists():

@@ -27,8 +27,7 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
     Returns history, final figures on held-out rows, steps, stop ids, seconds, and `working`:
     seconds of training alone. That is the mean step time since the last start times all steps,
     without the first step, which is slower; None for a single step. Raises Interrupted after a
-    signal, with a checkpoint saved; StageError when the loss is not finite.
-    """
+    signal, with a checkpoint saved; StageError when the loss is not finite."""
     import torch
     from transformers import PrinterCallback
 

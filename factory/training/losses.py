@@ -33,8 +33,7 @@ def parse(value: Any) -> str | dict[str, float]:
     """Return one loss name, or the weights of several in the table's order; a sum of one is that
     name.
 
-    Raises ValueError that lists the names.
-    """
+    Raises ValueError that lists the names."""
     weights = {value: 1.0} if isinstance(value, str) else value
     if not isinstance(weights, Mapping) or not weights:
         raise ValueError("is a name, or weights like {sigmoid: 1.0, sft: 0.2}")

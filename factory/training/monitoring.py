@@ -50,8 +50,7 @@ def _thinned(points: list[dict[str, float]]) -> list[dict[str, float]]:
 def alarms(history: Sequence[Entry]) -> list[str]:
     """Return warnings about a training, a line each.
 
-    They compare fifths of the run: one step alone says little.
-    """
+    They compare fifths of the run: one step alone says little."""
     steps = [entry for entry in history if "loss" in entry]
     messages = []
     if not finite(history):

@@ -43,8 +43,7 @@ def probe(
 
     PEFT with the adapter is compared with the base model, the merged model and the engine that
     other stages would use. Needs at least one conversation of two tokens. Returns the largest
-    and the mean absolute difference of each to PEFT, in nats.
-    """
+    and the mean absolute difference of each to PEFT, in nats."""
     import torch
 
     tokenizer = chat_template.load_tokenizer(str(base))
@@ -81,8 +80,7 @@ def check(figures: dict[str, Any], step: str) -> list[str]:
 
     Raises StageError when the adapter changes nothing, or when the engine is as far from PEFT as
     the base model is: that engine ignores the adapter. A tolerance is a choice, and no reason to
-    discard a training.
-    """
+    discard a training."""
     if not figures["applied"]:
         raise StageError(
             f"{step}: the adapter changes no logit on {figures['prompts']} prompts",

@@ -48,8 +48,7 @@ class Request:
     def listening(self) -> Iterator[None]:
         """Take SIGTERM and SIGUSR1 (SLURM's warning) as a request, instead of ending at once.
 
-        Only a main thread can; elsewhere signals keep their handlers.
-        """
+        Only a main thread can; elsewhere signals keep their handlers."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -47,8 +47,7 @@ class Running(Knobs):
 class Task(Knobs):
     """One training: a model, rows on disk, all knobs, and the paths of checkpoints and weights.
 
-    Plain data, passed to other processes as JSON.
-    """
+    Plain data, passed to other processes as JSON."""
 
     step: str
     method: Literal["reward", "sft", "preference", "online"]

@@ -346,9 +346,9 @@ def test_a_card_has_a_row_and_readings_for_every_language() -> None:
     ("more", "says"),
     [
         ({"kind": "classifier"}, "the raw output of the reward model"),
-        ({"kind": "implicit", "prompt": "english"}, "both models read it under the English prompt"),
+        ({"kind": "implicit", "prompt": "english"}, "both models read the English prompt"),
         ({"kind": "implicit", "prompt": "own"}, "in nats, not divided by length. Compare"),
-        ({"kind": "generative"}, "says Yes and not No"),
+        ({"kind": "generative"}, "probability of Yes against No"),
     ],
 )
 def test_a_card_says_what_the_reward_is(more: dict[str, str], says: str) -> None:

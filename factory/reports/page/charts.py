@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from factory.reports.benchmarks import Delta
 from factory.reports.page import formatting
-from factory.reports.page.svg import Scale, element, picture, ticks, tip
+from factory.reports.page.svg import Scale, element, line, picture, ticks, tip
 from factory.reports.win_rates import JudgedModel, WinRate
 
 PERCENT = Scale(0, 100)
@@ -28,25 +28,17 @@ def _at(x: str, y: float, *inside: Markup) -> Markup:
 def rates(models: Iterable[JudgedModel]) -> Scale:
     """Return one scale for all win rates of a page, with 50 in the middle and every interval on
     it."""
-    all_rates = [row.overall for judged in models for row in judged.rows]
-    ends = [
-        end for rate in all_rates for end in (rate.rate, rate.low, rate.high) if end is not None
-    ]
-    furthest = max((abs(end - 50) for end in ends), default=0.0)
+    shown = [row.overall for judged in models for row in judged.rows]
+    ends = [end for rate in shown for end in (rate.rate, rate.low, rate.high)]
+    furthest = max((abs(end - 50) for end in ends if end is not None), default=0.0)
     reach = next((reach for reach in _REACHES if furthest < reach), _REACHES[-1])
     return Scale(50 - reach, 50 + reach)
 
 
 def axis(scale: Scale = PERCENT, parts: int = 4) -> Markup:
     """Return the axis below lines of shares, with numbers at the ends of equal parts."""
-    return element(
-        "svg",
-        ticks(scale, _parts(scale, parts), 13, " %"),
-        class_="plot",
-        width="100%",
-        height=16,
-        aria_hidden="true",
-    )
+    numbers = ticks(scale, _parts(scale, parts), 13, " %")
+    return element("svg", numbers, class_="plot", width="100%", height=16, aria_hidden="true")
 
 
 def _parts(scale: Scale, number: int = 4) -> list[float]:
@@ -56,14 +48,7 @@ def _parts(scale: Scale, number: int = 4) -> list[float]:
 
 def _share_lines(scale: Scale, middle: bool) -> Markup:
     lines = [
-        element(
-            "line",
-            class_="half" if middle and value == 50 else "grid",
-            x1=scale.x(value),
-            x2=scale.x(value),
-            y1=0,
-            y2=_ROW,
-        )
+        line("half" if middle and value == 50 else "grid", scale.x(value), 0, scale.x(value), _ROW)
         for value in _parts(scale)
     ]
     return Markup("").join(lines)
@@ -87,9 +72,8 @@ def forest_line(row: WinRate, scale: Scale) -> Markup:
     marks = [_share_lines(scale, middle=True)]
     if rate.low is not None and rate.high is not None:
         low, high = scale.x(rate.low), scale.x(rate.high)
-        marks.append(element("line", class_="reach", x1=low, x2=high, y1=middle, y2=middle))
-        marks += [element("line", class_="reach", x1=x, x2=x, y1=middle - 4, y2=middle + 4)
-                  for x in (low, high)]  # fmt: skip
+        marks.append(line("reach", low, middle, high, middle))
+        marks += [line("reach", x, middle - 4, x, middle + 4) for x in (low, high)]
     shape = (
         element("path", d="M-7 0 0 -7 7 0 0 7Z", class_="mark")
         if row.language == "all"
@@ -105,16 +89,7 @@ def change_line(before: float | None, after: float | None, name: str) -> Markup:
     middle = _ROW / 2
     marks = [_share_lines(PERCENT, middle=False)]
     if before is not None and after is not None:
-        marks.append(
-            element(
-                "line",
-                class_="way",
-                x1=PERCENT.x(before),
-                x2=PERCENT.x(after),
-                y1=middle,
-                y2=middle,
-            )
-        )
+        marks.append(line("way", PERCENT.x(before), middle, PERCENT.x(after), middle))
     if before is not None:
         ring = element("circle", r=5.0, class_="ring")
         marks.append(_at(PERCENT.x(before), middle, ring))
@@ -150,15 +125,7 @@ def bar(parts: Sequence[tuple[str, float]], total: float, name: str, height: flo
     for kind, amount in parts:
         width = 100 * amount / total if total else 0.0
         if width:
-            marks.append(
-                element(
-                    "rect",
-                    class_=kind,
-                    x=f"{at:.2f}%",
-                    width=f"{max(width, 0.4):.2f}%",
-                    height=height,
-                    rx=1.5,
-                )
-            )
+            x, wide = f"{at:.2f}%", f"{max(width, 0.4):.2f}%"
+            marks.append(element("rect", class_=kind, x=x, width=wide, height=height, rx=1.5))
         at += width
     return picture(height, name, tip(name), *marks, class_="plot bar")

@@ -38,8 +38,7 @@ def choose(manifests: Iterable[Manifest], recipe: str | None = None) -> Chain:
 
     Those of `recipe` (by default that of the newest artifact) come first, newest first, each
     with its inputs: a repo of another recipe may have newer artifacts. An artifact whose inputs
-    are not shown is left out.
-    """
+    are not shown is left out."""
     newest = sorted(
         manifests, key=lambda m: (m.created, m.repo, m.fingerprint, m.content()), reverse=True
     )

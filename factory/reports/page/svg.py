@@ -41,6 +41,11 @@ def text_node(text: object) -> Markup:
     return Markup(escape(text_of(text)))
 
 
+def line(class_: str, x1: str, y1: float, x2: str, y2: float, *inside: Markup) -> Markup:
+    """Return a line from (x1, y1) to (x2, y2)."""
+    return element("line", *inside, class_=class_, x1=x1, x2=x2, y1=y1, y2=y2)
+
+
 def tip(text: object) -> Markup:
     """Return a tooltip."""
     return element("title", text_node(text))
@@ -116,6 +121,11 @@ def over(values: list[float], margin: float = 0.04) -> Scale:
     return Scale(low - air, high + air)
 
 
+def spacing(values: Sequence[float]) -> float:
+    """Return the distance between ticks; of a single tick its size."""
+    return values[1] - values[0] if len(values) > 1 else abs(values[0]) if values else 1.0
+
+
 def tick_label(value: float, step: float) -> str:
     """Format a tick's value with just the digits that distinguish it from the next."""
     if value and not 1e-4 <= abs(value) < 1e6:
@@ -142,7 +152,7 @@ def picture(height: float, name: str, *inside: Markup, class_: str = "plot") -> 
 
 def ticks(scale: Scale, values: Sequence[float], y: float, unit: str = "") -> Markup:
     """Draw the numbers of a scale at some of its values, as text at height `y`."""
-    step = values[1] - values[0] if len(values) > 1 else abs(values[0]) if values else 1.0
+    step = spacing(values)
     labels = []
     for value in values:
         at = scale.at(value)
