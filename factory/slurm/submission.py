@@ -184,6 +184,12 @@ class Part:
     size: Size
 
 
+def steps_to_submit(steps: Sequence[Step], selected: Sequence[str], alive: Alive) -> list[Step]:
+    """Return the steps that are selected, must run, and are not in the queue."""
+    chosen = [step for step in steps if step.name in selected and step.state is State.RUN]
+    return [step for step in chosen if step.name not in alive.jobs]
+
+
 def cut(
     steps: Sequence[Step],
     selected: Sequence[str],
@@ -196,11 +202,7 @@ def cut(
 ) -> list[Part]:
     """Return the steps to submit: selected, to run, and not in the queue. Raises RecipeError for
     one whose input is not made, or for more jobs than the site allows."""
-    to_submit = [
-        step
-        for step in steps
-        if step.name in selected and step.state is State.RUN and step.name not in alive.jobs
-    ]
+    to_submit = steps_to_submit(steps, selected, alive)
     pending = {step.name for step in to_submit} | alive.jobs.keys()
     made_steps = {step.name for step in steps if step.found is not None}
     for step in to_submit:

@@ -17,7 +17,7 @@ from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
 from factory.planning.estimate import estimate
 from factory.planning.lock import Lock
-from factory.planning.plan import Inventory, State, Step, plan
+from factory.planning.plan import Inventory, Step, plan
 from factory.planning.recipe import LoadedRecipe
 from factory.slurm import status, submission
 from factory.slurm.queue import Queue, clean_environment
@@ -51,7 +51,7 @@ def submit(
     recipe, home, site = request.loaded.recipe, request.home, request.site
     with submission.submit_lock(home.root, recipe):
         alive, queued = _queued_jobs(request, queue, tell)
-        to_submit = _steps_to_submit(request, alive)
+        to_submit = submission.steps_to_submit(request.steps, request.selected, alive)
         if not to_submit:
             return None
         check_requirements(request, to_submit, tell)
@@ -86,8 +86,9 @@ def dry(
         tell(f"{error.what}: scripts are printed as if the queue were empty")
         alive, queued = Alive(), 0
     record = submission.new(request.home.root, request.loaded.recipe, request.site)
-    check_requirements(request, _steps_to_submit(request, alive), tell, binding=False)
-    _check_recipe(request, _steps_to_submit(request, alive), hub, tell)
+    to_submit = submission.steps_to_submit(request.steps, request.selected, alive)
+    check_requirements(request, to_submit, tell, binding=False)
+    _check_recipe(request, to_submit, hub, tell)
     parts = _size_parts(request, alive, queued, None)
     fetch = request.site.network == "job"
     yield from submission.scripts(
@@ -105,14 +106,6 @@ def _queued_jobs(
         if name in alive.jobs:
             tell(f"{name} is in the queue already: job {', '.join(alive.last(name))}")
     return alive, len(queued)
-
-
-def _steps_to_submit(request: SubmitRequest, alive: Alive) -> list[Step]:
-    return [
-        step
-        for step in request.steps
-        if step.name in request.selected and step.state is State.RUN and step.name not in alive.jobs
-    ]
 
 
 def _check_recipe(
@@ -179,7 +172,8 @@ def _size_parts(
 ) -> list[Part]:
     repos = provisions.repos if provisions is not None else ()
     paths = {repo.name: repo.path for repo in repos if repo.path is not None}
-    counted = inputs.counted(request.loaded, _steps_to_submit(request, alive), paths)
+    to_submit = submission.steps_to_submit(request.steps, request.selected, alive)
+    counted = inputs.counted(request.loaded, to_submit, paths)
     estimates = estimate(request.steps, request.inventory, counted)
     org = request.loaded.recipe.org
     return submission.cut(

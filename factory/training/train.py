@@ -352,7 +352,7 @@ class Dpo(_Adapter):
         return fields
 
     def _models(self, scope: Scope, group: str) -> tuple[Need, ...]:
-        """The adapter that it goes on with, if it does not start anew."""
+        """Return the adapter that training starts from, if any."""
         start = scope.adapter(self.base, "start")
         if self.start_from == "policy":
             return () if start is None else (start,)

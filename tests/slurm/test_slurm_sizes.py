@@ -124,7 +124,7 @@ def test_an_engine_sees_its_own_gpus_and_too_few_are_refused():
     given_ = {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "SLURM_PROCID": "1"}
     task.show_gpus(2, 2, given_)
     assert given_["HIP_VISIBLE_DEVICES"] == "2,3" and "ROCR_VISIBLE_DEVICES" not in given_
-    with pytest.raises(Exception, match="was given 4"):
+    with pytest.raises(Exception, match="the job has 4"):
         task.show_gpus(8, 1, {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "SLURM_PROCID": "1"})
 
 
