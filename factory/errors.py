@@ -70,12 +70,22 @@ State = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a report: what was checked, its state, what was `seen`, and the fix."""
+    """Result of one check: its subject (a package, a model, a key of a card), state, what was
+    seen, and the fix."""
 
     name: str
     state: State
     seen: str
     fix: str = ""
+
+    @property
+    def level(self) -> str:
+        """The state of a problem as commands print it: error or warning."""
+        return "error" if self.state == "failed" else self.state
+
+    def line(self) -> str:
+        """Return the check as one line of text."""
+        return f"{self.level}: {self.name}: {self.seen} (fix: {self.fix})"
 
 
 HIDDEN = "[hidden]"

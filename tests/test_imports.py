@@ -309,7 +309,7 @@ def test_the_pure_rooms_import_nothing_that_reaches_outside():
                      "planning.plan", "planning.estimate", "slurm.sizes",
                      "reports.cards.card", "reports.cards.check", "reports.cards.markdown",
                      "reports.win_rates", "reports.benchmarks", "reports.results",
-                     "reports.checkpoint_curves",
+                     "reports.checkpoint_curves", "reports.learning", "reports.values",
                      "evaluation.judging.match", "evaluation.euroeval.suites",
                      "evaluation.euroeval.records", "evaluation.euroeval.deltas")
     }  # fmt: skip

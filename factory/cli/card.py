@@ -36,10 +36,15 @@ def card(
         if check:
             problems = cards.check(the_hub, subject)
             if json_:
-                typer.echo(json.dumps([vars(problem) for problem in problems], indent=1))
+                typer.echo(
+                    json.dumps(
+                        [{"what": problem.seen, "fix": problem.fix} for problem in problems],
+                        indent=1,
+                    )
+                )
             else:
                 for problem in problems:
-                    typer.echo(f"{problem.what}; fix: {problem.fix}")
+                    typer.echo(f"{problem.seen}; fix: {problem.fix}")
                 if not problems:
                     typer.echo(f"{subject}: its card is right")
             if problems:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
 from factory.cli.app import app
 from factory.cli.run import HubUrl, Json, Overrides, RecipeName
+
+if TYPE_CHECKING:
+    from factory.errors import Check
 
 
 @app.command()
@@ -30,9 +33,9 @@ def check(
             *checking.lacking(loaded.recipe),
             *checking.check(loaded, pins, the_hub, home),
         ]
-    errors = sum(finding.level == "error" for finding in found)
+    errors = sum(finding.state == "failed" for finding in found)
     if json_:
-        typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+        typer.echo(json.dumps([_record(finding) for finding in found], indent=1))
     else:
         from factory.cli.console import console
 
@@ -43,6 +46,10 @@ def check(
                       f"{_count(warnings, 'warning')}")  # fmt: skip
     if errors:
         raise typer.Exit(1)
+
+
+def _record(check: Check) -> dict[str, str]:
+    return {"level": check.level, "about": check.name, "what": check.seen, "fix": check.fix}
 
 
 def _count(number: int, noun: str) -> str:

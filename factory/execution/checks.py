@@ -9,7 +9,7 @@ import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import fingerprint
 from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
-from factory.errors import FactoryError, InputError, RecipeError
+from factory.errors import Check, FactoryError, InputError, RecipeError
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
 from factory.planning.plan import Step
@@ -29,25 +29,25 @@ from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, St
 from factory.stage.readers import is_file
 from factory.stage.stage import Stage
 
-_VERSION = 1  # raise it when a check changes: what was found before is looked for again
+_VERSION = 2  # raise it when a check changes: what was found before is looked for again
 _TOKENIZER = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # weights are none of these
 _INDEX = "*.index.json"
 
 
 def check(
     loaded: LoadedRecipe, pins: Lock, hub: Hub, home: Home, only: frozenset[str] | None = None
-) -> list[CheckFinding]:
+) -> list[Check]:
     """All that is found about a recipe (or `only` these steps of it), errors first.
 
     Raises HubError when a tokenizer cannot be fetched, InputError without transformers.
     """
-    found: list[CheckFinding] = []
+    found: list[Check] = []
     for tokenizer in asked(loaded.recipe, only):
         if tokenizer.model.source not in pins.pins:
             found.append(
-                CheckFinding(
-                    "warning",
+                Check(
                     tokenizer.model.source,
+                    "warning",
                     "not on this hub yet, so not checked",
                     f"the first run brings it in: factory run {loaded.recipe.name} --until prompts",
                 )
@@ -57,24 +57,24 @@ def check(
         if not key.exists():
             made = [asdict(finding) for finding in _look(tokenizer, loaded, pins, hub)]
             write_atomically(key, json.dumps(made).encode())
-        found += [CheckFinding(**said) for said in json.loads(key.read_text(encoding="utf-8"))]
-    return sorted(found, key=lambda finding: finding.level != "error")
+        found += [Check(**said) for said in json.loads(key.read_text(encoding="utf-8"))]
+    return sorted(found, key=lambda finding: finding.state != "failed")
 
 
-def lacking(recipe: Recipe, only: Collection[str] | None = None) -> list[CheckFinding]:
+def lacking(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
     """What the steps of a recipe (or `only` these) need of this machine and it does not have."""
     specs: dict[str, tuple[Stage, list[SliceSpec]]] = {}
     for stage, spec in recipe.slices():
         if only is None or spec.step in only:
             specs.setdefault(stage.name, (stage, []))[1].append(spec)
     return unsettled(recipe, only) + [
-        CheckFinding("error", f"stages.{name}", error.what, error.fix)
+        Check(f"stages.{name}", "failed", error.what, error.fix)
         for name, (stage, mine) in specs.items()
         for error in stage.missing_requirements(mine)
     ]
 
 
-def unsettled(recipe: Recipe, only: Collection[str] | None = None) -> list[CheckFinding]:
+def unsettled(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
     """Served models whose words cannot be passed on as the recipe says. Of what is on a hub a card
     says it, which is read when it is fetched; of these nobody but the recipe can, and nobody should
     be told after everything else is made."""
@@ -86,7 +86,7 @@ def unsettled(recipe: Recipe, only: Collection[str] | None = None) -> list[Check
                 try:
                     licenses.settle(stage.name, stage.kind, under, recipe.license)
                 except RecipeError as error:
-                    found[spec.step] = CheckFinding("error", "licenses", error.what, error.fix)
+                    found[spec.step] = Check("licenses", "failed", error.what, error.fix)
     return list(found.values())
 
 
@@ -109,14 +109,14 @@ def gate(
         if not looked:
             looked = True
             for finding in lacking(loaded.recipe, going):
-                raise InputError(f"{finding.about}: {finding.what}", finding.fix)
+                raise InputError(f"{finding.name}: {finding.seen}", finding.fix)
         needs_model = bool(asked(loaded.recipe, frozenset({step.name})))
         if done or not needs_model:
             return
         done = True
         for finding in check(loaded, pins, hub, home, frozenset(only)):
-            if finding.level == "error":
-                raise InputError(f"{finding.about}: {finding.what}", finding.fix)
+            if finding.state == "failed":
+                raise InputError(f"{finding.name}: {finding.seen}", finding.fix)
             tell(finding.line())
 
     return before
@@ -162,9 +162,7 @@ def _transformers() -> str:
     return importlib.metadata.version("transformers")
 
 
-def _look(
-    asked: TokenizerUse, loaded: LoadedRecipe, pins: Lock, hub: Hub
-) -> Iterator[CheckFinding]:
+def _look(asked: TokenizerUse, loaded: LoadedRecipe, pins: Lock, hub: Hub) -> Iterator[Check]:
     name = asked.model.source
     revision = pins.pins[name].revision
     assert revision is not None
@@ -173,7 +171,7 @@ def _look(
         tokenizer = chat_template.load_tokenizer(str(directory))
     except InputError as error:
         # a path of this machine's says nothing to people; the name does
-        yield CheckFinding("error", name, error.what.replace(str(directory), name), error.fix)
+        yield Check(name, "failed", error.what.replace(str(directory), name), error.fix)
         return
     generation = SimpleNamespace(**_json(directory / "generation_config.json"))
     found = (
@@ -182,8 +180,8 @@ def _look(
         else template_check.opening_faults(tokenizer)
     )
     for breach in found:
-        yield CheckFinding("error" if breach.fatal else "warning", name, breach.what, breach.fix)
-    if any(breach.fatal for breach in found):
+        yield replace(breach, name=name)
+    if any(breach.state == "failed" for breach in found):
         return
     config = _json(directory / "config.json")
     context = (config.get("text_config") or config).get("max_position_embeddings")
@@ -195,7 +193,7 @@ def _look(
                     measured[spec] = dict(_lengths(tokenizer, spec, loaded, pins, hub))
                 except FactoryError as error:
                     about = f"{name}, {spec.name}"
-                    yield CheckFinding("error", about, error.what, error.fix)
+                    yield Check(about, "failed", error.what, error.fix)
                     measured[spec] = {}
             yield from over_long(use, name, spec.name, measured[spec], context)
 
@@ -241,20 +239,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 _PROMPTS = ("prompts", "questions")
 _ADAPTERS = ("adapter", "start", "source")  # what comes from outside and goes with its base
-
-
-@dataclass(frozen=True)
-class CheckFinding:
-    """Something that a recipe will run into: `about` a model or a language, and the fix."""
-
-    level: Literal["error", "warning"]
-    about: str
-    what: str
-    fix: str
-
-    def line(self) -> str:
-        """As one line."""
-        return f"{self.level}: {self.about}: {self.what} (fix: {self.fix})"
 
 
 @dataclass(frozen=True)
@@ -344,7 +328,7 @@ def _key(use: Use) -> tuple[str, Literal["answer", "read"], int | None]:
 
 def over_long(
     use: Use, about: str, language: str, lengths: Mapping[str, int], context: int | None
-) -> list[CheckFinding]:
+) -> list[Check]:
     """What a use's limits mean for prompts of these lengths (tokens, by id) in one language."""
     if use.limit is None or not lengths:
         return []
@@ -365,9 +349,9 @@ def over_long(
     if short:
         left = min(short)
         found.append(
-            CheckFinding(
-                "warning",
+            Check(
                 about,
+                "warning",
                 f"{where}: answers to {len(short)} of {len(lengths)} prompts get less than "
                 f"max_tokens {use.limit}, down to {left}, in a context of {context}",
                 f"set stages.{use.stage}.max_tokens to {left} for all to get the same",
@@ -378,15 +362,15 @@ def over_long(
 
 def _too_long(
     over: list[str], lengths: Mapping[str, int], longest: str, about: str, where: str, most: int
-) -> list[CheckFinding]:
+) -> list[Check]:
     if not over:
         return []
     every = len(over) == len(lengths)
     listed = ", ".join(over[:3]) + (f" and {len(over) - 3} more" if len(over) > 3 else "")
     return [
-        CheckFinding(
-            "error" if every else "warning",
+        Check(
             about,
+            "failed" if every else "warning",
             f"{where}: {len(over)} of {len(lengths)} prompts leave no room in {most} tokens: "
             f"{listed}; the longest, {longest}, has {lengths[longest]}",
             "no row comes of them: shorten them, or name a model with a longer context"

@@ -1,14 +1,15 @@
-"""What benchmarks found of a model, gathered from the manifests of its collection. Pure."""
+"""Benchmark scores, read from the manifests of results: for cards, page and table. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from factory.artifacts.manifest import Manifest
+from factory.reports import values
 
-# The Hub's words for a metric, where EuroEval has others.
+# The Hub's names of metrics, where EuroEval has others.
 _METRICS = {
     "mcc": "matthews_correlation", "macro_f1": "f1", "micro_f1": "f1", "micro_f1_no_misc": "f1",
     "em": "exact_match", "chr_f3pp": "chrf", "chr_f4pp": "chrf",
@@ -16,109 +17,237 @@ _METRICS = {
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One benchmark of a model: its score with EuroEval's interval, the delta to the reference
-    with its own (None where there is none: `why` says what stands against it), all on the scale
-    of the metric. `scored` is the repo, at its tag, of the results."""
+class Score:
+    """Score of one model on one benchmark, on the scale of its metric, with EuroEval's interval.
+    `value` is None where there is none: `status` says why."""
 
+    model: str
     language: str
     dataset: str
-    task: str
     metric: str
+    task: str
     source: str
     split: str
-    value: float
+    backend: str
+    version: str
+    status: str
+    value: float | None
     low: float | None
     high: float | None
     iterations: int
     few_shot: bool
-    backend: str
-    version: str
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Score of a model minus that of its reference on one benchmark, with a 95 % interval.
+    `significant` is None where the two cannot be compared: `why` says so."""
+
+    model: str
     reference: str
-    delta: float | None
-    delta_low: float | None
-    delta_high: float | None
-    significant: bool | None
+    language: str
+    dataset: str
+    metric: str
+    task: str
     why: str
-    scored: tuple[str, str]
+    before: float | None
+    after: float | None
+    change: float | None
+    low: float | None
+    high: float | None
+    significant: bool | None
+    lower_is_better: bool
+
+    @property
+    def better(self) -> bool:
+        """Whether the model is significantly better than its reference."""
+        gained = self.change is not None and (self.change > 0) != self.lower_is_better
+        return bool(self.significant) and gained
 
 
-def measured(model: Manifest, others: Iterable[Manifest]) -> list[Measured]:
-    """What the evaluations among `others` found of `model`, by the content that was really
-    evaluated: scores of another draw of the same recipe are none of this."""
-    mine = {record.digest for record in model.slices.values()}
-    found: list[Measured] = []
-    for results in others:
+@dataclass(frozen=True)
+class BenchmarkedModel:
+    """All deltas of one model to its reference. `settings` name EuroEval's version, backend and
+    split, `without` the languages without benchmarks, `missing` each score that is not there with
+    its reason."""
+
+    step: str
+    model: str
+    reference: str
+    settings: str
+    deltas: tuple[Delta, ...]
+    without: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def languages(self) -> list[str]:
+        """Lines of the table."""
+        return list(dict.fromkeys(delta.language for delta in self.deltas))
+
+    @property
+    def tasks(self) -> list[str]:
+        """Columns of the table: a task has a benchmark of its own in each language."""
+        return list(dict.fromkeys(delta.task for delta in self.deltas))
+
+    def at(self, language: str, task: str) -> list[Delta]:
+        """Return the benchmarks of a task in a language."""
+        return [delta for delta in self.deltas if (delta.language, delta.task) == (language, task)]
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """A score of one published model with its delta; the results are `repo` at `tag`."""
+
+    score: Score
+    delta: Delta
+    repo: str
+    tag: str
+
+
+def scores(manifest: Manifest) -> list[Score]:
+    """Read the scores of one artifact of results, in their order."""
+    return [
+        Score(
+            **_texts(row, "model", "language", "dataset", "metric", "task", "source", "split",
+                     "backend", "status"),
+            version=str(row.get("tool_version")),
+            value=values.number(row.get("value")),
+            low=values.number(row.get("ci_low")),
+            high=values.number(row.get("ci_high")),
+            iterations=values.integer(row.get("n_iterations")),
+            few_shot=row.get("few_shot") is True,
+        )
+        for row in values.mappings(manifest.stats.get("scores"))
+    ]  # fmt: skip
+
+
+def deltas(manifest: Manifest) -> list[Delta]:
+    """Read the deltas of one artifact of results, in their order."""
+    inverted = {
+        (row.get("dataset"), row.get("metric"))
+        for row in values.mappings(manifest.stats.get("scores"))
+        if row.get("lower_is_better") is True
+    }
+    return [
+        Delta(
+            **_texts(row, "model", "reference", "language", "dataset", "metric"),
+            task=str(row.get("task") or row.get("dataset")),
+            why=str(row.get("why") or ""),
+            before=values.number(row.get("reference_value")),
+            after=values.number(row.get("value")),
+            change=values.number(row.get("delta")),
+            low=values.number(row.get("low")),
+            high=values.number(row.get("high")),
+            significant=flag if isinstance(flag := row.get("significant"), bool) else None,
+            lower_is_better=(row.get("dataset"), row.get("metric")) in inverted,
+        )
+        for row in values.mappings(manifest.stats.get("deltas"))
+    ]
+
+
+def benchmarked_models(manifests: Iterable[Manifest]) -> list[BenchmarkedModel]:
+    """Read every model that was benchmarked beside its reference."""
+    models = []
+    for manifest in manifests:
+        if manifest.kind != "results":
+            continue
+        stats = manifest.stats
+        by_model: dict[tuple[str, str], list[Delta]] = {}
+        for delta in deltas(manifest):
+            by_model.setdefault((delta.model, delta.reference), []).append(delta)
+        settings = [f"EuroEval {stats['tool_version']}" if "tool_version" in stats else "EuroEval"]
+        settings += [str(stats[key]) for key in ("backend", "split") if key in stats]
+        models += [
+            BenchmarkedModel(
+                step=manifest.step,
+                model=model,
+                reference=reference,
+                settings=", ".join(settings),
+                deltas=tuple(rows),
+                without=values.texts(stats.get("without_suite")),
+                missing=tuple(_missing(manifest)),
+            )
+            for (model, reference), rows in by_model.items()
+        ]
+    return models
+
+
+def benchmark_results(model: Manifest, manifests: Iterable[Manifest]) -> list[BenchmarkResult]:
+    """Return the scores of `model` in the results among `manifests`.
+
+    Models are matched by the digests of the weights that were evaluated: scores of another draw
+    of the same recipe do not count."""
+    digests = {record.digest for record in model.slices.values()}
+    rows: list[BenchmarkResult] = []
+    for results in manifests:
         names = {
             name
             for name, record in results.slices.items()
             if results.kind == "results"
-            and any(read.role == "adapter" and read.digest in mine for read in record.inputs)
+            and any(
+                source.role == "adapter" and source.digest in digests for source in record.inputs
+            )
         }
-        deltas = {
-            (d["model"], d["language"], d["dataset"], d["metric"]): d
-            for d in results.stats.get("deltas", [])
-        }
-        for score in results.stats.get("scores", []):
-            key = tuple(score[part] for part in ("model", "language", "dataset", "metric"))
-            if f"{score['language']}/{score['model']}" not in names or key not in deltas:
+        by_key = {(d.model, d.language, d.dataset, d.metric): d for d in deltas(results)}
+        for score in scores(results):
+            delta = by_key.get((score.model, score.language, score.dataset, score.metric))
+            if f"{score.language}/{score.model}" not in names or delta is None:
                 continue  # another model's, or a second metric of the same answers
-            if score["value"] is not None:
-                found.append(_measured(results, score, deltas[key]))
-    return found
+            if score.value is not None:
+                rows.append(BenchmarkResult(score, delta, results.repo, results.tag))
+    return rows
 
 
-def result(one: Measured) -> dict[str, Any]:
-    """It as an entry of the Hub's `model-index`."""
-    more = {
-        "low": _round(one.low),
-        "high": _round(one.high),
-        "iterations": one.iterations,
-        "few_shot": one.few_shot,
-        "backend": one.backend,
-        "delta": _round(one.delta),
-        "delta_low": _round(one.delta_low),
-        "delta_high": _round(one.delta_high),
+def index_entry(row: BenchmarkResult) -> dict[str, Any]:
+    """Return a result as an entry of the Hub's `model-index`."""
+    score, delta = row.score, row.delta
+    figures = {
+        "low": _round(score.low),
+        "high": _round(score.high),
+        "iterations": score.iterations,
+        "few_shot": score.few_shot,
+        "backend": score.backend,
+        "delta": _round(delta.change),
+        "delta_low": _round(delta.low),
+        "delta_high": _round(delta.high),
     }
     metric = {
-        "type": _METRICS.get(one.metric, one.metric),
-        "name": f"{one.metric}, mean of {one.iterations}, EuroEval {one.version}",
-        "value": round(one.value, 2),
-        "args": {key: value for key, value in more.items() if value is not None},
+        "type": _METRICS.get(score.metric, score.metric),
+        "name": f"{score.metric}, mean of {score.iterations}, EuroEval {score.version}",
+        "value": _round(score.value),
+        "args": {key: value for key, value in figures.items() if value is not None},
     }
     entry: dict[str, Any] = {
-        "task": {"type": "text-generation", "name": one.task},
+        "task": {"type": "text-generation", "name": score.task},
         "dataset": {
-            "name": one.dataset,
-            "type": one.source,
-            "config": one.language,
-            "split": one.split,
+            "name": score.dataset,
+            "type": score.source,
+            "config": score.language,
+            "split": score.split,
         },
         "metrics": [metric],
     }
-    repo, tag = one.scored
-    if not repo.startswith("local/"):  # which no public hub has
-        url = f"https://huggingface.co/datasets/{repo}/tree/{tag}"
+    if not row.repo.startswith("local/"):  # which no public hub has
+        url = f"https://huggingface.co/datasets/{row.repo}/tree/{row.tag}"
         entry["source"] = {"name": "EuroEval", "url": url}
     return entry
 
 
-def _measured(results: Manifest, score: dict[str, Any], delta: dict[str, Any]) -> Measured:
-    return Measured(
-        **{key: score[key] for key in ("language", "dataset", "task", "metric", "source", "split",
-                                       "value", "few_shot", "backend")},
-        low=score["ci_low"],
-        high=score["ci_high"],
-        iterations=score["n_iterations"],
-        version=score["tool_version"],
-        reference=delta["reference"],
-        delta=delta["delta"],
-        delta_low=delta["low"],
-        delta_high=delta["high"],
-        significant=delta["significant"],
-        why=delta["why"],
-        scored=(results.repo, results.tag),
-    )  # fmt: skip
+def _missing(manifest: Manifest) -> list[str]:
+    """List scores that were asked for and are not there, each with its reason."""
+    absent = [
+        f"{row.get('dataset')} of {row.get('slice')}: {row.get('why')}"
+        for row in values.mappings(manifest.stats.get("missing"))
+    ]
+    return absent + [
+        f"{row.get('dataset')} in {row.get('language')}: it needs "
+        f"{' and '.join(values.texts(row.get('metrics')))}, not here"
+        for row in values.mappings(manifest.stats.get("left_out"))
+    ]
+
+
+def _texts(row: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: str(row.get(key)) for key in keys}
 
 
 def _round(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""How what was measured changed along a training, where its checkpoints were evaluated. Pure."""
+"""Evaluations of checkpoints over the share of the training steps. Pure."""
 
 from __future__ import annotations
 
@@ -6,27 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from factory.artifacts import checkpoints
-
-
-@dataclass(frozen=True)
-class CheckpointFigure:
-    """One number of one model, with its interval if it has one. `name` is the benchmark, or the win
-    rate; `even` the value at which the model is as good as `against`."""
-
-    model: str
-    language: str
-    name: str
-    value: float
-    low: float | None
-    high: float | None
-    against: str
-    by: str
-    even: float
+from factory.reports.results import Result
 
 
 @dataclass(frozen=True)
 class Point:
-    """A number after a share of the steps."""
+    """A number after a share of the steps, from 0 to 1, with its interval if it has one."""
 
     share: float
     value: float
@@ -36,8 +21,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Course:
-    """One model in one language, by one measurer: a line for each number, its points in the order
-    of training."""
+    """One model in one language, by one measurer: a line for each benchmark or the win rate, its
+    points in the order of training. At the value `even` it is as good as `against`."""
 
     model: str
     language: str
@@ -48,28 +33,32 @@ class Course:
 
     @property
     def title(self) -> str:
-        """What is drawn, in a few words."""
+        """The model, its language and what was measured."""
         names = list(self.lines)
-        what = names[0] if len(names) == 1 else f"{len(names)} benchmarks"
-        return f"{self.model}, {self.language}: {what} against {self.against}"
+        measure = names[0] if len(names) == 1 else f"{len(names)} benchmarks"
+        return f"{self.model}, {self.language}: {measure} against {self.against}"
 
 
-def courses(measures: Iterable[CheckpointFigure]) -> list[Course]:
-    """The courses that these numbers give: at least two points of a training each, one of them
-    before its end. A language in which nothing was measured on the way has none."""
-    found: dict[tuple[str, str, str, str, float], dict[str, dict[float, Point]]] = {}
-    for one in measures:
-        model, share = checkpoints.split_label(one.model)
-        lines = found.setdefault((model, one.language, one.against, one.by, one.even), {})
-        point = Point(share, one.value, one.low, one.high)
-        lines.setdefault(one.name, {})[share] = point
-    made = []
-    for key, lines in found.items():
-        drawn = {
-            name: tuple(points[share] for share in sorted(points))
-            for name, points in lines.items()
-            if len(points) > 1
+def courses(results: Iterable[Result]) -> list[Course]:
+    """Return the courses of win rates and benchmark deltas among `results`.
+
+    Each has at least two points of a training, one of them before its end."""
+    points: dict[tuple[str, str, str, str, float], dict[str, dict[float, Point]]] = {}
+    for result in results:
+        delta = result.metric.endswith(" delta")
+        if result.value is None or not (delta or result.metric == "win_rate"):
+            continue
+        model, share = checkpoints.split_label(result.model)
+        key = (model, result.language, result.against, result.by, 0.0 if delta else 50.0)
+        line = points.setdefault(key, {}).setdefault(result.evaluation if delta else "win rate", {})
+        line[share] = Point(share, result.value, result.ci_low, result.ci_high)
+    drawn = []
+    for key, lines in points.items():
+        several = {
+            name: tuple(line[share] for share in sorted(line))
+            for name, line in lines.items()
+            if len(line) > 1
         }
-        if drawn:
-            made.append(Course(*key, lines=drawn))
-    return made
+        if several:
+            drawn.append(Course(*key, lines=several))
+    return drawn

@@ -1,4 +1,4 @@
-"""What judges found of a model, gathered from the manifests of its collection. Pure."""
+"""Win rates, read from the manifests of verdicts: for cards, page and table. Pure."""
 
 from __future__ import annotations
 
@@ -7,94 +7,214 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.artifacts.manifest import InputRecord, Manifest
+from factory.reports import values
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Rate:
+    """A win rate with its 95 % interval, in percent; None where no verdict could be read.
+
+    `flag` is a warning about it and `phi` the slope of length control; most rates have neither."""
+
+    rate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    flag: str = ""
+    phi: float | None = None
+
+
+@dataclass(frozen=True)
+class WinRate:
     """A model against its reference in one language (`all`: over all of them), in questions won,
-    tied and lost. `rate`, `low` and `high` are percent; None where no verdict could be read.
-    `judged` and `asked` are the repos, at their tags, of the verdicts and of the questions.
+    tied, lost and without a readable verdict. `rates` are its win rates by name.
 
-    `in_language`: the win rate with answers in another language counted as lost. `controlled`: for
-    answers of equal length (in characters), with what is to be said of it. `worst`, `best`: had the
-    verdicts that nobody could read gone one way or the other. `consistency`: how often the judge
-    said the same in both orders. `seen`: questions among the prompts of training."""
+    `worst` and `best` are the win rate with all unread verdicts lost or won. `consistency` is the
+    share of equal verdicts in both orders. All three are percent, None where not measured.
+    `n_seen` counts questions that are among the prompts of training."""
 
+    model: str
     reference: str
-    judge: str
-    notes: tuple[str, ...]
     language: str
     won: int
     tied: int
     lost: int
     unparseable: int
-    rate: float | None
-    low: float | None
-    high: float | None
     shown: str
-    in_language: float | None
-    controlled: str
-    worst: float | None
-    best: float | None
-    consistency: float | None
-    seen: int
-    template: str | None
-    revision: str | None
-    served: bool
-    judged: tuple[str, str]
-    asked: tuple[str, str]
+    rates: Mapping[str, Rate]
+    worst: float | None = None
+    best: float | None = None
+    consistency: float | None = None
+    n_seen: int = 0
 
     @property
-    def who(self) -> str:
-        """The judge, at its revision, and how it was asked."""
-        at = f" at {self.revision[:15]}" if self.revision else ""
-        at = ", served, not pinned" if self.served else at
-        how = f", asked in the words of the template {self.template}" if self.template else ""
-        return f"{self.judge}{at}{how}"
+    def overall(self) -> Rate:
+        """The plain win rate, ties worth half."""
+        return self.rates.get("win_rate", Rate())
+
+    @property
+    def in_language(self) -> float | None:
+        """The win rate with answers in another language than their question counted as lost."""
+        return self.rates.get("in_language", Rate()).rate
+
+    @property
+    def equal_length(self) -> Rate:
+        """The length-controlled win rate, by characters."""
+        return self.rates.get("lc_minimal_chars", Rate())
+
+    @property
+    def controlled(self) -> str:
+        """The length-controlled win rate in words; empty where it was not computed."""
+        return describe_length_control(self.rates)
+
+    @property
+    def n_questions(self) -> int:
+        """Number of questions, those without a verdict included."""
+        return self.won + self.tied + self.lost + self.unparseable
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether anything is known beside the win rate."""
+        checks = (self.in_language, self.equal_length.rate, self.worst, self.consistency)
+        return any(check is not None for check in checks)
 
 
-def comparisons(model: Manifest, others: Iterable[Manifest]) -> list[Comparison]:
-    """What the judges among `others` say of `model`, by the content that was really compared: a
-    verdict on another draw of the same recipe is not one on this."""
-    every = list(others)
-    mine = {record.digest for record in model.slices.values()}
-    answers: dict[str, tuple[str, InputRecord | None]] = {}  # by content: label, questions
-    for arena in every:
-        for name, record in arena.slices.items():
-            if any(read.role == "adapter" and read.digest in mine for read in record.inputs):
-                asked = next((read for read in record.inputs if read.role == "questions"), None)
-                answers[record.digest] = (name.partition("/")[2], asked)
-    found: list[Comparison] = []
-    for judge in every:
-        read = [one for record in judge.slices.values() for one in record.inputs]
-        compared = [answers[one.digest] for one in read if one.digest in answers]
-        labels = dict(compared)
-        for row in judge.stats.get("comparisons", []):
-            if row["model"] in labels:
-                found.append(_comparison(judge, row, labels[row["model"]]))
-    return found
+@dataclass(frozen=True)
+class Judge:
+    """The judge of one artifact of verdicts, which is `repo` at `tag`. `template` is the name of
+    the prompt template that it was asked with."""
+
+    name: str
+    notes: tuple[str, ...]
+    revision: str | None
+    template: str | None
+    served: bool
+    repo: str
+    tag: str
+
+    @property
+    def described(self) -> str:
+        """The judge at its revision, and its prompt template."""
+        version = f" at {self.revision[:15]}" if self.revision else ""
+        version = ", served, not pinned" if self.served else version
+        prompt = f", asked with the template {self.template}" if self.template else ""
+        return f"{self.name}{version}{prompt}"
 
 
-def model_index(name: str, found: Iterable[Comparison]) -> list[dict[str, Any]]:
-    """The same as the Hub's `model-index`: one result for each question set and language."""
-    results = []
-    for one in found:
-        if one.rate is None:
+@dataclass(frozen=True)
+class JudgedModel:
+    """One model against its reference under one judge. `rows` are languages, `all` first.
+    `n_seen` counts questions among the prompts of training; None where that was not checked."""
+
+    step: str
+    model: str
+    reference: str
+    judge: Judge
+    n_seen: int | None
+    rows: tuple[WinRate, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A win rate of one published model. `questions` is the repo, at its tag, of the questions."""
+
+    row: WinRate
+    judge: Judge
+    questions: tuple[str, str]
+
+
+def win_rates(manifest: Manifest) -> list[WinRate]:
+    """Read the win rates of one artifact of verdicts, in their order."""
+    return [_win_rate(row) for row in values.mappings(manifest.stats.get("comparisons"))]
+
+
+def judge_of(manifest: Manifest) -> Judge:
+    """Read who judged in an artifact of verdicts."""
+    stats = manifest.stats
+    revision, template = stats.get("judge_revision"), values.mapping(stats.get("template"))
+    return Judge(
+        name=str(stats.get("judge", manifest.repo)),
+        notes=values.texts(stats.get("notes")),
+        revision=str(revision) if revision else None,
+        template=str(template["name"]) if template.get("name") else None,
+        served="served" in stats,
+        repo=manifest.repo,
+        tag=manifest.tag,
+    )
+
+
+def judged_models(manifests: Iterable[Manifest]) -> list[JudgedModel]:
+    """Read every model that a judge compared, in the order of the manifests."""
+    models = []
+    for manifest in manifests:
+        if manifest.kind != "verdicts":
             continue
-        repo, tag = one.asked
+        by_model: dict[tuple[str, str], list[WinRate]] = {}
+        for row in win_rates(manifest):
+            by_model.setdefault((row.model, row.reference), []).append(row)
+        models += [
+            JudgedModel(
+                step=manifest.step,
+                model=model,
+                reference=reference,
+                judge=judge_of(manifest),
+                n_seen=_n_seen(manifest, model),
+                rows=tuple(sorted(rows, key=lambda row: row.language != "all")),
+            )
+            for (model, reference), rows in by_model.items()
+        ]
+    return models
+
+
+def comparisons(model: Manifest, collection: Iterable[Manifest]) -> list[Comparison]:
+    """Return the win rates of `model` in the verdicts of its collection.
+
+    Models are matched by the digests of the weights that answered: verdicts on another draw of
+    the same recipe do not count."""
+    manifests = list(collection)
+    digests = {record.digest for record in model.slices.values()}
+    answers: dict[str, tuple[str, InputRecord | None]] = {}  # by content: label, questions
+    for arena in manifests:
+        for name, record in arena.slices.items():
+            if any(read.role == "adapter" and read.digest in digests for read in record.inputs):
+                question_set = next(
+                    (read for read in record.inputs if read.role == "questions"), None
+                )
+                answers[record.digest] = (name.partition("/")[2], question_set)
+    rows: list[Comparison] = []
+    for verdicts in manifests:
+        read = [source for record in verdicts.slices.values() for source in record.inputs]
+        labels = dict(answers[source.digest] for source in read if source.digest in answers)
+        judge = judge_of(verdicts)
+        for row in win_rates(verdicts):
+            if row.model in labels:
+                repo, tag = judge.repo, judge.tag
+                if (question_set := labels[row.model]) and question_set.repo:
+                    repo, tag = question_set.repo, question_set.tag or "main"
+                rows.append(Comparison(row, judge, (repo, tag)))
+    return rows
+
+
+def model_index(name: str, rows: Iterable[Comparison]) -> list[dict[str, Any]]:
+    """Return the Hub's `model-index`: one result for each question set and language."""
+    results = []
+    for entry in rows:
+        row, judge, rate = entry.row, entry.judge, entry.row.overall
+        if rate.rate is None:
+            continue
+        repo, tag = entry.questions
         dataset = {"name": repo, "type": repo, "split": "train", "revision": tag}
-        if one.language != "all":
-            dataset["config"] = one.language
+        if row.language != "all":
+            dataset["config"] = row.language
         metric = {
             "type": "win_rate",
-            "name": f"win rate against {one.reference}, judged by {one.judge}, in percent",
-            "value": round(one.rate, 2),
+            "name": f"win rate against {row.reference}, judged by {judge.name}, in percent",
+            "value": round(rate.rate, 2),
             "args": {
-                "low": round(one.low or 0.0, 2),
-                "high": round(one.high or 0.0, 2),
-                "won": one.won,
-                "tied": one.tied,
-                "lost": one.lost,
+                "low": round(rate.low or 0.0, 2),
+                "high": round(rate.high or 0.0, 2),
+                "won": row.won,
+                "tied": row.tied,
+                "lost": row.lost,
             },
         }
         result = {
@@ -102,53 +222,65 @@ def model_index(name: str, found: Iterable[Comparison]) -> list[dict[str, Any]]:
             "dataset": dataset,
             "metrics": [metric],
         }
-        if not one.judged[0].startswith("local/"):  # which no public hub has
-            url = f"https://huggingface.co/datasets/{one.judged[0]}/tree/{one.judged[1]}"
+        if not judge.repo.startswith("local/"):  # which no public hub has
+            url = f"https://huggingface.co/datasets/{judge.repo}/tree/{judge.tag}"
             result["source"] = {"name": "verdicts", "url": url}
         results.append(result)
     return [{"name": name, "results": results}] if results else []
 
 
-def controlled(row: Mapping[str, Any], unit: str = "chars") -> str:
-    """The length-controlled win rate of a row of `comparisons` as a sentence: with its interval and
-    phi, and with what there is to be wary of. Empty where none was worked out."""
-    found = row.get(f"lc_minimal_{unit}")
-    if not found:
+def read_rates(row: Mapping[str, Any]) -> dict[str, Rate]:
+    """Read every win rate in a row of `comparisons`, by its name there."""
+    return {
+        str(key): Rate(
+            rate=values.number(raw["rate"]),
+            low=values.number(raw.get("low")),
+            high=values.number(raw.get("high")),
+            flag=str(raw.get("flag") or ""),
+            phi=values.number(raw.get("phi")),
+        )
+        for key, raw in row.items()
+        if isinstance(raw, Mapping) and "rate" in raw
+    }
+
+
+def describe_length_control(rates: Mapping[str, Rate]) -> str:
+    """Describe the length-controlled win rate: interval, phi and warning. Empty if none."""
+    controlled = rates.get("lc_minimal_chars")
+    if controlled is None:
         return ""
-    if found["rate"] is None:
-        return f"none: {found['flag']}"
-    said = f"{found['rate']:.1f} %"
-    if found["low"] is not None:
-        said += f" [{found['low']:.1f}, {found['high']:.1f}]"
-    said += f", phi {found['phi']:+.2f}"
-    return f"{said}, {found['flag']}" if found["flag"] else said
+    if controlled.rate is None:
+        return f"none: {controlled.flag}"
+    text = f"{controlled.rate:.1f} %"
+    if controlled.low is not None and controlled.high is not None:
+        text += f" [{controlled.low:.1f}, {controlled.high:.1f}]"
+    if controlled.phi is not None:
+        text += f", phi {controlled.phi:+.2f}"
+    return f"{text}, {controlled.flag}" if controlled.flag else text
 
 
-def _comparison(judge: Manifest, row: dict[str, Any], asked: InputRecord | None) -> Comparison:
-    rate = row.get("win_rate") or {}
-    judged = (judge.repo, judge.tag)
-    return Comparison(
-        reference=row["reference"],
-        judge=judge.stats["judge"],
-        notes=tuple(judge.stats.get("notes", ())),
-        language=row["language"],
-        won=row["won"],
-        tied=row["tied"],
-        lost=row["lost"],
-        unparseable=row.get("unparseable", 0),
-        rate=rate.get("rate"),
-        low=rate.get("low"),
-        high=rate.get("high"),
-        shown=row.get("shown", "no verdict could be read"),
-        in_language=(row.get("in_language") or {}).get("rate"),
-        controlled=controlled(row),
-        worst=(row.get("bounds") or {}).get("worst"),
-        best=(row.get("bounds") or {}).get("best"),
-        consistency=(row.get("consistency") or {}).get("same_share"),
-        seen=row.get("seen_in_training", 0),
-        template=(judge.stats.get("template") or {}).get("name"),
-        revision=judge.stats.get("judge_revision"),
-        served="served" in judge.stats,
-        judged=judged,
-        asked=(asked.repo, asked.tag or "main") if asked and asked.repo else judged,
+def _win_rate(row: Mapping[str, Any]) -> WinRate:
+    bounds = values.mapping(row.get("bounds"))
+    return WinRate(
+        model=str(row.get("model")),
+        reference=str(row.get("reference")),
+        language=str(row.get("language", "all")),
+        won=values.integer(row.get("won")),
+        tied=values.integer(row.get("tied")),
+        lost=values.integer(row.get("lost")),
+        unparseable=values.integer(row.get("unparseable")),
+        shown=str(row.get("shown", "no verdict could be read")),
+        rates=read_rates(row),
+        worst=values.number(bounds.get("worst")),
+        best=values.number(bounds.get("best")),
+        consistency=values.number(values.mapping(row.get("consistency")).get("same_share")),
+        n_seen=values.integer(row.get("seen_in_training")),
     )
+
+
+def _n_seen(manifest: Manifest, model: str) -> int | None:
+    """Count the questions to a model that are among the prompts of training."""
+    by_slice = values.mapping(manifest.stats.get("seen_in_training"))
+    counts = [values.mapping(raw) for name, raw in by_slice.items() if name.endswith(f"/{model}")]
+    checked = [count for count in counts if values.integer(count.get("prompts"))]
+    return sum(values.integer(count.get("seen")) for count in checked) if checked else None

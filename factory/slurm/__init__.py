@@ -1,1 +1,1 @@
-"""Recipes on a SLURM cluster: sites, scripts, what is submitted, and what became of it."""
+"""Recipes on a SLURM cluster: sites, job scripts, submissions and their status."""

@@ -1,4 +1,4 @@
-"""What a plan would take on a cluster: tasks, their time, GPU-hours and node-hours. Pure."""
+"""Cost of a plan on a cluster: tasks, time, GPU-hours and node-hours. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from factory.slurm.site import Site, family_of
 
 @dataclass(frozen=True)
 class StepCost:
-    """One step on a site. `engines` on each node of a task; `seconds` from its start to its end
-    when all tasks run at once; `gpu_hours` and `node_hours` as they are held, at work or not. None
-    where nobody can tell: see estimate."""
+    """Cost of one step on a site. `engines` run on each node of a task; `seconds` is wall time
+    with all tasks at once; `gpu_hours` and `node_hours` are those allocated, idle or not. None
+    where it cannot be estimated: see estimate."""
 
     step: str
     tasks: int
@@ -29,32 +29,34 @@ class StepCost:
 
 
 def costs(
-    steps: Sequence[Step], holdings: Inventory, left: Mapping[str, Estimate], site: Site
+    steps: Sequence[Step], holdings: Inventory, estimates: Mapping[str, Estimate], site: Site
 ) -> list[StepCost]:
-    """Every step that must run, in the order of the line. Tasks beyond `limits.at_once` wait for
-    the others. Raises RecipeError for a step that fits on no node."""
+    """Return the cost of every step that must run, in plan order. Tasks beyond `limits.at_once`
+    wait for the others. Raises RecipeError for a step that fits on no node."""
     return [
-        _cost(step, holdings, left[step.name], site) for step in steps if step.state is State.RUN
+        _cost(step, holdings, estimates[step.name], site)
+        for step in steps
+        if step.state is State.RUN
     ]
 
 
-def _cost(step: Step, holdings: Inventory, todo: Estimate, site: Site) -> StepCost:
+def _cost(step: Step, holdings: Inventory, estimate: Estimate, site: Site) -> StepCost:
     family = site.family(family_of(step.stage, bool(step.served)))
-    cut = sizes.size(step, family, todo.shards)
+    cut = sizes.size(step, family, estimate.shards)
     nodes = 1 if cut.tasks * cut.engines > 1 else family.nodes
-    shape = StepCost(step.name, cut.tasks, cut.engines, family.gpus, nodes)
+    untimed = StepCost(step.name, cut.tasks, cut.engines, family.gpus, nodes)
     pace = paced(step, holdings)
-    if todo.rows is None or pace is None:
-        return shape
-    amount = work(step, todo.rows)
+    if estimate.rows is None or pace is None:
+        return untimed
+    amount = work(step, estimate.rows)
     seconds = pace.seconds(amount, engines_of(step) or cut.tasks * cut.engines)
     if seconds is None:
-        return shape
+        return untimed
     at_once = min(cut.tasks, site.limits.at_once or cut.tasks)
     rounds = -(-cut.tasks // at_once)
-    held = cut.tasks * nodes * seconds / 3600
+    node_hours = cut.tasks * nodes * seconds / 3600
     return StepCost(
         step.name, cut.tasks, cut.engines, family.gpus, nodes,
-        seconds=rounds * seconds, gpu_hours=held * family.gpus, node_hours=held,
+        seconds=rounds * seconds, gpu_hours=node_hours * family.gpus, node_hours=node_hours,
         device=pace.device,
     )  # fmt: skip

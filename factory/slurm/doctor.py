@@ -1,5 +1,4 @@
-"""Whether a site is as its file says, as far as can be told from a login node, and in a job of a
-minute for what cannot."""
+"""Checks of a site from a login node, and of its nodes in a job of a minute."""
 
 from __future__ import annotations
 
@@ -23,14 +22,14 @@ PACKAGES: dict[FamilyName, tuple[str, ...]] = {
     "euroeval": ("factory",),
     "cpu": ("factory", "torch", "transformers", "peft"),
 }
-_WHOSE = "look yourself: sacctmgr show associations user=$USER format=account"
+_WHOSE = "check by hand: sacctmgr show associations user=$USER format=account"
 _GPUS = "import torch; print(torch.cuda.device_count())"
 
 
 def check(site: Site, home: Path, job: bool = False, run: Run = call) -> list[Check]:
-    """A line for each thing that a submission needs. With `job`, each family is also given a node
-    for a minute, to see whether packages and GPUs are there: that waits in the queue."""
-    found = [
+    """Return a line for each thing that a submission needs. With `job`, each family also gets a
+    node for a minute, to check packages and GPUs: that job waits in the queue."""
+    results = [
         *_commands(site),
         *_account(site, run),
         *_partitions(site, run),
@@ -39,9 +38,11 @@ def check(site: Site, home: Path, job: bool = False, run: Run = call) -> list[Ch
         *_secrets(site),
         _scratch(home, site),
     ]
-    if job and not any(one.state == "failed" for one in found):
-        found += [one for name, family in _families(site) for one in _job(site, name, family, run)]
-    return found
+    if job and not any(result.state == "failed" for result in results):
+        results += [
+            result for name, family in _families(site) for result in _job(site, name, family, run)
+        ]
+    return results
 
 
 def _families(site: Site) -> list[tuple[FamilyName, Family]]:
@@ -72,70 +73,70 @@ def _commands(site: Site) -> Iterator[Check]:
             "where a module brings it, put module load into setup:",
         )
     if not shutil.which("sacct"):
-        yield Check("sacct", "warning", "not here", "factory status will know no cost")
+        yield Check("sacct", "warning", "not here", "factory status shows no GPU-hours")
 
 
 def _account(site: Site, run: Run) -> Iterator[Check]:
     if site.account is None:
         return
     try:
-        said = run(["sacctmgr", "--noheader", "--parsable2", "show", "associations",
+        output = run(["sacctmgr", "--noheader", "--parsable2", "show", "associations",
                     f"user={os.environ.get('USER', '')}", "format=account"])  # fmt: skip
     except WorkError as error:
         yield Check("account", "warning", f"{site.account}, not looked up: {error.what}", _WHOSE)
         return
-    mine = set(said.split())
-    if site.account in mine:
+    accounts = set(output.split())
+    if site.account in accounts:
         yield Check("account", "ok", site.account)
     else:
-        has = ", ".join(sorted(mine)) or "none"
-        yield Check("account", "failed", f"{site.account} is not yours", f"you have {has}")
+        names = ", ".join(sorted(accounts)) or "none"
+        yield Check("account", "failed", f"{site.account} is not yours", f"you have {names}")
 
 
 def _partitions(site: Site, run: Run) -> Iterator[Check]:
     try:
-        said = run(["sinfo", "--noheader", "--format=%R|%l|%G|%a"])
+        output = run(["sinfo", "--noheader", "--format=%R|%l|%G|%a"])
     except WorkError as error:
-        wants = ", ".join(dict.fromkeys(family.partition for _, family in _families(site)))
-        yield Check("partitions", "failed", f"{wants}, not looked up: {error.what}", error.fix)
+        names = ", ".join(dict.fromkeys(family.partition for _, family in _families(site)))
+        yield Check("partitions", "failed", f"{names}, not looked up: {error.what}", error.fix)
         return
-    there: dict[str, list[str]] = {}
-    for line in said.splitlines():
-        name, *facts = line.strip().split("|")
-        there[name] = [*there.get(name, []), *facts]
+    partitions: dict[str, list[str]] = {}
+    for line in output.splitlines():
+        name, *columns = line.strip().split("|")
+        partitions[name] = [*partitions.get(name, []), *columns]
     for name, family in _families(site):
-        has = there.get(family.partition)
-        if has is None:
+        facts = partitions.get(family.partition)
+        if facts is None:
             yield Check(
                 f"{name}: partition", "failed", f"no {family.partition} here",
-                f"there are {', '.join(sorted(there))}",
+                f"there are {', '.join(sorted(partitions))}",
             )  # fmt: skip
-        elif family.gpus and not any("gpu" in fact for fact in has):
+        elif family.gpus and not any("gpu" in fact for fact in facts):
             yield Check(
                 f"{name}: partition", "failed", f"{family.partition} has no GPUs",
                 "name another partition, or set gpus: 0",
             )  # fmt: skip
         else:
-            yield Check(f"{name}: partition", "ok", f"{family.partition}, up to {has[0]}")
+            yield Check(f"{name}: partition", "ok", f"{family.partition}, up to {facts[0]}")
 
 
 def _limits(site: Site, run: Run) -> Iterator[Check]:
     try:
-        said = run(["scontrol", "show", "config"])
+        output = run(["scontrol", "show", "config"])
     except WorkError as error:
         yield Check(
             "limits.array", "warning", f"{site.limits.array}, not looked up: {error.what}",
-            "look yourself: scontrol show config | grep MaxArraySize",
+            "check by hand: scontrol show config | grep MaxArraySize",
         )  # fmt: skip
         return
-    for line in said.splitlines():
+    for line in output.splitlines():
         if line.split("=")[0].strip() == "MaxArraySize":
-            most = int(line.split("=")[1])
-            fits = site.limits.array <= most
+            array_max = int(line.split("=")[1])
+            allowed = site.limits.array <= array_max
             yield Check(
-                "limits.array", "ok" if fits else "failed",
-                f"{site.limits.array}, and MaxArraySize is {most}",
-                "" if fits else f"set limits.array to {most} or less",
+                "limits.array", "ok" if allowed else "failed",
+                f"{site.limits.array}, and MaxArraySize is {array_max}",
+                "" if allowed else f"set limits.array to {array_max} or less",
             )  # fmt: skip
 
 
@@ -144,15 +145,15 @@ def _images(site: Site) -> Iterator[Check]:
         image = family.container
         if image is None:
             continue
-        there = image.is_file() and os.access(image, os.R_OK)
+        readable = image.is_file() and os.access(image, os.R_OK)
         yield Check(
-            f"{name}: container", "ok" if there else "failed", str(image),
-            "" if there else _built(site, name, image),
+            f"{name}: container", "ok" if readable else "failed", str(image),
+            "" if readable else _built(site, name, image),
         )  # fmt: skip
 
 
 def _built(site: Site, name: FamilyName, image: Path) -> str:
-    """How to come by an image that is not there."""
+    """Return the fix for a missing image."""
     if name == "euroeval":
         return (
             "an image with EuroEval's own environment (docs/euroeval.md); without that stage, none"
@@ -160,7 +161,7 @@ def _built(site: Site, name: FamilyName, image: Path) -> str:
     of = "train" if name == "cpu" else name
     return (
         f"where there is a network, from a checkout: {site.runtime} build {image.name} "
-        f"slurm/containers/{of}.def; then lay it at {image.parent}/"
+        f"slurm/containers/{of}.def; then copy it to {image.parent}/"
     )
 
 
@@ -178,13 +179,13 @@ def _secrets(site: Site) -> Iterator[Check]:
 
 
 def _scratch(home: Path, site: Site) -> Check:
-    """Whether state can be written, and locks hold there: tasks on several nodes rely on them."""
+    """Check that state can be written and locks hold: tasks on several nodes rely on them."""
     import fcntl
 
     if site.scratch is not None and site.scratch not in home.parents:
         return Check(
             "home", "warning", f"{home} is not below {site.scratch}",
-            f"export FACTORY_HOME={site.scratch}/…/factory: nodes must see it, and it grows",
+            f"export FACTORY_HOME={site.scratch}/…/factory: nodes must reach it, and it grows",
         )  # fmt: skip
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -202,7 +203,7 @@ def _scratch(home: Path, site: Site) -> Check:
 
 
 def _job(site: Site, name: FamilyName, family: Family, run: Run) -> Iterator[Check]:
-    """What a node of a family has, seen in a job."""
+    """Check the packages and GPUs of a node of a family, in a job."""
     python = f"{Path(family.factory).parent}/python" if "/" in family.factory else "python3"
     code = "; ".join(f"import {package}" for package in PACKAGES[name])
     gpus = family.gpus
@@ -210,24 +211,24 @@ def _job(site: Site, name: FamilyName, family: Family, run: Run) -> Iterator[Che
     lines = [*site.setup, *family.setup, f'{inside} {python} -c "{code}"']
     if gpus:
         lines.append(f'{inside} {python} -c "{_GPUS}"')
-    asked = {"account": site.account, "partition": family.partition, "qos": family.qos}
+    options = {"account": site.account, "partition": family.partition, "qos": family.qos}
     request = "--gpus-per-node=" if site.gpu_request == "gpus-per-node" else "--gres=gpu:"
     command = [
         "srun", "--time=5", "--ntasks=1", "--quiet",
-        *(f"--{key}={value}" for key, value in asked.items() if value),
+        *(f"--{key}={value}" for key, value in options.items() if value),
         *([f"{request}{gpus}"] if gpus else []),
         "bash", "-lc", "set -e\n" + "\n".join(lines),
     ]  # fmt: skip
     try:
-        said = run(command).split()
+        output = run(command).split()
     except (WorkError, subprocess.SubprocessError) as error:
         what = error.what if isinstance(error, WorkError) else str(error)
-        yield Check(f"{name}: job", "failed", what, "run that line in a job of your own and look")
+        yield Check(f"{name}: job", "failed", what, "run that command in a job of your own")
         return
     yield Check(f"{name}: packages", "ok", ", ".join(PACKAGES[name]))
     if gpus:
-        seen = int(said[-1]) if said and said[-1].isdecimal() else 0
+        n_gpus = int(output[-1]) if output and output[-1].isdecimal() else 0
         yield Check(
-            f"{name}: GPUs", "ok" if seen == gpus else "failed", f"{seen} of {gpus} are seen",
-            "" if seen == gpus else "look at gpu:, gpu_request: and the container's ROCm or CUDA",
+            f"{name}: GPUs", "ok" if n_gpus == gpus else "failed", f"{n_gpus} of {gpus} visible",
+            "" if n_gpus == gpus else "check gpu:, gpu_request: and the container's ROCm or CUDA",
         )  # fmt: skip

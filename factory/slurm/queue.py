@@ -1,4 +1,4 @@
-"""SLURM's queue by its own commands: sbatch, squeue, scontrol, scancel; sacct where it works."""
+"""SLURM's queue by its own commands: sbatch, squeue, scontrol, scancel; sacct where available."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Queued:
 
     @property
     def running(self) -> bool:
-        """Whether it is at work on a node."""
+        """Whether it runs on a node."""
         return self.state in ("RUNNING", "COMPLETING", "SUSPENDED")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What SLURM still knows of a job that is over: how it ended, with which code, and where."""
+    """A job that is over, as SLURM reports it: state, exit code and node."""
 
     id: str
     array: str
@@ -55,57 +55,57 @@ class Ended:
 
 
 def call(command: Sequence[str]) -> str:
-    """Run one of SLURM's commands. Raises WorkError with what it said."""
+    """Run one of SLURM's commands. Raises WorkError with its message."""
     if shutil.which(command[0]) is None:
         raise WorkError(
             f"there is no {command[0]} here",
-            "run this where SLURM is: on a login node (submit --dry-run prints scripts anywhere)",
+            "run this on a login node of the cluster (submit --dry-run prints scripts anywhere)",
         )
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_PATIENCE, check=False
         )
     except subprocess.TimeoutExpired:
-        raise WorkError(f"{command[0]} gave no answer", "try again: SLURM is busy") from None
+        raise WorkError(f"{command[0]} did not answer", "try again: SLURM is busy") from None
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()
-        raise WorkError(f"{command[0]}: {redact(said[-1])}", _fix(command[0], done.stderr))
+        lines = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()
+        raise WorkError(f"{command[0]}: {redact(lines[-1])}", _fix(command[0], done.stderr))
     return done.stdout
 
 
-def _fix(command: str, said: str) -> str:
-    for sign, fix in (
-        ("configuration source", "this machine is of no cluster: run it on a login node of one"),
-        ("account", "say which account in the site's file: account:"),
-        ("partition", "look at sinfo, and mend partition: in the site's file"),
-        ("QOS", "look at the site's limits, and set limits.submitted in its file"),
+def _fix(command: str, message: str) -> str:
+    for pattern, fix in (
+        ("configuration source", "this machine is not part of a cluster: run this on a login node"),
+        ("account", "set account: in the site's file"),
+        ("partition", "correct partition: in the site's file; sinfo lists partitions"),
+        ("QOS", "set limits.submitted in the site's file to the limit of the QOS"),
         ("array", "set limits.array in the site's file: scontrol show config | grep MaxArraySize"),
-        ("time limit", "mend time: in the site's file"),
+        ("time limit", "correct time: in the site's file"),
         ("Socket timed out", "try again: SLURM is busy"),
     ):
-        if sign.lower() in said.lower():
+        if pattern.lower() in message.lower():
             return fix
-    return "look at the site's file and at sinfo" if command == "sbatch" else "try again"
+    return "check the site's file against sinfo" if command == "sbatch" else "try again"
 
 
 class Queue:
-    """The queue, as this user sees it."""
+    """The queue of this user."""
 
     def __init__(self, run: Runner = call) -> None:
         self._run = run
 
     def jobs(self) -> list[Queued]:
-        """All of this user's jobs, each task of an array on its own."""
+        """Return this user's jobs, each task of an array by itself."""
         user = getpass.getuser()
-        said = self._run(
+        output = self._run(
             ["squeue", "--noheader", "--array", f"--user={user}", f"--format={_FORMAT}"]
         )
-        found = []
-        for line in said.splitlines():
+        jobs = []
+        for line in output.splitlines():
             id_, array, index, state, reason, node, start, name = line.strip().split("|", 7)
             number = int(index) if index.isdecimal() else None
-            found.append(Queued(id_, array, number, state, reason, node, start, name))
-        return found
+            jobs.append(Queued(id_, array, number, state, reason, node, start, name))
+        return jobs
 
     def submit(
         self,
@@ -114,30 +114,31 @@ class Queue:
         array: str | None = None,
         offset: int = 0,
     ) -> str:
-        """Hand a script in, to start when `after` (jobs by what is asked of them) allows it.
-        Returns the job's id."""
-        given = [f"--array={array}"] if array is not None else []
-        command = ["sbatch", "--parsable", *dependency(after), *given, str(script), str(offset)]
+        """Submit a script to start after other jobs, by condition (afterok, afterany). Returns
+        the job's id."""
+        command = ["sbatch", "--parsable", *dependency(after)]
+        command += [f"--array={array}"] if array is not None else []
+        command += [str(script), str(offset)]
         return self._run(command).strip().splitlines()[-1].partition(";")[0]
 
     def cancel(self, jobs: Iterable[str]) -> None:
-        """Take jobs out of the queue and end those that run; those that are over stay over."""
-        if found := list(dict.fromkeys(jobs)):
-            self._run(["scancel", *found])
+        """Cancel jobs, waiting or running; those that are over are not affected."""
+        if ids := list(dict.fromkeys(jobs)):
+            self._run(["scancel", *ids])
 
     def ended(self, jobs: Collection[str]) -> list[Ended]:
-        """How jobs ended, as far as anybody knows: by sacct, or by scontrol, which forgets after
-        some minutes."""
+        """Return how jobs ended, from sacct, else from scontrol, which forgets after some
+        minutes."""
         if not jobs:
             return []
         try:
-            said = self._run(
+            output = self._run(
                 ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}",
                  "--format=JobID,State,ExitCode,NodeList,ElapsedRaw,AllocTRES"]
             )  # fmt: skip
         except WorkError:
-            return [one for job in jobs for one in self._shown(job)]
-        return read_sacct(said)
+            return [ended for job in jobs for ended in self._shown(job)]
+        return read_sacct(output)
 
     def _shown(self, job: str) -> list[Ended]:
         try:
@@ -146,40 +147,40 @@ class Queue:
             return []  # forgotten
 
 
-def read_scontrol(said: str) -> list[Ended]:
-    """Jobs that are over, from `scontrol --oneliner show job`."""
-    found = []
-    for line in said.splitlines():
-        facts = dict(re.findall(r"(\S+?)=(\S*)", line))
-        state = facts.get("JobState", "")
+def read_scontrol(output: str) -> list[Ended]:
+    """Parse jobs that are over from `scontrol --oneliner show job`."""
+    ended = []
+    for line in output.splitlines():
+        fields = dict(re.findall(r"(\S+?)=(\S*)", line))
+        state = fields.get("JobState", "")
         if not state or state in _ALIVE:
             continue
-        index = facts.get("ArrayTaskId", "")
-        found.append(
+        index = fields.get("ArrayTaskId", "")
+        ended.append(
             Ended(
-                id=facts["JobId"],
-                array=str(facts.get("ArrayJobId") or facts["JobId"]),
+                id=fields["JobId"],
+                array=str(fields.get("ArrayJobId") or fields["JobId"]),
                 index=int(index) if index.isdecimal() else None,
                 state=state,
-                code=_code(facts.get("ExitCode", "0:0")),
-                node=_node(facts.get("NodeList", "")),
+                code=_code(fields.get("ExitCode", "0:0")),
+                node=_node(fields.get("NodeList", "")),
             )
         )
-    return found
+    return ended
 
 
-def read_sacct(said: str) -> list[Ended]:
-    """Jobs that are over, from `sacct --parsable2`."""
-    found = []
-    for line in said.splitlines():
-        id_, state, code, node, seconds, given = line.split("|")
+def read_sacct(output: str) -> list[Ended]:
+    """Parse jobs that are over from `sacct --parsable2`."""
+    ended = []
+    for line in output.splitlines():
+        id_, state, code, node, seconds, tres = line.split("|")
         state = state.split()[0]  # CANCELLED by 1000
         if state in _ALIVE:
             continue
         array, _, index = id_.partition("_")
         number = int(index) if index.isdecimal() else None
-        gpus = re.search(r"gres/gpu=(\d+)", given)
-        found.append(
+        gpus = re.search(r"gres/gpu=(\d+)", tres)
+        ended.append(
             Ended(
                 id_,
                 array,
@@ -191,28 +192,28 @@ def read_sacct(said: str) -> list[Ended]:
                 int(gpus[1]) if gpus else 0,
             )
         )
-    return found
+    return ended
 
 
-def _code(said: str) -> int:
-    """`code:signal` as a shell would say it."""
-    code, _, signal = said.partition(":")
+def _code(exit_code: str) -> int:
+    """Return SLURM's `code:signal` as a shell's exit code."""
+    code, _, signal = exit_code.partition(":")
     return int(code) or (128 + int(signal) if signal.isdecimal() and int(signal) else 0)
 
 
-def _node(said: str) -> str:
-    return "" if said in ("(null)", "None assigned") else said
+def _node(nodes: str) -> str:
+    return "" if nodes in ("(null)", "None assigned") else nodes
 
 
 def clean_environment() -> None:
-    """Options of sbatch that lie in the environment would go over what a script says."""
+    """Remove options of sbatch from the environment: they would override the script's."""
     for name in [name for name in os.environ if name.startswith("SBATCH_")]:
         if name not in ("SBATCH_ACCOUNT", "SBATCH_RESERVATION"):
             del os.environ[name]
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers as sbatch takes them: 0-3,7."""
+    """Format numbers as sbatch takes them: 0-3,7."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and runs[-1][1] == number - 1:

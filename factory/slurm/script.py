@@ -1,5 +1,5 @@
-"""A script for sbatch, from a site and what one job of a step is to do. Pure but for the template,
-which lies beside the sites; tokens are no part of it."""
+"""Job scripts for sbatch, from a site and one job of a step. Pure but for the template; tokens
+are no part of it."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ class ScriptJob:
 
     @property
     def file(self) -> str:
-        """What its files are called."""
+        """Stem of its script, logs and exit files."""
         return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', self.step).strip('-')}-{self.kind}"
 
 
 def render(work: ScriptJob, site: Site) -> str:
-    """The script. Raises RecipeError for a family that the site does not have."""
+    """Return the script. Raises RecipeError for a family that the site does not have."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     family = site.family(work.family)
-    small = site.cpu if work.kind in ("seal", "fetch") else family  # these need no GPU
+    run_family = site.cpu if work.kind in ("seal", "fetch") else family  # these need no GPU
     environment = Environment(
         loader=FileSystemLoader(shipped("slurm")),
         undefined=StrictUndefined,
@@ -77,10 +77,10 @@ def render(work: ScriptJob, site: Site) -> str:
             "secrets": site.secrets if work.kind == "fetch" or work.served else None,
             "meets": work.kind == "whole" and family.nodes > 1,
         },
-        options=_options(site, small, work),
+        options=_options(site, run_family, work),
         setup=[*site.setup, *family.setup],
         environment=_environment(site, family, work),
-        command=_command(site, family, small, work),
+        command=_command(site, family, run_family, work),
         requeue=site.limits.requeue if work.kind in ("array", "whole") else 0,
     )
 
@@ -95,12 +95,12 @@ def _what(work: ScriptJob) -> str:
 
 
 def _options(site: Site, family: Family, work: ScriptJob) -> list[str]:
-    """What sbatch is asked for, a line each."""
+    """Return the options of sbatch, a line each."""
     gpus = family.gpus if work.kind in ("array", "whole") else 0
     # of sbatch's own: a seal works on one node, whatever its steps were spread over
     nodes = family.nodes if work.kind == "whole" else 1
     tasks = work.engines if work.kind == "array" else 1
-    given = {
+    options = {
         "account": site.account,
         "partition": family.partition,
         "qos": family.qos,
@@ -112,7 +112,7 @@ def _options(site: Site, family: Family, work: ScriptJob) -> list[str]:
         "cpus-per-task": max(1, family.cpus // tasks) if family.cpus else None,
         "constraint": family.constraint,
     }
-    lines = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    lines = [f"--{name}={value}" for name, value in options.items() if value is not None]
     if gpus:
         request = "--gpus-per-node=" if site.gpu_request == "gpus-per-node" else "--gres=gpu:"
         lines.append(f"{request}{gpus}")
@@ -128,18 +128,18 @@ def _options(site: Site, family: Family, work: ScriptJob) -> list[str]:
 
 def _environment(site: Site, family: Family, work: ScriptJob) -> dict[str, str]:
     offline = OFFLINE if work.kind != "fetch" else {"PYTHONUNBUFFERED": "1"}
-    own = {"FACTORY_HOME": str(work.home)}
-    said = {**offline, **site.environment, **family.environment, **own}
-    return {name: quoted(value) for name, value in said.items()}
+    home = {"FACTORY_HOME": str(work.home)}
+    variables = {**offline, **site.environment, **family.environment, **home}
+    return {name: quoted(value) for name, value in variables.items()}
 
 
 def quoted(value: str) -> str:
-    """A value in double quotes: `$NAME` in it is filled in on the node, nothing is run."""
+    """Quote a value for bash: `$NAME` is expanded on the node, commands are not run."""
     return '"' + re.sub(r'(["\\`]|\$\()', r"\\\1", value) + '"'
 
 
-def _command(site: Site, family: Family, small: Family, work: ScriptJob) -> list[str]:
-    """What is run on each node, or for each engine, a line for each part."""
+def _command(site: Site, family: Family, run_family: Family, work: ScriptJob) -> list[str]:
+    """Return the command of each node or engine, a line for each part."""
     lines = []
     if work.kind == "array" and work.engines > 1:
         masks = family.masks(work.engines)
@@ -151,29 +151,31 @@ def _command(site: Site, family: Family, small: Family, work: ScriptJob) -> list
             f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --kill-on-bad-exit=1"
         )
     if family.container is not None:
-        gpus = small.gpus > 0 and work.kind in ("array", "whole")
+        gpus = run_family.gpus > 0 and work.kind in ("array", "whole")
         lines += container(site, family, [str(work.home)], gpus)
     words = ["task", str(work.record), work.step]
-    told = {
+    options = {
         "fetch": ["--fetch"],
         "array": ["--engines", str(work.engines), "--gpus", str(work.gpus)],
         "whole": [],
         "seal": ["--seal"],
     }[work.kind]
     part = [f'--shard "$index/{work.tasks}"'] if work.kind == "array" else []
-    return [*lines, " ".join([family.factory, *map(shlex.quote, words), *part, *told])]
+    return [*lines, " ".join([family.factory, *map(shlex.quote, words), *part, *options])]
 
 
 def container(site: Site, family: Family, binds: Sequence[str], gpus: bool) -> list[str]:
-    """What runs a program in a family's image, a line for each part."""
+    """Return the command that runs a program in a family's image, a line for each part."""
     flag = {"rocm": " --rocm", "cuda": " --nv", "none": ""}[site.gpu if gpus else "none"]
     all_binds = dict.fromkeys([*binds, *site.binds, *family.binds])
-    shown = f" --bind {shlex.quote(','.join(all_binds))}" if all_binds else ""
-    return [f"{site.runtime} exec{flag}{shown}", shlex.quote(str(family.container))]
+    bind_option = f" --bind {shlex.quote(','.join(all_binds))}" if all_binds else ""
+    return [f"{site.runtime} exec{flag}{bind_option}", shlex.quote(str(family.container))]
 
 
 def dependency(after: Mapping[str, Sequence[str]]) -> list[str]:
-    """`--dependency` for jobs by what is asked of them (afterok, afterany); whoever waits for
-    what can no longer happen is taken out of the queue."""
-    asked = [f"{how}:{':'.join(jobs)}" for how, jobs in after.items() if jobs]
-    return [f"--dependency={','.join(asked)}", "--kill-on-invalid-dep=yes"] if asked else []
+    """Return the options for dependencies on jobs, by condition (afterok, afterany). A job whose
+    condition cannot be met any more is cancelled."""
+    conditions = [f"{condition}:{':'.join(jobs)}" for condition, jobs in after.items() if jobs]
+    return (
+        [f"--dependency={','.join(conditions)}", "--kill-on-invalid-dep=yes"] if conditions else []
+    )

@@ -1,5 +1,8 @@
-"""A site: one cluster, in one YAML file. What is asked of it for each family of stages, what it
-allows, and what a script needs to know of it. Nothing here changes what is made."""
+"""A site: one cluster, in one YAML file.
+
+It holds the resources of each family of stages, the cluster's limits, and the settings of a job
+script. Nothing here changes the results.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,11 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY", re.IGNORECASE)
 
 
 class TaskLimits(Knobs):
-    """What the cluster allows. `array`: tasks in one array (its MaxArraySize; more are submitted
-    as several arrays). `at_once`: tasks of a step that may run at the same time. `submitted`: jobs
-    a user may have in the queue, each task of an array counted. `requeue`: how often a job that
-    was told to stop puts itself back; 0 where jobs may not. `warn`: seconds before its time is
-    over at which a job is told; a shard or a checkpoint should be done in that time."""
+    """Limits of the cluster. `array`: tasks in one array (its MaxArraySize; more are submitted
+    as several arrays). `at_once`: tasks of a step that may run at the same time. `submitted`:
+    jobs a user may have in the queue, each task of an array counted. `requeue`: how often a job
+    that runs out of time requeues itself; 0 where jobs may not. `warn`: seconds before its time
+    limit at which a job gets a signal; enough for a shard or a checkpoint."""
 
     array: int = Field(1000, ge=1)
     at_once: int | None = Field(None, ge=1)
@@ -42,9 +45,9 @@ class TaskLimits(Knobs):
 
 
 class Shell(Knobs):
-    """What a script does before the factory starts. `setup`: lines of bash, such as `module load`;
-    `environment`: exported, `$NAME` in it is filled in on the node; `binds`: directories that a
-    container shows beside the home directory of the factory."""
+    """Shell commands before the factory starts. `setup`: lines of bash, such as `module load`;
+    `environment`: exported variables, `$NAME` is expanded on the node; `binds`: directories
+    bound into a container beside the factory's home."""
 
     setup: tuple[str, ...] = ()
     environment: dict[str, str] = Field(default_factory=dict)
@@ -55,19 +58,19 @@ class Shell(Knobs):
     def _plain(cls, value: Any) -> Any:
         for name in value if isinstance(value, dict) else ():
             if not _VARIABLE.fullmatch(str(name)):
-                raise ValueError(f"{name!r} is no name of a variable")
+                raise ValueError(f"{name!r} is not a variable name")
             if _SECRET.search(str(name)):
                 raise ValueError(
-                    f"{name} would stand in every script: put it into the file that secrets: names"
+                    f"{name} would be readable in every script: put it into the file of secrets:"
                 )
         return value
 
 
 class Family(Shell):
-    """What one family of stages asks for: `gpus` on each of `nodes`, or the whole node if
-    `exclusive`. `container` is an image file; without, `factory` is run on the node itself.
-    `cpu_masks`: for each GPU of a whole node, in order, the cores nearest to it (hexadecimal).
-    `tasks` is the most a step is cut into, `shards` what each engine of a task should get."""
+    """Resources of one family of stages: `gpus` on each of `nodes`, or the whole node if
+    `exclusive`. `container` is an image file; without it, `factory` runs on the node itself.
+    `cpu_masks`: for each GPU of a whole node, in order, the nearest cores (hexadecimal). `tasks`
+    is the most tasks of a step, `shards` the shards for each engine of a task."""
 
     partition: str
     time: str
@@ -104,7 +107,7 @@ class Family(Shell):
     def _masks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for mask in value:
             if not re.fullmatch(r"[0-9a-f]+", mask):
-                raise ValueError(f"{mask!r} is no mask in hexadecimal")
+                raise ValueError(f"{mask!r} is not a hexadecimal mask")
         return value
 
     @model_validator(mode="after")
@@ -114,19 +117,19 @@ class Family(Shell):
         return self
 
     def masks(self, engines: int) -> list[str]:
-        """For each of so many engines of a node the cores near its GPUs; none where the site has
-        no masks, or the engines do not share out its GPUs evenly."""
-        each, odd = divmod(len(self.cpu_masks), engines)
-        if odd or not each:
+        """Return the cores near the GPUs of each engine on a node; none where the site has no
+        masks, or the engines do not divide its GPUs evenly."""
+        per_engine, remainder = divmod(len(self.cpu_masks), engines)
+        if remainder or not per_engine:
             return []
-        groups = (self.cpu_masks[n * each : (n + 1) * each] for n in range(engines))
-        found = []
+        groups = (self.cpu_masks[n * per_engine : (n + 1) * per_engine] for n in range(engines))
+        masks = []
         for group in groups:
             cores = 0
             for mask in group:
                 cores |= int(mask, 16)
-            found.append(f"{cores:x}")
-        return found
+            masks.append(f"{cores:x}")
+        return masks
 
 
 class Site(Shell):
@@ -149,31 +152,32 @@ class Site(Shell):
     cpu: Family
 
     def family(self, name: FamilyName) -> Family:
-        """Raises RecipeError for one that the site does not have."""
-        found: Family | None = getattr(self, name)
-        if found is None:
+        """Return a family's resources. Raises RecipeError for one that the site does not have."""
+        family: Family | None = getattr(self, name)
+        if family is None:
             raise RecipeError(
-                f"the site {self.name} says nothing of {name}", f"add {name}: to its file"
+                f"the site {self.name} has no resources for {name}", f"add {name}: to its file"
             )
-        return found
+        return family
 
     def differs(self, name: FamilyName, variables: Sequence[str]) -> bool:
-        """Whether tasks of a family may see another disk, another factory or other values of these
-        variables than the node that they are submitted from."""
+        """Return whether tasks of a family may have another disk, another factory or other
+        values of these variables than the login node."""
         family = self.family(name)
         if family.container is not None or family.factory != "factory":
             return True
         return any(self.says(name, variable) for variable in variables)
 
     def says(self, name: FamilyName, variable: str) -> bool:
-        """Whether tasks of a family are given this variable."""
+        """Return whether tasks of a family get this variable."""
         family = self.family(name)
-        said = "\n".join((*self.setup, *family.setup, *self.environment, *family.environment))
-        return variable in said
+        text = "\n".join((*self.setup, *family.setup, *self.environment, *family.environment))
+        return variable in text
 
 
 def family_of(stage: Stage, served: bool = False) -> FamilyName:
-    """Which family a stage asks its resources of; `served`: it asks a model that runs elsewhere."""
+    """Return the family whose resources a stage uses; `served`: its model runs on a server
+    elsewhere."""
     if stage.name == "euroeval":
         return "euroeval"
     if stage.from_ is not None or served:
@@ -184,32 +188,32 @@ def family_of(stage: Stage, served: bool = False) -> FamilyName:
 
 
 def places(home: Path) -> list[Path]:
-    """Where sites are looked for by name, in order."""
+    """Return the directories with sites, in order of search."""
     return [Path("sites"), home / "sites", shipped("slurm/sites")]
 
 
 def find(name: str, home: Path) -> Path:
-    """The file for a path or a name. Raises RecipeError."""
+    """Return the file for a path or a name. Raises RecipeError."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise RecipeError(f"no site at {name}", "check the path")
         return path
-    known: dict[str, Path] = {}
+    sites: dict[str, Path] = {}
     for place in places(home):
         for file in sorted(place.glob("*.yaml")):
-            known.setdefault(file.stem, file)
-    if name not in known:
+            sites.setdefault(file.stem, file)
+    if name not in sites:
         raise RecipeError(
-            f"no site called {name!r}{nearest(name, known)}",
-            f"give a path to a .yaml file, or one of {', '.join(sorted(known))}",
+            f"no site called {name!r}{nearest(name, sites)}",
+            f"give a path to a .yaml file, or one of {', '.join(sorted(sites))}",
         )
-    return known[name]
+    return sites[name]
 
 
 def load(name: str, home: Path) -> Site:
-    """The site at a path or of a name; `extends:` names the one that it changes. Raises
-    RecipeError that names the line and the nearest right word."""
+    """Load the site at a path or of a name; `extends:` names the site that it changes. Raises
+    RecipeError with the line and the nearest valid key."""
     path = find(name, home)
     document = _read(path, home, ())
     _fill_in(document)
@@ -220,40 +224,40 @@ def load(name: str, home: Path) -> Site:
         raise explain(error, document, Site, "the site") from None
 
 
-def _read(path: Path, home: Path, seen: tuple[Path, ...]) -> config.Document:
-    if path.resolve() in seen:
-        raise RecipeError(f"{path} extends itself", "break the circle")
+def _read(path: Path, home: Path, chain: tuple[Path, ...]) -> config.Document:
+    if path.resolve() in chain:
+        raise RecipeError(f"{path} extends itself", "remove extends: from one of them")
     document = config.parse(path.read_text(encoding="utf-8"), path.name)
     if not isinstance(document.data, dict):
-        raise RecipeError(f"{path} holds no site", "start from one of slurm/sites/")
+        raise RecipeError(f"{path} is not a site file", "start from one of slurm/sites/")
     if "extends" not in document.data:
         return document
-    above = find(str(document.data.pop("extends")), home)
-    base = _read(above, home, (*seen, path.resolve()))
+    parent = find(str(document.data.pop("extends")), home)
+    base = _read(parent, home, (*chain, path.resolve()))
     merged = merge(base.data, document.data)
     return config.Document(merged, {**base.places, **document.places})
 
 
 def _fill_in(document: config.Document) -> None:
-    """Fill in `$NAME` where a value is needed here and not on a node: what is known when jobs are
-    submitted. Raises RecipeError for a variable that is not set."""
+    """Expand `$NAME` in values that are needed at submission, not on a node. Raises RecipeError
+    for a variable that is not set."""
 
-    def filled(value: Any, path: tuple[str | int, ...]) -> Any:
+    def expand(value: Any, path: tuple[str | int, ...]) -> Any:
         if isinstance(value, dict):
             return {
-                key: one if key in ("environment", "setup") else filled(one, (*path, key))
-                for key, one in value.items()
+                key: item if key in ("environment", "setup") else expand(item, (*path, key))
+                for key, item in value.items()
             }
         if isinstance(value, list):
-            return [filled(one, (*path, number)) for number, one in enumerate(value)]
+            return [expand(item, (*path, number)) for number, item in enumerate(value)]
         if not isinstance(value, str):
             return value
         full = os.path.expanduser(os.path.expandvars(value))  # noqa: PTH111  (also in binds)
-        if left := re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", full):
+        if unset := re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", full):
             raise RecipeError(
-                f"{document.place(path)}: {left[1]} is not set",
-                f"export {left[1]}=…, or write the value into a site of your own",
+                f"{document.place(path)}: {unset[1]} is not set",
+                f"export {unset[1]}=…, or write the value into a site of your own",
             )
         return full
 
-    document.data = filled(document.data, ())
+    document.data = expand(document.data, ())

@@ -1,4 +1,4 @@
-"""How a step is cut into jobs: engines on a node, tasks of an array, arrays of what a site allows.
+"""Split a step into jobs: engines on a node, tasks of an array, arrays within a site's limits.
 Pure."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from factory.slurm.site import Family, TaskLimits
 
 @dataclass(frozen=True)
 class Size:
-    """`tasks` in all, of which `todo` have something to make; each is `engines` processes on one
-    node, each on `gpus` GPUs. `whole`: one process, that seals as well."""
+    """Split of a step: `tasks` in all, of which `todo` have work; each is `engines` processes on
+    one node, each on `gpus` GPUs. `single`: one process, which also seals."""
 
     tasks: int = 1
     engines: int = 1
@@ -24,12 +24,12 @@ class Size:
     todo: tuple[int, ...] = (0,)
 
     @property
-    def whole(self) -> bool:
+    def single(self) -> bool:
         return self.tasks * self.engines == 1
 
 
 def engines(step: Step, family: Family) -> tuple[int, int]:
-    """(engines on a node, GPUs of each). Raises RecipeError where a node has too few."""
+    """Return (engines on a node, GPUs of each). Raises RecipeError where a node has too few."""
     how = step.stage.how
     if not isinstance(how, EngineKnobs) or step.stage.from_ is not None:
         return 1, family.gpus
@@ -52,30 +52,30 @@ def engines(step: Step, family: Family) -> tuple[int, int]:
     return count, how.tensor_parallel if family.gpus else 0
 
 
-def size(step: Step, family: Family, shards: int | None, most: int | None = None) -> Size:
-    """How a step is cut, given how many shards it has; None where nobody can tell yet, and then
-    it is cut into as many as the site allows."""
+def size(step: Step, family: Family, shards: int | None, max_tasks: int | None = None) -> Size:
+    """Return the split of a step by its number of shards. If that is None, not known yet, it
+    gets as many tasks as the site allows."""
     count, gpus = engines(step, family)
-    apart = isinstance(step.stage.how, EngineKnobs) and step.stage.from_ is None
-    if not apart or step.served:  # more tasks would make a server no faster
+    splits = isinstance(step.stage.how, EngineKnobs) and step.stage.from_ is None
+    if not splits or step.served:  # more tasks would make a server no faster
         return Size(1, 1, gpus)
-    cap = max(1, min(family.tasks, most if most is not None else family.tasks))
+    cap = max(1, min(family.tasks, max_tasks if max_tasks is not None else family.tasks))
     tasks = cap if shards is None else min(cap, max(1, -(-shards // (count * family.shards))))
     if shards is not None and tasks == 1:
         count = min(count, max(1, shards))
     return Size(tasks, count, gpus, tuple(range(tasks)))
 
 
-def left(cut: Size, missing: Collection[int]) -> Size:
-    """The same cut, of which only the tasks that have a missing shard are to do."""
+def remaining(cut: Size, missing: Collection[int]) -> Size:
+    """Return the same split with only the tasks that have a missing shard."""
     parts = cut.tasks * cut.engines
     todo = sorted({shard % parts // cut.engines for shard in missing})
     return Size(cut.tasks, cut.engines, cut.gpus, tuple(todo))
 
 
 def arrays(todo: Sequence[int], limits: TaskLimits) -> list[tuple[str, int]]:
-    """(what sbatch is given as --array, what is added to its numbers), for each array. An array's
-    numbers are below the site's limit."""
+    """Return (--array option, offset of its numbers) for each array. Numbers stay below the
+    site's limit."""
     chunks: dict[int, list[int]] = {}
     for number in todo:
         chunks.setdefault(number // limits.array, []).append(number % limits.array)
@@ -83,16 +83,16 @@ def arrays(todo: Sequence[int], limits: TaskLimits) -> list[tuple[str, int]]:
     return [(ranges(some) + cap, chunk * limits.array) for chunk, some in sorted(chunks.items())]
 
 
-def share(wanted: Sequence[int], singles: int, queued: int, limits: TaskLimits) -> int | None:
-    """The most tasks that each array may have, so that all jobs together stay below what the site
-    allows in the queue; None where it has no limit. Raises RecipeError when they cannot."""
-    if limits.submitted is None or sum(wanted) + singles + queued <= limits.submitted:
+def share(array_sizes: Sequence[int], singles: int, queued: int, limits: TaskLimits) -> int | None:
+    """Return the most tasks of each array, so that all jobs stay within the site's limit on the
+    queue; None without a limit. Raises RecipeError when they cannot."""
+    if limits.submitted is None or sum(array_sizes) + singles + queued <= limits.submitted:
         return None
-    room = limits.submitted - singles - queued
-    if room < len(wanted):
+    free = limits.submitted - singles - queued
+    if free < len(array_sizes):
         raise RecipeError(
             f"the site allows {limits.submitted} jobs in the queue; {queued} are there, and this "
-            f"needs {singles + len(wanted)} more at the least",
+            f"needs {singles + len(array_sizes)} more at the least",
             "submit a part with --until, or wait",
         )
-    return room // len(wanted)
+    return free // len(array_sizes)

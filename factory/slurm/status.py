@@ -1,4 +1,4 @@
-"""How a submitted recipe stands: the plan, the shards on disk and the queue, put together."""
+"""Status of a submitted recipe, from the plan, the shards on disk and the queue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LINES = 5  # of a log
 
 @dataclass(frozen=True)
 class Failure:
-    """A job or task that ended badly: how, where, and the last lines of what it said."""
+    """A job or task that failed: cause, node, and the last lines of its log."""
 
     job: str
     task: int | None
@@ -33,7 +33,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Row:
-    """One step as it stands."""
+    """Status of one step."""
 
     step: str
     stand: Stand
@@ -56,21 +56,21 @@ def rows(
     home: Home,
     org: str,
 ) -> list[Row]:
-    """Every step, in the order of the line."""
-    found = []
+    """Return the status of every step, in plan order."""
+    rows = []
     for step in steps:
         last = _last(step.name, before)
         jobs = alive.jobs.get(step.name, [])
-        found.append(_row(step, last, jobs, ended, home, org))
-    return found
+        rows.append(_row(step, last, jobs, ended, home, org))
+    return rows
 
 
 def _last(step: str, before: Sequence[Submission]) -> tuple[Submission, Submitted] | None:
-    """The newest submission of a step."""
+    """Return the newest submission of a step."""
     for submission in reversed(before):
-        for made in submission.steps:
-            if made.step == step:
-                return submission, made
+        for submitted in submission.steps:
+            if submitted.step == step:
+                return submission, submitted
     return None
 
 
@@ -84,7 +84,7 @@ def _row(
 ) -> Row:
     ids = tuple(job.id for job in last[1].jobs) if last else ()
     spent = [
-        one.seconds * one.gpus for one in ended if one.array in ids and one.seconds is not None
+        job.seconds * job.gpus for job in ended if job.array in ids and job.seconds is not None
     ]
     cost = sum(spent) / 3600 if spent else None
     if step.state is State.REUSE:
@@ -94,111 +94,116 @@ def _row(
     if step.state is State.BLOCKED:
         return Row(step.name, "blocked", step.reason, ids)
     work = home.work(org, step.fingerprint)
-    there = work.progress()
-    running = [one for one in jobs if one.running]
+    n_shards = work.progress()
+    running = [job for job in jobs if job.running]
     failures = tuple(_failures(*last, jobs, ended)) if last else ()
     if not jobs:
         if not last:
-            return Row(step.name, "not submitted", step.reason, shards=there)
-        said = _summary(failures) or "its jobs are gone from the queue, and it is not sealed"
-        return Row(step.name, "failed", said, ids, shards=there, failures=failures, gpu_hours=cost)
+            return Row(step.name, "not submitted", step.reason, shards=n_shards)
+        message = _summary(failures) or "its jobs left the queue before it was sealed"
+        return Row(
+            step.name, "failed", message, ids, shards=n_shards, failures=failures, gpu_hours=cost
+        )
     waiting = len(jobs) - len(running)
-    rate, left = pace(work.path, there, [one.start for one in running])
+    rate, seconds_left = pace(work.path, n_shards, [job.start for job in running])
     if running:
-        said = f"on {', '.join(dict.fromkeys(one.node for one in running))}"
-        stand: Stand = "running"
+        message = f"on {', '.join(dict.fromkeys(job.node for job in running))}"
+        state: Stand = "running"
     else:
-        said = ", ".join(dict.fromkeys(one.reason for one in jobs))
-        stand = "waiting"
+        message = ", ".join(dict.fromkeys(job.reason for job in jobs))
+        state = "waiting"
     if failures:
-        said += f"; {_summary(failures)}"
+        message += f"; {_summary(failures)}"
     return Row(
-        step.name, stand, said, ids, len(running), waiting, there, rate, left, failures, cost
-    )
+        step.name, state, message, ids, len(running), waiting, n_shards, rate, seconds_left,
+        failures, cost,
+    )  # fmt: skip
 
 
 def pace(
-    work: Path, there: tuple[int, int] | None, starts: Iterable[str]
+    work: Path, n_shards: tuple[int, int] | None, starts: Iterable[str]
 ) -> tuple[float | None, float | None]:
-    """(tokens a second, seconds left) of a step under way, by the shards that came since the
-    first of the tasks that now run began."""
-    known = [datetime.fromisoformat(one).timestamp() for one in starts if one[:1].isdigit()]
-    if not known or there is None:
+    """Return (tokens a second, seconds left) of a running step, by the shards written since the
+    first of its running tasks began."""
+    begins = [datetime.fromisoformat(start).timestamp() for start in starts if start[:1].isdigit()]
+    if not begins or n_shards is None:
         return None, None
-    begun = min(known)
-    passed = time.time() - begun
-    new = [path for path in work.glob("shards/*/*.parquet") if path.stat().st_mtime >= begun]
-    if not new or passed <= 0:
+    began = min(begins)
+    passed = time.time() - began
+    new_shards = [path for path in work.glob("shards/*/*.parquet") if path.stat().st_mtime >= began]
+    if not new_shards or passed <= 0:
         return None, None
-    tokens = sum(shards.tokens(path) for path in new)
-    left = (there[1] - there[0]) * passed / len(new)
-    return (tokens / passed if tokens else None), left
+    tokens = sum(shards.tokens(path) for path in new_shards)
+    seconds_left = (n_shards[1] - n_shards[0]) * passed / len(new_shards)
+    return (tokens / passed if tokens else None), seconds_left
 
 
 def _failures(
-    submission: Submission, made: Submitted, jobs: Sequence[Queued], ended: Sequence[Ended]
+    submission: Submission, submitted: Submitted, jobs: Sequence[Queued], ended: Sequence[Ended]
 ) -> Iterable[Failure]:
-    """Of a step's jobs those that are over and did not end well, unless they are to run again."""
-    again = {(one.array, one.index) for one in jobs} | {(one.id, None) for one in jobs}
-    told: set[tuple[str, int | None]] = set()
-    own = {job.id: job for job in made.jobs}
+    """Yield a step's jobs that are over and failed, unless they run again."""
+    in_queue = {(job.array, job.index) for job in jobs} | {(job.id, None) for job in jobs}
+    reported: set[tuple[str, int | None]] = set()
+    own = {job.id: job for job in submitted.jobs}
     for end in ended:
-        if end.array not in own or end.state == "COMPLETED" or (end.array, end.index) in again:
+        if end.array not in own or end.state == "COMPLETED" or (end.array, end.index) in in_queue:
             continue
-        told.add((end.array, end.index))
+        reported.add((end.array, end.index))
         how = end.state.lower().replace("_", " ")
         if end.code:
             how += f", exit code {end.code}"
-        yield _failure(submission, made, own[end.array].kind, end.array, end.index, how, end.node)
-    for job in made.jobs:  # what tasks left behind themselves, when SLURM has forgotten them
-        for path in sorted(submission.directory.glob(f"ends/{made.file}-{job.kind}.*")):
+        yield _failure(
+            submission, submitted, own[end.array].kind, end.array, end.index, how, end.node
+        )
+    for job in submitted.jobs:  # what tasks left behind themselves, when SLURM has forgotten them
+        for path in sorted(submission.directory.glob(f"ends/{submitted.file}-{job.kind}.*")):
             words = path.read_text().split()
             index = int(path.name.rpartition(".")[2])
             code, node = int(words[0]), words[1]
             number = index - job.offset if job.kind == "array" else None
             key = (job.id, number)
-            if job.kind == "array" and job.id != _array_of(made, index):
+            if job.kind == "array" and job.id != _array_of(submitted, index):
                 continue  # of another array
-            if code and key not in told and key not in again:
-                told.add(key)
+            if code and key not in reported and key not in in_queue:
+                reported.add(key)
                 how = "told to stop" if code == 75 else f"exit code {code}"
-                yield _failure(submission, made, job.kind, job.id, number, how, node)
+                yield _failure(submission, submitted, job.kind, job.id, number, how, node)
 
 
-def _array_of(made: Submitted, index: int) -> str:
-    """The array that a task of this number is in: the last that begins at or below it."""
-    arrays = sorted((job.offset, job.id) for job in made.jobs if job.kind == "array")
+def _array_of(submitted: Submitted, index: int) -> str:
+    """Return the array of the task with this number: the last that begins at or below it."""
+    arrays = sorted((job.offset, job.id) for job in submitted.jobs if job.kind == "array")
     return [id_ for offset, id_ in arrays if offset <= index][-1]
 
 
 def _failure(
     submission: Submission,
-    made: Submitted,
+    submitted: Submitted,
     kind: str,
     job: str,
     index: int | None,
     how: str,
     node: str,
 ) -> Failure:
-    name = f"{made.file}-{kind}-{job}" + (f"_{index}" if index is not None else "")
+    name = f"{submitted.file}-{kind}-{job}" + (f"_{index}" if index is not None else "")
     log = submission.directory / "logs" / f"{name}.log"
     return Failure(job, index, how, node, str(log), tuple(tail(log)))
 
 
 def tail(log: Path) -> list[str]:
-    """The last lines of a log that say something."""
+    """Return the last nonempty lines of a log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 16384))
-            said = file.read().decode(errors="replace")
+            text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return [line.rstrip() for line in said.splitlines() if line.strip()][-_LINES:]
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-_LINES:]
 
 
 def _summary(failures: Sequence[Failure]) -> str:
-    ways: dict[str, int] = {}
-    for one in failures:
-        where = f" on {one.node}" if one.node else ""
-        ways[one.how + where] = ways.get(one.how + where, 0) + 1
-    return "; ".join(f"{count} {way}" if count > 1 else way for way, count in ways.items())
+    counts: dict[str, int] = {}
+    for failure in failures:
+        where = f" on {failure.node}" if failure.node else ""
+        counts[failure.how + where] = counts.get(failure.how + where, 0) + 1
+    return "; ".join(f"{count} {cause}" if count > 1 else cause for cause, count in counts.items())

@@ -1,8 +1,8 @@
-"""A submission: what was handed to SLURM for a recipe, in `<home>/slurm/<org>-<recipe>/<number>/`.
+"""A submission: the jobs of a recipe, in `<home>/slurm/<org>-<recipe>/<number>/`.
 
-There lie what the steps take with them, every script, every log, how each task ended, and the
-record: written anew after each job that is handed in, so that it says what is in the queue
-whatever happens to this process.
+The directory holds the inputs of the steps, every script, every log, the exit of each task, and
+the record. The record is written after each submitted job: it names what is in the queue even if
+this process is killed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ FETCH = "fetch"  # the step, in the record, that brings what the others read
 
 
 class SubmittedJob(Record):
-    """One thing handed to sbatch: its id, what it does, how many tasks it has of the step's, and
-    what is added to the numbers of its array."""
+    """One job of sbatch: its id, its kind, its number of tasks, and the offset of its array's
+    numbers."""
 
     id: str
     kind: Kind
@@ -60,7 +60,7 @@ class Submitted(Record):
 
 
 class Submission(Record):
-    """What was handed in at one time."""
+    """Jobs submitted together."""
 
     submission_version: int = 1
     number: int
@@ -72,67 +72,71 @@ class Submission(Record):
     steps: tuple[Submitted, ...] = ()
 
     def write(self) -> None:
-        """Into its directory, whole or not at all."""
+        """Write the record into its directory, atomically."""
         write_atomically(self.directory / RECORD, self.model_dump_json(indent=1).encode())
 
     def ids(self) -> list[str]:
-        """Of all its jobs."""
+        """Return the ids of all its jobs."""
         return [job.id for step in self.steps for job in step.jobs]
 
 
-def room(home: Path, recipe: Recipe) -> Path:
-    """Where the submissions of a recipe lie."""
+def submissions_dir(home: Path, recipe: Recipe) -> Path:
+    """Return the directory of a recipe's submissions."""
     return home / "slurm" / f"{recipe.org}-{recipe.name}"
 
 
-def earlier(home: Path, recipe: Recipe) -> list[Submission]:
-    """All submissions of a recipe, oldest first. Raises WorkError for a damaged one."""
-    found = []
-    for path in room(home, recipe).glob(f"*/{RECORD}"):
+def read_submissions(home: Path, recipe: Recipe) -> list[Submission]:
+    """Read all submissions of a recipe, oldest first. Raises WorkError for a damaged one."""
+    submissions = []
+    for path in submissions_dir(home, recipe).glob(f"*/{RECORD}"):
         try:
-            found.append(Submission.model_validate_json(path.read_bytes()))
+            submissions.append(Submission.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError) as error:
             raise WorkError(
                 f"{path} is damaged: {str(error).splitlines()[0]}", "remove it"
             ) from None
-    return sorted(found, key=lambda one: one.number)
+    return sorted(submissions, key=lambda submission: submission.number)
 
 
-def begin(home: Path, recipe: Recipe, site: Site) -> Submission:
-    """A new directory for a submission, and its record, not written yet."""
-    above = room(home, recipe)
-    numbers = [int(path.name) for path in above.glob("*") if path.name.isdecimal()]
+def new(home: Path, recipe: Recipe, site: Site) -> Submission:
+    """Return the record of a new submission; nothing is written."""
+    parent = submissions_dir(home, recipe)
+    numbers = [int(path.name) for path in parent.glob("*") if path.name.isdecimal()]
     number = max(numbers, default=0) + 1
-    directory = above / str(number)
-    for name in ("logs", "ends"):
-        (directory / name).mkdir(parents=True)
-    created = datetime.now(UTC).isoformat(timespec="seconds")
     return Submission(
         number=number,
         recipe=recipe.name,
         org=recipe.org,
         site=site.name,
-        created=created,
-        directory=directory,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        directory=parent / str(number),
     )
 
 
+def begin(home: Path, recipe: Recipe, site: Site) -> Submission:
+    """Create the directory of a new submission. Returns its record, not written yet."""
+    submission = new(home, recipe, site)
+    for name in ("logs", "ends"):
+        (submission.directory / name).mkdir(parents=True)
+    return submission
+
+
 def submit_lock(home: Path, recipe: Recipe) -> AbstractContextManager[None]:
-    """Keep every other submitting process of this recipe out. Raises WorkError."""
+    """Exclude other processes that submit this recipe. Raises WorkError."""
     error = WorkError(f"{recipe.name} is being submitted by another process", "wait for it")
-    return file_lock(room(home, recipe), "submitting", error)
+    return file_lock(submissions_dir(home, recipe), "submitting", error)
 
 
-def mark(home: Path, step: str, fingerprint: str) -> str:
-    """How the names of all jobs of a step begin: two homes, or two recipes, never share one; two
-    recipes that share a work directory do."""
+def job_prefix(home: Path, step: str, fingerprint: str) -> str:
+    """Return the prefix of the names of a step's jobs. Two homes, or two recipes, never share
+    one; two recipes that share a work directory do."""
     where = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:6]
     return f"{step}.{fingerprint}.{where}."
 
 
 @dataclass(frozen=True)
 class Alive:
-    """What is in the queue of the steps of a recipe."""
+    """Queued and running jobs of a recipe, by step."""
 
     jobs: Mapping[str, list[Queued]] = field(default_factory=dict)  # by step
 
@@ -140,39 +144,45 @@ class Alive:
     def of(
         cls, home: Path, steps: Sequence[Step], before: Sequence[Submission], queued: list[Queued]
     ) -> Alive:
-        """Jobs are known by their names, which say what they make, and by their ids in records: so
-        one that was handed in by a process that was then killed is known too."""
-        found: dict[str, list[Queued]] = {}
+        """Match jobs in the queue to steps, by their names and by the ids in records. A job of a
+        process that was killed before it wrote the record matches too."""
+        jobs: dict[str, list[Queued]] = {}
         recorded: dict[str, set[str]] = {}
         for submission in before:
-            for made in submission.steps:
-                recorded.setdefault(made.step, set()).update(job.id for job in made.jobs)
+            for submitted in submission.steps:
+                recorded.setdefault(submitted.step, set()).update(job.id for job in submitted.jobs)
         for step in steps:
-            start = mark(home, step.name, step.fingerprint)
+            start = job_prefix(home, step.name, step.fingerprint)
             ids = recorded.get(step.name, set())
-            found[step.name] = [
-                one for one in queued if one.name.startswith(start) or one.array in ids
+            jobs[step.name] = [
+                job for job in queued if job.name.startswith(start) or job.array in ids
             ]
-        return cls({name: jobs for name, jobs in found.items() if jobs})
+        return cls({name: queued_jobs for name, queued_jobs in jobs.items() if queued_jobs})
 
     def last(self, step: str) -> list[str]:
-        """The jobs that a step is done with: its seal, or all there is where it has none."""
+        """Return the jobs that end a step: its seal, or all its jobs where it has none."""
         jobs = self.jobs.get(step, [])
-        seals = [one.array for one in jobs if one.name.endswith(".seal")]
-        return list(dict.fromkeys(seals or [one.array for one in jobs]))
+        seals = [job.array for job in jobs if job.name.endswith(".seal")]
+        return list(dict.fromkeys(seals or [job.array for job in jobs]))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A step that is to be submitted, and how it is cut."""
+    """A step to submit, and its split into tasks."""
 
     step: Step
     size: Size
 
 
+def steps_to_submit(steps: Sequence[Step], selected: Sequence[str], alive: Alive) -> list[Step]:
+    """Return the steps that are selected, must run, and are not in the queue."""
+    chosen = [step for step in steps if step.name in selected and step.state is State.RUN]
+    return [step for step in chosen if step.name not in alive.jobs]
+
+
 def cut(
     steps: Sequence[Step],
-    wanted: Sequence[str],
+    selected: Sequence[str],
     alive: Alive,
     estimates: Mapping[str, Estimate],
     site: Site,
@@ -180,50 +190,46 @@ def cut(
     org: str,
     queued: int,
 ) -> list[Part]:
-    """The steps that must be submitted: those that are wanted, must run, and are not in the queue.
-    Raises RecipeError for one whose input nobody makes, or for more jobs than the site allows."""
-    going = [
-        step
-        for step in steps
-        if step.name in wanted and step.state is State.RUN and step.name not in alive.jobs
-    ]
-    coming = {step.name for step in going} | alive.jobs.keys()
-    there = {step.name for step in steps if step.found is not None}
-    for step in going:
-        for made in step.slices:
-            for need in made.spec.needs:
-                if isinstance(need, StepInput) and need.step not in coming | there:
+    """Return the steps to submit: selected, to run, and not in the queue. Raises RecipeError for
+    one whose input is not made, or for more jobs than the site allows."""
+    to_submit = steps_to_submit(steps, selected, alive)
+    pending = {step.name for step in to_submit} | alive.jobs.keys()
+    made_steps = {step.name for step in steps if step.found is not None}
+    for step in to_submit:
+        for planned in step.slices:
+            for need in planned.spec.needs:
+                if isinstance(need, StepInput) and need.step not in pending | made_steps:
                     raise RecipeError(
                         f"{step.name} needs {need.step}, which is neither made nor submitted",
                         f"leave --only out, or name {need.step} too",
                     )
 
-    def sized(most: int | None) -> list[Part]:
-        found = []
-        for step in going:
+    def sized(max_tasks: int | None) -> list[Part]:
+        parts = []
+        for step in to_submit:
             family = site.family(family_of(step.stage, bool(step.served)))
-            whole = sizes.size(step, family, estimates[step.name].shards, most)
-            found.append(Part(step, _missing(step, whole, home, org)))
-        return found
+            size = sizes.size(step, family, estimates[step.name].shards, max_tasks)
+            parts.append(Part(step, _missing(step, size, home, org)))
+        return parts
 
     parts = sized(None)
-    many = [len(part.size.todo) for part in parts if not part.size.whole]
+    many = [len(part.size.todo) for part in parts if not part.size.single]
     most = sizes.share(many, len(parts), queued, site.limits)
     return parts if most is None else sized(most)
 
 
-def _missing(step: Step, whole: Size, home: Home, org: str) -> Size:
+def _missing(step: Step, size: Size, home: Home, org: str) -> Size:
     work = home.work(org, step.fingerprint)
     try:
         grid = read_grid(work.path)
     except (OSError, ValueError):
-        return whole
+        return size
     missing = [n for n, shard in enumerate(grid.shards) if not shard.file(work.path).exists()]
-    return sizes.left(whole, missing)
+    return sizes.remaining(size, missing)
 
 
 def works(part: Part, submission: Submission, home: Path) -> list[ScriptJob]:
-    """The jobs of a step, in order; the array is missing where all its shards are there."""
+    """Return the jobs of a step, in order; without an array where all its shards exist."""
     step, size = part.step, part.size
     base = ScriptJob(
         kind="whole",
@@ -238,10 +244,10 @@ def works(part: Part, submission: Submission, home: Path) -> list[ScriptJob]:
         gpus=size.gpus,
     )
     kinds: tuple[Kind, ...] = ("array", "seal") if size.todo else ("seal",)
-    start = mark(home, step.name, step.fingerprint)
+    start = job_prefix(home, step.name, step.fingerprint)
     return [
         replace(base, kind=kind, name=f"{start}{kind}")
-        for kind in (("whole",) if size.whole and size.todo else kinds)
+        for kind in (("whole",) if size.single and size.todo else kinds)
     ]
 
 
@@ -254,8 +260,8 @@ def submit(
     queue: Queue,
     fetch: bool,
 ) -> Submission:
-    """Write every script and hand it in, with what it waits for. Raises FactoryError; what was
-    handed in before that is in the record, and stays in the queue."""
+    """Write every script and submit it with its dependencies. Raises FactoryError; jobs
+    submitted before that are in the record and stay in the queue."""
     ends: dict[str, list[str]] = {}  # the jobs that a step is done with
     first: list[str] = []
     if fetch:
@@ -264,8 +270,8 @@ def submit(
     for part in parts:
         reads = {
             need.step
-            for made in part.step.slices
-            for need in made.spec.needs
+            for planned in part.step.slices
+            for need in planned.spec.needs
             if isinstance(need, StepInput)
         }
         before = [job for step in sorted(reads) for job in ends.get(step) or alive.last(step)]
@@ -290,11 +296,11 @@ def submit(
 
 
 def fetching(submission: Submission, home: Path) -> ScriptJob:
-    """The job that lays what steps read on the shared disk, where a login node should not."""
+    """Return the job that downloads inputs to the shared disk, where a login node should not."""
     return ScriptJob(
         kind="fetch",
         step=FETCH,
-        name=mark(home, FETCH, str(submission.number)) + "fetch",
+        name=job_prefix(home, FETCH, str(submission.number)) + "fetch",
         family="cpu",
         record=submission.directory,
         home=home,
@@ -304,7 +310,7 @@ def fetching(submission: Submission, home: Path) -> ScriptJob:
 def scripts(
     submission: Submission, parts: Sequence[Part], site: Site, home: Path, fetch: bool
 ) -> Iterator[tuple[str, str]]:
-    """Every script that would be handed in, by the name of its file."""
+    """Yield every script of a submission, by the name of its file."""
     if fetch:
         work = fetching(submission, home)
         yield f"{work.file}.sh", render(work, site)
@@ -326,15 +332,15 @@ def _hand_in(
     script = submission.directory / f"{work.file}.sh"
     write_atomically(script, render(work, site).encode())
     ids = []
-    for given, offset in arrays:
-        id_ = queue.submit(script, after, given or None, offset)
+    for array, offset in arrays:
+        id_ = queue.submit(script, after, array or None, offset)
         job = SubmittedJob(
             id=id_,
             kind=work.kind,
             script=script.name,
-            tasks=count(given),
+            tasks=count(array),
             offset=offset,
-            after=tuple(one for jobs in after.values() for one in jobs),
+            after=tuple(id_ for jobs in after.values() for id_ in jobs),
         )
         ids.append(id_)
         submission = _with(submission, step, fingerprint, work, job)
@@ -343,7 +349,7 @@ def _hand_in(
 
 
 def count(array: str) -> int:
-    """How many tasks `--array` asks for; 1 where there is none."""
+    """Return the number of tasks of an `--array` option; 1 where there is none."""
     runs = [run.split("-") for run in array.partition("%")[0].split(",")] if array else []
     return sum(int(run[-1]) - int(run[0]) + 1 for run in runs) or 1
 
@@ -352,19 +358,19 @@ def _with(
     submission: Submission, step: str, fingerprint: str, work: ScriptJob, job: SubmittedJob
 ) -> Submission:
     steps = list(submission.steps)
-    place = next((n for n, made in enumerate(steps) if made.step == step), None)
-    if place is None:
+    position = next((n for n, submitted in enumerate(steps) if submitted.step == step), None)
+    if position is None:
         file = work.file.rpartition("-")[0]
-        made = Submitted(step=step, fingerprint=fingerprint, file=file, tasks=work.tasks)
-        steps.append(made)
-        place = len(steps) - 1
-    steps[place] = steps[place].model_copy(update={"jobs": (*steps[place].jobs, job)})
+        submitted = Submitted(step=step, fingerprint=fingerprint, file=file, tasks=work.tasks)
+        steps.append(submitted)
+        position = len(steps) - 1
+    steps[position] = steps[position].model_copy(update={"jobs": (*steps[position].jobs, job)})
     return submission.model_copy(update={"steps": tuple(steps)})
 
 
 def on_all_gpus(loaded: LoadedRecipe, site: Site, tell: Callable[[str], None]) -> LoadedRecipe:
-    """The recipe with one process for each GPU that a training is given, where it does not say how
-    many: what is made stays the same (`how`), and no GPU is paid for that does nothing."""
+    """Return the recipe with one process for each GPU of a training, where it does not say how
+    many. Results stay the same (`how`), and no GPU is idle."""
     stages: dict[str, Stage] = {}
     for name, stage in loaded.recipe.steps().items():
         how = stage.how
@@ -377,7 +383,7 @@ def on_all_gpus(loaded: LoadedRecipe, site: Site, tell: Callable[[str], None]) -
         if not fits or max(fits) == 1:
             continue
         if max(fits) < most:
-            tell(f"{name}: {max(fits)} of {most} GPUs: its batch does not go into more")
+            tell(f"{name}: {max(fits)} of {most} GPUs: its batch cannot be split over more")
         changed = how.model_copy(update={"processes": max(fits)})
         stages[name] = stage.model_copy(update={"how": changed})
     if not stages:

@@ -1,4 +1,4 @@
-"""A recipe and a cluster together: what is submitted, and how that stands."""
+"""Submit a recipe to a cluster, and read its status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
 from factory.planning.estimate import estimate
 from factory.planning.lock import Lock
-from factory.planning.plan import Inventory, State, Step, plan
+from factory.planning.plan import Inventory, Step, plan
 from factory.planning.recipe import LoadedRecipe
 from factory.slurm import status, submission
 from factory.slurm.queue import Queue, clean_environment
@@ -30,162 +30,160 @@ __all__ = ["SubmitRequest", "SubmittedRecipe", "dry", "look", "on_all_gpus", "st
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """What is to be submitted where: a recipe, all that is known of it, and the steps wanted."""
+    """A recipe, its lock and plan, the selected steps, and the site to submit to."""
 
     loaded: LoadedRecipe
     pins: Lock
-    held: Inventory
+    inventory: Inventory
     steps: Sequence[Step]
-    wanted: Sequence[str]
+    selected: Sequence[str]
     site: Site
     home: Home
 
 
 def submit(
-    asked: SubmitRequest, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
+    request: SubmitRequest, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
 ) -> Submission | None:
-    """Hand in what must run and is not in the queue; None where there is nothing. Raises
+    """Submit the steps that must run and are not in the queue; None where there are none. Raises
     FactoryError."""
     queue = queue or Queue()
     clean_environment()
-    recipe, home, site = asked.loaded.recipe, asked.home, asked.site
+    recipe, home, site = request.loaded.recipe, request.home, request.site
     with submission.submit_lock(home.root, recipe):
-        alive, queued = _alive(asked, queue, tell)
-        going = _going(asked, alive)
-        if not going:
+        alive, queued = _queued_jobs(request, queue, tell)
+        to_submit = submission.steps_to_submit(request.steps, request.selected, alive)
+        if not to_submit:
             return None
-        look_around(asked, going, tell)
-        _checked(asked, going, hub, tell)
-        made = submission.begin(home.root, recipe, site)
-        given = bundle.gather(
-            asked.loaded,
-            asked.pins,
-            asked.held,
+        check_requirements(request, to_submit, tell)
+        _check_recipe(request, to_submit, hub, tell)
+        record = submission.begin(home.root, recipe, site)
+        provisions = bundle.gather(
+            request.loaded,
+            request.pins,
+            request.inventory,
             home,
-            asked.steps,
-            {step.name for step in going},
-            made.directory,
+            request.steps,
+            {step.name for step in to_submit},
+            record.directory,
         )
         if site.network == "login":
-            given = bundle.bring(given, hub, made.directory)
+            provisions = bundle.bring(provisions, hub, record.directory)
         else:
-            given.write(made.directory)
-        parts = _cut(asked, alive, queued, given)
-        made.write()
-        fetch = bool(given.wanting())
-        return submission.submit(made, parts, alive, site, home.root, queue, fetch)
+            provisions.write(record.directory)
+        parts = _size_parts(request, alive, queued, provisions)
+        record.write()
+        fetch = bool(provisions.wanting())
+        return submission.submit(record, parts, alive, site, home.root, queue, fetch)
 
 
 def dry(
-    asked: SubmitRequest, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
+    request: SubmitRequest, hub: Hub, tell: Callable[[str], None], queue: Queue | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Every script that `submit` would hand in, by its name; nothing is written."""
+    """Yield every script that `submit` would submit, by its name; nothing is written."""
     try:
-        alive, queued = _alive(asked, queue or Queue(), tell)
+        alive, queued = _queued_jobs(request, queue or Queue(), tell)
     except WorkError as error:  # scripts can be looked at where no SLURM is
-        tell(f"{error.what}: scripts are printed all the same, as if nothing were in the queue")
+        tell(f"{error.what}: scripts are printed as if the queue were empty")
         alive, queued = Alive(), 0
-    before = submission.earlier(asked.home.root, asked.loaded.recipe)
-    number = max((one.number for one in before), default=0) + 1
-    made = Submission(
-        number=number,
-        recipe=asked.loaded.recipe.name,
-        org=asked.loaded.recipe.org,
-        site=asked.site.name,
-        created="",
-        directory=submission.room(asked.home.root, asked.loaded.recipe) / str(number),
+    record = submission.new(request.home.root, request.loaded.recipe, request.site)
+    to_submit = submission.steps_to_submit(request.steps, request.selected, alive)
+    check_requirements(request, to_submit, tell, binding=False)
+    _check_recipe(request, to_submit, hub, tell)
+    parts = _size_parts(request, alive, queued, None)
+    fetch = request.site.network == "job"
+    yield from submission.scripts(
+        record, parts, request.site, request.home.root, fetch and bool(parts)
     )
-    look_around(asked, _going(asked, alive), tell, binding=False)
-    _checked(asked, _going(asked, alive), hub, tell)
-    parts = _cut(asked, alive, queued, None)
-    fetch = asked.site.network == "job"
-    yield from submission.scripts(made, parts, asked.site, asked.home.root, fetch and bool(parts))
 
 
-def _alive(asked: SubmitRequest, queue: Queue, tell: Callable[[str], None]) -> tuple[Alive, int]:
+def _queued_jobs(
+    request: SubmitRequest, queue: Queue, tell: Callable[[str], None]
+) -> tuple[Alive, int]:
     queued = queue.jobs()
-    before = submission.earlier(asked.home.root, asked.loaded.recipe)
-    alive = Alive.of(asked.home.root, asked.steps, before, queued)
-    for name in asked.wanted:
+    before = submission.read_submissions(request.home.root, request.loaded.recipe)
+    alive = Alive.of(request.home.root, request.steps, before, queued)
+    for name in request.selected:
         if name in alive.jobs:
             tell(f"{name} is in the queue already: job {', '.join(alive.last(name))}")
     return alive, len(queued)
 
 
-def _going(asked: SubmitRequest, alive: Alive) -> list[Step]:
-    return [
-        step
-        for step in asked.steps
-        if step.name in asked.wanted and step.state is State.RUN and step.name not in alive.jobs
-    ]
-
-
-def _checked(
-    asked: SubmitRequest, going: Sequence[Step], hub: Hub, tell: Callable[[str], None]
+def _check_recipe(
+    request: SubmitRequest, to_submit: Sequence[Step], hub: Hub, tell: Callable[[str], None]
 ) -> None:
-    """Templates and lengths, before anything is queued for; where tokenizers can be read."""
+    """Check templates and prompt lengths before anything is queued, where tokenizers can be
+    read."""
     if importlib.util.find_spec("transformers") is None:
-        tell("templates are not checked here, without transformers: the first task does it")
+        tell("templates are not checked here without transformers; the first task checks them")
         return
     before = checks.gate(
-        asked.loaded, asked.pins, hub, asked.home, tell, [step.name for step in going]
+        request.loaded, request.pins, hub, request.home, tell, [step.name for step in to_submit]
     )
-    for step in going:
+    for step in to_submit:
         before(step)
 
 
-def look_around(
-    asked: SubmitRequest, going: Sequence[Step], tell: Callable[[str], None], binding: bool = True
+def check_requirements(
+    request: SubmitRequest,
+    to_submit: Sequence[Step],
+    tell: Callable[[str], None],
+    binding: bool = True,
 ) -> None:
-    """Refuse what the steps need and is not here, where a node would see the same: it shares this
-    disk. A container has a disk of its own, and a site may say that things are elsewhere, which
-    cannot be looked at from here: then it is told, as it is where scripts are only looked at,
-    which may be anywhere (not `binding`); the step's own task finds out."""
-    for step in going:
-        for finding in checks.unsettled(asked.loaded.recipe, {step.name}):
-            raise InputError(f"{finding.about}: {finding.what}", finding.fix)
+    """Check on this node what steps need beside models, and raise InputError for what is
+    missing.
+
+    A container has a disk of its own, and a site may set other paths: then this only warns, as
+    it does when scripts are only printed (not `binding`). The step's task checks again."""
+    for step in to_submit:
+        for finding in checks.unsettled(request.loaded.recipe, {step.name}):
+            raise InputError(f"{finding.name}: {finding.seen}", finding.fix)
         if step.served:
-            _reached(step, asked, tell, binding)
+            _check_served(step, request, tell, binding)
             continue
-        elsewhere = not binding or asked.site.differs(family_of(step.stage), SAID_BY)
-        for finding in checks.lacking(asked.loaded.recipe, {step.name}):
+        elsewhere = not binding or request.site.differs(family_of(step.stage), SAID_BY)
+        for finding in checks.lacking(request.loaded.recipe, {step.name}):
             if not elsewhere:
-                raise InputError(f"{finding.about}: {finding.what}", finding.fix)
-            tell(f"warning: {finding.about}, as seen from here: {finding.what} ({finding.fix})")
+                raise InputError(f"{finding.name}: {finding.seen}", finding.fix)
+            tell(f"warning: {finding.name}, as seen from here: {finding.seen} ({finding.fix})")
 
 
-def _reached(step: Step, asked: SubmitRequest, tell: Callable[[str], None], binding: bool) -> None:
-    """Refuse a step that asks a served model from nodes that are not told where it is: no variable
-    of this shell reaches them, and most have no network."""
-    model, site = ", ".join(step.served), asked.site.name
-    if asked.site.says(family_of(step.stage, served=True), ADDRESS):
+def _check_served(
+    step: Step, request: SubmitRequest, tell: Callable[[str], None], binding: bool
+) -> None:
+    """Refuse a step with a served model when its nodes have no address for it: no variable of
+    this shell reaches them, and most have no network."""
+    model, site = ", ".join(step.served), request.site.name
+    if request.site.says(family_of(step.stage, served=True), ADDRESS):
         tell(f"{step.name} asks {model} at the {ADDRESS} of {site}: its nodes must reach that")
         return
     error = InputError(
-        f"{step.name} asks the served model {model}, and {site} does not tell its nodes where",
-        f"if nodes can reach it, put {ADDRESS} under environment: of the site; if not, submit with "
-        f"--until the step before, then factory run {asked.loaded.recipe.name} --only {step.name} "
-        "where it can be reached",
+        f"{step.name} needs the served model {model}, and nodes of {site} have no address for it",
+        f"if nodes can reach it, set {ADDRESS} under environment: of the site; if not, submit with "
+        f"--until the step before, then factory run {request.loaded.recipe.name} --only "
+        f"{step.name} where it can be reached",
     )
     if binding:
         raise error
     tell(f"warning: {error.what} ({error.fix})")
 
 
-def _cut(asked: SubmitRequest, alive: Alive, queued: int, given: Provisions | None) -> list[Part]:
-    repos = given.repos if given is not None else ()
-    here = {one.name: one.path for one in repos if one.path is not None}
-    counted = inputs.counted(asked.loaded, _going(asked, alive), here)
-    left = estimate(asked.steps, asked.held, counted)
-    org = asked.loaded.recipe.org
+def _size_parts(
+    request: SubmitRequest, alive: Alive, queued: int, provisions: Provisions | None
+) -> list[Part]:
+    repos = provisions.repos if provisions is not None else ()
+    paths = {repo.name: repo.path for repo in repos if repo.path is not None}
+    to_submit = submission.steps_to_submit(request.steps, request.selected, alive)
+    counted = inputs.counted(request.loaded, to_submit, paths)
+    estimates = estimate(request.steps, request.inventory, counted)
+    org = request.loaded.recipe.org
     return submission.cut(
-        asked.steps, asked.wanted, alive, left, asked.site, asked.home, org, queued
+        request.steps, request.selected, alive, estimates, request.site, request.home, org, queued
     )
 
 
 @dataclass(frozen=True)
 class SubmittedRecipe:
-    """A recipe that was submitted, as disk and queue say."""
+    """A submitted recipe with its plan and jobs."""
 
     loaded: LoadedRecipe
     home: Home
@@ -195,30 +193,35 @@ class SubmittedRecipe:
 
 
 def standing(loaded: LoadedRecipe, home: Path, queue: Queue) -> SubmittedRecipe:
-    """The plan by what the newest submission took with it: no hub is asked, so that it can be
-    looked at as often as one likes. Raises WorkError where nothing was submitted."""
-    before = submission.earlier(home, loaded.recipe)
+    """Read a submitted recipe and plan it by what its newest submission holds. No hub is asked,
+    so this may be called often. Raises WorkError where nothing was submitted."""
+    before = submission.read_submissions(home, loaded.recipe)
     if not before:
         raise WorkError(
             f"nothing of {loaded.recipe.name} was submitted from {home}",
             f"factory submit {loaded.recipe.name} --site NAME, or factory plan",
         )
-    given = bundle.read(before[-1].directory)
-    pins = given.lock
-    loaded = given.loaded()
-    held = resolve.holdings(loaded, pins, Offline(given), Home(home))
-    steps = plan(loaded.recipe, pins, held)
+    provisions = bundle.read(before[-1].directory)
+    pins = provisions.lock
+    loaded = provisions.loaded()
+    inventory = resolve.holdings(loaded, pins, Offline(provisions), Home(home))
+    steps = plan(loaded.recipe, pins, inventory)
     return SubmittedRecipe(
         loaded, Home(home), steps, before, Alive.of(home, steps, before, queue.jobs())
     )
 
 
-def look(found: SubmittedRecipe, queue: Queue) -> tuple[list[Row], float | None]:
-    """Every step as it stands, and the GPU-hours of all jobs where SLURM keeps account."""
-    ids = [id_ for one in found.before for id_ in one.ids()]
+def look(submitted: SubmittedRecipe, queue: Queue) -> tuple[list[Row], float | None]:
+    """Return the status of every step, and the GPU-hours of all jobs where SLURM keeps account."""
+    ids = [id_ for job in submitted.before for id_ in job.ids()]
     ended = queue.ended(ids)
     rows = status.rows(
-        found.steps, found.before, found.alive, ended, found.home, found.loaded.recipe.org
+        submitted.steps,
+        submitted.before,
+        submitted.alive,
+        ended,
+        submitted.home,
+        submitted.loaded.recipe.org,
     )
-    counted = [one.seconds * one.gpus / 3600 for one in ended if one.seconds is not None]
+    counted = [job.seconds * job.gpus / 3600 for job in ended if job.seconds is not None]
     return rows, sum(counted) if counted else None

@@ -1,5 +1,4 @@
-"""What a task does on a node before it works: which shards and GPUs are its own, and that nothing
-of it looks for a network."""
+"""Set up a task on a node: its shards and GPUs, and offline mode."""
 
 from __future__ import annotations
 
@@ -13,51 +12,51 @@ from factory.slurm.script import OFFLINE
 
 
 def part(number: int, of: int, engines: int, environment: Mapping[str, str]) -> tuple[int, int]:
-    """The shards of this process: of `engines` on a node, the one that srun says it is."""
+    """Return the shards of this process, one of `engines` on a node, by srun's number."""
     return number * engines + _place(engines, environment), of * engines
 
 
 def _place(engines: int, environment: Mapping[str, str]) -> int:
     if engines == 1:
         return 0
-    said = environment.get("SLURM_PROCID", "")
-    if not said.isdecimal() or int(said) >= engines:
+    rank = environment.get("SLURM_PROCID", "")
+    if not rank.isdecimal() or int(rank) >= engines:
         raise StageError(
-            f"one of {engines} engines, and SLURM_PROCID is {said or 'not set'}",
+            f"one of {engines} engines, and SLURM_PROCID is {rank or 'not set'}",
             "start it with srun, as the script does",
         )
-    return int(said)
+    return int(rank)
 
 
 def show_gpus(engines: int, gpus: int, environment: MutableMapping[str, str]) -> None:
-    """Let this process see its own GPUs and no others. Raises StageError when the job was given
-    fewer than the script asked for: it would go on without them, on the CPU."""
+    """Make only this process's GPUs visible. Raises StageError when the job has fewer than the
+    script asked for: it would run on the CPU."""
     if not gpus:
         return
     names = workers.given(environment)
     if names is not None and len(names) < engines * gpus:
         raise StageError(
-            f"{engines} engines of {gpus} GPUs, and the job was given {len(names)}",
-            "look at gpus: and gpu_request: of the site's file",
+            f"{engines} engines of {gpus} GPUs, but the job has {len(names)}",
+            "check gpus: and gpu_request: in the site's file",
         )
     _become(environment, workers.visible(engines, gpus, environment)[_place(engines, environment)])
 
 
 def show_all(environment: MutableMapping[str, str]) -> None:
-    """Let this process see all GPUs of its job, said in one way."""
+    """Make all GPUs of the job visible, by one variable."""
     if names := workers.given(environment):
         _become(environment, workers.visible(1, len(names), environment)[0])
 
 
-def _become(environment: MutableMapping[str, str], wanted: Mapping[str, str]) -> None:
-    for name in [name for name in environment if name not in wanted]:
+def _become(environment: MutableMapping[str, str], variables: Mapping[str, str]) -> None:
+    for name in [name for name in environment if name not in variables]:
         del environment[name]
-    environment.update(wanted)
+    environment.update(variables)
 
 
 def cut_off(environment: MutableMapping[str, str], directory: Path) -> None:
-    """Tell every library that there is no network. Where the home's caches are is said too, unless
-    the site has said it: what was brought lies there."""
+    """Tell every library that there is no network. HF_HOME points to the home's cache, unless
+    the site set it."""
     environment.update(OFFLINE)
     for name, value in QUIET.items():
         environment.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""Adapters at rest: their config, the base they belong to, and merging one into it."""
+"""Adapters on disk: read their config, set their base model, merge and combine them."""
 
 from __future__ import annotations
 
@@ -17,113 +17,122 @@ from factory.training.trainers import load_base
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 # what of the base, beside its weights, a merged model needs to speak as it did
-_SPEECH = ("token", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
-_HABITS = ("generation_config",)  # never beside an adapter
+_TOKENIZER_FILES = ("token", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
+_GENERATION_FILES = ("generation_config",)  # never beside an adapter
 
 
 def read_config(adapter: Path) -> dict[str, Any]:
-    """The adapter's config. Raises InputError when the directory holds no LoRA adapter."""
+    """Read the config of an adapter. Raises InputError when the directory holds no LoRA adapter."""
     try:
-        found: dict[str, Any] = json.loads((adapter / CONFIG).read_text())
+        config: dict[str, Any] = json.loads((adapter / CONFIG).read_text())
         for key in ("base_model_name_or_path", "revision", "peft_type"):
-            untrusted.text(found.get(key))
+            untrusted.text(config.get(key))
     except (OSError, ValueError, AttributeError):
         raise InputError(
             f"{adapter} holds no {CONFIG}", "name a repo or a directory with a LoRA adapter"
         ) from None
-    if found.get("peft_type") != "LORA":
-        raise InputError(f"{adapter} is {found.get('peft_type')}, not LORA", "use a LoRA adapter")
-    return found
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{adapter} is {config.get('peft_type')}, not LORA", "use a LoRA adapter")
+    return config
 
 
 def name_base(adapter: Path, name: str | None, revision: str | None) -> None:
-    """Write into the adapter's config which base it was made on: PEFT wrote this machine's path;
-    people need the repo and the commit it stood at. Its targets are a set, whose order would make
-    the same adapter another file each time."""
+    """Write the base model's repo and commit into the adapter's config.
+
+    PEFT writes a local path there. Target modules are sorted: PEFT keeps them as a set, so the
+    file would differ each time."""
     config = read_config(adapter) | {"base_model_name_or_path": name, "revision": revision}
     if isinstance(targets := config.get("target_modules"), list):
         config["target_modules"] = sorted(targets)
     (adapter / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def same_kind(adapter: Path, name: str, base: str | None, lora: Lora) -> None:
-    """Raises InputError when training cannot go on with an adapter from outside as it would with
-    one of `lora` on `base`: the card would say what is not so."""
+def check_same_kind(adapter: Path, name: str, base: str | None, lora: Lora) -> None:
+    """Check that training can go on from an adapter from outside. Raises InputError when its
+    base model or LoRA settings differ from the recipe's: the card would be wrong."""
     config = read_config(adapter)
     if (on := config.get("base_model_name_or_path")) != base:
         raise InputError(f"{name} was trained on {on}, not on {base}", "name that model")
-    there: dict[str, Any] = {"r": config.get("r"), "alpha": config.get("lora_alpha")}
-    asked: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha}
+    adapter_lora: dict[str, Any] = {"r": config.get("r"), "alpha": config.get("lora_alpha")}
+    recipe_lora: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha}
     if isinstance(lora.targets, tuple) and isinstance(config.get("target_modules"), list):
-        there["targets"] = sorted(config["target_modules"])
-        asked["targets"] = sorted(lora.targets)
-    differ = [key for key in asked if asked[key] != there[key]]
+        adapter_lora["targets"] = sorted(config["target_modules"])
+        recipe_lora["targets"] = sorted(lora.targets)
+    differ = [key for key in recipe_lora if recipe_lora[key] != adapter_lora[key]]
     if differ:
         raise InputError(
-            f"{name} has {', '.join(f'{key} {there[key]}' for key in differ)}, and the recipe "
-            f"{', '.join(f'{key} {asked[key]}' for key in differ)}",
+            f"{name} has {', '.join(f'{key} {adapter_lora[key]}' for key in differ)}, "
+            f"and the recipe {', '.join(f'{key} {recipe_lora[key]}' for key in differ)}",
             "give stages.dpo.lora what the adapter has",
         )
 
 
 def load(base: Path, adapter: Path, dtype: str) -> Any:
-    """The base with the adapter on it, through PEFT, ready to be asked. Raises InputError when a
-    weight of one has no place in the other."""
+    """Load the base model with the adapter through PEFT, in evaluation mode. Raises InputError
+    when a weight of one has no counterpart in the other."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    wrong = "it was made on another base model: see base_model in its card"
+    fix = "it was made on another base model: see base_model in its card"
     try:
         model = PeftModel.from_pretrained(load_base(base, dtype), str(adapter))
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"the adapter does not fit {base.name}: {str(error).splitlines()[0]}", wrong
+            f"the adapter does not fit {base.name}: {str(error).splitlines()[0]}", fix
         ) from None
     with safe_open(str(adapter / WEIGHTS), "pt") as file:
         # no embeddings: to see whether they changed, PEFT would ask a hub for the base's config
-        mine = get_peft_model_state_dict(model, save_embedding_layers=False)
-        stray = set(file.keys()) ^ set(mine)
-    if stray:
-        raise InputError(f"{len(stray)} weights of the adapter fit nothing in {base.name}", wrong)
+        fitting = get_peft_model_state_dict(model, save_embedding_layers=False)
+        unmatched = set(file.keys()) ^ set(fitting)
+    if unmatched:
+        raise InputError(f"{len(unmatched)} weights of the adapter fit nothing in {base.name}", fix)
     return model.eval()
 
 
 def merge(
-    base: Path, adapter: Path, to: Path, dtype: str | None = None, speech: Path | None = None
+    base: Path,
+    adapter: Path,
+    target: Path,
+    dtype: str | None = None,
+    tokenizer_from: Path | None = None,
 ) -> None:
-    """Write the base with the adapter merged into it to `to`, which must not exist: safetensors,
-    in `dtype` or the base's own, with the tokenizer and template that lie in `speech` (else the
-    base's) and the base's generation config.
+    """Write the base model with the adapter merged into it to the new directory `target`.
 
-    Nothing is done in place: it is written beside and renamed, so of two at once one wins whole
-    and the other is told. Sums are made in float32. Raises InputError or WorkError.
-    """
-    if to.exists():
-        raise WorkError(f"{to} is there already", "name a directory that does not exist yet")
+    Weights are safetensors in `dtype`, by default the base's own; sums are made in float32.
+    Tokenizer and chat template come from `tokenizer_from`, by default the base; the generation
+    config is the base's. The directory appears by a rename: of two merges at once one wins, the
+    other raises WorkError. Raises InputError when the adapter does not fit."""
+    if target.exists():
+        raise WorkError(f"{target} is there already", "name a directory that does not exist yet")
     import torch
 
-    kind = dtype or json.loads((base / "config.json").read_text()).get("dtype") or "float32"
+    result_dtype = dtype or json.loads((base / "config.json").read_text()).get("dtype") or "float32"
     read_config(adapter)
     merged = load(base, adapter, "float32").merge_and_unload(safe_merge=True)
-    merged = merged.to(getattr(torch, kind))
+    merged = merged.to(getattr(torch, result_dtype))
     merged.config.name_or_path = ""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.parent))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        merged.save_pretrained(str(beside))
-        for place, names in ((base, _HABITS), (speech or base, _SPEECH)):
-            for path in place.iterdir():
+        merged.save_pretrained(str(unfinished))
+        for source, names in (
+            (base, _GENERATION_FILES),
+            (tokenizer_from or base, _TOKENIZER_FILES),
+        ):
+            for path in source.iterdir():
                 if path.is_file() and path.name.startswith(names):
-                    shutil.copyfile(path, beside / path.name)
-        beside.chmod(0o755)
-        beside.rename(to)
+                    shutil.copyfile(path, unfinished / path.name)
+        unfinished.chmod(0o755)
+        unfinished.rename(target)
     except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if to.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if target.exists():
             raise WorkError(
-                f"{to} was written by another merge meanwhile", "use that one, or another name"
+                f"{target} was written by another merge meanwhile", "use that one, or another name"
             ) from None
-        raise WorkError(f"{to} cannot be written: {error}", "check the path and space") from None
+        raise WorkError(
+            f"{target} cannot be written: {error}", "check the path and space"
+        ) from None
 
 
 def combine(
@@ -134,29 +143,28 @@ def combine(
     seed: int,
     out: Path,
 ) -> None:
-    """Write one adapter made of several weighted ones (PEFT's add_weighted_adapter) to `out`.
-    The sparse methods keep the share `density`, which dare draws by `seed`.
+    """Write one adapter made of several weighted ones to `out`, by PEFT's add_weighted_adapter.
 
-    adapters: directory and weight by name. Raises InputError when they do not fit together.
-    """
+    `adapters` are directory and weight by name. Sparse methods keep the share `density` of the
+    values, which dare draws by `seed`. Raises InputError when the adapters do not fit together."""
     import torch
     from peft import PeftModel
 
     torch.manual_seed(seed)
-    (first, (path, _)), *others = adapters.items()
+    (first, (path, _)), *rest = adapters.items()
     model = PeftModel.from_pretrained(load_base(base, "float32"), str(path), adapter_name=first)
-    for name, (path, _) in others:
+    for name, (path, _) in rest:
         model.load_adapter(str(path), adapter_name=name)
     for config in model.peft_config.values():  # PEFT looks the base up, on a hub if it must
         config.base_model_name_or_path = str(base)
-    more = {"density": density} if method.startswith(("ties", "dare", "magnitude")) else {}
+    options = {"density": density} if method.startswith(("ties", "dare", "magnitude")) else {}
     try:
         model.add_weighted_adapter(
             adapters=list(adapters),
             weights=[weight for _, weight in adapters.values()],
             adapter_name="combined",
             combination_type=method,
-            **more,
+            **options,
         )
     except ValueError as error:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The rows of a training: which fit, which are held out, and how they lie on disk."""
+"""Training rows: their lengths, the held-out split, and their files on disk."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PARTS = ("train", "held_out")
 
 
 def lengths(tokenizer: Any, row: Any) -> list[int]:
-    """Tokens of every answer of a row, each with its prompt; of a prompt alone where there are
-    none."""
+    """Return the tokens of each answer of a row, prompt included; those of the prompt alone if
+    it has no answer."""
     return [
         len(chat_template.conversation_ids(tokenizer, [*row["prompt"], *row[side]]))
         for side in SIDES
@@ -25,14 +25,14 @@ def lengths(tokenizer: Any, row: Any) -> list[int]:
     ] or [len(chat_template.prompt_ids(tokenizer, row["prompt"]))]
 
 
-def talk(row: Any) -> list[Any]:
-    """A row's prompt with its first answer, if it has one."""
+def conversation(row: Any) -> list[Any]:
+    """Return the messages of a row: its prompt and its first answer, if it has one."""
     return [*row["prompt"], *next((row[side] for side in SIDES if side in row), [])]
 
 
 def check_stops(tokenizer: Any, row: Any, stops: Sequence[int], step: str) -> None:
-    """Raises StageError when an answer is rendered without a stop token at its end: what was
-    trained on it would never stop."""
+    """Check that an answer is rendered with a stop token at its end. Raises StageError if not: a
+    model trained on such rows never stops."""
     side = next(side for side in SIDES if side in row)
     ids = chat_template.conversation_ids(tokenizer, [*row["prompt"], *row[side]])
     if not set(ids[-3:]) & set(stops):
@@ -44,29 +44,31 @@ def check_stops(tokenizer: Any, row: Any, stops: Sequence[int], step: str) -> No
 
 
 def split(rows: list[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """(train, held out). Whole prompts are held out, in every language at once, chosen by a hash
-    of seed and prompt id: every process draws the same split, and more rows move no old one.
-    At least one prompt is held out if `share` is not 0, and at least one trained on."""
+    """Split rows into (train, held out) by prompt, the same prompts in every language.
+
+    Prompts are drawn by a hash of seed and prompt id: every process draws the same split, and
+    more rows move no old one. At least one prompt is held out if `share` is not 0, and at least
+    one is trained on."""
 
     def draw(prompt_id: str) -> float:
         digest = hashlib.sha256(f"{seed}\0{prompt_id}".encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
-    drawn = {prompt_id: draw(prompt_id) for prompt_id in {row["prompt_id"] for row in rows}}
-    held = {prompt_id for prompt_id, value in drawn.items() if value < share}
-    if share and not held:
-        held = {min(drawn, key=drawn.__getitem__)}
-    if len(held) == len(drawn):
-        held.remove(max(drawn, key=drawn.__getitem__))
+    draws = {prompt_id: draw(prompt_id) for prompt_id in {row["prompt_id"] for row in rows}}
+    held_out_ids = {prompt_id for prompt_id, value in draws.items() if value < share}
+    if share and not held_out_ids:
+        held_out_ids = {min(draws, key=draws.__getitem__)}
+    if len(held_out_ids) == len(draws):
+        held_out_ids.remove(max(draws, key=draws.__getitem__))
     return (
-        [row for row in rows if row["prompt_id"] not in held],
-        [row for row in rows if row["prompt_id"] in held],
+        [row for row in rows if row["prompt_id"] not in held_out_ids],
+        [row for row in rows if row["prompt_id"] in held_out_ids],
     )
 
 
-def put(directory: Path, train: list[Any], held_out: list[Any]) -> None:
-    """Write both parts, unless they are there: every process reads the same files, and what TRL
-    caches beside them (tokens, reference log-probabilities) survives a kill."""
+def write(directory: Path, train: list[Any], held_out: list[Any]) -> None:
+    """Write both parts, unless they exist. Every process reads the same files, and TRL's cache
+    beside them (tokens, reference log-probabilities) survives a kill."""
     from datasets import Dataset
 
     for name, part in zip(PARTS, (train, held_out), strict=True):
@@ -77,8 +79,8 @@ def put(directory: Path, train: list[Any], held_out: list[Any]) -> None:
             unfinished.rename(directory / name)
 
 
-def get(directory: Path) -> tuple[Any, Any]:
-    """Both parts as datasets; None for a held-out part that is not there."""
+def read(directory: Path) -> tuple[Any, Any]:
+    """Read both parts as datasets; None for a held-out part that does not exist."""
     from datasets import load_from_disk
 
     train, held_out = (

@@ -1,4 +1,4 @@
-"""Several processes for one training: a config for accelerate, and what is told to and by them."""
+"""Start the processes of one training: accelerate's config, progress and requests to stop."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from factory.training.resume import STOP, Request
 from factory.training.settings import Task
 
 _POLL = 0.1  # seconds between looks at how far they are
-_LOOK = 1.0  # seconds between looks of other machines at whether there is something to join
+_JOIN_POLL = 1.0  # seconds between looks of other machines at whether there is something to join
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """Several machines that share a training: how many, which of them this is, and where their
-    processes meet. `key` tells one attempt from another."""
+    """Machines that share one training: their number, the rank of this one, and the address
+    where processes meet. `key` is unique to one attempt."""
 
     machines: int = 1
     rank: int = 0
@@ -40,10 +40,11 @@ class Meeting:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Meeting:
-        """As the script of a job on several nodes says: FACTORY_MEET, and SLURM's own."""
-        if not (said := environment.get("FACTORY_MEET")):
+        """Read the meeting from the environment of a SLURM job: FACTORY_MEET and SLURM's own
+        variables."""
+        if not (meet := environment.get("FACTORY_MEET")):
             return cls()
-        address, _, port = said.rpartition(":")
+        address, _, port = meet.rpartition(":")
         return cls(
             int(environment["SLURM_NNODES"]),
             int(environment["SLURM_NODEID"]),
@@ -53,12 +54,12 @@ class Meeting:
         )
 
     def called(self, work: Path) -> Path:
-        """The file that calls the other machines to a training."""
+        """Return the file that tells the other machines to join a training."""
         return work / f"meeting-{self.key}"
 
 
 def run(task: Task, progress: Progress) -> dict[str, Any]:
-    """Train here, or in as many processes as `how.processes` asks for; see loop.train."""
+    """Train in this process, or in as many as `how.processes` says; see loop.train."""
     task.work.mkdir(parents=True, exist_ok=True)
     (task.work / STOP).unlink(missing_ok=True)
     if task.how.processes == 1:
@@ -67,9 +68,8 @@ def run(task: Task, progress: Progress) -> dict[str, Any]:
 
 
 def config(task: Task, device: str, devices: int, meeting: Meeting | None = None) -> dict[str, Any]:
-    """accelerate's config for a task on this machine, which may be one of several. Raises
-    StageError when it has fewer GPUs than its share of the processes, or none to spread a model
-    over."""
+    """Return accelerate's config for this machine's part of a task. Raises StageError when it
+    has too few GPUs, or none for fsdp."""
     meeting = meeting or Meeting()
     count, share = task.how.processes, _share(task, meeting)
     if device == "cpu" and task.how.strategy == "fsdp":
@@ -83,7 +83,7 @@ def config(task: Task, device: str, devices: int, meeting: Meeting | None = None
             f"set how.processes to {devices * meeting.machines} or less; the batch stays "
             f"{task.batch}",
         )
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU" if device == "cuda" else "MULTI_CPU",
         "num_machines": meeting.machines,
@@ -95,21 +95,21 @@ def config(task: Task, device: str, devices: int, meeting: Meeting | None = None
         "use_cpu": device == "cpu",
     }
     if meeting.machines > 1:
-        found |= {"main_process_ip": meeting.address, "rdzv_backend": "static"}
+        settings |= {"main_process_ip": meeting.address, "rdzv_backend": "static"}
     if task.how.strategy == "fsdp":
-        found["distributed_type"] = "FSDP"
-        found["fsdp_config"] = {
+        settings["distributed_type"] = "FSDP"
+        settings["fsdp_config"] = {
             "fsdp_version": 2,
             "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             "fsdp_reshard_after_forward": True,
             "fsdp_state_dict_type": "FULL_STATE_DICT",
             "fsdp_cpu_ram_efficient_loading": False,  # every process reads the base itself
         }
-    return found
+    return settings
 
 
 def _share(task: Task, meeting: Meeting) -> int:
-    """How many of the processes are on each machine. Raises StageError."""
+    """Return the number of processes on each machine. Raises StageError."""
     share, odd = divmod(task.how.processes, meeting.machines)
     if odd or not share:
         raise StageError(
@@ -120,10 +120,10 @@ def _share(task: Task, meeting: Meeting) -> int:
 
 
 def _launched(task: Task, progress: Progress) -> dict[str, Any]:
-    told, far = (task.work / name for name in ("task.json", "far.json"))
+    task_file, progress_file = (task.work / name for name in ("task.json", "far.json"))
     (task.work / RESULT).unlink(missing_ok=True)
-    far.unlink(missing_ok=True)
-    write_atomically(told, task.model_dump_json().encode())
+    progress_file.unlink(missing_ok=True)
+    write_atomically(task_file, task.model_dump_json().encode())
     meeting = Meeting.of(os.environ)
     _share(task, meeting)
     if meeting.machines > 1:
@@ -136,42 +136,44 @@ def _launched(task: Task, progress: Progress) -> dict[str, Any]:
         )
     if code or not (task.work / RESULT).exists():
         raise StageError(
-            f"{task.step}: one of {task.how.processes} processes failed: {_said(log)}", f"see {log}"
+            f"{task.step}: one of {task.how.processes} processes failed: {_last_error(log)}",
+            f"see {log}",
         )
-    found: dict[str, Any] = json.loads((task.work / RESULT).read_text())
-    return found
+    result: dict[str, Any] = json.loads((task.work / RESULT).read_text())
+    return result
 
 
-def join(work: Path, over: Path) -> bool:
-    """On another machine than the first: wait for a training in this directory and take part in
-    it; returns False when there is none before the file `over` appears. Raises StageError when a
-    process here fails; a request to stop ends it well, since the first machine answers for it."""
+def join(work: Path, end_file: Path) -> bool:
+    """Wait on a further machine for a training in this directory and take part in it.
+
+    Returns False if the file `end_file` appears first. Raises StageError when a process here
+    fails. After a request to stop it returns: the first machine reports it."""
     meeting = Meeting.of(os.environ)
     while not meeting.called(work).exists():
-        if over.exists():
+        if end_file.exists():
             return False
-        time.sleep(_LOOK)
+        time.sleep(_JOIN_POLL)
     task = Task.model_validate_json((work / "task.json").read_bytes())
-    signalled, code, log = _processes(task, meeting, lambda *told: None)
+    signalled, code, log = _processes(task, meeting, lambda *progress: None)
     if code and signalled is None and not (work / STOP).exists():
-        raise StageError(f"{task.step}: a process failed here: {_said(log)}", f"see {log}")
+        raise StageError(f"{task.step}: a process failed here: {_last_error(log)}", f"see {log}")
     return True
 
 
 def _processes(
     task: Task, meeting: Meeting, progress: Progress
 ) -> tuple[signal.Signals | None, int, Path]:
-    """This machine's processes, from their start to their end: which signal came meanwhile, the
-    code they ended with, and their log."""
+    """Run this machine's processes to their end. Returns the signal that came meanwhile, the
+    exit code and the log file."""
     import torch
 
     device = trainers.device_of(task)
-    beside = f"-{meeting.rank}" if meeting.rank else ""
-    told, settings = task.work / "task.json", task.work / f"accelerate{beside}.yaml"
+    suffix = f"-{meeting.rank}" if meeting.rank else ""
+    task_file, settings = task.work / "task.json", task.work / f"accelerate{suffix}.yaml"
     text = yaml.safe_dump(config(task, device, torch.cuda.device_count(), meeting))
     write_atomically(settings, text.encode())
-    log = task.work / f"processes{beside}.log"
-    program = ("-m", "factory.training.worker", str(told), str(os.getpid()))
+    log = task.work / f"processes{suffix}.log"
+    program = ("-m", "factory.training.worker", str(task_file), str(os.getpid()))
     start: tuple[str, ...]
     if device == "cuda":
         start = ("accelerate.commands.launch", "--config_file", str(settings))
@@ -202,7 +204,7 @@ def _processes(
 
 
 def _meet(meeting: Meeting) -> tuple[str, ...]:
-    """torchrun's words for where processes meet."""
+    """Return torchrun's arguments for where processes meet."""
     if meeting.machines == 1:
         return ("--standalone",)
     return (
@@ -213,8 +215,8 @@ def _meet(meeting: Meeting) -> tuple[str, ...]:
     )
 
 
-def _said(log: Path) -> str:
-    """What a failed process said of its failure, or the last thing that any said."""
+def _last_error(log: Path) -> str:
+    """Return the last error line of a log, or its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return next((x for x in reversed(lines) if x.startswith("error: ")), (lines or ["?"])[-1])
 
@@ -222,9 +224,9 @@ def _said(log: Path) -> str:
 def _follow(
     process: subprocess.Popen[bytes], request: Request, far: Path, progress: Progress
 ) -> None:
-    """Tell how far the processes are until they end, and pass on a request to stop."""
+    """Report progress until the processes end, and pass on a request to stop."""
     while process.poll() is None:
-        if request.made():
+        if request.requested():
             (far.parent / STOP).touch()
         try:
             process.wait(_POLL)

@@ -1,4 +1,4 @@
-"""The act of training: from the last whole checkpoint to weights on disk, in one process of it."""
+"""Train in one process: from the last complete checkpoint to weights on disk."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ RESULT = "result.json"  # what the main process found, for whoever started sever
 
 
 def train(task: Task, progress: Progress, starter: int | None = None) -> dict[str, Any]:
-    """Train until done and write the weights to `task.out`. Returns history, final figures on
-    held-out rows, steps, stop ids, seconds, and those at work on rows: of all steps, by the pace
-    of those since the last start but its first, which is slower; None of one step alone.
+    """Train to the end and write the weights to `task.out`.
 
-    Raises Interrupted after a signal, with a checkpoint saved; StageError when the loss is not
-    finite.
-    """
+    Returns history, final figures on held-out rows, steps, stop ids, seconds, and `working`:
+    seconds of training alone. That is the mean step time since the last start times all steps,
+    without the first step, which is slower; None for a single step. Raises Interrupted after a
+    signal, with a checkpoint saved; StageError when the loss is not finite."""
     import torch
     from transformers import PrinterCallback
 
@@ -36,16 +35,16 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
     request = Request(task.work, starter)
     tokenizer = chat_template.load_tokenizer(str(task.base))
     torch.manual_seed(task.seed)
-    parts = dataset.get(task.rows)
-    ends: list[float] = []  # of steps
+    parts = dataset.read(task.rows)
+    step_ends: list[float] = []  # of steps
 
-    def told(done: int, total: int, unit: str, tokens: int = 0) -> None:
-        ends.append(time.monotonic())
+    def step_done(done: int, total: int, unit: str, tokens: int = 0) -> None:
+        step_ends.append(time.monotonic())
         progress(done, total, unit, tokens)
 
-    trainer = trainers.build(task, tokenizer, *parts, [_watcher(request, told)])
+    trainer = trainers.build(task, tokenizer, *parts, [_progress_callback(request, step_done)])
     trainer.remove_callback(PrinterCallback)  # our progress and the manifest's curve say it
-    trainer.add_callback(_keeper(trainer, task))
+    trainer.add_callback(_checkpoint_callback(trainer, task))
     stops = chat_template.stop_ids(tokenizer, getattr(trainer.model, "generation_config", None))
     if task.method in ("sft", "preference"):
         dataset.check_stops(tokenizer, parts[0][0], stops, task.step)
@@ -57,7 +56,7 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
             f"{task.step}: the loss is not finite after {trainer.state.global_step} steps",
             "lower lr; if it stays so, look for empty or odd rows",
         )
-    if trainer.state.global_step < trainer.state.max_steps and request.made():
+    if trainer.state.global_step < trainer.state.max_steps and request.requested():
         why = request.signal.name if request.signal else "the process that started it"
         raise Interrupted(
             f"{task.step}: told to stop by {why} after step {trainer.state.global_step}",
@@ -76,22 +75,24 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
         },
         "stops": stops,
         "seconds": time.monotonic() - began,
-        "working": steps * (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else None,
+        "working": steps * (step_ends[-1] - step_ends[0]) / (len(step_ends) - 1)
+        if len(step_ends) > 1
+        else None,
     }
 
 
 def _final(trainer: Any, held_out: bool) -> dict[str, float]:
-    """The held-out figures after the last step: those of training's last look, or a last look."""
+    """Return the figures on held-out rows after the last step."""
     if not held_out or trainer.eval_dataset is None:
         return {}
-    looks = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    if looks and looks[-1]["step"] == trainer.state.global_step:
-        return monitoring.short({k: v for k, v in looks[-1].items() if k != "step"})
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if evaluations and evaluations[-1]["step"] == trainer.state.global_step:
+        return monitoring.short({k: v for k, v in evaluations[-1].items() if k != "step"})
     return monitoring.short(trainer.evaluate())
 
 
 def _save(trainer: Any, task: Task) -> None:
-    """The adapter, or for a reward model the merged whole; written by the main process alone."""
+    """Write the adapter, or a reward model merged into its base; the main process writes."""
     if task.method != "reward":
         _save_adapter(trainer, task.out)
     elif trainer.accelerator.is_main_process:
@@ -101,12 +102,13 @@ def _save(trainer: Any, task: Task) -> None:
     if trainer.accelerator.is_main_process:
         for share in task.checkpoints:
             shutil.copytree(
-                task.kept(share), task.out / checkpoints.folder(checkpoints.format_share(share))
+                task.checkpoint_path(share),
+                task.out / checkpoints.folder(checkpoints.format_share(share)),
             )
 
 
 def _save_adapter(trainer: Any, to: Path) -> None:
-    """The adapter as it is now; every process has to come here, since each may hold a part."""
+    """Write the adapter as it is now. Every process has to call this: each may hold a part."""
     sharded = trainer.is_fsdp_enabled
     state = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if not trainer.accelerator.is_main_process:
@@ -118,19 +120,20 @@ def _save_adapter(trainer: Any, to: Path) -> None:
 
 
 def write(task: Task, result: dict[str, Any]) -> None:
-    """Leave a result for the process that started this one."""
+    """Write a result for the process that started this one."""
     write_atomically(task.work / RESULT, json.dumps(result).encode())
 
 
-def _watcher(request: Request, progress: Progress) -> Any:
+def _progress_callback(request: Request, progress: Progress) -> Any:
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):  # type: ignore[misc]
-        """Tells how far training is, marks whole checkpoints, ends it when asked or hopeless."""
+        """Callback that reports progress, marks complete checkpoints, and stops training on
+        request or when the loss is not finite."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress(state.global_step, state.max_steps, "steps")
-            if _anywhere(request.made()) and state.global_step < state.max_steps:
+            if _any_process(request.requested()) and state.global_step < state.max_steps:
                 control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -145,18 +148,18 @@ def _watcher(request: Request, progress: Progress) -> Any:
     return Watcher()
 
 
-def _keeper(trainer: Any, task: Task) -> Any:
+def _checkpoint_callback(trainer: Any, task: Task) -> Any:
     from transformers import TrainerCallback
 
     class Keeper(TrainerCallback):  # type: ignore[misc]
-        """Keeps the adapter after the shares of the steps that the task names. One that is kept
-        appears by a rename, and a step that is gone through again keeps it anew."""
+        """Callback that saves the adapter after the shares of the steps in `task.checkpoints`. A
+        copy appears by a rename; a repeated step replaces it."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             for share in task.checkpoints:
                 if state.global_step != step_of(share, state.max_steps):
                     continue
-                path = task.kept(share)
+                path = task.checkpoint_path(share)
                 half = path.with_name(f".{path.name}")
                 _save_adapter(trainer, half)
                 if state.is_world_process_zero:
@@ -167,17 +170,17 @@ def _keeper(trainer: Any, task: Task) -> Any:
 
 
 def step_of(share: float, steps: int) -> int:
-    """The step after which this share of the steps is done, the first at the earliest."""
+    """Return the step after which this share of the steps is done, at least 1."""
     return max(1, round(share * steps))
 
 
-def _anywhere(here: bool) -> bool:
-    """Whether it is so in any process: all of them must stop after the same step."""
+def _any_process(flag_here: bool) -> bool:
+    """Return whether the flag is set in any process: all must stop after the same step."""
     import torch
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return here
+        return flag_here
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    flag = torch.tensor([int(here)], device=device)
+    flag = torch.tensor([int(flag_here)], device=device)
     torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
     return bool(flag.item())

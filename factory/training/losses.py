@@ -1,4 +1,4 @@
-"""Preference losses by name: what TRL has, and what a recipe may say of them. Pure; no torch."""
+"""Preference losses by name: those of TRL, and their checks in a recipe. Pure; no torch."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ACROSS_ROWS = frozenset({"aot", "aot_unpaired", "kto"})  # of one row alone they
 SMOOTHED = frozenset({"exo_pair", "robust", "aot", "aot_unpaired", "cpo"})
 
 
-def parsed(value: Any) -> str | dict[str, float]:
-    """One name, or the weights of several in the table's order; a sum of one is that one.
+def parse(value: Any) -> str | dict[str, float]:
+    """Return one loss name, or the weights of several in the table's order; a sum of one is that
+    name.
 
-    Raises ValueError that lists the names there are.
-    """
+    Raises ValueError that lists the names."""
     weights = {value: 1.0} if isinstance(value, str) else value
     if not isinstance(weights, Mapping) or not weights:
         raise ValueError("is a name, or weights like {sigmoid: 1.0, sft: 0.2}")
@@ -56,12 +56,12 @@ def parsed(value: Any) -> str | dict[str, float]:
 
 
 def weights(loss: str | Mapping[str, float]) -> dict[str, float]:
-    """The weight of each loss in what `parsed` gave."""
+    """Return the weight of each loss in a parsed loss."""
     return {loss: 1.0} if isinstance(loss, str) else dict(loss)
 
 
-def said(loss: str | Mapping[str, float]) -> str:
-    """The loss as a card says it: `sigmoid`, or `1 sigmoid + 0.2 sft`."""
+def describe(loss: str | Mapping[str, float]) -> str:
+    """Return the loss as text: `sigmoid`, or `1 sigmoid + 0.2 sft`."""
     if isinstance(loss, str):
         return loss
     return " + ".join(f"{weight:g} {name}" for name, weight in loss.items())

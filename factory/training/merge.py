@@ -1,4 +1,4 @@
-"""merge: adapters of several languages or objectives become one, by PEFT's own arithmetic."""
+"""merge: combine adapters of several languages or objectives by PEFT's arithmetic."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _SPARSE = ("ties", "dare_linear", "dare_ties", "ties_svd", "dare_linear_svd", "d
 
 
 class MergeHow(How):
-    """`engine`: what the probe holds against PEFT."""
+    """`engine`: the engine that the probe compares with PEFT."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
 
 
 class Merge(Stage):
-    """One adapter out of those named in `of`: a training stage (all its adapters) or single steps
-    like `dpo[es]`. `weights` by step; without them each counts the same and they add up to 1.
-    cat is the exact sum of the changes, of the ranks' sum; svd brings that down to the largest
-    rank; linear adds up LoRA's factors, which is not the sum of their products; ties (arXiv
-    2306.01708) and dare (arXiv 2311.03099) keep the share `density` of each adapter's values."""
+    """One adapter from those named in `of`: a training stage (all its adapters) or single steps
+    like `dpo[es]`. `weights` by step; by default equal, adding up to 1. cat is the exact sum of
+    the changes, its rank the sum of the ranks; svd reduces that to the largest rank. linear adds
+    up LoRA's factors, which is not the sum of their products. ties (arXiv 2306.01708) and dare
+    (arXiv 2311.03099) keep the share `density` of each adapter's values."""
 
     name: ClassVar[str] = "merge"
     kind: ClassVar[str] = "adapter"
@@ -58,35 +58,35 @@ class Merge(Stage):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = context.model(self.base, "base", self.name)
-        found: dict[str, SliceSpec] = {}
+        adapters: dict[str, SliceSpec] = {}
         for name in self.of:
             stage = name.partition("[")[0]
-            made = {spec.step: spec for spec in context.slices(stage, self.name)}
+            specs = {spec.step: spec for spec in context.slices(stage, self.name)}
             if context.stage(stage, self.name).kind != "adapter" or stage == self.name:
                 raise RecipeError(
                     f"stages.merge.of: {name} makes no adapters", "name sft, dpo or one step"
                 )
-            if name != stage and name not in made:
+            if name != stage and name not in specs:
                 raise RecipeError(
-                    f"stages.merge.of names {name!r}{nearest(name, made)}",
-                    f"use {stage} or one of {', '.join(made)}",
+                    f"stages.merge.of names {name!r}{nearest(name, specs)}",
+                    f"use {stage} or one of {', '.join(specs)}",
                 )
             if getattr(context.stage(stage, self.name), "base", None) != self.base:
                 raise RecipeError(
                     f"stages.merge is of the model {self.base}, {stage} of another",
                     "adapters of different base models cannot be merged",
                 )
-            found |= made if name == stage else {name: made[name]}
-        if len(found) < 2:
+            adapters |= specs if name == stage else {name: specs[name]}
+        if len(adapters) < 2:
             raise RecipeError(
-                f"stages.merge has one adapter alone ({', '.join(found)})", "name several in of:"
+                f"stages.merge has one adapter alone ({', '.join(adapters)})", "name several in of:"
             )
-        if self.weights and self.weights.keys() != found.keys():
+        if self.weights and self.weights.keys() != adapters.keys():
             raise RecipeError(
                 f"stages.merge.weights are of {', '.join(self.weights)}",
-                f"give one for each of {', '.join(found)}",
+                f"give one for each of {', '.join(adapters)}",
             )
-        reads = tuple(StepInput("adapter", spec.step, spec.name) for spec in found.values())
+        reads = tuple(StepInput("adapter", spec.step, spec.name) for spec in adapters.values())
         return [SliceSpec(self.name, "all", None, (*reads, base))]
 
     def run(self, job: Job) -> Outcome:
@@ -97,14 +97,14 @@ class Merge(Stage):
         reads = [
             need for need in spec.needs if isinstance(need, StepInput) and need.role == "adapter"
         ]
-        share = {read.step: self.weights.get(read.step, 1 / len(reads)) for read in reads}
-        places = {read.step: job.places[read] for read in reads}
+        share = {adapter.step: self.weights.get(adapter.step, 1 / len(reads)) for adapter in reads}
+        places = {adapter.step: job.places[adapter] for adapter in reads}
         parts = {name: (place.path, share[name]) for name, place in places.items()}
         adapters.combine(base.path, parts, self.method, self.density, job.seed, job.out)
         adapters.name_base(job.out, base.name, base.revision)
         talks, engine = probe.GREETINGS, self.how.engine
-        found = probe.probe(base.path, job.out, talks, self.dtype, 256, engine)
-        said = probe.check(found, job.step)
+        probed = probe.probe(base.path, job.out, talks, self.dtype, 256, engine)
+        alarms = probe.check(probed, job.step)
         tokenizer = chat_template.load_tokenizer(str(base.path))
         tokenizer.save_pretrained(str(job.out))
         stats: dict[str, Any] = {
@@ -114,8 +114,8 @@ class Merge(Stage):
                 for name, place in places.items()
             ],
             "chain": {"load_on": base.name, "revision": base.revision, "start": "policy"},
-            "probe": found,
-            "alarms": said,
+            "probe": probed,
+            "alarms": alarms,
             "rank": adapters.read_config(job.out)["r"],
         }  # fmt: skip
         return Outcome({spec.name: Rows(into=0, out=0)}, determinism="rounding", stats=stats)

@@ -1,4 +1,4 @@
-"""Watching a training: what its logs say, in few points, and the lines that cry alarm. Pure."""
+"""Training logs: reduce them to short curves and raise alarms. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Entry = dict[str, Any]
 
 
 def short(entry: Entry) -> dict[str, float]:
-    """A log entry to five significant digits, without the trainer's own timings."""
+    """Return a log entry to five significant digits, without the trainer's own timings."""
     return {
         key: float(f"{value:.5g}")
         for key, value in entry.items()
@@ -22,7 +22,7 @@ def short(entry: Entry) -> dict[str, float]:
 
 
 def finite(history: Sequence[Entry]) -> bool:
-    """Whether every loss and gradient norm that was logged is a number."""
+    """Return whether every logged loss and gradient norm is finite."""
     return all(
         math.isfinite(entry.get(key, 0.0))
         for entry in history
@@ -31,13 +31,13 @@ def finite(history: Sequence[Entry]) -> bool:
 
 
 def curve(history: Sequence[Entry]) -> list[dict[str, float]]:
-    """Training steps, each or every nth so that at most POINTS are left; first and last stay."""
+    """Return the training steps, thinned to at most POINTS; first and last stay."""
     steps = [short(entry) for entry in history if "loss" in entry]
     return _thinned(steps)
 
 
 def held_out(history: Sequence[Entry]) -> list[dict[str, float]]:
-    """What the held-out rows gave on the way, with the step."""
+    """Return the evaluations on held-out rows, each with its step."""
     return _thinned([short(entry) for entry in history if "eval_loss" in entry])
 
 
@@ -48,17 +48,16 @@ def _thinned(points: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def alarms(history: Sequence[Entry]) -> list[str]:
-    """What a person should look at before the result is trusted, a line each.
+    """Return warnings about a training, a line each.
 
-    Looks at fifths of the run: one step alone says little.
-    """
+    They compare fifths of the run: one step alone says little."""
     steps = [entry for entry in history if "loss" in entry]
-    found = []
+    messages = []
     if not finite(history):
-        found.append("the loss is not finite")
+        messages.append("the loss is not finite")
     if len(steps) >= 5:
-        found += [*_falling(steps), *_at_chance(steps), *_loss_rose(steps)]
-    return found
+        messages += [*_falling(steps), *_at_chance(steps), *_loss_rose(steps)]
+    return messages
 
 
 def _mean(steps: Sequence[Entry], key: str) -> float | None:
@@ -73,7 +72,7 @@ def _ends(steps: Sequence[Entry], key: str) -> tuple[float, float] | None:
 
 
 def _falling(steps: Sequence[Entry]) -> list[str]:
-    """Chosen answers become much less likely: DPO may win by unlearning both sides."""
+    """Warn when chosen answers become much less likely: DPO may win by unlearning both sides."""
     ends = _ends(steps, "logps/chosen")
     if ends and ends[1] < 1.5 * ends[0] and ends[1] < ends[0] - 10:
         return [
@@ -84,7 +83,8 @@ def _falling(steps: Sequence[Entry]) -> list[str]:
 
 
 def _at_chance(steps: Sequence[Entry]) -> list[str]:
-    """The reward accuracy of the last fifth is a coin's, over enough steps to tell."""
+    """Warn when the reward accuracy of the last fifth is that of chance, over enough steps to
+    tell."""
     ends = _ends(steps, "rewards/accuracies") or _ends(steps, "accuracy")
     if ends and len(steps) >= 20 and abs(ends[1] - 0.5) < 0.05:
         return [

@@ -1,4 +1,4 @@
-"""The fidelity probe: whether an adapter does what its card says, before anybody relies on it."""
+"""Fidelity probe: check that an adapter changes the model, and that engines apply it."""
 
 from __future__ import annotations
 
@@ -39,12 +39,11 @@ def probe(
     max_length: int,
     engine: Name = "auto",
 ) -> dict[str, Any]:
-    """Log-probabilities of every next token of up to sixteen conversations (prompt and answer),
-    by the base, by PEFT with the adapter, by the engine that the other stages would take, and
-    merged. Needs at least one conversation of two tokens.
+    """Compare next-token log-probabilities of up to sixteen conversations (prompt and answer).
 
-    Returns the largest and the mean absolute difference of each to PEFT's, in nats.
-    """
+    PEFT with the adapter is compared with the base model, the merged model and the engine that
+    other stages would use. Needs at least one conversation of two tokens. Returns the largest
+    and the mean absolute difference of each to PEFT, in nats."""
     import torch
 
     tokenizer = chat_template.load_tokenizer(str(base))
@@ -55,65 +54,64 @@ def probe(
     model = adapters.load(base, adapter, dtype).to(_device())
     tuned = _log_probs(model, rows)
     with model.disable_adapter():
-        plain = _log_probs(model, rows)
-    found: dict[str, Any] = {
+        untuned = _log_probs(model, rows)
+    figures: dict[str, Any] = {
         "prompts": len(rows),
         "dtype": dtype,
         "tolerance": TOLERANCE[dtype],
-        "base": _difference(tuned, plain),
+        "base": _difference(tuned, untuned),
     }
-    found["merged"] = _difference(tuned, _log_probs(model.merge_and_unload(), rows))
+    figures["merged"] = _difference(tuned, _log_probs(model.merge_and_unload(), rows))
     del model
     gc.collect()  # a trainer is a circle of references, and its model may still be on the device
     torch.cuda.empty_cache()
-    with_adapter = choose.likelihood(EngineKnobs(engine=engine), base, dtype, adapter)
+    engine_model = choose.likelihood(EngineKnobs(engine=engine), base, dtype, adapter)
     try:
-        told = with_adapter.log_probs(rows, [1] * len(rows))
-        found["engine"] = {"name": with_adapter.name, **_difference(tuned, told)}
+        engine_probs = engine_model.log_probs(rows, [1] * len(rows))
+        figures["engine"] = {"name": engine_model.name, **_difference(tuned, engine_probs)}
     finally:
-        with_adapter.close()
-    found["applied"] = found["base"]["max"] > 0
-    return found
+        engine_model.close()
+    figures["applied"] = figures["base"]["max"] > 0
+    return figures
 
 
-def check(found: dict[str, Any], step: str) -> list[str]:
-    """What is to be looked at: ways to the adapter that are further from PEFT than rounding.
+def check(figures: dict[str, Any], step: str) -> list[str]:
+    """Return warnings for routes that differ from PEFT by more than the tolerance.
 
     Raises StageError when the adapter changes nothing, or when the engine is as far from PEFT as
-    the base without it: what that engine says would be said of the base. A tolerance is a choice,
-    and no reason to throw a training away.
-    """
-    if not found["applied"]:
+    the base model is: that engine ignores the adapter. A tolerance is a choice, and no reason to
+    discard a training."""
+    if not figures["applied"]:
         raise StageError(
-            f"{step}: the adapter changes no logit on {found['prompts']} prompts",
+            f"{step}: the adapter changes no logit on {figures['prompts']} prompts",
             "raise lr, take a smaller batch or more rows: nothing was learned",
         )
-    said = []
-    for way, name in (("merged", "merged"), ("engine", found["engine"]["name"])):
-        gap = found[way]["mean"]
-        if gap <= found["tolerance"]:
+    alarms = []
+    for route, name in (("merged", "merged"), ("engine", figures["engine"]["name"])):
+        gap = figures[route]["mean"]
+        if gap <= figures["tolerance"]:
             continue
-        told = f"{name} differs from PEFT by {gap:.3g} nats a token"
-        if way == "engine" and gap > found["base"]["mean"] / 2:
+        message = f"{name} differs from PEFT by {gap:.3g} nats a token"
+        if route == "engine" and gap > figures["base"]["mean"] / 2:
             raise StageError(
-                f"{step}: {told}, the base without the adapter by {found['base']['mean']:.3g}",
+                f"{step}: {message}, the base without the adapter by {figures['base']['mean']:.3g}",
                 "that engine does not apply it: how.engine names another one",
             )
-        said.append(f"{told}, more than {found['tolerance']}")
-    return said
+        alarms.append(f"{message}, more than {figures['tolerance']}")
+    return alarms
 
 
 def refuse_unapplied(adapter: Path, name: str) -> None:
-    """Raises StageError for an adapter that changes nothing: its manifest says so, or all its
-    weights are at zero."""
+    """Raise StageError for an adapter that changes nothing, by its manifest or because all its
+    weights are zero."""
     from safetensors import safe_open
 
     try:
-        found = read_manifest(adapter).stats.get("probe")
+        probed = read_manifest(adapter).stats.get("probe")
     except (OSError, ValueError):
-        found = None  # a stranger's adapter
-    if found is not None:
-        idle = not found["applied"]
+        probed = None  # a stranger's adapter
+    if probed is not None:
+        idle = not probed["applied"]
     else:
         with safe_open(str(adapter / adapters.WEIGHTS), "pt") as file:
             up = [name for name in file.keys() if "lora_B" in name]  # noqa: SIM118
@@ -132,24 +130,24 @@ def _device() -> str:
 
 
 def _log_probs(model: Any, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Of every token after the first, given those before; one row at a time, so that no padding
-    can be what differs."""
+    """Return the log-probability of each token after the first, given those before. One row at a
+    time: padding could itself be the difference."""
     import torch
 
-    found = []
+    log_probs = []
     with torch.inference_mode():
         for row in rows:
             ids = torch.tensor([list(row)], device=model.device)
             logits = model(input_ids=ids).logits[0, :-1].float()
             chosen = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-            found.append(chosen.cpu().tolist())
-    return found
+            log_probs.append(chosen.cpu().tolist())
+    return log_probs
 
 
-def _difference(one: list[list[float]], other: list[list[float]]) -> dict[str, float]:
+def _difference(first: list[list[float]], second: list[list[float]]) -> dict[str, float]:
     gaps = [
         abs(a - b)
-        for mine, theirs in zip(one, other, strict=True)
-        for a, b in zip(mine, theirs, strict=True)
+        for row, other_row in zip(first, second, strict=True)
+        for a, b in zip(row, other_row, strict=True)
     ]
     return {"max": float(f"{max(gaps):.3g}"), "mean": float(f"{sum(gaps) / len(gaps):.3g}")}

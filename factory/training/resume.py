@@ -1,4 +1,4 @@
-"""Checkpoints of a training under way: which are whole, and how one is asked for by a signal."""
+"""Checkpoints of a training in progress: find the complete ones, and stop on request."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ STOP = "stop"  # a file that asks every process of a training to save and end
 
 
 def last_checkpoint(directory: Path) -> str | None:
-    """The newest whole checkpoint, if any; half-written ones are removed."""
-    found = []
+    """Return the newest complete checkpoint, if any; incomplete ones are removed."""
+    complete = []
     for path in directory.glob("checkpoint-*"):
         if (path / COMPLETE).exists():
-            found.append(path)
+            complete.append(path)
         else:
             shutil.rmtree(path)
-    newest = max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    newest = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
     return str(newest) if newest else None
 
 
 class Request:
-    """Whether this training is to save a checkpoint and end: a signal came to this process, the
-    file `stop` lies in its directory, or the process that started it is gone."""
+    """Request to save a checkpoint and stop: a signal to this process, the file `stop` in its
+    directory, or the end of the process that started it."""
 
     def __init__(self, directory: Path, starter: int | None = None) -> None:
         self._file, self._starter = directory / STOP, starter
         self.signal: signal.Signals | None = None
 
-    def made(self) -> bool:
-        """Asked once a step; costs a system call or two."""
+    def requested(self) -> bool:
+        """Return whether a stop was requested. Called once a step; costs a system call or two."""
         if self._starter is not None:
             try:
                 os.kill(self._starter, 0)
@@ -48,8 +48,7 @@ class Request:
     def listening(self) -> Iterator[None]:
         """Take SIGTERM and SIGUSR1 (SLURM's warning) as a request, instead of ending at once.
 
-        Only a main thread can; anywhere else signals stay whose they were.
-        """
+        Only a main thread can; elsewhere signals keep their handlers."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -57,8 +56,8 @@ class Request:
         def ask(number: int, _: FrameType | None) -> None:
             self.signal = signal.Signals(number)
 
-        wanted = (signal.SIGTERM, signal.SIGUSR1)
-        before = {number: signal.signal(number, ask) for number in wanted}
+        signals = (signal.SIGTERM, signal.SIGUSR1)
+        before = {number: signal.signal(number, ask) for number in signals}
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""What a recipe may say of any training, and the task that a trainer is handed."""
+"""Settings of any training in a recipe, and the task that a trainer gets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from factory.artifacts import checkpoints as kept
+from factory.artifacts import checkpoints as checkpoint_folders
 from factory.config import Knobs
 
 # The projections of Llama-like models, as CroCo's published scripts have them.
@@ -28,10 +28,10 @@ class Lora(Knobs):
 
 class Running(Knobs):
     """`micro_batch`: rows on a device at once. `processes`: one a device, started by accelerate.
-    `save_steps`: optimizer steps between checkpoints. `evaluations`: how often the held-out rows
-    are looked at on the way. `precompute_reference`: the reference model's log-probabilities once,
-    before training; `auto` does so when there is more than one epoch. `engine`: what the probe
-    holds against PEFT before an adapter is published."""
+    `save_steps`: optimizer steps between checkpoints. `evaluations`: evaluations on held-out
+    rows during training. `precompute_reference`: compute the reference model's log-probabilities
+    once, before training; `auto` does so with more than one epoch. `engine`: the engine that the
+    probe compares with PEFT."""
 
     micro_batch: int = Field(1, ge=1)
     save_steps: int = Field(50, ge=1)
@@ -45,10 +45,9 @@ class Running(Knobs):
 
 
 class Task(Knobs):
-    """One training: a model, the rows on disk, every knob, where checkpoints and weights go.
+    """One training: a model, rows on disk, all knobs, and the paths of checkpoints and weights.
 
-    Plain data, so that it can be handed to other processes as JSON.
-    """
+    Plain data, passed to other processes as JSON."""
 
     step: str
     method: Literal["reward", "sft", "preference", "online"]
@@ -81,9 +80,10 @@ class Task(Knobs):
     max_tokens: int = 0
     temperature: float = 1.0
 
-    def kept(self, share: float) -> Path:
-        """Where the adapter after this share of the steps is kept until the end."""
-        return self.work / kept.folder(kept.format_share(share))
+    def checkpoint_path(self, share: float) -> Path:
+        """Return the directory of the adapter saved after this share of the steps, until the
+        end."""
+        return self.work / checkpoint_folders.folder(checkpoint_folders.format_share(share))
 
     @property
     def accumulation(self) -> int:

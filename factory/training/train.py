@@ -1,6 +1,6 @@
-"""reward, sft and dpo: LoRA trainings, as factory/training puts them into TRL's words.
+"""reward, sft, dpo and online: LoRA trainings with TRL.
 
-Checkpoints go to the work directory by steps, so a kill costs the steps since the last one.
+Checkpoints are saved to the work directory by steps: a kill loses the steps since the last one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from factory.training.settings import Dtype, Lora, Running, Task
 
 
 class TrainHow(How, Running):
-    """How a training is run: see settings.Running."""
+    """Settings of a training run that do not change its result: see settings.Running."""
 
 
 class _Training(Stage):
-    """What all trainings share; defaults are CroCo's published ones."""
+    """Knobs and steps that all trainings share; defaults are CroCo's published ones."""
 
     seeded: ClassVar[bool] = True
     read: ClassVar[str]  # the role of its training rows
@@ -69,17 +69,19 @@ class _Training(Stage):
         base = job.place(spec, "base")
         table = job.table(spec, self.read, self.rows_kind)
         tokenizer = chat_template.load_tokenizer(str(base.path))
-        found = [self._row(row) for row in table.to_pylist()]
-        fitting, counts, tokens = self._fitting(found, tokenizer, job.step)
-        train, held_out = dataset.split(fitting, self.held_out, job.seed)
+        all_rows = [self._row(row) for row in table.to_pylist()]
+        rows, counts, tokens = self._fitting(all_rows, tokenizer, job.step)
+        train, held_out = dataset.split(rows, self.held_out, job.seed)
         checkpoints = job.work / "checkpoints"
         task = self._task(job, checkpoints)
-        kept = {*self.columns, "length"} if task.group_by_length else set(self.columns)
+        columns = {*self.columns, "length"} if task.group_by_length else set(self.columns)
         # what sampling hands to the template, training must: or it learns from other tokens
-        said = chat_template.template_arguments(tokenizer)
-        more = {"chat_template_kwargs": said} if said else {}
-        told = [[{n: row[n] for n in kept} | more for row in part] for part in (train, held_out)]
-        dataset.put(checkpoints / "rows", *told)
+        arguments = chat_template.template_arguments(tokenizer)
+        extra = {"chat_template_kwargs": arguments} if arguments else {}
+        parts = [
+            [{n: row[n] for n in columns} | extra for row in part] for part in (train, held_out)
+        ]
+        dataset.write(checkpoints / "rows", *parts)
         result = launch.run(task, job.progress)
         history = result["history"]
         stats: dict[str, Any] = {
@@ -100,7 +102,7 @@ class _Training(Stage):
         }
         template = None
         if self.kind == "adapter":
-            probed = self._finish(job, [dataset.talk(row) for row in told[1] + told[0]])
+            probed = self._finish(job, [dataset.conversation(row) for row in parts[1] + parts[0]])
             stats |= probed | {"alarms": stats["alarms"] + probed["alarms"]}
             template = chat_template.contract(tokenizer, result["stops"])
         tokenizer.save_pretrained(str(job.out))
@@ -114,31 +116,32 @@ class _Training(Stage):
         )
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What is kept of a row: its prompt's id, and what TRL reads."""
+        """Return the columns of a row that training needs: its prompt's id and those that TRL
+        reads."""
         return {name: row[name] for name in ("prompt_id", *self.columns)}
 
     def _room(self) -> int:
-        """Tokens that a row as it is may have."""
+        """Return the most tokens that a stored row may have."""
         return self.max_length
 
     def _fitting(
-        self, found: list[dict[str, Any]], tokenizer: Any, step: str
+        self, all_rows: list[dict[str, Any]], tokenizer: Any, step: str
     ) -> tuple[list[dict[str, Any]], Rows, int]:
-        """The rows that fit max_length, counts, and how many tokens they hold."""
-        fitting, tokens = [], 0
-        for row in found:
+        """Return the rows that fit max_length, the counts, and their number of tokens."""
+        rows, tokens = [], 0
+        for row in all_rows:
             sides = dataset.lengths(tokenizer, row)
             if max(sides) <= self._room():
-                fitting.append({**row, "length": sum(sides)})
+                rows.append({**row, "length": sum(sides)})
                 tokens += sum(sides)
-        lost = len(found) - len(fitting)
-        if len(fitting) < self.min_pairs:
+        n_dropped = len(all_rows) - len(rows)
+        if len(rows) < self.min_pairs:
             raise StageError(
-                f"{step}: only {len(fitting)} of {len(found)} rows fit max_length",
+                f"{step}: only {len(rows)} of {len(all_rows)} rows fit max_length",
                 f"raise stages.{self.name}.max_length over {self.max_length}",
             )
-        dropped = {"too_long": lost} if lost else {}
-        return fitting, Rows(into=len(found), out=len(fitting), dropped=dropped), tokens
+        dropped = {"too_long": n_dropped} if n_dropped else {}
+        return rows, Rows(into=len(all_rows), out=len(rows), dropped=dropped), tokens
 
     def _task(self, job: Job, checkpoints: Any) -> Task:
         [spec] = job.slices
@@ -159,33 +162,35 @@ class _Training(Stage):
         )
 
     def _finish(self, job: Job, talks: list[Any]) -> dict[str, Any]:
-        """Name the base in the adapter, and probe it. Raises StageError when it changes nothing."""
+        """Write the base model's name into the adapter, and probe it. Raises StageError when it
+        changes nothing."""
         from factory.training import adapters, probe
 
         [spec] = job.slices
         base = job.place(spec, "base")
         for directory in (job.out, *(job.out / checkpoints.FOLDER).glob("*")):
             adapters.name_base(directory, base.name, base.revision)
-        found = probe.probe(base.path, job.out, talks, self.dtype, self.max_length, self.how.engine)
-        said = probe.check(found, job.step)
-        return {"chain": self._chain(job), "probe": found, "alarms": said}
+        probed = probe.probe(
+            base.path, job.out, talks, self.dtype, self.max_length, self.how.engine
+        )
+        alarms = probe.check(probed, job.step)
+        return {"chain": self._chain(job), "probe": probed, "alarms": alarms}
 
     def _chain(self, job: Job) -> dict[str, Any]:
-        """On what the adapter is to be loaded, what training began from, what it was held
-        against."""
+        """Return the base model to load the adapter on, and the start and reference of the
+        training."""
         [spec] = job.slices
         base = job.place(spec, "base")
-        found: dict[str, Any] = {"load_on": base.name, "revision": base.revision, "start": "policy"}
+        chain: dict[str, Any] = {"load_on": base.name, "revision": base.revision, "start": "policy"}
         if spec.need("start"):
             start = job.place(spec, "start")
-            found |= {"start": start.name, "start_revision": start.revision}
-        return found
+            chain |= {"start": start.name, "start_revision": start.revision}
+        return chain
 
 
 class Reward(_Training):
-    """A reward model from preferences, one for each language that these are in (English, unless
-    they say otherwise): a classifier with one label, trained as LoRA and merged, so that every
-    engine loads it as it is."""
+    """A reward model from preferences, one for each of their languages (English by default): a
+    classifier with one label, trained as LoRA and merged, so that every engine loads it."""
 
     name: ClassVar[str] = "reward"
     kind: ClassVar[str] = "model"
@@ -213,9 +218,10 @@ class Reward(_Training):
 
 
 class _Adapter(_Training):
-    """What trainings of adapters share. `each: language` trains one a language, `all` one on the
-    rows of all languages; a list names some of them. `checkpoints` are shares of the steps after
-    which the adapter is kept as well, in the same repo, to be evaluated as `dpo@0.5`."""
+    """Knobs that trainings of adapters share. `each: language` trains one a language, `all` one
+    on the rows of all languages; a list names some of them. `checkpoints` are shares of the
+    steps after which the adapter is saved as well, in the same repo, to be evaluated as
+    `dpo@0.5`."""
 
     kind: ClassVar[str] = "adapter"
 
@@ -231,14 +237,14 @@ class _Adapter(_Training):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = self._base(context)
-        made = {spec.name: spec for spec in self._rows(context)}
-        single = tuple(name for name, spec in made.items() if spec.language)
+        specs = {spec.name: spec for spec in self._rows(context)}
+        single = tuple(name for name, spec in specs.items() if spec.language)
         if isinstance(self.each, str) and not single:
-            maker = next(iter(made.values())).step
+            maker = next(iter(specs.values())).step
             raise RecipeError(
                 f"stages.{self.name}.each: {self.each} is of single languages, which have no "
                 f"{self.read} here",
-                f"write each: [{', '.join(made)}], or stages.{maker}.pool: both",
+                f"write each: [{', '.join(specs)}], or stages.{maker}.pool: both",
             )
         groups = (
             single
@@ -247,7 +253,9 @@ class _Adapter(_Training):
             if isinstance(self.each, str)
             else self.each
         )
-        return [self._slice(group, made, (base, *self._models(context, group))) for group in groups]
+        return [
+            self._slice(group, specs, (base, *self._models(context, group))) for group in groups
+        ]
 
     def _rows(self, context: StageContext) -> list[SliceSpec]:
         return list(context.rows(self.rows_kind, self.name).values())
@@ -256,19 +264,21 @@ class _Adapter(_Training):
         return context.model(self.base, "base", self.name)
 
     def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
-        """What a group needs beside its rows and the base."""
+        """Return the models that a group needs beside its rows and the base."""
         return ()
 
-    def _slice(self, group: str, made: dict[str, SliceSpec], models: tuple[Need, ...]) -> SliceSpec:
-        if group != "all" and group not in made:
+    def _slice(
+        self, group: str, row_specs: dict[str, SliceSpec], models: tuple[Need, ...]
+    ) -> SliceSpec:
+        if group != "all" and group not in row_specs:
             raise RecipeError(
                 f"stages.{self.name}.each names {group!r}, which the recipe has no {self.read} in"
-                + nearest(group, ["all", *made]),
-                f"use all or one of {', '.join(made)}",
+                + nearest(group, ["all", *row_specs]),
+                f"use all or one of {', '.join(row_specs)}",
             )
         # all: of every single language; cross-lingual rows go by their own name
-        specs = [spec for spec in made.values() if group == spec.name] or [
-            spec for spec in made.values() if spec.language
+        specs = [spec for spec in row_specs.values() if group == spec.name] or [
+            spec for spec in row_specs.values() if spec.language
         ]
         reads = tuple(StepInput(self.read, spec.step, spec.name) for spec in specs)
         language = None if group == "all" else specs[0].language
@@ -276,8 +286,8 @@ class _Adapter(_Training):
 
 
 class Sft(_Adapter):
-    """LoRA adapters by SFT on the best answers, from the policy itself. The loss is over the
-    completion alone, the stop token in it."""
+    """LoRA adapters by SFT on the best answers, from the base model itself. The loss is over the
+    completion alone, the stop token included."""
 
     name: ClassVar[str] = "sft"
     repo: ClassVar[str] = "sft"
@@ -291,12 +301,12 @@ class Sft(_Adapter):
 
 
 class Dpo(_Adapter):
-    """LoRA adapters by DPO or one of its kin, from the policy itself or, with `start_from: sft`,
-    going on with the SFT adapter; what training starts from is also the reference. A policy that
-    has an adapter of its own (ICR's second round) is gone on with. Either way the result is one
-    adapter for the bare model. `loss`: a name or a weighted sum; `{sigmoid: 1.0,
-    sft: 0.2}` is ICR's DPO with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's
-    default, and so the published job's: LoRA's dropout is then without effect."""
+    """LoRA adapters by DPO or a related loss, from the base model or, with `start_from: sft`,
+    from the SFT adapter. The start of training is also the reference. A policy that has an
+    adapter already (ICR's second round) is trained further. The result is always one adapter for
+    the base model. `loss`: a name or a weighted sum; `{sigmoid: 1.0, sft: 0.2}` is ICR's DPO
+    with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's default, as in the published
+    job: LoRA's dropout then has no effect."""
 
     name: ClassVar[str] = "dpo"
     repo: ClassVar[str] = "dpo"
@@ -317,7 +327,7 @@ class Dpo(_Adapter):
     @field_validator("loss", mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
-        return losses.parsed(value)
+        return losses.parse(value)
 
     @model_validator(mode="after")
     def _loss_has_what_it_needs(self) -> Dpo:
@@ -329,10 +339,10 @@ class Dpo(_Adapter):
         if self.simpo_gamma != 0.5 and names != {"simpo"}:
             raise ValueError("simpo_gamma is for the loss simpo")
         if self.group_by_length and names & losses.ALONE.keys():
-            raise ValueError(f"group_by_length is not for {losses.said(self.loss)}")
+            raise ValueError(f"group_by_length is not for {losses.describe(self.loss)}")
         if names & losses.ACROSS_ROWS and self.how.micro_batch == 1:
             raise ValueError(
-                f"{losses.said(self.loss)} compares the rows of a micro batch: "
+                f"{losses.describe(self.loss)} compares the rows of a micro batch: "
                 "how.micro_batch must be 2 or more"
             )
         return self
@@ -344,7 +354,7 @@ class Dpo(_Adapter):
         return fields
 
     def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
-        """The adapter that it goes on with, if it does not start anew."""
+        """Return the adapter that training starts from, if any."""
         start = context.adapter(self.base, "start")
         if self.start_from == "policy":
             return () if start is None else (start,)
@@ -353,12 +363,12 @@ class Dpo(_Adapter):
                 f"stages.dpo starts from sft, and the model {self.base!r} has an adapter too",
                 "take start_from out, or give stages.dpo.base the model without its adapter",
             )
-        made = {spec.name: spec for spec in context.slices("sft", self.name)}
-        found = made.get(group) or made.get("all")
-        if found is None:
+        sft_specs = {spec.name: spec for spec in context.slices("sft", self.name)}
+        sft = sft_specs.get(group) or sft_specs.get("all")
+        if sft is None:
             raise RecipeError(
                 f"stages.dpo starts {group} from sft, which trains no adapter for it",
-                f"add {group} or all to stages.sft.each ({', '.join(made)})",
+                f"add {group} or all to stages.sft.each ({', '.join(sft_specs)})",
             )
         stage = context.stage("sft", self.name)
         if getattr(stage, "base", None) != self.base:
@@ -371,7 +381,7 @@ class Dpo(_Adapter):
                 "stages.dpo goes on with the SFT adapter, whose lora is another",
                 "give stages.dpo.lora and stages.sft.lora the same values",
             )
-        return (StepInput("start", found.step, found.name),)
+        return (StepInput("start", sft.step, sft.name),)
 
     def _base(self, context: StageContext) -> Need:
         return context.base(self.base, "base", self.name)
@@ -382,20 +392,22 @@ class Dpo(_Adapter):
         [spec] = job.slices
         if isinstance(spec.need("start"), ExternalInput):
             start = job.place(spec, "start")
-            adapters.same_kind(start.path, str(start.name), job.place(spec, "base").name, self.lora)
+            adapters.check_same_kind(
+                start.path, str(start.name), job.place(spec, "base").name, self.lora
+            )
         return super().run(job)
 
     def _chain(self, job: Job) -> dict[str, Any]:
-        found = super()._chain(job)
+        chain = super()._chain(job)
         if set(losses.weights(self.loss)) & losses.WITHOUT_REFERENCE:
-            return found | {"reference": None}
-        return found | {"reference": found["start"], "loss": losses.said(self.loss)}
+            return chain | {"reference": None}
+        return chain | {"reference": chain["start"], "loss": losses.describe(self.loss)}
 
 
 class Online(_Adapter):
-    """The paper's online control: DPO on two answers that the model in training draws to each
-    prompt, and that the reward model compares, by TRL's OnlineDPOTrainer. Rows are prompts; none
-    is held out, since its answers are drawn anew each time."""
+    """The paper's online control: DPO on two answers that the model in training samples for each
+    prompt, compared by the reward model, with TRL's OnlineDPOTrainer. Rows are prompts; none is
+    held out, since answers are sampled anew each time."""
 
     name: ClassVar[str] = "online"
     repo: ClassVar[str] = "online"

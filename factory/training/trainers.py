@@ -1,4 +1,4 @@
-"""A task in TRL's own words: its config classes and trainers, nothing subclassed."""
+"""TRL trainers and their configs for a task; nothing is subclassed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from factory.training.settings import Task
 
 
 def device_of(task: Task) -> str:
-    """`cuda` (which ROCm is, too) or `cpu`. Raises StageError for a dtype that it does not have."""
+    """Return `cuda` (also for ROCm) or `cpu`. Raises StageError for a dtype that the device
+    lacks."""
     import torch
 
     if not torch.cuda.is_available():
@@ -27,16 +28,16 @@ def device_of(task: Task) -> str:
 
 
 def attention(task: Task) -> str:
-    """The attention kernel: flash attention where it is installed and there is a GPU, else torch's
-    own; `how.attn` names another."""
+    """Return the attention kernel: flash attention where it is installed and there is a GPU,
+    else torch's own; `how.attn` overrides it."""
     if task.how.attn != "auto":
         return task.how.attn
-    there = importlib.util.find_spec("flash_attn") is not None and device_of(task) == "cuda"
-    return "flash_attention_2" if there and task.dtype != "float32" else "sdpa"
+    has_flash = importlib.util.find_spec("flash_attn") is not None and device_of(task) == "cuda"
+    return "flash_attention_2" if has_flash and task.dtype != "float32" else "sdpa"
 
 
 def build(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
-    """The trainer of a task. Raises FactoryError."""
+    """Return the trainer of a task. Raises FactoryError."""
     if task.how.report_to != "none" and not importlib.util.find_spec(task.how.report_to):
         raise InputError(
             f"{task.step}: how.report_to is {task.how.report_to}, which is not installed",
@@ -49,7 +50,7 @@ def build(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list
 
 
 def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
-    """The part of TRL's configs that all trainings share."""
+    """Return the part of TRL's configs that all trainings share."""
     gpu = device_of(task) == "cuda"
     return {
         "output_dir": str(task.work),
@@ -84,30 +85,30 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
     }
 
 
-def lora(task: Task, model: Any, **more: Any) -> Any:
-    """PEFT's config. Raises StageError when the model has no layers of the recipe's names."""
+def lora(task: Task, model: Any, **options: Any) -> Any:
+    """Return PEFT's config. Raises StageError when the model lacks layers of the recipe's names."""
     from peft import LoraConfig
     from torch.nn import Linear
 
     targets = task.lora.targets
     if isinstance(targets, tuple):
-        there = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, Linear)}
-        if missing := [name for name in targets if name not in there]:
+        layers = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, Linear)}
+        if missing := [name for name in targets if name not in layers]:
             raise StageError(
                 f"{task.step}: the model has no linear layers called {', '.join(missing)}",
-                f"set lora.targets to all-linear, or to some of {', '.join(sorted(there))}",
+                f"set lora.targets to all-linear, or to some of {', '.join(sorted(layers))}",
             )
     return LoraConfig(
         r=task.lora.r,
         lora_alpha=task.lora.alpha,
         lora_dropout=task.lora.dropout,
         target_modules=list(targets) if isinstance(targets, tuple) else targets,
-        **more,
+        **options,
     )
 
 
 def load_base(directory: Path, dtype: str, attn: str = "sdpa") -> Any:
-    """A causal model from disk, on the CPU: the trainer places it."""
+    """Load a causal model from disk onto the CPU: the trainer places it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -117,8 +118,8 @@ def load_base(directory: Path, dtype: str, attn: str = "sdpa") -> Any:
 
 
 def _causal(task: Task) -> tuple[Any, Any]:
-    """(the model, the config of a new adapter), or (the model with the adapter to go on with,
-    None): TRL then keeps a frozen copy of that adapter as the reference."""
+    """Return (model, config of a new adapter), or (model with the adapter to train further,
+    None). TRL then keeps a frozen copy of that adapter as the reference."""
     model = load_base(task.base, task.dtype, attention(task))
     if task.start is None:
         return model, lora(task, model, task_type="CAUSAL_LM")
@@ -176,7 +177,7 @@ def _sft(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[
 def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
     weights = losses.weights(task.loss)
     name = next(iter(weights))
-    kind, told = losses.ALONE.get(name, ("dpo", {}))
+    kind, loss_options = losses.ALONE.get(name, ("dpo", {}))
     config_class, trainer_class = _classes(kind)
     shared = {
         **arguments(task, held_out is not None),
@@ -194,9 +195,9 @@ def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks
     if kind == "cpo":
         shared |= {"label_smoothing": task.label_smoothing, "simpo_gamma": task.simpo_gamma}
     if kind in ("dpo", "kto"):
-        wanted = task.how.precompute_reference
-        shared["precompute_ref_log_probs"] = wanted == "always" or (
-            wanted == "auto" and task.epochs > 1
+        precompute = task.how.precompute_reference
+        shared["precompute_ref_log_probs"] = precompute == "always" or (
+            precompute == "auto" and task.epochs > 1
         )
     if kind == "kto":  # each answer by itself, beside neighbours that TRL fixes beforehand
         train = _answers(train, task.seed)
@@ -205,7 +206,7 @@ def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks
     model, adapter = _causal(task)
     return trainer_class(
         model=model,
-        args=config_class(**{**shared, **told}),
+        args=config_class(**{**shared, **loss_options}),
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=tokenizer,
@@ -215,18 +216,20 @@ def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks
 
 
 def _answers(pairs: Any, seed: int) -> Any:
-    """Both answers of every pair as rows of their own with a label, in a drawn order."""
+    """Return both answers of every pair as labelled rows of their own, in random order."""
 
-    def apart(pair: Any) -> dict[str, list[Any]]:
+    def split_pair(pair: Any) -> dict[str, list[Any]]:
         [prompt], answers = pair["prompt"], [*pair["chosen"], *pair["rejected"]]
         return {"prompt": [prompt, prompt], "completion": answers, "label": [True, False]}
 
     columns = pairs.column_names
-    return pairs.map(apart, batched=True, batch_size=1, remove_columns=columns).shuffle(seed=seed)
+    return pairs.map(split_pair, batched=True, batch_size=1, remove_columns=columns).shuffle(
+        seed=seed
+    )
 
 
 def _classes(kind: str) -> tuple[Any, Any]:
-    """TRL's config and trainer; it keeps some of them under trl.experimental."""
+    """Return TRL's config and trainer classes; some are under trl.experimental."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # the card says which loss it was
     if kind == "kto":
         from trl import KTOConfig, KTOTrainer

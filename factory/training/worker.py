@@ -1,4 +1,4 @@
-"""One process of a training that accelerate started: python -m factory.training.worker TASK PID."""
+"""One process of a training, started by accelerate: python -m factory.training.worker TASK PID."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from factory.training import loop
 from factory.training.settings import Task
 
 
-def main(told: str, starter: str) -> int:
-    """Do this process's part of the task in the file `told`; the main one leaves the result."""
-    task = Task.model_validate_json(Path(told).read_bytes())
-    first = os.environ.get("RANK", "0") == "0"
+def main(task_file: str, starter: str) -> int:
+    """Do this process's part of the task in `task_file`; the main process writes the result."""
+    task = Task.model_validate_json(Path(task_file).read_bytes())
+    is_main = os.environ.get("RANK", "0") == "0"
 
     def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
-        if first:
+        if is_main:
             write_atomically(task.work / "far.json", json.dumps([done, total]).encode())
 
     try:
@@ -29,7 +29,7 @@ def main(told: str, starter: str) -> int:
     except FactoryError as error:
         print(f"error: {error.what} ({error.fix})", file=sys.stderr, flush=True)  # noqa: T201
         return 1
-    if first:
+    if is_main:
         loop.write(task, result)
     return 0
 

@@ -15,7 +15,8 @@ from factory.artifacts.manifest import FileRecord
 from factory.errors import RecipeError
 from factory.planning.plan import ArtifactRef, Inventory, Step, plan
 from factory.planning.recipe import Recipe
-from factory.reports.checkpoint_curves import CheckpointFigure, Point, courses
+from factory.reports.checkpoint_curves import Point, courses
+from factory.reports.results import Result
 from factory.stage.inputs import StepInput
 from tests.support.builders import by_name, demo, done, lock_of, manifest_of, walked
 
@@ -124,12 +125,13 @@ def test_a_label_says_which_model_and_how_far(model: str, thousandths: int) -> N
     assert checkpoints.split_label(model) == (model, 1.0)
 
 
-def measure(model: str, value: float, **more: Any) -> CheckpointFigure:
+def measure(model: str, value: float, **more: Any) -> Result:
     fields: dict[str, Any] = {
-        "language": "es", "name": "win rate", "low": value - 5, "high": value + 5,
-        "against": "policy", "by": "a judge", "even": 50.0,
+        "language": "es", "evaluation": "arena", "metric": "win_rate", "ci_low": value - 5,
+        "ci_high": value + 5, "against": "policy", "by": "a judge", "significant": None,
+        "note": "", "repo": "lab/verdicts", "fingerprint": "f" * 12,
     }  # fmt: skip
-    return CheckpointFigure(model=model, value=value, **{**fields, **more})
+    return Result(model=model, value=value, **{**fields, **more})
 
 
 def test_a_course_has_its_points_in_the_order_of_training_and_needs_two() -> None:
@@ -140,10 +142,10 @@ def test_a_course_has_its_points_in_the_order_of_training_and_needs_two() -> Non
             measure("dpo-es-at-0.25", 52.0),
             measure("dpo-all", 51.0),  # nothing on the way
             measure("dpo-fr-at-0.5", 70.0, language="fr"),  # no end
-            measure("dpo-es-at-0.5", 1.5, name="scala-es", by="EuroEval", even=0.0),
-            measure("dpo-es", 2.0, name="scala-es", by="EuroEval", even=0.0),
-            measure("dpo-es-at-0.5", 3.0, name="mlsum-es", by="EuroEval", even=0.0),
-            measure("dpo-es", 4.0, name="mlsum-es", by="EuroEval", even=0.0),
+            measure("dpo-es-at-0.5", 1.5, evaluation="scala-es", metric="mcc delta", by="EuroEval"),
+            measure("dpo-es", 2.0, evaluation="scala-es", metric="mcc delta", by="EuroEval"),
+            measure("dpo-es-at-0.5", 3.0, evaluation="mlsum-es", metric="mcc delta", by="EuroEval"),
+            measure("dpo-es", 4.0, evaluation="mlsum-es", metric="mcc delta", by="EuroEval"),
         ]
     )
     judged, scored = found

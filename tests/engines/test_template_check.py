@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from factory.engines import chat_template, template_check
-from factory.errors import InputError
+from factory.errors import Check, InputError
 from tests.support.families import FAMILIES, Family, tokenizer_of
 
 USER = {"role": "user", "content": "Name three rivers."}
@@ -143,7 +143,7 @@ def test_a_conversation_that_a_template_refuses_is_said_with_its_roles(
 # What is broken is found, and nothing else is.
 
 
-def only(tokenizer: Any, config: Any = None) -> template_check.TemplateFault:
+def only(tokenizer: Any, config: Any = None) -> Check:
     stops = chat_template.closing_ids(tokenizer) if config is None else config
     [found] = template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=stops))
     return found
@@ -152,8 +152,8 @@ def only(tokenizer: Any, config: Any = None) -> template_check.TemplateFault:
 def test_bos_printed_twice() -> None:
     tokenizer = tokenizer_of("llama3")
     tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
-    assert "prints <|begin_of_text|> twice" in only(tokenizer).what
-    assert not only(tokenizer).fatal
+    assert "prints <|begin_of_text|> twice" in only(tokenizer).seen
+    assert only(tokenizer).level == "warning"
     assert template_check.opening_faults(tokenizer) == [only(tokenizer)]
 
 
@@ -161,14 +161,14 @@ def test_bos_that_the_template_forgets() -> None:
     tokenizer = tokenizer_of("llama3")
     tokenizer.chat_template = tokenizer.chat_template.replace("bos_token + content", "content")
     found = only(tokenizer)
-    assert "prints none" in found.what and "{{ bos_token }}" in found.fix
+    assert "prints none" in found.seen and "{{ bos_token }}" in found.fix
 
 
 def test_no_generation_prompt() -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = tokenizer.chat_template.partition("{% if add_generation")[0]
     found = only(tokenizer)
-    assert found.fatal and "'<|im_start|>assistant" in found.what
+    assert found.level == "error" and "'<|im_start|>assistant" in found.seen
 
 
 def test_thoughts_that_cannot_be_switched_off() -> None:
@@ -178,7 +178,7 @@ def test_thoughts_that_cannot_be_switched_off() -> None:
     tokenizer.chat_template = head + "{{- '<|im_start|>assistant\\n<think>\\nHm. ' }}" + forced
     assert add
     found = only(tokenizer)
-    assert found.fatal and "not a prefix of the conversation" in found.what
+    assert found.level == "error" and "not a prefix of the conversation" in found.seen
     with pytest.raises(InputError, match="as a prefix of its conversation"):
         chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
 
@@ -190,7 +190,7 @@ def test_a_turn_that_nothing_ends() -> None:
         "{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
     )
     found = only(tokenizer, [])
-    assert found.fatal and "no token ends the assistant's turn" in found.what
+    assert found.level == "error" and "no token ends the assistant's turn" in found.seen
     with pytest.raises(InputError, match="has no token that ends"):
         chat_template.answered_ids(tokenizer, [([USER], "The Po.")])
 
@@ -200,7 +200,7 @@ def test_a_template_of_another_family_ends_a_turn_with_plain_text() -> None:
     tokenizer.chat_template = tokenizer_of("chatml").chat_template
     assert (
         "no token ends the assistant's turn"
-        in template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=None))[0].what
+        in template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=None))[0].seen
     )
 
 
@@ -211,8 +211,8 @@ def test_a_turn_that_only_the_next_speaker_ends_is_for_drawing_alone() -> None:
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
     found = only(tokenizer, [tokenizer.bos_token_id])
-    assert not found.fatal and "learn to stop" in found.what
-    assert only(tokenizer, []).fatal  # and nothing else would stop it
+    assert found.level == "warning" and "learn to stop" in found.seen
+    assert only(tokenizer, []).level == "error"  # and nothing else would stop it
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,13 @@ def test_templates_that_cannot_be_drawn_from_and_trained_on_alike(
     monkeypatch.setitem(FAMILIES, "odd", family)
     tokenizer = tokenizer_of("odd")
     found = template_check.template_faults(tokenizer, SimpleNamespace(eos_token_id=1))
-    assert found[0].fatal and words in found[0].what
+    assert found[0].level == "error" and words in found[0].seen
 
 
 def test_a_generation_config_without_the_closing_token() -> None:
     tokenizer = tokenizer_of("gemma")
     found = only(tokenizer, tokenizer.eos_token_id)
-    assert not found.fatal and "ends with <end_of_turn>" in found.what
+    assert found.level == "warning" and "ends with <end_of_turn>" in found.seen
 
 
 def test_a_second_turn_that_is_refused_only_warns() -> None:
@@ -247,7 +247,7 @@ def test_a_second_turn_that_is_refused_only_warns() -> None:
         + tokenizer.chat_template
     )
     found = only(tokenizer)
-    assert not found.fatal and "one question only" in found.what
+    assert found.level == "warning" and "one question only" in found.seen
 
 
 def test_the_real_tokenizer_of_mistral(tmp_path: Any) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from factory.artifacts.workdir import Home
-from factory.errors import InputError
+from factory.errors import Check, InputError
 from factory.execution import checks, resolve
 from factory.execution import checks as checking
-from factory.execution.checks import CheckFinding, Use, over_long
+from factory.execution.checks import Use, over_long
 from factory.planning.plan import Step
 from factory.planning.recipe import LoadedRecipe, Recipe, load
 from tests.conftest import Cli
@@ -76,7 +76,7 @@ def test_only_the_steps_that_are_asked_for_count(tmp_path: Path) -> None:
 # Lengths against limits.
 
 
-def levels(found: list[CheckFinding]) -> list[str]:
+def levels(found: list[Check]) -> list[str]:
     return [finding.level for finding in found]
 
 
@@ -84,16 +84,16 @@ def test_a_prompt_that_leaves_half_the_context_is_short_of_room_and_no_more() ->
     use = Use("generate", "answer", 100, ())
     assert over_long(use, "m", "en", {"a": 28}, 128) == []
     [short] = over_long(use, "m", "en", {"a": 28, "b": 64}, 128)
-    assert short.level == "warning" and "1 of 2 prompts get less" in short.what
-    assert "down to 64" in short.what and "max_tokens to 64" in short.fix
+    assert short.level == "warning" and "1 of 2 prompts get less" in short.seen
+    assert "down to 64" in short.seen and "max_tokens to 64" in short.fix
     [over] = over_long(use, "m", "en", {"a": 28, "b": 65}, 128)
-    assert "1 of 2 prompts leave no room in 64 tokens: b; the longest, b, has 65" in over.what
+    assert "1 of 2 prompts leave no room in 64 tokens: b; the longest, b, has 65" in over.seen
 
 
 def test_where_no_prompt_has_room_it_is_an_error() -> None:
     use = Use("generate", "answer", 100, ())
     [found] = over_long(use, "m", "en", dict.fromkeys("abcde", 127), 128)
-    assert found.level == "error" and "a, b, c and 2 more" in found.what
+    assert found.level == "error" and "a, b, c and 2 more" in found.seen
 
 
 def test_what_is_read_has_the_smaller_of_two_limits() -> None:
@@ -145,7 +145,7 @@ def recipe_at(tmp_path: Path, *overrides: str) -> LoadedRecipe:
     return load(str(tmp_path / "r" / "made.yaml"), overrides)
 
 
-def look(loaded: LoadedRecipe, hub: Any, tmp_path: Path) -> list[CheckFinding]:
+def look(loaded: LoadedRecipe, hub: Any, tmp_path: Path) -> list[Check]:
     home = Home(tmp_path / "home")
     pins, _ = resolve.resolve(loaded, hub, home, None)
     return checking.check(loaded, pins, hub, home)
@@ -167,8 +167,8 @@ def test_a_second_look_reads_nothing_again_until_something_changes(
     put("lab/policy", "gemma")
     put("lab/reward", "qwen3")
     first = look(recipe_at(tmp_path), hub, tmp_path)
-    assert [finding.about for finding in first] == ["lab/policy@main"]
-    assert "ends with <end_of_turn>" in first[0].what
+    assert [finding.name for finding in first] == ["lab/policy@main"]
+    assert "ends with <end_of_turn>" in first[0].seen
     looked: list[str] = []
     real = checking._look
 
@@ -209,8 +209,8 @@ def test_a_system_message_that_a_template_refuses_is_an_error_with_its_row(
     turns.append({"role": "user", "content": "Why?"})
     (tmp_path / "r" / "p-es.jsonl").write_text(json.dumps({"id": "a", "messages": turns}))
     [found] = look(loaded, hub, tmp_path)
-    assert found.level == "error" and found.about == "lab/policy@main, es"
-    assert "p-es.jsonl line 1" in found.what and "accepts no system message" in found.what
+    assert found.level == "error" and found.name == "lab/policy@main, es"
+    assert "p-es.jsonl line 1" in found.seen and "accepts no system message" in found.seen
 
 
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path
     put("lab/bare", "qwen3", template="")
     loaded = recipe_at(tmp_path, "models.reward.name=lab/bare")
     [found] = look(loaded, hub, tmp_path)
-    assert found.level == "error" and "the tokenizer of lab/bare@main has no chat" in found.what
+    assert found.level == "error" and "the tokenizer of lab/bare@main has no chat" in found.seen
     assert str(tmp_path) not in found.line()
 
 

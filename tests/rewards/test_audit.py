@@ -335,7 +335,7 @@ def test_a_card_has_a_row_and_readings_for_every_language() -> None:
     table = pl.concat([answers("en", noise(1)), answers("es", lambda p, k, length: 2.0)])
     found = audit(table, {"es": [(1.0, 0.0)] * 7}, AuditLimits())
     text = card.render(manifest_with(found, kind="classifier"))
-    assert "### Is the reward model blind here?" in text
+    assert "### Reward model audit" in text
     assert text.count("- Answers to one prompt lie") == 2
     [row] = [line for line in text.splitlines() if line.startswith("| es | 0 |")]
     assert "7 of 7" in row and "flat: it hardly tells answers" in row
@@ -347,9 +347,9 @@ def test_a_card_has_a_row_and_readings_for_every_language() -> None:
     ("more", "says"),
     [
         ({"kind": "classifier"}, "the raw output of the reward model"),
-        ({"kind": "implicit", "prompt": "english"}, "both models read it under the English prompt"),
+        ({"kind": "implicit", "prompt": "english"}, "both models read the English prompt"),
         ({"kind": "implicit", "prompt": "own"}, "in nats, not divided by length. Compare"),
-        ({"kind": "generative"}, "says Yes and not No"),
+        ({"kind": "generative"}, "probability of Yes against No"),
     ],
 )
 def test_a_card_says_what_the_reward_is(more: dict[str, str], says: str) -> None:

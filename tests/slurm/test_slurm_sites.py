@@ -71,5 +71,5 @@ def test_a_site_of_ones_own_says_what_is_different(tmp_path, monkeypatch):
 def test_a_family_that_a_site_says_nothing_of_is_named(tmp_path):
     family = "{partition: p, time: '10'}"
     text = f"generate: {family}\ntrain: {family}\ncpu: {family}\n"
-    with pytest.raises(RecipeError, match="says nothing of euroeval"):
+    with pytest.raises(RecipeError, match="has no resources for euroeval"):
         site.load(write(tmp_path, text), tmp_path).family("euroeval")

@@ -45,7 +45,7 @@ def test_every_shard_is_made_by_one_engine_of_one_task(tasks, engines, shards):
     missing=st.sets(st.integers(0, 59), max_size=9),
 )
 def test_the_tasks_that_are_submitted_again_are_those_with_a_missing_shard(tasks, engines, missing):
-    todo = sizes.left(Size(tasks, engines), missing).todo
+    todo = sizes.remaining(Size(tasks, engines), missing).todo
     again = {
         shard
         for number in todo
@@ -90,11 +90,11 @@ def test_a_step_is_cut_by_its_shards_its_engines_and_the_site():
     assert sizes.size(generate, eight, 100).tasks == 4  # 8 engines, 4 shards each
     assert sizes.size(generate, eight, 3) == Size(1, 3, 1, (0,))
     assert sizes.size(generate, eight, None).tasks == 16
-    assert sizes.size(generate, eight, 1000, most=2).tasks == 2
+    assert sizes.size(generate, eight, 1000, max_tasks=2).tasks == 2
     two = steps("stages.generate.how.tensor_parallel=2")["generate"]
     assert sizes.engines(two, eight) == (4, 2)
     assert sizes.size(steps()["reward"], eight, 0) == Size(1, 1, 8)
-    assert sizes.size(steps()["pair"], family(), 0).whole
+    assert sizes.size(steps()["pair"], family(), 0).single
 
 
 def test_what_does_not_fit_on_a_node_is_said():
@@ -124,7 +124,7 @@ def test_an_engine_sees_its_own_gpus_and_too_few_are_refused():
     given_ = {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "SLURM_PROCID": "1"}
     task.show_gpus(2, 2, given_)
     assert given_["HIP_VISIBLE_DEVICES"] == "2,3" and "ROCR_VISIBLE_DEVICES" not in given_
-    with pytest.raises(Exception, match="was given 4"):
+    with pytest.raises(Exception, match="the job has 4"):
         task.show_gpus(8, 1, {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "SLURM_PROCID": "1"})
 
 

@@ -12,7 +12,7 @@ from factory.planning.recipe import load
 from factory.slurm import site as sites
 from factory.slurm import submission
 from factory.slurm.queue import Queue, Queued
-from factory.slurm.submission import Alive, mark, on_all_gpus
+from factory.slurm.submission import Alive, job_prefix, on_all_gpus
 from tests.support.builders import lock_of
 
 
@@ -90,7 +90,7 @@ def test_each_step_waits_for_the_seals_of_what_it_reads(tmp_path, lab):
 def test_what_is_in_the_queue_is_waited_for_and_not_handed_in_again(tmp_path, lab):
     _, home, steps, _ = checked_slices(tmp_path, lab())
     generate = next(step for step in steps if step.name == "generate")
-    start = mark(home.root, generate.name, generate.fingerprint)
+    start = job_prefix(home.root, generate.name, generate.fingerprint)
     queued = [
         Queued("90", "90", None, "PENDING", "Dependency", "", "N/A", f"{start}seal"),
         Queued("89_1", "89", 1, "RUNNING", "None", "n1", "N/A", f"{start}array"),
@@ -110,7 +110,7 @@ def test_what_is_in_the_queue_is_waited_for_and_not_handed_in_again(tmp_path, la
 def test_the_record_says_what_is_in_the_queue_when_handing_in_breaks_off(tmp_path, lab):
     with pytest.raises(WorkError):
         handed_in(tmp_path, lab(), Remembered(fails_at=3))
-    [record] = submission.earlier(tmp_path / "home", load("smoke").recipe)
+    [record] = submission.read_submissions(tmp_path / "home", load("smoke").recipe)
     assert len(record.ids()) == 3
 
 

@@ -15,7 +15,7 @@ from factory.artifacts.tables import slice_directory
 from factory.execution.builtin_models import POCKET
 from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.job import Job, Place
-from factory.training.dataset import put
+from factory.training import dataset
 from factory.training.settings import Task
 from factory.training.train import Dpo, Reward, Sft
 
@@ -147,7 +147,7 @@ def task_of(stage: Reward | Sft | Dpo, made: Job) -> Task:
     """The task of a stage, its rows written, before anything is trained."""
     kind = stage.rows_kind
     told = [{name: row(kind, n)[name] for name in stage.columns} for n in range(10)]
-    put(made.work / "rows", told[2:], told[:2])
+    dataset.write(made.work / "rows", told[2:], told[:2])
     return stage._task(made, made.work)
 
 

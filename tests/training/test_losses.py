@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from factory.errors import InputError, RecipeError
 from factory.planning.plan import Inventory, plan
 from factory.training import losses, monitoring
-from factory.training.adapters import same_kind
+from factory.training.adapters import check_same_kind
 from factory.training.settings import PAPER_TARGETS, Lora
 from factory.training.train import Dpo, Sft
 from tests.support.builders import by_name, demo, lock_of
@@ -28,9 +28,9 @@ SUMS = st.dictionaries(st.sampled_from(losses.DPO), st.floats(0.01, 10), min_siz
 def test_a_sum_of_losses_says_the_same_in_any_order_and_a_second_time(
     told: dict[str, float],
 ) -> None:
-    found = losses.parsed(told)
-    assert losses.parsed(dict(reversed(told.items()))) == found
-    assert losses.parsed(found) == found
+    found = losses.parse(told)
+    assert losses.parse(dict(reversed(told.items()))) == found
+    assert losses.parse(found) == found
     assert losses.weights(found) == told
 
 
@@ -168,11 +168,11 @@ def test_an_adapter_that_training_cannot_go_on_with_is_refused(
         "target_modules": list(reversed(PAPER_TARGETS)),
     }  # fmt: skip
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    same_kind(tmp_path, "org/a", "org/base", Lora())
-    same_kind(tmp_path, "org/a", "org/base", Lora(targets="all-linear"))
+    check_same_kind(tmp_path, "org/a", "org/base", Lora())
+    check_same_kind(tmp_path, "org/a", "org/base", Lora(targets="all-linear"))
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | said))
     with pytest.raises(InputError, match=words):
-        same_kind(tmp_path, "org/a", "org/base", Lora())
+        check_same_kind(tmp_path, "org/a", "org/base", Lora())
 
 
 def test_what_sft_learned_from_changes_the_dpo_that_goes_on_with_it() -> None:

@@ -115,7 +115,7 @@ def test_the_loss_of_sft_is_over_the_completion_alone_with_its_stop_token(tmp_pa
     made = job(tmp_path, Sft(**SMALL))
     tokenizer = chat_template.load_tokenizer(str(tiny_model()))
     task = task_of(Sft(**SMALL), made)
-    train, held_out = dataset.get(task.rows)
+    train, held_out = dataset.read(task.rows)
     trainer = trainers.build(task, tokenizer, train, held_out, [])
     [stop] = tokenizer.convert_tokens_to_ids(["<|im_end|>"])
     checked = 0
@@ -137,7 +137,7 @@ def test_both_sides_of_a_pair_end_in_the_stop_token_and_begin_with_one_bos(tmp_p
     made = job(tmp_path, Dpo(**SMALL))
     tokenizer = chat_template.load_tokenizer(str(tiny_model()))
     task = task_of(Dpo(**SMALL), made)
-    train, held_out = dataset.get(task.rows)
+    train, held_out = dataset.read(task.rows)
     trainer = trainers.build(task, tokenizer, train, held_out, [])
     stop, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     for example in trainer.train_dataset:
@@ -169,7 +169,7 @@ def test_thinking_is_off_in_training_as_it_is_in_sampling(tmp_path: Path) -> Non
     made, _ = trained(tmp_path, Dpo(**SMALL), base=base)
     tokenizer = chat_template.load_tokenizer(str(base))
     assert chat_template.template_arguments(tokenizer) == {"enable_thinking": False}
-    told, held_out = dataset.get(made.work / "checkpoints" / "rows")
+    told, held_out = dataset.read(made.work / "checkpoints" / "rows")
     task = Dpo(**SMALL)._task(made, made.work / "checkpoints")
     trainer = trainers.build(task, tokenizer, told, held_out, [])
     for example, row_told in zip(trainer.train_dataset, told, strict=True):

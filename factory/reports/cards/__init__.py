@@ -1,1 +1,1 @@
-"""What people read of an artifact: its card, with the licence, references and figures on it."""
+"""Card of an artifact: README, figures, checks and updates."""

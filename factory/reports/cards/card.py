@@ -1,4 +1,4 @@
-"""Cards: a manifest in, a README out. Sees no live object; every number is the manifest's."""
+"""Cards: render a README from a manifest. Every number is the manifest's."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from factory.artifacts import citations, licenses
 from factory.artifacts.manifest import InputRecord, Manifest
 from factory.artifacts.resources import shipped
 from factory.errors import InputError
-from factory.reports import benchmarks
-from factory.reports.benchmarks import Measured
+from factory.reports.benchmarks import BenchmarkResult, index_entry
 from factory.reports.cards import figures, markdown
-from factory.reports.win_rates import Comparison, controlled, model_index
+from factory.reports.win_rates import (
+    Comparison,
+    describe_length_control,
+    model_index,
+    read_rates,
+)
 
 # Size classes as the Hub writes them in `size_categories`.
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
@@ -35,14 +39,16 @@ _TAGS = {
 
 
 def render(
-    manifest: Manifest, found: Sequence[Comparison] = (), scored: Sequence[Measured] = ()
+    manifest: Manifest,
+    judged: Sequence[Comparison] = (),
+    benchmarked: Sequence[BenchmarkResult] = (),
 ) -> str:
-    """The README of the artifact that `manifest` describes; `found` is what judges said of it,
-    `scored` what benchmarks did."""
+    """Return the README of an artifact, with its win rates (`judged`) and benchmark scores
+    (`benchmarked`). Raises InputError for a manifest of another version of the factory."""
     kind = manifest.kind if manifest.kind in _MODELS else "dataset"
     terms = licenses.terms(manifest.license) if manifest.license else None
     command = shlex.join(["factory", "run", "recipe.yaml", "--until", manifest.step])
-    metadata = config.dump(header(manifest, found, scored))
+    metadata = config.dump(header(manifest, judged, benchmarked))
     values = {
         "header": markdown.Safe(metadata),
         "m": manifest,
@@ -54,9 +60,9 @@ def render(
         "knobs": _flat(manifest.fields),
         "ways": _flat(manifest.how),
         "inputs": lineage(manifest),
-        "figures": figures.wanted(manifest),
-        "comparisons": found,
-        "scored": scored,
+        "figures": figures.captions_of(manifest),
+        "comparisons": judged,
+        "scored": benchmarked,
         "terms": terms,
         "notice": markdown.Safe(terms.notice if terms else ""),
         "command": markdown.line(command),
@@ -79,9 +85,11 @@ def render(
 
 
 def header(
-    manifest: Manifest, found: Sequence[Comparison] = (), scored: Sequence[Measured] = ()
+    manifest: Manifest,
+    judged: Sequence[Comparison] = (),
+    benchmarked: Sequence[BenchmarkResult] = (),
 ) -> dict[str, Any]:
-    """The card's metadata block, as the Hub reads it."""
+    """Return the card's metadata block, as the Hub reads it."""
     lines: dict[str, Any] = {}
     if manifest.kind not in _MODELS and manifest.recipe:
         lines["pretty_name"] = f"{manifest.recipe}, {manifest.step}"
@@ -100,22 +108,22 @@ def header(
     tags = [f"croco-{manifest.stage}", *_TAGS.get(manifest.stage, [])]
     lines["tags"] = ["croco-factory", *tags]
     name = manifest.repo.partition("/")[2]
-    results = [entry for index in model_index(name, found) for entry in index["results"]]
-    results += [benchmarks.result(one) for one in scored]
+    results = [entry for index in model_index(name, judged) for entry in index["results"]]
+    results += [index_entry(row) for row in benchmarked]
     if results:
         lines["model-index"] = [{"name": name, "results": results}]
     return lines
 
 
 def note(manifest: Manifest, tag: str) -> str:
-    """A line for a collection: step, rows, the number that a reader wants first, and the tag."""
+    """Return a line for a collection: step, rows, the main number, and the tag."""
     rows = f"{manifest.step}: {manifest.rows().out} rows"
     return ", ".join(filter(None, [rows, _headline(manifest), tag]))[:NOTE]
 
 
 @dataclass(frozen=True)
 class InputRow:
-    """Something that was read, and by which slices: a row of the card's lineage."""
+    """One input of an artifact and the slices that read it: a row of the card's lineage."""
 
     roles: str
     read: InputRecord
@@ -124,7 +132,7 @@ class InputRow:
 
     @property
     def link(self) -> markdown.Safe:
-        """It at its revision, as a link where it is on a hub."""
+        """The input at its revision, as a link where it is on a hub."""
         if self.read.repo:
             tag = str(self.read.tag)
             return markdown.link(f"{self.read.repo}@{tag}", self.read.repo, self.kind, tag)
@@ -138,23 +146,23 @@ class InputRow:
 
 
 def lineage(manifest: Manifest) -> list[InputRow]:
-    """Everything that was read, each artifact and outside source once."""
+    """Return all inputs, each artifact and outside source once."""
     models = {record.digest for record in manifest.models}
-    found: dict[tuple[str, ...], InputRow] = {}
+    rows: dict[tuple[str, ...], InputRow] = {}
     for name, record in manifest.slices.items():
         for read in record.inputs:
             where = read.repo or read.source or str(read.step)
             key = (read.role, where, str(read.tag or read.revision))
             kind = "model" if read.digest in models else "dataset"
-            line = found.setdefault(key, InputRow(read.role, read, kind, []))
-            if name not in line.slices:
-                line.slices.append(name)
-    return list(found.values())
+            row = rows.setdefault(key, InputRow(read.role, read, kind, []))
+            if name not in row.slices:
+                row.slices.append(name)
+    return list(rows.values())
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    """Everything that a template writes is escaped, unless it is Markdown already."""
+    """Return the templates' environment. It escapes all values that are not Markdown already."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(shipped("cards")),
         undefined=jinja2.StrictUndefined,
@@ -164,7 +172,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters["controlled"] = controlled
+    environment.filters["controlled"] = lambda row: describe_length_control(read_rates(row))
     for name in ("cell", "share", "code", "quoted", "block", "link", "url"):
         environment.filters[name] = getattr(markdown, name)
     return environment
@@ -199,7 +207,8 @@ def _model_header(manifest: Manifest) -> dict[str, Any]:
 
 
 def base(manifest: Manifest) -> tuple[str, str]:
-    """(repo, revision) of the model that this one was trained from; empty for other kinds."""
+    """Return (repo, revision) of the model that this one was trained from; empty for other
+    kinds."""
     base = next((record for record in manifest.models if record.role == "base"), None)
     if base is None:
         return "", ""
@@ -209,17 +218,17 @@ def base(manifest: Manifest) -> tuple[str, str]:
 
 
 def _lora_rank(manifest: Manifest) -> int:
-    said = (manifest.fields.get("lora") or {}).get("r", _LORA_RANKS[0])
-    rank = int(manifest.stats.get("rank", said))
+    default = (manifest.fields.get("lora") or {}).get("r", _LORA_RANKS[0])
+    rank = int(manifest.stats.get("rank", default))
     return next((allowed for allowed in _LORA_RANKS if allowed >= rank), _LORA_RANKS[-1])
 
 
 def _configs(manifest: Manifest) -> dict[str, str]:
-    """Config name to file pattern: one config a language, whatever models are below it. A
-    language without rows has none, unless there is nothing else: datasets cannot load it."""
+    """Return config name to file pattern: one config a language, for all its models. A language
+    without rows has none, unless all are empty: datasets cannot load it."""
     if manifest.kind in _MODELS:
         return {}
-    filled = [name for name, made in manifest.slices.items() if made.rows.out]
+    filled = [name for name, record in manifest.slices.items() if record.rows.out]
     return {
         name.partition("/")[0]: f"data/{name.partition('/')[0]}/**/*.parquet"
         if "/" in name
@@ -252,7 +261,7 @@ def _references() -> dict[str, str]:
 
 
 def _bibliography(manifest: Manifest) -> list[str]:
-    """The entries that are cited; a key that this version does not know is left out."""
+    """Return the cited entries; an unknown key is left out."""
     return [text for key, text in _references().items() if key in manifest.references]
 
 
@@ -263,8 +272,8 @@ def _headline(manifest: Manifest) -> str:
     match manifest.stage:
         case "generate":
             cut = sum(s["cut_off"] for s in stats["by_language"].values())
-            made = sum(s["samples"] for s in stats["by_language"].values())
-            return f"{cut / made:.0%} cut off" if made else ""
+            samples = sum(s["samples"] for s in stats["by_language"].values())
+            return f"{cut / samples:.0%} cut off" if samples else ""
         case "score":
             means = [s["mean"] for s in stats["by_language"].values() if "mean" in s]
             return f"mean reward {sum(means) / len(means):.3g}" if means else ""
@@ -272,14 +281,16 @@ def _headline(manifest: Manifest) -> str:
             margins = [s["mean_margin"] for s in stats["by_slice"].values() if "mean_margin" in s]
             return f"mean margin {sum(margins) / len(margins):.3g}" if margins else ""
         case "euroeval":
-            found = [d for d in stats["deltas"] if d["significant"]]
-            better = sum(d["delta"] > 0 for d in found)
-            said = f"{len(stats['scores'])} scores"
-            return said + (f", {better} better and {len(found) - better} worse" if found else "")
+            significant = [d for d in stats["deltas"] if d["significant"]]
+            better = sum(d["delta"] > 0 for d in significant)
+            text = f"{len(stats['scores'])} scores"
+            return text + (
+                f", {better} better and {len(significant) - better} worse" if significant else ""
+            )
         case "judge":
             overall = {row["model"]: row for row in reversed(stats["comparisons"])}
-            shown = [f"{name} {row['shown']}" for name, row in overall.items() if "shown" in row]
-            return "; ".join(reversed(shown))
+            rates = [f"{name} {row['shown']}" for name, row in overall.items() if "shown" in row]
+            return "; ".join(reversed(rates))
     final = stats.get("final") or {}
     accuracy = final.get("eval_rewards/accuracies", final.get("eval_accuracy"))
     return "" if accuracy is None else f"held-out accuracy {accuracy:.0%}"

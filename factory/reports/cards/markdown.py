@@ -1,7 +1,7 @@
-"""Markdown as cards need it: text that cannot break out of its place.
+"""Markdown for cards: values are escaped, so that they cannot change the document.
 
-Prompts, file names and names of models are other people's text. A value is shown as it is when
-nothing in it means anything to Markdown, and as a code span otherwise, where nothing does.
+Prompts, file names and names of models are other people's text. A value without a meaning in
+Markdown is written as it is, any other as a code span.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Safe(str):
 
 
 def inline(value: Any) -> Safe:
-    """A value inside a line or a table's cell, whatever it holds."""
+    """Return any value for a line or a table's cell."""
     if isinstance(value, Safe):
         return value
     if isinstance(value, str) and _STOPS.fullmatch(value):
@@ -45,14 +45,14 @@ def inline(value: Any) -> Safe:
 
 
 def code(value: Any) -> Safe:
-    """A value as a code span, to be read exactly: not for tables, where a `|` parts cells."""
+    """Return a value as a code span. Not for tables, where a `|` separates cells."""
     text = visible(" ".join(str(value).split()))[:LIMIT].replace("`", "'")
     text = _TAG.sub("‹", text)  # code spans are inert, but not every page is made with care
     return Safe(f"`{text}`" if text else "")
 
 
 def cell(value: Any) -> Safe:
-    """A value in a table: numbers to four digits, yes and no, else as `inline`."""
+    """Return a value for a table: numbers to four digits, yes and no, else as `inline`."""
     if isinstance(value, bool):
         return Safe("yes" if value else "no")
     if value is None:
@@ -61,37 +61,37 @@ def cell(value: Any) -> Safe:
 
 
 def share(value: float | None) -> Safe:
-    """A percentage in a table; nothing where there is none."""
+    """Return a percentage for a table; empty for None."""
     return Safe("" if value is None else f"{value:.1f} %")
 
 
 def visible(text: str) -> str:
-    """`text` with what cannot be seen (controls, bidi marks, surrogates) written as \\uXXXX."""
+    """Return `text` with invisible characters (controls, bidi marks, surrogates) as \\uXXXX."""
     return "".join(_escaped(char) if _unseen(char) else char for char in text)
 
 
 def quoted(value: Any) -> Safe:
-    """A string as Python source: in double quotes, in ASCII, with nothing that ends a fence."""
+    """Return a string as Python source: in double quotes, in ASCII, and safe in a code fence."""
     body = str(value).encode("unicode_escape").decode("ascii").replace('"', '\\"')
     return Safe('"' + _TAG.sub(r"\\x3c", body) + '"')
 
 
 def block(value: Any) -> Safe:
-    """A value as indented JSON for a code fence: no line of it can end the fence, and no tag or
-    unseen character is in it as such."""
+    """Return a value as indented JSON for a code fence. No line can end the fence; tags and
+    invisible characters are escaped."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
-    seen = "".join(char if char == "\n" else _json(char) for char in text)
-    return Safe(_TAG.sub(r"\\u003c", seen))
+    escaped = "".join(char if char == "\n" else _json(char) for char in text)
+    return Safe(_TAG.sub(r"\\u003c", escaped))
 
 
 def line(text: str) -> Safe:
-    """A line inside a code fence that begins with a word of ours."""
+    """Return a line for a code fence that begins with a fixed word."""
     return Safe(_TAG.sub("‹", visible(" ".join(text.split()))))
 
 
 def link(label: str, repo: str, kind: str, revision: str | None = None) -> Safe:
-    """A link to a Hub repo at a revision; only the label where that is not a repo's name, or one
-    of `local/`, which no public hub has."""
+    """Return a link to a Hub repo at a revision; only the label for an invalid name or a repo of
+    `local/`, which no public hub has."""
     if not _REPO.fullmatch(repo) or repo.startswith("local/"):
         return inline(label)
     prefix = "datasets/" if kind == "dataset" else ""
@@ -100,7 +100,7 @@ def link(label: str, repo: str, kind: str, revision: str | None = None) -> Safe:
 
 
 def url(address: str) -> Safe:
-    """An address inside the round brackets of a link; `#` for anything that could leave them."""
+    """Return an address for the round brackets of a link; `#` for one that could leave them."""
     return Safe(address if _URL.fullmatch(address) and visible(address) == address else "#")
 
 

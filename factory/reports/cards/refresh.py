@@ -1,4 +1,4 @@
-"""The cards that a hub has: what is wrong with one, and one with what judges found since."""
+"""Cards on a hub: check one, or update it with new evaluations."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from functools import cache
 
 from factory.artifacts.hashing import MANIFEST
 from factory.artifacts.manifest import Manifest
-from factory.errors import HubError
+from factory.errors import Check, HubError
 from factory.hub.client import Hub
-from factory.reports.benchmarks import Measured, measured
+from factory.reports.benchmarks import BenchmarkResult, benchmark_results
 from factory.reports.cards import card
 from factory.reports.cards import check as card_check
-from factory.reports.cards.check import Problem
 from factory.reports.win_rates import Comparison, comparisons
 
 
 @dataclass(frozen=True)
 class EvaluatedRepo:
-    """A repo at a revision whose card is looked at."""
+    """A repo at a revision, for its card."""
 
     repo: str
     kind: str
@@ -30,8 +29,8 @@ class EvaluatedRepo:
 
 
 def find(hub: Hub, name: str) -> EvaluatedRepo:
-    """What `org/name`, `datasets/org/name` or either with `@revision` means on this hub; a bare
-    name is a model where there is one. Raises HubError."""
+    """Return the repo for `org/name`, `datasets/org/name` or either with `@revision`; a bare
+    name is a model where one exists. Raises HubError."""
     path, _, revision = name.partition("@")
     revision = revision or "main"
     kinds = ("dataset",) if path.startswith("datasets/") else ("model", "dataset")
@@ -47,11 +46,11 @@ def find(hub: Hub, name: str) -> EvaluatedRepo:
     )
 
 
-def check(hub: Hub, subject: EvaluatedRepo) -> list[Problem]:
-    """What is wrong with a repo's card, ours or anybody's. Raises HubError."""
+def check(hub: Hub, subject: EvaluatedRepo) -> list[Check]:
+    """Return the problems of any repo's card. Raises HubError."""
     readme = hub.read(subject.repo, subject.kind, subject.revision, "README.md")
     if readme is None:
-        return [Problem("it has no README.md", "write one: a card says what a repo is")]
+        return [card_check.problem("it has no README.md", "write one: a card says what a repo is")]
     paths = hub.paths(subject.repo, subject.kind, subject.revision)
     config = None
     if "adapter_config.json" in paths:
@@ -59,34 +58,38 @@ def check(hub: Hub, subject: EvaluatedRepo) -> list[Problem]:
         try:
             config = json.loads(raw or b"{}")
         except ValueError:
-            return [Problem("adapter_config.json is not JSON", "publish the adapter again")]
+            return [
+                card_check.problem("adapter_config.json is not JSON", "publish the adapter again")
+            ]
     text = readme.decode("utf-8", "replace")
     return card_check.check(text, subject.kind, paths, cache(hub.has), config)
 
 
-def rendered(hub: Hub, subject: EvaluatedRepo) -> tuple[str, list[Comparison | Measured]]:
-    """The card that the manifests on the hub give, with what judges and benchmarks in the same
-    collections found of it. Raises HubError for a repo without a manifest of ours."""
+def rendered(hub: Hub, subject: EvaluatedRepo) -> tuple[str, list[Comparison | BenchmarkResult]]:
+    """Render the card from the manifests on the hub, with win rates and benchmark scores from
+    the same collections. Raises HubError for a repo without a manifest of the factory."""
     manifest = _manifest(hub, subject.repo, subject.kind, subject.revision)
     if manifest is None:
         raise HubError(
             f"{subject} has no manifest of the factory",
             "only its own cards can be made anew; --check looks at any",
         )
-    others = [
+    manifests = [
         _manifest(hub, repo, kind, "main")
         for repo, kind in hub.siblings(subject.repo, subject.kind)
     ]
-    known = [other for other in others if other is not None]
-    judged, scored = comparisons(manifest, known), measured(manifest, known)
+    readable = [other for other in manifests if other is not None]
+    judged, scored = comparisons(manifest, readable), benchmark_results(manifest, readable)
     return card.render(manifest, judged, scored), [*judged, *scored]
 
 
-def refresh(hub: Hub, subject: EvaluatedRepo) -> tuple[str | None, list[Comparison | Measured]]:
-    """Put the `rendered` card on main. Returns the commit (None when it was there already) and
-    what was found. Raises HubError."""
-    text, found = rendered(hub, subject)
-    return hub.refresh_card(subject.repo, subject.kind, text), found
+def refresh(
+    hub: Hub, subject: EvaluatedRepo
+) -> tuple[str | None, list[Comparison | BenchmarkResult]]:
+    """Write the `rendered` card to main. Returns the commit, None if nothing changed, and the
+    evaluations. Raises HubError."""
+    text, evaluations = rendered(hub, subject)
+    return hub.refresh_card(subject.repo, subject.kind, text), evaluations
 
 
 def _manifest(hub: Hub, repo: str, kind: str, revision: str) -> Manifest | None:

@@ -1,1 +1,1 @@
-"""The results page of a collection: manifests in, one HTML page out that needs nothing else."""
+"""Results page of a collection: one self-contained HTML file from its manifests."""

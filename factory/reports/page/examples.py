@@ -1,4 +1,4 @@
-"""Pairs to read side by side: the example rows of manifests, as they stand there. Pure."""
+"""Example pairs of manifests, for reading side by side. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.artifacts.manifest import Manifest
-from factory.reports.page import formatting
+from factory.reports import values
 
 
 @dataclass(frozen=True)
 class ExampleSide:
-    """One answer of a pair, with the language it was found to be in."""
+    """One answer of a pair, with its detected language."""
 
     name: str  # chosen or rejected
     text: str
@@ -33,8 +33,8 @@ class ExamplePair:
 
 
 def pairs(manifests: Iterable[Manifest]) -> list[ExamplePair]:
-    """The examples of every artifact of pairs, in their order."""
-    found = []
+    """Read the examples of every artifact of pairs, in their order."""
+    examples = []
     for manifest in manifests:
         if manifest.kind != "pairs":
             continue
@@ -42,7 +42,7 @@ def pairs(manifests: Iterable[Manifest]) -> list[ExamplePair]:
             cells = sample.cells
             turns = _turns(cells.get("prompt"))
             language = _word(cells.get("prompt_language")) or sample.slice
-            found.append(
+            examples.append(
                 ExamplePair(
                     step=manifest.step,
                     prompt_id=_word(cells.get("prompt_id")),
@@ -51,16 +51,16 @@ def pairs(manifests: Iterable[Manifest]) -> list[ExamplePair]:
                     sides=(_side("chosen", cells), _side("rejected", cells)),
                 )
             )
-    return found
+    return examples
 
 
 def _side(name: str, cells: dict[str, Any]) -> ExampleSide:
-    tokens = formatting.real(cells.get(f"{name}_tokens"))
+    tokens = values.number(cells.get(f"{name}_tokens"))
     return ExampleSide(
         name=name,
         text="\n\n".join(text for _, text in _turns(cells.get(name))),
         language=_word(cells.get(f"{name}_language")),
-        score=formatting.real(cells.get(f"score_{name}")),
+        score=values.number(cells.get(f"score_{name}")),
         tokens=None if tokens is None else int(tokens),
     )
 

@@ -1,7 +1,7 @@
-"""What the page says, as plain data: manifests in, nothing else read. Pure.
+"""Data of the results page, from manifests alone. Pure.
 
-What a manifest may lack under `stats` is passed over: a page of old or foreign artifacts shows
-less, and never a number that was not measured.
+Figures that a manifest lacks are left out: a page of old or foreign artifacts shows less, and
+never a number that was not measured.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 from factory.artifacts import checkpoints
 from factory.artifacts.manifest import License, Manifest, Rows
-from factory.reports.checkpoint_curves import CheckpointFigure, Course, courses
-from factory.reports.page import benchmarks, examples, findings, formatting, training
-from factory.reports.page.benchmarks import Benchmarks
+from factory.reports import learning
+from factory.reports.benchmarks import BenchmarkedModel, benchmarked_models
+from factory.reports.checkpoint_curves import Course, courses
+from factory.reports.learning import AuditFigures, Histogram, PairingFigures, Training
+from factory.reports.page import answers, examples, formatting
+from factory.reports.page.answers import Speech
 from factory.reports.page.examples import ExamplePair
-from factory.reports.page.findings import Duel, Speech, Win
 from factory.reports.page.lineage import Chain, LeftOut, origin, reads
-from factory.reports.page.training import AuditFigures, Histogram, Training
+from factory.reports.results import tidy
+from factory.reports.win_rates import JudgedModel, WinRate, judged_models
 
 # What a row of each kind is called.
 NOUNS: Mapping[str, str] = {
@@ -30,14 +33,14 @@ JUDGED = ("answers", "verdicts", "results")
 
 @dataclass(frozen=True)
 class PublishedStep:
-    """An artifact of the collection. `number` is its place in the line, from 1 on."""
+    """An artifact of the collection. `number` is its position in the plan, from 1."""
 
     number: int
     manifest: Manifest
 
     @property
     def anchor(self) -> str:
-        """Where the page tells of it."""
+        """Id of its row on the page."""
         return f"made-{self.number}"
 
     @property
@@ -47,19 +50,19 @@ class PublishedStep:
 
     @property
     def family(self) -> str:
-        """data, model or judged: what the page's colours tell apart."""
+        """data, model or judged: the colour on the page."""
         kind = self.manifest.kind
         return "model" if kind in MODELS else "judged" if kind in JUDGED else "data"
 
     @property
     def filled(self) -> str | None:
         """The first of its configs that has rows."""
-        found = (name for name, one in self.manifest.slices.items() if one.rows.out)
-        return next(found, "").partition("/")[0] or None
+        names = (name for name, record in self.manifest.slices.items() if record.rows.out)
+        return next(names, "").partition("/")[0] or None
 
     @property
     def size(self) -> str:
-        """What it holds, in a word or two."""
+        """Number of its rows with their noun, or the kind of model."""
         if self.is_model:
             return self.manifest.kind
         rows = self.manifest.rows().out
@@ -78,7 +81,7 @@ class RowLine:
 
 @dataclass(frozen=True)
 class DroppedRows:
-    """Rows that one step dropped for one reason: how many of how many, by language."""
+    """Rows that one step dropped for one reason: (dropped, rows in), by language."""
 
     step: str
     reason: str
@@ -91,7 +94,7 @@ class DroppedRows:
 
 @dataclass(frozen=True)
 class StepTime:
-    """What a step cost."""
+    """Cost of a step."""
 
     step: str
     seconds: float
@@ -115,25 +118,24 @@ class ExternalSource:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page shows of one collection. `slug` and `hub` say where it lies, as
-    far as that is known."""
+    """All data of the page of one collection. `slug` and `hub` say where it is, if known."""
 
     name: str
     slug: str | None
     hub: str | None
-    made: tuple[PublishedStep, ...]
+    steps: tuple[PublishedStep, ...]
     left_out: tuple[LeftOut, ...]
     languages: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[RowLine, ...]
     drops: tuple[DroppedRows, ...]
-    duels: tuple[Duel, ...]
-    benchmarks: tuple[Benchmarks, ...]
+    judged: tuple[JudgedModel, ...]
+    benchmarks: tuple[BenchmarkedModel, ...]
     courses: tuple[Course, ...]
     speech: tuple[Speech, ...]
     rewards: tuple[Histogram, ...]
     audit: AuditFigures | None
-    pairs: tuple[training.PairingFigures, ...]
+    pairs: tuple[PairingFigures, ...]
     trainings: tuple[Training, ...]
     samples: tuple[ExamplePair, ...]
     spent: tuple[StepTime, ...]
@@ -142,117 +144,80 @@ class Report:
     references: tuple[str, ...]
 
     @property
-    def verdicts(self) -> list[tuple[Duel, Win]]:
-        """Of each comparison the one row that is over all languages, at the end of training."""
+    def verdicts(self) -> list[tuple[JudgedModel, WinRate]]:
+        """The win rate over all languages of each comparison, at the end of training."""
         return [
-            (duel, duel.rows[0])
-            for duel in self.duels
-            if duel.rows and checkpoints.split_label(duel.model)[1] == 1
+            (judged, judged.rows[0])
+            for judged in self.judged
+            if checkpoints.split_label(judged.model)[1] == 1
         ]
 
 
 def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = None) -> Report:
-    """The page's data of a line of artifacts."""
-    every = chain.manifests
-    duels, measured = findings.duels(every), benchmarks.benchmarks(every)
-    lines = tuple(line for manifest in every for line in _lines(manifest))
-    found = list(dict.fromkeys(code for m in every for code in m.languages))
-    extra = [code for line in lines for code in line.by_language if code not in found]
+    """Return the page's data for a chain of artifacts."""
+    manifests = chain.manifests
+    lines = tuple(line for manifest in manifests for line in _lines(manifest))
+    languages = list(dict.fromkeys(code for m in manifests for code in m.languages))
+    extra = [code for line in lines for code in line.by_language if code not in languages]
     return Report(
         name=name,
         slug=slug,
         hub=hub,
-        made=tuple(PublishedStep(number, one) for number, one in enumerate(every, 1)),
+        steps=tuple(
+            PublishedStep(number, manifest) for number, manifest in enumerate(manifests, 1)
+        ),
         left_out=chain.left_out,
-        languages=tuple(found),
-        columns=tuple(dict.fromkeys([*found, *extra])),
+        languages=tuple(languages),
+        columns=tuple(dict.fromkeys([*languages, *extra])),
         rows=lines,
-        drops=tuple(drop for manifest in every for drop in _drops(manifest)),
-        duels=tuple(duels),
-        benchmarks=tuple(measured),
-        courses=tuple(courses([*_rates(duels), *_deltas(measured)])),
-        speech=tuple(findings.speech(every)),
-        rewards=tuple(training.rewards(every)),
-        audit=training.audit(every),
-        pairs=tuple(training.pairings(every)),
-        trainings=tuple(training.trainings(every)),
-        samples=tuple(examples.pairs(every)),
-        spent=tuple(_spent(manifest) for manifest in every),
-        outside=tuple(_outside(every)),
-        licenses=tuple(dict.fromkeys(_license(m.license) for m in every if m.license)),
-        references=tuple(dict.fromkeys(key for m in every for key in m.references)),
+        drops=tuple(drop for manifest in manifests for drop in _drops(manifest)),
+        judged=tuple(judged_models(manifests)),
+        benchmarks=tuple(benchmarked_models(manifests)),
+        courses=tuple(courses(tidy(manifests))),
+        speech=tuple(answers.speech(manifests)),
+        rewards=tuple(learning.rewards(manifests)),
+        audit=learning.audit(manifests),
+        pairs=tuple(learning.pairings(manifests)),
+        trainings=tuple(learning.trainings(manifests)),
+        samples=tuple(examples.pairs(manifests)),
+        spent=tuple(_spent(manifest) for manifest in manifests),
+        outside=tuple(_outside(manifests)),
+        licenses=tuple(dict.fromkeys(_license(m.license) for m in manifests if m.license)),
+        references=tuple(dict.fromkeys(key for m in manifests for key in m.references)),
     )
 
 
-def _rates(duels: Sequence[Duel]) -> list[CheckpointFigure]:
-    return [
-        CheckpointFigure(
-            duel.model,
-            row.language,
-            "win rate",
-            row.rate,
-            row.low,
-            row.high,
-            row.reference,
-            duel.judge,
-            50.0,
-        )
-        for duel in duels
-        for row in duel.rows
-        if row.rate is not None
-    ]
-
-
-def _deltas(found: Sequence[Benchmarks]) -> list[CheckpointFigure]:
-    return [
-        CheckpointFigure(
-            one.model,
-            delta.language,
-            delta.benchmark,
-            delta.change,
-            delta.low,
-            delta.high,
-            one.reference,
-            one.made,
-            0.0,
-        )
-        for one in found
-        for delta in one.deltas
-        if delta.change is not None
-    ]
-
-
 def _lines(manifest: Manifest) -> list[RowLine]:
-    found: dict[str, dict[str, Rows]] = {}
+    models: dict[str, dict[str, Rows]] = {}
     for name, record in manifest.slices.items():
         language, _, model = name.partition("/")
         column = "all" if language in ("all", "all_lang") else language
-        found.setdefault(model, {})[column] = record.rows
+        models.setdefault(model, {})[column] = record.rows
     return [
         RowLine(manifest.step, model, by_language, _sum(list(by_language.values())))
-        for model, by_language in found.items()
+        for model, by_language in models.items()
         if any(rows.into for rows in by_language.values())  # a merge has none
     ]
 
 
 def _sum(rows: Sequence[Rows]) -> Rows:
     dropped: dict[str, int] = {}
-    for one in rows:
-        for reason, number in one.dropped.items():
+    for counts in rows:
+        for reason, number in counts.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + number
     return Rows(into=sum(r.into for r in rows), out=sum(r.out for r in rows), dropped=dropped)
 
 
 def _drops(manifest: Manifest) -> list[DroppedRows]:
-    found: dict[str, dict[str, tuple[int, int]]] = {}
+    reasons: dict[str, dict[str, tuple[int, int]]] = {}
     for line in _lines(manifest):
         for language, rows in line.by_language.items():
             for reason, number in rows.dropped.items():
-                before = found.setdefault(reason, {}).get(language, (0, 0))
-                found[reason][language] = (before[0] + number, before[1] + rows.into)
+                before = reasons.setdefault(reason, {}).get(language, (0, 0))
+                reasons[reason][language] = (before[0] + number, before[1] + rows.into)
     return [
         DroppedRows(manifest.step, reason, by_language)
-        for reason, by_language in found.items()
+        for reason, by_language in reasons.items()
         if any(rows for rows, _ in by_language.values())
     ]
 
@@ -264,19 +229,19 @@ def _spent(manifest: Manifest) -> StepTime:
 
 
 def _outside(manifests: Sequence[Manifest]) -> list[ExternalSource]:
-    shown = {manifest.repo for manifest in manifests}
+    repos = {manifest.repo for manifest in manifests}
     models = {record.digest for manifest in manifests for record in manifest.models}
-    found: dict[tuple[str, str | None], ExternalSource] = {}
+    sources: dict[tuple[str, str | None], ExternalSource] = {}
     for manifest in manifests:
         for read in reads(manifest):
-            if read.repo in shown:
+            if read.repo in repos:
                 continue
             name = origin(read).partition("@")[0]
             revision = read.tag or read.revision
-            before = found.get((name, revision))
+            before = sources.get((name, revision))
             roles = [*before.roles.split(", ")] if before else []
             steps = before.steps if before else ()
-            found[name, revision] = ExternalSource(
+            sources[name, revision] = ExternalSource(
                 name=name,
                 revision=revision,
                 roles=", ".join(dict.fromkeys([*roles, read.role])),
@@ -285,7 +250,7 @@ def _outside(manifests: Sequence[Manifest]) -> list[ExternalSource]:
                 is_model=read.digest in models,
                 served=read.served,
             )
-    return sorted(found.values(), key=lambda one: not one.is_model)
+    return sorted(sources.values(), key=lambda source: not source.is_model)
 
 
 def _license(license: License) -> str:

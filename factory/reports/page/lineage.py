@@ -1,7 +1,7 @@
-"""Which artifacts of a collection belong together, in which order, and what each was made from.
+"""Lineage: choose artifacts of a collection that belong together, and order them.
 
-A repo may hold several artifacts of ours, each at its tag. A page shows one line: the newest
-artifact of all, what it was made from, and then whatever else fits to that. Pure.
+A repo may hold several artifacts, each at its tag. A page shows one chain: the newest artifact,
+its inputs, and the other artifacts that fit. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Key = tuple[str, str]  # repo, fingerprint
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An artifact that the page does not show, since it was made from others than those shown."""
+    """An artifact that the page does not show: its inputs are others than those shown."""
 
     step: str
     repo: str
@@ -27,21 +27,20 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Chain:
-    """Artifacts in an order in which they can be made, and what was left out."""
+    """Artifacts in an order in which they can be made, and those left out."""
 
     manifests: tuple[Manifest, ...]
     left_out: tuple[LeftOut, ...] = ()
 
 
-def choose(found: Iterable[Manifest], recipe: str | None = None) -> Chain:
-    """The line that these manifests show: of each repo one artifact, all made from one another.
+def choose(manifests: Iterable[Manifest], recipe: str | None = None) -> Chain:
+    """Choose one artifact of each repo, all made from one another.
 
-    Those of `recipe` (of the newest artifact's, if None) come first, newest first, each with what
-    it was made from: a repo of another recipe may have gone on since. An artifact that was made
-    from another one than is shown is left out, with what it read.
-    """
+    Those of `recipe` (by default that of the newest artifact) come first, newest first, each
+    with its inputs: a repo of another recipe may have newer artifacts. An artifact whose inputs
+    are not shown is left out."""
     newest = sorted(
-        found, key=lambda m: (m.created, m.repo, m.fingerprint, m.content()), reverse=True
+        manifests, key=lambda m: (m.created, m.repo, m.fingerprint, m.content()), reverse=True
     )
     recipe = newest[0].recipe if newest and recipe is None else recipe
     by_key: dict[Key, list[Manifest]] = {}
@@ -52,58 +51,58 @@ def choose(found: Iterable[Manifest], recipe: str | None = None) -> Chain:
     for manifest in sorted(newest, key=lambda m: m.recipe != recipe):  # stable: newest first
         if manifest.repo in chosen:
             continue
-        wanted = _upstream(manifest, by_key)
-        clash = _clash(wanted.values(), chosen)
+        upstream = _upstream(manifest, by_key)
+        clash = _clash(upstream.values(), chosen)
         if clash is None:
-            chosen |= wanted
+            chosen |= upstream
         else:
-            why = f"made from {clash}, of which this page shows another"
+            why = f"made from {clash}, of which this page shows another artifact"
             refused.setdefault(
                 manifest.repo, LeftOut(manifest.step, manifest.repo, manifest.tag, why)
             )
-    left = [one for repo, one in sorted(refused.items()) if repo not in chosen]
-    return Chain(tuple(_in_order(chosen.values())), tuple(left))
+    left_out = [artifact for repo, artifact in sorted(refused.items()) if repo not in chosen]
+    return Chain(tuple(_in_order(chosen.values())), tuple(left_out))
 
 
 def reads(manifest: Manifest) -> list[InputRecord]:
-    """Everything that an artifact read, each artifact or outside source once for a role."""
-    found: dict[tuple[str, str, str], InputRecord] = {}
+    """Return the inputs of an artifact, each artifact or outside source once for a role."""
+    records: dict[tuple[str, str, str], InputRecord] = {}
     for record in manifest.slices.values():
         for read in record.inputs:
-            found.setdefault((read.role, origin(read), str(read.tag or read.revision)), read)
-    return list(found.values())
+            records.setdefault((read.role, origin(read), str(read.tag or read.revision)), read)
+    return list(records.values())
 
 
 def origin(read: InputRecord) -> str:
-    """What an input is called: its repo, its name outside, or its step."""
+    """Return the name of an input: its repo, its outside name, or its step."""
     return read.repo or read.source or str(read.step)
 
 
 def read_by(manifest: Manifest) -> list[str]:
-    """What an artifact read, in words: steps by their names, the rest as it is called."""
+    """Return the names of an artifact's inputs: steps by name, others by origin."""
     return list(dict.fromkeys(read.step or origin(read) for read in reads(manifest)))
 
 
 def _upstream(manifest: Manifest, by_key: Mapping[Key, list[Manifest]]) -> dict[str, Manifest]:
-    """An artifact and all that it was made from, by repo, as far as it is there. Of several draws
-    of one fingerprint it is the one whose content was read."""
-    found = {manifest.repo: manifest}
-    waiting = [manifest]
-    while waiting:
-        for read in reads(waiting.pop()):
+    """Return an artifact and those that it was made from, by repo, as far as they exist. Of
+    several draws of one fingerprint this takes the one whose content was read."""
+    upstream = {manifest.repo: manifest}
+    pending = [manifest]
+    while pending:
+        for read in reads(pending.pop()):
             draws = by_key.get((read.repo or "", _fingerprint(read)), [])
             first = draws[0] if draws else None
-            made = next((m for m in draws if _holds(m, read)), first)
-            if made is not None and made.repo not in found:
-                found[made.repo] = made
-                waiting.append(made)
-    return found
+            source = next((m for m in draws if _holds(m, read)), first)
+            if source is not None and source.repo not in upstream:
+                upstream[source.repo] = source
+                pending.append(source)
+    return upstream
 
 
-def _clash(wanted: Iterable[Manifest], chosen: Mapping[str, Manifest]) -> str | None:
-    """What was read, at its tag, where another artifact of that repo is shown; whether or not
-    what was read is there."""
-    for manifest in wanted:
+def _clash(upstream: Iterable[Manifest], chosen: Mapping[str, Manifest]) -> str | None:
+    """Return an input, at its tag, whose repo is shown with another artifact; None if there is
+    none."""
+    for manifest in upstream:
         if manifest.repo in chosen and chosen[manifest.repo] != manifest:
             return f"{manifest.repo} at {manifest.tag}"
         for read in reads(manifest):
@@ -122,15 +121,15 @@ def _holds(manifest: Manifest, read: InputRecord) -> bool:
 
 
 def _in_order(manifests: Iterable[Manifest]) -> Iterator[Manifest]:
-    """Each after what it reads; among those that could come next, the one made first."""
-    left = {m.repo: m for m in sorted(manifests, key=lambda m: (m.created, m.repo))}
-    while left:
+    """Yield each artifact after its inputs; of several possible ones the oldest first."""
+    pending = {m.repo: m for m in sorted(manifests, key=lambda m: (m.created, m.repo))}
+    while pending:
         ready = next(
             (
                 m
-                for m in left.values()
-                if not any(read.repo in left and read.repo != m.repo for read in reads(m))
+                for m in pending.values()
+                if not any(read.repo in pending and read.repo != m.repo for read in reads(m))
             ),
-            next(iter(left.values())),  # a circle is no order; a page is better than none
+            next(iter(pending.values())),  # a circle is no order; a page is better than none
         )
-        yield left.pop(ready.repo)
+        yield pending.pop(ready.repo)

@@ -1,7 +1,7 @@
-"""The picture of what was made from what: steps in columns, each right of what it read. Pure.
+"""Lineage graph: steps in columns, each right of its inputs. Pure.
 
-An arrow that a longer way implies is left out (prompts to scores, where answers lie between): a
-picture of all of them shows nothing. What came from outside is drawn beside its first reader.
+An arrow implied by a longer path is left out (prompts to scores, where answers lie between): a
+graph of all arrows is unreadable. Outside sources are drawn beside their first reader.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from factory.reports.page import formatting
 from factory.reports.page.gather import PublishedStep
 from factory.reports.page.lineage import origin, read_by, reads
-from factory.reports.page.svg import cut, element, said, tip
+from factory.reports.page.svg import cut, element, text_node, tip
 
 _WIDE, _HIGH = 108.0, 44.0  # px, a node
 _ACROSS, _DOWN = 25.0, 13.0  # px between columns, and between nodes of one
@@ -25,15 +25,15 @@ _WAY = 10.0  # px, the height of a place that an arrow passes through
 
 @dataclass
 class Node:
-    """A thing in the picture; `reads` are keys of nodes. One without a label is a place that an
-    arrow passes through on its way past a column."""
+    """A node of the graph; `reads` are keys of nodes. One without a label is a waypoint of an
+    arrow that passes its column."""
 
     key: str
     label: str = ""
     below: str = ""
     family: str = ""
     anchor: str | None = None
-    told: str = ""
+    tooltip: str = ""
     reads: list[str] = field(default_factory=list)
     column: int = 0
     y: float = 0.0
@@ -43,15 +43,15 @@ class Node:
         return _HIGH if self.label else _WAY
 
 
-def draw(made: Sequence[PublishedStep]) -> Markup:
-    """The picture. Nodes of the collection link to where the page tells of them."""
-    ways = arrange(graph(made))
+def draw(published: Sequence[PublishedStep]) -> Markup:
+    """Draw the graph. Nodes of the collection link to their row on the page."""
+    ways = arrange(graph(published))
     high = max((node.y + node.high for node in ways.values()), default=0.0) + _EDGE
     columns = 1 + max((node.column for node in ways.values()), default=0)
     wide = 2 * _EDGE + columns * (_WIDE + _ACROSS) - _ACROSS
     arrows = [_arrow(ways[read], node) for node in ways.values() for read in node.reads]
     boxes = [_box(node) for node in ways.values() if node.label]
-    names = ", ".join(f"{one.number} {one.manifest.step}" for one in made)
+    names = ", ".join(f"{step.number} {step.manifest.step}" for step in published)
     return element(
         "svg",
         *arrows,
@@ -65,52 +65,52 @@ def draw(made: Sequence[PublishedStep]) -> Markup:
     )
 
 
-def graph(made: Sequence[PublishedStep]) -> dict[str, Node]:
-    """Nodes and what each read, without arrows that a longer way implies."""
-    ours = {one.manifest.repo: one for one in made}
+def graph(published: Sequence[PublishedStep]) -> dict[str, Node]:
+    """Return the nodes and their inputs, without arrows that a longer path implies."""
+    steps = {step.manifest.repo: step for step in published}
     nodes: dict[str, Node] = {}
     outside: dict[str, dict[str, str]] = {}  # key to names, each with what it is
-    for one in made:
-        manifest = one.manifest
+    for step in published:
+        manifest = step.manifest
         models = {record.digest for record in manifest.models}
-        read: dict[str, None] = {}
+        inputs: dict[str, None] = {}
         for record in reads(manifest):
-            if record.repo in ours and record.repo != manifest.repo:
-                read[f"made {record.repo}"] = None
+            if record.repo in steps and record.repo != manifest.repo:
+                inputs[f"made {record.repo}"] = None
                 continue
             # files of one step are one node; what has a revision is the same thing everywhere
-            known = record.revision or record.tag or record.served
-            kind = "model" if record.digest in models else "dataset" if known else "file"
-            key = f"outside {origin(record).partition('@')[0] if known else manifest.repo}"
+            pinned = record.revision or record.tag or record.served
+            kind = "model" if record.digest in models else "dataset" if pinned else "file"
+            key = f"outside {origin(record).partition('@')[0] if pinned else manifest.repo}"
             names = outside.setdefault(key, {})
             names[origin(record)] = kind
-            read[key] = None
+            inputs[key] = None
         nodes[f"made {manifest.repo}"] = Node(
             key=f"made {manifest.repo}",
-            label=f"{one.number}  {manifest.step}",
-            below=one.size,
-            family=one.family,
-            anchor=one.anchor,
-            told=f"{manifest.step}: {one.size} in {manifest.repo}\nread "
+            label=f"{step.number}  {manifest.step}",
+            below=step.size,
+            family=step.family,
+            anchor=step.anchor,
+            tooltip=f"{manifest.step}: {step.size} in {manifest.repo}\nread "
             + (formatting.listed(read_by(manifest)) or "nothing"),
-            reads=list(read),
+            reads=list(inputs),
         )
     for key, names in outside.items():
-        (first, kind), *more = names.items()
+        (first, kind), *others = names.items()
         nodes[key] = Node(
             key=key,
             label=first.partition("@")[0].rpartition("/")[2],
-            below=formatting.plural(len(names), kind) if more else f"a {kind}",
+            below=formatting.plural(len(names), kind) if others else f"a {kind}",
             family="outside",
-            told="from outside: " + ", ".join(names),
+            tooltip="outside source: " + ", ".join(names),
         )
     _thin(nodes)
     return nodes
 
 
 def arrange(nodes: Mapping[str, Node]) -> dict[str, Node]:
-    """The nodes with their places: each in a column right of what it reads, in none two that
-    touch. Nodes are added wherever an arrow passes a column; then each arrow is one column long."""
+    """Place the nodes: each in a column right of its inputs, without overlap. Waypoints are
+    added where an arrow passes a column; then each arrow is one column long."""
     _place(nodes)
     ways = _with_ways(nodes)
     _settle(_untangle(ways), ways)
@@ -118,15 +118,15 @@ def arrange(nodes: Mapping[str, Node]) -> dict[str, Node]:
 
 
 def _thin(nodes: Mapping[str, Node]) -> None:
-    """Take out arrows to what is read through something else that is read anyway."""
+    """Remove arrows to inputs that are also reached by a longer path."""
     above: dict[str, set[str]] = {}
 
     def ancestors(key: str, trail: tuple[str, ...] = ()) -> set[str]:
         if key not in above and key not in trail:
-            found = set(nodes[key].reads)
+            above_node = set(nodes[key].reads)
             for read in nodes[key].reads:
-                found |= ancestors(read, (*trail, key))
-            above[key] = found
+                above_node |= ancestors(read, (*trail, key))
+            above[key] = above_node
         return above.get(key, set())
 
     implied = {
@@ -142,7 +142,7 @@ def _thin(nodes: Mapping[str, Node]) -> None:
 
 
 def _place(nodes: Mapping[str, Node]) -> None:
-    """Columns: each node right of what it reads; what begins a line, just left of its reader."""
+    """Set columns: each node right of its inputs; first nodes just left of their reader."""
     for _ in nodes:
         for node in nodes.values():
             node.column = max((nodes[r].column + 1 for r in node.reads), default=0)
@@ -161,23 +161,23 @@ def _place(nodes: Mapping[str, Node]) -> None:
 
 
 def _with_ways(nodes: Mapping[str, Node]) -> dict[str, Node]:
-    """The nodes, with a place for every column that an arrow passes."""
-    found = dict(nodes)
+    """Return the nodes with a waypoint in every column that an arrow passes."""
+    with_ways = dict(nodes)
     for node in nodes.values():
         through = []
         for read in node.reads:
             last = read
             for column in range(nodes[read].column + 1, node.column):
                 key = f"way {read} {column}"  # arrows from one node share their way
-                found.setdefault(key, Node(key=key, reads=[last], column=column))
+                with_ways.setdefault(key, Node(key=key, reads=[last], column=column))
                 last = key
             through.append(last)
         node.reads = through
-    return found
+    return with_ways
 
 
 def _untangle(nodes: Mapping[str, Node]) -> list[list[Node]]:
-    """The columns, each ordered by where its nodes' neighbours stand."""
+    """Return the columns, each ordered by the positions of its nodes' neighbours."""
     columns: list[list[Node]] = []
     for node in nodes.values():
         while len(columns) <= node.column:
@@ -191,13 +191,13 @@ def _untangle(nodes: Mapping[str, Node]) -> list[list[Node]]:
         back = bool(sweep % 2)
         for column in reversed(columns) if back else columns:
             places = {node.key: i / len(c) for c in columns for i, node in enumerate(c)}
-            beside = {n.key: (readers.get(n.key, []) if back else n.reads) for n in column}
-            column.sort(key=lambda n: _mean([places[k] for k in beside[n.key]], places[n.key]))
+            neighbours = {n.key: (readers.get(n.key, []) if back else n.reads) for n in column}
+            column.sort(key=lambda n: _mean([places[k] for k in neighbours[n.key]], places[n.key]))
     return columns
 
 
 def _settle(columns: Sequence[Sequence[Node]], nodes: Mapping[str, Node]) -> None:
-    """Heights: each node as near to its neighbours as the order of its column allows."""
+    """Set heights: each node as near to its neighbours as the order of its column allows."""
     for column in columns:
         y = _EDGE
         for node in column:
@@ -209,23 +209,23 @@ def _settle(columns: Sequence[Sequence[Node]], nodes: Mapping[str, Node]) -> Non
     for sweep in range(_SWEEPS * 2):
         back = bool(sweep % 2)
         for column in reversed(columns) if back else columns:
-            wanted = []
+            targets = []
             for node in column:
-                beside = readers.get(node.key, []) if back else [nodes[r] for r in node.reads]
-                middle = _mean([n.y + n.high / 2 for n in beside], node.y + node.high / 2)
-                wanted.append(middle - node.high / 2)
-            _spread(column, wanted)
+                neighbours = readers.get(node.key, []) if back else [nodes[r] for r in node.reads]
+                middle = _mean([n.y + n.high / 2 for n in neighbours], node.y + node.high / 2)
+                targets.append(middle - node.high / 2)
+            _spread(column, targets)
     top = min((n.y for n in nodes.values()), default=_EDGE) - _EDGE
     for node in nodes.values():
         node.y -= top
 
 
-def _spread(column: Sequence[Node], wanted: Sequence[float]) -> None:
-    """Put nodes where they want to be, in order and without touching: blocks of those that would
-    touch stand where their members want on average."""
+def _spread(column: Sequence[Node], targets: Sequence[float]) -> None:
+    """Place nodes near their targets, in order and without touching. Nodes that would touch form
+    a block, placed where its members' targets are on average."""
     blocks: list[tuple[float, float, list[Node]]] = []  # sum of wants less offset, height, nodes
-    for node, want in zip(column, wanted, strict=True):
-        total, high, inside = want, node.high + _DOWN, [node]
+    for node, target in zip(column, targets, strict=True):
+        total, high, inside = target, node.high + _DOWN, [node]
         while blocks and blocks[-1][0] / len(blocks[-1][2]) + blocks[-1][1] > total / len(inside):
             before, before_high, before_inside = blocks.pop()
             total = before + total - before_high * len(inside)
@@ -263,10 +263,10 @@ def _box(node: Node) -> Markup:
     label, below = cut(node.label, room, size), cut(node.below, room, 11)
     box = element(
         "g",
-        tip(node.told),
+        tip(node.tooltip),
         element("rect", x=x, y=node.y, width=_WIDE, height=_HIGH, rx=5.0),
-        element("text", said(label), x=x + 10, y=node.y + 18, class_="step"),
-        element("text", said(below), x=x + 10, y=node.y + 34, class_="size"),
+        element("text", text_node(label), x=x + 10, y=node.y + 18, class_="step"),
+        element("text", text_node(below), x=x + 10, y=node.y + 34, class_="size"),
         class_=f"node {node.family}",
     )
     return element("a", box, href=f"#{node.anchor}") if node.anchor else box

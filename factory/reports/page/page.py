@@ -1,7 +1,7 @@
-"""The page: a collection's data in, HTML out, with nothing in it that is asked from elsewhere.
+"""Render the page: a collection's data to self-contained HTML.
 
-Whatever a template writes is escaped, and the page forbids itself every script and style but its
-own, so that a hostile prompt has no second chance either.
+All values are escaped, and the page's policy forbids all other scripts and styles: a hostile
+prompt cannot run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from factory.artifacts.resources import shipped
 from factory.reports.cards import card, markdown
 from factory.reports.page import charts, formatting, lineage, lineage_graph, panels
 from factory.reports.page.gather import Report
-from factory.reports.page.svg import element, said, text_of
+from factory.reports.page.svg import element, text_node, text_of
 
 _LANG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", re.ASCII)
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[\w./-]*)?", re.ASCII)
@@ -32,7 +32,7 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def render(report: Report) -> str:
-    """The page as text; the same report gives the same bytes."""
+    """Return the page as text; the same report gives the same bytes."""
     style, script = _asset("style.css"), _asset("script.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -43,7 +43,7 @@ def render(report: Report) -> str:
         style=Markup(style),
         script=Markup(script),
         policy=policy,
-        picture=lineage_graph.draw(report.made) if report.made else None,
+        picture=lineage_graph.draw(report.steps) if report.steps else None,
         bibliography="\n\n".join(_cited(report)),
         again=_again(report),
         linked=lambda name, kind, revision=None: _linked(report, name, kind, revision),
@@ -87,20 +87,20 @@ def _shown(value: Any) -> Any:
 
 
 def _lang(code: str) -> Markup:
-    """The attributes of a text in a language: what it is, and its direction from its letters."""
+    """Return the attributes of a text in a language: its code, and direction from its letters."""
     shown = f' lang="{code}"' if _LANG.fullmatch(code) else ""
     return Markup(f' dir="auto"{shown}')
 
 
 def _linked(report: Report, name: str, kind: str, revision: str | None) -> Markup:
-    """A repo's name, as a link to it on its hub where others can reach that."""
+    """Return a repo's name, as a link to its hub where others can reach that."""
     hub = report.hub or markdown.HUB
     reached = _ADDRESS.fullmatch(hub) and urlsplit(hub).hostname not in _LOCAL
     if not reached or not _REPO.fullmatch(name) or name.startswith("local/"):
-        return said(name)
+        return text_node(name)
     prefix = "datasets/" if kind == "dataset" else ""
     end = f"/tree/{revision}" if revision and _REVISION.fullmatch(revision) else ""
-    return element("a", said(name), href=f"{hub}/{prefix}{name}{end}", rel="noopener")
+    return element("a", text_node(name), href=f"{hub}/{prefix}{name}{end}", rel="noopener")
 
 
 def _cited(report: Report) -> list[str]:

@@ -1,7 +1,7 @@
-"""Where a page's manifests come from: a collection on a hub, a recipe's repos, or a disk.
+"""Find a page's manifests: in a collection on a hub, a recipe's repos, or a directory.
 
-To know whether a name is a directory, this is imported before a hub is chosen, and the hub's client
-reads its settings when it is imported: so what imports it stands inside functions here.
+This module is imported before a hub is chosen, to test whether a name is a directory. The hub's
+client reads its settings at import: so imports of it are inside functions here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Manifests, and what their collection is called: the recipe that they are mainly of, and the
-    collection's slug where it is on a hub."""
+    """Manifests and their collection: its title, the main recipe, and its slug on a hub."""
 
     manifests: tuple[Manifest, ...]
     title: str
@@ -33,44 +32,47 @@ class Source:
 
 
 def collection(hub: Hub, slug: str) -> Source:
-    """What a collection on a hub holds. Raises HubError, or InputError for one without an artifact
-    of ours."""
-    here, title = hub.find_collection(slug)
-    held = [found.manifest for found in hub.holdings(hub.collection(here)).found]
-    return _source(held, slug, title, here)
+    """Read the manifests of a collection. Raises HubError, or InputError for one without
+    artifacts."""
+    full_slug, title = hub.find_collection(slug)
+    manifests = [artifact.manifest for artifact in hub.holdings(hub.collection(full_slug)).found]
+    return _source(manifests, slug, title, full_slug)
 
 
-def recipe(made: Recipe, hub: Hub, home: Home) -> Source:
-    """What there is of a recipe: in its collection, in its repos, and at rest in this home.
-    Raises HubError, or InputError where there is nothing."""
+def recipe(recipe_: Recipe, hub: Hub, home: Home) -> Source:
+    """Read the manifests of a recipe: in its collection, its repos and this home. Raises
+    HubError, or InputError where there are none."""
     from factory.hub import collection as shelf
     from factory.planning.plan import repos
 
-    title = shelf.title(made)
-    slug = next((one for one, name in hub.collections(made.org).items() if name == title), None)
-    where = (hub.collection(slug) if slug else {}) | repos(made)
-    held = [found.manifest for found in hub.holdings(where).found]
-    for work in home.all_work(made.org):
+    title = shelf.title(recipe_)
+    slug = next(
+        (candidate for candidate, name in hub.collections(recipe_.org).items() if name == title),
+        None,
+    )
+    where = (hub.collection(slug) if slug else {}) | repos(recipe_)
+    manifests = [artifact.manifest for artifact in hub.holdings(where).found]
+    for work in home.all_work(recipe_.org):
         manifest = work.manifest()
-        if manifest is not None and manifest.recipe == made.name:
-            held.append(manifest)
-    return _source(held, made.name, title, slug)
+        if manifest is not None and manifest.recipe == recipe_.name:
+            manifests.append(manifest)
+    return _source(manifests, recipe_.name, title, slug)
 
 
 def directory(path: Path) -> Source:
-    """What lies on a disk: in a home's work directories, or in a directory of artifacts. Raises
-    InputError where there is nothing."""
-    held = []
+    """Read manifests on disk: a home's work directories, or a directory of artifacts. Raises
+    InputError where there are none."""
+    manifests = []
     for file in _files(path):
         try:
-            held.append(read_manifest(file.parent))
+            manifests.append(read_manifest(file.parent))
         except ValueError:
             continue  # somebody else's factory.json
-    return _source(held, str(path), None, None)
+    return _source(manifests, str(path), None, None)
 
 
 def has_artifacts(path: Path) -> bool:
-    """Whether a directory is one that `directory` reads."""
+    """Return whether `directory` can read this path."""
     return bool(_files(path))
 
 
@@ -81,16 +83,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _source(
-    manifests: Sequence[Manifest], asked: str, title: str | None, slug: str | None
+    manifests: Sequence[Manifest], name: str, title: str | None, slug: str | None
 ) -> Source:
     from factory.hub import collection as shelf
 
     if not manifests:
         raise InputError(
-            f"{asked} holds no artifact with a manifest",
+            f"{name} holds no artifact with a manifest",
             "make one with factory run, or name another collection",
         )
     newest = max(manifests, key=lambda m: (m.created, m.repo))
-    name = shelf.recipe_of(title) if title else newest.recipe
-    ours = name if any(m.recipe == name for m in manifests) else None
-    return Source(tuple(manifests), title or shelf.title_for(newest.recipe), ours, slug)
+    recipe_name = shelf.recipe_of(title) if title else newest.recipe
+    own_recipe = recipe_name if any(m.recipe == recipe_name for m in manifests) else None
+    return Source(tuple(manifests), title or shelf.title_for(newest.recipe), own_recipe, slug)

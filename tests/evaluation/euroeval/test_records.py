@@ -217,20 +217,20 @@ def results_manifest(repo: str = "lab/r-results") -> Manifest:
 
 def test_the_card_says_scores_deltas_and_what_is_missing() -> None:
     text = card.render(results_manifest())
-    assert "no suite in gl, mt" in text
+    assert "no benchmarks in gl, mt" in text
     assert "| dpo-all | en | scala-en | mcc |" in text and "+3.02" in text
     assert "No record of squad in en/dpo-all" in text
     assert "duidelijke-taal, of the suite in nl, was not measured: it needs meteor and sari" in text
-    assert "Scores of another backend are not comparable" in text
+    assert "Scores of other backends are not comparable" in text
     assert "deltas.png" in text
 
 
 def test_an_adapters_card_gets_its_deltas_in_the_form_of_the_hub() -> None:
     adapter, results = manifests()["dpo-all"], results_manifest()
-    found = benchmarks.measured(adapter, [results])
-    assert [(one.dataset, one.metric) for one in found] == [("scala-en", "mcc")]
+    found = benchmarks.benchmark_results(adapter, [results])
+    assert [(row.score.dataset, row.score.metric) for row in found] == [("scala-en", "mcc")]
     text = card.render(adapter, (), found)
-    assert "On EuroEval's benchmarks" in text and "+3.02" in text
+    assert "Scores on EuroEval's benchmarks" in text and "+3.02" in text
     [index] = card.header(adapter, (), found)["model-index"]
     [entry] = index["results"]
     assert entry["dataset"] == {
@@ -248,16 +248,16 @@ def test_an_adapters_card_gets_its_deltas_in_the_form_of_the_hub() -> None:
 
 def test_another_draw_of_the_adapter_is_told_nothing() -> None:
     adapter = manifests()["dpo-es"]
-    assert benchmarks.measured(adapter, [results_manifest()]) == []
+    assert benchmarks.benchmark_results(adapter, [results_manifest()]) == []
 
 
 def test_the_heat_map_has_what_has_a_delta(tmp_path: Path) -> None:
     found = results_manifest()
-    assert figures.wanted(found)["deltas.png"]
+    assert figures.captions_of(found)["deltas.png"]
     figures.draw(found, tmp_path)
     assert (tmp_path / "deltas.png").read_bytes().startswith(b"\x89PNG")
     stats = {**found.stats, "deltas": [{**found.stats["deltas"][0], "delta": None}]}
-    assert "deltas.png" not in figures.wanted(found.model_copy(update={"stats": stats}))
+    assert "deltas.png" not in figures.captions_of(found.model_copy(update={"stats": stats}))
 
 
 def test_one_tidy_table_over_scores_deltas_and_win_rates() -> None:

@@ -29,7 +29,7 @@ from factory.planning.recipe import LoadedRecipe, load
 from factory.slurm import site as sites
 from factory.slurm import submission
 from factory.slurm.queue import Queue
-from factory.slurm.submit import SubmitRequest, look_around, submit
+from factory.slurm.submit import SubmitRequest, check_requirements, submit
 from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, PartDone, Place
 from tests.conftest import run_factory
@@ -452,17 +452,17 @@ def test_a_submission_refuses_what_a_node_would_see_too_and_tells_the_rest(
     asked = SubmitRequest(line, pins, Inventory(), steps, names, site, Home(tmp_path / "home"))
     told: list[str] = []
     if differs:
-        look_around(asked, steps, told.append)
+        check_requirements(asked, steps, told.append)
         assert told[0].startswith("warning: stages.euroeval, as seen from here: EuroEval has no ")
     else:
         with pytest.raises(InputError, match=r"stages\.euroeval: EuroEval has no environment"):
             submit(asked, None, told.append, Queue(lambda command: ""))  # type: ignore[arg-type]
-        assert not submission.earlier(asked.home.root, line.recipe), "nothing was handed in"
+        assert not submission.read_submissions(asked.home.root, line.recipe), "none submitted"
     told.clear()
-    look_around(asked, steps, told.append, binding=False)  # scripts are looked at anywhere
+    check_requirements(asked, steps, told.append, binding=False)  # scripts are looked at anywhere
     assert len(told) == 1
     told.clear()
-    look_around(asked, steps[:2], told.append)
+    check_requirements(asked, steps[:2], told.append)
     assert told == []
 
 

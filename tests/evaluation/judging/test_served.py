@@ -221,7 +221,7 @@ def test_a_run_is_told_that_there_is_no_address_before_it_begins(
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     recipe = demo().recipe
     [found] = checks.lacking(recipe)
-    assert found.about == "stages.judge" and "OPENAI_BASE_URL" in found.what + found.fix
+    assert found.name == "stages.judge" and "OPENAI_BASE_URL" in found.seen + found.fix
     assert checks.lacking(recipe, {"arena"}) == []
     gate = checks.gate(demo(), lock_of(recipe), None, None, print, ["prompts"], {"judge"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="OPENAI_BASE_URL"):
@@ -245,7 +245,7 @@ def test_what_its_words_are_under_is_asked_before_a_run_and_not_after(
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     loaded = demo("license=apache-2.0", *said)
-    assert [found.what for found in checks.lacking(loaded.recipe)] == ([what] if what else [])
+    assert [found.seen for found in checks.lacking(loaded.recipe)] == ([what] if what else [])
     assert checks.lacking(loaded.recipe, {"arena"}) == []
 
 
@@ -270,16 +270,17 @@ def test_nodes_that_are_not_told_where_it_is_are_not_waited_for(tmp_path: Path) 
     told: list[str] = []
     unsaid = asked("", "licenses=null", "license=null")
     with pytest.raises(InputError, match="unknown licence"):
-        submit.look_around(unsaid, unsaid.steps, told.append)
-    with pytest.raises(InputError, match=f"asks the served model {GPT}, and lab does not") as error:
+        submit.check_requirements(unsaid, unsaid.steps, told.append)
+    refused = f"needs the served model {GPT}, and nodes of lab have no"
+    with pytest.raises(InputError, match=refused) as error:
         submit.submit(asked(""), None, told.append, Queue(lambda command: ""))  # type: ignore[arg-type]
     assert "environment: of the site" in error.value.fix and "--only judge" in error.value.fix
     there = asked("environment: {OPENAI_BASE_URL: 'http://server:8000/v1'}\n")
     steps = [step for step in there.steps if step.name == "judge"]
-    submit.look_around(there, steps, told.append)
+    submit.check_requirements(there, steps, told.append)
     assert told == [f"judge asks {GPT} at the OPENAI_BASE_URL of lab: its nodes must reach that"]
     size = sizes.size(steps[0], there.site.cpu, shards=40)
-    assert size.whole, "more tasks would make a server no faster"
+    assert size.single, "more tasks would make a server no faster"
     submission = begin(there.home.root, there.loaded.recipe, there.site)
     [work] = works(Part(steps[0], size), submission, there.home.root)
     script = render(work, there.site)

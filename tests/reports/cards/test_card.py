@@ -405,14 +405,14 @@ def test_the_card_of_verdicts_shows_what_else_could_explain_a_win_rate():
     text = card.render(MANIFESTS["judge"].model_copy(update={"stats": asked_a_model()}))
     for said in (
         "judged by org/chat at `0123456789abcde`.",
-        "Every question was asked twice",
+        "Every question was judged in both orders",
         "| dpo-es | es | 6 | 2 | 4 | 8 |",
         f"| 41.7 % | {CONTROLLED} | 35.0 % to 80.0 % | 70.0 % | 75.0 % | 90.0 % |  |",
         "Mean over languages of dpo-es: 58.3 % [40.0, 75.0].",
         "| dpo-es | hard_prompt | 6 | 2 | 4 |",
-        "40 verdicts, 18 of them unread; 1 questions with identical answers, 3 with answers cut",
+        "40 verdicts, 18 of them unreadable. 1 questions have identical answers; 3 have",
         "**2 of 20 questions are among the prompts of training**: 2 of es/dpo-es (q1, q7).",
-        "template ties (`feedfacefeedface`)",
+        "template of the judge: ties (`feedfacefeedface`)",
         "Say [[A]]",
     ):
         assert said in text, said
@@ -428,7 +428,7 @@ def test_cards_say_of_a_served_judge_that_it_is_not_pinned():
     assert "whose tokenizer is not known: cut by chars, each counted as a token." in text
     found = comparisons(kept()["dpo-es"], [kept()["arena"], judge])
     text = card.render(kept()["dpo-es"], found)
-    assert "org/chat, served, not pinned, asked in the words of the template ties" in text
+    assert "org/chat, served, not pinned, asked with the template ties" in text
 
 
 def test_an_adapters_card_shows_the_same_of_what_judges_found_of_it():
@@ -440,7 +440,7 @@ def test_an_adapters_card_shows_the_same_of_what_judges_found_of_it():
     rate = "58.3 % [40.0, 75.0] no difference shown"
     row = f"| policy | org/chat | es | 6 | 2 | 4 | 8 | {rate} | 41.7 % | {CONTROLLED} |"
     assert f"{row} 35.0 % to 80.0 % | 70.0 % |" in text
-    assert "Judged by org/chat at 0123456789abcde, asked in the words of the template ties." in text
+    assert "Judged by org/chat at 0123456789abcde, asked with the template ties." in text
     assert "**2 of the questions above are among the prompts of training**" in text
 
 
@@ -453,7 +453,7 @@ def test_the_card_of_pairs_shows_the_rule_and_its_anatomy():
     assert "| fr | 12 |  |  |  |  |  |" in text, "a slice without pairs has no figures"
     assert "| en | 72 | 1 | unfinished 5 | 0 |" in text
     assert "| es | es | en | 9 | 75.0 % |" in text
-    assert "2 conversations of `es` are longer than 90 tokens and were kept" in text
+    assert "2 conversations of `es` are longer than 90 tokens and are included" in text
 
 
 def test_the_card_of_croco_names_its_rule():
@@ -463,13 +463,13 @@ def test_the_card_of_croco_names_its_rule():
     step = by_name(steps)["pair"]
     stats = {"by_slice": dict.fromkeys(LANGUAGES, FOUND)}
     text = card.render(manifest_of(recipe, lock, step, done(steps), stats=stats))
-    assert "chosen is the highest score of its prompt's pool" in text
+    assert "Chosen is the highest score of its prompt's answers" in text
     assert "rejected the one nearest to mean -2 standard deviations among those below it" in text
 
 
 def test_whether_a_second_run_gives_equal_bytes_is_said():
     exact = MANIFESTS["pair"]
-    assert "the same to the byte" in card.render(exact)
+    assert "the same bytes" in card.render(exact)
     other = exact.model_copy(update={"determinism": "distribution"})
     assert "another draw of the same distribution" in card.render(other)
 
@@ -533,7 +533,7 @@ def test_a_notice_that_a_licence_asks_for_is_on_the_card_and_a_persons_reason_to
     stated = License(id="llama3.1", because="we asked Meta")
     text = card.render(MANIFESTS["dpo[es]"].model_copy(update={"license": stated}))
     assert "Built with Llama." in text
-    assert "A person said so, because: we asked Meta" in text
+    assert "Set by a person, because: we asked Meta" in text
 
 
 def test_a_collections_note_says_what_a_reader_wants_first():
@@ -567,7 +567,7 @@ def test_what_somebody_else_made_has_a_card_that_says_so(name):
     text = card.render(taken)
     header_of(text)
     check_tables(text)
-    assert "somebody else made" in text
+    assert "Not made by the factory" in text
     assert "(https://huggingface.co/datasets/acme/rows/tree/" + "b" * 40 in text
     assert "| from.columns.prompt | question |" in text
     assert "## Training" not in text
@@ -578,7 +578,7 @@ def test_rows_that_were_taken_over_are_said_to_be():
     made = kept()["generate"]
     record = made.slices["es"].model_copy(update={"taken_over": {"org/old@fp-9": 24}})
     text = card.render(made.model_copy(update={"slices": {**made.slices, "es": record}}))
-    assert "24 rows of es were not made anew but taken over from `org/old@fp-9`" in text
+    assert "24 rows of es were reused from `org/old@fp-9`" in text
 
 
 def test_the_manifest_of_another_version_is_told_as_such():
@@ -625,12 +625,10 @@ def test_the_word_pass_rate_is_a_column_where_a_language_has_one():
     slices["es/dpo-es"] = {**slices["es/dpo-es"], "word_pass_rate": 0.5}
     slices["en/policy"] = {**slices["en/policy"], "word_pass_rate": None}
     text = card.render(manifest.model_copy(update={"stats": {"by_slice": slices}}))
-    assert (
-        "(LPR) | of these without an English word (WPR) |\n|---|---|---|---|---|---|---|\n" in text
-    )
+    assert "(LPR) | word pass rate (WPR) |\n|---|---|---|---|---|---|---|\n" in text
     assert "| es/dpo-es | 12 | 0 | 12 | 0 | 75.0 % | 50.0 % |\n" in text
     assert "| en/policy | 12 | 1 | 11 |  |  |  |\n" in text
-    assert "WPR is for languages in another script" in text
+    assert "WPR is the share of these without an English word" in text
 
 
 def test_a_language_without_rows_has_no_config_unless_there_is_no_other():

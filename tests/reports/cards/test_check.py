@@ -29,8 +29,8 @@ def check(
 ) -> list[str]:
     text = f"---\n{RIGHT[kind] if header is None else header}\n---\n{body}"
     found = card_check.check(text, kind, paths, has, adapter)
-    assert all(problem.fix and "\n" not in problem.what + problem.fix for problem in found)
-    return [problem.what for problem in found]
+    assert all(problem.fix and "\n" not in problem.seen + problem.fix for problem in found)
+    return [problem.seen for problem in found]
 
 
 def test_a_right_card_has_no_problem() -> None:
@@ -103,11 +103,11 @@ def test_a_base_model_on_somebodys_disk_is_told() -> None:
 
 def test_metadata_that_cannot_be_read_is_told_with_its_line() -> None:
     [problem] = card_check.check("---\nlicense: [\n---\n", "model", [], lambda *_: True)
-    assert "README.md:" in problem.what
+    assert "README.md:" in problem.seen
     [problem] = card_check.check("# It\n", "model", [], lambda *_: True)
-    assert "no metadata" in problem.what
+    assert "no metadata" in problem.seen
     [problem] = card_check.check("---\n- a\n---\n", "model", [], lambda *_: True)
-    assert "not a mapping" in problem.what
+    assert "not a mapping" in problem.seen
 
 
 def test_revisions_that_a_card_names_are_looked_up() -> None:

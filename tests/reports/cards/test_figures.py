@@ -9,6 +9,7 @@ import pytest
 from factory.artifacts import citations
 from factory.artifacts.resources import shipped
 from factory.reports.cards import figures
+from factory.reports.learning import curves
 from tools.golden import manifests
 
 KEPT = manifests()
@@ -23,7 +24,7 @@ DRAWN = {
 def test_what_is_wanted_is_drawn_and_nothing_else(tmp_path: Path, name: str) -> None:
     figures.draw(KEPT[name], tmp_path)
     drawn = {path.name for path in tmp_path.iterdir()}
-    assert drawn == set(figures.wanted(KEPT[name])) == DRAWN.get(name, set())
+    assert drawn == set(figures.captions_of(KEPT[name])) == DRAWN.get(name, set())
     for path in tmp_path.iterdir():
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG")
@@ -37,7 +38,11 @@ def test_a_curve_has_a_point_for_what_was_logged_and_no_other(tmp_path: Path) ->
         {"loss": 0.5, "grad_norm": 2.0, "step": 20},
         {"loss": 0.2},
     ]
-    figures.draw_curve(tmp_path / "c.png", entries)
+    drawn = curves(entries)
+    assert [curve.name for curve in drawn] == ["loss", "gradient norm"]
+    assert drawn[0].points == ((10, 1.0), (20, 0.5), (3, 0.2)), "without a step its place counts"
+    assert drawn[1].points == ((20, 2.0),)
+    figures.draw_curves(tmp_path / "c.png", drawn)
     assert (tmp_path / "c.png").exists()
 
 
@@ -49,7 +54,7 @@ def test_rewards_of_one_value_or_none_can_be_drawn(tmp_path: Path) -> None:
     figures.draw(one.model_copy(update={"stats": stats}), tmp_path)
     assert (tmp_path / "rewards.png").exists()
     stats = {"by_language": {"fr": none}}
-    assert figures.wanted(one.model_copy(update={"stats": stats})) == {}
+    assert figures.captions_of(one.model_copy(update={"stats": stats})) == {}
 
 
 def test_what_was_measured_along_a_training_is_drawn(tmp_path: Path) -> None:
@@ -59,7 +64,7 @@ def test_what_was_measured_along_a_training_is_drawn(tmp_path: Path) -> None:
         model = rows[-1]["model"]
         way = [{**row, "model": f"{model}-at-0.25"} for row in rows if row["model"] == model]
         along = manifest.model_copy(update={"stats": {**manifest.stats, key: [*rows, *way]}})
-        assert figures.CHECKPOINTS in figures.wanted(along)
+        assert figures.CHECKPOINTS in figures.captions_of(along)
         (tmp_path / name).mkdir()
         figures.draw(along, tmp_path / name)
         assert (tmp_path / name / figures.CHECKPOINTS).read_bytes().startswith(b"\x89PNG")

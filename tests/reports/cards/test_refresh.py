@@ -107,7 +107,7 @@ def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: P
 
     [said] = [row for row in mine["judge"].stats["comparisons"] if row["model"] == "dpo-es"]
     counts = (said["won"], said["tied"], said["lost"])
-    assert [(row.language, row.won, row.tied, row.lost) for row in found] == [("es", *counts)]
+    assert [(c.row.language, c.row.won, c.row.tied, c.row.lost) for c in found] == [("es", *counts)]
     text = hub.read(repo, "model", "main", "README.md").decode()
     judge = "judged/smoke-reward, training reward (not independent)"
     cells = ["policy", judge, "es", *map(str, counts), str(said["unparseable"]), said["shown"]]
@@ -156,7 +156,7 @@ def test_our_cards_are_right_and_a_strangers_mistakes_are_listed(hub: Any, tmp_p
     made = renamed(KEPT["dpo-es"], "checked")
     publish(hub, tmp_path / "dpo", made)
     problems = refresh.check(hub, refresh.find(hub, made.repo))
-    assert {problem.what.split(",")[0].split(" at ")[0] for problem in problems} == {
+    assert {problem.seen.split(",")[0].split(" at ")[0] for problem in problems} == {
         "it names dataset checked/smoke-pair",
         "it names model checked/tiny-random-llama",
     }, "what it links is not on this hub; nothing else is wrong"
@@ -168,7 +168,7 @@ def test_our_cards_are_right_and_a_strangers_mistakes_are_listed(hub: Any, tmp_p
     )
     hub._api.create_repo("acme/bad", repo_type="dataset")
     hub._api.upload_folder(repo_id="acme/bad", repo_type="dataset", folder_path=str(bad))
-    said = [problem.what for problem in refresh.check(hub, refresh.find(hub, "datasets/acme/bad"))]
+    said = [problem.seen for problem in refresh.check(hub, refresh.find(hub, "datasets/acme/bad"))]
     assert len(said) == 3
     assert any("apache2" in line and "did you mean" in line for line in said)
 

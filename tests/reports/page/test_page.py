@@ -19,12 +19,12 @@ from factory.artifacts.manifest import Manifest
 from factory.artifacts.resources import shipped
 from factory.reports.page import page
 from factory.reports.page.charts import rates
-from factory.reports.page.findings import Duel, Win
 from factory.reports.page.formatting import figure
 from factory.reports.page.gather import PublishedStep, gather
 from factory.reports.page.lineage import Chain, choose
 from factory.reports.page.lineage_graph import Node, arrange, draw, graph
 from factory.reports.page.svg import Scale, over
+from factory.reports.win_rates import JudgedModel, Rate, WinRate, judge_of
 from tests.conftest import Cli
 from tests.reports.cards.test_hostile import EVIL, poisoned, words
 from tests.support.builders import imported
@@ -431,8 +431,13 @@ def test_win_rates_stand_where_they_are_and_only_clear_ones_are_coloured() -> No
 
 def test_win_rates_are_drawn_over_as_much_as_they_need_with_50_in_the_middle() -> None:
     def scale(*ends: float) -> tuple[float, float]:
-        rows = tuple(Win("policy", "en", 0, 0, 0, 0, e, min(e, 50), max(e, 50), "") for e in ends)
-        drawn = rates([Duel("judge", "dpo", "policy", "judge", (), None, rows)])
+        rows = tuple(
+            WinRate("dpo", "policy", "en", 0, 0, 0, 0, "",
+                    {"win_rate": Rate(end, min(end, 50), max(end, 50))})
+            for end in ends
+        )  # fmt: skip
+        judge = judge_of(KEPT["judge"])
+        drawn = rates([JudgedModel("judge", "dpo", "policy", judge, None, rows)])
         return drawn.low, drawn.high
 
     assert scale() == scale(50.0) == scale(59.0, 45.0) == (40, 60)
@@ -446,7 +451,7 @@ def test_what_else_could_explain_a_win_rate_is_shown_where_it_is_known() -> None
     bare = {key: judge.stats["comparisons"][0][key] for key in kept}
     stats = {key: judge.stats[key] for key in ("judge", "notes")} | {"comparisons": [bare]}
     text = told(parse(rendered([judge.model_copy(update={"stats": stats})])))
-    assert "What else could explain it" not in text
+    assert "Checks of these win rates" not in text
     row = bare | {
         "won": 13,
         "tied": 4,
@@ -463,7 +468,7 @@ def test_what_else_could_explain_a_win_rate_is_shown_where_it_is_known() -> None
     text = told(parse(rendered([judge.model_copy(update={"stats": stats})])))
     assert "All languages 50.0 41.2 48.5 separable 3 30.0, 60.0 75 %" in text
     assert "No verdict could be read for 3 of 33 questions" in text
-    assert "against the model it would be 30.0, had they all gone for it 60.0." in text
+    assert "with all of them lost it would be 30.0, with all of them won 60.0." in text
     assert "2 questions of this comparison are among the prompts of training" in text
 
 
@@ -579,18 +584,18 @@ def test_a_scale_of_one_value_has_a_middle() -> None:
 
 def test_the_word_pass_rate_stands_beside_the_line_pass_rate_where_there_is_one():
     arena = KEPT["arena"]
-    assert "no English word" not in told(parse(rendered([arena])))
+    assert "word pass rate:" not in told(parse(rendered([arena])))
     slices = {
         name: {**figures, "word_pass_rate": 0.5 if name.startswith("es/") else None}
         for name, figures in arena.stats["by_slice"].items()
     }
     told_more = arena.model_copy(update={"stats": {**arena.stats, "by_slice": slices}})
     text = told(parse(rendered([told_more])))
-    assert "of these, no English word: 50 % → 50 %" in text
+    assert "; word pass rate: 50 % → 50 %" in text
 
 
 def test_what_was_judged_on_the_way_of_a_training_is_drawn() -> None:
-    assert "Along the training" not in golden()
+    assert "Checkpoints" not in golden()
     judge = KEPT["judge"]
     rows = judge.stats["comparisons"]
     mine = next(row for row in rows if (row["model"], row["language"]) == ("dpo-es", "es"))
@@ -604,5 +609,5 @@ def test_what_was_judged_on_the_way_of_a_training_is_drawn() -> None:
     rate = figure(mine["win_rate"]["rate"])
     for share in ("50%", "100%"):
         assert any(f"win rate {rate} after {share} of the steps" in one for one in said)
-    lead = told(tree).partition("What came of it")[0]
+    lead = told(tree).partition("Win rates")[0]
     assert "dpo-es against policy" in lead and "dpo-es-at-0.5" not in lead
