@@ -26,6 +26,7 @@ LAYERS = (
     ("execution",),
     ("slurm", "release"),
     ("cli",),
+    ("__main__",),
 )
 BESIDE = {("rewards", "pairs")}  # of the same line, one way: histograms of scores
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -44,7 +44,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 the user can fix it, 2 a defect, 75 told to stop."""
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="factory", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         code = _STOPPED
     except Exception as error:  # noqa: BLE001  (the last stop)

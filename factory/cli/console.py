@@ -14,17 +14,17 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 
 from factory.artifacts.manifest import Manifest
-from factory.execution.log import duration, end_line
+from factory.execution.log import LogReporter, duration
 from factory.planning.estimate import Estimate
 from factory.planning.lock import Lock
 from factory.planning.plan import State, Step
+from factory.stage.job import Progress as ReportProgress
 
 if TYPE_CHECKING:
     from factory.slurm.costs import StepCost
@@ -38,71 +38,59 @@ console = Console(
     width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _IN_A_LOG,
 )
 
-_LOG_EVERY = 60.0  # seconds between plain lines
 
+class ConsoleReporter(LogReporter):
+    """Reports a run as a moving bar on a terminal, or as plain lines in a log.
 
-class ConsoleReporter:
-    """Tells a run: a moving bar on a terminal, plain lines in a log. `aside` tells it on stderr,
-    where stdout is for programs; `quiet` tells nothing."""
+    `aside` reports on stderr, where stdout is for programs; `quiet` reports nothing.
+    """
 
     def __init__(self, aside: bool = False, quiet: bool = False) -> None:
+        super().__init__(quiet)
         self._console = console
         if aside or quiet:
             self._console = Console(stderr=aside, highlight=False, markup=False, quiet=quiet)
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
 
     def note(self, text: str) -> None:
-        """One line of its own."""
+        """Print one line of its own."""
         self._console.print(text)
 
-    def begin(self, step: Step) -> Any:
-        """Announce a step; the answer takes its progress."""
-        self._console.print(f"{step.name}: {step.reason}")
-        started = said = time.monotonic()
-        at_start: int | None = None
-        if self._console.is_terminal and not self._console.quiet:
-            self._bar = Progress(
-                TextColumn("  {task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),  # a total that is not known yet is a question mark
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("", total=None, rate="")
+    def begin(self, step: Step) -> ReportProgress:
+        """Announce a step. Return the function that receives its progress."""
+        if not self._console.is_terminal or self._console.quiet:
+            return super().begin(step)
+        self.note(f"{step.name}: {step.reason}")
+        started = time.monotonic()
+        bar = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),  # a total that is not known yet is a question mark
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        task = bar.add_task("", total=None, rate="")
+        bar.start()
+        self._bar = bar
 
         def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
-            nonlocal said, at_start
-            now = time.monotonic()
-            at_start = done if at_start is None else at_start
-            rate = f"{tokens / (now - started):.0f} tokens/s" if tokens else ""
-            if self._bar is not None and self._task is not None:
-                self._bar.update(
-                    self._task, completed=done, total=total, description=unit, rate=rate
-                )
-            elif now - said > _LOG_EVERY:
-                said = now
-                line = f"  {done}/{total} {unit}{rate and ', ' + rate}"
-                if done > at_start:  # nobody knows before
-                    left = (now - started) / (done - at_start) * (total - done)
-                    line += f", about {duration(left)} left"
-                self._console.print(line)
+            rate = f"{tokens / (time.monotonic() - started):.0f} tokens/s" if tokens else ""
+            bar.update(task, completed=done, total=total, description=unit, rate=rate)
 
         return progress
 
     def end(self, step: Step, seconds: float | None) -> None:
-        """Say what became of a step."""
+        """Report the end of a step."""
         self.stop()
-        self._console.print(end_line(step, seconds))
+        super().end(step, seconds)
 
     def stop(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
-            self._bar = self._task = None
+            self._bar = None
 
 
 def plan_table(steps: list[Step], left: Mapping[str, Estimate]) -> Table:

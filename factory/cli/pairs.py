@@ -65,13 +65,13 @@ def compare(
         scope = loaded.recipe.scope()
         needs = {n for s in found for spec in s.slices(scope) for n in spec.needs}
         pins, _ = resolve.resolve(loaded, the_hub, home, None)
-        held = resolve.holdings(loaded, pins, the_hub, home)
+        plan = resolve.plan(loaded, pins, the_hub, home)
         reads = [need for need in needs if isinstance(need, StepInput)]
         job = Job(
             step="pairs compare",
             seed=loaded.recipe.seed,
             slices=(),
-            places=inputs.find(loaded, pins, held, the_hub, reads, "pairs compare"),
+            places=inputs.find(loaded, pins, plan, the_hub, reads, "pairs compare"),
             work=Path(),
             out=Path(),
             progress=lambda done, total, unit, tokens=0: None,

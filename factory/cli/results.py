@@ -75,7 +75,7 @@ def _manifests(what: str, hub: Hub, home: Home) -> list[Manifest]:
     else:
         loaded = recipe.load(what)
         repos = dict(plan.repos(loaded.recipe))
-        held = resolve.holdings(loaded, Lock(recipe=loaded.recipe.name), hub, home)
+        held = resolve.plan(loaded, Lock(recipe=loaded.recipe.name), hub, home).inventory
     every = sorted((found.manifest for found in held.found), key=lambda one: one.created)
     newest = {manifest.repo: manifest for manifest in every}
     return [newest[repo] for repo in repos if repo in newest]

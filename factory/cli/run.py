@@ -64,17 +64,16 @@ def plan(
         from factory.cli import console as shown
         from factory.execution import inputs, resolve
         from factory.planning.estimate import estimate
-        from factory.planning.plan import plan as make_plan
 
         pins, _ = resolve.resolve(loaded, the_hub, home, None, frozen)
-        held = resolve.holdings(loaded, pins, the_hub, home)
-        steps = make_plan(loaded.recipe, pins, held)
-        left = estimate(steps, held, inputs.counted(loaded, steps, {}))
+        the_plan = resolve.plan(loaded, pins, the_hub, home)
+        steps, inventory = the_plan.steps, the_plan.inventory
+        left = estimate(steps, inventory, inputs.counted(loaded, steps, {}))
         taken = None
         if there is not None:
             from factory.slurm.costs import costs
 
-            taken = costs(steps, held, left, there)
+            taken = costs(steps, inventory, left, there)
         if json_:
             typer.echo(json.dumps(shown.plan_json(steps, left, taken), indent=1))
             return

@@ -50,16 +50,15 @@ def submit(
         from factory.cli.console import ConsoleReporter, console
         from factory.execution import resolve
         from factory.execution.run import select
-        from factory.planning.plan import plan
         from factory.slurm import submit as line
 
         teller = ConsoleReporter(aside=True)
         loaded = line.on_all_gpus(loaded, the_site, teller.note)
         pins, _ = resolve.resolve(loaded, the_hub, home, teller.note, frozen)
-        held = resolve.holdings(loaded, pins, the_hub, home)
-        steps = plan(loaded.recipe, pins, held)
+        plan = resolve.plan(loaded, pins, the_hub, home)
+        steps = plan.steps
         wanted = select([step.name for step in steps], only or [], until)
-        asked = line.SubmitRequest(loaded, pins, held, steps, wanted, the_site, home)
+        asked = line.SubmitRequest(loaded, pins, plan.inventory, steps, wanted, the_site, home)
         if dry_run:
             found = list(line.dry(asked, the_hub, teller.note))
             if json_:
@@ -182,11 +181,11 @@ def task(
     given, meeting = bundle.read(directory), launch.Meeting.of(os.environ)
     over = directory / "ends" / f"over-{meeting.key}"
     if meeting.rank:
-        launch.join(run.work_of(given, step).path / "checkpoints", over)
+        launch.join(run.work_directory(given, step).path / "checkpoints", over)
         return
     teller = ConsoleReporter()
     try:
-        run.apart(given, teller, step, part, seal)
+        run.run_offline(given, teller, step, part, seal)
     finally:
         teller.stop()
         if meeting.machines > 1:

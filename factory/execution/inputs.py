@@ -12,7 +12,7 @@ from factory.artifacts.tables import slice_directory
 from factory.errors import FactoryError, RecipeError
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
-from factory.planning.plan import ArtifactRef, Inventory, Slice, State, Step, plan
+from factory.planning.plan import Plan, Slice, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
@@ -22,44 +22,37 @@ from factory.stage.readers import View, is_file
 def find(
     loaded: LoadedRecipe,
     pins: Lock,
-    held: Inventory,
+    plan: Plan,
     hub: Hub,
     needs: Sequence[Need],
-    asked_by: str,
+    reader: str,
 ) -> dict[Need, Place]:
-    """Where what is needed lies on this disk, fetched if it must be. Of a served model nothing
-    does.
+    """Return the paths of inputs on this disk, fetched if needed. A served model has none.
 
-    Raises RecipeError for an artifact that is not made yet.
+    `reader` is named in the error for an artifact that is not made yet. Raises RecipeError for
+    that, HubError for what cannot be fetched.
     """
-    steps = {step.name: step for step in plan(loaded.recipe, pins, held)}
-    done = {name: step.found for name, step in steps.items() if step.found}
     for need in needs:
-        if isinstance(need, StepInput) and need.step not in done:
+        if isinstance(need, StepInput) and need.step not in plan.done:
             raise RecipeError(
-                f"{asked_by} needs {need.step}, which is not made yet: {steps[need.step].reason}",
+                f"{reader} needs {need.step}, which is not made yet: {plan.step(need.step).reason}",
                 f"run factory run {loaded.recipe.name} --until {need.step} first",
             )
     return {
-        need: _place(need, loaded, pins, done, steps, hub)
+        need: _place(need, loaded, pins, plan, hub)
         for need in needs
         if not isinstance(need, ServedModel)
     }
 
 
 def _place(
-    need: StepInput | ExternalInput,
-    loaded: LoadedRecipe,
-    pins: Lock,
-    done: Mapping[str, ArtifactRef],
-    steps: Mapping[str, Step],
-    hub: Hub,
+    need: StepInput | ExternalInput, loaded: LoadedRecipe, pins: Lock, plan: Plan, hub: Hub
 ) -> Place:
-    """Where a need lies on this disk, fetched from the hub if it must be."""
+    """Return the path of one input on this disk, fetched from the hub if needed."""
     if isinstance(need, StepInput):
-        found, step = done[need.step], steps[need.step]
-        tag = found.tag or found.manifest.tag
-        root = found.directory or hub.fetch(step.repo, step.repo_type, tag)
+        artifact, step = plan.done[need.step], plan.step(need.step)
+        tag = artifact.tag or artifact.manifest.tag
+        root = artifact.directory or hub.fetch(step.repo, step.repo_type, tag)
         inside = checkpoints.folder(need.checkpoint) if need.checkpoint else ""
         return Place(root / inside, step.repo, tag, inside)
     if is_file(need.source):

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from factory.artifacts.workdir import Home
 from factory.errors import RecipeError, nearest
-from factory.execution import resolve, run
 from factory.execution.diff import Difference, compare
-from factory.execution.run import Reporter
+from factory.execution.run import Reporter, Run
 from factory.hub.client import Hub
 from factory.planning import lock
 from factory.planning.lock import Lock
@@ -69,7 +68,7 @@ def models(published: PublishedCollection, start: str | None) -> list[str]:
 
 
 def again(
-    published: PublishedCollection, start: str | None, hub: Hub, home: Home, report: Reporter
+    published: PublishedCollection, start: str | None, hub: Hub, home: Home, reporter: Reporter
 ) -> dict[str, Difference]:
     """Run from `start` on (the first step that reads no file, if None) and compare with what was
     published, by step. Run again after a stop, it goes on where it was."""
@@ -79,12 +78,12 @@ def again(
         update={"org": recipe.org + AGAIN, "description": f"{recipe.name}, made again"}
     )
     loaded = LoadedRecipe(mine, published.loaded.path, packaged=False)
-    held = resolve.holdings(loaded, published.pins, hub, home)
+    second = Run.begin(loaded, published.pins, hub, home, reporter)
     for step in published.steps:
         if step.name not in anew and step.found is not None:
-            held.add(step.found)
-    run.execute(loaded, published.pins, held, anew, hub, home, report)
-    done = {step.name: step.found for step in plan(mine, published.pins, held) if step.found}
+            second.plan.add(step.found)
+    second.execute(anew)
+    done = second.plan.done
     return {
         step.name: compare(_directory(step.found, hub), _directory(done[step.name], hub))
         for step in published.steps

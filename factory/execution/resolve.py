@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from factory.artifacts.hashing import MANIFEST
@@ -13,7 +13,7 @@ from factory.execution import builtin_models
 from factory.hub.client import Hub
 from factory.planning import lock
 from factory.planning.lock import Lock, Pin
-from factory.planning.plan import ArtifactRef, Inventory, plan, repo_type, repos
+from factory.planning.plan import ArtifactRef, Inventory, Plan, repo_type, repos
 from factory.planning.recipe import LoadedRecipe
 from factory.stage.inputs import ExternalInput
 
@@ -93,29 +93,40 @@ def _import(name: str, hub: Hub, home: Home) -> None:
         hub.publish(out, manifest, name, "model", private=False)
 
 
-def holdings(loaded: LoadedRecipe, pins: Lock, hub: Hub, home: Home) -> Inventory:
-    """What exists of a recipe: on the hub, at rest here, and half-way.
+def plan(loaded: LoadedRecipe, pins: Lock, hub: Hub, home: Home) -> Plan:
+    """Return the plan of a recipe for what exists of it. Raises HubError."""
+    steps = Plan(loaded.recipe, pins, Inventory())  # their fingerprints say what to look for
+    steps.take(inventory(loaded, {step.fingerprint for step in steps.steps}, hub, home))
+    return steps
 
-    What another recipe of the same org made here counts too, if it is the very same thing; so do
-    the recipes it extends, and the collections under `reuse:`. Raises HubError.
+
+def inventory(
+    loaded: LoadedRecipe, fingerprints: Collection[str], hub: Hub, home: Home
+) -> Inventory:
+    """Return what exists of a recipe: published, in work directories, and begun.
+
+    Artifacts of another recipe of the same org count if their fingerprint is among `fingerprints`
+    (of steps). So do those of the recipes that it extends, and of the collections under `reuse:`.
+    Raises HubError.
     """
     recipe = loaded.recipe
-    asked = {step.fingerprint for step in plan(recipe, pins, Inventory())}
     at_rest = Inventory()
     for work in home.all_work(recipe.org):
         manifest = work.manifest()
         if manifest is None:
             if (progress := work.progress()) is not None:
                 at_rest.partial[work.fingerprint] = progress
-        elif manifest.recipe == recipe.name or manifest.fingerprint in asked:
+        elif manifest.recipe == recipe.name or manifest.fingerprint in fingerprints:
             at_rest.add(ArtifactRef(manifest, directory=work.artifact))
-    others: dict[str, str] = {f.manifest.repo: repo_type(f.manifest.kind) for f in at_rest.found}
+    others: dict[str, str] = {
+        artifact.manifest.repo: repo_type(artifact.manifest.kind) for artifact in at_rest.found
+    }
     for org, name in loaded.extends:
         others |= repos(recipe.model_copy(update={"org": org, "name": name}))
     for slug in recipe.reuse:
         others |= hub.collection(slug)
-    found = hub.holdings(others | repos(recipe))
-    for release_turn in at_rest.found:
-        found.add(release_turn)
-    found.partial = at_rest.partial
-    return found
+    existing = hub.holdings(others | repos(recipe))
+    for artifact in at_rest.found:
+        existing.add(artifact)
+    existing.partial = at_rest.partial
+    return existing

@@ -12,7 +12,7 @@ from factory.errors import Interrupted, RecipeError, StageError
 
 _GRACE = 60.0  # seconds that a process told to stop is given
 _BELOW = ("ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")  # read by ROCm underneath HIP
-_MAIN = "from factory.cli import main; main()"
+_COMMAND = ("-m", "factory")
 
 
 def read_part(text: str) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class WorkerPool:
             for number, shown in enumerate(visible(count, gpus, os.environ)):
                 part = ["--only", step, "--shard", f"{number}/{count}"]
                 process = subprocess.Popen(
-                    [sys.executable, "-c", _MAIN, *self._arguments, *part],
+                    [sys.executable, *_COMMAND, *self._arguments, *part],
                     env=shown,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,

@@ -17,7 +17,7 @@ from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
 from factory.planning.estimate import estimate
 from factory.planning.lock import Lock
-from factory.planning.plan import Inventory, State, Step, plan
+from factory.planning.plan import Inventory, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.slurm import status, submission
 from factory.slurm.queue import Queue, clean_environment
@@ -206,8 +206,7 @@ def standing(loaded: LoadedRecipe, home: Path, queue: Queue) -> SubmittedRecipe:
     given = bundle.read(before[-1].directory)
     pins = given.lock
     loaded = given.loaded()
-    held = resolve.holdings(loaded, pins, Offline(given), Home(home))
-    steps = plan(loaded.recipe, pins, held)
+    steps = resolve.plan(loaded, pins, Offline(given), Home(home)).steps
     return SubmittedRecipe(
         loaded, Home(home), steps, before, Alive.of(home, steps, before, queue.jobs())
     )

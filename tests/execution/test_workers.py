@@ -59,7 +59,7 @@ def child(monkeypatch):
     """Makes the processes run this code in place of the factory; argv ends in the part."""
 
     def runs(code: str) -> tuple[WorkerPool, list[str]]:
-        monkeypatch.setattr(workers, "_MAIN", code)
+        monkeypatch.setattr(workers, "_COMMAND", ("-c", code))
         said: list[str] = []
         return WorkerPool(["run", "recipe"], said.append), said
 

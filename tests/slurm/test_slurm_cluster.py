@@ -100,7 +100,7 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
     program.write_text(
         f"#!/bin/bash\nexport PYTHONPATH={source / 'tests/slurm/watch'}:{source}\n"
         f"export FACTORY_WATCHED={watched}\n"
-        f"exec {cut_off}{sys.executable} -c 'from factory.cli import main; main()' \"$@\"\n"
+        f'exec {cut_off}{sys.executable} -m factory "$@"\n'
     )
     program.chmod(0o755)
     each = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {program}"
