@@ -1,4 +1,4 @@
-"""Where what a step reads lies on this disk: fetched from the hub if it must be."""
+"""Paths of a step's inputs on this disk, fetched from the hub if needed."""
 
 from __future__ import annotations
 
@@ -62,29 +62,32 @@ def _place(
     return Place(hub.fetch(name, need.kind, revision), name, revision)
 
 
-def earlier(made: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
-    """Where the rows of earlier artifacts for a slice lie on this disk, fetched if need be."""
-    found = []
-    for stands in made.earlier:
-        manifest = stands.found.manifest
-        tag = stands.found.tag or manifest.tag
-        root = stands.found.directory or hub.fetch(manifest.repo, kind, tag)
-        path = slice_directory(root, made.spec.name)
-        found.append(ReusableSlice(path, f"{manifest.repo}@{tag}", stands.whole))
-        if stands.whole:
+def earlier(part: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
+    """Return the paths of earlier artifacts with rows for a slice, fetched if needed."""
+    reusable = []
+    for rows in part.earlier:
+        manifest = rows.found.manifest
+        tag = rows.found.tag or manifest.tag
+        root = rows.found.directory or hub.fetch(manifest.repo, kind, tag)
+        path = slice_directory(root, part.spec.name)
+        reusable.append(ReusableSlice(path, f"{manifest.repo}@{tag}", rows.whole))
+        if rows.whole:
             break  # nothing more is asked for
-    return tuple(found)
+    return tuple(reusable)
 
 
 def counted(
     loaded: LoadedRecipe, steps: Sequence[Step], here: Mapping[str, Path]
 ) -> dict[tuple[str, str], int]:
-    """How many rows come from outside, by step and slice, where their files are here to be read:
-    beside the recipe, or `here` by the name of their repo. Of steps that must run alone."""
-    found: dict[tuple[str, str], int] = {}
+    """Count the rows that come from outside, by step and slice.
+
+    Only for steps that must run, and for files that can be read here: beside the recipe, or in
+    `here` by the name of their repo.
+    """
+    counts: dict[tuple[str, str], int] = {}
     for step in steps:
-        for made in step.slices if step.state is State.RUN else ():
-            need = made.spec.need("source")
+        for part in step.slices if step.state is State.RUN else ():
+            need = part.spec.need("source")
             if not isinstance(step.stage, View) or not isinstance(need, ExternalInput):
                 continue
             local = is_file(need.source)
@@ -92,9 +95,11 @@ def counted(
             if path is None:
                 continue
             try:
-                rows = (row for _, row in step.stage.rows(path, str(made.spec.language)) if row)
-                taken = islice(rows, getattr(step.stage, "first", None))
-                found[step.name, made.spec.name] = sum(1 for _ in taken)
+                source_rows = (
+                    row for _, row in step.stage.rows(path, str(part.spec.language)) if row
+                )
+                first_rows = islice(source_rows, getattr(step.stage, "first", None))
+                counts[step.name, part.spec.name] = sum(1 for _ in first_rows)
             except FactoryError:
                 continue  # the step itself says what is wrong with it
-    return found
+    return counts

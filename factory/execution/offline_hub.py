@@ -1,5 +1,4 @@
-"""What stands in the hub's place where there is none: it answers from provisions on disk, and opens
-no socket whatever it is asked."""
+"""A hub without a network: it answers from provisions on disk and opens no socket."""
 
 from __future__ import annotations
 
@@ -16,31 +15,33 @@ from factory.planning.plan import ArtifactRef, Inventory
 
 
 class _Nobody:
-    """Takes the place of the client: whoever asks it anything is told that there is no hub."""
+    """Client that refuses every request, because there is no hub."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise _refusal("a step asked the hub for something")
 
 
 class Offline(Hub):
-    """A hub that has what was provided and refuses the rest."""
+    """Hub that has what is in the provisions and refuses the rest."""
 
     reachable = False
 
-    def __init__(self, given: Provisions) -> None:
+    def __init__(self, provisions: Provisions) -> None:
         self.endpoint = "offline"
         self._token = None
         self._api = _Nobody()  # type: ignore[assignment]
-        self._given = given
-        self._paths = {(one.name, one.kind, one.revision): one.path for one in given.repos}
+        self._provisions = provisions
+        self._paths = {
+            (repo.name, repo.kind, repo.revision): repo.path for repo in provisions.repos
+        }
 
     def has(self, name: str, kind: str, revision: str) -> bool:
         return self._paths.get((name, kind, revision)) is not None
 
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
-        for one in self._given.repos:
-            if (one.name, one.kind) == (name, kind) and one.content and one.path:
-                return one.revision, one.content
+        for repo in self._provisions.repos:
+            if (repo.name, repo.kind) == (name, kind) and repo.content and repo.path:
+                return repo.revision, repo.content
         return None
 
     def fetch(
@@ -62,13 +63,16 @@ class Offline(Hub):
         return path
 
     def holdings(self, repos: Mapping[str, str]) -> Inventory:
-        """Every artifact that was there or was brought, whatever repo it is of."""
-        found = Inventory(
-            [ArtifactRef(known.manifest, tag=known.tag) for known in self._given.known]
+        """Return every artifact that was published or fetched, whatever its repo."""
+        inventory = Inventory(
+            [
+                ArtifactRef(artifact.manifest, tag=artifact.tag)
+                for artifact in self._provisions.known
+            ]
         )
-        for manifest, tag, directory in bundle.artifacts(self._given):
-            found.add(ArtifactRef(manifest, directory, tag))
-        return found
+        for manifest, tag, directory in bundle.artifacts(self._provisions):
+            inventory.add(ArtifactRef(manifest, directory, tag))
+        return inventory
 
     def collection(self, slug: str) -> dict[str, str]:
         return {}

@@ -1,4 +1,4 @@
-"""What there is to work with: outside names pinned and brought in, artifacts that exist."""
+"""Resolve the inputs of a run: pin and import outside names, list existing artifacts."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def resolve(
     loaded: LoadedRecipe,
     hub: Hub,
     home: Home,
-    tell: Callable[[str], None] | None,
+    note: Callable[[str], None] | None,
     frozen: bool = False,
     update: bool = False,
 ) -> tuple[Lock, list[str]]:
-    """The recipe's lock, written beside it when it changed, and what it could not pin.
+    """Return the recipe's lock and the sources that it could not pin; a changed lock is written
+    beside the recipe.
 
-    With `tell`, pocket models that the hub lacks are imported, and it is told so; without, they
-    stay unpinned, as for a plan. `update` takes what the hub has now instead of what was pinned;
-    `frozen` refuses whatever is not pinned or differs. Raises HubError for any name that the hub
-    does not have, RecipeError for a frozen lock that would change.
+    With `note`, built-in models that the hub lacks are imported, and `note` reports it; without,
+    they stay unpinned, as for a plan. `update` pins what the hub has now; `frozen` refuses whatever
+    is not pinned or differs. Raises HubError for a name that the hub does not have, RecipeError for
+    a frozen lock that would change.
     """
     path = lock.path_of(loaded)
     old = None if update else lock.read(path)
@@ -42,24 +43,24 @@ def resolve(
             return pinned
         if name in builtin_models.POCKET and not hub.holdings({name: "model"}).found:
             # by its tag: an import that was cut off leaves a repo, but no tag
-            if tell is None:
+            if note is None:
                 return None
-            tell(f"bringing in {name}")
+            note(f"importing {name}")
             _import(name, hub, home)
-        found = hub.pin(name, need.kind, revision or "main")
-        if found is None:
+        pin = hub.pin(name, need.kind, revision or "main")
+        if pin is None:
             raise HubError(
                 f"{hub.endpoint} has no {need.kind} {name}",
                 f"check the name and, if it is private, your token; or bring it in where there is "
                 f"a network: factory pull {name}",
             )
-        if pinned and pinned.digest != found[1]:
+        if pinned and pinned.digest != pin[1]:
             raise HubError(
                 f"{path.name} pins {name} to content that {hub.endpoint} does not have",
                 f"bring it in (factory pull {name}@{pinned.revision}), or remove its lines from "
                 f"{path} to take what is there",
             )
-        return Pin(revision=found[0], digest=found[1])  # the same content, as this hub calls it
+        return Pin(revision=pin[0], digest=pin[1])  # the same content, as this hub calls it
 
     new, absent = lock.resolve(loaded, old, ask)
     if frozen:
@@ -118,14 +119,14 @@ def inventory(
                 at_rest.partial[work.fingerprint] = progress
         elif manifest.recipe == recipe.name or manifest.fingerprint in fingerprints:
             at_rest.add(ArtifactRef(manifest, directory=work.artifact))
-    others: dict[str, str] = {
+    repo_types: dict[str, str] = {
         artifact.manifest.repo: repo_type(artifact.manifest.kind) for artifact in at_rest.found
     }
     for org, name in loaded.extends:
-        others |= repos(recipe.model_copy(update={"org": org, "name": name}))
+        repo_types |= repos(recipe.model_copy(update={"org": org, "name": name}))
     for slug in recipe.reuse:
-        others |= hub.collection(slug)
-    existing = hub.holdings(others | repos(recipe))
+        repo_types |= hub.collection(slug)
+    existing = hub.holdings(repo_types | repos(recipe))
     for artifact in at_rest.found:
         existing.add(artifact)
     existing.partial = at_rest.partial

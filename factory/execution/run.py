@@ -211,7 +211,7 @@ class Run:
                     collected = self._collect()
                     # the cards of adapters name results by the collection they are in
                     if collected and step.stage.kind in ("verdicts", "results"):
-                        collection.tell_models(self.loaded.recipe, self.hub, self.reporter.note)
+                        collection.refresh_cards(self.loaded.recipe, self.hub, self.reporter.note)
             self.reporter.end(self.plan.step(name), seconds)
         if self.hub.reachable and not collected:
             self._collect()  # an earlier run may have been killed between tag and collection

@@ -142,13 +142,13 @@ def look_around(
     cannot be looked at from here: then it is told, as it is where scripts are only looked at,
     which may be anywhere (not `binding`); the step's own task finds out."""
     for step in going:
-        for finding in checks.unsettled(asked.loaded.recipe, {step.name}):
+        for finding in checks.unsettled_licenses(asked.loaded.recipe, {step.name}):
             raise InputError(f"{finding.about}: {finding.what}", finding.fix)
         if step.served:
             _reached(step, asked, tell, binding)
             continue
         elsewhere = not binding or asked.site.differs(family_of(step.stage), SAID_BY)
-        for finding in checks.lacking(asked.loaded.recipe, {step.name}):
+        for finding in checks.missing_requirements(asked.loaded.recipe, {step.name}):
             if not elsewhere:
                 raise InputError(f"{finding.about}: {finding.what}", finding.fix)
             tell(f"warning: {finding.about}, as seen from here: {finding.what} ({finding.fix})")

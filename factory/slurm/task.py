@@ -34,19 +34,20 @@ def show_gpus(engines: int, gpus: int, environment: MutableMapping[str, str]) ->
     fewer than the script asked for: it would go on without them, on the CPU."""
     if not gpus:
         return
-    names = workers.given(environment)
+    names = workers.assigned_gpus(environment)
     if names is not None and len(names) < engines * gpus:
         raise StageError(
             f"{engines} engines of {gpus} GPUs, and the job was given {len(names)}",
             "look at gpus: and gpu_request: of the site's file",
         )
-    _become(environment, workers.visible(engines, gpus, environment)[_place(engines, environment)])
+    environments = workers.gpu_environments(engines, gpus, environment)
+    _become(environment, environments[_place(engines, environment)])
 
 
 def show_all(environment: MutableMapping[str, str]) -> None:
     """Let this process see all GPUs of its job, said in one way."""
-    if names := workers.given(environment):
-        _become(environment, workers.visible(1, len(names), environment)[0])
+    if names := workers.assigned_gpus(environment):
+        _become(environment, workers.gpu_environments(1, len(names), environment)[0])
 
 
 def _become(environment: MutableMapping[str, str], wanted: Mapping[str, str]) -> None:

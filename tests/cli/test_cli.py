@@ -111,7 +111,7 @@ def test_the_word_pass_rate_is_a_column_where_a_language_has_one():
     from rich.console import Console
 
     from factory.artifacts.manifest import Manifest
-    from factory.cli.console import doubts_table
+    from factory.cli.tables import doubts_table
 
     row = {
         "model": "dpo", "language": "ru", "bounds": {"worst": 1.0, "best": 2.0},
