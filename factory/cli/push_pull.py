@@ -15,7 +15,6 @@ from factory.cli.run import Quiet
 from factory.cli.transfer import TransferOptions, carry, local_hub, transfer
 from factory.errors import HubError
 from factory.hub.environment import PUBLIC, is_public
-from factory.hub.session import address, remote_token
 
 
 def _options(
@@ -69,6 +68,8 @@ def push(
     to: Annotated[str, typer.Option("--to", help="The hub to push to.")] = PUBLIC,
 ) -> None:
     """Push collections and repos of the local hub to another hub."""
+    from factory.hub.session import remote_token
+
     if part := next((word for word in options.what if "@" in word), None):
         raise HubError(f"{part}: a push takes whole repos", "leave out the revision; see --squash")
     across(to, remote_token(to), options, pulling=False)
@@ -84,6 +85,8 @@ def pull(
 
     REPO@REVISION pulls that one revision.
     """
+    from factory.hub.session import remote_token
+
     if not options.what and is_public(from_):
         raise HubError(f"{from_} is too large to pull whole", "name a collection (slug) or a repo")
     across(from_, remote_token(from_), options, pulling=True)
@@ -93,6 +96,7 @@ def across(remote: str, token: str | None, options: TransferOptions, *, pulling:
     """Transfer repos between the local hub and another, each with its own token only. Raises
     HubError."""
     from factory.hub.connection import await_hub
+    from factory.hub.session import address
 
     remote = address(remote)
     await_hub(remote)
