@@ -27,7 +27,7 @@ from factory.stage.readers import is_file
 FILE = "provisions.json"
 
 
-class Lying(Record):
+class ProvidedRepo(Record):
     """A repo at a revision and its directory; `content` is its digest in the lock, None for an
     artifact of ours. `path` is None until it is fetched."""
 
@@ -38,7 +38,7 @@ class Lying(Record):
     path: Path | None = None
 
 
-class Known(Record):
+class ProvidedArtifact(Record):
     """An artifact that was on the hub when this was written, whether or not it was fetched."""
 
     manifest: Manifest
@@ -56,8 +56,8 @@ class Provisions(Record):
     lock: Lock
     home: Path
     files: dict[str, Path] = Field(default_factory=dict)
-    repos: tuple[Lying, ...] = ()
-    known: tuple[Known, ...] = ()
+    repos: tuple[ProvidedRepo, ...] = ()
+    known: tuple[ProvidedArtifact, ...] = ()
 
     def loaded(self) -> LoadedRecipe:
         """Return the recipe as it was when this was written, whatever its file says now."""
@@ -67,7 +67,7 @@ class Provisions(Record):
         """Write into a directory, atomically."""
         write_atomically(directory / FILE, self.model_dump_json(indent=1, by_alias=True).encode())
 
-    def wanting(self) -> list[Lying]:
+    def wanting(self) -> list[ProvidedRepo]:
         """Return the repos that are not fetched yet."""
         return [repo for repo in self.repos if repo.path is None]
 
@@ -105,7 +105,7 @@ def gather(
         if isinstance(need, ExternalInput)
     }
     files = {}
-    repos: dict[tuple[str, str, str], Lying] = {}
+    repos: dict[tuple[str, str, str], ProvidedRepo] = {}
     for need in outside(loaded.recipe):
         if is_file(need.source) and need.source in used:
             files[need.source] = _copy(loaded.file(need.source), directory / "files")
@@ -114,15 +114,17 @@ def gather(
             continue
         if pin is None or pin.revision is None:
             raise HubError(
-                f"{need.source} is not on this hub", f"bring it in: factory pull {need.source}"
+                f"{need.source} is not on this hub", f"fetch it: factory pull {need.source}"
             )
         name = need.source.partition("@")[0]
         key: tuple[str, str, str] = (name, need.kind, pin.revision)
-        repos[key] = Lying(name=name, kind=need.kind, revision=pin.revision, content=pin.digest)
+        repos[key] = ProvidedRepo(
+            name=name, kind=need.kind, revision=pin.revision, content=pin.digest
+        )
     for artifact, kind in _artifacts(steps, names, inventory):
         if artifact.directory is None and artifact.tag is not None:
             key = (artifact.manifest.repo, kind, artifact.tag)
-            repos[key] = Lying(name=key[0], kind=kind, revision=artifact.tag)
+            repos[key] = ProvidedRepo(name=key[0], kind=kind, revision=artifact.tag)
     return Provisions(
         recipe=loaded.recipe,
         path=loaded.path,
@@ -133,7 +135,7 @@ def gather(
         files=files,
         repos=tuple(repos.values()),
         known=tuple(
-            Known(manifest=step.found.manifest, tag=step.found.tag)
+            ProvidedArtifact(manifest=step.found.manifest, tag=step.found.tag)
             for step in steps
             if step.found is not None and step.found.tag is not None
         ),

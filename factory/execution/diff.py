@@ -204,8 +204,8 @@ def _judges(first: Path, second: Path, names: list[str]) -> dict[str, Agreement]
         joined_rows = {ALL: (pl.concat(frames), sum(n_other)), **joined_rows}
     return {
         name: agreement(
-            [outcome(mean) for mean in rows["said"]],
-            [outcome(mean) for mean in rows["said of other"]],
+            [outcome(mean) for mean in rows["mean"]],
+            [outcome(mean) for mean in rows["mean of other"]],
             rows["question_id"].to_list(),
             n_other,
         )
@@ -224,7 +224,7 @@ def _verdicts(root: Path, name: str) -> pl.DataFrame:
     missing = [pl.lit(None, pl.String).alias(c) for c in columns if c not in rows.columns]
     shown = rows.with_columns(missing).filter(pl.col("reason").ne_missing("identical"))
     worth = pl.col("verdict").replace_strict(POINTS, default=None, return_dtype=pl.Float64)
-    return shown.group_by("question_id", *_READ, maintain_order=True).agg(said=worth.mean())
+    return shown.group_by("question_id", *_READ, maintain_order=True).agg(mean=worth.mean())
 
 
 def _table(root: Path, name: str) -> pl.DataFrame | None:

@@ -113,7 +113,7 @@ def check_vllm(deep: bool = False) -> Check:
     done = _output_of([sys.executable, "-c", code], 300)
     if done is None or done.returncode:
         words = (done.stderr if done else "it took over five minutes").strip().splitlines()
-        result = f"{version} cannot be imported: {words[-1] if words else 'no word why'}"
+        result = f"{version} cannot be imported: {words[-1] if words else 'no message'}"
         return Check("vLLM", "failed", result, "it must match torch and the driver: " + install)
     return Check("vLLM", "ok", f"{done.stdout.split()[-1]}, imported")
 
@@ -263,7 +263,7 @@ def _token(who: Any, has_token: bool) -> Check:
     if role == "read":
         return Check("token", "warning", f"{result}; it cannot push", make)
     if role == "fineGrained":
-        result += "; it may write where its own settings say"
+        result += "; its own settings limit where it may write"
     return Check("token", "ok", result)
 
 

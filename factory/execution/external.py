@@ -94,11 +94,11 @@ def _score(row: Mapping[str, Any], where: str, source: str) -> Row | None:
     if name is None:
         raise InputError(
             f"{where}: no column 'reward'{nearest('reward', row)}",
-            f"say columns: {{reward: theirs}}; it has {', '.join(row)}",
+            f"set columns: {{reward: theirs}}; it has {', '.join(row)}",
         )
     value = row[name]
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise InputError(f"{where}: {name} {value!r} is not a number", "mend that row")
+        raise InputError(f"{where}: {name} {value!r} is not a number", "fix that row")
     reward: Row
     if value is None:
         reward = {"reward": None, "status": "absent"}
@@ -114,7 +114,7 @@ def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | None:
         if not row.get(side):
             raise InputError(
                 f"{where}: no column {side!r}{nearest(side, row)}",
-                f"say columns: {{{side}: theirs}}; it has {', '.join(row)}",
+                f"set columns: {{{side}: theirs}}; it has {', '.join(row)}",
             )
     if row.get("prompt"):
         prompt = messages({"prompt": row["prompt"]}, where)
@@ -123,7 +123,7 @@ def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | None:
         if before[0] != before[1] or not before[0]:
             raise InputError(
                 f"{where}: no column 'prompt', and chosen and rejected do not begin alike",
-                "say columns: {prompt: theirs}",
+                "set columns: {prompt: theirs}",
             )
         prompt = before[0]
     sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
@@ -186,7 +186,7 @@ def _number(row: Mapping[str, Any], name: str, where: str, default: int | None) 
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{where}: {name} {value!r} is not a whole number", "mend that row")
+        raise InputError(f"{where}: {name} {value!r} is not a whole number", "fix that row")
     return value
 
 
@@ -195,7 +195,7 @@ def _float(row: Mapping[str, Any], name: str, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where}: {name} {value!r} is not a number", "mend that row")
+        raise InputError(f"{where}: {name} {value!r} is not a number", "fix that row")
     return float(value)
 
 

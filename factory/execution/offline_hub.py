@@ -18,7 +18,7 @@ class _Nobody:
     """Client that refuses every request, because there is no hub."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise _refusal("a step asked the hub for something")
+        raise _refusal("a step sent a request to the hub")
 
 
 class Offline(Hub):
@@ -54,11 +54,11 @@ class Offline(Hub):
     ) -> Path:
         path = self._paths.get((name, kind, revision))
         if path is None:
-            raise _refusal(f"{name} at {revision[:12]} was not brought here")
+            raise _refusal(f"{name} at {revision[:12]} is not among the provisions")
         if not path.is_dir():
             raise HubError(
-                f"{name} was brought to {path}, and that is gone",
-                "submit again, which brings it again; is it on a file system that nodes share?",
+                f"{name} was fetched to {path}, which is gone",
+                "submit again to fetch it; the path must be on a shared file system",
             )
         return path
 
@@ -89,5 +89,5 @@ class Offline(Hub):
 def _refusal(what: str) -> HubError:
     return HubError(
         f"{what}, and there is no hub on this node",
-        "submit again, which brings what steps need; to publish: factory publish RECIPE",
+        "submit again to fetch inputs; to publish: factory publish RECIPE",
     )

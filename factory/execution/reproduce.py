@@ -50,7 +50,7 @@ def read(hub: Hub, slug: str, directory: Path) -> PublishedCollection:
     loaded = load(str(path))
     pins = lock.read(root / "recipe.lock.yaml")
     if pins is None:
-        raise RecipeError(f"{newest.manifest.repo} holds no lock", "it cannot be made again")
+        raise RecipeError(f"{newest.manifest.repo} holds no lock", "it cannot be reproduced")
     return PublishedCollection(loaded, pins, plan(loaded.recipe, pins, inventory))
 
 
@@ -126,7 +126,7 @@ def _runs_here(step: Step) -> bool:
 def _must_be_there(steps: Mapping[str, Step], name: str, asked_by: str) -> None:
     if name not in steps or steps[name].state is not State.REUSE:
         raise RecipeError(
-            f"{asked_by} reads {name}, which the collection does not have as its recipe says",
+            f"{asked_by} reads {name}, which the collection lacks in the version of its recipe",
             f"start from {name} or earlier with --from",
         )
 

@@ -51,13 +51,13 @@ def resolve(
         if pin is None:
             raise HubError(
                 f"{hub.endpoint} has no {need.kind} {name}",
-                f"check the name and, if it is private, your token; or bring it in where there is "
+                f"check the name and, for a private repo, the token; or fetch it where there is "
                 f"a network: factory pull {name}",
             )
         if pinned and pinned.digest != pin[1]:
             raise HubError(
                 f"{path.name} pins {name} to content that {hub.endpoint} does not have",
-                f"bring it in (factory pull {name}@{pinned.revision}), or remove its lines from "
+                f"fetch it (factory pull {name}@{pinned.revision}), or remove its lines from "
                 f"{path} to take what is there",
             )
         return Pin(revision=pin[0], digest=pin[1])  # the same content, as this hub calls it

@@ -217,8 +217,8 @@ class Run:
             self._collect()  # an earlier run may have been killed between tag and collection
         if unpublished:
             raise HubError(
-                f"{len(unpublished)} artifacts are made but not published: {unpublished[0].what}",
-                "run the same command again; they are in the work directory",
+                f"{len(unpublished)} finished artifacts are not published: {unpublished[0].what}",
+                "run the same command again to publish them; they are in the work directory",
             )
 
     def work(self, step: Step) -> Work:
@@ -381,8 +381,8 @@ def _stoppable() -> Iterator[None]:
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Interrupted(
-            f"told to stop by {signal.Signals(number).name}",
-            "run the same command again: it goes on where it was",
+            f"interrupted by {signal.Signals(number).name}",
+            "run the same command again to resume",
         )
 
     before: dict[signal.Signals, Callable[..., object] | int | None] = {}

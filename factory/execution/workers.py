@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from factory.errors import Interrupted, RecipeError, StageError
 
-_GRACE = 60.0  # seconds that a process told to stop is given
+_GRACE = 60.0  # seconds for a terminated process to end
 _BELOW = ("ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")  # read by ROCm underneath HIP
 _COMMAND = ("-m", "factory")
 
@@ -73,7 +73,7 @@ class WorkerPool:
     def __call__(self, step: str, count: int, gpus: int) -> None:
         """Run the workers of a step. Raises StageError if one fails (the others are stopped) and
         Interrupted if one was stopped; finished shards are kept."""
-        self._note(f"{step}: {count} processes, {gpus} GPUs each where there are any")
+        self._note(f"{step}: {count} workers, {gpus} GPUs each if there are GPUs")
         running: list[subprocess.Popen[str]] = []
         readers: list[threading.Thread] = []
         over = threading.Condition()
@@ -96,17 +96,19 @@ class WorkerPool:
             with over:
                 while any(p.poll() is None for p in running) and not _failed(running):
                     over.wait(timeout=1)
-            failed = _failed(running)  # of themselves: the others are told to stop now
+            failed = _failed(running)  # on their own: the others are terminated below
         finally:
             _stop(running)
             for reader in readers:
                 reader.join(_GRACE)
         if Interrupted.exit_code in failed:
-            raise Interrupted(f"a process of {step} was told to stop", "run the same command again")
+            raise Interrupted(
+                f"a worker of {step} was interrupted", "run the same command again to resume"
+            )
         if failed:
             raise StageError(
-                f"a process of {step} failed with exit code {failed[0]}",
-                "its words are above; finished shards are kept, so run again",
+                f"a worker of {step} failed with exit code {failed[0]}",
+                "see its output above; finished shards are kept, so run again",
             )
 
     def _pass_on(

@@ -70,7 +70,7 @@ def find(name: str, hub: Hub, base: str | None = None) -> Released:
         released = Released(name, below, below_name, adapter, place if own else below, manifest)
     else:
         if base is not None:
-            raise InputError(f"{name} is a whole model and goes on no base", "leave out --base")
+            raise InputError(f"{name} is a whole model and has no base", "leave out --base")
         released = Released(name, place, called, None, place, manifest)
     _check_answers(released)
     _check_template(released)
@@ -114,8 +114,7 @@ def _fetch(name: str, hub: Hub) -> tuple[Path, str]:
             raise InputError(f"{repo} is a dataset", "name a model or a LoRA adapter")
         raise HubError(
             f"{hub.endpoint} has no model {repo}",
-            f"bring it in with factory pull {name}, or say where it is: "
-            "--hub https://huggingface.co",
+            f"fetch it with factory pull {name}, or name its hub: --hub https://huggingface.co",
         )
     return hub.fetch(repo, "model", pinned[0]), f"{repo}@{pinned[0]}"
 
@@ -180,7 +179,7 @@ def _check_base(name: str, base: str, expected: BaseReference, hub: Hub) -> tupl
     here = Path(base).is_dir()
     content = _digest(Path(base)) if here else _content(hub, repo, revision)
     if content is None:
-        raise HubError(f"{hub.endpoint} has no {base}", f"bring it in: factory pull {base}")
+        raise HubError(f"{hub.endpoint} has no {base}", f"fetch it: factory pull {base}")
     if digest is not None and content != digest:
         raise InputError(
             f"{base} is not the base that {name} was made on: its content is another",
@@ -203,7 +202,7 @@ def _commit(name: str, repo: str, expected: BaseReference, hub: Hub) -> str:
     """Return the commit of the base with the content that an adapter was trained on. Another hub
     may have the same content under another commit; other content under that name is refused."""
     revision = expected.revision or "main"
-    pull = f"bring it in: factory pull {expected}"
+    pull = f"fetch it: factory pull {expected}"
     if hub.has(repo, "model", revision):
         pinned = hub.pin(repo, "model", revision)
         if pinned is not None and expected.digest in (None, pinned[1]):

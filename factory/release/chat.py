@@ -32,7 +32,7 @@ class ChatAnswer:
     def about(self) -> str:
         """Return details of the answer as one line."""
         row = LANGUAGES.get(self.language or "")
-        name = f"{row.name} ({row.code})" if row else self.language or "no language told"
+        name = f"{row.name} ({row.code})" if row else self.language or "language unknown"
         cut = ", cut off" if self.finish_reason == "length" else ""
         return f"{name}, {self.tokens} tokens in {self.seconds:.1f} s{cut}"
 

@@ -34,7 +34,7 @@ stages:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_a_run_and_the_handler_before_it_is_back_afterwards(number):
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="told to stop by"), _stoppable():
+    with pytest.raises(Interrupted, match="interrupted by"), _stoppable():
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
 

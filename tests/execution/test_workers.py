@@ -85,7 +85,7 @@ def test_one_that_fails_stops_the_others(child):
         "import sys, time\nif sys.argv[-1] == '1/2': sys.exit('no memory')\ntime.sleep(600)"
     )
     started = time.monotonic()
-    with pytest.raises(StageError, match="a process of generate failed with exit code 1"):
+    with pytest.raises(StageError, match="a worker of generate failed with exit code 1"):
         made("generate", 2, 1)
     assert time.monotonic() - started < 60
     assert any("no memory" in line for line in said)
