@@ -53,12 +53,8 @@ def manifest(
     reused: Mapping[str, dict[str, int]],
     licenses_of: Mapping[Need, License | None],
 ) -> Manifest:
-    """Return the manifest of a finished step.
-
-    `reused` counts reused rows by slice and artifact; `licenses_of` gives the licence of each
-    input. Raises StageError if row counts do not add up, RecipeError for licences that do not go
-    together.
-    """
+    """Return the manifest of a finished step; `reused` counts rows by slice and artifact. Raises
+    StageError if row counts do not add up, RecipeError for licences that do not go together."""
     records = files(out)
     slices = {}
     for part in step.slices:
