@@ -26,7 +26,6 @@ LAYERS = (
     ("execution",),
     ("slurm", "release"),
     ("cli",),
-    ("__main__",),
 )
 BESIDE = {("rewards", "pairs")}  # of the same line, one way: histograms of scores
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -107,6 +106,8 @@ def shown(imports: list[Import]) -> list[str]:
 
 def folder(module: str) -> str:
     """The entry of the package that a module lies in: `engines`, `config`; empty for `factory`."""
+    if module == "factory.__main__":
+        return "cli"  # run as a module
     return module.removeprefix("factory").lstrip(".").partition(".")[0]
 
 

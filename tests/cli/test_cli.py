@@ -33,7 +33,7 @@ def _recipe(
 
 def _is_two_lines(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert done.returncode == 1, done.stderr
-    lines = done.stderr.strip().splitlines()
+    lines = [line for line in done.stderr.strip().splitlines() if "; trying again in" not in line]
     assert len(lines) == 2, done.stderr
     assert lines[0].startswith("error: ") and lines[1].startswith("  fix: ")
     for word in words:
