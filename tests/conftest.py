@@ -20,7 +20,7 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.pop("HF_TOKEN", None)
 
-FACTORY = [sys.executable, "-c", "from factory.cli import main; main()"]
+FACTORY = [sys.executable, "-m", "factory"]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 

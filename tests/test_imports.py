@@ -106,6 +106,8 @@ def shown(imports: list[Import]) -> list[str]:
 
 def folder(module: str) -> str:
     """The entry of the package that a module lies in: `engines`, `config`; empty for `factory`."""
+    if module == "factory.__main__":
+        return "cli"  # run as a module
     return module.removeprefix("factory").lstrip(".").partition(".")[0]
 
 

@@ -37,32 +37,32 @@ __all__ = [
 
 # What `pip install croco-factory` alone leaves out: see the extra `train` in pyproject.toml.
 _EXTRA = ("torch", "transformers", "datasets", "trl", "peft", "accelerate", "gguf", "safetensors")
-_STOPPED = 130  # by Ctrl-C, as shells count it
+_STOPPED = 130  # exit code of shells for Ctrl-C
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 the user can fix it, 2 a defect, 75 told to stop."""
+    """Run the command line. Exit codes: 0 done, 1 the user can fix it, 2 defect, 75 interrupted."""
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="factory", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         code = _STOPPED
     except Exception as error:  # noqa: BLE001  (the last stop)
-        said, code = _told(error)
-        print(said, file=sys.stderr)
+        message, code = error_message(error)
+        print(message, file=sys.stderr)
     if code == _STOPPED:  # typer makes an exit code of Ctrl-C by itself
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        print("\nstopped; run the same command again to resume", file=sys.stderr)
     sys.exit(code)
 
 
-def _told(error: Exception) -> tuple[str, int]:
-    """What a person reads of an error, and the exit code."""
+def error_message(error: Exception) -> tuple[str, int]:
+    """Return the text of an error for people, and the exit code."""
     match error:
         case FactoryError():
             return f"error: {error.what}\n  fix: {error.fix}", error.exit_code
         case typer.TyperException():
-            told = getattr(error, "format_message", None)
-            message = redact(str(told() if told else error))
+            format_message = getattr(error, "format_message", None)
+            message = redact(str(format_message() if format_message else error))
             if "\n" in message:  # a group without a command: the message is its help
                 return message, 1
             context = getattr(error, "ctx", None)
@@ -70,23 +70,23 @@ def _told(error: Exception) -> tuple[str, int]:
             return f"error: {message}\n  fix: see {where} --help", 1
         case ModuleNotFoundError() if (error.name or "").partition(".")[0] in _EXTRA:
             fix = "pip install 'croco-factory[train]'; factory doctor says what else is missing"
-            return f"error: this needs {error.name}, which is not installed\n  fix: {fix}", 1
+            return f"error: {error.name} is not installed\n  fix: {fix}", 1
         case OSError() if error.errno in _DISK:
             where = f"{error.filename}: " if error.filename else ""
-            fix = "free some space, or check who may write there; FACTORY_HOME may lie elsewhere"
+            fix = "free some space, check permissions, or set FACTORY_HOME to another disk"
             return f"error: {where}{error.strerror}\n  fix: {fix}", 1
     return _defect(error), 2
 
 
 def _defect(error: Exception) -> str:
-    """A defect of ours, told with its log."""
+    """Return the text of a defect and write its log."""
     first = redact((str(error).strip() or repr(error)).splitlines()[0])
-    said = f"failed: {type(error).__name__}: {first}"
+    summary = f"failed: {type(error).__name__}: {first}"
     log = home_path() / "log" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
-    whole = redact("".join(traceback.format_exception(error)))
+    trace = redact("".join(traceback.format_exception(error)))
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(whole)
+        log.write_text(trace)
     except OSError:  # nowhere to put it
-        return f"{whole}{said}\n  fix: report it with the lines above; finished work is kept"
-    return f"{said}\n  fix: report it with the log at {log}; finished work is kept"
+        return f"{trace}{summary}\n  fix: report it with the traceback above; finished work is kept"
+    return f"{summary}\n  fix: report it with the log at {log}; finished work is kept"

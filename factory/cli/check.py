@@ -1,4 +1,4 @@
-"""factory check: what a run would stumble over, from the tokenizers and this machine alone."""
+"""factory check: check a recipe against its tokenizers and this machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def check(
     recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False
 ) -> None:
-    """Check templates, stop tokens and prompt lengths with the real tokenizers, no weights; and
-    whether this machine has what a stage needs beside models."""
+    """Check chat templates, stop tokens and prompt lengths with the real tokenizers, without
+    weights; and the requirements of each stage on this machine."""
     from factory.hub.session import session
     from factory.planning.recipe import load
 
@@ -29,19 +29,19 @@ def check(
         from factory.execution import resolve
 
         pins, _ = resolve.resolve(loaded, the_hub, home, None)
-        found = [
-            *checking.lacking(loaded.recipe),
+        findings = [
+            *checking.missing_requirements(loaded.recipe),
             *checking.check(loaded, pins, the_hub, home),
         ]
-    errors = sum(finding.state == "failed" for finding in found)
+    errors = sum(finding.state == "failed" for finding in findings)
     if json_:
-        typer.echo(json.dumps([_record(finding) for finding in found], indent=1))
+        typer.echo(json.dumps([_record(finding) for finding in findings], indent=1))
     else:
         from factory.cli.console import console
 
-        for finding in found:
+        for finding in findings:
             console.print(finding.line())
-        warnings = len(found) - errors
+        warnings = len(findings) - errors
         console.print(f"{loaded.recipe.name}: {_count(errors, 'error')}, "
                       f"{_count(warnings, 'warning')}")  # fmt: skip
     if errors:

@@ -1,4 +1,4 @@
-"""doctor: is this machine ready, and what to do where it is not."""
+"""factory doctor: check this machine or a cluster."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from factory.errors import Check
 
 
-SiteName = Annotated[str | None, typer.Option("--site", help="Look at this cluster instead.")]
-JobToo = Annotated[bool, typer.Option("--job", help="With --site: from inside jobs, too.")]
+SiteName = Annotated[str | None, typer.Option("--site", help="Check this cluster instead.")]
+JobToo = Annotated[bool, typer.Option("--job", help="With --site: also from inside jobs.")]
 
 
 @app.command()
@@ -28,32 +28,30 @@ def doctor(
     hub: Annotated[
         str | None, typer.Option("--hub", help="The hub you push to, if not huggingface.co.")
     ] = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Import vLLM too, which takes a while.")
-    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also import vLLM, which is slow.")] = False,
     install: Annotated[
         str | None,
-        typer.Option("--install", help="Make what a stage needs beside: euroeval, euroeval-vllm."),
+        typer.Option("--install", help="Install an extra environment: euroeval, euroeval-vllm."),
     ] = None,
     site: SiteName = None,
     job: JobToo = False,
     json_: Json = False,
 ) -> None:
-    """Is this machine ready? One line for each thing, with its fix. Fails if one failed."""
+    """Check this machine: one line for each check, with a fix. Exits with 1 if a check failed."""
     if install is not None:
         _install(install)
         return
     from factory.hub.environment import PUBLIC
     from factory.hub.session import address
 
-    found, remote = [], address(PUBLIC if hub is None else hub)
+    results, remote = [], address(PUBLIC if hub is None else hub)
     for check in _site(site, job) if site else _checks(remote, hub is not None, deep):
-        found.append(check)
+        results.append(check)
         if not json_:
             _tell(check)
     if json_:
-        typer.echo(json.dumps([asdict(check) for check in found], indent=1))
-    if any(check.state == "failed" for check in found):
+        typer.echo(json.dumps([asdict(check) for check in results], indent=1))
+    if any(check.state == "failed" for check in results):
         raise typer.Exit(1)
 
 
@@ -65,8 +63,8 @@ def _tell(check: Check) -> None:
         typer.echo(redact(f"         fix: {check.fix}"))
 
 
-def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
-    """Every check, in the order in which things are needed. One more is one line here."""
+def _checks(remote: str, required: bool, deep: bool) -> Iterator[Check]:
+    """Yield every check, in the order in which things are needed."""
     from factory.evaluation.euroeval import environment
     from factory.execution import doctor as machine
     from factory.hub.session import remote_token
@@ -78,7 +76,7 @@ def _checks(remote: str, asked: bool, deep: bool) -> Iterator[Check]:
     yield from environment.check()
     yield from machine.check_disk(home_path())
     yield _local_hub(home_path() / "hub")
-    yield from machine.check_hub(remote, remote_token(remote), asked)
+    yield from machine.check_hub(remote, remote_token(remote), required)
 
 
 def _site(site: str, job: bool) -> list[Check]:
@@ -95,7 +93,7 @@ def _install(name: str) -> None:
 
 
 def _local_hub(root: Path) -> Check:
-    """Whether the local hub starts: that of FACTORY_HOME, or one for a moment where none is."""
+    """Check that the local hub starts: that of FACTORY_HOME, or else a temporary one."""
     import tempfile
 
     from factory.errors import Check
@@ -112,7 +110,7 @@ def _local_hub(root: Path) -> Check:
 
                 await_end(Path(folder))
     except (HubStartError, OSError) as error:
-        said = " ".join(str(error).split())
-        fix = "its last words are above; see server.log there, and the checks of the disk"
-        return Check("local hub", "failed", said, fix)
+        reason = " ".join(str(error).split())
+        fix = "see its last lines above, server.log, and the checks of the disk"
+        return Check("local hub", "failed", reason, fix)
     return Check("local hub", "ok", f"started and answered in {seconds:.1f} s")

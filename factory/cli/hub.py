@@ -1,4 +1,4 @@
-"""factory hub: the local hub, by itself."""
+"""factory hub: the local hub by itself."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Serve the local hub until told to stop. A token is always asked for."""
+    """Serve the local hub until it is stopped. Every request needs a token."""
     root = home_path() / "hub"
     command = [sys.executable, "-m", "factory.localhub.server", "--root", str(root), "--stay"]
     raise typer.Exit(
@@ -60,16 +60,16 @@ def serve(
 
 @hub.command()
 def status(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Whether the local hub is running, where, and where its store lies."""
+    """Show whether the local hub is running, its address and its store."""
     from factory.localhub.launcher import running
 
     root = home_path() / "hub"
     connection = running(root)
-    found = {"running": connection is not None, "store": str(root)}
+    state = {"running": connection is not None, "store": str(root)}
     if connection is not None:
-        found["url"] = connection.url
+        state["url"] = connection.url
     if json_:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(state))
     else:
         where = f"at {connection.url}" if connection else "not running (it starts when needed)"
         typer.echo(f"local hub: {where}\nstore: {root}\ntoken: {root / 'token'} (yours alone)")
@@ -77,35 +77,36 @@ def status(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 @hub.command()
 def gc(
-    remove: Annotated[bool, typer.Option("--remove", help="Do it; without it, only say.")] = False,
-    grace_hours: Annotated[float, typer.Option(help="Spare what is younger.")] = 24,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove; default: count.")] = False,
+    grace_hours: Annotated[float, typer.Option(help="Keep younger objects.")] = 24,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Take away what no branch, tag or pulled commit leads to."""
-    found = _ask("gc", {"remove": remove, "grace": int(grace_hours * 3600)})
+    """Remove objects that no branch, tag or pulled commit reaches."""
+    counts = _ask("gc", {"remove": remove, "grace": int(grace_hours * 3600)})
     if json_:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(counts))
         return
     typer.echo(
-        f"{found['commits']} commits, {found['trees']} directories, {found['contents']} contents "
-        f"of {found['size'] / 1e6:.1f} MB {'removed' if remove else 'could go: --remove'}"
+        f"{counts['commits']} commits, {counts['trees']} directories, {counts['contents']} "
+        f"contents of {counts['size'] / 1e6:.1f} MB "
+        + ("removed" if remove else "removable: --remove")
     )
 
 
 @hub.command()
 def fsck(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Hash everything in the store anew and say what is not as it was written."""
+    """Verify the hash of every object in the store."""
     from factory.errors import HubError
 
-    found = _ask("fsck", {})
+    report = _ask("fsck", {})
     if json_:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(report))
     else:
-        typer.echo("\n".join([f"{found['checked']} contents are whole", *found["problems"]]))
-    if found["problems"]:
+        typer.echo("\n".join([f"{report['checked']} objects verified", *report["problems"]]))
+    if report["problems"]:
         raise HubError(
-            f"the store has {len(found['problems'])} problems",
-            "upload or pull again what was set aside",
+            f"the store has {len(report['problems'])} problems",
+            "upload or pull the damaged files again",
         )
 
 
@@ -137,23 +138,23 @@ def export_(
     file: Annotated[Path, typer.Argument(help="The file to write.")],
     what: Annotated[list[str] | None, typer.Argument(help="Collections and repos.")] = None,
 ) -> None:
-    """Put a collection in a file, with its history, for a machine to which there is no route."""
+    """Write a collection with its history to a file, for a machine without a network."""
     from factory.cli.transfer import TransferOptions, carry, local_hub, transfer
     from factory.localhub.launcher import await_end
 
-    with tempfile.TemporaryDirectory(dir=_beside(file)) as folder:
+    with tempfile.TemporaryDirectory(dir=_folder_of(file)) as folder:
         store = Path(folder) / "hub"
         with local_hub() as local, local_hub(store) as other:
-            here, there = (local.url, local.token), (other.url, other.token)
-            wishes, staging = TransferOptions(tuple(what or ())), Path(folder) / "sync"
-            with transfer(here, there, wishes, staging=staging, keeps_ids=True) as work:
-                carry(work, wishes)
+            source, target = (local.url, local.token), (other.url, other.token)
+            options, staging = TransferOptions(tuple(what or ())), Path(folder) / "sync"
+            with transfer(source, target, options, staging=staging, keeps_ids=True) as work:
+                carry(work, options)
         await_end(store)
-        whole = Path(folder) / "file"
-        with tarfile.open(whole, "w") as tar:
+        archive = Path(folder) / "file"
+        with tarfile.open(archive, "w") as tar:
             tar.add(store / "hub.sqlite", "hub.sqlite")
             tar.add(store / "blobs", "blobs")
-        whole.rename(file)
+        archive.rename(file)
     typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
 
 
@@ -161,11 +162,11 @@ def export_(
 def import_(
     file: Annotated[Path, typer.Argument(help="A file that factory hub export wrote.")],
 ) -> None:
-    """Take a collection out of a file into the local hub; every content is hashed on the way."""
+    """Read a collection from a file into the local hub, verifying every hash."""
     from factory.cli.transfer import TransferOptions, carry, everything, local_hub, transfer
     from factory.errors import InputError
 
-    with tempfile.TemporaryDirectory(dir=_beside(file)) as folder:
+    with tempfile.TemporaryDirectory(dir=_folder_of(file)) as folder:
         store = Path(folder) / "hub"
         try:
             with tarfile.open(file) as tar:
@@ -177,30 +178,32 @@ def import_(
                             shutil.copyfileobj(tar.extractfile(member) or io.BytesIO(), out)
         except (OSError, tarfile.TarError) as error:
             raise InputError(
-                f"{file} is not a whole export: {error}", "copy it again, or export it anew"
+                f"{file} is not a complete export: {error}", "copy or export it again"
             ) from None
         with local_hub(store) as other, local_hub() as local:
-            there, here = (other.url, other.token), (local.url, local.token)
+            source, target = (other.url, other.token), (local.url, local.token)
             staging = Path(folder) / "sync"
-            with transfer(there, here, TransferOptions(), staging=staging, keeps_ids=True) as work:
+            with transfer(
+                source, target, TransferOptions(), staging=staging, keeps_ids=True
+            ) as work:
                 carry(work, TransferOptions(everything(work)))
 
 
 def _ask(what: str, body: dict[str, object]) -> dict[str, Any]:
-    """Have the server look after its store, since nobody else may open it meanwhile."""
+    """Request maintenance from the server, since no other process may open its store."""
     from factory.cli.transfer import local_hub
     from factory.errors import HubError
     from factory.localhub.launcher import request
 
     with local_hub() as connection:
-        status, found = request(connection, "POST", f"/api/local/{what}", body)
+        status, reply = request(connection, "POST", f"/api/local/{what}", body)
     if status != 200:
-        raise HubError(f"the local hub refused: {found.get('error')}", "see factory hub --help")
-    return found
+        raise HubError(f"the local hub refused: {reply.get('error')}", "see factory hub --help")
+    return reply
 
 
-def _beside(file: Path) -> Path:
-    """The folder of a file, where there is room for it. Raises InputError."""
+def _folder_of(file: Path) -> Path:
+    """Return the folder of a file. Raises InputError if it does not exist."""
     from factory.errors import InputError
 
     folder = file.absolute().parent

@@ -1,4 +1,4 @@
-"""factory pairs: try ways of pairing, publish nothing."""
+"""factory pairs: compare pairing strategies; publish nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from factory.cli.run import HubUrl, Json, Overrides, RecipeName
 if TYPE_CHECKING:
     from rich.table import Table
 
-pairs = typer.Typer(help="Try ways of pairing; nothing is published.", no_args_is_help=True)
+pairs = typer.Typer(help="Compare pairing strategies; publish nothing.", no_args_is_help=True)
 app.add_typer(pairs, name="pairs")
 
 
 @pairs.callback()
 def _group() -> None:
-    """Try ways of pairing; nothing is published."""
+    """Compare pairing strategies; publish nothing."""
 
 
 @pairs.command()
@@ -29,20 +29,18 @@ def compare(
     strategies: Annotated[
         list[str] | None,
         typer.Option(
-            help="As max:-2, +1:min, max:q1, max:min_of_5, icr; @all_lang[-zscore] after."
+            help="For example max:-2, +1:min, max:q1, max:min_of_5, icr; suffix @all_lang[-zscore]."
         ),
     ] = None,
-    figure: Annotated[Path, typer.Option(help="Where to draw them side by side.")] = Path(
-        "pairs.png"
-    ),
+    figure: Annotated[Path, typer.Option(help="File of the figure.")] = Path("pairs.png"),
     set_: Overrides = None,
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """Strategies side by side on a recipe's scores: pairs, margins, lengths, overlap, languages.
+    """Compare pairing strategies on a recipe's scores: pairs, margins, lengths, overlap, languages.
 
-    Each is compared with the recipe's own strategy, and keeps the recipe's filters. Several go
-    into one option, with commas between them.
+    Each is compared with the recipe's own strategy and uses the recipe's filters. Separate several
+    with commas.
     """
     from factory.errors import RecipeError
     from factory.hub.session import session
@@ -53,8 +51,8 @@ def compare(
     own = loaded.recipe.steps().get("pair")
     if own is None:
         raise RecipeError(f"{loaded.recipe.name} has no stage pair", "add pair: under stages:")
-    asked = [part for text in strategies or () for part in text.split(",")]
-    found = named(own, asked)  # type: ignore[arg-type]
+    names = [part for text in strategies or () for part in text.split(",")]
+    ways = named(own, names)  # type: ignore[arg-type]
     with session(hub) as (home, the_hub):
         from factory.execution import inputs, resolve
         from factory.pairs import compare as comparison
@@ -63,20 +61,20 @@ def compare(
         from factory.stage.job import Job
 
         context = loaded.recipe.context()
-        needs = {n for s in found for spec in s.plan_slices(context) for n in spec.needs}
+        needs = {n for s in ways for spec in s.plan_slices(context) for n in spec.needs}
         pins, _ = resolve.resolve(loaded, the_hub, home, None)
-        held = resolve.holdings(loaded, pins, the_hub, home)
+        plan = resolve.plan(loaded, pins, the_hub, home)
         reads = [need for need in needs if isinstance(need, StepInput)]
         job = Job(
             step="pairs compare",
             seed=loaded.recipe.seed,
             slices=(),
-            places=inputs.find(loaded, pins, held, the_hub, reads, "pairs compare"),
+            places=inputs.find(loaded, pins, plan, the_hub, reads, "pairs compare"),
             work=Path(),
             out=Path(),
             progress=lambda done, total, unit, tokens=0: None,
         )
-        rows = comparison.compare(found, context, job)
+        rows = comparison.compare(ways, context, job)
     totals = comparison.totals(rows)
     figures.draw_comparison(figure, totals)
     if json_:
@@ -85,36 +83,36 @@ def compare(
     from factory.cli.console import console
 
     console.print(_table(rows, totals))
-    console.print(f"Drawn in {figure}. Nothing was published.")
+    console.print(f"Figure: {figure}. Nothing was published.")
 
 
 def _table(rows: list[dict[str, Any]], totals: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
-    table = Table(title="Ways of pairing", title_justify="left")
+    table = Table(title="Pairing strategies", title_justify="left")
     table.add_column("strategy")
     table.add_column("slice")
     for column in ("pairs", "margin", "chosen", "rejected", "gap", "cross", "overlap"):
         table.add_column(column, justify="right")
     table.add_column("dropped", overflow="fold")
     for total in totals:
-        mine = [row for row in rows if row["strategy"] == total["strategy"]]
-        for row in [*mine, total] if len(mine) > 1 else mine:
+        of_strategy = [row for row in rows if row["strategy"] == total["strategy"]]
+        for row in [*of_strategy, total] if len(of_strategy) > 1 else of_strategy:
             reasons = ", ".join(f"{reason} {n}" for reason, n in row["dropped"].items())
             table.add_row(
                 row["strategy"],
                 row["slice"],
                 str(row["rows"]),
-                _shown(row["mean_margin"], ".3g"),
-                _shown(row["chosen_tokens"], ".0f"),
-                _shown(row["rejected_tokens"], ".0f"),
-                _shown(row["token_gap"], "+.1f"),
-                _shown(row["cross"], ".0%"),
-                _shown(row["overlap"], ".0%"),
+                _format(row["mean_margin"], ".3g"),
+                _format(row["chosen_tokens"], ".0f"),
+                _format(row["rejected_tokens"], ".0f"),
+                _format(row["token_gap"], "+.1f"),
+                _format(row["cross"], ".0%"),
+                _format(row["overlap"], ".0%"),
                 reasons,
             )
     return table
 
 
-def _shown(value: float | None, form: str) -> str:
+def _format(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)

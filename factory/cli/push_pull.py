@@ -1,4 +1,4 @@
-"""factory push, factory pull: between the local hub and another one."""
+"""factory push and pull: transfer between the local hub and another one."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from factory.cli.run import Quiet
 from factory.cli.transfer import TransferOptions, carry, local_hub, transfer
 from factory.errors import HubError
 from factory.hub.environment import PUBLIC, is_public
-from factory.hub.session import address, remote_token
 
 
-def _wishes(
+def _options(
     what: Annotated[
         list[str] | None,
         typer.Argument(help="Collections (by slug) and repos (org/name, datasets/org/name)."),
     ] = None,
     rename: Annotated[
         list[str] | None,
-        typer.Option(metavar="OLD=NEW", help="Another namespace or name over there."),
+        typer.Option(metavar="OLD=NEW", help="Use another namespace or name at the destination."),
     ] = None,
     adopt: Annotated[
-        bool, typer.Option("--adopt-remote", help="Where both differ, what is over there stands.")
+        bool,
+        typer.Option("--adopt-remote", help="Where both differ, keep the destination's."),
     ] = False,
     squash: Annotated[
-        bool, typer.Option("--squash", help="Only the commits that a branch or a tag names.")
+        bool, typer.Option("--squash", help="Push only commits that a branch or tag points to.")
     ] = False,
     private: Annotated[bool, typer.Option("--private", help="Make new repos private.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Quiet = False,
 ) -> TransferOptions:
-    """The options that push and pull share."""
-    given, renamed = tuple(what or ()), tuple(rename or ())
-    return TransferOptions(given, renamed, adopt, squash, private, dry_run, json_, quiet)
+    """Collect the options that push and pull share."""
+    names, renames = tuple(what or ()), tuple(rename or ())
+    return TransferOptions(names, renames, adopt, squash, private, dry_run, json_, quiet)
 
 
-def _with_wishes(command: Callable[[TransferOptions, str], None]) -> Callable[..., None]:
-    """A command line of a command's own option, the other hub, and of those of `_wishes`."""
+def _with_options(command: Callable[[TransferOptions, str], None]) -> Callable[..., None]:
+    """Add the options of `_options` to a command that takes the other hub."""
     _, hub = inspect.signature(command, eval_str=True).parameters.values()
-    shared = inspect.signature(_wishes, eval_str=True).parameters.values()
+    shared = inspect.signature(_options, eval_str=True).parameters.values()
 
-    def run(**given: Any) -> None:
-        remote = given.pop(hub.name)
-        command(_wishes(**given), remote)
+    def run(**arguments: Any) -> None:
+        remote = arguments.pop(hub.name)
+        command(_options(**arguments), remote)
 
     parameters = [part.replace(kind=part.KEYWORD_ONLY) for part in (hub, *shared)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -62,46 +62,49 @@ def _with_wishes(command: Callable[[TransferOptions, str], None]) -> Callable[..
 
 
 @app.command()
-@_with_wishes
+@_with_options
 def push(
-    wishes: TransferOptions,
+    options: TransferOptions,
     to: Annotated[str, typer.Option("--to", help="The hub to push to.")] = PUBLIC,
 ) -> None:
-    """Publish collections and repos of the local hub on another hub."""
-    if part := next((word for word in wishes.what if "@" in word), None):
+    """Push collections and repos of the local hub to another hub."""
+    from factory.hub.session import remote_token
+
+    if part := next((word for word in options.what if "@" in word), None):
         raise HubError(f"{part}: a push takes whole repos", "leave out the revision; see --squash")
-    across(to, remote_token(to), wishes, pulling=False)
+    across(to, remote_token(to), options, pulling=False)
 
 
 @app.command()
-@_with_wishes
+@_with_options
 def pull(
-    wishes: TransferOptions,
+    options: TransferOptions,
     from_: Annotated[str, typer.Option("--from", help="The hub to pull from.")] = PUBLIC,
 ) -> None:
-    """Bring collections and repos of another hub into the local one, with their commit ids.
+    """Pull collections and repos of another hub into the local one, with their commit ids.
 
-    REPO@REVISION brings that one revision.
+    REPO@REVISION pulls that one revision.
     """
-    if not wishes.what and is_public(from_):
-        raise HubError(
-            f"{from_} has more than one can bring in", "name a collection by its slug, or a repo"
-        )
-    across(from_, remote_token(from_), wishes, pulling=True)
+    from factory.hub.session import remote_token
+
+    if not options.what and is_public(from_):
+        raise HubError(f"{from_} is too large to pull whole", "name a collection (slug) or a repo")
+    across(from_, remote_token(from_), options, pulling=True)
 
 
-def across(remote: str, token: str | None, wishes: TransferOptions, *, pulling: bool) -> None:
-    """Carry repos between the local hub and another, each with its own token and never with the
-    other's. Raises HubError."""
+def across(remote: str, token: str | None, options: TransferOptions, *, pulling: bool) -> None:
+    """Transfer repos between the local hub and another, each with its own token only. Raises
+    HubError."""
     from factory.hub.connection import await_hub
+    from factory.hub.session import address
 
     remote = address(remote)
     await_hub(remote)
     with local_hub() as local:
         # Inside `factory hub exec` the user's token is the local hub's.
-        there = (remote, None if token == local.token else token)
-        here = (local.url, local.token)
+        other = (remote, None if token == local.token else token)
+        local_side = (local.url, local.token)
         staging = home_path() / "sync" / (urlsplit(remote).netloc or "hub")
-        source, destination = (there, here) if pulling else (here, there)
-        with transfer(source, destination, wishes, staging=staging, keeps_ids=pulling) as work:
-            carry(work, wishes)
+        source, destination = (other, local_side) if pulling else (local_side, other)
+        with transfer(source, destination, options, staging=staging, keeps_ids=pulling) as work:
+            carry(work, options)

@@ -1,4 +1,4 @@
-"""factory report: what came of a collection, on one page that needs nothing else."""
+"""factory report: the results of a collection as one self-contained page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def report(
     collection: Annotated[
         str,
         typer.Argument(
-            help="A collection's slug, a recipe, or a directory with artifacts, as $FACTORY_HOME."
+            help="A collection's slug, a recipe, or a directory with artifacts like $FACTORY_HOME."
         ),
     ],
     to: Annotated[
@@ -29,7 +29,7 @@ def report(
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """One HTML page of a collection's results, from its manifests alone."""
+    """Write the results of a collection as one HTML page, from its manifests alone."""
     from factory.errors import InputError
 
     source, endpoint = _source(collection, hub)
@@ -51,17 +51,17 @@ def report(
             f"{path} cannot be written: {error.strerror}", "name another --to"
         ) from None
     if json_:
-        shown = [manifest.step for manifest in chain.manifests]
-        left = [vars(one) for one in chain.left_out]
-        typer.echo(json.dumps({"path": str(path), "shown": shown, "left_out": left}, indent=1))
+        steps = [manifest.step for manifest in chain.manifests]
+        left_out = [vars(step) for step in chain.left_out]
+        typer.echo(json.dumps({"path": str(path), "shown": steps, "left_out": left_out}, indent=1))
         return
-    for one in chain.left_out:
-        typer.echo(f"left out: {one.step}, {one.why}")
+    for step in chain.left_out:
+        typer.echo(f"left out: {step.step}, {step.why}")
     typer.echo(f"{path}: {len(chain.manifests)} artifacts of {source.title}; open it in a browser")
 
 
 def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
-    """The manifests that are meant, and the hub that was named."""
+    """Return the manifests that a name stands for, and the hub's address if one was named."""
     from factory.hub.session import address, session
     from factory.planning.recipe import load
     from factory.reports.page import source
@@ -71,12 +71,12 @@ def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
         return source.directory(path), None
     with session(hub) as (home, the_hub):
         if name.count("/") == 1 and not path.exists():
-            found = source.collection(the_hub, name)
+            manifests = source.collection(the_hub, name)
         else:
-            found = source.recipe(load(name).recipe, the_hub, home)
-    return found, address(hub) if hub else None
+            manifests = source.recipe(load(name).recipe, the_hub, home)
+    return manifests, address(hub) if hub else None
 
 
 def _file_name(title: str) -> str:
-    kept = [char if char.isalnum() and char.isascii() else "-" for char in title.lower()]
-    return "-".join(filter(None, "".join(kept).split("-"))) or "report"
+    characters = [char if char.isalnum() and char.isascii() else "-" for char in title.lower()]
+    return "-".join(filter(None, "".join(characters).split("-"))) or "report"

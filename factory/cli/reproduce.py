@@ -1,4 +1,4 @@
-"""reproduce and diff: what was published, made again and set side by side."""
+"""factory reproduce and diff: run a published collection again, and compare artifacts."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def reproduce(
     collection: Annotated[str, typer.Argument(help="The collection, by its slug.")],
     from_: Annotated[
-        str | None, typer.Option("--from", help="The first step to run; those before are taken.")
+        str | None,
+        typer.Option("--from", help="First step to run; earlier ones stay as published."),
     ] = None,
     at: Annotated[
-        str | None, typer.Option("--at", help="The hub it lies on, if not the local one.")
+        str | None, typer.Option("--at", help="The hub of the collection, if not the local one.")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Make a published collection again from its own artifacts, and say what differs."""
+    """Run a published collection again from its own artifacts, and show the differences."""
     from factory.hub.environment import configure_clients
     from factory.hub.session import remote_token, session
 
@@ -44,30 +45,34 @@ def reproduce(
     if at is not None:
         _bring([collection], at, token)
     with session(None) as (home, hub), tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
-        from factory.cli import console as shown
-        from factory.execution import reproduce as room
+        from factory.cli.console import ConsoleReporter, console
+        from factory.execution import reproduce as reproduction
 
-        published = room.read(hub, collection, Path(folder))
+        published = reproduction.read(hub, collection, Path(folder))
         if at is not None:
-            _bring(room.models(published, from_), at, token)
+            _bring(reproduction.models(published, from_), at, token)
             configure_clients(hub.endpoint)  # the other hub may have Xet on
-        teller = shown.ConsoleReporter(aside=json_)
+        reporter = ConsoleReporter(aside=json_)
         try:
-            found = room.again(published, from_, hub, home, teller)
+            differences = reproduction.reproduce(published, from_, hub, home, reporter)
         finally:
-            teller.stop()
+            reporter.stop()
         if json_:
-            typer.echo(json.dumps({name: asdict(one) for name, one in found.items()}, indent=1))
+            typer.echo(
+                json.dumps(
+                    {name: asdict(difference) for name, difference in differences.items()}, indent=1
+                )
+            )
             return
-        shown.console.print()
-        shown.console.print(again_table(found))
-        shown.console.print(environment_table(found))
+        console.print()
+        console.print(reproduced_table(differences))
+        console.print(environment_table(differences))
 
 
 @app.command()
 def diff(
-    one: Annotated[str, typer.Argument(help="org/repo@tag, or a directory with factory.json.")],
-    other: Annotated[str, typer.Argument(help="The same for the other.")],
+    first: Annotated[str, typer.Argument(help="org/repo@tag, or a directory with factory.json.")],
+    second: Annotated[str, typer.Argument(help="The artifact to compare with.")],
     hub: Annotated[
         str | None, typer.Option("--hub", help="Work with this hub instead of the local one.")
     ] = None,
@@ -77,19 +82,19 @@ def diff(
     from factory.hub.session import session
 
     with session(hub) as (_, the_hub):
-        from factory.cli import console as shown
+        from factory.cli.console import console
         from factory.execution.diff import compare
 
-        found = compare(_artifact(one, the_hub), _artifact(other, the_hub))
+        difference = compare(_artifact(first, the_hub), _artifact(second, the_hub))
         if json_:
-            typer.echo(json.dumps(asdict(found), indent=1))
+            typer.echo(json.dumps(asdict(difference), indent=1))
         else:
-            for table in difference_tables(found):
-                shown.console.print(table)
+            for table in difference_tables(difference):
+                console.print(table)
 
 
 def _bring(what: list[str], at: str, token: str | None) -> None:
-    """Pull into the local hub what is to be had at another one, if it is anything."""
+    """Pull repos from another hub into the local one; nothing if `what` is empty."""
     from factory.cli.push_pull import across
     from factory.cli.transfer import TransferOptions
 
@@ -100,7 +105,7 @@ def _bring(what: list[str], at: str, token: str | None) -> None:
 
 
 def _artifact(name: str, hub: Hub) -> Path:
-    """Where an artifact lies on this disk. Raises HubError."""
+    """Return the directory of an artifact, fetched if needed. Raises HubError."""
     from factory.errors import HubError
 
     if Path(name).is_dir():
@@ -112,94 +117,112 @@ def _artifact(name: str, hub: Hub) -> Path:
     raise HubError(f"{hub.endpoint} has no {name}", "give org/repo@tag, or a directory")
 
 
-def again_table(found: Mapping[str, Difference]) -> Table:
-    """What came of making steps again: rows, weights, and the figures that moved most."""
-    table = _table(title="Made again, against what was published")
-    for column in ("step", "content", "figures: published, again"):
+def reproduced_table(differences: Mapping[str, Difference]) -> Table:
+    """Tabulate reproduced steps: rows, weights, and the figures that differ."""
+    table = _table(title="Reproduced against published")
+    for column in ("step", "content", "figures: published, reproduced"):
         table.add_column(column, overflow="fold")
-    for name, one in found.items():
-        moved = [c for c in one.changes if c.part == "figures" and isinstance(c.one, int | float)]
-        said = [f"{c.name} {_short(c.one)}, {_short(c.other)}" for c in moved[:_MOST]]
+    for name, difference in differences.items():
+        moved = [
+            c for c in difference.changes if c.part == "figures" and isinstance(c.one, int | float)
+        ]
+        lines = [f"{c.name} {_short(c.one)}, {_short(c.other)}" for c in moved[:_MOST]]
         more = [f"and {len(moved) - _MOST} more"] if len(moved) > _MOST else []
-        table.add_row(name, _content(one), "\n".join(said + more))
+        table.add_row(name, _content(difference), "\n".join(lines + more))
     return table
 
 
-def _content(found: Difference) -> str:
-    """Whether the content is the same, in a few words."""
-    if found.same_bytes:
-        return "the same to the byte"
-    if found.weights is not None:
-        return f"weights differ by {found.weights.relative:.2g} of their norm"
-    same = sum(rows.same for rows in found.rows.values())
-    changed = sum(rows.changed for rows in found.rows.values())
-    alone = sum(rows.only_one + rows.only_other for rows in found.rows.values())
-    return f"{same} rows the same, {changed} changed, {alone} in one alone"
+def _content(difference: Difference) -> str:
+    """Describe in a few words whether the content is the same."""
+    if difference.same_bytes:
+        return "identical bytes"
+    if difference.weights is not None:
+        return f"weights differ by {difference.weights.relative:.2g} of their norm"
+    same = sum(rows.same for rows in difference.rows.values())
+    changed = sum(rows.changed for rows in difference.rows.values())
+    alone = sum(rows.only_one + rows.only_other for rows in difference.rows.values())
+    return f"{same} rows identical, {changed} changed, {alone} in one only"
 
 
-def environment_table(found: Mapping[str, Difference]) -> Table:
-    """How the machines differ, said once for all steps."""
+def environment_table(differences: Mapping[str, Difference]) -> Table:
+    """Tabulate differences of the environment, once for all steps."""
     table = _table(title="Environment")
-    for column in ("what", "published", "again"):
+    for column in ("package", "published", "reproduced"):
         table.add_column(column, overflow="fold")
-    said = {
+    rows = {
         (c.name, str(c.one), str(c.other))
-        for one in found.values()
-        for c in one.changes
+        for difference in differences.values()
+        for c in difference.changes
         if c.part == "environment"
     }
-    for row in sorted(said) or [("nothing differs", "", "")]:
+    for row in sorted(rows) or [("nothing differs", "", "")]:
         table.add_row(*row)
     return table
 
 
-def difference_tables(found: Difference) -> list[Table]:
-    """Everything that differs between two artifacts."""
-    about = _table(title=f"Content: {_content(found)}")
-    for column in ("about", "what", "one", "other"):
+def difference_tables(difference: Difference) -> list[Table]:
+    """Tabulate all differences between two artifacts."""
+    about = _table(title=f"Content: {_content(difference)}")
+    for column in ("part", "field", "first", "second"):
         about.add_column(column, overflow="fold")
-    for change in found.changes:
+    for change in difference.changes:
         values = (_short(change.one), _short(change.other))
         about.add_row(change.part, change.name, *values)
     tables = [about]
-    if found.rows:
+    if difference.rows:
         rows = _table(title="Rows")
-        for column in ("slice", "same", "changed", "in one", "in other", "columns that differ"):
+        for column in ("slice", "same", "changed", "first only", "second only", "changed columns"):
             rows.add_column(column, overflow="fold")
-        for name, one in found.rows.items():
-            columns = ", ".join(f"{column} {count}" for column, count in one.columns.items())
-            counts = (one.same, one.changed, one.only_one, one.only_other)
+        for name, changes in difference.rows.items():
+            columns = ", ".join(f"{column} {count}" for column, count in changes.columns.items())
+            counts = (changes.same, changes.changed, changes.only_one, changes.only_other)
             rows.add_row(name, *map(str, counts), columns)
         tables.append(rows)
-    if found.judges:
-        tables.append(agreement_table(found))
-    if found.weights is not None:
+    if difference.judges:
+        tables.append(agreement_table(difference))
+    if difference.weights is not None:
         weights = _table(title="Weights")
         for column in ("tensor", "||one - other|| / ||one||"):
             weights.add_column(column, overflow="fold")
-        weights.add_row("all", f"{found.weights.relative:.3g}")
-        for name, value in found.weights.largest.items():
+        weights.add_row("all", f"{difference.weights.relative:.3g}")
+        for name, value in difference.weights.largest.items():
             weights.add_row(name, f"{value:.3g}")
-        for name in (*found.weights.only_one, *found.weights.only_other):
-            weights.add_row(name, "in one alone")
+        for name in (*difference.weights.only_one, *difference.weights.only_other):
+            weights.add_row(name, "in one only")
         tables.append(weights)
     return tables
 
 
-def agreement_table(found: Difference) -> Table:
-    """How far two judges of the same answers agree."""
-    table = _table(title="Do the two judges agree?")
+def agreement_table(difference: Difference) -> Table:
+    """Tabulate the agreement of two judges on the same answers."""
+    table = _table(title="Agreement of the judges")
     table.caption_justify = "left"
     table.caption = (
-        "by question, without identical answers; kappa: 0 is what chance would give, 1 is always;\n"
+        "by question, without identical answers; kappa 0: chance agreement, 1: full agreement;\n"
         "95 % intervals over questions"
     )
-    for column in ("slice", "compared", "no verdict", "other answers", "alike", "Cohen's kappa"):
+    for column in (
+        "slice",
+        "compared",
+        "no verdict",
+        "other answers",
+        "agreement",
+        "Cohen's kappa",
+    ):
         table.add_column(column, overflow="fold")
-    for name, one in found.judges.items():
-        counts = (one.compared, one.unread, one.other_answers)
-        share = _span(one.share, one.share_low, one.share_high, one.questions, ".1f", " %")
-        kappa = _span(one.kappa, one.kappa_low, one.kappa_high, one.questions, ".2f")
+    for name, agreement in difference.judges.items():
+        counts = (agreement.compared, agreement.unread, agreement.other_answers)
+        share = _span(
+            agreement.share,
+            agreement.share_low,
+            agreement.share_high,
+            agreement.questions,
+            ".1f",
+            " %",
+        )
+        kappa = _span(
+            agreement.kappa, agreement.kappa_low, agreement.kappa_high, agreement.questions, ".2f"
+        )
         table.add_row(name, *map(str, counts), share, kappa)
     return table
 
@@ -212,15 +235,15 @@ def _span(
     form: str,
     unit: str = "",
 ) -> str:
-    """A figure with its interval, where there are questions enough for one."""
+    """Format a figure with its interval, if there are enough questions for one."""
     from factory.evaluation.statistics.intervals import FEWEST
 
     if value is None:
         return "none"
-    said = f"{value:{form}}{unit}"
+    text = f"{value:{form}}{unit}"
     if low is None or high is None or questions < FEWEST:
-        return said
-    return f"{said} \\[{low:{form}}, {high:{form}}]"
+        return text
+    return f"{text} \\[{low:{form}}, {high:{form}}]"
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""factory results: one table over all evaluations of a collection or a recipe."""
+"""factory results: all evaluations of a collection or a recipe in one table."""
 
 from __future__ import annotations
 
@@ -23,59 +23,61 @@ if TYPE_CHECKING:
 
 @app.command()
 def results(
-    what: Annotated[str, typer.Argument(help="A collection, by its slug, or a recipe.")],
+    what: Annotated[str, typer.Argument(help="A collection's slug, or a recipe.")],
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """Every score, delta and win rate that was measured, in one table."""
+    """Show every score, delta and win rate in one table."""
     from factory.hub.session import session
 
     with session(hub) as (home, the_hub):
         from factory.reports.results import tidy
 
-        found = tidy(_manifests(what, the_hub, home))
+        rows = tidy(_manifests(what, the_hub, home))
     if json_:
-        typer.echo(json.dumps([asdict(one) for one in found], indent=1))
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    from factory.cli import console as shown
+    from factory.cli.console import console
 
-    if not found:
-        typer.echo(f"{what}: nothing is evaluated yet")
+    if not rows:
+        typer.echo(f"{what}: no evaluation results yet")
         return
-    shown.console.print(table(found))
+    console.print(results_table(rows))
 
 
-def table(found: list[Result]) -> Table:
-    """Them, as they are printed."""
+def results_table(rows: list[Result]) -> Table:
+    """Tabulate results."""
     from rich.table import Table
 
-    made = Table(title="Results", title_justify="left")
+    results_table = Table(title="Results", title_justify="left")
     for column in ("model", "language", "evaluation", "metric", "value", "95 %", "against", "by",
-                   "different"):  # fmt: skip
-        made.add_column(column, overflow="fold")
-    for one in found:
-        interval = "" if one.ci_low is None else f"{one.ci_low:.2f} to {one.ci_high:.2f}"
-        said = {True: "yes", False: "no", None: one.note}[one.significant]
-        value = "" if one.value is None else f"{one.value:.2f}"
-        made.add_row(one.model, one.language, one.evaluation, one.metric, value, interval,
-                     one.against, one.by, said)  # fmt: skip
-    return made
+                   "significant"):  # fmt: skip
+        results_table.add_column(column, overflow="fold")
+    for row in rows:
+        interval = "" if row.ci_low is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
+        different = {True: "yes", False: "no", None: row.note}[row.significant]
+        value = "" if row.value is None else f"{row.value:.2f}"
+        results_table.add_row(row.model, row.language, row.evaluation, row.metric, value, interval,
+                     row.against, row.by, different)  # fmt: skip
+    return results_table
 
 
 def _manifests(what: str, hub: Hub, home: Home) -> list[Manifest]:
-    """The newest manifest of every repo: on the hub, or at rest here where it is not there yet.
-    Raises HubError, RecipeError."""
+    """Return the newest manifest of every repo, from the hub, or from the work directory if it is
+    not published. Raises HubError, RecipeError."""
     from factory.execution import resolve
     from factory.planning import plan, recipe
     from factory.planning.lock import Lock
 
     if "/" in what and not Path(what).exists():
         repos = hub.collection(what)
-        held = hub.holdings(repos)
+        inventory = hub.holdings(repos)
     else:
         loaded = recipe.load(what)
         repos = dict(plan.repos(loaded.recipe))
-        held = resolve.holdings(loaded, Lock(recipe=loaded.recipe.name), hub, home)
-    every = sorted((found.manifest for found in held.found), key=lambda one: one.created)
+        inventory = resolve.plan(loaded, Lock(recipe=loaded.recipe.name), hub, home).inventory
+    every = sorted(
+        (artifact.manifest for artifact in inventory.found), key=lambda manifest: manifest.created
+    )
     newest = {manifest.repo: manifest for manifest in every}
     return [newest[repo] for repo in repos if repo in newest]

@@ -1,4 +1,4 @@
-"""plan, run and demo: the line itself."""
+"""factory plan, lock, run and demo."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from factory.cli.app import app
 
 
 def _recipes(incomplete: str) -> list[str]:
-    """What a recipe's name may go on as: packaged ones and files here, by their names alone."""
+    """Complete a recipe's name: packaged recipes and YAML files here."""
     folder = incomplete[: incomplete.rfind("/") + 1]
     here = [path.name for end in ("*.yaml", "*.yml") for path in Path(folder).glob(end)]
     files = [f"{folder}{name}" for name in here]
@@ -31,64 +31,60 @@ Overrides = Annotated[
 HubUrl = Annotated[
     str | None, typer.Option("--hub", help="Work with this hub instead of the local one.")
 ]
-Frozen = Annotated[
-    bool, typer.Option("--frozen", help="Refuse whatever the lock does not pin as it is.")
-]
+Frozen = Annotated[bool, typer.Option("--frozen", help="Refuse inputs that the lock does not pin.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what went wrong.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
 @app.command()
 def plan(
     recipe: RecipeName,
     site: Annotated[
-        str | None, typer.Option(help="Say what it would take on this cluster: see submit.")
+        str | None, typer.Option(help="Estimate the costs on this cluster: see submit.")
     ] = None,
     set_: Overrides = None,
     hub: HubUrl = None,
     frozen: Frozen = False,
     json_: Json = False,
 ) -> None:
-    """What would run, what is reused, and why; and how long by what the last runs took."""
+    """Show each step's state and reason, with estimated rows and time."""
     from factory.hub.session import session
     from factory.planning.recipe import load
 
-    loaded, there = load(recipe, set_ or ()), None
+    loaded, the_site = load(recipe, set_ or ()), None
     if site is not None:
         from factory.slurm import site as sites
         from factory.slurm.submission import on_all_gpus
 
-        there = sites.load(site, home_path())
-        loaded = on_all_gpus(loaded, there, lambda text: typer.echo(text, err=True))
+        the_site = sites.load(site, home_path())
+        loaded = on_all_gpus(loaded, the_site, lambda text: typer.echo(text, err=True))
     with session(hub) as (home, the_hub):
-        from factory.cli import console as shown
+        from factory.cli import tables
+        from factory.cli.console import console
         from factory.execution import inputs, resolve
         from factory.planning.estimate import estimate
-        from factory.planning.plan import plan as make_plan
 
         pins, _ = resolve.resolve(loaded, the_hub, home, None, frozen)
-        held = resolve.holdings(loaded, pins, the_hub, home)
-        steps = make_plan(loaded.recipe, pins, held)
-        left = estimate(steps, held, inputs.counted(loaded, steps, {}))
-        taken = None
-        if there is not None:
+        the_plan = resolve.plan(loaded, pins, the_hub, home)
+        steps, inventory = the_plan.steps, the_plan.inventory
+        estimates = estimate(steps, inventory, inputs.counted(loaded, steps, {}))
+        costs_of_steps = None
+        if the_site is not None:
             from factory.slurm.costs import costs
 
-            taken = costs(steps, held, left, there)
+            costs_of_steps = costs(steps, inventory, estimates, the_site)
         if json_:
-            typer.echo(json.dumps(shown.plan_json(steps, left, taken), indent=1))
+            typer.echo(json.dumps(tables.plan_json(steps, estimates, costs_of_steps), indent=1))
             return
-        shown.console.print(shown.plan_table(steps, left))
-        if there is not None and taken is not None:
-            shown.console.print(shown.costs_table(there.name, taken))
+        console.print(tables.plan_table(steps, estimates))
+        if the_site is not None and costs_of_steps is not None:
+            console.print(tables.costs_table(the_site.name, costs_of_steps))
 
 
 @app.command()
 def lock(
     recipe: RecipeName,
-    update: Annotated[
-        bool, typer.Option("--update", help="Take what the hub has now, whatever was pinned.")
-    ] = False,
+    update: Annotated[bool, typer.Option("--update", help="Pin what the hub has now.")] = False,
     set_: Overrides = None,
     hub: HubUrl = None,
     json_: Json = False,
@@ -99,7 +95,8 @@ def lock(
 
     loaded = load(recipe, set_ or ())
     with session(hub) as (home, the_hub):
-        from factory.cli.console import console, lock_table
+        from factory.cli.console import console
+        from factory.cli.tables import lock_table
         from factory.execution import resolve
         from factory.planning import lock as locks
 
@@ -116,11 +113,11 @@ def lock(
 @app.command()
 def run(
     recipe: RecipeName,
-    only: Annotated[list[str] | None, typer.Option(help="Run these steps and no others.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run these steps only.")] = None,
     until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
     shard: Annotated[
         str | None,
-        typer.Option(help="i/n: make every n-th shard of one step from the i-th on (0 to n-1)."),
+        typer.Option(help="i/n: run every n-th shard of one step from the i-th on (0 to n-1)."),
     ] = None,
     set_: Overrides = None,
     hub: HubUrl = None,
@@ -128,24 +125,24 @@ def run(
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Run a recipe here: whatever is not made yet, and publish it."""
+    """Run the steps of a recipe that are not done, and publish them."""
     _run(recipe, only or [], until, set_ or [], hub, frozen, shard, quiet, json_)
 
 
 @app.command()
 def demo(hub: HubUrl = None) -> None:
-    """The whole line on a CPU: a real small model, ten minutes, one collection at the end."""
+    """Run the whole line on a CPU with a real small model: about ten minutes, one collection."""
     started = time.monotonic()
     _run("demo", [], None, [], hub)
     from factory.cli.console import console
 
-    console.print(f"\nThat took {time.monotonic() - started:.0f} s.")
+    console.print(f"\nTook {time.monotonic() - started:.0f} s.")
     console.print(
-        "Look at it:        factory hub exec -- hf download local/demo-pair --repo-type dataset\n"
-        "Read what came:    factory report demo\n"
-        "See it reused:     factory demo\n"
-        "Change something:  factory plan demo --set stages.generate.n=8\n"
-        "Your own languages and model: copy recipes/demo.yaml, then factory run my.yaml",
+        "Download:          factory hub exec -- hf download local/demo-pair --repo-type dataset\n"
+        "See the results:   factory report demo\n"
+        "See cache hits:    factory demo\n"
+        "Change a setting:  factory plan demo --set stages.generate.n=8\n"
+        "Use your own languages and model: copy recipes/demo.yaml, then factory run my.yaml",
     )
 
 
@@ -166,35 +163,40 @@ def _run(
 
     loaded = load(recipe, overrides)
     part = read_part(shard) if shard else None
-    given = [*(f"--set={one}" for one in overrides), *([f"--hub={hub}"] if hub else [])]
+    options = [*(f"--set={override}" for override in overrides), *([f"--hub={hub}"] if hub else [])]
     with session(hub) as (home, the_hub):
-        from factory.cli import console as shown
+        from factory.cli import tables
+        from factory.cli.console import ConsoleReporter, console
         from factory.execution import run as execution
         from factory.hub import collection
 
-        teller = shown.ConsoleReporter(aside=json_, quiet=quiet)
-        fan = WorkerPool(["run", recipe, *given, *(["--frozen"] if frozen else [])], teller.note)
+        reporter = ConsoleReporter(aside=json_, quiet=quiet)
+        workers = WorkerPool(
+            ["run", recipe, *options, *(["--frozen"] if frozen else [])], reporter.note
+        )
         try:
-            steps = execution.run(loaded, the_hub, home, teller, only, until, frozen, part, fan)
+            steps = execution.run(
+                loaded, the_hub, home, reporter, only, until, frozen, part, workers
+            )
         finally:
-            teller.stop()
+            reporter.stop()
         if json_:
-            typer.echo(json.dumps(shown.run_json(steps), indent=1))
+            typer.echo(json.dumps(tables.run_json(steps), indent=1))
         if part is not None or json_ or quiet:
             return
-        shown.console.print()
-        shown.console.print(shown.rows_table(steps))
-        for alarm in shown.alarms(steps):
-            shown.console.print(alarm)
+        console.print()
+        console.print(tables.rows_table(steps))
+        for alarm in tables.alarms(steps):
+            console.print(alarm)
         for step in steps:
             if step.found is not None and "audit" in step.found.manifest.stats:
-                shown.console.print(shown.audit_table(step.found.manifest))
+                console.print(tables.audit_table(step.found.manifest))
             if step.found is not None and step.stage.name == "judge":
-                shown.console.print(shown.comparison_table(step.found.manifest))
-                shown.console.print(shown.doubts_table(step.found.manifest))
-        shown.console.print(shown.repos_table(steps))
+                console.print(tables.comparison_table(step.found.manifest))
+                console.print(tables.doubts_table(step.found.manifest))
+        console.print(tables.repos_table(steps))
         title = collection.title(loaded.recipe)
-        shown.console.print(
+        console.print(
             f"Collection: {title!r} of {loaded.recipe.org} on {the_hub.endpoint}\n"
-            f"On this disk: {home_path()} (hub/ the local hub, work/ artifacts at rest)",
+            f"On this disk: {home_path()} (hub/ the local hub, work/ finished artifacts)",
         )

@@ -1,4 +1,4 @@
-"""merge and serve: use what was released."""
+"""factory merge and serve: use a released model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Model = Annotated[
 ]
 Base = Annotated[
     str | None,
-    typer.Option("--base", help="Where its base model lies, if not where the adapter says."),
+    typer.Option("--base", help="Base model of the adapter, if not where its config says."),
 ]
 
 
@@ -31,7 +31,7 @@ def merge(
     ] = None,
     hub: HubUrl = None,
 ) -> None:
-    """Write an adapter's base model with the adapter merged into it: an ordinary checkpoint."""
+    """Merge an adapter into its base model and write an ordinary checkpoint."""
     from factory.errors import InputError
     from factory.hub.session import session
 
@@ -39,14 +39,14 @@ def merge(
         raise InputError(f"no dtype {dtype!r}", "use bfloat16, float16 or float32")
     with session(hub) as (_, the_hub):
         from factory.cli.console import console
-        from factory.release import adapter as released
+        from factory.release import adapter as released_adapter
         from factory.training import adapters
 
-        found = released.find(adapter, the_hub, base)
-        if found.adapter is None:
+        released = released_adapter.find(adapter, the_hub, base)
+        if released.adapter is None:
             raise InputError(f"{adapter} is a whole model already", "use it as it is")
-        adapters.merge(found.base, found.adapter, to, dtype, found.speech)
-        console.print(f"{adapter} merged into {found.base_name}: {to}")
+        adapters.merge(released.base, released.adapter, to, dtype, released.speech)
+        console.print(f"{adapter} merged into {released.base_name}: {to}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -57,14 +57,14 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     print_: Annotated[
-        bool, typer.Option("--print", help="Print the command and start nothing.")
+        bool, typer.Option("--print", help="Print the command; start nothing.")
     ] = False,
     hub: HubUrl = None,
 ) -> None:
     """Serve a model or an adapter with vLLM, as an OpenAI-compatible endpoint.
 
-    The right vLLM command is printed and run: the base at the revision the adapter was made on,
-    the rank it needs, its chat template. Whatever follows -- goes to vLLM as it is.
+    Prints and runs the vLLM command: the base at the revision that the adapter was trained on, the
+    LoRA rank, the chat template. Arguments after -- go to vLLM.
     """
     from factory.hub.session import session
 
@@ -72,8 +72,8 @@ def serve(
         from factory.release import adapter
         from factory.release import serve as serving
 
-        found = adapter.find(model, the_hub, base)
-        words = serving.command(found, host, port, context.args)
+        released = adapter.find(model, the_hub, base)
+        words = serving.command(released, host, port, context.args)
     typer.echo(shlex.join(words))
     if not print_:
         program = serving.installed(words)

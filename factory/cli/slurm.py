@@ -1,4 +1,4 @@
-"""submit, status, cancel, task and publish: a recipe on a SLURM cluster."""
+"""factory submit, status, cancel, task and publish: a recipe on a SLURM cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from factory.planning.recipe import LoadedRecipe
     from factory.slurm.status import Row
 
-_WATCH = 20.0  # seconds between looks: the queue is shared with others
+_WATCH = 20.0  # seconds between refreshes: the queue is shared with others
 
 
 @app.command()
@@ -27,10 +27,12 @@ def submit(
     recipe: RecipeName,
     site: Annotated[
         str,
-        typer.Option(help="A .yaml file, or a name in ./sites, $FACTORY_HOME/sites, or of ours."),
+        typer.Option(
+            help="A .yaml file, or a name in ./sites or $FACTORY_HOME/sites, or built in."
+        ),
     ],
-    only: Annotated[list[str] | None, typer.Option(help="Submit these steps alone.")] = None,
-    until: Annotated[str | None, typer.Option(help="Submit nothing after this step.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Submit these steps only.")] = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the scripts; submit nothing.")
     ] = False,
@@ -39,7 +41,7 @@ def submit(
     frozen: Frozen = False,
     json_: Json = False,
 ) -> None:
-    """Run a recipe on SLURM: what is missing, and only that, with its dependencies."""
+    """Submit the steps of a recipe that are not done to SLURM, with their dependencies."""
     from factory.hub.session import session
     from factory.planning.recipe import load
     from factory.slurm import site as sites
@@ -50,34 +52,35 @@ def submit(
         from factory.cli.console import ConsoleReporter, console
         from factory.execution import resolve
         from factory.execution.run import select
-        from factory.planning.plan import plan
-        from factory.slurm import submit as line
+        from factory.slurm import submit as submitting
 
-        teller = ConsoleReporter(aside=True)
-        loaded = line.on_all_gpus(loaded, the_site, teller.note)
-        pins, _ = resolve.resolve(loaded, the_hub, home, teller.note, frozen)
-        held = resolve.holdings(loaded, pins, the_hub, home)
-        steps = plan(loaded.recipe, pins, held)
-        wanted = select([step.name for step in steps], only or [], until)
-        asked = line.SubmitRequest(loaded, pins, held, steps, wanted, the_site, home)
+        reporter = ConsoleReporter(aside=True)
+        loaded = submitting.on_all_gpus(loaded, the_site, reporter.note)
+        pins, _ = resolve.resolve(loaded, the_hub, home, reporter.note, frozen)
+        plan = resolve.plan(loaded, pins, the_hub, home)
+        steps = plan.steps
+        names = select([step.name for step in steps], only or [], until)
+        request = submitting.SubmitRequest(
+            loaded, pins, plan.inventory, steps, names, the_site, home
+        )
         if dry_run:
-            found = list(line.dry(asked, the_hub, teller.note))
+            scripts = list(submitting.dry(request, the_hub, reporter.note))
             if json_:
-                typer.echo(json.dumps(dict(found), indent=1))
-            for name, script in () if json_ else found:
+                typer.echo(json.dumps(dict(scripts), indent=1))
+            for name, script in () if json_ else scripts:
                 typer.echo(f"### {name}\n{script}")
             return
-        made = line.submit(asked, the_hub, teller.note)
+        submission = submitting.submit(request, the_hub, reporter.note)
         if json_:
-            typer.echo(made.model_dump_json(indent=1) if made else "null")
+            typer.echo(submission.model_dump_json(indent=1) if submission else "null")
             return
-        if made is None:
-            console.print("Nothing to submit: all of it is made, or in the queue.")
+        if submission is None:
+            console.print("Nothing to submit: every step is done or in the queue.")
             return
-        console.print(_submitted_table(made))
+        console.print(_submitted_table(submission))
         console.print(
-            f"Scripts, logs and the record: {made.directory}\n"
-            f"How it goes: factory status {recipe}    Publish what is sealed: "
+            f"Scripts, logs and the record: {submission.directory}\n"
+            f"Status: factory status {recipe}    Publish what is finished: "
             f"factory publish {recipe}"
         )
 
@@ -86,49 +89,49 @@ def submit(
 def status(
     recipe: RecipeName,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look again and again, until nothing is in the queue.")
+        bool, typer.Option("--watch", help="Refresh until the queue is empty.")
     ] = False,
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = _WATCH,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between refreshes.")] = _WATCH,
     set_: Overrides = None,
     json_: Json = False,
 ) -> None:
-    """How a submitted recipe stands: waiting, running, failed (and why), done."""
+    """Show the state of a submitted recipe: waiting, running, failed (and why), done."""
     from factory.planning.recipe import load
 
     loaded = load(recipe, set_ or ())
     try:
         while True:
-            found, spent = _look(loaded)
+            rows, spent = _rows(loaded)
             if json_:
-                told = {"steps": [asdict(row) for row in found], "gpu_hours": spent}
-                typer.echo(json.dumps(told, indent=None if watch else 1))
+                record = {"steps": [asdict(row) for row in rows], "gpu_hours": spent}
+                typer.echo(json.dumps(record, indent=None if watch else 1))
             else:
-                _print_status(found, spent, clear=watch)
-            alive = any(row.stand in ("running", "waiting") for row in found)
+                _print_status(rows, spent, clear=watch)
+            alive = any(row.stand in ("running", "waiting") for row in rows)
             if not watch or not alive:
                 return
             time.sleep(every)
     except KeyboardInterrupt:
         if not watch:
             raise
-        typer.echo("\nNobody looks any longer; the jobs go on.", err=True)
+        typer.echo("\nStopped watching; the jobs go on.", err=True)
 
 
 @app.command()
 def cancel(
     recipe: RecipeName,
-    only: Annotated[list[str] | None, typer.Option(help="Cancel these steps alone.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Cancel these steps only.")] = None,
     set_: Overrides = None,
 ) -> None:
-    """Take a recipe's jobs out of the queue; what is finished stays, and submitting goes on."""
+    """Cancel the jobs of a recipe. Finished work is kept; a later submit resumes."""
     from factory.planning.recipe import load
-    from factory.slurm import submit as line
+    from factory.slurm import submit as submitting
     from factory.slurm.queue import Queue
 
-    standing = line.standing(load(recipe, set_ or ()), home_path(), Queue())
+    standing = submitting.standing(load(recipe, set_ or ()), home_path(), Queue())
     jobs = {
-        step: list(dict.fromkeys(one.array for one in found))
-        for step, found in standing.alive.jobs.items()
+        step: list(dict.fromkeys(job.array for job in jobs_of_step))
+        for step, jobs_of_step in standing.alive.jobs.items()
         if not only or step in only
     }
     if only:
@@ -139,7 +142,7 @@ def cancel(
     for step, ids in jobs.items():
         typer.echo(f"{step}: cancelled {', '.join(ids)}")
     if not jobs:
-        typer.echo("nothing of it is in the queue")
+        typer.echo("no jobs in the queue")
 
 
 @app.command()
@@ -147,14 +150,14 @@ def task(
     directory: Annotated[Path, typer.Argument(help="A submission's directory.")],
     step: Annotated[str, typer.Argument(help="The step.")],
     shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n tasks.")] = None,
-    engines: Annotated[int, typer.Option(min=1, help="Processes that share a task.")] = 1,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each of them.")] = 0,
+    engines: Annotated[int, typer.Option(min=1, help="Processes in a task.")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each process.")] = 0,
     seal: Annotated[
-        bool, typer.Option("--seal", help="Seal it; all shards must be there.")
+        bool, typer.Option("--seal", help="Seal the artifact; all shards must be done.")
     ] = False,
-    fetch: Annotated[bool, typer.Option("--fetch", help="Bring what all steps read.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the inputs of all steps.")] = False,
 ) -> None:
-    """One job of a submission, as its scripts run it on a node: no hub, no network."""
+    """Run one job of a submission on a node, without hub or network. Called by its scripts."""
     from factory.execution import workers
     from factory.slurm import task as node
 
@@ -171,63 +174,64 @@ def task(
         with session(None) as (_, hub):
             from factory.execution import bundle
 
-            given = bundle.bring(bundle.read(directory), hub, directory)
-            typer.echo(f"{len(given.repos)} models and datasets are on the shared disk")
+            provisions = bundle.bring(bundle.read(directory), hub, directory)
+            typer.echo(f"{len(provisions.repos)} models and datasets are on the shared disk")
         return
     node.cut_off(os.environ, directory)
     from factory.cli.console import ConsoleReporter
     from factory.execution import bundle, run
     from factory.training import launch
 
-    given, meeting = bundle.read(directory), launch.Meeting.of(os.environ)
+    provisions, meeting = bundle.read(directory), launch.Meeting.of(os.environ)
     over = directory / "ends" / f"over-{meeting.key}"
     if meeting.rank:
-        launch.join(run.work_of(given, step).path / "checkpoints", over)
+        launch.join(run.work_directory(provisions, step).path / "checkpoints", over)
         return
-    teller = ConsoleReporter()
+    reporter = ConsoleReporter()
     try:
-        run.apart(given, teller, step, part, seal)
+        run.run_offline(provisions, reporter, step, part, seal)
     finally:
-        teller.stop()
+        reporter.stop()
         if meeting.machines > 1:
             over.touch()
 
 
 @app.command()
 def publish(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None) -> None:
-    """Publish what is sealed and not on the hub yet; run nothing."""
+    """Publish finished artifacts that are not on the hub yet; run nothing."""
     from factory.hub.session import session
     from factory.planning.recipe import load
 
     loaded = load(recipe, set_ or ())
     with session(hub) as (home, the_hub):
-        from factory.cli import console as shown
+        from factory.cli import tables
+        from factory.cli.console import ConsoleReporter, console
         from factory.execution import run
 
-        teller = shown.ConsoleReporter()
-        steps = run.publish(loaded, the_hub, home, teller)
-        shown.console.print(shown.repos_table(steps))
+        reporter = ConsoleReporter()
+        steps = run.publish(loaded, the_hub, home, reporter)
+        console.print(tables.repos_table(steps))
 
 
-def _look(loaded: LoadedRecipe) -> tuple[list[Row], float | None]:
-    from factory.slurm import submit as line
+def _rows(loaded: LoadedRecipe) -> tuple[list[Row], float | None]:
+    from factory.slurm import submit as submitting
     from factory.slurm.queue import Queue
 
     queue = Queue()
-    standing = line.standing(loaded, home_path(), queue)
-    return line.look(standing, queue)
+    standing = submitting.standing(loaded, home_path(), queue)
+    return submitting.look(standing, queue)
 
 
-def _submitted_table(made: object) -> object:
+def _submitted_table(submission: object) -> object:
     from rich.table import Table
 
     from factory.slurm.submission import Submission
 
-    assert isinstance(made, Submission)
-    table = Table(title=f"Submitted to {made.site}", title_justify="left")
-    for column in ("step", "job", "what", "tasks", "after"):
+    assert isinstance(submission, Submission)
+    table = Table(title=f"Submitted to {submission.site}", title_justify="left")
+    for column in ("step", "job", "kind", "tasks", "after"):
         table.add_column(column, overflow="fold")
-    for step in made.steps:
+    for step in submission.steps:
         for job in step.jobs:
             table.add_row(
                 step.step, job.id, job.kind, str(job.tasks) if job.kind == "array" else "",
@@ -236,16 +240,16 @@ def _submitted_table(made: object) -> object:
     return table
 
 
-def _print_status(found: list[Row], spent: float | None, clear: bool) -> None:
+def _print_status(rows: list[Row], spent: float | None, clear: bool) -> None:
     from rich.table import Table
 
     from factory.cli.console import console
     from factory.execution.log import duration
 
     table = Table(title="Status", title_justify="left")
-    for column in ("step", "state", "shards", "tasks", "tokens/s", "left", "what is said"):
+    for column in ("step", "state", "shards", "tasks", "tokens/s", "left", "message"):
         table.add_column(column, overflow="fold")
-    for row in found:
+    for row in rows:
         table.add_row(
             row.step,
             row.stand,
@@ -258,7 +262,7 @@ def _print_status(found: list[Row], spent: float | None, clear: bool) -> None:
     if clear and console.is_terminal and not console.is_dumb_terminal:
         console.clear()
     console.print(table)
-    for row in found:
+    for row in rows:
         for failure in row.failures:
             which = failure.job + (f"_{failure.task}" if failure.task is not None else "")
             console.print(f"{row.step}, job {which}: {failure.how} on {failure.node or '?'}")
@@ -266,4 +270,4 @@ def _print_status(found: list[Row], spent: float | None, clear: bool) -> None:
                 console.print(f"  | {line}")
             console.print(f"  log: {failure.log}")
     if spent is not None:
-        console.print(f"GPU-hours so far, as SLURM counts: {spent:.1f}")
+        console.print(f"GPU-hours so far, by SLURM's accounting: {spent:.1f}")

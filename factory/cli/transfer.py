@@ -1,4 +1,4 @@
-"""A transfer between two hubs, from the words of a command line to what is printed at its end."""
+"""A transfer between two hubs, from options to the printed result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SLUG = re.compile(r"[^/@]+/[^/@]*-[0-9a-f]{24}")
 
 @dataclass(frozen=True)
 class TransferOptions:
-    """What is to be carried over, how, and how that is told."""
+    """Options of a transfer."""
 
     what: tuple[str, ...] = ()
     rename: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class TransferOptions:
 
 @contextmanager
 def local_hub(root: Path | None = None) -> Iterator[Connection]:
-    """A server of the local hub, or of another store, for as long as the block lasts."""
+    """Serve the local hub, or another store, while the block lasts."""
     try:
         with connect(root or home_path() / "hub") as connection:
             yield connection
@@ -56,31 +56,31 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
 def transfer(
     source: tuple[str, str | None],
     destination: tuple[str, str | None],
-    wishes: TransferOptions,
+    options: TransferOptions,
     *,
     staging: Path,
     keeps_ids: bool,
 ) -> Iterator[RepoTransfer]:
-    """A transfer between two hubs, each an address and its own token, by way of a folder."""
+    """Open a transfer between two hubs, each an address and its own token, via a folder."""
     configure_clients(source[0] if keeps_ids else destination[0])
     from factory.cli.bar import Bar
-    from factory.hub.sync import transfer as rooms
+    from factory.hub.sync import transfer as transfers
     from factory.hub.sync.destination import Destination
     from factory.hub.sync.mirror import Mirror
     from factory.hub.sync.plan import Options
     from factory.hub.sync.side import HubReader
 
-    bar = Bar(wishes.quiet)
+    bar = Bar(options.quiet)
     in_use = HubError(f"another push or pull is using {staging}", "wait until it is done")
     with file_lock(staging, "lock", in_use):
         to = (Mirror if keeps_ids else Destination)(*destination, staging / "destination")
         try:
-            yield rooms.RepoTransfer(
+            yield transfers.RepoTransfer(
                 HubReader(*source, staging / "source"),
                 to,
-                Options(adopt=wishes.adopt, squash=wishes.squash, private=wishes.private),
+                Options(adopt=options.adopt, squash=options.squash, private=options.private),
                 bar,
-                rooms.rename(list(wishes.rename)),
+                transfers.rename(list(options.rename)),
             )
         finally:
             bar.stop()
@@ -89,31 +89,32 @@ def transfer(
         shutil.rmtree(staging / "destination", ignore_errors=True)
 
 
-def carry(work: RepoTransfer, wishes: TransferOptions) -> None:
-    """Carry over what was asked for, tell it, and raise HubError if some of it could not be."""
-    shelves, repos = named(work, wishes.what)
-    done = [work.preview(*repo) if wishes.dry else work.repo(*repo) for repo in repos]
-    collections = [work.collection(slug, dry=wishes.dry) for slug in shelves]
-    _print(done, collections, wishes)
+def carry(work: RepoTransfer, options: TransferOptions) -> None:
+    """Transfer the selected repos and collections and print the result. Raises HubError for
+    conflicts."""
+    slugs, repos = select(work, options.what)
+    done = [work.preview(*repo) if options.dry else work.repo(*repo) for repo in repos]
+    collections = [work.collection(slug, dry=options.dry) for slug in slugs]
+    _print(done, collections, options)
     if blocked := [outcome for outcome in done if outcome.conflicts]:
         raise HubError(
             "; ".join(conflict for outcome in blocked for conflict in outcome.conflicts),
-            "--adopt-remote leaves what is over there; --rename OLD=NEW takes another name",
+            "--adopt-remote keeps the destination's content; --rename OLD=NEW uses another name",
         )
 
 
 def everything(work: RepoTransfer) -> tuple[str, ...]:
-    """All collections and repos that the source has."""
+    """Return all collections and repos of the source."""
     collections = (collection.slug for collection in work.source.collections())
     return (*collections, *(str(repo) for repo in work.source.repos()))
 
 
-def named(
+def select(
     work: RepoTransfer, what: tuple[str, ...]
 ) -> tuple[list[str], list[tuple[RepoId, str | None]]]:
-    """The collections and the repos, with revisions, that were asked for. Raises HubError.
+    """Return the slugs of collections, and repos with revisions, that `what` names.
 
-    If nothing was, the one collection that the source has.
+    Empty `what` means the only collection of the source. Raises HubError.
     """
     if not what:
         what = tuple(collection.slug for collection in work.source.collections())
@@ -122,39 +123,39 @@ def named(
                 f"{len(what)} collections at {work.source.endpoint}",
                 "name one: " + ", ".join(what) if what else "name a repo",
             )
-    shelves = [word for word in what if _SLUG.fullmatch(word)]
+    slugs = [word for word in what if _SLUG.fullmatch(word)]
     repos: dict[tuple[RepoId, str | None], None] = {}
-    for shelf in shelves:
-        repos |= dict.fromkeys((repo, None) for repo in work.repos_of(shelf))
+    for slug in slugs:
+        repos |= dict.fromkeys((repo, None) for repo in work.repos_of(slug))
     for word in what:
-        if word not in shelves:
+        if word not in slugs:
             name, _, revision = word.partition("@")
             repos |= dict.fromkeys((repo, revision or None) for repo in work.find(name))
-    return shelves, list(repos)
+    return slugs, list(repos)
 
 
 def _print(
-    done: list[RepoOutcome], shelves: list[CollectionOutcome], wishes: TransferOptions
+    done: list[RepoOutcome], collections: list[CollectionOutcome], options: TransferOptions
 ) -> None:
-    if wishes.as_json:
-        found: dict[str, Any] = {
+    if options.as_json:
+        record: dict[str, Any] = {
             "repos": [
                 {**vars(outcome), "repo": str(outcome.repo), "target": str(outcome.target)}
                 for outcome in done
             ],
-            "collections": [vars(shelf) for shelf in shelves],
+            "collections": [vars(collection) for collection in collections],
         }
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(record))
         return
-    if wishes.quiet:
+    if options.quiet:
         return
     from rich.table import Table
 
-    from factory.cli.bar import shown
+    from factory.cli.bar import format_bytes
     from factory.cli.console import console
 
-    table = Table(title="What would be done" if wishes.dry else "Done", title_justify="left")
-    for column in ("repo", "commits", "files", "size", "tags", "remarks"):
+    table = Table(title="Dry run" if options.dry else "Done", title_justify="left")
+    for column in ("repo", "commits", "files", "size", "tags", "notes"):
         table.add_column(column, overflow="fold")
     for outcome in done:
         remarks = [f"conflict: {conflict}" for conflict in outcome.conflicts] + outcome.notes
@@ -162,9 +163,11 @@ def _print(
         if outcome.target != outcome.repo:
             name += f" as {outcome.target}"
         numbers = (str(n) for n in (outcome.commits, outcome.files))
-        table.add_row(name, *numbers, shown(outcome.size), str(outcome.tags), "; ".join(remarks))
+        table.add_row(
+            name, *numbers, format_bytes(outcome.size), str(outcome.tags), "; ".join(remarks)
+        )
     console.print(table)
-    verb = "to change" if wishes.dry else "changed"
-    for shelf in shelves:
-        remarks = [f"{shelf.changes} items {verb}", *shelf.notes]
-        console.print(f"collection {shelf.slug}: {'; '.join(remarks)}")
+    verb = "to change" if options.dry else "changed"
+    for collection in collections:
+        remarks = [f"{collection.changes} items {verb}", *collection.notes]
+        console.print(f"collection {collection.slug}: {'; '.join(remarks)}")

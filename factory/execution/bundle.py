@@ -1,6 +1,7 @@
-"""What a run takes with it to where there is no hub: the recipe, its lock, and where everything
-from outside lies on the shared disk. Written where the hub is; read by offline_hub.py where it is
-not.
+"""Provisions of a run without a hub: the recipe, its lock, and the paths of all inputs on a shared
+disk.
+
+Written where there is a hub; read by offline_hub.py where there is none.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from factory.stage.readers import is_file
 FILE = "provisions.json"
 
 
-class Lying(Record):
-    """A repo at a revision and the directory that its files are in; `content` is what the lock
-    says of it, None for an artifact of ours. No `path` until it is brought there."""
+class ProvidedRepo(Record):
+    """A repo at a revision and its directory; `content` is its digest in the lock, None for an
+    artifact of ours. `path` is None until it is fetched."""
 
     name: RepoId
     kind: Word
@@ -37,15 +38,15 @@ class Lying(Record):
     path: Path | None = None
 
 
-class Known(Record):
-    """An artifact that was on the hub when this was written, whether or not it was brought."""
+class ProvidedArtifact(Record):
+    """An artifact that was on the hub when this was written, whether or not it was fetched."""
 
     manifest: Manifest
     tag: Tag
 
 
 class Provisions(Record):
-    """Everything that steps of one recipe need and that the hub would have told or given them."""
+    """Everything that steps of one recipe need from a hub."""
 
     provisions_version: int = 1
     recipe: Recipe
@@ -55,24 +56,24 @@ class Provisions(Record):
     lock: Lock
     home: Path
     files: dict[str, Path] = Field(default_factory=dict)
-    repos: tuple[Lying, ...] = ()
-    known: tuple[Known, ...] = ()
+    repos: tuple[ProvidedRepo, ...] = ()
+    known: tuple[ProvidedArtifact, ...] = ()
 
     def loaded(self) -> LoadedRecipe:
-        """The recipe as it was when this was written, whatever its file says now."""
+        """Return the recipe as it was when this was written, whatever its file says now."""
         return LoadedRecipe(self.recipe, self.path, self.packaged, self.extends, self.files)
 
     def write(self, directory: Path) -> None:
-        """Into a directory, whole or not at all."""
+        """Write into a directory, atomically."""
         write_atomically(directory / FILE, self.model_dump_json(indent=1, by_alias=True).encode())
 
-    def wanting(self) -> list[Lying]:
-        """What is still to be brought."""
-        return [one for one in self.repos if one.path is None]
+    def wanting(self) -> list[ProvidedRepo]:
+        """Return the repos that are not fetched yet."""
+        return [repo for repo in self.repos if repo.path is None]
 
 
 def read(directory: Path) -> Provisions:
-    """What was written into a directory. Raises WorkError."""
+    """Read the provisions in a directory. Raises WorkError."""
     try:
         return Provisions.model_validate_json((directory / FILE).read_bytes())
     except (OSError, ValidationError) as error:
@@ -85,15 +86,16 @@ def read(directory: Path) -> Provisions:
 def gather(
     loaded: LoadedRecipe,
     pins: Lock,
-    held: Inventory,
+    inventory: Inventory,
     home: Home,
     steps: Sequence[Step],
     names: Collection[str],
     directory: Path,
 ) -> Provisions:
-    """What of all `steps` those of these `names` need, named and not yet brought (`bring`). Local
-    files are copied into `directory`, so that one that is edited meanwhile changes nothing. Raises
-    HubError for a name that is not pinned, WorkError for a file that changed under our hands.
+    """List what the steps `names` of all `steps` need; `bring` fetches it.
+
+    Local files are copied into `directory`, so that an edit during the wait changes nothing. Raises
+    HubError for a name that is not pinned, WorkError for a file that changes while it is copied.
     """
     used = {
         need.source: need
@@ -103,7 +105,7 @@ def gather(
         if isinstance(need, ExternalInput)
     }
     files = {}
-    repos: dict[tuple[str, str, str], Lying] = {}
+    repos: dict[tuple[str, str, str], ProvidedRepo] = {}
     for need in outside(loaded.recipe):
         if is_file(need.source) and need.source in used:
             files[need.source] = _copy(loaded.file(need.source), directory / "files")
@@ -112,15 +114,17 @@ def gather(
             continue
         if pin is None or pin.revision is None:
             raise HubError(
-                f"{need.source} is not on this hub", f"bring it in: factory pull {need.source}"
+                f"{need.source} is not on this hub", f"fetch it: factory pull {need.source}"
             )
         name = need.source.partition("@")[0]
         key: tuple[str, str, str] = (name, need.kind, pin.revision)
-        repos[key] = Lying(name=name, kind=need.kind, revision=pin.revision, content=pin.digest)
-    for found, kind in _artifacts(steps, names, held):
-        if found.directory is None and found.tag is not None:
-            key = (found.manifest.repo, kind, found.tag)
-            repos[key] = Lying(name=key[0], kind=kind, revision=found.tag)
+        repos[key] = ProvidedRepo(
+            name=name, kind=need.kind, revision=pin.revision, content=pin.digest
+        )
+    for artifact, kind in _artifacts(steps, names, inventory):
+        if artifact.directory is None and artifact.tag is not None:
+            key = (artifact.manifest.repo, kind, artifact.tag)
+            repos[key] = ProvidedRepo(name=key[0], kind=kind, revision=artifact.tag)
     return Provisions(
         recipe=loaded.recipe,
         path=loaded.path,
@@ -131,7 +135,7 @@ def gather(
         files=files,
         repos=tuple(repos.values()),
         known=tuple(
-            Known(manifest=step.found.manifest, tag=step.found.tag)
+            ProvidedArtifact(manifest=step.found.manifest, tag=step.found.tag)
             for step in steps
             if step.found is not None and step.found.tag is not None
         ),
@@ -139,11 +143,11 @@ def gather(
 
 
 def bring(provisions: Provisions, hub: Hub, directory: Path) -> Provisions:
-    """Bring everything that is wanting onto the shared disk and write down where it lies. Raises
-    HubError; what was brought before stays brought."""
-    for one in provisions.wanting():
-        lying = one.model_copy(update={"path": hub.fetch(one.name, one.kind, one.revision)})
-        repos = tuple(lying if other == one else other for other in provisions.repos)
+    """Fetch everything that is missing onto the shared disk and record its path. Raises HubError;
+    what was fetched stays."""
+    for repo in provisions.wanting():
+        brought = repo.model_copy(update={"path": hub.fetch(repo.name, repo.kind, repo.revision)})
+        repos = tuple(brought if other == repo else other for other in provisions.repos)
         provisions = provisions.model_copy(update={"repos": repos})
         provisions.write(directory)
     provisions.write(directory)
@@ -151,38 +155,38 @@ def bring(provisions: Provisions, hub: Hub, directory: Path) -> Provisions:
 
 
 def artifacts(provisions: Provisions) -> list[tuple[Manifest, str, Path]]:
-    """The artifacts of ours that were brought: manifest, tag and directory."""
+    """Return the fetched artifacts of ours: manifest, tag and directory."""
     return [
-        (read_manifest(one.path), one.revision, one.path)
-        for one in provisions.repos
-        if one.content is None and one.path is not None
+        (read_manifest(repo.path), repo.revision, repo.path)
+        for repo in provisions.repos
+        if repo.content is None and repo.path is not None
     ]
 
 
 def _artifacts(
-    steps: Sequence[Step], names: Collection[str], held: Inventory
+    steps: Sequence[Step], names: Collection[str], inventory: Inventory
 ) -> list[tuple[ArtifactRef, str]]:
-    """What is made already and is read by the steps of these names, or has rows for them."""
+    """Return existing artifacts that the steps `names` read or may reuse rows of."""
     read = {
         need.step
         for step in steps
         if step.name in names
-        for made in step.slices
-        for need in made.spec.needs
+        for part in step.slices
+        for need in part.spec.needs
         if isinstance(need, StepInput)
     }
-    found: list[tuple[ArtifactRef, str]] = []
+    artifacts: list[tuple[ArtifactRef, str]] = []
     for step in steps:
         if step.found is not None and step.name in read:
-            found.append((step.found, step.repo_type))
+            artifacts.append((step.found, step.repo_type))
         if step.name not in names:
             continue
-        keys = {made.row_key for made in step.slices}
-        for other in held.found:
+        keys = {part.row_key for part in step.slices}
+        for other in inventory.found:
             rows = {record.row_key for record in other.manifest.slices.values()}
             if other.manifest.kind == step.stage.kind and keys & rows:
-                found.append((other, step.repo_type))
-    return found
+                artifacts.append((other, step.repo_type))
+    return artifacts
 
 
 def _copy(path: Path, directory: Path) -> Path:

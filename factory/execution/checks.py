@@ -1,6 +1,7 @@
-"""Check a recipe with its real tokenizers and no weights: every template's contract, every prompt's
-length. What was found is kept by content, so a second look costs nothing. How a recipe uses each
-tokenizer, and which prompts are too long for it, is worked out from numbers alone, at the end.
+"""Check a recipe with its real tokenizers and no weights: chat templates and prompt lengths.
+
+Results are cached by content, so a second check costs nothing. Uses of each tokenizer, and prompts
+that are too long for it, are computed from numbers alone at the end.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ _INDEX = "*.index.json"
 def check(
     loaded: LoadedRecipe, pins: Lock, hub: Hub, home: Home, only: frozenset[str] | None = None
 ) -> list[Check]:
-    """All that is found about a recipe (or `only` these steps of it), errors first.
+    """Return all findings about a recipe (or `only` these steps of it), errors first.
 
     Raises HubError when a tokenizer cannot be fetched, InputError without transformers.
     """
-    found: list[Check] = []
-    for tokenizer in asked(loaded.recipe, only):
+    findings: list[Check] = []
+    for tokenizer in tokenizers(loaded.recipe, only):
         if tokenizer.model.source not in pins.pins:
-            found.append(
+            findings.append(
                 Check(
                     tokenizer.model.source,
                     "warning",
@@ -55,30 +56,32 @@ def check(
             continue
         key = home.root / "check" / f"{_content_key(tokenizer, loaded, pins)}.json"
         if not key.exists():
-            made = [asdict(finding) for finding in _look(tokenizer, loaded, pins, hub)]
-            write_atomically(key, json.dumps(made).encode())
-        found += [Check(**said) for said in json.loads(key.read_text(encoding="utf-8"))]
-    return sorted(found, key=lambda finding: finding.state != "failed")
+            rows = [asdict(finding) for finding in _look(tokenizer, loaded, pins, hub)]
+            write_atomically(key, json.dumps(rows).encode())
+        findings += [Check(**fields) for fields in json.loads(key.read_text(encoding="utf-8"))]
+    return sorted(findings, key=lambda finding: finding.level != "error")
 
 
-def lacking(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
-    """What the steps of a recipe (or `only` these) need of this machine and it does not have."""
+def missing_requirements(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
+    """Return requirements of the steps of a recipe (or `only` these) that this machine lacks."""
     specs: dict[str, tuple[Stage, list[SliceSpec]]] = {}
     for stage, spec in recipe.slices():
         if only is None or spec.step in only:
             specs.setdefault(stage.name, (stage, []))[1].append(spec)
-    return unsettled(recipe, only) + [
+    return unsettled_licenses(recipe, only) + [
         Check(f"stages.{name}", "failed", error.what, error.fix)
-        for name, (stage, mine) in specs.items()
-        for error in stage.missing_requirements(mine)
+        for name, (stage, slices) in specs.items()
+        for error in stage.missing_requirements(slices)
     ]
 
 
-def unsettled(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
-    """Served models whose words cannot be passed on as the recipe says. Of what is on a hub a card
-    says it, which is read when it is fetched; of these nobody but the recipe can, and nobody should
-    be told after everything else is made."""
-    found = {}
+def unsettled_licenses(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
+    """Return served models whose output may not be passed on as the recipe says.
+
+    A repo's card states its licence and is read when it is fetched. For a served model only the
+    recipe can state it, and this is checked before anything is made.
+    """
+    findings = {}
     for stage, spec in recipe.slices():
         for need in spec.needs:
             if isinstance(need, ServedModel) and (only is None or spec.step in only):
@@ -86,8 +89,8 @@ def unsettled(recipe: Recipe, only: Collection[str] | None = None) -> list[Check
                 try:
                     licenses.settle(stage.name, stage.kind, under, recipe.license)
                 except RecipeError as error:
-                    found[spec.step] = Check("licenses", "failed", error.what, error.fix)
-    return list(found.values())
+                    findings[spec.step] = Check("licenses", "failed", error.what, error.fix)
+    return list(findings.values())
 
 
 def gate(
@@ -95,38 +98,42 @@ def gate(
     pins: Lock,
     hub: Hub,
     home: Home,
-    tell: Callable[[str], None],
+    note: Callable[[str], None],
     only: list[str],
     going: Collection[str] = (),
 ) -> Callable[[Step], None]:
-    """What a run calls with every step that it is about to work on: before the first, all that the
-    steps in `going` need of this machine must be there; before the first that needs a model, all
-    of `only` are checked, warnings told and an error raised."""
-    looked = done = False
+    """Return a function to call with every step before it runs.
+
+    Before the first step, all requirements of the steps in `going` must be met. Before the first
+    step that needs a model, all of `only` are checked: warnings are reported, an error raises
+    InputError.
+    """
+    requirements_checked = tokenizers_checked = False
 
     def before(step: Step) -> None:
-        nonlocal looked, done
-        if not looked:
-            looked = True
-            for finding in lacking(loaded.recipe, going):
+        nonlocal requirements_checked, tokenizers_checked
+        if not requirements_checked:
+            requirements_checked = True
+            for finding in missing_requirements(loaded.recipe, going):
                 raise InputError(f"{finding.name}: {finding.seen}", finding.fix)
-        needs_model = bool(asked(loaded.recipe, frozenset({step.name})))
-        if done or not needs_model:
+        needs_model = bool(tokenizers(loaded.recipe, frozenset({step.name})))
+        if tokenizers_checked or not needs_model:
             return
-        done = True
+        tokenizers_checked = True
         for finding in check(loaded, pins, hub, home, frozenset(only)):
-            if finding.state == "failed":
+            if finding.level == "error":
                 raise InputError(f"{finding.name}: {finding.seen}", finding.fix)
-            tell(finding.line())
+            note(finding.line())
 
     return before
 
 
-def _content_key(asked: TokenizerUse, loaded: LoadedRecipe, pins: Lock) -> str:
-    """The content of everything that is looked at, and what looks at it."""
+def _content_key(tokenizer: TokenizerUse, loaded: LoadedRecipe, pins: Lock) -> str:
+    """Return the cache key: the content of everything that is checked, and the version of the
+    check."""
     prompts = {
         f"{use.stage} {spec.name}": [use.does, use.limit, _digest(spec, pins)]
-        for use in asked.uses
+        for use in tokenizer.uses
         for spec in use.prompts
     }
     reads = {
@@ -138,9 +145,9 @@ def _content_key(asked: TokenizerUse, loaded: LoadedRecipe, pins: Lock) -> str:
         {
             "check": _VERSION,
             "transformers": _transformers(),
-            "name": asked.model.source,
-            "model": pins.pins[asked.model.source].digest,
-            "answers": asked.answers,
+            "name": tokenizer.model.source,
+            "model": pins.pins[tokenizer.model.source].digest,
+            "answers": tokenizer.answers,
             "prompts": prompts,
             "read": reads,
         }
@@ -162,8 +169,10 @@ def _transformers() -> str:
     return importlib.metadata.version("transformers")
 
 
-def _look(asked: TokenizerUse, loaded: LoadedRecipe, pins: Lock, hub: Hub) -> Iterator[Check]:
-    name = asked.model.source
+def _look(
+    tokenizer_use: TokenizerUse, loaded: LoadedRecipe, pins: Lock, hub: Hub
+) -> Iterator[Check]:
+    name = tokenizer_use.model.source
     revision = pins.pins[name].revision
     assert revision is not None
     directory = hub.fetch(name.partition("@")[0], "model", revision, _TOKENIZER, (_INDEX,))
@@ -174,19 +183,19 @@ def _look(asked: TokenizerUse, loaded: LoadedRecipe, pins: Lock, hub: Hub) -> It
         yield Check(name, "failed", error.what.replace(str(directory), name), error.fix)
         return
     generation = SimpleNamespace(**_json(directory / "generation_config.json"))
-    found = (
+    faults = (
         template_check.template_faults(tokenizer, generation)
-        if asked.answers
+        if tokenizer_use.answers
         else template_check.opening_faults(tokenizer)
     )
-    for breach in found:
-        yield replace(breach, name=name)
-    if any(breach.state == "failed" for breach in found):
+    for fault in faults:
+        yield replace(fault, name=name)
+    if any(fault.state == "failed" for fault in faults):
         return
     config = _json(directory / "config.json")
     context = (config.get("text_config") or config).get("max_position_embeddings")
     measured: dict[SliceSpec, dict[str, int]] = {}
-    for use in asked.uses:
+    for use in tokenizer_use.uses:
         for spec in use.prompts:
             if spec not in measured:
                 try:
@@ -201,8 +210,8 @@ def _look(asked: TokenizerUse, loaded: LoadedRecipe, pins: Lock, hub: Hub) -> It
 def _lengths(
     tokenizer: Any, spec: SliceSpec, loaded: LoadedRecipe, pins: Lock, hub: Hub
 ) -> Iterator[tuple[str, int]]:
-    """The tokens of every prompt of a slice that comes from outside, by id. Prompts that are made
-    here (translations) are not there yet."""
+    """Yield (id, number of tokens) for every prompt of a slice that is read from outside. Prompts
+    that are made in the run (translations) do not exist yet."""
     stage, need = loaded.recipe.steps().get(spec.step), spec.need("source")
     if not isinstance(stage, Prompts) or not isinstance(need, ExternalInput):
         return
@@ -215,26 +224,26 @@ def _lengths(
     if is_file(need.source) and not path.exists():
         return  # a published line made again: its prompts are there as rows, their file is not
     language = str(spec.language)
-    taken = 0
+    n_rows = 0
     for where, row in stage.rows(path, language):
-        made = row and stage.row(row, where, need.source, language)
-        if not made:
+        prompt = row and stage.row(row, where, need.source, language)
+        if not prompt:
             continue
-        if taken == stage.first:
+        if n_rows == stage.first:
             return
-        taken += 1
+        n_rows += 1
         try:
-            yield made["prompt_id"], len(chat_template.prompt_ids(tokenizer, made["messages"]))
+            yield prompt["prompt_id"], len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
         except InputError as error:
             raise InputError(f"{where}: {error.what}", error.fix) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return fields
 
 
 _PROMPTS = ("prompts", "questions")
@@ -243,8 +252,8 @@ _ADAPTERS = ("adapter", "start", "source")  # what comes from outside and goes w
 
 @dataclass(frozen=True)
 class Use:
-    """How one stage uses a tokenizer: to `answer` with up to `limit` tokens, or to `read` up to
-    `limit` tokens, in the languages of these slices of prompts; no limit where it is trained."""
+    """Use of a tokenizer by one stage: to `answer` with up to `limit` tokens, or to `read` up to
+    `limit` tokens, for these slices of prompts; no limit in training."""
 
     stage: str
     does: Literal["answer", "read"]
@@ -254,22 +263,22 @@ class Use:
 
 @dataclass(frozen=True)
 class TokenizerUse:
-    """A tokenizer: the model that it comes with, whether that one answers (a classifier does not),
-    and its uses."""
+    """A tokenizer: the model that it comes with, whether that model answers (a classifier does
+    not), and its uses."""
 
     model: ExternalInput
     answers: bool
     uses: tuple[Use, ...]
 
 
-def asked(recipe: Recipe, only: frozenset[str] | None = None) -> list[TokenizerUse]:
-    """Every tokenizer that the steps of a recipe need (or `only` those), each once.
+def tokenizers(recipe: Recipe, only: frozenset[str] | None = None) -> list[TokenizerUse]:
+    """Return every tokenizer that the steps of a recipe need (or `only` those), each once.
 
     A model that is trained here has the tokenizer of its base.
     """
     laid = recipe.slices()
     specs = {(spec.step, spec.name): spec for _, spec in laid}
-    found: dict[str, TokenizerUse] = {}
+    uses_by_source: dict[str, TokenizerUse] = {}
     for stage, spec in laid:
         if only is not None and spec.step not in only:
             continue
@@ -283,14 +292,16 @@ def asked(recipe: Recipe, only: frozenset[str] | None = None) -> list[TokenizerU
                 or stage.kind == "prompts"
                 or (need.role == "base" and stage.kind == "model")
             )
-            before = found.get(model.source, TokenizerUse(model, False, ()))
+            before = uses_by_source.get(model.source, TokenizerUse(model, False, ()))
             uses = _with(before.uses, _use(stage, spec, specs))
-            found[model.source] = TokenizerUse(before.model, before.answers or not reads, uses)
-    return list(found.values())
+            uses_by_source[model.source] = TokenizerUse(
+                before.model, before.answers or not reads, uses
+            )
+    return list(uses_by_source.values())
 
 
 def _origin(need: Need, specs: Mapping[tuple[str, str], SliceSpec]) -> ExternalInput | None:
-    """The outside model whose tokenizer a need comes with; None for what is no model."""
+    """Return the outside model whose tokenizer an input comes with; None if it is no model."""
     if isinstance(need, ExternalInput):
         return need if need.kind == "model" and need.role not in _ADAPTERS else None
     if isinstance(need, ServedModel) or need.role == "adapter":
@@ -312,7 +323,7 @@ def _use(stage: Stage, spec: SliceSpec, specs: Mapping[tuple[str, str], SliceSpe
 
 
 def _with(uses: tuple[Use, ...], new: Use | None) -> tuple[Use, ...]:
-    """`uses` with one more, whose prompts join those of the same use in another language."""
+    """Add one use; its prompts join those of the same use in another language."""
     if new is None:
         return uses
     for number, old in enumerate(uses):
@@ -329,7 +340,7 @@ def _key(use: Use) -> tuple[str, Literal["answer", "read"], int | None]:
 def over_long(
     use: Use, about: str, language: str, lengths: Mapping[str, int], context: int | None
 ) -> list[Check]:
-    """What a use's limits mean for prompts of these lengths (tokens, by id) in one language."""
+    """Return findings about prompts of these lengths (tokens, by id) in one language."""
     if use.limit is None or not lengths:
         return []
     longest = max(lengths, key=lambda name: lengths[name])
@@ -344,20 +355,20 @@ def over_long(
     rooms = {name: sampling.room(size, context) for name, size in lengths.items()}
     over = [name for name, room in rooms.items() if not room]
     least = min(use.limit, context // 2)  # what room() leaves at the least
-    found = _too_long(over, lengths, longest, about, where, context - least)
+    findings = _too_long(over, lengths, longest, about, where, context - least)
     short = [room for room in rooms.values() if 0 < room < use.limit]
     if short:
-        left = min(short)
-        found.append(
+        room_left = min(short)
+        findings.append(
             Check(
                 about,
                 "warning",
                 f"{where}: answers to {len(short)} of {len(lengths)} prompts get less than "
-                f"max_tokens {use.limit}, down to {left}, in a context of {context}",
-                f"set stages.{use.stage}.max_tokens to {left} for all to get the same",
+                f"max_tokens {use.limit}, down to {room_left}, in a context of {context}",
+                f"set stages.{use.stage}.max_tokens to {room_left} for all to get the same",
             )
         )
-    return found
+    return findings
 
 
 def _too_long(

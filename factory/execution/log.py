@@ -1,4 +1,4 @@
-"""Report a run as plain lines on stdout, and the words that a terminal's report shares with it."""
+"""Report a run as plain lines on stdout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EVERY = 60.0  # seconds between lines of progress
 
 
 class LogReporter:
-    """Prints plain lines, for programs that call the Python API; `quiet` prints nothing."""
+    """Reporter for programs that call the Python API; `quiet` prints nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -24,7 +24,7 @@ class LogReporter:
             sys.stdout.flush()
 
     def begin(self, step: Step) -> Progress:
-        """Announce a step. Return what takes its progress."""
+        """Announce a step. Return the function that receives its progress."""
         self.note(f"{step.name}: {step.reason}")
         started = latest = time.monotonic()
         at_start: int | None = None
@@ -40,7 +40,7 @@ class LogReporter:
         return progress
 
     def end(self, step: Step, seconds: float | None) -> None:
-        """Say what became of a step."""
+        """Report the end of a step."""
         self.note(end_line(step, seconds))
 
 
@@ -57,7 +57,7 @@ def progress_line(
 
 
 def end_line(step: Step, seconds: float | None) -> str:
-    """Return the end of a step as one line; `seconds` is None for one that was reused."""
+    """Return the end of a step as one line; `seconds` is None for a reused one."""
     if step.state is State.BLOCKED:
         return f"{step.name}: blocked: {step.reason}"
     assert step.found is not None
@@ -68,7 +68,7 @@ def end_line(step: Step, seconds: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: 40 s, 12 min, 3.5 h."""
+    """Format seconds for people: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

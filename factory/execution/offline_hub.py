@@ -1,5 +1,4 @@
-"""What stands in the hub's place where there is none: it answers from provisions on disk, and opens
-no socket whatever it is asked."""
+"""A hub without a network: it answers from provisions on disk and opens no socket."""
 
 from __future__ import annotations
 
@@ -16,31 +15,33 @@ from factory.planning.plan import ArtifactRef, Inventory
 
 
 class _Nobody:
-    """Takes the place of the client: whoever asks it anything is told that there is no hub."""
+    """Client that refuses every request, because there is no hub."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise _refusal("a step asked the hub for something")
+        raise _refusal("a step sent a request to the hub")
 
 
 class Offline(Hub):
-    """A hub that has what was provided and refuses the rest."""
+    """Hub that has what is in the provisions and refuses the rest."""
 
     reachable = False
 
-    def __init__(self, given: Provisions) -> None:
+    def __init__(self, provisions: Provisions) -> None:
         self.endpoint = "offline"
         self._token = None
         self._api = _Nobody()  # type: ignore[assignment]
-        self._given = given
-        self._paths = {(one.name, one.kind, one.revision): one.path for one in given.repos}
+        self._provisions = provisions
+        self._paths = {
+            (repo.name, repo.kind, repo.revision): repo.path for repo in provisions.repos
+        }
 
     def has(self, name: str, kind: str, revision: str) -> bool:
         return self._paths.get((name, kind, revision)) is not None
 
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
-        for one in self._given.repos:
-            if (one.name, one.kind) == (name, kind) and one.content and one.path:
-                return one.revision, one.content
+        for repo in self._provisions.repos:
+            if (repo.name, repo.kind) == (name, kind) and repo.content and repo.path:
+                return repo.revision, repo.content
         return None
 
     def fetch(
@@ -53,22 +54,25 @@ class Offline(Hub):
     ) -> Path:
         path = self._paths.get((name, kind, revision))
         if path is None:
-            raise _refusal(f"{name} at {revision[:12]} was not brought here")
+            raise _refusal(f"{name} at {revision[:12]} is not among the provisions")
         if not path.is_dir():
             raise HubError(
-                f"{name} was brought to {path}, and that is gone",
-                "submit again, which brings it again; is it on a file system that nodes share?",
+                f"{name} was fetched to {path}, which is gone",
+                "submit again to fetch it; the path must be on a shared file system",
             )
         return path
 
     def holdings(self, repos: Mapping[str, str]) -> Inventory:
-        """Every artifact that was there or was brought, whatever repo it is of."""
-        found = Inventory(
-            [ArtifactRef(known.manifest, tag=known.tag) for known in self._given.known]
+        """Return every artifact that was published or fetched, whatever its repo."""
+        inventory = Inventory(
+            [
+                ArtifactRef(artifact.manifest, tag=artifact.tag)
+                for artifact in self._provisions.known
+            ]
         )
-        for manifest, tag, directory in bundle.artifacts(self._given):
-            found.add(ArtifactRef(manifest, directory, tag))
-        return found
+        for manifest, tag, directory in bundle.artifacts(self._provisions):
+            inventory.add(ArtifactRef(manifest, directory, tag))
+        return inventory
 
     def collection(self, slug: str) -> dict[str, str]:
         return {}
@@ -85,5 +89,5 @@ class Offline(Hub):
 def _refusal(what: str) -> HubError:
     return HubError(
         f"{what}, and there is no hub on this node",
-        "submit again, which brings what steps need; to publish: factory publish RECIPE",
+        "submit again to fetch inputs; to publish: factory publish RECIPE",
     )

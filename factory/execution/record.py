@@ -1,4 +1,5 @@
-"""What ran becomes a manifest: files hashed, inputs named, counts checked, circumstances noted."""
+"""Record a finished step as a manifest: files hashed, inputs named, counts checked, environment
+noted."""
 
 from __future__ import annotations
 
@@ -49,16 +50,15 @@ def manifest(
     done: Mapping[str, ArtifactRef],
     out: Path,
     seconds: float,
-    taken: Mapping[str, dict[str, int]],
-    under: Mapping[Need, License | None],
+    reused: Mapping[str, dict[str, int]],
+    licenses_of: Mapping[Need, License | None],
 ) -> Manifest:
-    """The manifest of a step that ran; `taken` are rows taken over, by slice and artifact, `under`
-    says under what each input is. Raises StageError when its counts do not add up, RecipeError for
-    licences that do not go together."""
+    """Return the manifest of a finished step; `reused` counts rows by slice and artifact. Raises
+    StageError if row counts do not add up, RecipeError for licences that do not go together."""
     records = files(out)
     slices = {}
-    for made in step.slices:
-        name = made.spec.name
+    for part in step.slices:
+        name = part.spec.name
         rows = outcome.rows[name]
         if not rows.balanced():
             raise StageError(
@@ -67,22 +67,22 @@ def manifest(
                 "rows went missing without a reason: this is a defect, please report it",
             )
         slices[name] = SliceRecord(
-            fingerprint=made.fingerprint,
-            row_key=made.row_key,
-            identity=made.identity,
-            inputs=[inputs(need, lock, done, under) for need in made.spec.needs],
+            fingerprint=part.fingerprint,
+            row_key=part.row_key,
+            identity=part.identity,
+            inputs=[inputs(need, lock, done, licenses_of) for need in part.spec.needs],
             rows=rows,
             digest=_digest(step, name, records),
-            taken_over=taken.get(name, {}),
+            taken_over=reused.get(name, {}),
         )
-    languages = {made.spec.language for made in step.slices}
-    read = [record for made in slices.values() for record in made.inputs]
+    languages = {part.spec.language for part in step.slices}
+    read = [record for part in slices.values() for record in part.inputs]
     fields = step.stage.model_dump(mode="json", exclude={"how"}, by_alias=True)
     how = step.stage.how.model_dump(mode="json")
     upstream = {record.step for record in read if record.step}
     return Manifest(
         repo=step.repo,
-        license=license_of(recipe, step, under),
+        license=license_of(recipe, step, licenses_of),
         recipe=recipe.name,
         step=step.name,
         stage=step.stage.name,
@@ -97,7 +97,7 @@ def manifest(
         seed=recipe.seed,
         slices=slices,
         files=records,
-        models=_models(step, lock, done, under),
+        models=_models(step, lock, done, licenses_of),
         stats=outcome.stats,
         samples=samples.take(out, list(slices)) if step.repo_type == "dataset" else [],
         references=citations.citation_keys(
@@ -118,10 +118,10 @@ def manifest(
 
 def _cost(outcome: Outcome, seconds: float) -> Cost:
     spent = outcome.spent
-    held = None if spent is None else spent.gpu_seconds
+    gpu_seconds = None if spent is None else spent.gpu_seconds
     cost = Cost(
         wall_seconds=round(seconds, 1),
-        gpu_hours=(seconds * gpus() if held is None else held) / 3600,
+        gpu_hours=(seconds * gpus() if gpu_seconds is None else gpu_seconds) / 3600,
         tokens=outcome.tokens,
     )
     if spent is None:
@@ -136,22 +136,22 @@ def _cost(outcome: Outcome, seconds: float) -> Cost:
 
 
 def departures(recipe: Recipe, step: Step) -> dict[str, str]:
-    """Where the recipe departs from what it follows, and why: at the stage of a step, or at one
-    that it rests on."""
+    """Return where the recipe departs from the method it follows, and why, for the stage of a step
+    and the stages that it builds on."""
     reads: dict[str, set[str]] = {}
     for stage, spec in recipe.slices():
-        found = reads.setdefault(stage.name, {stage.name})
+        stages = reads.setdefault(stage.name, {stage.name})
         for need in spec.needs:
             if isinstance(
                 need, StepInput
             ):  # in the order of the line: what is read is there already
-                found |= reads[need.step.partition("[")[0]]
+                stages |= reads[need.step.partition("[")[0]]
     concerned = reads[step.stage.name]
     return {at: why for at, why in recipe.departures.items() if at.partition(".")[0] in concerned}
 
 
 def imported(repo: str, origin: Mapping[str, Any], out: Path, **more: Any) -> Manifest:
-    """The manifest of a model brought in from a package; `more` is license, base_model and
+    """Return the manifest of a model imported from a package; `more` is license, base_model and
     relation."""
     records = files(out)
     digest = content_digest((record.path, record.sha256) for record in records)
@@ -189,7 +189,7 @@ def imported(repo: str, origin: Mapping[str, Any], out: Path, **more: Any) -> Ma
 
 
 def files(out: Path) -> list[FileRecord]:
-    """Every file below `out`, hashed; tables with their number of rows."""
+    """List every file below `out` with its hash; tables with their number of rows."""
     return [
         FileRecord(
             path=path.relative_to(out).as_posix(),
@@ -206,10 +206,10 @@ def inputs(
     need: Need,
     lock: Lock,
     done: Mapping[str, ArtifactRef],
-    under: Mapping[Need, License | None] | None = None,
+    licenses_of: Mapping[Need, License | None] | None = None,
 ) -> InputRecord:
-    """What a need turned out to be, and `under` what."""
-    license = (under or {}).get(need)
+    """Return the record of one input, with its licence."""
+    license = (licenses_of or {}).get(need)
     if isinstance(need, ServedModel):
         return InputRecord(
             role=need.role, digest=need.digest, source=need.model, license=license, served=True
@@ -223,16 +223,16 @@ def inputs(
             revision=pin.revision,
             license=license,
         )
-    found = done[need.step]
-    record = found.manifest.slices[need.slice]
+    artifact = done[need.step]
+    record = artifact.manifest.slices[need.slice]
     return InputRecord(
         role=need.role,
-        digest=content(found.manifest, need),
+        digest=content(artifact.manifest, need),
         step=need.step,
         slice=need.slice,
         fingerprint=record.fingerprint,
-        repo=found.manifest.repo,
-        tag=found.tag or found.manifest.tag,
+        repo=artifact.manifest.repo,
+        tag=artifact.tag or artifact.manifest.tag,
         license=license,
         checkpoint=need.checkpoint,
     )
@@ -244,39 +244,40 @@ def stated(
     places: Mapping[Need, Place],
     done: Mapping[str, ArtifactRef],
 ) -> dict[Need, License | None]:
-    """Under what each need is: what its manifest says, or the recipe, or the card beside it. A
-    file is the recipe's own, so it is under what the recipe says of itself; of a served model
-    nobody but the recipe can say it."""
+    """Return the licence of each input: from its manifest, the recipe, or its card.
+
+    A local file has the licence of the recipe. For a served model only the recipe can state one.
+    """
     own = {
         key.replace("{language}", code): license
         for key, license in recipe.licenses.items()
         for code in recipe.languages
     }
-    found: dict[Need, License | None] = {}
+    licenses_of: dict[Need, License | None] = {}
     for need in needs:
         if isinstance(need, ServedModel):
-            found[need] = own.get(need.model)
+            licenses_of[need] = own.get(need.model)
         elif isinstance(need, StepInput):
-            found[need] = done[need.step].manifest.license
-        elif said := own.get(need.source) or own.get(need.source.partition("@")[0]):
-            found[need] = said
+            licenses_of[need] = done[need.step].manifest.license
+        elif license := own.get(need.source) or own.get(need.source.partition("@")[0]):
+            licenses_of[need] = license
         elif is_file(need.source):
-            found[need] = recipe.license
+            licenses_of[need] = recipe.license
         else:
             card = places[need].path / "README.md"
             try:
-                found[need] = licenses.stated_license(card.read_text(encoding="utf-8"))
+                licenses_of[need] = licenses.stated_license(card.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, InputError):
-                found[need] = None
-    return found
+                licenses_of[need] = None
+    return licenses_of
 
 
-def license_of(recipe: Recipe, step: Step, under: Mapping[Need, License | None]) -> License:
-    """Under what a step's artifact is. Scores on a benchmark hold nothing of its data, so its
-    licence binds nobody who reads them. Raises RecipeError."""
+def license_of(recipe: Recipe, step: Step, licenses_of: Mapping[Need, License | None]) -> License:
+    """Return the licence of a step's artifact. Benchmark scores hold no data of the benchmark, so
+    its licence does not bind them. Raises RecipeError."""
     read = [
         (_called(need), license)
-        for need, license in under.items()
+        for need, license in licenses_of.items()
         if step.stage.kind != "results"
         or not isinstance(need, ExternalInput)
         or need.kind == "model"
@@ -291,43 +292,46 @@ def _called(need: Need) -> str:
 
 
 def _models(
-    step: Step, lock: Lock, done: Mapping[str, ArtifactRef], under: Mapping[Need, License | None]
+    step: Step,
+    lock: Lock,
+    done: Mapping[str, ArtifactRef],
+    licenses_of: Mapping[Need, License | None],
 ) -> list[InputRecord]:
-    """The models a step used, each once."""
-    found: dict[str, InputRecord] = {}
-    for made in step.slices:
-        for need in made.spec.needs:
+    """Return the models that a step used, each once."""
+    models: dict[str, InputRecord] = {}
+    for part in step.slices:
+        for need in part.spec.needs:
             if isinstance(need, StepInput):
                 model = done[need.step].manifest.kind in ("model", "adapter")
             else:
                 model = isinstance(need, ServedModel) or need.kind == "model"
             if model:
-                record = inputs(need, lock, done, under)
-                found.setdefault(record.digest, record)
-    return list(found.values())
+                record = inputs(need, lock, done, licenses_of)
+                models.setdefault(record.digest, record)
+    return list(models.values())
 
 
 def _digest(step: Step, name: str, records: list[FileRecord]) -> str:
-    """Content of one slice: the files of its own folder, or all of them for a model."""
+    """Return the content digest of one slice: the files of its folder, or all files of a model."""
     prefix = f"data/{name}"
-    mine = [
+    in_slice = [
         record
         for record in records
         if step.repo_type == "model" or record.path.rpartition("/")[0] == prefix
     ]
-    return content_digest((record.path, record.sha256) for record in mine)
+    return content_digest((record.path, record.sha256) for record in in_slice)
 
 
 def environment(device: bool = False) -> dict[str, str]:
-    """Versions and machine kind, and the device where one was used: torch may also be there for
-    another step of the same process. No names, paths or variables of the machine."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    """Return package versions and machine type, with the GPU if one was used (`device`). Holds no
+    names, paths or variables of the machine."""
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     if device and (torch := sys.modules.get("torch")):
         gpu = torch.cuda.is_available()
-        found["device"] = torch.cuda.get_device_name(0) if gpu else "cpu"
-    return found
+        versions["device"] = torch.cuda.get_device_name(0) if gpu else "cpu"
+    return versions

@@ -1,7 +1,7 @@
-"""Do again what somebody published: the recipe from its artifacts, run anew, set side by side.
+"""Reproduce a published collection: run its recipe again and compare.
 
-Steps before the one that is named are taken as they were published; the others are run into
-repos of their own, so that nothing published is touched or mistaken for what was made again.
+Steps before the first one to run are taken as published. The others go into repos of their own, so
+that nothing published is changed or mistaken for the reproduction.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from pathlib import Path
 
 from factory.artifacts.workdir import Home
 from factory.errors import RecipeError, nearest
-from factory.execution import resolve, run
 from factory.execution.diff import Difference, compare
-from factory.execution.run import Reporter
+from factory.execution.run import Reporter, Run
 from factory.hub.client import Hub
 from factory.planning import lock
 from factory.planning.lock import Lock
@@ -28,7 +27,7 @@ AGAIN = "-again"  # after the org, for what is made again
 
 @dataclass(frozen=True)
 class PublishedCollection:
-    """A collection as it was published: its recipe and lock, and every artifact that they give."""
+    """Published collection: recipe, lock, and the planned steps with their artifacts."""
 
     loaded: LoadedRecipe
     pins: Lock
@@ -36,16 +35,15 @@ class PublishedCollection:
 
 
 def read(hub: Hub, slug: str, directory: Path) -> PublishedCollection:
-    """What a collection says of itself. `directory` is where its recipe may lie meanwhile.
+    """Read a collection from its newest artifact; its recipe is written into `directory`.
 
-    The recipe is that of the newest artifact of the last stage there is. Raises HubError, or
-    RecipeError for a collection without an artifact of ours.
+    Raises HubError, or RecipeError for a collection without an artifact of ours.
     """
     repos = hub.collection(slug)
-    held = hub.holdings(repos)
-    if not held.found:
+    inventory = hub.holdings(repos)
+    if not inventory.found:
         raise RecipeError(f"{slug} holds no artifact with a manifest", "name another collection")
-    newest = max(held.found, key=lambda found: found.manifest.created)
+    newest = max(inventory.found, key=lambda artifact: artifact.manifest.created)
     root = hub.fetch(newest.manifest.repo, repo_type(newest.manifest.kind), str(newest.tag))
     if not newest.manifest.recipe or not (root / "recipe.yaml").is_file():
         raise RecipeError(f"{newest.manifest.repo} holds no recipe", "it cannot be made again")
@@ -54,39 +52,39 @@ def read(hub: Hub, slug: str, directory: Path) -> PublishedCollection:
     loaded = load(str(path))
     pins = lock.read(root / "recipe.lock.yaml")
     if pins is None:
-        raise RecipeError(f"{newest.manifest.repo} holds no lock", "it cannot be made again")
-    return PublishedCollection(loaded, pins, plan(loaded.recipe, pins, held))
+        raise RecipeError(f"{newest.manifest.repo} holds no lock", "it cannot be reproduced")
+    return PublishedCollection(loaded, pins, plan(loaded.recipe, pins, inventory))
 
 
 def models(published: PublishedCollection, start: str | None) -> list[str]:
-    """What has to be on the hub to run from `start` on: models as `org/name@commit`."""
-    found = {}
+    """Return the models and datasets that a run from `start` needs, as `org/name@commit`."""
+    kinds = {}
     for step in _anew(published, start):
-        for made in step.slices:
-            for need in made.spec.needs:
+        for part in step.slices:
+            for need in part.spec.needs:
                 if isinstance(need, ExternalInput) and not is_file(need.source):
                     pin = published.pins.pins[need.source]
-                    found[f"{need.source.partition('@')[0]}@{pin.revision}"] = need.kind
-    return [f"datasets/{name}" if kind == "dataset" else name for name, kind in found.items()]
+                    kinds[f"{need.source.partition('@')[0]}@{pin.revision}"] = need.kind
+    return [f"datasets/{name}" if kind == "dataset" else name for name, kind in kinds.items()]
 
 
-def again(
-    published: PublishedCollection, start: str | None, hub: Hub, home: Home, report: Reporter
+def reproduce(
+    published: PublishedCollection, start: str | None, hub: Hub, home: Home, reporter: Reporter
 ) -> dict[str, Difference]:
-    """Run from `start` on (the first step that reads no file, if None) and compare with what was
-    published, by step. Run again after a stop, it goes on where it was."""
+    """Run from `start` on (None: from the first step that reads no file) and compare with what was
+    published, by step. A second call after a stop resumes."""
     anew = [step.name for step in _anew(published, start)]
     recipe = published.loaded.recipe
-    mine = recipe.model_copy(
+    copy = recipe.model_copy(
         update={"org": recipe.org + AGAIN, "description": f"{recipe.name}, made again"}
     )
-    loaded = LoadedRecipe(mine, published.loaded.path, packaged=False)
-    held = resolve.holdings(loaded, published.pins, hub, home)
+    loaded = LoadedRecipe(copy, published.loaded.path, packaged=False)
+    second = Run.begin(loaded, published.pins, hub, home, reporter)
     for step in published.steps:
         if step.name not in anew and step.found is not None:
-            held.add(step.found)
-    run.execute(loaded, published.pins, held, anew, hub, home, report)
-    done = {step.name: step.found for step in plan(mine, published.pins, held) if step.found}
+            second.plan.add(step.found)
+    second.execute(anew)
+    done = second.plan.done
     return {
         step.name: compare(_directory(step.found, hub), _directory(done[step.name], hub))
         for step in published.steps
@@ -95,46 +93,46 @@ def again(
 
 
 def _anew(published: PublishedCollection, start: str | None) -> list[Step]:
-    """The steps to be run. Raises RecipeError for one that cannot be."""
+    """Return the steps to run. Raises RecipeError for a step that cannot be run."""
     steps = {step.name: step for step in published.steps if step.slices}
     if start is None:
         start = next((name for name, step in steps.items() if _runs_here(step)), next(iter(steps)))
     if start not in steps:
-        known = ", ".join(steps)
-        raise RecipeError(f"no step {start!r}{nearest(start, steps)}", f"steps: {known}")
+        names_of_steps = ", ".join(steps)
+        raise RecipeError(f"no step {start!r}{nearest(start, steps)}", f"steps: {names_of_steps}")
     names = list(steps)
     anew = {name: steps[name] for name in names[names.index(start) :]}
     for step in anew.values():
         if not _runs_here(step) and any(
             isinstance(n, ExternalInput) and is_file(n.source)
-            for m in step.slices
-            for n in m.spec.needs
+            for part in step.slices
+            for n in part.spec.needs
         ):
             raise RecipeError(
                 f"{step.name} was read from a file that was not published, only its rows",
                 f"start from a later step: {', '.join(n for n in names if _runs_here(steps[n]))}",
             )
     for step in anew.values():
-        for made in step.slices:
-            for need in made.spec.needs:
+        for part in step.slices:
+            for need in part.spec.needs:
                 if isinstance(need, StepInput) and need.step not in anew:
                     _must_be_there(steps, need.step, step.name)
     return list(anew.values())
 
 
 def _runs_here(step: Step) -> bool:
-    """Whether a step reads nothing but what the collection and the hub have."""
-    return any(isinstance(need, StepInput) for made in step.slices for need in made.spec.needs)
+    """Return whether a step reads only artifacts of the collection and the hub."""
+    return any(isinstance(need, StepInput) for part in step.slices for need in part.spec.needs)
 
 
 def _must_be_there(steps: Mapping[str, Step], name: str, asked_by: str) -> None:
     if name not in steps or steps[name].state is not State.REUSE:
         raise RecipeError(
-            f"{asked_by} reads {name}, which the collection does not have as its recipe says",
+            f"{asked_by} reads {name}, which the collection lacks in the version of its recipe",
             f"start from {name} or earlier with --from",
         )
 
 
-def _directory(found: ArtifactRef, hub: Hub) -> Path:
-    kind = repo_type(found.manifest.kind)
-    return found.directory or hub.fetch(found.manifest.repo, kind, str(found.tag))
+def _directory(artifact: ArtifactRef, hub: Hub) -> Path:
+    kind = repo_type(artifact.manifest.kind)
+    return artifact.directory or hub.fetch(artifact.manifest.repo, kind, str(artifact.tag))

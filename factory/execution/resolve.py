@@ -1,9 +1,9 @@
-"""What there is to work with: outside names pinned and brought in, artifacts that exist."""
+"""Resolve the inputs of a run: pin and import outside names, list existing artifacts."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from factory.artifacts.hashing import MANIFEST
@@ -13,7 +13,7 @@ from factory.execution import builtin_models
 from factory.hub.client import Hub
 from factory.planning import lock
 from factory.planning.lock import Lock, Pin
-from factory.planning.plan import ArtifactRef, Inventory, plan, repo_type, repos
+from factory.planning.plan import ArtifactRef, Inventory, Plan, repo_type, repos
 from factory.planning.recipe import LoadedRecipe
 from factory.stage.inputs import ExternalInput
 
@@ -22,16 +22,17 @@ def resolve(
     loaded: LoadedRecipe,
     hub: Hub,
     home: Home,
-    tell: Callable[[str], None] | None,
+    note: Callable[[str], None] | None,
     frozen: bool = False,
     update: bool = False,
 ) -> tuple[Lock, list[str]]:
-    """The recipe's lock, written beside it when it changed, and what it could not pin.
+    """Return the recipe's lock and the sources that it could not pin; a changed lock is written
+    beside the recipe.
 
-    With `tell`, pocket models that the hub lacks are imported, and it is told so; without, they
-    stay unpinned, as for a plan. `update` takes what the hub has now instead of what was pinned;
-    `frozen` refuses whatever is not pinned or differs. Raises HubError for any name that the hub
-    does not have, RecipeError for a frozen lock that would change.
+    With `note`, built-in models that the hub lacks are imported, and `note` reports it; without,
+    they stay unpinned, as for a plan. `update` pins what the hub has now; `frozen` refuses whatever
+    is not pinned or differs. Raises HubError for a name that the hub does not have, RecipeError for
+    a frozen lock that would change.
     """
     path = lock.path_of(loaded)
     old = None if update else lock.read(path)
@@ -42,24 +43,24 @@ def resolve(
             return pinned
         if name in builtin_models.POCKET and not hub.holdings({name: "model"}).found:
             # by its tag: an import that was cut off leaves a repo, but no tag
-            if tell is None:
+            if note is None:
                 return None
-            tell(f"bringing in {name}")
+            note(f"importing {name}")
             _import(name, hub, home)
-        found = hub.pin(name, need.kind, revision or "main")
-        if found is None:
+        pin = hub.pin(name, need.kind, revision or "main")
+        if pin is None:
             raise HubError(
                 f"{hub.endpoint} has no {need.kind} {name}",
-                f"check the name and, if it is private, your token; or bring it in where there is "
+                f"check the name and, for a private repo, the token; or fetch it where there is "
                 f"a network: factory pull {name}",
             )
-        if pinned and pinned.digest != found[1]:
+        if pinned and pinned.digest != pin[1]:
             raise HubError(
                 f"{path.name} pins {name} to content that {hub.endpoint} does not have",
-                f"bring it in (factory pull {name}@{pinned.revision}), or remove its lines from "
+                f"fetch it (factory pull {name}@{pinned.revision}), or remove its lines from "
                 f"{path} to take what is there",
             )
-        return Pin(revision=found[0], digest=found[1])  # the same content, as this hub calls it
+        return Pin(revision=pin[0], digest=pin[1])  # the same content, as this hub calls it
 
     new, absent = lock.resolve(loaded, old, ask)
     if frozen:
@@ -93,29 +94,40 @@ def _import(name: str, hub: Hub, home: Home) -> None:
         hub.publish(out, manifest, name, "model", private=False)
 
 
-def holdings(loaded: LoadedRecipe, pins: Lock, hub: Hub, home: Home) -> Inventory:
-    """What exists of a recipe: on the hub, at rest here, and half-way.
+def plan(loaded: LoadedRecipe, pins: Lock, hub: Hub, home: Home) -> Plan:
+    """Return the plan of a recipe for what exists of it. Raises HubError."""
+    steps = Plan(loaded.recipe, pins, Inventory())  # their fingerprints say what to look for
+    steps.take(inventory(loaded, {step.fingerprint for step in steps.steps}, hub, home))
+    return steps
 
-    What another recipe of the same org made here counts too, if it is the very same thing; so do
-    the recipes it extends, and the collections under `reuse:`. Raises HubError.
+
+def inventory(
+    loaded: LoadedRecipe, fingerprints: Collection[str], hub: Hub, home: Home
+) -> Inventory:
+    """Return what exists of a recipe: published, in work directories, and begun.
+
+    Artifacts of another recipe of the same org count if their fingerprint is among `fingerprints`
+    (of steps). So do those of the recipes that it extends, and of the collections under `reuse:`.
+    Raises HubError.
     """
     recipe = loaded.recipe
-    asked = {step.fingerprint for step in plan(recipe, pins, Inventory())}
     at_rest = Inventory()
     for work in home.all_work(recipe.org):
         manifest = work.manifest()
         if manifest is None:
             if (progress := work.progress()) is not None:
                 at_rest.partial[work.fingerprint] = progress
-        elif manifest.recipe == recipe.name or manifest.fingerprint in asked:
+        elif manifest.recipe == recipe.name or manifest.fingerprint in fingerprints:
             at_rest.add(ArtifactRef(manifest, directory=work.artifact))
-    others: dict[str, str] = {f.manifest.repo: repo_type(f.manifest.kind) for f in at_rest.found}
+    repo_types: dict[str, str] = {
+        artifact.manifest.repo: repo_type(artifact.manifest.kind) for artifact in at_rest.found
+    }
     for org, name in loaded.extends:
-        others |= repos(recipe.model_copy(update={"org": org, "name": name}))
+        repo_types |= repos(recipe.model_copy(update={"org": org, "name": name}))
     for slug in recipe.reuse:
-        others |= hub.collection(slug)
-    found = hub.holdings(others | repos(recipe))
-    for release_turn in at_rest.found:
-        found.add(release_turn)
-    found.partial = at_rest.partial
-    return found
+        repo_types |= hub.collection(slug)
+    existing = hub.holdings(repo_types | repos(recipe))
+    for artifact in at_rest.found:
+        existing.add(artifact)
+    existing.partial = at_rest.partial
+    return existing

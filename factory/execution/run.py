@@ -6,8 +6,9 @@ import errno
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 from factory import config
 from factory.artifacts import reuse
 from factory.artifacts.hashing import content_digest, file_sha256
+from factory.artifacts.manifest import License, Manifest
 from factory.artifacts.workdir import Clock, Home, Work
 from factory.engines.choose import EngineKnobs, processes
 from factory.errors import (
@@ -32,208 +34,107 @@ from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
 from factory.pairs.selection import Selection
 from factory.planning.lock import Lock
-from factory.planning.plan import ArtifactRef, Inventory, State, Step, plan
+from factory.planning.plan import ArtifactRef, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.reports.cards import card, figures
-from factory.stage.job import Job, PartDone, Progress
+from factory.stage.inputs import Need
+from factory.stage.job import Job, PartDone, Place, Progress
 from factory.stage.outcome import Outcome
 
 
 class Workers(Protocol):
-    """Who starts several processes that each make a part of a step's shards, each on so many
-    GPUs of its own, and waits for them."""
+    """Starts processes that each make a part of a step's shards, and waits for them."""
 
-    def __call__(self, step: str, count: int, gpus: int) -> None: ...
+    def __call__(self, step: str, count: int, gpus: int) -> None:
+        """Make all shards of a step in `count` processes of `gpus` GPUs each."""
 
 
 class Reporter(Protocol):
-    """Who is told what happens; the command line is one."""
+    """Receives the events of a run; the command line implements it."""
 
     def note(self, text: str) -> None:
-        """One line about something outside the steps."""
+        """Report one line about something outside the steps."""
 
     def begin(self, step: Step) -> Progress:
-        """A step starts; what is returned is told how far it is."""
+        """Report that a step starts. Return the function that receives its progress."""
 
     def end(self, step: Step, seconds: float | None) -> None:
-        """A step is done (after so many seconds), reused or blocked (None)."""
+        """Report that a step is done after so many seconds, or reused or blocked (None)."""
 
 
 def run(
     loaded: LoadedRecipe,
     hub: Hub,
     home: Home,
-    report: Reporter,
+    reporter: Reporter,
     only: Sequence[str] = (),
     until: str | None = None,
     frozen: bool = False,
     part: tuple[int, int] | None = None,
-    fan: Workers | None = None,
+    workers: Workers | None = None,
 ) -> list[Step]:
-    """Run what must run, publish what is done, and return every step as it then stands.
+    """Run a recipe's steps that are due and publish them. Return every step as it then stands.
 
-    `only` names the steps to run, `until` the last one; `frozen` refuses to run on anything that
-    the lock does not pin as it is. `part` (number, of) makes this part of the shards of one step
-    and nothing else; `fan` is told to make all shards of a step in so many processes where the
-    machine has GPUs for them. A hub that fails does not stop the line:
-    sealed work is published by the next run. Raises FactoryError.
+    `only` names the steps to run, `until` the last one. `frozen` refuses any input that the lock
+    does not pin as it is. `part` (number, of) makes this part of the shards of one step and nothing
+    else. `workers` makes the shards of a step in several processes where the machine has the GPUs.
+    A hub that fails does not stop the run: the next run publishes what is sealed. Raises
+    FactoryError.
     """
-    names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
-    wanted = select(names, only, until)  # before anything is fetched for a misspelt one
-    with _stoppable(), _explained(home):
-        pins, _ = resolve.resolve(loaded, hub, home, report.note, frozen)
-        held = resolve.holdings(loaded, pins, hub, home)
-        execute(loaded, pins, held, wanted, hub, home, report, part, fan)
-    return plan(loaded.recipe, pins, held)
+    step_names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
+    names = select(step_names, only, until)  # before anything is fetched for a misspelt one
+    with _stoppable(), _disk_full_explained(home):
+        pins, _ = resolve.resolve(loaded, hub, home, reporter.note, frozen)
+        this = Run.begin(loaded, pins, hub, home, reporter, part)
+        this.execute(names, workers)
+    return this.plan.steps
 
 
-def apart(
-    given: Provisions,
-    report: Reporter,
+def run_offline(
+    bundle: Provisions,
+    reporter: Reporter,
     name: str,
     part: tuple[int, int] | None = None,
     seal: bool = False,
 ) -> None:
-    """Run one step where there is no hub: all of it, a part of its shards, or (`seal`) what is
-    left to do when all shards are there. Nothing is published. Raises FactoryError, a StageError
-    for a seal that lacks shards."""
-    loaded, home, hub = given.loaded(), Home(given.home), Offline(given)
-    with _stoppable(), _explained(home):
-        _unchanged(loaded, given.lock)
-        held = resolve.holdings(loaded, given.lock, hub, home)
+    """Run one step without a hub: all of it, a part of its shards, or (`seal`) what is left to do
+    when all shards are there. Publishes nothing. Raises FactoryError, a StageError for a seal that
+    lacks shards."""
+    loaded, home = bundle.loaded(), Home(bundle.home)
+    with _stoppable(), _disk_full_explained(home):
+        _check_files(loaded, bundle.lock)
+        this = Run.begin(loaded, bundle.lock, Offline(bundle), home, reporter, part)
         if seal:
-            _all_there(_find(plan(loaded.recipe, given.lock, held), name), loaded, home)
-        execute(loaded, given.lock, held, [name], hub, home, report, part)
+            this.check_shards(this.plan.step(name))
+        this.execute([name])
 
 
-def work_of(given: Provisions, name: str) -> Work:
-    """The work directory of a step, where there is no hub. Raises FactoryError."""
-    loaded, home = given.loaded(), Home(given.home)
-    held = resolve.holdings(loaded, given.lock, Offline(given), home)
-    step = _find(plan(loaded.recipe, given.lock, held), name)
-    return home.work(loaded.recipe.org, step.fingerprint)
+def work_directory(bundle: Provisions, name: str) -> Work:
+    """Return the work directory of a step, without a hub. Raises FactoryError."""
+    loaded, home = bundle.loaded(), Home(bundle.home)
+    plan = resolve.plan(loaded, bundle.lock, Offline(bundle), home)
+    return home.work(loaded.recipe.org, plan.step(name).fingerprint)
 
 
-def _unchanged(loaded: LoadedRecipe, pins: Lock) -> None:
+def publish(loaded: LoadedRecipe, hub: Hub, home: Home, reporter: Reporter) -> list[Step]:
+    """Publish what is sealed and not on the hub; run nothing. Return every step as it then stands.
+    Raises FactoryError."""
+    with _stoppable(), _disk_full_explained(home):
+        pins, _ = resolve.resolve(loaded, hub, home, None)
+        this = Run.begin(loaded, pins, hub, home, reporter)
+        this.execute([step.name for step in this.plan.steps if step.state is State.PUBLISH])
+    return this.plan.steps
+
+
+def _check_files(loaded: LoadedRecipe, pins: Lock) -> None:
     for source, path in loaded.files.items():
         digest = content_digest([("rows", file_sha256(path))])
         if pins.pins[source].digest != digest:
             raise RecipeError(f"{path} is not what was submitted", "submit again")
 
 
-def _all_there(step: Step, loaded: LoadedRecipe, home: Home) -> None:
-    if step.state is not State.RUN:
-        return
-    there = home.work(loaded.recipe.org, step.fingerprint).progress()
-    if there is None or there[0] < there[1]:
-        missing = f"{there[1] - there[0]} of {there[1]}" if there else "all"
-        raise StageError(
-            f"{step.name} cannot be sealed: {missing} shards are missing",
-            "their tasks failed, see factory status; submit again, which makes what is missing",
-        )
-
-
-def publish(loaded: LoadedRecipe, hub: Hub, home: Home, report: Reporter) -> list[Step]:
-    """Publish what is sealed and not on the hub, run nothing, and return every step as it then
-    stands. Raises FactoryError."""
-    with _stoppable(), _explained(home):
-        pins, _ = resolve.resolve(loaded, hub, home, None)
-        held = resolve.holdings(loaded, pins, hub, home)
-        steps = plan(loaded.recipe, pins, held)
-        ready = [step.name for step in steps if step.state is State.PUBLISH]
-        execute(loaded, pins, held, ready, hub, home, report)
-    return plan(loaded.recipe, pins, held)
-
-
-def execute(
-    loaded: LoadedRecipe,
-    pins: Lock,
-    held: Inventory,
-    wanted: Sequence[str],
-    hub: Hub,
-    home: Home,
-    report: Reporter,
-    part: tuple[int, int] | None = None,
-    fan: Workers | None = None,
-) -> None:
-    """Run and publish these steps, in their order; `held` takes in what comes of them. Raises
-    FactoryError, a HubError at the end for what is made and could not be published."""
-    unpublished: list[HubError] = []
-    shelved = False
-    planned = plan(loaded.recipe, pins, held)
-    going = {s.name for s in planned if s.name in wanted and s.state is State.RUN}
-    check_first = checks.gate(loaded, pins, hub, home, report.note, list(wanted), going)
-    for name in wanted:
-        step = _find(plan(loaded.recipe, pins, held), name)
-        seconds, published = None, False
-        if part is not None:
-            _in_parts(step, wanted)
-        if step.state is State.RUN:
-            check_first(step)
-            if part is None and fan is not None:
-                _fan_out(step, home.work(loaded.recipe.org, step.fingerprint), fan)
-            seconds = _work(loaded, pins, step, held, hub, home, report, part)
-            step = _find(plan(loaded.recipe, pins, held), name)
-        if part is not None:
-            return
-        if step.state is State.PUBLISH and hub.reachable:
-            try:
-                tag = _publish(loaded, step, hub)
-            except HubError as error:
-                report.note(f"{name} is not published: {error.what}")
-                unpublished.append(error)
-            else:
-                assert step.found is not None
-                held.add(ArtifactRef(step.found.manifest, tag=tag))
-                step = _find(plan(loaded.recipe, pins, held), name)
-                published = True
-        if published:
-            shelved = _shelve(loaded, pins, held, hub, report)
-            # found through the collection
-            if shelved and step.stage.kind in ("verdicts", "results"):
-                collection.tell_models(loaded.recipe, hub, report.note)
-        report.end(step, seconds)
-    if (
-        hub.reachable and not shelved
-    ):  # where a run was killed between a tag and its place in the collection
-        _shelve(loaded, pins, held, hub, report)
-    if unpublished:
-        raise HubError(
-            f"{len(unpublished)} artifacts are made but not published: {unpublished[0].what}",
-            "run the same command again; they rest in the work directory",
-        )
-
-
-def _shelve(loaded: LoadedRecipe, pins: Lock, held: Inventory, hub: Hub, report: Reporter) -> bool:
-    """Put what is published into the collection. Returns whether that could be done."""
-    try:
-        collection.put(loaded.recipe, plan(loaded.recipe, pins, held), hub)
-    except HubError as error:
-        report.note(f"the collection is as it was: {error.what}")
-        return False
-    return True
-
-
-def _in_parts(step: Step, wanted: Sequence[str]) -> None:
-    if len(wanted) != 1 or not step.stage.row_wise or step.stage.from_:
-        raise RecipeError(
-            "--shard makes a part of one step that works row by row",
-            "name it with --only: generate, score, translate, arena or judge",
-        )
-
-
-def _fan_out(step: Step, work: Work, fan: Workers) -> None:
-    how, there = step.stage.how, work.progress()
-    if not isinstance(how, EngineKnobs) or step.stage.from_ or (there and there[0] == there[1]):
-        return
-    if step.served:
-        return  # other processes would make its server no faster
-    if (count := processes(how)) > 1:
-        fan(step.name, count, how.tensor_parallel)
-
-
 def select(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
-    """The steps of these names that are asked for, in their order. Raises RecipeError."""
+    """Return the selected steps among `names`, in their order. Raises RecipeError."""
     for name in (*only, *((until,) if until else ())):
         if name not in names:
             raise RecipeError(
@@ -244,116 +145,245 @@ def select(names: list[str], only: Sequence[str], until: str | None) -> list[str
     return names[: names.index(until) + 1] if until else names
 
 
-def _find(steps: list[Step], name: str) -> Step:
-    return next(step for step in steps if step.name == name)
+@dataclass(frozen=True)
+class StepInputs:
+    """Inputs of one step, each fetched and with its licence."""
+
+    needs: list[Need]
+    places: dict[Need, Place]
+    licenses: dict[Need, License | None]
+    digest: str  # of their content
 
 
-def _work(
-    loaded: LoadedRecipe,
-    pins: Lock,
-    step: Step,
-    held: Inventory,
-    hub: Hub,
-    home: Home,
-    report: Reporter,
-    part: tuple[int, int] | None,
-) -> float:
-    """Run one step and seal its artifact, or make a part of its shards. Returns the seconds it
-    took, all attempts together."""
-    needs = list(dict.fromkeys(need for made in step.slices for need in made.spec.needs))
-    found = inputs.find(loaded, pins, held, hub, needs, step.name)
-    others = plan(loaded.recipe, pins, held)
-    done = {other.name: other.found for other in others if other.found}
-    under = record.stated(loaded.recipe, needs, found, done)
-    record.license_of(loaded.recipe, step, under)  # before hours are spent, not after
-    read = content_digest(
-        (f"{n.role}/{number}", record.inputs(n, pins, done).digest)
-        for number, n in enumerate(needs)
-    )
-    work = home.work(loaded.recipe.org, step.fingerprint)
-    with work.exclusive() if part is None else work.shared(read):
-        if made := work.sealed_from(read):  # by another process, since the plan was made
-            held.add(ArtifactRef(made, directory=work.artifact))
-            return 0.0
-        out = work.path / "out" if part is not None else work.begin(read)
-        clock = Clock.of(work, part)
-        told = report.begin(step)
+@dataclass
+class Run:
+    """One run of a recipe, with its plan, which follows every step that is made or published."""
+
+    loaded: LoadedRecipe
+    pins: Lock
+    hub: Hub
+    home: Home
+    reporter: Reporter
+    plan: Plan
+    part: tuple[int, int] | None = None  # (number, of): this part of the shards of one step
+
+    @classmethod
+    def begin(
+        cls,
+        loaded: LoadedRecipe,
+        pins: Lock,
+        hub: Hub,
+        home: Home,
+        reporter: Reporter,
+        part: tuple[int, int] | None = None,
+    ) -> Run:
+        """Plan a run for what exists. Raises HubError."""
+        plan = resolve.plan(loaded, pins, hub, home)
+        return cls(loaded, pins, hub, home, reporter, plan, part)
+
+    def execute(self, names: Sequence[str], workers: Workers | None = None) -> None:
+        """Run and publish these steps, in their order. Raises FactoryError, a HubError at the end
+        for artifacts that could not be published."""
+        unpublished: list[HubError] = []
+        collected = False
+        due = {name for name in names if self.plan.step(name).state is State.RUN}
+        gate = checks.gate(
+            self.loaded, self.pins, self.hub, self.home, self.reporter.note, list(names), due
+        )
+        for name in names:
+            step, seconds = self.plan.step(name), None
+            if self.part is not None:
+                _check_part(step, names)
+            if step.state is State.RUN:
+                gate(step)
+                if self.part is None and workers is not None:
+                    self._start_workers(step, workers)
+                seconds = self._work(step)
+            if self.part is not None:
+                return
+            if self.plan.step(name).state is State.PUBLISH and self.hub.reachable:
+                try:
+                    self._publish(self.plan.step(name))
+                except HubError as error:
+                    self.reporter.note(f"{name} is not published: {error.what}")
+                    unpublished.append(error)
+                else:
+                    collected = self._collect()
+                    # the cards of adapters name results by the collection they are in
+                    if collected and step.stage.kind in ("verdicts", "results"):
+                        collection.refresh_cards(self.loaded.recipe, self.hub, self.reporter.note)
+            self.reporter.end(self.plan.step(name), seconds)
+        if self.hub.reachable and not collected:
+            self._collect()  # an earlier run may have been killed between tag and collection
+        if unpublished:
+            raise HubError(
+                f"{len(unpublished)} finished artifacts are not published: {unpublished[0].what}",
+                "run the same command again to publish them; they are in the work directory",
+            )
+
+    def work(self, step: Step) -> Work:
+        """Return the work directory of a step."""
+        return self.home.work(self.loaded.recipe.org, step.fingerprint)
+
+    def check_shards(self, step: Step) -> None:
+        """Raise StageError for a step that is due and lacks shards."""
+        if step.state is not State.RUN:
+            return
+        progress = self.work(step).progress()
+        if progress is None or progress[0] < progress[1]:
+            missing = f"{progress[1] - progress[0]} of {progress[1]}" if progress else "all"
+            raise StageError(
+                f"{step.name} cannot be sealed: {missing} shards are missing",
+                "their tasks failed, see factory status; submit again, which makes what is missing",
+            )
+
+    def _start_workers(self, step: Step, workers: Workers) -> None:
+        how, progress = step.stage.how, self.work(step).progress()
+        if not isinstance(how, EngineKnobs) or step.stage.from_:
+            return
+        if progress and progress[0] == progress[1]:
+            return
+        if step.served:
+            return  # other processes would make its server no faster
+        if (count := processes(how)) > 1:
+            workers(step.name, count, how.tensor_parallel)
+
+    def _work(self, step: Step) -> float:
+        """Run one step and seal its artifact, or make a part of its shards. Return the seconds it
+        took, all attempts together."""
+        ready = self._inputs(step)
+        work = self.work(step)
+        with work.exclusive() if self.part is None else work.shared(ready.digest):
+            # another process may have sealed it since the plan was made
+            if manifest := work.sealed_from(ready.digest):
+                self.plan.add(ArtifactRef(manifest, directory=work.artifact))
+                return 0.0
+            out = work.path / "out" if self.part is not None else work.begin(ready.digest)
+            clock = Clock.of(work, self.part)
+            try:
+                outcome = self._outcome(step, ready.places, work, out, clock)
+            except PartDone as shards:
+                self.reporter.note(f"{step.name}: {shards.done} of {shards.total} shards are done")
+                return clock.seconds()
+            manifest = self._seal(step, ready, work, out, outcome, clock.seconds())
+        self.plan.add(ArtifactRef(manifest, directory=work.artifact))
+        return clock.seconds()
+
+    def _inputs(self, step: Step) -> StepInputs:
+        """Fetch what a step reads. Raises RecipeError for an input that is not made yet, or for
+        licences that do not go together."""
+        needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
+        places = inputs.find(self.loaded, self.pins, self.plan, self.hub, needs, step.name)
+        licenses = record.stated(self.loaded.recipe, needs, places, self.plan.done)
+        record.license_of(self.loaded.recipe, step, licenses)  # before hours are spent, not after
+        digest = content_digest(
+            (f"{need.role}/{number}", record.inputs(need, self.pins, self.plan.done).digest)
+            for number, need in enumerate(needs)
+        )
+        return StepInputs(needs, places, licenses, digest)
+
+    def _outcome(
+        self, step: Step, places: Mapping[Need, Place], work: Work, out: Path, clock: Clock
+    ) -> Outcome:
+        report = self.reporter.begin(step)
 
         def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
             clock.tick()
-            told(done, total, unit, tokens)
+            report(done, total, unit, tokens)
 
-        work_of = external.take_in if step.stage.from_ else type(step.stage).run
-        try:
-            outcome = work_of(
-                step.stage,
-                Job(
-                    step=step.name,
-                    seed=loaded.recipe.seed,
-                    slices=tuple(made.spec for made in step.slices),
-                    places=found,
-                    work=work.path,
-                    out=out,
-                    progress=progress,
-                    earlier={
-                        made.spec.name: inputs.earlier(made, step.repo_type, hub)
-                        for made in step.slices
-                    },
-                    part=part,
-                ),
-            )
-        except PartDone as made_part:
-            report.note(f"{step.name}: {made_part.done} of {made_part.total} shards are there")
-            return clock.seconds()
+        run_stage = external.take_in if step.stage.from_ else type(step.stage).run
+        return run_stage(
+            step.stage,
+            Job(
+                step=step.name,
+                seed=self.loaded.recipe.seed,
+                slices=tuple(part.spec for part in step.slices),
+                places=places,
+                work=work.path,
+                out=out,
+                progress=progress,
+                earlier={
+                    part.spec.name: inputs.earlier(part, step.repo_type, self.hub)
+                    for part in step.slices
+                },
+                part=self.part,
+            ),
+        )
+
+    def _seal(
+        self,
+        step: Step,
+        ready: StepInputs,
+        work: Work,
+        out: Path,
+        outcome: Outcome,
+        seconds: float,
+    ) -> Manifest:
+        """Write what lies beside the data in every artifact, and seal it with its manifest."""
+        recipe = self.loaded.recipe
         if isinstance(step.stage, Selection) and not step.stage.from_:
             _draw_anatomy(outcome, out)
-        taken = {m.spec.name: reuse.read_reused(work.path, m.spec.name).rows for m in step.slices}
+        reused = {
+            part.spec.name: reuse.read_reused(work.path, part.spec.name).rows
+            for part in step.slices
+        }
         manifest = record.manifest(
-            loaded.recipe, pins, step, outcome, done, out, clock.seconds(), taken, under
+            recipe, self.pins, step, outcome, self.plan.done, out, seconds, reused, ready.licenses
         )
-        dumped = loaded.recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
-        # what lies beside the data in every artifact; the manifest follows when it is sealed
+        dumped = recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
         figures.draw(manifest, out)
         (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
         (out / "recipe.yaml").write_text(config.dump(dumped), encoding="utf-8")
-        (out / "recipe.lock.yaml").write_text(pins.dump(), encoding="utf-8")
+        (out / "recipe.lock.yaml").write_text(self.pins.dump(), encoding="utf-8")
         work.seal(out, manifest)
-        held.partial.pop(step.fingerprint, None)
-        held.add(ArtifactRef(manifest, directory=work.artifact))
-        return clock.seconds()
+        return manifest
+
+    def _publish(self, step: Step) -> None:
+        """Publish a sealed artifact. Raises HubError."""
+        assert step.found is not None and step.found.directory is not None
+        manifest = step.found.manifest
+        tag = self.hub.publish(
+            step.found.directory, manifest, step.repo, step.repo_type, self.loaded.recipe.private
+        ).tag
+        self.plan.add(ArtifactRef(manifest, tag=tag))
+
+    def _collect(self) -> bool:
+        """Put what is published into the collection. Return whether the hub took it."""
+        try:
+            collection.put(self.loaded.recipe, self.plan.steps, self.hub)
+        except HubError as error:
+            self.reporter.note(f"the collection is not updated: {error.what}")
+            return False
+        return True
+
+
+def _check_part(step: Step, names: Sequence[str]) -> None:
+    if len(names) != 1 or not step.stage.row_wise or step.stage.from_:
+        raise RecipeError(
+            "--shard makes a part of one step that works row by row",
+            "name it with --only: generate, score, translate, arena or judge",
+        )
 
 
 def _draw_anatomy(outcome: Outcome, out: Path) -> None:
-    """Draw what pairs are made of: the one drawing that is in the manifest's list of files."""
+    """Draw the statistics of pairs: the one drawing that is in the manifest's list of files."""
     by_slice = outcome.stats["by_slice"]
     slices = {name: (by_slice[name], rows) for name, rows in outcome.rows.items()}
     figures.draw_anatomy(out / figures.ANATOMY, slices)
 
 
-def _publish(loaded: LoadedRecipe, step: Step, hub: Hub) -> str:
-    """Publish a sealed artifact. Returns its tag."""
-    assert step.found is not None and step.found.directory is not None
-    return hub.publish(
-        step.found.directory,
-        step.found.manifest,
-        step.repo,
-        step.repo_type,
-        loaded.recipe.private,
-    ).tag
-
-
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (SLURM's warning) end the run cleanly, without the shard in flight.
-    Python hears signals in its main thread alone: elsewhere a run lasts until it is done."""
+    """End the run cleanly on SIGTERM and SIGUSR1 (SLURM's warning), without the shard in flight.
+    Python handles signals in its main thread only: in another one they change nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Interrupted(
-            f"told to stop by {signal.Signals(number).name}",
-            "run the same command again: it goes on where it was",
+            f"interrupted by {signal.Signals(number).name}",
+            "run the same command again to resume",
         )
 
     before: dict[signal.Signals, Callable[..., object] | int | None] = {}
@@ -367,8 +397,8 @@ def _stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(home: Home) -> Iterator[None]:
-    """A full disk comes in many shapes, from many libraries: give it one."""
+def _disk_full_explained(home: Home) -> Iterator[None]:
+    """Raise one WorkError for a full disk, which libraries report in many ways."""
     try:
         yield
     except FactoryError:

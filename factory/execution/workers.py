@@ -1,4 +1,4 @@
-"""Several processes for one step on one machine, each with shards and GPUs of its own."""
+"""Worker processes for one step on one machine, each with its own shards and GPUs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from factory.errors import Interrupted, RecipeError, StageError
 
-_GRACE = 60.0  # seconds that a process told to stop is given
+_GRACE = 60.0  # seconds for a terminated process to end
 _BELOW = ("ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")  # read by ROCm underneath HIP
-_MAIN = "from factory.cli import main; main()"
+_COMMAND = ("-m", "factory")
 
 
 def read_part(text: str) -> tuple[int, int]:
-    """`i/n` as (i, n): every n-th shard from the i-th on, the first being 0. Raises RecipeError."""
+    """Parse `i/n` to (i, n): every n-th shard from the i-th on, from 0. Raises RecipeError."""
     number, _, of = text.partition("/")
     if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
         raise RecipeError(
@@ -25,8 +25,8 @@ def read_part(text: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def given(environment: Mapping[str, str]) -> list[str] | None:
-    """The GPUs that this process was given, as its libraries number them; None where nobody says.
+def assigned_gpus(environment: Mapping[str, str]) -> list[str] | None:
+    """Return the GPUs of this process as its libraries number them; None if no variable says.
 
     ROCR_VISIBLE_DEVICES hides GPUs below HIP, which then numbers from 0 what is left; SLURM sets
     it, and on some clusters CUDA_VISIBLE_DEVICES to the same, which HIP would take for numbers
@@ -44,43 +44,45 @@ def given(environment: Mapping[str, str]) -> list[str] | None:
 
 
 def _listed(environment: Mapping[str, str], name: str) -> list[str] | None:
-    said = environment.get(name, "").strip()
-    return said.split(",") if said else None
+    value = environment.get(name, "").strip()
+    return value.split(",") if value else None
 
 
-def visible(count: int, gpus: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
-    """For each of `count` processes an environment that shows it `gpus` GPUs of its own, out of
-    those that this process was given. On a machine without GPUs that changes nothing. CUDA and
-    ROCm read one variable each, and ROCm's libraries want both to agree; what hides GPUs below
-    them is taken away."""
-    names = given(environment) or [str(number) for number in range(count * gpus)]
+def gpu_environments(count: int, gpus: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return an environment for each of `count` processes with `gpus` GPUs of its own.
+
+    They are taken from the GPUs of this process; without GPUs this changes nothing. CUDA and ROCm
+    read one variable each, and ROCm's libraries want both to agree. Variables that hide GPUs below
+    HIP are removed.
+    """
+    names = assigned_gpus(environment) or [str(number) for number in range(count * gpus)]
     rest = {key: value for key, value in environment.items() if key not in _BELOW}
-    found = []
+    environments = []
     for number in range(count):
-        mine = ",".join(names[number * gpus : (number + 1) * gpus])
-        found.append({**rest, "CUDA_VISIBLE_DEVICES": mine, "HIP_VISIBLE_DEVICES": mine})
-    return found
+        own = ",".join(names[number * gpus : (number + 1) * gpus])
+        environments.append({**rest, "CUDA_VISIBLE_DEVICES": own, "HIP_VISIBLE_DEVICES": own})
+    return environments
 
 
 class WorkerPool:
-    """Starts `factory ARGUMENTS --only STEP --shard i/n` n times and waits for all."""
+    """Pool that starts `factory ARGUMENTS --only STEP --shard i/n` n times and waits for all."""
 
-    def __init__(self, arguments: Sequence[str], say: Callable[[str], None]) -> None:
-        self._arguments, self._say = list(arguments), say
+    def __init__(self, arguments: Sequence[str], note: Callable[[str], None]) -> None:
+        self._arguments, self._note = list(arguments), note
 
     def __call__(self, step: str, count: int, gpus: int) -> None:
-        """Raises StageError when one of them fails (then the others are told to stop), and
-        Interrupted when one was stopped; finished shards are kept."""
-        self._say(f"{step}: {count} processes, {gpus} GPUs each where there are any")
+        """Run the workers of a step. Raises StageError if one fails (the others are stopped) and
+        Interrupted if one was stopped; finished shards are kept."""
+        self._note(f"{step}: {count} workers, {gpus} GPUs each if there are GPUs")
         running: list[subprocess.Popen[str]] = []
         readers: list[threading.Thread] = []
         over = threading.Condition()
         try:
-            for number, shown in enumerate(visible(count, gpus, os.environ)):
+            for number, environment in enumerate(gpu_environments(count, gpus, os.environ)):
                 part = ["--only", step, "--shard", f"{number}/{count}"]
                 process = subprocess.Popen(
-                    [sys.executable, "-c", _MAIN, *self._arguments, *part],
-                    env=shown,
+                    [sys.executable, *_COMMAND, *self._arguments, *part],
+                    env=environment,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
@@ -94,17 +96,19 @@ class WorkerPool:
             with over:
                 while any(p.poll() is None for p in running) and not _failed(running):
                     over.wait(timeout=1)
-            failed = _failed(running)  # of themselves: the others are told to stop now
+            failed = _failed(running)  # on their own: the others are terminated below
         finally:
             _stop(running)
             for reader in readers:
                 reader.join(_GRACE)
         if Interrupted.exit_code in failed:
-            raise Interrupted(f"a process of {step} was told to stop", "run the same command again")
+            raise Interrupted(
+                f"a worker of {step} was interrupted", "run the same command again to resume"
+            )
         if failed:
             raise StageError(
-                f"a process of {step} failed with exit code {failed[0]}",
-                "its words are above; finished shards are kept, so run again",
+                f"a worker of {step} failed with exit code {failed[0]}",
+                "see its output above; finished shards are kept, so run again",
             )
 
     def _pass_on(
@@ -112,23 +116,23 @@ class WorkerPool:
     ) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self._say(f"  [{number}] {line.rstrip()}")
+            self._note(f"  [{number}] {line.rstrip()}")
         process.wait()
         with over:
             over.notify()
 
 
 def _failed(running: Sequence[subprocess.Popen[str]]) -> list[int]:
-    """The exit codes of those that ended otherwise than well."""
+    """Return the exit codes of processes that failed."""
     return [code for process in running if (code := process.poll())]
 
 
 def _stop(running: Sequence[subprocess.Popen[str]]) -> None:
-    """Tell whoever still runs to keep what is finished and end."""
-    left = [process for process in running if process.poll() is None]
-    for process in left:
+    """Terminate processes that still run; they keep finished shards."""
+    alive = [process for process in running if process.poll() is None]
+    for process in alive:
         process.terminate()
-    for process in left:
+    for process in alive:
         try:
             process.wait(_GRACE)
         except subprocess.TimeoutExpired:

@@ -135,22 +135,69 @@ def plan(recipe: Recipe, lock: Lock, holdings: Inventory) -> list[Step]:
 
     A source that the lock does not pin counts as new content, so steps that read it are run.
     """
-    return _Planner(recipe, lock, holdings).steps()
+    return Plan(recipe, lock, holdings).steps
 
 
-class _Planner:
+class Plan:
+    """Every step of a recipe in the order of the line; `add` follows what a run makes.
+
+    Identities of slices hang on recipe and lock alone and are computed once.
+    """
+
     def __init__(self, recipe: Recipe, lock: Lock, holdings: Inventory) -> None:
-        self._recipe, self._lock, self._holdings = recipe, lock, holdings
+        self._recipe, self._lock = recipe, lock
         self._slices: dict[tuple[str, str], Slice] = {}
         self._done: dict[str, ArtifactRef] = {}  # by step, for those that need not run
         self._blocked: dict[tuple[str, str], str] = {}  # by slice, why
         self._row_wise: dict[str, bool] = {}  # by step
+        self._groups: dict[str, tuple[Stage, list[SliceSpec]]] = {}
+        for stage, spec in recipe.slices():
+            self._groups.setdefault(spec.step, (stage, []))[1].append(spec)
+        self.take(holdings)
 
+    def take(self, holdings: Inventory) -> None:
+        """Decide every step anew by another inventory."""
+        self.inventory = holdings
+        self._done.clear()
+        self._blocked.clear()
+        self._steps = {name: self._step(name, *group) for name, group in self._groups.items()}
+
+    @property
     def steps(self) -> list[Step]:
-        groups: dict[str, tuple[Stage, list[SliceSpec]]] = {}
-        for stage, spec in self._recipe.slices():
-            groups.setdefault(spec.step, (stage, []))[1].append(spec)
-        return [self._step(name, stage, specs) for name, (stage, specs) in groups.items()]
+        """Every step, as it stands now."""
+        return list(self._steps.values())
+
+    @property
+    def done(self) -> Mapping[str, ArtifactRef]:
+        """The artifacts of steps that need not run, by step."""
+        return self._done
+
+    def step(self, name: str) -> Step:
+        """Return one step, as it stands now. Raises KeyError."""
+        return self._steps[name]
+
+    def add(self, artifact: ArtifactRef) -> None:
+        """Take in an artifact, and decide anew the steps that it can change: those that made or
+        may reuse it, and all that read one of them."""
+        self.inventory.add(artifact)
+        manifest = artifact.manifest
+        self.inventory.partial.pop(manifest.fingerprint, None)
+        keys = {record.row_key for record in manifest.slices.values()}
+        changed: set[str] = set()
+        for name, group in self._groups.items():
+            step = self._steps[name]
+            inputs = {n.step for spec in group[1] for n in spec.needs if isinstance(n, StepInput)}
+            if (
+                manifest.fingerprint == step.fingerprint
+                or manifest.repo == repo_of(self._recipe, step.stage, name)
+                or keys & {part.row_key for part in step.slices}
+                or changed & inputs
+            ):
+                changed.add(name)
+                self._done.pop(name, None)
+                for spec in group[1]:
+                    self._blocked.pop((name, spec.name), None)
+                self._steps[name] = self._step(name, *group)
 
     def _step(self, name: str, stage: Stage, specs: list[SliceSpec]) -> Step:
         repo = repo_of(self._recipe, stage, name)
@@ -158,7 +205,7 @@ class _Planner:
         going: list[Slice] = []
         left_out: list[str] = []
         for spec in specs:
-            piece = self._slice(stage, spec)
+            piece = self._slices.get((name, spec.name)) or self._slice(stage, spec)
             self._slices[name, spec.name] = piece
             if why := self._why_blocked(stage, spec):
                 self._blocked[name, spec.name] = why
@@ -235,7 +282,7 @@ class _Planner:
         if not stage.row_wise or not computed:
             return ()  # what comes from outside as it is, is read anew
         candidates = []
-        for artifact in self._holdings.found:
+        for artifact in self.inventory.found:
             record = artifact.manifest.slices.get(piece.spec.name)
             if record is None or record.row_key != piece.row_key:
                 continue
@@ -282,9 +329,9 @@ class _Planner:
             if isinstance(n, ExternalInput) and n.source not in self._lock.pins
         ]:
             return State.RUN, f"{absent[0]} is brought in first", None
-        entries = [artifact for artifact in self._holdings.found if artifact.manifest.repo == repo]
+        entries = [artifact for artifact in self.inventory.found if artifact.manifest.repo == repo]
         same = [
-            artifact for artifact in self._holdings.found if artifact.manifest.fingerprint == mark
+            artifact for artifact in self.inventory.found if artifact.manifest.fingerprint == mark
         ]
         for artifact in sorted(same, key=lambda f: (f.manifest.repo != repo, f.tag is None)):
             if all(self._read_the_same(artifact.manifest, piece) for piece in going):
@@ -292,8 +339,8 @@ class _Planner:
                 if artifact.tag:
                     return State.REUSE, artifact.tag + at, artifact
                 return State.PUBLISH, "done here, not on the hub yet" + at, artifact
-        if mark in self._holdings.partial:
-            done, total = self._holdings.partial[mark]
+        if mark in self.inventory.partial:
+            done, total = self.inventory.partial[mark]
             return State.RUN, f"begun: {done} of {total} shards are there", None
         if same:
             return State.RUN, "same recipe, other draw of its inputs", None

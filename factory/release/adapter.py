@@ -1,4 +1,4 @@
-"""A model as somebody released it: which base belongs to it, at which revision, which template.
+"""Resolve a released model: its base, the revision of that, and its chat template.
 
 An adapter of ours says so in its manifest, with the digest of the base's content; anybody else's
 in its adapter_config.json. Whatever uses a released model asks here, so that chat, serve, merge
@@ -27,7 +27,7 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Released:
-    """A released model on this disk.
+    """Released model on this disk.
 
     `name` is what it was asked for by; `base` the directory of a whole checkpoint, which hubs
     know as `base_name` (`org/name@commit`, or a path); `adapter` the directory of the LoRA on it,
@@ -44,7 +44,7 @@ class Released:
 
     @property
     def dtype(self) -> str:
-        """The number format it was trained in; for others' models that of their weights."""
+        """Number format of the training; for external models that of the weights."""
         if self.manifest is not None and "dtype" in self.manifest.fields:
             return str(self.manifest.fields["dtype"])
         config = _config(self.base)
@@ -52,8 +52,8 @@ class Released:
 
 
 def find(name: str, hub: Hub, base: str | None = None) -> Released:
-    """The model that `org/name[@revision]` or a directory stands for, fetched with its base; of an
-    adapter that was kept on the way, `org/name[@revision]:checkpoints/0.5`.
+    """Return the model that `org/name[@revision]` or a directory stands for, fetched with its base;
+    for a checkpoint of an adapter `org/name[@revision]:checkpoints/0.5`.
 
     An adapter is put on the base that it was made on and on no other: `base` may say where that
     lies, not replace it. Raises InputError for a wrong base and for what cannot be talked to,
@@ -67,38 +67,40 @@ def find(name: str, hub: Hub, base: str | None = None) -> Released:
         below, below_name = _base(name, adapter, manifest, hub, base)
         # a re-saved tokenizer goes with the adapter: others add words or another template to it
         own = (place / "tokenizer_config.json").is_file()
-        found = Released(name, below, below_name, adapter, place if own else below, manifest)
+        released = Released(name, below, below_name, adapter, place if own else below, manifest)
     else:
         if base is not None:
-            raise InputError(f"{name} is a whole model and goes on no base", "leave out --base")
-        found = Released(name, place, called, None, place, manifest)
-    _speaks(found)
-    _same_template(found)
-    return found
+            raise InputError(f"{name} is a whole model and has no base", "leave out --base")
+        released = Released(name, place, called, None, place, manifest)
+    _check_answers(released)
+    _check_template(released)
+    return released
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """A name as repo (with its revision) and folder."""
+    """Split a name into repo (with its revision) and folder."""
     repo, _, folder = name.partition(":")
     return repo, folder
 
 
 def _inside(name: str, place: Path, folder: str) -> Path:
-    """Where in a repo an adapter lies. Raises InputError for a checkpoint that was not kept."""
-    there = sorted(
+    """Return the directory of an adapter in a repo. Raises InputError for a missing checkpoint."""
+    available = sorted(
         f"{checkpoints.FOLDER}/{path.parent.name}"
         for path in place.glob(f"{checkpoints.FOLDER}/*/{adapters.CONFIG}")
     )
-    if folder and folder not in there:
+    if folder and folder not in available:
         raise InputError(
-            f"{name}: there is no adapter in {folder}{nearest(folder, there)}",
-            f"it has {', '.join(there)}" if there else "it keeps no checkpoints: leave that out",
+            f"{name}: there is no adapter in {folder}{nearest(folder, available)}",
+            f"it has {', '.join(available)}"
+            if available
+            else "it keeps no checkpoints: leave that out",
         )
     return place / folder
 
 
 def _fetch(name: str, hub: Hub) -> tuple[Path, str]:
-    """A model's directory, and its name with the commit. Raises HubError."""
+    """Return a model's directory, and its name with the commit. Raises HubError."""
     if Path(name).is_dir():
         return Path(name).resolve(), str(Path(name).resolve())
     repo, _, revision = name.partition("@")
@@ -112,8 +114,7 @@ def _fetch(name: str, hub: Hub) -> tuple[Path, str]:
             raise InputError(f"{repo} is a dataset", "name a model or a LoRA adapter")
         raise HubError(
             f"{hub.endpoint} has no model {repo}",
-            f"bring it in with factory pull {name}, or say where it is: "
-            "--hub https://huggingface.co",
+            f"fetch it with factory pull {name}, or name its hub: --hub https://huggingface.co",
         )
     return hub.fetch(repo, "model", pinned[0]), f"{repo}@{pinned[0]}"
 
@@ -131,8 +132,8 @@ def _manifest(place: Path) -> Manifest | None:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """The base that an adapter was made on, as far as it says so."""
+class BaseReference:
+    """Base that an adapter was trained on, as far as the adapter states it."""
 
     repo: str | None
     revision: str | None
@@ -143,73 +144,73 @@ class _Wanted:
 
 
 def _base(
-    name: str, place: Path, manifest: Manifest | None, hub: Hub, given: str | None
+    name: str, place: Path, manifest: Manifest | None, hub: Hub, base: str | None
 ) -> tuple[Path, str]:
-    """Where an adapter's base lies, and its name. Raises InputError and HubError."""
+    """Return the directory and the name of an adapter's base. Raises InputError and HubError."""
     config = adapters.read_config(place)
     named = config.get("base_model_name_or_path") or None
-    wanted = _Wanted(named, config.get("revision") or None, None)
+    expected = BaseReference(named, config.get("revision") or None, None)
     made_on = _made_on(manifest)
     if made_on is not None:
         repo = (made_on.source or "").partition("@")[0]
-        wanted = _Wanted(repo or named, made_on.revision, made_on.digest)
-    if given is not None:
-        return _given(name, given, wanted, hub)
-    if wanted.repo is None:
+        expected = BaseReference(repo or named, made_on.revision, made_on.digest)
+    if base is not None:
+        return _check_base(name, base, expected, hub)
+    if expected.repo is None:
         raise InputError(f"{name} does not say which base it was made on", "give --base")
-    if not _REPO.fullmatch(wanted.repo):
-        if Path(wanted.repo).is_dir():
-            return Path(wanted.repo), wanted.repo
+    if not _REPO.fullmatch(expected.repo):
+        if Path(expected.repo).is_dir():
+            return Path(expected.repo), expected.repo
         raise InputError(
-            f"{name} was made on {wanted.repo}, a path of another machine",
+            f"{name} was made on {expected.repo}, a path of another machine",
             "give --base org/name@revision, or a directory",
         )
-    commit = _commit(name, wanted.repo, wanted, hub)
-    return hub.fetch(wanted.repo, "model", commit), f"{wanted.repo}@{commit}"
+    commit = _commit(name, expected.repo, expected, hub)
+    return hub.fetch(expected.repo, "model", commit), f"{expected.repo}@{commit}"
 
 
-def _given(name: str, given: str, wanted: _Wanted, hub: Hub) -> tuple[Path, str]:
-    """The base that a person named, if it is of the content that the adapter was made on. Where
-    nobody knows that, only the names and shapes of weights are held against it, at loading."""
-    digest = wanted.digest
-    if digest is None and wanted.repo and _REPO.fullmatch(wanted.repo):
-        digest = _content(hub, wanted.repo, wanted.revision)
-    repo, _, revision = given.partition("@")
-    here = Path(given).is_dir()
-    content = _digest(Path(given)) if here else _content(hub, repo, revision)
+def _check_base(name: str, base: str, expected: BaseReference, hub: Hub) -> tuple[Path, str]:
+    """Return the base that the user named, if its content is that of the adapter's own base. If
+    that content is unknown, only names and shapes of weights are compared, at loading."""
+    digest = expected.digest
+    if digest is None and expected.repo and _REPO.fullmatch(expected.repo):
+        digest = _content(hub, expected.repo, expected.revision)
+    repo, _, revision = base.partition("@")
+    here = Path(base).is_dir()
+    content = _digest(Path(base)) if here else _content(hub, repo, revision)
     if content is None:
-        raise HubError(f"{hub.endpoint} has no {given}", f"bring it in: factory pull {given}")
+        raise HubError(f"{hub.endpoint} has no {base}", f"fetch it: factory pull {base}")
     if digest is not None and content != digest:
         raise InputError(
-            f"{given} is not the base that {name} was made on: its content is another",
-            f"leave out --base, which takes {wanted}",
+            f"{base} is not the base that {name} was made on: its content is another",
+            f"leave out --base, which takes {expected}",
         )
     if here:
-        return Path(given).resolve(), given
-    return _fetch(given, hub)
+        return Path(base).resolve(), base
+    return _fetch(base, hub)
 
 
 def _content(hub: Hub, repo: str, revision: str | None) -> str | None:
-    """The content digest of a model on the hub; None when it is not there."""
+    """Return the content digest of a model on the hub; None if it is not there."""
     if not hub.has(repo, "model", revision or "main"):
         return None
     pinned = hub.pin(repo, "model", revision or "main")
     return pinned[1] if pinned else None
 
 
-def _commit(name: str, repo: str, wanted: _Wanted, hub: Hub) -> str:
-    """The commit of a base that is the very one an adapter was made on. Another hub may have the
-    same content under another commit; other content under that name is refused."""
-    revision = wanted.revision or "main"
-    pull = f"bring it in: factory pull {wanted}"
+def _commit(name: str, repo: str, expected: BaseReference, hub: Hub) -> str:
+    """Return the commit of the base with the content that an adapter was trained on. Another hub
+    may have the same content under another commit; other content under that name is refused."""
+    revision = expected.revision or "main"
+    pull = f"fetch it: factory pull {expected}"
     if hub.has(repo, "model", revision):
         pinned = hub.pin(repo, "model", revision)
-        if pinned is not None and wanted.digest in (None, pinned[1]):
+        if pinned is not None and expected.digest in (None, pinned[1]):
             return pinned[0]
     now = hub.pin(repo, "model", "main") if hub.has(repo, "model", "main") else None
     if now is None:
         raise HubError(f"{hub.endpoint} has no {repo}, the base of {name}", pull)
-    if now[1] != wanted.digest:
+    if now[1] != expected.digest:
         raise InputError(
             f"{hub.endpoint} has {repo}, but not the content that {name} was made on", pull
         )
@@ -217,15 +218,15 @@ def _commit(name: str, repo: str, wanted: _Wanted, hub: Hub) -> str:
 
 
 def _made_on(manifest: Manifest | None) -> InputRecord | None:
-    """The base model that a manifest names, with the digest of its content."""
+    """Return the base model in a manifest, with its content digest."""
     if manifest is None:
         return None
-    inputs = (one for record in manifest.slices.values() for one in record.inputs)
-    return next((one for one in inputs if one.role == "base"), None)
+    inputs = (read for record in manifest.slices.values() for read in record.inputs)
+    return next((read for read in inputs if read.role == "base"), None)
 
 
 def _digest(directory: Path) -> str:
-    """The content digest of a checkpoint on this disk, as the hub would have it."""
+    """Compute the content digest of a checkpoint in a directory, as the hub has it."""
     files = (path for path in directory.rglob("*") if path.is_file())
     inside = ((path.relative_to(directory), path) for path in files)
     return content_digest(
@@ -237,33 +238,33 @@ def _digest(directory: Path) -> str:
 
 def _config(directory: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        fields: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(
             f"{directory} holds no model: no config.json that can be read",
             "name a model or a LoRA adapter, in safetensors",
         ) from None
-    return found
+    return fields
 
 
-def _speaks(found: Released) -> None:
-    """Raises InputError for a model that gives scores and no answers."""
-    names = _config(found.base).get("architectures") or []
-    if any("SequenceClassification" in str(one) for one in names):
+def _check_answers(released: Released) -> None:
+    """Raise InputError for a classifier."""
+    names = _config(released.base).get("architectures") or []
+    if any("SequenceClassification" in str(name) for name in names):
         raise InputError(
-            f"{found.name} is a classifier: it scores conversations and answers none",
+            f"{released.name} is a classifier: it scores conversations and answers none",
             "see its card for how to ask it for scores",
         )
 
 
-def _same_template(found: Released) -> None:
-    """Raises InputError where the chat template is not the one that it was trained with."""
-    said = (found.manifest.template or {}).get("template_hash") if found.manifest else None
-    path = found.speech / "chat_template.jinja"
-    if said is None or not path.is_file():
+def _check_template(released: Released) -> None:
+    """Raise InputError if the chat template is not the one of training."""
+    digest = (released.manifest.template or {}).get("template_hash") if released.manifest else None
+    path = released.speech / "chat_template.jinja"
+    if digest is None or not path.is_file():
         return
-    if text_hash(path.read_text(encoding="utf-8")) != said:
+    if text_hash(path.read_text(encoding="utf-8")) != digest:
         raise InputError(
-            f"the chat template beside {found.name} is not the one it was trained with",
+            f"the chat template beside {released.name} is not the one it was trained with",
             "fetch it again at its tag: a template belongs to the weights",
         )

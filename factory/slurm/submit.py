@@ -17,7 +17,7 @@ from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
 from factory.planning.estimate import estimate
 from factory.planning.lock import Lock
-from factory.planning.plan import Inventory, Step, plan
+from factory.planning.plan import Inventory, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.slurm import status, submission
 from factory.slurm.queue import Queue, clean_environment
@@ -135,13 +135,13 @@ def check_requirements(
     A container has a disk of its own, and a site may set other paths: then this only warns, as
     it does when scripts are only printed (not `binding`). The step's task checks again."""
     for step in to_submit:
-        for finding in checks.unsettled(request.loaded.recipe, {step.name}):
+        for finding in checks.unsettled_licenses(request.loaded.recipe, {step.name}):
             raise InputError(f"{finding.name}: {finding.seen}", finding.fix)
         if step.served:
             _check_served(step, request, tell, binding)
             continue
         elsewhere = not binding or request.site.differs(family_of(step.stage), SAID_BY)
-        for finding in checks.lacking(request.loaded.recipe, {step.name}):
+        for finding in checks.missing_requirements(request.loaded.recipe, {step.name}):
             if not elsewhere:
                 raise InputError(f"{finding.name}: {finding.seen}", finding.fix)
             tell(f"warning: {finding.name}, as seen from here: {finding.seen} ({finding.fix})")
@@ -204,8 +204,7 @@ def standing(loaded: LoadedRecipe, home: Path, queue: Queue) -> SubmittedRecipe:
     provisions = bundle.read(before[-1].directory)
     pins = provisions.lock
     loaded = provisions.loaded()
-    inventory = resolve.holdings(loaded, pins, Offline(provisions), Home(home))
-    steps = plan(loaded.recipe, pins, inventory)
+    steps = resolve.plan(loaded, pins, Offline(provisions), Home(home)).steps
     return SubmittedRecipe(
         loaded, Home(home), steps, before, Alive.of(home, steps, before, queue.jobs())
     )

@@ -33,19 +33,20 @@ def show_gpus(engines: int, gpus: int, environment: MutableMapping[str, str]) ->
     script asked for: it would run on the CPU."""
     if not gpus:
         return
-    names = workers.given(environment)
+    names = workers.assigned_gpus(environment)
     if names is not None and len(names) < engines * gpus:
         raise StageError(
             f"{engines} engines of {gpus} GPUs, but the job has {len(names)}",
             "check gpus: and gpu_request: in the site's file",
         )
-    _become(environment, workers.visible(engines, gpus, environment)[_place(engines, environment)])
+    environments = workers.gpu_environments(engines, gpus, environment)
+    _become(environment, environments[_place(engines, environment)])
 
 
 def show_all(environment: MutableMapping[str, str]) -> None:
     """Make all GPUs of the job visible, by one variable."""
-    if names := workers.given(environment):
-        _become(environment, workers.visible(1, len(names), environment)[0])
+    if names := workers.assigned_gpus(environment):
+        _become(environment, workers.gpu_environments(1, len(names), environment)[0])
 
 
 def _become(environment: MutableMapping[str, str], variables: Mapping[str, str]) -> None:

@@ -182,7 +182,7 @@ def test_an_extra_that_is_missing_is_named_with_the_command_that_brings_it(
         [sys.executable, "-c", blocked, "run", "smoke"], cwd=tmp_path, text=True, check=False,
         env={**os.environ, "FACTORY_HOME": str(tmp_path / "home")}, capture_output=True,
     )  # fmt: skip
-    _is_two_lines(done, "needs torch", "pip install 'croco-factory[train]'")
+    _is_two_lines(done, "torch is not installed", "pip install 'croco-factory[train]'")
 
 
 def test_a_home_that_cannot_be_is_told_with_the_fix(tmp_path: Path) -> None:
@@ -217,4 +217,4 @@ def test_ctrl_c_is_answered_in_a_line(home: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopped; run the same command again to go on" in told.splitlines()
+    assert "stopped; run the same command again to resume" in told.splitlines()

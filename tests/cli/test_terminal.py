@@ -89,7 +89,7 @@ def test_the_whole_line_then_reproduced_and_asked(tmp_path: Path) -> None:
             stranger, "reproduce", collection.slug, "--from", "judge", "--at", hub.url,
             timeout=600, HF_TOKEN=hub.token,
         )  # fmt: skip
-        assert "the same to the byte" in again
+        assert "identical bytes" in again
     talk, code = on_terminal(
         [*FACTORY, "chat", "local/smoke-dpo-all"],
         tmp_path,

@@ -44,7 +44,7 @@ def uses(recipe: Recipe) -> dict[str, tuple[bool, list[tuple[str, str, int | Non
             asked.answers,
             [(use.stage, use.does, use.limit, len(use.prompts)) for use in asked.uses],
         )
-        for asked in checks.asked(recipe)
+        for asked in checks.tokenizers(recipe)
     }
 
 
@@ -68,9 +68,9 @@ def test_a_reward_model_alone_answers_nothing(tmp_path: Path) -> None:
 
 
 def test_only_the_steps_that_are_asked_for_count(tmp_path: Path) -> None:
-    found = checks.asked(recipe_at(tmp_path).recipe, frozenset({"score"}))
+    found = checks.tokenizers(recipe_at(tmp_path).recipe, frozenset({"score"}))
     assert [asked.model.source for asked in found] == ["lab/reward@main"]
-    assert not checks.asked(recipe_at(tmp_path).recipe, frozenset({"prompts"}))
+    assert not checks.tokenizers(recipe_at(tmp_path).recipe, frozenset({"prompts"}))
 
 
 # Lengths against limits.

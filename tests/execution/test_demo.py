@@ -39,13 +39,13 @@ def _steps(home: Path) -> dict[str, Any]:
 def test_it_ends_with_a_table_a_person_understands(demo: tuple[Path, str]) -> None:
     _, said = demo
     for word in (
-        "why dropped",
+        "drop reasons",
         "win rate, 95 % interval",
         "reward before",
         "training reward (not independent)",
         "CroCo demo",
         "local/demo-verdicts",
-        "See it reused",
+        "See cache hits",
     ):
         assert word in said
 

@@ -59,12 +59,12 @@ def gathered(tmp_path, hub):
     )
     loaded, home = load(str(recipe)), Home(tmp_path / "home")
     pins, _ = resolve.resolve(loaded, hub, home, lambda text: None)
-    held = resolve.holdings(loaded, pins, hub, home)
-    steps = plan(loaded.recipe, pins, held)
+    whole_plan = resolve.plan(loaded, pins, hub, home)
+    steps = whole_plan.steps
     directory = tmp_path / "record"
     directory.mkdir()
     names = [step.name for step in steps]
-    given = bundle.gather(loaded, pins, held, home, steps, names, directory)
+    given = bundle.gather(loaded, pins, whole_plan.inventory, home, steps, names, directory)
     assert [one.name for one in given.wanting()] == ["local/tiny-random-llama"]
     return bundle.bring(given, hub, directory), directory, recipe
 
@@ -83,27 +83,27 @@ def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets)
     given = bundle.read(directory)
     (recipe.parent / "rows.jsonl").write_text("")  # edited while it waits in the queue
     recipe.write_text("name: other\n")
-    run.apart(given, Silent(), "prompts")
-    work = run.work_of(given, "prompts")
+    run.run_offline(given, Silent(), "prompts")
+    work = run.work_directory(given, "prompts")
     manifest = read_manifest(work.artifact)
     assert manifest.rows().out == 4
     rows = read_slice(work.artifact, "en", "prompts")
     assert set(rows["source_dataset"].to_pylist()) == {"rows.jsonl"}  # as in a run with a hub
     steps = by_name(plan(given.recipe, given.lock, Inventory()))
     assert manifest.fingerprint == steps["prompts"].fingerprint
-    run.apart(given, Silent(), "prompts")  # again: it is made
-    held = resolve.holdings(given.loaded(), given.lock, Offline(given), Home(given.home))
-    found = by_name(plan(given.recipe, given.lock, held))
+    run.run_offline(given, Silent(), "prompts")  # again: it is made
+    later = resolve.plan(given.loaded(), given.lock, Offline(given), Home(given.home))
+    found = by_name(later.steps)
     assert found["prompts"].state is State.PUBLISH
 
 
 def test_a_step_whose_input_is_not_made_and_a_seal_without_shards_fail(gathered, no_sockets):
     given, _, _ = gathered
     with pytest.raises(FactoryError, match="prompts"):
-        run.apart(given, Silent(), "generate", part=(0, 2))
-    run.apart(given, Silent(), "prompts")
+        run.run_offline(given, Silent(), "generate", part=(0, 2))
+    run.run_offline(given, Silent(), "prompts")
     with pytest.raises(StageError, match="all shards are missing"):
-        run.apart(given, Silent(), "generate", seal=True)
+        run.run_offline(given, Silent(), "generate", seal=True)
 
 
 def test_a_file_that_changed_under_its_name_is_refused(gathered):
@@ -111,12 +111,12 @@ def test_a_file_that_changed_under_its_name_is_refused(gathered):
     [copy] = given.files.values()
     copy.write_text("other\n")
     with pytest.raises(RecipeError, match="not what was submitted"):
-        run.apart(given, Silent(), "prompts")
+        run.run_offline(given, Silent(), "prompts")
 
 
 def test_what_is_sealed_is_published_later_and_nothing_else_runs(gathered, hub):
     given, _, recipe = gathered
-    run.apart(given, Silent(), "prompts")
+    run.run_offline(given, Silent(), "prompts")
     steps = by_name(run.publish(load(str(recipe)), hub, Home(given.home), Silent()))
     assert steps["prompts"].state is State.REUSE
     assert steps["generate"].state is State.RUN

@@ -57,7 +57,7 @@ def test_array_tasks_share_the_work_and_a_later_run_seals_it(
     for task in tasks:
         said, _ = task.communicate(timeout=300)
         assert task.returncode == 0, said
-        assert "of 18 shards are there" in said
+        assert "of 18 shards are done" in said
     sealed = run_factory("run", "smoke", "--until", "generate", *SMALL, home=home)
     assert sealed.returncode == 0, sealed.stderr
     assert digests(generated(home)) == digests(whole)

@@ -8,7 +8,7 @@ import pytest
 
 from factory.errors import Interrupted, RecipeError, StageError
 from factory.execution import workers
-from factory.execution.workers import WorkerPool, given, read_part, visible
+from factory.execution.workers import WorkerPool, assigned_gpus, gpu_environments, read_part
 
 
 @pytest.mark.parametrize(("text", "part"), [("0/1", (0, 1)), ("7/8", (7, 8))])
@@ -23,11 +23,18 @@ def test_what_is_no_part_is_refused(text):
 
 
 def test_each_process_is_shown_gpus_of_its_own():
-    assert [shown["CUDA_VISIBLE_DEVICES"] for shown in visible(3, 2, {})] == ["0,1", "2,3", "4,5"]
+    assert [shown["CUDA_VISIBLE_DEVICES"] for shown in gpu_environments(3, 2, {})] == [
+        "0,1",
+        "2,3",
+        "4,5",
+    ]
     asked = {"HIP_VISIBLE_DEVICES": "4,5,6,7", "HOME": "/home"}
-    assert [shown["HIP_VISIBLE_DEVICES"] for shown in visible(2, 2, asked)] == ["4,5", "6,7"]
-    assert all(shown["HOME"] == "/home" for shown in visible(2, 2, asked))
-    assert all(len(set(shown.values())) == 1 for shown in visible(2, 1, {}))
+    assert [shown["HIP_VISIBLE_DEVICES"] for shown in gpu_environments(2, 2, asked)] == [
+        "4,5",
+        "6,7",
+    ]
+    assert all(shown["HOME"] == "/home" for shown in gpu_environments(2, 2, asked))
+    assert all(len(set(shown.values())) == 1 for shown in gpu_environments(2, 1, {}))
 
 
 @pytest.mark.parametrize(
@@ -47,8 +54,8 @@ def test_each_process_is_shown_gpus_of_its_own():
 def test_what_slurm_and_rocm_say_of_gpus_is_put_together_once(rocr, above, names, variable):
     said = {"ROCR_VISIBLE_DEVICES": rocr, variable: above, "GPU_DEVICE_ORDINAL": rocr}
     environment = {key: value for key, value in said.items() if value is not None}
-    assert given(environment) == names
-    for shown in visible(1, 2, environment):
+    assert assigned_gpus(environment) == names
+    for shown in gpu_environments(1, 2, environment):
         assert "ROCR_VISIBLE_DEVICES" not in shown and "GPU_DEVICE_ORDINAL" not in shown
         if names and len(names) == 2:
             assert shown["HIP_VISIBLE_DEVICES"] == ",".join(names)
@@ -59,7 +66,7 @@ def child(monkeypatch):
     """Makes the processes run this code in place of the factory; argv ends in the part."""
 
     def runs(code: str) -> tuple[WorkerPool, list[str]]:
-        monkeypatch.setattr(workers, "_MAIN", code)
+        monkeypatch.setattr(workers, "_COMMAND", ("-c", code))
         said: list[str] = []
         return WorkerPool(["run", "recipe"], said.append), said
 
@@ -78,7 +85,7 @@ def test_one_that_fails_stops_the_others(child):
         "import sys, time\nif sys.argv[-1] == '1/2': sys.exit('no memory')\ntime.sleep(600)"
     )
     started = time.monotonic()
-    with pytest.raises(StageError, match="a process of generate failed with exit code 1"):
+    with pytest.raises(StageError, match="a worker of generate failed with exit code 1"):
         made("generate", 2, 1)
     assert time.monotonic() - started < 60
     assert any("no memory" in line for line in said)

@@ -17,7 +17,7 @@ from factory.engines import chat_template
 from factory.errors import RecipeError
 from factory.execution import checks, record, resolve, run
 from factory.localhub.launcher import Connection
-from factory.planning.plan import State, Step, plan
+from factory.planning.plan import State, Step
 from factory.planning.recipe import LoadedRecipe, load
 from factory.stage.inputs import Need
 from tests.support import stand_ins
@@ -93,7 +93,7 @@ def planned(name: str, hub: Any, home: Path) -> list[Step]:
     found = loaded(name)
     pins, absent = resolve.resolve(found, hub, Home(home), None)
     assert not absent
-    return plan(found.recipe, pins, resolve.holdings(found, pins, hub, Home(home)))
+    return resolve.plan(found, pins, hub, Home(home)).steps
 
 
 def test_every_paper_recipe_is_expected_here() -> None:
@@ -146,7 +146,7 @@ def licenses(name: str, hub: Any, home: Path, *overrides: str) -> dict[str, str]
     found = load(name, [*UNSAID.get(name, ()), *overrides])
     pins, _ = resolve.resolve(found, hub, Home(home), None)
     made: dict[str, License] = {}
-    for step in plan(found.recipe, pins, resolve.holdings(found, pins, hub, Home(home))):
+    for step in resolve.plan(found, pins, hub, Home(home)).steps:
         under: dict[Need, License | None] = {}
         for one in step.slices:
             for need in one.spec.needs:

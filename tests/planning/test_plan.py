@@ -10,7 +10,7 @@ import yaml
 from factory.artifacts.resources import shipped
 from factory.errors import RecipeError
 from factory.planning.lock import Lock, Pin, hold
-from factory.planning.plan import ArtifactRef, Inventory, State, Step, plan
+from factory.planning.plan import ArtifactRef, Inventory, Plan, State, Step, plan
 from factory.planning.recipe import Recipe, load
 from factory.sampling.generate import Generate
 from tests.support.builders import by_name, demo, done, lock_of, manifest_of, repinned, walked
@@ -377,6 +377,24 @@ def test_the_whole_line_goes_step_by_step_and_then_all_is_reused():
         assert step.found.directory == Path("work"), "both at rest and on the hub"
         assert step.found.tag == step.reason
     assert len(held.found) == len(names)
+
+
+@pytest.mark.parametrize("kept", [{}, {"pair": {"en": 2}}], ids=["all rows", "a blocked adapter"])
+@pytest.mark.parametrize("before", [Inventory(), None], ids=["empty", "made with n=2"])
+def test_an_updated_plan_equals_a_new_one_after_every_step(kept, before):
+    recipe = demo()
+    lock = lock_of(recipe)
+    start = before or walked(demo("stages.generate.n=2"), lock)
+    updated = Plan(recipe, lock, Inventory(list(start.found), {"mark": (1, 2)}))
+    for name in [step.name for step in updated.steps]:
+        step = updated.step(name)
+        if step.state is not State.RUN:
+            continue
+        manifest = manifest_of(recipe, lock, step, updated.done, kept.get(name))
+        for artifact in (ArtifactRef(manifest, Path()), ArtifactRef(manifest, tag=manifest.tag)):
+            updated.add(artifact)
+            assert updated.steps == plan(recipe, lock, updated.inventory)
+    assert {step.state for step in updated.steps} <= {State.REUSE, State.BLOCKED}
 
 
 def test_planning_changes_nothing():

@@ -86,7 +86,7 @@ def test_the_same_content_under_another_commit_is_the_base_and_other_content_is_
     base(shelf, "two")
     with pytest.raises(InputError, match="not the content that org/adapter was made on") as caught:
         find("org/adapter", hub)
-    assert caught.value.fix == f"bring it in: factory pull org/base@{'b' * 40}"
+    assert caught.value.fix == f"fetch it: factory pull org/base@{'b' * 40}"
 
 
 def test_base_says_where_it_lies_and_cannot_replace_it(
@@ -149,7 +149,7 @@ def test_whole_models_are_taken_as_they_are_and_classifiers_are_not_talked_to(
     commit = base(shelf)
     found = find("org/base", hub)
     assert (found.adapter, found.base_name) == (None, f"org/base@{commit}")
-    with pytest.raises(InputError, match="goes on no base"):
+    with pytest.raises(InputError, match="has no base"):
         find("org/base", hub, "org/base")
     judge = {"architectures": ["LlamaForSequenceClassification"]}
     shelf("org/reward", config__json=json.dumps(judge))

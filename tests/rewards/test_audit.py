@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.cli.console import audit_table
+from factory.cli.tables import audit_table
 from factory.planning.plan import ArtifactRef, Inventory, plan
 from factory.reports.cards import card
 from factory.rewards.audit import FEWEST, AuditLimits, audit, blind, readings

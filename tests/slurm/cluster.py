@@ -200,8 +200,7 @@ def site(root: Path, **changed: str) -> Path:
     program = root / "factory"
     if not program.exists():
         program.write_text(
-            f"#!/bin/bash\nexport PYTHONPATH={source}\n"
-            f"exec {sys.executable} -c 'from factory.cli import main; main()' \"$@\"\n"
+            f'#!/bin/bash\nexport PYTHONPATH={source}\nexec {sys.executable} -m factory "$@"\n'
         )
         program.chmod(0o755)
     each = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {program}"

@@ -100,7 +100,7 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
     program.write_text(
         f"#!/bin/bash\nexport PYTHONPATH={source / 'tests/slurm/watch'}:{source}\n"
         f"export FACTORY_WATCHED={watched}\n"
-        f"exec {cut_off}{sys.executable} -c 'from factory.cli import main; main()' \"$@\"\n"
+        f'exec {cut_off}{sys.executable} -m factory "$@"\n'
     )
     program.chmod(0o755)
     each = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {program}"
@@ -250,7 +250,7 @@ def test_a_line_is_taken_out_of_the_queue_and_can_be_submitted_again(
     assert not tasks(slurm, "generate", "array") & {"PENDING", "RUNNING"}
     run_factory("cancel", *other, home=line.home)  # reward too, if it is not done by now
     slurm.empty()
-    assert "nothing of it is in the queue" in run_factory("cancel", *other, home=line.home).stdout
+    assert "no jobs in the queue" in run_factory("cancel", *other, home=line.home).stdout
     planned = run_factory(*submit, "--dry-run", home=line.home)
     assert "generate" in planned.stdout and "Nothing to submit" not in planned.stdout
 

@@ -361,7 +361,7 @@ def line(tmp_path: Path) -> LoadedRecipe:
 
 
 def findings(loaded: LoadedRecipe, only: set[str] | None = None) -> list[str]:
-    return [finding.line() for finding in checking.lacking(loaded.recipe, only)]
+    return [finding.line() for finding in checking.missing_requirements(loaded.recipe, only)]
 
 
 def test_what_euroeval_needs_is_looked_at_with_the_recipe(

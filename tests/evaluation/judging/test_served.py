@@ -204,7 +204,7 @@ def test_words_for_a_server_are_refused_where_there_is_none() -> None:
 def test_nothing_of_it_is_pinned_fetched_or_looked_at(tmp_path: Path) -> None:
     loaded = demo()
     assert GPT not in {need.source for need in outside(loaded.recipe)}
-    assert GPT not in {asked.model.source for asked in checks.asked(loaded.recipe)}
+    assert GPT not in {asked.model.source for asked in checks.tokenizers(loaded.recipe)}
     pins = lock_of(loaded.recipe)
     held = walked(loaded.recipe, pins, until="judge")
     steps = plan(loaded.recipe, pins, held)
@@ -220,15 +220,15 @@ def test_a_run_is_told_that_there_is_no_address_before_it_begins(
 ) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     recipe = demo().recipe
-    [found] = checks.lacking(recipe)
-    assert found.name == "stages.judge" and "OPENAI_BASE_URL" in found.seen + found.fix
-    assert checks.lacking(recipe, {"arena"}) == []
+    [found] = checks.missing_requirements(recipe)
+    assert found.about == "stages.judge" and "OPENAI_BASE_URL" in found.what + found.fix
+    assert checks.missing_requirements(recipe, {"arena"}) == []
     gate = checks.gate(demo(), lock_of(recipe), None, None, print, ["prompts"], {"judge"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="OPENAI_BASE_URL"):
         gate(plan(recipe, lock_of(recipe), Inventory())[0])
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
-    assert checks.lacking(recipe) == []
-    assert checks.lacking(demo("models.asked=org/chat").recipe) == []
+    assert checks.missing_requirements(recipe) == []
+    assert checks.missing_requirements(demo("models.asked=org/chat").recipe) == []
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,9 @@ def test_what_its_words_are_under_is_asked_before_a_run_and_not_after(
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     loaded = demo("license=apache-2.0", *said)
-    assert [found.seen for found in checks.lacking(loaded.recipe)] == ([what] if what else [])
-    assert checks.lacking(loaded.recipe, {"arena"}) == []
+    missing = checks.missing_requirements(loaded.recipe)
+    assert [finding.seen for finding in missing] == ([what] if what else [])
+    assert checks.missing_requirements(loaded.recipe, {"arena"}) == []
 
 
 SITE = (

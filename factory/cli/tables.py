@@ -1,0 +1,314 @@
+"""Tables of a plan, a run and its results, and the same as records for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from factory.artifacts.manifest import Manifest
+from factory.execution.log import duration
+from factory.planning.estimate import Estimate
+from factory.planning.lock import Lock
+from factory.planning.plan import State, Step
+
+if TYPE_CHECKING:
+    from factory.slurm.costs import StepCost
+
+
+def plan_table(steps: list[Step], estimates: Mapping[str, Estimate]) -> Table:
+    """Tabulate steps with state, reason, and work to do: rows, shards, time at the last rate."""
+    table = Table(title="Plan", title_justify="left")
+    for column in ("step", "state", "reason"):
+        table.add_column(column, overflow="fold")
+    for column in ("rows", "shards", "time"):
+        table.add_column(column, justify="right")
+    table.add_column("repo", overflow="fold")
+    for step in steps:
+        estimate, amounts = estimates[step.name], ("", "", "")
+        if step.state is State.RUN and estimate.rows is not None:
+            stand = f" (+{estimate.there:,} done)" if estimate.there else ""
+            about = "" if estimate.seconds is None else duration(estimate.seconds)
+            amounts = (
+                f"{estimate.rows:,}{stand}",
+                f"{estimate.shards:,}" if estimate.shards else "",
+                about,
+            )
+        table.add_row(step.name, step.state.value, step.reason, *amounts, step.repo)
+    runs = [estimates[step.name] for step in steps if step.state is State.RUN]
+    if any(run.seconds for run in runs):
+        table.caption = _sum(
+            duration(sum(run.seconds or 0.0 for run in runs)),
+            [run.gpu_hours for run in runs],
+            {run.device for run in runs if run.seconds},
+            [s.name for s in steps if s.state is State.RUN and estimates[s.name].seconds is None],
+        )
+        table.caption_justify = "left"
+    return table
+
+
+def _sum(
+    time: str, hours: Sequence[float | None], devices: set[str | None], unknown: Sequence[str]
+) -> str:
+    """Return the caption of a plan: total time, steps without an estimate, devices of the rates."""
+    spent = sum(value or 0.0 for value in hours)
+    gpu_hours = f", {spent:.3g} GPU-hours" if spent else ""
+    by = ", ".join(sorted(value for value in devices if value))
+    unestimated = f"\nWithout an estimate: {', '.join(unknown)}" if unknown else ""
+    return f"Total: {time}{gpu_hours}, at the rate of the last runs ({by}){unestimated}"
+
+
+def costs_table(site: str, costs: Sequence[StepCost]) -> Table:
+    """Tabulate the estimated costs of each step on a cluster."""
+    table = Table(title=f"On {site}", title_justify="left", caption_justify="left")
+    table.add_column("step", overflow="fold")
+    for column in ("tasks", "nodes", "GPUs per node", "time", "GPU-hours", "node-hours"):
+        table.add_column(column, justify="right")
+    for cost in costs:
+        table.add_row(
+            cost.step,
+            str(cost.tasks),
+            str(cost.tasks * cost.nodes),
+            str(cost.gpus or ""),
+            "" if cost.seconds is None else duration(cost.seconds),
+            _figure(cost.gpu_hours or None, ".3g"),
+            _figure(cost.node_hours, ".3g"),
+        )
+    timed = [cost for cost in costs if cost.seconds is not None]
+    if timed:
+        nodes = sum(cost.node_hours or 0.0 for cost in timed)
+        table.caption = _sum(
+            f"{duration(sum(cost.seconds or 0.0 for cost in timed))} without queueing, "
+            f"{nodes:.3g} node-hours",
+            [cost.gpu_hours for cost in timed],
+            {cost.device for cost in timed if cost.seconds},
+            [cost.step for cost in costs if cost.seconds is None],
+        )
+    return table
+
+
+def lock_table(old: Lock | None, new: Lock) -> Table:
+    """Tabulate pins, with their old digests if they changed."""
+    table = Table(title="Lock", title_justify="left")
+    for column in ("source", "commit", "content", ""):
+        table.add_column(column, overflow="fold")
+    for source, pin in sorted(new.pins.items()):
+        was = old.pins.get(source) if old else None
+        change = (
+            "new" if was is None else "" if was.digest == pin.digest else f"was {was.digest[:12]}"
+        )
+        table.add_row(source, (pin.revision or "a file")[:12], pin.digest[:12], change)
+    return table
+
+
+def plan_json(
+    steps: list[Step], estimates: Mapping[str, Estimate], costs: Sequence[StepCost] | None = None
+) -> list[dict[str, Any]]:
+    """Return a plan as records; `site` is the cost of a step on a cluster, if one was named."""
+    by_step = {cost.step: asdict(cost) for cost in costs or ()}
+    return [
+        {
+            "step": step.name,
+            "state": step.state.value,
+            "reason": step.reason,
+            "repo": step.repo,
+            "fingerprint": step.fingerprint,
+            "slices": {part.spec.name: part.fingerprint for part in step.slices},
+            "tag": step.found.tag if step.found else None,
+            **asdict(estimates[step.name]),
+            **({} if costs is None else {"site": by_step.get(step.name)}),
+        }
+        for step in steps
+    ]
+
+
+def run_json(steps: list[Step]) -> list[dict[str, Any]]:
+    """Return a run as records: each step's state and its rows by slice."""
+    return [
+        {
+            "step": step.name,
+            "state": step.state.value,
+            "reason": step.reason,
+            "repo": step.repo,
+            "tag": step.found.tag if step.found else None,
+            "rows": {
+                name: record.rows.model_dump()
+                for name, record in (step.found.manifest.slices if step.found else {}).items()
+            },
+            "seconds": step.found.manifest.cost.wall_seconds if step.found else None,
+            "alarms": step.found.manifest.stats.get("alarms", []) if step.found else [],
+        }
+        for step in steps
+    ]
+
+
+def alarms(steps: list[Step]) -> list[str]:
+    """Return alarms of trainings, to be looked at before their adapters are used."""
+    return [
+        f"look at {step.name}: {alarm}"
+        for step in steps
+        if step.found is not None
+        for alarm in step.found.manifest.stats.get("alarms", [])
+    ]
+
+
+def rows_table(steps: list[Step]) -> Table:
+    """Tabulate rows in, out and dropped, by step and slice."""
+    table = Table(title="Rows", title_justify="left")
+    table.add_column("step")
+    table.add_column("slice")
+    for column in ("in", "out", "dropped"):
+        table.add_column(column, justify="right")
+    table.add_column("drop reasons", overflow="fold")
+    for step in steps:
+        if step.state is State.BLOCKED or step.found is None:
+            table.add_row(step.name, "", "", "", "", f"{step.state.value}: {step.reason}")
+            continue
+        for name, record in step.found.manifest.slices.items():
+            rows = record.rows
+            reasons = ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items())
+            dropped = sum(rows.dropped.values())
+            table.add_row(step.name, name, str(rows.into), str(rows.out), str(dropped), reasons)
+    return table
+
+
+def comparison_table(manifest: Manifest) -> Table:
+    """Tabulate wins, ties and losses by language, as judged."""
+    stats = manifest.stats
+    notes = "; ".join(stats["notes"])
+    at = f" at {stats['judge_revision'][:15]}" if stats["judge_revision"] else ""
+    at = ", served, not pinned" if "served" in stats else at
+    table = Table(
+        title=f"Tuned against base, judged by {stats['judge']}{at}"
+        + (f": {notes}" if notes else ""),
+        title_justify="left",
+    )
+    rewards = any("mean_reward_model" in row for row in stats["comparisons"])
+    table.add_column("adapter")
+    table.add_column("language")
+    for column in ("won", "tied", "lost", "unparsed"):
+        table.add_column(column, justify="right")
+    for column in ("reward before", "after") if rewards else ():
+        table.add_column(column, justify="right")
+    table.add_column("win rate, 95 % interval", overflow="fold")
+    for row in stats["comparisons"]:
+        means = [row.get(f"mean_reward_{side}") for side in ("reference", "model")]
+        table.add_row(
+            row["model"],
+            row["language"],
+            *(str(row[name]) for name in ("won", "tied", "lost", "unparseable")),
+            *((_figure(mean, ".2f") for mean in means) if rewards else ()),
+            row.get("shown", "no verdict"),
+        )
+    return table
+
+
+_DOUBTS = """\
+in language: win rate with answers in the wrong language counted as losses
+length-controlled: win rate at equal length; phi: the judge's length preference
+bounds: win rate if all unparsed verdicts were losses, or wins
+consistency: % of questions with the same verdict in both orders
+LPR: line pass rate (% of answers without a line in another language), base and tuned"""
+_WORDS = "\nWPR: word pass rate (% of those without an English word; non-Latin scripts)"
+
+
+def doubts_table(manifest: Manifest) -> Table:
+    """Tabulate other explanations of a win rate: length, language, unparsed verdicts, order of the
+    answers, questions that were in training."""
+    stats = manifest.stats
+    n_seen = sum(counts["seen"] for counts in stats["seen_in_training"].values())
+    warned = f"\n{n_seen} questions are among the training prompts: see the card" if n_seen else ""
+    sides = ("reference", "model")
+    words = any(
+        row.get(f"word_pass_rate_{s}") is not None for row in stats["comparisons"] for s in sides
+    )
+    table = Table(
+        title="Win rate controls",
+        title_justify="left",
+        caption=_DOUBTS + (_WORDS if words else "") + warned,
+        caption_justify="left",
+    )
+    table.add_column("adapter")
+    table.add_column("language")
+    columns = (
+        "win rate", "in language", "length-controlled", "phi", "bounds", "consistency", "LPR",
+    )  # fmt: skip
+    for column in (*columns, "WPR") if words else columns:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in stats["comparisons"]:
+        controlled, bounds = row.get("lc_minimal_chars") or {}, row["bounds"]
+        rates = [
+            ", ".join(
+                _figure(row.get(f"{kind}_pass_rate_{side}"), ".0f") or "none" for side in sides
+            )
+            for kind in (("line", "word") if words else ("line",))
+        ]
+        table.add_row(
+            row["model"],
+            row["language"],
+            _figure((row.get("win_rate") or {}).get("rate"), ".1f"),
+            _figure((row.get("in_language") or {}).get("rate"), ".1f"),
+            _figure(controlled.get("rate"), ".1f") or str(controlled.get("flag") or ""),
+            _figure(controlled.get("phi"), "+.2f"),
+            f"{bounds['worst']:.1f} to {bounds['best']:.1f}",
+            _figure((row.get("consistency") or {}).get("same_share"), ".0f"),
+            *rates,
+        )
+    return table
+
+
+_AUDIT = """\
+spread: mean standard deviation of rewards within a prompt
+length corr.: rank correlation of reward and length within a prompt; at 1 it measures only length
+offset, std ratio: mean and standard deviation against English; raw rewards are not comparable
+rank corr. with en: rank correlation with English of prompts' mean rewards
+accuracy: preference pairs with a known better answer that it ranks right; chance is half"""
+
+
+_AUDIT_COLUMNS = (
+    "spread", "length corr.", "offset to en", "std ratio", "rank corr. with en", "accuracy",
+)  # fmt: skip
+
+
+def audit_table(manifest: Manifest) -> Table:
+    """Tabulate the audit of a reward model by language."""
+    table = Table(
+        title="Reward model audit",
+        title_justify="left",
+        caption=_AUDIT,
+        caption_justify="left",
+    )
+    table.add_column("language")
+    for column in _AUDIT_COLUMNS:
+        table.add_column(column, justify="right")
+    table.add_column("warnings", overflow="fold")
+    for name, figures in manifest.stats["audit"]["by_language"].items():
+        table.add_row(
+            name,
+            _figure(figures["spread"], ".3g"),
+            _figure(figures["length_chars"], "+.2f"),
+            _figure(figures.get("offset"), "+.3g"),
+            _figure(figures.get("scale"), ".2f"),
+            _figure(figures["agreement"].get("en"), "+.2f"),
+            f"{figures['pairs_right']} of {figures['pairs']}" if figures["pairs"] else "",
+            "; ".join(figures["blind"]),
+        )
+    return table
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def repos_table(steps: list[Step]) -> Table:
+    """Tabulate repos, with their tags."""
+    table = Table(title="Repos", title_justify="left")
+    for column in ("repo", "kind", "tag"):
+        table.add_column(column, overflow="fold")
+    for step in steps:
+        if step.found is not None:
+            kind = step.found.manifest.kind
+            table.add_row(step.repo, kind, step.found.tag or "not published")
+    return table
