@@ -221,7 +221,7 @@ def test_a_run_is_told_that_there_is_no_address_before_it_begins(
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     recipe = demo().recipe
     [found] = checks.missing_requirements(recipe)
-    assert found.about == "stages.judge" and "OPENAI_BASE_URL" in found.what + found.fix
+    assert found.name == "stages.judge" and "OPENAI_BASE_URL" in found.seen + found.fix
     assert checks.missing_requirements(recipe, {"arena"}) == []
     gate = checks.gate(demo(), lock_of(recipe), None, None, print, ["prompts"], {"judge"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="OPENAI_BASE_URL"):
