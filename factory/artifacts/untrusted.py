@@ -1,7 +1,7 @@
-"""Names, ids and sizes that another hub or a manifest gives, checked where they enter.
+"""Check names, ids and sizes from another hub or a manifest where they enter. Pure.
 
-One function for each kind. It returns what it was given, or raises `Untrusted`: a client joins such
-words into paths and addresses, so one that could lead out of a folder must never reach it. Pure.
+One function for each kind. It returns a valid value unchanged and raises `Untrusted` otherwise:
+clients join such values into paths and addresses, so none may lead out of a folder.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _REF_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{")
 
 
 class Untrusted(HubError, ValueError):
-    """A word from elsewhere that could do harm as a path or an address. A ValueError too, so that
-    a manifest that holds it is not one."""
+    """A value from outside that could do harm in a path or an address. Also a ValueError, so that
+    a manifest with it is invalid."""
 
 
 def repo(name: str) -> str:
-    """The id of a repo, `org/name` or `name`."""
+    """Check the id of a repo, `org/name` or `name`."""
     parts = _text(name, "repo").split("/")
     odd = ".." in name or "--" in name
     if odd or len(parts) > 2 or not all(_REPO_PART.fullmatch(part) for part in parts):
@@ -40,39 +40,39 @@ def repo(name: str) -> str:
 
 
 def commit(text: str) -> str:
-    """The id of a commit: 40 hex digits, or 64 where git is set to SHA-256."""
+    """Check the id of a commit: 40 hex digits, or 64 where git is set to SHA-256."""
     return _hexadecimal("commit id", text, 40, 64)
 
 
 def history(commits: Iterable[str], revision: str) -> None:
-    """The commits up to a revision, oldest first: at least one, each once, and where the revision
-    is a commit, that one is the last."""
-    found = [commit(text) for text in commits]
-    whole = found and len(set(found)) == len(found)
-    if not whole or (_HEX.fullmatch(revision) and len(revision) >= 40 and found[-1] != revision):
-        raise Untrusted(f"{len(found)} commits are no history of {_shown(revision)}", _FIX)
+    """Check the commits up to a revision, oldest first: at least one, none twice, and the last is
+    the revision if that is a commit."""
+    ids = [commit(text) for text in commits]
+    complete = ids and len(set(ids)) == len(ids)
+    if not complete or (_HEX.fullmatch(revision) and len(revision) >= 40 and ids[-1] != revision):
+        raise Untrusted(f"{len(ids)} commits are not the history of {_shown(revision)}", _FIX)
 
 
 def blob(text: str) -> str:
-    """The id of a file's content: git's, 40 or 64 hex digits."""
+    """Check the id of a file's content: git's, 40 or 64 hex digits."""
     return _hexadecimal("blob id", text, 40, 64)
 
 
 def sha256(text: str) -> str:
-    """The sha256 of a file's content, in hex."""
+    """Check the sha256 of a file's content, in hex."""
     return _hexadecimal("sha256", text, 64)
 
 
 def fingerprint(text: str) -> str:
-    """The fingerprint of an artifact or a slice: at most 64 hex digits."""
+    """Check the fingerprint of an artifact or a slice: at most 64 hex digits."""
     return _hexadecimal("fingerprint", text, *range(1, 65))
 
 
 def etag(text: str) -> str:
-    """An ETag as a client takes it apart (`W/"x"`, `"x"` or `x`).
+    """Check an ETag, in any of its forms (`W/"x"`, `"x"` or `x`).
 
-    Public hubs and the local one give hex of 40 or 64 digits. Others may give anything that is
-    one file name, as `5d41402a-12`: it is a name of a cached file, and no more than that.
+    Public hubs and the local one give 40 or 64 hex digits. Others may give any single file name,
+    such as `5d41402a-12`, since the client only names a cached file by it.
     """
     if not _ETAG.fullmatch(_text(text, "ETag").removeprefix("W/").strip('"')):
         raise _refusal("ETag", text)
@@ -80,7 +80,7 @@ def etag(text: str) -> str:
 
 
 def path(text: str) -> str:
-    """The path of a file inside a repo, by the rules of the local hub."""
+    """Check the path of a file inside a repo, by the rules of the local hub."""
     parts = _text(text, "path").split("/")
     if len(_bytes(text, "path")) > _MAX_PATH or "\\" in text or _CONTROL.search(text):
         raise _refusal("path", text)
@@ -92,21 +92,21 @@ def path(text: str) -> str:
 
 
 def paths(listed: Iterable[str]) -> list[str]:
-    """The paths of all files of a repo: each is there once, and none is a folder of another."""
-    found = [path(text) for text in listed]
-    files = set(found)
-    if len(files) < len(found):
-        raise Untrusted("a listing names one file twice", _FIX)
-    for text in found:
+    """Check the paths of all files of a repo: none is there twice or is a folder of another."""
+    checked = [path(text) for text in listed]
+    files = set(checked)
+    if len(files) < len(checked):
+        raise Untrusted("a listing names the same file twice", _FIX)
+    for text in checked:
         folder = text
         while folder := folder.rpartition("/")[0]:
             if folder in files:
-                raise Untrusted(f"a listing has {_shown(folder)} as a file and a folder", _FIX)
-    return found
+                raise Untrusted(f"a listing has {_shown(folder)} both as file and as folder", _FIX)
+    return checked
 
 
 def ref(text: str) -> str:
-    """The name of a branch or a tag, by the rules of git; none that reads as a commit."""
+    """Check the name of a branch or a tag, by the rules of git; it must not look like a commit."""
     _text(text, "branch or tag")
     if len(_bytes(text, "branch or tag")) > _MAX_PART or _REF_FORBIDDEN.search(text):
         raise _refusal("branch or tag", text)
@@ -118,12 +118,12 @@ def ref(text: str) -> str:
 
 
 def revision(text: str) -> str:
-    """A commit, a branch or a tag."""
+    """Check a commit, a branch or a tag."""
     return text if len(text) in (40, 64) and _HEX.fullmatch(text) else ref(text)
 
 
 def slug(text: str) -> str:
-    """The slug of a collection, `org/title-0123abcd`."""
+    """Check the slug of a collection, `org/title-0123abcd`."""
     org, _, rest = _text(text, "collection").partition("/")
     if not _REPO_PART.fullmatch(org) or ".." in text or not _SLUG.fullmatch(rest):
         raise _refusal("collection", text)
@@ -131,41 +131,41 @@ def slug(text: str) -> str:
 
 
 def word(text: str) -> str:
-    """The name of a recipe, a stage or a kind; also none at all."""
+    """Check the name of a recipe, a stage or a kind; it may be empty."""
     if text and not _WORD.fullmatch(_text(text, "name")):
         raise _refusal("name", text)
     return text
 
 
 def step(text: str) -> str:
-    """The name of a step, as `judge` or `dpo[da]`."""
+    """Check the name of a step, such as `judge` or `dpo[da]`."""
     if not _STEP.fullmatch(_text(text, "step")):
         raise _refusal("step", text)
     return text
 
 
 def text(words: str | None) -> str:
-    """A title, a description or a note: any text, also none at all."""
+    """Check a title, a description or a note: any text; None becomes empty."""
     if words is not None and not isinstance(words, str):
         raise _refusal("text", words)
     return words or ""
 
 
 def date(moment: datetime) -> int:
-    """When something was made, as seconds since 1970."""
+    """Return a date as seconds since 1970."""
     if not isinstance(moment, datetime):
         raise _refusal("date", moment)
     return int(moment.timestamp())
 
 
 def size(number: int) -> int:
-    """The size of a file in bytes."""
+    """Check the size of a file in bytes."""
     if type(number) is not int or not 0 <= number <= _MAX_SIZE:
         raise _refusal("size", number)
     return number
 
 
-_FIX = "check the name; if a hub or a manifest gave it, do not use what is there"
+_FIX = "check the name; if it came from a hub or a manifest, do not use that source"
 
 
 def _hexadecimal(what: str, text: str, *lengths: int) -> str:
@@ -188,7 +188,7 @@ def _bytes(text: str, what: str) -> bytes:
 
 
 def _refusal(what: str, value: object) -> Untrusted:
-    return Untrusted(f"{_shown(value)} cannot be a {what}", _FIX)
+    return Untrusted(f"{_shown(value)} is not a valid {what}", _FIX)
 
 
 def _shown(value: object) -> str:

@@ -121,16 +121,16 @@ def backup(
     """
     from factory.errors import HubError
 
-    found = _ask("backup", {"folder": str(folder.absolute())})
+    report = _ask("backup", {"folder": str(folder.absolute())})
     if json_:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(report))
     else:
         typer.echo(
-            f"{folder}: the database and {found['contents']} contents,"
-            f" {found['copied'] / 1e6:.1f} MB copied"
+            f"{folder}: the database and {report['contents']} contents,"
+            f" {report['copied'] / 1e6:.1f} MB copied"
         )
-    if found["problems"]:
-        raise HubError("; ".join(found["problems"]), "mend the store, then make the backup again")
+    if report["problems"]:
+        raise HubError("; ".join(report["problems"]), "mend the store, then make the backup again")
 
 
 @hub.command("export")

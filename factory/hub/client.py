@@ -1,8 +1,8 @@
-"""The hub, thinly: fetch, publish, tag, collect, over huggingface_hub and HTTP.
+"""Client of one hub: fetch, publish, tag, collect, over huggingface_hub and HTTP.
 
 One publish is one commit that holds data, manifest and card; the tag is set last, after the
-commit was read back, so that a half-finished publish is never found by its tag. The commit call
-is not idempotent: before any second try the head is compared with what was to be sent.
+commit was read back, so that a half-finished publish never has a tag. The commit call is not
+idempotent: before a retry the head is compared with the files to send.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*
 
 @dataclass(frozen=True)
 class PublishedRef:
-    """Where an artifact can be found: repo, tag and commit."""
+    """A published artifact: repo, tag and commit."""
 
     repo: str
     tag: str
@@ -88,9 +88,9 @@ class CollectionEntry:
 
 
 class Hub:
-    """One hub: the local one or any other that speaks the protocol. `cache` is where its files
-    are kept, if not where HF_HUB_CACHE says: a cache does not know which hub a repo came from.
-    `reachable` is False for what stands in its place where there is none (offline.py)."""
+    """One hub, local or remote. `cache` is the directory of its files, by default HF_HUB_CACHE.
+    Each hub needs its own, since a cache does not record which hub a repo came from. `reachable` is
+    False for the replacement on nodes without a network (execution/offline_hub.py)."""
 
     reachable = True
 
@@ -102,7 +102,7 @@ class Hub:
         self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
 
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
-        """(commit, content digest) of an outside repo; None when the hub does not have it.
+        """Return (commit, content digest) of an outside repo; None when the hub does not have it.
 
         Raises HubError when the hub is out of reach, or the repo is gated or has no `revision`.
         """
@@ -113,7 +113,7 @@ class Hub:
             return commit, content_digest(self._contents(name, kind, commit).items())
 
     def has(self, name: str, kind: str, revision: str) -> bool:
-        """Whether the hub has this revision of a repo. Raises HubError when it is out of reach."""
+        """Return whether the hub has this revision of a repo. Raises HubError if out of reach."""
         with self.explained(name):
             try:
                 return self._commit_at(name, kind, revision) is not None
@@ -128,33 +128,36 @@ class Hub:
         only: Sequence[str] | None = None,
         but: Sequence[str] = (),
     ) -> Path:
-        """The files of a repo at a revision, on this disk: all, or `only` those of these patterns
-        `but` for others. Safetensors only, never pickles."""
+        """Download the files of a repo at a revision; return their directory.
+
+        only: patterns of the files to download, all by default.
+        but: patterns of files to leave out. Pickled weights are never downloaded.
+        Raises HubError."""
         with self.explained(name), announced(f"fetching {name} from {self.endpoint}"):
             commit = revision
             if not REGEX_COMMIT_HASH.fullmatch(revision):
                 untrusted.ref(revision)
                 commit = commit_of(self._api.repo_info(name, repo_type=kind, revision=revision))
-            wanted = filter_repo_objects(
+            files = filter_repo_objects(
                 files_at(self._api, name, kind, commit),
                 allow_patterns=None if only is None else list(only),
                 ignore_patterns=[*_WEIGHTS, *but],
                 key=lambda file: file.path,
             )
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                for _ in pool.map(lambda file: self._whole(name, kind, commit, file), wanted):
+                for _ in pool.map(lambda file: self._whole(name, kind, commit, file), files):
                     pass
             folder = repo_folder_name(repo_id=name, repo_type=kind)
             return Path(self._cache or constants.HF_HUB_CACHE) / folder / "snapshots" / commit
 
     def holdings(self, repos: Mapping[str, str]) -> Inventory:
-        """Every artifact at a fingerprint's tag in these repos (name to type)."""
-        found = Inventory()
+        """Return every artifact at a fingerprint's tag in these repos (name to type)."""
+        inventory = Inventory()
         for repo, kind in repos.items():
             with self.explained(repo):
                 for tag, manifest in self._tagged(repo, kind):
-                    found.add(ArtifactRef(manifest, tag=tag))
-        return found
+                    inventory.add(ArtifactRef(manifest, tag=tag))
+        return inventory
 
     def publish(
         self, directory: Path, manifest: Manifest, repo: str, kind: str, private: bool
@@ -179,12 +182,12 @@ class Hub:
             except HfHubHTTPError as error:
                 if status_of(error) != 409:
                     raise
-                # somebody published the same fingerprint this very moment: theirs stands
+                # a concurrent publish of the same fingerprint was first: keep that one
                 return self.publish(directory, manifest, repo, kind, private)
             return PublishedRef(repo, tag, commit)
 
     def read(self, name: str, kind: str, revision: str, path: str) -> bytes | None:
-        """One file of a repo at a revision; None when it is not there. Raises HubError."""
+        """Return one file of a repo at a revision; None when it does not exist. Raises HubError."""
         with self.explained(name):
             try:
                 return self._download(name, kind, revision, path).read_bytes()
@@ -194,24 +197,24 @@ class Hub:
                 return None
 
     def paths(self, name: str, kind: str, revision: str) -> list[str]:
-        """The paths of all files of a repo at a revision. Raises HubError."""
+        """Return the paths of all files of a repo at a revision. Raises HubError."""
         with self.explained(name):
             untrusted.revision(revision)
             return [file.path for file in files_at(self._api, name, kind, revision)]
 
     def siblings(self, repo: str, kind: str) -> list[tuple[str, str]]:
-        """The other models and datasets (name and kind) of the collections that hold a repo."""
-        found: dict[tuple[str, str], None] = {}
+        """Return the other models and datasets, (name, kind), in the collections of a repo."""
+        repos: dict[tuple[str, str], None] = {}
         with self.explained(repo):
             for shelf in self._api.list_collections(item=f"{kind}s/{repo}"):
                 for item in self._api.get_collection(untrusted.slug(shelf.slug)).items:
                     if item.item_type in ("model", "dataset"):
-                        found[untrusted.repo(item.item_id), item.item_type] = None
-        return [one for one in found if one != (repo, kind)]
+                        repos[untrusted.repo(item.item_id), item.item_type] = None
+        return [sibling for sibling in repos if sibling != (repo, kind)]
 
     def refresh_card(self, repo: str, kind: str, card: str) -> str | None:
-        """Put a new card on main: the one commit that may follow a publish. Data and tags stay as
-        they are. Returns the commit; None when that card is there already."""
+        """Commit a new card to main, the one commit that may follow a publish. Data and tags do not
+        change. Return the commit; None when main has that card already. Raises HubError."""
         new = card.encode()
 
         def attempt() -> str:
@@ -234,24 +237,24 @@ class Hub:
     def collect(
         self, title: str, org: str, private: bool, about: str, items: Sequence[CollectionEntry]
     ) -> str:
-        """Make a collection hold these repos, each with its note, in this order and in front of
-        whatever a person put there; it is made if missing. `{slug}` in `about` is filled in.
+        """Put these repos into a collection, in this order, with their notes; return its slug.
 
-        Asked again with the same it changes nothing. Returns the slug. Raises HubError.
+        The collection is created if missing. Items that a person added come after these. `{slug}`
+        in `about` is replaced. A second call with the same items changes nothing. Raises HubError.
         """
         with self.explained(f"the collection {title}"):
-            found = self._api.create_collection(
+            collection = self._api.create_collection(
                 title, namespace=org, private=private, exists_ok=True
             )
-            said = about.replace("{slug}", found.slug)[:COLLECTION_DESCRIPTION]
-            if found.description != said:
-                self._api.update_collection_metadata(found.slug, description=said)
-            there = {(item.item_id, item.item_type): item for item in found.items}
+            description = about.replace("{slug}", collection.slug)[:COLLECTION_DESCRIPTION]
+            if collection.description != description:
+                self._api.update_collection_metadata(collection.slug, description=description)
+            existing = {(item.item_id, item.item_type): item for item in collection.items}
             for item in items:
-                present = there.get((item.repo, item.kind))
+                present = existing.get((item.repo, item.kind))
                 if present is None:
                     self._api.add_collection_item(
-                        found.slug,
+                        collection.slug,
                         item_id=item.repo,
                         item_type=item.kind,
                         note=item.note,
@@ -259,13 +262,13 @@ class Hub:
                     )
                 elif present.note != item.note:
                     self._api.update_collection_item(
-                        found.slug, item_object_id=present.item_object_id, note=item.note
+                        collection.slug, item_object_id=present.item_object_id, note=item.note
                     )
-            self._arrange(found.slug, [item.repo for item in items])
-            return found.slug
+            self._arrange(collection.slug, [item.repo for item in items])
+            return collection.slug
 
     def _arrange(self, slug: str, order: Sequence[str]) -> None:
-        """Move items until those of `order` come first and in it; no request when they do."""
+        """Move the items of `order` to the front, in that order. No request if they are there."""
         rank = {repo: place for place, repo in enumerate(order)}
         items = [(i.item_id, i.item_object_id) for i in self._api.get_collection(slug).items]
         for place, item in enumerate(sorted(items, key=lambda i: rank.get(i[0], len(rank)))):
@@ -275,26 +278,26 @@ class Hub:
                 items.insert(place, item)
 
     def collections(self, org: str) -> dict[str, str]:
-        """The collections of an org, slug to title. Raises HubError."""
+        """Return the collections of an org, slug to title. Raises HubError."""
         with self.explained(f"the collections of {org}"):
-            there = self._api.list_collections(owner=org)
-            return {untrusted.slug(one.slug): untrusted.text(one.title) for one in there}
+            listed = self._api.list_collections(owner=org)
+            return {untrusted.slug(item.slug): untrusted.text(item.title) for item in listed}
 
     def find_collection(self, slug: str) -> tuple[str, str]:
-        """(slug, title) of a collection. One that was pulled is found by the slug that it had
-        elsewhere: only the number at its end differs. Raises HubError."""
-        there = self.collections(slug.split("/")[0])
-        same = [found for found in there if found.rpartition("-")[0] == slug.rpartition("-")[0]]
-        if slug not in there and not same:
+        """Return (slug, title) of a collection. A pulled one is also matched by its slug on the
+        source hub, of which only the number at the end differs. Raises HubError."""
+        titles = self.collections(slug.split("/")[0])
+        same = [other for other in titles if other.rpartition("-")[0] == slug.rpartition("-")[0]]
+        if slug not in titles and not same:
             raise HubError(
                 f"{self.endpoint} has no collection {slug}",
-                f"there is {', '.join(there)}" if there else "factory pull it first",
+                f"there is {', '.join(titles)}" if titles else "factory pull it first",
             )
-        here = slug if slug in there else same[0]
-        return here, there[here]
+        here = slug if slug in titles else same[0]
+        return here, titles[here]
 
     def collection(self, slug: str) -> dict[str, str]:
-        """The repos in a collection (as `shelf` finds it), in its order, with their types.
+        """Return the repos of a collection, in its order, with their types.
 
         Raises HubError.
         """
@@ -308,7 +311,7 @@ class Hub:
             }
 
     def _commit_at(self, name: str, kind: str, revision: str) -> str | None:
-        """The commit of a repo at a revision; None when the hub has no such repo."""
+        """Return the commit of a repo at a revision; None when the hub has no such repo."""
         untrusted.repo(name), untrusted.revision(revision)
         try:
             return commit_of(self._api.repo_info(name, repo_type=kind, revision=revision))
@@ -339,16 +342,16 @@ class Hub:
                 yield tag, manifest
 
     def _commit(self, directory: Path, manifest: Manifest, repo: str, kind: str) -> str:
-        """One commit that makes the repo's main hold just what `directory` holds."""
+        """Commit the files of `directory` to main and delete all others; return the commit."""
         files = _files(directory)
 
         def attempt() -> str:
             head = commit_of(self._api.repo_info(repo, repo_type=kind))
-            there = self._contents(repo, kind, head)
-            if there == {path: file_sha256(file) for path, file in files.items()}:
+            published = self._contents(repo, kind, head)
+            if published == {path: file_sha256(file) for path, file in files.items()}:
                 return head  # an earlier try did arrive
             adds = [CommitOperationAdd(path, str(file)) for path, file in files.items()]
-            drops = [CommitOperationDelete(path) for path in there if path not in files]
+            drops = [CommitOperationDelete(path) for path in published if path not in files]
             for add in adds:  # one by one: memory stays flat, and a retry sends only the rest
                 self._api.preupload_lfs_files(repo, [add], repo_type=kind)
             return str(
@@ -364,27 +367,27 @@ class Hub:
         return _retrying(attempt)
 
     def _verify(self, directory: Path, repo: str, kind: str, commit: str) -> None:
-        there = self._contents(repo, kind, commit)
+        published = self._contents(repo, kind, commit)
         for path, file in _files(directory).items():
-            if there.get(path) != file_sha256(file):
+            if published.get(path) != file_sha256(file):
                 raise HubError(
                     f"{repo}: {path} did not arrive as it was sent", "publish again; see the log"
                 )
 
     def _contents(self, repo: str, kind: str, revision: str) -> dict[str, str]:
-        """sha256 of every file. The hub knows it for large files; small ones are read."""
-        found = {}
+        """Return the sha256 of every file. A hub lists it for large files; small ones are read."""
+        digests = {}
         for file in files_at(self._api, repo, kind, revision):
             if file.path in IGNORED:
                 continue
             if file.lfs is not None:
-                found[file.path] = file.lfs.sha256
+                digests[file.path] = file.lfs.sha256
             else:
-                found[file.path] = file_sha256(self._whole(repo, kind, revision, file))
-        return found
+                digests[file.path] = file_sha256(self._whole(repo, kind, revision, file))
+        return digests
 
     def _whole(self, repo: str, kind: str, commit: str, file: RepoFile) -> Path:
-        """A file that a listing names, on this disk, as large as that says. Raises HubError."""
+        """Download a listed file and check its size. Raises HubError."""
         path = self._download(repo, kind, commit, file.path, file.size)
         if path.stat().st_size != file.size:
             raise HubError(
@@ -395,7 +398,7 @@ class Hub:
         return path
 
     def _download(self, repo: str, kind: str, revision: str, path: str, size: int = _SMALL) -> Path:
-        """One file of a repo at a revision, on this disk, of `size` bytes at most."""
+        """Download one file of a repo at a revision, of `size` bytes at most."""
         untrusted.repo(repo), untrusted.revision(revision), untrusted.path(path)
         with http_guard.at_most(size):
             return Path(
@@ -412,7 +415,7 @@ class Hub:
 
     @contextmanager
     def explained(self, name: str) -> Iterator[None]:
-        """Turn what the client raises into one line and its fix."""
+        """Turn errors of the client inside the block into a HubError: one line and its fix."""
         try:
             yield
         except Exception as error:
@@ -422,14 +425,14 @@ class Hub:
             raise explained from None
 
     def _unreadable(self, error: BaseException, name: str) -> HubError | None:
-        """An answer that the client itself could not make anything of."""
+        """Return the error for an answer that the client could not parse."""
         disk = isinstance(error, OSError) and error.errno is not None
         if isinstance(error, FactoryError) or disk or not _raised_by_client(error):
             return None
-        said = str(error).strip().splitlines() or [""]
+        lines = str(error).strip().splitlines() or [""]
         return HubError(
             f"{name}: {self.endpoint} gave an answer that cannot be read "
-            f"({type(error).__name__}: {said[0][:200]})",
+            f"({type(error).__name__}: {lines[0][:200]})",
             "try again; if it stays, that hub is damaged or no hub at all",
         )
 
@@ -456,29 +459,29 @@ class Hub:
 
 
 def commit_of(info: Any) -> str:
-    """The commit that a repo's description names."""
+    """Return the commit in a repo's description, checked."""
     return untrusted.commit(info.sha)
 
 
 def files_at(api: HfApi, repo: str, kind: str, revision: str) -> list[RepoFile]:
-    """The files of a repo at a revision. Raises Untrusted for a listing that cannot be one."""
+    """Return the files of a repo at a revision. Raises Untrusted for an invalid listing."""
     untrusted.repo(repo), untrusted.revision(revision)
-    found = [
+    files = [
         entry
         for entry in api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)
         if isinstance(entry, RepoFile)
     ]
-    untrusted.paths(file.path for file in found)
-    for file in found:
+    untrusted.paths(file.path for file in files)
+    for file in files:
         untrusted.size(file.size)
         untrusted.blob(file.blob_id)
         if file.lfs is not None:
             untrusted.sha256(file.lfs.sha256)
-    return found
+    return files
 
 
 def _raised_by_client(error: BaseException) -> bool:
-    """Whether an error comes out of the Hub client, and not out of the factory."""
+    """Return whether an error comes from the Hub client, not from the factory."""
     last = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         package = frame.f_globals.get("__name__", "").partition(".")[0]
@@ -509,7 +512,7 @@ def _draw(manifest: Manifest) -> str:
 
 
 def _retrying(call: Callable[[], str]) -> str:
-    """Again after a lost race (409, 412), a server's bad moment (5xx) or a lost connection."""
+    """Retry after a concurrent update (409, 412), a server error (5xx) or a lost connection."""
 
     def passing(raised: BaseException) -> bool:
         error = root_cause(raised)

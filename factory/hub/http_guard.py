@@ -1,9 +1,9 @@
-"""Every answer of a hub is looked at before its client uses it.
+"""Check every answer of a hub before its client uses it.
 
-The client joins headers into paths, follows pages and redirects, and waits as long as it is told.
-One hook on the HTTP client that all Hub calls of this process share refuses what could lead out of
-the cache or never end. It sees the very answer that is used: a hub that says one thing now and
-another later gains nothing.
+The client joins headers into paths, follows pages and redirects, and waits as long as a hub asks.
+One hook on the HTTP client that all Hub calls of this process share refuses answers that could
+lead out of the cache or never end. It checks the answer that is then used, so a hub gains nothing
+by answering differently later.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _API_SECONDS = 600.0  # for one answer of an API
 _SILENCE = 600.0  # seconds without a byte
 _PATIENCE = 300.0  # seconds of waiting without a good answer in between
 _ALL_PATIENCE = 3600.0  # seconds of waiting for one host, all together
-_TOLD = 2.0  # seconds of waiting from which on it is said
+_LOGGED = 2.0  # seconds; longer waits are logged
 _COMMIT = "X-Repo-Commit"
 _LINKED = "X-Linked-Etag"
 _PUBLIC = ("huggingface.co", "hf.co")  # hubs with a Xet store
@@ -52,8 +52,8 @@ _size: ContextVar[int | None] = ContextVar("size", default=None)
 
 @contextmanager
 def at_most(size: int) -> Iterator[None]:
-    """No body that comes in meanwhile, in this thread, may have more bytes. Raises HubError from
-    the call that reads it."""
+    """Limit each body that this thread reads inside the block, in bytes. The call that reads a
+    larger one raises HubError."""
     before = _size.set(size)
     try:
         yield
@@ -62,7 +62,7 @@ def at_most(size: int) -> Iterator[None]:
 
 
 def install() -> None:
-    """Look at all answers that Hub clients of this process get from now on."""
+    """Check all answers that Hub clients of this process get from now on."""
     before = client_room._GLOBAL_CLIENT_FACTORY
     if isinstance(before, _Guarded):
         return
@@ -71,8 +71,8 @@ def install() -> None:
 
 @contextmanager
 def meanwhile() -> Iterator[None]:
-    """Look at answers inside a block of somebody else's program, whose Hub clients are afterwards
-    what they were."""
+    """Check answers inside the block only: afterwards the Hub clients of the user's program are as
+    they were."""
     before = client_room._GLOBAL_CLIENT_FACTORY
     install()
     try:
@@ -83,30 +83,29 @@ def meanwhile() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Guarded:
-    """A maker of HTTP clients that adds the hooks to those of another maker."""
+    """A factory of HTTP clients that adds our hooks to those of the factory `before`."""
 
     before: Callable[[], Any]
 
     def __call__(self) -> Any:
-        made = self.before()
-        hooks = made.event_hooks
-        hooks["request"] = [*hooks["request"], _asked]
-        hooks["response"] = [_answered, *hooks["response"]]
-        made.event_hooks = hooks
-        return made
+        client = self.before()
+        hooks = client.event_hooks
+        hooks["request"] = [*hooks["request"], _on_request]
+        hooks["response"] = [_on_response, *hooks["response"]]
+        client.event_hooks = hooks
+        return client
 
 
-def _asked(request: http.Request) -> None:
-    """Ask for plain bytes, whose number can be held against what was announced, and not without
-    end."""
+def _on_request(request: http.Request) -> None:
+    """Request an uncompressed body, whose size can be checked, and set missing timeouts."""
     request.headers["Accept-Encoding"] = "identity"
     limits = dict(request.extensions.get("timeout") or {})
     limits |= {key: limits.get(key) or _SILENCE for key in ("connect", "read", "write", "pool")}
     request.extensions = {**request.extensions, "timeout": limits}
 
 
-def _answered(response: http.Response) -> None:
-    """Refuse an answer that could do harm. Raises HubError."""
+def _on_response(response: http.Response) -> None:
+    """Refuse a harmful answer. Raises HubError."""
     try:
         _ids(response)
     except untrusted.Untrusted as error:
@@ -119,7 +118,7 @@ def _answered(response: http.Response) -> None:
 
 
 def _ids(response: http.Response) -> None:
-    """Headers of which the client makes names of files."""
+    """Check the headers that the client uses as file names. Raises Untrusted."""
     headers = response.headers
     for name in (_COMMIT, "X-Linked-Commit"):
         if name in headers:
@@ -130,14 +129,14 @@ def _ids(response: http.Response) -> None:
         try:
             untrusted.etag(headers["ETag"])
         except untrusted.Untrusted:
-            # Of other answers nobody makes a file name, and theirs may hold a slash.
+            # Only answers about files give file names; others may have a slash in their ETag.
             if response.request.method == "HEAD" or "/resolve/" in response.request.url.path:
                 raise
             del headers["ETag"]
 
 
 def _xet(response: http.Response) -> None:
-    """A Xet store is asked by a client of its own, which is not looked at: for public hubs only."""
+    """Drop Xet headers except on public hubs: a Xet store has its own client, without checks."""
     if response.url.host in _PUBLIC and response.url.scheme == "https":
         return
     for name in [name for name in response.headers if name.lower().startswith("x-xet-")]:
@@ -145,27 +144,28 @@ def _xet(response: http.Response) -> None:
 
 
 def _redirect(response: http.Response) -> None:
-    """A redirect stays with HTTP, and with TLS. A token does not go to another host: the client
-    sees to that. It ends loops, too."""
+    """Refuse a redirect to anything but HTTP, or from HTTPS to plain HTTP. Raises HubError.
+
+    The client itself ends loops and sends no token to another host."""
     if not response.has_redirect_location:
         return
-    there = response.headers["Location"]
+    location = response.headers["Location"]
     try:
-        target = response.url.join(there)
+        target = response.url.join(location)
     except Exception:  # noqa: BLE001  (whatever makes it unreadable)
         target = None
     if target is None or target.scheme not in ("http", "https") or not target.host:
-        raise _refusal(response, f"sends to {there[:80]!r}, which is no address")
+        raise _refusal(response, f"redirects to {location[:80]!r}, which is not a valid address")
     if response.url.scheme == "https" and target.scheme == "http":
-        raise _refusal(response, f"sends to {target.host} without encryption")
+        raise _refusal(response, f"redirects from HTTPS to plain HTTP at {target.host}")
 
 
 @dataclass
 class _Listing:
-    """The pages of one listing so far."""
+    """Addresses of the pages of one listing so far, and the bytes that the rest may have."""
 
-    seen: set[str] = field(default_factory=set)
-    left: int = _LISTING_BYTES
+    pages: set[str] = field(default_factory=set)
+    remaining: int = _LISTING_BYTES
 
 
 _lock = threading.Lock()
@@ -173,26 +173,26 @@ _listings: OrderedDict[str, _Listing] = OrderedDict()  # by the address of their
 
 
 def _pages(response: http.Response) -> _Listing | None:
-    """The listing that an answer is a page of. Raises HubError where it leads elsewhere or has no
-    end."""
+    """Return the listing that an answer is a page of. Raises HubError if its next page is on
+    another host, was read already, or exceeds the limit of pages."""
     here = str(response.request.url)
     try:
-        found = response.links.get("next", {}).get("url")
-        following = None if found is None else response.request.url.join(found)
+        link = response.links.get("next", {}).get("url")
+        following = None if link is None else response.request.url.join(link)
     except Exception:  # noqa: BLE001  (whatever makes it unreadable)
-        raise _refusal(response, "names a next page that is no address") from None
+        raise _refusal(response, "gives an invalid address for the next page") from None
     with _lock:
         listing = _listings.pop(here, None)
         if following is None:
             return listing
         if _origin(following) != _origin(response.request.url):
-            raise _refusal(response, f"goes on with a page of {following.host}, another host")
+            raise _refusal(response, f"continues a listing on another host, {following.host}")
         listing = listing or _Listing()
-        listing.seen.add(here)
-        if str(following) in listing.seen:
-            raise _refusal(response, "has a listing that leads back to a page that was read")
-        if len(listing.seen) >= _PAGES:
-            raise _refusal(response, f"has a listing of more than {_PAGES} pages")
+        listing.pages.add(here)
+        if str(following) in listing.pages:
+            raise _refusal(response, "repeats a page of a listing")
+        if len(listing.pages) >= _PAGES:
+            raise _refusal(response, f"returns a listing of more than {_PAGES} pages")
         _listings[str(following)] = listing
         while len(_listings) > _LISTINGS:
             _listings.popitem(last=False)
@@ -205,8 +205,8 @@ def _origin(url: http.URL) -> tuple[str, str, int | None]:
 
 @dataclass
 class _Waiting:
-    """How long one host made us wait, in seconds of the clock: since its last good answer, until
-    when, and all together."""
+    """Waits for one host, on the monotonic clock in seconds: start of the current series without a
+    good answer, end of the last wait, and their total."""
 
     since: float | None = None
     until: float = 0.0
@@ -217,55 +217,55 @@ _waiting: dict[str, _Waiting] = {}
 
 
 def _wait(response: http.Response) -> None:
-    """Say how long a hub makes us wait, and refuse to wait for ever. Raises HubError."""
+    """Log the wait that a hub asks for. Raises HubError if it is too long."""
     host, status = response.url.netloc.decode(), response.status_code
     with _lock:
         state = _waiting.setdefault(host, _Waiting())
         if status < 400:
             state.since = None
             return
-        asked = _seconds(response.headers)
-        if asked is None or not (status in (408, 425, 429) or status >= 500):
+        seconds = _seconds(response.headers)
+        if seconds is None or not (status in (408, 425, 429) or status >= 500):
             return
         now = time.monotonic()
         state.since = now if state.since is None else state.since
-        more = max(0.0, now + asked - max(now, state.until))
+        more = max(0.0, now + seconds - max(now, state.until))
         waited = now - state.since
-        if waited + asked > _PATIENCE or state.total + more > _ALL_PATIENCE:
+        if waited + seconds > _PATIENCE or state.total + more > _ALL_PATIENCE:
             raise HubError(
-                f"{host} asks to wait {asked} seconds (status {status}); it had {waited:.0f}, and "
-                f"{state.total:.0f} in all",
+                f"{host} asks to wait {seconds} seconds (status {status}), after {waited:.0f} "
+                f"seconds without a good answer and {state.total:.0f} seconds of waiting in total",
                 "run the same command again later; finished work is kept",
             )
-        state.until, state.total = max(state.until, now + asked), state.total + more
-    if more >= _TOLD:
-        log.warning("%s asks to wait %d seconds (status %d)", host, asked, status)
+        state.until, state.total = max(state.until, now + seconds), state.total + more
+    if more >= _LOGGED:
+        log.warning("%s asks to wait %d seconds (status %d)", host, seconds, status)
 
 
 def _seconds(headers: MutableMapping[str, str]) -> int | None:
-    """For how long a client is asked to wait; the header is all that it reads of that then."""
-    asked = headers.get("Retry-After", "").strip()
+    """Return the seconds that a hub asks to wait, None if none; leave them in one plain header."""
+    value = headers.get("Retry-After", "").strip()
     limit = client_room.parse_ratelimit_headers(headers)
     if limit is not None and limit.remaining == 0:
-        asked = str(limit.reset_in_seconds)
+        value = str(limit.reset_in_seconds)
     for name in ("Retry-After", "ratelimit"):
         if name in headers:
             del headers[name]
-    if not (asked.isascii() and asked.isdigit()):
+    if not (value.isascii() and value.isdigit()):
         return None
-    seconds = int(asked[:9]) if len(asked) > 9 else int(asked)
+    seconds = int(value[:9]) if len(value) > 9 else int(value)
     headers["Retry-After"] = str(seconds)
     return seconds
 
 
 def _bound(response: http.Response, listing: _Listing | None) -> None:
-    """Cut a body off where it is larger than it may be. Raises HubError, or lets the reading."""
+    """Limit the size of a body. Raises HubError, here or from the call that reads the body."""
     if response.request.method == "HEAD":
         return
     size, path, good = _size.get(), response.url.path, response.status_code < 300
     encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
     if encoded and good:
-        raise _refusal(response, "sends compressed what was asked for as it is")
+        raise _refusal(response, "sends a compressed body, which was not requested")
     api = "/api/" in path or path.endswith("/info/lfs/objects/batch")
     if not good:
         most = _ERROR_BYTES // 16 if encoded else _ERROR_BYTES
@@ -283,7 +283,7 @@ def _bound(response: http.Response, listing: _Listing | None) -> None:
 
 
 class _Bound(http.SyncByteStream):  # type: ignore[misc]  # it has no types
-    """A body that may have so many bytes and, if it is of an API, take so long."""
+    """A body with a limit of bytes and, for an API, of time."""
 
     def __init__(
         self, body: Any, response: http.Response, most: int, listing: _Listing | None
@@ -292,17 +292,17 @@ class _Bound(http.SyncByteStream):  # type: ignore[misc]  # it has no types
         self._end = None if _size.get() is not None else time.monotonic() + _API_SECONDS
 
     def __iter__(self) -> Iterator[bytes]:
-        left = self._most
+        remaining = self._most
         for chunk in self._body:
-            left -= len(chunk)
+            remaining -= len(chunk)
             if self._listing is not None:
-                self._listing.left -= len(chunk)
-            if left < 0:
+                self._listing.remaining -= len(chunk)
+            if remaining < 0:
                 raise _too_much(self._response, self._most)
-            if self._listing is not None and self._listing.left < 0:
+            if self._listing is not None and self._listing.remaining < 0:
                 raise _too_much(self._response, _LISTING_BYTES)
             if self._end is not None and time.monotonic() > self._end:
-                raise _refusal(self._response, f"takes over {_API_SECONDS:.0f} seconds to answer")
+                raise _refusal(self._response, f"takes more than {_API_SECONDS:.0f} s to answer")
             yield chunk
 
     def close(self) -> None:
@@ -310,12 +310,12 @@ class _Bound(http.SyncByteStream):  # type: ignore[misc]  # it has no types
 
 
 def _too_much(response: http.Response, most: int) -> HubError:
-    return _refusal(response, f"sends more than the {most} bytes that it may")
+    return _refusal(response, f"sends more than the {most} bytes allowed")
 
 
 def _refusal(response: http.Response, what: str) -> HubError:
-    asked = f"{response.request.method} {response.request.url.path[:120]}"
+    request = f"{response.request.method} {response.request.url.path[:120]}"
     return HubError(
-        f"{response.url.host} {what} (asked: {asked})",
-        "do not use that hub unless you know why; on a genuine one, try again",
+        f"{response.url.host} {what} (request: {request})",
+        "try again; if it happens again, do not trust this hub",
     )

@@ -1,4 +1,4 @@
-"""A hub to work with: the local one, started if need be, or the one named by --hub."""
+"""Open a session with a hub: the local one, started if needed, or the one named by --hub."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def visit(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
 
 
 def address(endpoint: str) -> str:
-    """A hub's address as people give it, made even. Raises HubError for what is none, and for one
-    with a password in it, which would end in logs, names of caches and links."""
+    """Return a hub's address in its normal form. Raises HubError if it is invalid or has a password
+    in it, which would end in logs, names of caches and links."""
     if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
         raise HubError(
             f"{endpoint!r} is not a hub's address", "write it like https://huggingface.co"

@@ -1,4 +1,4 @@
-"""Who is asking: tokens, kept only as hashes, and what their holders may see and do.
+"""Accounts and their tokens: stored only as hashes, with the rights of their holders.
 
 Every token names a user. A user with a write token may write in any namespace, as the members of
 one group do; what is private is seen by the user who made it and by nobody else.
@@ -45,14 +45,14 @@ class Accounts:
     def __init__(self, database: Database, *, read_only: bool = False) -> None:
         self._database = database
         self._read_only = read_only
-        self._known = self._load()
+        self._accounts = self._load()
 
     def identify(self, authorization: str | None) -> Account:
         """The account behind an Authorization header. Raises Unauthorized."""
         if not authorization:
             raise Unauthorized("this hub needs a token: set HF_TOKEN")
         scheme, _, token = authorization.partition(" ")
-        account = self._known.get(_hashed(token.strip()))
+        account = self._accounts.get(_hashed(token.strip()))
         if scheme.lower() != "bearer" or account is None:
             # Clients know a bad token by these words.
             raise Unauthorized("Invalid credentials in Authorization header")
@@ -84,15 +84,15 @@ class Accounts:
         token = path.read_text().strip()
         first = Account(FIRST_USER, "read" if self._read_only else "write")
         if self._read_only:  # what is made here is known to this server alone
-            self._known[_hashed(token)] = first
+            self._accounts[_hashed(token)] = first
             return
-        mine = [key for key, account in self._known.items() if account.user == FIRST_USER]
-        if mine == [_hashed(token)]:  # written only if need be: the disk may be full
+        hashes = [key for key, account in self._accounts.items() if account.user == FIRST_USER]
+        if hashes == [_hashed(token)]:  # written only if need be: the disk may be full
             return
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM tokens WHERE user = ?", (FIRST_USER,))
             self._register(connection, token, first)
-        self._known = self._load()
+        self._accounts = self._load()
 
     def _register(self, connection: sqlite3.Connection, token: str, account: Account) -> None:
         connection.execute(

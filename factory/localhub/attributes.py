@@ -172,7 +172,7 @@ class Glob:
         return len(self._parts) in reached
 
     def _skipped(self, reached: set[int]) -> set[int]:
-        """The same, and what follows after `**` that stand for no name."""
+        """Add the positions after each `**` in `reached` that matches no name."""
         reachable = set(reached)
         for index in reached:
             while index < len(self._parts) and self._parts[index] is None:

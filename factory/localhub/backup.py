@@ -65,14 +65,14 @@ def _contents(hub: LocalHub, blobs: Path) -> tuple[int, int, list[str]]:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{sha256}.part")
-        whole = hashlib.sha256()
+        digest = hashlib.sha256()
         with hub.blobs.open(sha256) as source, temporary.open("wb") as out:
             while chunk := source.read(_CHUNK):
-                whole.update(chunk)
+                digest.update(chunk)
                 out.write(chunk)
             out.flush()
             os.fsync(out.fileno())
-        if whole.hexdigest() != sha256:
+        if digest.hexdigest() != sha256:
             temporary.unlink()
             problems.append(f"content {sha256} is damaged and was left out: see what fsck says")
             continue

@@ -1,4 +1,4 @@
-"""What a README says about its repo: the YAML at its top, the tags it implies, and its mistakes."""
+"""Read the card of a repo: the YAML at the top of its README, implied tags, and mistakes."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def _construct_number(loader: Any, node: yaml.ScalarNode) -> object:
         raise yaml.constructor.ConstructorError(
             None, None, "a number of too many digits", node.start_mark
         )
-    whole = node.tag == "tag:yaml.org,2002:int"
-    return loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
+    is_integer = node.tag == "tag:yaml.org,2002:int"
+    return loader.construct_yaml_int(node) if is_integer else loader.construct_yaml_float(node)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_number)
@@ -180,10 +180,10 @@ def dataset_tags(card: Card) -> list[str]:
 
 
 def _relation(card: Card, bases: list[str]) -> str:
-    """How a model comes from its base, guessed as the Hub does where the card does not say."""
-    said = card.text("base_model_relation")
-    if said in _RELATIONS:
-        return said
+    """Return the relation of a model to its base, guessed as the Hub does if the card has none."""
+    relation = card.text("base_model_relation")
+    if relation in _RELATIONS:
+        return relation
     if card.text("library_name") in ("peft", "adapter-transformers") or "lora" in card.texts(
         "tags"
     ):
@@ -192,20 +192,20 @@ def _relation(card: Card, bases: list[str]) -> str:
 
 
 def _mistakes(data: dict[str, Any]) -> list[str]:
-    found = []
+    mistakes = []
     for key in _TEXT_KEYS:
         value = data.get(key)
         values = value if isinstance(value, list) else [value]
         for index, item in enumerate(values):
             if item is not None and not isinstance(item, str):
                 where = f'"{key}[{index}]"' if isinstance(value, list) else f'"{key}"'
-                found.append(f"{where} must be a string, not {item!r}: put it in quotes")
+                mistakes.append(f"{where} must be a string, not {item!r}: put it in quotes")
     for key in _SINGLE_KEYS:
         if not isinstance(data.get(key), str | None):
-            found.append(f'"{key}" must be a string')
+            mistakes.append(f'"{key}" must be a string')
     if not isinstance(data.get("configs"), list | None):
-        found.append('"configs" must be a list')
-    return found
+        mistakes.append('"configs" must be a list')
+    return mistakes
 
 
 def _plain(value: Any) -> Any:

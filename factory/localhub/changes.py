@@ -1,4 +1,4 @@
-"""What a commit does to the files of a repo, and what it says besides."""
+"""Changes of a commit to the files of a repo, with its author and message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Change = Put | Remove
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a commit says besides its files: by whom, when, and why."""
+    """Author, title, message and date of a commit."""
 
     author: str
     title: str

@@ -80,7 +80,7 @@ class Collections:
         self, account: Account, owners: Sequence[str] = (), holding: Sequence[str] = ()
     ) -> list[Collection]:
         """Those of these owners that hold all of these repos (`models/ns/name`), newest first."""
-        found = []
+        collections = []
         for row in self._database.rows(
             "SELECT * FROM collections WHERE NOT private OR owner = ?"
             " ORDER BY modified DESC, id DESC",
@@ -91,8 +91,8 @@ class Collections:
             collection = self._with_items(row, account)
             names = {f"{item.kind}s/{item.repo_id}" for item in collection.items}
             if names.issuperset(holding):
-                found.append(collection)
-        return found
+                collections.append(collection)
+        return collections
 
     def create(
         self,

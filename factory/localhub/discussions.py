@@ -40,7 +40,7 @@ class Discussion:
 
     @property
     def ref(self) -> str:
-        """Where the commits of a pull request lie."""
+        """Return the ref with the commits of a pull request."""
         return f"{PULL}{self.number}"
 
 
@@ -117,16 +117,16 @@ class Discussions:
                 "SELECT coalesce(max(number), 0) + 1 FROM discussions WHERE repo = ?", (repo.key,)
             ).fetchone()
             base = None if head is None else BRANCH + MAIN
-            made = Discussion(
+            discussion = Discussion(
                 number, words.title, words.message, words.author, STATUSES[0], base, time.time()
             )
             if head is not None:
-                self._history.start(connection, repo, made.ref, head, changes, words)
+                self._history.start(connection, repo, discussion.ref, head, changes, words)
             connection.execute(
                 "INSERT INTO discussions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (repo.key, *astuple(made)),
+                (repo.key, *astuple(discussion)),
             )
-            return made
+            return discussion
 
 
 def _check(title: str, text: str) -> None:

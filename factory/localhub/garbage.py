@@ -42,7 +42,7 @@ _Id = tuple[int, str]
 
 @dataclass
 class Garbage:
-    """What was taken away, or would be; `size` is in bytes."""
+    """Counts of deleted objects, or of those to delete; `size` is in bytes."""
 
     commits: int = 0
     trees: int = 0
@@ -79,27 +79,28 @@ def sole_keeper(hub: LocalHub) -> Iterator[None]:
 
 @dataclass
 class Needs:
-    """What live commits need: directories, in them or to build on, and contents for each repo."""
+    """Objects that live commits need: directories, with the bases of their differences, and the
+    contents of each repo. `visited` are the directories already read, by repo."""
 
     trees: set[str] = field(default_factory=set)
     contents: dict[int, set[str]] = field(default_factory=dict)
-    seen: dict[int, set[str]] = field(default_factory=dict)
+    visited: dict[int, set[str]] = field(default_factory=dict)
 
     def add(self, hub: LocalHub, repo: int, tree: str) -> None:
         """Note all that lies below a tree; what was noted for this repo is not read again."""
         contents = self.contents.setdefault(repo, set())
-        seen = self.seen.setdefault(repo, set())
+        visited = self.visited.setdefault(repo, set())
         waiting = [tree]
         while waiting:
             oid = waiting.pop()
-            if oid in seen:
+            if oid in visited:
                 continue
             row = hub.database.row("SELECT entries, base FROM trees WHERE oid = ?", (oid,))
             if row is None:
                 raise Conflict(f"directory {oid} is not in the store: see what fsck says")
             base: str | None = row["base"]
             # Histories come oldest first, so that mostly the difference is all there is to read.
-            if base is None or base in seen:
+            if base is None or base in visited:
                 entries = [values for values in json.loads(row["entries"]) if len(values) > 1]
             else:
                 entries = [(e.name, e.oid, e.size, e.sha256) for e in hub.trees.read(oid).values()]
@@ -108,7 +109,7 @@ class Needs:
                     waiting.append(below)
                 else:
                     contents.add(sha256)
-            seen.add(oid)
+            visited.add(oid)
             self.keep(hub, oid)
 
     def keep(self, hub: LocalHub, oid: str | None) -> None:

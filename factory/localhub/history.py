@@ -62,7 +62,7 @@ class History:
         return commit
 
     def find(self, repo: Repo, commit: Commit, parts: tuple[str, ...]) -> Entry:
-        """What lies at a path. Raises EntryNotFound, which tells clients the commit to remember."""
+        """Return the entry at a path. Raises EntryNotFound, whose headers name the commit."""
         entry = self._trees.find(commit.tree, parts)
         if entry is None:
             raise EntryNotFound(
@@ -125,9 +125,9 @@ class History:
                     f"{branch!r} is at {head.oid}, not at the given parent commit {parent}: "
                     "look at what changed and try again"
                 )
-            made = self._append(connection, repo, head, changes, words)
-            point(connection, repo, branch_ref(branch), made.oid)
-            return made
+            commit = self._append(connection, repo, head, changes, words)
+            point(connection, repo, branch_ref(branch), commit.oid)
+            return commit
 
     def mirror(
         self,
@@ -154,13 +154,13 @@ class History:
             head = None if branch is None else self._head(repo, branch)
             if head is not None and head.oid not in (parent, oid) and not self._untouched(head):
                 raise Stale(f"{branch!r} is at {head.oid}, which {oid} does not come from")
-            made = self._commit(repo, oid)
-            if made is None:
-                made = self._append(connection, repo, base, changes, words, oid=oid)
+            commit = self._commit(repo, oid)
+            if commit is None:
+                commit = self._append(connection, repo, base, changes, words, oid=oid)
                 connection.execute("INSERT INTO mirrored VALUES (?, ?)", (repo.key, oid))
             if branch is not None:
-                point(connection, repo, branch_ref(branch), made.oid)
-            return made
+                point(connection, repo, branch_ref(branch), commit.oid)
+            return commit
 
     def squash(self, repo: Repo, branch: str, words: Words) -> Commit:
         """Make a branch one commit that holds what it held; tags keep the others alive."""
@@ -168,9 +168,9 @@ class History:
             head = self._head(repo, branch)
             if head is None:
                 raise RevisionNotFound(f"{repo.kind} {repo.id} has no branch {branch!r}")
-            made = self._record(connection, repo, head.tree, None, words)
-            point(connection, repo, branch_ref(branch), made.oid)
-            return made
+            commit = self._record(connection, repo, head.tree, None, words)
+            point(connection, repo, branch_ref(branch), commit.oid)
+            return commit
 
     def begin(self, connection: sqlite3.Connection, repo: Repo, changes: Sequence[Put]) -> None:
         """The first commit of a new repo, on main, in the transaction that makes the repo."""
@@ -187,10 +187,10 @@ class History:
     ) -> None:
         """A new full ref, as part of a transaction: at a commit of `changes` on top of `base`, or
         at `base` itself if there are none. Raises EntryNotFound, BadRequest."""
-        made = base
-        if changes or made is None:
-            made = self._append(connection, repo, base, changes, words)
-        point(connection, repo, ref, made.oid)
+        commit = base
+        if changes or commit is None:
+            commit = self._append(connection, repo, base, changes, words)
+        point(connection, repo, ref, commit.oid)
 
     def _head(self, repo: Repo, branch: str) -> Commit | None:
         target = self._refs.head(repo, branch_ref(branch))

@@ -198,9 +198,9 @@ class _Audit:
     def _hashes(self, sha256: str) -> tuple[int, str, str]:
         """Return size, sha256 and git id of what lies under a name."""
         size, _ = self._hub.blobs.state(sha256)
-        whole, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+        sha, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
         with self._hub.blobs.open(sha256) as file:
             while chunk := file.read(_CHUNK):
-                whole.update(chunk)
+                sha.update(chunk)
                 git.update(chunk)
-        return size, whole.hexdigest(), git.hexdigest()
+        return size, sha.hexdigest(), git.hexdigest()

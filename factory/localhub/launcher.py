@@ -61,12 +61,12 @@ def connect(root: Path) -> Iterator[Connection]:
     """
     root = root.absolute()
     deadline = time.monotonic() + _START_SECONDS
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
             place = root if _may_write(root) else _other_place(root)
             # Open to read and write: network file systems ask for both.
-            users = held.enter_context((place / "users.lock").open("a+b"))
+            users = stack.enter_context((place / "users.lock").open("a+b"))
             # In this order: a server that is about to leave holds the first lock until it is gone.
             _wait_for(users, fcntl.LOCK_SH, deadline, place)
             with (place / "start.lock").open("a+b") as starting:
@@ -107,22 +107,22 @@ def _find(root: Path, place: Path) -> Connection | None:
 
 
 def identity(root: Path) -> list[int]:
-    """What tells a folder from its copies and stays when it is renamed: device and inode."""
+    """Return device and inode: they differ between copies of a folder and survive a rename."""
     facts = root.stat()
     return [facts.st_dev, facts.st_ino]
 
 
 def environment(connection: Connection, cache: Path) -> dict[str, str]:
-    """What to add to the environment of a process whose Hub clients shall use this server.
+    """Return environment variables that make the Hub clients of a process use this server.
 
     Clients read it when they are imported. `cache` must belong to this hub alone: the names in a
     client's cache do not tell from which hub a repo came.
     """
     cache = cache.absolute()
     hosts = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    known = [host.strip() for host in hosts.split(",") if host.strip()]
+    hosts_without_proxy = [host.strip() for host in hosts.split(",") if host.strip()]
     host = urlsplit(connection.url).hostname or "127.0.0.1"
-    no_proxy = ",".join(dict.fromkeys([*known, "127.0.0.1", host]))
+    no_proxy = ",".join(dict.fromkeys([*hosts_without_proxy, "127.0.0.1", host]))
     return {
         "HF_ENDPOINT": connection.url,
         "HF_TOKEN": connection.token,

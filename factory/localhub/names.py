@@ -1,4 +1,4 @@
-"""What may be called what: repos, files inside repos, branches and tags.
+"""Check names: of repos, files inside repos, branches and tags.
 
 A path inside a repo never reaches this machine's file system, but clients make files of it, so
 names that could harm them are refused here.

@@ -51,22 +51,22 @@ class Refs:
         exists.
         """
         check_ref_name(name)
-        mine, other = (TAG, BRANCH) if tag else (BRANCH, TAG)
+        prefix, other = (TAG, BRANCH) if tag else (BRANCH, TAG)
         with self._database.transaction() as connection:
-            taken = {
+            names = {
                 row["name"]
                 for row in connection.execute("SELECT name FROM refs WHERE repo = ?", (repo.key,))
             }
-            if mine + name in taken:
+            if prefix + name in names:
                 raise Conflict(f"{repo.id} already has a {'tag' if tag else 'branch'} {name!r}")
-            if other + name in taken:
+            if other + name in names:
                 raise BadRequest(
                     f"{repo.id} has a {'branch' if tag else 'tag'} {name!r}: one name, one ref"
                 )
-            for ref in taken:  # git keeps refs as files: one cannot be the folder of another
-                if ref.startswith(f"{mine}{name}/") or f"{mine}{name}".startswith(f"{ref}/"):
-                    raise BadRequest(f"{name!r} and {ref.removeprefix(mine)!r} cannot both exist")
-            point(connection, repo, mine + name, target)
+            for ref in names:  # git keeps refs as files: one cannot be the folder of another
+                if ref.startswith(f"{prefix}{name}/") or f"{prefix}{name}".startswith(f"{ref}/"):
+                    raise BadRequest(f"{name!r} and {ref.removeprefix(prefix)!r} cannot both exist")
+            point(connection, repo, prefix + name, target)
 
     def delete(self, repo: Repo, name: str, *, tag: bool) -> None:
         """Take a branch or tag away. Raises BadRequest for main, RevisionNotFound."""

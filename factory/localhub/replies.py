@@ -38,13 +38,13 @@ def error_answer(error: ProtocolError) -> Response:
 
 
 async def on_hub_error(request: Request, error: Exception) -> Response:
-    """What we refuse, knowingly."""
+    """Answer a request that the hub refuses."""
     assert isinstance(error, ProtocolError)
     return error_answer(error)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """What no route takes."""
+    """Answer a request that has no route."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         headers = dict(error.headers or {})

@@ -37,7 +37,7 @@ class Repo:
 
     @property
     def web_path(self) -> str:
-        """Where people and git look for it: datasets have a prefix, models have none."""
+        """Return the path of its page and its git address: datasets have a prefix, models none."""
         return f"datasets/{self.id}" if self.kind == "dataset" else self.id
 
 
@@ -141,7 +141,7 @@ class Repos:
 def link_contents(
     connection: sqlite3.Connection, repo: Repo, contents: Sequence[tuple[str, int]]
 ) -> None:
-    """The same as part of a transaction."""
+    """Record within a transaction that `repo` was given these contents."""
     connection.executemany(
         "INSERT OR IGNORE INTO contents (sha256, repo, size) VALUES (?, ?, ?)",
         [(sha256, repo.key, size) for sha256, size in contents],

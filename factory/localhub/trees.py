@@ -62,7 +62,7 @@ class Trees:
         return directory
 
     def find(self, tree: str, parts: tuple[str, ...]) -> Entry | None:
-        """What lies at the path `parts` under `tree`, if anything does."""
+        """Return the entry at the path `parts` under `tree`; None if there is none."""
         entry: Entry | None = Entry("", tree)
         for part in parts:
             if entry is None or not entry.is_directory:
@@ -201,7 +201,7 @@ class Draft:
         return self._trees.save(connection, directory, self._base)
 
     def _child(self, name: str) -> Entry | Draft | None:
-        """What has this name, if it is more than a directory emptied by earlier changes."""
+        """Return the entry of this name; None for a directory that earlier changes emptied."""
         child = self._children.get(name)
         if isinstance(child, Draft) and all(
             child._child(below) is None for below in child._children

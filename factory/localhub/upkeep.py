@@ -26,14 +26,14 @@ def large_files(hub: LocalHub, repo: Repo) -> list[dict[str, Any]]:
             elif entry is not None and entry.sha256:
                 ordinary.add(entry.sha256)
         last = row["tree"]
-    found = []
+    files = []
     for row in hub.database.rows("SELECT * FROM contents WHERE repo = ?", (repo.key,)):
         sha256 = row["sha256"]
         if sha256 not in ordinary and hub.blobs.has(sha256):
             size, pushed = hub.blobs.state(sha256)
             path = paths.get(sha256, "")
-            found.append({"oid": sha256, "path": path, "size": size, "pushed": pushed})
-    return sorted(found, key=lambda item: item["pushed"], reverse=True)
+            files.append({"oid": sha256, "path": path, "size": size, "pushed": pushed})
+    return sorted(files, key=lambda item: item["pushed"], reverse=True)
 
 
 def give_up(hub: LocalHub, repo: Repo, contents: set[str]) -> None:

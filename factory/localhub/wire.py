@@ -71,7 +71,7 @@ class Call:
         )
 
     def repo_to_write(self) -> Repo:
-        """The same, to change it. Raises RepoNotFound, Forbidden."""
+        """Return the repo that the path names, to change it. Raises RepoNotFound, Forbidden."""
         repo = self.repo()
         self.account.require_write()
         return repo
@@ -137,19 +137,19 @@ class _Bodies:
 
     def __init__(self, each: int, together: int) -> None:
         self._each = each
-        self._left = together
+        self._remaining = together
 
     def hold(self, size: int, more: int) -> None:
         """Let a body of this size grow. Raises TooLarge, Busy."""
         if size + more > self._each:
             raise TooLarge(f"the body is over {self._each} bytes")
-        if more > self._left:
+        if more > self._remaining:
             raise Busy("too much is being sent at once: try again", headers={"Retry-After": "1"})
-        self._left -= more
+        self._remaining -= more
 
     def let_go(self, size: int) -> None:
         """Give back what a body took."""
-        self._left += size
+        self._remaining += size
 
 
 _named_bodies = _Bodies(_BODY_LIMIT, _BODIES_LIMIT)

@@ -17,7 +17,7 @@ _METRICS = {
 
 
 @dataclass(frozen=True)
-class Score:
+class BenchmarkScore:
     """Score of one model on one benchmark, on the scale of its metric, with EuroEval's interval.
     `value` is None where there is none: `status` says why."""
 
@@ -98,16 +98,16 @@ class BenchmarkedModel:
 class BenchmarkResult:
     """A score of one published model with its delta; the results are `repo` at `tag`."""
 
-    score: Score
+    score: BenchmarkScore
     delta: Delta
     repo: str
     tag: str
 
 
-def scores(manifest: Manifest) -> list[Score]:
+def scores(manifest: Manifest) -> list[BenchmarkScore]:
     """Read the scores of one artifact of results, in their order."""
     return [
-        Score(
+        BenchmarkScore(
             **_texts(row, "model", "language", "dataset", "metric", "task", "source", "split",
                      "backend", "status"),
             version=str(row.get("tool_version")),

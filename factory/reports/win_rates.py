@@ -24,7 +24,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class WinRate:
+class WinRateRow:
     """A model against its reference in one language (`all`: over all of them), in questions won,
     tied, lost and without a readable verdict. `rates` are its win rates by name.
 
@@ -79,7 +79,7 @@ class WinRate:
 
 
 @dataclass(frozen=True)
-class Judge:
+class JudgeRef:
     """The judge of one artifact of verdicts, which is `repo` at `tag`. `template` is the name of
     the prompt template that it was asked with."""
 
@@ -108,30 +108,30 @@ class JudgedModel:
     step: str
     model: str
     reference: str
-    judge: Judge
+    judge: JudgeRef
     n_seen: int | None
-    rows: tuple[WinRate, ...]
+    rows: tuple[WinRateRow, ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A win rate of one published model. `questions` is the repo, at its tag, of the questions."""
 
-    row: WinRate
-    judge: Judge
+    row: WinRateRow
+    judge: JudgeRef
     questions: tuple[str, str]
 
 
-def win_rates(manifest: Manifest) -> list[WinRate]:
+def win_rates(manifest: Manifest) -> list[WinRateRow]:
     """Read the win rates of one artifact of verdicts, in their order."""
     return [_win_rate(row) for row in values.mappings(manifest.stats.get("comparisons"))]
 
 
-def judge_of(manifest: Manifest) -> Judge:
+def judge_of(manifest: Manifest) -> JudgeRef:
     """Read who judged in an artifact of verdicts."""
     stats = manifest.stats
     revision, template = stats.get("judge_revision"), values.mapping(stats.get("template"))
-    return Judge(
+    return JudgeRef(
         name=str(stats.get("judge", manifest.repo)),
         notes=values.texts(stats.get("notes")),
         revision=str(revision) if revision else None,
@@ -148,7 +148,7 @@ def judged_models(manifests: Iterable[Manifest]) -> list[JudgedModel]:
     for manifest in manifests:
         if manifest.kind != "verdicts":
             continue
-        by_model: dict[tuple[str, str], list[WinRate]] = {}
+        by_model: dict[tuple[str, str], list[WinRateRow]] = {}
         for row in win_rates(manifest):
             by_model.setdefault((row.model, row.reference), []).append(row)
         models += [
@@ -259,9 +259,9 @@ def describe_length_control(rates: Mapping[str, Rate]) -> str:
     return f"{text}, {controlled.flag}" if controlled.flag else text
 
 
-def _win_rate(row: Mapping[str, Any]) -> WinRate:
+def _win_rate(row: Mapping[str, Any]) -> WinRateRow:
     bounds = values.mapping(row.get("bounds"))
-    return WinRate(
+    return WinRateRow(
         model=str(row.get("model")),
         reference=str(row.get("reference")),
         language=str(row.get("language", "all")),

@@ -1,4 +1,4 @@
-"""A hub to write to, by ordinary commits: branches, tags, files, collections."""
+"""Write to a hub by ordinary commits: branches, tags, files, collections."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ Moved = Callable[[int], None]
 
 
 class ConcurrentUpdate(Exception):
-    """Somebody else moved a branch or set a tag meanwhile: look again."""
+    """Another client moved a branch or set a tag meanwhile: plan again."""
 
 
 class Destination(HubReader):
-    """A hub that is written to by the public API alone."""
+    """A hub written to by the public API alone."""
 
     keeps_ids = False
 
     def create(self, repo: RepoId, private: bool) -> None:
-        """Make a repo."""
+        """Create a repo, if it does not exist."""
         retry_transient(
             lambda: self.api.create_repo(
                 repo.name, repo_type=repo.kind, private=private, exist_ok=True
@@ -54,15 +54,15 @@ class Destination(HubReader):
         )
 
     def create_tag(self, repo: RepoId, tag: str, commit: str) -> None:
-        """Set a tag. Raises Elsewhere if somebody else just did, on another commit."""
+        """Set a tag. Raises ConcurrentUpdate if it was just set on another commit."""
         self._create_ref(repo, tag, commit, self.api.create_tag, tag=tag)
 
     def create_branch(self, repo: RepoId, branch: str, commit: str) -> None:
-        """Start a branch. Raises Elsewhere if somebody else just did, at another commit."""
+        """Create a branch. Raises ConcurrentUpdate if it was just created at another commit."""
         self._create_ref(repo, branch, commit, self.api.create_branch, branch=branch)
 
     def delete_branch(self, repo: RepoId, branch: str) -> None:
-        """Take a branch away, if it is there."""
+        """Delete a branch, if it exists."""
         with suppress(RevisionNotFoundError):
             retry_transient(
                 lambda: self.api.delete_branch(repo.name, branch=branch, repo_type=repo.kind)
@@ -74,11 +74,11 @@ class Destination(HubReader):
         namespace: str,
         description: str,
         private: bool,
-        wanted: list[tuple[RepoId, str | None]],
+        items: list[tuple[RepoId, str | None]],
     ) -> str:
-        """Make a collection hold these repos with these notes, in this order; others come after.
+        """Put these repos into a collection, in this order, with their notes; return its slug.
 
-        Answers its slug.
+        The collection is created if missing. Other items come after these.
         """
         slug = retry_transient(
             lambda: self.api.create_collection(
@@ -89,13 +89,13 @@ class Destination(HubReader):
                 exists_ok=True,
             )
         ).slug
-        for repo, note in wanted:
+        for repo, note in items:
             if not any(_is(item, repo) for item in self.collection(slug).items):
                 add = partial(self.api.add_collection_item, slug, repo.name, exists_ok=True)
                 retry_transient(partial(add, item_type=repo.kind, note=note))
-        for place, (repo, note) in enumerate(wanted):
-            items = self.collection(slug).items
-            at, item = next((n, item) for n, item in enumerate(items) if _is(item, repo))
+        for place, (repo, note) in enumerate(items):
+            present = self.collection(slug).items
+            at, item = next((n, item) for n, item in enumerate(present) if _is(item, repo))
             change = partial(self.api.update_collection_item, slug, item.item_object_id)
             if item.note != note:
                 retry_transient(partial(change, note=note or ""))
@@ -112,7 +112,7 @@ class Destination(HubReader):
         copies: Copies,
         moved: Moved,
     ) -> str:
-        """Repeat a commit on top of `parent` and answer the id it has here. Raises Elsewhere."""
+        """Repeat a commit on top of `parent`; return its id here. Raises ConcurrentUpdate."""
         assert branch is not None and parent is not None
         if not (step.put or step.drop):
             return parent
@@ -143,7 +143,7 @@ class Destination(HubReader):
                 return arrived
             again = True
             try:
-                made = self.api.create_commit(
+                info = self.api.create_commit(
                     repo.name,
                     operations,
                     commit_message=step.commit.title or "(no title)",
@@ -156,7 +156,7 @@ class Destination(HubReader):
                 if status_of(error) == 412:
                     raise ConcurrentUpdate from None
                 raise
-            return made.oid
+            return info.oid
 
         try:
             with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -165,10 +165,10 @@ class Destination(HubReader):
         except RevisionNotFoundError:  # the branch is gone
             raise ConcurrentUpdate from None
 
-    def _arrived(self, repo: RepoId, branch: str, made: RepoCommit) -> str | None:
-        """The commit that repeats `made` at the head of the branch, if an earlier try got there."""
+    def _arrived(self, repo: RepoId, branch: str, original: RepoCommit) -> str | None:
+        """Return the head of the branch if it repeats `original`: an earlier try did arrive."""
         head = self.log(repo, branch)[-1]
-        return head.id if made.id in head.names else None
+        return head.id if original.id in head.names else None
 
     def _create_ref(
         self, repo: RepoId, name: str, commit: str, create: Callable[..., None], **named: str
@@ -189,12 +189,12 @@ def _is(item: CollectionItem, repo: RepoId) -> bool:
 
 
 def retry_corrupt(call: Callable[[], T]) -> T:
-    """The answer of a call, tried anew with a fresh copy if the file did not arrive whole."""
+    """Call, with retries after Damaged: each downloads a new copy of the file."""
     retrying = Retrying(
         retry=retry_if_exception_type(Damaged), stop=stop_after_attempt(4), reraise=True
     )
     return retrying(call)
 
 
-def _with_origin(made: RepoCommit) -> str:
-    return f"{made.message}\n\nSynced-from: {made.id}".strip()
+def _with_origin(original: RepoCommit) -> str:
+    return f"{original.message}\n\nSynced-from: {original.id}".strip()

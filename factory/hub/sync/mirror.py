@@ -1,4 +1,4 @@
-"""The local hub of the factory to write to, by its import route, which keeps the ids of commits."""
+"""Write to the local hub by its import route, which keeps the ids of commits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Mirror(Destination):
         copies: Copies,
         moved: Moved,
     ) -> str:
-        """Take in a commit under its own id; content that this hub has is not fetched again."""
+        """Write a commit under its own id. Content that this hub has is not downloaded again."""
         large = {file.sha256: file for file in step.put if file.sha256 is not None}
         links = retry_transient(lambda: self._links(repo, list(large.values())))
         inline: dict[str, Path] = {}
@@ -72,8 +72,8 @@ class Mirror(Destination):
         return step.commit.id
 
     def _links(self, repo: RepoId, files: list[File]) -> dict[str, str]:
-        """Where to send each content; without those that are here."""
-        found = {}
+        """Return the upload link of each content, by sha256; none for content that this hub has."""
+        links = {}
         for start in range(0, len(files), _BATCH):
             objects = [{"oid": f.sha256, "size": f.size} for f in files[start : start + _BATCH]]
             response = get_session().post(
@@ -84,8 +84,8 @@ class Mirror(Destination):
             hf_raise_for_status(response)
             for item in response.json()["objects"]:
                 if "actions" in item:
-                    found[item["oid"]] = item["actions"]["upload"]["href"]
-        return found
+                    links[item["oid"]] = item["actions"]["upload"]["href"]
+        return links
 
     def _send(self, copies: Copies, file: File, link: str) -> None:
         path = copies.fetch(file)
@@ -98,7 +98,7 @@ class Mirror(Destination):
         def put() -> None:
             headers = {"Content-Length": str(file.size)}
             response = get_session().put(link, content=chunks(), headers=headers)
-            if response.status_code == 400:  # this hub hashed it and found something else
+            if response.status_code == 400:  # this hub computed another hash
                 copies.discard(path)
                 raise Damaged(f"{file.path} did not arrive as it should")
             hf_raise_for_status(response)
@@ -113,16 +113,16 @@ class Mirror(Destination):
 def _lines(
     step: CommitStep, branch: str | None, parent: str | None, inline: dict[str, Path]
 ) -> Iterator[bytes]:
-    """The body of a mirrored commit: its header, then a line for each change."""
-    made = step.commit
+    """Yield the body of a mirrored commit: its header, then a line for each change."""
+    commit = step.commit
     header: dict[str, object] = {
-        "commit": made.id,
+        "commit": commit.id,
         "branch": branch,
         "parentCommit": parent,
-        "author": made.author,
-        "date": made.date,
-        "summary": made.title,
-        "description": made.message,
+        "author": commit.author,
+        "date": commit.date,
+        "summary": commit.title,
+        "description": commit.message,
     }
     yield _line("header", header)
     for path in step.drop:

@@ -95,22 +95,22 @@ class RepoPlan:
 
     @property
     def steps(self) -> list[CommitStep]:
-        """The commits to replay, of all lines."""
+        """Return the commits to replay, of all lines."""
         return [step for line in self.lines for step in line.steps]
 
     @property
     def reached(self) -> set[str]:
-        """The source's commits that the destination has, or will have after these lines."""
+        """Return the source's commits that the destination has, or will have after these lines."""
         return self.counterparts.keys() | {step.commit.id for step in self.steps}
 
     @property
     def files(self) -> int:
-        """Number of files in the commits."""
+        """Count the files in the commits."""
         return sum(len(step.put) for step in self.steps)
 
     @property
     def size(self) -> int:
-        """Number of bytes of those files."""
+        """Sum the bytes of those files."""
         return sum(file.size for step in self.steps for file in step.put)
 
 

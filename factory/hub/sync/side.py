@@ -1,7 +1,7 @@
 """One of the two hubs of a transfer, to read from: refs, commits, files, collections.
 
-Whatever may pass (a lost connection, a 5xx, too many requests, a body cut short) is tried again,
-after the time the hub asks for if it names one; what arrives is held against the id it should have.
+Transient errors (a lost connection, a 5xx, too many requests, a body cut short) are retried, after
+the time that the hub asks for if it names one. Downloaded content is checked against its id.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class RepoCommit:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its id and those of the commits, on other hubs, that it repeats."""
+        """Return its id and those of the commits on other hubs that it repeats."""
         return (self.id, *_ORIGIN.findall(self.message))
 
 
@@ -93,23 +93,23 @@ class Damaged(OSError):
 
 @dataclass(frozen=True)
 class Copies:
-    """The files at a commit of a hub, as whoever takes them gets at them."""
+    """Files at a commit of a hub, to download one by one."""
 
     side: HubReader
     repo: RepoId
     commit: str
 
     def fetch(self, file: File) -> Path:
-        """A file on this disk."""
+        """Download a file; return its path."""
         return self.side.download(self.repo, self.commit, file)
 
     def discard(self, path: Path) -> None:
-        """Forget a file that was fetched."""
+        """Delete a downloaded file."""
         self.side.discard(path)
 
 
 class HubReader:
-    """A hub, read with retries; `staging`, for what is on its way, belongs to this hub alone."""
+    """A hub, read with retries. `staging` is the directory of its downloads, for this hub alone."""
 
     def __init__(self, endpoint: str, token: str | None, staging: Path) -> None:
         self.endpoint = endpoint
@@ -121,42 +121,44 @@ class HubReader:
         self._files: dict[tuple[RepoId, str], dict[str, File]] = {}
 
     def explained(self, name: object) -> AbstractContextManager[None]:
-        """What the client raises inside becomes one line and its fix."""
+        """Turn errors of the client inside the block into a HubError: one line and its fix."""
         return self._hub.explained(str(name))
 
     def refs(self, repo: RepoId) -> RepoRefs | None:
-        """Branches and tags; None if this hub has no such repo, or hides it."""
+        """Return branches and tags; None if this hub has no such repo, or hides it."""
         try:
-            found = retry_transient(lambda: self.api.list_repo_refs(repo.name, repo_type=repo.kind))
+            listed = retry_transient(
+                lambda: self.api.list_repo_refs(repo.name, repo_type=repo.kind)
+            )
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
             return None
         branches, tags = (
             {untrusted.ref(ref.name): untrusted.commit(ref.target_commit) for ref in refs}
-            for refs in (found.branches, found.tags)
+            for refs in (listed.branches, listed.tags)
         )
         return RepoRefs(branches, tags)
 
     def commit_of(self, repo: RepoId, revision: str) -> str:
-        """The commit that a revision names."""
+        """Return the commit that a revision names."""
         info = retry_transient(
             lambda: self.api.repo_info(repo.name, repo_type=repo.kind, revision=revision)
         )
         return commit_of(info)
 
     def is_private(self, repo: RepoId) -> bool:
-        """Whether strangers do not see it."""
+        """Return whether a repo is private."""
         return bool(
             retry_transient(lambda: self.api.repo_info(repo.name, repo_type=repo.kind)).private
         )
 
     def log(self, repo: RepoId, revision: str) -> list[RepoCommit]:
-        """The commits up to a revision, oldest first."""
-        found = retry_transient(
+        """Return the commits up to a revision, oldest first."""
+        newest_first = retry_transient(
             lambda: self.api.list_repo_commits(repo.name, repo_type=repo.kind, revision=revision)
         )
-        made = [
+        commits = [
             RepoCommit(
                 id=commit.commit_id,
                 title=untrusted.text(commit.title),
@@ -164,13 +166,13 @@ class HubReader:
                 author=untrusted.text((commit.authors or ["unknown"])[0]),
                 date=untrusted.date(commit.created_at),
             )
-            for commit in reversed(found)
+            for commit in reversed(newest_first)
         ]
-        untrusted.history((one.id for one in made), revision)
-        return made
+        untrusted.history((commit.id for commit in commits), revision)
+        return commits
 
     def files(self, repo: RepoId, commit: str) -> dict[str, File]:
-        """The files at a commit, by path."""
+        """Return the files at a commit, by path."""
         if (repo, commit) not in self._files:
             listed = retry_transient(lambda: files_at(self.api, repo.name, repo.kind, commit))
             self._files[repo, commit] = {
@@ -182,7 +184,9 @@ class HubReader:
         return self._files[repo, commit]
 
     def download(self, repo: RepoId, commit: str, file: File) -> Path:
-        """A file on this disk. A large one is checked by whoever takes it, who hashes it anyway."""
+        """Download a file; return its path. The caller checks a large one, which it hashes anyway.
+
+        Raises Damaged if size or git id differ after several tries."""
 
         def get() -> str:
             with http_guard.at_most(file.size):
@@ -206,53 +210,54 @@ class HubReader:
         raise Damaged(f"{file.path} of {repo} does not arrive as {self.endpoint} says it is")
 
     def discard(self, path: Path) -> None:
-        """Forget a downloaded file, so that the next try starts anew. Nothing outside of the
-        staging folder is touched, wherever a link leads."""
+        """Delete a downloaded file, so that the next try starts anew. Nothing outside of the
+        staging folder is deleted, wherever a link leads."""
         staging = self.staging.resolve()
-        for found in (path.resolve(), path.parent.resolve() / path.name):
-            if staging in found.parents:
-                found.unlink(missing_ok=True)
+        for file in (path.resolve(), path.parent.resolve() / path.name):
+            if staging in file.parents:
+                file.unlink(missing_ok=True)
 
     def sha256(self, repo: RepoId, commit: str, file: File) -> str:
-        """The hash of a file's content; a hub says it only of large ones."""
+        """Return the sha256 of a file. A hub lists it for large files; others are downloaded."""
         return file.sha256 or file_sha256(self.download(repo, commit, file))
 
     def collection(self, slug: str) -> Collection:
-        """A collection with all its items."""
-        found = retry_transient(lambda: self.api.get_collection(slug))
-        untrusted.slug(found.slug), untrusted.text(found.title), untrusted.text(found.description)
-        for item in found.items:
+        """Return a collection with all its items."""
+        collection = retry_transient(lambda: self.api.get_collection(slug))
+        untrusted.slug(collection.slug), untrusted.text(collection.title)
+        untrusted.text(collection.description)
+        for item in collection.items:
             if item.item_type in ("model", "dataset"):
                 untrusted.repo(item.item_id), untrusted.text(item.note)
-        return found
+        return collection
 
     def collections(self, owner: str | None = None) -> list[Collection]:
-        """The collections of an owner, or all; of each only the first few items."""
+        """Return the collections of an owner, or all, each with its first few items."""
         with self.explained("the collections"):
-            found = retry_transient(lambda: list(self.api.list_collections(owner=owner)))
-            for one in found:
-                untrusted.slug(one.slug), untrusted.text(one.title)
-            return found
+            collections = retry_transient(lambda: list(self.api.list_collections(owner=owner)))
+            for collection in collections:
+                untrusted.slug(collection.slug), untrusted.text(collection.title)
+            return collections
 
     def repos(self) -> list[RepoId]:
-        """All repos of this hub that its token may see; only to be asked of a hub of one's own."""
+        """Return all repos that the token may see. Only for the user's own hub: it lists all."""
         with self.explained("the repos"):
             models = retry_transient(lambda: list(self.api.list_models()))
             datasets = retry_transient(lambda: list(self.api.list_datasets()))
         return [
             RepoId(kind, untrusted.repo(info.id))
-            for kind, found in (("model", models), ("dataset", datasets))
-            for info in found
+            for kind, infos in (("model", models), ("dataset", datasets))
+            for info in infos
         ]
 
     def kinds(self, name: str) -> list[RepoId]:
-        """The repos of this name: a model, a dataset, both, or none."""
+        """Return the repos of this name: a model, a dataset, both, or none."""
         repos = (RepoId("model", name), RepoId("dataset", name))
         return [repo for repo in repos if self.refs(repo) is not None]
 
 
 def retry_transient(call: Callable[[], T], also: Sequence[int] = ()) -> T:
-    """The answer of a call that may be repeated; also after answers with these statuses."""
+    """Call, with retries after transient errors and after the statuses in `also`."""
 
     def passing(error: BaseException) -> bool:
         if isinstance(error, RuntimeError) and error.__cause__ is not None:
@@ -281,13 +286,13 @@ def retry_transient(call: Callable[[], T], also: Sequence[int] = ()) -> T:
 
 
 def _blob_id(content: bytes) -> str:
-    """The id by which git knows a file."""
+    """Return the git id of a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _patience(state: RetryCallState) -> float:
-    """As long as the hub asks for (http_guard refuses what is too long), else longer each time."""
+    """Return the seconds that the hub asks to wait (http_guard limits them), else a backoff."""
     error: Any = state.outcome.exception() if state.outcome else None
     headers = getattr(getattr(error, "response", None), "headers", {})
-    asked = headers.get("Retry-After", "")
-    return float(asked) if asked.isdigit() else _WAIT(state)
+    seconds = headers.get("Retry-After", "")
+    return float(seconds) if seconds.isdigit() else _WAIT(state)

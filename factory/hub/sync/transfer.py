@@ -1,6 +1,6 @@
-"""Carrying repos and collections over: plan, do, look again, compare.
+"""Transfer repos and collections between hubs: plan, replay, compare.
 
-Resuming needs no record of what was done: the plan is made from what both hubs hold.
+Resuming needs no record of earlier work: the plan is made from the state of both hubs.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _HELPER = re.compile(r"sync-[0-9a-f]{12}")
 
 
 class TransferProgress(Protocol):
-    """Who is told how it goes."""
+    """Receiver of progress events; the command line implements it."""
 
     def begin(self, what: str, size: int) -> None:
-        """A repo, and the bytes it takes."""
+        """Begin a repo, with the bytes to transfer."""
 
     def moved(self, size: int) -> None:
-        """So many bytes more have arrived."""
+        """Add to the bytes that have arrived."""
 
 
 @dataclass
 class RepoOutcome:
-    """What was done for one repo, or would be."""
+    """Changes made to one repo, or planned: commits, files, bytes, tags, conflicts."""
 
     repo: RepoId
     target: RepoId
@@ -50,7 +50,7 @@ class RepoOutcome:
 
 @dataclass
 class CollectionOutcome:
-    """What was done for a collection, or would be: how many items it lacked or had otherwise."""
+    """Changes made to a collection, or planned: number of items that were missing or differed."""
 
     title: str
     slug: str
@@ -59,7 +59,7 @@ class CollectionOutcome:
 
 
 class RepoTransfer:
-    """From one hub to another."""
+    """Transfer of repos and collections from one hub to another."""
 
     def __init__(
         self,
@@ -74,14 +74,14 @@ class RepoTransfer:
         self._names = names or {}
 
     def preview(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
-        """What would be done for a repo. Raises HubError."""
+        """Return the planned changes to a repo, without making them. Raises HubError."""
         with self._explained(repo):
             return _outcome(plan_repo(self._pair(repo), self._options, revision))
 
     def repo(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
-        """Carry a repo over, or one revision of it, and compare both. Raises HubError.
+        """Transfer a repo, or one revision of it, and compare both sides. Raises HubError.
 
-        Nothing is done for a repo with conflicts; the outcome names them.
+        A repo with conflicts is not changed; the outcome lists them.
         """
         pair = self._pair(repo)
         with self._explained(repo):
@@ -105,45 +105,48 @@ class RepoTransfer:
         )
 
     def collection(self, slug: str, *, dry: bool = False) -> CollectionOutcome:
-        """Carry a collection over: title, description, items with notes, in their order."""
+        """Transfer a collection: title, description, items with notes, in their order."""
         with self._explained(f"the collection {slug}"):
             ours = self.source.collection(slug)
             namespace = self._names.get(slug.partition("/")[0], slug.partition("/")[0])
             items = [item for item in ours.items if item.item_type in KINDS]
-            wanted = [
+            entries = [
                 (self._target(RepoId(item.item_type, item.item_id)), item.note) for item in items
             ]
             theirs = next(
                 (
-                    self._destination.collection(found.slug)
-                    for found in self._destination.collections(namespace)
-                    if found.title == ours.title
+                    self._destination.collection(candidate.slug)
+                    for candidate in self._destination.collections(namespace)
+                    if candidate.title == ours.title
                 ),
                 None,
             )
-            there = (
+            existing = (
                 [(RepoId(i.item_type, i.item_id), i.note) for i in theirs.items] if theirs else []
             )
-            shelf = CollectionOutcome(
+            outcome = CollectionOutcome(
                 ours.title, theirs.slug if theirs else f"{namespace}/{ours.title}"
             )
-            shelf.changes = sum(
-                place >= len(there) or there[place] != item for place, item in enumerate(wanted)
+            outcome.changes = sum(
+                place >= len(existing) or existing[place] != item
+                for place, item in enumerate(entries)
             )
-            if left := len(ours.items) - len(items):
-                shelf.notes.append(f"{left} items that are neither models nor datasets left out")
-            if (theirs is None or shelf.changes) and not dry:
-                shelf.slug = self._destination.write_collection(
+            if n_skipped := len(ours.items) - len(items):
+                outcome.notes.append(
+                    f"{n_skipped} items that are neither models nor datasets left out"
+                )
+            if (theirs is None or outcome.changes) and not dry:
+                outcome.slug = self._destination.write_collection(
                     ours.title,
                     namespace,
                     (ours.description or "")[:_DESCRIPTION],
                     ours.private or self._options.private,
-                    wanted,
+                    entries,
                 )
-            return shelf
+            return outcome
 
     def repos_of(self, slug: str) -> list[RepoId]:
-        """The repos of a collection."""
+        """Return the repos of a collection."""
         with self._explained(f"the collection {slug}"):
             items = self.source.collection(slug).items
             return [
@@ -151,7 +154,7 @@ class RepoTransfer:
             ]
 
     def find(self, word: str) -> list[RepoId]:
-        """The repos that a word names: `org/name`, with `models/` or `datasets/` to be exact.
+        """Return the repos of a name: `org/name`, with `models/` or `datasets/` to be exact.
 
         Raises HubError if there is none.
         """
@@ -160,16 +163,16 @@ class RepoTransfer:
         if "/" not in (rest if named else word):
             raise HubError(f"{word!r} is not a repo", "write org/name or datasets/org/name")
         with self._explained(word):
-            found = [RepoId(named, rest)] if named else self.source.kinds(word)
-        if not found:
+            repos = [RepoId(named, rest)] if named else self.source.kinds(word)
+        if not repos:
             raise HubError(
                 f"{self.source.endpoint} has no {word}, or hides it", "check the name and the token"
             )
-        return found
+        return repos
 
     @contextmanager
     def _explained(self, what: object) -> Iterator[None]:
-        """What a client raises inside becomes one line, about the hub that it was talking to."""
+        """Turn errors of a client inside the block into a HubError that names the right hub."""
         try:
             yield
         except Damaged as error:
@@ -209,7 +212,7 @@ class RepoTransfer:
             self._destination.create_tag(target, tag, plan.counterparts[commit])
 
     def _repeat(self, plan: RepoPlan, line: CommitLine) -> None:
-        """Repeat the commits of a line; one that only a tag leads to needs a branch meanwhile."""
+        """Replay the commits of a line. A line without a branch gets a temporary one."""
         repo, target = plan.pair.repo, plan.pair.target
         branch, head = line.branch, plan.counterparts[line.after] if line.after else line.start
         if not self._destination.keeps_ids:
@@ -229,29 +232,29 @@ class RepoTransfer:
             )
 
     def _compare(self, plan: RepoPlan) -> None:
-        """Hold the content at every ref against the source's. Raises HubError."""
+        """Compare the content at every ref with the source's. Raises HubError."""
         pair = plan.pair
-        there = self._destination.refs(pair.target)
-        for branch in there.branches if there else ():
+        refs = self._destination.refs(pair.target)
+        for branch in refs.branches if refs else ():
             if _HELPER.fullmatch(branch) and branch not in plan.refs.branches:
                 self._destination.delete_branch(pair.target, branch)
         for kind, ours in (("branch", plan.refs.branches), ("tag", plan.refs.tags)):
-            theirs = (there.branches if kind == "branch" else there.tags) if there else {}
+            theirs = (refs.branches if kind == "branch" else refs.tags) if refs else {}
             for name, commit in ours.items():
                 if name in plan.apart:
                     continue
                 if name not in theirs:
                     raise HubError(f"{kind} {name} of {pair.target} is missing", "run it again")
-                if found := pair.differences(commit, theirs[name]):
+                if paths := pair.differences(commit, theirs[name]):
                     raise HubError(
-                        f"{kind} {name} of {pair.target} differs in {len(found)} files, "
-                        f"{found[0]} for one",
+                        f"{kind} {name} of {pair.target} differs in {len(paths)} files, "
+                        f"{paths[0]} for one",
                         "somebody may be writing there: run it again",
                     )
 
 
 def rename(pairs: Sequence[str]) -> dict[str, str]:
-    """`OLD=NEW` for namespaces or whole names, as a mapping. Raises HubError."""
+    """Read `OLD=NEW` pairs of namespaces or full names as a mapping. Raises HubError."""
     names = {}
     for pair in pairs:
         old, equals, new = pair.partition("=")

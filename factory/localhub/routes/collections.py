@@ -22,33 +22,33 @@ _ITEMS_IN_LIST = 4
 def create(call: Call) -> Response:
     """A new, empty collection."""
     body = call.json()
-    made = call.hub.collections.create(
+    collection = call.hub.collections.create(
         body.text_or_none("namespace") or call.account.user,
         body.text("title"),
         call.account,
         description=body.text_or_none("description"),
         private=bool(body.flag_or_none("private")),
     )
-    return answer(_shown(made))
+    return answer(_shown(collection))
 
 
 def list_all(call: Call) -> Response:
     """Collections by owner and by what they hold, those last changed first."""
-    found = call.hub.collections.visible(
+    collections = call.hub.collections.visible(
         call.account, call.query.getlist("owner"), call.query.getlist("item")
     )
-    start = call.count("cursor", 0, len(found))
+    start = call.count("cursor", 0, len(collections))
     limit = max(call.count("limit", _LIST_PAGE, _LIST_PAGE), 1)
     page = []
-    for collection in found[start : start + limit]:
+    for collection in collections[start : start + limit]:
         shown = _shown(collection)
         del shown["position"]  # clients count for themselves, and fail on a second position
         shown["items"] = shown["items"][:_ITEMS_IN_LIST]
         page.append(shown)
     headers = {}
-    if start + limit < len(found):
-        kept = [(key, value) for key, value in call.query.multi_items() if key != "cursor"]
-        query = urlencode([*kept, ("cursor", start + limit)])
+    if start + limit < len(collections):
+        parameters = [(key, value) for key, value in call.query.multi_items() if key != "cursor"]
+        query = urlencode([*parameters, ("cursor", start + limit)])
         headers["Link"] = f'<{call.base}/api/collections?{query}>; rel="next"'
     return answer(page, headers=headers)
 

@@ -47,7 +47,7 @@ def preupload(call: Call) -> Response:
     ignore = body.text_or_none("gitIgnore")
     if ignore is None:
         ignore = call.hub.text(commit, ".gitignore")
-    found = []
+    files = []
     for file in body.objects("files"):
         path, size = file.text("path"), file.number_or_none("size")
         if size is None or size < 0:
@@ -61,8 +61,8 @@ def preupload(call: Call) -> Response:
         if entry is not None and not entry.is_directory:
             # Clients leave out of the commit what has this id already.
             shown["oid"] = entry.sha256 if entry.lfs else entry.oid
-        found.append(shown)
-    return answer({"files": found})
+        files.append(shown)
+    return answer({"files": files})
 
 
 async def commit(request: Request) -> Response:
@@ -100,13 +100,13 @@ def _commit(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> di
     words = Words(call.account.user, title, header.text_or_none("description") or "")
     revision, parent = call.params["revision"], header.text_or_none("parentCommit")
     if not call.flag("create_pr"):
-        made = call.hub.history.commit(repo, revision, changes, words, parent=parent)
-        return _told(call, repo, made)
+        commit = call.hub.history.commit(repo, revision, changes, words, parent=parent)
+        return _commit_answer(call, repo, commit)
     if revision != MAIN:
         raise BadRequest("a pull request is opened against main")
-    discussion, made = call.hub.discussions.propose(repo, changes, words, parent)
+    discussion, commit = call.hub.discussions.propose(repo, changes, words, parent)
     url = f"{call.base}/{repo.web_path}/discussions/{discussion.number}"
-    return {**_told(call, repo, made), "pullRequestUrl": url}
+    return {**_commit_answer(call, repo, commit), "pullRequestUrl": url}
 
 
 def _mirror(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _mirror(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> di
         header.text_or_none("description") or "",
         header.number_or_none("date") or 0,
     )
-    made = call.hub.history.mirror(
+    commit = call.hub.history.mirror(
         repo,
         header.text_or_none("branch"),
         changes,
@@ -124,15 +124,15 @@ def _mirror(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> di
         oid=header.text("commit"),
         parent=header.text_or_none("parentCommit"),
     )
-    return _told(call, repo, made)
+    return _commit_answer(call, repo, commit)
 
 
-def _told(call: Call, repo: Repo, made: Commit) -> dict[str, Any]:
-    """A commit that was made, as clients hear of it."""
+def _commit_answer(call: Call, repo: Repo, commit: Commit) -> dict[str, Any]:
+    """Return the answer for a new commit, in the fields of the protocol."""
     return {
         "success": True,
-        "commitOid": made.oid,
-        "commitUrl": f"{call.base}/{repo.web_path}/commit/{made.oid}",
+        "commitOid": commit.oid,
+        "commitUrl": f"{call.base}/{repo.web_path}/commit/{commit.oid}",
         "hookOutput": "",
     }
 
@@ -141,15 +141,15 @@ async def _lines(request: Request) -> AsyncIterator[list[bytes]]:
     """The lines of the body, in groups as they arrive; memory holds one long line at most."""
     rest = bytearray()
     async for chunk in request.stream():
-        first, *others = chunk.split(b"\n")
+        first, *later = chunk.split(b"\n")
         rest += first
         if len(rest) > _LINE_LIMIT:
             raise TooLarge(
                 f"a file over {attributes.REGULAR_LIMIT} bytes must be sent as a large file (LFS)"
             )
-        if others:
-            lines = [bytes(rest), *others[:-1]]
-            rest = bytearray(others[-1])
+        if later:
+            lines = [bytes(rest), *later[:-1]]
+            rest = bytearray(later[-1])
             if lines := [line for line in lines if line.strip()]:
                 yield lines
     if rest.strip():
@@ -202,14 +202,14 @@ def _content(path: str, value: Fields) -> bytes:
 
 
 def _large_entry(call: Call, name: str, path: str, value: Fields) -> Entry:
-    sha256, said = value.text("oid"), value.number_or_none("size")
+    sha256, announced = value.text("oid"), value.number_or_none("size")
     if (value.text_or_none("algo") or "sha256") != "sha256" or not SHA256.fullmatch(sha256):
         raise BadRequest(f"{path!r} must be named by its sha256")
     size = call.hub.repos.size_of(sha256, call.account)
     if size is None or not call.hub.blobs.touch(sha256):
         raise BadRequest(f"the content of {path!r} ({sha256}) was not uploaded: upload it first")
-    if said is not None and said != size:
-        raise BadRequest(f"{path!r} has {size} bytes, not {said}")
+    if announced is not None and announced != size:
+        raise BadRequest(f"{path!r} has {size} bytes, not {announced}")
     return Entry(name, object_id("blob", lfs_pointer(sha256, size)), size, sha256, lfs=True)
 
 

@@ -21,30 +21,30 @@ _PAGE = 50
 def list_all(call: Call) -> Response:
     """The discussions of a repo, newest first; by sort, status and author if asked."""
     repo = call.repo()
-    wanted = {key: call.query.get(key) for key in ("type", "status", "author")}
-    found = [
+    filters = {key: call.query.get(key) for key in ("type", "status", "author")}
+    discussions = [
         discussion
         for discussion in call.hub.discussions.all(repo)
-        if wanted["type"] in (None, "all", "pull_request" if discussion.base else "discussion")
-        and wanted["status"] in (None, "all", discussion.status)
-        and wanted["author"] in (None, discussion.author)
+        if filters["type"] in (None, "all", "pull_request" if discussion.base else "discussion")
+        and filters["status"] in (None, "all", discussion.status)
+        and filters["author"] in (None, discussion.author)
     ]
     start = call.count("p", 0, 10**9) * _PAGE
-    page = [_shown(repo, discussion) for discussion in found[start : start + _PAGE]]
-    return answer({"discussions": page, "count": len(found), "start": start})
+    page = [_shown(repo, discussion) for discussion in discussions[start : start + _PAGE]]
+    return answer({"discussions": page, "count": len(discussions), "start": start})
 
 
 def create(call: Call) -> Response:
     """A new discussion, or a pull request to which commits are yet to come."""
     repo, body = call.repo_to_write(), call.json()
-    made = call.hub.discussions.open(
+    discussion = call.hub.discussions.open(
         repo,
         call.account,
         body.text("title").strip(),
         body.text_or_none("description") or "",
         pull_request=bool(body.flag_or_none("pullRequest")),
     )
-    return answer({"num": made.number, "pullRequest": made.base is not None})
+    return answer({"num": discussion.number, "pullRequest": discussion.base is not None})
 
 
 def details(call: Call) -> Response:

@@ -25,7 +25,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def tree(call: Call) -> Response:
-    """What lies in a directory, or below it; later pages hang on the commit of the first."""
+    """List a directory, or all below it. Later pages show the commit of the first."""
     repo = call.repo()
     commit = call.commit(repo)
     path = call.params.get("path", "").strip("/")
@@ -36,19 +36,21 @@ def tree(call: Call) -> Response:
             raise _no_entry(repo, commit, path)
         oid = entry.oid
     prefix = f"{path}/" if path else ""
-    found = list(call.hub.trees.walk(oid, prefix, deep=call.flag("recursive")))
+    entries = list(call.hub.trees.walk(oid, prefix, deep=call.flag("recursive")))
     expand = call.flag("expand")
     limit = _EXPANDED_PAGE if expand else _PAGE
     limit = max(call.count("limit", limit, limit), 1)
-    start = call.count("cursor", 0, len(found))
+    start = call.count("cursor", 0, len(entries))
     headers = {}
-    if start + limit < len(found):
-        kept = [(key, value) for key, value in call.query.multi_items() if key != "cursor"]
-        query = urlencode([*kept, ("cursor", start + limit)])
+    if start + limit < len(entries):
+        parameters = [(key, value) for key, value in call.query.multi_items() if key != "cursor"]
+        query = urlencode([*parameters, ("cursor", start + limit)])
         below = f"/{quote(path, safe='')}" if path else ""
         address = f"/api/{repo.kind}s/{repo.id}/tree/{commit.oid}{below}"
         headers["Link"] = f'<{call.base}{address}?{query}>; rel="next"'
-    return answer(_shown(call, repo, commit, found[start : start + limit], expand), headers=headers)
+    return answer(
+        _shown(call, repo, commit, entries[start : start + limit], expand), headers=headers
+    )
 
 
 def paths_info(call: Call) -> Response:
@@ -56,13 +58,13 @@ def paths_info(call: Call) -> Response:
     repo = call.repo()
     commit = call.commit(repo)
     form = call.form()
-    found = []
+    entries = []
     for path in form.get("paths", []):
         entry = call.hub.trees.find(commit.tree, tuple(path.strip("/").split("/")))
         if entry is not None:
-            found.append((path.strip("/"), entry))
+            entries.append((path.strip("/"), entry))
     expand = form.get("expand", [""])[0].lower() in ("true", "1")
-    return answer(_shown(call, repo, commit, found, expand))
+    return answer(_shown(call, repo, commit, entries, expand))
 
 
 def resolve(call: Call) -> Response:
@@ -135,11 +137,11 @@ def _asked_range(text: str | None, size: int, headers: Mapping[str, str]) -> tup
 
 
 def _shown(
-    call: Call, repo: Repo, commit: Commit, found: list[tuple[str, Entry]], expand: bool
+    call: Call, repo: Repo, commit: Commit, entries: list[tuple[str, Entry]], expand: bool
 ) -> list[dict[str, Any]]:
     """Files and directories in the words of the protocol."""
     shown = []
-    for path, entry in found:
+    for path, entry in entries:
         item: dict[str, Any] = {
             "type": "directory" if entry.is_directory else "file",
             "oid": entry.oid,
@@ -150,7 +152,7 @@ def _shown(
             item["lfs"] = {"oid": entry.sha256, **lfs_facts(entry)}
         shown.append(item)
     if expand:
-        paths = {path: tuple(path.split("/")) for path, _ in found}
+        paths = {path: tuple(path.split("/")) for path, _ in entries}
         changes = call.hub.history.last_changes(repo, commit, paths.values())
         for item in shown:
             last = changes[paths[item["path"]]]

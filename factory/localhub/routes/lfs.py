@@ -35,7 +35,7 @@ _PART = 64 * 1024 * 1024
 
 
 def batch(call: Call) -> Response:
-    """Where to send which content; what is here already needs no sending."""
+    """Return upload links for contents; none for content that the store has."""
     repo = call.repo_to_write()
     body = call.json()
     if body.text("operation") != "upload":
@@ -124,7 +124,7 @@ async def _receive(request: Request, writer: BlobWriter | PartWriter, size: int)
 
 
 def _offer(call: Call, repo: Repo, item: Fields, limit: int | None) -> dict[str, Any]:
-    """Where to send a content; in parts if it is larger than `limit`."""
+    """Return the upload links of one content, in parts if it is larger than `limit`."""
     sha256, size = _object(item)
     offer: dict[str, Any] = {"oid": sha256, "size": size}
     if call.hub.repos.size_of(sha256, call.account) == size and call.hub.blobs.touch(sha256):
@@ -157,7 +157,10 @@ def _object(item: Fields) -> tuple[str, int]:
 
 
 def _read_link(hub: LocalHub, request: Request) -> tuple[Repo, str, int]:
-    """What a link is for. Raises Forbidden if it is not ours, or old; RepoNotFound."""
+    """Return repo, sha256 and size of an upload link.
+
+    Raises Forbidden if it is invalid or expired, RepoNotFound.
+    """
     sha256 = request.path_params["oid"]
     try:
         key = int(request.path_params["repo"])
@@ -165,8 +168,8 @@ def _read_link(hub: LocalHub, request: Request) -> tuple[Repo, str, int]:
     except ValueError as error:
         raise Forbidden("this upload link is not valid") from error
     expected = _signature(hub, key, sha256, size, expires)
-    given = request.query_params.get("signature", "")
-    if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
+    signature = request.query_params.get("signature", "")
+    if not hmac.compare_digest(signature.encode("utf-8", "replace"), expected.encode()):
         raise Forbidden("this upload link is not valid")
     if expires < time.time():
         raise Forbidden("this upload link has expired: start the upload again")

@@ -1,4 +1,4 @@
-"""Who am I, is this card in order, and the small calls whose answers clients do not need."""
+"""Routes about the account and cards, and small calls whose answers clients do not need."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ def list_refs(call: Call) -> Response:
     for ref, target in call.hub.refs.all(call.repo()).items():
         _, group, name = ref.split("/", 2)
         groups[group].append({"name": name, "ref": ref, "targetCommit": target})
-    found = {"branches": groups["heads"], "converts": [], "tags": groups["tags"]}
+    listing = {"branches": groups["heads"], "converts": [], "tags": groups["tags"]}
     if call.flag("include_prs"):
-        found["pullRequests"] = groups["pr"]
-    return answer(found)
+        listing["pullRequests"] = groups["pr"]
+    return answer(listing)
 
 
 def create_tag(call: Call) -> Response:
@@ -74,7 +74,7 @@ def list_commits(call: Call) -> Response:
     limit = max(call.count("limit", _PAGE, 1000), 1)
     formatted = "formatted" in call.query.getlist("expand[]")
     commits = call.hub.history.log(repo, commit, page * limit, limit + 1)
-    found = []
+    entries = []
     for item in commits[:limit]:
         shown: dict[str, Any] = {
             "id": item.oid,
@@ -88,14 +88,14 @@ def list_commits(call: Call) -> Response:
                 "title": html.escape(item.title),
                 "message": html.escape(item.message),
             }
-        found.append(shown)
+        entries.append(shown)
     headers = {}
     if len(commits) > limit:
-        kept = [(key, value) for key, value in call.query.multi_items() if key != "p"]
-        query = urlencode([*kept, ("p", page + 1)])
+        parameters = [(key, value) for key, value in call.query.multi_items() if key != "p"]
+        query = urlencode([*parameters, ("p", page + 1)])
         path = f"/api/{repo.kind}s/{repo.id}/commits/{commit.oid}"
         headers["Link"] = f'<{call.base}{path}?{query}>; rel="next"'
-    return answer(found, headers=headers)
+    return answer(entries, headers=headers)
 
 
 _REPO = "/api/{kind}/{namespace}/{name}"

@@ -73,9 +73,9 @@ def info(call: Call) -> Response:
     """All that is known of a repo at a revision."""
     repo = call.repo()
     commit = call.commit(repo)
-    found = describe(call.hub, repo, commit)
-    found["siblings"] = _siblings(call.hub, commit, details=call.flag("blobs"))
-    return answer(_only(found, call.query.getlist("expand")))
+    description = describe(call.hub, repo, commit)
+    description["siblings"] = _siblings(call.hub, commit, details=call.flag("blobs"))
+    return answer(_only(description, call.query.getlist("expand")))
 
 
 def auth_check(call: Call) -> Response:
@@ -89,10 +89,10 @@ def list_all(call: Call) -> Response:
     kind = call.kind()
     author = call.query.get("author")
     words = [word.lower() for word in call.query.getlist("search")]
-    wanted = set(call.query.getlist("filter"))
+    tags = set(call.query.getlist("filter"))
     if pipeline := call.query.get("pipeline_tag"):
-        wanted.add(pipeline)
-    found = []
+        tags.add(pipeline)
+    repos = []
     for repo in call.hub.repos.visible(kind, call.account):
         if author is not None and repo.namespace != author:
             continue
@@ -103,17 +103,17 @@ def list_all(call: Call) -> Response:
         except RevisionNotFound:  # removed since we listed it
             continue
         item = describe(call.hub, repo, commit)
-        if wanted.issubset(item["tags"]):
-            found.append((item, commit))
+        if tags.issubset(item["tags"]):
+            repos.append((item, commit))
     if sort := _SORT_KEYS.get(call.query.get("sort", "")):
-        found.sort(key=lambda pair: str(pair[0][sort]), reverse=True)
-    start = call.count("cursor", 0, len(found))
+        repos.sort(key=lambda pair: str(pair[0][sort]), reverse=True)
+    start = call.count("cursor", 0, len(repos))
     limit = max(call.count("limit", _LIST_PAGE, _LIST_PAGE), 1)
-    page = [_for_list(call, item, commit) for item, commit in found[start : start + limit]]
+    page = [_for_list(call, item, commit) for item, commit in repos[start : start + limit]]
     headers = {}
-    if start + limit < len(found):
-        kept = [(key, value) for key, value in call.query.multi_items() if key != "cursor"]
-        query = urlencode([*kept, ("cursor", start + limit)])
+    if start + limit < len(repos):
+        parameters = [(key, value) for key, value in call.query.multi_items() if key != "cursor"]
+        query = urlencode([*parameters, ("cursor", start + limit)])
         headers["Link"] = f'<{call.base}/api/{call.params["kind"]}?{query}>; rel="next"'
     return answer(page, headers=headers)
 
@@ -149,7 +149,7 @@ def iso_date(seconds: float) -> str:
 
 
 def lfs_facts(entry: Entry) -> dict[str, Any]:
-    """What clients want to know of a large file besides its path."""
+    """Return the sizes of a large file and of its pointer, in the fields of the protocol."""
     pointer = lfs_pointer(entry.sha256 or "", entry.size)
     return {"size": entry.size, "pointerSize": len(pointer)}
 

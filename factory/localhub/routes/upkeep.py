@@ -17,19 +17,19 @@ _DAY = 24 * 3600
 
 
 def gc(call: Call) -> Response:
-    """What nothing names; taken away if `remove` says so."""
+    """Count unreferenced objects; delete them if `remove` is set."""
     _require_owner(call)
     if call.hub.read_only:
         raise Forbidden("this store can only be read here")
     body = call.json()
     grace = body.number_or_none("grace")
     remove = bool(body.flag_or_none("remove"))
-    found = garbage.collect(call.hub, _DAY if grace is None else grace, remove=remove)
-    return answer(vars(found) | {"removed": remove})
+    report = garbage.collect(call.hub, _DAY if grace is None else grace, remove=remove)
+    return answer(vars(report) | {"removed": remove})
 
 
 def fsck(call: Call) -> Response:
-    """What is not as it was written."""
+    """Check the store; return what is damaged."""
     _require_owner(call)
     checked, problems = integrity.check(call.hub)
     return answer({"checked": checked, "problems": problems})
@@ -44,7 +44,7 @@ def back_up(call: Call) -> Response:
 
 def list_large(call: Call) -> Response:
     """The large files that a repo was given, those of today's commits or not."""
-    found = [
+    files = [
         {
             "fileOid": item["oid"],
             "oid": item["oid"],
@@ -54,16 +54,16 @@ def list_large(call: Call) -> Response:
         }
         for item in upkeep.large_files(call.hub, call.repo_to_write())
     ]
-    return answer(found)
+    return answer(files)
 
 
 def delete_large(call: Call) -> Response:
     """Forget large files that no commit holds."""
     repo = call.repo_to_write()
-    wanted = call.json().inner("deletions").value("sha")
-    if not isinstance(wanted, list) or not all(isinstance(sha, str) for sha in wanted):
+    hashes = call.json().inner("deletions").value("sha")
+    if not isinstance(hashes, list) or not all(isinstance(sha, str) for sha in hashes):
         raise BadRequest("'deletions' needs a list 'sha'")
-    upkeep.give_up(call.hub, repo, set(wanted))
+    upkeep.give_up(call.hub, repo, set(hashes))
     return answer({})
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from factory.reports.benchmarks import Delta
 from factory.reports.page import formatting
 from factory.reports.page.svg import Scale, element, line, picture, ticks, tip
-from factory.reports.win_rates import JudgedModel, WinRate
+from factory.reports.win_rates import JudgedModel, WinRateRow
 
 PERCENT = Scale(0, 100)
 # Points on both sides of 50 that win rates may be drawn over.
@@ -54,7 +54,7 @@ def _share_lines(scale: Scale, middle: bool) -> Markup:
     return Markup("").join(lines)
 
 
-def outcome(row: WinRate) -> str:
+def outcome(row: WinRateRow) -> str:
     """Return better, worse or even: even where the interval covers 50."""
     low, high = row.overall.low, row.overall.high
     if row.overall.rate is None or low is None or high is None or "too few" in row.shown:
@@ -62,7 +62,7 @@ def outcome(row: WinRate) -> str:
     return "better" if low > 50 else "worse" if high < 50 else "even"
 
 
-def forest_line(row: WinRate, scale: Scale) -> Markup:
+def forest_line(row: WinRateRow, scale: Scale) -> Markup:
     """Draw a win rate with its interval; a diamond for all languages."""
     name = f"{row.model} against {row.reference}, {formatting.language(row.language)}: {row.shown}"
     rate = row.overall

@@ -20,7 +20,7 @@ from factory.reports.page.answers import Speech
 from factory.reports.page.examples import ExamplePair
 from factory.reports.page.lineage import Chain, LeftOut, origin, reads
 from factory.reports.results import tidy
-from factory.reports.win_rates import JudgedModel, WinRate, judged_models
+from factory.reports.win_rates import JudgedModel, WinRateRow, judged_models
 
 # What a row of each kind is called.
 NOUNS: Mapping[str, str] = {
@@ -144,7 +144,7 @@ class Report:
     references: tuple[str, ...]
 
     @property
-    def verdicts(self) -> list[tuple[JudgedModel, WinRate]]:
+    def verdicts(self) -> list[tuple[JudgedModel, WinRateRow]]:
         """The win rate over all languages of each comparison, at the end of training."""
         return [
             (judged, judged.rows[0])

@@ -96,11 +96,11 @@ def graph(published: Sequence[PublishedStep]) -> dict[str, Node]:
             reads=list(inputs),
         )
     for key, names in outside.items():
-        (first, kind), *others = names.items()
+        (first, kind), *other_names = names.items()
         nodes[key] = Node(
             key=key,
             label=first.partition("@")[0].rpartition("/")[2],
-            below=formatting.plural(len(names), kind) if others else f"a {kind}",
+            below=formatting.plural(len(names), kind) if other_names else f"a {kind}",
             family="outside",
             tooltip="outside source: " + ", ".join(names),
         )

@@ -24,7 +24,7 @@ from factory.reports.page.gather import PublishedStep, gather
 from factory.reports.page.lineage import Chain, choose
 from factory.reports.page.lineage_graph import Node, arrange, draw, graph
 from factory.reports.page.svg import Scale, over
-from factory.reports.win_rates import JudgedModel, Rate, WinRate, judge_of
+from factory.reports.win_rates import JudgedModel, Rate, WinRateRow, judge_of
 from tests.conftest import Cli
 from tests.reports.cards.test_hostile import EVIL, poisoned, words
 from tests.support.builders import imported
@@ -432,7 +432,7 @@ def test_win_rates_stand_where_they_are_and_only_clear_ones_are_coloured() -> No
 def test_win_rates_are_drawn_over_as_much_as_they_need_with_50_in_the_middle() -> None:
     def scale(*ends: float) -> tuple[float, float]:
         rows = tuple(
-            WinRate("dpo", "policy", "en", 0, 0, 0, 0, "",
+            WinRateRow("dpo", "policy", "en", 0, 0, 0, 0, "",
                     {"win_rate": Rate(end, min(end, 50), max(end, 50))})
             for end in ends
         )  # fmt: skip
