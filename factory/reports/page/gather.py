@@ -144,6 +144,11 @@ class Report:
     references: tuple[str, ...]
 
     @property
+    def dropped_in(self) -> set[str]:
+        """The languages in which any row was dropped."""
+        return {code for drop in self.drops for code, (n, _) in drop.by_language.items() if n}
+
+    @property
     def verdicts(self) -> list[tuple[JudgedModel, WinRateRow]]:
         """The win rate over all languages of each comparison, at the end of training."""
         return [
