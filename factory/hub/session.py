@@ -67,7 +67,7 @@ def address(endpoint: str) -> str:
         )
     if "@" in urlsplit(endpoint).netloc:
         raise HubError(
-            f"a hub's address holds no user or password: {endpoint}",
+            f"a hub's address must not contain a user or password: {endpoint}",
             "leave them out, and give a token as HF_TOKEN or by hf auth login",
         )
     return endpoint.rstrip("/")

@@ -147,9 +147,9 @@ def test_online_refuses_what_is_no_plain_classifier(reward: str) -> None:
 
 
 def test_its_tokenizer_is_checked_for_conversations_alone() -> None:
-    of = {use.model.source: use.answers for use in checks.asked(demo(PENALTY))}
+    of = {use.model.source: use.answers for use in checks.tokenizers(demo(PENALTY))}
     assert of["lab/tuned@main"] is False
-    assert {u.model.source: u.answers for u in checks.asked(demo(GENERATIVE))}["lab/chat@main"]
+    assert {u.model.source: u.answers for u in checks.tokenizers(demo(GENERATIVE))}["lab/chat@main"]
 
 
 def test_its_card_says_its_kind() -> None:

@@ -19,6 +19,7 @@ from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import load
 from factory.rewards.score import Score
 from factory.sampling.generate import Generate
+from factory.stage.inputs import SliceSpec
 from factory.stage.job import PartDone
 from factory.stage.models import ModelRef
 from factory.stage.outcome import greedy
@@ -148,7 +149,7 @@ def test_a_system_message_goes_before_prompts_that_have_none(model: Path) -> Non
 
 def test_a_system_message_is_part_of_what_is_made_and_the_engine_is_not() -> None:
     plain, system = stage(), stage(system="Be brief.")
-    [spec] = [None]
+    spec = SliceSpec("generate", "en", "en", ())
     assert plain.identity_fields(spec) != system.identity_fields(spec)
     assert "system" not in plain.identity_fields(spec)
     assert plain.identity_fields(spec) == stage(

@@ -9,7 +9,8 @@ from typing import Any
 from factory.artifacts import schemas
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
-from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
+from factory.rewards.backends.classifier import ClassifierBackend
+from factory.stage.inputs import ExternalInput, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job, Place
 
 MODEL = ExternalInput("model", "local/model@main", "model")
@@ -48,7 +49,11 @@ def job(
     specs, places = [], {model: Place(path, "local/model") for model, path in models.items()}
     for language in languages:
         needs = tuple(StepInput(role, role, language) for role in steps)
-        specs.append(SliceSpec("step", language, language, (*needs, *models)))
+        classifier = RewardInput(
+            ClassifierBackend(kind="classifier", name="local/reward"), (("reward", REWARD),)
+        )
+        reward = classifier if REWARD in models else None
+        specs.append(SliceSpec("step", language, language, (*needs, *models), reward=reward))
         places.update({need: Place(reads[need.role]) for need in needs})
     (root / "out").mkdir(parents=True, exist_ok=True)
 

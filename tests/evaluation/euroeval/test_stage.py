@@ -254,7 +254,7 @@ def test_scores_of_an_earlier_artifact_are_not_measured_again(
     # the score that was there stands; the one that was missing is measured, as is the new one
     assert [w for w in again["argv"] if w in suites.registry()] == ["sst5", "squad"]
     assert outcome.rows["en/policy"].out == 6
-    assert other.taken("en/policy", "results").rows == {"local/r-results@fp-1": 2}
+    assert other.reused("en/policy", "results").rows == {"local/r-results@fp-1": 2}
 
 
 def test_half_a_benchmark_is_measured_again_and_no_row_is_there_twice(
