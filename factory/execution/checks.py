@@ -56,6 +56,19 @@ def check(
             continue
         key = home.root / "check" / f"{_content_key(tokenizer, loaded, pins)}.json"
         if not key.exists():
+            repo, _, _ = tokenizer.model.source.partition("@")
+            revision = str(pins.pins[tokenizer.model.source].revision)
+            if hub.reachable and not hub.has(repo, "model", revision):
+                # the base of a model that was trained elsewhere, as in a reproduction
+                findings.append(
+                    Check(
+                        tokenizer.model.source,
+                        "warning",
+                        "not on this hub, so its chat template is not checked",
+                        f"factory pull {repo}@{revision}",
+                    )
+                )
+                continue
             rows = [asdict(finding) for finding in _look(tokenizer, loaded, pins, hub)]
             write_atomically(key, json.dumps(rows).encode())
         findings += [Check(**fields) for fields in json.loads(key.read_text(encoding="utf-8"))]
