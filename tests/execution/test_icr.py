@@ -54,7 +54,7 @@ def test_the_second_round_starts_where_the_first_ended(home: Path) -> None:
         if read_manifest(path.parent).repo == "local/smoke-icr-2-dpo-all"
     ]
     text = card.read_text(encoding="utf-8")
-    assert "went on with the adapter `local/smoke-icr-dpo-all`" in text
+    assert "started from the adapter `local/smoke-icr-dpo-all`" in text
     assert "a frozen copy of that adapter" in text
     # its reward model is smoke's, which is there already: comparing it takes seconds
     done = run_factory("run", "smoke-transfer", home=home)
