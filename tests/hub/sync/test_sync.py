@@ -533,10 +533,10 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.hub.sync.test_sync import between
-from factory.hub.sync.side import Repo
+from factory.hub.sync.side import RepoId
 source, token, to, to_token, staging, name, keeps = sys.argv[1:]
 between((source, token), (to, to_token), Path(staging), keeps_ids=keeps == "1").repo(
-    Repo("dataset", name)
+    RepoId("dataset", name)
 )
 """
 
