@@ -77,7 +77,7 @@ def pieces(
 
 
 def _packed(text: str, most: int, length: Callable[[str], int]) -> Iterator[str]:
-    """As few runs of whole sentences as fit into `most` each."""
+    """Return as few runs of whole sentences as fit into `most` each."""
     if length(text) <= most:
         if text:
             yield text

@@ -11,17 +11,7 @@ import pytest
 from factory.localhub.launcher import connect
 from tests.conftest import FACTORY, run_factory
 from tests.support.terminal import clean_environment, on_terminal, plain
-
-RECIPE = """
-name: tiny
-org: local
-description: Prompts alone.
-languages: [en]
-license: apache-2.0
-models: {}
-stages:
-  prompts: {source: p.jsonl}
-"""
+from tests.support.tiny_recipe import RECIPE
 
 
 @pytest.fixture

@@ -18,18 +18,9 @@ from huggingface_hub import HfApi
 from factory.localhub.launcher import Connection, connect
 from tests.conftest import FACTORY
 from tests.support.terminal import clean_environment
+from tests.support.tiny_recipe import RECIPE
 
 LARGE = b"\x00\x01" * 6_000_000  # bytes of one file that every hub keeps as a large one
-RECIPE = """
-name: tiny
-org: local
-description: Prompts alone.
-languages: [en]
-license: apache-2.0
-models: {}
-stages:
-  prompts: {source: p.jsonl}
-"""
 # What a user's shell may hold: nothing, or what clusters set.
 SHELLS = {"bare": {}, "offline": {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}}
 

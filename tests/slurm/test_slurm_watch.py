@@ -12,17 +12,8 @@ import pytest
 
 from tests.conftest import FACTORY, run_factory
 from tests.support.terminal import clean_environment, on_terminal, plain
+from tests.support.tiny_recipe import RECIPE
 
-RECIPE = """
-name: tiny
-org: local
-description: Prompts alone.
-languages: [en]
-license: apache-2.0
-models: {}
-stages:
-  prompts: {source: p.jsonl}
-"""
 SITE = "cpu: {partition: small, time: '5'}\n" + "".join(
     f"{name}: {{partition: small, time: '5'}}\n" for name in ("generate", "train")
 )

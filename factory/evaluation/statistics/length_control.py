@@ -34,7 +34,7 @@ class LengthControlled:
     flag: str | None
 
     def dump(self) -> dict[str, Any]:
-        """As plain values, for a manifest."""
+        """Return plain values for a manifest."""
         return asdict(self)
 
 

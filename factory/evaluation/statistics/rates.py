@@ -31,7 +31,7 @@ class WinRate:
         return f"{span} no difference shown" if self.low <= 50 <= self.high else span
 
     def dump(self) -> dict[str, Any]:
-        """As plain values, for a manifest."""
+        """Return plain values for a manifest."""
         return asdict(self)
 
 
@@ -95,7 +95,7 @@ class Consistency:
     first: int
 
     def dump(self) -> dict[str, Any]:
-        """As plain values, with the shares in percent; None where there is nothing to share."""
+        """Return plain values, shares in percent; None where there is nothing to share."""
         return asdict(self) | {
             "same_share": 100 * self.same / self.both if self.both else None,
             "first_share": 100 * self.first / self.decided if self.decided else None,

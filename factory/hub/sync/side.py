@@ -269,7 +269,7 @@ def retry_transient(call: Callable[[], T], also: Sequence[int] = ()) -> T:
         if isinstance(error, GatedRepoError | RevisionNotFoundError):
             return False
         if isinstance(error, HfHubHTTPError):
-            status = status_of(error) or 0
+            status = status_of(error)
             return status in (408, 429, *also) or (status >= 500 and status not in (501, 507))
         if isinstance(error, connection_errors()):
             return resolves(error)
