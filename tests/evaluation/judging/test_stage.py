@@ -615,7 +615,7 @@ def test_a_real_small_model_judges_for_real(real: Path, tmp_path: Path) -> None:
     keep = EngineCache.__call__
 
     def counting(self: EngineCache[Any], key: str = "") -> Any:
-        if self._held is None:
+        if self._current is None:
             opened.append(key)
         return keep(self, key)
 
