@@ -21,6 +21,8 @@ from factory.localhub.errors import (
 
 # Paths about a repo that no route takes, such as those of spaces or of names without a namespace.
 _ABOUT_A_REPO = re.compile(r"/api/(models|datasets|spaces|kernels)/.|/.*/resolve/|/.*\.git/")
+# What lies below a repo with a name and a namespace.
+_OF_A_REPO = re.compile(r"/api/(model|dataset)s/[^/]+/[^/]+/.")
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 
 
@@ -49,7 +51,10 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         headers = dict(error.headers or {})
         return error_answer(MethodNotAllowed(f"{request.method} is not for this", headers=headers))
-    if _ABOUT_A_REPO.match(request.scope["path"]):
+    path = request.scope["path"]
+    if kind := _OF_A_REPO.match(path):
+        return error_answer(NotFound(f"this hub has no address {path} for a {kind[1]}"))
+    if _ABOUT_A_REPO.match(path):
         return error_answer(RepoNotFound("there is no such repo on this hub"))
     return error_answer(NotFound("there is nothing at this address"))
 

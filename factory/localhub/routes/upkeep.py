@@ -51,6 +51,7 @@ def list_large(call: Call) -> Response:
             "filename": item["path"],
             "size": item["size"],
             "pushedAt": iso_date(item["pushed"]),
+            "ref": item["ref"],
         }
         for item in upkeep.large_files(call.hub, call.repo_to_write())
     ]
@@ -58,11 +59,14 @@ def list_large(call: Call) -> Response:
 
 
 def delete_large(call: Call) -> Response:
-    """Forget large files that no commit holds."""
+    """Forget large files; with `rewriteHistory` also take them out of every commit."""
     repo = call.repo_to_write()
-    hashes = call.json().inner("deletions").value("sha")
+    deletions = call.json().inner("deletions")
+    hashes = deletions.value("sha")
     if not isinstance(hashes, list) or not all(isinstance(sha, str) for sha in hashes):
         raise BadRequest("'deletions' needs a list 'sha'")
+    if deletions.flag_or_none("rewriteHistory"):
+        call.hub.history.rewrite_without(repo, frozenset(hashes))
     upkeep.give_up(call.hub, repo, set(hashes))
     return answer({})
 
