@@ -49,10 +49,12 @@ def exec(command: Annotated[list[str], typer.Argument(help="The command, after -
 def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    anonymous: Annotated[bool, typer.Option(help="Let anybody read what is not private.")] = False,
 ) -> None:
     """Serve the local hub until it is stopped. Every request needs a token."""
     root = home_path() / "hub"
     command = [sys.executable, "-m", "factory.localhub.server", "--root", str(root), "--stay"]
+    command += ["--anonymous"] if anonymous else []
     raise typer.Exit(
         subprocess.run([*command, "--port", str(port), "--host", host], check=False).returncode
     )

@@ -6,6 +6,7 @@ one group do; what is private is seen by the user who made it and by nobody else
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import secrets
@@ -21,6 +22,8 @@ from factory.localhub.names import check_repo_part
 Role = Literal["read", "write"]
 # The user whose token the launcher hands out.
 FIRST_USER = "local"
+# git sends what it knows only after it was asked.
+_ASK = {"WWW-Authenticate": 'Basic realm="token as password"'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +49,22 @@ class Accounts:
         self._database = database
         self._read_only = read_only
         self._accounts = self._load()
+        # Whether those without a token may read what is not private.
+        self.anonymous = False
 
     def identify(self, authorization: str | None) -> Account:
         """The account behind an Authorization header. Raises Unauthorized."""
         if not authorization:
-            raise Unauthorized("this hub needs a token: set HF_TOKEN")
+            if self.anonymous:
+                return Account("", "read")
+            raise Unauthorized("this hub needs a token: set HF_TOKEN", headers=_ASK)
         scheme, _, token = authorization.partition(" ")
+        if scheme.lower() == "basic":  # git, which asks for a user and a password
+            token = _password(token)
         account = self._accounts.get(_hashed(token.strip()))
-        if scheme.lower() != "bearer" or account is None:
+        if scheme.lower() not in ("bearer", "basic") or account is None:
             # Clients know a bad token by these words.
-            raise Unauthorized("Invalid credentials in Authorization header")
+            raise Unauthorized("Invalid credentials in Authorization header", headers=_ASK)
         return account
 
     def create_token(self, user: str, role: Role) -> str:
@@ -104,6 +113,14 @@ class Accounts:
             row["sha256"]: Account(row["user"], "read" if self._read_only else row["role"])
             for row in self._database.rows("SELECT sha256, user, role FROM tokens")
         }
+
+
+def _password(encoded: str) -> str:
+    """Return the password of a Basic authorization; empty if it cannot be read."""
+    try:
+        return base64.b64decode(encoded.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _random_token() -> str:

@@ -19,6 +19,7 @@ from factory.localhub.routes import (
     commits,
     discussions,
     files,
+    git,
     lfs,
     people,
     refs,
@@ -42,6 +43,7 @@ def build(hub: LocalHub) -> ASGIApp:
             *commits.ROUTES,
             *discussions.ROUTES,
             *lfs.ROUTES,
+            *git.ROUTES,
             *files.ROUTES,
         ],
         exception_handlers={

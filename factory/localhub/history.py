@@ -83,6 +83,10 @@ class History:
         )
         return [_commit(row) for row in rows]
 
+    def line(self, repo: Repo, oid: str) -> dict[str, None]:
+        """Return the ids of the commits from this one back, newest first."""
+        return self._line(repo.key, oid)
+
     def last_changes(
         self, repo: Repo, commit: Commit, paths: Iterable[tuple[str, ...]]
     ) -> dict[tuple[str, ...], Commit]:
@@ -90,7 +94,7 @@ class History:
         if self._database.read_only and not self._is_indexed(repo):
             return self._walk(repo, commit, paths)
         self._index_all(repo)
-        line = self._line(repo.key, commit.oid)
+        line = self.line(repo, commit.oid)
         first = next(reversed(line))
         commits: dict[str, Commit] = {}
         changes: dict[tuple[str, ...], Commit] = {}
@@ -181,7 +185,7 @@ class History:
             rewritten: dict[str, Commit] = {}
             trees: dict[str, str] = {}
             for ref, target in self._refs.all(repo).items():
-                for oid in reversed(self._load_line(repo.key, target)):
+                for oid in reversed(self.line(repo, target)):
                     if oid in rewritten:
                         continue
                     commit = self.resolve(repo, oid)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,6 @@ from factory.localhub.changes import Put, Words
 from factory.localhub.collection import Collections
 from factory.localhub.database import Database
 from factory.localhub.discussions import Discussions
-from factory.localhub.errors import Conflict
 from factory.localhub.git_objects import Commit, Entry, object_id
 from factory.localhub.history import History
 from factory.localhub.refs import BRANCH, MAIN, Refs

@@ -159,6 +159,13 @@ class Repos:
         )
         return None if row is None else int(row["size"])
 
+    def has(self, repo: Repo, sha256: str, size: int | None = None) -> bool:
+        """Whether `repo` was given this content, of `size` bytes if that is known."""
+        row = self._database.row(
+            "SELECT size FROM contents WHERE sha256 = ? AND repo = ?", (sha256, repo.key)
+        )
+        return row is not None and size in (None, row["size"])
+
     def note_contents(self, repo: Repo, contents: Sequence[tuple[str, int]]) -> None:
         """Remember that `repo` was given these contents, each a sha256 and a size."""
         with self._database.transaction() as connection:
