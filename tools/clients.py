@@ -64,15 +64,23 @@ def main() -> int:
 
 def _run(client: str, checkout: Path, home: Path, options: list[str]) -> dict[str, str]:
     """Run the suite in a process of its own; return outcomes of the tests that reach the hub."""
-    from factory.localhub.launcher import connect, environment
+    from factory.localhub.launcher import await_end, connect, environment
 
     root = home / "hub"
-    server = [sys.executable, "-m", "factory.localhub.server", "--root", str(root), "--new-token"]
+    server = [sys.executable, "-m", "factory.localhub.server", "--root", str(root)]
     with connect(root):
         pass
+    await_end(root)
     other = subprocess.run(
-        [*server, "other", "--role", "write"], check=True, capture_output=True, text=True, cwd=ROOT
-    ).stdout.split()[-1]
+        [*server, "--new-token", "other", "--role", "write"],
+        check=True, capture_output=True, text=True, cwd=ROOT,
+    ).stdout.split()[-1]  # fmt: skip
+    # Suites also read public repos without a token.
+    serving = subprocess.Popen(
+        [*server, "--stay", "--anonymous"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert serving.stdout is not None
+    serving.stdout.readline()  # printed when it listens
     with connect(root) as hub:
         facts = {"client": client, "url": hub.url, "token": hub.token, "other": other,
                  "results": str(home / "results.json")}  # fmt: skip
@@ -83,8 +91,11 @@ def _run(client: str, checkout: Path, home: Path, options: list[str]) -> dict[st
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tools.clients", "--tb=short",
                    "-o", "addopts=", "-o", "log_cli=false", "-p", "no:cacheprovider",
                    "--continue-on-collection-errors", *(options or SUITES[client][1])]  # fmt: skip
-        with (Path.cwd() / "clients.log").open("w") as log:
+        with Path(tempfile.gettempdir(), f"{client}-tests.log").open("w") as log:
+            print(f"its output: {log.name}")
             subprocess.run(command, cwd=checkout, env=settings, stdout=log, stderr=log, check=False)
+    serving.terminate()
+    serving.wait()
     results: dict[str, str] = json.loads((home / "results.json").read_text())
     return results
 
@@ -167,13 +178,13 @@ class _Suite:
         Path(self.facts["results"]).write_text(json.dumps(outcomes))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the plugin where main() started pytest."""
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Register the plugin where main() started pytest, before the suite reads its constants."""
     if _PLUGIN in os.environ:
         suite = _Suite(json.loads(os.environ[_PLUGIN]))
         suite.set_constants()
         suite.watch_sockets()
-        config.pluginmanager.register(suite)
+        early_config.pluginmanager.register(suite)
 
 
 if __name__ == "__main__":
