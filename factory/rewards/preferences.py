@@ -39,7 +39,7 @@ class Pairs(From):
     def read(self, path: Path, code: str) -> Iterator[Known]:
         """Yield the pairs of a language: row, prompt, better answer, worse answer. Raises
         InputError that names the row."""
-        for where, row in self.rows(path, self.config or code):
+        for where, row in self.rows(path, code):
             if row is not None:
                 prompt = messages({"prompt": row.get("prompt")}, where)
                 better, worse = (answer(row.get(side), f"{where}: {side}") for side in SIDES)

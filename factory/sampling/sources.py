@@ -6,7 +6,8 @@ everything it was made from and a stranger can start from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -20,9 +21,19 @@ from factory.errors import InputError, RecipeError, nearest
 from factory.language.languages import language as known_language
 from factory.sampling import presets
 from factory.stage.inputs import ExternalInput, SliceSpec
-from factory.stage.job import Job
+from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
-from factory.stage.readers import View, address, answer, given_id, messages, unlike
+from factory.stage.readers import (
+    Row,
+    View,
+    address,
+    answer,
+    conversation,
+    given_id,
+    messages,
+    unlike,
+)
+from factory.stage.row_files import BadRow, check_type
 from factory.stage.stage import Stage, StageContext, filled
 
 
@@ -58,7 +69,7 @@ class _Source(Stage, View):
     @field_validator("source")
     @classmethod
     def _fills_in(cls, value: str) -> str:
-        return filled(value, {"language": "en"}) and value
+        return filled(check_type(value), {"language": "en"}) and value
 
     def _spec(self, language: str) -> SliceSpec:
         source = filled(self.source, {"language": language})
@@ -73,35 +84,47 @@ class _Source(Stage, View):
 
     def run(self, job: Job) -> Outcome:
         rows: dict[str, Rows] = {}
+        languages: dict[Place, list[str]] = {}  # that are read from one source
+        for spec in job.slices:
+            languages.setdefault(job.place(spec, "source"), []).append(str(spec.language))
         for number, spec in enumerate(job.slices):
-            place = job.place(spec, "source")
-            language = str(spec.language)
-            source = place.name or place.path.name
-            table_rows: list[dict[str, Any]] = []
-            dropped: dict[str, int] = {}
-            hashes: dict[str, str | None] = {}  # ids to hashes
-            total = 0
-            for where, row in self.rows(place.path, language):
-                if len(table_rows) == self.first:
-                    break
-                total += 1
-                canonical = row and self.row(row, where, source, language)
-                reason = "filtered" if row is None else "empty" if canonical is None else None
-                if canonical and not reason and self.repeated(canonical, hashes):
-                    reason = "repeated"
-                if not canonical or reason:
-                    dropped[str(reason)] = dropped.get(str(reason), 0) + 1
-                    continue
-                canonical["prompt_id"] = unlike(hashes, canonical["prompt_id"])
-                hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
-                table_rows.append(canonical)
-            if not table_rows:
-                raise InputError(f"{source} has no rows for {language}", "check what is in it")
+            place, language = job.place(spec, "source"), str(spec.language)
+            name = place.name or place.path.name
+            dropped: Counter[str] = Counter()
+            table_rows = list(
+                self.converted_rows(
+                    place.path,
+                    language,
+                    self.converter(name, language),
+                    dropped,
+                    name=name,
+                    languages=languages[place],
+                    first=self.first,
+                )
+            )
             table = schemas.from_rows(table_rows, self.kind)
             tables.write_slice(slice_directory(job.out, spec.name), table)
-            rows[spec.name] = Rows(into=total, out=len(table_rows), dropped=dropped)
+            out = len(table_rows)
+            rows[spec.name] = Rows(into=out + dropped.total(), out=out, dropped=dict(dropped))
             job.progress(number + 1, len(job.slices), "languages")
         return Outcome(rows, determinism="exact")
+
+    def converter(self, source: str, language: str) -> Callable[[Row, str], Row | str]:
+        """Return a function that returns a row in canonical form under an id of its own, or the
+        reason to leave it out. Raises InputError for a row that cannot be read."""
+        hashes: dict[str, str | None] = {}  # ids to hashes
+
+        def convert(row: Row, where: str) -> Row | str:
+            canonical = self.row(row, where, source, language)
+            if canonical is None:
+                return "empty"
+            if self.repeated(canonical, hashes):
+                return "repeated"
+            canonical["prompt_id"] = unlike(hashes, canonical["prompt_id"])
+            hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
+            return canonical
+
+        return convert
 
     def repeated(self, row: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
         """Return whether a row repeats an earlier one and is to be dropped."""
@@ -136,19 +159,22 @@ class Prompts(_Source):
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
     ) -> dict[str, Any] | None:
-        turns = messages(row, where)
-        users = [i for i, message in enumerate(turns) if message["role"] == "user"]
+        turns = conversation(row, where)
+        users = [i for i, (role, _) in enumerate(turns) if role == "user"]
+        if not turns:
+            return None
         if not users:
-            raise InputError(f"{where}: no user turn", "a prompt needs a message of role 'user'")
-        turns = turns[users[0] : users[0] + 1] if self.turns == "first" else turns
-        turns = turns[: users[-1] + 1]
-        if not turns[-1]["content"].strip():
+            fix = "a prompt needs a message of role 'user'"
+            raise BadRow(where, "no user turn", fix, "no_user_turn")
+        turns = turns[users[0] : users[0] + 1] if self.turns == "first" else turns[: users[-1] + 1]
+        asked = [{"role": role, "content": text()} for role, text in turns]
+        if not asked[-1]["content"].strip():
             return None
         domain = row.get("domain")
         return {
-            **address(row, turns, source),
+            **address(row, asked, source),
             "language": language,
-            "messages": turns,
+            "messages": asked,
             "source_dataset": source,
             "domain": None if domain is None else str(domain),
         }
