@@ -28,7 +28,7 @@ from factory.planning.plan import Step
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
-from factory.stage.readers import is_file
+from factory.stage.readers import Row, is_file
 from factory.stage.stage import Stage
 
 _VERSION = 3  # raise it when a check changes: what was found before is looked for again
@@ -240,10 +240,18 @@ def _lengths(
     if is_file(need.source) and not path.exists():
         return  # a published line made again: its prompts are there as rows, their file is not
     language = str(spec.language)
+    convert = stage.converter(need.source, language)
+    place = ""  # of the row that was converted last
+
+    def placed(row: Row, where: str) -> Row | str:
+        nonlocal place
+        place = where
+        return convert(row, where)
+
     prompts = stage.converted_rows(
         path,
         language,
-        stage.converter(need.source, language),
+        placed,
         Counter(),
         name=need.source,
         first=stage.first,
@@ -252,7 +260,7 @@ def _lengths(
         try:
             length = len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
         except InputError as error:
-            yield prompt["prompt_id"], error
+            yield prompt["prompt_id"], InputError(f"{place}: {error.what}", error.fix)
         else:
             yield prompt["prompt_id"], length
 
@@ -267,12 +275,12 @@ def _refused(
         return
     answering = {use.stage for use in tokenizer_use.uses if use.does == "answer"}
     left_out = answering == {"generate"} and len(refused) < len(found)
-    first, error = next(iter(refused.items()))
+    error = next(iter(refused.values()))
     yield Check(
         f"{name}, {spec.name}",
         "warning" if left_out else "failed",
-        f"{len(refused)} of {len(found)} prompts are refused by its chat template, the first is "
-        f"{first}: {error.what}",
+        f"{len(refused)} of {len(found)} prompts are refused by its chat template, the first "
+        f"at {error.what}",
         "generate leaves them out and counts them"
         if left_out
         else "ask the first user turn alone with turns: first, or take another model",

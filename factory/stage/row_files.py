@@ -41,7 +41,7 @@ def is_file(source: str) -> bool:
 
 def check_type(source: str) -> str:
     """Return `source`. Raises ValueError for a file of a type that is not read."""
-    if source.lower().endswith(_OTHER_TYPES) and not is_file(source):
+    if source.lower().endswith((*_OTHER_TYPES, *_COMPRESSION)) and not is_file(source):
         compressed = ", ".join(_COMPRESSION)
         raise ValueError(
             f"{source!r} is not read: write it as one of {', '.join(FILE_TYPES)} "
@@ -108,7 +108,7 @@ def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, Row | BadRow]]:
     for number, line in itertools.chain([first] if first else [], lines):
         where = f"{name} line {number}"
         try:
-            row = _parse(line, name, number)
+            row = _parse(line.strip(), name, number)
         except BadRow as error:
             row = error
         if not isinstance(row, dict | BadRow):
