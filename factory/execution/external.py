@@ -21,6 +21,7 @@ from factory.errors import InputError, nearest
 from factory.language.detect import detect
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
+from factory.stage.preference_pairs import SIDES, read_number, read_pair
 from factory.stage.readers import Row, address, answer, messages, unlike
 from factory.stage.stage import Stage
 from factory.training import adapters
@@ -48,8 +49,8 @@ def take_in(stage: Stage, job: Job) -> Outcome:
                 dropped["filtered"] += 1
                 continue
             output = shape(row, where, source)
-            if output is None:
-                dropped["empty"] += 1
+            if isinstance(output, str):
+                dropped[output] += 1
                 continue
             output["language"] = output["prompt_language"] = language
             if stage.kind in ("samples", "scores"):
@@ -62,7 +63,10 @@ def take_in(stage: Stage, job: Job) -> Outcome:
                 {name: output.get(name) for name in schemas.SCHEMAS[stage.kind].names}
             )
         if not output_rows:
-            raise InputError(f"{source} has no rows for {language}", "check from: and where:")
+            reasons = "".join(f", {reason} {count}" for reason, count in dropped.items())
+            raise InputError(
+                f"{source} has no rows for {language}{reasons}", "check from: and where:"
+            )
         table = schemas.from_rows(output_rows, stage.kind)
         tables.write_slice(slice_directory(job.out, spec.name), table)
         counts[spec.name] = Rows(
@@ -72,11 +76,11 @@ def take_in(stage: Stage, job: Job) -> Outcome:
     return Outcome(counts, determinism="exact")
 
 
-def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     prompt, response = _conversation(row, where)
     text = response.strip()
     if not text:
-        return None
+        return "empty"
     return {
         **address(row, prompt, source),
         "response": text,
@@ -88,7 +92,7 @@ def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | None:
     }
 
 
-def _score(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+def _score(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     sample = _sample(row, where, source)
     name = next((name for name in _REWARD if name in row), None)
     if name is None:
@@ -106,58 +110,43 @@ def _score(row: Mapping[str, Any], where: str, source: str) -> Row | None:
         reward = {"reward": None, "status": "not_finite"}
     else:
         reward = {"reward": float(value), "status": "ok"}
-    return sample and sample | reward
+    return sample if isinstance(sample, str) else sample | reward
 
 
-def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | None:
-    for side in ("chosen", "rejected"):
-        if not row.get(side):
-            raise InputError(
-                f"{where}: no column {side!r}{nearest(side, row)}",
-                f"set columns: {{{side}: theirs}}; it has {', '.join(row)}",
-            )
-    if row.get("prompt"):
-        prompt = messages({"prompt": row["prompt"]}, where)
-    else:  # both sides hold the whole conversation
-        before = [messages({"messages": row[side]}, where)[:-1] for side in ("chosen", "rejected")]
-        if before[0] != before[1] or not before[0]:
-            raise InputError(
-                f"{where}: no column 'prompt', and chosen and rejected do not begin alike",
-                "set columns: {prompt: theirs}",
-            )
-        prompt = before[0]
-    sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
-    if not all(message[-1]["content"].strip() for message in sides.values()):
-        return None
+def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | str:
+    pair = read_pair(row, where)
+    if isinstance(pair, str):
+        return pair
     output: Row = {
-        "prompt_id": address(row, prompt, source)["prompt_id"],
-        "prompt": prompt,
-        **sides,
+        "prompt_id": address(row, pair.prompt, source)["prompt_id"],
+        "prompt": pair.prompt,
     }
-    for side in ("chosen", "rejected"):
-        text = sides[side][-1]["content"]
+    texts, scores = (pair.chosen, pair.rejected), pair.scores or (None, None)
+    for side, text, score in zip(SIDES, texts, scores, strict=True):
+        output[side] = [{"role": "assistant", "content": text}]
         output[f"{side}_language"] = row.get(f"{side}_language") or detect(text) or "und"
-        for name in (f"score_{side}", f"reward_{side}"):
-            output[name] = _float(row, name, where)
+        stated = read_number(row, f"score_{side}", where)
+        output[f"score_{side}"] = score if stated is None else stated
+        output[f"reward_{side}"] = read_number(row, f"reward_{side}", where)
         for name in (f"{side}_k", f"{side}_tokens"):
             output[name] = _number(row, name, where, None)
     return output
 
 
-def _completion(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+def _completion(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     prompt, response = _conversation(row, where)
     if not response.strip():
-        return None
+        return "empty"
     return {
         "prompt_id": address(row, prompt, source)["prompt_id"],
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": response}],
-        "reward": _float(row, "reward", where),
+        "reward": read_number(row, "reward", where),
         "k": _number(row, "k", where, None),
     }
 
 
-_SHAPES: dict[str, Callable[[Mapping[str, Any], str, str], Row | None]] = {
+_SHAPES: dict[str, Callable[[Mapping[str, Any], str, str], Row | str]] = {
     "samples": _sample,
     "scores": _score,
     "pairs": _pair,
@@ -188,15 +177,6 @@ def _number(row: Mapping[str, Any], name: str, where: str, default: int | None) 
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{where}: {name} {value!r} is not a whole number", "fix that row")
     return value
-
-
-def _float(row: Mapping[str, Any], name: str, where: str) -> float | None:
-    value = row.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where}: {name} {value!r} is not a number", "fix that row")
-    return float(value)
 
 
 def _take_adapter(job: Job) -> Outcome:

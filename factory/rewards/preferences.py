@@ -3,7 +3,8 @@ a reward model with them, transfer compares several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from pydantic import model_validator
 
 from factory.engines.chat_template import Message
 from factory.stage.inputs import ExternalInput
-from factory.stage.readers import answer, messages
+from factory.stage.preference_pairs import read_pair
 from factory.stage.stage import From, filled
 
 Known = tuple[dict[str, Any], list[Message], str, str]
-SIDES = ("chosen", "rejected")
 _ALL = "all"  # languages
 
 
@@ -36,14 +36,18 @@ class Pairs(From):
         much, not what."""
         return ExternalInput(role, filled(self.source, {"language": code}), "dataset", extent=True)
 
-    def read(self, path: Path, code: str) -> Iterator[Known]:
-        """Yield the pairs of a language: row, prompt, better answer, worse answer. Raises
-        InputError that names the row."""
+    def read(self, path: Path, code: str) -> tuple[list[Known], dict[str, int]]:
+        """Return the pairs of a language (row, prompt, better answer, worse answer), and how many
+        rows were dropped by reason. Raises InputError that names the row."""
+        pairs: list[Known] = []
+        dropped: Counter[str] = Counter()
         for where, row in self.rows(path, self.config or code):
-            if row is not None:
-                prompt = messages({"prompt": row.get("prompt")}, where)
-                better, worse = (answer(row.get(side), f"{where}: {side}") for side in SIDES)
-                yield row, list(prompt), better[-1]["content"], worse[-1]["content"]
+            pair = read_pair(row, where) if row is not None else "filtered"
+            if isinstance(pair, str):
+                dropped[pair] += 1
+            else:
+                pairs.append((row or {}, list(pair.prompt), pair.chosen, pair.rejected))
+        return pairs, dict(dropped)
 
 
 def for_all(value: Any) -> Any:

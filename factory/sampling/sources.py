@@ -16,13 +16,14 @@ from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.config import EXTENT, REFERENCE
-from factory.errors import InputError, RecipeError, nearest
+from factory.errors import InputError, RecipeError
 from factory.language.languages import language as known_language
 from factory.sampling import presets
 from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
-from factory.stage.readers import View, address, answer, given_id, messages, unlike
+from factory.stage.preference_pairs import SIDES, read_pair
+from factory.stage.readers import View, address, given_id, messages, unlike
 from factory.stage.stage import Stage, StageContext, filled
 
 
@@ -87,6 +88,8 @@ class _Source(Stage, View):
                 total += 1
                 canonical = row and self.row(row, where, source, language)
                 reason = "filtered" if row is None else "empty" if canonical is None else None
+                if isinstance(canonical, str):
+                    canonical, reason = None, canonical
                 if canonical and not reason and self.repeated(canonical, hashes):
                     reason = "repeated"
                 if not canonical or reason:
@@ -96,7 +99,10 @@ class _Source(Stage, View):
                 hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
                 table_rows.append(canonical)
             if not table_rows:
-                raise InputError(f"{source} has no rows for {language}", "check what is in it")
+                reasons = "".join(f", {reason} {count}" for reason, count in dropped.items())
+                raise InputError(
+                    f"{source} has no rows for {language}{reasons}", "check what is in it"
+                )
             table = schemas.from_rows(table_rows, self.kind)
             tables.write_slice(slice_directory(job.out, spec.name), table)
             rows[spec.name] = Rows(into=total, out=len(table_rows), dropped=dropped)
@@ -109,9 +115,9 @@ class _Source(Stage, View):
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
-        """Return a row of the source in canonical form; None if it has no text. Raises
-        InputError."""
+    ) -> dict[str, Any] | str | None:
+        """Return a row of the source in canonical form; None if it has no text, or the reason why
+        it is dropped. Raises InputError."""
         raise NotImplementedError
 
 
@@ -205,24 +211,17 @@ class Preferences(_Source):
 
     def row(
         self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
-        for name in ("prompt", "chosen", "rejected"):
-            if not row.get(name):
-                raise InputError(
-                    f"{where}: no {name!r}{nearest(name, row)}",
-                    "a preference needs prompt, chosen and rejected",
-                )
-        prompt = messages({"prompt": row["prompt"]}, where)
-        sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
-        if not all(turns[-1]["content"].strip() for turns in (prompt, *sides.values())):
-            return None
-        margin = row.get("margin")
-        if not isinstance(margin, int | float | None):
-            raise InputError(f"{where}: margin {margin!r} is not a number", "mend that row")
+    ) -> dict[str, Any] | str | None:
+        pair = read_pair(row, where)
+        if isinstance(pair, str):
+            return pair
+        alone = len(pair.prompt) == 1
+        text_id = text_hash(source + (pair.prompt[0]["content"] if alone else repr(pair.prompt)))
+        texts = zip(SIDES, (pair.chosen, pair.rejected), strict=True)
         return {
-            "prompt_id": given_id(row) or text_hash(source + prompt[0]["content"]),
+            "prompt_id": given_id(row) or text_id,
             "language": language,
-            "prompt": prompt,
-            **sides,
-            "margin": None if margin is None else float(margin),
+            "prompt": pair.prompt,
+            **{side: [{"role": "assistant", "content": text}] for side, text in texts},
+            "margin": pair.margin,
         }
