@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from factory.engines.chat_template import Message
 from factory.stage.inputs import ExternalInput
@@ -30,6 +30,13 @@ class Pairs(From):
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("base")
+    @classmethod
+    def _no_base(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError("base is for adapters: pairs have no base")
+        return value
 
     def need(self, role: str, code: str) -> ExternalInput:
         """Return the need of the pairs of a language, read as `role`. Which pairs there are is how
