@@ -22,6 +22,7 @@ from factory.artifacts.hashing import fingerprint
 from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
 from factory.errors import Check, FactoryError, InputError, RecipeError
+from factory.execution.adapter_checks import check_adapters
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
 from factory.planning.plan import Step
@@ -43,7 +44,7 @@ def check(
 
     Raises HubError when a tokenizer cannot be fetched, InputError without transformers.
     """
-    findings: list[Check] = []
+    findings = check_adapters(loaded.recipe, pins, hub, only)
     for tokenizer in tokenizers(loaded.recipe, only):
         if tokenizer.model.source not in pins.pins:
             findings.append(

@@ -17,23 +17,15 @@ from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.config import EXTENT, REFERENCE
-from factory.errors import InputError, RecipeError, nearest
+from factory.errors import RecipeError
 from factory.language.languages import language as known_language
 from factory.sampling import presets
 from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
-from factory.stage.readers import (
-    Row,
-    View,
-    address,
-    answer,
-    conversation,
-    given_id,
-    messages,
-    unlike,
-)
-from factory.stage.row_files import BadRow, check_type
+from factory.stage.preference_pairs import SIDES, read_pair
+from factory.stage.readers import Row, View, address, conversation, given_id, unlike
+from factory.stage.row_files import BadRow
 from factory.stage.stage import Stage, StageContext, filled
 
 
@@ -69,7 +61,7 @@ class _Source(Stage, View):
     @field_validator("source")
     @classmethod
     def _fills_in(cls, value: str) -> str:
-        return filled(check_type(value), {"language": "en"}) and value
+        return filled(value, {"language": "en"}) and value
 
     def _spec(self, language: str) -> SliceSpec:
         source = filled(self.source, {"language": language})
@@ -116,8 +108,8 @@ class _Source(Stage, View):
 
         def convert(row: Row, where: str) -> Row | str:
             canonical = self.row(row, where, source, language)
-            if canonical is None:
-                return "empty"
+            if isinstance(canonical, str):
+                return canonical
             if self.repeated(canonical, hashes):
                 return "repeated"
             canonical["prompt_id"] = unlike(hashes, canonical["prompt_id"])
@@ -130,11 +122,9 @@ class _Source(Stage, View):
         """Return whether a row repeats an earlier one and is to be dropped."""
         return False
 
-    def row(
-        self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
-        """Return a row of the source in canonical form; None if it has no text. Raises
-        InputError."""
+    def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
+        """Return a row of the source in canonical form, or the reason why it is dropped. Raises
+        InputError for a row that cannot be read."""
         raise NotImplementedError
 
 
@@ -156,20 +146,18 @@ class Prompts(_Source):
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.native()
 
-    def row(
-        self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
+    def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
         turns = conversation(row, where)
         users = [i for i, (role, _) in enumerate(turns) if role == "user"]
         if not turns:
-            return None
+            return "empty"
         if not users:
             fix = "a prompt needs a message of role 'user'"
             raise BadRow(where, "no user turn", fix, "no_user_turn")
         turns = turns[users[0] : users[0] + 1] if self.turns == "first" else turns[: users[-1] + 1]
         asked = [{"role": role, "content": text()} for role, text in turns]
         if not asked[-1]["content"].strip():
-            return None
+            return "empty"
         domain = row.get("domain")
         return {
             **address(row, asked, source),
@@ -193,9 +181,7 @@ class Questions(Prompts):
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.languages
 
-    def row(
-        self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
+    def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
         """m-ArenaHard's columns are understood as they are: question_id, category, subcategory."""
         columns = dict(row)
         for ours, theirs in (("id", "question_id"), ("domain", "category")):
@@ -203,7 +189,9 @@ class Questions(Prompts):
                 columns[ours] = columns[theirs]
         question = super().row(columns, where, source, language)
         sub = row.get("subcategory")
-        return question and question | {"subcategory": None if sub is None else str(sub)}
+        if isinstance(question, str):
+            return question
+        return question | {"subcategory": None if sub is None else str(sub)}
 
 
 class Preferences(_Source):
@@ -229,26 +217,17 @@ class Preferences(_Source):
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return self.languages
 
-    def row(
-        self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
-        for name in ("prompt", "chosen", "rejected"):
-            if not row.get(name):
-                raise InputError(
-                    f"{where}: no {name!r}{nearest(name, row)}",
-                    "a preference needs prompt, chosen and rejected",
-                )
-        prompt = messages({"prompt": row["prompt"]}, where)
-        sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
-        if not all(turns[-1]["content"].strip() for turns in (prompt, *sides.values())):
-            return None
-        margin = row.get("margin")
-        if not isinstance(margin, int | float | None):
-            raise InputError(f"{where}: margin {margin!r} is not a number", "mend that row")
+    def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
+        pair = read_pair(row, where)
+        if isinstance(pair, str):
+            return pair
+        alone = len(pair.prompt) == 1
+        text_id = text_hash(source + (pair.prompt[0]["content"] if alone else repr(pair.prompt)))
+        texts = zip(SIDES, (pair.chosen, pair.rejected), strict=True)
         return {
-            "prompt_id": given_id(row) or text_hash(source + prompt[0]["content"]),
+            "prompt_id": given_id(row) or text_id,
             "language": language,
-            "prompt": prompt,
-            **sides,
-            "margin": None if margin is None else float(margin),
+            "prompt": pair.prompt,
+            **{side: [{"role": "assistant", "content": text}] for side, text in texts},
+            "margin": pair.margin,
         }

@@ -25,7 +25,8 @@ from factory.errors import InputError, nearest
 from factory.language.languages import code_of
 from factory.stage.row_files import FILE_TYPES, BadRow, Row, is_file, read_file
 
-__all__ = ["BadRow", "Row", "View", "address", "answer", "given_id", "is_file", "messages"]
+__all__ = ["FILE_TYPES", "BadRow", "Row", "View", "address", "answer", "conversation", "given_id",
+           "is_file", "messages", "unlike"]  # fmt: skip
 
 # who speaks, by the names that datasets have for it
 _ROLES = {
@@ -129,9 +130,9 @@ class View(Knobs):
                 f"{bad[0].fix}; or allow a share of them: bad_rows: 5%",
             )
         if not n_read:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+            reasons = "".join(f", {reason} {count}" for reason, count in dropped.items())
             raise InputError(
-                f"{name} has no rows for {language}" + (f": {reasons}" if reasons else ""),
+                f"{name} has no rows for {language}{reasons}",
                 "check what is in it, and columns: and where:",
             )
 

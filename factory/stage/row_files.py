@@ -21,8 +21,6 @@ from factory.errors import InputError
 Row = dict[str, Any]
 FILE_TYPES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # by ending, as pyarrow names it
-# files that people have and that are not read
-_OTHER_TYPES = (".xlsx", ".xls", ".txt", ".arrow", ".pkl", ".zip", ".xz", ".7z", ".tar", ".lz4")
 _BATCH = 256  # rows of parquet that are in memory at once
 
 
@@ -37,17 +35,6 @@ class BadRow(InputError):
 def is_file(source: str) -> bool:
     """Return whether a source names a local file (by its ending) rather than a Hub dataset."""
     return _type(source) in FILE_TYPES
-
-
-def check_type(source: str) -> str:
-    """Return `source`. Raises ValueError for a file of a type that is not read."""
-    if source.lower().endswith((*_OTHER_TYPES, *_COMPRESSION)) and not is_file(source):
-        compressed = ", ".join(_COMPRESSION)
-        raise ValueError(
-            f"{source!r} is not read: write it as one of {', '.join(FILE_TYPES)} "
-            f"(each but parquet may also end in {compressed})"
-        )
-    return source
 
 
 def read_file(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:

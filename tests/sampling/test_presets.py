@@ -190,3 +190,10 @@ def test_a_language_column_may_hold_codes_or_english_names(tmp_path: Path, word:
     )
     rows = taken(Prompts(source="rows.jsonl"), tmp_path / "rows.jsonl", ("da",))
     assert said(rows["da"]) == [["a"]]
+
+
+def test_helpsteer3_gives_preferences_by_the_sign_of_its_column(tmp_path: Path) -> None:
+    path = dataset(tmp_path / "d", {"preference": ("train", "helpsteer3.jsonl")})
+    rows = taken(Preferences(preset="helpsteer3", languages=("en", "de")), path, ("en",))
+    assert [len(row["prompt"]) for row in rows["en"]] == [1, 3, 1]
+    assert {row["chosen"][0]["content"] for row in rows["de"]} == {"Another answer."}

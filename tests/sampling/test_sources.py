@@ -346,12 +346,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
     assert name in raised.value.what
 
 
-def test_a_type_of_file_that_is_not_read_is_refused_in_the_recipe():
-    for name in ("rows.xlsx", "rows.txt", "rows.jsonl.xz", "rows.parquet.gz"):
-        with pytest.raises(ValidationError, match="is not read"):
-            Prompts(source=name)
-
-
 @pytest.mark.parametrize("lines", [[], [""], [{"prompt": ""}]])
 def test_a_language_without_rows_is_an_error_that_names_it(take, lines):
     with pytest.raises(InputError, match=r"rows\.jsonl has no rows for cy"):
@@ -442,13 +436,18 @@ def test_preferences_are_english_whatever_the_recipes_languages():
 
 
 @pytest.mark.parametrize("side", ["prompt", "chosen", "rejected"])
-@pytest.mark.parametrize("value", [None, "", [], "absent"])
-def test_a_preference_that_lacks_a_side_is_named_with_it(take, side, value):
+def test_a_preference_that_lacks_a_column_is_named_with_it(take, side):
     bad = {k: v for k, v in PREFERENCE.items() if k != side}
-    if value != "absent":
-        bad[side] = value
-    with pytest.raises(InputError, match=rf"rows\.jsonl line 2: no '{side}'"):
+    with pytest.raises(InputError, match=rf": rows\.jsonl line 2: no column '{side}'"):
         take([PREFERENCE, bad, bad], Preferences(source="x"))
+
+
+@pytest.mark.parametrize("side", ["prompt", "chosen", "rejected"])
+@pytest.mark.parametrize("value", [None, "", []])
+def test_a_preference_whose_column_is_empty_is_dropped_and_counted(take, side, value):
+    rows, counts = take([PREFERENCE, {**PREFERENCE, side: value}], Preferences(source="x"))
+    assert len(rows) == 1
+    assert counts == Rows(into=2, out=1, dropped={"empty": 1})
 
 
 @pytest.mark.parametrize(
