@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
     create_model,
     field_validator,
@@ -27,6 +28,7 @@ from factory.planning.stages import STAGES
 from factory.rewards.backends import model_class
 from factory.stage.inputs import SliceSpec
 from factory.stage.models import ModelRef
+from factory.stage.readers import View
 from factory.stage.stage import Stage, StageContext
 
 if TYPE_CHECKING:
@@ -37,7 +39,10 @@ else:
         "Stages", __base__=Knobs, **{stage.name: (stage | None, None) for stage in STAGES}
     )
 
+_SOURCES = {"source", "from", "preset"}
+_READING = _SOURCES | View.model_fields.keys()
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_LONGEST_NAME = 54  # of a recipe; a collection's title has 60 characters, six of them "CroCo "
 
 
 def _of_its_kind(value: Any, read: Callable[[Any], ModelRef]) -> ModelRef:
@@ -68,6 +73,17 @@ class Recipe(Knobs):
     # by the name that stages call them: org/name[@revision], or more words
     models: dict[Annotated[str, Field(pattern=NAME)], Model]
     stages: Stages  # those that it has, with their knobs
+
+    @field_validator("name", "org")
+    @classmethod
+    def _hub_takes(cls, value: str, info: ValidationInfo) -> str:
+        if "--" in value or ".." in value or value[-1] in "-.":
+            raise ValueError(f"no hub takes {value!r}: -- or .. in it, or - or . at its end")
+        if info.field_name == "name" and len(value) > _LONGEST_NAME:
+            raise ValueError(
+                f"has {len(value)} characters; the title of a collection holds {_LONGEST_NAME}"
+            )
+        return value
 
     @field_validator("languages", mode="before")
     @classmethod
@@ -176,7 +192,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     document = _read(path, (), lineage)
     if not isinstance(document.data, dict):
         raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
-    for override in overrides:
+    for override in sorted(overrides, key=lambda one: not _names_source(one)):
         _override(document, override)
     _complete(document, document.data.pop("required", None) or {}, path.name)
     try:
@@ -233,15 +249,17 @@ def _read(
 
 
 def merge(base: Any, top: Any) -> Any:
-    """Merge `top` over `base`: mappings merge, anything else replaces, null removes a key."""
+    """Merge `top` over `base`: mappings merge, anything else replaces, null removes a key. Another
+    source replaces all that `base` says of how one is read."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
-    merged = dict(base)
+    other = _SOURCES & top.keys()
+    merged = {key: value for key, value in base.items() if not (other and key in _READING)}
     for key, value in top.items():
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = merge(base.get(key), value)
+            merged[key] = merge(merged.get(key), value)
     return merged
 
 
@@ -271,6 +289,10 @@ def _has_value(data: Any, path: str) -> bool:
     return True
 
 
+def _names_source(override: str) -> bool:
+    return override.partition("=")[0].rpartition(".")[2] in _SOURCES
+
+
 def _override(document: config.Document, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -285,6 +307,10 @@ def _override(document: config.Document, override: str) -> None:
         target = target[part]
         if not isinstance(target, dict):
             raise RecipeError(f"--set {override}: {part!r} holds no keys", "check the path")
+    if _names_source(override):  # as under extends, but for what is --set as well
+        for key in _READING & target.keys():
+            if not document.places.get((*parts[:-1], key), "").startswith("--set"):
+                del target[key]
     target[parts[-1]] = config.parse(value, "--set").data
     if target[parts[-1]] is None:  # as under extends: null takes a key away
         del target[parts[-1]]

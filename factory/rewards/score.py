@@ -30,11 +30,12 @@ from factory.rewards.backends.backend import (
 )
 from factory.rewards.backends.generative import QUESTION
 from factory.rewards.backends.implicit import crosslingual
-from factory.rewards.preferences import SIDES, Pairs
+from factory.rewards.preferences import Pairs
 from factory.stage import shard_loop
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
+from factory.stage.preference_pairs import SIDES
 from factory.stage.stage import How, Stage, StageContext
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
@@ -253,12 +254,16 @@ class Score(Stage):
             scores = pl.from_arrow(read_slice(job.out, spec.name, self.kind, _SCORED))
             assert isinstance(scores, pl.DataFrame) and isinstance(samples, pl.DataFrame)
             parts.append(scores.join(samples, on=["prompt_id", "k"]))
-        pairs = {
+        preferred = {
             str(spec.language): self._preferred(job, spec, scoring)
             for spec in job.slices
             if spec.need("preferences")
         }
+        pairs = {code: pairs for code, (pairs, _) in preferred.items()}
         figures = audit(pl.concat(parts), pairs, self.audit)
+        for code, (_, dropped) in preferred.items():
+            if dropped:
+                figures["by_language"][code]["pairs_dropped"] = dropped
         suspects = blind(figures)
         if suspects and self.audit.on_blind == "refuse":
             listed = "; ".join(f"{code} ({', '.join(why)})" for code, why in suspects.items())
@@ -271,13 +276,14 @@ class Score(Stage):
 
     def _preferred(
         self, job: Job, spec: SliceSpec, scoring: Callable[[], OpenReward]
-    ) -> list[Pair]:
+    ) -> tuple[list[Pair], dict[str, int]]:
         """Return the rewards of the chosen and the rejected answer of each pair of a language,
-        under the pair's own prompt. Shards of them are kept as those of samples are."""
+        under the pair's own prompt, and the rows that were dropped by reason. Shards of rewards are
+        kept as those of samples are."""
         code = str(spec.language)
         pairs = self.audit.pairs(code)
         assert pairs is not None
-        labelled = pairs.read(job.place(spec, "preferences").path, code)
+        labelled, dropped = pairs.read(job.place(spec, "preferences").path, code)
         rows = [(prompt, better, worse) for _, prompt, better, worse in labelled]
         name, work = spec.name, job.work / "audit" / spec.name
 
@@ -298,7 +304,8 @@ class Score(Stage):
             lanes=lambda shard: scoring().lanes,
         )
         rewards = shards.rows(work, grid, name)
-        return list(zip(*(rewards.column(side).to_pylist() for side in SIDES), strict=True))
+        columns = (rewards.column(side).to_pylist() for side in SIDES)
+        return list(zip(*columns, strict=True)), dropped
 
 
 def _backend(reward: RewardInput) -> Backend:

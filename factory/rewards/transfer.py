@@ -100,11 +100,13 @@ class Transfer(Stage):
     def run(self, job: Job) -> Outcome:
         specs = {spec.name: spec for spec in job.slices}
         read: dict[str, list[NamedPair]] = {}  # by language: every model ranks the same
+        dropped: dict[str, dict[str, int]] = {}
         for spec in job.slices:
             code = str(spec.language)
             pairs = preferences.of_language(self.pairs, code)
             if pairs and code not in read:
-                read[code] = _named(pairs.read(job.place(spec, "pairs").path, code))
+                known, dropped[code] = pairs.read(job.place(spec, "pairs").path, code)
+                read[code] = _named(known)
         to_rank = {name: read[str(spec.language)] for name, spec in specs.items()}
         models = {model_of(name): spec for name, spec in specs.items()}
 
@@ -121,7 +123,11 @@ class Transfer(Stage):
 
             sizes = {name: len(pairs) for name, pairs in to_rank.items()}
             tables = job.make_rows(self.kind, sizes, self.how.shard, make)
-        counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
+        counts = {}
+        for name, table in tables.items():
+            lost = dropped[str(specs[name].language)]
+            into = sizes[name] + sum(lost.values())
+            counts[name] = Rows(into=into, out=len(table), dropped=lost)
         matrix = [
             {"reward_model": model_of(name), "language": specs[name].language}
             | cell(table.column("reward_chosen").to_pylist(),

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class ModelRef(Knobs):
     """A model: a Hub repo by `name` (with `revision`), or `step`, a stage that trains it here.
     `served`: what its server calls a model whose weights are not here; a judge alone can be that.
-    `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it.
+    `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it. `base`: the
+    same as `name`, to say that what the adapter calls its base (a path, another repo) is this one.
 
     `kind`: `causal` for a model that answers, or the kind of a reward; each kind of reward has a
     table below, with the keys that it adds."""
@@ -24,6 +25,7 @@ class ModelRef(Knobs):
     name: str | None = None
     revision: str = "main"
     adapter: str | None = None
+    base: str | None = None
     step: str | None = None
     served: str | None = Field(None, min_length=1)
     kind: str = "causal"
@@ -44,6 +46,8 @@ class ModelRef(Knobs):
             self.adapter.partition("@")[0].count("/") != 1 or self.adapter.endswith("@")
         ):
             raise ValueError(f"{self.adapter!r} is not of the form org/name[@revision]")
+        if self.base is not None and (self.adapter is None or self.base != self.name):
+            raise ValueError("base is that of an adapter, and the same as name")
         return self
 
 

@@ -34,6 +34,8 @@ class From(View):
     recipe. `{language}` is filled in, and `{group}` for what is trained. See readers.View."""
 
     source: Annotated[str, REFERENCE]
+    # of an adapter: the model that its own name for its base, such as a path, stands for
+    base: str | None = None
 
     @field_validator("source")
     @classmethod
@@ -96,6 +98,8 @@ class Stage(Knobs):
             raise ValueError(
                 f"with from:, {next(iter(fields))} has no meaning: these rows are made already"
             )
+        if self.from_ is not None and self.from_.base is not None and self.kind != "adapter":
+            raise ValueError("from.base is for adapters: rows have no base")
         return self
 
     def checked_slices(self, context: StageContext) -> list[SliceSpec]:
@@ -106,6 +110,12 @@ class Stage(Knobs):
         if self.kind != "adapter":
             return [self._taken_in(language, language, ()) for language in context.languages]
         base = context.model(getattr(self, "base", "policy"), "base", self.name)
+        stated = self.from_.base
+        if stated and isinstance(base, ExternalInput) and base.source.partition("@")[0] != stated:
+            raise RecipeError(
+                f"stages.{self.name}.from.base is {stated}, the model it is put on {base.source}",
+                "from.base says that the adapter's own name for its base is that model",
+            )
         each = getattr(self, "each", "all")
         groups = context.languages if each == "language" else each
         groups = (groups,) if isinstance(groups, str) else groups
@@ -178,7 +188,8 @@ class Stage(Knobs):
         """Return the fields that give the rows of a slice their meaning and are not at their
         default. They are hashed."""
         if self.from_ is not None:
-            return {"from": self.from_.model_dump(exclude={"source"}, exclude_defaults=True)}
+            from_ = self.from_.model_dump(exclude={"source", "base"}, exclude_defaults=True)
+            return {"from": from_}
         fields = self._fields(lambda marks: not marks)
         if spec.reward is not None and (reward := spec.reward.model.identity_fields()):
             fields["reward_model"] = reward

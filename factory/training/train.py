@@ -15,7 +15,7 @@ from factory.artifacts.manifest import Rows
 from factory.config import GATE, REFERENCE
 from factory.engines import chat_template
 from factory.errors import RecipeError, StageError, nearest
-from factory.stage.inputs import ExternalInput, Need, RewardInput, SliceSpec, StepInput
+from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
 from factory.stage.stage import How, Stage, StageContext
@@ -60,7 +60,7 @@ class _Training(Stage):
         return self
 
     def min_rows(self) -> dict[str, int]:
-        return {self.read: self.min_pairs}
+        return {} if self.from_ else {self.read: self.min_pairs}
 
     def run(self, job: Job) -> Outcome:
         from factory.training import launch
@@ -385,17 +385,6 @@ class Dpo(_Adapter):
 
     def _base(self, context: StageContext) -> Need:
         return context.base(self.base, "base", self.name)
-
-    def run(self, job: Job) -> Outcome:
-        from factory.training import adapters
-
-        [spec] = job.slices
-        if isinstance(spec.need("start"), ExternalInput):
-            start = job.place(spec, "start")
-            adapters.check_same_kind(
-                start.path, str(start.name), job.place(spec, "base").name, self.lora
-            )
-        return super().run(job)
 
     def _chain(self, job: Job) -> dict[str, Any]:
         chain = super()._chain(job)

@@ -12,7 +12,7 @@ import pytest
 from factory.artifacts.manifest import Rows
 from factory.artifacts.resources import shipped
 from factory.artifacts.tables import read_slice
-from factory.errors import FactoryError, InputError, RecipeError
+from factory.errors import InputError, RecipeError
 from factory.execution import external
 from factory.planning.recipe import load
 from factory.planning.stages import STAGES
@@ -142,14 +142,14 @@ def test_a_reward_that_is_none_has_a_reason(take: Take, value: float | None) -> 
 def test_what_does_not_fit_names_the_column_and_the_row(take, stage, row, said) -> None:
     good = {"generate": CROCO, "score": CROCO, "pair": TRL, "best": CROCO}[stage]
     with pytest.raises(InputError) as raised:
-        take(stage, [good, row])
+        take(stage, [good, row, row])  # one of several is left out and counted
     assert said in raised.value.what
 
 
 def test_a_column_map_that_fits_no_column_says_what_there_is(take: Take) -> None:
     with pytest.raises(InputError) as raised:
         take("score", [CROCO], columns={"reward": "reward_scor"})
-    assert "line 1: no column 'reward_scor' (did you mean 'reward_score'?)" in raised.value.what
+    assert "no column 'reward_scor' (did you mean 'reward_score'?)" in raised.value.what
     assert "messages" in raised.value.fix
 
 
@@ -187,23 +187,6 @@ def test_an_adapter_is_laid_out_a_group_each_and_its_base_is_read() -> None:
     assert [spec.step for spec in specs] == ["dpo[all]", "dpo[es]"]
     assert ExternalInput("source", "org/es-adapter@v1", "model") in specs[1].needs
     assert specs[1].need("base") is not None
-
-
-def test_the_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text(
-        '{"base_model_name_or_path": "org/other", "peft_type": "LORA"}'
-    )
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    stage = BY_NAME["dpo"](**{"from": "org/a", "each": "all"})
-    recipe = load("smoke").recipe
-    [spec] = stage.checked_slices(recipe.context())
-    places = {
-        need: Place(tmp_path, "org/a" if need.role == "source" else "org/base")
-        for need in spec.needs
-    }
-    job = Job("dpo", 0, (spec,), places, tmp_path, tmp_path / "out", lambda *_: None)
-    with pytest.raises(FactoryError, match="was trained on org/other, not on org/base"):
-        external.take_in(stage, job)
 
 
 def test_prompts_of_a_file_of_samples_are_taken_once(tmp_path: Path) -> None:

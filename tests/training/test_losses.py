@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from pydantic import ValidationError
 from factory.errors import InputError, RecipeError
 from factory.planning.plan import Inventory, plan
 from factory.training import losses, monitoring
-from factory.training.adapters import check_same_kind
+from factory.training.adapters import check_lora
 from factory.training.settings import PAPER_TARGETS, Lora
 from factory.training.train import Dpo, Sft
 from tests.support.builders import by_name, demo, lock_of
@@ -155,24 +153,20 @@ def test_two_adapters_to_go_on_with_are_one_too_many() -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"base_model_name_or_path": "org/other"}, "was trained on org/other, not on org/base"),
         ({"r": 8}, "has r 8, and the recipe r 16"),
         ({"target_modules": ["q_proj"]}, "targets"),
+        ({"use_rslora": True}, "has use_rslora, which no training here has"),
+        ({"use_dora": True, "modules_to_save": ["lm_head"]}, "has use_dora, modules_to_save"),
     ],
 )
 def test_an_adapter_that_training_cannot_go_on_with_is_refused(
-    tmp_path: Path, said: dict[str, Any], words: str
+    said: dict[str, Any], words: str
 ) -> None:
-    config = {
-        "peft_type": "LORA", "base_model_name_or_path": "org/base", "r": 16, "lora_alpha": 32,
-        "target_modules": list(reversed(PAPER_TARGETS)),
-    }  # fmt: skip
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    check_same_kind(tmp_path, "org/a", "org/base", Lora())
-    check_same_kind(tmp_path, "org/a", "org/base", Lora(targets="all-linear"))
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config | said))
+    config = {"r": 16, "lora_alpha": 32, "target_modules": list(reversed(PAPER_TARGETS))}
+    check_lora(config, "org/a", Lora())
+    check_lora(config, "org/a", Lora(targets="all-linear"))
     with pytest.raises(InputError, match=words):
-        check_same_kind(tmp_path, "org/a", "org/base", Lora())
+        check_lora(config | said, "org/a", Lora())
 
 
 def test_what_sft_learned_from_changes_the_dpo_that_goes_on_with_it() -> None:
