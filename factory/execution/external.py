@@ -27,6 +27,8 @@ from factory.stage.stage import Stage
 from factory.training import adapters
 
 _REWARD = ("reward", "reward_score", "score")
+_ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
+_CUT_OFF = ("length", "max_tokens", "max_length", "max_output_tokens")
 Talk = list[dict[str, str]]
 
 
@@ -87,9 +89,16 @@ def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | str:
         "response_hash": text_hash(text),
         "n_tokens": row.get("n_tokens"),
         "n_chars": len(text),
-        "finish_reason": str(row.get("finish_reason") or "unknown"),
+        "finish_reason": _finish_reason(row.get("finish_reason")),
         "detected_language": row.get("detected_language") or detect(text),
     }
+
+
+def _finish_reason(value: Any) -> str:
+    """Return why an answer ended, in the words of our own samples where they mean the same."""
+    words = {"stop": _ENDED, "length": _CUT_OFF}
+    said = str(value or "unknown").lower()
+    return next((word for word, same in words.items() if said in same), said)
 
 
 def _score(row: Mapping[str, Any], where: str, source: str) -> Row | str:

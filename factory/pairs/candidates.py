@@ -95,7 +95,8 @@ class Candidates:
         if answers["prompt_id"].null_count():
             raise InputError(
                 f"{self.spec.step} {self.spec.name}: answers to prompts that are not there",
-                "samples and prompts are of different versions: generate again",
+                "samples and prompts are of different versions: generate again; prompts of answers "
+                "that were taken in come from the same file: prompts: {from: it, repeats: drop}",
             )
         return answers
 

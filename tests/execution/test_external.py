@@ -91,6 +91,16 @@ def test_preference_sets_become_pairs(take: Take, row: dict[str, Any]) -> None:
     assert counts == Rows(into=1, out=1)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("EOS", "stop"), ("end_turn", "stop"), ("max_tokens", "length"), (None, "unknown"),
+     ("content_filter", "content_filter")],
+)  # fmt: skip
+def test_why_an_answer_ended_is_said_in_our_words(take: Take, theirs: Any, ours: str) -> None:
+    [row], _ = take("generate", [{**CROCO, "finish_reason": theirs}])
+    assert row["finish_reason"] == ours
+
+
 def test_prompt_and_completion_become_rows_for_sft(take: Take) -> None:
     [row], _ = take("best", [{"prompt": "Hi?", "completion": "Hello."}])
     assert row["completion"] == [{"role": "assistant", "content": "Hello."}]
