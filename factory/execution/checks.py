@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,10 +29,10 @@ from factory.planning.plan import Step
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
-from factory.stage.readers import is_file
+from factory.stage.readers import Row, is_file
 from factory.stage.stage import Stage
 
-_VERSION = 2  # raise it when a check changes: what was found before is looked for again
+_VERSION = 3  # raise it when a check changes: what was found before is looked for again
 _TOKENIZER = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # weights are none of these
 _INDEX = "*.index.json"
 
@@ -212,20 +213,22 @@ def _look(
     for use in tokenizer_use.uses:
         for spec in use.prompts:
             if spec not in measured:
+                measured[spec] = {}
                 try:
-                    measured[spec] = dict(_lengths(tokenizer, spec, loaded, pins, hub))
+                    found = dict(_lengths(tokenizer, spec, loaded, pins, hub))
+                    yield from _refused(tokenizer_use, name, spec, found)
+                    measured[spec] = {at: n for at, n in found.items() if isinstance(n, int)}
                 except FactoryError as error:
                     about = f"{name}, {spec.name}"
                     yield Check(about, "failed", error.what, error.fix)
-                    measured[spec] = {}
             yield from over_long(use, name, spec.name, measured[spec], context)
 
 
 def _lengths(
     tokenizer: Any, spec: SliceSpec, loaded: LoadedRecipe, pins: Lock, hub: Hub
-) -> Iterator[tuple[str, int]]:
-    """Yield (id, number of tokens) for every prompt of a slice that is read from outside. Prompts
-    that are made in the run (translations) do not exist yet."""
+) -> Iterator[tuple[str, int | InputError]]:
+    """Yield (id, number of tokens) for every prompt of a slice that is read from outside, or why
+    the template refuses it. Prompts that are made in the run (translations) do not exist yet."""
     stage, need = loaded.recipe.steps().get(spec.step), spec.need("source")
     if not isinstance(stage, Prompts) or not isinstance(need, ExternalInput):
         return
@@ -238,18 +241,51 @@ def _lengths(
     if is_file(need.source) and not path.exists():
         return  # a published line made again: its prompts are there as rows, their file is not
     language = str(spec.language)
-    n_rows = 0
-    for where, row in stage.rows(path, language):
-        prompt = row and stage.row(row, where, need.source, language)
-        if not prompt:
-            continue
-        if n_rows == stage.first:
-            return
-        n_rows += 1
+    convert = stage.converter(need.source, language)
+    place = ""  # of the row that was converted last
+
+    def placed(row: Row, where: str) -> Row | str:
+        nonlocal place
+        place = where
+        return convert(row, where)
+
+    prompts = stage.converted_rows(
+        path,
+        language,
+        placed,
+        Counter(),
+        name=need.source,
+        first=stage.first,
+    )
+    for prompt in prompts:
         try:
-            yield prompt["prompt_id"], len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
+            length = len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
         except InputError as error:
-            raise InputError(f"{where}: {error.what}", error.fix) from None
+            yield prompt["prompt_id"], InputError(f"{place}: {error.what}", error.fix)
+        else:
+            yield prompt["prompt_id"], length
+
+
+def _refused(
+    tokenizer_use: TokenizerUse, name: str, spec: SliceSpec, found: Mapping[str, int | InputError]
+) -> Iterator[Check]:
+    """Yield a finding about the prompts of a slice that a chat template refuses. generate leaves
+    them out; other stages that answer stop at the first."""
+    refused = {at: error for at, error in found.items() if isinstance(error, InputError)}
+    if not refused:
+        return
+    answering = {use.stage for use in tokenizer_use.uses if use.does == "answer"}
+    left_out = answering == {"generate"} and len(refused) < len(found)
+    error = next(iter(refused.values()))
+    yield Check(
+        f"{name}, {spec.name}",
+        "warning" if left_out else "failed",
+        f"{len(refused)} of {len(found)} prompts are refused by its chat template, the first "
+        f"at {error.what}",
+        "generate leaves them out and counts them"
+        if left_out
+        else "ask the first user turn alone with turns: first, or take another model",
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

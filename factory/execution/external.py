@@ -19,7 +19,7 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.errors import InputError, nearest
 from factory.language.detect import detect
-from factory.stage.job import Job
+from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_number, read_pair
 from factory.stage.readers import Row, address, answer, messages, unlike
@@ -37,38 +37,24 @@ def take_in(stage: Stage, job: Job) -> Outcome:
     assert stage.from_ is not None
     if stage.kind == "adapter":
         return _take_adapter(job)
-    shape = _SHAPES[stage.kind]
     counts: dict[str, Rows] = {}
+    languages: dict[Place, list[str]] = {}  # that are read from one source
+    for spec in job.slices:
+        languages.setdefault(job.place(spec, "source"), []).append(str(spec.language))
     for number, spec in enumerate(job.slices):
-        place = job.place(spec, "source")
-        source, language = place.name or place.path.name, str(spec.language)
-        output_rows: list[Row] = []
+        place, language = job.place(spec, "source"), str(spec.language)
+        name = place.name or place.path.name
         dropped: Counter[str] = Counter()
-        draws: Counter[str] = Counter()  # how many answers a prompt has so far
-        ids: set[str] = set()
-        for where, row in stage.from_.rows(place.path, language):
-            if row is None:
-                dropped["filtered"] += 1
-                continue
-            output = shape(row, where, source)
-            if isinstance(output, str):
-                dropped[output] += 1
-                continue
-            output["language"] = output["prompt_language"] = language
-            if stage.kind in ("samples", "scores"):
-                output["k"] = _number(row, "k", where, draws[output["prompt_id"]])
-                draws[output["prompt_id"]] += 1
-            else:
-                output["id"] = unlike(ids, str(row.get("id") or output["prompt_id"]))
-                ids.add(output["id"])
-            output_rows.append(
-                {name: output.get(name) for name in schemas.SCHEMAS[stage.kind].names}
+        output_rows = list(
+            stage.from_.converted_rows(
+                place.path,
+                language,
+                _converter(stage.kind, name, language),
+                dropped,
+                name=name,
+                languages=languages[place],
             )
-        if not output_rows:
-            reasons = "".join(f", {reason} {count}" for reason, count in dropped.items())
-            raise InputError(
-                f"{source} has no rows for {language}{reasons}", "check from: and where:"
-            )
+        )
         table = schemas.from_rows(output_rows, stage.kind)
         tables.write_slice(slice_directory(job.out, spec.name), table)
         counts[spec.name] = Rows(
@@ -76,6 +62,29 @@ def take_in(stage: Stage, job: Job) -> Outcome:
         )
         job.progress(number + 1, len(job.slices), "languages")
     return Outcome(counts, determinism="exact")
+
+
+def _converter(kind: str, source: str, language: str) -> Callable[[Row, str], Row | str]:
+    """Return a function that returns an external row as one of `kind`, or the reason to leave it
+    out."""
+    shape = _SHAPES[kind]
+    draws: Counter[str] = Counter()  # how many answers a prompt has so far
+    ids: set[str] = set()
+
+    def convert(row: Row, where: str) -> Row | str:
+        output = shape(row, where, source)
+        if isinstance(output, str):
+            return output
+        output["language"] = output["prompt_language"] = language
+        if kind in ("samples", "scores"):
+            output["k"] = _number(row, "k", where, draws[output["prompt_id"]])
+            draws[output["prompt_id"]] += 1
+        else:
+            output["id"] = unlike(ids, str(row.get("id") or output["prompt_id"]))
+            ids.add(output["id"])
+        return {name: output.get(name) for name in schemas.SCHEMAS[kind].names}
+
+    return convert
 
 
 def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | str:

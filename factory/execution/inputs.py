@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 from factory.artifacts import checkpoints
@@ -95,11 +95,15 @@ def counted(
             if path is None:
                 continue
             try:
-                source_rows = (
-                    row for _, row in step.stage.rows(path, str(part.spec.language)) if row
+                rows = step.stage.converted_rows(
+                    path,
+                    str(part.spec.language),
+                    lambda row, where: row,
+                    Counter(),
+                    name=need.source,
+                    first=getattr(step.stage, "first", None),
                 )
-                first_rows = islice(source_rows, getattr(step.stage, "first", None))
-                counts[step.name, part.spec.name] = sum(1 for _ in first_rows)
+                counts[step.name, part.spec.name] = sum(1 for _ in rows)
             except FactoryError:
                 continue  # the step itself says what is wrong with it
     return counts

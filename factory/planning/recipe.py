@@ -27,6 +27,7 @@ from factory.planning.stages import STAGES
 from factory.rewards.backends import model_class
 from factory.stage.inputs import SliceSpec
 from factory.stage.models import ModelRef
+from factory.stage.readers import View
 from factory.stage.stage import Stage, StageContext
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ else:
         "Stages", __base__=Knobs, **{stage.name: (stage | None, None) for stage in STAGES}
     )
 
+_SOURCES = {"source", "from", "preset"}
+_READING = _SOURCES | View.model_fields.keys()
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -176,7 +179,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     document = _read(path, (), lineage)
     if not isinstance(document.data, dict):
         raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
-    for override in overrides:
+    for override in sorted(overrides, key=lambda one: not _names_source(one)):
         _override(document, override)
     _complete(document, document.data.pop("required", None) or {}, path.name)
     try:
@@ -233,15 +236,17 @@ def _read(
 
 
 def merge(base: Any, top: Any) -> Any:
-    """Merge `top` over `base`: mappings merge, anything else replaces, null removes a key."""
+    """Merge `top` over `base`: mappings merge, anything else replaces, null removes a key. Another
+    source replaces all that `base` says of how one is read."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
-    merged = dict(base)
+    other = _SOURCES & top.keys()
+    merged = {key: value for key, value in base.items() if not (other and key in _READING)}
     for key, value in top.items():
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = merge(base.get(key), value)
+            merged[key] = merge(merged.get(key), value)
     return merged
 
 
@@ -271,6 +276,10 @@ def _has_value(data: Any, path: str) -> bool:
     return True
 
 
+def _names_source(override: str) -> bool:
+    return override.partition("=")[0].rpartition(".")[2] in _SOURCES
+
+
 def _override(document: config.Document, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -285,6 +294,10 @@ def _override(document: config.Document, override: str) -> None:
         target = target[part]
         if not isinstance(target, dict):
             raise RecipeError(f"--set {override}: {part!r} holds no keys", "check the path")
+    if _names_source(override):  # as under extends, but for what is --set as well
+        for key in _READING & target.keys():
+            if not document.places.get((*parts[:-1], key), "").startswith("--set"):
+                del target[key]
     target[parts[-1]] = config.parse(value, "--set").data
     if target[parts[-1]] is None:  # as under extends: null takes a key away
         del target[parts[-1]]

@@ -13,6 +13,7 @@ from pydantic import field_validator, model_validator
 from factory.engines.chat_template import Message
 from factory.stage.inputs import ExternalInput
 from factory.stage.preference_pairs import read_pair
+from factory.stage.readers import Row
 from factory.stage.stage import From, filled
 
 Known = tuple[dict[str, Any], list[Message], str, str]
@@ -45,16 +46,17 @@ class Pairs(From):
 
     def read(self, path: Path, code: str) -> tuple[list[Known], dict[str, int]]:
         """Return the pairs of a language (row, prompt, better answer, worse answer), and how many
-        rows were dropped by reason. Raises InputError that names the row."""
-        pairs: list[Known] = []
-        dropped: Counter[str] = Counter()
-        for where, row in self.rows(path, self.config or code):
-            pair = read_pair(row, where) if row is not None else "filtered"
+        rows were dropped by reason. Raises InputError that names the rows."""
+
+        def convert(row: Row, where: str) -> Row | str:
+            pair = read_pair(row, where)
             if isinstance(pair, str):
-                dropped[pair] += 1
-            else:
-                pairs.append((row or {}, list(pair.prompt), pair.chosen, pair.rejected))
-        return pairs, dict(dropped)
+                return pair
+            return {"pair": (row, list(pair.prompt), pair.chosen, pair.rejected)}
+
+        dropped: Counter[str] = Counter()
+        rows = self.converted_rows(path, code, convert, dropped, name=self.source)
+        return [row["pair"] for row in rows], dict(dropped)
 
 
 def for_all(value: Any) -> Any:

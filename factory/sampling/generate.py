@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from factory.config import EXTENT, REFERENCE
 from factory.engines import Completion, Sampler, Sampling, chat_template, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
+from factory.errors import InputError
 from factory.language.detect import detect
 from factory.language.languages import language
 from factory.stage.inputs import SliceSpec, StepInput
@@ -117,9 +119,20 @@ class Generate(Stage):
         # One seed a shard, from its first address: answers that are drawn together depend on
         # their neighbours whatever seed each one were given.
         first = [seed, prompts[0]["prompt_id"], name, draws[0][0]]
-        ids = [chat_template.prompt_ids(sampler.tokenizer, self._messages(row)) for row in prompts]
-        fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
-        over = sum(len(draws[n]) for n in set(range(len(ids))) - set(fits))
+        ids: list[list[int]] = []
+        fits: list[int] = []  # prompts, by their number here
+        dropped: Counter[str] = Counter()
+        for n, row in enumerate(prompts):
+            try:
+                ids.append(chat_template.prompt_ids(sampler.tokenizer, self._messages(row)))
+            except InputError:  # the order of its turns; `check` says why
+                ids.append([])
+                dropped["refused_by_template"] += len(draws[n])
+                continue
+            if sampling.room(len(ids[n]), sampler.max_context):
+                fits.append(n)
+            else:
+                dropped["prompt_too_long"] += len(draws[n])
         # all answers to a prompt one after another: an engine reads it once
         addresses = [(n, k) for n in fits for k in draws[n]]
         drawn = sampler.sample(
@@ -132,7 +145,7 @@ class Generate(Stage):
         table = shards.with_metadata(
             schemas.from_rows(rows, self.kind),
             engine=sampler.name,
-            dropped={"prompt_too_long": over} if over else {},
+            dropped=dict(dropped),
         )
         return table, sum(len(sample.token_ids) for sample in drawn)
 

@@ -210,7 +210,23 @@ def test_a_system_message_that_a_template_refuses_is_an_error_with_its_row(
     (tmp_path / "r" / "p-es.jsonl").write_text(json.dumps({"id": "a", "messages": turns}))
     [found] = look(loaded, hub, tmp_path)
     assert found.level == "error" and found.name == "lab/policy@main, es"
+    assert "1 of 1 prompts" in found.seen
     assert "p-es.jsonl line 1" in found.seen and "accepts no system message" in found.seen
+
+
+def test_prompts_that_a_template_refuses_are_counted_and_left_out(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put("lab/policy", "mistral")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path, "stages.prompts.turns=all", "stages.arena=null")
+    user = {"role": "user", "content": "Hi"}
+    rows = [[user], [user, user], [user, {"role": "system", "content": "Be brief."}, user]]
+    lines = [json.dumps({"id": str(n), "messages": turns}) for n, turns in enumerate(rows)]
+    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(lines))
+    [found] = look(loaded, hub, tmp_path)
+    assert found.level == "warning" and "of 3 prompts are refused" in found.seen
+    assert "generate leaves them out" in found.line()
 
 
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:

@@ -280,6 +280,60 @@ def test_null_takes_away_what_the_parent_had(saved):
     assert list(recipe.steps()) == ["prompts"]
 
 
+READ = """\
+extends: parent.yaml
+stages:
+  prompts: {source: theirs.jsonl, split: all, columns: {prompt: text}, where: {a: 1}, first: 3}
+  preferences: {from: {source: org/pairs, config: de, columns: {chosen: good}}}
+  pair: {from: {source: org/ours, columns: {chosen: good}}}
+  generate: null
+"""
+
+
+@pytest.mark.parametrize(
+    ("prompts", "source", "columns"),
+    [
+        ("{preset: helpsteer3}", "nvidia/HelpSteer3", {"messages": "context"}),
+        ("{source: mine.jsonl}", "mine.jsonl", {}),
+        ("{from: mine.jsonl}", "mine.jsonl", {}),
+        ("{from: {source: mine.jsonl, columns: {prompt: q}}}", "mine.jsonl", {"prompt": "q"}),
+        ("{columns: {id: uid}}", "theirs.jsonl", {"prompt": "text", "id": "uid"}),
+    ],
+)
+def test_another_source_replaces_how_the_parents_is_read(saved, prompts, source, columns):
+    saved(SMALL, "parent.yaml")
+    saved(READ, "child.yaml")
+    text = f"extends: child.yaml\nname: third\nstages: {{prompts: {prompts}}}\n"
+    stage = load(saved(text)).recipe.steps()["prompts"]
+    assert (stage.source, stage.columns, stage.first) == (source, columns, 3)
+    kept = "columns" in prompts and "from" not in prompts
+    assert (stage.split == "all", bool(stage.where)) == (kept, kept)
+
+
+def test_another_source_under_from_replaces_how_the_parents_is_read(saved):
+    saved(SMALL, "parent.yaml")
+    saved(READ, "child.yaml")
+    text = (
+        "extends: child.yaml\nname: third\nstages: {pair: {from: {source: org/new}}, "
+        "preferences: {source: org/new}}\n"
+    )
+    steps = load(saved(text)).recipe.steps()
+    assert (steps["pair"].from_.source, steps["pair"].from_.columns) == ("org/new", {})
+    preferences = steps["preferences"]
+    assert (preferences.source, preferences.config, preferences.columns) == ("org/new", None, {})
+
+
+def test_a_source_on_the_command_line_replaces_how_the_recipes_is_read(saved):
+    saved(SMALL, "parent.yaml")
+    path = saved(READ)
+    by_preset = load(path, ["stages.prompts.preset=helpsteer3"]).recipe.steps()["prompts"]
+    assert (by_preset.source, by_preset.split) == ("nvidia/HelpSteer3", "train")
+    both = ["stages.prompts.columns.id=uid", "stages.prompts.source=mine.jsonl"]
+    for overrides in (both, both[::-1]):
+        stage = load(path, overrides).recipe.steps()["prompts"]
+        assert stage.source == "mine.jsonl" and stage.columns["id"] == "uid"
+
+
 def test_a_grandchild_extends_its_child(saved):
     saved(SMALL, "parent.yaml")
     saved("extends: parent.yaml\nseed: 1\norg: a\n", "child.yaml")

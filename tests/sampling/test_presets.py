@@ -159,13 +159,13 @@ def test_a_file_that_is_not_there_or_outside_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="has no file"):
             taken(Prompts(source="org/d", file=name), tmp_path / "d", ("en",))
     with pytest.raises(ValidationError, match="ends in one of"):
-        Prompts(source="org/d", file="rows.csv")
+        Prompts(source="org/d", file="rows.txt")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"prompt": "a"}', "not a list"),
+        ('{\n"data": [{"prompt": "a"}]}', "not a list of objects, but one under 'data'"),
         ("[1]", "not a list"),
         ('[{"a": 1},\n', "line 2: not JSON"),
     ],
