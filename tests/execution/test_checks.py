@@ -229,6 +229,25 @@ def test_prompts_that_a_template_refuses_are_counted_and_left_out(
     assert "generate leaves them out" in found.line()
 
 
+@pytest.mark.parametrize(
+    ("ids", "common"),
+    [((1, 1.0), True), (("a", "b"), False), ((None, None), False), ((float("nan"), 1), False)],
+)
+def test_a_pool_of_all_languages_needs_a_prompt_with_one_id_in_two(
+    hub: Any, put: Put, tmp_path: Path, ids: tuple[Any, Any], common: bool
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path, "stages.pair={pool: both}")
+    for code, name in zip(("en", "es"), ids, strict=True):
+        rows = [{"id": name, "prompt": f"{code} bread"}, {"id": code, "prompt": f"{code} more"}]
+        text = "\n".join(json.dumps(row) for row in rows)
+        (tmp_path / "r" / f"p-{code}.jsonl").write_text(text)
+    found = look(loaded, hub, tmp_path)
+    assert [finding.level for finding in found] == ([] if common else ["error"])
+    assert all("no prompt has one id in two of en, es" in finding.seen for finding in found)
+
+
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:
     put("lab/policy", "llama3")
     put("lab/bare", "qwen3", template="")

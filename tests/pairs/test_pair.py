@@ -468,6 +468,15 @@ def test_strategies_side_by_side(tmp_path):
             compare.strategies(own, [odd])
 
 
+def test_a_pool_of_all_languages_without_a_prompt_in_two_is_refused(tmp_path):
+    pools = drawn(3, prompts=3)
+    apart = {code: {f"{code}-{name}": pool for name, pool in pools[code].items()} for code in CODES}
+    write(tmp_path, apart)
+    with pytest.raises(InputError, match="no prompt has one id in two languages"):
+        Pair(pool="both").run(job_of(tmp_path, Pair(pool="both"), CODES))
+    assert Pair().run(job_of(tmp_path, Pair(), CODES)).rows.keys() == set(CODES)
+
+
 def test_answers_of_somebody_who_counted_nothing_are_paired_and_compared(tmp_path):
     from factory.pairs import compare
     from factory.reports.cards import figures
