@@ -13,13 +13,21 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.resources import shipped
 from factory.artifacts.tables import read_slice
 from factory.errors import InputError, RecipeError
-from factory.execution import external
+from factory.execution import external, record
+from factory.planning.plan import plan
 from factory.planning.recipe import load
 from factory.planning.stages import STAGES
+from factory.reports.cards import card
 from factory.stage.inputs import ExternalInput
 from factory.stage.job import Job, Place
 from factory.stage.stage import Stage, StageContext
+from tests.support.builders import by_name, demo, done, lock_of, manifest_of, walked
 
+PROBE = {
+    "prompts": 16, "dtype": "float32", "tolerance": 1e-3, "applied": True,
+    "base": {"max": 1.0, "mean": 0.5}, "merged": {"max": 0.0, "mean": 0.0},
+    "engine": {"name": "transformers 5.19.0", "max": 0.0, "mean": 0.0},
+}  # fmt: skip
 BY_NAME = {stage.name: stage for stage in STAGES}
 Take = Callable[..., tuple[list[dict[str, Any]], Rows]]
 
@@ -197,6 +205,32 @@ def test_an_adapter_is_laid_out_a_group_each_and_its_base_is_read() -> None:
     assert [spec.step for spec in specs] == ["dpo[all]", "dpo[es]"]
     assert ExternalInput("source", "org/es-adapter@v1", "model") in specs[1].needs
     assert specs[1].need("base") is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "whose"),
+    [
+        ((), []),
+        (("stages.pair={from: org/pairs}",), ["org/pairs"]),
+        (("stages.generate={from: org/samples}",), ["org/samples"]),
+        (("models.teacher=org/teacher", "stages.generate.model=teacher"), ["org/teacher@main"]),
+    ],
+)
+def test_whose_answers_an_adapter_learned_from_is_known_and_on_its_card(
+    overrides: tuple[str, ...], whose: list[str]
+) -> None:
+    recipe = demo(*overrides)
+    lock = lock_of(recipe)
+    made = walked(recipe, lock, until="dpo[all]")
+    steps = plan(recipe, lock, made)
+    step, there = by_name(steps)["dpo[all]"], done(steps)
+    read = [record.inputs(n, lock, there) for part in step.slices for n in part.spec.needs]
+    assert record._answers_of(read, there) == whose
+    stats = {"probe": PROBE, "chain": None, "answers_of": whose}
+    text = card.render(manifest_of(recipe, lock, step, there, stats=stats))
+    assert ("of the model's own answers" in text) == (not whose)
+    for source in whose:
+        assert f"not the model's own answers, from `{source.partition('@')[0]}" in text
 
 
 def test_prompts_of_a_file_of_samples_are_taken_once(tmp_path: Path) -> None:
