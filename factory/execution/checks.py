@@ -47,6 +47,7 @@ def check(
     """
     findings = check_adapters(loaded.recipe, pins, hub, only)
     findings += _nothing_in_common(loaded, pins, hub, only)
+    findings += _several_labels(loaded.recipe, pins, hub, only)
     for tokenizer in tokenizers(loaded.recipe, only):
         if tokenizer.model.source not in pins.pins:
             findings.append(
@@ -303,6 +304,37 @@ def _nothing_in_common(
                 f"prompt has one id in two of {', '.join(source.name for source in prompts)}",
                 "give a prompt the same id in every language (columns: {id: theirs}), or set "
                 "pool: in_lang",
+            )
+
+
+def _several_labels(
+    recipe: Recipe, pins: Lock, hub: Hub, only: frozenset[str] | None
+) -> Iterator[Check]:
+    """Yield findings about classifiers that are named as rewards and have other than one label."""
+    needs = {
+        need: spec.step
+        for _, spec in recipe.slices()
+        if spec.reward and spec.reward.model.is_plain_classifier
+        for need in spec.reward.needs
+        if only is None or spec.step in only
+    }
+    for need, step in needs.items():
+        pin = pins.pins.get(need.source) if isinstance(need, ExternalInput) else None
+        if not isinstance(need, ExternalInput) or pin is None:
+            continue
+        name, revision = need.source.partition("@")[0], str(pin.revision)
+        if hub.reachable and not hub.has(name, "model", revision):
+            continue
+        config = _json(hub.fetch(name, "model", revision, ("config.json",)) / "config.json")
+        named = config.get("id2label")
+        labels = len(named) if isinstance(named, dict) else config.get("num_labels", 2)
+        if "architectures" in config and labels != 1:
+            yield Check(
+                need.source,
+                "failed",
+                f"{step} reads it as a reward: it has {labels} labels, a reward model has one",
+                "name a sequence classifier with num_labels=1, or say another kind of reward "
+                "(kind: generative asks a chat model)",
             )
 
 

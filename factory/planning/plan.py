@@ -5,7 +5,6 @@ It reads the pins (the lock) and the existing artifacts (the inventory), and tou
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -241,9 +240,7 @@ class Plan:
             rows = [self._done[r.step].manifest.slices[r.slice].rows for r in reads]
             n_rows, total = sum(r.out for r in rows), sum(r.into for r in rows)
             if n_rows < fewest:
-                lost = sum((Counter(r.dropped) for r in rows), Counter())
-                listed = ", ".join(f"{reason} {count}" for reason, count in lost.most_common(3))
-                return f"{n_rows} of {total} left, {fewest} needed" + (listed and f" ({listed})")
+                return f"{n_rows} of {total} left, {fewest} needed"
         return None
 
     def _slice(self, stage: Stage, spec: SliceSpec) -> Slice:

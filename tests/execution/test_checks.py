@@ -248,6 +248,31 @@ def test_a_pool_of_all_languages_needs_a_prompt_with_one_id_in_two(
     assert all("no prompt has one id in two of en, es" in finding.seen for finding in found)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "labels", "words"),
+    [
+        ("LlamaForSequenceClassification", {"0": "no", "1": "yes"}, "it has 2 labels"),
+        ("LlamaForCausalLM", None, "it has 2 labels"),  # the head would be drawn at random
+        ("LlamaForSequenceClassification", {"0": "LABEL_0"}, None),
+    ],
+)
+def test_a_reward_model_has_one_label(
+    hub: Any, put: Put, tmp_path: Path, architecture: str, labels: Any, words: str | None
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/labelled", "qwen3")
+    config = {
+        "model_type": "llama",
+        "max_position_embeddings": 512,
+        "architectures": [architecture],
+    }
+    text = json.dumps(config | ({"id2label": labels} if labels else {})).encode()
+    hub._api.upload_file(path_or_fileobj=text, path_in_repo="config.json", repo_id="lab/labelled")
+    found = look(recipe_at(tmp_path, "models.reward.name=lab/labelled"), hub, tmp_path)
+    assert [finding.level for finding in found] == (["error"] if words else [])
+    assert all(str(words) in finding.seen for finding in found)
+
+
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:
     put("lab/policy", "llama3")
     put("lab/bare", "qwen3", template="")

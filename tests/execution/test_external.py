@@ -176,6 +176,12 @@ def test_what_is_said_beside_from_is_refused() -> None:
         load("smoke", ["stages.generate.from=org/samples", "stages.generate.temperature=0.5"])
 
 
+def test_a_misspelt_from_is_told_its_name() -> None:
+    with pytest.raises(RecipeError, match=r"has no key 'form' \(did you mean 'from'\?\)") as raised:
+        load("smoke", ["stages.pair.form=x"])
+    assert "from_" not in raised.value.fix
+
+
 def test_what_cannot_be_taken_in_says_what_to_do_instead() -> None:
     with pytest.raises(RecipeError, match="name the model under models: instead"):
         load("smoke", ["stages.reward.from=org/model"])
@@ -208,6 +214,28 @@ def test_an_adapter_is_laid_out_a_group_each_and_its_base_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "unread"),
+    [
+        (["pair={from: p.jsonl}"], []),  # best reads the scores
+        (["pair={from: p.jsonl}", "best=null", "sft=null"], ["generate", "score"]),
+        (
+            ["pair={from: p.jsonl}", "best=null", "sft=null", "judge=null"],
+            ["preferences", "reward", "generate", "score"],
+        ),
+        (["score={from: p.jsonl}", "judge=null"], ["preferences", "reward"]),
+        ([], []),
+    ],
+)
+def test_steps_that_nothing_reads_beside_what_is_taken_in_are_not_made(
+    overrides: list[str], unread: list[str]
+) -> None:
+    recipe = load("smoke", [f"stages.{override}" for override in overrides]).recipe
+    assert recipe.unread() == unread
+    steps = {spec.step for _, spec in recipe.slices()}
+    assert not steps & set(unread) and "pair" in steps
+
+
+@pytest.mark.parametrize(
     ("overrides", "whose"),
     [
         ((), []),
@@ -230,7 +258,8 @@ def test_whose_answers_an_adapter_learned_from_is_known_and_on_its_card(
     text = card.render(manifest_of(recipe, lock, step, there, stats=stats))
     assert ("of the model's own answers" in text) == (not whose)
     for source in whose:
-        assert f"not the model's own answers, from `{source.partition('@')[0]}" in text
+        assert "not the model's own answers, from `" in text
+        assert source.partition("@")[0] in text
 
 
 def test_prompts_of_a_file_of_samples_are_taken_once(tmp_path: Path) -> None:
