@@ -24,7 +24,7 @@ from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_pair
-from factory.stage.readers import Row, View, address, conversation, given_id, unlike
+from factory.stage.readers import DistinctIds, Row, View, address, conversation, given_id
 from factory.stage.row_files import BadRow
 from factory.stage.stage import Stage, StageContext, filled
 
@@ -76,6 +76,7 @@ class _Source(Stage, View):
 
     def run(self, job: Job) -> Outcome:
         rows: dict[str, Rows] = {}
+        alarms: list[str] = []
         languages: dict[Place, list[str]] = {}  # that are read from one source
         for spec in job.slices:
             languages.setdefault(job.place(spec, "source"), []).append(str(spec.language))
@@ -83,11 +84,12 @@ class _Source(Stage, View):
             place, language = job.place(spec, "source"), str(spec.language)
             name = place.name or place.path.name
             dropped: Counter[str] = Counter()
+            ids = DistinctIds()
             table_rows = list(
                 self.converted_rows(
                     place.path,
                     language,
-                    self.converter(name, language),
+                    self.converter(name, language, ids),
                     dropped,
                     name=name,
                     languages=languages[place],
@@ -97,11 +99,14 @@ class _Source(Stage, View):
             table = schemas.from_rows(table_rows, self.kind)
             tables.write_slice(slice_directory(job.out, spec.name), table)
             out = len(table_rows)
+            alarms += ids.alarms(name)
             rows[spec.name] = Rows(into=out + dropped.total(), out=out, dropped=dict(dropped))
             job.progress(number + 1, len(job.slices), "languages")
-        return Outcome(rows, determinism="exact")
+        return Outcome(rows, determinism="exact", stats={"alarms": alarms} if alarms else {})
 
-    def converter(self, source: str, language: str) -> Callable[[Row, str], Row | str]:
+    def converter(
+        self, source: str, language: str, ids: DistinctIds
+    ) -> Callable[[Row, str], Row | str]:
         """Return a function that returns a row in canonical form under an id of its own, or the
         reason to leave it out. Raises InputError for a row that cannot be read."""
         hashes: dict[str, str | None] = {}  # ids to hashes
@@ -112,7 +117,7 @@ class _Source(Stage, View):
                 return canonical
             if self.repeated(canonical, hashes):
                 return "repeated"
-            canonical["prompt_id"] = unlike(hashes, canonical["prompt_id"])
+            canonical["prompt_id"] = ids(canonical["prompt_id"])
             hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
             return canonical
 
