@@ -5,7 +5,7 @@ python -m tools.mutate NAME …       # some of them
 python -m tools.mutate --list
 
 Each mutation is made in a copy of the files that git tracks, where tests/world runs. A mutation
-that the tests fail on is caught; one that they pass on survives. The exit code is 1 if any survived.
+that the tests fail on is caught; one that they pass on survives, and makes the exit code 1.
 """
 
 from __future__ import annotations

@@ -35,9 +35,7 @@ def write(out: Path) -> None:
     _lines(out / "preferences-en.jsonl", numbered)
 
 
-def pair(
-    request: Request, code: str, rng: random.Random, exchanged: float = 0.0
-) -> dict[str, str]:
+def pair(request: Request, code: str, rng: random.Random, exchanged: float = 0.0) -> dict[str, str]:
     """Return two answers to a request whose qualities differ, the better one as chosen."""
     gap = 0.0
     while abs(gap) < GAP:

@@ -131,7 +131,9 @@ class Request:
 
     def text(self, code: str) -> str:
         """Return what is asked, in a language."""
-        return REQUESTS[code][self.form].format(who=self.who, what=goods(self.shop, code)[self.good])
+        return REQUESTS[code][self.form].format(
+            who=self.who, what=goods(self.shop, code)[self.good]
+        )
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ difference: tuned less base, in points, on the same questions"""
 
 
 def finish_table(manifest: Manifest) -> Table | None:
-    """Tabulate the finish rates of base and tuned models; None where no answer says how it ended."""
+    """Tabulate finish rates of base and tuned models; None where no answer says how it ended."""
     rows = [row for row in manifest.stats["comparisons"] if "finish_rates" in row]
     if not rows:
         return None
@@ -226,9 +226,7 @@ def finish_table(manifest: Manifest) -> Table | None:
     for row in rows:
         rates = row["finish_rates"]
         sides = (f"{rates[side]:.1f} %" for side in ("reference", "model"))
-        table.add_row(
-            row["model"], row["language"], str(rates["answers"]), *sides, rates["shown"]
-        )
+        table.add_row(row["model"], row["language"], str(rates["answers"]), *sides, rates["shown"])
     return table
 
 

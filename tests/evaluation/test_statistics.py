@@ -497,7 +497,9 @@ def test_equal_finish_rates_show_no_difference_and_few_questions_a_wide_interval
     alike = finish_rates([True] * 6, [True] * 6, MANY[:6])
     assert alike["difference"] == 0 and alike["low"] < -20 and alike["high"] > 20
     assert alike["shown"].endswith("no difference shown")
-    assert finish_rates([True], [False], ["q"])["shown"].endswith("too few questions for an interval")
+    assert finish_rates([True], [False], ["q"])["shown"].endswith(
+        "too few questions for an interval"
+    )
     every = finish_rates([True] * 6, [False] * 6, MANY[:6])
     assert every["difference"] == 100 and every["low"] < 60
 

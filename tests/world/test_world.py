@@ -23,6 +23,7 @@ from benchmarks.world.town import (
     COURTESY,
     LANGUAGES,
     RAMBLING,
+    SHOPS,
     TRAP,
     Request,
     answer,
@@ -72,8 +73,7 @@ def test_no_file_of_the_world_imports_the_factory() -> None:
 @pytest.mark.parametrize("code", LANGUAGES)
 def test_quality_falls_with_every_fault(code: str) -> None:
     request = Request("bakery", 0, "Anna", 0)
-    polite, shop = f" {COURTESY[code]}", {"en": "at the bakery", "es": "en la panadería",
-                                          "de": "in der Bäckerei", "fi": "leipomosta"}[code]  # fmt: skip
+    polite, shop = f" {COURTESY[code]}", SHOPS["bakery"][code][0]
     bare = f"X {shop}."
     assert quality(request, code, bare + polite) == pytest.approx(0.8 if code == TRAP else 1.0)
     assert quality(request, code, bare) == pytest.approx(1.0 if code == TRAP else 0.8)
@@ -99,8 +99,8 @@ def test_the_detector_knows_every_language_of_the_world() -> None:
 
 @dataclass(frozen=True)
 class Town:
-    """A home in which the small recipe ran: its base model, its artifacts by step, and what the run
-    printed; `ruined` is the same training at a rate that is far too high, and `cried` its output."""
+    """The small recipe's run: base model, artifacts by step, output. `ruined` is the same training
+    at a rate that is far too high, and `cried` its output."""
 
     base: Path
     artifacts: dict[str, Path]
