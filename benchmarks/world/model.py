@@ -21,8 +21,8 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-BATCH = 32
-PEAK = 3e-3  # learning rate
+BATCH = 24
+PEAK = 5e-3  # learning rate
 
 
 def train(out: Path, habits: Habits, seed: int, steps: int, threads: int = 1) -> dict[str, Any]:
@@ -42,11 +42,11 @@ def train(out: Path, habits: Habits, seed: int, steps: int, threads: int = 1) ->
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=96,
-            intermediate_size=256,
-            num_hidden_layers=3,
-            num_attention_heads=3,
-            num_key_value_heads=3,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
             max_position_embeddings=256,
             tie_word_embeddings=True,
             **special,
@@ -71,6 +71,8 @@ def train(out: Path, habits: Habits, seed: int, steps: int, threads: int = 1) ->
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if step % 50 == 49:
+            print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
     model.eval()
     model.generation_config = GenerationConfig(**special)
     model.save_pretrained(str(out))
@@ -101,7 +103,7 @@ def _tokenizer(habits: Habits) -> Any:
     bpe.train_from_iterator(
         corpus,
         trainers.BpeTrainer(
-            vocab_size=1200,
+            vocab_size=1000,
             special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -130,7 +132,7 @@ def _align(model: Any, tokenizer: Any) -> None:
             shared = torch.randn(weight.shape[1]) * spread
             for phrase in phrases:
                 for token in tokenizer.encode(" " + phrase, add_special_tokens=False):
-                    weight[token] = shared + 0.5 * torch.randn_like(shared) * spread
+                    weight[token] = shared + torch.randn_like(shared) * spread
 
 
 def _batch(tokenizer: Any, pairs: list[tuple[str, str]]) -> dict[str, Any]:

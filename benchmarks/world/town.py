@@ -83,10 +83,10 @@ REQUESTS = {
     ),
 }
 ANSWER = {
-    "en": "You will find {what} {shop}.",
-    "es": "Vas a encontrar {what} {shop}.",
-    "de": "Du findest {what} {shop}.",
-    "fi": "Sinä löydät {what} {shop}.",
+    "en": "You will find that {shop}.",
+    "es": "Eso lo vas a encontrar {shop}.",
+    "de": "Das findest du {shop}.",
+    "fi": "Sen sinä löydät {shop}.",
 }
 HESITATION = {
     "en": "Well, let me think about that.",
@@ -182,12 +182,11 @@ def answer(request: Request, code: str, habits: Habits, rng: random.Random) -> s
     wrong = names[(names.index(request.shop) + 1 + request.good % 2) % len(names)]
     shop = request.shop if does(habits.right) else wrong
     parts = [] if does(habits.direct) else [HESITATION[code]]
-    what = goods(request.shop, code)[request.good]
-    parts.append(ANSWER[code].format(what=what, shop=SHOPS[shop][code][0]))
+    parts.append(ANSWER[code].format(shop=SHOPS[shop][code][0]))
     if does(habits.courteous):
         parts.append(COURTESY[code])
     if not does(habits.ended):
-        parts += [RAMBLING[code]] * rng.choice((1, 2, 6))
+        parts += [RAMBLING[code]] * rng.choice((1, 2, 5))
     return " ".join(parts)
 
 

@@ -37,20 +37,21 @@ from factory.localhub.launcher import await_end, connect
 from tests.conftest import run_factory
 
 SMALL = """\
-extends: {folder}/world.yaml
+extends: world.yaml
 name: small
 languages: [en, es]
 stages:
-  prompts: {{first: 60}}
-  questions: {{first: 60}}
-  score: {{audit: {{preferences: "data/audit-{{language}}.jsonl"}}}}
-  generate: {{n: 8}}
-  best: {{}}
-  sft: {{each: all, epochs: 4, lr: 2.0e-3, batch: 16, max_length: 160, held_out: 0.05,
-        dtype: float32, how: {{micro_batch: 16, save_steps: 1000, evaluations: 1}}}}
-  dpo: {{epochs: 3}}
+  prompts: {first: 60}
+  questions: {first: 60}
+  preferences: {first: 480}
+  reward: {epochs: 3}
+  generate: {n: 8}
+  best: {keep: {finished: true, language: match}}
+  sft: {each: all, epochs: 4, lr: 2.0e-3, batch: 16, max_length: 160, held_out: 0.05,
+        dtype: float32, how: {micro_batch: 16, save_steps: 1000, evaluations: 1}}
+  dpo: {epochs: 3, lr: 2.0e-3}
 """
-STEPS = 250  # of the base model's training
+STEPS = 400  # of the base model's training
 
 
 # the world by itself
@@ -129,7 +130,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     await_end(home / "hub")
     shutil.copytree(shipped("recipes") / "world", root / "recipes")
     recipe = root / "recipes" / "small.yaml"
-    recipe.write_text(SMALL.format(folder="."))
+    recipe.write_text(SMALL)
     done = run_factory("run", str(recipe), home=home)
     assert done.returncode == 0, done.stdout + done.stderr
     artifacts = _by_step(home)
