@@ -416,14 +416,14 @@ def packaged() -> str:
     """The packaged recipes."""
     lines = ["| recipe | languages | models | what it is, or tests | H100-hours | GCD-hours |"]
     lines.append("|---|---|---|---|---|---|")
-    order = {"croco": 0, "icr": 1, "rewards": 2, "recipes": 3}
+    order = {"croco": 0, "icr": 1, "rewards": 2, "recipes": 3, "world": 4}
     for name, path in sorted(
         recipes().items(), key=lambda item: (order.get(item[1].parent.name, 9), item[0])
     ):
         recipe = load(name, UNSAID.get(name, ())).recipe
         link = path.relative_to(ROOT / "recipes").as_posix()
         models = dict.fromkeys(ref.name for ref in recipe.models.values() if ref.name)
-        small = path.parent.name == "recipes"
+        small = path.parent.name in ("recipes", "world")
         found = [None if small else hours(recipe, gpu) for gpu in (H100, GCD)]
         took = "minutes on a CPU" if small else "–"
         cells = (

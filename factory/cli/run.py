@@ -196,6 +196,8 @@ def _run(
             if step.found is not None and step.stage.name == "judge":
                 console.print(tables.comparison_table(step.found.manifest))
                 console.print(tables.doubts_table(step.found.manifest))
+                if (finished := tables.finish_table(step.found.manifest)) is not None:
+                    console.print(finished)
         console.print(tables.repos_table(steps))
         title = collection.title(loaded.recipe)
         console.print(

@@ -205,6 +205,31 @@ def comparison_table(manifest: Manifest) -> Table:
     return table
 
 
+_FINISHED = """\
+finish rate: % of answers that end before the token limit; no reward has a part in it
+difference: tuned less base, in points, on the same questions"""
+
+
+def finish_table(manifest: Manifest) -> Table | None:
+    """Tabulate finish rates of base and tuned models; None where no answer says how it ended."""
+    rows = [row for row in manifest.stats["comparisons"] if "finish_rates" in row]
+    if not rows:
+        return None
+    table = Table(
+        title="Finish rate", title_justify="left", caption=_FINISHED, caption_justify="left"
+    )
+    for column in ("adapter", "language"):
+        table.add_column(column)
+    for column in ("answers", "base", "tuned"):
+        table.add_column(column, justify="right")
+    table.add_column("difference, 95 % interval", overflow="fold")
+    for row in rows:
+        rates = row["finish_rates"]
+        sides = (f"{rates[side]:.1f} %" for side in ("reference", "model"))
+        table.add_row(row["model"], row["language"], str(rates["answers"]), *sides, rates["shown"])
+    return table
+
+
 _DOUBTS = """\
 in language: win rate with answers in the wrong language counted as losses
 length-controlled: win rate at equal length; phi: the judge's length preference
