@@ -30,7 +30,7 @@ from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, St
 from factory.stage.readers import is_file
 from factory.stage.stage import Stage
 
-_VERSION = 2  # raise it when a check changes: what was found before is looked for again
+_VERSION = 3  # raise it when a check changes: what was found before is looked for again
 _TOKENIZER = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # weights are none of these
 _INDEX = "*.index.json"
 
@@ -206,7 +206,18 @@ def _look(
     if any(fault.state == "failed" for fault in faults):
         return
     config = _json(directory / "config.json")
-    context = (config.get("text_config") or config).get("max_position_embeddings")
+    text_config = config.get("text_config") or config
+    context, pad = text_config.get("max_position_embeddings"), text_config.get("pad_token_id")
+    if not tokenizer_use.answers and chat_template.ends_in_padding(tokenizer, pad):
+        yield Check(
+            name,
+            "warning",
+            f"the template ends a conversation in {tokenizer.convert_ids_to_tokens(pad)}, which "
+            "the config has for padding: as transformers does, rewards are read at the token "
+            "before it",
+            "programs that read the last token (vLLM) give other rewards; a reward model that is "
+            "trained here gets another pad token",
+        )
     measured: dict[SliceSpec, dict[str, int]] = {}
     for use in tokenizer_use.uses:
         for spec in use.prompts:

@@ -63,7 +63,7 @@ class _Training(Stage):
         return {self.read: self.min_pairs}
 
     def run(self, job: Job) -> Outcome:
-        from factory.training import launch
+        from factory.training import launch, trainers
 
         [spec] = job.slices
         base = job.place(spec, "base")
@@ -105,6 +105,8 @@ class _Training(Stage):
             probed = self._finish(job, [dataset.conversation(row) for row in parts[1] + parts[0]])
             stats |= probed | {"alarms": stats["alarms"] + probed["alarms"]}
             template = chat_template.contract(tokenizer, result["stops"])
+        else:
+            trainers.separate_padding(tokenizer, *parts)
         tokenizer.save_pretrained(str(job.out))
         return Outcome(
             {spec.name: counts},

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from factory.engines import chat_template
 from factory.errors import InputError, StageError
 from factory.training import losses
 from factory.training.settings import Task
@@ -136,6 +137,8 @@ def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
+    # TRL writes the tokenizer's pad token into the config
+    separate_padding(tokenizer, train, held_out)
     model = AutoModelForSequenceClassification.from_pretrained(
         str(task.base),
         num_labels=1,
@@ -152,6 +155,20 @@ def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
         processing_class=tokenizer,
         peft_config=lora(task, model, task_type="SEQ_CLS", modules_to_save=["score"]),
         callbacks=callbacks,
+    )
+
+
+def separate_padding(tokenizer: Any, *parts: Any) -> None:
+    """Give the tokenizer of a classifier a pad token apart from these rows of preferences (see
+    chat_template). Every process of a training, and who saves the tokenizer, gets the same one."""
+    chat_template.separate_padding(
+        tokenizer,
+        (
+            [*row["prompt"], *row[side]]
+            for part in parts
+            for row in part or ()
+            for side in ("chosen", "rejected")
+        ),
     )
 
 
@@ -259,10 +276,17 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
     judge = AutoModelForSequenceClassification.from_pretrained(
         str(task.reward), num_labels=1, dtype=getattr(torch, task.dtype)
     )
+    reader = AutoTokenizer.from_pretrained(str(task.reward))
+    # TRL pads with the tokenizer's token and writes it into the config: as the config has it, so
+    # that answers are read where this classifier was trained to be read
+    if (pad := judge.config.get_text_config().pad_token_id) is not None:
+        reader.pad_token = reader.convert_ids_to_tokens(pad)
+    else:
+        chat_template.separate_padding(reader, ())
     return OnlineDPOTrainer(
         model=model,
         reward_funcs=judge,
-        reward_processing_classes=AutoTokenizer.from_pretrained(str(task.reward)),
+        reward_processing_classes=reader,
         args=OnlineDPOConfig(
             beta=[task.beta],
             loss_type="sigmoid",
