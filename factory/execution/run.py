@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Protocol
 
 from factory import config
-from factory.artifacts import reuse
-from factory.artifacts.hashing import content_digest, file_sha256
+from factory.artifacts import checkpoints, reuse
+from factory.artifacts.hashing import content_digest, file_sha256, weights_digest
 from factory.artifacts.manifest import License, Manifest
 from factory.artifacts.workdir import Clock, Home, Work
 from factory.engines.choose import EngineKnobs, processes
@@ -37,7 +37,7 @@ from factory.planning.lock import Lock
 from factory.planning.plan import ArtifactRef, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.reports.cards import card, figures
-from factory.stage.inputs import Need
+from factory.stage.inputs import ExternalInput, Need, StepInput
 from factory.stage.job import Job, PartDone, Place, Progress
 from factory.stage.outcome import Outcome
 
@@ -307,8 +307,35 @@ class Run:
                     for part in step.slices
                 },
                 part=self.part,
+                digests=self._digests(step),
             ),
         )
+
+    def _digests(self, step: Step) -> dict[Need, str]:
+        """Return the weights of the models that a judge is compared with, and of its own, as far as
+        they are known."""
+        needs = {
+            need
+            for part in step.slices
+            for _, models in part.spec.rivals
+            for need in (*part.spec.needs, *models)
+        }
+        digests = {need: self._weights(need) for need in needs}
+        return {need: digest for need, digest in digests.items() if digest}
+
+    def _weights(self, need: Need) -> str | None:
+        if isinstance(need, StepInput) and need.step in self.plan.done:
+            files = self.plan.done[need.step].manifest.files
+            below = f"{checkpoints.folder(need.checkpoint)}/" if need.checkpoint else ""
+            return weights_digest(
+                (file.path.removeprefix(below), file.sha256)
+                for file in files
+                if file.path.startswith(below)
+            )
+        if isinstance(need, ExternalInput) and need.kind == "model" and self.hub.reachable:
+            pin = self.pins.pins[need.source]
+            return self.hub.weights(need.source.partition("@")[0], str(pin.revision))
+        return None
 
     def _seal(
         self,

@@ -53,12 +53,14 @@ def build(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list
 def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
     """Return the part of TRL's configs that all trainings share."""
     gpu = device_of(task) == "cuda"
+    # TRL's figures on held-out rows are means over batches: so each batch is one row
+    by_row = task.method != "preference" or not losses.ACROSS_ROWS & set(losses.weights(task.loss))
     return {
         "output_dir": str(task.work),
         "learning_rate": task.lr,
         "num_train_epochs": task.epochs,
         "per_device_train_batch_size": task.how.micro_batch,
-        "per_device_eval_batch_size": task.how.micro_batch,
+        "per_device_eval_batch_size": 1 if by_row else task.how.micro_batch,
         "gradient_accumulation_steps": task.accumulation,
         "lr_scheduler_type": "cosine",
         "warmup_steps": task.warmup,  # transformers 5: below 1 it is a share of the steps

@@ -310,6 +310,24 @@ def test_a_reward_model_is_merged_and_has_no_probe(tmp_path: Path) -> None:
     assert "probe" not in outcome.stats and outcome.template is None
 
 
+@pytest.mark.parametrize("kind", [Reward, Dpo, Sft])
+def test_figures_on_held_out_rows_are_means_over_rows(kind: Any, tmp_path: Path) -> None:
+    """Whatever the micro batch: of three rows in batches of two, the third would count twice."""
+    from datasets import Dataset
+
+    figures = []
+    for size in (1, 2):
+        stage = kind(**{**SMALL, "how": {"micro_batch": size, "evaluations": 1}})
+        made = job(tmp_path / str(size), stage)
+        rows = Dataset.from_list(
+            [{name: row(stage.rows_kind, n)[name] for name in stage.columns} for n in range(3)]
+        )
+        tokenizer = chat_template.load_tokenizer(str(tiny_model()))
+        task = stage._task(made, made.work)
+        figures.append(monitoring.short(trainers.build(task, tokenizer, rows, rows, []).evaluate()))
+    assert figures[0] == pytest.approx(figures[1], rel=1e-3) and len(figures[0]) > 1
+
+
 @pytest.mark.parametrize("family", ["llama3", "mistral", "chatml"])
 def test_a_reward_model_is_read_at_the_token_that_it_was_trained_at(
     family: str, tmp_path: Path
