@@ -13,6 +13,7 @@ from factory.execution.log import duration
 from factory.planning.estimate import Estimate
 from factory.planning.lock import Lock
 from factory.planning.plan import State, Step
+from factory.reports.learning import behaviour
 
 if TYPE_CHECKING:
     from factory.slurm.costs import StepCost
@@ -265,6 +266,26 @@ length corr.: rank correlation of reward and length within a prompt; at 1 it mea
 offset, std ratio: mean and standard deviation against English; raw rewards are not comparable
 rank corr. with en: rank correlation with English of prompts' mean rewards
 accuracy: preference pairs with a known better answer that it ranks right; chance is half"""
+
+
+def behaviour_table(steps: list[Step]) -> Table | None:
+    """Tabulate what tuned models draw beside their bases; None without any."""
+    drawn = [
+        (step.name, found)
+        for step in steps
+        if step.found and (found := behaviour(step.found.manifest.stats))
+    ]
+    if not drawn:
+        return None
+    table = Table(title="Answers drawn after training", title_justify="left")
+    table.add_column("adapter", overflow="fold")
+    table.add_column("measure", overflow="fold")
+    table.add_column("base", justify="right")
+    table.add_column("tuned", justify="right")
+    for name, found in drawn:
+        for number, row in enumerate(found.rows):
+            table.add_row("" if number else name, *row, end_section=row == found.rows[-1])
+    return table
 
 
 _AUDIT_COLUMNS = (

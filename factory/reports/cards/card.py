@@ -18,6 +18,7 @@ from factory.artifacts.resources import shipped
 from factory.errors import InputError
 from factory.reports.benchmarks import BenchmarkResult, index_entry
 from factory.reports.cards import figures, markdown
+from factory.reports.learning import behaviour
 from factory.reports.win_rates import (
     Comparison,
     describe_length_control,
@@ -172,6 +173,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    environment.filters["behaviour"] = lambda manifest: behaviour(manifest.stats)
     environment.filters["controlled"] = lambda row: describe_length_control(read_rates(row))
     for name in ("cell", "share", "code", "quoted", "block", "link", "url"):
         environment.filters[name] = getattr(markdown, name)
