@@ -14,6 +14,7 @@ from factory.planning.estimate import Estimate
 from factory.planning.lock import Lock
 from factory.planning.plan import State, Step
 from factory.reports.learning import behaviour
+from factory.reports.win_rates import describe_blind
 
 if TYPE_CHECKING:
     from factory.slurm.costs import StepCost
@@ -201,7 +202,12 @@ def comparison_table(manifest: Manifest) -> Table:
             row["language"],
             *(str(row[name]) for name in ("won", "tied", "lost", "unparseable")),
             *((_figure(mean, ".2f") for mean in means) if rewards else ()),
-            row.get("shown", "no verdict"),
+            "; ".join(
+                (
+                    row.get("shown", "no verdict"),
+                    *describe_blind(row["language"], stats.get("judge_blind", {})),
+                )
+            ),
         )
     return table
 

@@ -37,6 +37,7 @@ from factory.planning.lock import Lock
 from factory.planning.plan import ArtifactRef, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.reports.cards import card, figures
+from factory.reports.win_rates import judge_blind
 from factory.stage.inputs import ExternalInput, Need, StepInput
 from factory.stage.job import Job, PartDone, Place, Progress
 from factory.stage.outcome import Outcome
@@ -292,7 +293,7 @@ class Run:
             report(done, total, unit, tokens)
 
         run_stage = external.take_in if step.stage.from_ else type(step.stage).run
-        return run_stage(
+        outcome = run_stage(
             step.stage,
             Job(
                 step=step.name,
@@ -310,6 +311,12 @@ class Run:
                 digests=self._digests(step),
             ),
         )
+        if step.stage.kind == "verdicts" and outcome.stats.get("judge_kind") != "llm":
+            reads = step.slices[0].spec.needs
+            judge = [record.inputs(need, self.pins, self.plan.done) for need in reads]
+            audited = [artifact.manifest for artifact in self.plan.done.values()]
+            outcome.stats["judge_blind"] = judge_blind(judge, audited)
+        return outcome
 
     def _digests(self, step: Step) -> dict[Need, str]:
         """Return the weights of the models that a judge is compared with, and of its own, as far as

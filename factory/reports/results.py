@@ -68,7 +68,8 @@ def _win_rates(manifest: Manifest) -> Iterator[Result]:
         for metric, rate in (row.rates or {"win_rate": Rate()}).items():
             low, high = rate.low, rate.high
             decided = None if low is None or high is None else low > 50 or high < 50
-            note = "" if rate.rate is not None else "no verdict could be read"
+            unread = () if rate.rate is not None else ("no verdict could be read",)
+            note = "; ".join((*unread, *row.blind))
             yield Result(row.model, row.language, answers, metric, rate.rate, low, high,
                          row.reference, judge, decided, note, manifest.repo,
                          manifest.fingerprint)  # fmt: skip

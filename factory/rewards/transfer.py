@@ -23,6 +23,7 @@ from factory.rewards.preferences import Known, Pairs
 from factory.stage.inputs import RewardInput, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
+from factory.stage.proportions import interval
 from factory.stage.readers import given_id, unlike
 from factory.stage.stage import How, Stage, StageContext
 
@@ -157,8 +158,6 @@ def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> di
     """Return one field of the matrix from the rewards of both sides: counts, and the share of pairs
     ranked right with Wilson's 95 % interval. A tie is not right; a pair without a reward counts on
     neither side."""
-    from scipy.stats import binomtest
-
     scored = [(c, r) for c, r in zip(chosen, rejected, strict=True) if None not in (c, r)]
     right = sum(c > r for c, r in scored)  # type: ignore[operator]
     figures: dict[str, Any] = {
@@ -169,7 +168,7 @@ def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> di
         "shown": "no pair has rewards",
     }
     if scored:
-        low, high = map(float, binomtest(right, len(scored)).proportion_ci(method="wilson"))
+        low, high = interval(right, len(scored))
         share = right / len(scored)
         figures |= {"share": share, "low": low, "high": high}
         figures["shown"] = f"{share:.1%} [{low:.1%}, {high:.1%}]"

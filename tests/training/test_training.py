@@ -313,6 +313,7 @@ def test_a_reward_model_is_merged_and_has_no_probe(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [Reward, Dpo, Sft])
 def test_figures_on_held_out_rows_are_means_over_rows(kind: Any, tmp_path: Path) -> None:
     """Whatever the micro batch: of three rows in batches of two, the third would count twice."""
+    import torch
     from datasets import Dataset
 
     figures = []

@@ -21,6 +21,7 @@ from factory.reports.cards import figures, markdown
 from factory.reports.learning import behaviour
 from factory.reports.win_rates import (
     Comparison,
+    describe_blind,
     describe_length_control,
     model_index,
     read_rates,
@@ -174,6 +175,9 @@ def _environment() -> jinja2.Environment:
         autoescape=False,
     )
     environment.filters["behaviour"] = lambda manifest: behaviour(manifest.stats)
+    environment.filters["blind"] = lambda language, manifest: describe_blind(
+        language, manifest.stats.get("judge_blind", {})
+    )
     environment.filters["controlled"] = lambda row: describe_length_control(read_rates(row))
     for name in ("cell", "share", "code", "quoted", "block", "link", "url"):
         environment.filters[name] = getattr(markdown, name)

@@ -14,6 +14,8 @@ from factory.errors import InputError
 from factory.planning.plan import plan
 from factory.planning.stages import STAGES
 from factory.reports.cards import card
+from factory.reports.results import tidy
+from factory.reports.win_rates import judge_blind, win_rates
 from factory.rewards.transfer import cell
 from tests.support.builders import by_name, demo, done, imported, lock_of, manifest_of, walked
 from tools.golden import HERE
@@ -265,6 +267,25 @@ def test_a_card_of_an_adapter_shows_what_it_draws_beside_its_base():
     assert "| in their prompt's language, of those that can be told | 20 of 24 | 20 of 24 |" in text
     assert "| log-probability of the base's answers, nats a token | -1.500 | -2.750 |" in text
     assert "lost 1.25 nats a token" in text
+
+
+def test_a_win_rate_in_a_language_that_the_judge_is_blind_in_says_so():
+    """On the card, in the table of results and for the page: the audit of the same reward."""
+    verdicts, scores = MANIFESTS["judge"], MANIFESTS["score"]
+    reads = next(iter(verdicts.slices.values())).inputs
+    audited = {"fr": {"blind": []}, "es": {"blind": ["accuracy: it prefers the worse answer"]}}
+    seeing = scores.model_copy(update={"stats": {"audit": {"by_language": audited}}})
+    found = judge_blind(reads, [seeing])
+    assert found == {"es": ["accuracy: it prefers the worse answer"]}
+    other = [r.model_copy(update={"digest": "0" * 64}) if r.role == "judge" else r for r in reads]
+    assert judge_blind(other, [seeing]) == {}, "another reward was audited"
+    blind = verdicts.model_copy(update={"stats": {**verdicts.stats, "judge_blind": found}})
+    by_language = {row.language: row.blind for row in win_rates(blind)}
+    said = "the judge is suspect here: accuracy: it prefers the worse answer"
+    assert by_language["es"] == (said,)
+    assert by_language["all"] == ("the judge is suspect in es",)
+    assert f"; **{said}** |" in card.render(blind)
+    assert {said} == {row.note for row in tidy([blind]) if row.language == "es"}
 
 
 def test_there_is_a_card_for_every_stage():
