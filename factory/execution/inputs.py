@@ -16,7 +16,7 @@ from factory.planning.plan import Plan, Slice, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
-from factory.stage.readers import View, is_file
+from factory.stage.readers import is_file
 
 
 def find(
@@ -87,17 +87,17 @@ def counted(
     counts: dict[tuple[str, str], int] = {}
     for step in steps:
         for part in step.slices if step.state is State.RUN else ():
-            need = part.spec.need("source")
-            if not isinstance(step.stage, View) or not isinstance(need, ExternalInput):
+            outside = step.stage.outside_rows(part.spec)
+            if outside is None:
                 continue
+            need, view = outside
             local = is_file(need.source)
             path = loaded.file(need.source) if local else here.get(need.source.partition("@")[0])
             if path is None:
                 continue
             try:
-                source_rows = (
-                    row for _, row in step.stage.rows(path, str(part.spec.language)) if row
-                )
+                language = str(part.spec.language)
+                source_rows = (row for _, row in view.rows(path, language) if row)
                 first_rows = islice(source_rows, getattr(step.stage, "first", None))
                 counts[step.name, part.spec.name] = sum(1 for _ in first_rows)
             except FactoryError:

@@ -20,11 +20,11 @@ from factory.rewards.backends import open_reward
 from factory.rewards.backends.backend import OpenReward, RewardSettings
 from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.preferences import Known, Pairs
-from factory.stage.inputs import RewardInput, SliceSpec, StepInput, model_of
+from factory.stage.inputs import ExternalInput, RewardInput, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.proportions import interval
-from factory.stage.readers import given_id, unlike
+from factory.stage.readers import View, given_id, unlike
 from factory.stage.stage import How, Stage, StageContext
 
 NamedPair = tuple[str, list[Message], str, str]  # id, prompt, better answer, worse
@@ -94,6 +94,10 @@ class Transfer(Stage):
         pairs = preferences.of_language(self.pairs, str(spec.language))
         read = preferences.how_read(pairs) if pairs else {}
         return super().identity_fields(spec) | ({"pairs": read} if read else {})
+
+    def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
+        need, pairs = spec.need("pairs"), preferences.of_language(self.pairs, str(spec.language))
+        return (need, pairs) if isinstance(need, ExternalInput) and pairs else None
 
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)

@@ -285,7 +285,7 @@ def test_a_win_rate_in_a_language_that_the_judge_is_blind_in_says_so():
     assert by_language["es"] == (said,)
     assert by_language["all"] == ("the judge is suspect in es",)
     assert f"; **{said}** |" in card.render(blind)
-    assert {said} == {row.note for row in tidy([blind]) if row.language == "es"}
+    assert all(said in row.note for row in tidy([blind]) if row.language == "es")
 
 
 def test_there_is_a_card_for_every_stage():
