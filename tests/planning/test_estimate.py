@@ -162,7 +162,7 @@ def test_the_pairs_that_reward_models_are_compared_on_are_counted(factory: Cli) 
     counts = {}
     for pairs in (
         "demo/preferences.jsonl",
-        "{source: demo/preferences.jsonl, where: {id: pref-001}}",
+        "{source: demo/preferences.jsonl, where: {id: squeaky-door}}",
     ):
         asked = ("--set", f"stages.transfer.pairs={pairs}")
         planned = json.loads(factory("plan", "smoke-transfer", "--json", *asked).stdout)
