@@ -55,7 +55,8 @@ def results_table(rows: list[Result]) -> Table:
         results_table.add_column(column, overflow="fold")
     for row in rows:
         interval = "" if row.ci_low is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
-        different = {True: "yes", False: "no", None: row.note}[row.significant]
+        significant = {True: "yes", False: "no", None: ""}[row.significant]
+        different = "; ".join(filter(None, (significant, row.note)))
         value = "" if row.value is None else f"{row.value:.2f}"
         results_table.add_row(row.model, row.language, row.evaluation, row.metric, value, interval,
                      row.against, row.by, different)  # fmt: skip

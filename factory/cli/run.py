@@ -190,6 +190,8 @@ def _run(
         console.print(tables.rows_table(steps))
         for alarm in tables.alarms(steps):
             console.print(alarm)
+        if drawn := tables.behaviour_table(steps):
+            console.print(drawn)
         for step in steps:
             if step.found is not None and "audit" in step.found.manifest.stats:
                 console.print(tables.audit_table(step.found.manifest))

@@ -13,6 +13,8 @@ from factory.execution.log import duration
 from factory.planning.estimate import Estimate
 from factory.planning.lock import Lock
 from factory.planning.plan import State, Step
+from factory.reports.learning import behaviour
+from factory.reports.win_rates import describe_blind
 
 if TYPE_CHECKING:
     from factory.slurm.costs import StepCost
@@ -200,7 +202,12 @@ def comparison_table(manifest: Manifest) -> Table:
             row["language"],
             *(str(row[name]) for name in ("won", "tied", "lost", "unparseable")),
             *((_figure(mean, ".2f") for mean in means) if rewards else ()),
-            row.get("shown", "no verdict"),
+            "; ".join(
+                (
+                    row.get("shown", "no verdict"),
+                    *describe_blind(row["language"], stats.get("judge_blind", {})),
+                )
+            ),
         )
     return table
 
@@ -290,6 +297,26 @@ length corr.: rank correlation of reward and length within a prompt; at 1 it mea
 offset, std ratio: mean and standard deviation against English; raw rewards are not comparable
 rank corr. with en: rank correlation with English of prompts' mean rewards
 accuracy: preference pairs with a known better answer that it ranks right; chance is half"""
+
+
+def behaviour_table(steps: list[Step]) -> Table | None:
+    """Tabulate what tuned models draw beside their bases; None without any."""
+    drawn = [
+        (step.name, found)
+        for step in steps
+        if step.found and (found := behaviour(step.found.manifest.stats))
+    ]
+    if not drawn:
+        return None
+    table = Table(title="Answers drawn after training", title_justify="left")
+    table.add_column("adapter", overflow="fold")
+    table.add_column("measure", overflow="fold")
+    table.add_column("base", justify="right")
+    table.add_column("tuned", justify="right")
+    for name, found in drawn:
+        for number, row in enumerate(found.rows):
+            table.add_row("" if number else name, *row, end_section=row == found.rows[-1])
+    return table
 
 
 _AUDIT_COLUMNS = (

@@ -307,6 +307,7 @@ class TransformersScorer(_Transformers):
         self._model = _load(AutoModelForSequenceClassification, directory, dtype)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        sequences = [self._checkpoint.classified(sequence) for sequence in sequences]
         scores = [0.0] * len(sequences)
         # Longest first: neighbours are of like length, and the largest batch fails first if any.
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
@@ -321,8 +322,8 @@ class TransformersScorer(_Transformers):
     def _batch(self, sequences: list[Sequence[int]]) -> list[float]:
         import torch
 
-        # The model reads its score at the last token that is not padding, so the pad id must be
-        # one that no sequence holds: templates that end in the usual pad token would be misread.
+        # The model reads its score at the last token that is not padding, which is the last of
+        # each sequence by now: so the pad id must be one that no sequence holds.
         used = {token for sequence in sequences for token in sequence}
         pad = next(token for token in range(len(used) + 1) if token not in used)
         self._model.config.pad_token_id = pad

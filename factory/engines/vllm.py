@@ -312,7 +312,9 @@ class VllmScorer(_Vllm):
         from vllm import PoolingParams
 
         raw = PoolingParams(task="classify", use_activation=False)  # the logit itself
-        return [float(o.outputs.data[0]) for o in engine.ask([(ids, raw) for ids in sequences])]
+        # vLLM pools the very last token
+        read = [(self._checkpoint.classified(ids), raw) for ids in sequences]
+        return [float(output.outputs.data[0]) for output in engine.ask(read)]
 
 
 class VllmLikelihood(_Vllm):

@@ -17,7 +17,7 @@ from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import RecipeError
 from factory.evaluation.models import contestants
 from factory.language.confusion import count_english, count_lines, no_word_rate, pass_rates
-from factory.language.detect import detect, differs, matches
+from factory.language.detect import detect, detect_line, differs, matches
 from factory.language.english import english
 from factory.stage.inputs import SliceSpec, StepInput, model_of
 from factory.stage.job import Job, policy
@@ -157,7 +157,7 @@ class Arena(Stage):
         for row, sample in zip([questions[n] for n in fits], drawn, strict=True):
             decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
             answer = decoded.strip()
-            lines = count_lines(answer, row["language"], detect)
+            lines = count_lines(answer, row["language"], detect_line)
             rows.append(
                 {
                     "model": label,

@@ -211,7 +211,18 @@ def _look(
     if any(fault.state == "failed" for fault in faults):
         return
     config = _json(directory / "config.json")
-    context = (config.get("text_config") or config).get("max_position_embeddings")
+    text_config = config.get("text_config") or config
+    context, pad = text_config.get("max_position_embeddings"), text_config.get("pad_token_id")
+    if not tokenizer_use.answers and chat_template.ends_in_padding(tokenizer, pad):
+        yield Check(
+            name,
+            "warning",
+            f"the template ends a conversation in {tokenizer.convert_ids_to_tokens(pad)}, which "
+            "the config has for padding: as transformers does, rewards are read at the token "
+            "before it",
+            "programs that read the last token (vLLM) give other rewards; a reward model that is "
+            "trained here gets another pad token",
+        )
     measured: dict[SliceSpec, dict[str, int]] = {}
     for use in tokenizer_use.uses:
         for spec in use.prompts:

@@ -16,7 +16,7 @@ from factory.planning.plan import Plan, Slice, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
-from factory.stage.readers import View, is_file
+from factory.stage.readers import is_file
 
 
 def find(
@@ -87,15 +87,16 @@ def counted(
     counts: dict[tuple[str, str], int] = {}
     for step in steps:
         for part in step.slices if step.state is State.RUN else ():
-            need = part.spec.need("source")
-            if not isinstance(step.stage, View) or not isinstance(need, ExternalInput):
+            outside = step.stage.outside_rows(part.spec)
+            if outside is None:
                 continue
+            need, view = outside
             local = is_file(need.source)
             path = loaded.file(need.source) if local else here.get(need.source.partition("@")[0])
             if path is None:
                 continue
             try:
-                rows = step.stage.converted_rows(
+                rows = view.converted_rows(
                     path,
                     str(part.spec.language),
                     lambda row, where: row,

@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Protocol
 
 from factory import config
-from factory.artifacts import reuse
-from factory.artifacts.hashing import content_digest, file_sha256
+from factory.artifacts import checkpoints, reuse
+from factory.artifacts.hashing import content_digest, file_sha256, weights_digest
 from factory.artifacts.manifest import License, Manifest
 from factory.artifacts.workdir import Clock, Home, Work
 from factory.engines.choose import EngineKnobs, processes
@@ -37,7 +37,8 @@ from factory.planning.lock import Lock
 from factory.planning.plan import ArtifactRef, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.reports.cards import card, figures
-from factory.stage.inputs import Need
+from factory.reports.win_rates import judge_blind
+from factory.stage.inputs import ExternalInput, Need, StepInput
 from factory.stage.job import Job, PartDone, Place, Progress
 from factory.stage.outcome import Outcome
 
@@ -294,7 +295,7 @@ class Run:
             report(done, total, unit, tokens)
 
         run_stage = external.take_in if step.stage.from_ else type(step.stage).run
-        return run_stage(
+        outcome = run_stage(
             step.stage,
             Job(
                 step=step.name,
@@ -309,8 +310,41 @@ class Run:
                     for part in step.slices
                 },
                 part=self.part,
+                digests=self._digests(step),
             ),
         )
+        if step.stage.kind == "verdicts" and outcome.stats.get("judge_kind") != "llm":
+            reads = step.slices[0].spec.needs
+            judge = [record.inputs(need, self.pins, self.plan.done) for need in reads]
+            audited = [artifact.manifest for artifact in self.plan.done.values()]
+            outcome.stats["judge_blind"] = judge_blind(judge, audited)
+        return outcome
+
+    def _digests(self, step: Step) -> dict[Need, str]:
+        """Return the weights of the models that a judge is compared with, and of its own, as far as
+        they are known."""
+        needs = {
+            need
+            for part in step.slices
+            for _, models in part.spec.rivals
+            for need in (*part.spec.needs, *models)
+        }
+        digests = {need: self._weights(need) for need in needs}
+        return {need: digest for need, digest in digests.items() if digest}
+
+    def _weights(self, need: Need) -> str | None:
+        if isinstance(need, StepInput) and need.step in self.plan.done:
+            files = self.plan.done[need.step].manifest.files
+            below = f"{checkpoints.folder(need.checkpoint)}/" if need.checkpoint else ""
+            return weights_digest(
+                (file.path.removeprefix(below), file.sha256)
+                for file in files
+                if file.path.startswith(below)
+            )
+        if isinstance(need, ExternalInput) and need.kind == "model" and self.hub.reachable:
+            pin = self.pins.pins[need.source]
+            return self.hub.weights(need.source.partition("@")[0], str(pin.revision))
+        return None
 
     def _seal(
         self,

@@ -46,7 +46,7 @@ from tenacity import (
 )
 
 from factory.artifacts import untrusted
-from factory.artifacts.hashing import MANIFEST, content_digest, file_sha256
+from factory.artifacts.hashing import MANIFEST, content_digest, file_sha256, weights_digest
 from factory.artifacts.manifest import Manifest
 from factory.errors import FactoryError, HubError
 from factory.hub import http_guard
@@ -111,6 +111,13 @@ class Hub:
             if commit is None:
                 return None
             return commit, content_digest(self._contents(name, kind, commit).items())
+
+    def weights(self, name: str, revision: str) -> str | None:
+        """Return the digest of the weights of a model repo; None where it has none. Nothing is
+        downloaded. Raises HubError when the hub is out of reach."""
+        with self.explained(name):
+            files = files_at(self._api, name, "model", revision)
+            return weights_digest((file.path, file.lfs.sha256) for file in files if file.lfs)
 
     def has(self, name: str, kind: str, revision: str) -> bool:
         """Return whether the hub has this revision of a repo. Raises HubError if out of reach."""

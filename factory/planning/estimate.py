@@ -62,7 +62,7 @@ def _expected_rows(
     if (fixed := step.stage.fixed_rows(piece.spec)) is not None:
         return fixed
     reads = [need for need in piece.spec.needs if isinstance(need, StepInput)]
-    if not reads:
+    if not reads or step.stage.outside_rows(piece.spec):
         return _from_outside(step, piece, holdings)
     by_role: dict[str, int] = {}
     for read in reads:

@@ -9,6 +9,10 @@ from typing import Any
 from factory.artifacts.manifest import InputRecord, Manifest
 from factory.reports import values
 
+# Roles of what a judge compares, and of what a reward model scores: the rest are its models.
+_COMPARED = ("answers", "reference", "training")
+_SCORED = ("samples", "prompts", "english", "preferences")
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -30,7 +34,8 @@ class WinRateRow:
 
     `worst` and `best` are the win rate with all unread verdicts lost or won. `consistency` is the
     share of equal verdicts in both orders. All three are percent, None where not measured.
-    `n_seen` counts questions that are among the prompts of training."""
+    `n_seen` counts questions that are among the prompts of training. `blind` are the reasons for
+    which the audit of the judge's reward suspects it in this language."""
 
     model: str
     reference: str
@@ -45,6 +50,7 @@ class WinRateRow:
     best: float | None = None
     consistency: float | None = None
     n_seen: int = 0
+    blind: tuple[str, ...] = ()
 
     @property
     def overall(self) -> Rate:
@@ -124,7 +130,32 @@ class Comparison:
 
 def win_rates(manifest: Manifest) -> list[WinRateRow]:
     """Read the win rates of one artifact of verdicts, in their order."""
-    return [_win_rate(row) for row in values.mappings(manifest.stats.get("comparisons"))]
+    blind = {
+        str(code): values.texts(reasons)
+        for code, reasons in values.mapping(manifest.stats.get("judge_blind")).items()
+    }
+    return [_win_rate(row, blind) for row in values.mappings(manifest.stats.get("comparisons"))]
+
+
+def judge_blind(
+    judge: Iterable[InputRecord], manifests: Iterable[Manifest]
+) -> dict[str, list[str]]:
+    """Return the languages in which an audit among these manifests suspects the reward that judges,
+    with the reasons. `judge`: all that a slice of verdicts reads. A reward is known by the content
+    of its models."""
+    models = {read.digest for read in judge if read.role not in _COMPARED}
+    suspects: dict[str, list[str]] = {}
+    for manifest in manifests:
+        if manifest.kind != "scores" or not any(
+            {read.digest for read in record.inputs if read.role not in _SCORED} == models
+            for record in manifest.slices.values()
+        ):
+            continue
+        audited = values.mapping(values.mapping(manifest.stats.get("audit")).get("by_language"))
+        for code, figures in audited.items():
+            if reasons := values.texts(values.mapping(figures).get("blind")):
+                suspects[code] = list(reasons)
+    return suspects
 
 
 def judge_of(manifest: Manifest) -> JudgeRef:
@@ -259,12 +290,20 @@ def describe_length_control(rates: Mapping[str, Rate]) -> str:
     return f"{text}, {controlled.flag}" if controlled.flag else text
 
 
-def _win_rate(row: Mapping[str, Any]) -> WinRateRow:
+def describe_blind(language: str, blind: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    """Return what to say beside a win rate in this language (`all`: of all of them)."""
+    if language == "all":
+        return (f"the judge is suspect in {', '.join(blind)}",) if blind else ()
+    return tuple(f"the judge is suspect here: {reason}" for reason in blind.get(language, ()))
+
+
+def _win_rate(row: Mapping[str, Any], blind: Mapping[str, tuple[str, ...]]) -> WinRateRow:
     bounds = values.mapping(row.get("bounds"))
+    language = str(row.get("language", "all"))
     return WinRateRow(
         model=str(row.get("model")),
         reference=str(row.get("reference")),
-        language=str(row.get("language", "all")),
+        language=language,
         won=values.integer(row.get("won")),
         tied=values.integer(row.get("tied")),
         lost=values.integer(row.get("lost")),
@@ -275,6 +314,7 @@ def _win_rate(row: Mapping[str, Any]) -> WinRateRow:
         best=values.number(bounds.get("best")),
         consistency=values.number(values.mapping(row.get("consistency")).get("same_share")),
         n_seen=values.integer(row.get("seen_in_training")),
+        blind=describe_blind(language, blind),
     )
 
 

@@ -76,6 +76,7 @@ class Job:
     progress: Progress
     earlier: Mapping[str, tuple[ReusableSlice, ...]] = field(default_factory=dict)  # by slice
     part: tuple[int, int] | None = None
+    digests: Mapping[Need, str] = field(default_factory=dict)  # of slices that have rivals
 
     def place(self, spec: SliceSpec, role: str) -> Place:
         """Return the place of the one input of `role`. Raises KeyError if the slice has none."""

@@ -171,6 +171,13 @@ class Stage(Knobs):
         Checked before a run; never raises."""
         return []
 
+    def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
+        """Return the outside source that a slice has its rows from, and how it is read; None for a
+        slice whose rows follow those of other steps."""
+        source = spec.need("source")
+        reads = isinstance(self, View) and isinstance(source, ExternalInput)
+        return (source, self) if reads else None  # type: ignore[return-value]
+
     def fixed_rows(self, spec: SliceSpec) -> int | None:
         """Return the rows that a slice has whatever it reads, or None if that depends on it."""
         return None

@@ -26,12 +26,23 @@ class Lora(Knobs):
     targets: tuple[str, ...] | Literal["all-linear"] = PAPER_TARGETS
 
 
+class ProbeKnobs(Knobs):
+    """How an adapter's answers are drawn after its training, beside its base's: `n` to each of so
+    many prompts, held-out ones first. An answer may be as long as the longest trained on, up to
+    `max_tokens`. `online` takes its own temperature."""
+
+    prompts: int = Field(16, ge=1)
+    n: int = Field(2, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(512, ge=1)
+
+
 class Running(Knobs):
     """`micro_batch`: rows on a device at once. `processes`: one a device, started by accelerate.
     `save_steps`: optimizer steps between checkpoints. `evaluations`: evaluations on held-out
     rows during training. `precompute_reference`: compute the reference model's log-probabilities
     once, before training; `auto` does so with more than one epoch. `engine`: the engine that the
-    probe compares with PEFT."""
+    probe compares with PEFT. `probe`: what is drawn afterwards, see ProbeKnobs."""
 
     micro_batch: int = Field(1, ge=1)
     save_steps: int = Field(50, ge=1)
@@ -42,6 +53,7 @@ class Running(Knobs):
     processes: int = Field(1, ge=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     engine: Literal["auto", "vllm", "transformers"] = "auto"
+    probe: ProbeKnobs = ProbeKnobs()
 
 
 class Task(Knobs):

@@ -20,7 +20,7 @@ from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
 from factory.stage.stage import How, Stage, StageContext
 from factory.training import dataset, losses, monitoring
-from factory.training.settings import Dtype, Lora, Running, Task
+from factory.training.settings import Dtype, Lora, ProbeKnobs, Running, Task
 
 
 class TrainHow(How, Running):
@@ -63,13 +63,16 @@ class _Training(Stage):
         return {} if self.from_ else {self.read: self.min_pairs}
 
     def run(self, job: Job) -> Outcome:
-        from factory.training import launch
+        from factory.training import behaviour, launch, trainers
 
         [spec] = job.slices
         base = job.place(spec, "base")
         table = job.table(spec, self.read, self.rows_kind)
         tokenizer = chat_template.load_tokenizer(str(base.path))
-        all_rows = [self._row(row) for row in table.to_pylist()]
+        all_rows = [
+            {**self._row(row), "language": row.get("prompt_language") or row.get("language")}
+            for row in table.to_pylist()
+        ]
         rows, counts, tokens = self._fitting(all_rows, tokenizer, job.step)
         train, held_out = dataset.split(rows, self.held_out, job.seed)
         checkpoints = job.work / "checkpoints"
@@ -105,8 +108,12 @@ class _Training(Stage):
         template = None
         if self.kind == "adapter":
             probed = self._finish(job, [dataset.conversation(row) for row in parts[1] + parts[0]])
-            stats |= probed | {"alarms": stats["alarms"] + probed["alarms"]}
+            behaved = self._behaviour(job, train, held_out, tokenizer)
+            alarms = stats["alarms"] + probed["alarms"] + behaviour.alarms(behaved)
+            stats |= probed | {"behaviour": behaved, "alarms": alarms}
             template = chat_template.contract(tokenizer, result["stops"])
+        else:
+            trainers.separate_padding(tokenizer, *parts)
         tokenizer.save_pretrained(str(job.out))
         return Outcome(
             {spec.name: counts},
@@ -177,6 +184,40 @@ class _Training(Stage):
         )
         alarms = probe.check(probed, job.step)
         return {"chain": self._chain(job), "probe": probed, "alarms": alarms}
+
+    def _behaviour(
+        self, job: Job, train: list[Any], held_out: list[Any], tokenizer: Any
+    ) -> dict[str, Any] | None:
+        """Return what the adapter draws beside its base (see behaviour.probe)."""
+        from factory.training import behaviour
+
+        [spec] = job.slices
+        questions = [
+            behaviour.Question(row["prompt"], row["language"], out)
+            for part, out in ((held_out, True), (train, False))
+            for row in part
+        ]
+        return behaviour.probe(
+            job.place(spec, "base").path,
+            job.out,
+            questions,
+            self._drawing([*held_out, *train], tokenizer),
+            self.dtype,
+            job.seed,
+            self.how.engine,
+            job.place(spec, "reward").path if spec.need("reward") else None,
+        )
+
+    def _drawing(self, rows: list[Any], tokenizer: Any) -> ProbeKnobs:
+        """Return how the probe draws: answers no longer than the longest that was trained on."""
+        longest = max(
+            max(dataset.lengths(tokenizer, row))
+            - len(chat_template.prompt_ids(tokenizer, row["prompt"]))
+            for row in rows
+        )
+        return self.how.probe.model_copy(
+            update={"max_tokens": max(1, min(longest, self.how.probe.max_tokens))}
+        )
 
     def _chain(self, job: Job) -> dict[str, Any]:
         """Return the base model to load the adapter on, and the start and reference of the
@@ -454,6 +495,12 @@ class Online(_Adapter):
 
     def _room(self) -> int:
         return self.max_length - self.max_tokens
+
+    def _drawing(self, rows: list[Any], tokenizer: Any) -> ProbeKnobs:
+        most = min(self.max_tokens, self.how.probe.max_tokens)
+        return self.how.probe.model_copy(
+            update={"max_tokens": most, "temperature": self.temperature}
+        )
 
     def _chain(self, job: Job) -> dict[str, Any]:
         return super()._chain(job) | {"reference": "policy", "loss": "sigmoid"}

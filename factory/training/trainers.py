@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from factory.engines import chat_template
 from factory.errors import InputError, StageError
 from factory.training import losses
 from factory.training.settings import Task
@@ -52,12 +53,14 @@ def build(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list
 def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
     """Return the part of TRL's configs that all trainings share."""
     gpu = device_of(task) == "cuda"
+    # TRL's figures on held-out rows are means over batches: so each batch is one row
+    by_row = task.method != "preference" or not losses.ACROSS_ROWS & set(losses.weights(task.loss))
     return {
         "output_dir": str(task.work),
         "learning_rate": task.lr,
         "num_train_epochs": task.epochs,
         "per_device_train_batch_size": task.how.micro_batch,
-        "per_device_eval_batch_size": task.how.micro_batch,
+        "per_device_eval_batch_size": 1 if by_row else task.how.micro_batch,
         "gradient_accumulation_steps": task.accumulation,
         "lr_scheduler_type": "cosine",
         "warmup_steps": task.warmup,  # transformers 5: below 1 it is a share of the steps
@@ -136,6 +139,8 @@ def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
+    # TRL writes the tokenizer's pad token into the config
+    separate_padding(tokenizer, train, held_out)
     model = AutoModelForSequenceClassification.from_pretrained(
         str(task.base),
         num_labels=1,
@@ -152,6 +157,20 @@ def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
         processing_class=tokenizer,
         peft_config=lora(task, model, task_type="SEQ_CLS", modules_to_save=["score"]),
         callbacks=callbacks,
+    )
+
+
+def separate_padding(tokenizer: Any, *parts: Any) -> None:
+    """Give the tokenizer of a classifier a pad token apart from these rows of preferences (see
+    chat_template). Every process of a training, and who saves the tokenizer, gets the same one."""
+    chat_template.separate_padding(
+        tokenizer,
+        (
+            [*row["prompt"], *row[side]]
+            for part in parts
+            for row in part or ()
+            for side in ("chosen", "rejected")
+        ),
     )
 
 
@@ -259,10 +278,17 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
     judge = AutoModelForSequenceClassification.from_pretrained(
         str(task.reward), num_labels=1, dtype=getattr(torch, task.dtype)
     )
+    reader = AutoTokenizer.from_pretrained(str(task.reward))
+    # TRL pads with the tokenizer's token and writes it into the config: as the config has it, so
+    # that answers are read where this classifier was trained to be read
+    if (pad := judge.config.get_text_config().pad_token_id) is not None:
+        reader.pad_token = reader.convert_ids_to_tokens(pad)
+    else:
+        chat_template.separate_padding(reader, ())
     return OnlineDPOTrainer(
         model=model,
         reward_funcs=judge,
-        reward_processing_classes=AutoTokenizer.from_pretrained(str(task.reward)),
+        reward_processing_classes=reader,
         args=OnlineDPOConfig(
             beta=[task.beta],
             loss_type="sigmoid",

@@ -12,7 +12,7 @@ from factory.engines import Completion, Sampling, chat_template
 from factory.errors import InputError, StageError
 from factory.execution.builtin_models import POCKET
 from factory.rewards.backends.classifier import Classifier
-from tests.support.trainings import adapter_of, classifier_of
+from tests.support.trainings import adapter_of, classifier_of, model_of_family
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +159,35 @@ def test_a_score_is_the_raw_logit_at_the_last_token(scorer: Any, classifier: Pat
         hidden = plain.model(torch.tensor(ids)).last_hidden_state[:, -1]
         expected = float(plain.score(hidden)[0, 0])
     assert scorer.score(ids)[0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama3", "mistral"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_classifier_is_read_as_transformers_reads_it(
+    family: str, padded: bool, tmp_path: Path
+) -> None:
+    """Where the pad token ends a conversation, that is the token before it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from factory.engines.transformers import TransformersScorer
+
+    base = model_of_family(family, tmp_path / "base")
+    tokenizer = chat_template.load_tokenizer(str(base))
+    made = classifier_of(base, tmp_path / "classifier")
+    config = made / "config.json"
+    pad = tokenizer.eos_token_id if padded else None
+    config.write_text(json.dumps({**json.loads(config.read_text()), "pad_token_id": pad}))
+    plain = AutoModelForSequenceClassification.from_pretrained(str(made)).eval()
+    asked = {"role": "user", "content": "Hello"}
+    talks = [[asked, {"role": "assistant", "content": t}] for t in ("Good day to you.", "Hi", "x")]
+    rows = [chat_template.conversation_ids(tokenizer, talk) for talk in talks]
+    assert all(row[-1] == tokenizer.eos_token_id for row in rows)
+    with torch.no_grad():
+        expected = [float(plain(torch.tensor([row])).logits[0, 0]) for row in rows]
+        last = [float(plain.score(plain.model(torch.tensor([row]))[0][0, -1])) for row in rows]
+    assert (expected == pytest.approx(last, abs=1e-4)) is not padded
+    assert TransformersScorer(made, "float32").score(rows) == pytest.approx(expected, abs=1e-5)
 
 
 def test_too_long_is_a_reason_and_not_a_number(scorer: Any) -> None:

@@ -6,6 +6,7 @@ Each start takes about 20 s on a quiet 2-core machine, so tests share engines.
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from factory.engines.vllm import RANKS, max_lora_rank
 from factory.errors import InputError, StageError
 from factory.rewards.score import ScoreHow
 from factory.sampling.generate import GenerateHow
-from tests.support.trainings import adapter_of, classifier_of, opinionated
+from tests.support.trainings import adapter_of, classifier_of, model_of_family, opinionated
 
 there = pytest.mark.skipif(
     not importlib.util.find_spec("vllm"), reason="vLLM is not installed: make install-vllm"
@@ -282,6 +283,35 @@ def test_pooled_scores_are_those_of_transformers(classifier: Path, prompts: Any)
     assert ours == pytest.approx(theirs, abs=1e-3)
     assert again == pytest.approx(ours[:1], abs=1e-4)
     assert max(map(abs, ours)) > 1, "a raw logit, not a probability"
+
+
+@there
+@pytest.mark.slow
+def test_a_classifier_whose_pad_token_ends_conversations_is_pooled_where_transformers_reads_it(
+    tmp_path: Path,
+) -> None:
+    """vLLM pools the very last token, transformers the last that is not padding."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from factory.engines.vllm import VllmScorer
+
+    base = model_of_family("llama3", tmp_path / "base")
+    made = classifier_of(base, tmp_path / "classifier")
+    tokenizer = chat_template.load_tokenizer(str(made))
+    config = made / "config.json"
+    pad = {"pad_token_id": tokenizer.eos_token_id}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **pad}))
+    asked = {"role": "user", "content": "Hello"}
+    talks = [[asked, {"role": "assistant", "content": t}] for t in ("Good day to you.", "Hi", "x")]
+    rows = [chat_template.conversation_ids(tokenizer, talk) for talk in talks]
+    engine = VllmScorer(made, "float32")
+    pooled = engine.score(rows)
+    engine.close()
+    plain = AutoModelForSequenceClassification.from_pretrained(str(made)).eval()
+    with torch.no_grad():
+        expected = [float(plain(torch.tensor([row])).logits[0, 0]) for row in rows]
+    assert pooled == pytest.approx(expected, abs=1e-3)
 
 
 @there

@@ -712,3 +712,17 @@ def test_the_results_page_as_a_browser_shows_it(made: Path, tmp_path: Path) -> N
         assert said == [], said
         asked = set(browser.requested())
         assert asked == {page.as_uri()}, asked
+
+
+def test_a_judge_with_a_second_name_is_still_the_training_reward(
+    made: Path, tmp_path: Path
+) -> None:
+    """The repo that the reward model was published to has its content under another name."""
+    home = tmp_path / "home"
+    shutil.copytree(made, home, symlinks=True)
+    again = "models.again={kind: classifier, name: local/smoke-reward}"
+    done = run_factory(
+        "run", "smoke", "--set", again, "--set", "stages.judge.judge=again", home=home
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert manifests(home)["judge"].stats["notes"] == ["training reward (not independent)"]

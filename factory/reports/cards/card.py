@@ -18,8 +18,10 @@ from factory.artifacts.resources import shipped
 from factory.errors import InputError
 from factory.reports.benchmarks import BenchmarkResult, index_entry
 from factory.reports.cards import figures, markdown
+from factory.reports.learning import behaviour
 from factory.reports.win_rates import (
     Comparison,
+    describe_blind,
     describe_length_control,
     model_index,
     read_rates,
@@ -171,6 +173,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+    )
+    environment.filters["behaviour"] = lambda manifest: behaviour(manifest.stats)
+    environment.filters["blind"] = lambda language, manifest: describe_blind(
+        language, manifest.stats.get("judge_blind", {})
     )
     environment.filters["controlled"] = lambda row: describe_length_control(read_rates(row))
     for name in ("cell", "share", "code", "quoted", "block", "link", "url"):

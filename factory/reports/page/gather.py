@@ -19,7 +19,7 @@ from factory.reports.page import answers, examples, formatting
 from factory.reports.page.answers import Speech
 from factory.reports.page.examples import ExamplePair
 from factory.reports.page.lineage import Chain, LeftOut, origin, reads
-from factory.reports.results import tidy
+from factory.reports.results import ACCURACY, Result, tidy
 from factory.reports.win_rates import JudgedModel, WinRateRow, judged_models
 
 # What a row of each kind is called.
@@ -132,6 +132,7 @@ class Report:
     judged: tuple[JudgedModel, ...]
     benchmarks: tuple[BenchmarkedModel, ...]
     courses: tuple[Course, ...]
+    accuracies: tuple[Result, ...]
     speech: tuple[Speech, ...]
     rewards: tuple[Histogram, ...]
     audit: AuditFigures | None
@@ -179,6 +180,7 @@ def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = N
         judged=tuple(judged_models(manifests)),
         benchmarks=tuple(benchmarked_models(manifests)),
         courses=tuple(courses(tidy(manifests))),
+        accuracies=tuple(row for row in tidy(manifests) if row.metric == ACCURACY),
         speech=tuple(answers.speech(manifests)),
         rewards=tuple(learning.rewards(manifests)),
         audit=learning.audit(manifests),

@@ -397,6 +397,36 @@ def test_a_judge_that_is_not_independent_is_said_to_be_so() -> None:
     assert notes("stages.judge.judge=policy") == (OWN_MODEL,)
     same = "models.reward={kind: generative, name: org/chat}"
     assert notes(*LLM_JUDGE, same) == (NOT_INDEPENDENT,)
+    served = ("models.asked={served: org/chat}", "stages.judge.dtype=null")
+    assert notes(LLM_JUDGE[0], LLM_JUDGE[2], *served, same) == (NOT_INDEPENDENT,)
+    again = "models.again={kind: classifier, step: reward}"
+    assert notes(again, "stages.judge.judge=again") == (NOT_INDEPENDENT,)
+    mine = "models.asked={name: local/SmolLM2-135M-Instruct-Q4_1, revision: main}"
+    assert notes(LLM_JUDGE[0], LLM_JUDGE[2], mine) == (OWN_MODEL,)
+    adapted = "models.reward={kind: generative, name: org/chat, adapter: org/other}"
+    assert notes(*LLM_JUDGE, adapted) == (), "another model than the one that is asked"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "expected"),
+    [
+        ("control-online", (), (NOT_INDEPENDENT,)),  # which scores nothing beforehand
+        ("control-sft", (), (NOT_INDEPENDENT,)),
+        ("control-online", ("models.other={kind: classifier, name: org/other}",
+                            "stages.judge.judge=other"), ()),
+        # of two rewards, the one that trained what is compared
+        ("smoke", ("models.other={kind: classifier, name: org/other}",
+                   "stages.score.reward=other"), ()),
+        ("smoke", ("models.other={kind: classifier, name: org/other}",
+                   "stages.score.reward=other", "stages.judge.judge=other"), (NOT_INDEPENDENT,)),
+        ("smoke-icr", ("stages.judge.judge=reward",), (NOT_INDEPENDENT, OWN_MODEL)),
+    ],
+)  # fmt: skip
+def test_a_judge_is_compared_with_the_rewards_that_trained_what_it_compares(
+    recipe: str, overrides: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    slices = load(recipe, overrides).recipe.slices()
+    assert {spec.notes for stage, spec in slices if stage.name == "judge"} == {expected}
 
 
 # arena

@@ -14,6 +14,8 @@ from factory.errors import InputError
 from factory.planning.plan import plan
 from factory.planning.stages import STAGES
 from factory.reports.cards import card
+from factory.reports.results import tidy
+from factory.reports.win_rates import judge_blind, win_rates
 from factory.rewards.transfer import cell
 from tests.support.builders import by_name, demo, done, imported, lock_of, manifest_of, walked
 from tools.golden import HERE
@@ -37,6 +39,10 @@ TRAINED = {
 STEP = {"step": 1, "loss": 0.6931, "grad_norm": 1.5, "learning_rate": 1e-4}
 REWARDS = {"rewards/accuracies": 0.5, "rewards/margins": 0.1, "logps/chosen": -40.0}
 GAP = {"max": 1e-5, "mean": 1e-6}
+DRAWN = {
+    "answers": 32, "empty": 0, "in_language": 20, "other_language": 4, "mean_tokens": 21.25,
+    "repetition": 0.125, "distinct": 30,
+}  # fmt: skip
 ADAPTED = {
     **TRAINED,
     "seconds": 12.5,
@@ -49,6 +55,13 @@ ADAPTED = {
     "probe": {"prompts": 16, "dtype": "float32", "tolerance": 1e-3, "applied": True,
               "base": {"max": 0.5, "mean": 0.1}, "merged": GAP,
               "engine": {"name": "transformers 5", **GAP}},
+    "behaviour": {
+        "prompts": 16, "held_out": 6, "n": 2, "temperature": 1.0, "max_tokens": 40,
+        "base": {**DRAWN, "finished": 31}, "tuned": {**DRAWN, "finished": 12},
+        "log_prob_of_base": {"base": -1.5, "tuned": -2.75},
+        "log_prob_of_tuned": {"base": -3.0, "tuned": -1.0},
+        "forgotten": 1.25, "moved": 2.0,
+    },
 }  # fmt: skip
 STACKED = {
     **ADAPTED["chain"],  # type: ignore[dict-item]
@@ -245,6 +258,34 @@ def check_tables(text: str) -> None:
     for table in tables(text):
         assert re.fullmatch(r"[|:-]+", table[1]), table[:2]
         assert {columns(line) for line in table} == {columns(table[1])}, "\n".join(table)
+
+
+def test_a_card_of_an_adapter_shows_what_it_draws_beside_its_base():
+    text = card.render(MANIFESTS["dpo[all]"])
+    assert "2 answers to each of 16 prompts (6 held out), at temperature 1" in text
+    assert "| ended by themselves | 31 of 32 | 12 of 32 |" in text
+    assert "| in their prompt's language, of those that can be told | 20 of 24 | 20 of 24 |" in text
+    assert "| log-probability of the base's answers, nats a token | -1.500 | -2.750 |" in text
+    assert "lost 1.25 nats a token" in text
+
+
+def test_a_win_rate_in_a_language_that_the_judge_is_blind_in_says_so():
+    """On the card, in the table of results and for the page: the audit of the same reward."""
+    verdicts, scores = MANIFESTS["judge"], MANIFESTS["score"]
+    reads = next(iter(verdicts.slices.values())).inputs
+    audited = {"fr": {"blind": []}, "es": {"blind": ["accuracy: it prefers the worse answer"]}}
+    seeing = scores.model_copy(update={"stats": {"audit": {"by_language": audited}}})
+    found = judge_blind(reads, [seeing])
+    assert found == {"es": ["accuracy: it prefers the worse answer"]}
+    other = [r.model_copy(update={"digest": "0" * 64}) if r.role == "judge" else r for r in reads]
+    assert judge_blind(other, [seeing]) == {}, "another reward was audited"
+    blind = verdicts.model_copy(update={"stats": {**verdicts.stats, "judge_blind": found}})
+    by_language = {row.language: row.blind for row in win_rates(blind)}
+    said = "the judge is suspect here: accuracy: it prefers the worse answer"
+    assert by_language["es"] == (said,)
+    assert by_language["all"] == ("the judge is suspect in es",)
+    assert f"; **{said}** |" in card.render(blind)
+    assert all(said in row.note for row in tidy([blind]) if row.language == "es")
 
 
 def test_there_is_a_card_for_every_stage():

@@ -24,6 +24,7 @@ from factory.reports.page.gather import PublishedStep, gather
 from factory.reports.page.lineage import Chain, choose
 from factory.reports.page.lineage_graph import Node, arrange, draw, graph
 from factory.reports.page.svg import Scale, over
+from factory.reports.results import tidy
 from factory.reports.win_rates import JudgedModel, Rate, WinRateRow, judge_of
 from tests.conftest import Cli
 from tests.reports.cards.test_hostile import EVIL, poisoned, words
@@ -592,6 +593,36 @@ def test_the_word_pass_rate_stands_beside_the_line_pass_rate_where_there_is_one(
     told_more = arena.model_copy(update={"stats": {**arena.stats, "by_slice": slices}})
     text = told(parse(rendered([told_more])))
     assert "; word pass rate: 50 % → 50 %" in text
+
+
+def test_reward_models_are_compared_by_language_on_the_page_and_in_the_table() -> None:
+    transfer = manifests()["transfer"]
+    [row] = transfer.stats["matrix"]
+    cells = [
+        {**row, "reward_model": "reward-es", "language": "es", "share": 0.25, "low": 0.1,
+         "high": 0.5},
+        {**row, "reward_model": "other", "language": "fr", "share": None},
+    ]  # fmt: skip
+    several = transfer.model_copy(update={"stats": {"matrix": [row, *cells]}})
+    text = told(parse(rendered([several])))
+    assert "Reward models by language" in text and "reward-es" in text
+    assert f"{100 * row['share']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" in text
+    assert "25.0 [10.0, 50.0]" in text
+    table = {(one.model, one.language): one for one in tidy([several])}
+    assert table["reward-es", "es"].value == 25 and table["reward-es", "es"].significant is False
+    assert table["other", "fr"].value is None
+    assert table[row["reward_model"], row["language"]].value == 100 * row["share"]
+    assert "Reward models by language" not in golden()
+
+
+def test_what_adapters_draw_stands_with_their_training() -> None:
+    """As the card has it, beside the curves."""
+    dpo = KEPT["dpo-all"]
+    side = {"answers": 32, "finished": 30, "distinct": 32, "in_language": 20, "other_language": 3}
+    drawn = {"prompts": 16, "n": 2, "base": side, "tuned": {**side, "finished": 4}}
+    stats = {**dpo.stats, "behaviour": drawn}
+    text = told(parse(rendered([dpo.model_copy(update={"stats": stats})])))
+    assert "ended by themselves 30 of 32 4 of 32" in text
 
 
 def test_what_was_judged_on_the_way_of_a_training_is_drawn() -> None:
