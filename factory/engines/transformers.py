@@ -65,7 +65,7 @@ def _reason(n_found: int) -> str:
         return "the others are gone, or another process has them to itself"
     try:
         torch.zeros(1, device="cuda")
-    except Exception as error:  # torch raises what it likes; it is what a person has to read
+    except (RuntimeError, AssertionError) as error:  # of the driver; without CUDA in torch
         return first_line(error)
     return "it was built without GPUs"
 

@@ -107,9 +107,9 @@ class _Engine:
                 # otherwise the logits pass through an empty adapter, which costs time and cannot
                 # be done for those of a prompt (0.32 on a CPU: they have another shape)
                 settings["lora_target_modules"] = [*sorted(targets), *_PACKED]
-        messages = _Messages()
+        self._messages = _Messages()
         try:
-            with messages.reading():
+            with self._messages.reading():
                 self._engine: Any = LLMEngine.from_engine_args(
                     EngineArgs(
                         model=str(directory),
@@ -130,10 +130,11 @@ class _Engine:
                     usage_context=UsageContext.LLM_CLASS,
                 )
         except Exception as error:
+            why = self._messages.cause() or _first(error)
             raise StageError(
-                f"vLLM does not start on {directory.name}: {messages.cause() or _first(error)}",
-                _way_out(settings),
+                f"vLLM does not start on {directory.name}: {why}", _way_out(settings)
             ) from error
+        self._messages.forget()
         self._guard = Guard()
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
@@ -197,7 +198,7 @@ class _Engine:
         failure = error
         if not isinstance(error, StageError):
             failure = StageError(
-                f"vLLM stopped: {_first(error)}",
+                f"vLLM stopped: {self._messages.cause() or _first(error)}",
                 "its own messages are above; finished shards are kept, so run again, with a lower "
                 "how.gpu_memory_utilization or how.max_num_seqs if memory ran out",
             )
@@ -268,9 +269,7 @@ class _Vllm:
                 self._stop()
                 settings = {"max_model_len": self._longest + self._extra, **self._settings}
                 directory = self._checkpoint.directory
-                self._started = _Engine(
-                    directory, self._adapters, settings | self._open_settings()
-                )
+                self._started = _Engine(directory, self._adapters, settings | self._open_settings())
                 self._opened_for = self._longest
                 self._openings += 1
             self._users += 1
@@ -413,7 +412,7 @@ class _Messages:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Read what this process and those that it starts meanwhile print; theirs until they end."""
+        """Read what this process prints in the block, and those that it starts, to their end."""
         terminal = os.dup(2)
         receiving, sending = os.pipe()
         os.dup2(sending, 2)
@@ -433,6 +432,10 @@ class _Messages:
                 with contextlib.suppress(OSError):
                     out.write(line)
                 self._lines.append(line.decode(errors="replace").rstrip())
+
+    def forget(self) -> None:
+        """Forget the lines so far."""
+        self._lines.clear()
 
     def cause(self) -> str | None:
         """Return the first error that was printed, or None: of several, the others follow from

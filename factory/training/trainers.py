@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from factory.engines.transformers import check_gpus
 from factory.errors import InputError, StageError
 from factory.training import losses
 from factory.training.settings import Task
@@ -14,9 +15,10 @@ from factory.training.settings import Task
 
 def device_of(task: Task) -> str:
     """Return `cuda` (also for ROCm) or `cpu`. Raises StageError for a dtype that the device
-    lacks."""
+    lacks, or for GPUs that this process was given and that are not there."""
     import torch
 
+    check_gpus()
     if not torch.cuda.is_available():
         return "cpu"
     if task.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
@@ -69,7 +71,7 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
         "bf16": task.dtype == "bfloat16" and gpu,
         "fp16": task.dtype == "float16" and gpu,
         "use_cpu": not gpu,
-        "ddp_backend": "gloo" if task.how.processes > 1 and not gpu else None,
+        "ddp_backend": "gloo" if task.processes > 1 and not gpu else None,
         "gradient_checkpointing": gpu,  # TRL's default everywhere; on a CPU it only costs time
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,

@@ -98,6 +98,61 @@ def test_accelerate_is_told_of_as_many_gpus_as_the_recipe_asks_for() -> None:
         launch.config(task(processes=2, strategy="fsdp"), "cpu", 0)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "how", "batch", "processes"),
+    [
+        (0, {}, 64, 1),
+        (1, {}, 64, 1),
+        (2, {}, 64, 2),
+        (8, {"micro_batch": 2}, 64, 8),
+        (8, {"micro_batch": 16}, 64, 4),
+        (3, {}, 64, 2),
+        (8, {"processes": 2}, 64, 2),
+        (8, {}, 7, 7),
+    ],
+)
+def test_a_training_takes_all_gpus_that_can_share_its_batch(
+    gpus: int, how: dict[str, Any], batch: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "gpu_count", lambda: gpus)
+    assert launch.spread(Running(**how), batch).processes == processes
+
+
+def test_one_process_on_a_machine_of_two_gpus_sees_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    started: dict[str, Any] = {}
+
+    class Process:
+        """Ends at once, with a result."""
+
+        returncode = 0
+
+        def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
+            started.update(command=command, env=env)
+            (tmp_path / "result.json").write_text(json.dumps({"steps": 3}))
+
+        def poll(self) -> int:
+            """It has ended."""
+            return 0
+
+        wait = poll
+
+    monkeypatch.setattr(launch, "gpu_count", lambda: 2)
+    monkeypatch.setattr(launch.trainers, "device_of", lambda task: "cuda")
+    monkeypatch.setattr(launch.subprocess, "Popen", Process)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    made = task(processes=1).model_copy(update={"work": tmp_path})
+    assert launch.run(made, lambda *_: None) == {"steps": 3}
+    assert started["command"][1:3] == ["-m", "factory.training.worker"]
+    visible = [started["env"][f"{name}_VISIBLE_DEVICES"] for name in ("CUDA", "HIP")]
+    assert visible == ["6", "6"]
+
+
 def test_sixty_four_rows_a_step_stay_sixty_four_whatever_the_devices() -> None:
     for processes in (1, 2, 8, 32):
         for micro_batch in (1, 2):
