@@ -6,7 +6,8 @@
 
 - generate: the stage with the vLLM engine (tokenising, shards, language identification, parquet)
   and vLLM's own LLM.generate on the very same requests, in turn, each in a process of its own and
-  with its own defaults. Tokens a second are counted from the first request to the last answer, after the model is loaded and warm.
+  with its own defaults. Tokens a second are counted from the first request to the last answer,
+  after the model is loaded and warm.
 - score: the stage (rows of a prompt together, batched) and each row alone, with the same
   transformers model; with --engine vllm both sides pool through vLLM.
 - kill: kill -9 in the middle of a run, and the time until the next run has its first shard of new
@@ -104,8 +105,9 @@ def stage_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float
 
 def bare_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """vLLM's own LLM class on the same prompts and parameters, all at once."""
-    from factory.engines import chat_template, checkpoint
     from vllm import LLM, SamplingParams
+
+    from factory.engines import chat_template, checkpoint
 
     found = checkpoint.read(directory / "model")
     # no setting of ours: whatever vLLM does better by itself has to show

@@ -155,13 +155,10 @@ def float32_head(model: Any) -> Any:
     bfloat16 a reward of 68.77 is 68.5, and rewards that differ become the same."""
     import torch
 
-    [head] = [
-        module
-        for name, module in model.named_children()
-        if isinstance(module, torch.nn.Linear) and name != model.base_model_prefix
-    ]
-    head.float()
-    head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
+    for name, module in model.named_children():
+        if isinstance(module, torch.nn.Linear) and name != model.base_model_prefix:
+            module.float()
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
     return model
 
 

@@ -32,7 +32,7 @@ class Running(Knobs):
     optimizer steps between checkpoints. `evaluations`: evaluations on held-out rows during
     training. `precompute_reference`: compute the reference model's log-probabilities once, before
     training; `auto` does so with more than one epoch. `engine`: the engine that the probe compares
-    with PEFT."""
+    with PEFT, and that draws the answers of online where there is a GPU."""
 
     micro_batch: int = Field(1, ge=1)
     save_steps: int = Field(50, ge=1)

@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from factory.engines.transformers import check_gpus
+from factory.engines import chat_template
+from factory.engines.transformers import check_gpus, float32_head
 from factory.errors import InputError, StageError
 from factory.training import losses
 from factory.training.settings import Task
+
+_BESIDE = 0.35  # of a GPU's memory for a vLLM beside policy, reward model and activations
 
 
 def device_of(task: Task) -> str:
@@ -250,6 +253,26 @@ def _classes(kind: str) -> tuple[Any, Any]:
     return DPOConfig, DPOTrainer
 
 
+def drawing(task: Task, tokenizer: Any) -> dict[str, Any]:
+    """Return the part of OnlineDPO's config that says where answers are drawn: on GPUs by a vLLM
+    beside the trainer, whose weights TRL renews. TRL hands it text, which it tokenizes anew: where
+    that gives other tokens than everywhere else here, the model in training draws by itself."""
+    if task.how.engine == "transformers" or device_of(task) != "cuda":
+        return {}
+    if not importlib.util.find_spec("vllm"):
+        return {}
+    asked = chat_template.PROBE[:1]
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    if list(tokenizer(text)["input_ids"]) != chat_template.prompt_ids(tokenizer, asked):
+        return {}
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its model has to be in this process
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": _BESIDE,
+    }
+
+
 def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -263,7 +286,7 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
     )
     return OnlineDPOTrainer(
         model=model,
-        reward_funcs=judge,
+        reward_funcs=float32_head(judge),
         reward_processing_classes=AutoTokenizer.from_pretrained(str(task.reward)),
         args=OnlineDPOConfig(
             beta=[task.beta],
@@ -271,6 +294,7 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
             max_new_tokens=task.max_tokens,
             temperature=task.temperature,
             disable_dropout=task.disable_dropout,
+            **drawing(task, tokenizer),
             **arguments(task, evaluate=False),
         ),
         train_dataset=train,

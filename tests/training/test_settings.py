@@ -3,6 +3,8 @@ test_training and test_resume."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.engines.chat_template import load_tokenizer
 from factory.errors import StageError
 from factory.training import launch, trainers
 from factory.training.dataset import split
 from factory.training.resume import COMPLETE, last_checkpoint
 from factory.training.settings import Lora, Running, Task
+from tests.support.trainings import tiny_model
 
 IDS = st.lists(st.text(min_size=1, max_size=6), min_size=2, max_size=30, unique=True)
 SHARES = st.floats(0, 0.99)
@@ -116,6 +120,39 @@ def test_a_training_takes_all_gpus_that_can_share_its_batch(
 ) -> None:
     monkeypatch.setattr(launch, "gpu_count", lambda: gpus)
     assert launch.spread(Running(**how), batch).processes == processes
+
+
+def test_online_draws_with_vllm_where_there_is_a_gpu_and_its_tokens_are_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = load_tokenizer(str(tiny_model()))
+    real = trainers.importlib.util.find_spec
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setattr(
+        trainers.importlib.util, "find_spec", lambda n, *a: n if n == "vllm" else real(n, *a)
+    )
+    assert trainers.drawing(task(), tokenizer) == {}, "there is no GPU"
+    monkeypatch.setattr(trainers, "device_of", lambda task: "cuda")
+    drawn = trainers.drawing(task(), tokenizer)
+    assert drawn["use_vllm"] and drawn["vllm_mode"] == "colocate"
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert trainers.drawing(task(engine="transformers"), tokenizer) == {}
+    template = str(tokenizer.chat_template)
+    tokenizer.chat_template = "{% if enable_thinking is not defined %}Think. {% endif %}" + template
+    assert trainers.drawing(task(), tokenizer) == {}, "it would be asked for its thoughts"
+
+
+@pytest.mark.slow  # TRL imports vLLM where it is installed
+def test_trl_knows_the_knobs_that_online_draws_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setattr(trainers, "device_of", lambda task: "cuda")
+    monkeypatch.setattr(trainers.importlib.util, "find_spec", lambda name: name)
+    drawn = trainers.drawing(task(), load_tokenizer(str(tiny_model())))
+    monkeypatch.undo()
+    from trl.experimental.online_dpo import OnlineDPOConfig
+
+    assert drawn and set(drawn) <= {field.name for field in dataclasses.fields(OnlineDPOConfig)}
 
 
 def test_one_process_on_a_machine_of_two_gpus_sees_one(
