@@ -202,13 +202,14 @@ def chat(knobs: EngineKnobs, name: str, options: Mapping[str, Any]) -> OpenAICha
     return OpenAIChat(OpenAIServer(knobs.served_model or name, knobs.max_num_seqs or 64), options)
 
 
-def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:
-    """Open an engine that scores whole conversations. Raises FactoryError."""
+def scorer(knobs: EngineKnobs, directory: Path, dtype: str, longest: int | None = None) -> Scorer:
+    """Open an engine that scores whole conversations, of up to `longest` tokens where that is
+    known. Raises FactoryError."""
     engine = _reading(knobs)
     if engine == "vllm":
         from factory.engines.vllm import VllmScorer
 
-        return VllmScorer(directory, dtype, knobs.vllm())
+        return VllmScorer(directory, dtype, knobs.vllm(), longest)
     from factory.engines.transformers import TransformersScorer
 
     return TransformersScorer(directory, dtype)

@@ -238,6 +238,7 @@ class _Vllm:
         self._adapters, self._adapter = loaded_adapter(adapter, other_adapters), adapter
         self._started: _Engine | None = None
         self._changed = threading.Condition()
+        self._loading: threading.Thread | None = None  # opens it before the first request
         self._users = self._openings = self._before = 0
         self._opened_for = self._longest = 0  # tokens of a request: now, and as it has to be
         self.tokenizer = self._checkpoint.tokenizer
@@ -292,6 +293,8 @@ class _Vllm:
             self._started, self._opened_for = None, 0
 
     def close(self) -> None:
+        if self._loading is not None:
+            self._loading.join()
         with self._changed:
             self._stop()
 
@@ -350,9 +353,27 @@ class VllmSampler(_Vllm):
 class VllmScorer(_Vllm):
     """A sequence classifier with one label, pooled. See engines.Scorer."""
 
-    def __init__(self, directory: Path, dtype: str, how: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        dtype: str,
+        how: Mapping[str, Any] | None = None,
+        longest: int | None = None,
+    ) -> None:
+        """Read the checkpoint. With `longest`, the tokens of the longest request that may come, the
+        model begins to load at once, while the first rows are tokenized."""
         super().__init__(directory, dtype, how=how)
         checkpoint.one_label(self._checkpoint)
+        if longest is not None:
+            from vllm import LLMEngine  # noqa: F401  (here: two threads must not import at once)
+
+            tokens = min(longest, self._limit or self.max_context)
+            self._loading = threading.Thread(target=self._load, args=(tokens,), daemon=True)
+            self._loading.start()
+
+    def _load(self, longest: int) -> None:
+        with contextlib.suppress(StageError), self._engine(longest):
+            pass  # the first request fails in the same way, where it is awaited
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         if not sequences:

@@ -166,6 +166,24 @@ def test_vllm_is_opened_for_the_longest_request_and_again_for_a_longer_one(
     assert stand.closed == 4 and engine.tokens == 20
 
 
+def test_a_reward_model_loads_while_the_first_rows_are_tokenized(
+    classifier: Path, stand: type[Stand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines.vllm import VllmScorer
+
+    wide(monkeypatch)
+    sys.modules["vllm"].LLMEngine = object  # type: ignore[attr-defined]
+    engine = VllmScorer(classifier, "bfloat16", longest=9000)
+    end = time.monotonic() + 10
+    while not stand.opened and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [settings["max_model_len"] for settings in stand.opened] == [16384]
+    engine.close()
+    assert stand.closed == 1
+    VllmScorer(classifier, "bfloat16", how={"max_model_len": 5000}, longest=9000).close()
+    assert stand.opened[1]["max_model_len"] == 5000 and stand.closed == 2
+
+
 def test_a_length_that_the_recipe_gives_stands(
     model: Path, stand: type[Stand], monkeypatch: pytest.MonkeyPatch
 ) -> None:
