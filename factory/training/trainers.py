@@ -87,7 +87,14 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
         # of its own, and the same when it goes on: the stage, and the fingerprint it works under
         "run_name": f"{task.step} {task.work.parent.name}",
         "disable_tqdm": True,
+        # GPUs wait for the tokens; the config of online has no such field
+        **({"dataset_num_proc": _tokenizing()} if gpu and task.method != "online" else {}),
     }
+
+
+def _tokenizing() -> int:
+    """Return how many processes tokenize the rows of a training."""
+    return min(16, len(os.sched_getaffinity(0)))
 
 
 def lora(task: Task, model: Any, **options: Any) -> Any:

@@ -142,6 +142,17 @@ def test_online_draws_with_vllm_where_there_is_a_gpu_and_its_tokens_are_ours(
     assert trainers.drawing(task(), tokenizer) == {}, "it would be asked for its thoughts"
 
 
+def test_rows_are_tokenized_in_several_processes_while_gpus_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "dataset_num_proc" not in trainers.arguments(task(), evaluate=False)
+    monkeypatch.setattr(trainers, "device_of", lambda task: "cuda")
+    monkeypatch.setattr(trainers.os, "sched_getaffinity", lambda _: range(56))
+    assert trainers.arguments(task(), evaluate=False)["dataset_num_proc"] == 16
+    online = task().model_copy(update={"method": "online"})
+    assert "dataset_num_proc" not in trainers.arguments(online, evaluate=False)
+
+
 @pytest.mark.slow  # TRL imports vLLM where it is installed
 def test_trl_knows_the_knobs_that_online_draws_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
