@@ -129,7 +129,7 @@ class Check:
         if not self.gpu:
             return 0.0
         free, total = torch.cuda.mem_get_info()
-        return round((total - free) / 2**30, 2)
+        return float(round((total - free) / 2**30, 2))
 
     @contextmanager
     def drawn_on_device(self) -> Iterator[None]:
@@ -137,7 +137,7 @@ class Check:
         from factory.engines import transformers as engine
 
         load = engine._load
-        engine._load = lambda auto, directory, dtype: self.weights(directory, auto)
+        engine._load = lambda auto_class, directory, dtype: self.weights(directory, auto_class)
         try:
             yield
         finally:
@@ -184,7 +184,7 @@ def part_a(check: Check) -> None:
     from factory.training import loop, trainers
 
     base = check.model("policy")
-    trainers.load_base = lambda *_: check.weights(base)  # type: ignore[assignment]
+    trainers.load_base = lambda *_: check.weights(base)
     length = check.size(4096, 64)
     rows = check.size(6, 4)
     task = training(check, base, "a", rows, 2 * length, batch=2, max_length=length)
@@ -213,7 +213,7 @@ def part_b(check: Check) -> None:
     def losses(name: str, stop_at: int | None) -> list[float]:
         task = training(check, base, name, 12, length, batch=2, max_length=length)
 
-        def progress(done: int, *_: Any) -> None:
+        def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
             if done == stop_at:
                 os.kill(os.getpid(), signal.SIGUSR1)
 

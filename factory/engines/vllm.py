@@ -257,11 +257,12 @@ class _Vllm:
     @contextlib.contextmanager
     def _engine(self, longest: int) -> Iterator[_Engine]:
         """Return the engine, opened for requests of `longest` tokens. Raises InputError for more
-        than how.max_model_len."""
-        if self._limit is not None and longest > self._limit:
+        than how.max_model_len, or than the model's context."""
+        if longest > (limit := self._limit or self.max_context):
+            what = "how.max_model_len" if self._limit else "the model's context"
             raise InputError(
-                f"a request may take {longest} tokens, how.max_model_len allows {self._limit}",
-                "raise how.max_model_len, or leave it out",
+                f"a request may take {longest} tokens, {what} allows {limit}",
+                "raise how.max_model_len, or leave it out" if self._limit else "drop longer ones",
             )
         with release_turn(), self._changed:
             self._longest = max(self._longest, self._limit or self._rounded(longest))
@@ -288,9 +289,9 @@ class _Vllm:
 
     def _stop(self) -> None:
         if self._started is not None:
-            self._before = self.tokens
-            self._started.close()
+            engine, self._before = self._started, self.tokens
             self._started, self._opened_for = None, 0
+            engine.close()
 
     def close(self) -> None:
         if self._loading is not None:
@@ -372,7 +373,7 @@ class VllmScorer(_Vllm):
             self._loading.start()
 
     def _load(self, longest: int) -> None:
-        with contextlib.suppress(StageError), self._engine(longest):
+        with contextlib.suppress(StageError), self._engine(min(longest, self.max_context)):
             pass  # the first request fails in the same way, where it is awaited
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
