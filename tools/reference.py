@@ -317,6 +317,7 @@ GCD = Gpu(
     forward=4,
 )  # fmt: skip
 ANSWER, PROMPT = 500, 200  # tokens: assumed
+WIDTH = 64  # requests at once up to which reading the weights sets the time of a step: assumed
 QUESTIONS, BENCH = 498, 2_900  # of m-ArenaHard, pairs of M-RewardBench, a language
 # Billions of parameters. Of Qwen3.6-35B-A3B 3 are at work on a token; it is taken for one of 9.
 SIZE = {
@@ -366,8 +367,11 @@ def work(recipe: Recipe) -> Work | None:
         base = size(recipe, getattr(stage, "base", "policy"))
         sides = 1 if stage.name == "sft" else 2
         trained = languages if spec.name == "all" else 1
-        if stage.name == "online":  # drawn two a prompt, and read by the reward model
-            add(stage.name, "writes", base, count * trained * 2 * ANSWER)
+        if stage.name == "online":
+            # Two a prompt, micro_batch requests at once: fewer than WIDTH take as long as WIDTH
+            slower = WIDTH / min(WIDTH, getattr(stage.how, "micro_batch", 1))
+            add(stage.name, "writes", base, count * trained * 2 * ANSWER * slower)
+            add(stage.name, "reads", REWARD, count * trained * 2 * (PROMPT + ANSWER))
         add(stage.name, "trains", base, count * trained * sides * (PROMPT + ANSWER))
     if answered := sum(spec.step == "arena" for _, spec in slices):
         add("arena", "writes", size(recipe, "policy"), QUESTIONS * answered * 1.5 * ANSWER)

@@ -140,20 +140,29 @@ def run_json(steps: list[Step]) -> list[dict[str, Any]]:
                 for name, record in (step.found.manifest.slices if step.found else {}).items()
             },
             "seconds": step.found.manifest.cost.wall_seconds if step.found else None,
-            "alarms": step.found.manifest.stats.get("alarms", []) if step.found else [],
+            "alarms": _alarms(step.found.manifest) if step.found else [],
         }
         for step in steps
     ]
 
 
 def alarms(steps: list[Step]) -> list[str]:
-    """Return alarms of steps, to be looked at before what they made is used."""
+    """Return what to look at before a step's output is used."""
     return [
         f"look at {step.name}: {alarm}"
         for step in steps
         if step.found is not None
-        for alarm in step.found.manifest.stats.get("alarms", [])
+        for alarm in _alarms(step.found.manifest)
     ]
+
+
+def _alarms(manifest: Manifest) -> list[str]:
+    """Return the alarms of a training, and whether different engines made the rows of a step."""
+    engines = manifest.stats.get("engines") or {}
+    if len({name.partition(" ")[0] for name in engines}) < 2:
+        return list(manifest.stats.get("alarms", []))
+    shards = ", ".join(f"{name} {count}" for name, count in engines.items())
+    return [f"different engines made its rows, in shards: {shards}; how.engine names one of them"]
 
 
 def rows_table(steps: list[Step]) -> Table:

@@ -19,6 +19,7 @@ from factory.artifacts.hashing import content_digest, file_sha256, weights_diges
 from factory.artifacts.manifest import License, Manifest
 from factory.artifacts.workdir import Clock, Home, Work
 from factory.engines.choose import EngineKnobs, processes
+from factory.engines.transformers import has_gpu
 from factory.errors import (
     FactoryError,
     HubError,
@@ -249,7 +250,7 @@ class Run:
         if step.served:
             return  # other processes would make its server no faster
         if (count := processes(how)) > 1:
-            workers(step.name, count, how.tensor_parallel)
+            workers(step.name, count, how.tensor_parallel if has_gpu() else 0)
 
     def _work(self, step: Step) -> float:
         """Run one step and seal its artifact, or make a part of its shards. Return the seconds it

@@ -38,11 +38,13 @@ class ProbeKnobs(Knobs):
 
 
 class Running(Knobs):
-    """`micro_batch`: rows on a device at once. `processes`: one a device, started by accelerate.
-    `save_steps`: optimizer steps between checkpoints. `evaluations`: evaluations on held-out
-    rows during training. `precompute_reference`: compute the reference model's log-probabilities
-    once, before training; `auto` does so with more than one epoch. `engine`: the engine that the
-    probe compares with PEFT. `probe`: what is drawn afterwards, see ProbeKnobs."""
+    """`micro_batch`: rows on a device at once. `processes`: one a device, started by accelerate; by
+    default one for each GPU that is visible, as far as they can share the batch. `save_steps`:
+    optimizer steps between checkpoints. `evaluations`: evaluations on held-out rows during
+    training. `precompute_reference`: compute the reference model's log-probabilities once, before
+    training; `auto` does so with more than one epoch. `engine`: the engine that the probe compares
+    with PEFT, and that draws the answers of online where there is a GPU. `probe`: what is drawn
+    afterwards, see ProbeKnobs."""
 
     micro_batch: int = Field(1, ge=1)
     save_steps: int = Field(50, ge=1)
@@ -50,7 +52,7 @@ class Running(Knobs):
     precompute_reference: Literal["auto", "always", "never"] = "auto"
     attn: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     report_to: Literal["none", "trackio", "wandb"] = "none"
-    processes: int = Field(1, ge=1)
+    processes: int | None = Field(None, ge=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     probe: ProbeKnobs = ProbeKnobs()
@@ -100,4 +102,9 @@ class Task(Knobs):
     @property
     def accumulation(self) -> int:
         """Micro batches of one process that make an optimizer step."""
-        return self.batch // (self.how.micro_batch * self.how.processes)
+        return self.batch // (self.how.micro_batch * self.processes)
+
+    @property
+    def processes(self) -> int:
+        """Processes that train; see launch.spread."""
+        return self.how.processes or 1

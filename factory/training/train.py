@@ -51,11 +51,11 @@ class _Training(Stage):
 
     @model_validator(mode="after")
     def _batches_fit(self) -> _Training:
-        at_once = self.how.micro_batch * self.how.processes
+        at_once = self.how.micro_batch * (self.how.processes or 1)
         if self.batch % at_once:
             raise ValueError(
                 f"batch {self.batch} is not a multiple of {at_once}, how.micro_batch "
-                f"{self.how.micro_batch} times how.processes {self.how.processes}"
+                f"{self.how.micro_batch} times how.processes {self.how.processes or 1}"
             )
         return self
 
@@ -96,7 +96,7 @@ class _Training(Stage):
             "seconds": round(result["seconds"], 1),
             "batching": {
                 "micro_batch": self.how.micro_batch,
-                "processes": self.how.processes,
+                "processes": task.processes,
                 "accumulation": task.accumulation,
             },
             "alarms": monitoring.alarms(history),
@@ -153,6 +153,8 @@ class _Training(Stage):
         return rows, Rows(into=len(all_rows), out=len(rows), dropped=dropped), tokens
 
     def _task(self, job: Job, checkpoints: Any) -> Task:
+        from factory.training import launch
+
         [spec] = job.slices
         knobs = self.model_dump(include=set(Task.model_fields) - {"base", "reward"})
         return Task.model_validate(
@@ -167,6 +169,7 @@ class _Training(Stage):
                 "work": checkpoints,
                 "out": job.out,
                 "seed": job.seed,
+                "how": launch.spread(self.how, self.batch).model_dump(),
             }
         )
 

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from factory.engines import chat_template
+from factory.engines.transformers import check_gpus, float32_head
 from factory.errors import InputError, StageError
 from factory.training import losses
 from factory.training.settings import Task
 
+_BESIDE = 0.35  # of a GPU's memory for a vLLM beside policy, reward model and activations
+
 
 def device_of(task: Task) -> str:
     """Return `cuda` (also for ROCm) or `cpu`. Raises StageError for a dtype that the device
-    lacks."""
+    lacks, or for GPUs that this process was given and that are not there."""
     import torch
 
+    check_gpus()
     if not torch.cuda.is_available():
         return "cpu"
     if task.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
@@ -72,7 +76,7 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
         "bf16": task.dtype == "bfloat16" and gpu,
         "fp16": task.dtype == "float16" and gpu,
         "use_cpu": not gpu,
-        "ddp_backend": "gloo" if task.how.processes > 1 and not gpu else None,
+        "ddp_backend": "gloo" if task.processes > 1 and not gpu else None,
         "gradient_checkpointing": gpu,  # TRL's default everywhere; on a CPU it only costs time
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,
@@ -85,7 +89,14 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
         # of its own, and the same when it goes on: the stage, and the fingerprint it works under
         "run_name": f"{task.step} {task.work.parent.name}",
         "disable_tqdm": True,
+        # GPUs wait for the tokens; the config of online has no such field
+        **({"dataset_num_proc": _tokenizing()} if gpu and task.method != "online" else {}),
     }
+
+
+def _tokenizing() -> int:
+    """Return how many processes tokenize the rows of a training."""
+    return min(16, len(os.sched_getaffinity(0)))
 
 
 def lora(task: Task, model: Any, **options: Any) -> Any:
@@ -267,6 +278,26 @@ def _classes(kind: str) -> tuple[Any, Any]:
     return DPOConfig, DPOTrainer
 
 
+def drawing(task: Task, tokenizer: Any) -> dict[str, Any]:
+    """Return the part of OnlineDPO's config that says where answers are drawn: on GPUs by a vLLM
+    beside the trainer, whose weights TRL renews. TRL hands it text, which it tokenizes anew: where
+    that gives other tokens than everywhere else here, the model in training draws by itself."""
+    if task.how.engine == "transformers" or device_of(task) != "cuda":
+        return {}
+    if not importlib.util.find_spec("vllm"):
+        return {}
+    asked = chat_template.PROBE[:1]
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    if list(tokenizer(text)["input_ids"]) != chat_template.prompt_ids(tokenizer, asked):
+        return {}
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its model has to be in this process
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": _BESIDE,
+    }
+
+
 def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -287,7 +318,7 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
         chat_template.separate_padding(reader, ())
     return OnlineDPOTrainer(
         model=model,
-        reward_funcs=judge,
+        reward_funcs=float32_head(judge),
         reward_processing_classes=reader,
         args=OnlineDPOConfig(
             beta=[task.beta],
@@ -295,6 +326,7 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
             max_new_tokens=task.max_tokens,
             temperature=task.temperature,
             disable_dropout=task.disable_dropout,
+            **drawing(task, tokenizer),
             **arguments(task, evaluate=False),
         ),
         train_dataset=train,
