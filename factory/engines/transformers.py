@@ -37,6 +37,18 @@ def gpu_count() -> int:
     return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
+def gpu_failure() -> str:
+    """Return torch's version and its reason for not opening a GPU; no reason where it opens one."""
+    import torch
+
+    try:
+        torch.cuda.init()
+        reason = "others are broken or hidden"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+    return f"torch {torch.__version__}: {reason}"
+
+
 def _device() -> Any:
     import torch
 

@@ -128,6 +128,7 @@ class Job:
         apart: Callable[[Shard], object] = lambda shard: None,
         spent: Callable[[], int] | None = None,
         beside: Mapping[str, int] | None = None,
+        began: float | None = None,
     ) -> dict[str, ShardTotals]:
         """Make every shard that does not exist yet, then write each slice: reused rows first.
 
@@ -140,6 +141,7 @@ class Job:
         spent: returns the tokens that all shards have cost so far, unfinished ones included.
         beside: units of shards that are no rows of a slice, by name, such as the pairs of an audit.
             They are made with the others and stay in the work directory: see shard_rows.
+        began: when the work on these shards began, by time.monotonic, if before this call.
 
         Returns the totals of the shards of each slice. Raises PartDone where this process was to
         make only a part.
@@ -149,7 +151,7 @@ class Job:
         grid = shards.grid(self.work, {**todo, **(beside or {})}, per_shard)
         part = grid.part(*self.part) if self.part else grid
         maker = "{}/{}".format(*(self.part or (0, 1)))
-        tokens, last, loading = 0, time.monotonic(), 0.0
+        tokens, last, loading = 0, began or time.monotonic(), 0.0
         warm, wide = 0, 1  # shards that were made since it was loaded, and that are made at once
 
         def opened(shard: Shard) -> int:

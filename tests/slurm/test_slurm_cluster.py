@@ -336,7 +336,7 @@ def test_several_engines_of_a_task_are_told_apart_by_srun(
     stub = tmp_path / "engine"
     stub.write_text(f'#!/bin/bash\necho "$SLURM_PROCID $5" >> {tmp_path}/engines\n')
     stub.chmod(0o755)
-    each = f"{{partition: standard-g, time: '10', gpus: 4, cpus: 4, factory: {stub}}}"
+    each = f"{{partition: standard-g, time: '10', gpus: 4, cpus: 2, factory: {stub}}}"
     the_site = sites.load(str(site(slurm.root, generate=each, train=each, cpu=each)), tmp_path)
     work = ScriptJob("array", "x", "x", "generate", record, tmp_path / "home", 1, engines=2, gpus=2)
     script = record / "engines.sh"
@@ -344,3 +344,62 @@ def test_several_engines_of_a_task_are_told_apart_by_srun(
     Queue().submit(script, {}, "0")
     slurm.empty(60)
     assert sorted((tmp_path / "engines").read_text().splitlines()) == ["0 0/1", "1 0/1"]
+
+
+def test_paths_with_spaces_and_percent_signs(slurm: Cluster, tmp_path: Path) -> None:
+    lab = tmp_path / 'my "lab" 100%j'
+    record = lab / "slurm" / "o-r" / "1"
+    for name in ("logs", "ends"):
+        (record / name).mkdir(parents=True)
+    stub = lab / "the factory"
+    stub.write_text('#!/bin/bash\nprintf "%s\\n" "$FACTORY_HOME" "$@"\n')
+    stub.chmod(0o755)
+    each = f"{{partition: standard-g, time: '10', factory: {json.dumps(str(stub))}}}"
+    the_site = sites.load(str(site(slurm.root, generate=each, train=each, cpu=each)), tmp_path)
+    for kind in ("array", "seal"):
+        work = ScriptJob(kind, "dpo[es]", f"x.{kind}", "generate", record, lab)  # type: ignore[arg-type]
+        script = record / f"{work.file}.sh"
+        script.write_text(render(work, the_site))
+        id_ = Queue().submit(script, {}, "0" if kind == "array" else None)
+        slurm.empty(60)
+        suffix = f"{id_}_0" if kind == "array" else id_
+        lines = (record / "logs" / f"{work.file}-{suffix}.log").read_text().splitlines()
+        assert lines[1:5] == [str(lab), "task", str(record), "dpo[es]"]
+        assert (record / "ends" / f"{work.file}.0").read_text().startswith("0 ")
+
+
+def test_each_process_on_two_nodes_has_all_cores_of_its_share_and_caches_go(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    record = tmp_path / "home" / "slurm" / "o-r" / "1"
+    for name in ("logs", "ends"):
+        (record / name).mkdir(parents=True)
+    stub = tmp_path / "stub"
+    stub.write_text(
+        f'#!/bin/bash\ntouch "$TRITON_CACHE_DIR.used" && [ -d "$MIOPEN_USER_DB_PATH" ] || exit 9\n'
+        f'echo "$SLURMD_NODENAME $SLURM_NODEID of $SLURM_NNODES $(nproc)" >> {tmp_path}/begun\n'
+        "sleep 1\n"
+    )
+    stub.chmod(0o755)
+    cores = os.cpu_count() or 1
+    each = f"partition: standard-g, time: '10', cpus: {cores}, factory: {stub}"
+    caches = json.dumps(f"{tmp_path}/caches-$SLURM_JOB_ID")
+    of_site = site(
+        slurm.root, generate=f"{{{each}}}", train=f"{{{each}, nodes: 2}}", cpu=f"{{{each}}}",
+        caches=caches,
+    )  # fmt: skip
+    the_site = sites.load(str(of_site), tmp_path)
+    for kind, family, todo in (("whole", "train", None), ("array", "generate", "0-1")):
+        work = ScriptJob(kind, "x", f"x.{kind}", family, record, tmp_path / "home", tasks=2)  # type: ignore[arg-type]
+        script = record / f"{kind}.sh"
+        script.write_text(render(work, the_site))
+        ids = Queue().submit(script, {}, todo)
+        slurm.empty(60)
+        assert {one.state for one in Queue().ended([ids])} == {"COMPLETED"}
+    whole, array = (
+        sorted((tmp_path / "begun").read_text().splitlines()[part])
+        for part in (slice(2), slice(2, 4))
+    )
+    assert whole == [f"one 0 of 2 {cores}", f"two 1 of 2 {cores}"]
+    assert array == [f"one 0 of 1 {cores}", f"two 0 of 1 {cores}"]  # a task each at once
+    assert not list(tmp_path.glob("caches-*"))
