@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ _NAME = "croco-factory"
 # The group of packages that an extra brings, as people know it, and what for.
 _GROUPS = {
     None: ("packages", "everything"),
-    "train": ("training", "sampling, scoring and training on this machine"),
+    "generate": ("sampling", "sampling and scoring on this machine"),
+    "train": ("training", "training on this machine"),
 }
 _LOW, _TIGHT = 2 * 10**9, 50 * 10**9  # bytes free: below, nothing runs; a 9B model does not fit
 _SKEW = 5.0  # seconds: half of what a lease waits for
@@ -55,18 +56,26 @@ def tested() -> dict[str, str]:
 
 
 def check_packages(
-    requires: Iterable[str] | None = None, tested_versions: dict[str, str] | None = None
+    requires: Iterable[str] | None = None,
+    tested_versions: dict[str, str] | None = None,
+    extras: Collection[str | None] = tuple(_GROUPS),
 ) -> Iterator[Check]:
-    """Compare the packages of each group with their minimum and tested versions. Yields one line
-    for a group that is well, else one for each package; below the minimum is a failure."""
+    """Compare the packages of these extras (None: those always needed) with their minimum and
+    tested versions. Yields one line for a group that is well, else one for each package; below
+    the minimum is a failure."""
     if requires is None and _version(_NAME) is None:
         yield Check("packages", "failed", f"{_NAME} is not installed", f"pip install {_NAME}")
         return
     declared = importlib.metadata.requires(_NAME) if requires is None else requires
     tested_versions = tested() if tested_versions is None else tested_versions
     requirements = [Requirement(line) for line in declared or ()]
-    for extra, (group, what) in _GROUPS.items():
-        of_group = [requirement for requirement in requirements if _extra(requirement) == extra]
+    for extra in extras:
+        group, what = _GROUPS[extra]
+        of_group = [
+            requirement
+            for requirement in requirements
+            if _extra(requirement) == extra and requirement.name != _NAME
+        ]
         versions = {requirement.name: _version(requirement.name) for requirement in of_group}
         missing = [name for name, version in versions.items() if version is None]
         install = f"pip install '{_NAME}{f'[{extra}]' if extra else ''}'"
@@ -98,6 +107,14 @@ def check_packages(
             same = len(of_group) - len(other)
             result = f"{same} of {len(of_group)} as tested" + "".join(f", {line}" for line in other)
             yield Check(group, "ok", result)
+
+
+def lacking(extra: str) -> str:
+    """Return what the packages here lack for an extra, a line for each; nothing if they are well.
+    A container's build ends with it."""
+    extras = (None, "generate", *(["train"] if extra == "train" else []))
+    bad = [check for check in check_packages(extras=extras) if check.state != "ok"]
+    return "\n".join(f"{check.name}: {check.seen}" for check in bad)
 
 
 def check_vllm(deep: bool = False) -> Check:
