@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from factory import __version__
+from factory.artifacts import resources
 from factory.execution import doctor
 
 ROOT = Path(__file__).parent.parent
@@ -251,3 +252,58 @@ def test_what_a_family_lacks_is_said_in_a_line_for_each_package(
     assert any(line.startswith("sampling: no nobody") for line in found)
     assert any(line.startswith("transformers: ") and ">=99 is needed" in line for line in found)
     assert not any("trl" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("record", "command"),
+    [
+        ('{"url": "file:///a%20b/clone", "dir_info": {"editable": true}}',
+         "pip install -e '{tmp}/a b/clone[train]'"),
+        ('{"url": "file:///a%20b/clone", "dir_info": {}}', "pip install '{tmp}/a b/clone[train]'"),
+        ('{"url": "file:///a%20b/x.whl", "archive_info": {}}',
+         "pip install '{tmp}/a b/x.whl[train]'"),
+        ('{"url": "file:///gone/x.whl", "archive_info": {}}', "pip install 'croco-factory[train]'"),
+        (None, "pip install 'croco-factory[train]'"),
+    ],
+)  # fmt: skip
+def test_a_printed_fix_installs_from_where_the_package_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str | None, command: str
+) -> None:
+    (tmp_path / "a b" / "clone").mkdir(parents=True)
+    (tmp_path / "a b" / "x.whl").touch()
+    here = tmp_path / "croco_factory-1.dist-info"
+    here.mkdir()
+    (here / "METADATA").write_text("Name: croco-factory\nVersion: 1\n")
+    if record:
+        text = record.replace("file:///", f"file://{tmp_path}/")
+        (here / "direct_url.json").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resources.install_command("train") == command.replace("{tmp}", str(tmp_path))
+
+
+def test_factory_boy_in_the_same_environment_is_said_in_two_lines(tmp_path: Path) -> None:
+    other = tmp_path / "factory"
+    other.mkdir()
+    (other / "__init__.py").write_text("from . import errors\n__version__ = '3.3.3'\n")
+    (other / "errors.py").write_text("class FactoryError(Exception): pass\n")
+    info = tmp_path / "factory_boy-3.3.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: factory_boy\nVersion: 3.3.3\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import croco_factory; croco_factory.main()"], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    what, fix = done.stderr.splitlines()
+    assert done.returncode == 1 and not done.stdout
+    assert "factory_boy 3.3.3" in what and fix.startswith("  fix: ")
+
+
+def test_doctor_finds_factory_boy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(doctor.check_names()) == []
+    info = tmp_path / "factory_boy-3.3.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: factory_boy\nVersion: 3.3.3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    [check] = doctor.check_names()
+    assert check.state == "failed" and "3.3.3" in check.seen and "pip uninstall" in check.fix
