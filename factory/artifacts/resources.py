@@ -6,7 +6,6 @@ Imports nothing of size: the command line starts with it.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import sys
@@ -33,6 +32,7 @@ def install_command(extra: str = "") -> str:
     """Return the command that installs the package once more, with an extra, from where it came
     from: a checkout, the file of a wheel, or else an index; by pip, or by uv where no pip is."""
     import importlib.metadata
+    import importlib.util
     import json
     import shutil
     from urllib.parse import unquote, urlsplit
