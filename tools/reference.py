@@ -25,6 +25,7 @@ from pydantic_core import PydanticUndefined
 from factory.artifacts.resources import recipes
 from factory.config import EXTENT, GATE, REFERENCE, Mark
 from factory.engines.choose import EngineKnobs
+from factory.evaluation.euroeval.stage import Euroeval
 from factory.planning.recipe import Recipe, load
 from factory.planning.stages import STAGES
 from factory.rewards.backends import BACKENDS
@@ -319,6 +320,7 @@ GCD = Gpu(
 ANSWER, PROMPT = 500, 200  # tokens: assumed
 WIDTH = 64  # requests at once up to which reading the weights sets the time of a step: assumed
 QUESTIONS, BENCH = 498, 2_900  # of m-ArenaHard, pairs of M-RewardBench, a language
+ROWS, SHOTS = 2_048, 1_000  # of a benchmark of EuroEval, tokens of a row with its examples: assumed
 # Billions of parameters. Of Qwen3.6-35B-A3B 3 are at work on a token; it is taken for one of 9.
 SIZE = {
     "EuroLLM-9B": 9, "tiny-aya": 3, "translategemma-27b": 27, "Llama-3-Base-8B": 8, "Qwen3-8B": 8,
@@ -377,6 +379,10 @@ def work(recipe: Recipe) -> Work | None:
         add("arena", "writes", size(recipe, "policy"), QUESTIONS * answered * 1.5 * ANSWER)
     judged = sum(spec.step == "judge" for _, spec in slices)
     add("judge", "reads", JUDGE, QUESTIONS * judged * 2 * (PROMPT + 3 * ANSWER))
+    for stage, spec in slices:
+        if isinstance(stage, Euroeval):
+            runs = stage.iterations * len(stage.suite(str(spec.language)))
+            add("euroeval", "reads", size(recipe, "policy"), runs * ROWS * SHOTS)
     return {key: tokens for key, tokens in found.items() if tokens}
 
 

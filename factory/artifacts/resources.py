@@ -7,8 +7,11 @@ Imports nothing of size: the command line starts with it.
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
+NAME = "croco-factory"  # of the distribution
 _CHECKOUT = Path(__file__).parents[2]
 _WHEEL = Path(__file__).parents[1] / "_data"  # where the wheel puts it
 
@@ -23,6 +26,31 @@ def recipes() -> dict[str, Path]:
     """Return the packaged recipes, name to path, from all folders."""
     files = shipped("recipes").rglob("*.yaml")
     return {file.stem: file for file in sorted(files) if not file.name.endswith(".lock.yaml")}
+
+
+def install_command(extra: str = "") -> str:
+    """Return the command that installs the package once more, with an extra, from where it came
+    from: a checkout, the file of a wheel, or else an index; by pip, or by uv where no pip is."""
+    import importlib.metadata
+    import importlib.util
+    import json
+    import shutil
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        record = importlib.metadata.distribution(NAME).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        record = None
+    origin = json.loads(record) if record else {}
+    path = unquote(urlsplit(origin.get("url", "")).path)
+    source, edit = NAME, ""
+    if path and Path(path).exists():
+        source = path
+        edit = "-e " if origin.get("dir_info", {}).get("editable") else ""
+    pip = "pip install"
+    if importlib.util.find_spec("pip") is None and shutil.which("uv"):
+        pip = f"uv pip install --python {shlex.quote(sys.executable)}"
+    return f"{pip} {edit}'{source}[{extra}]'" if extra else f"{pip} {edit}'{source}'"
 
 
 def home_path() -> Path:

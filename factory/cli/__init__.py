@@ -9,7 +9,7 @@ from datetime import datetime
 
 import typer
 
-from factory.artifacts.resources import home_path
+from factory.artifacts.resources import home_path, install_command
 from factory.cli import (
     card,
     chat,
@@ -35,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-# What `pip install croco-factory` alone leaves out: see the extra `train` in pyproject.toml.
+# What the package alone leaves out: see the extra `train` in pyproject.toml.
 _EXTRA = ("torch", "transformers", "datasets", "trl", "peft", "accelerate", "gguf", "safetensors")
 _STOPPED = 130  # exit code of shells for Ctrl-C
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -69,7 +69,7 @@ def error_message(error: Exception) -> tuple[str, int]:
             where = context.command_path if context is not None else "factory"
             return f"error: {message}\n  fix: see {where} --help", 1
         case ModuleNotFoundError() if (error.name or "").partition(".")[0] in _EXTRA:
-            fix = "pip install 'croco-factory[train]'; factory doctor says what else is missing"
+            fix = f"{install_command('train')}; factory doctor says what else is missing"
             return f"error: {error.name} is not installed\n  fix: {fix}", 1
         case OSError() if error.errno in _DISK:
             where = f"{error.filename}: " if error.filename else ""

@@ -168,6 +168,7 @@ def task(
         node.show_gpus(engines, gpus, os.environ)
     elif not seal and not fetch:
         node.show_all(os.environ)
+    node.check_gpus(gpus)
     if fetch:
         from factory.hub.session import session
 

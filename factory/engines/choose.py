@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import Field, model_validator
 
+from factory.artifacts.resources import install_command
 from factory.config import Knobs
 from factory.engines import Likelihood, Sampler, Scorer
 from factory.errors import StageError
@@ -93,10 +94,10 @@ def resolve_engine(engine: Name) -> Name:
         )
     for needed in ("transformers", "vllm") if engine == "vllm" else ("transformers",):
         if not installed[needed]:  # every engine needs the tokenizers of transformers
-            extra = "vllm" if engine == "vllm" else "train"
+            extra = "vllm" if engine == "vllm" else "generate"
             raise StageError(
                 f"the engine {engine!r} needs {needed}, which is not installed",
-                f"pip install 'croco-factory[{extra}]' (on ROCm: a container that has it)",
+                f"{install_command(extra)} (on ROCm: a container that has it)",
             )
     return engine
 

@@ -45,7 +45,7 @@ def check_gpus(environment: Mapping[str, str] = os.environ) -> None:
     given = max((_named(environment.get(name, "")) for name in _VISIBLE), default=0)
     if given and (n_found := gpu_count()) < given:
         raise StageError(
-            f"this process was given {given} GPUs, and torch finds {n_found}: {_reason(n_found)}",
+            f"this process was given {given} GPUs, and torch finds {n_found}: {gpu_failure()}",
             "leave that node out (--exclude), or use a container whose torch fits its driver; on a "
             f"machine without GPUs unset {', '.join(_VISIBLE)}",
         )
@@ -58,16 +58,16 @@ def _named(value: str) -> int:
     return next((n for n, name in enumerate(names) if name in hidden), len(names))
 
 
-def _reason(n_found: int) -> str:
+def gpu_failure() -> str:
+    """Return torch's version and its reason for not opening a GPU; no reason where it opens one."""
     import torch
 
-    if n_found:
-        return "the others are gone, or another process has them to itself"
     try:
-        torch.zeros(1, device="cuda")
-    except (RuntimeError, AssertionError) as error:  # of the driver; without CUDA in torch
-        return first_line(error)
-    return "it was built without GPUs"
+        torch.cuda.init()
+        reason = "others are broken or hidden"
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error)
+    return f"torch {torch.__version__}: {reason}"
 
 
 def _device() -> Any:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from factory.artifacts import licenses
 from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import fingerprint
+from factory.artifacts.resources import install_command
 from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
 from factory.errors import Check, FactoryError, InputError, RecipeError
@@ -182,7 +183,7 @@ def _transformers() -> str:
     if importlib.util.find_spec("transformers") is None:
         raise InputError(
             "tokenizers are read with transformers, which is not installed",
-            "pip install 'croco-factory[train]'",
+            install_command("generate"),
         )
     return importlib.metadata.version("transformers")
 

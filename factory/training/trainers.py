@@ -46,7 +46,7 @@ def build(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list
     if task.how.report_to != "none" and not importlib.util.find_spec(task.how.report_to):
         raise InputError(
             f"{task.step}: how.report_to is {task.how.report_to}, which is not installed",
-            f"pip install {task.how.report_to} (or 'croco-factory[watch]'), or leave report_to out",
+            f"pip install {task.how.report_to}, or leave report_to out",
         )
     make = {
         "reward": _reward, "sft": _sft, "preference": _preference, "online": _online,

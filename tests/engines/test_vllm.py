@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from factory.artifacts.resources import install_command
 from factory.engines import Sampling, chat_template, checkpoint
 from factory.engines.choose import EngineKnobs, resolve_engine
 from factory.engines.guard import descendants
@@ -65,7 +66,7 @@ def test_a_missing_engine_names_what_installs_it(monkeypatch: pytest.MonkeyPatch
     )
     with pytest.raises(StageError) as caught:
         resolve_engine("vllm")
-    assert "pip install 'croco-factory[vllm]'" in caught.value.fix
+    assert install_command("vllm") in caught.value.fix
     assert resolve_engine("auto") == "transformers"
 
 
