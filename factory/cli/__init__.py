@@ -59,7 +59,8 @@ def error_message(error: Exception) -> tuple[str, int]:
     """Return the text of an error for people, and the exit code."""
     match error:
         case FactoryError():
-            return f"error: {error.what}\n  fix: {error.fix}", error.exit_code
+            every = (error, *error.also)
+            return "\n".join(f"error: {e.what}\n  fix: {e.fix}" for e in every), error.exit_code
         case typer.TyperException():
             format_message = getattr(error, "format_message", None)
             message = redact(str(format_message() if format_message else error))

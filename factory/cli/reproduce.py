@@ -27,7 +27,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def reproduce(
-    collection: Annotated[str, typer.Argument(help="The collection, by its slug.")],
+    collection: Annotated[
+        str, typer.Argument(help="A collection (by slug), a repo of it, or its recipe.")
+    ],
     from_: Annotated[
         str | None,
         typer.Option("--from", help="First step to run; earlier ones stay as published."),
@@ -37,18 +39,25 @@ def reproduce(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Run a published collection again from its own artifacts, and show the differences."""
+    """Run a published collection again, and compare.
+
+    It is made from its own artifacts, in repos of its own.
+    """
     from factory.hub.environment import configure_clients
-    from factory.hub.session import remote_token, session
+    from factory.hub.session import address, remote_token, session
 
     token = remote_token(at) if at else None  # the session's own is the local hub's
     if at is not None:
+        configure_clients(at)
+        from factory.hub.client import Hub
+
+        collection = _slug(collection, Hub(address(at), token))
         _bring([collection], at, token)
     with session(None) as (home, hub), tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         from factory.cli.console import ConsoleReporter, console
         from factory.execution import reproduce as reproduction
 
-        published = reproduction.read(hub, collection, Path(folder))
+        published = reproduction.read(hub, _slug(collection, hub), Path(folder))
         if at is not None:
             _bring(reproduction.models(published, from_), at, token)
             configure_clients(hub.endpoint)  # the other hub may have Xet on
@@ -93,6 +102,23 @@ def diff(
                 console.print(table)
 
 
+def _slug(word: str, hub: Hub) -> str:
+    """Return the slug of the collection that a word stands for: a slug, a repo in it, or its
+    recipe. Raises HubError, RecipeError."""
+    from factory.cli.transfer import SLUG, collection_of
+    from factory.errors import HubError
+
+    if SLUG.fullmatch(word):
+        return word
+    if "/" in word and not word.endswith((".yaml", ".yml")):
+        repo = word.removeprefix("datasets/").partition("@")[0]
+        if slug := next(iter(hub.collections_with(repo)), None):
+            return slug
+        elsewhere = "name another hub with --at, as --at https://huggingface.co"
+        raise HubError(f"{hub.called} has no collection with {repo}", elsewhere)
+    return collection_of(word, hub.collections) or word
+
+
 def _bring(what: list[str], at: str, token: str | None) -> None:
     """Pull repos from another hub into the local one; nothing if `what` is empty."""
     from factory.cli.push_pull import across
@@ -114,7 +140,7 @@ def _artifact(name: str, hub: Hub) -> Path:
     for kind in ("dataset", "model"):
         if repo.count("/") == 1 and hub.has(repo, kind, revision or "main"):
             return hub.fetch(repo, kind, revision or "main")
-    raise HubError(f"{hub.endpoint} has no {name}", "give org/repo@tag, or a directory")
+    raise HubError(f"{hub.called} has no {name}", "give org/repo@tag, or a directory")
 
 
 def reproduced_table(differences: Mapping[str, Difference]) -> Table:

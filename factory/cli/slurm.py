@@ -56,10 +56,12 @@ def submit(
 
         reporter = ConsoleReporter(aside=True)
         loaded = submitting.on_all_gpus(loaded, the_site, reporter.note)
-        pins, _ = resolve.resolve(loaded, the_hub, home, reporter.note, frozen)
+        pins, absent = resolve.resolve(loaded, the_hub, home, reporter.note, frozen)
         plan = resolve.plan(loaded, pins, the_hub, home)
         steps = plan.steps
         names = select([step.name for step in steps], only or [], until)
+        due = [step for step in steps if step.name in names]
+        resolve.require(resolve.unmet(loaded, resolve.missing(loaded, absent, due), the_hub))
         request = submitting.SubmitRequest(
             loaded, pins, plan.inventory, steps, names, the_site, home
         )
@@ -132,12 +134,12 @@ def cancel(
     jobs = {
         step: list(dict.fromkeys(job.array for job in jobs_of_step))
         for step, jobs_of_step in standing.alive.jobs.items()
-        if not only or step in only
     }
     if only:
         from factory.execution.run import select
 
-        select([step.name for step in standing.steps], only, None)
+        wanted = select([step.name for step in standing.steps], only, None)
+        jobs = {step: arrays for step, arrays in jobs.items() if step in wanted}
     Queue().cancel(job for ids in jobs.values() for job in ids)
     for step, ids in jobs.items():
         typer.echo(f"{step}: cancelled {', '.join(ids)}")

@@ -9,11 +9,12 @@ from pathlib import Path
 from factory.artifacts import checkpoints
 from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import slice_directory
-from factory.errors import FactoryError, RecipeError
+from factory.errors import Check, FactoryError, RecipeError
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
 from factory.planning.plan import Plan, Slice, State, Step
 from factory.planning.recipe import LoadedRecipe
+from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
 from factory.stage.readers import View, is_file
@@ -36,7 +37,7 @@ def find(
         if isinstance(need, StepInput) and need.step not in plan.done:
             raise RecipeError(
                 f"{reader} needs {need.step}, which is not made yet: {plan.step(need.step).reason}",
-                f"run factory run {loaded.recipe.name} --until {need.step} first",
+                f"run factory run {loaded.called} --until {need.step} first",
             )
     return {
         need: _place(need, loaded, pins, plan, hub)
@@ -78,13 +79,15 @@ def earlier(part: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
 
 def counted(
     loaded: LoadedRecipe, steps: Sequence[Step], here: Mapping[str, Path]
-) -> dict[tuple[str, str], int]:
-    """Count the rows that come from outside, by step and slice.
+) -> tuple[dict[tuple[str, str], int], list[Check]]:
+    """Count the rows that come from outside, by step and slice. Return also what is wrong with
+    them: rows that cannot be read, and slices without any.
 
     Only for steps that must run, and for files that can be read here: beside the recipe, or in
     `here` by the name of their repo.
     """
     counts: dict[tuple[str, str], int] = {}
+    faults: list[Check] = []
     for step in steps:
         for part in step.slices if step.state is State.RUN else ():
             need = part.spec.need("source")
@@ -92,14 +95,25 @@ def counted(
                 continue
             local = is_file(need.source)
             path = loaded.file(need.source) if local else here.get(need.source.partition("@")[0])
-            if path is None:
+            if path is None or (local and not path.is_file()):
                 continue
+            where = loaded.places.get(need.source, loaded.path.name)
             try:
-                source_rows = (
-                    row for _, row in step.stage.rows(path, str(part.spec.language)) if row
-                )
-                first_rows = islice(source_rows, getattr(step.stage, "first", None))
-                counts[step.name, part.spec.name] = sum(1 for _ in first_rows)
-            except FactoryError:
-                continue  # the step itself says what is wrong with it
-    return counts
+                count = _count_rows(step.stage, path, need.source, str(part.spec.language))
+            except FactoryError as error:
+                faults.append(Check(where, "failed", error.what, error.fix))
+                continue
+            counts[step.name, part.spec.name] = count
+            if not count:
+                seen = f"{need.source} has no rows for {part.spec.language}"
+                faults.append(Check(where, "failed", seen, "check what is in it"))
+    return counts, faults
+
+
+def _count_rows(stage: View, path: Path, source: str, language: str) -> int:
+    """Count the rows that a stage will take from a file. Raises FactoryError."""
+    rows = ((where, row) for where, row in stage.rows(path, language) if row)
+    if not isinstance(stage, Prompts | Questions | Preferences):
+        return sum(1 for _ in rows)
+    taken = (row for where, row in rows if stage.row(row, where, source, language))
+    return sum(1 for _ in islice(taken, stage.first))

@@ -6,7 +6,7 @@ import errno
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +84,10 @@ def run(
     step_names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
     names = select(step_names, only, until)  # before anything is fetched for a misspelt one
     with _stoppable(), _disk_full_explained(home):
-        pins, _ = resolve.resolve(loaded, hub, home, reporter.note, frozen)
+        pins, absent = resolve.resolve(loaded, hub, home, reporter.note, frozen)
         this = Run.begin(loaded, pins, hub, home, reporter, part)
+        due = [step for step in this.plan.steps if step.name in names]
+        resolve.require(resolve.unmet(loaded, resolve.missing(loaded, absent, due), hub))
         this.execute(names, workers)
     return this.plan.steps
 
@@ -134,15 +136,36 @@ def _check_files(loaded: LoadedRecipe, pins: Lock) -> None:
 
 
 def select(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
-    """Return the selected steps among `names`, in their order. Raises RecipeError."""
-    for name in (*only, *((until,) if until else ())):
-        if name not in names:
+    """Return the selected steps among `names`, in their order; the name of a stage stands for all
+    its steps. Raises RecipeError."""
+
+    def steps(word: str) -> list[str]:
+        matching = [name for name in names if word in (name, name.partition("[")[0])]
+        if not matching:
             raise RecipeError(
-                f"no step {name!r}{nearest(name, names)}", f"steps: {', '.join(names)}"
+                f"no step {word!r}{nearest(word, names)}", f"steps: {', '.join(names)}"
             )
+        return matching
+
+    last = steps(until)[-1] if until else None
     if only:
-        return [name for name in names if name in only]
-    return names[: names.index(until) + 1] if until else names
+        wanted = {name for word in only for name in steps(word)}
+        return [name for name in names if name in wanted]
+    return names[: names.index(last) + 1] if last else names
+
+
+def blocked(steps: Sequence[Step], wanted: Collection[str]) -> StageError | None:
+    """Return the error for steps that were asked for and cannot be made: why, and what to change
+    in the recipe. None if there are none."""
+    stopped = [step for step in steps if step.name in wanted and step.state is State.BLOCKED]
+    causes = [step for step in steps if step.state is State.BLOCKED and step.knobs]
+    if not stopped:
+        return None
+    whys = "; ".join(f"{step.name} is blocked: {step.reason}" for step in causes or stopped)
+    others = [step.name for step in stopped if step not in causes]
+    also = f"; so {', '.join(others)} cannot be made" if others and causes else ""
+    fix = "; ".join(dict.fromkeys(step.knobs for step in causes)) or "factory plan says why"
+    return StageError(whys + also, fix)
 
 
 @dataclass(frozen=True)
@@ -274,7 +297,12 @@ class Run:
         licences that do not go together."""
         needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
         places = inputs.find(self.loaded, self.pins, self.plan, self.hub, needs, step.name)
-        licenses = record.stated(self.loaded.recipe, needs, places, self.plan.done)
+        licenses = record.stated(
+            self.loaded.recipe,
+            needs,
+            lambda name: self.plan.done[name].manifest.license,
+            lambda need: _card(places[need].path),
+        )
         record.license_of(self.loaded.recipe, step, licenses)  # before hours are spent, not after
         digest = content_digest(
             (f"{need.role}/{number}", record.inputs(need, self.pins, self.plan.done).digest)
@@ -355,6 +383,14 @@ class Run:
             self.reporter.note(f"the collection is not updated: {error.what}")
             return False
         return True
+
+
+def _card(directory: Path) -> str:
+    """Return the card of a repo on this disk, "" where there is none that can be read."""
+    try:
+        return (directory / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _check_part(step: Step, names: Sequence[str]) -> None:

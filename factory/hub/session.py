@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from factory.artifacts.resources import home_path
 from factory.artifacts.workdir import Home
 from factory.errors import HubError
-from factory.hub.environment import configure_clients, restored_settings
+from factory.hub.environment import configure_clients, name_local_hub, restored_settings
 from factory.localhub.launcher import HubStartError, connect, environment
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
             with connect(home.hub) as connection:
                 os.environ.update(environment(connection, home.cache))
                 configure_clients(connection.url)
+                name_local_hub(connection.url, home.root)
                 from factory.hub.client import Hub
 
                 yield home, Hub(connection.url, connection.token, home.cache / "hub")

@@ -118,6 +118,7 @@ class HubReader:
         self.staging = staging
         self.api = HfApi(endpoint=endpoint, token=self.token, library_name="croco-factory")
         self._hub = Hub(endpoint, token)
+        self.called = self._hub.called
         self._files: dict[tuple[RepoId, str], dict[str, File]] = {}
 
     def explained(self, name: object) -> AbstractContextManager[None]:
@@ -207,7 +208,7 @@ class HubReader:
             ):
                 return path
             self.discard(path)
-        raise Damaged(f"{file.path} of {repo} does not arrive as {self.endpoint} says it is")
+        raise Damaged(f"{file.path} of {repo} does not arrive as {self.called} says it is")
 
     def discard(self, path: Path) -> None:
         """Delete a downloaded file, so that the next try starts anew. Nothing outside of the
