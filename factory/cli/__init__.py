@@ -16,6 +16,7 @@ from factory.cli import (
     check,
     doctor,
     hub,
+    new,
     pairs,
     push_pull,
     report,
@@ -30,7 +31,7 @@ from factory.errors import FactoryError, redact
 
 # each hangs its commands on app
 __all__ = [
-    "app", "card", "chat", "check", "doctor", "hub", "main", "pairs", "push_pull", "report",
+    "app", "card", "chat", "check", "doctor", "hub", "main", "new", "pairs", "push_pull", "report",
     "reproduce", "results", "run", "serve", "slurm",
 ]  # fmt: skip
 

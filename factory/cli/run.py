@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from factory.stage.inputs import ExternalInput
 
 
-def _recipes(incomplete: str) -> list[str]:
+def recipe_names(incomplete: str) -> list[str]:
     """Complete a recipe's name: packaged recipes and YAML files here."""
     folder = incomplete[: incomplete.rfind("/") + 1]
     here = [path.name for end in ("*.yaml", "*.yml") for path in Path(folder).glob(end)]
@@ -34,7 +34,9 @@ def _recipes(incomplete: str) -> list[str]:
 
 RecipeName = Annotated[
     str,
-    typer.Argument(help="A .yaml file, or the name of a packaged recipe.", autocompletion=_recipes),
+    typer.Argument(
+        help="A .yaml file, or the name of a packaged recipe.", autocompletion=recipe_names
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as stages.generate.n=8.")
@@ -212,7 +214,7 @@ def demo(hub: HubUrl = None) -> None:
         "See the results:   factory report demo\n"
         "See cache hits:    factory demo\n"
         "Change a setting:  factory plan demo --set stages.generate.n=8\n"
-        "Use your own languages and model: copy recipes/demo.yaml, then factory run my.yaml",
+        "Use your own languages and model: factory new my.yaml",
     )
 
 

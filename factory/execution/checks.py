@@ -18,6 +18,7 @@ from typing import Any, Literal
 from factory.artifacts import licenses
 from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import fingerprint
+from factory.artifacts.manifest import Manifest
 from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
 from factory.errors import Check, FactoryError, InputError, RecipeError
@@ -25,10 +26,11 @@ from factory.execution import record
 from factory.execution.builtin_models import POCKET
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
-from factory.planning.plan import Plan, State, Step
+from factory.planning.plan import ArtifactRef, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
+from factory.stage.job import Place
 from factory.stage.readers import is_file
 from factory.stage.stage import Stage
 
@@ -82,29 +84,38 @@ def check(
 def license_faults(loaded: LoadedRecipe, pins: Lock, hub: Hub, plan: Plan) -> list[Check]:
     """Return the due steps whose licence cannot be settled, as a run of them would say. Steps that
     read what is not here are left out. Raises HubError."""
-    settled = {name: artifact.manifest.license for name, artifact in plan.done.items()}
+    made = dict(plan.done)
     findings = []
-
-    def card(need: ExternalInput) -> str:
-        name, revision = need.source.partition("@")[0], str(pins.pins[need.source].revision)
-        return (hub.read(name, need.kind, revision, "README.md") or b"").decode(errors="replace")
-
     for step in plan.steps:
         needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
         known = all(
-            need.step in settled
+            need.step in made
             if isinstance(need, StepInput)
             else isinstance(need, ServedModel) or need.source in pins.pins
             for need in needs
         )
         if step.state is not State.RUN or not known:
             continue
+        cards: dict[Need, Place] = {
+            need: _card(need, pins, hub) for need in needs if isinstance(need, ExternalInput)
+        }
         try:
-            stated = record.stated(loaded.recipe, needs, lambda name: settled[name], card)
-            settled[step.name] = record.license_of(loaded.recipe, step, stated)
+            stated = record.stated(loaded.recipe, needs, cards, made)
+            license = record.license_of(loaded.recipe, step, stated)
         except RecipeError as error:
             findings.append(Check(step.name, "failed", error.what, error.fix))
+        else:  # what reads this step can be settled too
+            fields: dict[str, Any] = {"license": license}
+            made[step.name] = ArtifactRef(Manifest.model_construct(**fields))
     return findings
+
+
+def _card(need: ExternalInput, pins: Lock, hub: Hub) -> Place:
+    """Return a directory with the card of a repo, and nothing else of it."""
+    revision = pins.pins[need.source].revision
+    if revision is None:
+        return Place(Path())  # a file: the recipe says its licence
+    return Place(hub.fetch(need.source.partition("@")[0], need.kind, revision, ("README.md",)))
 
 
 def blocked_steps(plan: Plan) -> list[Check]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from factory.planning.lock import Lock
 from factory.planning.plan import ArtifactRef, Step, content
 from factory.planning.recipe import Recipe
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
+from factory.stage.job import Place
 from factory.stage.outcome import Outcome, gpus
 from factory.stage.readers import is_file
 from factory.stage.stage import How
@@ -240,14 +241,12 @@ def inputs(
 def stated(
     recipe: Recipe,
     needs: Iterable[Need],
-    made: Callable[[str], License | None],
-    card: Callable[[ExternalInput], str],
+    places: Mapping[Need, Place],
+    done: Mapping[str, ArtifactRef],
 ) -> dict[Need, License | None]:
-    """Return the licence of each input: from the recipe, its step or its card.
+    """Return the licence of each input: from its manifest, the recipe, or its card.
 
     A local file has the licence of the recipe. For a served model only the recipe can state one.
-    made: the licence of a step's artifact.
-    card: the README of a repo, "" for one without.
     """
     own = {
         key.replace("{language}", code): license
@@ -259,15 +258,16 @@ def stated(
         if isinstance(need, ServedModel):
             licenses_of[need] = own.get(need.model)
         elif isinstance(need, StepInput):
-            licenses_of[need] = made(need.step)
+            licenses_of[need] = done[need.step].manifest.license
         elif license := own.get(need.source) or own.get(need.source.partition("@")[0]):
             licenses_of[need] = license
         elif is_file(need.source):
             licenses_of[need] = recipe.license
         else:
+            card = places[need].path / "README.md"
             try:
-                licenses_of[need] = licenses.stated_license(card(need))
-            except InputError:
+                licenses_of[need] = licenses.stated_license(card.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, InputError):
                 licenses_of[need] = None
     return licenses_of
 

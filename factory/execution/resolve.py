@@ -104,7 +104,7 @@ def missing(
     """Return the sources that `steps` are due to read and that are not here: of `absent`, those
     that nothing brings in by itself, as built-in models are, and files known by their pin alone."""
     due = {
-        need: None
+        need.source: need
         for step in steps
         if step.state is State.RUN
         for part in step.slices
@@ -113,7 +113,7 @@ def missing(
     }
     return [
         need
-        for need in due
+        for need in due.values()
         if (
             not loaded.file(need.source).is_file()
             if is_file(need.source)
@@ -126,7 +126,7 @@ def missing(
 def unmet(loaded: LoadedRecipe, needs: Iterable[ExternalInput], hub: Hub) -> list[Check]:
     """Return what is to be said of each source that is not here: its place in the recipe, the
     nearest name that there is, and how to bring it in."""
-    findings = {}
+    findings = []
     for need in needs:
         where = loaded.places.get(need.source, loaded.path.name)
         name = need.source.partition("@")[0]
@@ -136,15 +136,16 @@ def unmet(loaded: LoadedRecipe, needs: Iterable[ExternalInput], hub: Hub) -> lis
             seen = f"no file at {need.source}{near}"
             fix = f"paths are relative to the recipe, so it should lie at {path}"
         else:
-            seen = f"{hub.called} has no {need.kind} {name}{nearest(name, hub.names(need.kind))}"
+            names = [*hub.names(need.kind), *(builtin_models.POCKET if hub.local else ())]
+            seen = f"{hub.called} has no {need.kind} {name}{nearest(name, names)}"
             fix = f"factory pull {loaded.called} brings in all that it names"
             if not hub.local:
                 fix = "check the name and, for a private repo, the token"
             elif path.is_dir():
                 seen += ", and it is a directory here"
                 fix = f"bring it in: factory hub exec -- hf upload local/{path.name} {path}"
-        findings[need.source] = Check(where, "failed", seen, fix)
-    return list(findings.values())
+        findings.append(Check(where, "failed", seen, fix))
+    return findings
 
 
 def require(findings: Sequence[Check]) -> None:

@@ -297,12 +297,7 @@ class Run:
         licences that do not go together."""
         needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
         places = inputs.find(self.loaded, self.pins, self.plan, self.hub, needs, step.name)
-        licenses = record.stated(
-            self.loaded.recipe,
-            needs,
-            lambda name: self.plan.done[name].manifest.license,
-            lambda need: _card(places[need].path),
-        )
+        licenses = record.stated(self.loaded.recipe, needs, places, self.plan.done)
         record.license_of(self.loaded.recipe, step, licenses)  # before hours are spent, not after
         digest = content_digest(
             (f"{need.role}/{number}", record.inputs(need, self.pins, self.plan.done).digest)
@@ -383,14 +378,6 @@ class Run:
             self.reporter.note(f"the collection is not updated: {error.what}")
             return False
         return True
-
-
-def _card(directory: Path) -> str:
-    """Return the card of a repo on this disk, "" where there is none that can be read."""
-    try:
-        return (directory / "README.md").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _check_part(step: Step, names: Sequence[str]) -> None:

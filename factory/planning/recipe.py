@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,7 +188,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     lineage: list[tuple[tuple[str, str], Path]] = []
     document = _read(path, (), lineage)
     if not isinstance(document.data, dict):
-        raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
+        raise RecipeError(f"{path.name} holds no recipe", "factory new writes one")
     for override in overrides:
         _override(document, override)
     _complete(document, document.data.pop("required", None) or {}, path.name)
@@ -196,14 +197,16 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     except ValidationError as error:
         raise explain(error, document, Recipe, "the recipe") from None
     context = recipe.context()
-    faults = []
+    faults: dict[tuple[str, str], RecipeError] = {}
     for stage in recipe.steps().values():
         try:
             stage.checked_slices(context)
         except RecipeError as error:
             place = document.place(("stages", stage.name))
-            faults.append(RecipeError(f"{place}: {error.what}", error.fix))
-    raise_all(faults)
+            # a stage that reads one with a fault has the same fault
+            key = ("".join(re.findall(r"'.*?'", error.what)[:1]), error.fix)
+            faults.setdefault(key, RecipeError(f"{place}: {error.what}", error.fix))
+    raise_all(list(faults.values()))
     parents = tuple(parent for parent, _ in lineage if parent != (recipe.org, recipe.name))
     folders = tuple(dict.fromkeys(folder for _, folder in reversed(lineage)))
     places = _places(recipe, document)
