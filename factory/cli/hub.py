@@ -53,9 +53,33 @@ def serve(
     """Serve the local hub until it is stopped. Every request needs a token."""
     root = home_path() / "hub"
     command = [sys.executable, "-m", "factory.localhub.server", "--root", str(root), "--stay"]
-    raise typer.Exit(
-        subprocess.run([*command, "--port", str(port), "--host", host], check=False).returncode
-    )
+    # in the place of this process: a signal to it reaches the server
+    os.execv(sys.executable, [*command, "--port", str(port), "--host", host])
+
+
+@hub.command()
+def ls(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the collections and repos of the local hub."""
+    from factory.hub.session import session
+
+    with session(None) as (_, the_hub):
+        shelves = the_hub.every_collection()
+        repos = {kind: the_hub.names(kind) for kind in ("model", "dataset")}
+    if json_:
+        typer.echo(json.dumps({"collections": shelves, **{f"{k}s": v for k, v in repos.items()}}))
+        return
+    shelved = {(kind, repo) for shelf in shelves.values() for repo, kind in shelf.items()}
+    for slug, shelf in shelves.items():
+        typer.echo(slug)
+        for repo, kind in shelf.items():
+            typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
+    others = [(k, r) for k, names in repos.items() for r in names if (k, r) not in shelved]
+    if others:
+        typer.echo("in no collection")
+    for kind, repo in others:
+        typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
+    if not shelves and not others:
+        typer.echo("nothing yet: factory run RECIPE publishes here, factory pull brings in repos")
 
 
 @hub.command()

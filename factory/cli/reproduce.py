@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,9 +19,10 @@ from factory.cli.app import app
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from factory.execution.diff import Difference
+    from factory.execution.diff import Change, Difference
     from factory.hub.client import Hub
 
+_LONGEST = 200  # characters of a value
 _MOST = 4  # figures of a step that are told one by one
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -191,9 +193,8 @@ def difference_tables(difference: Difference) -> list[Table]:
     about = _table(title=f"Content: {_content(difference)}")
     for column in ("part", "field", "first", "second"):
         about.add_column(column, overflow="fold")
-    for change in difference.changes:
-        values = (_short(change.one), _short(change.other))
-        about.add_row(change.part, change.name, *values)
+    for part, name, one, other in _without_curves(difference.changes):
+        about.add_row(part, name, one, other)
     tables = [about]
     if difference.rows:
         rows = _table(title="Rows")
@@ -217,6 +218,26 @@ def difference_tables(difference: Difference) -> list[Table]:
             weights.add_row(name, "in one only")
         tables.append(weights)
     return tables
+
+
+_POINT = re.compile(r"\.\d+(?=\.|$)")  # the number of a point in the name of a curve
+
+
+def _without_curves(changes: Sequence[Change]) -> list[tuple[str, str, str, str]]:
+    """Return changes as part, field and both values. Curves and other long lists, of which each
+    point would be a change, are one line each: how many points differ, and the last of them."""
+    curves: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        curves.setdefault((change.part, _POINT.sub("", change.name)), []).append(change)
+    lines = []
+    for (part, name), points in curves.items():
+        if len(points) > _MOST:
+            last = points[-1]
+            name = f"{name} ({len(points)} points differ; the last)"
+            lines.append((part, name, _short(last.one), _short(last.other)))
+        else:
+            lines += [(part, p.name, _short(p.one), _short(p.other)) for p in points]
+    return lines
 
 
 def agreement_table(difference: Difference) -> Table:
@@ -269,11 +290,14 @@ def _span(
     text = f"{value:{form}}{unit}"
     if low is None or high is None or questions < FEWEST:
         return text
-    return f"{text} \\[{low:{form}}, {high:{form}}]"
+    return f"{text} [{low:{form}}, {high:{form}}]"
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = "" if value is None else str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _table(title: str) -> Table:

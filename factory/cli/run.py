@@ -242,7 +242,9 @@ def _run(
         from factory.execution import run as execution
         from factory.hub import collection
 
-        reporter = ConsoleReporter(aside=json_, quiet=quiet)
+        names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
+        names = execution.select(names, only, until)
+        reporter = ConsoleReporter(aside=json_, quiet=quiet, steps=names)
         workers = WorkerPool(
             ["run", recipe, *options, *(["--frozen"] if frozen else [])], reporter.note
         )
@@ -254,27 +256,33 @@ def _run(
             reporter.stop()
         if json_:
             typer.echo(json.dumps(tables.run_json(steps), indent=1))
-        names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
-        stopped = execution.blocked(steps, execution.select(names, only, until))
+        stopped = execution.blocked(steps, names)
         if part is not None or json_ or quiet:
             if stopped and part is None:
                 raise stopped
             return
+        ran = [step for step in steps if step.name in reporter.done]
         console.print()
-        console.print(tables.rows_table(steps))
-        for alarm in tables.alarms(steps):
+        if ran:
+            console.print(tables.rows_table(ran))
+        for alarm in tables.alarms(ran):
             console.print(alarm)
-        for step in steps:
+        for step in ran:
             if step.found is not None and "audit" in step.found.manifest.stats:
                 console.print(tables.audit_table(step.found.manifest))
             if step.found is not None and step.stage.name == "judge":
                 console.print(tables.comparison_table(step.found.manifest))
                 console.print(tables.doubts_table(step.found.manifest))
-        console.print(tables.repos_table(steps))
-        title = collection.title(loaded.recipe)
+        if ran:
+            console.print(tables.repos_table(ran))
+        else:
+            console.print("Nothing to do: all is made and published.")
+        called, title = loaded.called, collection.title(loaded.recipe)
+        slugs = [s for s, name in the_hub.collections(loaded.recipe.org).items() if name == title]
         console.print(
-            f"Collection: {title!r} of {loaded.recipe.org} on {the_hub.endpoint}\n"
-            f"On this disk: {home_path()} (hub/ the local hub, work/ finished artifacts)",
+            f"Collection: {slugs[0] if slugs else title} in {the_hub.called}\n"
+            f"On this disk: {home.root} (hub/ the local hub, work/ finished artifacts)\n"
+            f"Results: factory report {called}; factory results {called}",
         )
         if stopped:
             raise stopped

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,8 +77,11 @@ def check(
                 )
                 continue
             rows = [asdict(finding) for finding in _look(tokenizer, loaded, pins, hub)]
-            write_atomically(key, json.dumps(rows).encode())
-        findings += [Check(**fields) for fields in json.loads(key.read_text(encoding="utf-8"))]
+            with suppress(OSError):  # of a home that is only read
+                write_atomically(key, json.dumps(rows).encode())
+        else:
+            rows = json.loads(key.read_text(encoding="utf-8"))
+        findings += [Check(**fields) for fields in rows]
     return sorted(findings, key=lambda finding: finding.level != "error")
 
 

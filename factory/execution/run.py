@@ -189,6 +189,7 @@ class Run:
     reporter: Reporter
     plan: Plan
     part: tuple[int, int] | None = None  # (number, of): this part of the shards of one step
+    _progress: Progress | None = None  # of the step that is running
 
     @classmethod
     def begin(
@@ -225,6 +226,8 @@ class Run:
             if self.part is not None:
                 return
             if self.plan.step(name).state is State.PUBLISH and self.hub.reachable:
+                if self._progress is not None:
+                    self._progress(0, 0, "publishing")
                 try:
                     self._publish(self.plan.step(name))
                 except HubError as error:
@@ -235,6 +238,7 @@ class Run:
                     # the cards of adapters name results by the collection they are in
                     if collected and step.stage.kind in ("verdicts", "results"):
                         collection.refresh_cards(self.loaded.recipe, self.hub, self.reporter.note)
+            self._progress = None
             self.reporter.end(self.plan.step(name), seconds)
         if self.hub.reachable and not collected:
             self._collect()  # an earlier run may have been killed between tag and collection
@@ -308,10 +312,11 @@ class Run:
     def _outcome(
         self, step: Step, places: Mapping[Need, Place], work: Work, out: Path, clock: Clock
     ) -> Outcome:
-        report = self.reporter.begin(step)
+        report = self._progress = self.reporter.begin(step)
 
         def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
-            clock.tick()
+            if total:  # work, and no phase before or after it
+                clock.tick()
             report(done, total, unit, tokens)
 
         run_stage = external.take_in if step.stage.from_ else type(step.stage).run

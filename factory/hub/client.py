@@ -320,6 +320,13 @@ class Hub:
             listed = self._api.list_collections(owner=org)
             return {untrusted.slug(item.slug): untrusted.text(item.title) for item in listed}
 
+    def every_collection(self) -> dict[str, dict[str, str]]:
+        """Return the repos of every collection of the local hub with their types, by slug. Raises
+        HubError."""
+        with self.explained("the collections"):
+            slugs = [untrusted.slug(listed.slug) for listed in self._api.list_collections()]
+        return {slug: self.collection(slug) for slug in slugs}
+
     def find_collection(self, slug: str) -> tuple[str, str]:
         """Return (slug, title) of a collection. A pulled one is also matched by its slug on the
         source hub, of which only the number at the end differs. Raises HubError."""

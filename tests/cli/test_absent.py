@@ -1,5 +1,5 @@
-"""What a recipe names and is not here: told all at once, pulled by one command, or not needed, since
-its rows are published."""
+"""What a recipe names and is not here: listed all at once, pulled by one command, or not needed,
+since its rows are published."""
 
 from __future__ import annotations
 
