@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def check(
     recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False
 ) -> None:
-    """Check files, licences, tokenizers and this machine before a run.
+    """Check files, licences and tokenizers before a run.
 
     Chat templates, stop tokens and prompt lengths are checked with the real tokenizers, without
     weights.

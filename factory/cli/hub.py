@@ -139,7 +139,9 @@ def backup(
     folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier backup.")],
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make a whole copy of the store, also while it is used; an earlier one is brought up to date.
+    """Make a whole copy of the store, also while it is used.
+
+    An earlier copy is brought up to date.
 
     To go back to it, put the folder in the place of the store.
     """
@@ -162,7 +164,10 @@ def export_(
     file: Annotated[Path, typer.Argument(help="The file to write.")],
     what: Annotated[list[str] | None, typer.Argument(help="Collections and repos.")] = None,
 ) -> None:
-    """Write a collection with its history to a file, for a machine without a network."""
+    """Write a collection with its history to a file.
+
+    For a machine without a network. A recipe stands for its collection.
+    """
     from factory.cli.transfer import TransferOptions, carry, local_hub, transfer
     from factory.localhub.launcher import await_end
 
@@ -186,7 +191,10 @@ def export_(
 def import_(
     file: Annotated[Path, typer.Argument(help="A file that factory hub export wrote.")],
 ) -> None:
-    """Read a collection from a file into the local hub, verifying every hash."""
+    """Read a collection from a file into the local hub.
+
+    Every hash is verified.
+    """
     from factory.cli.transfer import TransferOptions, carry, everything, local_hub, transfer
     from factory.errors import InputError
 

@@ -89,7 +89,10 @@ def diff(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Compare two artifacts: manifests by field, rows by id, weights by norm."""
+    """Compare two artifacts.
+
+    Manifests by field, rows by id, weights by norm.
+    """
     from factory.hub.session import session
 
     with session(hub) as (_, the_hub):

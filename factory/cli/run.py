@@ -157,7 +157,10 @@ def lock(
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """Pin every outside name to a commit and a content digest, in a file beside the recipe."""
+    """Pin every outside name to a commit and a digest.
+
+    The lock is a file beside the recipe, to be committed with it.
+    """
     from factory.hub.session import session
     from factory.planning.recipe import load
 
@@ -203,7 +206,10 @@ def run(
 
 @app.command()
 def demo(hub: HubUrl = None) -> None:
-    """Run the whole line on a CPU with a real small model: about ten minutes, one collection."""
+    """Run the whole line on a CPU: about ten minutes.
+
+    A real small model, and one collection.
+    """
     started = time.monotonic()
     _run("demo", [], None, [], hub)
     from factory.cli.console import console

@@ -41,7 +41,10 @@ def submit(
     frozen: Frozen = False,
     json_: Json = False,
 ) -> None:
-    """Submit the steps of a recipe that are not done to SLURM, with their dependencies."""
+    """Submit the steps that are not done to SLURM.
+
+    Each waits for those that it depends on.
+    """
     from factory.hub.session import session
     from factory.planning.recipe import load
     from factory.slurm import site as sites
@@ -97,7 +100,10 @@ def status(
     set_: Overrides = None,
     json_: Json = False,
 ) -> None:
-    """Show the state of a submitted recipe: waiting, running, failed (and why), done."""
+    """Show what a submitted recipe is doing.
+
+    Waiting, running, failed (and why), or done.
+    """
     from factory.planning.recipe import load
 
     loaded = load(recipe, set_ or ())
@@ -200,7 +206,7 @@ def task(
 
 @app.command()
 def publish(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None) -> None:
-    """Publish finished artifacts that are not on the hub yet; run nothing."""
+    """Publish what is finished and not on the hub yet."""
     from factory.hub.session import session
     from factory.planning.recipe import load
 

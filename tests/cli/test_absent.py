@@ -55,7 +55,13 @@ def test_a_plan_lists_all_that_is_absent_with_sizes_and_a_pull_brings_it_in(
             )
         planned = factory("plan", "mine.yaml", "--from", other.url, **token)
         assert planned.returncode == 1
-        for word in ("mine.yaml:7", "model org/policy", "dataset org/prompts", "2 kB", "Total: 5"):
+        for word in (
+            "mine.yaml:7",
+            "model org/policy",
+            "dataset org/prompts",
+            "4 kB",
+            "Total: 10 kB",
+        ):
             assert word in planned.stdout, planned.stdout
         [error, fix] = planned.stderr.strip().splitlines()
         for word in ("org/policy", "org/reward", "org/prompts", "questions.jsonl"):

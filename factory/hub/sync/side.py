@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils.tqdm import tqdm
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -70,9 +70,9 @@ class FileProgress:
 def _bar_that_calls(moved: Moved) -> type[tqdm]:
     """Return a progress bar for the client that shows nothing and passes the bytes on."""
 
-    class Counter(tqdm):  # type: ignore[misc]
+    class Counter(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **{**options, "disable": True})
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
             moved(int(options.get("initial") or 0))
 
         def update(self, n: float | None = 1) -> None:

@@ -12,7 +12,7 @@ from factory.hub.sync.side import FileProgress
 from factory.localhub.launcher import connect
 from tests.hub.sync.test_sync import between
 
-SIZE = 8_000_000
+SIZE = 25_000_000  # the client reads 10 MiB at a time
 
 
 @pytest.mark.parametrize("pulls", [False, True], ids=["push", "pull"])
@@ -31,7 +31,7 @@ def test_bytes_are_counted_inside_a_file(tmp_path: Path, pulls: bool) -> None:
         work._watcher.moved = counts.append
         work.repo(repo)
         assert sum(counts) == work._watcher.size
-        assert len([count for count in counts if count]) > 3
+        assert len([count for count in counts if count]) >= 3
         assert max(counts) < SIZE
 
 
