@@ -39,14 +39,14 @@ from tests.support.stand_ins import UNSAID
 SHARED: tuple[type[BaseModel], ...] = (View, EngineKnobs, Running, ModelRef)
 ROOT = Path(__file__).parent.parent
 MARKS = {EXTENT.name: "how much", REFERENCE.name: "a name", GATE.name: "when to refuse"}
-# What a knob means, where its name says it to those who know the field and nothing stands beside it.
+# What a knob means where no comment stands beside it.
 PLAIN = {
     "alpha": "Scale of the adapter: its weights count alpha / r times",
     "attn": "Implementation of attention",
     "backend": "What runs the model under EuroEval",
     "beta": "How strongly the answers are kept near those of the reference",
     "chosen": "Filters of the chosen side",
-    "chosen_below_quantile": "Drops a pair whose chosen score lies below this quantile of its language",
+    "chosen_below_quantile": "Drops a pair whose chosen score lies below it in its language",
     "disable_dropout": "No dropout while it trains",
     "dropout": "Share of the adapter's inputs that is left out at random",
     "dtype": "Number format of the weights; float32 for most CPUs",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from factory.hub.client import Hub
     from factory.reports.results import Result
 
+_LEAD = ("model", "evaluation")  # columns of text, before those of languages
 Format = Literal["table", "csv", "md", "latex"]
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}"})
 
@@ -53,6 +54,11 @@ def results(
     if not rows:
         typer.echo(f"{what}: no evaluation results yet", err=format_ != "table")
         return
+    if all_ and format_ == "table":
+        from factory.cli.console import console
+
+        console.print(_long_table(*_every(rows)))
+        return
     if all_:
         title, header, lines, rest = "Results", *_every(rows), ""
     else:
@@ -62,7 +68,8 @@ def results(
         return
     from factory.cli.console import console
 
-    console.print(results_table(title, header, lines))
+    for table in results_tables(title, header, lines, console.width):
+        console.print(table)
     if rest:
         typer.echo(rest)
 
@@ -78,6 +85,17 @@ def _every(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         for row in rows
     ]
     return names, shown
+
+
+def _long_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Results", title_justify="left")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 def _by_language(
@@ -135,18 +153,34 @@ def _cell(row: Result | None) -> str:
     return f"{row.value:.1f}{width}" + ("*" if row.significant else "")
 
 
-def results_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """Tabulate results."""
+def results_tables(
+    title: str, header: Sequence[str], lines: Sequence[Sequence[str]], width: int
+) -> list[Table]:
+    """Tabulate results. Columns that do not fit `width` go into further tables, each with the
+    columns of text that lines begin with."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    for number, name in enumerate(header):
-        table.add_column(name, overflow="fold", justify="left" if number == 0 else "right")
-    for line in lines:
-        table.add_row(*line)
-    if any("*" in cell for line in lines for cell in line[1:]):
-        table.caption = "±: half a 95 % interval; *: differs from the model it is compared with"
-    return table
+    lead = next((n for n, name in enumerate(header) if name not in _LEAD), len(header))
+    sizes = [max(map(len, column)) + 3 for column in zip(header, *lines, strict=True)]
+    blocks: list[list[int]] = [[]]
+    for number in range(lead, len(header)):
+        used = 1 + sum(sizes[:lead]) + sum(sizes[n] for n in blocks[-1])
+        if blocks[-1] and used + sizes[number] > width:
+            blocks.append([])
+        blocks[-1].append(number)
+    tables = []
+    for block in blocks:
+        table = Table(title=title if not tables else None, title_justify="left")
+        for number in (*range(lead), *block):
+            justify: Literal["left", "right"] = "left" if number < lead else "right"
+            table.add_column(header[number], overflow="fold", justify=justify)
+        for line in lines:
+            table.add_row(*(line[number] for number in (*range(lead), *block)))
+        tables.append(table)
+    if any("*" in cell for line in lines for cell in line[lead:]):
+        tables[-1].caption = "±: half a 95 % interval; *: differs from the model compared with"
+        tables[-1].caption_justify = "left"
+    return tables
 
 
 def _text(header: Sequence[str], lines: Sequence[Sequence[str]], kind: Format) -> str:

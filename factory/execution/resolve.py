@@ -144,6 +144,8 @@ def unmet(loaded: LoadedRecipe, needs: Iterable[ExternalInput], hub: Hub) -> lis
             elif path.is_dir():
                 seen += ", and it is a directory here"
                 fix = f"bring it in: factory hub exec -- hf upload local/{path.name} {path}"
+                if need.kind == "dataset":
+                    fix = "name one .jsonl, .json or .parquet file in it"
         findings.append(Check(where, "failed", seen, fix))
     return findings
 

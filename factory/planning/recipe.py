@@ -41,6 +41,7 @@ else:
         "Stages", __base__=Knobs, **{stage.name: (stage | None, None) for stage in STAGES}
     )
 
+_REPO = re.compile(r"[\w-][\w.-]*/[\w.-]+(@.*)?")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -260,7 +261,7 @@ def _source_faults(loaded: LoadedRecipe) -> Iterator[RecipeError]:
                 code = f"import polars; polars.read_csv('{source}'{tab}).write_parquet('{new}')"
                 fix = f'convert it: python -c "{code}"'
             yield RecipeError(f"{place}: {source}: no rows are read from {ending} files", fix)
-        elif path.is_dir() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
+        elif path.is_dir() and not _REPO.fullmatch(source):
             files = sorted(file.name for file in path.iterdir() if is_file(file.name))
             for_example = f", as {source.rstrip('/')}/{files[0]}" if files else ""
             yield RecipeError(
@@ -521,13 +522,13 @@ def _wanted(problem: Any) -> str:
         case "literal_error" | "enum":
             return str(limits["expected"])
         case "greater_than_equal":
-            return f"at least {limits['ge']}"
+            return f"at least {limits['ge']:g}"
         case "less_than_equal":
-            return f"at most {limits['le']}"
+            return f"at most {limits['le']:g}"
         case "greater_than":
-            return f"over {limits['gt']}"
+            return f"over {limits['gt']:g}"
         case "less_than":
-            return f"under {limits['lt']}"
+            return f"under {limits['lt']:g}"
         case "too_short" | "string_too_short":
             least = limits["min_length"]
             return "not empty" if least == 1 else f"at least {least} long"
