@@ -40,6 +40,44 @@ from tests.support.stand_ins import UNSAID
 SHARED: tuple[type[BaseModel], ...] = (View, EngineKnobs, Running, ModelRef)
 ROOT = Path(__file__).parent.parent
 MARKS = {EXTENT.name: "how much", REFERENCE.name: "a name", GATE.name: "when to refuse"}
+# What a knob means where no comment stands beside it.
+PLAIN = {
+    "alpha": "Scale of the adapter: its weights count alpha / r times",
+    "attn": "Implementation of attention",
+    "backend": "What runs the model under EuroEval",
+    "beta": "How strongly the answers are kept near those of the reference",
+    "chosen": "Filters of the chosen side",
+    "chosen_below_quantile": "Drops a pair whose chosen score lies below it in its language",
+    "disable_dropout": "No dropout while it trains",
+    "dropout": "Share of the adapter's inputs that is left out at random",
+    "dtype": "Number format of the weights; float32 for most CPUs",
+    "engine": "What runs the model; auto takes vLLM on a GPU where it is installed",
+    "epochs": "Passes over the rows",
+    "few_shot": "Show the model a few solved examples of each task",
+    "id": "As the Hub writes it, such as apache-2.0",
+    "iterations": "Samples of each benchmark, for its interval",
+    "label_smoothing": "Share of the pairs that is taken to be the wrong way round",
+    "language": "match: only answers in the language of the prompt",
+    "lora": "Size and dropout of the adapter",
+    "margin_above": "Drops a pair whose scores lie farther apart",
+    "margin_below": "Drops a pair whose scores lie nearer together",
+    "max_context": "Tokens of prompt and answer together",
+    "max_tokens": "Of an answer; what is longer is cut off",
+    "method": "How adapters are combined, as PEFT calls it",
+    "min_of": "Answers that are drawn, of which the lowest is taken",
+    "on_blind": "What happens where the audit finds a language that the model cannot rank",
+    "over": "Whether longer conversations are dropped",
+    "r": "Rank of the adapter",
+    "rejected": "Filters of the rejected side",
+    "report_to": "Where curves are sent while it trains",
+    "simpo_gamma": "SimPO's margin between both sides",
+    "source_language": "Language that is translated from",
+    "split": "Split of the dataset that is read",
+    "strategy": "How a model is spread over GPUs: a copy each, or in parts",
+    "temperature": "Of sampling; 0 is greedy",
+    "top_p": "Nucleus sampling: the share of probability that tokens are drawn from",
+    "weight_decay": "AdamW's",
+}
 _OPEN, _CLOSE = "<!-- {0}: made by python -m tools.reference -->", "<!-- end of {0} -->"
 
 
@@ -182,7 +220,7 @@ def table(model: type[BaseModel], prefix: str = "") -> list[str]:
         if name in ("how", "from_") or name in elsewhere:
             continue
         marks = [MARKS[m.name] for m in info.metadata if isinstance(m, Mark)]
-        said = beside.get(name) or sentence(model, name)
+        said = beside.get(name) or sentence(model, name) or PLAIN.get(name, "")
         mark = f"*{', '.join(marks)}*" if marks else ""
         meaning = ". ".join(part for part in (mark, said[:1].upper() + said[1:]) if part)
         cells = [f"`{prefix}{name}`", typed(schemas[name]), default(info), meaning]

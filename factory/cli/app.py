@@ -12,9 +12,9 @@ from factory.artifacts.resources import home_path
 
 # What people do, in the order in which they do it; a command that is not here comes after these.
 _ORDER = (
-    "demo", "doctor", "plan", "check", "lock", "run", "submit", "status", "cancel", "publish",
-    "task", "card", "pairs", "report", "results", "reproduce", "diff", "chat", "serve", "merge",
-    "push", "pull", "hub",
+    "demo", "doctor", "new", "plan", "check", "lock", "run", "submit", "status", "cancel",
+    "publish", "task", "card", "pairs", "report", "results", "reproduce", "diff", "chat", "serve",
+    "merge", "push", "pull", "hub",
 )  # fmt: skip
 
 

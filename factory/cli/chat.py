@@ -38,7 +38,7 @@ def chat(
     hub: HubUrl = None,
     json_: Annotated[bool, typer.Option("--json", help="With --prompt: print JSON.")] = False,
 ) -> None:
-    """Chat with a model, or with an adapter on the base that it was trained on.
+    """Chat with a model, or an adapter on its base.
 
     The detected language follows each answer. /new starts a new conversation, an empty line ends
     it.

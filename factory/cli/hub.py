@@ -55,9 +55,33 @@ def serve(
     root = home_path() / "hub"
     command = [sys.executable, "-m", "factory.localhub.server", "--root", str(root), "--stay"]
     command += ["--anonymous"] if anonymous else []
-    raise typer.Exit(
-        subprocess.run([*command, "--port", str(port), "--host", host], check=False).returncode
-    )
+    # in the place of this process: a signal to it reaches the server
+    os.execv(sys.executable, [*command, "--port", str(port), "--host", host])
+
+
+@hub.command()
+def ls(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the collections and repos of the local hub."""
+    from factory.hub.session import session
+
+    with session(None) as (_, the_hub):
+        shelves = the_hub.every_collection()
+        repos = {kind: the_hub.names(kind) for kind in ("model", "dataset")}
+    if json_:
+        typer.echo(json.dumps({"collections": shelves, **{f"{k}s": v for k, v in repos.items()}}))
+        return
+    shelved = {(kind, repo) for shelf in shelves.values() for repo, kind in shelf.items()}
+    for slug, shelf in shelves.items():
+        typer.echo(slug)
+        for repo, kind in shelf.items():
+            typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
+    others = [(k, r) for k, names in repos.items() for r in names if (k, r) not in shelved]
+    if others:
+        typer.echo("in no collection")
+    for kind, repo in others:
+        typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
+    if not shelves and not others:
+        typer.echo("nothing yet: factory run RECIPE publishes here, factory pull brings in repos")
 
 
 @hub.command()
@@ -117,7 +141,9 @@ def backup(
     folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier backup.")],
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make a whole copy of the store, also while it is used; an earlier one is brought up to date.
+    """Make a whole copy of the store, also while it is used.
+
+    An earlier copy is brought up to date.
 
     To go back to it, put the folder in the place of the store.
     """
@@ -140,7 +166,10 @@ def export_(
     file: Annotated[Path, typer.Argument(help="The file to write.")],
     what: Annotated[list[str] | None, typer.Argument(help="Collections and repos.")] = None,
 ) -> None:
-    """Write a collection with its history to a file, for a machine without a network."""
+    """Write a collection with its history to a file.
+
+    For a machine without a network. A recipe stands for its collection.
+    """
     from factory.cli.transfer import TransferOptions, carry, local_hub, transfer
     from factory.localhub.launcher import await_end
 
@@ -164,7 +193,10 @@ def export_(
 def import_(
     file: Annotated[Path, typer.Argument(help="A file that factory hub export wrote.")],
 ) -> None:
-    """Read a collection from a file into the local hub, verifying every hash."""
+    """Read a collection from a file into the local hub.
+
+    Every hash is verified.
+    """
     from factory.cli.transfer import TransferOptions, carry, everything, local_hub, transfer
     from factory.errors import InputError
 

@@ -166,10 +166,11 @@ def _alarms(manifest: Manifest) -> list[str]:
 
 
 def rows_table(steps: list[Step]) -> Table:
-    """Tabulate rows in, out and dropped, by step and slice."""
+    """Tabulate rows in, out and dropped, by step; slices that dropped rows have a row of their
+    own."""
     table = Table(title="Rows", title_justify="left")
     table.add_column("step")
-    table.add_column("slice")
+    table.add_column("slices", overflow="fold")
     for column in ("in", "out", "dropped"):
         table.add_column(column, justify="right")
     table.add_column("drop reasons", overflow="fold")
@@ -177,12 +178,20 @@ def rows_table(steps: list[Step]) -> Table:
         if step.state is State.BLOCKED or step.found is None:
             table.add_row(step.name, "", "", "", "", f"{step.state.value}: {step.reason}")
             continue
-        for name, record in step.found.manifest.slices.items():
-            rows = record.rows
-            reasons = ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items())
-            dropped = sum(rows.dropped.values())
-            table.add_row(step.name, name, str(rows.into), str(rows.out), str(dropped), reasons)
+        slices = {name: record.rows for name, record in step.found.manifest.slices.items()}
+        whole = [name for name, rows in slices.items() if not rows.dropped]
+        if whole:
+            into, out = (sum(getattr(slices[name], part) for name in whole) for part in _PARTS)
+            table.add_row(step.name, ", ".join(whole), str(into), str(out), "0", "")
+        for name, rows in slices.items():
+            if rows.dropped:
+                reasons = ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items())
+                dropped = sum(rows.dropped.values())
+                table.add_row(step.name, name, str(rows.into), str(rows.out), str(dropped), reasons)
     return table
+
+
+_PARTS = ("into", "out")
 
 
 def comparison_table(manifest: Manifest) -> Table:

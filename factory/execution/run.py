@@ -6,7 +6,7 @@ import errno
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +88,10 @@ def run(
     if unread := loaded.recipe.unread():
         reporter.note(f"not made, since nothing reads them beside from: {', '.join(unread)}")
     with _stoppable(), _disk_full_explained(home):
-        pins, _ = resolve.resolve(loaded, hub, home, reporter.note, frozen)
+        pins, absent = resolve.resolve(loaded, hub, home, reporter.note, frozen)
         this = Run.begin(loaded, pins, hub, home, reporter, part)
+        due = [step for step in this.plan.steps if step.name in names]
+        resolve.require(resolve.unmet(loaded, resolve.missing(loaded, absent, due), hub))
         this.execute(names, workers)
     return this.plan.steps
 
@@ -138,15 +140,36 @@ def _check_files(loaded: LoadedRecipe, pins: Lock) -> None:
 
 
 def select(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
-    """Return the selected steps among `names`, in their order. Raises RecipeError."""
-    for name in (*only, *((until,) if until else ())):
-        if name not in names:
+    """Return the selected steps among `names`, in their order; the name of a stage stands for all
+    its steps. Raises RecipeError."""
+
+    def steps(word: str) -> list[str]:
+        matching = [name for name in names if word in (name, name.partition("[")[0])]
+        if not matching:
             raise RecipeError(
-                f"no step {name!r}{nearest(name, names)}", f"steps: {', '.join(names)}"
+                f"no step {word!r}{nearest(word, names)}", f"steps: {', '.join(names)}"
             )
+        return matching
+
+    last = steps(until)[-1] if until else None
     if only:
-        return [name for name in names if name in only]
-    return names[: names.index(until) + 1] if until else names
+        wanted = {name for word in only for name in steps(word)}
+        return [name for name in names if name in wanted]
+    return names[: names.index(last) + 1] if last else names
+
+
+def blocked(steps: Sequence[Step], wanted: Collection[str]) -> StageError | None:
+    """Return the error for steps that were asked for and cannot be made: why, and what to change
+    in the recipe. None if there are none."""
+    stopped = [step for step in steps if step.name in wanted and step.state is State.BLOCKED]
+    causes = [step for step in steps if step.state is State.BLOCKED and step.knobs]
+    if not stopped:
+        return None
+    whys = "; ".join(f"{step.name} is blocked: {step.reason}" for step in causes or stopped)
+    others = [step.name for step in stopped if step not in causes]
+    also = f"; so {', '.join(others)} cannot be made" if others and causes else ""
+    fix = "; ".join(dict.fromkeys(step.knobs for step in causes)) or "factory plan says why"
+    return StageError(whys + also, fix)
 
 
 @dataclass(frozen=True)
@@ -170,6 +193,7 @@ class Run:
     reporter: Reporter
     plan: Plan
     part: tuple[int, int] | None = None  # (number, of): this part of the shards of one step
+    _progress: Progress | None = None  # of the step that is running
 
     @classmethod
     def begin(
@@ -206,6 +230,8 @@ class Run:
             if self.part is not None:
                 return
             if self.plan.step(name).state is State.PUBLISH and self.hub.reachable:
+                if self._progress is not None:
+                    self._progress(0, 0, "publishing")
                 try:
                     self._publish(self.plan.step(name))
                 except HubError as error:
@@ -216,6 +242,7 @@ class Run:
                     # the cards of adapters name results by the collection they are in
                     if collected and step.stage.kind in ("verdicts", "results"):
                         collection.refresh_cards(self.loaded.recipe, self.hub, self.reporter.note)
+            self._progress = None
             self.reporter.end(self.plan.step(name), seconds)
         if self.hub.reachable and not collected:
             self._collect()  # an earlier run may have been killed between tag and collection
@@ -289,10 +316,11 @@ class Run:
     def _outcome(
         self, step: Step, places: Mapping[Need, Place], work: Work, out: Path, clock: Clock
     ) -> Outcome:
-        report = self.reporter.begin(step)
+        report = self._progress = self.reporter.begin(step)
 
         def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
-            clock.tick()
+            if total:  # work, and no phase before or after it
+                clock.tick()
             report(done, total, unit, tokens)
 
         run_stage = external.take_in if step.stage.from_ else type(step.stage).run

@@ -60,6 +60,7 @@ from factory.hub.connection import (
     status_of,
     unreachable,
 )
+from factory.hub.environment import called
 from factory.planning.plan import ArtifactRef, Inventory
 
 IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publish
@@ -101,6 +102,33 @@ class Hub:
         http_guard.install()
         self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
 
+    @property
+    def called(self) -> str:
+        """What messages call this hub: its address, or the home of a local one."""
+        return called(self.endpoint)
+
+    @property
+    def local(self) -> bool:
+        """Whether this is the local hub."""
+        return called(self.endpoint) != self.endpoint
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all models or datasets of the local hub; of another, which may have
+        millions, none. Raises HubError."""
+        if not self.local:
+            return []
+        listed = self._api.list_models if kind == "model" else self._api.list_datasets
+        with self.explained(f"the {kind}s"):
+            return [untrusted.repo(repo.id) for repo in listed()]
+
+    def size(self, name: str, kind: str, revision: str) -> int | None:
+        """Return the bytes of a repo at a revision; None where there is none. Raises HubError."""
+        with self.explained(name):
+            commit = self._commit_at(name, kind, revision)
+            if commit is None:
+                return None
+            return sum(file.size for file in files_at(self._api, name, kind, commit))
+
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
         """Return (commit, content digest) of an outside repo; None when the hub does not have it.
 
@@ -140,7 +168,7 @@ class Hub:
         only: patterns of the files to download, all by default.
         but: patterns of files to leave out. Pickled weights are never downloaded.
         Raises HubError."""
-        with self.explained(name), announced(f"fetching {name} from {self.endpoint}"):
+        with self.explained(name), announced(f"fetching {name} from {self.called}"):
             commit = revision
             if not REGEX_COMMIT_HASH.fullmatch(revision):
                 untrusted.ref(revision)
@@ -208,6 +236,15 @@ class Hub:
         with self.explained(name):
             untrusted.revision(revision)
             return [file.path for file in files_at(self._api, name, kind, revision)]
+
+    def collections_with(self, repo: str) -> list[str]:
+        """Return the slugs of the collections that hold a repo. Raises HubError."""
+        with self.explained(repo):
+            return [
+                untrusted.slug(listed.slug)
+                for kind in ("models", "datasets")
+                for listed in self._api.list_collections(item=f"{kind}/{untrusted.repo(repo)}")
+            ]
 
     def siblings(self, repo: str, kind: str) -> list[tuple[str, str]]:
         """Return the other models and datasets, (name, kind), in the collections of a repo."""
@@ -290,6 +327,13 @@ class Hub:
             listed = self._api.list_collections(owner=org)
             return {untrusted.slug(item.slug): untrusted.text(item.title) for item in listed}
 
+    def every_collection(self) -> dict[str, dict[str, str]]:
+        """Return the repos of every collection of the local hub with their types, by slug. Raises
+        HubError."""
+        with self.explained("the collections"):
+            slugs = [untrusted.slug(listed.slug) for listed in self._api.list_collections()]
+        return {slug: self.collection(slug) for slug in slugs}
+
     def find_collection(self, slug: str) -> tuple[str, str]:
         """Return (slug, title) of a collection. A pulled one is also matched by its slug on the
         source hub, of which only the number at the end differs. Raises HubError."""
@@ -297,7 +341,7 @@ class Hub:
         same = [other for other in titles if other.rpartition("-")[0] == slug.rpartition("-")[0]]
         if slug not in titles and not same:
             raise HubError(
-                f"{self.endpoint} has no collection {slug}",
+                f"{self.called} has no collection {slug}",
                 f"there is {', '.join(titles)}" if titles else "factory pull it first",
             )
         here = slug if slug in titles else same[0]
@@ -399,7 +443,7 @@ class Hub:
         if path.stat().st_size != file.size:
             raise HubError(
                 f"{file.path} of {repo} did not arrive whole: {path.stat().st_size} bytes, and "
-                f"{self.endpoint} lists {file.size}",
+                f"{self.called} lists {file.size}",
                 "run it again; if it stays, that copy is damaged",
             )
         return path
@@ -438,7 +482,7 @@ class Hub:
             return None
         lines = str(error).strip().splitlines() or [""]
         return HubError(
-            f"{name}: {self.endpoint} gave an answer that cannot be read "
+            f"{name}: {self.called} gave an answer that cannot be read "
             f"({type(error).__name__}: {lines[0][:200]})",
             "try again; if it stays, that hub is damaged or no hub at all",
         )
@@ -450,7 +494,7 @@ class Hub:
                 return HubError(f"{name} is gated", fix)
             case RepositoryNotFoundError():
                 return HubError(
-                    f"{self.endpoint} has no {name}, or hides it", "check the name and your token"
+                    f"{self.called} has no {name}, or hides it", "check the name and your token"
                 )
             case RevisionNotFoundError():
                 fix = "check it, or remove its line from the lock"
@@ -459,7 +503,7 @@ class Hub:
                 status = status_of(error)
                 message = error.server_message or f"asked for {address_of(error)}"
                 fix = _FIXES.get(status, "try again; finished work is kept")
-                return HubError(f"{name}: {self.endpoint} answered {status}: {message}", fix)
+                return HubError(f"{name}: {self.called} answered {status}: {message}", fix)
         if isinstance(error, (*connection_errors(), LocalEntryNotFoundError)):
             return unreachable(self.endpoint, error)
         return None

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from factory.artifacts.resources import home_path
 from factory.artifacts.workdir import Home
 from factory.errors import HubError
-from factory.hub.environment import configure_clients, restored_settings
-from factory.localhub.launcher import HubStartError, connect, environment
+from factory.hub.environment import configure_clients, name_local_hub, restored_settings
+from factory.localhub.launcher import HubStartError, connect, environment, own_place
 
 if TYPE_CHECKING:
     from factory.hub.client import Hub
@@ -25,11 +25,14 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     if endpoint is None:
         try:
             with connect(home.hub) as connection:
-                os.environ.update(environment(connection, home.cache))
+                place = own_place(home.hub)
+                cache = home.cache if place == home.hub else place / "cache"
+                os.environ.update(environment(connection, cache))
                 configure_clients(connection.url)
+                name_local_hub(connection.url, home.root)
                 from factory.hub.client import Hub
 
-                yield home, Hub(connection.url, connection.token, home.cache / "hub")
+                yield home, Hub(connection.url, connection.token, cache / "hub")
         except HubStartError as error:
             raise not_started(error) from None
         return

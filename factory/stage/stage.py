@@ -25,6 +25,7 @@ from factory.stage.models import ModelRef, RewardModel
 from factory.stage.readers import View
 
 if TYPE_CHECKING:
+    from factory.artifacts.manifest import Rows
     from factory.stage.job import Job
     from factory.stage.outcome import Outcome
 
@@ -165,6 +166,12 @@ class Stage(Knobs):
     def min_rows(self) -> dict[str, int]:
         """Return the fewest rows that this stage can work with, by role."""
         return {}
+
+    def shortage(self, rows: Rows, figures: Mapping[str, Any]) -> tuple[str, str]:
+        """Return why a slice has few rows, and the knobs that change that; each `""` if unknown.
+
+        rows: counts of the slice. figures: those that the stage reported of it."""
+        return ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items()), ""
 
     def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
         """Return requirements of these slices that this machine lacks, such as a server's address.

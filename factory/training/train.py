@@ -182,6 +182,7 @@ class _Training(Stage):
         base = job.place(spec, "base")
         for directory in (job.out, *(job.out / checkpoints.FOLDER).glob("*")):
             adapters.name_base(directory, base.name, base.revision)
+        job.progress(0, 0, "probing")
         probed = probe.probe(
             base.path, job.out, talks, self.dtype, self.max_length, self.how.engine
         )

@@ -501,19 +501,21 @@ def test_another_hub_gets_the_same_line(made: Path, tmp_path: Path) -> None:
 
 def test_a_lock_from_another_hub_is_good_here(made: Path, tmp_path: Path) -> None:
     """Commits are called otherwise on every hub: what counts is the content."""
-    shutil.copy(made.parent / "smoke.lock.yaml", tmp_path)
-    before = (tmp_path / "smoke.lock.yaml").read_text()
+    locks = tmp_path / "home" / "locks"
+    shutil.copytree(made / "locks", locks)
+    before = (locks / "smoke.lock.yaml").read_text()
     done = run_factory("run", "smoke", "--until", "questions", home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     assert plan(tmp_path / "home")["reward"]["fingerprint"] == plan(made)["reward"]["fingerprint"]
-    assert (tmp_path / "smoke.lock.yaml").read_text() == before
+    assert (locks / "smoke.lock.yaml").read_text() == before
 
 
 def test_a_lock_that_pins_other_content_stops_the_run(made: Path, tmp_path: Path) -> None:
-    text = (made.parent / "smoke.lock.yaml").read_text()
+    text = (made / "locks" / "smoke.lock.yaml").read_text()
     name = "local/tiny-random-llama"
     digest = text.partition(name)[2].partition("digest: ")[2].split()[0]
-    (tmp_path / "smoke.lock.yaml").write_text(text.replace(digest, "a" * 64))
+    (tmp_path / "home" / "locks").mkdir(parents=True)
+    (tmp_path / "home" / "locks" / "smoke.lock.yaml").write_text(text.replace(digest, "a" * 64))
     done = run_factory("run", "smoke", home=tmp_path / "home")
     assert done.returncode == 1
     assert f"smoke.lock.yaml pins {name} to content that" in done.stderr

@@ -101,7 +101,7 @@ class RepoTransfer:
                 self._compare(plan)
                 return done
         raise HubError(
-            f"{pair.target} at {self._destination.endpoint} keeps changing", "try again later"
+            f"{pair.target} at {self._destination.called} keeps changing", "try again later"
         )
 
     def collection(self, slug: str, *, dry: bool = False) -> CollectionOutcome:
@@ -166,7 +166,7 @@ class RepoTransfer:
             repos = [RepoId(named, rest)] if named else self.source.kinds(word)
         if not repos:
             raise HubError(
-                f"{self.source.endpoint} has no {word}, or hides it", "check the name and the token"
+                f"{self.source.called} has no {word}, or hides it", "check the name and the token"
             )
         return repos
 

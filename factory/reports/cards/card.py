@@ -26,6 +26,7 @@ from factory.reports.win_rates import (
     model_index,
     read_rates,
 )
+from factory.stage.readers import is_file
 
 # Size classes as the Hub writes them in `size_categories`.
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
@@ -49,7 +50,7 @@ def render(
     (`benchmarked`). Raises InputError for a manifest of another version of the factory."""
     kind = manifest.kind if manifest.kind in _MODELS else "dataset"
     terms = licenses.terms(manifest.license) if manifest.license else None
-    command = shlex.join(["factory", "run", "recipe.yaml", "--until", manifest.step])
+    command = _reproduce(manifest)
     metadata = config.dump(header(manifest, judged, benchmarked))
     values = {
         "header": markdown.Safe(metadata),
@@ -84,6 +85,15 @@ def render(
         ) from None
     top = f"---\n{metadata}---\n"
     return top + re.sub(r"\n{3,}", "\n\n", text.removeprefix(top)).rstrip() + "\n"
+
+
+def _reproduce(manifest: Manifest) -> str:
+    """Return the command that makes an artifact again. A step that read a file is taken as it was
+    published: of the file, only its rows are."""
+    sources = [read.source for record in manifest.slices.values() for read in record.inputs]
+    read_file = any(source and is_file(source) for source in sources)
+    begin = [] if read_file else ["--from", manifest.step]
+    return shlex.join(["factory", "reproduce", manifest.repo, *begin])
 
 
 def header(

@@ -41,7 +41,7 @@ def find(hub: Hub, name: str) -> EvaluatedRepo:
         if hub.has(repo, kind, revision):
             return EvaluatedRepo(repo, kind, revision)
     raise HubError(
-        f"{hub.endpoint} has no {' or '.join(kinds)} {repo} at {revision}",
+        f"{hub.called} has no {' or '.join(kinds)} {repo} at {revision}",
         f"check the name, or bring it in: factory pull {path}",
     )
 
