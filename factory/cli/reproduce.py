@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def reproduce(
-    collection: Annotated[str, typer.Argument(help="The collection, by its slug.")],
+    collection: Annotated[str, typer.Argument(help="The collection, by its slug or a repo in it.")],
     from_: Annotated[
         str | None,
         typer.Option("--from", help="First step to run; earlier ones stay as published."),
@@ -43,6 +43,9 @@ def reproduce(
 
     token = remote_token(at) if at else None  # the session's own is the local hub's
     if at is not None:
+        from factory.hub.client import Hub
+
+        collection, _ = Hub(at, token).find_collection(collection)
         _bring([collection], at, token)
     with session(None) as (home, hub), tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         from factory.cli.console import ConsoleReporter, console

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,7 @@ IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publi
 COLLECTION_DESCRIPTION = 150  # characters the Hub allows
 _SMALL = 256 * 2**20  # bytes of a file that is read whole, as a manifest or a card
 _AT_ONCE = 8  # downloads
+_SLUG = re.compile(r"-[0-9a-f]{24}$")  # the end of a collection's slug
 _WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.onnx")
 
 
@@ -284,8 +286,24 @@ class Hub:
             return {untrusted.slug(item.slug): untrusted.text(item.title) for item in listed}
 
     def find_collection(self, slug: str) -> tuple[str, str]:
-        """Return (slug, title) of a collection. A pulled one is also matched by its slug on the
-        source hub, of which only the number at the end differs. Raises HubError."""
+        """Return (slug, title) of a collection, given by its slug or by a repo in it. A pulled one
+        is also matched by its slug on the source hub, of which only the number at the end differs.
+        Raises HubError."""
+        kinds = () if _SLUG.search(slug) else ("model", "dataset")
+        kind = next((kind for kind in kinds if self.has(slug, kind, "main")), None)
+        if kind is None:
+            return self._by_slug(slug)
+        with self.explained(slug):
+            shelves = list(self._api.list_collections(item=f"{kind}s/{slug}"))
+        if len(shelves) != 1:
+            named = ", ".join(untrusted.slug(shelf.slug) for shelf in shelves)
+            raise HubError(
+                f"{slug} is in {len(shelves)} collections",
+                f"name one: {named}" if named else "name a collection by its slug",
+            )
+        return untrusted.slug(shelves[0].slug), untrusted.text(shelves[0].title)
+
+    def _by_slug(self, slug: str) -> tuple[str, str]:
         titles = self.collections(slug.split("/")[0])
         same = [other for other in titles if other.rpartition("-")[0] == slug.rpartition("-")[0]]
         if slug not in titles and not same:

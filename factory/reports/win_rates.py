@@ -8,6 +8,7 @@ from typing import Any
 
 from factory.artifacts.manifest import InputRecord, Manifest
 from factory.reports import values
+from factory.reports.formatting import model_name
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ class Comparison:
     judge: JudgeRef
     questions: tuple[str, str]
 
+    @property
+    def contest(self) -> tuple[str, str, str]:
+        """What the rows of one table share: the reference and the artifact of verdicts."""
+        return self.row.reference, self.judge.repo, self.judge.tag
+
 
 def win_rates(manifest: Manifest) -> list[WinRateRow]:
     """Read the win rates of one artifact of verdicts, in their order."""
@@ -207,7 +213,7 @@ def model_index(name: str, rows: Iterable[Comparison]) -> list[dict[str, Any]]:
             dataset["config"] = row.language
         metric = {
             "type": "win_rate",
-            "name": f"win rate against {row.reference}, judged by {judge.name}, in percent",
+            "name": f"win rate against {model_name(row.reference)}, judged by {judge.name}, in percent",
             "value": round(rate.rate, 2),
             "args": {
                 "low": round(rate.low or 0.0, 2),

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from factory.reports import formatting
 from factory.reports.benchmarks import Delta
-from factory.reports.page import formatting
 from factory.reports.page.svg import Scale, element, line, picture, ticks, tip
 from factory.reports.win_rates import JudgedModel, WinRateRow
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from factory.artifacts import checkpoints
 from factory.artifacts.manifest import License, Manifest, Rows
-from factory.reports import learning
+from factory.reports import formatting, learning
 from factory.reports.benchmarks import BenchmarkedModel, benchmarked_models
 from factory.reports.checkpoint_curves import Course, courses
 from factory.reports.learning import AuditFigures, Histogram, PairingFigures, Training
-from factory.reports.page import answers, examples, formatting
+from factory.reports.page import answers, examples
 from factory.reports.page.answers import Speech
 from factory.reports.page.examples import ExamplePair
 from factory.reports.page.lineage import Chain, LeftOut, origin, reads

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from factory.artifacts.manifest import Manifest
 from factory.artifacts.resources import shipped
+from factory.reports.formatting import figure
 from factory.reports.page import page
 from factory.reports.page.charts import rates
-from factory.reports.page.formatting import figure
 from factory.reports.page.gather import PublishedStep, gather
 from factory.reports.page.lineage import Chain, choose
 from factory.reports.page.lineage_graph import Node, arrange, draw, graph
