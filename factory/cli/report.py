@@ -29,7 +29,7 @@ def report(
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """Write the results of a collection as one HTML page, from its manifests alone."""
+    """Write the results of a collection as one HTML page."""
     from factory.errors import InputError
 
     source, endpoint = _source(collection, hub)
@@ -39,7 +39,7 @@ def report(
     from factory.reports.page.page import render
 
     chain = choose(source.manifests, source.recipe)
-    text = render(gather(chain, source.title, source.slug, endpoint))
+    text = render(gather(chain, source.title, source.slug, endpoint, source.questions))
     if str(to) == "-":
         typer.echo(text, nl=False)
         return

@@ -113,6 +113,10 @@ class JudgedModel:
     n_seen: int | None
     rows: tuple[WinRateRow, ...]
 
+    def at(self, language: str) -> WinRateRow | None:
+        """Return the row of a language; None where this model was not compared in it."""
+        return next((row for row in self.rows if row.language == language), None)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -205,6 +209,7 @@ def model_index(name: str, rows: Iterable[Comparison]) -> list[dict[str, Any]]:
     results = []
     for entry in rows:
         row, judge, rate = entry.row, entry.judge, entry.row.overall
+        against = model_name(row.reference)
         if rate.rate is None:
             continue
         repo, tag = entry.questions
@@ -213,7 +218,7 @@ def model_index(name: str, rows: Iterable[Comparison]) -> list[dict[str, Any]]:
             dataset["config"] = row.language
         metric = {
             "type": "win_rate",
-            "name": f"win rate against {model_name(row.reference)}, judged by {judge.name}, in percent",
+            "name": f"win rate against {against}, judged by {judge.name}, in percent",
             "value": round(rate.rate, 2),
             "args": {
                 "low": round(rate.low or 0.0, 2),

@@ -34,7 +34,8 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 # Tasks of the Hub, by kind of row; what trains or is a chat model is text generation.
 _TASKS = {
     "scores": ("text-ranking",), "rankings": ("text-ranking",), "verdicts": ("text-ranking",),
-    "preferences": ("text-generation", "text-ranking"), "pairs": ("text-generation", "text-ranking"),
+    "preferences": ("text-generation", "text-ranking"),
+    "pairs": ("text-generation", "text-ranking"),
 }  # fmt: skip
 _ANNOTATED = ("score", "pair", "best", "transfer", "judge")  # rows with labels that a model gave
 NOTE = 500  # characters the Hub allows in a note

@@ -64,7 +64,8 @@ def outcome(row: WinRateRow) -> str:
 
 def forest_line(row: WinRateRow, scale: Scale) -> Markup:
     """Draw a win rate with its interval; a diamond for all languages."""
-    name = f"{row.model} against {row.reference}, {formatting.language(row.language)}: {row.shown}"
+    against = f"{row.model} against the {formatting.model_name(row.reference)}"
+    name = f"{against}, {formatting.language(row.language)}: {row.shown}"
     rate = row.overall
     if rate.rate is None:
         return picture(_ROW, name, _share_lines(scale, middle=True))
