@@ -98,10 +98,11 @@ class Hub:
 
     def __init__(self, endpoint: str, token: str | None, cache: Path | None = None) -> None:
         self.endpoint = endpoint
-        self._token = token
+        # False, not None: a client without a token of its own would send the one it finds.
+        self._token: str | bool = token or False
         self._cache = cache
         http_guard.install()
-        self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
+        self._api = HfApi(endpoint=endpoint, token=self._token, library_name="croco-factory")
 
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
         """Return (commit, content digest) of an outside repo; None when the hub does not have it.
@@ -509,7 +510,8 @@ def _raised_by_client(error: BaseException) -> bool:
 
 
 _FIXES = {
-    401: "check your token (HF_TOKEN, or hf auth login)",
+    401: "check your token (HF_TOKEN, or hf auth login): it goes only to the hub that HF_ENDPOINT "
+    "names, huggingface.co by default",
     403: "your token may not write there",
     404: "check that this is the address of a Hugging Face hub, and the name",
     507: "the hub's disk is full: free some space",

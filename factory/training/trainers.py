@@ -113,7 +113,10 @@ def load_base(directory: Path, dtype: str, attn: str = "sdpa") -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
-        str(directory), dtype=getattr(torch, dtype), attn_implementation=attn
+        str(directory),
+        dtype=getattr(torch, dtype),
+        attn_implementation=attn,
+        trust_remote_code=False,
     )
 
 
@@ -141,6 +144,7 @@ def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
         num_labels=1,
         dtype=getattr(torch, task.dtype),
         attn_implementation=attention(task),
+        trust_remote_code=False,
     )
     return RewardTrainer(
         model=model,
@@ -257,12 +261,17 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
 
     model, adapter = _causal(task)
     judge = AutoModelForSequenceClassification.from_pretrained(
-        str(task.reward), num_labels=1, dtype=getattr(torch, task.dtype)
+        str(task.reward),
+        num_labels=1,
+        dtype=getattr(torch, task.dtype),
+        trust_remote_code=False,
     )
     return OnlineDPOTrainer(
         model=model,
         reward_funcs=judge,
-        reward_processing_classes=AutoTokenizer.from_pretrained(str(task.reward)),
+        reward_processing_classes=AutoTokenizer.from_pretrained(
+            str(task.reward), trust_remote_code=False
+        ),
         args=OnlineDPOConfig(
             beta=[task.beta],
             loss_type="sigmoid",

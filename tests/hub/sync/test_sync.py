@@ -334,6 +334,8 @@ def test_equal_content_under_other_ids_is_no_conflict(
         [Fault("/commit/", 429), Fault("PUT", 500), Fault("/tree/", "reset")],
         [Fault("PUT", "reset"), Fault("PUT", "lost"), Fault("/preupload/", "reset")],
         [Fault("/tree/", "cut"), Fault("/branch/", "lost"), Fault("objects/batch", 503)],
+        [Fault("/validate-yaml", 503), Fault("/validate-yaml", "page"), Fault("/commit/", "page")],
+        [Fault("objects/batch", "page"), Fault("/refs", "page"), Fault("/tree/", "page")],
         [Fault("PUT", 503, 14)],  # more than the client itself puts up with
     ],
 )
