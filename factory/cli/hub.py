@@ -161,6 +161,33 @@ def backup(
         raise HubError("; ".join(report["problems"]), "mend the store, then make the backup again")
 
 
+@hub.command()
+def token(
+    new: Annotated[
+        str | None, typer.Option("--new", metavar="USER", help="Make a token for this user.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="It may write, not only read.")] = False,
+    revoke: Annotated[
+        str | None, typer.Option(metavar="ID|USER", help="Revoke a token, or all of a user.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the tokens of the local hub, make one, or revoke some.
+
+    A new token is shown once: the hub keeps only its hash.
+    """
+    role = "write" if write else "read"
+    reply = _ask("tokens", {"create": new, "role": role, "revoke": revoke})
+    if json_:
+        typer.echo(json.dumps(reply))
+    elif new is not None:
+        typer.echo(reply["token"])
+    elif revoke is not None:
+        typer.echo(f"{reply['revoked']} revoked")
+    else:
+        typer.echo("\n".join(f"{t['id']}  {t['role']:5}  {t['user']}" for t in reply["tokens"]))
+
+
 @hub.command("export")
 def export_(
     file: Annotated[Path, typer.Argument(help="The file to write.")],

@@ -43,7 +43,7 @@ def report(
     from factory.reports.page.page import render
 
     chain = choose(source.manifests, source.recipe)
-    text = render(gather(chain, source.title, source.slug, endpoint))
+    text = render(gather(chain, source.title, source.slug, endpoint, source.questions))
     if str(to) == "-":
         typer.echo(text, nl=False)
         return

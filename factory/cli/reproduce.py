@@ -110,17 +110,10 @@ def diff(
 def _slug(word: str, hub: Hub) -> str:
     """Return the slug of the collection that a word stands for: a slug, a repo in it, or its
     recipe. Raises HubError, RecipeError."""
-    from factory.cli.transfer import SLUG, collection_of
-    from factory.errors import HubError
+    from factory.cli.transfer import collection_of
 
-    if SLUG.fullmatch(word):
-        return word
     if "/" in word and not word.endswith((".yaml", ".yml")):
-        repo = word.removeprefix("datasets/").partition("@")[0]
-        if slug := next(iter(hub.collections_with(repo)), None):
-            return slug
-        elsewhere = "name another hub with --at, as --at https://huggingface.co"
-        raise HubError(f"{hub.called} has no collection with {repo}", elsewhere)
+        return hub.find_collection(word.removeprefix("datasets/").partition("@")[0])[0]
     return collection_of(word, hub.collections) or word
 
 

@@ -29,7 +29,7 @@ def load_tokenizer(directory: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"the tokenizer of {directory} cannot be read: {str(error).splitlines()[0]}",

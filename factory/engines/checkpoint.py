@@ -43,7 +43,7 @@ def read(directory: Path) -> Checkpoint:
     from transformers import AutoConfig, GenerationConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(directory))
+        config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}",

@@ -80,7 +80,9 @@ def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
     import torch
 
     try:
-        model = auto_class.from_pretrained(str(directory), dtype=getattr(torch, dtype))
+        model = auto_class.from_pretrained(
+            str(directory), dtype=getattr(torch, dtype), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise InputError(
             f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,7 @@ IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publi
 COLLECTION_DESCRIPTION = 150  # characters the Hub allows
 _SMALL = 256 * 2**20  # bytes of a file that is read whole, as a manifest or a card
 _AT_ONCE = 8  # downloads
+_SLUG = re.compile(r"-[0-9a-f]{24}$")  # the end of a collection's slug
 _WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.onnx")
 
 
@@ -97,10 +99,11 @@ class Hub:
 
     def __init__(self, endpoint: str, token: str | None, cache: Path | None = None) -> None:
         self.endpoint = endpoint
-        self._token = token
+        # False, not None: a client without a token of its own would send the one it finds.
+        self._token: str | bool = token or False
         self._cache = cache
         http_guard.install()
-        self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
+        self._api = HfApi(endpoint=endpoint, token=self._token, library_name="croco-factory")
 
     @property
     def called(self) -> str:
@@ -237,15 +240,6 @@ class Hub:
             untrusted.revision(revision)
             return [file.path for file in files_at(self._api, name, kind, revision)]
 
-    def collections_with(self, repo: str) -> list[str]:
-        """Return the slugs of the collections that hold a repo. Raises HubError."""
-        with self.explained(repo):
-            return [
-                untrusted.slug(listed.slug)
-                for kind in ("models", "datasets")
-                for listed in self._api.list_collections(item=f"{kind}/{untrusted.repo(repo)}")
-            ]
-
     def siblings(self, repo: str, kind: str) -> list[tuple[str, str]]:
         """Return the other models and datasets, (name, kind), in the collections of a repo."""
         repos: dict[tuple[str, str], None] = {}
@@ -335,8 +329,24 @@ class Hub:
         return {slug: self.collection(slug) for slug in slugs}
 
     def find_collection(self, slug: str) -> tuple[str, str]:
-        """Return (slug, title) of a collection. A pulled one is also matched by its slug on the
-        source hub, of which only the number at the end differs. Raises HubError."""
+        """Return (slug, title) of a collection, given by its slug or by a repo in it. A pulled one
+        is also matched by its slug on the source hub, of which only the number at the end differs.
+        Raises HubError."""
+        kinds = () if _SLUG.search(slug) else ("model", "dataset")
+        kind = next((kind for kind in kinds if self.has(slug, kind, "main")), None)
+        if kind is None:
+            return self._by_slug(slug)
+        with self.explained(slug):
+            shelves = list(self._api.list_collections(item=f"{kind}s/{slug}"))
+        if len(shelves) != 1:
+            named = ", ".join(untrusted.slug(shelf.slug) for shelf in shelves)
+            raise HubError(
+                f"{slug} is in {len(shelves)} collections",
+                f"name one: {named}" if named else "name a collection by its slug",
+            )
+        return untrusted.slug(shelves[0].slug), untrusted.text(shelves[0].title)
+
+    def _by_slug(self, slug: str) -> tuple[str, str]:
         titles = self.collections(slug.split("/")[0])
         same = [other for other in titles if other.rpartition("-")[0] == slug.rpartition("-")[0]]
         if slug not in titles and not same:
@@ -542,7 +552,8 @@ def _raised_by_client(error: BaseException) -> bool:
 
 
 _FIXES = {
-    401: "check your token (HF_TOKEN, or hf auth login)",
+    401: "check your token (HF_TOKEN, or hf auth login): it goes only to the hub that HF_ENDPOINT "
+    "names, huggingface.co by default",
     403: "your token may not write there",
     404: "check that this is the address of a Hugging Face hub, and the name",
     507: "the hub's disk is full: free some space",

@@ -24,6 +24,7 @@ Role = Literal["read", "write"]
 FIRST_USER = "local"
 # git sends what it knows only after it was asked.
 _ASK = {"WWW-Authenticate": 'Basic realm="token as password"'}
+_ID_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Account:
 
 
 class Accounts:
-    """All tokens. They are read once: the server is not running while one is added."""
+    """All tokens, read once and again after each change: no other process has the store open."""
 
     def __init__(self, database: Database, *, read_only: bool = False) -> None:
         self._database = database
@@ -75,7 +76,36 @@ class Accounts:
         token = _random_token()
         with self._database.transaction() as connection:
             self._register(connection, token, account)
+        self._accounts = self._load()
         return token
+
+    def tokens(self) -> list[dict[str, str]]:
+        """Every token, by user: its id, which is the beginning of its hash, user and role."""
+        listed = sorted(self._accounts.items(), key=lambda item: (item[1].user, item[0]))
+        return [
+            {"id": key[:_ID_DIGITS], "user": account.user, "role": account.role}
+            for key, account in listed
+        ]
+
+    def revoke(self, which: str) -> int:
+        """Forget the token with this id, or all of a user; the number of those. Raises BadRequest
+        for the owner's, and where there is none."""
+        chosen = [
+            (key, account.user)
+            for key, account in self._accounts.items()
+            if which in (key[:_ID_DIGITS], account.user)
+        ]
+        if not chosen:
+            raise BadRequest(f"there is no token {which!r}, and no user of that name has one")
+        if any(user == FIRST_USER for _, user in chosen):
+            raise BadRequest(
+                "the owner's token is the file 'token' in the hub's folder: to change it, remove"
+                " the file while nobody uses the hub"
+            )
+        with self._database.transaction() as connection:
+            connection.executemany("DELETE FROM tokens WHERE sha256 = ?", [(k,) for k, _ in chosen])
+        self._accounts = self._load()
+        return len(chosen)
 
     def adopt_token_file(self, path: Path) -> None:
         """Make the token in this file, and no other, the first user's; write one if none is there.

@@ -8,6 +8,7 @@ from typing import Any
 
 from factory.artifacts.manifest import InputRecord, Manifest
 from factory.reports import values
+from factory.reports.formatting import model_name
 
 # Roles of what a judge compares, and of what a reward model scores: the rest are its models.
 _COMPARED = ("answers", "reference", "training")
@@ -118,6 +119,10 @@ class JudgedModel:
     n_seen: int | None
     rows: tuple[WinRateRow, ...]
 
+    def at(self, language: str) -> WinRateRow | None:
+        """Return the row of a language; None where this model was not compared in it."""
+        return next((row for row in self.rows if row.language == language), None)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -126,6 +131,11 @@ class Comparison:
     row: WinRateRow
     judge: JudgeRef
     questions: tuple[str, str]
+
+    @property
+    def contest(self) -> tuple[str, str, str]:
+        """What the rows of one table share: the reference and the artifact of verdicts."""
+        return self.row.reference, self.judge.repo, self.judge.tag
 
 
 def win_rates(manifest: Manifest) -> list[WinRateRow]:
@@ -230,6 +240,7 @@ def model_index(name: str, rows: Iterable[Comparison]) -> list[dict[str, Any]]:
     results = []
     for entry in rows:
         row, judge, rate = entry.row, entry.judge, entry.row.overall
+        against = model_name(row.reference)
         if rate.rate is None:
             continue
         repo, tag = entry.questions
@@ -238,7 +249,7 @@ def model_index(name: str, rows: Iterable[Comparison]) -> list[dict[str, Any]]:
             dataset["config"] = row.language
         metric = {
             "type": "win_rate",
-            "name": f"win rate against {row.reference}, judged by {judge.name}, in percent",
+            "name": f"win rate against {against}, judged by {judge.name}, in percent",
             "value": round(rate.rate, 2),
             "args": {
                 "low": round(rate.low or 0.0, 2),

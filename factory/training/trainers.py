@@ -127,7 +127,10 @@ def load_base(directory: Path, dtype: str, attn: str = "sdpa") -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
-        str(directory), dtype=getattr(torch, dtype), attn_implementation=attn
+        str(directory),
+        dtype=getattr(torch, dtype),
+        attn_implementation=attn,
+        trust_remote_code=False,
     )
 
 
@@ -157,6 +160,7 @@ def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
         num_labels=1,
         dtype=getattr(torch, task.dtype),
         attn_implementation=attention(task),
+        trust_remote_code=False,
     )
     return RewardTrainer(
         model=model,
@@ -307,9 +311,12 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
 
     model, adapter = _causal(task)
     judge = AutoModelForSequenceClassification.from_pretrained(
-        str(task.reward), num_labels=1, dtype=getattr(torch, task.dtype)
+        str(task.reward),
+        num_labels=1,
+        dtype=getattr(torch, task.dtype),
+        trust_remote_code=False,
     )
-    reader = AutoTokenizer.from_pretrained(str(task.reward))
+    reader = AutoTokenizer.from_pretrained(str(task.reward), trust_remote_code=False)
     # TRL pads with the tokenizer's token and writes it into the config: as the config has it, so
     # that answers are read where this classifier was trained to be read
     if (pad := judge.config.get_text_config().pad_token_id) is not None:

@@ -244,7 +244,7 @@ class HubReader:
         for _ in range(_COPIES):
             path = Path(retry_transient(get))
             if path.stat().st_size == file.size and (
-                file.sha256 is not None or _blob_id(path.read_bytes()) == file.blob
+                file.sha256 is not None or git_blob_id(path.read_bytes()) == file.blob
             ):
                 return path
             self.discard(path)
@@ -326,8 +326,8 @@ def retry_transient(call: Callable[[], T], also: Sequence[int] = ()) -> T:
     return retrying(call)
 
 
-def _blob_id(content: bytes) -> str:
-    """Return the git id of a file."""
+def git_blob_id(content: bytes) -> str:
+    """Return the git id of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
