@@ -145,7 +145,7 @@ def run_json(steps: list[Step]) -> list[dict[str, Any]]:
 
 
 def alarms(steps: list[Step]) -> list[str]:
-    """Return alarms of trainings, to be looked at before their adapters are used."""
+    """Return alarms of steps, to be looked at before what they made is used."""
     return [
         f"look at {step.name}: {alarm}"
         for step in steps
