@@ -77,6 +77,8 @@ def plan(
             typer.echo(json.dumps(tables.plan_json(steps, estimates, costs_of_steps), indent=1))
             return
         console.print(tables.plan_table(steps, estimates))
+        if unread := loaded.recipe.unread():
+            console.print(f"Not made, since nothing reads them beside from: {', '.join(unread)}")
         if the_site is not None and costs_of_steps is not None:
             console.print(tables.costs_table(the_site.name, costs_of_steps))
 

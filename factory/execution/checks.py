@@ -24,12 +24,13 @@ from factory.engines import Sampling, chat_template, template_check
 from factory.errors import Check, FactoryError, InputError, RecipeError
 from factory.execution.adapter_checks import check_adapters
 from factory.hub.client import Hub
+from factory.pairs.selection import Selection
 from factory.planning.lock import Lock
 from factory.planning.plan import Step
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
-from factory.stage.readers import Row, is_file
+from factory.stage.readers import DistinctIds, Row, is_file
 from factory.stage.stage import Stage
 
 _VERSION = 3  # raise it when a check changes: what was found before is looked for again
@@ -45,6 +46,8 @@ def check(
     Raises HubError when a tokenizer cannot be fetched, InputError without transformers.
     """
     findings = check_adapters(loaded.recipe, pins, hub, only)
+    findings += _nothing_in_common(loaded, pins, hub, only)
+    findings += _several_labels(loaded.recipe, pins, hub, only)
     for tokenizer in tokenizers(loaded.recipe, only):
         if tokenizer.model.source not in pins.pins:
             findings.append(
@@ -229,6 +232,20 @@ def _lengths(
 ) -> Iterator[tuple[str, int | InputError]]:
     """Yield (id, number of tokens) for every prompt of a slice that is read from outside, or why
     the template refuses it. Prompts that are made in the run (translations) do not exist yet."""
+    for where, prompt in _outside_prompts(spec, loaded, pins, hub):
+        try:
+            length = len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
+        except InputError as error:
+            yield prompt["prompt_id"], InputError(f"{where}: {error.what}", error.fix)
+        else:
+            yield prompt["prompt_id"], length
+
+
+def _outside_prompts(
+    spec: SliceSpec, loaded: LoadedRecipe, pins: Lock, hub: Hub
+) -> Iterator[tuple[str, Row]]:
+    """Yield every prompt of a slice that is read from outside, with its place. Raises
+    FactoryError."""
     stage, need = loaded.recipe.steps().get(spec.step), spec.need("source")
     if not isinstance(stage, Prompts) or not isinstance(need, ExternalInput):
         return
@@ -241,7 +258,7 @@ def _lengths(
     if is_file(need.source) and not path.exists():
         return  # a published line made again: its prompts are there as rows, their file is not
     language = str(spec.language)
-    convert = stage.converter(need.source, language)
+    convert = stage.converter(need.source, language, DistinctIds())
     place = ""  # of the row that was converted last
 
     def placed(row: Row, where: str) -> Row | str:
@@ -250,20 +267,75 @@ def _lengths(
         return convert(row, where)
 
     prompts = stage.converted_rows(
-        path,
-        language,
-        placed,
-        Counter(),
-        name=need.source,
-        first=stage.first,
+        path, language, placed, Counter(), name=need.source, first=stage.first
     )
     for prompt in prompts:
+        yield place, prompt
+
+
+def _nothing_in_common(
+    loaded: LoadedRecipe, pins: Lock, hub: Hub, only: frozenset[str] | None
+) -> Iterator[Check]:
+    """Yield a finding about a pool of all languages whose prompts have no id in two of them."""
+    specs = {(spec.step, spec.name): spec for _, spec in loaded.recipe.slices()}
+    for stage, spec in loaded.recipe.slices():
+        if not isinstance(stage, Selection) or stage.from_ or spec.language is not None:
+            continue
+        prompts = [specs[n.step, n.slice] for n in spec.needs
+                   if isinstance(n, StepInput) and n.role == "prompts"]  # fmt: skip
+        sources = [source.need("source") for source in prompts]
+        if (only is not None and spec.step not in only) or not all(
+            isinstance(need, ExternalInput) and need.source in pins.pins for need in sources
+        ):
+            continue  # a translation has the id of what it was made from
+        languages: dict[str, str] = {}  # of the first prompt with an id
         try:
-            length = len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
-        except InputError as error:
-            yield prompt["prompt_id"], InputError(f"{place}: {error.what}", error.fix)
-        else:
-            yield prompt["prompt_id"], length
+            rows = [(source, row) for source in prompts
+                    for _, row in _outside_prompts(source, loaded, pins, hub)]  # fmt: skip
+        except FactoryError:
+            continue  # said where the prompts are looked at
+        shared = any(languages.setdefault(row["prompt_id"], source.name) != source.name
+                     for source, row in rows)  # fmt: skip
+        if rows and not shared:
+            yield Check(
+                f"stages.{stage.name}",
+                "failed",
+                f"pool: {stage.pool} compares answers to one prompt in all languages, and no "
+                f"prompt has one id in two of {', '.join(source.name for source in prompts)}",
+                "give a prompt the same id in every language (columns: {id: theirs}), or set "
+                "pool: in_lang",
+            )
+
+
+def _several_labels(
+    recipe: Recipe, pins: Lock, hub: Hub, only: frozenset[str] | None
+) -> Iterator[Check]:
+    """Yield findings about classifiers that are named as rewards and have other than one label."""
+    needs = {
+        need: spec.step
+        for _, spec in recipe.slices()
+        if spec.reward and spec.reward.model.is_plain_classifier
+        for need in spec.reward.needs
+        if only is None or spec.step in only
+    }
+    for need, step in needs.items():
+        pin = pins.pins.get(need.source) if isinstance(need, ExternalInput) else None
+        if not isinstance(need, ExternalInput) or pin is None:
+            continue
+        name, revision = need.source.partition("@")[0], str(pin.revision)
+        if hub.reachable and not hub.has(name, "model", revision):
+            continue
+        config = _json(hub.fetch(name, "model", revision, ("config.json",)) / "config.json")
+        named = config.get("id2label")
+        labels = len(named) if isinstance(named, dict) else config.get("num_labels", 2)
+        if "architectures" in config and labels != 1:
+            yield Check(
+                need.source,
+                "failed",
+                f"{step} reads it as a reward: it has {labels} labels, a reward model has one",
+                "name a sequence classifier with num_labels=1, or say another kind of reward "
+                "(kind: generative asks a chat model)",
+            )
 
 
 def _refused(

@@ -22,11 +22,13 @@ from factory.language.detect import detect
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_number, read_pair
-from factory.stage.readers import Row, address, answer, messages, unlike
+from factory.stage.readers import DistinctIds, Row, address, answer, given_id, messages
 from factory.stage.stage import Stage
 from factory.training import adapters
 
 _REWARD = ("reward", "reward_score", "score")
+_ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
+_CUT_OFF = ("length", "max_tokens", "max_length", "max_output_tokens")
 Talk = list[dict[str, str]]
 
 
@@ -36,6 +38,7 @@ def take_in(stage: Stage, job: Job) -> Outcome:
     if stage.kind == "adapter":
         return _take_adapter(job)
     counts: dict[str, Rows] = {}
+    alarms: list[str] = []
     languages: dict[Place, list[str]] = {}  # that are read from one source
     for spec in job.slices:
         languages.setdefault(job.place(spec, "source"), []).append(str(spec.language))
@@ -43,31 +46,34 @@ def take_in(stage: Stage, job: Job) -> Outcome:
         place, language = job.place(spec, "source"), str(spec.language)
         name = place.name or place.path.name
         dropped: Counter[str] = Counter()
+        ids = DistinctIds()
         output_rows = list(
             stage.from_.converted_rows(
                 place.path,
                 language,
-                _converter(stage.kind, name, language),
+                _converter(stage.kind, name, language, ids),
                 dropped,
                 name=name,
                 languages=languages[place],
             )
         )
+        alarms += ids.alarms(name)
         table = schemas.from_rows(output_rows, stage.kind)
         tables.write_slice(slice_directory(job.out, spec.name), table)
         counts[spec.name] = Rows(
             into=len(output_rows) + dropped.total(), out=len(output_rows), dropped=dict(dropped)
         )
         job.progress(number + 1, len(job.slices), "languages")
-    return Outcome(counts, determinism="exact")
+    return Outcome(counts, determinism="exact", stats={"alarms": alarms} if alarms else {})
 
 
-def _converter(kind: str, source: str, language: str) -> Callable[[Row, str], Row | str]:
+def _converter(
+    kind: str, source: str, language: str, ids: DistinctIds
+) -> Callable[[Row, str], Row | str]:
     """Return a function that returns an external row as one of `kind`, or the reason to leave it
     out."""
     shape = _SHAPES[kind]
     draws: Counter[str] = Counter()  # how many answers a prompt has so far
-    ids: set[str] = set()
 
     def convert(row: Row, where: str) -> Row | str:
         output = shape(row, where, source)
@@ -78,8 +84,7 @@ def _converter(kind: str, source: str, language: str) -> Callable[[Row, str], Ro
             output["k"] = _number(row, "k", where, draws[output["prompt_id"]])
             draws[output["prompt_id"]] += 1
         else:
-            output["id"] = unlike(ids, str(row.get("id") or output["prompt_id"]))
-            ids.add(output["id"])
+            output["id"] = ids(given_id({"id": row.get("id")}) or output["prompt_id"])
         return {name: output.get(name) for name in schemas.SCHEMAS[kind].names}
 
     return convert
@@ -96,9 +101,16 @@ def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | str:
         "response_hash": text_hash(text),
         "n_tokens": row.get("n_tokens"),
         "n_chars": len(text),
-        "finish_reason": str(row.get("finish_reason") or "unknown"),
+        "finish_reason": _finish_reason(row.get("finish_reason")),
         "detected_language": row.get("detected_language") or detect(text),
     }
+
+
+def _finish_reason(value: Any) -> str:
+    """Return why an answer ended, in the words of our own samples where they mean the same."""
+    words = {"stop": _ENDED, "length": _CUT_OFF}
+    said = str(value or "unknown").lower()
+    return next((word for word, same in words.items() if said in same), said)
 
 
 def _score(row: Mapping[str, Any], where: str, source: str) -> Row | str:

@@ -75,7 +75,8 @@ def pool(
         "row",
         "n_chars",
         n_tokens="n_tokens",
-        finished=pl.col("finish_reason") == "stop",
+        # of somebody else's answer nobody may know: that is no reason against it
+        finished=pl.col("finish_reason").is_in(["stop", "unknown"]),
         in_language=pl.col("detected_language").is_in(list(accepted)),
     )  # fmt: skip
     if all(scores.column(key).equals(samples.column(key)) for key in keys):
@@ -233,10 +234,9 @@ def _limited(
             tests["margin_below"] = margin < limits.margin_below
         if limits.margin_above is not None:
             tests["margin_above"] = margin > limits.margin_above
+        tests["same_text"] = pl.col("chosen_text") == pl.col("rejected_text")
     if limits.duplicates:
         text = pl.col("chosen_text")
-        if "rejected" in sides:
-            tests["same_text"] = text == pl.col("rejected_text")
         tests["duplicate_text"] = text.is_duplicated() & ~text.is_first_distinct()
     if limits.over_budget is not None:
         longest = pl.max_horizontal(f"{side}_conversation" for side in sides)

@@ -26,7 +26,7 @@ from factory.errors import RecipeError, nearest
 from factory.language.languages import language
 from factory.planning.stages import STAGES
 from factory.rewards.backends import model_class
-from factory.stage.inputs import SliceSpec
+from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.models import ModelRef
 from factory.stage.readers import View
 from factory.stage.stage import Stage, StageContext
@@ -131,13 +131,56 @@ class Recipe(Knobs):
         return {name: stage for name, stage in stages.items() if stage is not None}
 
     def slices(self) -> list[tuple[Stage, SliceSpec]]:
-        """Return every slice of every stage. Raises RecipeError for a reference to nothing."""
+        """Return every slice of every stage, but for steps that nothing reads any more. Raises
+        RecipeError for a reference to nothing."""
+        laid = self._laid()
+        unread = _unread(laid, self.context())
+        return [(stage, spec) for stage, spec in laid if spec.step not in unread]
+
+    def unread(self) -> list[str]:
+        """Return the steps that are not made: nothing but a stage that is taken in (`from:`) would
+        have read them. Raises RecipeError."""
+        laid = self._laid()
+        unread = _unread(laid, self.context())
+        return [step for step in dict.fromkeys(spec.step for _, spec in laid) if step in unread]
+
+    def _laid(self) -> list[tuple[Stage, SliceSpec]]:
         context = self.context()
         return [
             (stage, spec)
             for stage in self.steps().values()
             for spec in stage.checked_slices(context)
         ]
+
+
+def _unread(laid: Sequence[tuple[Stage, SliceSpec]], context: StageContext) -> set[str]:
+    """Return the steps whose only readers are stages that are taken in, or steps that are unread
+    themselves."""
+    taken_in = {stage.name: stage for stage, _ in laid if stage.from_ is not None}
+    if not taken_in:
+        return set()
+    readers: dict[str, set[str]] = {}
+    reads: dict[str, set[str]] = {}
+    for _, spec in laid:
+        for step in _steps(spec):
+            readers.setdefault(step, set()).add(spec.step)
+            reads.setdefault(spec.step, set()).add(step)
+    candidates: set[str] = set()
+    for stage in taken_in.values():
+        try:
+            made_here = stage.model_copy(update={"from_": None}).plan_slices(context)
+        except RecipeError:
+            continue  # it could not be made here: nothing stands for it
+        candidates |= {step for spec in made_here for step in _steps(spec)}
+    unread: set[str] = set()
+    while ready := {step for step in candidates if readers.get(step, set()) <= unread} - unread:
+        unread |= ready
+        candidates |= {step for name in ready for step in reads.get(name, ())}
+    return unread
+
+
+def _steps(spec: SliceSpec) -> set[str]:
+    return {need.step for need in spec.needs if isinstance(need, StepInput)}
 
 
 @dataclass(frozen=True)
@@ -363,4 +406,4 @@ def _siblings(path: tuple[Any, ...], model: Any, data: Any) -> list[str]:
         for part in path[:-1]:
             data = data[part]
         model = model_class(data.get("kind", "causal"))
-    return list(model.model_fields)
+    return [info.alias or name for name, info in model.model_fields.items()]

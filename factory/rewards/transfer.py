@@ -23,7 +23,7 @@ from factory.rewards.preferences import Known, Pairs
 from factory.stage.inputs import RewardInput, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
-from factory.stage.readers import given_id, unlike
+from factory.stage.readers import DistinctIds, given_id
 from factory.stage.stage import How, Stage, StageContext
 
 NamedPair = tuple[str, list[Message], str, str]  # id, prompt, better answer, worse
@@ -185,9 +185,8 @@ def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> di
 def _named(pairs: Iterable[Known]) -> list[NamedPair]:
     """Return pairs with an id each: their own, or their number."""
     named: list[NamedPair] = []
-    ids: set[str] = set()
+    ids = DistinctIds()
     for number, (row, prompt, better, worse) in enumerate(pairs):
-        name = unlike(ids, given_id(row) or str(number))
-        ids.add(name)
+        name = ids(given_id(row) or str(number))
         named.append((name, prompt, better, worse))
     return named

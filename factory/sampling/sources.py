@@ -24,7 +24,7 @@ from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_pair
-from factory.stage.readers import Row, View, address, conversation, given_id, unlike
+from factory.stage.readers import DistinctIds, Row, View, address, conversation, given_id
 from factory.stage.row_files import BadRow
 from factory.stage.stage import Stage, StageContext, filled
 
@@ -84,12 +84,12 @@ class _Source(Stage, View):
             place, language = job.place(spec, "source"), str(spec.language)
             name = place.name or place.path.name
             dropped: Counter[str] = Counter()
-            unread: Counter[str] = Counter()
+            ids, unread = DistinctIds(), Counter[str]()
             table_rows = list(
                 self.converted_rows(
                     place.path,
                     language,
-                    self.converter(name, language, unread),
+                    self.converter(name, language, ids, unread),
                     dropped,
                     name=name,
                     languages=languages[place],
@@ -99,6 +99,7 @@ class _Source(Stage, View):
             table = schemas.from_rows(table_rows, self.kind)
             tables.write_slice(slice_directory(job.out, spec.name), table)
             out = len(table_rows)
+            alarms += ids.alarms(name)
             rows[spec.name] = Rows(into=out + dropped.total(), out=out, dropped=dict(dropped))
             alarms += [
                 f"{n} of {out} rows of {spec.name} have {what}" for what, n in unread.items()
@@ -107,7 +108,11 @@ class _Source(Stage, View):
         return Outcome(rows, determinism="exact", stats={"alarms": alarms} if alarms else {})
 
     def converter(
-        self, source: str, language: str, unread: Counter[str] | None = None
+        self,
+        source: str,
+        language: str,
+        ids: DistinctIds,
+        unread: Counter[str] | None = None,
     ) -> Callable[[Row, str], Row | str]:
         """Return a function that returns a row in canonical form under an id of its own, or the
         reason to leave it out; what is left out of a row is counted in `unread`. It raises
@@ -120,7 +125,7 @@ class _Source(Stage, View):
                 return canonical
             if self.repeated(canonical, hashes):
                 return "repeated"
-            canonical["prompt_id"] = unlike(hashes, canonical["prompt_id"])
+            canonical["prompt_id"] = ids(canonical["prompt_id"])
             hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
             if unread is not None:
                 unread.update(self.unread(row, where))

@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +25,8 @@ from factory.errors import InputError, nearest
 from factory.language.languages import code_of
 from factory.stage.row_files import FILE_TYPES, BadRow, Row, is_file, read_file
 
-__all__ = ["FILE_TYPES", "BadRow", "Row", "View", "address", "answer", "conversation", "given_id",
-           "is_file", "messages", "unlike"]  # fmt: skip
+__all__ = ["FILE_TYPES", "BadRow", "DistinctIds", "Row", "View", "address", "answer",
+           "conversation", "given_id", "is_file", "messages"]  # fmt: skip
 
 # who speaks, by the names that datasets have for it
 _ROLES = {
@@ -39,6 +39,7 @@ _ROLES = {
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
 _HEAD = 100  # rows that are looked at for which columns there are
 _SHOWN = 5  # rows that cannot be read, in an error
+_SHARED = 10  # rows that may have one id before that is said
 _LABELS = 20  # languages of rows that are counted apart
 Cell = str | int | float | bool
 Talk = list[dict[str, str]]
@@ -448,7 +449,29 @@ def given_id(row: Mapping[str, Any]) -> str:
     return str(value)
 
 
-def unlike(names: Collection[str], name: str) -> str:
-    """Return `name`, with -2, -3, … if it is taken: two prompts under one id stay two prompts."""
-    tries = (f"{name}-{times}" for times in itertools.count(2))
-    return name if name not in names else next(other for other in tries if other not in names)
+class DistinctIds:
+    """Ids of rows, each once: of several rows with one id the later ones get -2, -3, …"""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}  # number of the last row with an id, by id
+
+    def __call__(self, name: str) -> str:
+        """Return the id of the next row, which calls itself `name`."""
+        number = self._last.get(name, 0) + 1
+        distinct = name if number == 1 else f"{name}-{number}"
+        while number > 1 and distinct in self._last:
+            number += 1
+            distinct = f"{name}-{number}"
+        self._last[name] = number
+        self._last.setdefault(distinct, 1)
+        return distinct
+
+    def alarms(self, source: str) -> list[str]:
+        """Return a warning where many rows have one id: it is hardly theirs."""
+        name, number = max(self._last.items(), key=lambda item: item[1], default=("", 0))
+        if number <= _SHARED:
+            return []
+        return [
+            f"{number:,} rows of {source} share the id {name!r}, so later ones are {name}-2, "
+            f"{name}-3, …: name another column as columns: {{id: theirs}}"
+        ]

@@ -75,6 +75,8 @@ class _Training(Stage):
         checkpoints = job.work / "checkpoints"
         task = self._task(job, checkpoints)
         columns = {*self.columns, "length"} if task.group_by_length else set(self.columns)
+        if any(row.get("margin") for row in rows):
+            columns.add("margin")
         # what sampling hands to the template, training must: or it learns from other tokens
         arguments = chat_template.template_arguments(tokenizer)
         extra = {"chat_template_kwargs": arguments} if arguments else {}
@@ -190,7 +192,8 @@ class _Training(Stage):
 
 class Reward(_Training):
     """A reward model from preferences, one for each of their languages (English by default): a
-    classifier with one label, trained as LoRA and merged, so that every engine loads it."""
+    classifier with one label, trained as LoRA and merged, so that every engine loads it. A
+    `margin` of a pair is by how much the better answer must win."""
 
     name: ClassVar[str] = "reward"
     kind: ClassVar[str] = "model"
@@ -202,6 +205,11 @@ class Reward(_Training):
     method: ClassVar[str] = "reward"
 
     lr: float = Field(1e-4, gt=0)  # TRL's default for reward models
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the columns that training needs, with the margin that the loss subtracts: by how
+        much the better answer must win, 0 where nobody says."""
+        return super()._row(row) | {"margin": row["margin"] or 0.0}
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = context.model(self.base, "base", self.name)

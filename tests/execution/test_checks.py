@@ -229,6 +229,50 @@ def test_prompts_that_a_template_refuses_are_counted_and_left_out(
     assert "generate leaves them out" in found.line()
 
 
+@pytest.mark.parametrize(
+    ("ids", "common"),
+    [((1, 1.0), True), (("a", "b"), False), ((None, None), False), ((float("nan"), 1), False)],
+)
+def test_a_pool_of_all_languages_needs_a_prompt_with_one_id_in_two(
+    hub: Any, put: Put, tmp_path: Path, ids: tuple[Any, Any], common: bool
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path, "stages.pair={pool: both}")
+    for code, name in zip(("en", "es"), ids, strict=True):
+        rows = [{"id": name, "prompt": f"{code} bread"}, {"id": code, "prompt": f"{code} more"}]
+        text = "\n".join(json.dumps(row) for row in rows)
+        (tmp_path / "r" / f"p-{code}.jsonl").write_text(text)
+    found = look(loaded, hub, tmp_path)
+    assert [finding.level for finding in found] == ([] if common else ["error"])
+    assert all("no prompt has one id in two of en, es" in finding.seen for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "labels", "words"),
+    [
+        ("LlamaForSequenceClassification", {"0": "no", "1": "yes"}, "it has 2 labels"),
+        ("LlamaForCausalLM", None, "it has 2 labels"),  # the head would be drawn at random
+        ("LlamaForSequenceClassification", {"0": "LABEL_0"}, None),
+    ],
+)
+def test_a_reward_model_has_one_label(
+    hub: Any, put: Put, tmp_path: Path, architecture: str, labels: Any, words: str | None
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/labelled", "qwen3")
+    config = {
+        "model_type": "llama",
+        "max_position_embeddings": 512,
+        "architectures": [architecture],
+    }
+    text = json.dumps(config | ({"id2label": labels} if labels else {})).encode()
+    hub._api.upload_file(path_or_fileobj=text, path_in_repo="config.json", repo_id="lab/labelled")
+    found = look(recipe_at(tmp_path, "models.reward.name=lab/labelled"), hub, tmp_path)
+    assert [finding.level for finding in found] == (["error"] if words else [])
+    assert all(str(words) in finding.seen for finding in found)
+
+
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:
     put("lab/policy", "llama3")
     put("lab/bare", "qwen3", template="")

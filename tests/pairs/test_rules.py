@@ -398,8 +398,7 @@ def test_every_limit_counts_under_its_own_name():
     assert found(wide, over_budget=49) == "over_budget"
     assert found(wide, over_budget=50) == (0, 1)
     same = [Answer(0, 9.0, text="x"), Answer(1, 0.0, text="x")]
-    assert found(same) == (0, 1)
-    assert found(same, duplicates=True) == "same_text"
+    assert found(same) == "same_text"
 
 
 def test_a_text_that_was_chosen_before_is_a_duplicate_and_the_first_stays():

@@ -487,3 +487,18 @@ def test_a_preference_with_an_empty_answer_is_dropped_and_counted(take):
     rows, counts = take([PREFERENCE, {**PREFERENCE, "chosen": " "}], Preferences(source="x"))
     assert len(rows) == 1
     assert counts == Rows(into=2, out=1, dropped={"empty": 1})
+
+
+def test_rows_that_share_one_id_are_told_apart_at_once_and_said(tmp_path):
+    path = tmp_path / "p.jsonl"
+    rows = [{"id": "oasst", "prompt": f"Question {n}?"} for n in range(20_000)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = Prompts(source="p.jsonl")
+    [spec] = stage.plan_slices(StageContext(("en",), {}, {}))
+    places = {need: Place(path) for need in spec.needs}
+    job = Job("prompts", 0, (spec,), places, tmp_path, tmp_path / "out", lambda *a, **k: None)
+    outcome = stage.run(job)
+    ids = read_slice(tmp_path / "out", "en", "prompts").column("prompt_id").to_pylist()
+    assert ids[:2] == ["oasst", "oasst-2"] and len(set(ids)) == 20_000
+    [alarm] = outcome.stats["alarms"]
+    assert "20,000 rows of p.jsonl share the id 'oasst'" in alarm

@@ -35,8 +35,11 @@ def test_a_sum_of_losses_says_the_same_in_any_order_and_a_second_time(
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ("sigmod", "TRL has no loss 'sigmod' (did you mean 'sigmoid'?); there are sigmoid, hinge"),
-        ({"sigmoid": 1.0, "nll": 1.0}, "TRL has no loss 'nll'"),
+        (
+            "sigmod",
+            "no training here has the loss 'sigmod' (did you mean 'sigmoid'?); there are sigmoid, hinge",
+        ),
+        ({"sigmoid": 1.0, "nll": 1.0}, "no training here has the loss 'nll'"),
         ({"sigmoid": 0}, "the weight of sigmoid must be a number over 0"),
         ({"sigmoid": True}, "the weight of sigmoid must be a number over 0"),
         ({"kto": 1.0, "sft": 0.2}, "kto has a trainer of its own"),
@@ -69,7 +72,7 @@ def test_a_knob_that_does_not_go_with_the_loss_is_refused(knobs: dict[str, Any],
 
 
 def test_an_unknown_loss_is_told_with_its_line() -> None:
-    with pytest.raises(RecipeError, match=r"stages.dpo.loss: TRL has no loss 'dpop'"):
+    with pytest.raises(RecipeError, match=r"stages.dpo.loss: no training here has the loss 'dpop'"):
         demo("stages.dpo.loss=dpop")
 
 

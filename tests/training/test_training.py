@@ -18,6 +18,7 @@ from factory.training import adapters, dataset, losses, monitoring, probe, train
 from factory.training.merge import Merge
 from factory.training.settings import PAPER_TARGETS
 from factory.training.train import Dpo, Reward, Sft
+from tests.support import trainings
 from tests.support.trainings import SMALL, job, merge_job, row, task_of, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -296,6 +297,17 @@ def test_the_curve_has_what_a_person_watches(dpo: tuple[Job, Outcome]) -> None:
     assert outcome.stats["batching"] == {"micro_batch": 2, "processes": 1, "accumulation": 2}
 
 
+def test_a_margin_is_what_the_better_answer_must_win_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for margin, first in ((None, 0.6931), (100.0, 100.0)):
+        monkeypatch.setattr(
+            trainings, "row", lambda kind, n, m=margin: row(kind, n) | {"margin": m}
+        )
+        _, outcome = trained(tmp_path / str(margin), Reward(**SMALL))
+        assert outcome.stats["curve"][0]["loss"] == pytest.approx(first, rel=0.1)
+
+
 def test_a_reward_model_is_merged_and_has_no_probe(tmp_path: Path) -> None:
     made, outcome = trained(tmp_path, Reward(**SMALL))
     assert (made.out / "model.safetensors").exists()
@@ -340,20 +352,23 @@ def test_ways_that_differ_by_more_than_rounding_are_said_and_nothing_is_thrown_a
     assert merged.startswith("merged differs") and engine.startswith("x differs")
 
 
-def test_an_adapter_that_changes_nothing_is_refused(
-    dpo: tuple[Job, Outcome], tmp_path: Path
+@pytest.mark.parametrize("share", [0.0, 1e-5])
+def test_an_adapter_that_changes_nothing_but_by_rounding_is_refused(
+    dpo: tuple[Job, Outcome], tmp_path: Path, share: float
 ) -> None:
     import shutil
 
     from safetensors.torch import save_file
 
     shutil.copytree(dpo[0].out, tmp_path / "idle")
-    idle = {n: w * 0 if "lora_B" in n else w for n, w in adapter_of(tmp_path / "idle").items()}
+    weights = adapter_of(tmp_path / "idle")
+    idle = {n: w * share if "lora_B" in n else w for n, w in weights.items()}
     save_file(idle, tmp_path / "idle" / adapters.WEIGHTS)
     talks = [row("pairs", n)["prompt"] for n in range(2)]
     found = probe.probe(tiny_model(), tmp_path / "idle", talks, "float32", 256)
     assert not found["applied"]
-    with pytest.raises(StageError, match="changes no logit"):
+    assert (found["base"]["max"] > 0) == (share > 0)
+    with pytest.raises(StageError, match="by more than rounding"):
         probe.check(found, "dpo[es]")
 
 
