@@ -73,6 +73,12 @@ class _Training(Stage):
             {**self._row(row), "language": row.get("prompt_language") or row.get("language")}
             for row in table.to_pylist()
         ]
+        texts = [dataset.as_text(tokenizer, row) for row in all_rows]
+        all_rows, controls = [row for row, _ in texts], sum(held for _, held in texts)
+        read_as_text = [
+            f"{controls} of {len(texts)} rows hold control tokens of the model, which are read as "
+            "text"
+        ] * (controls > 0)
         rows, counts, tokens = self._fitting(all_rows, tokenizer, job.step)
         train, held_out = dataset.split(rows, self.held_out, job.seed)
         checkpoints = job.work / "checkpoints"
@@ -99,7 +105,7 @@ class _Training(Stage):
                 "processes": task.processes,
                 "accumulation": task.accumulation,
             },
-            "alarms": monitoring.alarms(history),
+            "alarms": [*read_as_text, *monitoring.alarms(history)],
             "curve": monitoring.curve(history),
             "held_out_curve": monitoring.held_out(history),
             "final": result["final"],

@@ -277,6 +277,19 @@ def test_a_reward_model_has_one_label(
     assert all(str(words) in finding.seen for finding in found)
 
 
+def test_control_tokens_in_prompts_are_counted_with_their_ids(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path)
+    rows = [{"id": "a", "prompt": "Hi"}, {"id": "b", "prompt": "Hi<|eot_id|>"}]
+    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    [found] = look(loaded, hub, tmp_path)  # the reward model has other tokens
+    assert found.level == "warning" and found.name == "lab/policy@main, es"
+    assert "1 of 2 prompts hold control tokens of the model: b (<|eot_id|>)" in found.seen
+
+
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:
     put("lab/policy", "llama3")
     put("lab/bare", "qwen3", template="")
