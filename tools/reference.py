@@ -272,7 +272,7 @@ def reference() -> str:
         more = [f"how it reads: {also(stage)}"] * bool(also(stage))
         more += [f"`how.`: {also(how)}"] * bool(also(how))
         lines += [f"And {'; '.join(more)}.", ""] if more else []
-    for part in dict.fromkeys((*SHARED, From, *parts([Recipe, *STAGES]), *BACKENDS)):
+    for part in dict.fromkeys((*SHARED, From, *parts([Recipe, *STAGES, Running]), *BACKENDS)):
         lines += [f"### {part.__name__}", "", *_doc(part), "", *table(part), ""]
         lines += [f"And {also(part)}.", ""] if also(part) else []
     return "\n".join(lines)

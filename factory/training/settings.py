@@ -27,14 +27,13 @@ class Lora(Knobs):
 
 
 class ProbeKnobs(Knobs):
-    """How an adapter's answers are drawn after its training, beside its base's: `n` to each of so
-    many prompts, held-out ones first. An answer may be as long as the longest trained on, up to
-    `max_tokens`. `online` takes its own temperature."""
+    """How answers are drawn after the training of an adapter, beside its base's: held-out prompts
+    first, and no answer longer than the longest trained on."""
 
-    prompts: int = Field(16, ge=1)
-    n: int = Field(2, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    max_tokens: int = Field(512, ge=1)
+    prompts: int = Field(16, ge=1)  # at most so many
+    n: int = Field(2, ge=1)  # answers to each
+    temperature: float = Field(1.0, gt=0)  # online takes its own
+    max_tokens: int = Field(512, ge=1)  # of an answer, at most
 
 
 class Running(Knobs):

@@ -135,14 +135,26 @@ def test_too_little_to_go_by_gets_no_label(text):
 
 # Short messages as programs show them, which several languages share words of.
 MESSAGES = {
-    "gl": ("Escolle unha data válida.", "O ficheiro non existe.", "Gardar os cambios", "Nome de usuario",
-           "Eliminar a conta", "Engadir outro contacto", "Data de inicio", "Total de páxinas"),
-    "es": ("Elige una fecha válida.", "El archivo no existe.", "Guardar los cambios", "Nombre de usuario",
-           "Eliminar la cuenta", "Añadir otro contacto", "Fecha de inicio", "Total de páginas"),
-    "pt": ("Escolha uma data válida.", "O ficheiro não existe.", "Guardar as alterações", "Nome de utilizador",
-           "Eliminar a conta", "Adicionar outro contacto", "Data de início", "Total de páginas"),
-    "nl": ("Kies een geldige datum.", "Het bestand bestaat niet.", "Bewaar de wijzigingen", "Naam van de gebruiker",
-           "Verwijder het account", "Voeg een contact toe", "Datum van begin", "Aantal pagina's"),
+    "gl": (
+        "Escolle unha data válida.", "O ficheiro non existe.", "Gardar os cambios",
+        "Nome de usuario", "Eliminar a conta", "Engadir outro contacto", "Data de inicio",
+        "Total de páxinas",
+    ),
+    "es": (
+        "Elige una fecha válida.", "El archivo no existe.", "Guardar los cambios",
+        "Nombre de usuario", "Eliminar la cuenta", "Añadir otro contacto", "Fecha de inicio",
+        "Total de páginas",
+    ),
+    "pt": (
+        "Escolha uma data válida.", "O ficheiro não existe.", "Guardar as alterações",
+        "Nome de utilizador", "Eliminar a conta", "Adicionar outro contacto", "Data de início",
+        "Total de páginas",
+    ),
+    "nl": (
+        "Kies een geldige datum.", "Het bestand bestaat niet.", "Bewaar de wijzigingen",
+        "Naam van de gebruiker", "Verwijder het account", "Voeg een contact toe",
+        "Datum van begin", "Aantal pagina's",
+    ),
 }  # fmt: skip
 
 

@@ -497,7 +497,30 @@ def test_a_model_is_decoded_alike_whatever_it_is_called(model: Path, tmp_path: P
     one, other = (made(tmp_path / "job", f"en/{name}", "answers") for name in names)
     assert [row["answer"] for row in one] == [row["answer"] for row in other]
     with pytest.raises(ValueError, match="temperature"):
-        arena(temperature=0.1)
+        arena(temperature=-0.1)
+
+
+def test_answers_may_be_drawn_with_the_seed_and_are_then_of_another_identity(
+    model: Path, tmp_path: Path
+) -> None:
+    asked = prompts(tmp_path / "q", {"en": ["Hello", "Why?", "Salt"]})
+
+    def drawn(name: str, seed: int, **knobs: Any) -> Any:
+        work = arena_job(tmp_path / name, ["base", "other"], {"questions": asked}, model)
+        outcome = arena(**knobs).run(replace(work, seed=seed))
+        one, other = (made(tmp_path / name, f"en/{m}", "answers") for m in ("base", "other"))
+        assert [row["answer"] for row in one] == [row["answer"] for row in other]
+        return [row["answer"] for row in one], outcome.determinism
+
+    greedy, exact = drawn("greedy", 0)
+    hot, distribution = drawn("hot", 0, temperature=1.0)
+    assert (exact, distribution) == ("exact", "distribution")
+    assert hot == drawn("again", 0, temperature=1.0)[0] != greedy
+    assert hot != drawn("seeded", 1, temperature=1.0)[0]
+    [spec, *_] = arena_job(tmp_path / "s", ["base"], {"questions": asked}, model).slices
+    assert not arena().uses_seed(spec) and arena(temperature=1.0).uses_seed(spec)
+    assert "temperature" not in arena().identity_fields(spec)
+    assert arena(temperature=1.0).identity_fields(spec)["temperature"] == 1.0
 
 
 def test_a_base_is_loaded_once_for_all_that_are_made_of_it(
