@@ -92,7 +92,7 @@ def pairs(folder: Path) -> dict[str, tuple[int, float]]:
     """Return, by language, the number of pairs and the share whose chosen side is truly better."""
     better: dict[str, list[float]] = defaultdict(list)
     for row in rows(folder):
-        request, code = Request.of(row["prompt_id"]), row["language"]
+        request, code = Request.of(row["prompt_id"]), row["prompt_language"]
         chosen, rejected = (
             quality(request, code, row[side][0]["content"]) for side in ("chosen", "rejected")
         )
@@ -107,9 +107,10 @@ def draw(
     n: int = 4,
     seed: int = 0,
     max_tokens: int = 64,
+    temperature: float = 1.0,
 ) -> tuple[dict[tuple[str, str], list[str]], float]:
-    """Draw n answers at temperature 1 to (request id, language, text), by transformers and PEFT
-    alone; return them with the share that ended by itself."""
+    """Draw n answers to (request id, language, text), by transformers and PEFT alone; return them
+    with the share that ended by itself. At temperature 0 they are greedy."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -121,6 +122,9 @@ def draw(
         model = PeftModel.from_pretrained(model, str(adapter))
     model.eval()
     torch.manual_seed(seed)
+    how: dict[str, Any] = {"do_sample": False}
+    if temperature:
+        how = {"do_sample": True, "temperature": temperature, "top_k": 0}
     drawn: dict[tuple[str, str], list[str]] = {}
     ended = 0
     for start in range(0, len(questions), 128):
@@ -137,9 +141,7 @@ def draw(
                 input_ids=ids["input_ids"],
                 attention_mask=ids["attention_mask"],
                 max_new_tokens=max_tokens,
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
+                **how,
                 num_return_sequences=n,
                 pad_token_id=tokenizer.pad_token_id,
             )[:, ids["input_ids"].shape[1] :]
