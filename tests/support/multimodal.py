@@ -33,7 +33,7 @@ def qwen_3_5_moe(out: Path) -> Path:
         "num_key_value_heads": 1, "max_position_embeddings": 32768, "num_experts": 4,
         "num_experts_per_tok": 2, "moe_intermediate_size": 32,
         "shared_expert_intermediate_size": 32, "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
         "layer_types": ["linear_attention", "full_attention"],
     }  # fmt: skip
     vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64,
