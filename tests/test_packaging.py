@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,7 @@ from factory.artifacts import resources
 from factory.execution import doctor
 
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DATA = ("recipes", "cards", "slurm")  # folders beside the package; some may be absent
 SKIPPED = ("__pycache__", ".lock.yaml", ".pyc")
 
@@ -87,11 +89,23 @@ def test_the_version_is_said_once_and_the_citation_follows_it() -> None:
     assert "urls" not in project  # none is known yet
 
 
+def interpreters() -> list[str]:
+    """This Python, and the newest that the package is declared for, where it is here."""
+    newest = max(
+        (line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line),
+        key=lambda version: int(version.partition(".")[2]),
+    )
+    paths = sorted(Path.home().glob(f".pyenv/versions/{newest}.*/bin/python"))
+    found = str(paths[-1]) if paths else shutil.which(f"python{newest}")
+    return list(dict.fromkeys([sys.executable, *([found] if found else [])]))
+
+
 @pytest.mark.slow  # installs the core dependencies from PyPI
+@pytest.mark.parametrize("interpreter", interpreters())
 def test_the_wheel_alone_plans_the_demo_from_an_empty_environment(
-    built: Path, tmp_path: Path
+    built: Path, tmp_path: Path, interpreter: str
 ) -> None:
-    venv.create(tmp_path / "env", with_pip=True)
+    subprocess.run([interpreter, "-m", "venv", str(tmp_path / "env")], check=True)
     python = str(tmp_path / "env" / "bin" / "python")
     [wheel] = built.glob("*.whl")
     tested = ROOT / "requirements" / "tested.txt"
@@ -135,7 +149,6 @@ def test_the_wheel_alone_plans_the_demo_from_an_empty_environment(
     assert "_FACTORY_COMPLETE" in factory("--show-completion", "bash")
 
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONTAINERS = ROOT / "slurm" / "containers"
 
 
