@@ -168,7 +168,7 @@ def results_tables(
         if blocks[-1] and used + sizes[number] > width:
             blocks.append([])
         blocks[-1].append(number)
-    tables = []
+    tables: list[Table] = []
     for block in blocks:
         table = Table(title=title if not tables else None, title_justify="left")
         for number in (*range(lead), *block):
