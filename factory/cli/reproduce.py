@@ -216,23 +216,26 @@ def difference_tables(difference: Difference) -> list[Table]:
     return tables
 
 
-_POINT = re.compile(r"\.\d+(?=\.|$)")  # the number of a point in the name of a curve
+_POINT = re.compile(r"\.\d+(?=\.|$)")  # the number of a row in the name of a figure
 
 
 def _without_curves(changes: Sequence[Change]) -> list[tuple[str, str, str, str]]:
-    """Return changes as part, field and both values. Curves and other long lists, of which each
-    point would be a change, are one line each: how many points differ, and the last of them."""
-    curves: dict[tuple[str, str], list[Change]] = {}
+    """Return changes as part, field and both values. A curve is one line, and so is a field of
+    which many rows differ: how many values differ, and the last of them."""
+    groups: dict[tuple[str, str], list[Change]] = {}
     for change in changes:
-        curves.setdefault((change.part, _POINT.sub("", change.name)), []).append(change)
+        name = _POINT.sub("", change.name)
+        curve = _POINT.split(change.name)[0]
+        groups.setdefault((change.part, curve if "curve" in curve else name), []).append(change)
     lines = []
-    for (part, name), points in curves.items():
-        if len(points) > _MOST:
-            last = points[-1]
-            name = f"{name} ({len(points)} points differ; the last)"
-            lines.append((part, name, _short(last.one), _short(last.other)))
+    for (part, name), rows in groups.items():
+        if "curve" in name:
+            lines.append((part, f"{name}: {len(rows)} values differ", "see --json", "see --json"))
+        elif len(rows) > _MOST:
+            named = f"{name}: {len(rows)} rows differ; the last"
+            lines.append((part, named, _short(rows[-1].one), _short(rows[-1].other)))
         else:
-            lines += [(part, p.name, _short(p.one), _short(p.other)) for p in points]
+            lines += [(part, row.name, _short(row.one), _short(row.other)) for row in rows]
     return lines
 
 
