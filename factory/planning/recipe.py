@@ -311,13 +311,7 @@ def _source_faults(loaded: LoadedRecipe) -> Iterator[RecipeError]:
             continue
         path = loaded.file(source.partition("@")[0])
         if source.lower().endswith(_OTHER_FILES):
-            ending = path.suffix
-            fix = f"save it as {' or '.join(FILE_TYPES)}"
-            if ending in (".csv", ".tsv"):
-                tab = ", separator='\\t'" if ending == ".tsv" else ""
-                new = source.removesuffix(ending) + ".parquet"
-                code = f"import polars; polars.read_csv('{source}'{tab}).write_parquet('{new}')"
-                fix = f'convert it: python -c "{code}"'
+            ending, fix = path.suffix, f"save it as {' or '.join(FILE_TYPES)}"
             yield RecipeError(f"{place}: {source}: no rows are read from {ending} files", fix)
         elif path.is_dir() and not _REPO.fullmatch(source):
             files = sorted(file.name for file in path.iterdir() if is_file(file.name))

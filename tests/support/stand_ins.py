@@ -88,6 +88,8 @@ def model(root: Path, name: str) -> Path:
     tokenizer = tokenizer_of(said.family)
     tokenizer.save_pretrained(str(root))
     config = {"architectures": [said.architecture], "max_position_embeddings": said.context}
+    if "SequenceClassification" in said.architecture:
+        config["id2label"] = {"0": "LABEL_0"}
     (root / "config.json").write_text(json.dumps(config))
     stops = {"eos_token_id": tokenizer.eos_token_id}  # of Aya's three, the one it names
     (root / "generation_config.json").write_text(json.dumps(stops))
