@@ -239,6 +239,7 @@ def test_the_list_of_stages_imports_them_all():
         ),
         ("datasets", {"factory.training.dataset", "factory.stage.readers"}),
         ("py3langid", {"factory.language.detect"}),
+        ("babel", {"factory.language.languages"}),
         ("english_words", {"factory.language.english"}),
         (
             "jinja2",

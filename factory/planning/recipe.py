@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
     create_model,
     field_validator,
@@ -41,6 +42,7 @@ else:
 _SOURCES = {"source", "from", "preset"}
 _READING = _SOURCES | View.model_fields.keys()
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_LONGEST_NAME = 54  # of a recipe; a collection's title has 60 characters, six of them "CroCo "
 
 
 def _of_its_kind(value: Any, read: Callable[[Any], ModelRef]) -> ModelRef:
@@ -71,6 +73,17 @@ class Recipe(Knobs):
     # by the name that stages call them: org/name[@revision], or more words
     models: dict[Annotated[str, Field(pattern=NAME)], Model]
     stages: Stages  # those that it has, with their knobs
+
+    @field_validator("name", "org")
+    @classmethod
+    def _hub_takes(cls, value: str, info: ValidationInfo) -> str:
+        if "--" in value or ".." in value or value[-1] in "-.":
+            raise ValueError(f"no hub takes {value!r}: -- or .. in it, or - or . at its end")
+        if info.field_name == "name" and len(value) > _LONGEST_NAME:
+            raise ValueError(
+                f"has {len(value)} characters; the title of a collection holds {_LONGEST_NAME}"
+            )
+        return value
 
     @field_validator("languages", mode="before")
     @classmethod

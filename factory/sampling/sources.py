@@ -7,7 +7,7 @@ everything it was made from and a stranger can start from it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -84,12 +84,12 @@ class _Source(Stage, View):
             place, language = job.place(spec, "source"), str(spec.language)
             name = place.name or place.path.name
             dropped: Counter[str] = Counter()
-            ids = DistinctIds()
+            ids, unread = DistinctIds(), Counter[str]()
             table_rows = list(
                 self.converted_rows(
                     place.path,
                     language,
-                    self.converter(name, language, ids),
+                    self.converter(name, language, ids, unread),
                     dropped,
                     name=name,
                     languages=languages[place],
@@ -101,14 +101,22 @@ class _Source(Stage, View):
             out = len(table_rows)
             alarms += ids.alarms(name)
             rows[spec.name] = Rows(into=out + dropped.total(), out=out, dropped=dict(dropped))
+            alarms += [
+                f"{n} of {out} rows of {spec.name} have {what}" for what, n in unread.items()
+            ]
             job.progress(number + 1, len(job.slices), "languages")
         return Outcome(rows, determinism="exact", stats={"alarms": alarms} if alarms else {})
 
     def converter(
-        self, source: str, language: str, ids: DistinctIds
+        self,
+        source: str,
+        language: str,
+        ids: DistinctIds,
+        unread: Counter[str] | None = None,
     ) -> Callable[[Row, str], Row | str]:
         """Return a function that returns a row in canonical form under an id of its own, or the
-        reason to leave it out. Raises InputError for a row that cannot be read."""
+        reason to leave it out; what is left out of a row is counted in `unread`. It raises
+        InputError for a row that cannot be read."""
         hashes: dict[str, str | None] = {}  # ids to hashes
 
         def convert(row: Row, where: str) -> Row | str:
@@ -119,9 +127,15 @@ class _Source(Stage, View):
                 return "repeated"
             canonical["prompt_id"] = ids(canonical["prompt_id"])
             hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
+            if unread is not None:
+                unread.update(self.unread(row, where))
             return canonical
 
         return convert
+
+    def unread(self, row: Mapping[str, Any], where: str) -> Iterator[str]:
+        """Yield what a row has that looks like a part of it and is not read."""
+        yield from ()
 
     def repeated(self, row: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
         """Return whether a row repeats an earlier one and is to be dropped."""
@@ -131,6 +145,10 @@ class _Source(Stage, View):
         """Return a row of the source in canonical form, or the reason why it is dropped. Raises
         InputError for a row that cannot be read."""
         raise NotImplementedError
+
+
+# columns that hold the rest of a prompt, as Alpaca's and Dolly's
+_BESIDE = ("input", "context", "passage")
 
 
 class Prompts(_Source):
@@ -150,6 +168,15 @@ class Prompts(_Source):
 
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.native()
+
+    def unread(self, row: Mapping[str, Any], where: str) -> Iterator[str]:
+        if self.turns == "first" and "system" in (role for role, _ in conversation(row, where)):
+            yield "a system prompt, which is left out: turns: all keeps it"
+        column = self.columns.get("prompt")
+        for name in _BESIDE if isinstance(column, str) else ():
+            if name != column and isinstance(row.get(name), str) and row[name].strip():
+                both = f"{{prompt: [{column}, {name}]}}"
+                yield f"text in {name!r}, which is left out: columns: {both} joins them"
 
     def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
         turns = conversation(row, where)

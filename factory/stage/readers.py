@@ -208,6 +208,16 @@ class View(Knobs):
                 raise InputError(f"{name} has no split {self.split!r}, only {listed}", "set split:")
             mixed = not isinstance(self.config, dict) and _language(config) != _language(language)
             assumed = self.config is not None or language == "en"
+            folders = [_folder_language(path, file) for file in files or ()]
+            if files and mixed and all(folders) and len(set(folders)) > 1:
+                files = [
+                    f for f, of in zip(files, folders, strict=True) if of == _language(language)
+                ]
+                if not files:
+                    raise InputError(
+                        f"{name} has no folder for {language}", "name its file as file:"
+                    )
+                mixed = False
             if (
                 files
                 and all(is_file(file) for file in files)
@@ -331,6 +341,11 @@ def _converted(
             where, "half of a surrogate pair in a text", "mend that row", "not_unicode"
         ) from None
     return converted
+
+
+def _folder_language(path: Path, file: str) -> str | None:
+    """Return the language that a folder of a dataset names, as in `en/train.jsonl`."""
+    return next(filter(None, map(code_of, Path(_inside(path, file)).parts[:-1])), None)
 
 
 def _inside(path: Path, file: str) -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from factory.errors import RecipeError
 from factory.language.detect import detect, differs, matches
-from factory.language.languages import LANGUAGES, language
+from factory.language.languages import LANGUAGES, code_of, language
 
 
 def test_every_code_is_its_own_row_and_accepts_itself():
@@ -52,6 +52,54 @@ def test_other_neighbours_do_not(label, wanted):
 
 def test_no_label_matches_nothing():
     assert not matches(None, "en")
+
+
+@pytest.mark.parametrize(
+    ("code", "labels"),
+    [
+        ("en", "en EN en-US en_GB eng eng_Latn English english ENGLISH en-US-x-twain"),
+        ("no", "no nb nn nor nob nno nob_Latn Norwegian nb-NO"),
+        ("zh", "zh zho chi cmn zho_Hans zh-Hant-TW Chinese Mandarin"),
+        ("pt", "pt pt-BR por por_Latn Portuguese"),
+        ("de", "de deu ger deu_Latn German de-1996"),
+        ("sw", "sw swa swh swh_Latn Swahili"),
+        ("cy", "cy cym wel Welsh"),
+        ("pl", "pl pol pol_Latn Polish"),
+    ],
+)
+def test_a_language_is_known_by_its_codes_and_its_english_name(code, labels):
+    assert {code_of(label) for label in labels.split()} == {code}
+
+
+@pytest.mark.parametrize(
+    ("code", "label"),
+    [
+        ("no", "Norwegian Bokmål"), ("no", "norwegian bokmal"), ("no", "Norwegian (Nynorsk)"),
+        ("pt", "Brazilian Portuguese"), ("pt", "Portuguese (Brazil)"), ("es", "Spanish; Castilian"),
+        ("zh", "Simplified Chinese"), ("zh", "Chinese, Simplified"), ("nl", " Dutch "),
+    ],
+)  # fmt: skip
+def test_a_language_is_known_by_other_english_names(code, label):
+    assert code_of(label) == code
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_each_of_our_languages_is_known_by_its_code_and_name(code):
+    assert code_of(code) == code_of(LANGUAGES[code].name) == code_of(code.upper()) == code
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["", "und", "mul", "zxx", "none", "N/A", "unknown", "xx", "python", "java", "c++",
+     "no_language", "en or fr", "English, French", "all", "1", "\ud83d"],
+)  # fmt: skip
+def test_what_names_no_one_language_is_none(label):
+    assert code_of(label) is None
+
+
+@given(st.text())
+def test_any_label_is_a_code_or_none(label):
+    assert code_of(label) is None or code_of(label).isalpha()
 
 
 SENTENCES = {

@@ -280,6 +280,19 @@ def test_null_takes_away_what_the_parent_had(saved):
     assert list(recipe.steps()) == ["prompts"]
 
 
+@pytest.mark.parametrize("key", ["name", "org"])
+@pytest.mark.parametrize("value", ["a--b", "a..b", "a-", "a.", "-a", "a/b"])
+def test_a_name_that_no_hub_takes_is_refused(refused, key, value):
+    assert refused(SMALL, f"{key}={value}").startswith(f"--set {key}: {key}: ")
+
+
+def test_a_name_that_is_too_long_for_the_title_of_a_collection_is_refused(refused, saved):
+    from factory.hub.collection import title
+
+    assert "has 55 characters" in refused(SMALL, f"name={'n' * 55}")
+    assert len(title(load(saved(SMALL), [f"name={'n' * 54}"]).recipe)) == 60
+
+
 READ = """\
 extends: parent.yaml
 stages:

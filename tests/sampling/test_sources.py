@@ -278,6 +278,23 @@ def test_texts_of_columns_are_joined(take):
     assert texts == ["Sum up.\n\nBees make honey.", "Name a colour.", "Name a river."]
 
 
+def test_a_column_beside_the_prompt_that_is_not_read_is_an_alarm(tmp_path):
+    path = write(tmp_path / "rows.jsonl", ALPACA)
+    for column, alarms in (("instruction", 1), (["instruction", "input"], 0)):
+        stage = Prompts(source="x", columns={"prompt": column})
+        found = job_of(tmp_path, path, stage, ("en",)).stats.get("alarms", [])
+        assert len(found) == alarms
+        for alarm in found:
+            assert alarm.startswith("1 of 3 rows of en have text in 'input', which is left out")
+
+
+def test_a_system_prompt_that_is_left_out_is_an_alarm(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"messages": TALK}, {"prompt": "a"}])
+    [alarm] = job_of(tmp_path, path, Prompts(source="x"), ("en",)).stats["alarms"]
+    assert alarm.startswith("1 of 2 rows of en have a system prompt, which is left out")
+    assert not job_of(tmp_path, path, Prompts(source="x", turns="all"), ("en",)).stats
+
+
 def test_a_column_that_no_row_has_is_an_error(take):
     for columns in ({"prompt": "instructions"}, {"prompt": ["instruction", "inputs"]}):
         with pytest.raises(InputError, match=r"no column '\w+s' \(did you mean"):
