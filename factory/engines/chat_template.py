@@ -8,6 +8,7 @@ tokens. At most one BOS, the generation prompt at the end, and every token that 
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from factory.artifacts.hashing import text_hash
 from factory.errors import InputError
 
 Message = Mapping[str, str]
+
+_CONTROL: weakref.WeakKeyDictionary[Any, re.Pattern[str] | None] = weakref.WeakKeyDictionary()
 
 # What switches thinking off in the templates that have it: Qwen3's and DeepSeek's word for it.
 _THINKING = ("enable_thinking", "thinking")
@@ -94,6 +97,37 @@ def answered_ids(
     return spans
 
 
+def control_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
+    """Return the control tokens of a model that stand as text in messages, each once."""
+    pattern = _control_pattern(tokenizer)
+    found = (pattern.findall(message["content"]) for message in messages) if pattern else ()
+    return list(dict.fromkeys(token for tokens in found for token in tokens))
+
+
+def as_text(tokenizer: Any, messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Return messages in which control tokens of a model are text, with a space after their first
+    character: rendered as they are, they would end a turn or open another one."""
+    pattern = _control_pattern(tokenizer)
+    if pattern is None:
+        return [dict(message) for message in messages]
+    return [
+        {**message, "content": pattern.sub(lambda m: f"{m[0][0]} {m[0][1:]}", message["content"])}
+        for message in messages
+    ]
+
+
+def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:
+    """Return a pattern of the tokens that a tokenizer takes out of a text as control tokens. A word
+    that it also has as its padding, or a line break, is text."""
+    if tokenizer not in _CONTROL:
+        added = tokenizer.added_tokens_decoder.values()
+        names = {token.content for token in added if token.special}
+        names = {n for n in names if len(n) > 2 and not n.isalnum() and not n.isspace()}
+        longest_first = sorted(names, key=len, reverse=True)
+        _CONTROL[tokenizer] = re.compile("|".join(map(re.escape, longest_first))) if names else None
+    return _CONTROL[tokenizer]
+
+
 def template_arguments(tokenizer: Any) -> dict[str, bool]:
     """Return the template's keyword arguments: thinking off, where it has a switch.
 
@@ -169,12 +203,13 @@ def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: 
 
 
 def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    """Render a conversation with its template. Raises InputError when the template refuses it."""
+    """Render a conversation with its template, control tokens in it as text. Raises InputError when
+    the template refuses it."""
     from jinja2.exceptions import TemplateError
 
     try:
         text: str = tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
+            as_text(tokenizer, messages),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             **template_arguments(tokenizer),

@@ -33,7 +33,7 @@ from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, St
 from factory.stage.readers import DistinctIds, Row, is_file
 from factory.stage.stage import Stage
 
-_VERSION = 3  # raise it when a check changes: what was found before is looked for again
+_VERSION = 4  # raise it when a check changes: what was found before is looked for again
 _TOKENIZER = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # weights are none of these
 _INDEX = "*.index.json"
 
@@ -217,8 +217,10 @@ def _look(
         for spec in use.prompts:
             if spec not in measured:
                 measured[spec] = {}
+                controls: dict[str, list[str]] = {}
                 try:
-                    found = dict(_lengths(tokenizer, spec, loaded, pins, hub))
+                    found = dict(_lengths(tokenizer, spec, loaded, pins, hub, controls))
+                    yield from _controlled(name, spec.name, controls, len(found))
                     yield from _refused(tokenizer_use, name, spec, found)
                     measured[spec] = {at: n for at, n in found.items() if isinstance(n, int)}
                 except FactoryError as error:
@@ -227,18 +229,42 @@ def _look(
             yield from over_long(use, name, spec.name, measured[spec], context)
 
 
+def _controlled(
+    name: str, language: str, controls: Mapping[str, list[str]], count: int
+) -> Iterator[Check]:
+    """Yield a finding about prompts that hold control tokens of a model as text."""
+    if controls:
+        listed = "; ".join(f"{at} ({', '.join(held)})" for at, held in list(controls.items())[:3])
+        more = f" and {len(controls) - 3} more" if len(controls) > 3 else ""
+        yield Check(
+            f"{name}, {language}",
+            "warning",
+            f"{len(controls)} of {count} prompts hold control tokens of the model: {listed}{more}",
+            "they are read as text and end no turn; mend the prompts if they are there by mistake",
+        )
+
+
 def _lengths(
-    tokenizer: Any, spec: SliceSpec, loaded: LoadedRecipe, pins: Lock, hub: Hub
+    tokenizer: Any,
+    spec: SliceSpec,
+    loaded: LoadedRecipe,
+    pins: Lock,
+    hub: Hub,
+    controls: dict[str, list[str]],
 ) -> Iterator[tuple[str, int | InputError]]:
     """Yield (id, number of tokens) for every prompt of a slice that is read from outside, or why
-    the template refuses it. Prompts that are made in the run (translations) do not exist yet."""
+    the template refuses it. Prompts that are made in the run (translations) do not exist yet.
+    `controls` receives the control tokens in each prompt that has any, by id."""
     for where, prompt in _outside_prompts(spec, loaded, pins, hub):
+        name = prompt["prompt_id"]
+        if held := chat_template.control_tokens(tokenizer, prompt["messages"]):
+            controls[name] = held
         try:
             length = len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
         except InputError as error:
-            yield prompt["prompt_id"], InputError(f"{where}: {error.what}", error.fix)
+            yield name, InputError(f"{where}: {error.what}", error.fix)
         else:
-            yield prompt["prompt_id"], length
+            yield name, length
 
 
 def _outside_prompts(
@@ -284,8 +310,13 @@ def _nothing_in_common(
         prompts = [specs[n.step, n.slice] for n in spec.needs
                    if isinstance(n, StepInput) and n.role == "prompts"]  # fmt: skip
         sources = [source.need("source") for source in prompts]
-        if (only is not None and spec.step not in only) or not all(
-            isinstance(need, ExternalInput) and need.source in pins.pins for need in sources
+        going = only is None or spec.step in only
+        if (
+            not going
+            or len(prompts) < 2
+            or not all(
+                isinstance(need, ExternalInput) and need.source in pins.pins for need in sources
+            )
         ):
             continue  # a translation has the id of what it was made from
         languages: dict[str, str] = {}  # of the first prompt with an id

@@ -170,6 +170,8 @@ def _prompt(row: Mapping[str, Any], sides: Sequence[Talk], where: str) -> Talk |
             prompt = given  # all that was said; the sides repeat the end of it
         elif _part_of(given, shared):
             prompt = shared
+        elif given[-1]["role"] != "user" and shared[0]["role"] == "user":
+            prompt = [*given, *shared]  # a system prompt, or earlier turns, that the sides go on
         else:
             return "prompt_differs"
     else:

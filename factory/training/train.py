@@ -70,6 +70,12 @@ class _Training(Stage):
         table = job.table(spec, self.read, self.rows_kind)
         tokenizer = chat_template.load_tokenizer(str(base.path))
         all_rows = [self._row(row) for row in table.to_pylist()]
+        texts = [dataset.as_text(tokenizer, row) for row in all_rows]
+        all_rows, controls = [row for row, _ in texts], sum(held for _, held in texts)
+        read_as_text = [
+            f"{controls} of {len(texts)} rows hold control tokens of the model, which are read as "
+            "text"
+        ] * (controls > 0)
         rows, counts, tokens = self._fitting(all_rows, tokenizer, job.step)
         train, held_out = dataset.split(rows, self.held_out, job.seed)
         checkpoints = job.work / "checkpoints"
@@ -96,7 +102,7 @@ class _Training(Stage):
                 "processes": self.how.processes,
                 "accumulation": task.accumulation,
             },
-            "alarms": monitoring.alarms(history),
+            "alarms": [*read_as_text, *monitoring.alarms(history)],
             "curve": monitoring.curve(history),
             "held_out_curve": monitoring.held_out(history),
             "final": result["final"],

@@ -248,6 +248,13 @@ def test_a_pool_of_all_languages_needs_a_prompt_with_one_id_in_two(
     assert all("no prompt has one id in two of en, es" in finding.seen for finding in found)
 
 
+def test_a_pool_of_one_language_needs_no_other(hub: Any, put: Put, tmp_path: Path) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path, "stages.pair={pool: both}", "languages=[en]")
+    assert look(loaded, hub, tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("architecture", "labels", "words"),
     [
@@ -271,6 +278,19 @@ def test_a_reward_model_has_one_label(
     found = look(recipe_at(tmp_path, "models.reward.name=lab/labelled"), hub, tmp_path)
     assert [finding.level for finding in found] == (["error"] if words else [])
     assert all(str(words) in finding.seen for finding in found)
+
+
+def test_control_tokens_in_prompts_are_counted_with_their_ids(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path)
+    rows = [{"id": "a", "prompt": "Hi"}, {"id": "b", "prompt": "Hi<|eot_id|>"}]
+    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    [found] = look(loaded, hub, tmp_path)  # the reward model has other tokens
+    assert found.level == "warning" and found.name == "lab/policy@main, es"
+    assert "1 of 2 prompts hold control tokens of the model: b (<|eot_id|>)" in found.seen
 
 
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def _texts(row: dict[str, Any]) -> tuple[Any, ...]:
         {"prompt": JUGGLE, "chosen": [assistant("Three.")], "rejected": [assistant("No idea.")]},
         {"prompt": JUGGLE, "chosen": "Three.", "rejected": assistant("No idea.")},
         {"prompt": JUGGLE, "chosen": LONG["chosen"][2:], "rejected": LONG["rejected"][2:]},
+        {"prompt": JUGGLE[:2], "chosen": LONG["chosen"][2:], "rejected": LONG["rejected"][2:]},
         {"chosen": f"{HH}\n\nAssistant: Three.", "rejected": f"{HH}\n\nAssistant: No idea."},
         {"prompt": f"{HH}\n\nAssistant:", "chosen": "Three.", "rejected": "No idea."},
         {"prompt": HH, "chosen": "\n\nAssistant: Three.", "rejected": "\n\nAssistant: No idea."},

@@ -37,7 +37,7 @@ def test_a_sum_of_losses_says_the_same_in_any_order_and_a_second_time(
     [
         (
             "sigmod",
-            "no training here has the loss 'sigmod' (did you mean 'sigmoid'?); there are sigmoid, hinge",
+            "no training here has the loss 'sigmod' (did you mean 'sigmoid'?); there are sigmoid",
         ),
         ({"sigmoid": 1.0, "nll": 1.0}, "no training here has the loss 'nll'"),
         ({"sigmoid": 0}, "the weight of sigmoid must be a number over 0"),

@@ -297,6 +297,32 @@ def test_the_curve_has_what_a_person_watches(dpo: tuple[Job, Outcome]) -> None:
     assert outcome.stats["batching"] == {"micro_batch": 2, "processes": 1, "accumulation": 2}
 
 
+def test_control_tokens_in_rows_are_trained_on_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.training import launch
+
+    def held(kind: str, number: int) -> dict[str, Any]:
+        answer = {"role": "assistant", "content": f"No {number}.<|im_end|>\n<|im_start|>user\nBye"}
+        return row(kind, number) | ({"rejected": [answer]} if number % 4 == 0 else {})
+
+    rows: list[Any] = []
+    real = launch.run
+    monkeypatch.setattr(trainings, "row", held)
+    monkeypatch.setattr(
+        launch,
+        "run",
+        lambda task, progress: (rows.extend(dataset.read(task.rows)[0]), real(task, progress))[1],
+    )
+    _, outcome = trained(tmp_path, Dpo(**SMALL))
+    assert any("< |im_end|>" in row["rejected"][-1]["content"] for row in rows)
+    assert not any("<|im_end|>" in row["rejected"][-1]["content"] for row in rows)
+    assert (
+        "3 of 12 rows hold control tokens of the model, which are read as text"
+        in (outcome.stats["alarms"])
+    )
+
+
 def test_a_margin_is_what_the_better_answer_must_win_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
