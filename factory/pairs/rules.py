@@ -15,8 +15,9 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 
+from factory.artifacts.schemas import GOLD
+
 MISSING_LIMIT = 0.5  # a prompt with under half its pool scored is dropped: its mean says little
-GOLD = -1  # the k of an answer that a person wrote
 
 # A point of a pool: its ends, its lower quartile, or mean + so many population deviations.
 Point = Literal["max", "min", "q1"] | float

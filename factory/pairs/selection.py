@@ -18,6 +18,7 @@ from factory.artifacts import schemas, tables
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.config import REFERENCE
+from factory.errors import RecipeError
 from factory.pairs.candidates import Candidates
 from factory.pairs.config import Budget, ChosenPoint, DropRules, Keep
 from factory.stage.inputs import SliceSpec
@@ -68,6 +69,15 @@ class Selection(Stage):
         return self
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        if self.gold and not any(
+            stage.from_ or "gold" in getattr(stage, "columns", {})
+            for name, stage in context.stages.items()
+            if name in ("prompts", "generate", "score")
+        ):
+            raise RecipeError(
+                f"stages.{self.name}.gold: no answer is gold",
+                "name the column of answers that people wrote: prompts: {columns: {gold: theirs}}",
+            )
         single = super().plan_slices(context)
         every = tuple(need for spec in single for need in spec.needs)
         cross = [SliceSpec(self.name, CROSS, None, every)]

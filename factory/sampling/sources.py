@@ -24,7 +24,7 @@ from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_pair
-from factory.stage.readers import DistinctIds, Row, View, address, conversation, given_id
+from factory.stage.readers import DistinctIds, Row, View, address, conversation, given_id, messages
 from factory.stage.row_files import BadRow
 from factory.stage.stage import Stage, StageContext, filled
 
@@ -197,7 +197,15 @@ class Prompts(_Source):
             "messages": asked,
             "source_dataset": source,
             "domain": None if domain is None else str(domain),
+            "gold": self._gold(row, where),
         }
+
+    def _gold(self, row: Mapping[str, Any], where: str) -> str | None:
+        """Return the answer that a person wrote, where columns: names one, and it has text."""
+        if "gold" not in self.columns or not (gold := row.get("gold")):
+            return None
+        [*_, last] = messages({"messages": gold}, f"{where}: gold")
+        return last["content"].strip() or None
 
 
 class Questions(Prompts):

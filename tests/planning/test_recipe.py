@@ -293,6 +293,13 @@ def test_a_name_that_is_too_long_for_the_title_of_a_collection_is_refused(refuse
     assert len(title(load(saved(SMALL), [f"name={'n' * 54}"]).recipe)) == 60
 
 
+def test_gold_without_gold_answers_is_refused(refused, saved):
+    gold = "stages.pair={gold: true}"
+    more = ["stages.score={}", "models.reward={kind: classifier, name: o/r}", gold]
+    assert "no answer is gold" in refused(SMALL, *more)
+    load(saved(SMALL), [*more, "stages.prompts.columns={gold: output}"])
+
+
 READ = """\
 extends: parent.yaml
 stages:

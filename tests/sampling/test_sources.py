@@ -278,6 +278,13 @@ def test_texts_of_columns_are_joined(take):
     assert texts == ["Sum up.\n\nBees make honey.", "Name a colour.", "Name a river."]
 
 
+def test_gold_answers_come_with_their_prompts_where_a_column_is_named(take):
+    rows, _ = take(ALPACA, Prompts(source="x", columns={"prompt": "instruction", "gold": "output"}))
+    assert [row["gold"] for row in rows] == ["Honey.", "Red.", "Elbe."]
+    rows, _ = take(ALPACA, Prompts(source="x", columns={"prompt": "instruction"}))
+    assert "gold" not in rows[0]  # the bytes of other prompts are as they were
+
+
 def test_a_column_beside_the_prompt_that_is_not_read_is_an_alarm(tmp_path):
     path = write(tmp_path / "rows.jsonl", ALPACA)
     for column, alarms in (("instruction", 1), (["instruction", "input"], 0)):
