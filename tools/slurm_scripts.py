@@ -41,10 +41,14 @@ def works() -> Iterator[tuple[str, str, ScriptJob]]:
     yield "lumi-array", "lumi", array
     yield "lumi-pairs-of-gpus", "lumi", work("array", "judge", "generate", engines=4, gpus=2)
     yield "lumi-seal", "lumi", work("seal", "generate", "generate", tasks=32, engines=8)
-    yield "rocm-train", "generic-rocm", work("whole", "dpo[es]", "train")
-    yield "cuda-array", "generic-cuda", work("array", "score", "generate", tasks=4, engines=4)
+    yield "rocm-train", "generic-rocm", work("whole", "dpo[es]", "train", gpus=8)
+    yield (
+        "cuda-array",
+        "generic-cuda",
+        work("array", "score", "generate", tasks=4, engines=4, gpus=1),
+    )
     yield "workstation-whole", "workstation", work("whole", "pair", "cpu")
-    yield "two-nodes-train", "two-nodes", work("whole", "dpo[all]", "train")
+    yield "two-nodes-train", "two-nodes", work("whole", "dpo[all]", "train", gpus=8)
     yield "two-nodes-fetch", "two-nodes", work("fetch", "fetch", "cpu")
 
 

@@ -9,13 +9,14 @@ from datetime import datetime
 
 import typer
 
-from factory.artifacts.resources import home_path
+from factory.artifacts.resources import home_path, install_command
 from factory.cli import (
     card,
     chat,
     check,
     doctor,
     hub,
+    new,
     pairs,
     push_pull,
     report,
@@ -30,12 +31,12 @@ from factory.errors import FactoryError, redact
 
 # each hangs its commands on app
 __all__ = [
-    "app", "card", "chat", "check", "doctor", "hub", "main", "pairs", "push_pull", "report",
+    "app", "card", "chat", "check", "doctor", "hub", "main", "new", "pairs", "push_pull", "report",
     "reproduce", "results", "run", "serve", "slurm",
 ]  # fmt: skip
 
 
-# What `pip install croco-factory` alone leaves out: see the extra `train` in pyproject.toml.
+# What the package alone leaves out: see the extra `train` in pyproject.toml.
 _EXTRA = ("torch", "transformers", "datasets", "trl", "peft", "accelerate", "gguf", "safetensors")
 _STOPPED = 130  # exit code of shells for Ctrl-C
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -59,7 +60,8 @@ def error_message(error: Exception) -> tuple[str, int]:
     """Return the text of an error for people, and the exit code."""
     match error:
         case FactoryError():
-            return f"error: {error.what}\n  fix: {error.fix}", error.exit_code
+            every = (error, *error.also)
+            return "\n".join(f"error: {e.what}\n  fix: {e.fix}" for e in every), error.exit_code
         case typer.TyperException():
             format_message = getattr(error, "format_message", None)
             message = redact(str(format_message() if format_message else error))
@@ -69,7 +71,7 @@ def error_message(error: Exception) -> tuple[str, int]:
             where = context.command_path if context is not None else "factory"
             return f"error: {message}\n  fix: see {where} --help", 1
         case ModuleNotFoundError() if (error.name or "").partition(".")[0] in _EXTRA:
-            fix = "pip install 'croco-factory[train]'; factory doctor says what else is missing"
+            fix = f"{install_command('train')}; factory doctor says what else is missing"
             return f"error: {error.name} is not installed\n  fix: {fix}", 1
         case OSError() if error.errno in _DISK:
             where = f"{error.filename}: " if error.filename else ""

@@ -70,6 +70,7 @@ def _checks(remote: str, required: bool, deep: bool) -> Iterator[Check]:
     from factory.hub.session import remote_token
 
     yield machine.check_python()
+    yield from machine.check_names()
     yield from machine.check_packages()
     yield machine.check_vllm(deep)
     yield from machine.check_gpus()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def load_tokenizer(directory: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"the tokenizer of {directory} cannot be read: {str(error).splitlines()[0]}",
@@ -161,6 +161,41 @@ def closing_ids(tokenizer: Any) -> list[int]:
     """Return the special tokens that the template prints after an answer, in order. A model trained
     on it stops at the first. Empty if it closes a turn with plain text."""
     return [token for token in _tail(tokenizer) if _ends_turn(tokenizer, token)]
+
+
+def ends_in_padding(tokenizer: Any, pad_id: int | None) -> bool:
+    """Return whether the template ends a conversation in this token. A classifier that has it for
+    padding is read at the token before, by transformers and so in training."""
+    return pad_id is not None and conversation_ids(tokenizer, PROBE)[-1] == pad_id
+
+
+def separate_padding(tokenizer: Any, conversations: Iterable[Sequence[Message]]) -> None:
+    """Give the tokenizer a pad token that none of these conversations holds, if its own is the last
+    token of a conversation: one of its special tokens, if any is left, and of those one that is
+    called a pad. A tokenizer without a pad token gets EOS, if that is not the last token.
+
+    The same conversations in another order give the same token.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not ends_in_padding(tokenizer, tokenizer.pad_token_id):
+        return
+    held = {token for talk in conversations for token in conversation_ids(tokenizer, talk)}
+    held |= {*conversation_ids(tokenizer, PROBE), *prompt_ids(tokenizer, PROBE[:1])}
+    held |= {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    template = _template(tokenizer)
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    names = {token: str(tokenizer.convert_ids_to_tokens(token)) for token in special - held}
+    spare = [token for token, name in names.items() if name not in template]
+    spare.sort(key=lambda token: ("pad" not in names[token].lower(), token))
+    words = (token for token in reversed(range(tokenizer.vocab_size)) if token not in held)
+    pad = spare[0] if spare else next(words, None)
+    if pad is None:
+        raise InputError(
+            "every token of the vocabulary is in use, and the pad token ends every conversation",
+            "add a pad token of its own to the tokenizer and to the model",
+        )
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
 
 
 def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:

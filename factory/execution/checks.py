@@ -11,6 +11,7 @@ import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,17 +20,22 @@ from typing import Any, Literal
 from factory.artifacts import licenses
 from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import fingerprint
+from factory.artifacts.manifest import Manifest
+from factory.artifacts.resources import install_command
 from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
 from factory.errors import Check, FactoryError, InputError, RecipeError
+from factory.execution import record
 from factory.execution.adapter_checks import check_adapters
+from factory.execution.builtin_models import POCKET
 from factory.hub.client import Hub
 from factory.pairs.selection import Selection
 from factory.planning.lock import Lock
-from factory.planning.plan import Step
+from factory.planning.plan import ArtifactRef, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
+from factory.stage.job import Place
 from factory.stage.readers import DistinctIds, Row, is_file
 from factory.stage.stage import Stage
 
@@ -50,12 +56,14 @@ def check(
     findings += _several_labels(loaded.recipe, pins, hub, only)
     for tokenizer in tokenizers(loaded.recipe, only):
         if tokenizer.model.source not in pins.pins:
+            if tokenizer.model.source.partition("@")[0] not in POCKET:
+                continue  # resolve.unmet names it
             findings.append(
                 Check(
                     tokenizer.model.source,
                     "warning",
                     "not on this hub yet, so not checked",
-                    f"the first run brings it in: factory run {loaded.recipe.name} --until prompts",
+                    f"the first run brings it in: factory run {loaded.called} --until prompts",
                 )
             )
             continue
@@ -75,9 +83,58 @@ def check(
                 )
                 continue
             rows = [asdict(finding) for finding in _look(tokenizer, loaded, pins, hub)]
-            write_atomically(key, json.dumps(rows).encode())
-        findings += [Check(**fields) for fields in json.loads(key.read_text(encoding="utf-8"))]
+            with suppress(OSError):  # of a home that is only read
+                write_atomically(key, json.dumps(rows).encode())
+        else:
+            rows = json.loads(key.read_text(encoding="utf-8"))
+        findings += [Check(**fields) for fields in rows]
     return sorted(findings, key=lambda finding: finding.level != "error")
+
+
+def license_faults(loaded: LoadedRecipe, pins: Lock, hub: Hub, plan: Plan) -> list[Check]:
+    """Return the due steps whose licence cannot be settled, as a run of them would say. Steps that
+    read what is not here are left out. Raises HubError."""
+    made = dict(plan.done)
+    findings = []
+    for step in plan.steps:
+        needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
+        known = all(
+            need.step in made
+            if isinstance(need, StepInput)
+            else isinstance(need, ServedModel) or need.source in pins.pins
+            for need in needs
+        )
+        if step.state is not State.RUN or not known:
+            continue
+        cards: dict[Need, Place] = {
+            need: _card(need, pins, hub) for need in needs if isinstance(need, ExternalInput)
+        }
+        try:
+            stated = record.stated(loaded.recipe, needs, cards, made)
+            license = record.license_of(loaded.recipe, step, stated)
+        except RecipeError as error:
+            findings.append(Check(step.name, "failed", error.what, error.fix))
+        else:  # what reads this step can be settled too
+            fields: dict[str, Any] = {"license": license}
+            made[step.name] = ArtifactRef(Manifest.model_construct(**fields))
+    return findings
+
+
+def _card(need: ExternalInput, pins: Lock, hub: Hub) -> Place:
+    """Return a directory with the card of a repo, and nothing else of it."""
+    revision = pins.pins[need.source].revision
+    if revision is None:
+        return Place(Path())  # a file: the recipe says its licence
+    return Place(hub.fetch(need.source.partition("@")[0], need.kind, revision, ("README.md",)))
+
+
+def blocked_steps(plan: Plan) -> list[Check]:
+    """Return the blocked steps of a plan, with what to change."""
+    return [
+        Check(step.name, "failed", f"blocked: {step.reason}", step.knobs or "see the step before")
+        for step in plan.steps
+        if step.state is State.BLOCKED
+    ]
 
 
 def missing_requirements(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
@@ -182,7 +239,7 @@ def _transformers() -> str:
     if importlib.util.find_spec("transformers") is None:
         raise InputError(
             "tokenizers are read with transformers, which is not installed",
-            "pip install 'croco-factory[train]'",
+            install_command("generate"),
         )
     return importlib.metadata.version("transformers")
 
@@ -211,7 +268,18 @@ def _look(
     if any(fault.state == "failed" for fault in faults):
         return
     config = _json(directory / "config.json")
-    context = (config.get("text_config") or config).get("max_position_embeddings")
+    text_config = config.get("text_config") or config
+    context, pad = text_config.get("max_position_embeddings"), text_config.get("pad_token_id")
+    if not tokenizer_use.answers and chat_template.ends_in_padding(tokenizer, pad):
+        yield Check(
+            name,
+            "warning",
+            f"the template ends a conversation in {tokenizer.convert_ids_to_tokens(pad)}, which "
+            "the config has for padding: as transformers does, rewards are read at the token "
+            "before it",
+            "programs that read the last token (vLLM) give other rewards; a reward model that is "
+            "trained here gets another pad token",
+        )
     measured: dict[SliceSpec, dict[str, int]] = {}
     for use in tokenizer_use.uses:
         for spec in use.prompts:

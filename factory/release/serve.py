@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from factory.artifacts.resources import install_command
 from factory.engines import chat_template, checkpoint
 from factory.engines.vllm import max_lora_rank
 from factory.errors import StageError
@@ -65,7 +66,7 @@ def installed(words: Sequence[str]) -> str:
     if program is None:
         raise StageError(
             "vllm is not installed here",
-            "pip install 'croco-factory[vllm]' (on ROCm: a container that has it), or --print "
-            "the command for another machine",
+            f"{install_command('vllm')} (on ROCm: a container that has it), or --print the "
+            "command for another machine",
         )
     return program

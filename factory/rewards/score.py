@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,7 +20,7 @@ from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import InputError, RecipeError, StageError
 from factory.rewards import backends
 from factory.rewards import preferences as preferred
-from factory.rewards.audit import AuditLimits, Pair, audit, blind
+from factory.rewards.audit import AuditLimits, audit, blind
 from factory.rewards.backends.backend import (
     Backend,
     OpenReward,
@@ -31,7 +31,6 @@ from factory.rewards.backends.backend import (
 from factory.rewards.backends.generative import QUESTION
 from factory.rewards.backends.implicit import crosslingual
 from factory.rewards.preferences import Pairs
-from factory.stage import shard_loop
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
@@ -40,6 +39,7 @@ from factory.stage.stage import How, Stage, StageContext
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
 _PAIRS = pa.schema([(side, pa.float64()) for side in SIDES])  # rewards of an audit's pairs
+LabelledPair = tuple[list[Message], str, str]  # prompt, chosen, rejected
 _DESCRIBED = ("reward", "status", "n_tokens")
 _SCORED = ("language", "prompt_id", "k", "reward")
 _DRAWN = ("prompt_id", "k", "n_chars", "n_tokens")
@@ -148,9 +148,13 @@ class Score(Stage):
         samples = {spec.name: job.reader(spec.need("samples"), "samples") for spec in job.slices}
         prompts = {spec.name: PromptTexts.of(job, spec) for spec in job.slices}
         todo = {spec.name: self._todo(job, spec, prompts[spec.name]) for spec in job.slices}
+        preferred, dropped = self._preferred(job)
         with EngineCache(lambda _: self._open(job)) as scoring:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
+                if shard.slice in preferred:
+                    some = preferred[shard.slice][shard.start : shard.stop]
+                    return _score_pairs(scoring().reward, some)
                 rows = samples[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
                 table, tokens = self._make(scoring().reward, prompts[shard.slice], rows)
                 return shards.with_metadata(table, engine=scoring().name), tokens
@@ -163,9 +167,10 @@ class Score(Stage):
                 make,
                 lanes=lambda shard: scoring().lanes,
                 spent=scoring.tokens,
+                beside={name: len(pairs) for name, pairs in preferred.items()},
             )
-            stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in totals}
-            audited = self._audited(job, scoring)
+        stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in totals}
+        audited = self._audited(job, preferred, dropped)
         counts = {
             name: Rows(
                 into=len(samples[name]),
@@ -243,27 +248,30 @@ class Score(Stage):
             samples = samples.with_columns(prompt_hash=hashed.cast(pl.String))
         return job.missing(spec.name, self.kind, samples)
 
-    def _audited(self, job: Job, scoring: Callable[[], OpenReward]) -> dict[str, Any]:
+    def _audited(
+        self,
+        job: Job,
+        preferred: Mapping[str, Sequence[LabelledPair]],
+        dropped: Mapping[str, dict[str, int]],
+    ) -> dict[str, Any]:
         """Return the figures of the audit. Raises StageError when the recipe says to refuse a blind
         reward model; what is scored is kept."""
         import polars as pl
 
-        parts = []
+        parts, pairs = [], {}
         for spec in job.slices:
             samples = pl.from_arrow(job.rows(_samples(spec), "samples", _DRAWN))
             scores = pl.from_arrow(read_slice(job.out, spec.name, self.kind, _SCORED))
             assert isinstance(scores, pl.DataFrame) and isinstance(samples, pl.DataFrame)
             parts.append(scores.join(samples, on=["prompt_id", "k"]))
-        preferred = {
-            str(spec.language): self._preferred(job, spec, scoring)
-            for spec in job.slices
-            if spec.need("preferences")
-        }
-        pairs = {code: pairs for code, (pairs, _) in preferred.items()}
+            if _audit_name(spec) in preferred:
+                rewards = job.shard_rows(_audit_name(spec))
+                sides = (rewards.column(side).to_pylist() for side in SIDES)
+                pairs[str(spec.language)] = list(zip(*sides, strict=True))
         figures = audit(pl.concat(parts), pairs, self.audit)
-        for code, (_, dropped) in preferred.items():
-            if dropped:
-                figures["by_language"][code]["pairs_dropped"] = dropped
+        for code, reasons in dropped.items():
+            if reasons:
+                figures["by_language"][code]["pairs_dropped"] = reasons
         suspects = blind(figures)
         if suspects and self.audit.on_blind == "refuse":
             listed = "; ".join(f"{code} ({', '.join(why)})" for code, why in suspects.items())
@@ -275,37 +283,33 @@ class Score(Stage):
         return figures
 
     def _preferred(
-        self, job: Job, spec: SliceSpec, scoring: Callable[[], OpenReward]
-    ) -> tuple[list[Pair], dict[str, int]]:
-        """Return the rewards of the chosen and the rejected answer of each pair of a language,
-        under the pair's own prompt, and the rows that were dropped by reason. Shards of rewards are
-        kept as those of samples are."""
-        code = str(spec.language)
-        pairs = self.audit.pairs(code)
-        assert pairs is not None
-        labelled, dropped = pairs.read(job.place(spec, "preferences").path, code)
-        rows = [(prompt, better, worse) for _, prompt, better, worse in labelled]
-        name, work = spec.name, job.work / "audit" / spec.name
+        self, job: Job
+    ) -> tuple[dict[str, list[LabelledPair]], dict[str, dict[str, int]]]:
+        """Return the preference pairs of the audit, by the name of their shards, and the rows that
+        were dropped by reason, by language."""
+        pairs: dict[str, list[LabelledPair]] = {}
+        dropped: dict[str, dict[str, int]] = {}
+        for spec in job.slices:
+            code = str(spec.language)
+            source = self.audit.pairs(code)
+            if source is not None:
+                labelled, dropped[code] = source.read(job.place(spec, "preferences").path, code)
+                pairs[_audit_name(spec)] = [(p, better, worse) for _, p, better, worse in labelled]
+        return {name: some for name, some in pairs.items() if some}, dropped
 
-        def make(shard: Shard) -> pa.Table:
-            # both answers to a prompt one after another: an engine that keeps prefixes reads the
-            # prompt once
-            some = rows[shard.start : shard.stop]
-            items = [(prompt, text) for prompt, *texts in some for text in texts]
-            values = [reward.value for reward in scoring().reward(items)] if items else []
-            return pa.table(dict(zip(SIDES, (values[::2], values[1::2]), strict=True)), _PAIRS)
 
-        grid = shards.grid(work, {name: len(rows)}, self.how.shard)
-        shard_loop.run(
-            work,
-            grid,
-            make,
-            lambda done, total: job.progress(done, total, f"shards of the audit of {name}"),
-            lanes=lambda shard: scoring().lanes,
-        )
-        rewards = shards.rows(work, grid, name)
-        columns = (rewards.column(side).to_pylist() for side in SIDES)
-        return list(zip(*columns, strict=True)), dropped
+def _audit_name(spec: SliceSpec) -> str:
+    return f"audit/{spec.name}"
+
+
+def _score_pairs(reward: RewardFunction, pairs: Sequence[LabelledPair]) -> tuple[pa.Table, int]:
+    """Return the rewards of the chosen and the rejected answer of each pair, under the pair's own
+    prompt, and the tokens read."""
+    # both answers to a prompt one after another: an engine that keeps prefixes reads it once
+    values = reward([(prompt, text) for prompt, *texts in pairs for text in texts])
+    rewards = [value.value for value in values]
+    table = pa.table(dict(zip(SIDES, (rewards[::2], rewards[1::2]), strict=True)), _PAIRS)
+    return table, sum(value.n_tokens for value in values)
 
 
 def _backend(reward: RewardInput) -> Backend:

@@ -20,10 +20,11 @@ from factory.rewards.backends import open_reward
 from factory.rewards.backends.backend import OpenReward, RewardSettings
 from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.preferences import Known, Pairs
-from factory.stage.inputs import RewardInput, SliceSpec, StepInput, model_of
+from factory.stage.inputs import ExternalInput, RewardInput, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
-from factory.stage.readers import DistinctIds, given_id
+from factory.stage.proportions import interval
+from factory.stage.readers import DistinctIds, View, given_id
 from factory.stage.stage import How, Stage, StageContext
 
 NamedPair = tuple[str, list[Message], str, str]  # id, prompt, better answer, worse
@@ -94,6 +95,10 @@ class Transfer(Stage):
         read = preferences.how_read(pairs) if pairs else {}
         return super().identity_fields(spec) | ({"pairs": read} if read else {})
 
+    def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
+        need, pairs = spec.need("pairs"), preferences.of_language(self.pairs, str(spec.language))
+        return (need, pairs) if isinstance(need, ExternalInput) and pairs else None
+
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
@@ -163,8 +168,6 @@ def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> di
     """Return one field of the matrix from the rewards of both sides: counts, and the share of pairs
     ranked right with Wilson's 95 % interval. A tie is not right; a pair without a reward counts on
     neither side."""
-    from scipy.stats import binomtest
-
     scored = [(c, r) for c, r in zip(chosen, rejected, strict=True) if None not in (c, r)]
     right = sum(c > r for c, r in scored)  # type: ignore[operator]
     figures: dict[str, Any] = {
@@ -175,7 +178,7 @@ def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> di
         "shown": "no pair has rewards",
     }
     if scored:
-        low, high = map(float, binomtest(right, len(scored)).proportion_ci(method="wilson"))
+        low, high = interval(right, len(scored))
         share = right / len(scored)
         figures |= {"share": share, "low": low, "high": high}
         figures["shown"] = f"{share:.1%} [{low:.1%}, {high:.1%}]"

@@ -9,6 +9,7 @@ from factory.planning.estimate import Estimate, engines_of, paced, work
 from factory.planning.plan import Inventory, State, Step
 from factory.slurm import sizes
 from factory.slurm.site import Site, family_of
+from factory.slurm.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,7 @@ def _cost(step: Step, holdings: Inventory, estimate: Estimate, site: Site) -> St
     cut = sizes.size(step, family, estimate.shards)
     nodes = 1 if cut.tasks * cut.engines > 1 else family.nodes
     untimed = StepCost(step.name, cut.tasks, cut.engines, family.gpus, nodes)
-    pace = paced(step, holdings)
-    if estimate.rows is None or pace is None:
-        return untimed
-    amount = work(step, estimate.rows)
-    seconds = pace.seconds(amount, engines_of(step) or cut.tasks * cut.engines)
+    seconds, device = task_seconds(step, holdings, estimate, cut)
     if seconds is None:
         return untimed
     at_once = min(cut.tasks, site.limits.at_once or cut.tasks)
@@ -58,5 +55,18 @@ def _cost(step: Step, holdings: Inventory, estimate: Estimate, site: Site) -> St
     return StepCost(
         step.name, cut.tasks, cut.engines, family.gpus, nodes,
         seconds=rounds * seconds, gpu_hours=node_hours * family.gpus, node_hours=node_hours,
-        device=pace.device,
+        device=device,
     )  # fmt: skip
+
+
+def task_seconds(
+    step: Step, holdings: Inventory, estimate: Estimate, cut: Size
+) -> tuple[float | None, str | None]:
+    """Return the seconds of one task of a step that is cut so, by the pace of its last run in
+    `holdings`, and the device of that run; (None, None) where there was none to go by."""
+    pace = paced(step, holdings)
+    if estimate.rows is None or pace is None:
+        return None, None
+    amount = work(step, estimate.rows)
+    seconds = pace.seconds(amount, engines_of(step) or cut.tasks * cut.engines)
+    return (None, None) if seconds is None else (seconds, pace.device)

@@ -153,14 +153,13 @@ def _images(site: Site) -> Iterator[Check]:
 
 
 def _built(site: Site, name: FamilyName, image: Path) -> str:
-    """Return the fix for a missing image."""
-    if name == "euroeval":
-        return (
-            "an image with EuroEval's own environment (docs/euroeval.md); without that stage, none"
-        )
+    """Return the command that builds a missing image, from the recipe of its family and the bases
+    of the site's GPUs."""
     of = "train" if name == "cpu" else name
+    bases = "rocm" if site.gpu == "rocm" else "cuda"
     return (
-        f"where there is a network, from a checkout: {site.runtime} build {image.name} "
+        f"where there is a network, from a checkout: pip wheel --no-deps -w dist . && "
+        f"{site.runtime} build --build-arg-file slurm/containers/{bases}.args {image.name} "
         f"slurm/containers/{of}.def; then copy it to {image.parent}/"
     )
 

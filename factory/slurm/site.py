@@ -116,6 +116,20 @@ class Family(Shell):
             raise ValueError(f"{len(self.cpu_masks)} cpu_masks for {self.gpus} gpus")
         return self
 
+    @property
+    def minutes(self) -> int:
+        """Return `time` in minutes, rounded up."""
+        days, _, rest = self.time.rpartition("-")
+        parts = [int(part) for part in rest.split(":")]
+        if not days and len(parts) < 3:  # minutes[:seconds]; after days and else hours come first
+            parts.insert(0, 0)
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+        return (int(days or 0) * 24 + hours) * 60 + minutes + (seconds > 0)
+
+    def cores(self, processes: int) -> int | None:
+        """Return the cores of each of so many processes on a node; None without `cpus`."""
+        return max(1, self.cpus // processes) if self.cpus else None
+
     def masks(self, engines: int) -> list[str]:
         """Return the cores near the GPUs of each engine on a node; none where the site has no
         masks, or the engines do not divide its GPUs evenly."""
@@ -141,6 +155,10 @@ class Site(Shell):
     gpu: Literal["rocm", "cuda", "none"] = "none"
     gpu_request: Literal["gpus-per-node", "gres"] = "gpus-per-node"
     runtime: Literal["singularity", "apptainer"] = "singularity"
+    # of `runtime exec` where a job has GPUs; by default --rocm or --nv, by `gpu`
+    gpu_options: tuple[str, ...] | None = None
+    # A directory of a job for caches of compiled kernels on each node, removed when the job ends
+    caches: str | None = None
     network: Literal["login", "job"] = "login"  # where files are laid on the shared disk
     # A file of 0600 with NAME=value lines, for that job and for one that asks a served model
     secrets: Path | None = None
@@ -150,6 +168,15 @@ class Site(Shell):
     train: Family
     euroeval: Family | None = None
     cpu: Family
+
+    @field_validator("caches")
+    @classmethod
+    def _of_one_job(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"/.*\$\{?SLURM_JOB_ID\b.*", value):
+            raise ValueError(
+                "write an absolute path with $SLURM_JOB_ID in it: it is removed with its job"
+            )
+        return value
 
     def family(self, name: FamilyName) -> Family:
         """Return a family's resources. Raises RecipeError for one that the site does not have."""
@@ -245,7 +272,9 @@ def _fill_in(document: config.Document) -> None:
     def expand(value: Any, path: tuple[str | int, ...]) -> Any:
         if isinstance(value, dict):
             return {
-                key: item if key in ("environment", "setup") else expand(item, (*path, key))
+                key: item
+                if key in ("environment", "setup", "caches")
+                else expand(item, (*path, key))
                 for key, item in value.items()
             }
         if isinstance(value, list):

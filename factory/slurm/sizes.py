@@ -56,11 +56,13 @@ def size(step: Step, family: Family, shards: int | None, max_tasks: int | None =
     """Return the split of a step by its number of shards. If that is None, not known yet, it
     gets as many tasks as the site allows."""
     count, gpus = engines(step, family)
-    splits = isinstance(step.stage.how, EngineKnobs) and step.stage.from_ is None
+    alone = step.stage.name == "euroeval"  # a shard is a run of one model in one language
+    splits = (alone or isinstance(step.stage.how, EngineKnobs)) and step.stage.from_ is None
     if not splits or step.served:  # more tasks would make a server no faster
         return Size(1, 1, gpus)
     cap = max(1, min(family.tasks, max_tasks if max_tasks is not None else family.tasks))
-    tasks = cap if shards is None else min(cap, max(1, -(-shards // (count * family.shards))))
+    of_task = count * (1 if alone else family.shards)
+    tasks = cap if shards is None else min(cap, max(1, -(-shards // of_task)))
     if shards is not None and tasks == 1:
         count = min(count, max(1, shards))
     return Size(tasks, count, gpus, tuple(range(tasks)))

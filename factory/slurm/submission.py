@@ -8,6 +8,7 @@ this process is killed.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -22,9 +23,10 @@ from factory.artifacts.shards import read_grid
 from factory.artifacts.workdir import Home
 from factory.errors import RecipeError, WorkError
 from factory.planning.estimate import Estimate
-from factory.planning.plan import State, Step
+from factory.planning.plan import Inventory, State, Step
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.slurm import sizes
+from factory.slurm.costs import task_seconds
 from factory.slurm.queue import Queue, Queued
 from factory.slurm.script import Kind, ScriptJob, render
 from factory.slurm.site import Site, family_of
@@ -168,10 +170,12 @@ class Alive:
 
 @dataclass(frozen=True)
 class Part:
-    """A step to submit, and its split into tasks."""
+    """A step to submit, its split into tasks, and the minutes to ask for, where a pilot says that
+    its family's time is more than enough."""
 
     step: Step
     size: Size
+    minutes: int | None = None
 
 
 def steps_to_submit(steps: Sequence[Step], selected: Sequence[str], alive: Alive) -> list[Step]:
@@ -189,9 +193,11 @@ def cut(
     home: Home,
     org: str,
     queued: int,
+    pilots: Inventory | None = None,
 ) -> list[Part]:
-    """Return the steps to submit: selected, to run, and not in the queue. Raises RecipeError for
-    one whose input is not made, or for more jobs than the site allows."""
+    """Return the steps to submit: selected, to run, and not in the queue. `pilots`, made on this
+    site, tell how long a task takes. Raises RecipeError for a step whose input is not made, or for
+    more jobs than the site allows."""
     to_submit = steps_to_submit(steps, selected, alive)
     pending = {step.name for step in to_submit} | alive.jobs.keys()
     made_steps = {step.name for step in steps if step.found is not None}
@@ -209,13 +215,28 @@ def cut(
         for step in to_submit:
             family = site.family(family_of(step.stage, bool(step.served)))
             size = sizes.size(step, family, estimates[step.name].shards, max_tasks)
-            parts.append(Part(step, _missing(step, size, home, org)))
+            minutes = _minutes(step, pilots or Inventory(), estimates[step.name], size, site)
+            parts.append(Part(step, _missing(step, size, home, org), minutes))
         return parts
 
     parts = sized(None)
     many = [len(part.size.todo) for part in parts if not part.size.single]
     most = sizes.share(many, len(parts), queued, site.limits)
     return parts if most is None else sized(most)
+
+
+def _minutes(
+    step: Step, pilots: Inventory, estimate: Estimate, size: Size, site: Site
+) -> int | None:
+    """Return the minutes to ask for: one and a half times what a task takes, the time of the
+    warning, and a quarter of an hour to start, in quarters of an hour. None where that is unknown
+    or no less than the family's time. A short job starts early; if it needs more it is requeued."""
+    seconds, _ = task_seconds(step, pilots, estimate, size)
+    if seconds is None or not site.limits.requeue:
+        return None
+    quarters = math.ceil((1.5 * seconds + site.limits.warn) / 900) + 1
+    family = site.family(family_of(step.stage, bool(step.served)))
+    return 15 * quarters if 15 * quarters < family.minutes else None
 
 
 def _missing(step: Step, size: Size, home: Home, org: str) -> Size:
@@ -246,7 +267,12 @@ def works(part: Part, submission: Submission, home: Path) -> list[ScriptJob]:
     kinds: tuple[Kind, ...] = ("array", "seal") if size.todo else ("seal",)
     start = job_prefix(home, step.name, step.fingerprint)
     return [
-        replace(base, kind=kind, name=f"{start}{kind}")
+        replace(
+            base,
+            kind=kind,
+            name=f"{start}{kind}",
+            minutes=None if kind == "seal" else part.minutes,
+        )
         for kind in (("whole",) if size.single and size.todo else kinds)
     ]
 
@@ -374,7 +400,7 @@ def on_all_gpus(loaded: LoadedRecipe, site: Site, tell: Callable[[str], None]) -
     stages: dict[str, Stage] = {}
     for name, stage in loaded.recipe.steps().items():
         how = stage.how
-        if not isinstance(how, Running) or "processes" in how.model_fields_set:
+        if not isinstance(how, Running) or how.processes is not None:
             continue
         family = site.family(family_of(stage))
         most = family.gpus * family.nodes

@@ -173,12 +173,22 @@ def _size_parts(
     repos = provisions.repos if provisions is not None else ()
     paths = {repo.name: repo.path for repo in repos if repo.path is not None}
     to_submit = submission.steps_to_submit(request.steps, request.selected, alive)
-    counted = inputs.counted(request.loaded, to_submit, paths)
+    counted, _ = inputs.counted(request.loaded, to_submit, paths)
     estimates = estimate(request.steps, request.inventory, counted)
     org = request.loaded.recipe.org
     return submission.cut(
-        request.steps, request.selected, alive, estimates, request.site, request.home, org, queued
-    )
+        request.steps, request.selected, alive, estimates, request.site, request.home, org, queued,
+        _pilots(request),
+    )  # fmt: skip
+
+
+def _pilots(request: SubmitRequest) -> Inventory:
+    """Return the artifacts of this recipe that jobs of this site made."""
+    before = submission.read_submissions(request.home.root, request.loaded.recipe)
+    steps = [step for one in before if one.site == request.site.name for step in one.steps]
+    fingerprints = {step.fingerprint for step in steps}
+    held = request.inventory.found
+    return Inventory([one for one in held if one.manifest.fingerprint in fingerprints])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import platform
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
@@ -47,6 +49,23 @@ def show_all(environment: MutableMapping[str, str]) -> None:
     """Make all GPUs of the job visible, by one variable."""
     if names := workers.assigned_gpus(environment):
         _become(environment, workers.gpu_environments(1, len(names), environment)[0])
+
+
+def check_gpus(gpus: int) -> None:
+    """Raise StageError, with torch's own reason, when it sees fewer GPUs than this process was
+    given: the process would work on the CPU until its time is over. Without torch here, the
+    engine's own environment checks."""
+    if not gpus or importlib.util.find_spec("torch") is None:
+        return
+    from factory.engines.transformers import gpu_count, gpu_failure
+
+    if (seen := gpu_count()) < gpus:
+        raise StageError(
+            f"this task was given {gpus} GPUs, and sees {seen} on {platform.node()}; "
+            f"{gpu_failure()}",
+            "install a torch for these GPUs and this driver, or correct gpu: and gpu_options: in "
+            "the site's file; factory doctor --site NAME --job checks it",
+        )
 
 
 def _become(environment: MutableMapping[str, str], variables: Mapping[str, str]) -> None:

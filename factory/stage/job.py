@@ -76,6 +76,7 @@ class Job:
     progress: Progress
     earlier: Mapping[str, tuple[ReusableSlice, ...]] = field(default_factory=dict)  # by slice
     part: tuple[int, int] | None = None
+    digests: Mapping[Need, str] = field(default_factory=dict)  # of slices that have rivals
 
     def place(self, spec: SliceSpec, role: str) -> Place:
         """Return the place of the one input of `role`. Raises KeyError if the slice has none."""
@@ -129,6 +130,8 @@ class Job:
         lanes: Callable[[Shard], int] = lambda shard: 1,
         apart: Callable[[Shard], object] = lambda shard: None,
         spent: Callable[[], int] | None = None,
+        beside: Mapping[str, int] | None = None,
+        began: float | None = None,
     ) -> dict[str, ShardTotals]:
         """Make every shard that does not exist yet, then write each slice: reused rows first.
 
@@ -139,16 +142,19 @@ class Job:
         make: returns the rows of a shard and the tokens that they cost.
         lanes, apart: see shard_loop.run.
         spent: returns the tokens that all shards have cost so far, unfinished ones included.
+        beside: units of shards that are no rows of a slice, by name, such as the pairs of an audit.
+            They are made with the others and stay in the work directory: see shard_rows.
+        began: when the work on these shards began, by time.monotonic, if before this call.
 
         Returns the totals of the shards of each slice. Raises PartDone where this process was to
         make only a part.
         """
         reused = {name: self.reused(name, kind) for name in sizes}
         todo = {name: 0 if reused[name].whole else size for name, size in sizes.items()}
-        grid = shards.grid(self.work, todo, per_shard)
+        grid = shards.grid(self.work, {**todo, **(beside or {})}, per_shard)
         part = grid.part(*self.part) if self.part else grid
         maker = "{}/{}".format(*(self.part or (0, 1)))
-        tokens, last, loading = 0, time.monotonic(), 0.0
+        tokens, last, loading = 0, began or time.monotonic(), 0.0
         warm, wide = 0, 1  # shards that were made since it was loaded, and that are made at once
 
         def opened(shard: Shard) -> int:
@@ -189,6 +195,10 @@ class Job:
             if totals[name].rows or not first:  # a slice without rows still leaves a file
                 shards.compact(self.work, grid, name, directory, first)
         return totals
+
+    def shard_rows(self, name: str) -> pa.Table:
+        """Return the rows of the shards of one name, once all are made."""
+        return shards.rows(self.work, shards.read_grid(self.work), name)
 
     def make_rows(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -11,6 +12,31 @@ from factory.config import REFERENCE, Knobs
 if TYPE_CHECKING:
     from factory.stage.inputs import Need
     from factory.stage.stage import StageContext
+
+
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?:datasets/|models/)?"
+    r"([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([^/?#]+))?"
+)
+
+
+def check_repo_name(name: str) -> None:
+    """Raise ValueError, with what is wrong and how to write it, for an address or a directory in
+    the place of a repo's name."""
+    if found := _ADDRESS.match(name):
+        at = f"@{found[2]}" if found[2] not in (None, "main") else ""
+        raise ValueError(f"{name!r} is an address, not a name", f"write {found[1]}{at}")
+    if "://" in name:
+        raise ValueError(
+            f"{name!r} is an address, not a name", "write org/name, and name its hub with --hub"
+        )
+    if name.startswith((".", "/", "~")):
+        last = name.rstrip("/").rpartition("/")[2].lstrip(".~") or "NAME"
+        raise ValueError(
+            f"{name!r} is a directory, and this is the name of a repo",
+            f"bring it in with factory hub exec -- hf upload local/{last} {name}, then write "
+            f"local/{last}",
+        )
 
 
 class ModelRef(Knobs):
@@ -40,8 +66,15 @@ class ModelRef(Knobs):
             raise ValueError(
                 "a served model is told by its name alone: it has no kind, adapter or revision here"
             )
+        for name in (self.name, self.adapter):
+            if name is not None:
+                check_repo_name(name)
         if self.name is not None and self.name.count("/") != 1:
-            raise ValueError(f"{self.name!r} is not of the form org/name")
+            raise ValueError(
+                f"{self.name!r} is not of the form org/name",
+                "write org/name; a directory of yours becomes local/NAME with "
+                "factory hub exec -- hf upload local/NAME DIRECTORY",
+            )
         if self.adapter is not None and (
             self.adapter.partition("@")[0].count("/") != 1 or self.adapter.endswith("@")
         ):

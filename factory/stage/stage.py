@@ -25,6 +25,7 @@ from factory.stage.models import ModelRef, RewardModel
 from factory.stage.readers import View
 
 if TYPE_CHECKING:
+    from factory.artifacts.manifest import Rows
     from factory.stage.job import Job
     from factory.stage.outcome import Outcome
 
@@ -166,10 +167,23 @@ class Stage(Knobs):
         """Return the fewest rows that this stage can work with, by role."""
         return {}
 
+    def shortage(self, rows: Rows, figures: Mapping[str, Any]) -> tuple[str, str]:
+        """Return why a slice has few rows, and the knobs that change that; each `""` if unknown.
+
+        rows: counts of the slice. figures: those that the stage reported of it."""
+        return ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items()), ""
+
     def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
         """Return requirements of these slices that this machine lacks, such as a server's address.
         Checked before a run; never raises."""
         return []
+
+    def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
+        """Return the outside source that a slice has its rows from, and how it is read; None for a
+        slice whose rows follow those of other steps."""
+        source = spec.need("source")
+        reads = isinstance(self, View) and isinstance(source, ExternalInput)
+        return (source, self) if reads else None  # type: ignore[return-value]
 
     def fixed_rows(self, spec: SliceSpec) -> int | None:
         """Return the rows that a slice has whatever it reads, or None if that depends on it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,31 @@ def per_word(layer: str) -> bool:
     return any(
         part in layer for part in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
     )
+
+
+def log_probs(
+    model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int]
+) -> list[list[float]]:
+    """Return the log-probability of each token from its row's start on (at least 1), given those
+    before. One row at a time: padding could itself be a difference."""
+    import torch
+
+    values = []
+    with torch.inference_mode():
+        for row, start in zip(rows, starts, strict=True):
+            ids = torch.tensor([list(row)], device=model.device)
+            logits = model(input_ids=ids).logits[0, start - 1 : -1].float()
+            chosen = logits.log_softmax(-1).gather(-1, ids[0, start:, None])[:, 0]
+            values.append(chosen.cpu().tolist())
+    return values
+
+
+def mean_log_prob(model: Any, answered: Sequence[tuple[Sequence[int], int]]) -> float | None:
+    """Return the mean log-probability of the tokens of some answers, given as token ids and where
+    the answer starts; None where there is no token."""
+    values = log_probs(model, [ids for ids, _ in answered], [start for _, start in answered])
+    tokens = [value for row in values for value in row]
+    return sum(tokens) / len(tokens) if tokens else None
 
 
 def load(base: Path, adapter: Path, dtype: str) -> Any:

@@ -56,22 +56,25 @@ def probe(
         for messages in conversations[:PROMPTS]
     ]
     model = adapters.load(base, adapter, dtype).to(_device())
-    tuned = _log_probs(model, rows)
+    starts = [1] * len(rows)
+    tuned = adapters.log_probs(model, rows, starts)
     with model.disable_adapter():
-        untuned = _log_probs(model, rows)
+        untuned = adapters.log_probs(model, rows, starts)
     figures: dict[str, Any] = {
         "prompts": len(rows),
         "dtype": dtype,
         "tolerance": TOLERANCE[dtype],
         "base": _difference(tuned, untuned),
     }
-    figures["merged"] = _difference(tuned, _log_probs(model.merge_and_unload(), rows))
+    figures["merged"] = _difference(
+        tuned, adapters.log_probs(model.merge_and_unload(), rows, starts)
+    )
     del model
     gc.collect()  # a trainer is a circle of references, and its model may still be on the device
     torch.cuda.empty_cache()
     engine_model = choose.likelihood(EngineKnobs(engine=engine), base, dtype, adapter)
     try:
-        engine_probs = engine_model.log_probs(rows, [1] * len(rows))
+        engine_probs = engine_model.log_probs(rows, starts)
         figures["engine"] = {"name": engine_model.name, **_difference(tuned, engine_probs)}
     finally:
         engine_model.close()
@@ -132,21 +135,6 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _log_probs(model: Any, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Return the log-probability of each token after the first, given those before. One row at a
-    time: padding could itself be the difference."""
-    import torch
-
-    log_probs = []
-    with torch.inference_mode():
-        for row in rows:
-            ids = torch.tensor([list(row)], device=model.device)
-            logits = model(input_ids=ids).logits[0, :-1].float()
-            chosen = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-            log_probs.append(chosen.cpu().tolist())
-    return log_probs
 
 
 def _difference(first: list[list[float]], second: list[list[float]]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifacts.resources import shipped
+from factory.artifacts.resources import install_command, shipped
 from factory.errors import HubError, RecipeError
 from factory.hub.session import address as hub_address
 from factory.localhub.launcher import Connection
@@ -115,7 +115,7 @@ def test_a_gated_repo_a_hidden_one_and_a_wrong_token_are_told_apart(
         gated = factory("plan", asked, "--hub", proxy.url, HF_TOKEN=connection.token)
         _is_two_lines(gated, "org/model is gated", f"accept its terms at {proxy.url}/org/model")
         absent = factory("plan", asked, "--hub", proxy.url, HF_TOKEN=connection.token)
-        _is_two_lines(absent, f"{proxy.url} has no model org/model", "factory pull org/model")
+        _is_two_lines(absent, f"{proxy.url} has no model org/model", "check the name")
         wrong = factory("plan", asked, "--hub", proxy.url, HF_TOKEN="hf_" + "w" * 30)
         _is_two_lines(wrong, "token")
         assert "www" not in wrong.stdout + wrong.stderr
@@ -182,7 +182,7 @@ def test_an_extra_that_is_missing_is_named_with_the_command_that_brings_it(
         [sys.executable, "-c", blocked, "run", "smoke"], cwd=tmp_path, text=True, check=False,
         env={**os.environ, "FACTORY_HOME": str(tmp_path / "home")}, capture_output=True,
     )  # fmt: skip
-    _is_two_lines(done, "torch is not installed", "pip install 'croco-factory[train]'")
+    _is_two_lines(done, "torch is not installed", install_command("train"))
 
 
 def test_a_home_that_cannot_be_is_told_with_the_fix(tmp_path: Path) -> None:

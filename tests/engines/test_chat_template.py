@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +92,23 @@ def test_the_contract_names_the_template_and_its_stops(tokenizer: Any) -> None:
     said = chat_template.contract(tokenizer, [tokenizer.eos_token_id])
     assert said["stop_tokens"] == ["<|im_end|>"]
     assert said["template_hash"] and "Hello" in said["example"]
+
+
+@pytest.mark.parametrize("own_class", [True, False])
+def test_code_of_a_repo_is_neither_run_nor_asked_about(
+    model: Path, tmp_path: Path, own_class: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["auto_map"] = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    if own_class:
+        config["tokenizer_class"] = "Evil"
+    path.write_text(json.dumps(config))
+    (tmp_path / "model" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    try:
+        chat_template.load_tokenizer(str(tmp_path / "model"))
+    except InputError as error:
+        assert "trust_remote_code" in error.what or "custom code" in error.what
+    assert not (tmp_path / "ran").exists()

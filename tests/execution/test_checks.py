@@ -118,13 +118,17 @@ Put = Callable[..., None]
 def put(hub: Any, tmp_path: Path) -> Put:
     """Put a model on the hub: a tokenizer, two configs, and weights that nobody is to fetch."""
 
-    def upload(repo: str, family: str, template: str | None = None, context: int = 512) -> None:
+    def upload(
+        repo: str, family: str, template: str | None = None, context: int = 512, pad: str = ""
+    ) -> None:
         directory = tmp_path / "made" / repo
         tokenizer = tokenizer_of(family)
         if template is not None:
             tokenizer.chat_template = template
         tokenizer.save_pretrained(str(directory))
         config = {"model_type": "llama", "max_position_embeddings": context}
+        if pad:
+            config["pad_token_id"] = tokenizer.convert_tokens_to_ids(pad)
         (directory / "config.json").write_text(json.dumps(config))
         stops = {"eos_token_id": tokenizer.eos_token_id}
         (directory / "generation_config.json").write_text(json.dumps(stops))
@@ -300,6 +304,18 @@ def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path
     [found] = look(loaded, hub, tmp_path)
     assert found.level == "error" and "the tokenizer of lab/bare@main has no chat" in found.seen
     assert str(tmp_path) not in found.line()
+
+
+def test_a_reward_model_that_ends_conversations_in_its_pad_token_is_named(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put("lab/policy", "llama3", pad="<|eot_id|>")  # it answers, and is read nowhere
+    put("lab/reward", "llama3", pad="<|eot_id|>")
+    [warned] = look(recipe_at(tmp_path), hub, tmp_path)
+    assert warned.level == "warning" and warned.name == "lab/reward@main"
+    assert "ends a conversation in <|eot_id|>" in warned.seen
+    put("lab/line", "qwen3", pad="<|im_end|>")  # the template ends in a line break
+    assert look(recipe_at(tmp_path, "models.reward.name=lab/line"), hub, tmp_path) == []
 
 
 class Told:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from factory.artifacts.resources import install_command
 from factory.errors import Check
 from factory.execution import doctor
 from factory.localhub.launcher import Connection
@@ -34,7 +35,7 @@ def test_a_package_below_its_floor_is_failed_with_the_command_that_mends_it() ->
     [high] = packages("numpy<1")
     assert high.state == "failed"
     [gone] = packages("no-such-package>=1")
-    assert gone.state == "failed" and gone.fix == "pip install 'croco-factory'"
+    assert gone.state == "failed" and gone.fix == install_command()
 
 
 def test_another_version_than_the_tested_one_is_said_and_is_no_fault() -> None:
@@ -50,7 +51,7 @@ def test_another_version_than_the_tested_one_is_said_and_is_no_fault() -> None:
 def test_an_extra_that_is_not_installed_is_a_warning() -> None:
     extra = '; extra == "train"'
     [_, none] = packages("numpy>=1", f"no-such-package>=1{extra}")
-    assert none.state == "warning" and none.fix == "pip install 'croco-factory[train]'"
+    assert none.state == "warning" and none.fix == install_command("train")
     [_, part, low] = packages("numpy>=1", f"no-such-package>=1{extra}", f"pytest>=999{extra}")
     assert part.seen.startswith("no no-such-package")
     assert (low.name, low.state) == ("pytest", "failed")

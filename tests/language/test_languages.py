@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import RecipeError
-from factory.language.detect import detect, differs, matches
+from factory.language.detect import detect, detect_line, differs, matches
 from factory.language.languages import LANGUAGES, code_of, language
 
 
@@ -131,6 +131,40 @@ def test_too_little_to_go_by_gets_no_label(text):
     assert detect(text) is None
     assert not matches(detect(text), "en")
     assert not differs(detect(text), "en")
+
+
+# Short messages as programs show them, which several languages share words of.
+MESSAGES = {
+    "gl": (
+        "Escolle unha data válida.", "O ficheiro non existe.", "Gardar os cambios",
+        "Nome de usuario", "Eliminar a conta", "Engadir outro contacto", "Data de inicio",
+        "Total de páxinas",
+    ),
+    "es": (
+        "Elige una fecha válida.", "El archivo no existe.", "Guardar los cambios",
+        "Nombre de usuario", "Eliminar la cuenta", "Añadir otro contacto", "Fecha de inicio",
+        "Total de páginas",
+    ),
+    "pt": (
+        "Escolha uma data válida.", "O ficheiro não existe.", "Guardar as alterações",
+        "Nome de utilizador", "Eliminar a conta", "Adicionar outro contacto", "Data de início",
+        "Total de páginas",
+    ),
+    "nl": (
+        "Kies een geldige datum.", "Het bestand bestaat niet.", "Bewaar de wijzigingen",
+        "Naam van de gebruiker", "Verwijder het account", "Voeg een contact toe",
+        "Datum van begin", "Aantal pagina's",
+    ),
+}  # fmt: skip
+
+
+def test_a_short_message_that_may_be_of_two_languages_gets_no_label():
+    labels = {code: [detect(text) for text in texts] for code, texts in MESSAGES.items()}
+    wrong = [label for code, found in labels.items() for label in found if differs(label, code)]
+    right = [label for code, found in labels.items() for label in found if matches(label, code)]
+    assert len(wrong) <= len(right) / 10 and len(right) >= 16, labels
+    assert detect("Eliminar a conta") is None and detect_line("Eliminar a conta") is not None
+    assert detect(" ".join(MESSAGES["gl"])) == "gl", "together they are long enough"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from factory.rewards.backends.generative import Generative
 from factory.rewards.backends.implicit import Implicit, crosslingual
 from factory.rewards.score import Score
 from factory.stage.inputs import ExternalInput, SliceSpec
-from factory.stage.job import Job, Place
+from factory.stage.job import Job, PartDone, Place
 from factory.stage.outcome import Outcome
 from tests.support.builders import by_name, lock_of
 
@@ -475,3 +476,24 @@ def test_an_audit_that_is_cut_off_keeps_the_pairs_that_it_has_read(
     assert outcome.stats["audit"]["by_language"]["es"]["pairs"] == 7
     monkeypatch.setattr(choose, "scorer", None)  # nothing is left to be asked
     assert run(made, of)[0].stats["audit"] == whole.stats["audit"]
+
+
+def test_tasks_score_the_pairs_of_an_audit_and_a_seal_opens_no_model(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"What is {n}?", "chosen": f"{n}.", "rejected": "No " * n} for n in range(1, 8)
+    ]
+    pairs.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    made = recipe(tmp_path, CLASSIFIER, f", audit: {{preferences: {pairs}}}, how: {{shard: 3}}")
+    whole, _ = run(made, job(made, models, tmp_path / "whole"))
+    of = job(made, models, tmp_path / "parts")
+    for number in (0, 1):
+        with pytest.raises(PartDone) as done:
+            run(made, replace(of, part=(number, 2)))
+    assert (done.value.done, done.value.total) == (10, 10)  # 2 x 2 of samples, 2 x 3 of pairs
+    monkeypatch.setattr(choose, "scorer", None)
+    sealed, _ = run(made, of)
+    assert sealed.stats["audit"] == whole.stats["audit"]
+    assert sealed.stats["audit"]["by_language"]["es"]["pairs"] == 7

@@ -1,8 +1,10 @@
-"""A real SLURM of one node with eight pretend GPUs, from Debian's packages: its own munged,
-slurmctld and slurmd, in a directory of its own, ended with the block."""
+"""A real SLURM of two nodes with eight pretend GPUs each, from Debian's packages: its own munged,
+slurmctld and two slurmds, in a directory of its own, ended with the block. Tasks are bound to their
+cores (task/affinity); both nodes are this machine, and share them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -16,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
+NODES = ("one", "two")
+_COUNTS = ("CPUs", "Boards", "SocketsPerBoard", "CoresPerSocket", "ThreadsPerCore")
 _PATIENCE = 60.0
 CONFIG = """
 ClusterName=pretend
@@ -25,18 +29,16 @@ AuthInfo=socket={root}/munge/socket
 SlurmUser=root
 SlurmdUser=root
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool
+SlurmdSpoolDir={root}/spool/%n
 SlurmctldPidFile={root}/slurmctld.pid
-SlurmdPidFile={root}/slurmd.pid
+SlurmdPidFile={root}/%n.pid
 SlurmctldLogFile={root}/slurmctld.log
-SlurmdLogFile={root}/slurmd.log
+SlurmdLogFile={root}/%n.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SlurmdParameters=config_overrides
 MpiDefault=none
 SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/none
@@ -47,8 +49,10 @@ MaxArraySize=4
 KillWait=5
 MinJobAge=3600
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=8000 Gres=gpu:8
-PartitionName=standard-g Nodes={host} Default=YES State=UP MaxTime=INFINITE
+NodeName=DEFAULT {cores} RealMemory=8000 Gres=gpu:8
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]}
+PartitionName=standard-g Nodes=one,two Default=YES State=UP MaxTime=INFINITE
 """
 
 
@@ -111,14 +115,16 @@ class Cluster:
 @contextmanager
 def cluster(root: Path) -> Iterator[Cluster]:
     """Start one, and end it with the block."""
-    for name in ("gpu", "state", "spool", "munge"):
+    for name in ("gpu", "state", "spool/one", "spool/two", "munge"):
         (root / name).mkdir(parents=True)
     for number in range(8):
         (root / "gpu" / str(number)).touch()
     host = socket.gethostname().split(".")[0]
     ports = _free_ports()
-    (root / "slurm.conf").write_text(CONFIG.format(root=root, host=host, ports=ports))
-    (root / "gres.conf").write_text(f"NodeName={host} Name=gpu File={root}/gpu/[0-7]\n")
+    (root / "slurm.conf").write_text(
+        CONFIG.format(root=root, host=host, ports=ports, cores=_cores())
+    )
+    (root / "gres.conf").write_text(f"NodeName=one,two Name=gpu File={root}/gpu/[0-7]\n")
     key = root / "munge" / "key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
@@ -129,7 +135,7 @@ def cluster(root: Path) -> Iterator[Cluster]:
          f"--socket={root}/munge/socket", f"--pid-file={root}/munge/pid",
          f"--seed-file={root}/munge/seed", f"--log-file={root}/munge/log"],
         ["slurmctld", "-D", "-f", f"{root}/slurm.conf"],
-        ["slurmd", "-D", "-f", f"{root}/slurm.conf", "-N", host],
+        *(["slurmd", "-D", "-f", f"{root}/slurm.conf", "-N", name] for name in NODES),
     ]  # fmt: skip
     running: list[subprocess.Popen[bytes]] = []
     found = Cluster(root, environment)
@@ -138,7 +144,8 @@ def cluster(root: Path) -> Iterator[Cluster]:
             running.append(_start(daemon, root, environment))
             if daemon[0] == "munged":
                 _until(lambda: (root / "munge" / "socket").exists(), root)
-        _until(lambda: "idle" in _said(found, "sinfo", "--noheader"), root)
+        idle = lambda: _said(found, "sinfo", "--noheader", "--Node", "--format=%T")  # noqa: E731
+        _until(lambda: idle().split() == ["idle"] * len(NODES), root)
         yield found
     finally:
         if running:
@@ -162,7 +169,9 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     program = _found(command[0])
     assert program is not None
-    with (root / f"{command[0]}.out").open("wb") as out:
+    with (root / f"{command[0]}-{command[-1].strip('/').replace('/', '-')[-40:]}.out").open(
+        "wb"
+    ) as out:
         return subprocess.Popen(
             [program, *command[1:]], env={**os.environ, **environment}, stdout=out, stderr=out
         )
@@ -187,10 +196,20 @@ def _until(true, root: Path) -> None:
 
 
 def _free_ports() -> list[int]:
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for each in sockets:
             each.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1], other.getsockname()[1]]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _cores() -> str:
+    """The cores of this machine, as slurmd finds them."""
+    program = _found("slurmd")
+    assert program is not None
+    done = subprocess.run([program, "-C"], capture_output=True, text=True, check=True)
+    words = done.stdout.split()
+    return " ".join(word for word in words if word.partition("=")[0] in _COUNTS)
 
 
 def site(root: Path, **changed: str) -> Path:

@@ -1,5 +1,5 @@
-"""The smoke recipe on a real SLURM of one node, through a kill and a cancelled task; every task in
-a network namespace that has nothing but itself."""
+"""A recipe on a real SLURM of two nodes, through a kill and a cancelled task. Every task is in a
+network namespace that has nothing but itself, but for the training, whose two nodes meet."""
 
 from __future__ import annotations
 
@@ -30,8 +30,19 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 
-# Many small shards, so that a task can be hit in the middle of its part.
-SMALL = ["--set", "stages.generate.how.shard=1", "--set", "stages.generate.max_tokens=24"]
+# Many small shards, so that a task can be hit in the middle of its part; a training over two nodes.
+RECIPE = """
+extends: smoke
+name: line
+languages: [en, es]
+stages:
+  translate: null
+  best: null
+  sft: null
+  merge: null
+  generate: {max_tokens: 24, how: {shard: 1}}
+  dpo: {each: [all], how: {micro_batch: 2, processes: 2}}
+"""
 
 
 def alone_in_a_namespace() -> bool:
@@ -60,12 +71,13 @@ class Line:
     """What came of the line: two submissions, and what was said on the way."""
 
     home: Path
+    recipe: str
     site: Path
     said: dict[str, str]
     watched: Path
 
     def records(self) -> list[dict[str, Any]]:
-        paths = sorted(self.home.glob("slurm/local-smoke/*/submission.json"))
+        paths = sorted(self.home.glob("slurm/local-line/*/submission.json"))
         return [json.loads(path.read_text()) for path in paths]
 
 
@@ -90,25 +102,29 @@ def process_of(*words: str) -> int:
 
 @pytest.fixture(scope="module")
 def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
-    """The smoke recipe by `factory submit`: one task killed, one cancelled, submitted again."""
+    """The recipe by `factory submit`: one task killed, one cancelled, submitted again."""
     root = tmp_path_factory.mktemp("line")
     home, watched = root / "home", root / "watched"
     watched.touch()
-    program = root / "factory"
+    recipe = root / "line.yaml"
+    recipe.write_text(RECIPE)
     cut_off = "unshare --net bash -c 'ip link set lo up; exec \"$@\"' - " if cut() else ""
     source = Path(__file__).parents[2]
-    program.write_text(
-        f"#!/bin/bash\nexport PYTHONPATH={source / 'tests/slurm/watch'}:{source}\n"
-        f"export FACTORY_WATCHED={watched}\n"
-        f'exec {cut_off}{sys.executable} -m factory "$@"\n'
-    )
-    program.chmod(0o755)
-    each = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {program}"
+    each = {}
+    for name, inside in (("alone", cut_off), ("together", "")):
+        program = root / name
+        program.write_text(
+            f"#!/bin/bash\nexport PYTHONPATH={source / 'tests/slurm/watch'}:{source}\n"
+            f"export FACTORY_WATCHED={watched}\n"
+            f'exec {inside}{sys.executable} -m factory "$@"\n'
+        )
+        program.chmod(0o755)
+        each[name] = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {program}"
     where = site(
         slurm.root,
-        generate=f"{{{each}, tasks: 2, shards: 1}}",
-        train=f"{{{each}}}",
-        cpu=f"{{{each}}}",
+        generate=f"{{{each['alone']}, tasks: 2, shards: 1}}",
+        train=f"{{{each['together']}, nodes: 2}}",
+        cpu=f"{{{each['alone']}}}",
         environment="{OMP_NUM_THREADS: '1'}",  # two tasks at once on two cores
     )
     said = {}
@@ -118,27 +134,27 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    submit = ("submit", "smoke", "--site", str(where), *SMALL)
+    submit = ("submit", str(recipe), "--site", str(where))
     said["submitted"] = factory(*submit)
     said["at once again"] = factory(*submit)
-    record = json.loads((home / "slurm/local-smoke/1/submission.json").read_text())
+    record = json.loads((home / "slurm/local-line/1/submission.json").read_text())
     [mark] = [step["fingerprint"] for step in record["steps"] if step["step"] == "generate"]
     shards = lambda: list(home.glob(f"work/local/{mark}/shards/*/*.parquet"))  # noqa: E731
     wait(lambda: tasks(slurm, "generate", "array") == {"RUNNING"} and len(shards()) > 4)
-    directory = str(home / "slurm/local-smoke/1")
+    directory = str(home / "slurm/local-line/1")
     os.kill(process_of("task", directory, "generate", "0/2"), signal.SIGKILL)
     [second] = [job for job, _, name in slurm.jobs() if named(name, "generate", "array")
                 and job.endswith("_1")]  # fmt: skip
     slurm.ask("scancel", second)
     slurm.empty()
-    said["failed"] = factory("status", "smoke")
-    said["failed, for programs"] = run_factory("status", "smoke", "--json", home=home).stdout
+    said["failed"] = factory("status", str(recipe))
+    said["failed, for programs"] = run_factory("status", str(recipe), "--json", home=home).stdout
     said["submitted again"] = factory(*submit)
     slurm.empty()
-    said["done"] = factory("status", "smoke")
+    said["done"] = factory("status", str(recipe))
     said["after"] = factory(*submit)
-    said["published"] = factory("publish", "smoke", *SMALL)
-    return Line(home, where, said, watched)
+    said["published"] = factory("publish", str(recipe))
+    return Line(home, str(recipe), where, said, watched)
 
 
 def cut() -> bool:
@@ -194,7 +210,7 @@ def test_only_what_is_missing_is_submitted_again(line: Line) -> None:
 
 def test_the_rows_are_those_of_a_run_on_one_machine(line: Line, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    done = run_factory("run", "smoke", *SMALL, home=home, OMP_NUM_THREADS="1")
+    done = run_factory("run", line.recipe, home=home, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     here, there = manifests(home), manifests(line.home)
     assert there.keys() == here.keys()
@@ -205,6 +221,16 @@ def test_the_rows_are_those_of_a_run_on_one_machine(line: Line, tmp_path: Path) 
             assert other.rows == record.rows, (step, name)
             if manifest.determinism == "exact":
                 assert other.digest == record.digest, (step, name)
+
+
+def test_a_training_is_one_on_both_nodes(slurm: Cluster, line: Line) -> None:
+    second = line.records()[1]
+    [job] = [job["id"] for step in second["steps"] if step["step"] == "dpo[all]"
+             for job in step["jobs"]]  # fmt: skip
+    [ended] = Queue().ended([job])
+    assert (ended.state, ended.node) == ("COMPLETED", "one,two")
+    # each node has one of its processes, and it ends when both have met
+    assert manifests(line.home)["dpo[all]"].stats["batching"]["processes"] == 2
 
 
 def test_no_task_looked_for_anybody_outside(line: Line) -> None:
@@ -231,7 +257,7 @@ def test_no_task_looked_for_anybody_outside(line: Line) -> None:
 
 def test_what_is_sealed_is_published_by_whoever_next_holds_the_hub(line: Line) -> None:
     assert "Nothing to submit" in line.said["after"]
-    done = run_factory("plan", "smoke", "--json", *SMALL, home=line.home)
+    done = run_factory("plan", line.recipe, "--json", home=line.home)
     steps = json.loads(done.stdout)
     assert {step["state"] for step in steps} == {"reuse"}
     assert line.said["done"].count("sealed") == len(steps)
@@ -240,7 +266,7 @@ def test_what_is_sealed_is_published_by_whoever_next_holds_the_hub(line: Line) -
 def test_a_line_is_taken_out_of_the_queue_and_can_be_submitted_again(
     slurm: Cluster, line: Line
 ) -> None:
-    other = ("smoke", *SMALL, "--set", "seed=7")
+    other = (line.recipe, "--set", "seed=7")
     submit = ("submit", *other, "--site", str(line.site), "--until", "generate")
     assert run_factory(*submit, home=line.home).returncode == 0
     assert {"generate", "reward"} <= {name.partition(".")[0] for _, _, name in slurm.jobs()}
@@ -336,7 +362,7 @@ def test_several_engines_of_a_task_are_told_apart_by_srun(
     stub = tmp_path / "engine"
     stub.write_text(f'#!/bin/bash\necho "$SLURM_PROCID $5" >> {tmp_path}/engines\n')
     stub.chmod(0o755)
-    each = f"{{partition: standard-g, time: '10', gpus: 4, cpus: 4, factory: {stub}}}"
+    each = f"{{partition: standard-g, time: '10', gpus: 4, cpus: 2, factory: {stub}}}"
     the_site = sites.load(str(site(slurm.root, generate=each, train=each, cpu=each)), tmp_path)
     work = ScriptJob("array", "x", "x", "generate", record, tmp_path / "home", 1, engines=2, gpus=2)
     script = record / "engines.sh"
@@ -344,3 +370,62 @@ def test_several_engines_of_a_task_are_told_apart_by_srun(
     Queue().submit(script, {}, "0")
     slurm.empty(60)
     assert sorted((tmp_path / "engines").read_text().splitlines()) == ["0 0/1", "1 0/1"]
+
+
+def test_paths_with_spaces_and_percent_signs(slurm: Cluster, tmp_path: Path) -> None:
+    lab = tmp_path / 'my "lab" 100%j'
+    record = lab / "slurm" / "o-r" / "1"
+    for name in ("logs", "ends"):
+        (record / name).mkdir(parents=True)
+    stub = lab / "the factory"
+    stub.write_text('#!/bin/bash\nprintf "%s\\n" "$FACTORY_HOME" "$@"\n')
+    stub.chmod(0o755)
+    each = f"{{partition: standard-g, time: '10', factory: {json.dumps(str(stub))}}}"
+    the_site = sites.load(str(site(slurm.root, generate=each, train=each, cpu=each)), tmp_path)
+    for kind in ("array", "seal"):
+        work = ScriptJob(kind, "dpo[es]", f"x.{kind}", "generate", record, lab)  # type: ignore[arg-type]
+        script = record / f"{work.file}.sh"
+        script.write_text(render(work, the_site))
+        id_ = Queue().submit(script, {}, "0" if kind == "array" else None)
+        slurm.empty(60)
+        suffix = f"{id_}_0" if kind == "array" else id_
+        lines = (record / "logs" / f"{work.file}-{suffix}.log").read_text().splitlines()
+        assert lines[1:5] == [str(lab), "task", str(record), "dpo[es]"]
+        assert (record / "ends" / f"{work.file}.0").read_text().startswith("0 ")
+
+
+def test_each_process_on_two_nodes_has_all_cores_of_its_share_and_caches_go(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    record = tmp_path / "home" / "slurm" / "o-r" / "1"
+    for name in ("logs", "ends"):
+        (record / name).mkdir(parents=True)
+    stub = tmp_path / "stub"
+    stub.write_text(
+        f'#!/bin/bash\ntouch "$TRITON_CACHE_DIR.used" && [ -d "$MIOPEN_USER_DB_PATH" ] || exit 9\n'
+        f'echo "$SLURMD_NODENAME $SLURM_NODEID of $SLURM_NNODES $(nproc)" >> {tmp_path}/begun\n'
+        "sleep 1\n"
+    )
+    stub.chmod(0o755)
+    cores = os.cpu_count() or 1
+    each = f"partition: standard-g, time: '10', cpus: {cores}, factory: {stub}"
+    caches = json.dumps(f"{tmp_path}/caches-$SLURM_JOB_ID")
+    of_site = site(
+        slurm.root, generate=f"{{{each}}}", train=f"{{{each}, nodes: 2}}", cpu=f"{{{each}}}",
+        caches=caches,
+    )  # fmt: skip
+    the_site = sites.load(str(of_site), tmp_path)
+    for kind, family, todo in (("whole", "train", None), ("array", "generate", "0-1")):
+        work = ScriptJob(kind, "x", f"x.{kind}", family, record, tmp_path / "home", tasks=2)  # type: ignore[arg-type]
+        script = record / f"{kind}.sh"
+        script.write_text(render(work, the_site))
+        ids = Queue().submit(script, {}, todo)
+        slurm.empty(60)
+        assert {one.state for one in Queue().ended([ids])} == {"COMPLETED"}
+    whole, array = (
+        sorted((tmp_path / "begun").read_text().splitlines()[part])
+        for part in (slice(2), slice(2, 4))
+    )
+    assert whole == [f"one 0 of 2 {cores}", f"two 1 of 2 {cores}"]
+    assert array == [f"one 0 of 1 {cores}", f"two 0 of 1 {cores}"]  # a task each at once
+    assert not list(tmp_path.glob("caches-*"))

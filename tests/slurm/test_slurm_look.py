@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from factory.artifacts.resources import shipped
 from factory.errors import WorkError
 from factory.slurm import doctor, queue, site
 
@@ -113,3 +114,23 @@ def test_commands_without_a_cluster_behind_them_send_to_a_login_node(monkeypatch
     with pytest.raises(WorkError) as raised:
         queue.call(["sinfo"])
     assert "login node" in raised.value.fix
+
+
+@pytest.mark.parametrize("gpu", ["rocm", "cuda"])
+def test_a_missing_image_is_built_from_bases_for_the_gpus_of_the_site(tmp_path, gpu):
+    each = f"{{partition: p, time: '60', gpus: 1, container: {tmp_path}/NAME.sif}}"
+    families = ("generate", "train", "euroeval")
+    text = f"gpu: {gpu}\nruntime: apptainer\ncpu: {each.replace('NAME', 'train')}\n"
+    text += "".join(f"{name}: {each.replace('NAME', name)}\n" for name in families)
+    (tmp_path / "lab.yaml").write_text(text)
+    lab = site.load(str(tmp_path / "lab.yaml"), tmp_path)
+    found = {one.name: one.fix for one in doctor.check(lab, tmp_path / "home", run=answering())}
+    for name in (*families, "cpu"):
+        image = "train" if name == "cpu" else name
+        command = (
+            f"apptainer build --build-arg-file slurm/containers/{gpu}.args {image}.sif "
+            f"slurm/containers/{image}.def"
+        )
+        assert command in found[f"{name}: container"]
+        for word in command.split():
+            assert "/" not in word or shipped(word).is_file()

@@ -7,6 +7,7 @@ import pytest
 from factory.artifacts.resources import shipped
 from factory.errors import RecipeError
 from factory.slurm import site
+from factory.slurm.script import container
 from tools.slurm_scripts import VARIABLES
 
 SHIPPED = ["generic-cuda", "generic-rocm", "lumi", "workstation"]
@@ -42,6 +43,7 @@ def write(tmp_path, text: str):
         ("extends: lumi\nlimits: {array: many}\n", 2, "must be a number"),
         ("extends: lumi\nenvironment: {HF_TOKEN: hf_x}\n", 2, "secrets:"),
         ("extends: lumi\naccount: $NOBODY_SET_THIS\n", 2, "NOBODY_SET_THIS is not set"),
+        ("extends: lumi\ncaches: /tmp/ours\n", 2, "SLURM_JOB_ID in it"),
         ("extends: lumy\n", None, "did you mean 'lumi'"),
     ],
 )
@@ -73,3 +75,22 @@ def test_a_family_that_a_site_says_nothing_of_is_named(tmp_path):
     text = f"generate: {family}\ntrain: {family}\ncpu: {family}\n"
     with pytest.raises(RecipeError, match="has no resources for euroeval"):
         site.load(write(tmp_path, text), tmp_path).family("euroeval")
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [("90", 90), ("90:30", 91), ("4:00:00", 240), ("1-6", 1800), ("1-00:30:00", 1470)],
+)
+def test_a_time_in_minutes(time, minutes):
+    assert site.Family(partition="p", time=time).minutes == minutes
+
+
+def test_gpu_options_of_a_site_stand_in_the_place_of_the_vendors(tmp_path):
+    def flags(name, text=""):
+        found = site.load(write(tmp_path, f"extends: {name}\n{text}"), tmp_path)
+        return container(found, found.generate, [], True)[0]
+
+    assert flags("generic-rocm").startswith("singularity exec --rocm")
+    assert flags("generic-cuda").startswith("apptainer exec --nv")
+    assert "--rocm" not in flags("lumi")  # as LUMI's guide has it
+    assert flags("lumi", "gpu_options: [--rocm]").startswith("singularity exec --rocm --bind")

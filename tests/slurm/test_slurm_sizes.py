@@ -16,6 +16,7 @@ from factory.slurm.queue import ranges, read_sacct, read_scontrol
 from factory.slurm.site import Family, TaskLimits
 from factory.slurm.sizes import Size
 from factory.slurm.submission import count
+from tests.conftest import run_factory
 from tests.support.builders import by_name, demo, lock_of
 
 
@@ -148,3 +149,13 @@ def test_what_slurm_says_of_jobs_that_are_over():
         8,
         3600,
     )
+
+
+def test_a_task_whose_torch_sees_too_few_gpus_ends_at_once_with_the_reason(tmp_path):
+    done = run_factory("task", str(tmp_path), "dpo", "--gpus", "99", home=tmp_path / "home")
+    assert done.returncode == 1
+    what, fix = done.stderr.strip().splitlines()
+    assert "given 99 GPUs, and sees" in what
+    assert what.partition("; torch ")[2].partition(": ")[2]  # the reason, in torch's own words
+    assert "doctor --site" in fix
+    task.check_gpus(0)  # none were given

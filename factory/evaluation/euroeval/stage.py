@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,7 +12,8 @@ from pydantic import Field, field_validator
 
 from factory.artifacts import schemas, shards
 from factory.artifacts.manifest import Rows
-from factory.artifacts.shards import Shard
+from factory.artifacts.shards import Shard, ShardTotals
+from factory.artifacts.tables import read_slice
 from factory.config import EXTENT, REFERENCE
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation.euroeval import deltas, directory, evaluation, readiness, records, suites
@@ -21,7 +23,7 @@ from factory.evaluation.models import contestants
 from factory.language.languages import language as known_language
 from factory.stage.inputs import ExternalInput, SliceSpec, model_of
 from factory.stage.job import Job, policy
-from factory.stage.outcome import Outcome
+from factory.stage.outcome import Outcome, spent
 from factory.stage.stage import How, Stage, StageContext
 
 _NOT_A_BENCHMARK = frozenset({"model", "adapter"})  # roles of the models
@@ -168,6 +170,7 @@ class Euroeval(Stage):
         runs = EuroevalRuns(
             requested.root, self.settings(), self.how, job.progress, job.part is not None
         )
+        began = time.monotonic()
         runs.finish(list(evaluations.values()))
         lost = {(name, d): why for name, e in evaluations.items() for d, why in e.lost().items()}
         if lost and self.incomplete == "refuse":
@@ -179,10 +182,10 @@ class Euroeval(Stage):
         def make(shard: Shard) -> tuple[pa.Table, int]:
             return requested.table(shard.slice), 0
 
-        tables = job.make_rows(self.kind, sizes, _SHARD, make)
+        totals = job.make_shards(self.kind, sizes, _SHARD, make, began=began)
         for name, run in evaluations.items():
             run.publish(job.out / "records" / name)
-        return self._outcome(job, requested, tables, lost)
+        return self._outcome(job, requested, totals, lost)
 
     def settings(self) -> Settings:
         """Return the settings that change a score."""
@@ -194,9 +197,10 @@ class Euroeval(Stage):
         self,
         job: Job,
         requested: _RequestedRows,
-        tables: Mapping[str, pa.Table],
+        totals: Mapping[str, ShardTotals],
         lost: Mapping[tuple[str, str], str],
     ) -> Outcome:
+        tables = {name: read_slice(job.out, name, self.kind) for name in totals}
         rows = [row for table in tables.values() for row in table.to_pylist()]
         counts = {
             spec.name: Rows(into=len(requested.rows[spec.name]), out=len(tables[spec.name]))
@@ -220,7 +224,7 @@ class Euroeval(Stage):
                 for (name, dataset), why in lost.items()
             ],
         }
-        return Outcome(counts, determinism="distribution", stats=stats)
+        return Outcome(counts, determinism="distribution", stats=stats, spent=spent(totals))
 
     def _left_out(self, job: Job) -> list[dict[str, Any]]:
         languages = dict.fromkeys(spec.language for spec in job.slices if spec.language)

@@ -1,6 +1,6 @@
 #!/bin/bash -l
 #SBATCH --job-name=score.abc123def456.0f0f0f.array
-#SBATCH --output=/scratch/lab/.factory/slurm/lab-croco/1/logs/score-array-%A_%a.log
+#SBATCH --output="/scratch/lab/.factory/slurm/lab-croco/1/logs/score-array-%A_%a.log"
 #SBATCH --open-mode=append
 #SBATCH --export=HOME,USER,LOGNAME,PATH,LANG
 #SBATCH --account=lab
@@ -28,7 +28,13 @@ export PYTHONUNBUFFERED="1"
 export TRITON_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/triton"
 export TORCHINDUCTOR_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/inductor"
 export VLLM_CACHE_ROOT="/tmp/$USER-$SLURM_JOB_ID/vllm"
-export FACTORY_HOME="/scratch/lab/.factory"
+export MIOPEN_USER_DB_PATH="/tmp/$USER-$SLURM_JOB_ID/miopen"
+export MIOPEN_CUSTOM_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/miopen"
+export FACTORY_HOME=/scratch/lab/.factory
+
+# Caches of compiled kernels lie on each node, and go when the job ends.
+caches="/tmp/$USER-$SLURM_JOB_ID"
+mkdir -p "$caches/miopen"
 
 index=$(( ${SLURM_ARRAY_TASK_ID:-0} + ${1:-0} ))
 echo "factory: score task $index, job ${SLURM_JOB_ID:-none} on $(hostname), start $(( ${SLURM_RESTART_COUNT:-0} + 1 ))"
@@ -53,7 +59,7 @@ pass_on() {
 trap 'pass_on USR1' USR1
 trap 'pass_on TERM' TERM
 
-srun --nodes=1 --ntasks=4 --kill-on-bad-exit=0 \
+srun --nodes=1 --ntasks=4 --cpus-per-task=8 --kill-on-bad-exit=0 \
 apptainer exec --nv --bind /scratch/lab/.factory \
 /images/generate.sif \
 factory task /scratch/lab/.factory/slurm/lab-croco/1 score --shard "$index/4" --engines 4 --gpus 1 &
@@ -73,6 +79,7 @@ while :; do
   fi
 done
 ended "$code"
+rm -rf -- "$caches" || true
 
 # After a warning of SLURM's alone: who is cancelled stays away, and who is preempted is put back by
 # SLURM itself.

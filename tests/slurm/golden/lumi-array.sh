@@ -1,6 +1,6 @@
 #!/bin/bash -l
 #SBATCH --job-name=generate.abc123def456.0f0f0f.array
-#SBATCH --output=/scratch/lab/.factory/slurm/lab-croco/1/logs/generate-array-%A_%a.log
+#SBATCH --output="/scratch/lab/.factory/slurm/lab-croco/1/logs/generate-array-%A_%a.log"
 #SBATCH --open-mode=append
 #SBATCH --export=HOME,USER,LOGNAME,PATH,LANG
 #SBATCH --account=project_465000000
@@ -19,7 +19,8 @@
 # the number of an array's task.
 
 export SLURM_EXPORT_ENV=ALL  # to srun: all that is set here, not only what sbatch was let through
-mkdir -p "/tmp/$USER-$SLURM_JOB_ID/miopen"
+module use /appl/local/laifs/modules
+module load lumi-aif-singularity-bindings
 set -euo pipefail
 export HF_HUB_OFFLINE="1"
 export HF_DATASETS_OFFLINE="1"
@@ -36,7 +37,11 @@ export NCCL_SOCKET_IFNAME="hsn0,hsn1,hsn2,hsn3"
 export GLOO_SOCKET_IFNAME="hsn0"
 export FI_MR_CACHE_MONITOR="userfaultfd"
 export VLLM_ROCM_USE_AITER="0"
-export FACTORY_HOME="/scratch/lab/.factory"
+export FACTORY_HOME=/scratch/lab/.factory
+
+# Caches of compiled kernels lie on each node, and go when the job ends.
+caches="/tmp/$USER-$SLURM_JOB_ID"
+mkdir -p "$caches/miopen"
 
 index=$(( ${SLURM_ARRAY_TASK_ID:-0} + ${1:-0} ))
 echo "factory: generate task $index, job ${SLURM_JOB_ID:-none} on $(hostname), start $(( ${SLURM_RESTART_COUNT:-0} + 1 ))"
@@ -61,8 +66,8 @@ pass_on() {
 trap 'pass_on USR1' USR1
 trap 'pass_on TERM' TERM
 
-srun --nodes=1 --ntasks=8 --kill-on-bad-exit=0 --cpu-bind=mask_cpu:0xfe000000000000,0xfe00000000000000,0xfe0000,0xfe000000,0xfe,0xfe00,0xfe00000000,0xfe0000000000 \
-singularity exec --rocm --bind /scratch/lab/.factory,/pfs,/scratch/project_465000000,/project/project_465000000 \
+srun --nodes=1 --ntasks=8 --cpus-per-task=7 --kill-on-bad-exit=0 --cpu-bind=mask_cpu:0xfe000000000000,0xfe00000000000000,0xfe0000,0xfe000000,0xfe,0xfe00,0xfe00000000,0xfe0000000000 \
+singularity exec --bind /scratch/lab/.factory,/pfs,/scratch/project_465000000,/project/project_465000000 \
 /images/generate.sif \
 factory task /scratch/lab/.factory/slurm/lab-croco/1 generate --shard "$index/32" --engines 8 --gpus 1 &
 child=$!
@@ -81,6 +86,7 @@ while :; do
   fi
 done
 ended "$code"
+rm -rf -- "$caches" || true
 
 # After a warning of SLURM's alone: who is cancelled stays away, and who is preempted is put back by
 # SLURM itself.

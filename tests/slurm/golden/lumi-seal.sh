@@ -1,6 +1,6 @@
 #!/bin/bash -l
 #SBATCH --job-name=generate.abc123def456.0f0f0f.seal
-#SBATCH --output=/scratch/lab/.factory/slurm/lab-croco/1/logs/generate-seal-%j.log
+#SBATCH --output="/scratch/lab/.factory/slurm/lab-croco/1/logs/generate-seal-%j.log"
 #SBATCH --open-mode=append
 #SBATCH --export=HOME,USER,LOGNAME,PATH,LANG
 #SBATCH --account=project_465000000
@@ -16,7 +16,8 @@
 # the number of an array's task.
 
 export SLURM_EXPORT_ENV=ALL  # to srun: all that is set here, not only what sbatch was let through
-mkdir -p "/tmp/$USER-$SLURM_JOB_ID/miopen"
+module use /appl/local/laifs/modules
+module load lumi-aif-singularity-bindings
 set -euo pipefail
 export HF_HUB_OFFLINE="1"
 export HF_DATASETS_OFFLINE="1"
@@ -24,16 +25,11 @@ export TRANSFORMERS_OFFLINE="1"
 export HF_HUB_DISABLE_TELEMETRY="1"
 export VLLM_NO_USAGE_STATS="1"
 export PYTHONUNBUFFERED="1"
-export TRITON_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/triton"
-export TORCHINDUCTOR_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/inductor"
-export VLLM_CACHE_ROOT="/tmp/$USER-$SLURM_JOB_ID/vllm"
-export MIOPEN_USER_DB_PATH="/tmp/$USER-$SLURM_JOB_ID/miopen"
-export MIOPEN_CUSTOM_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/miopen"
 export NCCL_SOCKET_IFNAME="hsn0,hsn1,hsn2,hsn3"
 export GLOO_SOCKET_IFNAME="hsn0"
 export FI_MR_CACHE_MONITOR="userfaultfd"
 export VLLM_ROCM_USE_AITER="0"
-export FACTORY_HOME="/scratch/lab/.factory"
+export FACTORY_HOME=/scratch/lab/.factory
 
 index=$(( ${SLURM_ARRAY_TASK_ID:-0} + ${1:-0} ))
 echo "factory: generate task $index, job ${SLURM_JOB_ID:-none} on $(hostname), start $(( ${SLURM_RESTART_COUNT:-0} + 1 ))"

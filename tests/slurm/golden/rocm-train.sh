@@ -1,6 +1,6 @@
 #!/bin/bash -l
 #SBATCH --job-name=dpo[es].abc123def456.0f0f0f.whole
-#SBATCH --output=/scratch/lab/.factory/slurm/lab-croco/1/logs/dpo-es-whole-%j.log
+#SBATCH --output="/scratch/lab/.factory/slurm/lab-croco/1/logs/dpo-es-whole-%j.log"
 #SBATCH --open-mode=append
 #SBATCH --export=HOME,USER,LOGNAME,PATH,LANG
 #SBATCH --account=lab
@@ -19,7 +19,6 @@
 # the number of an array's task.
 
 export SLURM_EXPORT_ENV=ALL  # to srun: all that is set here, not only what sbatch was let through
-mkdir -p "/tmp/$USER-$SLURM_JOB_ID/miopen"
 set -euo pipefail
 export HF_HUB_OFFLINE="1"
 export HF_DATASETS_OFFLINE="1"
@@ -32,7 +31,11 @@ export TORCHINDUCTOR_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/inductor"
 export VLLM_CACHE_ROOT="/tmp/$USER-$SLURM_JOB_ID/vllm"
 export MIOPEN_USER_DB_PATH="/tmp/$USER-$SLURM_JOB_ID/miopen"
 export MIOPEN_CUSTOM_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/miopen"
-export FACTORY_HOME="/scratch/lab/.factory"
+export FACTORY_HOME=/scratch/lab/.factory
+
+# Caches of compiled kernels lie on each node, and go when the job ends.
+caches="/tmp/$USER-$SLURM_JOB_ID"
+mkdir -p "$caches/miopen"
 
 index=$(( ${SLURM_ARRAY_TASK_ID:-0} + ${1:-0} ))
 echo "factory: dpo[es] task $index, job ${SLURM_JOB_ID:-none} on $(hostname), start $(( ${SLURM_RESTART_COUNT:-0} + 1 ))"
@@ -59,7 +62,7 @@ trap 'pass_on TERM' TERM
 
 singularity exec --rocm --bind /scratch/lab/.factory \
 /images/train.sif \
-factory task /scratch/lab/.factory/slurm/lab-croco/1 'dpo[es]' &
+factory task /scratch/lab/.factory/slurm/lab-croco/1 'dpo[es]' --gpus 8 &
 child=$!
 if [ "$told" = 1 ]; then kill -s "$by" "$child"; fi
 while :; do
@@ -76,6 +79,7 @@ while :; do
   fi
 done
 ended "$code"
+rm -rf -- "$caches" || true
 
 # After a warning of SLURM's alone: who is cancelled stays away, and who is preempted is put back by
 # SLURM itself.

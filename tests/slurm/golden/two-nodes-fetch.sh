@@ -1,6 +1,6 @@
 #!/bin/bash -l
 #SBATCH --job-name=fetch.abc123def456.0f0f0f.fetch
-#SBATCH --output=/scratch/lab/.factory/slurm/lab-croco/1/logs/fetch-fetch-%j.log
+#SBATCH --output="/scratch/lab/.factory/slurm/lab-croco/1/logs/fetch-fetch-%j.log"
 #SBATCH --open-mode=append
 #SBATCH --export=HOME,USER,LOGNAME,PATH,LANG
 #SBATCH --account=project_465000000
@@ -16,18 +16,14 @@
 # the number of an array's task.
 
 export SLURM_EXPORT_ENV=ALL  # to srun: all that is set here, not only what sbatch was let through
-mkdir -p "/tmp/$USER-$SLURM_JOB_ID/miopen"
+module use /appl/local/laifs/modules
+module load lumi-aif-singularity-bindings
 set -euo pipefail
 export PYTHONUNBUFFERED="1"
-export TRITON_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/triton"
-export TORCHINDUCTOR_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/inductor"
-export VLLM_CACHE_ROOT="/tmp/$USER-$SLURM_JOB_ID/vllm"
-export MIOPEN_USER_DB_PATH="/tmp/$USER-$SLURM_JOB_ID/miopen"
-export MIOPEN_CUSTOM_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/miopen"
 export NCCL_SOCKET_IFNAME="hsn0,hsn1,hsn2,hsn3"
 export GLOO_SOCKET_IFNAME="hsn0"
 export FI_MR_CACHE_MONITOR="userfaultfd"
-export FACTORY_HOME="/scratch/lab/.factory"
+export FACTORY_HOME=/scratch/lab/.factory
 
 # Tokens come from a file that only its owner may read, never from the queue.
 secrets=/home/lab/.config/factory/token

@@ -1,6 +1,6 @@
 #!/bin/bash -l
 #SBATCH --job-name=dpo[all].abc123def456.0f0f0f.whole
-#SBATCH --output=/scratch/lab/.factory/slurm/lab-croco/1/logs/dpo-all-whole-%j.log
+#SBATCH --output="/scratch/lab/.factory/slurm/lab-croco/1/logs/dpo-all-whole-%j.log"
 #SBATCH --open-mode=append
 #SBATCH --export=HOME,USER,LOGNAME,PATH,LANG
 #SBATCH --account=project_465000000
@@ -19,7 +19,8 @@
 # the number of an array's task.
 
 export SLURM_EXPORT_ENV=ALL  # to srun: all that is set here, not only what sbatch was let through
-mkdir -p "/tmp/$USER-$SLURM_JOB_ID/miopen"
+module use /appl/local/laifs/modules
+module load lumi-aif-singularity-bindings
 set -euo pipefail
 export HF_HUB_OFFLINE="1"
 export HF_DATASETS_OFFLINE="1"
@@ -35,7 +36,11 @@ export MIOPEN_CUSTOM_CACHE_DIR="/tmp/$USER-$SLURM_JOB_ID/miopen"
 export NCCL_SOCKET_IFNAME="hsn0,hsn1,hsn2,hsn3"
 export GLOO_SOCKET_IFNAME="hsn0"
 export FI_MR_CACHE_MONITOR="userfaultfd"
-export FACTORY_HOME="/scratch/lab/.factory"
+export FACTORY_HOME=/scratch/lab/.factory
+
+# Caches of compiled kernels lie on each node, and go when the job ends.
+caches="/tmp/$USER-$SLURM_JOB_ID"
+srun --nodes=2 --ntasks=2 --ntasks-per-node=1 mkdir -p "$caches/miopen"
 
 # Where the processes of several nodes meet: this script runs on the first of them.
 FACTORY_MEET="$(hostname):$(( 20000 + SLURM_JOB_ID % 20000 ))"
@@ -64,10 +69,10 @@ pass_on() {
 trap 'pass_on USR1' USR1
 trap 'pass_on TERM' TERM
 
-srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 \
-singularity exec --rocm --bind /scratch/lab/.factory,/pfs,/scratch/project_465000000,/project/project_465000000 \
+srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=56 --kill-on-bad-exit=1 \
+singularity exec --bind /scratch/lab/.factory,/pfs,/scratch/project_465000000,/project/project_465000000 \
 /images/train.sif \
-factory task /scratch/lab/.factory/slurm/lab-croco/1 'dpo[all]' &
+factory task /scratch/lab/.factory/slurm/lab-croco/1 'dpo[all]' --gpus 8 &
 child=$!
 if [ "$told" = 1 ]; then kill -s "$by" "$child"; fi
 while :; do
@@ -84,6 +89,7 @@ while :; do
   fi
 done
 ended "$code"
+srun --nodes=2 --ntasks=2 --ntasks-per-node=1 rm -rf -- "$caches" || true
 
 # After a warning of SLURM's alone: who is cancelled stays away, and who is preempted is put back by
 # SLURM itself.

@@ -1,6 +1,6 @@
 #!/bin/bash -l
 #SBATCH --job-name=pair.abc123def456.0f0f0f.whole
-#SBATCH --output=/scratch/lab/.factory/slurm/lab-croco/1/logs/pair-whole-%j.log
+#SBATCH --output="/scratch/lab/.factory/slurm/lab-croco/1/logs/pair-whole-%j.log"
 #SBATCH --open-mode=append
 #SBATCH --export=HOME,USER,LOGNAME,PATH,LANG
 #SBATCH --partition=gpu
@@ -22,7 +22,7 @@ export TRANSFORMERS_OFFLINE="1"
 export HF_HUB_DISABLE_TELEMETRY="1"
 export VLLM_NO_USAGE_STATS="1"
 export PYTHONUNBUFFERED="1"
-export FACTORY_HOME="/scratch/lab/.factory"
+export FACTORY_HOME=/scratch/lab/.factory
 
 index=$(( ${SLURM_ARRAY_TASK_ID:-0} + ${1:-0} ))
 echo "factory: pair task $index, job ${SLURM_JOB_ID:-none} on $(hostname), start $(( ${SLURM_RESTART_COUNT:-0} + 1 ))"
