@@ -101,7 +101,7 @@ def plan(
             console.print(tables.plan_table(steps, estimates))
             if unread := loaded.recipe.unread():
                 console.print(
-                    f"Not made, since nothing reads them beside from: {', '.join(unread)}"
+                    f"Not made: {', '.join(unread)}. Only what is taken in (from:) would read it."
                 )
             if the_site is not None and costs_of_steps is not None:
                 console.print(tables.costs_table(the_site.name, costs_of_steps))

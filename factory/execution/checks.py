@@ -378,8 +378,13 @@ def _nothing_in_common(
         prompts = [specs[n.step, n.slice] for n in spec.needs
                    if isinstance(n, StepInput) and n.role == "prompts"]  # fmt: skip
         sources = [source.need("source") for source in prompts]
-        if (only is not None and spec.step not in only) or not all(
-            isinstance(need, ExternalInput) and need.source in pins.pins for need in sources
+        going = only is None or spec.step in only
+        if (
+            not going
+            or len(prompts) < 2
+            or not all(
+                isinstance(need, ExternalInput) and need.source in pins.pins for need in sources
+            )
         ):
             continue  # a translation has the id of what it was made from
         languages: dict[str, str] = {}  # of the first prompt with an id

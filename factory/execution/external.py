@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from factory.artifacts import schemas, tables
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
@@ -22,7 +24,7 @@ from factory.language.detect import detect
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_number, read_pair
-from factory.stage.readers import DistinctIds, Row, address, answer, given_id, messages
+from factory.stage.readers import BadRow, DistinctIds, Row, address, answer, given_id, messages
 from factory.stage.stage import Stage
 from factory.training import adapters
 
@@ -85,9 +87,31 @@ def _converter(
             draws[output["prompt_id"]] += 1
         else:
             output["id"] = ids(given_id({"id": row.get("id")}) or output["prompt_id"])
-        return {name: output.get(name) for name in schemas.SCHEMAS[kind].names}
+        checked = {name: output.get(name) for name in schemas.SCHEMAS[kind].names}
+        _check_types(checked, kind, where)
+        return checked
 
     return convert
+
+
+_TYPES: Mapping[pa.DataType, tuple[type, str]] = {
+    pa.string(): (str, "text"),
+    pa.int64(): (int, "a whole number"),
+    pa.float64(): (float, "a number"),
+}
+
+
+def _check_types(row: Row, kind: str, where: str) -> None:
+    """Raise BadRow for a value that a column of `kind` does not hold."""
+    for field in schemas.SCHEMAS[kind]:
+        value = row[field.name]
+        if value is None or field.type not in _TYPES:
+            continue
+        wanted, word = _TYPES[field.type]
+        fits = isinstance(value, wanted) and not isinstance(value, bool)
+        if not fits or (wanted is int and abs(value) >= 2**63):
+            what = f"{field.name} {str(value)[:40]!r} is not {word}"
+            raise BadRow(where, what, "fix that row", "wrong_type")
 
 
 def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | str:

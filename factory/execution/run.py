@@ -86,7 +86,7 @@ def run(
     step_names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
     names = select(step_names, only, until)  # before anything is fetched for a misspelt one
     if unread := loaded.recipe.unread():
-        reporter.note(f"not made, since nothing reads them beside from: {', '.join(unread)}")
+        reporter.note(f"not made: {', '.join(unread)}. Only what is taken in (from:) would read it")
     with _stoppable(), _disk_full_explained(home):
         pins, absent = resolve.resolve(loaded, hub, home, reporter.note, frozen)
         this = Run.begin(loaded, pins, hub, home, reporter, part)

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from factory.errors import InputError, nearest
@@ -107,7 +108,7 @@ def _sides(row: Mapping[str, Any], where: str) -> _Sides | str:
         sides = [second, first] if value > 0 else [first, second]
         return sides, None if margin is None else abs(margin), None
     for name in _LISTS:
-        if isinstance(row.get(name), Sequence) and not isinstance(row[name], str):
+        if isinstance(row.get(name), list) or _is_struct_of_lists(row.get(name)):
             return _ranked(row, name, where)
     raise InputError(
         f"{where}: no columns 'chosen' and 'rejected'{nearest('chosen', row)}",
@@ -119,6 +120,8 @@ def _sides(row: Mapping[str, Any], where: str) -> _Sides | str:
 def _ranked(row: Mapping[str, Any], name: str, where: str) -> _Sides | str:
     """Return the best and the worst of a list of ranked or scored answers."""
     answers = row[name]
+    if isinstance(answers, Mapping):
+        answers = [dict(zip(answers, each, strict=True)) for each in zip_longest(*answers.values())]
     inside = all(isinstance(answer, Mapping) for answer in answers)
     holder = answers[0] if inside and answers else row
     key = next((key for key in (*_RANKS, *_SCORES) if key in holder), None)
@@ -170,6 +173,8 @@ def _prompt(row: Mapping[str, Any], sides: Sequence[Talk], where: str) -> Talk |
             prompt = given  # all that was said; the sides repeat the end of it
         elif _part_of(given, shared):
             prompt = shared
+        elif given[-1]["role"] != "user" and shared[0]["role"] == "user":
+            prompt = [*given, *shared]  # a system prompt, or earlier turns, that the sides go on
         else:
             return "prompt_differs"
     else:
@@ -199,7 +204,7 @@ def _plain(talk: Talk, system: bool = True) -> list[tuple[str, str]]:
 
 def _side(value: Any, where: str) -> Talk:
     """Return one side as messages: an answer alone, or a conversation."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not _is_struct_of_lists(value):
         value = [value]
     return _talk(value, "assistant", where)
 
@@ -226,6 +231,10 @@ def _transcript(text: str) -> Talk | None:
             ]
             return turns if turns[-1] != {"role": "assistant", "content": ""} else turns[:-1]
     return None
+
+
+def _is_struct_of_lists(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(part, list) for part in value.values())
 
 
 def _blank(value: Any) -> bool:

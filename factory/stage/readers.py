@@ -340,6 +340,8 @@ def _converted(
         raise BadRow(
             where, "half of a surrogate pair in a text", "mend that row", "not_unicode"
         ) from None
+    except OverflowError:
+        raise BadRow(where, "a number is too large", "mend that row", "not_a_number") from None
     return converted
 
 

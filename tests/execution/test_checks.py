@@ -252,6 +252,13 @@ def test_a_pool_of_all_languages_needs_a_prompt_with_one_id_in_two(
     assert all("no prompt has one id in two of en, es" in finding.seen for finding in found)
 
 
+def test_a_pool_of_one_language_needs_no_other(hub: Any, put: Put, tmp_path: Path) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path, "stages.pair={pool: both}", "languages=[en]")
+    assert look(loaded, hub, tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("architecture", "labels", "words"),
     [

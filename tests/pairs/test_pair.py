@@ -157,16 +157,17 @@ def test_the_same_job_leaves_the_same_bytes(ran):
 
 
 def test_malformed_line_does_not_shift_alignment(tmp_path):
-    """Languages meet by prompt_id. A line that cannot be read stops the stage that reads it, and
-    a prompt that one language lacks is missing there and moves nobody else's."""
+    """Languages meet by prompt_id. A line that cannot be read is counted, and a prompt that one
+    language lacks is missing there and moves nobody else's."""
     source = tmp_path / "p.jsonl"
     source.write_text('{"id": "a", "prompt": "A"}\n{"id": "b", "pro\n{"id": "c", "prompt": "C"}\n')
     stage = Prompts(source="p.jsonl")
     [spec] = stage.plan_slices(StageContext(("da",), {}, {}))
     job = Job("prompts", 0, (spec,), {spec.needs[0]: Place(source)}, tmp_path, tmp_path,
               lambda *_: None)  # fmt: skip
-    with pytest.raises(InputError, match="line 2"):
-        stage.run(job)
+    counts = stage.run(job).rows["da"]
+    assert (counts.into, counts.out, counts.balanced()) == (3, 2, True)
+    assert read_slice(tmp_path, "da", "prompts").column("prompt_id").to_pylist() == ["a", "c"]
 
     pools: dict[str, Pools] = {
         code: {

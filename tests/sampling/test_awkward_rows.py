@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from factory.artifacts import schemas
 from factory.errors import InputError
+from factory.execution import external
+from factory.planning.stages import STAGES as EVERY_STAGE
 from factory.sampling.sources import Preferences, Prompts, Questions
-from factory.stage.readers import View
+from factory.stage.job import Job, Place
+from factory.stage.readers import DistinctIds, View
+from factory.stage.stage import StageContext
 from tests.sampling.test_sources import bot, user
 
 LETTERS = st.text(max_size=6) | st.sampled_from(
@@ -40,6 +44,7 @@ GOOD: list[dict[str, Any]] = [
     {"question_id": 3.0, "prompt": "Why?", "category": "x", "subcategory": "y"},
     {"id": "c", "prompt": "Why?", "chosen": "So.", "rejected": "No.", "margin": 1.5},
 ]
+BY_NAME = {stage.name: stage for stage in EVERY_STAGE}
 STAGES = [
     Prompts(source="x"),
     Prompts(source="x", turns="all", repeats="drop", bad_rows="100%"),
@@ -67,15 +72,16 @@ def replaced(value: Any, path: tuple[Any, ...], other: Any) -> Any:
 
 
 @st.composite
-def rows(draw: st.DrawFn) -> Any:
-    row = draw(st.sampled_from(GOOD))
+def awkward(draw: st.DrawFn, good: list[dict[str, Any]]) -> Any:
+    """A row of which one part or two are any JSON value."""
+    row: Any = draw(st.sampled_from(good))
     for _ in range(draw(st.integers(1, 2))):
         row = replaced(row, draw(st.sampled_from(paths(row))), draw(VALUES))
     return row
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(values=st.lists(rows(), min_size=1, max_size=3), stage=st.sampled_from(STAGES))
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(values=st.lists(awkward(GOOD), min_size=1, max_size=3), stage=st.sampled_from(STAGES))
 def test_any_value_is_read_or_dropped_with_a_reason_or_refused(
     tmp_path_factory: pytest.TempPathFactory, values: list[Any], stage: Any
 ) -> None:
@@ -83,7 +89,7 @@ def test_any_value_is_read_or_dropped_with_a_reason_or_refused(
     path = directory / "any.jsonl"
     path.write_text("\n".join(map(json.dumps, [GOOD[0] | GOOD[5], *values])), encoding="utf-8")
     dropped: Counter[str] = Counter()
-    convert = stage.converter("any.jsonl", "en")
+    convert = stage.converter("any.jsonl", "en", DistinctIds())
     try:
         read = list(stage.converted_rows(path, "en", convert, dropped, name="any.jsonl"))
     except InputError as error:
@@ -96,9 +102,43 @@ def test_any_value_is_read_or_dropped_with_a_reason_or_refused(
     assert len(table) == len(read) > 0
 
 
+FOREIGN: list[dict[str, Any]] = [
+    {"messages": [user("Why?"), bot("So.")], "reward": 1.5, "k": 3, "finish_reason": "stop"},
+    {"prompt": "Why?", "response": "So.", "score": 2, "n_tokens": 3, "detected_language": "en"},
+    {"prompt": [user("Why?")], "completion": [bot("So.")], "reward_score": 0.5, "id": "a"},
+    {"chosen": [user("Why?"), bot("So.")], "rejected": [user("Why?"), bot("No.")]},
+    {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "score_chosen": 2.5, "chosen_k": 1},
+    {"prompt": "Why?", "answers": [{"answer": "So.", "rank": 1}, {"answer": "No.", "rank": 2}]},
+    {"context": [user("Why?")], "response1": "So.", "response2": "No.", "preference": -2},
+]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    values=st.lists(awkward(FOREIGN), min_size=1, max_size=3),
+    name=st.sampled_from(["generate", "score", "pair", "best"]),
+)
+def test_any_value_in_rows_that_are_taken_in_is_read_or_dropped_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, values: list[Any], name: str
+) -> None:
+    directory = tmp_path_factory.getbasetemp()
+    path = directory / "theirs.jsonl"
+    path.write_text("\n".join(map(json.dumps, values)), encoding="utf-8")
+    stage = BY_NAME[name].model_validate({"from": {"source": path.name, "bad_rows": "100%"}})
+    specs = stage.checked_slices(StageContext(("en",), {}, {name: stage}))
+    places = {need: Place(path) for spec in specs for need in spec.needs}
+    job = Job(name, 0, tuple(specs), places, directory, directory / "out", lambda *_: None)
+    try:
+        counts = external.take_in(stage, job).rows["en"]
+    except InputError as error:
+        assert "theirs.jsonl" in error.what and error.fix and error.exit_code == 1
+    else:
+        assert counts.balanced() and counts.into <= len(values) and counts.out
+
+
 @settings(max_examples=200, deadline=None)
 @given(
-    text=st.binary(max_size=40) | rows().map(lambda row: json.dumps(row).encode()),
+    text=st.binary(max_size=40) | awkward(GOOD).map(lambda row: json.dumps(row).encode()),
     name=st.sampled_from(["any.jsonl", "any.json", "any.csv", "any.jsonl.gz", "any.parquet"]),
 )
 def test_any_bytes_are_rows_or_refused(
