@@ -326,7 +326,13 @@ def behaviour_table(steps: list[Step]) -> Table | None:
     ]
     if not drawn:
         return None
-    table = Table(title="Answers drawn after training", title_justify="left")
+    abouts = dict.fromkeys(found.about for _, found in drawn)
+    table = Table(
+        title="Answers drawn after training",
+        title_justify="left",
+        caption="\n".join(abouts),
+        caption_justify="left",
+    )
     table.add_column("adapter", overflow="fold")
     table.add_column("measure", overflow="fold")
     table.add_column("base", justify="right")

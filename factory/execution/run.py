@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -372,7 +372,8 @@ class Run:
             )
         if isinstance(need, ExternalInput) and need.kind == "model" and self.hub.reachable:
             pin = self.pins.pins[need.source]
-            return self.hub.weights(need.source.partition("@")[0], str(pin.revision))
+            with suppress(HubError):  # the base of a model that was trained elsewhere
+                return self.hub.weights(need.source.partition("@")[0], str(pin.revision))
         return None
 
     def _seal(
