@@ -294,7 +294,7 @@ def _places(recipe: Recipe, document: config.Document) -> dict[str, str]:
 
 
 # Tables that other programs write, and what would read them.
-_OTHER_FILES = (".csv", ".tsv", ".txt", ".xlsx", ".arrow", ".feather", ".gz", ".zst", ".zip")
+_OTHER_FILES = (".txt", ".xlsx", ".arrow", ".feather", ".gz", ".zst", ".zip", ".bz2", ".xz")
 
 
 def _source_faults(loaded: LoadedRecipe) -> Iterator[RecipeError]:
@@ -310,7 +310,7 @@ def _source_faults(loaded: LoadedRecipe) -> Iterator[RecipeError]:
                 )
             continue
         path = loaded.file(source.partition("@")[0])
-        if source.lower().endswith(_OTHER_FILES):
+        if not is_file(source) and source.lower().endswith(_OTHER_FILES):
             ending, fix = path.suffix, f"save it as {' or '.join(FILE_TYPES)}"
             yield RecipeError(f"{place}: {source}: no rows are read from {ending} files", fix)
         elif path.is_dir() and not _REPO.fullmatch(source):
