@@ -29,9 +29,10 @@ def gc(call: Call) -> Response:
 
 
 def fsck(call: Call) -> Response:
-    """Check the store; return what is damaged."""
+    """Check the store; return what is damaged. With `quick`, contents are not read."""
     _require_owner(call)
-    checked, problems = integrity.check(call.hub)
+    quick = bool(call.json().flag_or_none("quick"))
+    checked, problems = integrity.check(call.hub, quick=quick)
     return answer({"checked": checked, "problems": problems})
 
 
