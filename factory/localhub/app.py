@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import uuid
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from factory.localhub import replies
 from factory.localhub.errors import ProtocolError
@@ -23,6 +25,8 @@ from factory.localhub.routes import (
     repos,
     upkeep,
 )
+
+_REQUEST_ID = re.compile(rb"[\w.:;=-]{1,128}")
 
 
 def build(hub: LocalHub) -> ASGIApp:
@@ -56,7 +60,8 @@ def build(hub: LocalHub) -> ASGIApp:
 
 
 class _RawPath:
-    """Routes on the path as it was sent: in `refs%2Fpr%2F1` the slashes are part of a name."""
+    """Routes on the path as it was sent: in `refs%2Fpr%2F1` the slashes are part of a name. Every
+    answer has the id of its request, the client's own if it gave one, for errors to name."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -64,4 +69,16 @@ class _RawPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
+            headers = dict(scope["headers"])
+            given = headers.get(b"x-request-id") or headers.get(b"x-amzn-trace-id") or b""
+            number = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+
+            async def numbered(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    listed = [*message.get("headers", []), (b"x-request-id", number)]
+                    message = {**message, "headers": listed}
+                await send(message)
+
+            await self._app(scope, receive, numbered)
+            return
         await self._app(scope, receive, send)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,6 +22,7 @@ from factory.localhub.errors import (
 
 # Paths about a repo that no route takes, such as those of spaces or of names without a namespace.
 _ABOUT_A_REPO = re.compile(r"/api/(models|datasets|spaces|kernels)/.|/.*/resolve/|/.*\.git/")
+_BELOW_A_REPO = re.compile(r"/api/(models|datasets)/([^/]+)/([^/]+)/([\w/-]{1,80})")
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 
 
@@ -49,7 +51,17 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         headers = dict(error.headers or {})
         return error_answer(MethodNotAllowed(f"{request.method} is not for this", headers=headers))
-    if _ABOUT_A_REPO.match(request.scope["path"]):
+    path = request.scope["path"]
+    if match := _BELOW_A_REPO.match(path):
+        hub = request.app.state.hub
+        kind, names = match[1].removesuffix("s"), (unquote(match[2]), unquote(match[3]))
+        try:
+            account = hub.accounts.identify(request.headers.get("authorization"))
+            repo = hub.repos.find(kind, *names, account)
+        except ProtocolError:  # nobody's business
+            return error_answer(RepoNotFound("there is no such repo on this hub"))
+        return error_answer(NotFound(f"{repo.id} is here, but this hub has no {match[4]!r} of it"))
+    if _ABOUT_A_REPO.match(path):
         return error_answer(RepoNotFound("there is no such repo on this hub"))
     return error_answer(NotFound("there is nothing at this address"))
 

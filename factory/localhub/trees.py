@@ -177,7 +177,8 @@ class Draft:
         draft._children[name] = entry
 
     def remove(self, parts: tuple[str, ...], *, directory: bool) -> None:
-        """Take a file, or a directory with all below it, away. Raises EntryNotFound."""
+        """Take a file, or a directory with all below it, away; with `directory`, only that. Raises
+        EntryNotFound."""
         *above, name = parts
         draft: Draft | None = self
         for part in above:
@@ -185,7 +186,7 @@ class Draft:
                 inside = _is_directory(draft._child(part))
                 draft = draft._enter(part, parts) if inside else None
         child = draft._child(name) if draft else None
-        if draft is None or child is None or _is_directory(child) != directory:
+        if draft is None or child is None or (directory and not _is_directory(child)):
             what = "folder" if directory else "file"
             raise EntryNotFound(f"A {what} with this name doesn't exist: {'/'.join(parts)}")
         del draft._children[name]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import CommitOperationDelete, DatasetCard, HfApi
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from localhub_client import send
 
 
 def test_whoami(api):
@@ -233,3 +235,47 @@ def test_links_follow_the_host_header(raw):
         "POST", "/api/repos/create", body='{"name": "hosted"}', headers={"Host": "node7:8000"}
     )
     assert reply.json()["url"] == "http://node7:8000/local/hosted"
+
+
+def test_a_card_is_checked_for_clients_that_send_no_token(hub, api, repo, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    text = "---\nlicense: mit\n---\n# A card\n"
+    reply = send(hub.url, "POST", "/api/validate-yaml", token=None,
+                 body=json.dumps({"repoType": "dataset", "content": text}))  # fmt: skip
+    assert (reply.status, json.loads(reply.body)["errors"]) == (200, [])
+
+
+def test_errors_name_the_request(raw):
+    own = raw("GET", "/api/models/org/none", headers={"X-Amzn-Trace-Id": "trace-1"})
+    assert own.headers["x-request-id"] == "trace-1"
+    odd = raw("GET", "/api/models/org/none", headers={"X-Amzn-Trace-Id": "a b<"})
+    assert len(odd.headers["x-request-id"]) == 32
+
+
+def test_what_a_list_cannot_be_asked_for_is_said(api, raw):
+    api.create_repo("org/listed", exist_ok=True)
+    assert list(api.list_models(gated=True)) == []
+    assert "org/listed" in [model.id for model in api.list_models(gated=False, author="org")]
+    assert list(api.list_models(sort="likes", limit=1))
+    for query, word in (("num_parameters=min:1B", "num_parameters"), ("apps=x", "apps"),
+                        ("sort=taste", "taste")):  # fmt: skip
+        reply = raw("GET", f"/api/models?{query}")
+        assert reply.status == 400 and word in json.loads(reply.body)["error"]
+
+
+def test_an_unknown_route_of_a_repo_that_is_here_does_not_deny_it(raw, repo):
+    reply = raw("POST", f"/api/datasets/{repo}/duplicate", body="{}")
+    assert reply.status == 404 and reply.headers["x-error-code"] == "NotFound"
+    said = f"{repo} is here, but this hub has no 'duplicate' of it"
+    assert reply.json()["error"] == said
+    absent = raw("POST", "/api/datasets/org/none/duplicate", body="{}")
+    assert absent.headers["x-error-code"] == "RepoNotFound"
+
+
+def test_a_folder_is_deleted_as_a_file_is(api, repo):
+    for path in ("1/a.txt", "1/2/b.txt", "keep.txt"):
+        api.upload_file(path_or_fileobj=b"x", path_in_repo=path, repo_id=repo, repo_type="dataset")
+    delete = CommitOperationDelete("1", is_folder=False)
+    api.create_commit(repo, [delete], commit_message="gone", repo_type="dataset")
+    files = api.list_repo_files(repo, repo_type="dataset")
+    assert "keep.txt" in files and not [path for path in files if path.startswith("1/")]

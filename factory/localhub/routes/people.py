@@ -43,7 +43,7 @@ def nothing(call: Call) -> Response:
 
 ROUTES = [
     route("GET", "/api/whoami-v2", whoami),
-    route("POST", "/api/validate-yaml", validate_yaml),
+    route("POST", "/api/validate-yaml", validate_yaml, open_to_all=True),
     route("GET", "/api/agent-harnesses", nothing, open_to_all=True),
     route("GET", "/api/models-tags-by-type", nothing, open_to_all=True),
     route("GET", "/api/datasets-tags-by-type", nothing, open_to_all=True),

@@ -19,7 +19,16 @@ from factory.localhub.repos import KINDS, Kind, Repo
 from factory.localhub.wire import Call, route
 
 _LIST_PAGE = 1000
-_SORT_KEYS = {"createdAt": "createdAt", "lastModified": "lastModified"}
+_SORT_KEYS = {
+    "createdAt": "createdAt", "created_at": "createdAt",
+    "lastModified": "lastModified", "last_modified": "lastModified",
+}  # fmt: skip
+_EQUAL_FOR_ALL = ("likes", "downloads", "trendingScore", "trending_score")
+# What a list can be asked for; a word that is not known would else be passed over.
+_LIST_WORDS = frozenset(
+    {"author", "search", "filter", "pipeline_tag", "gated", "sort", "direction", "limit", "cursor",
+     "full", "expand", "config", "fetch_config", "cardData", "withCardData", "securityStatus"}
+)  # fmt: skip
 
 
 def create(call: Call) -> Response:
@@ -87,6 +96,12 @@ def auth_check(call: Call) -> Response:
 def list_all(call: Call) -> Response:
     """Repos by author, words in the name, and tags; those last changed first."""
     kind = call.kind()
+    if unknown := [key for key in call.query if key not in _LIST_WORDS]:
+        raise BadRequest(f"this hub cannot list repos by {unknown[0]!r}")
+    if (by := call.query.get("sort")) and by not in (*_SORT_KEYS, *_EQUAL_FOR_ALL):
+        raise BadRequest(f"this hub cannot sort repos by {by!r}")
+    if call.query.get("gated", "false").lower() != "false":  # there is none
+        return answer([])
     author = call.query.get("author")
     words = [word.lower() for word in call.query.getlist("search")]
     tags = set(call.query.getlist("filter"))
