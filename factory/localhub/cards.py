@@ -205,7 +205,43 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
             mistakes.append(f'"{key}" must be a string')
     if not isinstance(data.get("configs"), list | None):
         mistakes.append('"configs" must be a list')
+    return mistakes + _index_mistakes(data.get("model-index"))
+
+
+def _index_mistakes(index: Any) -> list[str]:
+    """What the public hub refuses in the results of a model."""
+    if index is None:
+        return []
+    if not isinstance(index, list):
+        return ['"model-index" must be an array']
+    mistakes = []
+    for number, model in enumerate(index):
+        place = f"model-index[{number}]"
+        results = model.get("results") if isinstance(model, dict) else None
+        if not isinstance(results, list) or not isinstance(model.get("name"), str):
+            mistakes.append(f'"{place}" must have a "name" and an array "results"')
+            continue
+        for result_number, result in enumerate(results):
+            mistakes += _result_mistakes(result, f"{place}.results[{result_number}]")
     return mistakes
+
+
+def _result_mistakes(result: Any, place: str) -> list[str]:
+    parts = result if isinstance(result, dict) else {}
+    mistakes = [
+        f'"{place}.{part}.{key}" must be a string'
+        for part, keys in (("task", ("type",)), ("dataset", ("type", "name")))
+        for key in keys
+        if not isinstance(parts.get(part), dict) or not isinstance(parts[part].get(key), str)
+    ]
+    metrics = parts.get("metrics")
+    if not isinstance(metrics, list) or not metrics:
+        return [*mistakes, f'"{place}.metrics" must be an array with a metric']
+    return mistakes + [
+        f'"{place}.metrics[{number}]" must have a "type" and a "value"'
+        for number, metric in enumerate(metrics)
+        if not isinstance(metric, dict) or "value" not in metric or not metric.get("type")
+    ]
 
 
 def _plain(value: Any) -> Any:

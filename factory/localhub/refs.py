@@ -29,10 +29,11 @@ class Refs:
         return {row["name"]: row["target"] for row in rows}
 
     def target(self, repo: Repo, revision: str) -> str | None:
-        """The id of the commit that a branch, a tag or a full ref names."""
+        """The id of the commit that a branch, a tag or a full ref names; the branch's where both
+        have that name."""
         full = revision if revision.startswith("refs/") else ""
         row = self._database.row(
-            "SELECT target FROM refs WHERE repo = ? AND name IN (?, ?, ?)",
+            "SELECT target FROM refs WHERE repo = ? AND name IN (?, ?, ?) ORDER BY name LIMIT 1",
             (repo.key, BRANCH + revision, TAG + revision, full),
         )
         return None if row is None else str(row["target"])
@@ -47,11 +48,13 @@ class Refs:
     def create(self, repo: Repo, name: str, target: str, *, tag: bool) -> None:
         """A new branch or tag at the commit `target`.
 
-        Raises BadRequest for the name, also if a branch and a tag would share it; Conflict if it
-        exists.
+        Raises BadRequest for the name, Conflict if it exists. A branch and a tag may share one,
+        but no tag hides behind main.
         """
         check_ref_name(name)
-        prefix, other = (TAG, BRANCH) if tag else (BRANCH, TAG)
+        if tag and name == MAIN:
+            raise BadRequest("a tag cannot be called 'main'")
+        prefix = TAG if tag else BRANCH
         with self._database.transaction() as connection:
             names = {
                 row["name"]
@@ -59,10 +62,6 @@ class Refs:
             }
             if prefix + name in names:
                 raise Conflict(f"{repo.id} already has a {'tag' if tag else 'branch'} {name!r}")
-            if other + name in names:
-                raise BadRequest(
-                    f"{repo.id} has a {'branch' if tag else 'tag'} {name!r}: one name, one ref"
-                )
             for ref in names:  # git keeps refs as files: one cannot be the folder of another
                 if ref.startswith(f"{prefix}{name}/") or f"{prefix}{name}".startswith(f"{ref}/"):
                     raise BadRequest(f"{name!r} and {ref.removeprefix(prefix)!r} cannot both exist")

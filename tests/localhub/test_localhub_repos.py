@@ -279,3 +279,39 @@ def test_a_folder_is_deleted_as_a_file_is(api, repo):
     api.create_commit(repo, [delete], commit_message="gone", repo_type="dataset")
     files = api.list_repo_files(repo, repo_type="dataset")
     assert "keep.txt" in files and not [path for path in files if path.startswith("1/")]
+
+
+@pytest.mark.parametrize(
+    ("index", "mistake"),
+    [
+        ("foo", '"model-index" must be an array'),
+        ("[{results: []}]", '"model-index[0]" must have a "name" and an array "results"'),
+        ("[{name: a, results: [{dataset: {type: t, name: n}, metrics: [{type: m, value: 1}]}]}]",
+         '"model-index[0].results[0].task.type" must be a string'),
+        ("[{name: a, results: [{task: {type: t}, dataset: {type: t, name: n}}]}]",
+         '"model-index[0].results[0].metrics" must be an array with a metric'),
+        ("[{name: a, results: [{task: {type: t}, dataset: {type: t, name: n}, metrics: [{}]}]}]",
+         '"model-index[0].results[0].metrics[0]" must have a "type" and a "value"'),
+        ("[{name: a, results: [{task: {type: t}, dataset: {type: t, name: n},"
+         " metrics: [{type: m, value: 0}]}]}]", None),
+    ],
+)  # fmt: skip
+def test_results_of_a_model_are_as_the_public_hub_takes_them(raw, index, mistake):
+    text = f"---\nmodel-index: {index}\n---\n"
+    reply = raw("POST", "/api/validate-yaml", body=json.dumps({"content": text}))
+    assert [error["message"] for error in reply.json()["errors"]] == ([mistake] if mistake else [])
+
+
+def test_a_branch_and_a_tag_may_share_a_name(api, repo):
+    first = api.repo_info(repo, repo_type="dataset").sha
+    api.create_tag(repo, tag="v1", repo_type="dataset")
+    api.upload_file(path_or_fileobj=b"x", path_in_repo="x", repo_id=repo, repo_type="dataset")
+    api.create_branch(repo, branch="v1", repo_type="dataset")
+    refs = api.list_repo_refs(repo, repo_type="dataset")
+    assert {ref.name: ref.target_commit for ref in refs.tags} == {"v1": first}
+    branch = next(ref.target_commit for ref in refs.branches if ref.name == "v1")
+    assert branch != first
+    assert api.repo_info(repo, repo_type="dataset", revision="v1").sha == branch
+    assert api.repo_info(repo, repo_type="dataset", revision="refs/tags/v1").sha == first
+    api.delete_tag(repo, tag="v1", repo_type="dataset")
+    assert api.repo_info(repo, repo_type="dataset", revision="v1").sha == branch

@@ -655,3 +655,13 @@ def test_a_pulled_artifact_is_compared_with_its_manifest(there: Connection, pull
         f"main: {len(paths)} files are not what factory.json records, {paths[0]} for one"
     ]
     assert pull().repo(repo).notes == [], "it is said of what came"
+
+
+def test_a_branch_and_a_tag_of_one_name_are_pulled(
+    here: Connection, there: Connection, pull: Any
+) -> None:
+    repo = written(there)
+    client(there).create_branch(repo.name, branch="v1", revision="main", repo_type=repo.kind)
+    for _ in range(2):
+        assert pull().repo(repo).conflicts == []
+    assert targets(here, repo) == targets(there, repo)
