@@ -7,6 +7,7 @@ Its fingerprint hashes everything that gives its rows their meaning; see docs/ar
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -193,6 +194,11 @@ class Manifest(Record):
             for record in self.files
             if record.path.startswith(below)
         )
+
+    def damaged(self, contents: Mapping[str, str]) -> list[str]:
+        """Return the files that are not as they were recorded, by the sha256 of every file that is
+        there."""
+        return [file.path for file in self.files if contents.get(file.path) != file.sha256]
 
     def rows(self) -> Rows:
         """Sum the row counts of all slices."""

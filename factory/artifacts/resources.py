@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 NAME = "croco-factory"  # of the distribution
@@ -65,3 +66,21 @@ def home_path() -> Path:
         if home.is_dir() and home.stat().st_uid == os.getuid():
             return home
     return here / ".factory"
+
+
+# What a home holds of private repos beside the hub, which keeps its own folder private.
+_PRIVATE = ("work", "cache", "caches", "sync", "log")
+
+
+def prepare_home(root: Path) -> None:
+    """Create the home with its folders, which only the user can read, and keep it out of git. A
+    home that cannot be written is left as it is."""
+    with suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+        for folder in map(root.joinpath, _PRIVATE):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_mode & 0o077:
+                folder.chmod(0o700)
+        ignored = root / ".gitignore"
+        if not ignored.exists():
+            ignored.write_text("*\n", encoding="utf-8")

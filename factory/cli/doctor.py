@@ -94,18 +94,20 @@ def _install(name: str) -> None:
 
 
 def _local_hub(root: Path) -> Check:
-    """Check that the local hub starts: that of FACTORY_HOME, or else a temporary one."""
+    """Check that the local hub starts and that its store is whole, but for the bytes of contents:
+    that of FACTORY_HOME, or else a temporary one."""
     import tempfile
 
     from factory.errors import Check
-    from factory.localhub.launcher import HubStartError, connect
+    from factory.localhub.launcher import HubStartError, connect, request
 
     place = next(path for path in (root, *root.parents) if path.is_dir())
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".doctor-") as folder:
-            with connect(root if place == root else Path(folder)):
+            with connect(root if place == root else Path(folder)) as connection:
                 seconds = time.monotonic() - began
+                reply = request(connection, "POST", "/api/local/fsck", {"quick": True})[1]
             if place != root:
                 from factory.localhub.launcher import await_end
 
@@ -114,4 +116,8 @@ def _local_hub(root: Path) -> Check:
         reason = " ".join(str(error).split())
         fix = "see its last lines above, server.log, and the checks of the disk"
         return Check("local hub", "failed", reason, fix)
+    if problems := reply.get("problems"):
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        fix = "factory hub fsck names all; upload or pull these again, or put a backup in its place"
+        return Check("local hub", "failed", f"its store is damaged: {problems[0]}{more}", fix)
     return Check("local hub", "ok", f"started and answered in {seconds:.1f} s")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from factory.artifacts.files import file_lock
-from factory.artifacts.resources import home_path
+from factory.artifacts.resources import home_path, prepare_home
 from factory.errors import HubError, RecipeError
 from factory.hub.environment import configure_clients, name_local_hub
 from factory.localhub.launcher import Connection, HubStartError, connect
@@ -45,6 +45,8 @@ class TransferOptions:
 @contextmanager
 def local_hub(root: Path | None = None) -> Iterator[Connection]:
     """Serve the local hub, or another store, while the block lasts."""
+    if root is None:
+        prepare_home(home_path())
     try:
         with connect(root or home_path() / "hub") as connection:
             if root is None:

@@ -141,7 +141,7 @@ class Hub:
             commit = self._commit_at(name, kind, revision)
             if commit is None:
                 return None
-            return commit, content_digest(self._contents(name, kind, commit).items())
+            return commit, content_digest(self.contents(name, kind, commit).items())
 
     def weights(self, name: str, revision: str) -> str | None:
         """Return the digest of the weights of a model repo; None where it has none. Nothing is
@@ -408,7 +408,7 @@ class Hub:
 
         def attempt() -> str:
             head = commit_of(self._api.repo_info(repo, repo_type=kind))
-            published = self._contents(repo, kind, head)
+            published = self.contents(repo, kind, head)
             if published == {path: file_sha256(file) for path, file in files.items()}:
                 return head  # an earlier try did arrive
             adds = [CommitOperationAdd(path, str(file)) for path, file in files.items()]
@@ -428,14 +428,14 @@ class Hub:
         return _retrying(attempt)
 
     def _verify(self, directory: Path, repo: str, kind: str, commit: str) -> None:
-        published = self._contents(repo, kind, commit)
+        published = self.contents(repo, kind, commit)
         for path, file in _files(directory).items():
             if published.get(path) != file_sha256(file):
                 raise HubError(
                     f"{repo}: {path} did not arrive as it was sent", "publish again; see the log"
                 )
 
-    def _contents(self, repo: str, kind: str, revision: str) -> dict[str, str]:
+    def contents(self, repo: str, kind: str, revision: str) -> dict[str, str]:
         """Return the sha256 of every file. A hub lists it for large files; small ones are read."""
         digests = {}
         for file in files_at(self._api, repo, kind, revision):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from factory.artifacts.resources import home_path
+from factory.artifacts.resources import home_path, prepare_home
 from factory.artifacts.workdir import Home
 from factory.errors import HubError
 from factory.hub.environment import (
@@ -32,6 +32,7 @@ _LOCAL_TOKEN = "hf_local_"  # how tokens of local hubs begin
 def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     """Yield the home directory and a hub, for as long as the block lasts. Raises HubError."""
     home = Home(home_path())
+    prepare_home(home.root)
     if endpoint is None:
         try:
             with connect(home.hub) as connection:

@@ -42,6 +42,11 @@ class Account:
                 " (none has it where the store may not be written)"
             )
 
+    def require_owner(self) -> None:
+        """Raises Forbidden for anybody but the owner of the hub."""
+        if self.user != FIRST_USER:
+            raise Forbidden("only the owner of the hub may do that")
+
 
 class Accounts:
     """All tokens, read once and again after each change: no other process has the store open."""

@@ -35,11 +35,14 @@ _DAMAGE = (sqlite3.Error, ValueError, TypeError, LookupError, AttributeError, Ar
 _Contents = dict[str, tuple[int, str]]
 
 
-def check(hub: LocalHub) -> tuple[int, list[str]]:
-    """Return how many contents are whole, and what is wrong, a line each. Raises Conflict."""
+def check(hub: LocalHub, *, quick: bool = False) -> tuple[int, list[str]]:
+    """Return how many contents are whole, and what is wrong, a line each. Raises Conflict.
+
+    With `quick`, contents are not read: only that each is there, in its size."""
     with sole_keeper(hub):
         audit = _Audit(hub)
-        for part in (audit.tables, audit.contents, audit.trees, audit.commits, audit.names):
+        whole = (audit.contents, audit.trees, audit.commits)
+        for part in (audit.tables, *((audit.sizes,) if quick else whole), audit.names):
             with audit.part(f"database: {part.__name__}"):
                 part()
         return len(audit.whole), list(dict.fromkeys(audit.problems))
@@ -102,6 +105,16 @@ class _Audit:
             except OSError as error:
                 where = f"cannot be set aside ({error})"
             self.problems.append(f"content {sha256} was damaged and {where}: upload it again")
+
+    def sizes(self) -> None:
+        """Each content that a directory names, by its presence and its size."""
+        sizes = {sha256: self._hub.blobs.state(sha256)[0] for sha256 in self._hub.blobs.names()}
+        for row in self._database.rows("SELECT oid, entries FROM trees"):
+            with self.part(f"directory {row['oid']}"):
+                for entry in (Entry(*v) for v in json.loads(row["entries"]) if len(v) > 1):
+                    if entry.sha256 is not None and sizes.get(entry.sha256) != entry.size:
+                        where = f"{entry.name!r} in directory {row['oid']}"
+                        self.problems.append(f"{where} lacks its content {entry.sha256}")
 
     def trees(self) -> None:
         """Each directory by its git id, and each of its files by its content."""

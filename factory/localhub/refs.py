@@ -50,9 +50,12 @@ class Refs:
     def create(self, repo: Repo, name: str, target: str, *, tag: bool) -> None:
         """A new branch or tag at the commit `target`.
 
-        A branch and a tag may share a name. Raises BadRequest for the name, Conflict if it exists.
+        A branch and a tag may share a name, but no tag hides behind main. Raises BadRequest for the
+        name, Conflict if it exists.
         """
         check_ref_name(name)
+        if tag and name == MAIN:
+            raise BadRequest("a tag cannot be called 'main'")
         prefix = TAG if tag else BRANCH
         with self._database.transaction() as connection:
             names = {

@@ -123,7 +123,7 @@ def test_every_answer_repeats_the_id_of_its_request(api, raw):
 
 
 def test_unknown_filters_and_addresses_are_named(api, raw, model):
-    with pytest.raises(BadRequestError, match="cannot filter by num_parameters"):
+    with pytest.raises(BadRequestError, match="cannot list repos by 'num_parameters'"):
         list(api.list_models(num_parameters="min:1B"))
     assert list(api.list_models(gated=True, search=model)) == []
     assert [item.id for item in api.list_models(gated=False, search=model)] == [model]

@@ -173,3 +173,16 @@ def test_a_request_that_meets_damage_says_so(store, tmp_path):
         assert status == 200 and any("refs" in line for line in found["problems"])
         # And nothing is taken for garbage there.
         assert request(hub, "POST", "/api/local/gc", {"remove": True})[0] in (409, 500)
+
+
+def test_a_quick_check_names_damage_without_reading_contents(store, tmp_path):
+    root = tmp_path / "hub"
+    shutil.copytree(store, root)
+    blob = max(
+        (path for path in (root / "blobs").rglob("*") if path.is_file()), key=os.path.getsize
+    )
+    with connect(root) as hub:
+        assert request(hub, "POST", "/api/local/fsck", {"quick": True})[1]["problems"] == []
+        blob.unlink()
+        [problem] = request(hub, "POST", "/api/local/fsck", {"quick": True})[1]["problems"]
+        assert "'x.bin' in directory" in problem and f"lacks its content {blob.name}" in problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
@@ -12,6 +13,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from localhub_client import send
 
 
 def test_whoami(api):
@@ -233,3 +235,29 @@ def test_links_follow_the_host_header(raw):
         "POST", "/api/repos/create", body='{"name": "hosted"}', headers={"Host": "node7:8000"}
     )
     assert reply.json()["url"] == "http://node7:8000/local/hosted"
+
+
+def test_a_card_is_checked_for_clients_that_send_no_token(hub, api, repo, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    text = "---\nlicense: mit\n---\n# A card\n"
+    reply = send(hub.url, "POST", "/api/validate-yaml", token=None,
+                 body=json.dumps({"repoType": "dataset", "content": text}))  # fmt: skip
+    assert (reply.status, json.loads(reply.body)["errors"]) == (200, [])
+
+
+def test_errors_name_the_request(raw):
+    own = raw("GET", "/api/models/org/none", headers={"X-Amzn-Trace-Id": "trace-1"})
+    assert own.headers["x-request-id"] == "trace-1"
+    odd = raw("GET", "/api/models/org/none", headers={"X-Amzn-Trace-Id": "a b<"})
+    assert len(odd.headers["x-request-id"]) == 32
+
+
+def test_what_a_list_cannot_be_asked_for_is_said(api, raw):
+    api.create_repo("org/listed", exist_ok=True)
+    assert list(api.list_models(gated=True)) == []
+    assert "org/listed" in [model.id for model in api.list_models(gated=False, author="org")]
+    assert list(api.list_models(sort="likes", limit=1))
+    for query, word in (("num_parameters=min:1B", "num_parameters"), ("apps=x", "apps"),
+                        ("sort=taste", "taste")):  # fmt: skip
+        reply = raw("GET", f"/api/models?{query}")
+        assert reply.status == 400 and word in json.loads(reply.body)["error"]

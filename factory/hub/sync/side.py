@@ -33,7 +33,8 @@ from tenacity import (
 )
 
 from factory.artifacts import untrusted
-from factory.artifacts.hashing import file_sha256
+from factory.artifacts.hashing import MANIFEST, file_sha256
+from factory.artifacts.manifest import Manifest
 from factory.hub import http_guard
 from factory.hub.client import Hub, commit_of, files_at
 from factory.hub.connection import announce_retry, connection_errors, resolves, status_of
@@ -261,6 +262,20 @@ class HubReader:
     def sha256(self, repo: RepoId, commit: str, file: File) -> str:
         """Return the sha256 of a file. A hub lists it for large files; others are downloaded."""
         return file.sha256 or file_sha256(self.download(repo, commit, file))
+
+    def damaged(self, repo: RepoId, commit: str) -> list[str]:
+        """Return the files at a commit that are not what its manifest records; none without one."""
+        files = self.files(repo, commit)
+        if MANIFEST not in files:
+            return []
+        try:
+            text = self.download(repo, commit, files[MANIFEST]).read_bytes()
+            manifest = Manifest.model_validate_json(text)
+        except ValueError:
+            return []  # somebody else's factory.json
+        recorded = [file for file in manifest.files if file.path in files]
+        hashes = {f.path: self.sha256(repo, commit, files[f.path]) for f in recorded}
+        return manifest.damaged(hashes)
 
     def collection(self, slug: str) -> Collection:
         """Return a collection with all its items."""

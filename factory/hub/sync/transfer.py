@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from factory.artifacts.hashing import MANIFEST
 from factory.errors import HubError
 from factory.hub.connection import address_of
 from factory.hub.sync.destination import ConcurrentUpdate, Destination
@@ -102,7 +103,7 @@ class RepoTransfer:
                 except ConcurrentUpdate:
                     continue
                 self._compare(plan)
-                done.notes += self._dead_names(plan)
+                done.notes += self._dead_names(plan) + self._damage(plan)
                 return done
         raise HubError(
             f"{pair.target} at {self._destination.called} keeps changing", "try again later"
@@ -240,6 +241,22 @@ class RepoTransfer:
             f"its card names {name}, which is not there: push that too"
             for name in self.source.missing(plan.pair.repo, commit)
         ]
+
+    def _damage(self, plan: RepoPlan) -> list[str]:
+        """Return a note for each pulled artifact whose content is not what its manifest records."""
+        if not self._destination.keeps_ids:
+            return []
+        refs = {**plan.refs.branches, **plan.refs.tags}
+        brought = {step.commit.id for step in plan.steps}
+        notes = []
+        for name, commit in refs.items():
+            paths = self._destination.damaged(plan.pair.target, commit) if commit in brought else []
+            if paths:
+                notes.append(
+                    f"{name}: {len(paths)} files are not what {MANIFEST} records, "
+                    f"{paths[0]} for one"
+                )
+        return notes
 
     def _compare(self, plan: RepoPlan) -> None:
         """Compare the content at every ref with the source's. Raises HubError.

@@ -110,6 +110,7 @@ def _commit(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> di
 
 
 def _mirror(call: Call, repo: Repo, header: Fields, changes: list[Change]) -> dict[str, Any]:
+    call.account.require_owner()  # author, date and id are as the body says
     words = Words(
         header.text("author"),
         header.text("summary"),

@@ -19,10 +19,16 @@ from factory.localhub.repos import KINDS, Kind, Repo
 from factory.localhub.wire import Call, route
 
 _LIST_PAGE = 1000
-_SORT_KEYS = {"createdAt": "createdAt", "lastModified": "lastModified", "likes": "likes",
-              "downloads": "downloads", "trendingScore": "likes"}  # fmt: skip
-# Filters of huggingface.co for which nothing is known here.
-_UNKNOWN_FILTERS = {"apps", "num_parameters", "inference", "inference_provider"}
+_SORT_KEYS = {
+    "createdAt": "createdAt", "created_at": "createdAt",
+    "lastModified": "lastModified", "last_modified": "lastModified",
+}  # fmt: skip
+_EQUAL_FOR_ALL = ("likes", "downloads", "trendingScore", "trending_score")
+# What a list can be asked for; a word that is not known would else be passed over.
+_LIST_WORDS = frozenset(
+    {"author", "search", "filter", "pipeline_tag", "gated", "sort", "direction", "limit", "cursor",
+     "full", "expand", "config", "fetch_config", "cardData", "withCardData", "securityStatus"}
+)  # fmt: skip
 
 
 def create(call: Call) -> Response:
@@ -105,18 +111,19 @@ def auth_check(call: Call) -> Response:
 def list_all(call: Call) -> Response:
     """Repos by author, words in the name, and tags; those last changed first."""
     kind = call.kind()
-    if unknown := _UNKNOWN_FILTERS.intersection(call.query):
-        raise BadRequest(f"this hub cannot filter by {', '.join(sorted(unknown))}")
-    sort = call.query.get("sort")
-    if sort is not None and sort not in _SORT_KEYS:
-        raise BadRequest(f"this hub sorts by {' or '.join(_SORT_KEYS)}, not by {sort!r}")
+    if unknown := [key for key in call.query if key not in _LIST_WORDS]:
+        raise BadRequest(f"this hub cannot list repos by {unknown[0]!r}")
+    if (by := call.query.get("sort")) and by not in (*_SORT_KEYS, *_EQUAL_FOR_ALL):
+        raise BadRequest(f"this hub cannot sort repos by {by!r}")
+    if call.query.get("gated", "false").lower() != "false":  # there is none
+        return answer([])
     author = call.query.get("author")
     words = [word.lower() for word in call.query.getlist("search")]
     tags = set(call.query.getlist("filter"))
     if pipeline := call.query.get("pipeline_tag"):
         tags.add(pipeline)
     repos = []
-    for repo in [] if call.flag("gated") else call.hub.repos.visible(kind, call.account):
+    for repo in call.hub.repos.visible(kind, call.account):
         if author is not None and repo.namespace != author:
             continue
         if not all(word in repo.id.lower() for word in words):
@@ -128,8 +135,8 @@ def list_all(call: Call) -> Response:
         item = describe(call.hub, repo, commit)
         if tags.issubset(item["tags"]):
             repos.append((item, commit))
-    if sort is not None:
-        repos.sort(key=lambda pair: pair[0][_SORT_KEYS[sort]], reverse=True)
+    if key := _SORT_KEYS.get(by or ""):
+        repos.sort(key=lambda pair: str(pair[0][key]), reverse=True)
     start = call.count("cursor", 0, len(repos))
     limit = max(call.count("limit", _LIST_PAGE, _LIST_PAGE), 1)
     page = [_for_list(call, item, commit) for item, commit in repos[start : start + limit]]

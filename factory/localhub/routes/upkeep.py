@@ -7,7 +7,6 @@ from pathlib import Path
 from starlette.responses import Response
 
 from factory.localhub import backup, garbage, integrity, upkeep
-from factory.localhub.accounts import FIRST_USER
 from factory.localhub.errors import BadRequest, Forbidden
 from factory.localhub.replies import answer
 from factory.localhub.routes.repos import iso_date
@@ -18,7 +17,7 @@ _DAY = 24 * 3600
 
 def gc(call: Call) -> Response:
     """Count unreferenced objects; delete them if `remove` is set."""
-    _require_owner(call)
+    call.account.require_owner()
     if call.hub.read_only:
         raise Forbidden("this store can only be read here")
     body = call.json()
@@ -29,22 +28,23 @@ def gc(call: Call) -> Response:
 
 
 def fsck(call: Call) -> Response:
-    """Check the store; return what is damaged."""
-    _require_owner(call)
-    checked, problems = integrity.check(call.hub)
+    """Check the store; return what is damaged. With `quick`, contents are not read."""
+    call.account.require_owner()
+    quick = bool(call.json().flag_or_none("quick"))
+    checked, problems = integrity.check(call.hub, quick=quick)
     return answer({"checked": checked, "problems": problems})
 
 
 def back_up(call: Call) -> Response:
     """A whole copy of the store in another folder of this machine."""
-    _require_owner(call)
+    call.account.require_owner()
     count, size, problems = backup.copy(call.hub, Path(call.json().text("folder")))
     return answer({"contents": count, "copied": size, "problems": problems})
 
 
 def tokens(call: Call) -> Response:
     """List tokens; make one for `create`, or revoke those of an id or user, `revoke`."""
-    _require_owner(call)
+    call.account.require_owner()
     body, accounts = call.json(), call.hub.accounts
     reply: dict[str, object] = {}
     if (user := body.text_or_none("create")) is not None:
@@ -84,11 +84,6 @@ def delete_large(call: Call) -> Response:
         call.hub.history.rewrite_without(repo, frozenset(hashes))
     upkeep.give_up(call.hub, repo, set(hashes))
     return answer({})
-
-
-def _require_owner(call: Call) -> None:
-    if call.account.user != FIRST_USER:
-        raise Forbidden("only the owner of the hub may look after its store")
 
 
 _LARGE = "/api/{kind}/{namespace}/{name}/lfs-files"

@@ -67,7 +67,18 @@ def check(hub: Hub, subject: EvaluatedRepo) -> list[Check]:
                 card_check.problem("adapter_config.json is not JSON", "publish the adapter again")
             ]
     text = readme.decode("utf-8", "replace")
-    return card_check.check(text, subject.kind, paths, cache(hub.has), config)
+    problems = card_check.check(text, subject.kind, paths, cache(hub.has), config)
+    manifest = _manifest(hub, subject.repo, subject.kind, subject.revision)
+    if manifest is None:
+        return problems
+    with hub.explained(subject.repo):
+        contents = hub.contents(subject.repo, subject.kind, subject.revision)
+    return problems + [
+        card_check.problem(
+            f"{path} is not the file that {MANIFEST} records", "publish the artifact again"
+        )
+        for path in manifest.damaged(contents)
+    ]
 
 
 def rendered(hub: Hub, subject: EvaluatedRepo) -> tuple[str, list[Comparison | BenchmarkResult]]:

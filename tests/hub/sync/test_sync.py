@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -639,3 +640,28 @@ def test_a_base_that_is_pushed_later_stops_no_push(
     for name in ("dpo-all", "base", "dpo-all"):
         push(names=names).repo(published[name])
     assert "late/tiny-random-llama" in text_of(there, "model", "late/smoke-dpo-all", "README.md")
+
+
+def test_a_pulled_artifact_is_compared_with_its_manifest(there: Connection, pull: Any) -> None:
+    from factory.hub.sync.side import RepoId
+
+    api, repo = client(there), RepoId("dataset", "org/damaged")
+    text = Path("tests/golden/pair.json").read_text(encoding="utf-8")
+    api.create_repo(repo.name, repo_type="dataset")
+    paths = [file["path"] for file in json.loads(text)["files"]]
+    files = [add(path, b"no parquet") for path in paths]
+    commit(api, repo, add("factory.json", text.encode()), *files)
+    assert pull().repo(repo).notes == [
+        f"main: {len(paths)} files are not what factory.json records, {paths[0]} for one"
+    ]
+    assert pull().repo(repo).notes == [], "it is said of what came"
+
+
+def test_a_branch_and_a_tag_of_one_name_are_pulled(
+    here: Connection, there: Connection, pull: Any
+) -> None:
+    repo = written(there)
+    client(there).create_branch(repo.name, branch="v1", revision="main", repo_type=repo.kind)
+    for _ in range(2):
+        assert pull().repo(repo).conflicts == []
+    assert targets(here, repo) == targets(there, repo)

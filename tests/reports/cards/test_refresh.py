@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -28,6 +29,9 @@ def renamed(manifest: Manifest, org: str) -> Manifest:
 def publish(hub: Any, directory: Path, manifest: Manifest) -> Any:
     """An artifact with this manifest on the hub: its card, and files as it names them."""
     directory.mkdir(parents=True)
+    sha256 = hashlib.sha256(b"x").hexdigest()
+    files = [file.model_copy(update={"sha256": sha256, "size": 1}) for file in manifest.files]
+    manifest = manifest.model_copy(update={"files": files})
     for file in manifest.files:
         path = directory / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +40,14 @@ def publish(hub: Any, directory: Path, manifest: Manifest) -> Any:
         base = next(record for record in manifest.models if record.role == "base")
         config = {"base_model_name_or_path": str(base.source).partition("@")[0]}
         (directory / "adapter_config.json").write_text(json.dumps(config))
+        digest = hashlib.sha256(json.dumps(config).encode()).hexdigest()
+        files = [
+            file.model_copy(update={"sha256": digest})
+            if file.path == "adapter_config.json"
+            else file
+            for file in files
+        ]
+        manifest = manifest.model_copy(update={"files": files})
         (directory / "curve.png").write_bytes(b"x")
     (directory / "README.md").write_text(card.render(manifest))
     (directory / "factory.json").write_text(manifest.dump())
@@ -102,6 +114,25 @@ def test_a_collection_is_found_by_a_repo_in_it(hub: Any) -> None:
         assert hub.collection(name) == repos
     with pytest.raises(HubError, match="acme/alone is in 0 collections"):
         hub.find_collection("acme/alone")
+
+
+def test_content_that_is_not_what_the_manifest_records_is_a_problem(
+    hub: Any, tmp_path: Path
+) -> None:
+    from factory.reports.cards import refresh
+
+    manifest = renamed(KEPT["pair"], "damaged")
+    publish(hub, tmp_path / "pair", manifest)
+    subject = refresh.find(hub, manifest.repo)
+    named = [check.seen for check in refresh.check(hub, subject)]
+    assert not [text for text in named if "factory.json records" in text]
+    path = manifest.files[0].path
+    hub._api.upload_file(
+        path_or_fileobj=b"other bytes", path_in_repo=path, repo_id=manifest.repo,
+        repo_type="dataset",
+    )  # fmt: skip
+    named = [check.seen for check in refresh.check(hub, subject)]
+    assert f"{path} is not the file that factory.json records" in named
 
 
 def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: Path) -> None:
