@@ -287,10 +287,10 @@ def _look(
                 measured[spec] = {}
                 controls: dict[str, list[str]] = {}
                 try:
-                    found = dict(_lengths(tokenizer, spec, loaded, pins, hub, controls))
-                    yield from _controlled(name, spec.name, controls, len(found))
-                    yield from _refused(tokenizer_use, name, spec, found)
-                    measured[spec] = {at: n for at, n in found.items() if isinstance(n, int)}
+                    lengths = dict(_lengths(tokenizer, spec, loaded, pins, hub, controls))
+                    yield from _controlled(name, spec.name, controls, len(lengths))
+                    yield from _refused(tokenizer_use, name, spec, lengths)
+                    measured[spec] = {at: n for at, n in lengths.items() if isinstance(n, int)}
                 except FactoryError as error:
                     about = f"{name}, {spec.name}"
                     yield Check(about, "failed", error.what, error.fix)
@@ -438,20 +438,20 @@ def _several_labels(
 
 
 def _refused(
-    tokenizer_use: TokenizerUse, name: str, spec: SliceSpec, found: Mapping[str, int | InputError]
+    tokenizer_use: TokenizerUse, name: str, spec: SliceSpec, lengths: Mapping[str, int | InputError]
 ) -> Iterator[Check]:
     """Yield a finding about the prompts of a slice that a chat template refuses. generate leaves
     them out; other stages that answer stop at the first."""
-    refused = {at: error for at, error in found.items() if isinstance(error, InputError)}
+    refused = {at: error for at, error in lengths.items() if isinstance(error, InputError)}
     if not refused:
         return
     answering = {use.stage for use in tokenizer_use.uses if use.does == "answer"}
-    left_out = answering == {"generate"} and len(refused) < len(found)
+    left_out = answering == {"generate"} and len(refused) < len(lengths)
     error = next(iter(refused.values()))
     yield Check(
         f"{name}, {spec.name}",
         "warning" if left_out else "failed",
-        f"{len(refused)} of {len(found)} prompts are refused by its chat template, the first "
+        f"{len(refused)} of {len(lengths)} prompts are refused by its chat template, the first "
         f"at {error.what}",
         "generate leaves them out and counts them"
         if left_out
