@@ -100,8 +100,8 @@ def answered_ids(
 def control_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
     """Return the control tokens of a model that stand as text in messages, each once."""
     pattern = _control_pattern(tokenizer)
-    found = (pattern.findall(message["content"]) for message in messages) if pattern else ()
-    return list(dict.fromkeys(token for tokens in found for token in tokens))
+    tokens = (pattern.findall(message["content"]) for message in messages) if pattern else ()
+    return list(dict.fromkeys(token for some in tokens for token in some))
 
 
 def as_text(tokenizer: Any, messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -155,11 +155,12 @@ def _other_base(
     same_name = stated == base or use.stated == base
     if trained_on == digest or (same_name and (trained_on is None or not revision)):
         return
-    other = f"{stated}@{revision[:12]}" if same_name and revision else stated
+    trained_base = f"{stated}@{revision[:12]}" if same_name and revision else stated
     yield Check(
         name,
         "failed",
-        f"it was trained on {other}, not on {base}" + (" as it is here" if same_name else ""),
+        f"it was trained on {trained_base}, not on {base}"
+        + (" as it is here" if same_name else ""),
         f"name {stated} as the base; or, if that is {base} under another name, say so: "
         f"base: {base} beside " + ("from.source" if use.taken_in else "adapter:"),
     )
@@ -172,7 +173,7 @@ def _manifest_digest(directory: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return next(
-        (read.digest for made in slices for read in made.inputs if read.role == "base"), None
+        (read.digest for record in slices for read in record.inputs if read.role == "base"), None
     )
 
 

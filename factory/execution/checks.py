@@ -302,7 +302,9 @@ def _controlled(
 ) -> Iterator[Check]:
     """Yield a finding about prompts that hold control tokens of a model as text."""
     if controls:
-        listed = "; ".join(f"{at} ({', '.join(held)})" for at, held in list(controls.items())[:3])
+        listed = "; ".join(
+            f"{at} ({', '.join(tokens)})" for at, tokens in list(controls.items())[:3]
+        )
         more = f" and {len(controls) - 3} more" if len(controls) > 3 else ""
         yield Check(
             f"{name}, {language}",
@@ -325,8 +327,8 @@ def _lengths(
     `controls` receives the control tokens in each prompt that has any, by id."""
     for where, prompt in _outside_prompts(spec, loaded, pins, hub):
         name = prompt["prompt_id"]
-        if held := chat_template.control_tokens(tokenizer, prompt["messages"]):
-            controls[name] = held
+        if tokens := chat_template.control_tokens(tokenizer, prompt["messages"]):
+            controls[name] = tokens
         try:
             length = len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
         except InputError as error:

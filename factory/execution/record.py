@@ -84,7 +84,7 @@ def manifest(
     fields = step.stage.model_dump(mode="json", exclude={"how"}, by_alias=True)
     how = step.stage.how.model_dump(mode="json")
     upstream = {record.step for record in read if record.step}
-    others = _answers_of(read, done)
+    answers_of = _answers_of(read, done)
     return Manifest(
         repo=step.repo,
         license=license_of(recipe, step, licenses_of),
@@ -103,7 +103,7 @@ def manifest(
         slices=slices,
         files=records,
         models=_models(step, lock, done, licenses_of),
-        stats=outcome.stats | ({"answers_of": others} if others else {}),
+        stats=outcome.stats | ({"answers_of": answers_of} if answers_of else {}),
         samples=samples.take(out, list(slices)) if step.repo_type == "dataset" else [],
         references=citations.citation_keys(
             step.stage.name,
@@ -128,12 +128,12 @@ def _answers_of(read: Iterable[InputRecord], done: Mapping[str, ArtifactRef]) ->
     sources: dict[str, None] = {}
     steps = [record.step for record in read if record.step and record.role not in _MODEL_ROLES]
     for name in steps:  # grows by what these steps read
-        made = done[name].manifest if name in done else None
-        if made is None or made.kind not in ("samples", "scores", "pairs", "sft"):
+        upstream = done[name].manifest if name in done else None
+        if upstream is None or upstream.kind not in ("samples", "scores", "pairs", "sft"):
             continue
-        for record in (record for part in made.slices.values() for record in part.inputs):
-            drawn_from = made.kind == "samples" and record.role == "model"
-            foreign = record.role == "source" and made.kind != "scores"
+        for record in (record for part in upstream.slices.values() for record in part.inputs):
+            drawn_from = upstream.kind == "samples" and record.role == "model"
+            foreign = record.role == "source" and upstream.kind != "scores"
             if foreign or (drawn_from and bases and record.digest not in bases):
                 sources[str(record.source or record.repo)] = None
             if record.step and record.step not in steps and record.role not in _MODEL_ROLES:

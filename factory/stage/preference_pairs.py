@@ -52,10 +52,10 @@ def read_pair(row: Mapping[str, Any], where: str) -> PreferencePair | str:
     prompt), `no_preference`, `tie`, `same_text`.
 
     Raises InputError that names the row for columns that hold no preference pair."""
-    found = _sides(row, where)
-    if isinstance(found, str):
-        return found
-    values, margin, scores = found
+    stored = _sides(row, where)
+    if isinstance(stored, str):
+        return stored
+    values, margin, scores = stored
     if any(_blank(value) for value in values):
         return "empty"
     sides = [_side(value, f"{where}: {side}") for value, side in zip(values, SIDES, strict=True)]
@@ -153,11 +153,11 @@ def _ranked(row: Mapping[str, Any], name: str, where: str) -> _Sides | str:
 def _prompt(row: Mapping[str, Any], sides: Sequence[Talk], where: str) -> Talk | str:
     """Return the prompt of both sides, or the reason why there is none."""
     column = next((name for name in _PROMPTS if not _blank(row.get(name))), None)
-    given = None if column is None else _talk(row[column], "user", where)
-    if given and column == "messages" and given[-1]["role"] == "assistant":
-        given = given[:-1] or None  # with the better answer beside it, as UltraFeedback has it
+    stated = None if column is None else _talk(row[column], "user", where)
+    if stated and column == "messages" and stated[-1]["role"] == "assistant":
+        stated = stated[:-1] or None  # with the better answer beside it, as UltraFeedback has it
     contexts = [side[:-1] for side in sides if len(side) > 1]
-    if given is None and len(contexts) < 2:
+    if stated is None and len(contexts) < 2:
         if any(name in row for name in _PROMPTS):
             return "empty"
         raise InputError(
@@ -167,31 +167,31 @@ def _prompt(row: Mapping[str, Any], sides: Sequence[Talk], where: str) -> Talk |
         )
     if len(contexts) == 2 and _plain(contexts[0]) != _plain(contexts[1]):
         return "several_turns"
-    if contexts and given is not None:
+    if contexts and stated is not None:
         shared = contexts[0]
-        if _ends(given, shared):
-            prompt = given  # all that was said; the sides repeat the end of it
-        elif _part_of(given, shared):
+        if _ends(stated, shared):
+            prompt = stated  # all that was said; the sides repeat the end of it
+        elif _part_of(stated, shared):
             prompt = shared
-        elif given[-1]["role"] != "user" and shared[0]["role"] == "user":
-            prompt = [*given, *shared]  # a system prompt, or earlier turns, that the sides go on
+        elif stated[-1]["role"] != "user" and shared[0]["role"] == "user":
+            prompt = [*stated, *shared]  # a system prompt, or earlier turns, that the sides go on
         else:
             return "prompt_differs"
     else:
-        prompt = given or contexts[0]
+        prompt = stated or contexts[0]
     return "no_question" if prompt[-1]["role"] == "assistant" else prompt
 
 
-def _part_of(given: Talk, shared: Talk) -> bool:
+def _part_of(stated: Talk, shared: Talk) -> bool:
     """Whether a prompt is what a conversation begins or ends with, but for its system prompt, or
     one of its ends alone: its first or its last user turn."""
-    part, whole = _plain(given, system=False), _plain(shared, system=False)
+    part, whole = _plain(stated, system=False), _plain(shared, system=False)
     return bool(part) and (whole[: len(part)] == part or whole[-len(part) :] == part)
 
 
-def _ends(given: Talk, shared: Talk) -> bool:
+def _ends(stated: Talk, shared: Talk) -> bool:
     """Whether a prompt ends with all of a conversation."""
-    return _plain(given)[-len(shared) :] == _plain(shared)
+    return _plain(stated)[-len(shared) :] == _plain(shared)
 
 
 def _plain(talk: Talk, system: bool = True) -> list[tuple[str, str]]:

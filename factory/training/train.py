@@ -74,7 +74,7 @@ class _Training(Stage):
             for row in table.to_pylist()
         ]
         texts = [dataset.as_text(tokenizer, row) for row in all_rows]
-        all_rows, controls = [row for row, _ in texts], sum(held for _, held in texts)
+        all_rows, controls = [row for row, _ in texts], sum(changed for _, changed in texts)
         read_as_text = [
             f"{controls} of {len(texts)} rows hold control tokens of the model, which are read as "
             "text"
