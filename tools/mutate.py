@@ -119,11 +119,12 @@ def check(name: str, copy: Path) -> bool:
 
 
 def run(copy: Path) -> subprocess.CompletedProcess[str]:
-    """Run the tests of the world in a copy of the repository; its base model is kept beside it."""
+    """Run the tests of the world in a copy of the repository. Its base model is kept beside it, or
+    where WORLD_BASE says."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/world"],
         cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy), "WORLD_BASE": str(copy.parent / "base")},
+        env={"WORLD_BASE": str(copy.parent / "base"), **os.environ, "PYTHONPATH": str(copy)},
         capture_output=True,
         text=True,
         check=False,

@@ -7,6 +7,7 @@ tools/mutate.py breaks the code in one place after another and runs this file: e
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 from collections.abc import Iterator
@@ -82,18 +83,17 @@ def test_quality_falls_with_every_fault(code: str) -> None:
     assert quality(request, code, bare) == pytest.approx(1.0 if code == TRAP else 0.8)
     best = bare if code == TRAP else bare + polite
     assert quality(request, code, f"{best} {RAMBLING[code]}") == pytest.approx(0.75)
-    assert quality(request, code, best.rstrip(".")) == pytest.approx(0.75)
+    assert quality(request, code, f"{best} And") == pytest.approx(0.75)
     assert quality(request, code, "no shop at all") == 0
 
 
 def test_the_detector_knows_every_language_of_the_world() -> None:
-    import random
-
     rng = random.Random(0)
     for code in LANGUAGES:
         for request in rng.sample(requests(), 50):
             text = answer(request, code, CARELESS, rng)
-            spoken = next(one for one in LANGUAGES if quality(request, one, text))
+            shops = [(one, names[one][0]) for one in LANGUAGES for names in SHOPS.values()]
+            [spoken] = {one for one, shop in shops if shop in text}
             assert detect(text) == spoken, text
 
 
