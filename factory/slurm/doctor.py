@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,11 @@ PACKAGES: dict[FamilyName, tuple[str, ...]] = {
 }
 _WHOSE = "check by hand: sacctmgr show associations user=$USER format=account"
 _GPUS = "import torch; print(torch.cuda.device_count())"
+# EuroEval has a Python of its own, and the factory beside it need not have torch.
+_GPUS_OF_EUROEVAL = (
+    "import subprocess; from factory.evaluation.euroeval.environment import python; "
+    f"subprocess.run([python('vllm'), '-c', '{_GPUS}'], check=True)"
+)
 
 
 def check(site: Site, home: Path, job: bool = False, run: Run = call) -> list[Check]:
@@ -207,9 +213,11 @@ def _job(site: Site, name: FamilyName, family: Family, run: Run) -> Iterator[Che
     code = "; ".join(f"import {package}" for package in PACKAGES[name])
     gpus = family.gpus
     inside = " ".join(container(site, family, [], gpus > 0)) if family.container else ""
-    lines = [*site.setup, *family.setup, f'{inside} {python} -c "{code}"']
+    start = f"{inside} {shlex.quote(python)} -c"
+    lines = [*site.setup, *family.setup, f"{start} {shlex.quote(code)}"]
     if gpus:
-        lines.append(f'{inside} {python} -c "{_GPUS}"')
+        count = _GPUS_OF_EUROEVAL if name == "euroeval" else _GPUS
+        lines.append(f"{start} {shlex.quote(count)}")
     options = {"account": site.account, "partition": family.partition, "qos": family.qos}
     request = "--gpus-per-node=" if site.gpu_request == "gpus-per-node" else "--gres=gpu:"
     command = [
