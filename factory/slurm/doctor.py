@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from factory.artifacts.resources import shipped
 from factory.errors import Check, WorkError
 from factory.slurm.queue import call
 from factory.slurm.script import container
@@ -160,9 +161,10 @@ def _images(site: Site) -> Iterator[Check]:
 
 def _built(site: Site, name: FamilyName, image: Path) -> str:
     """Return the command that builds a missing image, from the recipe of its family and the bases
-    of the site's GPUs."""
+    of that site, or else of its GPUs."""
     of = "train" if name == "cpu" else name
-    bases = "rocm" if site.gpu == "rocm" else "cuda"
+    own = shipped(f"slurm/containers/{site.name}.args").is_file()
+    bases = site.name if own else "rocm" if site.gpu == "rocm" else "cuda"
     return (
         f"where there is a network, from a checkout: pip wheel --no-deps -w dist . && "
         f"{site.runtime} build --build-arg-file slurm/containers/{bases}.args {image.name} "
