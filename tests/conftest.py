@@ -20,6 +20,19 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.pop("HF_TOKEN", None)
 
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares an expensive fixture, where several workers run the suite: the
+    tests of a file, those of the smoke run, those of a cluster."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        group = "smoke" if "smoke" in fixtures else item.path.parent.name
+        if group not in ("smoke", "slurm"):
+            group = str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 FACTORY = [sys.executable, "-m", "factory"]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

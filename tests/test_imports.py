@@ -215,7 +215,14 @@ def test_the_list_of_stages_imports_them_all():
                     "factory.engines.checkpoint",
                     *(
                         f"factory.training.{name}"
-                        for name in ("adapters", "launch", "loop", "probe", "trainers")
+                        for name in (
+                            "adapters",
+                            "behaviour",
+                            "launch",
+                            "loop",
+                            "probe",
+                            "trainers",
+                        )
                     ),
                     "factory.engines.chat_template",
                     "factory.execution.diff",
@@ -239,6 +246,7 @@ def test_the_list_of_stages_imports_them_all():
         ),
         ("datasets", {"factory.training.dataset", "factory.stage.readers"}),
         ("py3langid", {"factory.language.detect"}),
+        ("babel", {"factory.language.languages"}),
         ("english_words", {"factory.language.english"}),
         (
             "jinja2",

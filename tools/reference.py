@@ -40,6 +40,44 @@ from tests.support.stand_ins import UNSAID
 SHARED: tuple[type[BaseModel], ...] = (View, EngineKnobs, Running, ModelRef)
 ROOT = Path(__file__).parent.parent
 MARKS = {EXTENT.name: "how much", REFERENCE.name: "a name", GATE.name: "when to refuse"}
+# What a knob means where no comment stands beside it.
+PLAIN = {
+    "alpha": "Scale of the adapter: its weights count alpha / r times",
+    "attn": "Implementation of attention",
+    "backend": "What runs the model under EuroEval",
+    "beta": "How strongly the answers are kept near those of the reference",
+    "chosen": "Filters of the chosen side",
+    "chosen_below_quantile": "Drops a pair whose chosen score lies below it in its language",
+    "disable_dropout": "No dropout while it trains",
+    "dropout": "Share of the adapter's inputs that is left out at random",
+    "dtype": "Number format of the weights; float32 for most CPUs",
+    "engine": "What runs the model; auto takes vLLM on a GPU where it is installed",
+    "epochs": "Passes over the rows",
+    "few_shot": "Show the model a few solved examples of each task",
+    "id": "As the Hub writes it, such as apache-2.0",
+    "iterations": "Samples of each benchmark, for its interval",
+    "label_smoothing": "Share of the pairs that is taken to be the wrong way round",
+    "language": "match: only answers in the language of the prompt",
+    "lora": "Size and dropout of the adapter",
+    "margin_above": "Drops a pair whose scores lie farther apart",
+    "margin_below": "Drops a pair whose scores lie nearer together",
+    "max_context": "Tokens of prompt and answer together",
+    "max_tokens": "Of an answer; what is longer is cut off",
+    "method": "How adapters are combined, as PEFT calls it",
+    "min_of": "Answers that are drawn, of which the lowest is taken",
+    "on_blind": "What happens where the audit finds a language that the model cannot rank",
+    "over": "Whether longer conversations are dropped",
+    "r": "Rank of the adapter",
+    "rejected": "Filters of the rejected side",
+    "report_to": "Where curves are sent while it trains",
+    "simpo_gamma": "SimPO's margin between both sides",
+    "source_language": "Language that is translated from",
+    "split": "Split of the dataset that is read",
+    "strategy": "How a model is spread over GPUs: a copy each, or in parts",
+    "temperature": "Of sampling; 0 is greedy",
+    "top_p": "Nucleus sampling: the share of probability that tokens are drawn from",
+    "weight_decay": "AdamW's",
+}
 _OPEN, _CLOSE = "<!-- {0}: made by python -m tools.reference -->", "<!-- end of {0} -->"
 
 
@@ -182,7 +220,7 @@ def table(model: type[BaseModel], prefix: str = "") -> list[str]:
         if name in ("how", "from_") or name in elsewhere:
             continue
         marks = [MARKS[m.name] for m in info.metadata if isinstance(m, Mark)]
-        said = beside.get(name) or sentence(model, name)
+        said = beside.get(name) or sentence(model, name) or PLAIN.get(name, "")
         mark = f"*{', '.join(marks)}*" if marks else ""
         meaning = ". ".join(part for part in (mark, said[:1].upper() + said[1:]) if part)
         cells = [f"`{prefix}{name}`", typed(schemas[name]), default(info), meaning]
@@ -234,7 +272,7 @@ def reference() -> str:
         more = [f"how it reads: {also(stage)}"] * bool(also(stage))
         more += [f"`how.`: {also(how)}"] * bool(also(how))
         lines += [f"And {'; '.join(more)}.", ""] if more else []
-    for part in dict.fromkeys((*SHARED, From, *parts([Recipe, *STAGES]), *BACKENDS)):
+    for part in dict.fromkeys((*SHARED, From, *parts([Recipe, *STAGES, Running]), *BACKENDS)):
         lines += [f"### {part.__name__}", "", *_doc(part), "", *table(part), ""]
         lines += [f"And {also(part)}.", ""] if also(part) else []
     return "\n".join(lines)
@@ -318,6 +356,7 @@ GCD = Gpu(
     forward=4,
 )  # fmt: skip
 ANSWER, PROMPT = 500, 200  # tokens: assumed
+WIDTH = 64  # requests at once up to which reading the weights sets the time of a step: assumed
 QUESTIONS, BENCH = 498, 2_900  # of m-ArenaHard, pairs of M-RewardBench, a language
 ROWS, SHOTS = 2_048, 1_000  # of a benchmark of EuroEval, tokens of a row with its examples: assumed
 # Billions of parameters. Of Qwen3.6-35B-A3B 3 are at work on a token; it is taken for one of 9.
@@ -368,8 +407,11 @@ def work(recipe: Recipe) -> Work | None:
         base = size(recipe, getattr(stage, "base", "policy"))
         sides = 1 if stage.name == "sft" else 2
         trained = languages if spec.name == "all" else 1
-        if stage.name == "online":  # drawn two a prompt, and read by the reward model
-            add(stage.name, "writes", base, count * trained * 2 * ANSWER)
+        if stage.name == "online":
+            # Two a prompt, micro_batch requests at once: fewer than WIDTH take as long as WIDTH
+            slower = WIDTH / min(WIDTH, getattr(stage.how, "micro_batch", 1))
+            add(stage.name, "writes", base, count * trained * 2 * ANSWER * slower)
+            add(stage.name, "reads", REWARD, count * trained * 2 * (PROMPT + ANSWER))
         add(stage.name, "trains", base, count * trained * sides * (PROMPT + ANSWER))
     if answered := sum(spec.step == "arena" for _, spec in slices):
         add("arena", "writes", size(recipe, "policy"), QUESTIONS * answered * 1.5 * ANSWER)
@@ -422,14 +464,14 @@ def packaged() -> str:
     """The packaged recipes."""
     lines = ["| recipe | languages | models | what it is, or tests | H100-hours | GCD-hours |"]
     lines.append("|---|---|---|---|---|---|")
-    order = {"croco": 0, "icr": 1, "rewards": 2, "recipes": 3}
+    order = {"croco": 0, "icr": 1, "rewards": 2, "recipes": 3, "world": 4}
     for name, path in sorted(
         recipes().items(), key=lambda item: (order.get(item[1].parent.name, 9), item[0])
     ):
         recipe = load(name, UNSAID.get(name, ())).recipe
         link = path.relative_to(ROOT / "recipes").as_posix()
         models = dict.fromkeys(ref.name for ref in recipe.models.values() if ref.name)
-        small = path.parent.name == "recipes"
+        small = path.parent.name in ("recipes", "world")
         found = [None if small else hours(recipe, gpu) for gpu in (H100, GCD)]
         took = "minutes on a CPU" if small else "–"
         cells = (

@@ -64,3 +64,14 @@ def entries(bib: str) -> dict[str, str]:
     keys = re.findall(r"^@\w+\{([\w-]+),\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
     texts = re.findall(r"^@\w+\{[\w-]+,\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
     return dict(zip(keys, texts, strict=True))
+
+
+def paper(entry: str) -> tuple[str, str] | None:
+    """Return title and arXiv number of a BibTeX entry; None for a work that is not on arXiv."""
+    number = re.search(r"arXiv:(\d{4}\.\d{4,5})", entry) or re.search(
+        r"eprint = \{(\d{4}\.\d{4,5})\}", entry
+    )
+    title = re.search(r"title = \{(.*)\},$", entry, re.MULTILINE)
+    if number is None or title is None:
+        return None
+    return re.sub(r"[{}]", "", title[1]).replace("--", "\u2013"), number[1]

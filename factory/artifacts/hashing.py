@@ -62,3 +62,10 @@ def content_digest(files: Iterable[tuple[str, str]]) -> str:
     """
     lines = sorted(f"{path}\0{sha}\n" for path, sha in files if path not in UNHASHED)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def weights_digest(files: Iterable[tuple[str, str]]) -> str | None:
+    """Return the content digest of a model's weights alone, from the paths and sha256 of all its
+    files; None for what has no weights. A copy under another name has the same."""
+    weights = [file for file in files if "/" not in file[0] and file[0].endswith(".safetensors")]
+    return content_digest(weights) if weights else None

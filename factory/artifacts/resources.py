@@ -54,5 +54,14 @@ def install_command(extra: str = "") -> str:
 
 
 def home_path() -> Path:
-    """Return the directory of the factory's state: $FACTORY_HOME, else ./.factory."""
-    return Path(os.environ.get("FACTORY_HOME") or ".factory").absolute()
+    """Return the directory of the factory's state: $FACTORY_HOME, else the nearest .factory of this
+    user here or in a folder above, else ./.factory."""
+    if named := os.environ.get("FACTORY_HOME"):
+        return Path(named).absolute()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        home = folder / ".factory"
+        # another user's may lie in a shared folder, and this user's files do not belong there
+        if home.is_dir() and home.stat().st_uid == os.getuid():
+            return home
+    return here / ".factory"

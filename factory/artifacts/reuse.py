@@ -128,7 +128,8 @@ def _pick(
                 continue
             remaining = remaining.join(usable, on=addresses.columns, how="anti")
             rows[source.label] = rows.get(source.label, 0) + len(usable)
-            current = pq.read_schema(file).names == schemas.SCHEMAS[kind].names
+            names = [n for n in schemas.SCHEMAS[kind].names if n not in schemas.SELDOM]
+            current = [n for n in pq.read_schema(file).names if n not in schemas.SELDOM] == names
             if len(usable) == len(available) and current:
                 _link(file, into)
             else:

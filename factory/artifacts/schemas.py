@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 # Texts, and the hashes of texts, that hardly ever come twice in a column.
 UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
+# Columns that a table has only where one of its rows says something in them.
+SELDOM = frozenset({"gold"})
+GOLD = -1  # the k of an answer that a person wrote
 MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
 
 
@@ -45,6 +48,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("finish_reason", _text),  # stop | length
             _may("detected_language", _text),
             _may("subcategory", _text),  # of a question
+            _may("gold", _text),  # an answer that a person wrote
         ]
     ),
     "samples": pa.schema(
@@ -207,7 +211,7 @@ def conform(
     table: pa.Table, kind: str, where: str, columns: Collection[str] | None = None
 ) -> pa.Table:
     """Return `table` with exactly the columns of `kind`, in order; absent nullable ones become
-    null. With `columns`, only these of them.
+    null, but for those that are seldom there. With `columns`, only these of them.
 
     Raises InputError naming the column (and the first row, for a null) that does not fit; `where`
     says whose table it is in that message.
@@ -218,6 +222,9 @@ def conform(
     check_names(table.column_names, schema, kind, where)
     arrays = []
     for field in schema:
+        if field.name not in table.column_names and field.name in SELDOM:
+            schema = schema.remove(schema.get_field_index(field.name))
+            continue
         if field.name not in table.column_names:
             arrays.append(pa.nulls(len(table), field.type))
             continue
@@ -248,7 +255,11 @@ def check_names(names: Sequence[str], schema: pa.Schema, kind: str, where: str) 
 def from_rows(rows: list[dict[str, object]], kind: str) -> pa.Table:
     """Convert rows of a stage to a table of `kind`; a missing or ill-typed cell is a bug of the
     stage."""
-    return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
+    schema = SCHEMAS[kind]
+    for name in SELDOM & set(schema.names):
+        if all(row.get(name) is None for row in rows):
+            schema = schema.remove(schema.get_field_index(name))
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def single_messages(role: str, texts: pl.Series) -> pa.Array:

@@ -16,6 +16,7 @@ from factory.cli import (
     check,
     doctor,
     hub,
+    new,
     pairs,
     push_pull,
     report,
@@ -30,7 +31,7 @@ from factory.errors import FactoryError, redact
 
 # each hangs its commands on app
 __all__ = [
-    "app", "card", "chat", "check", "doctor", "hub", "main", "pairs", "push_pull", "report",
+    "app", "card", "chat", "check", "doctor", "hub", "main", "new", "pairs", "push_pull", "report",
     "reproduce", "results", "run", "serve", "slurm",
 ]  # fmt: skip
 
@@ -59,7 +60,8 @@ def error_message(error: Exception) -> tuple[str, int]:
     """Return the text of an error for people, and the exit code."""
     match error:
         case FactoryError():
-            return f"error: {error.what}\n  fix: {error.fix}", error.exit_code
+            every = (error, *error.also)
+            return "\n".join(f"error: {e.what}\n  fix: {e.fix}" for e in every), error.exit_code
         case typer.TyperException():
             format_message = getattr(error, "format_message", None)
             message = redact(str(format_message() if format_message else error))

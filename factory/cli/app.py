@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +13,9 @@ from factory.artifacts.resources import home_path
 
 # What people do, in the order in which they do it; a command that is not here comes after these.
 _ORDER = (
-    "demo", "doctor", "plan", "check", "lock", "run", "submit", "status", "cancel", "publish",
-    "task", "card", "pairs", "report", "results", "reproduce", "diff", "chat", "serve", "merge",
-    "push", "pull", "hub",
+    "demo", "doctor", "new", "plan", "check", "lock", "run", "submit", "status", "cancel",
+    "publish", "task", "card", "pairs", "report", "results", "reproduce", "diff", "chat", "serve",
+    "merge", "push", "pull", "hub",
 )  # fmt: skip
 
 
@@ -66,8 +67,13 @@ def _options(
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="With --version: Python and libraries too.")
     ] = False,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="Send tokens to other machines over plain http.")
+    ] = False,
 ) -> None:
     """One recipe becomes a collection of datasets and adapters on a Hugging Face Hub."""
+    if plain_http:
+        os.environ["FACTORY_PLAIN_HTTP"] = "1"
     if version or verbose:
         typer.echo(_version_text(verbose))
         raise typer.Exit

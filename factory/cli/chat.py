@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from factory.artifacts.resources import home_path
 from factory.cli.app import app
 from factory.cli.run import HubUrl
 from factory.cli.serve import Base, Model
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
     from factory.release.chat import Conversation
 
 
+_HELP = """/new    start a new conversation
+/help   show this
+Ctrl-C  stop the answer
+An empty line or Ctrl-D ends the chat. Arrow keys edit a line and recall earlier ones."""
+_HISTORY = 1000  # lines
 # What would move a terminal's cursor or change its title: a model may say anything.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x9b]")
 
@@ -38,10 +46,10 @@ def chat(
     hub: HubUrl = None,
     json_: Annotated[bool, typer.Option("--json", help="With --prompt: print JSON.")] = False,
 ) -> None:
-    """Chat with a model, or with an adapter on the base that it was trained on.
+    """Chat with a model, or an adapter on its base.
 
-    The detected language follows each answer. /new starts a new conversation, an empty line ends
-    it.
+    The detected language follows each answer. /help lists what can be typed beside questions, and
+    Ctrl-C stops an answer.
     """
     from factory.errors import InputError
     from factory.hub.session import session
@@ -76,22 +84,62 @@ def chat(
 
 def _interactive(talk: Conversation) -> None:
     """Read and answer until an empty line or the end of the input."""
-    from factory.errors import InputError
+    with _line_editing():
+        while (text := _question()) is not None:
+            match text:
+                case "/new":
+                    talk.forget()
+                case "/help":
+                    typer.echo(_HELP)
+                case _ if re.fullmatch(r"/[a-z]+", text):
+                    typer.echo(f"{text} is no command; /help lists them")
+                case _:
+                    _answer(talk, text)
 
+
+def _question() -> str | None:
+    """Read a question; None at an empty line or the end of the input. Ctrl-C drops the line."""
     while True:
         try:
-            text = input("> " if sys.stdin.isatty() else "").strip()
+            return input("> " if sys.stdin.isatty() else "").strip() or None
         except EOFError:
-            return
-        if not text:
-            return
-        if text == "/new":
-            talk.forget()
-            continue
-        try:
-            _show(talk, text)
-        except InputError as error:  # too long by now: what was said before can be forgotten
-            typer.echo(f"error: {error.what}\n  fix: /new starts a new conversation", err=True)
+            return None
+        except KeyboardInterrupt:
+            typer.echo("\nan empty line or Ctrl-D ends the chat")
+
+
+@contextmanager
+def _line_editing() -> Iterator[None]:
+    """Let lines be edited on a terminal, and those of earlier chats be recalled."""
+    try:
+        import readline
+    except ImportError:  # some builds of Python have none
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+    history = home_path() / "chat_history"
+    with suppress(OSError):
+        readline.read_history_file(history)
+    try:
+        yield
+    finally:
+        readline.set_history_length(_HISTORY)
+        with suppress(OSError):
+            history.touch(mode=0o600)
+            readline.write_history_file(history)
+
+
+def _answer(talk: Conversation, text: str) -> None:
+    from factory.errors import InputError
+
+    try:
+        _show(talk, text)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; this question is left out of the conversation", err=True)
+    except InputError as error:  # too long by now: what was said before can be forgotten
+        typer.echo(f"error: {error.what}\n  fix: /new starts a new conversation", err=True)
 
 
 def _show(talk: Conversation, text: str) -> None:

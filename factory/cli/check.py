@@ -18,21 +18,31 @@ if TYPE_CHECKING:
 def check(
     recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False
 ) -> None:
-    """Check chat templates, stop tokens and prompt lengths with the real tokenizers, without
-    weights; and the requirements of each stage on this machine."""
+    """Check files, licences and tokenizers before a run.
+
+    Chat templates, stop tokens and prompt lengths are checked with the real tokenizers, without
+    weights.
+    """
     from factory.hub.session import session
     from factory.planning.recipe import load
 
     loaded = load(recipe, set_ or ())
     with session(hub) as (home, the_hub):
         from factory.execution import checks as checking
-        from factory.execution import resolve
+        from factory.execution import inputs, resolve
 
-        pins, _ = resolve.resolve(loaded, the_hub, home, None)
+        pins, absent = resolve.resolve(loaded, the_hub, home, None)
+        plan = resolve.plan(loaded, pins, the_hub, home)
+        missing = resolve.missing(loaded, absent, plan.steps)
         findings = [
+            *resolve.unmet(loaded, missing, the_hub),
+            *inputs.counted(loaded, plan.steps, {})[1],
+            *checking.license_faults(loaded, pins, the_hub, plan),
             *checking.missing_requirements(loaded.recipe),
+            *checking.blocked_steps(plan),
             *checking.check(loaded, pins, the_hub, home),
         ]
+        findings = list({(finding.seen, finding.fix): finding for finding in findings}.values())
     errors = sum(finding.state == "failed" for finding in findings)
     if json_:
         typer.echo(json.dumps([_record(finding) for finding in findings], indent=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import (
@@ -35,8 +36,8 @@ class ConsoleReporter(LogReporter):
     `aside` reports on stderr, where stdout is for programs; `quiet` reports nothing.
     """
 
-    def __init__(self, aside: bool = False, quiet: bool = False) -> None:
-        super().__init__(quiet)
+    def __init__(self, aside: bool = False, quiet: bool = False, steps: Sequence[str] = ()) -> None:
+        super().__init__(quiet, steps)
         self._console = console
         if aside or quiet:
             self._console = Console(stderr=aside, highlight=False, markup=False, quiet=quiet)
@@ -50,7 +51,7 @@ class ConsoleReporter(LogReporter):
         """Announce a step. Return the function that receives its progress."""
         if not self._console.is_terminal or self._console.quiet:
             return super().begin(step)
-        self.note(f"{step.name}: {step.reason}")
+        self.note(self.first_line(step))
         started = time.monotonic()
         bar = Progress(
             TextColumn("  {task.description}"),
@@ -61,11 +62,14 @@ class ConsoleReporter(LogReporter):
             console=self._console,
             transient=True,
         )
-        task = bar.add_task("", total=None, rate="")
+        task = bar.add_task("loading", total=None, rate="")
         bar.start()
         self._bar = bar
 
         def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
+            if not total:  # a phase whose length nobody knows
+                bar.reset(task, total=None, description=unit, rate="")
+                return
             rate = f"{tokens / (time.monotonic() - started):.0f} tokens/s" if tokens else ""
             bar.update(task, completed=done, total=total, description=unit, rate=rate)
 

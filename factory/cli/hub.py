@@ -49,13 +49,39 @@ def exec(command: Annotated[list[str], typer.Argument(help="The command, after -
 def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    anonymous: Annotated[bool, typer.Option(help="Let anybody read what is not private.")] = False,
 ) -> None:
     """Serve the local hub until it is stopped. Every request needs a token."""
     root = home_path() / "hub"
     command = [sys.executable, "-m", "factory.localhub.server", "--root", str(root), "--stay"]
-    raise typer.Exit(
-        subprocess.run([*command, "--port", str(port), "--host", host], check=False).returncode
-    )
+    command += ["--anonymous"] if anonymous else []
+    # in the place of this process: a signal to it reaches the server
+    os.execv(sys.executable, [*command, "--port", str(port), "--host", host])
+
+
+@hub.command()
+def ls(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the collections and repos of the local hub."""
+    from factory.hub.session import session
+
+    with session(None) as (_, the_hub):
+        shelves = the_hub.every_collection()
+        repos = {kind: the_hub.names(kind) for kind in ("model", "dataset")}
+    if json_:
+        typer.echo(json.dumps({"collections": shelves, **{f"{k}s": v for k, v in repos.items()}}))
+        return
+    shelved = {(kind, repo) for shelf in shelves.values() for repo, kind in shelf.items()}
+    for slug, shelf in shelves.items():
+        typer.echo(slug)
+        for repo, kind in shelf.items():
+            typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
+    others = [(k, r) for k, names in repos.items() for r in names if (k, r) not in shelved]
+    if others:
+        typer.echo("in no collection")
+    for kind, repo in others:
+        typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
+    if not shelves and not others:
+        typer.echo("nothing yet: factory run RECIPE publishes here, factory pull brings in repos")
 
 
 @hub.command()
@@ -115,7 +141,9 @@ def backup(
     folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier backup.")],
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make a whole copy of the store, also while it is used; an earlier one is brought up to date.
+    """Make a whole copy of the store, also while it is used.
+
+    An earlier copy is brought up to date.
 
     To go back to it, put the folder in the place of the store.
     """
@@ -133,12 +161,42 @@ def backup(
         raise HubError("; ".join(report["problems"]), "mend the store, then make the backup again")
 
 
+@hub.command()
+def token(
+    new: Annotated[
+        str | None, typer.Option("--new", metavar="USER", help="Make a token for this user.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="It may write, not only read.")] = False,
+    revoke: Annotated[
+        str | None, typer.Option(metavar="ID|USER", help="Revoke a token, or all of a user.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the tokens of the local hub, make one, or revoke some.
+
+    A new token is shown once: the hub keeps only its hash.
+    """
+    role = "write" if write else "read"
+    reply = _ask("tokens", {"create": new, "role": role, "revoke": revoke})
+    if json_:
+        typer.echo(json.dumps(reply))
+    elif new is not None:
+        typer.echo(reply["token"])
+    elif revoke is not None:
+        typer.echo(f"{reply['revoked']} revoked")
+    else:
+        typer.echo("\n".join(f"{t['id']}  {t['role']:5}  {t['user']}" for t in reply["tokens"]))
+
+
 @hub.command("export")
 def export_(
     file: Annotated[Path, typer.Argument(help="The file to write.")],
     what: Annotated[list[str] | None, typer.Argument(help="Collections and repos.")] = None,
 ) -> None:
-    """Write a collection with its history to a file, for a machine without a network."""
+    """Write a collection with its history to a file.
+
+    For a machine without a network. A recipe stands for its collection.
+    """
     from factory.cli.transfer import TransferOptions, carry, local_hub, transfer
     from factory.localhub.launcher import await_end
 
@@ -162,7 +220,10 @@ def export_(
 def import_(
     file: Annotated[Path, typer.Argument(help="A file that factory hub export wrote.")],
 ) -> None:
-    """Read a collection from a file into the local hub, verifying every hash."""
+    """Read a collection from a file into the local hub.
+
+    Every hash is verified.
+    """
     from factory.cli.transfer import TransferOptions, carry, everything, local_hub, transfer
     from factory.errors import InputError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ import typer
 from factory.artifacts.resources import home_path
 from factory.cli.app import app
 from factory.cli.run import Quiet
-from factory.cli.transfer import TransferOptions, carry, local_hub, transfer
+from factory.cli.transfer import TransferOptions, carry, local_hub, sources, transfer
 from factory.errors import HubError
 from factory.hub.environment import PUBLIC, is_public
 
@@ -20,7 +21,9 @@ from factory.hub.environment import PUBLIC, is_public
 def _options(
     what: Annotated[
         list[str] | None,
-        typer.Argument(help="Collections (by slug) and repos (org/name, datasets/org/name)."),
+        typer.Argument(
+            help="Collections (by slug), repos (org/name, datasets/org/name) and recipes."
+        ),
     ] = None,
     rename: Annotated[
         list[str] | None,
@@ -67,7 +70,10 @@ def push(
     options: TransferOptions,
     to: Annotated[str, typer.Option("--to", help="The hub to push to.")] = PUBLIC,
 ) -> None:
-    """Push collections and repos of the local hub to another hub."""
+    """Push collections and repos of the local hub to another.
+
+    A recipe stands for its collection.
+    """
     from factory.hub.session import remote_token
 
     if part := next((word for word in options.what if "@" in word), None):
@@ -81,15 +87,17 @@ def pull(
     options: TransferOptions,
     from_: Annotated[str, typer.Option("--from", help="The hub to pull from.")] = PUBLIC,
 ) -> None:
-    """Pull collections and repos of another hub into the local one, with their commit ids.
+    """Pull collections and repos of another hub.
 
-    REPO@REVISION pulls that one revision.
+    They come into the local hub with their commit ids. REPO@REVISION pulls that one revision. A
+    recipe stands for all models and datasets that it names.
     """
     from factory.hub.session import remote_token
 
     if not options.what and is_public(from_):
         raise HubError(f"{from_} is too large to pull whole", "name a collection (slug) or a repo")
-    across(from_, remote_token(from_), options, pulling=True)
+    what = tuple(repo for word in options.what for repo in sources(word) or (word,))
+    across(from_, remote_token(from_), replace(options, what=what), pulling=True)
 
 
 def across(remote: str, token: str | None, options: TransferOptions, *, pulling: bool) -> None:

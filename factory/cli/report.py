@@ -12,6 +12,9 @@ from factory.cli.app import app
 from factory.cli.run import HubUrl, Json
 
 if TYPE_CHECKING:
+    from factory.artifacts.workdir import Home
+    from factory.hub.client import Hub
+    from factory.planning.recipe import LoadedRecipe
     from factory.reports.page.source import Source
 
 
@@ -26,10 +29,11 @@ def report(
     to: Annotated[
         Path | None, typer.Option("--to", help="The file to write; - for stdout.")
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """Write the results of a collection as one HTML page, from its manifests alone."""
+    """Write the results of a collection as one HTML page."""
     from factory.errors import InputError
 
     source, endpoint = _source(collection, hub)
@@ -39,7 +43,7 @@ def report(
     from factory.reports.page.page import render
 
     chain = choose(source.manifests, source.recipe)
-    text = render(gather(chain, source.title, source.slug, endpoint))
+    text = render(gather(chain, source.title, source.slug, endpoint, source.questions))
     if str(to) == "-":
         typer.echo(text, nl=False)
         return
@@ -50,6 +54,10 @@ def report(
         raise InputError(
             f"{path} cannot be written: {error.strerror}", "name another --to"
         ) from None
+    if open_:
+        import webbrowser
+
+        webbrowser.open(path.absolute().as_uri())
     if json_:
         steps = [manifest.step for manifest in chain.manifests]
         left_out = [vars(step) for step in chain.left_out]
@@ -57,7 +65,9 @@ def report(
         return
     for step in chain.left_out:
         typer.echo(f"left out: {step.step}, {step.why}")
-    typer.echo(f"{path}: {len(chain.manifests)} artifacts of {source.title}; open it in a browser")
+    typer.echo(
+        f"{path}: {len(chain.manifests)} artifacts of {source.title}; open it in a browser (--open)"
+    )
 
 
 def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
@@ -73,8 +83,23 @@ def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
         if name.count("/") == 1 and not path.exists():
             manifests = source.collection(the_hub, name)
         else:
-            manifests = source.recipe(load(name).recipe, the_hub, home)
+            manifests = _of_recipe(load(name), the_hub, home)
     return manifests, address(hub) if hub else None
+
+
+def _of_recipe(loaded: LoadedRecipe, hub: Hub, home: Home) -> Source:
+    """Return the manifests that a plan of a recipe reuses; of a recipe that has changed since in
+    all its steps, those that there are."""
+    from dataclasses import replace
+
+    from factory.execution import resolve
+    from factory.reports.page import source
+
+    known = source.recipe(loaded.recipe, hub, home)
+    pins, _ = resolve.resolve(loaded, hub, home, None)
+    steps = resolve.plan(loaded, pins, hub, home).steps
+    reused = tuple(step.found.manifest for step in steps if step.found is not None)
+    return replace(known, manifests=reused) if reused else known
 
 
 def _file_name(title: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,16 +19,19 @@ from factory.cli.app import app
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from factory.execution.diff import Difference
+    from factory.execution.diff import Change, Difference
     from factory.hub.client import Hub
 
+_LONGEST = 200  # characters of a value
 _MOST = 4  # figures of a step that are told one by one
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def reproduce(
-    collection: Annotated[str, typer.Argument(help="The collection, by its slug.")],
+    collection: Annotated[
+        str, typer.Argument(help="A collection (by slug), a repo of it, or its recipe.")
+    ],
     from_: Annotated[
         str | None,
         typer.Option("--from", help="First step to run; earlier ones stay as published."),
@@ -37,18 +41,25 @@ def reproduce(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Run a published collection again from its own artifacts, and show the differences."""
+    """Run a published collection again, and compare.
+
+    It is made from its own artifacts, in repos of its own.
+    """
     from factory.hub.environment import configure_clients
-    from factory.hub.session import remote_token, session
+    from factory.hub.session import address, remote_token, session
 
     token = remote_token(at) if at else None  # the session's own is the local hub's
     if at is not None:
+        configure_clients(at)
+        from factory.hub.client import Hub
+
+        collection = _slug(collection, Hub(address(at), token))
         _bring([collection], at, token)
     with session(None) as (home, hub), tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         from factory.cli.console import ConsoleReporter, console
         from factory.execution import reproduce as reproduction
 
-        published = reproduction.read(hub, collection, Path(folder))
+        published = reproduction.read(hub, _slug(collection, hub), Path(folder))
         if at is not None:
             _bring(reproduction.models(published, from_), at, token)
             configure_clients(hub.endpoint)  # the other hub may have Xet on
@@ -78,7 +89,10 @@ def diff(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Compare two artifacts: manifests by field, rows by id, weights by norm."""
+    """Compare two artifacts.
+
+    Manifests by field, rows by id, weights by norm.
+    """
     from factory.hub.session import session
 
     with session(hub) as (_, the_hub):
@@ -91,6 +105,16 @@ def diff(
         else:
             for table in difference_tables(difference):
                 console.print(table)
+
+
+def _slug(word: str, hub: Hub) -> str:
+    """Return the slug of the collection that a word stands for: a slug, a repo in it, or its
+    recipe. Raises HubError, RecipeError."""
+    from factory.cli.transfer import collection_of
+
+    if "/" in word and not word.endswith((".yaml", ".yml")):
+        return hub.find_collection(word.removeprefix("datasets/").partition("@")[0])[0]
+    return collection_of(word, hub.collections) or word
 
 
 def _bring(what: list[str], at: str, token: str | None) -> None:
@@ -114,7 +138,7 @@ def _artifact(name: str, hub: Hub) -> Path:
     for kind in ("dataset", "model"):
         if repo.count("/") == 1 and hub.has(repo, kind, revision or "main"):
             return hub.fetch(repo, kind, revision or "main")
-    raise HubError(f"{hub.endpoint} has no {name}", "give org/repo@tag, or a directory")
+    raise HubError(f"{hub.called} has no {name}", "give org/repo@tag, or a directory")
 
 
 def reproduced_table(differences: Mapping[str, Difference]) -> Table:
@@ -165,9 +189,8 @@ def difference_tables(difference: Difference) -> list[Table]:
     about = _table(title=f"Content: {_content(difference)}")
     for column in ("part", "field", "first", "second"):
         about.add_column(column, overflow="fold")
-    for change in difference.changes:
-        values = (_short(change.one), _short(change.other))
-        about.add_row(change.part, change.name, *values)
+    for part, name, one, other in _without_curves(difference.changes):
+        about.add_row(part, name, one, other)
     tables = [about]
     if difference.rows:
         rows = _table(title="Rows")
@@ -191,6 +214,29 @@ def difference_tables(difference: Difference) -> list[Table]:
             weights.add_row(name, "in one only")
         tables.append(weights)
     return tables
+
+
+_POINT = re.compile(r"\.\d+(?=\.|$)")  # the number of a row in the name of a figure
+
+
+def _without_curves(changes: Sequence[Change]) -> list[tuple[str, str, str, str]]:
+    """Return changes as part, field and both values. A curve is one line, and so is a field of
+    which many rows differ: how many values differ, and the last of them."""
+    groups: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        name = _POINT.sub("", change.name)
+        curve = _POINT.split(change.name)[0]
+        groups.setdefault((change.part, curve if "curve" in curve else name), []).append(change)
+    lines = []
+    for (part, name), rows in groups.items():
+        if "curve" in name:
+            lines.append((part, f"{name}: {len(rows)} values differ", "see --json", "see --json"))
+        elif len(rows) > _MOST:
+            named = f"{name}: {len(rows)} rows differ; the last"
+            lines.append((part, named, _short(rows[-1].one), _short(rows[-1].other)))
+        else:
+            lines += [(part, row.name, _short(row.one), _short(row.other)) for row in rows]
+    return lines
 
 
 def agreement_table(difference: Difference) -> Table:
@@ -243,11 +289,14 @@ def _span(
     text = f"{value:{form}}{unit}"
     if low is None or high is None or questions < FEWEST:
         return text
-    return f"{text} \\[{low:{form}}, {high:{form}}]"
+    return f"{text} [{low:{form}}, {high:{form}}]"
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = "" if value is None else str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _table(title: str) -> Table:

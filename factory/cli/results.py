@@ -1,11 +1,14 @@
-"""factory results: all evaluations of a collection or a recipe in one table."""
+"""factory results: evaluations of a collection or a recipe, models by languages."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,14 +23,25 @@ if TYPE_CHECKING:
     from factory.hub.client import Hub
     from factory.reports.results import Result
 
+_LEAD = ("model", "evaluation")  # columns of text, before those of languages
+Format = Literal["table", "csv", "md", "latex"]
+_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}"})
+
 
 @app.command()
 def results(
     what: Annotated[str, typer.Argument(help="A collection's slug, or a recipe.")],
+    metric: Annotated[
+        str | None, typer.Option(help="A metric or benchmark; default: the win rate.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every number, one a line.")] = False,
+    format_: Annotated[
+        Format, typer.Option("--format", help="How to print: table, csv, md or latex.")
+    ] = "table",
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """Show every score, delta and win rate in one table."""
+    """Show evaluations as models by languages."""
     from factory.hub.session import session
 
     with session(hub) as (home, the_hub):
@@ -37,29 +51,154 @@ def results(
     if json_:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
+    if not rows:
+        typer.echo(f"{what}: no evaluation results yet", err=format_ != "table")
+        return
+    if all_ and format_ == "table":
+        from factory.cli.console import console
+
+        console.print(_long_table(*_every(rows)))
+        return
+    if all_:
+        title, header, lines, rest = "Results", *_every(rows), ""
+    else:
+        title, header, lines, rest = _by_language(rows, metric)
+    if format_ != "table":
+        typer.echo(_text(header, lines, format_), nl=False)
+        return
     from factory.cli.console import console
 
-    if not rows:
-        typer.echo(f"{what}: no evaluation results yet")
-        return
-    console.print(results_table(rows))
+    for table in results_tables(title, header, lines, console.width):
+        console.print(table)
+    if rest:
+        typer.echo(rest)
 
 
-def results_table(rows: list[Result]) -> Table:
-    """Tabulate results."""
+def _every(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the lines of all numbers."""
+    names = [field.name for field in fields(rows[0]) if field.name not in ("repo", "fingerprint")]
+    shown = [
+        [
+            f"{value:.2f}" if isinstance(value, float) else "" if value is None else str(value)
+            for value in (getattr(row, name) for name in names)
+        ]
+        for row in rows
+    ]
+    return names, shown
+
+
+def _long_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     from rich.table import Table
 
-    results_table = Table(title="Results", title_justify="left")
-    for column in ("model", "language", "evaluation", "metric", "value", "95 %", "against", "by",
-                   "significant"):  # fmt: skip
-        results_table.add_column(column, overflow="fold")
-    for row in rows:
-        interval = "" if row.ci_low is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
-        different = {True: "yes", False: "no", None: row.note}[row.significant]
-        value = "" if row.value is None else f"{row.value:.2f}"
-        results_table.add_row(row.model, row.language, row.evaluation, row.metric, value, interval,
-                     row.against, row.by, different)  # fmt: skip
-    return results_table
+    table = Table(title="Results", title_justify="left")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _by_language(
+    rows: Sequence[Result], wanted: str | None
+) -> tuple[str, list[str], list[list[str]], str]:
+    """Return the title, header and lines of one metric, models by languages, and what else there
+    is. Raises InputError for a metric that there is not.
+
+    A win rate comes before a benchmark. A number with an interval is followed by half its width; a
+    star says that it differs from the model that it is compared with.
+    """
+    from factory.errors import InputError, nearest
+
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    evaluations = list(dict.fromkeys((row.metric, row.evaluation, row.by) for row in rows))
+    if wanted is None:
+        wanted = "win_rate" if "win_rate" in metrics else metrics[0]
+    matching = [e for e in evaluations if wanted in e[:2]]
+    if not matching:
+        known = list(dict.fromkeys([*metrics, *(row.evaluation for row in rows)]))
+        raise InputError(
+            f"no metric {wanted!r}{nearest(wanted, known)}", f"there is {', '.join(known)}"
+        )
+    shown = {
+        (row.model, matching.index((row.metric, row.evaluation, row.by)), row.language): row
+        for row in rows
+        if (row.metric, row.evaluation, row.by) in matching
+    }
+    languages = list(dict.fromkeys(language for _, _, language in shown))
+    several = len(matching) > 1
+    lines = []
+    for number, (metric, evaluation, _) in enumerate(matching):
+        for model in dict.fromkeys(row.model for row in rows):
+            cells = [_cell(shown.get((model, number, language))) for language in languages]
+            if any(cells):
+                name = f"{evaluation} {metric}" if wanted == evaluation else evaluation
+                lines.append([model, *([name] if several else []), *cells])
+    metric, evaluation, by = matching[0]
+    against = {row.against for row in shown.values() if row.against}
+    title = metric.replace("_", " ") + (f" against {', '.join(sorted(against))}" if against else "")
+    if not several:
+        title += f" on {evaluation}, by {by}"
+    others = [name for name in metrics if name != wanted]
+    rest = f"Also: {', '.join(others)} (--metric NAME, or --all)" if others else ""
+    return title, ["model", *(["evaluation"] if several else []), *languages], lines, rest
+
+
+def _cell(row: Result | None) -> str:
+    if row is None:
+        return ""
+    if row.value is None:
+        return row.note or "none"
+    half = "" if row.ci_low is None or row.ci_high is None else (row.ci_high - row.ci_low) / 2
+    width = f" ±{half:.1f}" if half != "" else ""
+    return f"{row.value:.1f}{width}" + ("*" if row.significant else "")
+
+
+def results_tables(
+    title: str, header: Sequence[str], lines: Sequence[Sequence[str]], width: int
+) -> list[Table]:
+    """Tabulate results. Columns that do not fit `width` go into further tables, each with the
+    columns of text that lines begin with."""
+    from rich.table import Table
+
+    lead = next((n for n, name in enumerate(header) if name not in _LEAD), len(header))
+    sizes = [max(map(len, column)) + 3 for column in zip(header, *lines, strict=True)]
+    blocks: list[list[int]] = [[]]
+    for number in range(lead, len(header)):
+        used = 1 + sum(sizes[:lead]) + sum(sizes[n] for n in blocks[-1])
+        if blocks[-1] and used + sizes[number] > width:
+            blocks.append([])
+        blocks[-1].append(number)
+    tables: list[Table] = []
+    for block in blocks:
+        table = Table(title=title if not tables else None, title_justify="left")
+        for number in (*range(lead), *block):
+            justify: Literal["left", "right"] = "left" if number < lead else "right"
+            table.add_column(header[number], overflow="fold", justify=justify)
+        for line in lines:
+            table.add_row(*(line[number] for number in (*range(lead), *block)))
+        tables.append(table)
+    if any("*" in cell for line in lines for cell in line[lead:]):
+        tables[-1].caption = "±: half a 95 % interval; *: differs from the model compared with"
+        tables[-1].caption_justify = "left"
+    return tables
+
+
+def _text(header: Sequence[str], lines: Sequence[Sequence[str]], kind: Format) -> str:
+    """Return a table as CSV, Markdown or LaTeX."""
+    if kind == "csv":
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([header, *lines])
+        return out.getvalue()
+    if kind == "md":
+        marked = [[cell.replace("|", "\\|") for cell in line] for line in (header, *lines)]
+        rule = ["---", *("---:" for _ in header[1:])]
+        return "".join(f"| {' | '.join(line)} |\n" for line in (marked[0], rule, *marked[1:]))
+    cells = [[cell.translate(_LATEX).replace("±", "$\\pm$") for cell in line]
+             for line in (header, *lines)]  # fmt: skip
+    body = [f"{' & '.join(line)} \\\\" for line in cells]
+    columns = "l" + "r" * (len(header) - 1)
+    rows = ["\\toprule", body[0], "\\midrule", *body[1:], "\\bottomrule"]
+    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", *rows, "\\end{tabular}"]) + "\n"
 
 
 def _manifests(what: str, hub: Hub, home: Home) -> list[Manifest]:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from factory.artifacts.resources import home_path, recipes
 from factory.cli.app import app
+from factory.errors import FactoryError, HubError, RecipeError, raise_all
+from factory.hub.environment import PUBLIC
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from factory.errors import Check
+    from factory.hub.client import Hub
+    from factory.stage.inputs import ExternalInput
 
 
-def _recipes(incomplete: str) -> list[str]:
+def recipe_names(incomplete: str) -> list[str]:
     """Complete a recipe's name: packaged recipes and YAML files here."""
     folder = incomplete[: incomplete.rfind("/") + 1]
     here = [path.name for end in ("*.yaml", "*.yml") for path in Path(folder).glob(end)]
@@ -23,7 +34,9 @@ def _recipes(incomplete: str) -> list[str]:
 
 RecipeName = Annotated[
     str,
-    typer.Argument(help="A .yaml file, or the name of a packaged recipe.", autocompletion=_recipes),
+    typer.Argument(
+        help="A .yaml file, or the name of a packaged recipe.", autocompletion=recipe_names
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as stages.generate.n=8.")
@@ -44,13 +57,17 @@ def plan(
     ] = None,
     set_: Overrides = None,
     hub: HubUrl = None,
+    from_: Annotated[
+        str, typer.Option("--from", help="Hub to ask for the size of what is absent.")
+    ] = PUBLIC,
     frozen: Frozen = False,
     json_: Json = False,
 ) -> None:
-    """Show each step's state and reason, with estimated rows and time."""
-    from factory.hub.session import session
+    """Show what a run would do, step by step, and why."""
+    from factory.hub.session import remote_token, session
     from factory.planning.recipe import load
 
+    token = remote_token(from_)  # before the session, whose own is the local hub's
     loaded, the_site = load(recipe, set_ or ()), None
     if site is not None:
         from factory.slurm import site as sites
@@ -61,24 +78,79 @@ def plan(
     with session(hub) as (home, the_hub):
         from factory.cli import tables
         from factory.cli.console import console
-        from factory.execution import inputs, resolve
+        from factory.execution import checks, inputs, resolve
         from factory.planning.estimate import estimate
+        from factory.stage.readers import is_file
 
-        pins, _ = resolve.resolve(loaded, the_hub, home, None, frozen)
+        pins, absent = resolve.resolve(loaded, the_hub, home, None, frozen)
         the_plan = resolve.plan(loaded, pins, the_hub, home)
         steps, inventory = the_plan.steps, the_plan.inventory
-        estimates = estimate(steps, inventory, inputs.counted(loaded, steps, {}))
+        counts, faults = inputs.counted(loaded, steps, {})
+        faults += checks.license_faults(loaded, pins, the_hub, the_plan)
+        estimates = estimate(steps, inventory, counts)
         costs_of_steps = None
         if the_site is not None:
             from factory.slurm.costs import costs
 
             costs_of_steps = costs(steps, inventory, estimates, the_site)
+        missing = resolve.missing(loaded, absent, steps)
+        unmet = resolve.unmet(loaded, missing, the_hub)
         if json_:
             typer.echo(json.dumps(tables.plan_json(steps, estimates, costs_of_steps), indent=1))
-            return
-        console.print(tables.plan_table(steps, estimates))
-        if the_site is not None and costs_of_steps is not None:
-            console.print(tables.costs_table(the_site.name, costs_of_steps))
+        else:
+            console.print(tables.plan_table(steps, estimates))
+            if unread := loaded.recipe.unread():
+                console.print(
+                    f"Not made, since nothing reads them beside from: {', '.join(unread)}"
+                )
+            if the_site is not None and costs_of_steps is not None:
+                console.print(tables.costs_table(the_site.name, costs_of_steps))
+            if len(unmet) > 1 or any(not is_file(need.source) for need in missing):
+                console.print(_absent_table(unmet, missing, the_hub, from_, token))
+        errors: list[FactoryError] = [
+            RecipeError(f"{fault.name}: {fault.seen}", fault.fix) for fault in faults
+        ]
+        try:
+            resolve.require(unmet)
+        except HubError as error:
+            errors.insert(0, error)
+        raise_all(errors)
+
+
+def _absent_table(
+    unmet: Sequence[Check],
+    needs: Sequence[ExternalInput],
+    hub: Hub,
+    from_: str,
+    token: str | None,
+) -> Table:
+    """Tabulate what a recipe names and this hub lacks, with its size on another."""
+    from rich.table import Table
+
+    from factory.cli.bar import format_bytes
+    from factory.hub.client import Hub
+    from factory.hub.session import address
+    from factory.stage.readers import is_file
+
+    other, unknown, total = Hub(address(from_), token), "", 0
+    table = Table(title=f"Not in {hub.called}", title_justify="left", caption_justify="left")
+    for column in ("place", "what", "size"):
+        table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
+    for finding, need in zip(unmet, needs, strict=True):
+        name, _, revision = need.source.partition("@")
+        size = None
+        if not is_file(need.source) and not unknown:
+            try:
+                size = other.size(name, need.kind, revision or "main")
+            except HubError as error:
+                unknown = error.what
+        total += size or 0
+        kind = "file" if is_file(need.source) else need.kind
+        shown = "" if kind == "file" or unknown else "none there"
+        size_text = shown if size is None else format_bytes(size)
+        table.add_row(finding.name, f"{kind} {need.source}", size_text)
+    table.caption = f"Sizes unknown: {unknown}" if unknown else f"Total: {format_bytes(total)}"
+    return table
 
 
 @app.command()
@@ -89,7 +161,10 @@ def lock(
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """Pin every outside name to a commit and a content digest, in a file beside the recipe."""
+    """Pin every outside name to a commit and a digest.
+
+    The lock is a file beside the recipe, to be committed with it.
+    """
     from factory.hub.session import session
     from factory.planning.recipe import load
 
@@ -100,9 +175,11 @@ def lock(
         from factory.execution import resolve
         from factory.planning import lock as locks
 
-        path = locks.path_of(loaded)
+        path = locks.path_of(loaded, home.root)
         old = locks.read(path)
-        pins, _ = resolve.resolve(loaded, the_hub, home, console.print, update=update)
+        pins, absent = resolve.resolve(loaded, the_hub, home, console.print, update=update)
+        missing = [need for need in locks.outside(loaded.recipe) if need.source in absent]
+        resolve.require(resolve.unmet(loaded, missing, the_hub))
         if json_:
             typer.echo(json.dumps(pins.model_dump(mode="json"), indent=1))
         else:
@@ -113,8 +190,10 @@ def lock(
 @app.command()
 def run(
     recipe: RecipeName,
-    only: Annotated[list[str] | None, typer.Option(help="Run these steps only.")] = None,
-    until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run these steps only, or all steps of a stage.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this step or stage.")] = None,
     shard: Annotated[
         str | None,
         typer.Option(help="i/n: run every n-th shard of one step from the i-th on (0 to n-1)."),
@@ -131,7 +210,10 @@ def run(
 
 @app.command()
 def demo(hub: HubUrl = None) -> None:
-    """Run the whole line on a CPU with a real small model: about ten minutes, one collection."""
+    """Run the whole line on a CPU: about ten minutes.
+
+    A real small model, and one collection.
+    """
     started = time.monotonic()
     _run("demo", [], None, [], hub)
     from factory.cli.console import console
@@ -142,7 +224,7 @@ def demo(hub: HubUrl = None) -> None:
         "See the results:   factory report demo\n"
         "See cache hits:    factory demo\n"
         "Change a setting:  factory plan demo --set stages.generate.n=8\n"
-        "Use your own languages and model: copy recipes/demo.yaml, then factory run my.yaml",
+        "Use your own languages and model: factory new my.yaml",
     )
 
 
@@ -170,7 +252,9 @@ def _run(
         from factory.execution import run as execution
         from factory.hub import collection
 
-        reporter = ConsoleReporter(aside=json_, quiet=quiet)
+        names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
+        names = execution.select(names, only, until)
+        reporter = ConsoleReporter(aside=json_, quiet=quiet, steps=names)
         workers = WorkerPool(
             ["run", recipe, *options, *(["--frozen"] if frozen else [])], reporter.note
         )
@@ -182,21 +266,37 @@ def _run(
             reporter.stop()
         if json_:
             typer.echo(json.dumps(tables.run_json(steps), indent=1))
+        stopped = execution.blocked(steps, names)
         if part is not None or json_ or quiet:
+            if stopped and part is None:
+                raise stopped
             return
+        ran = [step for step in steps if step.name in reporter.done]
         console.print()
-        console.print(tables.rows_table(steps))
-        for alarm in tables.alarms(steps):
+        if ran:
+            console.print(tables.rows_table(ran))
+        for alarm in tables.alarms(ran):
             console.print(alarm)
-        for step in steps:
+        if drawn := tables.behaviour_table(ran):
+            console.print(drawn)
+        for step in ran:
             if step.found is not None and "audit" in step.found.manifest.stats:
                 console.print(tables.audit_table(step.found.manifest))
             if step.found is not None and step.stage.name == "judge":
                 console.print(tables.comparison_table(step.found.manifest))
                 console.print(tables.doubts_table(step.found.manifest))
-        console.print(tables.repos_table(steps))
-        title = collection.title(loaded.recipe)
+                if (finished := tables.finish_table(step.found.manifest)) is not None:
+                    console.print(finished)
+        if ran:
+            console.print(tables.repos_table(ran))
+        else:
+            console.print("Nothing to do: all is made and published.")
+        called, title = loaded.called, collection.title(loaded.recipe)
+        slugs = [s for s, name in the_hub.collections(loaded.recipe.org).items() if name == title]
         console.print(
-            f"Collection: {title!r} of {loaded.recipe.org} on {the_hub.endpoint}\n"
-            f"On this disk: {home_path()} (hub/ the local hub, work/ finished artifacts)",
+            f"Collection: {slugs[0] if slugs else title} in {the_hub.called}\n"
+            f"On this disk: {home.root} (hub/ the local hub, work/ finished artifacts)\n"
+            f"Results: factory report {called}; factory results {called}",
         )
+        if stopped:
+            raise stopped

@@ -31,7 +31,10 @@ def merge(
     ] = None,
     hub: HubUrl = None,
 ) -> None:
-    """Merge an adapter into its base model and write an ordinary checkpoint."""
+    """Merge an adapter into its base model.
+
+    The result is an ordinary checkpoint.
+    """
     from factory.errors import InputError
     from factory.hub.session import session
 
@@ -61,7 +64,9 @@ def serve(
     ] = False,
     hub: HubUrl = None,
 ) -> None:
-    """Serve a model or an adapter with vLLM, as an OpenAI-compatible endpoint.
+    """Serve a model or an adapter with vLLM.
+
+    The endpoint is OpenAI-compatible.
 
     Prints and runs the vLLM command: the base at the revision that the adapter was trained on, the
     LoRA rank, the chat template. Arguments after -- go to vLLM.

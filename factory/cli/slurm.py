@@ -41,7 +41,10 @@ def submit(
     frozen: Frozen = False,
     json_: Json = False,
 ) -> None:
-    """Submit the steps of a recipe that are not done to SLURM, with their dependencies."""
+    """Submit the steps that are not done to SLURM.
+
+    Each waits for those that it depends on.
+    """
     from factory.hub.session import session
     from factory.planning.recipe import load
     from factory.slurm import site as sites
@@ -56,10 +59,12 @@ def submit(
 
         reporter = ConsoleReporter(aside=True)
         loaded = submitting.on_all_gpus(loaded, the_site, reporter.note)
-        pins, _ = resolve.resolve(loaded, the_hub, home, reporter.note, frozen)
+        pins, absent = resolve.resolve(loaded, the_hub, home, reporter.note, frozen)
         plan = resolve.plan(loaded, pins, the_hub, home)
         steps = plan.steps
         names = select([step.name for step in steps], only or [], until)
+        due = [step for step in steps if step.name in names]
+        resolve.require(resolve.unmet(loaded, resolve.missing(loaded, absent, due), the_hub))
         request = submitting.SubmitRequest(
             loaded, pins, plan.inventory, steps, names, the_site, home
         )
@@ -95,7 +100,10 @@ def status(
     set_: Overrides = None,
     json_: Json = False,
 ) -> None:
-    """Show the state of a submitted recipe: waiting, running, failed (and why), done."""
+    """Show what a submitted recipe is doing.
+
+    Waiting, running, failed (and why), or done.
+    """
     from factory.planning.recipe import load
 
     loaded = load(recipe, set_ or ())
@@ -132,12 +140,12 @@ def cancel(
     jobs = {
         step: list(dict.fromkeys(job.array for job in jobs_of_step))
         for step, jobs_of_step in standing.alive.jobs.items()
-        if not only or step in only
     }
     if only:
         from factory.execution.run import select
 
-        select([step.name for step in standing.steps], only, None)
+        wanted = select([step.name for step in standing.steps], only, None)
+        jobs = {step: arrays for step, arrays in jobs.items() if step in wanted}
     Queue().cancel(job for ids in jobs.values() for job in ids)
     for step, ids in jobs.items():
         typer.echo(f"{step}: cancelled {', '.join(ids)}")
@@ -199,7 +207,7 @@ def task(
 
 @app.command()
 def publish(recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None) -> None:
-    """Publish finished artifacts that are not on the hub yet; run nothing."""
+    """Publish what is finished and not on the hub yet."""
     from factory.hub.session import session
     from factory.planning.recipe import load
 

@@ -13,6 +13,8 @@ from factory.execution.log import duration
 from factory.planning.estimate import Estimate
 from factory.planning.lock import Lock
 from factory.planning.plan import State, Step
+from factory.reports.learning import behaviour
+from factory.reports.win_rates import describe_blind
 
 if TYPE_CHECKING:
     from factory.slurm.costs import StepCost
@@ -138,27 +140,37 @@ def run_json(steps: list[Step]) -> list[dict[str, Any]]:
                 for name, record in (step.found.manifest.slices if step.found else {}).items()
             },
             "seconds": step.found.manifest.cost.wall_seconds if step.found else None,
-            "alarms": step.found.manifest.stats.get("alarms", []) if step.found else [],
+            "alarms": _alarms(step.found.manifest) if step.found else [],
         }
         for step in steps
     ]
 
 
 def alarms(steps: list[Step]) -> list[str]:
-    """Return alarms of trainings, to be looked at before their adapters are used."""
+    """Return what to look at before a step's output is used."""
     return [
         f"look at {step.name}: {alarm}"
         for step in steps
         if step.found is not None
-        for alarm in step.found.manifest.stats.get("alarms", [])
+        for alarm in _alarms(step.found.manifest)
     ]
 
 
+def _alarms(manifest: Manifest) -> list[str]:
+    """Return the alarms of a training, and whether different engines made the rows of a step."""
+    engines = manifest.stats.get("engines") or {}
+    if len({name.partition(" ")[0] for name in engines}) < 2:
+        return list(manifest.stats.get("alarms", []))
+    shards = ", ".join(f"{name} {count}" for name, count in engines.items())
+    return [f"different engines made its rows, in shards: {shards}; how.engine names one of them"]
+
+
 def rows_table(steps: list[Step]) -> Table:
-    """Tabulate rows in, out and dropped, by step and slice."""
+    """Tabulate rows in, out and dropped, by step; slices that dropped rows have a row of their
+    own."""
     table = Table(title="Rows", title_justify="left")
     table.add_column("step")
-    table.add_column("slice")
+    table.add_column("slices", overflow="fold")
     for column in ("in", "out", "dropped"):
         table.add_column(column, justify="right")
     table.add_column("drop reasons", overflow="fold")
@@ -166,12 +178,20 @@ def rows_table(steps: list[Step]) -> Table:
         if step.state is State.BLOCKED or step.found is None:
             table.add_row(step.name, "", "", "", "", f"{step.state.value}: {step.reason}")
             continue
-        for name, record in step.found.manifest.slices.items():
-            rows = record.rows
-            reasons = ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items())
-            dropped = sum(rows.dropped.values())
-            table.add_row(step.name, name, str(rows.into), str(rows.out), str(dropped), reasons)
+        slices = {name: record.rows for name, record in step.found.manifest.slices.items()}
+        whole = [name for name, rows in slices.items() if not rows.dropped]
+        if whole:
+            into, out = (sum(getattr(slices[name], part) for name in whole) for part in _PARTS)
+            table.add_row(step.name, ", ".join(whole), str(into), str(out), "0", "")
+        for name, rows in slices.items():
+            if rows.dropped:
+                reasons = ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items())
+                dropped = sum(rows.dropped.values())
+                table.add_row(step.name, name, str(rows.into), str(rows.out), str(dropped), reasons)
     return table
+
+
+_PARTS = ("into", "out")
 
 
 def comparison_table(manifest: Manifest) -> Table:
@@ -200,8 +220,38 @@ def comparison_table(manifest: Manifest) -> Table:
             row["language"],
             *(str(row[name]) for name in ("won", "tied", "lost", "unparseable")),
             *((_figure(mean, ".2f") for mean in means) if rewards else ()),
-            row.get("shown", "no verdict"),
+            "; ".join(
+                (
+                    row.get("shown", "no verdict"),
+                    *describe_blind(row["language"], stats.get("judge_blind", {})),
+                )
+            ),
         )
+    return table
+
+
+_FINISHED = """\
+finish rate: % of answers that end before the token limit; no reward has a part in it
+difference: tuned less base, in points, on the same questions"""
+
+
+def finish_table(manifest: Manifest) -> Table | None:
+    """Tabulate finish rates of base and tuned models; None where no answer says how it ended."""
+    rows = [row for row in manifest.stats["comparisons"] if "finish_rates" in row]
+    if not rows:
+        return None
+    table = Table(
+        title="Finish rate", title_justify="left", caption=_FINISHED, caption_justify="left"
+    )
+    for column in ("adapter", "language"):
+        table.add_column(column)
+    for column in ("answers", "base", "tuned"):
+        table.add_column(column, justify="right")
+    table.add_column("difference, 95 % interval", overflow="fold")
+    for row in rows:
+        rates = row["finish_rates"]
+        sides = (f"{rates[side]:.1f} %" for side in ("reference", "model"))
+        table.add_row(row["model"], row["language"], str(rates["answers"]), *sides, rates["shown"])
     return table
 
 
@@ -265,6 +315,26 @@ length corr.: rank correlation of reward and length within a prompt; at 1 it mea
 offset, std ratio: mean and standard deviation against English; raw rewards are not comparable
 rank corr. with en: rank correlation with English of prompts' mean rewards
 accuracy: preference pairs with a known better answer that it ranks right; chance is half"""
+
+
+def behaviour_table(steps: list[Step]) -> Table | None:
+    """Tabulate what tuned models draw beside their bases; None without any."""
+    drawn = [
+        (step.name, found)
+        for step in steps
+        if step.found and (found := behaviour(step.found.manifest.stats))
+    ]
+    if not drawn:
+        return None
+    table = Table(title="Answers drawn after training", title_justify="left")
+    table.add_column("adapter", overflow="fold")
+    table.add_column("measure", overflow="fold")
+    table.add_column("base", justify="right")
+    table.add_column("tuned", justify="right")
+    for name, found in drawn:
+        for number, row in enumerate(found.rows):
+            table.add_row("" if number else name, *row, end_section=row == found.rows[-1])
+    return table
 
 
 _AUDIT_COLUMNS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,17 @@ import typer
 
 from factory.artifacts.files import file_lock
 from factory.artifacts.resources import home_path
-from factory.errors import HubError
-from factory.hub.environment import configure_clients
+from factory.errors import HubError, RecipeError
+from factory.hub.environment import configure_clients, name_local_hub
 from factory.localhub.launcher import Connection, HubStartError, connect
 
 if TYPE_CHECKING:
     from factory.hub.sync.side import RepoId
     from factory.hub.sync.transfer import CollectionOutcome, RepoOutcome, RepoTransfer
+    from factory.planning.recipe import LoadedRecipe
 
-_SLUG = re.compile(r"[^/@]+/[^/@]*-[0-9a-f]{24}")
+# A collection, as against a repo.
+SLUG = re.compile(r"[^/@]+/[^/@]*-[0-9a-f]{24}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
     """Serve the local hub, or another store, while the block lasts."""
     try:
         with connect(root or home_path() / "hub") as connection:
+            if root is None:
+                name_local_hub(connection.url, home_path())
             yield connection
     except HubStartError as error:
         from factory.hub.session import not_started
@@ -103,6 +107,58 @@ def carry(work: RepoTransfer, options: TransferOptions) -> None:
         )
 
 
+def sources(word: str) -> tuple[str, ...] | None:
+    """Return the models and datasets that a recipe names, as repos to pull at their revisions; None
+    for a word that is no recipe. Raises RecipeError."""
+    loaded = _recipe(word)
+    if loaded is None:
+        return None
+    from factory.execution.builtin_models import POCKET
+    from factory.planning import lock
+    from factory.stage.readers import is_file
+
+    pins = lock.read(lock.path_of(loaded, home_path()))
+    repos = []
+    for need in lock.outside(loaded.recipe):
+        name, _, revision = need.source.partition("@")
+        if is_file(need.source) or name in POCKET:
+            continue
+        pin = pins.pins.get(need.source) if pins else None
+        at = (pin.revision if pin else None) or revision or "main"
+        repos.append(f"{need.kind}s/{name}@{at}")
+    if not repos:
+        raise RecipeError(f"{word} names no model or dataset of a hub", "there is nothing to pull")
+    return tuple(repos)
+
+
+def collection_of(word: str, collections: Callable[[str], Mapping[str, str]]) -> str | None:
+    """Return the slug of a recipe's collection; None for a word that is no recipe.
+
+    collections: gives those of an org, slug to title. Raises RecipeError, or HubError for a recipe
+    without a collection."""
+    loaded = _recipe(word)
+    if loaded is None:
+        return None
+    from factory.hub.collection import title
+
+    for slug, name in collections(loaded.recipe.org).items():
+        if name == title(loaded.recipe):
+            return slug
+    raise HubError(
+        f"{word} has no collection yet",
+        f"factory run {loaded.called} makes one; see factory hub ls",
+    )
+
+
+def _recipe(word: str) -> LoadedRecipe | None:
+    """Return the recipe that a word names; None for a repo or a slug. Raises RecipeError."""
+    if "/" in word and not word.endswith((".yaml", ".yml")):
+        return None
+    from factory.planning.recipe import load
+
+    return load(word)
+
+
 def everything(work: RepoTransfer) -> tuple[str, ...]:
     """Return all collections and repos of the source."""
     collections = (collection.slug for collection in work.source.collections())
@@ -114,16 +170,22 @@ def select(
 ) -> tuple[list[str], list[tuple[RepoId, str | None]]]:
     """Return the slugs of collections, and repos with revisions, that `what` names.
 
-    Empty `what` means the only collection of the source. Raises HubError.
+    A recipe stands for its collection. Empty `what` means the only collection of the source. Raises
+    HubError, RecipeError.
     """
     if not what:
         what = tuple(collection.slug for collection in work.source.collections())
         if len(what) != 1:
             raise HubError(
-                f"{len(what)} collections at {work.source.endpoint}",
+                f"{len(what)} collections at {work.source.called}",
                 "name one: " + ", ".join(what) if what else "name a repo",
             )
-    slugs = [word for word in what if _SLUG.fullmatch(word)]
+    what = tuple(
+        collection_of(word, lambda org: {c.slug: c.title for c in work.source.collections(org)})
+        or word
+        for word in what
+    )
+    slugs = [word for word in what if SLUG.fullmatch(word)]
     repos: dict[tuple[RepoId, str | None], None] = {}
     for slug in slugs:
         repos |= dict.fromkeys((repo, None) for repo in work.repos_of(slug))

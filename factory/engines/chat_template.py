@@ -8,7 +8,8 @@ tokens. At most one BOS, the generation prompt at the end, and every token that 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from factory.artifacts.hashing import text_hash
 from factory.errors import InputError
 
 Message = Mapping[str, str]
+
+_CONTROL: weakref.WeakKeyDictionary[Any, re.Pattern[str] | None] = weakref.WeakKeyDictionary()
 
 # What switches thinking off in the templates that have it: Qwen3's and DeepSeek's word for it.
 _THINKING = ("enable_thinking", "thinking")
@@ -29,7 +32,7 @@ def load_tokenizer(directory: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"the tokenizer of {directory} cannot be read: {str(error).splitlines()[0]}",
@@ -94,6 +97,37 @@ def answered_ids(
     return spans
 
 
+def control_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
+    """Return the control tokens of a model that stand as text in messages, each once."""
+    pattern = _control_pattern(tokenizer)
+    found = (pattern.findall(message["content"]) for message in messages) if pattern else ()
+    return list(dict.fromkeys(token for tokens in found for token in tokens))
+
+
+def as_text(tokenizer: Any, messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Return messages in which control tokens of a model are text, with a space after their first
+    character: rendered as they are, they would end a turn or open another one."""
+    pattern = _control_pattern(tokenizer)
+    if pattern is None:
+        return [dict(message) for message in messages]
+    return [
+        {**message, "content": pattern.sub(lambda m: f"{m[0][0]} {m[0][1:]}", message["content"])}
+        for message in messages
+    ]
+
+
+def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:
+    """Return a pattern of the tokens that a tokenizer takes out of a text as control tokens. A word
+    that it also has as its padding, or a line break, is text."""
+    if tokenizer not in _CONTROL:
+        added = tokenizer.added_tokens_decoder.values()
+        names = {token.content for token in added if token.special}
+        names = {n for n in names if len(n) > 2 and not n.isalnum() and not n.isspace()}
+        longest_first = sorted(names, key=len, reverse=True)
+        _CONTROL[tokenizer] = re.compile("|".join(map(re.escape, longest_first))) if names else None
+    return _CONTROL[tokenizer]
+
+
 def template_arguments(tokenizer: Any) -> dict[str, bool]:
     """Return the template's keyword arguments: thinking off, where it has a switch.
 
@@ -127,6 +161,41 @@ def closing_ids(tokenizer: Any) -> list[int]:
     """Return the special tokens that the template prints after an answer, in order. A model trained
     on it stops at the first. Empty if it closes a turn with plain text."""
     return [token for token in _tail(tokenizer) if _ends_turn(tokenizer, token)]
+
+
+def ends_in_padding(tokenizer: Any, pad_id: int | None) -> bool:
+    """Return whether the template ends a conversation in this token. A classifier that has it for
+    padding is read at the token before, by transformers and so in training."""
+    return pad_id is not None and conversation_ids(tokenizer, PROBE)[-1] == pad_id
+
+
+def separate_padding(tokenizer: Any, conversations: Iterable[Sequence[Message]]) -> None:
+    """Give the tokenizer a pad token that none of these conversations holds, if its own is the last
+    token of a conversation: one of its special tokens, if any is left, and of those one that is
+    called a pad. A tokenizer without a pad token gets EOS, if that is not the last token.
+
+    The same conversations in another order give the same token.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not ends_in_padding(tokenizer, tokenizer.pad_token_id):
+        return
+    held = {token for talk in conversations for token in conversation_ids(tokenizer, talk)}
+    held |= {*conversation_ids(tokenizer, PROBE), *prompt_ids(tokenizer, PROBE[:1])}
+    held |= {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    template = _template(tokenizer)
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    names = {token: str(tokenizer.convert_ids_to_tokens(token)) for token in special - held}
+    spare = [token for token, name in names.items() if name not in template]
+    spare.sort(key=lambda token: ("pad" not in names[token].lower(), token))
+    words = (token for token in reversed(range(tokenizer.vocab_size)) if token not in held)
+    pad = spare[0] if spare else next(words, None)
+    if pad is None:
+        raise InputError(
+            "every token of the vocabulary is in use, and the pad token ends every conversation",
+            "add a pad token of its own to the tokenizer and to the model",
+        )
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
 
 
 def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:
@@ -169,12 +238,13 @@ def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: 
 
 
 def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    """Render a conversation with its template. Raises InputError when the template refuses it."""
+    """Render a conversation with its template, control tokens in it as text. Raises InputError when
+    the template refuses it."""
     from jinja2.exceptions import TemplateError
 
     try:
         text: str = tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
+            as_text(tokenizer, messages),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             **template_arguments(tokenizer),

@@ -7,6 +7,7 @@ answers.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,24 @@ from factory.errors import InputError
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's tokenizer, the tokens that end a turn, and the tokens it can attend to."""
+    """A model's tokenizer, the tokens that end a turn, the tokens it can attend to, and the pad
+    token that its config names."""
 
     directory: Path
     tokenizer: Any
     stop_ids: list[int]
     max_context: int
     labels: int
+    pad_id: int | None
+
+    def classified(self, sequence: Sequence[int]) -> Sequence[int]:
+        """Return a sequence up to the token at which the classifier is read. For transformers that
+        is the last one that is not the config's pad token, even where the pad token is also what
+        the template ends in; nothing after it can change the score."""
+        end = len(sequence)
+        while end > 1 and sequence[end - 1] == self.pad_id:
+            end -= 1
+        return sequence[:end]
 
 
 def read(directory: Path) -> Checkpoint:
@@ -31,7 +43,7 @@ def read(directory: Path) -> Checkpoint:
     from transformers import AutoConfig, GenerationConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(directory))
+        config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}",
@@ -48,6 +60,7 @@ def read(directory: Path) -> Checkpoint:
         chat_template.stop_ids(tokenizer, generation),
         int(config.get_text_config().max_position_embeddings),
         int(config.num_labels),
+        config.get_text_config().pad_token_id,
     )
 
 

@@ -29,8 +29,9 @@ class EngineKnobs(Knobs):
 
     For vLLM, in its terms: `tensor_parallel`, GPUs that share one copy of the model (1 unless it
     does not fit on one); `gpu_memory_utilization`; `max_num_seqs`, requests at once (also the rows
-    of a batch for transformers, and requests at once for openai); `max_model_len`, tokens of the
-    longest request, where the model's whole context does not fit into memory. For openai:
+    of a batch for transformers, and requests at once for openai); `max_num_batched_tokens`, tokens
+    a step; `max_model_len`, tokens of the longest request, by default those of the longest one that
+    comes, rounded up. For openai:
     `served_model`, the name on the server where it is not the one in the recipe.
 
     `processes`: engines on this machine, each in a process and on GPUs of its own; by default as
@@ -41,6 +42,7 @@ class EngineKnobs(Knobs):
     tensor_parallel: int = Field(1, ge=1)
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     max_num_seqs: int | None = Field(None, ge=1)
+    max_num_batched_tokens: int | None = Field(None, ge=1)
     max_model_len: int | None = Field(None, ge=1)
     served_model: str | None = None
     processes: int | None = Field(None, ge=1)
@@ -60,7 +62,10 @@ class EngineKnobs(Knobs):
 
     def vllm(self) -> dict[str, Any]:
         """Return the settings as arguments of vLLM."""
-        limits = {"max_num_seqs": self.max_num_seqs, "max_model_len": self.max_model_len}
+        limits = {
+            name: getattr(self, name)
+            for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
+        }
         return {
             "tensor_parallel_size": self.tensor_parallel,
             "gpu_memory_utilization": self.gpu_memory_utilization,
@@ -70,11 +75,15 @@ class EngineKnobs(Knobs):
 
 def resolve_engine(engine: Name) -> Name:
     """Return the engine to use for `engine` on this machine. Raises StageError when it is not
-    installed."""
+    installed, or when the GPUs that this process was given are not there."""
     installed = {
         "vllm": importlib.util.find_spec("vllm") is not None,
         "transformers": importlib.util.find_spec("transformers") is not None,
     }
+    if engine != "openai" and installed["transformers"]:
+        from factory.engines.transformers import check_gpus
+
+        check_gpus()
     if engine == "auto":
         from factory.engines.transformers import has_gpu
 
@@ -194,13 +203,14 @@ def chat(knobs: EngineKnobs, name: str, options: Mapping[str, Any]) -> OpenAICha
     return OpenAIChat(OpenAIServer(knobs.served_model or name, knobs.max_num_seqs or 64), options)
 
 
-def scorer(knobs: EngineKnobs, directory: Path, dtype: str) -> Scorer:
-    """Open an engine that scores whole conversations. Raises FactoryError."""
+def scorer(knobs: EngineKnobs, directory: Path, dtype: str, longest: int | None = None) -> Scorer:
+    """Open an engine that scores whole conversations, of up to `longest` tokens where that is
+    known. Raises FactoryError."""
     engine = _reading(knobs)
     if engine == "vllm":
         from factory.engines.vllm import VllmScorer
 
-        return VllmScorer(directory, dtype, knobs.vllm())
+        return VllmScorer(directory, dtype, knobs.vllm(), longest)
     from factory.engines.transformers import TransformersScorer
 
     return TransformersScorer(directory, dtype)

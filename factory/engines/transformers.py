@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from factory.errors import InputError, StageError
 BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
 BATCH_TOKENS = 8192  # padded tokens in one scoring batch; keeps a 2-core CPU's caches warm
 BATCH_LOGITS = 2**27  # logits at once where they are all needed: 512 MB in float32
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _PATIENCE = 600.0  # seconds without a token before a stream is given up
 
 
@@ -37,6 +39,25 @@ def gpu_count() -> int:
     return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
+def check_gpus(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise StageError where this process was given GPUs that torch does not find: it would work on
+    the CPU until its time is over."""
+    given = max((_named(environment.get(name, "")) for name in _VISIBLE), default=0)
+    if given and (n_found := gpu_count()) < given:
+        raise StageError(
+            f"this process was given {given} GPUs, and torch finds {n_found}: {gpu_failure()}",
+            "leave that node out (--exclude), or use a container whose torch fits its driver; on a "
+            f"machine without GPUs unset {', '.join(_VISIBLE)}",
+        )
+
+
+def _named(value: str) -> int:
+    """Count the GPUs in the value of a variable that makes GPUs visible."""
+    names = [name.strip() for name in value.split(",")]
+    hidden = ("", "-1", "NoDevFiles", "none", "void")
+    return next((n for n, name in enumerate(names) if name in hidden), len(names))
+
+
 def gpu_failure() -> str:
     """Return torch's version and its reason for not opening a GPU; no reason where it opens one."""
     import torch
@@ -45,7 +66,7 @@ def gpu_failure() -> str:
         torch.cuda.init()
         reason = "others are broken or hidden"
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
     return f"torch {torch.__version__}: {reason}"
 
 
@@ -59,7 +80,9 @@ def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
     import torch
 
     try:
-        model = auto_class.from_pretrained(str(directory), dtype=getattr(torch, dtype))
+        model = auto_class.from_pretrained(
+            str(directory), dtype=getattr(torch, dtype), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise InputError(
             f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}",
@@ -129,10 +152,24 @@ def generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
     )
 
 
+def float32_head(model: Any) -> Any:
+    """Make the head of a sequence classifier float32, as vLLM's is, and return the model. In
+    bfloat16 a reward of 68.77 is 68.5, and rewards that differ become the same."""
+    import torch
+
+    for name, module in model.named_children():
+        if isinstance(module, torch.nn.Linear) and name != model.base_model_prefix:
+            module.float()
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
+    return model
+
+
 class _Transformers:
-    """Base of the transformers engines: one caller at a time, the model loaded at once."""
+    """Base of the transformers engines: one caller at a time, the model loaded at once. Where a
+    batch does not fit into memory, this one and all later ones are made in smaller parts."""
 
     lanes = 1
+    _share = 1  # parts that a full batch is cut into, since it did not fit
 
     def __init__(self, directory: Path) -> None:
         import transformers
@@ -144,6 +181,25 @@ class _Transformers:
         self.tokens = 0
         self._model: Any = None
         self._layers: Any = None  # its adapters, if it has any
+
+    def _fitting(self, rows: int, make: Callable[[], Any]) -> Any:
+        """Return what `make` makes of a batch of `rows`, or None where the memory of the GPU ran
+        out: batches are half as large from now on. Raises StageError when a single row does not
+        fit."""
+        import torch
+
+        try:
+            return make()
+        except torch.OutOfMemoryError as error:
+            failure = first_line(error)
+        self._share *= 2
+        torch.cuda.empty_cache()
+        if rows == 1:
+            raise StageError(
+                f"one row of a batch does not fit into the GPU's memory: {failure}",
+                "use GPUs with more memory, engine: vllm with how.tensor_parallel, or shorter rows",
+            )
+        return None
 
     def close(self) -> None:
         """Release the model."""
@@ -198,14 +254,21 @@ class TransformersSampler(_Transformers):
         # little is padded, and the largest batch fails first if any.
         order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
         samples: dict[int, Completion] = {}
-        for number, start in enumerate(range(0, len(order), self._rows)):
-            batch = order[start : start + self._rows]
-            drawn = self._batch(
-                [prompts[n] for n in batch],
-                [rooms[n] for n in batch],
-                sampling,
-                (seed + number) % 2**31,
+        number = 0
+        while order:
+            batch = order[: max(1, self._rows // self._share)]
+            drawn = self._fitting(
+                len(batch),
+                lambda: self._batch(
+                    [prompts[n] for n in batch],  # noqa: B023  (called at once)
+                    [rooms[n] for n in batch],  # noqa: B023
+                    sampling,
+                    (seed + number) % 2**31,  # noqa: B023
+                ),
             )
+            if drawn is None:
+                continue
+            order, number = order[len(batch) :], number + 1
             self.tokens += sum(len(sample.token_ids) for sample in drawn)
             samples |= zip(batch, drawn, strict=True)
         return [samples[n] for n in range(len(prompts))]
@@ -316,16 +379,21 @@ class TransformersScorer(_Transformers):
 
         super().__init__(directory)
         checkpoint.one_label(self._checkpoint)
-        self._model = _load(AutoModelForSequenceClassification, directory, dtype)
+        self._model = float32_head(_load(AutoModelForSequenceClassification, directory, dtype))
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        sequences = [self._checkpoint.classified(sequence) for sequence in sequences]
         scores = [0.0] * len(sequences)
         # Longest first: neighbours are of like length, and the largest batch fails first if any.
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         while order:
-            size = max(1, BATCH_TOKENS // len(sequences[order[0]]))
+            size = max(1, BATCH_TOKENS // len(sequences[order[0]]) // self._share)
+            rows = [sequences[i] for i in order[:size]]
+            values = self._fitting(len(rows), lambda: self._batch(rows))  # noqa: B023
+            if values is None:
+                continue
             batch, order = order[:size], order[size:]
-            for index, value in zip(batch, self._batch([sequences[i] for i in batch]), strict=True):
+            for index, value in zip(batch, values, strict=True):
                 scores[index] = value
                 self.tokens += len(sequences[index])
         return scores
@@ -333,8 +401,8 @@ class TransformersScorer(_Transformers):
     def _batch(self, sequences: list[Sequence[int]]) -> list[float]:
         import torch
 
-        # The model reads its score at the last token that is not padding, so the pad id must be
-        # one that no sequence holds: templates that end in the usual pad token would be misread.
+        # The model reads its score at the last token that is not padding, which is the last of
+        # each sequence by now: so the pad id must be one that no sequence holds.
         used = {token for sequence in sequences for token in sequence}
         pad = next(token for token in range(len(used) + 1) if token not in used)
         self._model.config.pad_token_id = pad
@@ -368,9 +436,13 @@ class TransformersLikelihood(_Transformers):
             width = len(sequences[order[0]])
             # the logits of what is read, not the ids, are what fills the memory
             n_logits = width - min(starts[i] for i in order) + 1
-            size = max(1, min(BATCH_TOKENS // width, BATCH_LOGITS // (n_logits * vocabulary)))
-            batch, order = order[:size], order[size:]
-            values = self._batch([sequences[i] for i in batch], [starts[i] for i in batch])
+            size = min(BATCH_TOKENS // width, BATCH_LOGITS // (n_logits * vocabulary))
+            batch = order[: max(1, size // self._share)]
+            rows, firsts = [sequences[i] for i in batch], [starts[i] for i in batch]
+            values = self._fitting(len(rows), lambda: self._batch(rows, firsts))  # noqa: B023
+            if values is None:
+                continue
+            order = order[len(batch) :]
             for index, value in zip(batch, values, strict=True):
                 values_by_row[index] = value
         return values_by_row

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from factory.artifacts import schemas, shards
+from factory.artifacts.hashing import fingerprint
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
 from factory.config import REFERENCE
@@ -17,7 +18,7 @@ from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import RecipeError
 from factory.evaluation.models import contestants
 from factory.language.confusion import count_english, count_lines, no_word_rate, pass_rates
-from factory.language.detect import detect, differs, matches
+from factory.language.detect import detect, detect_line, differs, matches
 from factory.language.english import english
 from factory.stage.inputs import SliceSpec, StepInput, model_of
 from factory.stage.job import Job, policy
@@ -35,7 +36,8 @@ class ArenaHow(How, EngineKnobs):
 class Arena(Stage):
     """Answers of every model in `of`: a name under models:, or a stage that trains adapters
     (`dpo@0.5`: as they were after half of the steps; `dpo@*`: all that it keeps, and the end).
-    Greedy, and the same for all of them whatever they are called."""
+    Greedy unless `temperature` says otherwise, and the same for all of them whatever they are
+    called."""
 
     name: ClassVar[str] = "arena"
     kind: ClassVar[str] = "answers"
@@ -46,6 +48,7 @@ class Arena(Stage):
 
     of: Annotated[tuple[str, ...], REFERENCE] = ("policy", "dpo")
     max_tokens: int = Field(8192, ge=1)
+    temperature: float = Field(0.0, ge=0)  # over 0 an answer is drawn, from the whole vocabulary
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: ArenaHow = ArenaHow()
 
@@ -64,6 +67,9 @@ class Arena(Stage):
             ]
         self._served(dict.fromkeys(model_of(spec.name) for spec in specs))
         return specs
+
+    def uses_seed(self, spec: SliceSpec) -> bool:
+        return self.temperature > 0
 
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
@@ -128,7 +134,7 @@ class Arena(Stage):
             stats[name] = _describe(table, str(specs[name].language))
         return Outcome(
             counts,
-            determinism=greedy(totals),
+            determinism="distribution" if self.temperature else greedy(totals),
             stats={"by_slice": stats, "engines": engines(totals)},
             tokens=sum(figures["tokens"] for figures in stats.values()),
             spent=spent(totals),
@@ -149,15 +155,18 @@ class Arena(Stage):
         self, sampler: Sampler, seed: int, label: str, questions: Sequence[Mapping[str, Any]]
     ) -> tuple[pa.Table, int]:
         """Return one model's answers to some questions, and their tokens."""
-        sampling = Sampling(temperature=0, top_p=1, max_tokens=self.max_tokens)
+        sampling = Sampling(self.temperature, top_p=1, max_tokens=self.max_tokens)
         ids = [chat_template.prompt_ids(sampler.tokenizer, row["messages"]) for row in questions]
         fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
-        drawn = sampler.sample([ids[n] for n in fits], sampling, seed)
+        # one seed a shard, from its first address, and the same for every model
+        first = [seed, questions[0]["prompt_id"], questions[0]["language"]]
+        stream = int(fingerprint(first), 16) % 2**31 if self.temperature else seed
+        drawn = sampler.sample([ids[n] for n in fits], sampling, stream)
         rows = []
         for row, sample in zip([questions[n] for n in fits], drawn, strict=True):
             decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
             answer = decoded.strip()
-            lines = count_lines(answer, row["language"], detect)
+            lines = count_lines(answer, row["language"], detect_line)
             rows.append(
                 {
                     "model": label,

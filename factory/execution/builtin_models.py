@@ -62,7 +62,8 @@ def _smollm2(out: Path) -> dict[str, Any]:
         dtype=torch.bfloat16,
     )
     model.save_pretrained(str(out))
-    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(str(out))
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
+    tokenizer.save_pretrained(str(out))
     return {
         "package": package,
         "package_version": importlib.metadata.version(package),

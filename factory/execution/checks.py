@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,20 +20,26 @@ from typing import Any, Literal
 from factory.artifacts import licenses
 from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import fingerprint
+from factory.artifacts.manifest import Manifest
 from factory.artifacts.resources import install_command
 from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
 from factory.errors import Check, FactoryError, InputError, RecipeError
+from factory.execution import record
+from factory.execution.adapter_checks import check_adapters
+from factory.execution.builtin_models import POCKET
 from factory.hub.client import Hub
+from factory.pairs.selection import Selection
 from factory.planning.lock import Lock
-from factory.planning.plan import Step
+from factory.planning.plan import ArtifactRef, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
-from factory.stage.readers import is_file
+from factory.stage.job import Place
+from factory.stage.readers import DistinctIds, Row, is_file
 from factory.stage.stage import Stage
 
-_VERSION = 2  # raise it when a check changes: what was found before is looked for again
+_VERSION = 4  # raise it when a check changes: what was found before is looked for again
 _TOKENIZER = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # weights are none of these
 _INDEX = "*.index.json"
 
@@ -43,15 +51,19 @@ def check(
 
     Raises HubError when a tokenizer cannot be fetched, InputError without transformers.
     """
-    findings: list[Check] = []
+    findings = check_adapters(loaded.recipe, pins, hub, only)
+    findings += _nothing_in_common(loaded, pins, hub, only)
+    findings += _several_labels(loaded.recipe, pins, hub, only)
     for tokenizer in tokenizers(loaded.recipe, only):
         if tokenizer.model.source not in pins.pins:
+            if tokenizer.model.source.partition("@")[0] not in POCKET:
+                continue  # resolve.unmet names it
             findings.append(
                 Check(
                     tokenizer.model.source,
                     "warning",
                     "not on this hub yet, so not checked",
-                    f"the first run brings it in: factory run {loaded.recipe.name} --until prompts",
+                    f"the first run brings it in: factory run {loaded.called} --until prompts",
                 )
             )
             continue
@@ -71,9 +83,58 @@ def check(
                 )
                 continue
             rows = [asdict(finding) for finding in _look(tokenizer, loaded, pins, hub)]
-            write_atomically(key, json.dumps(rows).encode())
-        findings += [Check(**fields) for fields in json.loads(key.read_text(encoding="utf-8"))]
+            with suppress(OSError):  # of a home that is only read
+                write_atomically(key, json.dumps(rows).encode())
+        else:
+            rows = json.loads(key.read_text(encoding="utf-8"))
+        findings += [Check(**fields) for fields in rows]
     return sorted(findings, key=lambda finding: finding.level != "error")
+
+
+def license_faults(loaded: LoadedRecipe, pins: Lock, hub: Hub, plan: Plan) -> list[Check]:
+    """Return the due steps whose licence cannot be settled, as a run of them would say. Steps that
+    read what is not here are left out. Raises HubError."""
+    made = dict(plan.done)
+    findings = []
+    for step in plan.steps:
+        needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
+        known = all(
+            need.step in made
+            if isinstance(need, StepInput)
+            else isinstance(need, ServedModel) or need.source in pins.pins
+            for need in needs
+        )
+        if step.state is not State.RUN or not known:
+            continue
+        cards: dict[Need, Place] = {
+            need: _card(need, pins, hub) for need in needs if isinstance(need, ExternalInput)
+        }
+        try:
+            stated = record.stated(loaded.recipe, needs, cards, made)
+            license = record.license_of(loaded.recipe, step, stated)
+        except RecipeError as error:
+            findings.append(Check(step.name, "failed", error.what, error.fix))
+        else:  # what reads this step can be settled too
+            fields: dict[str, Any] = {"license": license}
+            made[step.name] = ArtifactRef(Manifest.model_construct(**fields))
+    return findings
+
+
+def _card(need: ExternalInput, pins: Lock, hub: Hub) -> Place:
+    """Return a directory with the card of a repo, and nothing else of it."""
+    revision = pins.pins[need.source].revision
+    if revision is None:
+        return Place(Path())  # a file: the recipe says its licence
+    return Place(hub.fetch(need.source.partition("@")[0], need.kind, revision, ("README.md",)))
+
+
+def blocked_steps(plan: Plan) -> list[Check]:
+    """Return the blocked steps of a plan, with what to change."""
+    return [
+        Check(step.name, "failed", f"blocked: {step.reason}", step.knobs or "see the step before")
+        for step in plan.steps
+        if step.state is State.BLOCKED
+    ]
 
 
 def missing_requirements(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
@@ -207,25 +268,78 @@ def _look(
     if any(fault.state == "failed" for fault in faults):
         return
     config = _json(directory / "config.json")
-    context = (config.get("text_config") or config).get("max_position_embeddings")
+    text_config = config.get("text_config") or config
+    context, pad = text_config.get("max_position_embeddings"), text_config.get("pad_token_id")
+    if not tokenizer_use.answers and chat_template.ends_in_padding(tokenizer, pad):
+        yield Check(
+            name,
+            "warning",
+            f"the template ends a conversation in {tokenizer.convert_ids_to_tokens(pad)}, which "
+            "the config has for padding: as transformers does, rewards are read at the token "
+            "before it",
+            "programs that read the last token (vLLM) give other rewards; a reward model that is "
+            "trained here gets another pad token",
+        )
     measured: dict[SliceSpec, dict[str, int]] = {}
     for use in tokenizer_use.uses:
         for spec in use.prompts:
             if spec not in measured:
+                measured[spec] = {}
+                controls: dict[str, list[str]] = {}
                 try:
-                    measured[spec] = dict(_lengths(tokenizer, spec, loaded, pins, hub))
+                    found = dict(_lengths(tokenizer, spec, loaded, pins, hub, controls))
+                    yield from _controlled(name, spec.name, controls, len(found))
+                    yield from _refused(tokenizer_use, name, spec, found)
+                    measured[spec] = {at: n for at, n in found.items() if isinstance(n, int)}
                 except FactoryError as error:
                     about = f"{name}, {spec.name}"
                     yield Check(about, "failed", error.what, error.fix)
-                    measured[spec] = {}
             yield from over_long(use, name, spec.name, measured[spec], context)
 
 
+def _controlled(
+    name: str, language: str, controls: Mapping[str, list[str]], count: int
+) -> Iterator[Check]:
+    """Yield a finding about prompts that hold control tokens of a model as text."""
+    if controls:
+        listed = "; ".join(f"{at} ({', '.join(held)})" for at, held in list(controls.items())[:3])
+        more = f" and {len(controls) - 3} more" if len(controls) > 3 else ""
+        yield Check(
+            f"{name}, {language}",
+            "warning",
+            f"{len(controls)} of {count} prompts hold control tokens of the model: {listed}{more}",
+            "they are read as text and end no turn; mend the prompts if they are there by mistake",
+        )
+
+
 def _lengths(
-    tokenizer: Any, spec: SliceSpec, loaded: LoadedRecipe, pins: Lock, hub: Hub
-) -> Iterator[tuple[str, int]]:
-    """Yield (id, number of tokens) for every prompt of a slice that is read from outside. Prompts
-    that are made in the run (translations) do not exist yet."""
+    tokenizer: Any,
+    spec: SliceSpec,
+    loaded: LoadedRecipe,
+    pins: Lock,
+    hub: Hub,
+    controls: dict[str, list[str]],
+) -> Iterator[tuple[str, int | InputError]]:
+    """Yield (id, number of tokens) for every prompt of a slice that is read from outside, or why
+    the template refuses it. Prompts that are made in the run (translations) do not exist yet.
+    `controls` receives the control tokens in each prompt that has any, by id."""
+    for where, prompt in _outside_prompts(spec, loaded, pins, hub):
+        name = prompt["prompt_id"]
+        if held := chat_template.control_tokens(tokenizer, prompt["messages"]):
+            controls[name] = held
+        try:
+            length = len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
+        except InputError as error:
+            yield name, InputError(f"{where}: {error.what}", error.fix)
+        else:
+            yield name, length
+
+
+def _outside_prompts(
+    spec: SliceSpec, loaded: LoadedRecipe, pins: Lock, hub: Hub
+) -> Iterator[tuple[str, Row]]:
+    """Yield every prompt of a slice that is read from outside, with its place. Raises
+    FactoryError."""
     stage, need = loaded.recipe.steps().get(spec.step), spec.need("source")
     if not isinstance(stage, Prompts) or not isinstance(need, ExternalInput):
         return
@@ -238,18 +352,106 @@ def _lengths(
     if is_file(need.source) and not path.exists():
         return  # a published line made again: its prompts are there as rows, their file is not
     language = str(spec.language)
-    n_rows = 0
-    for where, row in stage.rows(path, language):
-        prompt = row and stage.row(row, where, need.source, language)
-        if not prompt:
+    convert = stage.converter(need.source, language, DistinctIds())
+    place = ""  # of the row that was converted last
+
+    def placed(row: Row, where: str) -> Row | str:
+        nonlocal place
+        place = where
+        return convert(row, where)
+
+    prompts = stage.converted_rows(
+        path, language, placed, Counter(), name=need.source, first=stage.first
+    )
+    for prompt in prompts:
+        yield place, prompt
+
+
+def _nothing_in_common(
+    loaded: LoadedRecipe, pins: Lock, hub: Hub, only: frozenset[str] | None
+) -> Iterator[Check]:
+    """Yield a finding about a pool of all languages whose prompts have no id in two of them."""
+    specs = {(spec.step, spec.name): spec for _, spec in loaded.recipe.slices()}
+    for stage, spec in loaded.recipe.slices():
+        if not isinstance(stage, Selection) or stage.from_ or spec.language is not None:
             continue
-        if n_rows == stage.first:
-            return
-        n_rows += 1
+        prompts = [specs[n.step, n.slice] for n in spec.needs
+                   if isinstance(n, StepInput) and n.role == "prompts"]  # fmt: skip
+        sources = [source.need("source") for source in prompts]
+        if (only is not None and spec.step not in only) or not all(
+            isinstance(need, ExternalInput) and need.source in pins.pins for need in sources
+        ):
+            continue  # a translation has the id of what it was made from
+        languages: dict[str, str] = {}  # of the first prompt with an id
         try:
-            yield prompt["prompt_id"], len(chat_template.prompt_ids(tokenizer, prompt["messages"]))
-        except InputError as error:
-            raise InputError(f"{where}: {error.what}", error.fix) from None
+            rows = [(source, row) for source in prompts
+                    for _, row in _outside_prompts(source, loaded, pins, hub)]  # fmt: skip
+        except FactoryError:
+            continue  # said where the prompts are looked at
+        shared = any(languages.setdefault(row["prompt_id"], source.name) != source.name
+                     for source, row in rows)  # fmt: skip
+        if rows and not shared:
+            yield Check(
+                f"stages.{stage.name}",
+                "failed",
+                f"pool: {stage.pool} compares answers to one prompt in all languages, and no "
+                f"prompt has one id in two of {', '.join(source.name for source in prompts)}",
+                "give a prompt the same id in every language (columns: {id: theirs}), or set "
+                "pool: in_lang",
+            )
+
+
+def _several_labels(
+    recipe: Recipe, pins: Lock, hub: Hub, only: frozenset[str] | None
+) -> Iterator[Check]:
+    """Yield findings about classifiers that are named as rewards and have other than one label."""
+    needs = {
+        need: spec.step
+        for _, spec in recipe.slices()
+        if spec.reward and spec.reward.model.is_plain_classifier
+        for need in spec.reward.needs
+        if only is None or spec.step in only
+    }
+    for need, step in needs.items():
+        pin = pins.pins.get(need.source) if isinstance(need, ExternalInput) else None
+        if not isinstance(need, ExternalInput) or pin is None:
+            continue
+        name, revision = need.source.partition("@")[0], str(pin.revision)
+        if hub.reachable and not hub.has(name, "model", revision):
+            continue
+        config = _json(hub.fetch(name, "model", revision, ("config.json",)) / "config.json")
+        named = config.get("id2label")
+        labels = len(named) if isinstance(named, dict) else config.get("num_labels", 2)
+        if "architectures" in config and labels != 1:
+            yield Check(
+                need.source,
+                "failed",
+                f"{step} reads it as a reward: it has {labels} labels, a reward model has one",
+                "name a sequence classifier with num_labels=1, or say another kind of reward "
+                "(kind: generative asks a chat model)",
+            )
+
+
+def _refused(
+    tokenizer_use: TokenizerUse, name: str, spec: SliceSpec, found: Mapping[str, int | InputError]
+) -> Iterator[Check]:
+    """Yield a finding about the prompts of a slice that a chat template refuses. generate leaves
+    them out; other stages that answer stop at the first."""
+    refused = {at: error for at, error in found.items() if isinstance(error, InputError)}
+    if not refused:
+        return
+    answering = {use.stage for use in tokenizer_use.uses if use.does == "answer"}
+    left_out = answering == {"generate"} and len(refused) < len(found)
+    error = next(iter(refused.values()))
+    yield Check(
+        f"{name}, {spec.name}",
+        "warning" if left_out else "failed",
+        f"{len(refused)} of {len(found)} prompts are refused by its chat template, the first "
+        f"at {error.what}",
+        "generate leaves them out and counts them"
+        if left_out
+        else "ask the first user turn alone with turns: first, or take another model",
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -19,13 +19,16 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.errors import InputError, nearest
 from factory.language.detect import detect
-from factory.stage.job import Job
+from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
-from factory.stage.readers import Row, address, answer, messages, unlike
+from factory.stage.preference_pairs import SIDES, read_number, read_pair
+from factory.stage.readers import DistinctIds, Row, address, answer, given_id, messages
 from factory.stage.stage import Stage
 from factory.training import adapters
 
 _REWARD = ("reward", "reward_score", "score")
+_ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
+_CUT_OFF = ("length", "max_tokens", "max_length", "max_output_tokens")
 Talk = list[dict[str, str]]
 
 
@@ -34,61 +37,83 @@ def take_in(stage: Stage, job: Job) -> Outcome:
     assert stage.from_ is not None
     if stage.kind == "adapter":
         return _take_adapter(job)
-    shape = _SHAPES[stage.kind]
     counts: dict[str, Rows] = {}
+    alarms: list[str] = []
+    languages: dict[Place, list[str]] = {}  # that are read from one source
+    for spec in job.slices:
+        languages.setdefault(job.place(spec, "source"), []).append(str(spec.language))
     for number, spec in enumerate(job.slices):
-        place = job.place(spec, "source")
-        source, language = place.name or place.path.name, str(spec.language)
-        output_rows: list[Row] = []
+        place, language = job.place(spec, "source"), str(spec.language)
+        name = place.name or place.path.name
         dropped: Counter[str] = Counter()
-        draws: Counter[str] = Counter()  # how many answers a prompt has so far
-        ids: set[str] = set()
-        for where, row in stage.from_.rows(place.path, language):
-            if row is None:
-                dropped["filtered"] += 1
-                continue
-            output = shape(row, where, source)
-            if output is None:
-                dropped["empty"] += 1
-                continue
-            output["language"] = output["prompt_language"] = language
-            if stage.kind in ("samples", "scores"):
-                output["k"] = _number(row, "k", where, draws[output["prompt_id"]])
-                draws[output["prompt_id"]] += 1
-            else:
-                output["id"] = unlike(ids, str(row.get("id") or output["prompt_id"]))
-                ids.add(output["id"])
-            output_rows.append(
-                {name: output.get(name) for name in schemas.SCHEMAS[stage.kind].names}
+        ids = DistinctIds()
+        output_rows = list(
+            stage.from_.converted_rows(
+                place.path,
+                language,
+                _converter(stage.kind, name, language, ids),
+                dropped,
+                name=name,
+                languages=languages[place],
             )
-        if not output_rows:
-            raise InputError(f"{source} has no rows for {language}", "check from: and where:")
+        )
+        alarms += ids.alarms(name)
         table = schemas.from_rows(output_rows, stage.kind)
         tables.write_slice(slice_directory(job.out, spec.name), table)
         counts[spec.name] = Rows(
             into=len(output_rows) + dropped.total(), out=len(output_rows), dropped=dict(dropped)
         )
         job.progress(number + 1, len(job.slices), "languages")
-    return Outcome(counts, determinism="exact")
+    return Outcome(counts, determinism="exact", stats={"alarms": alarms} if alarms else {})
 
 
-def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+def _converter(
+    kind: str, source: str, language: str, ids: DistinctIds
+) -> Callable[[Row, str], Row | str]:
+    """Return a function that returns an external row as one of `kind`, or the reason to leave it
+    out."""
+    shape = _SHAPES[kind]
+    draws: Counter[str] = Counter()  # how many answers a prompt has so far
+
+    def convert(row: Row, where: str) -> Row | str:
+        output = shape(row, where, source)
+        if isinstance(output, str):
+            return output
+        output["language"] = output["prompt_language"] = language
+        if kind in ("samples", "scores"):
+            output["k"] = _number(row, "k", where, draws[output["prompt_id"]])
+            draws[output["prompt_id"]] += 1
+        else:
+            output["id"] = ids(given_id({"id": row.get("id")}) or output["prompt_id"])
+        return {name: output.get(name) for name in schemas.SCHEMAS[kind].names}
+
+    return convert
+
+
+def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     prompt, response = _conversation(row, where)
     text = response.strip()
     if not text:
-        return None
+        return "empty"
     return {
         **address(row, prompt, source),
         "response": text,
         "response_hash": text_hash(text),
         "n_tokens": row.get("n_tokens"),
         "n_chars": len(text),
-        "finish_reason": str(row.get("finish_reason") or "unknown"),
+        "finish_reason": _finish_reason(row.get("finish_reason")),
         "detected_language": row.get("detected_language") or detect(text),
     }
 
 
-def _score(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+def _finish_reason(value: Any) -> str:
+    """Return why an answer ended, in the words of our own samples where they mean the same."""
+    words = {"stop": _ENDED, "length": _CUT_OFF}
+    said = str(value or "unknown").lower()
+    return next((word for word, same in words.items() if said in same), said)
+
+
+def _score(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     sample = _sample(row, where, source)
     name = next((name for name in _REWARD if name in row), None)
     if name is None:
@@ -106,58 +131,43 @@ def _score(row: Mapping[str, Any], where: str, source: str) -> Row | None:
         reward = {"reward": None, "status": "not_finite"}
     else:
         reward = {"reward": float(value), "status": "ok"}
-    return sample and sample | reward
+    return sample if isinstance(sample, str) else sample | reward
 
 
-def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | None:
-    for side in ("chosen", "rejected"):
-        if not row.get(side):
-            raise InputError(
-                f"{where}: no column {side!r}{nearest(side, row)}",
-                f"set columns: {{{side}: theirs}}; it has {', '.join(row)}",
-            )
-    if row.get("prompt"):
-        prompt = messages({"prompt": row["prompt"]}, where)
-    else:  # both sides hold the whole conversation
-        before = [messages({"messages": row[side]}, where)[:-1] for side in ("chosen", "rejected")]
-        if before[0] != before[1] or not before[0]:
-            raise InputError(
-                f"{where}: no column 'prompt', and chosen and rejected do not begin alike",
-                "set columns: {prompt: theirs}",
-            )
-        prompt = before[0]
-    sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
-    if not all(message[-1]["content"].strip() for message in sides.values()):
-        return None
+def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | str:
+    pair = read_pair(row, where)
+    if isinstance(pair, str):
+        return pair
     output: Row = {
-        "prompt_id": address(row, prompt, source)["prompt_id"],
-        "prompt": prompt,
-        **sides,
+        "prompt_id": address(row, pair.prompt, source)["prompt_id"],
+        "prompt": pair.prompt,
     }
-    for side in ("chosen", "rejected"):
-        text = sides[side][-1]["content"]
+    texts, scores = (pair.chosen, pair.rejected), pair.scores or (None, None)
+    for side, text, score in zip(SIDES, texts, scores, strict=True):
+        output[side] = [{"role": "assistant", "content": text}]
         output[f"{side}_language"] = row.get(f"{side}_language") or detect(text) or "und"
-        for name in (f"score_{side}", f"reward_{side}"):
-            output[name] = _float(row, name, where)
+        stated = read_number(row, f"score_{side}", where)
+        output[f"score_{side}"] = score if stated is None else stated
+        output[f"reward_{side}"] = read_number(row, f"reward_{side}", where)
         for name in (f"{side}_k", f"{side}_tokens"):
             output[name] = _number(row, name, where, None)
     return output
 
 
-def _completion(row: Mapping[str, Any], where: str, source: str) -> Row | None:
+def _completion(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     prompt, response = _conversation(row, where)
     if not response.strip():
-        return None
+        return "empty"
     return {
         "prompt_id": address(row, prompt, source)["prompt_id"],
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": response}],
-        "reward": _float(row, "reward", where),
+        "reward": read_number(row, "reward", where),
         "k": _number(row, "k", where, None),
     }
 
 
-_SHAPES: dict[str, Callable[[Mapping[str, Any], str, str], Row | None]] = {
+_SHAPES: dict[str, Callable[[Mapping[str, Any], str, str], Row | str]] = {
     "samples": _sample,
     "scores": _score,
     "pairs": _pair,
@@ -190,31 +200,19 @@ def _number(row: Mapping[str, Any], name: str, where: str, default: int | None) 
     return value
 
 
-def _float(row: Mapping[str, Any], name: str, where: str) -> float | None:
-    value = row.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where}: {name} {value!r} is not a number", "fix that row")
-    return float(value)
-
-
 def _take_adapter(job: Job) -> Outcome:
-    """Copy an adapter as it was published, for the base that it names."""
+    """Copy an adapter as it was published, with the base that it is for here by name."""
     [spec] = job.slices
     place, base = job.place(spec, "source"), job.place(spec, "base")
     named = adapters.read_config(place.path).get("base_model_name_or_path")
     if not (place.path / adapters.WEIGHTS).is_file():
         raise InputError(f"{place.name} holds no {adapters.WEIGHTS}", "pickles are not read")
-    if named != base.name:
-        raise InputError(
-            f"{place.name} was trained on {named}, not on {base.name}",
-            f"make {named} the model that stages.{spec.step.partition('[')[0]}.base names",
-        )
     for file in place.path.rglob("*"):
         ours = file.name in ("README.md", "factory.json", "recipe.yaml", "recipe.lock.yaml")
         if file.is_file() and not ours and not file.name.startswith("."):
             to = job.out / file.relative_to(place.path)
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, to)
+    if named != base.name:  # the same content under another name: see adapter_checks
+        adapters.name_base(job.out, base.name, base.revision)
     return Outcome({spec.name: Rows(into=0, out=0)}, determinism="exact")

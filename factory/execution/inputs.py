@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from factory.artifacts import checkpoints
 from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import slice_directory
-from factory.errors import FactoryError, RecipeError
+from factory.errors import Check, FactoryError, RecipeError
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
 from factory.planning.plan import Plan, Slice, State, Step
 from factory.planning.recipe import LoadedRecipe
+from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
-from factory.stage.readers import View, is_file
+from factory.stage.readers import DistinctIds, Row, View, is_file
+from factory.stage.stage import Stage
 
 
 def find(
@@ -36,7 +38,7 @@ def find(
         if isinstance(need, StepInput) and need.step not in plan.done:
             raise RecipeError(
                 f"{reader} needs {need.step}, which is not made yet: {plan.step(need.step).reason}",
-                f"run factory run {loaded.recipe.name} --until {need.step} first",
+                f"run factory run {loaded.called} --until {need.step} first",
             )
     return {
         need: _place(need, loaded, pins, plan, hub)
@@ -78,28 +80,40 @@ def earlier(part: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
 
 def counted(
     loaded: LoadedRecipe, steps: Sequence[Step], here: Mapping[str, Path]
-) -> dict[tuple[str, str], int]:
-    """Count the rows that come from outside, by step and slice.
+) -> tuple[dict[tuple[str, str], int], list[Check]]:
+    """Count the rows that come from outside, by step and slice. Return also what is wrong with
+    them: rows that cannot be read, and slices without any.
 
     Only for steps that must run, and for files that can be read here: beside the recipe, or in
     `here` by the name of their repo.
     """
     counts: dict[tuple[str, str], int] = {}
+    faults: list[Check] = []
     for step in steps:
         for part in step.slices if step.state is State.RUN else ():
-            need = part.spec.need("source")
-            if not isinstance(step.stage, View) or not isinstance(need, ExternalInput):
+            outside = step.stage.outside_rows(part.spec)
+            if outside is None:
                 continue
+            need, view = outside
             local = is_file(need.source)
             path = loaded.file(need.source) if local else here.get(need.source.partition("@")[0])
-            if path is None:
+            if path is None or (local and not path.is_file()):
                 continue
+            where = loaded.places.get(need.source, loaded.path.name)
             try:
-                source_rows = (
-                    row for _, row in step.stage.rows(path, str(part.spec.language)) if row
-                )
-                first_rows = islice(source_rows, getattr(step.stage, "first", None))
-                counts[step.name, part.spec.name] = sum(1 for _ in first_rows)
-            except FactoryError:
-                continue  # the step itself says what is wrong with it
-    return counts
+                count = _count_rows(step.stage, view, path, need.source, str(part.spec.language))
+            except FactoryError as error:
+                faults.append(Check(where, "failed", error.what, error.fix))
+                continue
+            counts[step.name, part.spec.name] = count
+    return counts, faults
+
+
+def _count_rows(stage: Stage, view: View, path: Path, source: str, language: str) -> int:
+    """Count the rows that a stage will take from a file. Raises FactoryError."""
+    convert: Callable[[Row, str], Row | str] = lambda row, where: row  # noqa: E731
+    if isinstance(stage, Prompts | Questions | Preferences):
+        convert = stage.converter(source, language, DistinctIds())
+    first = getattr(stage, "first", None)
+    rows = view.converted_rows(path, language, convert, Counter(), name=source, first=first)
+    return sum(1 for _ in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 from factory.planning.plan import State, Step
 from factory.stage.job import Progress
@@ -12,10 +13,15 @@ _EVERY = 60.0  # seconds between lines of progress
 
 
 class LogReporter:
-    """Reporter for programs that call the Python API; `quiet` prints nothing."""
+    """Reporter for programs that call the Python API; `quiet` prints nothing.
 
-    def __init__(self, quiet: bool = False) -> None:
+    `steps`: the names of those that were asked for, so that each is told with its number. `done`:
+    the names of those that ran."""
+
+    def __init__(self, quiet: bool = False, steps: Sequence[str] = ()) -> None:
         self._quiet = quiet
+        self._steps = list(steps)
+        self.done: list[str] = []
 
     def note(self, text: str) -> None:
         """Print one line of its own."""
@@ -25,7 +31,7 @@ class LogReporter:
 
     def begin(self, step: Step) -> Progress:
         """Announce a step. Return the function that receives its progress."""
-        self.note(f"{step.name}: {step.reason}")
+        self.note(self.first_line(step))
         started = latest = time.monotonic()
         at_start: int | None = None
 
@@ -39,8 +45,17 @@ class LogReporter:
 
         return progress
 
+    def first_line(self, step: Step) -> str:
+        """Return the beginning of a step as one line, with its number among those of the run."""
+        number = ""
+        if step.name in self._steps:
+            number = f" (step {self._steps.index(step.name) + 1} of {len(self._steps)})"
+        return f"{step.name}: {step.reason}{number}"
+
     def end(self, step: Step, seconds: float | None) -> None:
         """Report the end of a step."""
+        if seconds is not None:
+            self.done.append(step.name)
         self.note(end_line(step, seconds))
 
 
@@ -48,6 +63,8 @@ def progress_line(
     done: int, total: int, unit: str, tokens: int, seconds: float, at_start: int
 ) -> str:
     """Return progress as one line: units, tokens a second, and the time left once it is known."""
+    if not total:  # a phase whose length nobody knows
+        return f"  {unit}"
     line = f"  {done}/{total} {unit}"
     if tokens:
         line += f", {tokens / seconds:.0f} tokens/s"

@@ -28,7 +28,7 @@ class Offline(Hub):
 
     def __init__(self, provisions: Provisions) -> None:
         self.endpoint = "offline"
-        self._token = None
+        self._token = False
         self._api = _Nobody()  # type: ignore[assignment]
         self._provisions = provisions
         self._paths = {

@@ -4,10 +4,13 @@ noted."""
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from factory.stage.outcome import Outcome, gpus
 from factory.stage.readers import is_file
 from factory.stage.stage import How
 
+_MODEL_ROLES = ("base", "start", "model", "adapter", "reward", "policy", "reference")
 # What may explain a difference between two runs; recorded, never hashed.
 _PACKAGES = (
     "croco-factory", "torch", "transformers", "trl", "peft", "accelerate", "datasets",
@@ -80,6 +84,7 @@ def manifest(
     fields = step.stage.model_dump(mode="json", exclude={"how"}, by_alias=True)
     how = step.stage.how.model_dump(mode="json")
     upstream = {record.step for record in read if record.step}
+    others = _answers_of(read, done)
     return Manifest(
         repo=step.repo,
         license=license_of(recipe, step, licenses_of),
@@ -98,7 +103,7 @@ def manifest(
         slices=slices,
         files=records,
         models=_models(step, lock, done, licenses_of),
-        stats=outcome.stats,
+        stats=outcome.stats | ({"answers_of": others} if others else {}),
         samples=samples.take(out, list(slices)) if step.repo_type == "dataset" else [],
         references=citations.citation_keys(
             step.stage.name,
@@ -114,6 +119,26 @@ def manifest(
         environment=environment(type(step.stage.how) is not How),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _answers_of(read: Iterable[InputRecord], done: Mapping[str, ArtifactRef]) -> list[str]:
+    """Return whose answers the rows of a step come from, where they are not drawn from the model
+    that it trains: outside sources of rows, and other models."""
+    bases = {record.digest for record in read if record.role == "base"}
+    sources: dict[str, None] = {}
+    steps = [record.step for record in read if record.step and record.role not in _MODEL_ROLES]
+    for name in steps:  # grows by what these steps read
+        made = done[name].manifest if name in done else None
+        if made is None or made.kind not in ("samples", "scores", "pairs", "sft"):
+            continue
+        for record in (record for part in made.slices.values() for record in part.inputs):
+            drawn_from = made.kind == "samples" and record.role == "model"
+            foreign = record.role == "source" and made.kind != "scores"
+            if foreign or (drawn_from and bases and record.digest not in bases):
+                sources[str(record.source or record.repo)] = None
+            if record.step and record.step not in steps and record.role not in _MODEL_ROLES:
+                steps.append(record.step)
+    return list(sources)
 
 
 def _cost(outcome: Outcome, seconds: float) -> Cost:
@@ -331,7 +356,39 @@ def environment(device: bool = False) -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if commit := _commit():
+        versions["commit"] = commit
     if device and (torch := sys.modules.get("torch")):
         gpu = torch.cuda.is_available()
-        versions["device"] = torch.cuda.get_device_name(0) if gpu else "cpu"
+        versions["device"] = torch.cuda.get_device_name(0) if gpu else f"cpu ({_processor()})"
     return versions
+
+
+@cache
+def _commit() -> str:
+    """Return the commit of the code, marked where files differ from it; empty for a package from
+    an index. A clone states it by git, an installation from a repo in its metadata."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        direct = importlib.metadata.distribution("croco-factory").read_text("direct_url.json")
+        vcs = json.loads(direct or "{}").get("vcs_info") or {}
+        return str(vcs.get("commit_id", ""))
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True,
+                           check=True, timeout=10).stdout.strip()
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno", "factory"))
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{head}, with changes" if changes else head
+
+
+def _processor() -> str:
+    """Return the name of the CPU's model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -71,8 +71,11 @@ def models(published: PublishedCollection, start: str | None) -> list[str]:
 def reproduce(
     published: PublishedCollection, start: str | None, hub: Hub, home: Home, reporter: Reporter
 ) -> dict[str, Difference]:
-    """Run from `start` on (None: from the first step that reads no file) and compare with what was
-    published, by step. A second call after a stop resumes."""
+    """Run from `start` on (None: all that can be run) and compare with what was published, by step.
+    A second call after a stop resumes.
+
+    Steps that read files stay as published: of a file, only its rows are published.
+    """
     anew = [step.name for step in _anew(published, start)]
     recipe = published.loaded.recipe
     copy = recipe.model_copy(
@@ -95,23 +98,22 @@ def reproduce(
 def _anew(published: PublishedCollection, start: str | None) -> list[Step]:
     """Return the steps to run. Raises RecipeError for a step that cannot be run."""
     steps = {step.name: step for step in published.steps if step.slices}
-    if start is None:
-        start = next((name for name, step in steps.items() if _runs_here(step)), next(iter(steps)))
-    if start not in steps:
-        names_of_steps = ", ".join(steps)
-        raise RecipeError(f"no step {start!r}{nearest(start, steps)}", f"steps: {names_of_steps}")
     names = list(steps)
-    anew = {name: steps[name] for name in names[names.index(start) :]}
-    for step in anew.values():
-        if not _runs_here(step) and any(
-            isinstance(n, ExternalInput) and is_file(n.source)
-            for part in step.slices
-            for n in part.spec.needs
-        ):
-            raise RecipeError(
-                f"{step.name} was read from a file that was not published, only its rows",
-                f"start from a later step: {', '.join(n for n in names if _runs_here(steps[n]))}",
-            )
+    first = 0
+    if start is not None:
+        matching = [n for n, name in enumerate(names) if start in (name, name.partition("[")[0])]
+        if not matching:
+            listed = ", ".join(names)
+            raise RecipeError(f"no step {start!r}{nearest(start, names)}", f"steps: {listed}")
+        first = matching[0]
+    anew = {name: steps[name] for name in names[first:] if not _reads_file(steps[name])}
+    if start is not None and _reads_file(steps[names[first]]):
+        raise RecipeError(
+            f"{names[first]} was read from a file that was not published, only its rows",
+            f"leave out --from, or start from one of {', '.join(anew)}",
+        )
+    if not anew:
+        raise RecipeError("every step was read from files that were not published", "run it there")
     for step in anew.values():
         for part in step.slices:
             for need in part.spec.needs:
@@ -120,9 +122,13 @@ def _anew(published: PublishedCollection, start: str | None) -> list[Step]:
     return list(anew.values())
 
 
-def _runs_here(step: Step) -> bool:
-    """Return whether a step reads only artifacts of the collection and the hub."""
-    return any(isinstance(need, StepInput) for part in step.slices for need in part.spec.needs)
+def _reads_file(step: Step) -> bool:
+    """Return whether a step reads a local file, of which only the rows are published."""
+    return any(
+        isinstance(need, ExternalInput) and is_file(need.source)
+        for part in step.slices
+        for need in part.spec.needs
+    )
 
 
 def _must_be_there(steps: Mapping[str, Step], name: str, asked_by: str) -> None:

@@ -6,7 +6,7 @@ import errno
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,12 @@ from types import FrameType
 from typing import Protocol
 
 from factory import config
-from factory.artifacts import reuse
-from factory.artifacts.hashing import content_digest, file_sha256
+from factory.artifacts import checkpoints, reuse
+from factory.artifacts.hashing import content_digest, file_sha256, weights_digest
 from factory.artifacts.manifest import License, Manifest
 from factory.artifacts.workdir import Clock, Home, Work
 from factory.engines.choose import EngineKnobs, processes
+from factory.engines.transformers import has_gpu
 from factory.errors import (
     FactoryError,
     HubError,
@@ -37,7 +38,8 @@ from factory.planning.lock import Lock
 from factory.planning.plan import ArtifactRef, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe
 from factory.reports.cards import card, figures
-from factory.stage.inputs import Need
+from factory.reports.win_rates import judge_blind
+from factory.stage.inputs import ExternalInput, Need, StepInput
 from factory.stage.job import Job, PartDone, Place, Progress
 from factory.stage.outcome import Outcome
 
@@ -83,9 +85,13 @@ def run(
     """
     step_names = list(dict.fromkeys(spec.step for _, spec in loaded.recipe.slices()))
     names = select(step_names, only, until)  # before anything is fetched for a misspelt one
+    if unread := loaded.recipe.unread():
+        reporter.note(f"not made, since nothing reads them beside from: {', '.join(unread)}")
     with _stoppable(), _disk_full_explained(home):
-        pins, _ = resolve.resolve(loaded, hub, home, reporter.note, frozen)
+        pins, absent = resolve.resolve(loaded, hub, home, reporter.note, frozen)
         this = Run.begin(loaded, pins, hub, home, reporter, part)
+        due = [step for step in this.plan.steps if step.name in names]
+        resolve.require(resolve.unmet(loaded, resolve.missing(loaded, absent, due), hub))
         this.execute(names, workers)
     return this.plan.steps
 
@@ -134,15 +140,36 @@ def _check_files(loaded: LoadedRecipe, pins: Lock) -> None:
 
 
 def select(names: list[str], only: Sequence[str], until: str | None) -> list[str]:
-    """Return the selected steps among `names`, in their order. Raises RecipeError."""
-    for name in (*only, *((until,) if until else ())):
-        if name not in names:
+    """Return the selected steps among `names`, in their order; the name of a stage stands for all
+    its steps. Raises RecipeError."""
+
+    def steps(word: str) -> list[str]:
+        matching = [name for name in names if word in (name, name.partition("[")[0])]
+        if not matching:
             raise RecipeError(
-                f"no step {name!r}{nearest(name, names)}", f"steps: {', '.join(names)}"
+                f"no step {word!r}{nearest(word, names)}", f"steps: {', '.join(names)}"
             )
+        return matching
+
+    last = steps(until)[-1] if until else None
     if only:
-        return [name for name in names if name in only]
-    return names[: names.index(until) + 1] if until else names
+        wanted = {name for word in only for name in steps(word)}
+        return [name for name in names if name in wanted]
+    return names[: names.index(last) + 1] if last else names
+
+
+def blocked(steps: Sequence[Step], wanted: Collection[str]) -> StageError | None:
+    """Return the error for steps that were asked for and cannot be made: why, and what to change
+    in the recipe. None if there are none."""
+    stopped = [step for step in steps if step.name in wanted and step.state is State.BLOCKED]
+    causes = [step for step in steps if step.state is State.BLOCKED and step.knobs]
+    if not stopped:
+        return None
+    whys = "; ".join(f"{step.name} is blocked: {step.reason}" for step in causes or stopped)
+    others = [step.name for step in stopped if step not in causes]
+    also = f"; so {', '.join(others)} cannot be made" if others and causes else ""
+    fix = "; ".join(dict.fromkeys(step.knobs for step in causes)) or "factory plan says why"
+    return StageError(whys + also, fix)
 
 
 @dataclass(frozen=True)
@@ -166,6 +193,7 @@ class Run:
     reporter: Reporter
     plan: Plan
     part: tuple[int, int] | None = None  # (number, of): this part of the shards of one step
+    _progress: Progress | None = None  # of the step that is running
 
     @classmethod
     def begin(
@@ -202,6 +230,8 @@ class Run:
             if self.part is not None:
                 return
             if self.plan.step(name).state is State.PUBLISH and self.hub.reachable:
+                if self._progress is not None:
+                    self._progress(0, 0, "publishing")
                 try:
                     self._publish(self.plan.step(name))
                 except HubError as error:
@@ -212,6 +242,7 @@ class Run:
                     # the cards of adapters name results by the collection they are in
                     if collected and step.stage.kind in ("verdicts", "results"):
                         collection.refresh_cards(self.loaded.recipe, self.hub, self.reporter.note)
+            self._progress = None
             self.reporter.end(self.plan.step(name), seconds)
         if self.hub.reachable and not collected:
             self._collect()  # an earlier run may have been killed between tag and collection
@@ -246,7 +277,7 @@ class Run:
         if step.served:
             return  # other processes would make its server no faster
         if (count := processes(how)) > 1:
-            workers(step.name, count, how.tensor_parallel)
+            workers(step.name, count, how.tensor_parallel if has_gpu() else 0)
 
     def _work(self, step: Step) -> float:
         """Run one step and seal its artifact, or make a part of its shards. Return the seconds it
@@ -285,14 +316,15 @@ class Run:
     def _outcome(
         self, step: Step, places: Mapping[Need, Place], work: Work, out: Path, clock: Clock
     ) -> Outcome:
-        report = self.reporter.begin(step)
+        report = self._progress = self.reporter.begin(step)
 
         def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
-            clock.tick()
+            if total:  # work, and no phase before or after it
+                clock.tick()
             report(done, total, unit, tokens)
 
         run_stage = external.take_in if step.stage.from_ else type(step.stage).run
-        return run_stage(
+        outcome = run_stage(
             step.stage,
             Job(
                 step=step.name,
@@ -307,8 +339,41 @@ class Run:
                     for part in step.slices
                 },
                 part=self.part,
+                digests=self._digests(step),
             ),
         )
+        if step.stage.kind == "verdicts" and outcome.stats.get("judge_kind") != "llm":
+            reads = step.slices[0].spec.needs
+            judge = [record.inputs(need, self.pins, self.plan.done) for need in reads]
+            audited = [artifact.manifest for artifact in self.plan.done.values()]
+            outcome.stats["judge_blind"] = judge_blind(judge, audited)
+        return outcome
+
+    def _digests(self, step: Step) -> dict[Need, str]:
+        """Return the weights of the models that a judge is compared with, and of its own, as far as
+        they are known."""
+        needs = {
+            need
+            for part in step.slices
+            for _, models in part.spec.rivals
+            for need in (*part.spec.needs, *models)
+        }
+        digests = {need: self._weights(need) for need in needs}
+        return {need: digest for need, digest in digests.items() if digest}
+
+    def _weights(self, need: Need) -> str | None:
+        if isinstance(need, StepInput) and need.step in self.plan.done:
+            files = self.plan.done[need.step].manifest.files
+            below = f"{checkpoints.folder(need.checkpoint)}/" if need.checkpoint else ""
+            return weights_digest(
+                (file.path.removeprefix(below), file.sha256)
+                for file in files
+                if file.path.startswith(below)
+            )
+        if isinstance(need, ExternalInput) and need.kind == "model" and self.hub.reachable:
+            pin = self.pins.pins[need.source]
+            return self.hub.weights(need.source.partition("@")[0], str(pin.revision))
+        return None
 
     def _seal(
         self,

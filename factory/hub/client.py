@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ from tenacity import (
 )
 
 from factory.artifacts import untrusted
-from factory.artifacts.hashing import MANIFEST, content_digest, file_sha256
+from factory.artifacts.hashing import MANIFEST, content_digest, file_sha256, weights_digest
 from factory.artifacts.manifest import Manifest
 from factory.errors import FactoryError, HubError
 from factory.hub import http_guard
@@ -60,12 +61,14 @@ from factory.hub.connection import (
     status_of,
     unreachable,
 )
+from factory.hub.environment import called
 from factory.planning.plan import ArtifactRef, Inventory
 
 IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publish
 COLLECTION_DESCRIPTION = 150  # characters the Hub allows
 _SMALL = 256 * 2**20  # bytes of a file that is read whole, as a manifest or a card
 _AT_ONCE = 8  # downloads
+_SLUG = re.compile(r"-[0-9a-f]{24}$")  # the end of a collection's slug
 _WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.onnx")
 
 
@@ -96,10 +99,38 @@ class Hub:
 
     def __init__(self, endpoint: str, token: str | None, cache: Path | None = None) -> None:
         self.endpoint = endpoint
-        self._token = token
+        # False, not None: a client without a token of its own would send the one it finds.
+        self._token: str | bool = token or False
         self._cache = cache
         http_guard.install()
-        self._api = HfApi(endpoint=endpoint, token=token, library_name="croco-factory")
+        self._api = HfApi(endpoint=endpoint, token=self._token, library_name="croco-factory")
+
+    @property
+    def called(self) -> str:
+        """What messages call this hub: its address, or the home of a local one."""
+        return called(self.endpoint)
+
+    @property
+    def local(self) -> bool:
+        """Whether this is the local hub."""
+        return called(self.endpoint) != self.endpoint
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all models or datasets of the local hub; of another, which may have
+        millions, none. Raises HubError."""
+        if not self.local:
+            return []
+        listed = self._api.list_models if kind == "model" else self._api.list_datasets
+        with self.explained(f"the {kind}s"):
+            return [untrusted.repo(repo.id) for repo in listed()]
+
+    def size(self, name: str, kind: str, revision: str) -> int | None:
+        """Return the bytes of a repo at a revision; None where there is none. Raises HubError."""
+        with self.explained(name):
+            commit = self._commit_at(name, kind, revision)
+            if commit is None:
+                return None
+            return sum(file.size for file in files_at(self._api, name, kind, commit))
 
     def pin(self, name: str, kind: str, revision: str) -> tuple[str, str] | None:
         """Return (commit, content digest) of an outside repo; None when the hub does not have it.
@@ -111,6 +142,13 @@ class Hub:
             if commit is None:
                 return None
             return commit, content_digest(self._contents(name, kind, commit).items())
+
+    def weights(self, name: str, revision: str) -> str | None:
+        """Return the digest of the weights of a model repo; None where it has none. Nothing is
+        downloaded. Raises HubError when the hub is out of reach."""
+        with self.explained(name):
+            files = files_at(self._api, name, "model", revision)
+            return weights_digest((file.path, file.lfs.sha256) for file in files if file.lfs)
 
     def has(self, name: str, kind: str, revision: str) -> bool:
         """Return whether the hub has this revision of a repo. Raises HubError if out of reach."""
@@ -133,7 +171,7 @@ class Hub:
         only: patterns of the files to download, all by default.
         but: patterns of files to leave out. Pickled weights are never downloaded.
         Raises HubError."""
-        with self.explained(name), announced(f"fetching {name} from {self.endpoint}"):
+        with self.explained(name), announced(f"fetching {name} from {self.called}"):
             commit = revision
             if not REGEX_COMMIT_HASH.fullmatch(revision):
                 untrusted.ref(revision)
@@ -283,14 +321,37 @@ class Hub:
             listed = self._api.list_collections(owner=org)
             return {untrusted.slug(item.slug): untrusted.text(item.title) for item in listed}
 
+    def every_collection(self) -> dict[str, dict[str, str]]:
+        """Return the repos of every collection of the local hub with their types, by slug. Raises
+        HubError."""
+        with self.explained("the collections"):
+            slugs = [untrusted.slug(listed.slug) for listed in self._api.list_collections()]
+        return {slug: self.collection(slug) for slug in slugs}
+
     def find_collection(self, slug: str) -> tuple[str, str]:
-        """Return (slug, title) of a collection. A pulled one is also matched by its slug on the
-        source hub, of which only the number at the end differs. Raises HubError."""
+        """Return (slug, title) of a collection, given by its slug or by a repo in it. A pulled one
+        is also matched by its slug on the source hub, of which only the number at the end differs.
+        Raises HubError."""
+        kinds = () if _SLUG.search(slug) else ("model", "dataset")
+        kind = next((kind for kind in kinds if self.has(slug, kind, "main")), None)
+        if kind is None:
+            return self._by_slug(slug)
+        with self.explained(slug):
+            shelves = list(self._api.list_collections(item=f"{kind}s/{slug}"))
+        if len(shelves) != 1:
+            named = ", ".join(untrusted.slug(shelf.slug) for shelf in shelves)
+            raise HubError(
+                f"{slug} is in {len(shelves)} collections",
+                f"name one: {named}" if named else "name a collection by its slug",
+            )
+        return untrusted.slug(shelves[0].slug), untrusted.text(shelves[0].title)
+
+    def _by_slug(self, slug: str) -> tuple[str, str]:
         titles = self.collections(slug.split("/")[0])
         same = [other for other in titles if other.rpartition("-")[0] == slug.rpartition("-")[0]]
         if slug not in titles and not same:
             raise HubError(
-                f"{self.endpoint} has no collection {slug}",
+                f"{self.called} has no collection {slug}",
                 f"there is {', '.join(titles)}" if titles else "factory pull it first",
             )
         here = slug if slug in titles else same[0]
@@ -392,7 +453,7 @@ class Hub:
         if path.stat().st_size != file.size:
             raise HubError(
                 f"{file.path} of {repo} did not arrive whole: {path.stat().st_size} bytes, and "
-                f"{self.endpoint} lists {file.size}",
+                f"{self.called} lists {file.size}",
                 "run it again; if it stays, that copy is damaged",
             )
         return path
@@ -431,7 +492,7 @@ class Hub:
             return None
         lines = str(error).strip().splitlines() or [""]
         return HubError(
-            f"{name}: {self.endpoint} gave an answer that cannot be read "
+            f"{name}: {self.called} gave an answer that cannot be read "
             f"({type(error).__name__}: {lines[0][:200]})",
             "try again; if it stays, that hub is damaged or no hub at all",
         )
@@ -443,7 +504,7 @@ class Hub:
                 return HubError(f"{name} is gated", fix)
             case RepositoryNotFoundError():
                 return HubError(
-                    f"{self.endpoint} has no {name}, or hides it", "check the name and your token"
+                    f"{self.called} has no {name}, or hides it", "check the name and your token"
                 )
             case RevisionNotFoundError():
                 fix = "check it, or remove its line from the lock"
@@ -452,7 +513,7 @@ class Hub:
                 status = status_of(error)
                 message = error.server_message or f"asked for {address_of(error)}"
                 fix = _FIXES.get(status, "try again; finished work is kept")
-                return HubError(f"{name}: {self.endpoint} answered {status}: {message}", fix)
+                return HubError(f"{name}: {self.called} answered {status}: {message}", fix)
         if isinstance(error, (*connection_errors(), LocalEntryNotFoundError)):
             return unreachable(self.endpoint, error)
         return None
@@ -491,7 +552,8 @@ def _raised_by_client(error: BaseException) -> bool:
 
 
 _FIXES = {
-    401: "check your token (HF_TOKEN, or hf auth login)",
+    401: "check your token (HF_TOKEN, or hf auth login): it goes only to the hub that HF_ENDPOINT "
+    "names, huggingface.co by default",
     403: "your token may not write there",
     404: "check that this is the address of a Hugging Face hub, and the name",
     507: "the hub's disk is full: free some space",

@@ -5,6 +5,7 @@ Lines about waiting go to the logger `factory`, which prints on stderr where nob
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import ssl
@@ -29,12 +30,14 @@ from factory.hub import http_guard
 _PATIENCE = 2.0  # seconds before waiting is logged
 _TRIES = 4  # of a first contact, after 1, 2 and 4 s
 _ANSWER = 10.0  # seconds that each of them may take
+UNREADABLE: tuple[type[Exception], ...] = (json.JSONDecodeError, http_guard.NOT_DECODED)
 log = logging.getLogger("factory")
 
 
 def connection_errors() -> tuple[type[Exception], ...]:
-    """Return what the client's HTTP library raises when there is no answer."""
-    return (http_guard.NO_ANSWER, ConnectionError, TimeoutError)
+    """Return what the client and its HTTP library raise when there is no answer, or one that
+    cannot be read: a page of a proxy, a body cut short."""
+    return (http_guard.NO_ANSWER, ConnectionError, TimeoutError, *UNREADABLE)
 
 
 def status_of(error: BaseException) -> int:
@@ -75,6 +78,8 @@ def reason(error: BaseException) -> str:
             return "connection refused"
         if isinstance(link, TimeoutError) or "Timeout" in type(link).__name__:
             return "no answer in time"
+        if isinstance(link, UNREADABLE):
+            return "its answer cannot be read"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

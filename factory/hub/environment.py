@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 PUBLIC = "https://huggingface.co"
@@ -27,6 +28,19 @@ QUIET = {
 }
 _CLIENT = "huggingface_hub.constants"
 _SWITCHES = ("HF_HUB_DISABLE_XET", "HF_HUB_OFFLINE")
+
+
+_names: dict[str, str] = {}  # of local hubs, by address
+
+
+def name_local_hub(endpoint: str, home: Path) -> None:
+    """Let messages call the local hub at an address by its home, whatever its port."""
+    _names[endpoint] = f"the local hub of {home}"
+
+
+def called(endpoint: str) -> str:
+    """Return what messages call a hub: its address, or the home of a local one."""
+    return _names.get(endpoint, endpoint)
 
 
 def is_public(endpoint: str) -> bool:

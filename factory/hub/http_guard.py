@@ -32,6 +32,7 @@ else:  # the client's own: a machine may have both
     http = getattr(client_room, "httpx2", None) or client_room.httpx
 
 NO_ANSWER: type[Exception] = http.TransportError  # what the client raises then
+NOT_DECODED: type[Exception] = http.DecodingError  # and for a body that is not what it says
 _API_BYTES = 64 * 2**20  # of one answer of an API
 _LISTING_BYTES = 2**30  # of all pages of one listing
 _ERROR_BYTES = 2**20

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 from factory.errors import RecipeError
 
@@ -68,3 +71,49 @@ def language(code: str) -> Language:
             f"unknown language {code!r}{hint}",
             f"use one of {' '.join(LANGUAGES)}, or add a row to factory/language/languages.py",
         ) from None
+
+
+@lru_cache(maxsize=4096)
+def code_of(label: str) -> str | None:
+    """Return the code of the language that a label of a dataset names, one of ours where it is;
+    None for what names no language. Labels are BCP 47 (`en-US`), ISO 639-1, 639-2 and 639-3,
+    FLORES codes (`eng_Latn`) and English names, in any case. By CLDR."""
+    from babel.core import get_global
+
+    if tag := _TAG.fullmatch(label.strip()):
+        code = str(get_global("language_aliases").get(tag[1].lower(), tag[1].lower()))
+        known = code in LANGUAGES or code in _names().values()
+    else:
+        code = _names().get(_plain(label)) or ""
+        known = bool(code)
+    code = _WRITTEN_AS.get(code, code)
+    return code if known and code not in _NO_LANGUAGE else None
+
+
+# language, script, region, and variants or extensions that are no words
+_TAG = re.compile(
+    r"([a-z]{2,3})([-_][a-z]{4})?([-_]([a-z]{2}|[0-9]{3}))?([-_]([0-9][a-z0-9]{3}|[ux][-_].+))*",
+    re.IGNORECASE,
+)
+_WRITTEN_AS = {"nb": "no", "nn": "no"}  # written Norwegians, which the table holds as one
+_NO_LANGUAGE = frozenset({"und", "mul", "mis", "zxx"})
+
+
+def _plain(name: str) -> str:
+    """Return the English name of a language in lower case, without accents, marks and what is in
+    brackets, as in `Chinese (Simplified)`; `Chinese, Simplified` has its parts in turn."""
+    letters = unicodedata.normalize("NFKD", re.sub(r"\(.*?\)|;.*", " ", name))
+    text = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    first, _, rest = text.lower().partition(",")
+    return " ".join(re.findall(r"\w+", f"{rest} {first}".replace("_", " ")))
+
+
+@lru_cache(maxsize=1)
+def _names() -> dict[str, str]:
+    """Return the code of each language by its English name as `_plain` gives it."""
+    from babel import Locale
+
+    ours = ((row.code, row.name) for row in LANGUAGES.values())
+    others = (("zh", "Mandarin"), ("zh", "Mandarin Chinese"), ("es", "Castilian"))
+    rows = (*Locale("en").languages.items(), *others, *ours)
+    return {_plain(name): code.partition("_")[0] for code, name in rows}

@@ -6,6 +6,7 @@ one group do; what is private is seen by the user who made it and by nobody else
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import secrets
@@ -21,6 +22,9 @@ from factory.localhub.names import check_repo_part
 Role = Literal["read", "write"]
 # The user whose token the launcher hands out.
 FIRST_USER = "local"
+# git sends what it knows only after it was asked.
+_ASK = {"WWW-Authenticate": 'Basic realm="token as password"'}
+_ID_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +44,28 @@ class Account:
 
 
 class Accounts:
-    """All tokens. They are read once: the server is not running while one is added."""
+    """All tokens, read once and again after each change: no other process has the store open."""
 
     def __init__(self, database: Database, *, read_only: bool = False) -> None:
         self._database = database
         self._read_only = read_only
         self._accounts = self._load()
+        # Whether those without a token may read what is not private.
+        self.anonymous = False
 
     def identify(self, authorization: str | None) -> Account:
         """The account behind an Authorization header. Raises Unauthorized."""
         if not authorization:
-            raise Unauthorized("this hub needs a token: set HF_TOKEN")
+            if self.anonymous:
+                return Account("", "read")
+            raise Unauthorized("this hub needs a token: set HF_TOKEN", headers=_ASK)
         scheme, _, token = authorization.partition(" ")
+        if scheme.lower() == "basic":  # git, which asks for a user and a password
+            token = _password(token)
         account = self._accounts.get(_hashed(token.strip()))
-        if scheme.lower() != "bearer" or account is None:
+        if scheme.lower() not in ("bearer", "basic") or account is None:
             # Clients know a bad token by these words.
-            raise Unauthorized("Invalid credentials in Authorization header")
+            raise Unauthorized("Invalid credentials in Authorization header", headers=_ASK)
         return account
 
     def create_token(self, user: str, role: Role) -> str:
@@ -66,7 +76,36 @@ class Accounts:
         token = _random_token()
         with self._database.transaction() as connection:
             self._register(connection, token, account)
+        self._accounts = self._load()
         return token
+
+    def tokens(self) -> list[dict[str, str]]:
+        """Every token, by user: its id, which is the beginning of its hash, user and role."""
+        listed = sorted(self._accounts.items(), key=lambda item: (item[1].user, item[0]))
+        return [
+            {"id": key[:_ID_DIGITS], "user": account.user, "role": account.role}
+            for key, account in listed
+        ]
+
+    def revoke(self, which: str) -> int:
+        """Forget the token with this id, or all of a user; the number of those. Raises BadRequest
+        for the owner's, and where there is none."""
+        chosen = [
+            (key, account.user)
+            for key, account in self._accounts.items()
+            if which in (key[:_ID_DIGITS], account.user)
+        ]
+        if not chosen:
+            raise BadRequest(f"there is no token {which!r}, and no user of that name has one")
+        if any(user == FIRST_USER for _, user in chosen):
+            raise BadRequest(
+                "the owner's token is the file 'token' in the hub's folder: to change it, remove"
+                " the file while nobody uses the hub"
+            )
+        with self._database.transaction() as connection:
+            connection.executemany("DELETE FROM tokens WHERE sha256 = ?", [(k,) for k, _ in chosen])
+        self._accounts = self._load()
+        return len(chosen)
 
     def adopt_token_file(self, path: Path) -> None:
         """Make the token in this file, and no other, the first user's; write one if none is there.
@@ -104,6 +143,14 @@ class Accounts:
             row["sha256"]: Account(row["user"], "read" if self._read_only else row["role"])
             for row in self._database.rows("SELECT sha256, user, role FROM tokens")
         }
+
+
+def _password(encoded: str) -> str:
+    """Return the password of a Basic authorization; empty if it cannot be read."""
+    try:
+        return base64.b64decode(encoded.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _random_token() -> str:

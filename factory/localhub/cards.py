@@ -205,6 +205,36 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
             mistakes.append(f'"{key}" must be a string')
     if not isinstance(data.get("configs"), list | None):
         mistakes.append('"configs" must be a list')
+    return mistakes + _mistakes_of_results(data.get("model-index"))
+
+
+def _mistakes_of_results(index: Any) -> list[str]:
+    """Return what a model-index lacks for huggingface.co to take it."""
+    mistakes: list[str] = []
+
+    def items(holder: Any, where: str) -> list[tuple[Any, str]]:
+        if not isinstance(holder, list):
+            mistakes.append(f'"{where}" must be a list')
+            return []
+        return [(item, f"{where}[{number}]") for number, item in enumerate(holder)]
+
+    def require(holder: Any, where: str, *keys: str) -> bool:
+        missing = [key for key in keys if not isinstance(holder, dict) or holder.get(key) is None]
+        mistakes.extend(f'"{where}.{key}" is required' for key in missing)
+        return not missing
+
+    if index is None:
+        return []
+    for model, where in items(index, "model-index"):
+        if not require(model, where, "name", "results"):
+            continue
+        for result, here in items(model["results"], f"{where}.results"):
+            if not require(result, here, "task", "dataset", "metrics"):
+                continue
+            require(result["task"], f"{here}.task", "type")
+            require(result["dataset"], f"{here}.dataset", "type", "name")
+            for metric, there in items(result["metrics"], f"{here}.metrics"):
+                require(metric, there, "type", "value")
     return mistakes
 
 

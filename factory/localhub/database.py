@@ -63,6 +63,17 @@ CREATE TABLE IF NOT EXISTS discussions (
   repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, number INTEGER NOT NULL,
   title TEXT NOT NULL, description TEXT NOT NULL, author TEXT NOT NULL, status TEXT NOT NULL,
   base TEXT, created REAL NOT NULL, PRIMARY KEY (repo, number));
+-- What was done with a discussion since it was opened; data is JSON.
+CREATE TABLE IF NOT EXISTS discussion_events (
+  id TEXT PRIMARY KEY, repo INTEGER NOT NULL, number INTEGER NOT NULL, type TEXT NOT NULL,
+  author TEXT NOT NULL, created REAL NOT NULL, data TEXT NOT NULL,
+  FOREIGN KEY (repo, number) REFERENCES discussions ON DELETE CASCADE);
+-- Names that repos had before they were moved: they lead to the repo until another takes them.
+CREATE TABLE IF NOT EXISTS old_names (
+  kind TEXT NOT NULL, namespace TEXT NOT NULL COLLATE NOCASE, name TEXT NOT NULL COLLATE NOCASE,
+  repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE,
+  PRIMARY KEY (kind, namespace, name));
+CREATE INDEX IF NOT EXISTS events_of_discussion ON discussion_events (repo, number);
 CREATE INDEX IF NOT EXISTS contents_of_repo ON contents (repo);
 CREATE INDEX IF NOT EXISTS items_of_repo ON collection_items (repo);
 CREATE INDEX IF NOT EXISTS changes_of_path ON path_changes (repo, path);

@@ -6,9 +6,11 @@ comments: who agrees with a pull request commits what lies at its ref.
 
 from __future__ import annotations
 
+import json
+import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from factory.localhub.accounts import Account
@@ -42,6 +44,17 @@ class Discussion:
     def ref(self) -> str:
         """Return the ref with the commits of a pull request."""
         return f"{PULL}{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change of a discussion; `data` is what clients read for its type."""
+
+    id: str
+    type: str
+    author: str
+    created: float
+    data: dict[str, Any]
 
 
 class Discussions:
@@ -92,21 +105,53 @@ class Discussions:
             raise NotFound(f"{repo.id} has no discussion {number}")
         return _discussion(row)
 
+    def events(self, repo: Repo, number: int) -> list[Event]:
+        """Return what was done with a discussion since it was opened, oldest first."""
+        rows = self._database.rows(
+            "SELECT id, type, author, created, data FROM discussion_events"
+            " WHERE repo = ? AND number = ? ORDER BY created, rowid",
+            (repo.key, number),
+        )
+        return [
+            Event(**{**{key: row[key] for key in Event.__slots__}, "data": json.loads(row["data"])})
+            for row in rows
+        ]
+
     def change(
-        self, repo: Repo, number: int, *, title: str | None = None, status: str | None = None
-    ) -> Discussion:
-        """Give a discussion another title or status. Raises NotFound, BadRequest."""
+        self,
+        repo: Repo,
+        number: int,
+        author: str,
+        *,
+        title: str | None = None,
+        status: str | None = None,
+    ) -> Event:
+        """Give a discussion another title or status; return what is to be known of it later.
+
+        Raises NotFound, BadRequest.
+        """
         if status is not None and status not in STATUSES:
             raise BadRequest(f"a discussion's status is one of {', '.join(STATUSES)}")
         if title is not None:
             _check(title, "")
+        before = self.find(repo, number)
+        event = Event(secrets.token_hex(12), "status-change", author, time.time(),
+                      {"status": status})  # fmt: skip
+        if title is not None:
+            data = {"from": before.title, "to": title}
+            event = replace(event, type="title-change", data=data)
         with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO discussion_events VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (event.id, repo.key, number, event.type, author, event.created,
+                 json.dumps(event.data)),
+            )  # fmt: skip
             connection.execute(
                 "UPDATE discussions SET title = coalesce(?, title), status = coalesce(?, status)"
                 " WHERE repo = ? AND number = ?",
                 (title, status, repo.key, number),
             )
-        return self.find(repo, number)
+        return event
 
     def _open(
         self, repo: Repo, words: Words, head: Commit | None, changes: Sequence[Change]

@@ -14,6 +14,7 @@ ProtocolError 500
 ├── Stale 412
 ├── TooLarge 413
 ├── RangeNotSatisfiable 416
+├── BadPath 422
 ├── Busy 503
 └── NoSpace 507
 """
@@ -95,6 +96,12 @@ class TooLarge(ProtocolError):
 
 class RangeNotSatisfiable(ProtocolError):
     status = 416
+
+
+class BadPath(BadRequest):
+    """A path that a client could not hold safely."""
+
+    status = 422
 
 
 class Busy(ProtocolError):

@@ -83,6 +83,10 @@ class History:
         )
         return [_commit(row) for row in rows]
 
+    def line(self, repo: Repo, oid: str) -> dict[str, None]:
+        """Return the ids of the commits from this one back, newest first."""
+        return self._line(repo.key, oid)
+
     def last_changes(
         self, repo: Repo, commit: Commit, paths: Iterable[tuple[str, ...]]
     ) -> dict[tuple[str, ...], Commit]:
@@ -90,7 +94,7 @@ class History:
         if self._database.read_only and not self._is_indexed(repo):
             return self._walk(repo, commit, paths)
         self._index_all(repo)
-        line = self._line(repo.key, commit.oid)
+        line = self.line(repo, commit.oid)
         first = next(reversed(line))
         commits: dict[str, Commit] = {}
         changes: dict[tuple[str, ...], Commit] = {}
@@ -122,8 +126,8 @@ class History:
                 raise RevisionNotFound(f"{repo.kind} {repo.id} has no branch {branch!r}")
             if parent is not None and not _names(parent, head):
                 raise Stale(
-                    f"{branch!r} is at {head.oid}, not at the given parent commit {parent}: "
-                    "look at what changed and try again"
+                    "The branch was updated since you opened this page. Please refresh and try "
+                    f"again. ({branch!r} is at {head.oid}, not at the given parent {parent})"
                 )
             commit = self._append(connection, repo, head, changes, words)
             point(connection, repo, branch_ref(branch), commit.oid)
@@ -171,6 +175,31 @@ class History:
             commit = self._record(connection, repo, head.tree, None, words)
             point(connection, repo, branch_ref(branch), commit.oid)
             return commit
+
+    def rewrite_without(self, repo: Repo, contents: frozenset[str]) -> None:
+        """Make every commit anew that holds one of these contents, and all after it, without them.
+
+        Branches, tags and pull requests name the new commits; the old ones are gone.
+        """
+        with self._database.transaction() as connection:
+            rewritten: dict[str, Commit] = {}
+            trees: dict[str, str] = {}
+            for ref, target in self._refs.all(repo).items():
+                for oid in reversed(self.line(repo, target)):
+                    if oid in rewritten:
+                        continue
+                    commit = self.resolve(repo, oid)
+                    parent = rewritten[commit.parent] if commit.parent else None
+                    tree = self._trees.without(connection, commit.tree, contents, trees)
+                    if tree != commit.tree or (parent and parent.oid != commit.parent):
+                        words = Words(commit.author, commit.title, commit.message, commit.date)
+                        commit = self._record(connection, repo, tree, parent, words)
+                    rewritten[oid] = commit
+                point(connection, repo, ref, rewritten[target].oid)
+            connection.executemany(
+                "DELETE FROM commits WHERE repo = ? AND oid = ?",
+                [(repo.key, old) for old, new in rewritten.items() if old != new.oid],
+            )
 
     def begin(self, connection: sqlite3.Connection, repo: Repo, changes: Sequence[Put]) -> None:
         """The first commit of a new repo, on main, in the transaction that makes the repo."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -12,14 +11,13 @@ from factory.localhub import attributes, cards
 from factory.localhub.accounts import Accounts
 from factory.localhub.blobs import Blobs
 from factory.localhub.cards import Card
-from factory.localhub.changes import Put
+from factory.localhub.changes import Put, Words
 from factory.localhub.collection import Collections
 from factory.localhub.database import Database
 from factory.localhub.discussions import Discussions
-from factory.localhub.errors import Conflict
 from factory.localhub.git_objects import Commit, Entry, object_id
 from factory.localhub.history import History
-from factory.localhub.refs import Refs
+from factory.localhub.refs import BRANCH, MAIN, Refs
 from factory.localhub.repos import Kind, Repo, Repos
 from factory.localhub.trees import Trees
 
@@ -61,12 +59,28 @@ class LocalHub:
         """
         content = attributes.default_attributes(kind).encode()
         entry = self.store_file(attributes.PATH, content)
-        try:
-            with self.database.transaction() as connection:
-                repo = self.repos.add(connection, kind, namespace, name, owner, private)
-                self.history.begin(connection, repo, [Put((attributes.PATH,), entry)])
-        except sqlite3.IntegrityError as error:
-            raise Conflict(f"You already created this {kind} repo: {namespace}/{name}") from error
+        with self.database.transaction() as connection:
+            repo = self.repos.add(connection, kind, namespace, name, owner, private)
+            self.history.begin(connection, repo, [Put((attributes.PATH,), entry)])
+        return repo
+
+    def duplicate(
+        self, source: Repo, namespace: str, name: str, *, owner: str, private: bool
+    ) -> Repo:
+        """A new repo with the files that `source` has on main, in one commit.
+
+        Raises Conflict if it exists, BadRequest for its name, NoSpace.
+        """
+        head = self.history.resolve(source, MAIN)
+        files = [
+            Put(tuple(path.split("/")), entry)
+            for path, entry in self.trees.walk(head.tree)
+            if not entry.is_directory
+        ]
+        with self.database.transaction() as connection:
+            repo = self.repos.add(connection, source.kind, namespace, name, owner, private)
+            words = Words(owner, f"Duplicate of {source.id}", head.oid)
+            self.history.start(connection, repo, BRANCH + MAIN, None, files, words)
         return repo
 
     def store_file(self, name: str, content: bytes) -> Entry:

@@ -7,6 +7,7 @@ lets go of however that process ends. So nobody has to stop a server, and none i
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -44,6 +45,18 @@ class HubDamagedError(HubStartError):
     fix = "put a backup in the place of the hub's folder: see factory hub backup --help"
 
 
+class HubTakenError(HubStartError):
+    """Another host has the store open; the message says which."""
+
+    fix = "work on that host, or end what uses the hub there; set FACTORY_HOME for a hub of its own"
+
+
+class HubFullError(HubStartError):
+    """The disk of the local hub is full."""
+
+    fix = "free some space, or set FACTORY_HOME to a folder on another disk"
+
+
 @dataclass(frozen=True)
 class Connection:
     """A server that is alive, and the token it wants."""
@@ -64,7 +77,7 @@ def connect(root: Path) -> Iterator[Connection]:
     with contextlib.ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            place = root if _may_write(root) else _other_place(root)
+            place = own_place(root)
             # Open to read and write: network file systems ask for both.
             users = stack.enter_context((place / "users.lock").open("a+b"))
             # In this order: a server that is about to leave holds the first lock until it is gone.
@@ -73,6 +86,8 @@ def connect(root: Path) -> Iterator[Connection]:
                 _wait_for(starting, fcntl.LOCK_EX, deadline, place)
                 connection = _find(root, place) or _start(root, place, deadline)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise HubFullError(f"no space is left on the disk of {root}") from error
             raise HubStartError(f"the local hub in {root} cannot be used: {error}") from error
         yield connection
 
@@ -87,7 +102,7 @@ def running(root: Path) -> Connection | None:
     """The live server of the hub under `root`, if there is one; it is not kept alive by this."""
     root = root.absolute()
     try:
-        return _find(root, root if _may_write(root) else _other_place(root))
+        return _find(root, own_place(root))
     except (OSError, HubStartError):
         return None
 
@@ -197,7 +212,7 @@ def _start(root: Path, place: Path, deadline: float) -> Connection:
             return connection
         if (status := server.poll()) is not None:
             if status == _EXIT_ELSEWHERE:
-                raise _failure(place, "another host has it")
+                raise _taken(root)
             if status == _EXIT_DAMAGED:
                 raise HubDamagedError(str(_failure(place, "its database is damaged")))
             if status != _EXIT_TAKEN:
@@ -255,6 +270,22 @@ def _answers(connection: Connection) -> bool:
         return False
 
 
+def _taken(root: Path) -> HubTakenError:
+    """The error for a store that another host has open, by the lease that it holds."""
+    try:
+        lease = json.loads((root / "lease.json").read_text())
+        holder = f": process {lease['pid']} on host {lease['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        holder = ""
+    return HubTakenError(f"another host has the store {root} open{holder}")
+
+
+def own_place(root: Path) -> Path:
+    """Return a folder for what clients keep beside a store: its own folder, or one of this user
+    where the store is only read. Raises HubStartError, OSError."""
+    return root if _may_write(root) else _other_place(root)
+
+
 def _failure(place: Path, why: str) -> HubStartError:
     try:
         lines = (place / "server.log").read_text(errors="replace").splitlines()[-_LOG_LINES:]
@@ -262,6 +293,6 @@ def _failure(place: Path, why: str) -> HubStartError:
     except OSError:
         lines, full = [], False
     if full:  # then the log may lack the reason
-        why = f"{why}, and the disk under it is full: free some space"
+        return HubFullError(f"no space is left on the disk of {place}")
     log = "".join(f"\n  {line}" for line in lines)
     return HubStartError(f"the local hub in {place} did not start: {why}{log}")

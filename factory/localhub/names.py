@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from factory.localhub.errors import BadRequest
+from factory.localhub.errors import BadPath, BadRequest
 from factory.localhub.git_objects import SHA1
 
-_REPO_PART = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+_REPO_PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 # The first words of paths that mean something else to clients.
 _RESERVED_NAMESPACES = {"api", "datasets", "models", "spaces", "kernels", "collections", "upload"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -28,7 +28,7 @@ def check_repo_part(text: str, what: str) -> str:
     if not _REPO_PART.fullmatch(text) or "--" in text or ".." in text or text.endswith(".git"):
         raise BadRequest(
             f"{what} {text!r} is not allowed: use letters, digits, '-', '_' and '.', at most 96, "
-            "no '--' or '..', starting with a letter or digit and not ending with '-' or '.git'"
+            "no '--' or '..', not starting with '-' or '.' and not ending with '-' or '.git'"
         )
     if what == "namespace" and text in _RESERVED_NAMESPACES:
         raise BadRequest(f"namespace {text!r} is a word of the protocol: choose another")
@@ -36,17 +36,17 @@ def check_repo_part(text: str, what: str) -> str:
 
 
 def split_path(path: str) -> tuple[str, ...]:
-    """The parts of a path inside a repo. Raises BadRequest if a client could not hold it safely."""
+    """The parts of a path inside a repo. Raises BadPath if a client could not hold it safely."""
     parts = tuple(path.split("/"))
     if len(path.encode()) > _MAX_PATH:
-        raise BadRequest(f"path of {len(path)} characters is too long (at most {_MAX_PATH} bytes)")
+        raise BadPath(f"path of {len(path)} characters is too long (at most {_MAX_PATH} bytes)")
     for part in parts:
         if part in ("", ".", "..") or _looks_like_dot_git(part):
-            raise BadRequest(f"path {path!r} has a part that is not allowed: {part!r}")
+            raise BadPath(f"path {path!r} has a part that is not allowed: {part!r}")
         if "\\" in part or _CONTROL.search(part):
-            raise BadRequest(f"path {path!r} has a backslash or a control character")
+            raise BadPath(f"path {path!r} has a backslash or a control character")
         if len(part.encode()) > _MAX_PART:
-            raise BadRequest(f"path {path[:80]!r}... has a part over {_MAX_PART} bytes")
+            raise BadPath(f"path {path[:80]!r}... has a part over {_MAX_PART} bytes")
     return parts
 
 

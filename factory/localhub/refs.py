@@ -29,10 +29,13 @@ class Refs:
         return {row["name"]: row["target"] for row in rows}
 
     def target(self, repo: Repo, revision: str) -> str | None:
-        """The id of the commit that a branch, a tag or a full ref names."""
+        """Return the id of the commit that a branch, a tag or a full ref names.
+
+        Of a branch and a tag of one name, the branch.
+        """
         full = revision if revision.startswith("refs/") else ""
-        row = self._database.row(
-            "SELECT target FROM refs WHERE repo = ? AND name IN (?, ?, ?)",
+        row = self._database.row(  # "refs/heads/" sorts before "refs/tags/"
+            "SELECT target FROM refs WHERE repo = ? AND name IN (?, ?, ?) ORDER BY name LIMIT 1",
             (repo.key, BRANCH + revision, TAG + revision, full),
         )
         return None if row is None else str(row["target"])
@@ -47,22 +50,17 @@ class Refs:
     def create(self, repo: Repo, name: str, target: str, *, tag: bool) -> None:
         """A new branch or tag at the commit `target`.
 
-        Raises BadRequest for the name, also if a branch and a tag would share it; Conflict if it
-        exists.
+        A branch and a tag may share a name. Raises BadRequest for the name, Conflict if it exists.
         """
         check_ref_name(name)
-        prefix, other = (TAG, BRANCH) if tag else (BRANCH, TAG)
+        prefix = TAG if tag else BRANCH
         with self._database.transaction() as connection:
             names = {
                 row["name"]
                 for row in connection.execute("SELECT name FROM refs WHERE repo = ?", (repo.key,))
             }
             if prefix + name in names:
-                raise Conflict(f"{repo.id} already has a {'tag' if tag else 'branch'} {name!r}")
-            if other + name in names:
-                raise BadRequest(
-                    f"{repo.id} has a {'branch' if tag else 'tag'} {name!r}: one name, one ref"
-                )
+                raise Conflict(f"Reference {prefix}{name} already exists")
             for ref in names:  # git keeps refs as files: one cannot be the folder of another
                 if ref.startswith(f"{prefix}{name}/") or f"{prefix}{name}".startswith(f"{ref}/"):
                     raise BadRequest(f"{name!r} and {ref.removeprefix(prefix)!r} cannot both exist")
@@ -71,14 +69,15 @@ class Refs:
     def delete(self, repo: Repo, name: str, *, tag: bool) -> None:
         """Take a branch or tag away. Raises BadRequest for main, RevisionNotFound."""
         if not tag and name == MAIN:
-            raise BadRequest("the branch 'main' cannot be deleted")
+            raise BadRequest(f"Cannot delete {BRANCH}{MAIN}")
         with self._database.transaction() as connection:
             cursor = connection.execute(
                 "DELETE FROM refs WHERE repo = ? AND name = ?",
                 (repo.key, (TAG if tag else BRANCH) + name),
             )
             if cursor.rowcount == 0:
-                raise RevisionNotFound(f"{repo.id} has no {'tag' if tag else 'branch'} {name!r}")
+                what = "tag" if tag else "branch"
+                raise RevisionNotFound(f"Invalid rev id: {repo.id} has no {what} {name!r}")
 
 
 def point(connection: sqlite3.Connection, repo: Repo, ref: str, target: str) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,9 +19,12 @@ from factory.localhub.errors import (
     ProtocolError,
     RepoNotFound,
 )
+from factory.localhub.hub import LocalHub
 
 # Paths about a repo that no route takes, such as those of spaces or of names without a namespace.
 _ABOUT_A_REPO = re.compile(r"/api/(models|datasets|spaces|kernels)/.|/.*/resolve/|/.*\.git/")
+# What lies below a repo with a name and a namespace.
+_OF_A_REPO = re.compile(r"/api/(model|dataset)s/([^/]+)/([^/]+)/.")
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 
 
@@ -49,9 +53,23 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         headers = dict(error.headers or {})
         return error_answer(MethodNotAllowed(f"{request.method} is not for this", headers=headers))
-    if _ABOUT_A_REPO.match(request.scope["path"]):
+    path = request.scope["path"]
+    if (match := _OF_A_REPO.match(path)) and _is_readable(request, *match.groups()):
+        return error_answer(NotFound(f"this hub has no address {path}"))
+    if _ABOUT_A_REPO.match(path):
         return error_answer(RepoNotFound("there is no such repo on this hub"))
     return error_answer(NotFound("there is nothing at this address"))
+
+
+def _is_readable(request: Request, kind: str, namespace: str, name: str) -> bool:
+    """Whether there is such a repo, and the caller may read it."""
+    hub: LocalHub = request.app.state.hub
+    try:
+        account = hub.accounts.identify(request.headers.get("authorization"))
+        hub.repos.find(kind, unquote(namespace), unquote(name), account)
+    except ProtocolError:
+        return False
+    return True
 
 
 async def on_bad_text(request: Request, error: Exception) -> Response:

@@ -48,12 +48,23 @@ class Repos:
         self._database = database
 
     def find(self, kind: str, namespace: str, name: str, account: Account) -> Repo:
-        """This repo. Raises RepoNotFound also when `account` may not see it."""
+        """Return the repo that has this name, in upper or lower case, or had it before a move.
+
+        Raises RepoNotFound also when `account` may not see it.
+        """
         row = self._database.row(
-            "SELECT * FROM repos WHERE kind = ? AND namespace = ? AND name = ?"
-            " AND (NOT private OR owner = ?)",
-            (kind, namespace, name, account.user),
+            "SELECT * FROM repos WHERE kind = ? AND namespace = ? COLLATE NOCASE"
+            " AND name = ? COLLATE NOCASE AND (NOT private OR owner = ?)"
+            " ORDER BY namespace = ? AND name = ? DESC LIMIT 1",
+            (kind, namespace, name, account.user, namespace, name),
         )
+        if row is None:
+            row = self._database.row(
+                "SELECT repos.* FROM old_names old JOIN repos ON repos.id = old.repo"
+                " WHERE old.kind = ? AND old.namespace = ? AND old.name = ?"
+                " AND (NOT private OR owner = ?)",
+                (kind, namespace, name, account.user),
+            )
         if row is None:
             raise RepoNotFound(f"there is no {kind} {namespace}/{name} on this hub")
         return _repo(row)
@@ -83,12 +94,19 @@ class Repos:
         owner: str,
         private: bool,
     ) -> Repo:
-        """A new repo without commits, as part of a transaction. Raises BadRequest for its name.
+        """A new repo without commits, as part of a transaction.
 
-        Raises sqlite3.IntegrityError if the name is taken.
+        Raises BadRequest for its name, Conflict if it is taken, in upper or lower case.
         """
         check_repo_part(namespace, "namespace")
         check_repo_part(name, "repo name")
+        taken = connection.execute(
+            "SELECT namespace, name FROM repos WHERE kind = ? AND namespace = ? COLLATE NOCASE"
+            " AND name = ? COLLATE NOCASE",
+            (kind, namespace, name),
+        ).fetchone()
+        if taken is not None:
+            raise Conflict(f"You already created this {kind} repo: {'/'.join(taken)}")
         now = time.time()
         cursor = connection.execute(
             "INSERT INTO repos (kind, namespace, name, owner, private, created, modified, indexed)"
@@ -99,7 +117,10 @@ class Repos:
         return Repo(key, kind, namespace, name, owner, private, now, now)
 
     def rename(self, repo: Repo, namespace: str, name: str) -> None:
-        """Give a repo another name. Raises Conflict if it is taken, BadRequest."""
+        """Give a repo another name; the old one leads to it until another repo takes it.
+
+        Raises Conflict if the new name is taken, BadRequest.
+        """
         check_repo_part(namespace, "namespace")
         check_repo_part(name, "repo name")
         try:
@@ -108,8 +129,14 @@ class Repos:
                     "UPDATE repos SET namespace = ?, name = ? WHERE id = ?",
                     (namespace, name, repo.key),
                 )
+                connection.execute(
+                    "INSERT OR REPLACE INTO old_names VALUES (?, ?, ?, ?)",
+                    (repo.kind, repo.namespace, repo.name, repo.key),
+                )
         except sqlite3.IntegrityError as error:
-            raise Conflict(f"there is a {repo.kind} {namespace}/{name} already") from error
+            raise Conflict(
+                f"A {repo.kind} repository called {namespace}/{name} already exists"
+            ) from error
 
     def show(self, repo: Repo, account: Account, *, private: bool) -> None:
         """Hide a repo from others, or let them see it. Raises Forbidden."""
@@ -131,6 +158,13 @@ class Repos:
             (sha256, account.user),
         )
         return None if row is None else int(row["size"])
+
+    def has(self, repo: Repo, sha256: str, size: int | None = None) -> bool:
+        """Whether `repo` was given this content, of `size` bytes if that is known."""
+        row = self._database.row(
+            "SELECT size FROM contents WHERE sha256 = ? AND repo = ?", (sha256, repo.key)
+        )
+        return row is not None and size in (None, row["size"])
 
     def note_contents(self, repo: Repo, contents: Sequence[tuple[str, int]]) -> None:
         """Remember that `repo` was given these contents, each a sha256 and a size."""

@@ -149,7 +149,9 @@ class Store:
         return facts.st_mtime_ns, facts.st_size, (self.root / "hub.sqlite-wal").exists()
 
 
-def serve(root: Path, place: Path, host: str, port: int, *, stay: bool) -> int:
+def serve(
+    root: Path, place: Path, host: str, port: int, *, stay: bool, anonymous: bool = False
+) -> int:
     """Serve the hub under `root` until it is no longer needed. Answers the exit status."""
     with _sole_opener(place) as alone:
         if not alone:
@@ -160,6 +162,7 @@ def serve(root: Path, place: Path, host: str, port: int, *, stay: bool) -> int:
         allow_connections()
         with _held(root, place) as (hub, store):
             hub.accounts.adopt_token_file(place / "token")
+            hub.accounts.anonymous = anonymous
             listener = socket.create_server((host, port), backlog=512)
             url = f"http://{_reachable(host)}:{listener.getsockname()[1]}"
             config = uvicorn.Config(
@@ -205,6 +208,9 @@ def main() -> int:
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument(
+        "--anonymous", action="store_true", help="without a token, what is not private may be read"
+    )
     parser.add_argument("--stay", action="store_true", help="until SIGTERM, even if nobody uses it")
     parser.add_argument(
         "--new-token",
@@ -227,7 +233,10 @@ def main() -> int:
     try:
         if options.new_token:
             return create_token(root, options.new_token, options.role)
-        return serve(root, place, options.host, options.port, stay=options.stay)
+        return serve(
+            root, place, options.host, options.port,
+            stay=options.stay, anonymous=options.anonymous,
+        )  # fmt: skip
     except HeldElsewhere as error:
         print(error, file=sys.stderr)
         return EXIT_ELSEWHERE

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from factory.localhub.database import Database
 from factory.localhub.errors import BadRequest, EntryNotFound
@@ -116,6 +116,30 @@ class Trees:
         self._remember(oid, directory)
         return oid
 
+    def without(
+        self,
+        connection: sqlite3.Connection,
+        oid: str,
+        contents: Container[str],
+        done: dict[str, str],
+    ) -> str:
+        """Keep a directory without the files of these contents, and answer its git id.
+
+        `done` remembers the ids of directories before and after.
+        """
+        if oid not in done:
+            directory: Directory = {}
+            for name, entry in self.read(oid).items():
+                if entry.is_directory:
+                    below = self.without(connection, entry.oid, contents, done)
+                    if self.read(below):
+                        directory[name] = entry if below == entry.oid else Entry(name, below)
+                elif entry.sha256 not in contents:
+                    directory[name] = entry
+            same = directory == self.read(oid)
+            done[oid] = oid if same else self.save(connection, directory, oid)
+        return done[oid]
+
     def _base(self, connection: sqlite3.Connection, earlier: str | None) -> tuple[str | None, int]:
         """Return the directory that the next one after `earlier` builds on, and its number."""
         query = "SELECT oid, base, steps FROM trees WHERE oid = ?"
@@ -177,7 +201,10 @@ class Draft:
         draft._children[name] = entry
 
     def remove(self, parts: tuple[str, ...], *, directory: bool) -> None:
-        """Take a file, or a directory with all below it, away. Raises EntryNotFound."""
+        """Delete a directory with all below it, or a file. Raises EntryNotFound.
+
+        Clients also name a directory as if it were a file: it is deleted all the same.
+        """
         *above, name = parts
         draft: Draft | None = self
         for part in above:
@@ -185,7 +212,7 @@ class Draft:
                 inside = _is_directory(draft._child(part))
                 draft = draft._enter(part, parts) if inside else None
         child = draft._child(name) if draft else None
-        if draft is None or child is None or _is_directory(child) != directory:
+        if draft is None or child is None or (directory and not _is_directory(child)):
             what = "folder" if directory else "file"
             raise EntryNotFound(f"A {what} with this name doesn't exist: {'/'.join(parts)}")
         del draft._children[name]

@@ -183,7 +183,8 @@ def identify(request: Request, *, open_to_all: bool = False) -> Call:
             account = Account("", "read")
         elif "authorization" not in request.headers and "name" in request.path_params:
             # To those without a token every repo is absent.
-            raise Unauthorized(error.message, headers={"X-Error-Code": "RepoNotFound"}) from error
+            headers = {**error.headers, "X-Error-Code": "RepoNotFound"}
+            raise Unauthorized(error.message, headers=headers) from error
         else:
             raise
     return Call(

@@ -75,12 +75,18 @@ class Candidates:
 
     def pool(self, gold: bool) -> pl.DataFrame:
         """Return all answers as the rules see them. Raises InputError for answers to a prompt that
-        is not read. Ids become numbers language by language, so that the strings of only one
-        language are in memory."""
+        is not read, and where no prompt is in two languages. Ids become numbers language by
+        language, so that the strings of only one language are in memory."""
         import polars as pl
 
         from factory.pairs import rules
 
+        if len(self.parts) > 1 and len(self.prompt_ids) == len(self.prompts):
+            raise InputError(
+                f"{self.spec.step} {self.spec.name}: no prompt has one id in two languages",
+                "give a prompt the same id in every language (columns: {id: theirs}), or set "
+                "pool: in_lang",
+            )
         ids = pl.Enum(self.prompt_ids)
         answers = pl.concat(
             rules.pool(
@@ -95,7 +101,8 @@ class Candidates:
         if answers["prompt_id"].null_count():
             raise InputError(
                 f"{self.spec.step} {self.spec.name}: answers to prompts that are not there",
-                "samples and prompts are of different versions: generate again",
+                "samples and prompts are of different versions: generate again; prompts of answers "
+                "that were taken in come from the same file: prompts: {from: it, repeats: drop}",
             )
         return answers
 

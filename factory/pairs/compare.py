@@ -96,13 +96,16 @@ def totals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             for reason, count in row["dropped"].items():
                 dropped[reason] = dropped.get(reason, 0) + count
         keys = ("mean_margin", "chosen_tokens", "rejected_tokens", "token_gap", "cross", "overlap")
-        means = {
-            key: sum(row[key] * row["rows"] for row in own if row["rows"]) / pairs
-            if pairs
-            else None
-            for key in keys
-        }
+        means = {key: _mean(own, key) for key in keys}
         summaries.append(
             {"strategy": name, "slice": "all", "rows": pairs, "dropped": dropped, **means}
         )
     return summaries
+
+
+def _mean(rows: Sequence[dict[str, Any]], key: str) -> float | None:
+    """Return the mean of a figure, weighted by pairs, over the slices that have it: of somebody
+    else's answers the tokens may be unknown."""
+    known = [(row[key], row["rows"]) for row in rows if row["rows"] and row[key] is not None]
+    pairs = sum(count for _, count in known)
+    return sum(value * count for value, count in known) / pairs if pairs else None

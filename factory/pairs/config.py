@@ -55,8 +55,8 @@ RejectedPoint = Annotated[
 
 
 class Keep(Knobs):
-    """Filters of the chosen side: only answers that ended by themselves (`finished`), only those in
-    the prompt's language (`match`). An empty answer is never chosen."""
+    """Filters of the chosen side: no answers that were cut off (`finished`), only those in the
+    prompt's language (`match`). An empty answer is never chosen."""
 
     finished: bool = False
     language: Literal["any", "match"] = "any"
@@ -111,7 +111,7 @@ class DropRules(Knobs):
 
 class DropPairRules(DropRules):
     """Reasons to drop a pair: those of a best answer, and a margin too small or too large.
-    `duplicates` also drops a pair of the same text twice."""
+    A pair of the same text twice is always dropped (`same_text`)."""
 
     margin_below: float | None = Field(None, ge=0)
     margin_above: float | None = Field(None, gt=0)

@@ -15,8 +15,10 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 
+from factory.artifacts.schemas import GOLD
+
 MISSING_LIMIT = 0.5  # a prompt with under half its pool scored is dropped: its mean says little
-GOLD = -1  # the k of an answer that a person wrote
+_ROUNDING = 1e-12  # of the largest score of a pool: distances closer than this are equal
 
 # A point of a pool: its ends, its lower quartile, or mean + so many population deviations.
 Point = Literal["max", "min", "q1"] | float
@@ -75,7 +77,8 @@ def pool(
         "row",
         "n_chars",
         n_tokens="n_tokens",
-        finished=pl.col("finish_reason") == "stop",
+        # of somebody else's answer nobody may know: that is no reason against it
+        finished=pl.col("finish_reason").is_in(["stop", "unknown"]),
         in_language=pl.col("detected_language").is_in(list(accepted)),
     )  # fmt: skip
     if all(scores.column(key).equals(samples.column(key)) for key in keys):
@@ -181,8 +184,12 @@ def _complete(
 
 
 def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
-    """Return the row nearest to `point` for each prompt; the first of those equally near."""
+    """Return the row nearest to `point` for each prompt; the first of those equally near. Answers
+    on both sides of a point may be so up to rounding: q1 of a pool of three lies half-way."""
     score = pl.col("score")
+    slack: pl.Expr = pl.lit(0.0)
+    if point not in ("max", "min"):
+        slack = _ROUNDING * score.abs().max().over("prompt_id")
     if point == "max":
         distance = -score
     elif point == "min":
@@ -191,7 +198,7 @@ def _nearest(rows: pl.DataFrame, point: Point) -> pl.DataFrame:
         distance = (score - pl.col("q1")).abs()
     else:
         distance = (score - (pl.col("pool_mean") + point * pl.col("pool_std"))).abs()
-    return rows.filter(distance == distance.min().over("prompt_id")).unique(
+    return rows.filter(distance <= distance.min().over("prompt_id") + slack).unique(
         "prompt_id", keep="first", maintain_order=True
     )
 
@@ -233,10 +240,9 @@ def _limited(
             tests["margin_below"] = margin < limits.margin_below
         if limits.margin_above is not None:
             tests["margin_above"] = margin > limits.margin_above
+        tests["same_text"] = pl.col("chosen_text") == pl.col("rejected_text")
     if limits.duplicates:
         text = pl.col("chosen_text")
-        if "rejected" in sides:
-            tests["same_text"] = text == pl.col("rejected_text")
         tests["duplicate_text"] = text.is_duplicated() & ~text.is_first_distinct()
     if limits.over_budget is not None:
         longest = pl.max_horizontal(f"{side}_conversation" for side in sides)

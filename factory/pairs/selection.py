@@ -18,8 +18,9 @@ from factory.artifacts import schemas, tables
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.config import REFERENCE
+from factory.errors import RecipeError
 from factory.pairs.candidates import Candidates
-from factory.pairs.config import Budget, ChosenPoint, DropRules, Keep
+from factory.pairs.config import Budget, ChosenPoint, DropPairRules, DropRules, Keep
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
     from factory.pairs.rules import Pairing, PairLimits
 
 CROSS = "all_lang"  # the slice of the pool that holds all languages
+# Why a prompt has no pair, and why an answer may not be chosen, in words.
+_SHORT = {
+    "none_to_choose": "no answer may be chosen",
+    "no_lower_answer": "no answer is rated lower than the best",
+    "pool_incomplete": "too few of the answers have a reward",
+    "no_samples": "no answers",
+}
+_UNFIT = {
+    "unfinished": "cut off",
+    "wrong_language": "in another language",
+    "no_language": "in a language that could not be told",
+    "empty": "empty",
+}
 _WRITERS = 2  # slices being written at once; unpacking their texts is most of the work
 
 
@@ -68,6 +82,15 @@ class Selection(Stage):
         return self
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        if self.gold and not any(
+            stage.from_ or "gold" in getattr(stage, "columns", {})
+            for name, stage in context.stages.items()
+            if name in ("prompts", "generate", "score")
+        ):
+            raise RecipeError(
+                f"stages.{self.name}.gold: no answer is gold",
+                "name the column of answers that people wrote: prompts: {columns: {gold: theirs}}",
+            )
         single = super().plan_slices(context)
         every = tuple(need for spec in single for need in spec.needs)
         cross = [SliceSpec(self.name, CROSS, None, every)]
@@ -75,6 +98,34 @@ class Selection(Stage):
 
     def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"]
+
+    def shortage(self, rows: Rows, figures: Mapping[str, Any]) -> tuple[str, str]:
+        keep = f"{self.name}.keep" + (".chosen" if self.name == "pair" else "")
+        knobs = {
+            "unfinished": f"raise generate.max_tokens or set {keep}.finished: false",
+            "wrong_language": f"set {keep}.language: any",
+            "no_language": f"set {keep}.language: any",
+            "no_lower_answer": "raise generate.n or generate.temperature",
+            "over_budget": f"raise {self.name}.budget.tokens",
+        }
+        whys, fixes = [], []
+        for reason, n in sorted(rows.dropped.items(), key=lambda item: -item[1]):
+            why = _SHORT.get(reason, reason.replace("_", " "))
+            causes = [reason]
+            if reason == "none_to_choose":
+                unfit = (figures.get("passed_over") or {}).get("chosen") or {}
+                causes = [name for name, count in unfit.items() if count]
+                counts = [
+                    f"{unfit[name]} of {figures['answers']} {_UNFIT[name]}" for name in causes
+                ]
+                why += f" ({', '.join(counts)})" if counts else ""
+            whys.append(f"{n} prompts: {why}")
+            drop = f"change {self.name}.drop.{reason}"
+            fixes += [
+                knobs.get(cause, drop if cause in DropPairRules.model_fields else "")
+                for cause in causes
+            ]
+        return "; ".join(whys), "; ".join(dict.fromkeys(filter(None, fixes)))
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().identity_fields(spec)

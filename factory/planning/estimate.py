@@ -62,7 +62,7 @@ def _expected_rows(
     if (fixed := step.stage.fixed_rows(piece.spec)) is not None:
         return fixed
     reads = [need for need in piece.spec.needs if isinstance(need, StepInput)]
-    if not reads:
+    if not reads or step.stage.outside_rows(piece.spec):
         return _from_outside(step, piece, holdings)
     by_role: dict[str, int] = {}
     for read in reads:
@@ -115,10 +115,10 @@ def work(step: Step, rows: int) -> float:
 
 
 def engines_of(step: Step) -> int | None:
-    """Return the processes of a training, or None for stages whose engines the machine sets."""
+    """Return the processes of a training, or None where the machine sets them."""
     if step.stage.kind not in TRAINED:
         return None
-    return processes(step.stage.how.model_dump(include={"processes"}))
+    return step.stage.how.model_dump(include={"processes"}).get("processes")
 
 
 def paced(step: Step, holdings: Inventory) -> Pace | None:
@@ -197,7 +197,7 @@ def pace_of(manifest: Manifest) -> Pace | None:
         gpus = gpu_seconds / cost.wall_seconds if cost.wall_seconds else 0.0
         return Pace(each, 0.0, 0.0, gpus, most=_STRETCH * rows, device=device)
     if manifest.kind in TRAINED:  # its GPUs are held from beginning to end
-        trained = processes(manifest.how)
+        trained = processes(manifest)
         gpus = gpu_seconds / cost.wall_seconds / trained if cost.wall_seconds else 0.0
         before = max(0.0, cost.wall_seconds - cost.working_seconds)
         each = cost.working_seconds * trained / rows
@@ -218,6 +218,7 @@ def passes(fields: Mapping[str, Any]) -> float:
     return float(fields.get("epochs", 1.0))
 
 
-def processes(how: Mapping[str, Any]) -> int:
-    """Return the processes among which the batches of a training are shared."""
-    return int(how.get("processes", 1))
+def processes(manifest: Manifest) -> int:
+    """Return the processes among which the batches of a training were shared."""
+    batching = manifest.stats.get("batching") or {}
+    return int(batching.get("processes") or manifest.how.get("processes") or 1)

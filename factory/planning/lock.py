@@ -15,7 +15,7 @@ from factory import config
 from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import content_digest, file_sha256
 from factory.artifacts.manifest import Record, Revision
-from factory.errors import InputError, RecipeError
+from factory.errors import RecipeError
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.stage.inputs import ExternalInput
 from factory.stage.readers import is_file
@@ -58,9 +58,9 @@ def outside(recipe: Recipe) -> list[ExternalInput]:
     return list(inputs.values())
 
 
-def path_of(loaded: LoadedRecipe) -> Path:
-    """Return the path of the lock: beside the recipe, or for a packaged one in this directory."""
-    directory = Path.cwd() if loaded.packaged else loaded.path.parent
+def path_of(loaded: LoadedRecipe, home: Path) -> Path:
+    """Return the path of the lock: beside the recipe, or for a packaged one under `home`."""
+    directory = home / "locks" if loaded.packaged else loaded.path.parent
     return directory / f"{loaded.path.stem}.lock.yaml"
 
 
@@ -103,20 +103,14 @@ def hold(old: Lock | None, new: Lock, absent: Collection[str], path: Path) -> No
 def resolve(loaded: LoadedRecipe, old: Lock | None, ask_hub: Resolve) -> tuple[Lock, list[str]]:
     """Return the lock for a recipe, and the sources that could not be pinned.
 
-    `ask_hub` is called with each Hub name and its pin in `old`. It returns a pin of the same
-    content or, for a new name, of what the hub has; None if the hub has nothing. Raises InputError
-    for a local file that does not exist.
+    `ask_hub` is called with each Hub name, and each file that is not here, and its pin in `old`. It
+    returns a pin of the same content or, for a new name, of what the hub has; None if the hub has
+    nothing.
     """
     pins: dict[str, Pin] = {}
     absent = []
     for need in outside(loaded.recipe):
-        if is_file(need.source):
-            path = loaded.file(need.source)
-            if not path.is_file():
-                raise InputError(
-                    f"{loaded.path.name}: no file at {need.source}",
-                    f"paths are relative to the recipe, so it should lie at {path}",
-                )
+        if is_file(need.source) and (path := loaded.file(need.source)).is_file():
             pins[need.source] = Pin(digest=content_digest([("rows", file_sha256(path))]))
             continue
         pin = ask_hub(need, old.pins.get(need.source) if old else None)

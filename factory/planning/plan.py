@@ -99,6 +99,7 @@ class Step:
     state: State
     reason: str
     found: ArtifactRef | None = None
+    knobs: str = ""  # what to change in the recipe, for a blocked step
 
     @property
     def repo_type(self) -> RepoType:
@@ -149,6 +150,7 @@ class Plan:
         self._slices: dict[tuple[str, str], Slice] = {}
         self._done: dict[str, ArtifactRef] = {}  # by step, for those that need not run
         self._blocked: dict[tuple[str, str], str] = {}  # by slice, why
+        self._knobs: dict[tuple[str, str], str] = {}  # by blocked slice, what to change
         self._row_wise: dict[str, bool] = {}  # by step
         self._groups: dict[str, tuple[Stage, list[SliceSpec]]] = {}
         for stage, spec in recipe.slices():
@@ -214,7 +216,8 @@ class Plan:
                 going.append(piece)
         if not going:
             mark = fingerprint({"blocked": name})
-            return Step(name, stage, repo, (), mark, State.BLOCKED, left_out[0])
+            knobs = self._knobs.get((name, specs[0].name), "")
+            return Step(name, stage, repo, (), mark, State.BLOCKED, left_out[0], knobs=knobs)
         mark = fingerprint(
             {"kind": stage.kind, "slices": {s.spec.name: s.fingerprint for s in going}}
         )
@@ -240,8 +243,24 @@ class Plan:
             rows = [self._done[r.step].manifest.slices[r.slice].rows for r in reads]
             n_rows, total = sum(r.out for r in rows), sum(r.into for r in rows)
             if n_rows < fewest:
-                return f"{n_rows} of {total} left, {fewest} needed"
+                why, knobs = self._shortage(reads)
+                fewer = f"set {stage.name}.min_{'pairs' if stage.kind == 'adapter' else 'rows'}"
+                self._knobs[spec.step, spec.name] = knobs or f"more prompts, or {fewer}"
+                return f"{n_rows} of {total} left, {fewest} needed" + (f": {why}" if why else "")
         return None
+
+    def _shortage(self, reads: list[StepInput]) -> tuple[str, str]:
+        """Return why these inputs have few rows, and what to change."""
+        whys: list[str] = []
+        knobs: list[str] = []
+        for read in reads:
+            manifest = self._done[read.step].manifest
+            figures = manifest.stats.get("by_slice", {}).get(read.slice, {})
+            rows = manifest.slices[read.slice].rows
+            why, knob = self._groups[read.step][0].shortage(rows, figures)
+            whys, knobs = [*whys, why], [*knobs, knob]
+        first, second = ("; ".join(dict.fromkeys(filter(None, t))) for t in (whys, knobs))
+        return first, second
 
     def _slice(self, stage: Stage, spec: SliceSpec) -> Slice:
         identity: dict[str, Any] = {

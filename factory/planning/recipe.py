@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +14,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
     create_model,
     field_validator,
@@ -20,13 +23,15 @@ from pydantic import (
 from factory import config
 from factory.artifacts.manifest import License
 from factory.artifacts.resources import recipes
+from factory.artifacts.schemas import SCHEMAS
 from factory.config import Knobs
-from factory.errors import RecipeError, nearest
+from factory.errors import RecipeError, nearest, raise_all
 from factory.language.languages import language
 from factory.planning.stages import STAGES
 from factory.rewards.backends import model_class
-from factory.stage.inputs import SliceSpec
-from factory.stage.models import ModelRef
+from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
+from factory.stage.models import ModelRef, check_repo_name
+from factory.stage.readers import FILE_TYPES, View, is_file
 from factory.stage.stage import Stage, StageContext
 
 if TYPE_CHECKING:
@@ -37,7 +42,11 @@ else:
         "Stages", __base__=Knobs, **{stage.name: (stage | None, None) for stage in STAGES}
     )
 
+_REPO = re.compile(r"[\w-][\w.-]*/[\w.-]+(@.*)?")
+_SOURCES = {"source", "from", "preset"}
+_READING = _SOURCES | View.model_fields.keys()
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_LONGEST_NAME = 54  # of a recipe; a collection's title has 60 characters, six of them "CroCo "
 
 
 def _of_its_kind(value: Any, read: Callable[[Any], ModelRef]) -> ModelRef:
@@ -68,6 +77,17 @@ class Recipe(Knobs):
     # by the name that stages call them: org/name[@revision], or more words
     models: dict[Annotated[str, Field(pattern=NAME)], Model]
     stages: Stages  # those that it has, with their knobs
+
+    @field_validator("name", "org")
+    @classmethod
+    def _hub_takes(cls, value: str, info: ValidationInfo) -> str:
+        if "--" in value or ".." in value or value[-1] in "-.":
+            raise ValueError(f"no hub takes {value!r}: -- or .. in it, or - or . at its end")
+        if info.field_name == "name" and len(value) > _LONGEST_NAME:
+            raise ValueError(
+                f"has {len(value)} characters; the title of a collection holds {_LONGEST_NAME}"
+            )
+        return value
 
     @field_validator("languages", mode="before")
     @classmethod
@@ -115,13 +135,56 @@ class Recipe(Knobs):
         return {name: stage for name, stage in stages.items() if stage is not None}
 
     def slices(self) -> list[tuple[Stage, SliceSpec]]:
-        """Return every slice of every stage. Raises RecipeError for a reference to nothing."""
+        """Return every slice of every stage, but for steps that nothing reads any more. Raises
+        RecipeError for a reference to nothing."""
+        laid = self._laid()
+        unread = _unread(laid, self.context())
+        return [(stage, spec) for stage, spec in laid if spec.step not in unread]
+
+    def unread(self) -> list[str]:
+        """Return the steps that are not made: nothing but a stage that is taken in (`from:`) would
+        have read them. Raises RecipeError."""
+        laid = self._laid()
+        unread = _unread(laid, self.context())
+        return [step for step in dict.fromkeys(spec.step for _, spec in laid) if step in unread]
+
+    def _laid(self) -> list[tuple[Stage, SliceSpec]]:
         context = self.context()
         return [
             (stage, spec)
             for stage in self.steps().values()
             for spec in stage.checked_slices(context)
         ]
+
+
+def _unread(laid: Sequence[tuple[Stage, SliceSpec]], context: StageContext) -> set[str]:
+    """Return the steps whose only readers are stages that are taken in, or steps that are unread
+    themselves."""
+    taken_in = {stage.name: stage for stage, _ in laid if stage.from_ is not None}
+    if not taken_in:
+        return set()
+    readers: dict[str, set[str]] = {}
+    reads: dict[str, set[str]] = {}
+    for _, spec in laid:
+        for step in _steps(spec):
+            readers.setdefault(step, set()).add(spec.step)
+            reads.setdefault(spec.step, set()).add(step)
+    candidates: set[str] = set()
+    for stage in taken_in.values():
+        try:
+            made_here = stage.model_copy(update={"from_": None}).plan_slices(context)
+        except RecipeError:
+            continue  # it could not be made here: nothing stands for it
+        candidates |= {step for spec in made_here for step in _steps(spec)}
+    unread: set[str] = set()
+    while ready := {step for step in candidates if readers.get(step, set()) <= unread} - unread:
+        unread |= ready
+        candidates |= {step for name in ready for step in reads.get(name, ())}
+    return unread
+
+
+def _steps(spec: SliceSpec) -> set[str]:
+    return {need.step for need in spec.needs if isinstance(need, StepInput)}
 
 
 @dataclass(frozen=True)
@@ -136,6 +199,15 @@ class LoadedRecipe:
     extends: tuple[tuple[str, str], ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     folders: tuple[Path, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)  # file:line of each source
+
+    @property
+    def called(self) -> str:
+        """The name by which commands take this recipe."""
+        if self.packaged:
+            return self.path.stem
+        relative = os.path.relpath(self.path)
+        return str(self.path) if relative.startswith("../..") else relative
 
     def file(self, source: str) -> Path:
         """Return the path of a local file that the recipe names: beside it, or beside a recipe that
@@ -175,8 +247,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     lineage: list[tuple[tuple[str, str], Path]] = []
     document = _read(path, (), lineage)
     if not isinstance(document.data, dict):
-        raise RecipeError(f"{path.name} holds no recipe", "start from recipes/demo.yaml")
-    for override in overrides:
+        raise RecipeError(f"{path.name} holds no recipe", "factory new writes one")
+    for override in sorted(overrides, key=lambda one: not _names_source(one)):
         _override(document, override)
     _complete(document, document.data.pop("required", None) or {}, path.name)
     try:
@@ -184,15 +256,144 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     except ValidationError as error:
         raise explain(error, document, Recipe, "the recipe") from None
     context = recipe.context()
+    faults: dict[tuple[str, str], RecipeError] = {}
     for stage in recipe.steps().values():
         try:
             stage.checked_slices(context)
         except RecipeError as error:
             place = document.place(("stages", stage.name))
-            raise RecipeError(f"{place}: {error.what}", error.fix) from None
+            # a stage that reads one with a fault has the same fault
+            key = ("".join(re.findall(r"'.*?'", error.what)[:1]), error.fix)
+            faults.setdefault(key, RecipeError(f"{place}: {error.what}", error.fix))
+    raise_all(list(faults.values()))
     parents = tuple(parent for parent, _ in lineage if parent != (recipe.org, recipe.name))
     folders = tuple(dict.fromkeys(folder for _, folder in reversed(lineage)))
-    return LoadedRecipe(recipe, path, packaged, parents, folders=folders)
+    places = _places(recipe, document)
+    loaded = LoadedRecipe(recipe, path, packaged, parents, folders=folders, places=places)
+    raise_all([*_source_faults(loaded), *_map_faults(recipe, document, bool(lineage))])
+    return loaded
+
+
+def _places(recipe: Recipe, document: config.Document) -> dict[str, str]:
+    """Return where the recipe names each source: file:line."""
+    places: dict[str, str] = {}
+    for stage, spec in recipe.slices():
+        for need in spec.needs:
+            if not isinstance(need, ExternalInput) or need.source in places:
+                continue
+            name = need.source.partition("@")[0]
+            path: config.Path = ("stages", stage.name)
+            for key, model in recipe.models.items():
+                if name == model.name or need.source == model.adapter:
+                    path = ("models", key)
+            for key in ("source", "from"):
+                if path[0] == "stages" and (*path, key) in document.places:
+                    path = (*path, key)
+            places[need.source] = document.place(path)
+    return places
+
+
+# Tables that other programs write, and what would read them.
+_OTHER_FILES = (".csv", ".tsv", ".txt", ".xlsx", ".arrow", ".feather", ".gz", ".zst", ".zip")
+
+
+def _source_faults(loaded: LoadedRecipe) -> Iterator[RecipeError]:
+    """Yield an error for each source of rows that is an address, a directory, or a file of another
+    type."""
+    for source, place in loaded.places.items():
+        if is_file(source):
+            if "://" in source:
+                yield RecipeError(
+                    f"{place}: {source!r} is an address, not a file",
+                    "download it beside the recipe, or name the dataset: {source: org/name, "
+                    "file: path in it}",
+                )
+            continue
+        path = loaded.file(source.partition("@")[0])
+        if source.lower().endswith(_OTHER_FILES):
+            ending = path.suffix
+            fix = f"save it as {' or '.join(FILE_TYPES)}"
+            if ending in (".csv", ".tsv"):
+                tab = ", separator='\\t'" if ending == ".tsv" else ""
+                new = source.removesuffix(ending) + ".parquet"
+                code = f"import polars; polars.read_csv('{source}'{tab}).write_parquet('{new}')"
+                fix = f'convert it: python -c "{code}"'
+            yield RecipeError(f"{place}: {source}: no rows are read from {ending} files", fix)
+        elif path.is_dir() and not _REPO.fullmatch(source):
+            files = sorted(file.name for file in path.iterdir() if is_file(file.name))
+            for_example = f", as {source.rstrip('/')}/{files[0]}" if files else ""
+            yield RecipeError(
+                f"{place}: {source} is a directory",
+                f"name one {', '.join(FILE_TYPES)} file{for_example}; {{language}} is filled in",
+            )
+        else:
+            try:
+                check_repo_name(source)
+            except ValueError as error:
+                yield RecipeError(f"{place}: {error.args[0]}", error.args[1])
+
+
+# Columns that rows from outside may have, beside those of the kind that is made of them.
+_READ_OF_ANY = (
+    "prompt", "messages", "id", "language", "response", "completion", "answer", "reward",
+    "reward_score", "score", "chosen", "rejected", "margin",
+)  # fmt: skip
+
+
+def _map_faults(recipe: Recipe, document: config.Document, extends: bool) -> Iterator[RecipeError]:
+    """Yield an error for each unknown key in a map of columns, licences or departures."""
+    for name, stage in recipe.steps().items():
+        views: list[tuple[str, Any]] = [("", stage), ("from", stage.from_)]
+        for key, view in views if stage.kind in SCHEMAS else ():
+            known = [*dict.fromkeys((*_READ_OF_ANY, *SCHEMAS[stage.kind].names))]
+            for column in getattr(view, "columns", None) or {}:
+                if column not in known:
+                    path = (*(("stages", name, key) if key else ("stages", name)), "columns")
+                    yield RecipeError(
+                        f"{document.place((*path, column))}: {'.'.join(path)} has no column "
+                        f"{column!r}{nearest(column, known)}",
+                        f"ours come first, as {{prompt: theirs}}: {', '.join(known)}",
+                    )
+    sources = {
+        str(getattr(need, "source", getattr(need, "model", "")))
+        for _, spec in recipe.slices()
+        for need in spec.needs
+    }
+    sources |= {source.partition("@")[0] for source in sources}
+    for key in recipe.licenses if not extends else ():
+        if not {key.replace("{language}", code) for code in recipe.languages} & sources:
+            yield RecipeError(
+                f"{document.place(('licenses', key))}: licenses: nothing is read from "
+                f"{key!r}{nearest(key, sources)}",
+                "name a source as models: and stages: do",
+            )
+    steps = recipe.steps()
+    for at in recipe.departures:
+        name, _, knob = at.partition(".")
+        if knob and name in steps and not _has_knob(type(steps[name]), knob.split(".")):
+            knobs = _keys(type(steps[name]))
+            yield RecipeError(
+                f"{document.place(('departures', at))}: {name} has no knob "
+                f"{knob!r}{nearest(knob, knobs)}",
+                f"it has {', '.join(knobs)}",
+            )
+
+
+def _has_knob(model: Any, parts: list[str]) -> bool:
+    info = next((f for k, f in model.model_fields.items() if parts[0] in (k, f.alias)), None)
+    if info is None:
+        return False
+    inner = [
+        part
+        for part in (info.annotation, *getattr(info.annotation, "__args__", ()))
+        if isinstance(part, type) and issubclass(part, BaseModel)
+    ]
+    return len(parts) == 1 or not inner or any(_has_knob(part, parts[1:]) for part in inner)
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    """Return the keys of a model as a file writes them."""
+    return [info.alias or name for name, info in model.model_fields.items()]
 
 
 def _read(
@@ -233,15 +434,17 @@ def _read(
 
 
 def merge(base: Any, top: Any) -> Any:
-    """Merge `top` over `base`: mappings merge, anything else replaces, null removes a key."""
+    """Merge `top` over `base`: mappings merge, anything else replaces, null removes a key. Another
+    source replaces all that `base` says of how one is read."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
-    merged = dict(base)
+    other = _SOURCES & top.keys()
+    merged = {key: value for key, value in base.items() if not (other and key in _READING)}
     for key, value in top.items():
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = merge(base.get(key), value)
+            merged[key] = merge(merged.get(key), value)
     return merged
 
 
@@ -271,6 +474,10 @@ def _has_value(data: Any, path: str) -> bool:
     return True
 
 
+def _names_source(override: str) -> bool:
+    return override.partition("=")[0].rpartition(".")[2] in _SOURCES
+
+
 def _override(document: config.Document, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -285,6 +492,10 @@ def _override(document: config.Document, override: str) -> None:
         target = target[part]
         if not isinstance(target, dict):
             raise RecipeError(f"--set {override}: {part!r} holds no keys", "check the path")
+    if _names_source(override):  # as under extends, but for what is --set as well
+        for key in _READING & target.keys():
+            if not document.places.get((*parts[:-1], key), "").startswith("--set"):
+                del target[key]
     target[parts[-1]] = config.parse(value, "--set").data
     if target[parts[-1]] is None:  # as under extends: null takes a key away
         del target[parts[-1]]
@@ -294,15 +505,54 @@ def _override(document: config.Document, override: str) -> None:
 def explain(
     error: ValidationError, document: config.Document, model: type[BaseModel], what: str
 ) -> RecipeError:
-    """One of pydantic's complaints about `document`, read as a `model` that people call `what`,
-    with its line and the nearest right word: an unknown key before the one that is missing
-    because it was misspelt."""
-    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    # where a value may have several forms, pydantic names the form it tried: not a key
-    path = tuple(part for part in first["loc"] if "[" not in str(part))
+    """Return all of pydantic's complaints about `document`, read as a `model` that people call
+    `what`, in plain words: each with its line and the nearest right word. An unknown key comes
+    before the one that is missing because it was misspelt, which is left out."""
+    by_place: dict[config.Path, list[Any]] = {}
+    for problem in error.errors():
+        at = _path(problem["loc"], problem["type"], document.data)
+        by_place.setdefault(at, []).append(problem)
+    unknown = {at[:-1] for at, [first, *_] in by_place.items() if first["type"] == _UNKNOWN}
+    faults = []
+    for at, problems in by_place.items():
+        if problems[0]["type"] == "missing" and at[:-1] in unknown:
+            continue
+        faults.append(_fault(at, problems, document, model, what))
+    first, *others = sorted(faults, key=lambda fault: " has no " not in fault.what)
+    first.also = tuple(others)
+    return first
+
+
+_UNKNOWN = "extra_forbidden"
+
+
+def _path(loc: tuple[Any, ...], kind: str, data: Any) -> config.Path:
+    """Return the keys of the file that a complaint is about. Where a value may have several forms,
+    pydantic names the form that it tried as well."""
+    path: list[Any] = []
+    for number, part in enumerate(loc):
+        inside = isinstance(data, dict) and part in data
+        inside |= isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if inside:
+            data = data[part]
+            path.append(part)
+        elif kind == "missing" and number == len(loc) - 1:
+            path.append(part)
+    return tuple(path)
+
+
+def _fault(
+    path: config.Path,
+    problems: Sequence[Any],
+    document: config.Document,
+    model: type[BaseModel],
+    what: str,
+) -> RecipeError:
+    """Return what is wrong at one place of a file."""
+    first = problems[0]
     dotted = ".".join(str(part) for part in path)
     place = document.place(path)
-    if first["type"] == "extra_forbidden":
+    if first["type"] == _UNKNOWN:
         keys = _siblings(path, model, document.data)
         word = str(path[-1])
         where = ".".join(str(part) for part in path[:-1]) or what
@@ -313,10 +563,64 @@ def explain(
         )
     if first["type"] == "missing":
         return RecipeError(f"{place}: {dotted} is missing", "add it")
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
     fix = "mend it there" if place.startswith("--set") else "mend that line"
-    return RecipeError(f"{place}: {dotted or what}: {message}{got}", fix)
+    raised = [problem["ctx"]["error"] for problem in problems if problem["type"] == "value_error"]
+    if raised:
+        message, *fixes = raised[0].args or ("is not possible",)
+        return RecipeError(f"{place}: {dotted or what}: {message}", fixes[0] if fixes else fix)
+    wanted = " or ".join(dict.fromkeys(_wanted(problem) for problem in problems))
+    return RecipeError(f"{place}: {dotted or what}: must be {wanted}, not {_shown(first)}", fix)
+
+
+def _shown(problem: Any) -> str:
+    value = problem["input"]
+    if value is None:
+        return "empty"
+    text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def _wanted(problem: Any) -> str:
+    """Return what kind of value a complaint of pydantic asks for."""
+    kind, limits = problem["type"], problem.get("ctx", {})
+    for words, types in _KINDS.items():
+        if kind in types:
+            return words
+    match kind:
+        case "literal_error" | "enum":
+            return str(limits["expected"])
+        case "greater_than_equal":
+            return f"at least {limits['ge']:g}"
+        case "less_than_equal":
+            return f"at most {limits['le']:g}"
+        case "greater_than":
+            return f"over {limits['gt']:g}"
+        case "less_than":
+            return f"under {limits['lt']:g}"
+        case "too_short" | "string_too_short":
+            least = limits["min_length"]
+            return "not empty" if least == 1 else f"at least {least} long"
+        case "too_long" | "string_too_long":
+            return f"at most {limits['max_length']} long"
+        case "string_pattern_mismatch" if limits["pattern"] == NAME:
+            return "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit"
+        case "string_pattern_mismatch":
+            return f"of the form {limits['pattern']}"
+    return "something else"
+
+
+_KINDS = {
+    "a whole number": ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
+    "a number": ("float_type", "float_parsing"),
+    "a finite number": ("finite_number",),
+    "true or false": ("bool_type", "bool_parsing"),
+    "text": ("string_type",),
+    "a list, like [a, b]": ("list_type", "tuple_type", "set_type", "frozen_set_type"),
+    "a map, like {key: value}": (
+        "dict_type", "mapping_type", "model_type", "model_attributes_type", "dataclass_type",
+    ),
+    "empty": ("none_required",),
+}  # fmt: skip
 
 
 def _siblings(path: tuple[Any, ...], model: Any, data: Any) -> list[str]:
@@ -337,4 +641,4 @@ def _siblings(path: tuple[Any, ...], model: Any, data: Any) -> list[str]:
         for part in path[:-1]:
             data = data[part]
         model = model_class(data.get("kind", "causal"))
-    return list(model.model_fields)
+    return _keys(model)

@@ -113,7 +113,7 @@ def _fetch(name: str, hub: Hub) -> tuple[Path, str]:
         if hub.has(repo, "dataset", revision or "main"):
             raise InputError(f"{repo} is a dataset", "name a model or a LoRA adapter")
         raise HubError(
-            f"{hub.endpoint} has no model {repo}",
+            f"{hub.called} has no model {repo}",
             f"fetch it with factory pull {name}, or name its hub: --hub https://huggingface.co",
         )
     return hub.fetch(repo, "model", pinned[0]), f"{repo}@{pinned[0]}"
@@ -179,7 +179,7 @@ def _check_base(name: str, base: str, expected: BaseReference, hub: Hub) -> tupl
     here = Path(base).is_dir()
     content = _digest(Path(base)) if here else _content(hub, repo, revision)
     if content is None:
-        raise HubError(f"{hub.endpoint} has no {base}", f"fetch it: factory pull {base}")
+        raise HubError(f"{hub.called} has no {base}", f"fetch it: factory pull {base}")
     if digest is not None and content != digest:
         raise InputError(
             f"{base} is not the base that {name} was made on: its content is another",
@@ -209,10 +209,10 @@ def _commit(name: str, repo: str, expected: BaseReference, hub: Hub) -> str:
             return pinned[0]
     now = hub.pin(repo, "model", "main") if hub.has(repo, "model", "main") else None
     if now is None:
-        raise HubError(f"{hub.endpoint} has no {repo}, the base of {name}", pull)
+        raise HubError(f"{hub.called} has no {repo}, the base of {name}", pull)
     if now[1] != expected.digest:
         raise InputError(
-            f"{hub.endpoint} has {repo}, but not the content that {name} was made on", pull
+            f"{hub.called} has {repo}, but not the content that {name} was made on", pull
         )
     return now[0]
 

@@ -105,7 +105,7 @@ def load_artifact(name: str, *, hub: str | None = None) -> Artifact:
             if repo.count("/") == 1 and the_hub.has(repo, kind, revision or "main"):
                 return _artifact(name, the_hub.fetch(repo, kind, revision or "main"))
         raise HubError(
-            f"{the_hub.endpoint} has no {name}", "write org/name or org/name@tag; see factory pull"
+            f"{the_hub.called} has no {name}", "write org/name or org/name@tag; see factory pull"
         )
 
 

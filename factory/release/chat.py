@@ -49,7 +49,9 @@ class Conversation:
 
     def say(self, text: str) -> Iterator[tuple[str, str | ChatAnswer]]:
         """Yield (speaker, piece of text) while it answers and (speaker, ChatAnswer) when done, one
-        speaker after another. Raises InputError when the conversation is too long for the model."""
+        speaker after another. A turn that is stopped before its end is left out of the
+        conversation. Raises InputError when the conversation is too long for the model."""
+        answered = {}
         for who in self.speakers:
             turns = [*self._turns.get(who, []), {"role": "user", "content": text}]
             prompt = chat_template.prompt_ids(self.talker.tokenizer, turns)
@@ -64,7 +66,7 @@ class Conversation:
                 pieces.append(piece)
                 yield who, piece
             response = "".join(pieces).strip()
-            self._turns[who] = [*turns, {"role": "assistant", "content": response}]
+            answered[who] = [*turns, {"role": "assistant", "content": response}]
             yield (
                 who,
                 ChatAnswer(
@@ -76,6 +78,7 @@ class Conversation:
                     round(time.monotonic() - begun, 2),
                 ),
             )
+        self._turns.update(answered)
 
     def forget(self) -> None:
         """Start a new conversation."""

@@ -103,6 +103,16 @@ class BenchmarkResult:
     repo: str
     tag: str
 
+    @property
+    def contest(self) -> tuple[str, str, str, str]:
+        """What the rows of one table share: the artifact of results, settings and reference."""
+        score = self.score
+        settings = (
+            f"EuroEval {score.version}, {score.split}, {score.iterations} iterations, "
+            f"{'few' if score.few_shot else 'zero'}-shot, {score.backend}"
+        )
+        return self.repo, self.tag, settings, self.delta.reference
+
 
 def scores(manifest: Manifest) -> list[BenchmarkScore]:
     """Read the scores of one artifact of results, in their order."""

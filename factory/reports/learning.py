@@ -80,6 +80,15 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Behaviour:
+    """What a tuned model drew beside its base, in words: how it was drawn, and a row for each
+    measure with the values of the base and of the tuned model."""
+
+    about: str
+    rows: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
 class Training:
     """One training: its size, wall time, curves and alarms. `applied` is whether its probe found
     that the adapter changes the base model; None where it was not probed."""
@@ -92,6 +101,7 @@ class Training:
     curves: tuple[Curve, ...]
     alarms: tuple[str, ...]
     applied: bool | None
+    behaviour: Behaviour | None = None
 
 
 def rewards(manifests: Iterable[Manifest]) -> list[Histogram]:
@@ -170,9 +180,59 @@ def trainings(manifests: Iterable[Manifest]) -> list[Training]:
                 curves=curves(curve, values.mappings(stats.get("held_out_curve"))),
                 alarms=values.texts(stats.get("alarms")),
                 applied=applied if isinstance(applied, bool) else None,
+                behaviour=behaviour(stats),
             )
         )
     return logged
+
+
+def behaviour(stats: Mapping[str, Any]) -> Behaviour | None:
+    """Read the behaviour probe of a training; None where there was none."""
+    drawn = values.mapping(stats.get("behaviour"))
+    sides = [values.mapping(drawn.get(name)) for name in ("base", "tuned")]
+    if not all(sides):
+        return None
+
+    def of(key: str, total: str | None = None) -> list[str]:
+        totals = (
+            values.integer(side.get(total or key))
+            + (0 if total else values.integer(side.get("other_language")))
+            for side in sides
+        )
+        counts = (values.integer(side.get(key)) for side in sides)
+        return [f"{n} of {m}" for n, m in zip(counts, totals, strict=True)]
+
+    def number(cells: Iterable[Any], form: str) -> list[str]:
+        return ["" if (n := values.number(cell)) is None else format(n, form) for cell in cells]
+
+    likelihoods = {
+        name: values.mapping(drawn.get(f"log_prob_of_{name}")) for name in ("base", "tuned")
+    }
+    rows = {
+        "ended by themselves": of("finished", "answers"),
+        "in their prompt's language, of those that can be told": of("in_language"),
+        "different answers": of("distinct", "answers"),
+        "mean tokens": number((side.get("mean_tokens") for side in sides), ".1f"),
+        "repetition (runs of four tokens)": number(
+            (side.get("repetition") for side in sides), ".1%"
+        ),
+        "mean reward": number((side.get("reward") for side in sides), ".3g"),
+        "log-probability of the base's answers, nats a token": number(
+            (likelihoods["base"].get(name) for name in ("base", "tuned")), ".3f"
+        ),
+        "log-probability of the tuned model's answers": number(
+            (likelihoods["tuned"].get(name) for name in ("base", "tuned")), ".3f"
+        ),
+    }
+    n, prompts = values.integer(drawn.get("n")), values.integer(drawn.get("prompts"))
+    about = (
+        f"{n} answers to each of {prompts} prompts ({values.integer(drawn.get('held_out'))} held "
+        f"out), at temperature {values.number(drawn.get('temperature')) or 0:g}, up to "
+        f"{values.integer(drawn.get('max_tokens'))} tokens"
+    )
+    return Behaviour(
+        about, tuple((name, both[0], both[1]) for name, both in rows.items() if any(both))
+    )
 
 
 def curves(

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from factory.artifacts.manifest import Manifest
+from factory.reports import values
 from factory.reports.benchmarks import deltas, scores
 from factory.reports.win_rates import Rate, win_rates
+
+ACCURACY = "pair accuracy"  # of a reward model
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,16 @@ class Result:
 
 
 def tidy(manifests: Iterable[Manifest]) -> list[Result]:
-    """Return every score, delta and win rate of these manifests, artifact by artifact."""
+    """Return every score, delta, win rate and pair accuracy of these manifests, artifact by
+    artifact."""
     rows: list[Result] = []
     for manifest in manifests:
         if manifest.kind == "results":
             rows += [*_scores(manifest), *_deltas(manifest)]
         elif manifest.kind == "verdicts":
             rows += _win_rates(manifest)
+        elif manifest.kind == "rankings":
+            rows += _accuracies(manifest)
     return rows
 
 
@@ -68,16 +74,36 @@ def _win_rates(manifest: Manifest) -> Iterator[Result]:
         for metric, rate in (row.rates or {"win_rate": Rate()}).items():
             low, high = rate.low, rate.high
             decided = None if low is None or high is None else low > 50 or high < 50
-            note = "" if rate.rate is not None else "no verdict could be read"
+            unread = () if rate.rate is not None else ("no verdict could be read",)
+            note = "; ".join((*unread, *row.blind))
             yield Result(row.model, row.language, answers, metric, rate.rate, low, high,
                          row.reference, judge, decided, note, manifest.repo,
                          manifest.fingerprint)  # fmt: skip
 
 
+def _accuracies(manifest: Manifest) -> Iterator[Result]:
+    """Yield the share of pairs that each reward model ranks right in each language, in percent."""
+    for cell in values.mappings(manifest.stats.get("matrix")):
+        share, low, high = (
+            None if (value := values.number(cell.get(name))) is None else 100 * value
+            for name in ("share", "low", "high")
+        )
+        decided = None if low is None or high is None else low > 50 or high < 50
+        note = "" if share is not None else str(cell.get("shown", "no pair has rewards"))
+        yield Result(str(cell.get("reward_model")), str(cell.get("language")),
+                     _read(manifest, "pairs", "pairs"), ACCURACY, share, low, high, "", "", decided,
+                     note, manifest.repo, manifest.fingerprint)  # fmt: skip
+
+
 def _answers(manifest: Manifest) -> str:
     """Return the repo of the answers that were judged."""
-    read = [r for s in manifest.slices.values() for r in s.inputs if r.role == "answers"]
-    return str(read[0].repo or read[0].step) if read else "arena"
+    return _read(manifest, "answers", "arena")
+
+
+def _read(manifest: Manifest, role: str, default: str) -> str:
+    """Return the repo, source or step of what is read as `role`."""
+    read = [r for s in manifest.slices.values() for r in s.inputs if r.role == role]
+    return str(read[0].repo or read[0].source or read[0].step) if read else default
 
 
 def _tool(manifest: Manifest) -> str:

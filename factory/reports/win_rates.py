@@ -8,6 +8,11 @@ from typing import Any
 
 from factory.artifacts.manifest import InputRecord, Manifest
 from factory.reports import values
+from factory.reports.formatting import model_name
+
+# Roles of what a judge compares, and of what a reward model scores: the rest are its models.
+_COMPARED = ("answers", "reference", "training")
+_SCORED = ("samples", "prompts", "english", "preferences")
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class WinRateRow:
 
     `worst` and `best` are the win rate with all unread verdicts lost or won. `consistency` is the
     share of equal verdicts in both orders. All three are percent, None where not measured.
-    `n_seen` counts questions that are among the prompts of training."""
+    `n_seen` counts questions that are among the prompts of training. `blind` are the reasons for
+    which the audit of the judge's reward suspects it in this language."""
 
     model: str
     reference: str
@@ -45,6 +51,7 @@ class WinRateRow:
     best: float | None = None
     consistency: float | None = None
     n_seen: int = 0
+    blind: tuple[str, ...] = ()
 
     @property
     def overall(self) -> Rate:
@@ -112,6 +119,10 @@ class JudgedModel:
     n_seen: int | None
     rows: tuple[WinRateRow, ...]
 
+    def at(self, language: str) -> WinRateRow | None:
+        """Return the row of a language; None where this model was not compared in it."""
+        return next((row for row in self.rows if row.language == language), None)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -121,10 +132,40 @@ class Comparison:
     judge: JudgeRef
     questions: tuple[str, str]
 
+    @property
+    def contest(self) -> tuple[str, str, str]:
+        """What the rows of one table share: the reference and the artifact of verdicts."""
+        return self.row.reference, self.judge.repo, self.judge.tag
+
 
 def win_rates(manifest: Manifest) -> list[WinRateRow]:
     """Read the win rates of one artifact of verdicts, in their order."""
-    return [_win_rate(row) for row in values.mappings(manifest.stats.get("comparisons"))]
+    blind = {
+        str(code): values.texts(reasons)
+        for code, reasons in values.mapping(manifest.stats.get("judge_blind")).items()
+    }
+    return [_win_rate(row, blind) for row in values.mappings(manifest.stats.get("comparisons"))]
+
+
+def judge_blind(
+    judge: Iterable[InputRecord], manifests: Iterable[Manifest]
+) -> dict[str, list[str]]:
+    """Return the languages in which an audit among these manifests suspects the reward that judges,
+    with the reasons. `judge`: all that a slice of verdicts reads. A reward is known by the content
+    of its models."""
+    models = {read.digest for read in judge if read.role not in _COMPARED}
+    suspects: dict[str, list[str]] = {}
+    for manifest in manifests:
+        if manifest.kind != "scores" or not any(
+            {read.digest for read in record.inputs if read.role not in _SCORED} == models
+            for record in manifest.slices.values()
+        ):
+            continue
+        audited = values.mapping(values.mapping(manifest.stats.get("audit")).get("by_language"))
+        for code, figures in audited.items():
+            if reasons := values.texts(values.mapping(figures).get("blind")):
+                suspects[code] = list(reasons)
+    return suspects
 
 
 def judge_of(manifest: Manifest) -> JudgeRef:
@@ -199,6 +240,7 @@ def model_index(name: str, rows: Iterable[Comparison]) -> list[dict[str, Any]]:
     results = []
     for entry in rows:
         row, judge, rate = entry.row, entry.judge, entry.row.overall
+        against = model_name(row.reference)
         if rate.rate is None:
             continue
         repo, tag = entry.questions
@@ -207,7 +249,7 @@ def model_index(name: str, rows: Iterable[Comparison]) -> list[dict[str, Any]]:
             dataset["config"] = row.language
         metric = {
             "type": "win_rate",
-            "name": f"win rate against {row.reference}, judged by {judge.name}, in percent",
+            "name": f"win rate against {against}, judged by {judge.name}, in percent",
             "value": round(rate.rate, 2),
             "args": {
                 "low": round(rate.low or 0.0, 2),
@@ -259,12 +301,20 @@ def describe_length_control(rates: Mapping[str, Rate]) -> str:
     return f"{text}, {controlled.flag}" if controlled.flag else text
 
 
-def _win_rate(row: Mapping[str, Any]) -> WinRateRow:
+def describe_blind(language: str, blind: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    """Return what to say beside a win rate in this language (`all`: of all of them)."""
+    if language == "all":
+        return (f"the judge is suspect in {', '.join(blind)}",) if blind else ()
+    return tuple(f"the judge is suspect here: {reason}" for reason in blind.get(language, ()))
+
+
+def _win_rate(row: Mapping[str, Any], blind: Mapping[str, tuple[str, ...]]) -> WinRateRow:
     bounds = values.mapping(row.get("bounds"))
+    language = str(row.get("language", "all"))
     return WinRateRow(
         model=str(row.get("model")),
         reference=str(row.get("reference")),
-        language=str(row.get("language", "all")),
+        language=language,
         won=values.integer(row.get("won")),
         tied=values.integer(row.get("tied")),
         lost=values.integer(row.get("lost")),
@@ -275,6 +325,7 @@ def _win_rate(row: Mapping[str, Any]) -> WinRateRow:
         best=values.number(bounds.get("best")),
         consistency=values.number(values.mapping(row.get("consistency")).get("same_share")),
         n_seen=values.integer(row.get("seen_in_training")),
+        blind=describe_blind(language, blind),
     )
 
 

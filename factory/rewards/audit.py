@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from factory.config import Knobs
+from factory.stage.proportions import interval
 
 FEWEST = 5  # prompts, or pairs, under which nothing is concluded
 _SLIGHT = 0.1  # a rank correlation that is not worth a word
@@ -34,7 +35,8 @@ class AuditLimits(Knobs):
     spread: Annotated[float, Field(ge=0, le=1)] = 0.1
     # greatest rank correlation with length within a prompt, either way
     length: Annotated[float, Field(ge=0, le=1)] = 0.8
-    # least share of preference pairs put in the right order; chance is one half
+    # least share of preference pairs put in the right order; chance is one half. A language is
+    # suspect where the whole 95 % interval of its share is below
     accuracy: Annotated[float, Field(ge=0, le=1)] = 0.55
 
 
@@ -145,11 +147,13 @@ def _accuracy(pairs: Sequence[Pair]) -> dict[str, Any]:
     with a side that has no reward is not counted."""
     scored = [(chosen, rejected) for chosen, rejected in pairs if None not in (chosen, rejected)]
     right = sum(chosen > rejected for chosen, rejected in scored)  # type: ignore[operator]
+    low, high = interval(right, len(scored))
     return {
         "pairs": len(scored),
         "pairs_unscored": len(pairs) - len(scored),
         "pairs_right": right,
         "accuracy": right / len(scored) if scored else None,
+        **({"accuracy_low": low, "accuracy_high": high} if scored else {}),
     }
 
 
@@ -167,8 +171,13 @@ def _suspicions(
         follows = max(figures["length_chars"], tokens, key=abs)
         if abs(follows) > limits.length:
             reasons.append(f"length: it follows {'length' if follows > 0 else 'shortness'} alone")
-    if figures["pairs"] >= FEWEST and figures["accuracy"] < limits.accuracy:
-        reasons.append("accuracy: it does not find the better answer")
+    if figures["pairs"] >= FEWEST and figures["accuracy_high"] < limits.accuracy:
+        worse = figures["accuracy_high"] < 1 - limits.accuracy
+        reasons.append(
+            "accuracy: it prefers the worse answer; the sides look exchanged"
+            if worse
+            else "accuracy: it does not find the better answer"
+        )
     return reasons
 
 
@@ -240,9 +249,11 @@ def _read_accuracy(figures: Mapping[str, Any]) -> list[str]:
     if figures["accuracy"] is None:
         return []
     unscored = figures["pairs_unscored"]
+    tells = not figures["accuracy_low"] <= 0.5 <= figures["accuracy_high"]
     return [
         f"It puts the better answer first in {figures['pairs_right']} of {figures['pairs']} pairs "
-        f"({figures['accuracy']:.0%}; chance is 50%)"
+        f"({figures['accuracy']:.0%}, 95 % interval {figures['accuracy_low']:.0%} to "
+        f"{figures['accuracy_high']:.0%}; chance is 50%)"
         + (f", {unscored} more have no reward" if unscored else "")
-        + ("." if figures["pairs"] >= FEWEST else ": too few to judge by.")
+        + ("." if tells else ": too few to tell.")
     ]

@@ -3,19 +3,20 @@ a reward model with them, transfer compares several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from factory.engines.chat_template import Message
 from factory.stage.inputs import ExternalInput
-from factory.stage.readers import answer, messages
+from factory.stage.preference_pairs import read_pair
+from factory.stage.readers import Row
 from factory.stage.stage import From, filled
 
 Known = tuple[dict[str, Any], list[Message], str, str]
-SIDES = ("chosen", "rejected")
 _ALL = "all"  # languages
 
 
@@ -31,19 +32,31 @@ class Pairs(From):
     def _short_form(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
 
+    @field_validator("base")
+    @classmethod
+    def _no_base(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError("base is for adapters: pairs have no base")
+        return value
+
     def need(self, role: str, code: str) -> ExternalInput:
         """Return the need of the pairs of a language, read as `role`. Which pairs there are is how
         much, not what."""
         return ExternalInput(role, filled(self.source, {"language": code}), "dataset", extent=True)
 
-    def read(self, path: Path, code: str) -> Iterator[Known]:
-        """Yield the pairs of a language: row, prompt, better answer, worse answer. Raises
-        InputError that names the row."""
-        for where, row in self.rows(path, self.config or code):
-            if row is not None:
-                prompt = messages({"prompt": row.get("prompt")}, where)
-                better, worse = (answer(row.get(side), f"{where}: {side}") for side in SIDES)
-                yield row, list(prompt), better[-1]["content"], worse[-1]["content"]
+    def read(self, path: Path, code: str) -> tuple[list[Known], dict[str, int]]:
+        """Return the pairs of a language (row, prompt, better answer, worse answer), and how many
+        rows were dropped by reason. Raises InputError that names the rows."""
+
+        def convert(row: Row, where: str) -> Row | str:
+            pair = read_pair(row, where)
+            if isinstance(pair, str):
+                return pair
+            return {"pair": (row, list(pair.prompt), pair.chosen, pair.rejected)}
+
+        dropped: Counter[str] = Counter()
+        rows = self.converted_rows(path, code, convert, dropped, name=self.source)
+        return [row["pair"] for row in rows], dict(dropped)
 
 
 def for_all(value: Any) -> Any:

@@ -30,10 +30,11 @@ from factory.rewards.backends.backend import (
 )
 from factory.rewards.backends.generative import QUESTION
 from factory.rewards.backends.implicit import crosslingual
-from factory.rewards.preferences import SIDES, Pairs
+from factory.rewards.preferences import Pairs
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
+from factory.stage.preference_pairs import SIDES
 from factory.stage.stage import How, Stage, StageContext
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
@@ -147,7 +148,7 @@ class Score(Stage):
         samples = {spec.name: job.reader(spec.need("samples"), "samples") for spec in job.slices}
         prompts = {spec.name: PromptTexts.of(job, spec) for spec in job.slices}
         todo = {spec.name: self._todo(job, spec, prompts[spec.name]) for spec in job.slices}
-        preferred = self._preferred(job)
+        preferred, dropped = self._preferred(job)
         with EngineCache(lambda _: self._open(job)) as scoring:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
@@ -169,7 +170,7 @@ class Score(Stage):
                 beside={name: len(pairs) for name, pairs in preferred.items()},
             )
         stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in totals}
-        audited = self._audited(job, preferred)
+        audited = self._audited(job, preferred, dropped)
         counts = {
             name: Rows(
                 into=len(samples[name]),
@@ -247,7 +248,12 @@ class Score(Stage):
             samples = samples.with_columns(prompt_hash=hashed.cast(pl.String))
         return job.missing(spec.name, self.kind, samples)
 
-    def _audited(self, job: Job, preferred: Mapping[str, Sequence[LabelledPair]]) -> dict[str, Any]:
+    def _audited(
+        self,
+        job: Job,
+        preferred: Mapping[str, Sequence[LabelledPair]],
+        dropped: Mapping[str, dict[str, int]],
+    ) -> dict[str, Any]:
         """Return the figures of the audit. Raises StageError when the recipe says to refuse a blind
         reward model; what is scored is kept."""
         import polars as pl
@@ -263,6 +269,9 @@ class Score(Stage):
                 sides = (rewards.column(side).to_pylist() for side in SIDES)
                 pairs[str(spec.language)] = list(zip(*sides, strict=True))
         figures = audit(pl.concat(parts), pairs, self.audit)
+        for code, reasons in dropped.items():
+            if reasons:
+                figures["by_language"][code]["pairs_dropped"] = reasons
         suspects = blind(figures)
         if suspects and self.audit.on_blind == "refuse":
             listed = "; ".join(f"{code} ({', '.join(why)})" for code, why in suspects.items())
@@ -273,18 +282,20 @@ class Score(Stage):
             )
         return figures
 
-    def _preferred(self, job: Job) -> dict[str, list[LabelledPair]]:
-        """Return the preference pairs of the audit, by the name of their shards."""
+    def _preferred(
+        self, job: Job
+    ) -> tuple[dict[str, list[LabelledPair]], dict[str, dict[str, int]]]:
+        """Return the preference pairs of the audit, by the name of their shards, and the rows that
+        were dropped by reason, by language."""
         pairs: dict[str, list[LabelledPair]] = {}
+        dropped: dict[str, dict[str, int]] = {}
         for spec in job.slices:
-            source = self.audit.pairs(str(spec.language))
+            code = str(spec.language)
+            source = self.audit.pairs(code)
             if source is not None:
-                path = job.place(spec, "preferences").path
-                pairs[_audit_name(spec)] = [
-                    (prompt, better, worse)
-                    for _, prompt, better, worse in source.read(path, str(spec.language))
-                ]
-        return {name: some for name, some in pairs.items() if some}
+                labelled, dropped[code] = source.read(job.place(spec, "preferences").path, code)
+                pairs[_audit_name(spec)] = [(p, better, worse) for _, p, better, worse in labelled]
+        return {name: some for name, some in pairs.items() if some}, dropped
 
 
 def _audit_name(spec: SliceSpec) -> str:

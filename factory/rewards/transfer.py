@@ -20,10 +20,11 @@ from factory.rewards.backends import open_reward
 from factory.rewards.backends.backend import OpenReward, RewardSettings
 from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.preferences import Known, Pairs
-from factory.stage.inputs import RewardInput, SliceSpec, StepInput, model_of
+from factory.stage.inputs import ExternalInput, RewardInput, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
-from factory.stage.readers import given_id, unlike
+from factory.stage.proportions import interval
+from factory.stage.readers import DistinctIds, View, given_id
 from factory.stage.stage import How, Stage, StageContext
 
 NamedPair = tuple[str, list[Message], str, str]  # id, prompt, better answer, worse
@@ -94,17 +95,23 @@ class Transfer(Stage):
         read = preferences.how_read(pairs) if pairs else {}
         return super().identity_fields(spec) | ({"pairs": read} if read else {})
 
+    def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
+        need, pairs = spec.need("pairs"), preferences.of_language(self.pairs, str(spec.language))
+        return (need, pairs) if isinstance(need, ExternalInput) and pairs else None
+
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
     def run(self, job: Job) -> Outcome:
         specs = {spec.name: spec for spec in job.slices}
         read: dict[str, list[NamedPair]] = {}  # by language: every model ranks the same
+        dropped: dict[str, dict[str, int]] = {}
         for spec in job.slices:
             code = str(spec.language)
             pairs = preferences.of_language(self.pairs, code)
             if pairs and code not in read:
-                read[code] = _named(pairs.read(job.place(spec, "pairs").path, code))
+                known, dropped[code] = pairs.read(job.place(spec, "pairs").path, code)
+                read[code] = _named(known)
         to_rank = {name: read[str(spec.language)] for name, spec in specs.items()}
         models = {model_of(name): spec for name, spec in specs.items()}
 
@@ -121,7 +128,11 @@ class Transfer(Stage):
 
             sizes = {name: len(pairs) for name, pairs in to_rank.items()}
             tables = job.make_rows(self.kind, sizes, self.how.shard, make)
-        counts = {name: Rows(into=sizes[name], out=len(table)) for name, table in tables.items()}
+        counts = {}
+        for name, table in tables.items():
+            lost = dropped[str(specs[name].language)]
+            into = sizes[name] + sum(lost.values())
+            counts[name] = Rows(into=into, out=len(table), dropped=lost)
         matrix = [
             {"reward_model": model_of(name), "language": specs[name].language}
             | cell(table.column("reward_chosen").to_pylist(),
@@ -157,8 +168,6 @@ def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> di
     """Return one field of the matrix from the rewards of both sides: counts, and the share of pairs
     ranked right with Wilson's 95 % interval. A tie is not right; a pair without a reward counts on
     neither side."""
-    from scipy.stats import binomtest
-
     scored = [(c, r) for c, r in zip(chosen, rejected, strict=True) if None not in (c, r)]
     right = sum(c > r for c, r in scored)  # type: ignore[operator]
     figures: dict[str, Any] = {
@@ -169,7 +178,7 @@ def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> di
         "shown": "no pair has rewards",
     }
     if scored:
-        low, high = map(float, binomtest(right, len(scored)).proportion_ci(method="wilson"))
+        low, high = interval(right, len(scored))
         share = right / len(scored)
         figures |= {"share": share, "low": low, "high": high}
         figures["shown"] = f"{share:.1%} [{low:.1%}, {high:.1%}]"
@@ -179,9 +188,8 @@ def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> di
 def _named(pairs: Iterable[Known]) -> list[NamedPair]:
     """Return pairs with an id each: their own, or their number."""
     named: list[NamedPair] = []
-    ids: set[str] = set()
+    ids = DistinctIds()
     for number, (row, prompt, better, worse) in enumerate(pairs):
-        name = unlike(ids, given_id(row) or str(number))
-        ids.add(name)
+        name = ids(given_id(row) or str(number))
         named.append((name, prompt, better, worse))
     return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ from pydantic import Field
 
 from factory.artifacts import schemas, shards
 from factory.artifacts.hashing import fingerprint, text_hash
+from factory.artifacts.schemas import GOLD
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
 from factory.config import EXTENT, REFERENCE
 from factory.engines import Completion, Sampler, Sampling, chat_template, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
+from factory.errors import InputError
 from factory.language.detect import detect
 from factory.language.languages import language
 from factory.stage.inputs import SliceSpec, StepInput
@@ -91,10 +94,11 @@ class Generate(Stage):
                 spent=engine.tokens,
             )
         stats = {name: _describe(job.out, name) for name in totals}
-        counts = {
-            name: counted(len(prompts[name]) * self.n, stats[name]["samples"], total)
-            for name, total in totals.items()
-        }
+        counts = {}
+        for name, total in totals.items():
+            gold = stats[name].get("gold", 0)
+            into, out = len(prompts[name]) * self.n + gold, stats[name]["samples"] + gold
+            counts[name] = counted(into, out, total)
         return Outcome(
             counts,
             determinism="distribution",
@@ -117,11 +121,22 @@ class Generate(Stage):
         # One seed a shard, from its first address: answers that are drawn together depend on
         # their neighbours whatever seed each one were given.
         first = [seed, prompts[0]["prompt_id"], name, draws[0][0]]
-        ids = [chat_template.prompt_ids(sampler.tokenizer, self._messages(row)) for row in prompts]
-        fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
-        over = sum(len(draws[n]) for n in set(range(len(ids))) - set(fits))
+        ids: list[list[int]] = []
+        fits: list[int] = []  # prompts, by their number here
+        dropped: Counter[str] = Counter()
+        for n, row in enumerate(prompts):
+            try:
+                ids.append(chat_template.prompt_ids(sampler.tokenizer, self._messages(row)))
+            except InputError:  # the order of its turns; `check` says why
+                ids.append([])
+                dropped["refused_by_template"] += sum(k != GOLD for k in draws[n])
+                continue
+            if sampling.room(len(ids[n]), sampler.max_context):
+                fits.append(n)
+            else:
+                dropped["prompt_too_long"] += sum(k != GOLD for k in draws[n])
         # all answers to a prompt one after another: an engine reads it once
-        addresses = [(n, k) for n in fits for k in draws[n]]
+        addresses = [(n, k) for n in fits for k in draws[n] if k != GOLD]
         drawn = sampler.sample(
             [ids[n] for n, _ in addresses], sampling, int(fingerprint(first), 16) % 2**31
         )
@@ -129,10 +144,15 @@ class Generate(Stage):
             _row(prompts[n], k, sample, sampler.tokenizer)
             for (n, k), sample in zip(addresses, drawn, strict=True)
         ]
+        rows += [
+            _gold_row(row, sampler.tokenizer)
+            for row, ks in zip(prompts, draws, strict=True)
+            if GOLD in ks
+        ]
         table = shards.with_metadata(
             schemas.from_rows(rows, self.kind),
             engine=sampler.name,
-            dropped={"prompt_too_long": over} if over else {},
+            dropped=dict(dropped),
         )
         return table, sum(len(sample.token_ids) for sample in drawn)
 
@@ -143,24 +163,29 @@ class Generate(Stage):
         return [{"role": "system", "content": self.system}, *messages]
 
     def _todo(self, job: Job, spec: SliceSpec) -> list[tuple[int, Sequence[int]]]:
-        """Return the prompts of a slice that lack answers: number and missing draws (k)."""
+        """Return the prompts of a slice that lack answers: number and missing draws (k). Gold
+        answers, which cost nothing, are never reused."""
         import polars as pl
 
         need = spec.need("prompts")
         assert isinstance(need, StepInput)
-        prompts = job.rows(need, "prompts", ["prompt_id", "prompt_hash"])
-        frame = pl.from_arrow(prompts)
+        prompts = job.rows(need, "prompts", ["prompt_id", "prompt_hash", "gold"])
+        frame = pl.from_arrow(prompts.select(["prompt_id", "prompt_hash"]))
         assert isinstance(frame, pl.DataFrame)
         addresses = frame.join(
             pl.DataFrame({"k": range(self.n)}), how="cross", maintain_order="left"
         )
         missing = job.missing(spec.name, self.kind, addresses)
-        if len(missing) == len(addresses):
+        gold = prompts.column("gold").to_pylist() if "gold" in prompts.column_names else []
+        if len(missing) == len(addresses) and not gold:
             return [(number, range(self.n)) for number in range(len(prompts))]
         lacking: dict[int, list[int]] = {}
         for number in missing:
             lacking.setdefault(number // self.n, []).append(number % self.n)
-        return list(lacking.items())
+        for number, text in enumerate(gold):
+            if text is not None:
+                lacking.setdefault(number, []).append(GOLD)
+        return sorted(lacking.items())
 
 
 def _row(
@@ -182,13 +207,33 @@ def _row(
     }
 
 
+def _gold_row(prompt: Mapping[str, Any], tokenizer: Any) -> dict[str, object]:
+    """Return the answer that a person wrote to a prompt as one more sample, which was not drawn."""
+    text = prompt["gold"]
+    return {
+        "prompt_id": prompt["prompt_id"],
+        "language": prompt["language"],
+        "k": GOLD,
+        "prompt_hash": prompt["prompt_hash"],
+        "response": text,
+        "response_hash": text_hash(text),
+        "n_tokens": len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        "n_chars": len(text),
+        "finish_reason": "stop",
+        "seed": None,
+        "detected_language": detect(text),
+    }
+
+
 def _describe(out: Path, name: str) -> dict[str, int]:
     """Return the counts of one slice for the card."""
     import polars as pl
 
-    columns = ["finish_reason", "detected_language", "language", "n_tokens"]
-    frame = pl.from_arrow(read_slice(out, name, "samples", columns))
-    assert isinstance(frame, pl.DataFrame)
+    columns = ["finish_reason", "detected_language", "language", "n_tokens", "k"]
+    every = pl.from_arrow(read_slice(out, name, "samples", columns))
+    assert isinstance(every, pl.DataFrame)
+    frame = every.filter(pl.col("k") != GOLD)
+    gold = len(every) - len(frame)
     ended, right = frame["finish_reason"], list(language(name).accepted)
     return {
         "samples": len(frame),
@@ -196,4 +241,5 @@ def _describe(out: Path, name: str) -> dict[str, int]:
         "finished": int((ended == "stop").sum()),
         "cut_off": int((ended == "length").sum()),
         "in_language": int(frame["detected_language"].is_in(right).sum()),
+        **({"gold": gold} if gold else {}),
     }

@@ -38,7 +38,7 @@ PRESETS: Mapping[str, Preset] = {
     "helpsteer3": Preset(
         "nvidia/HelpSteer3",
         "cc-by-4.0",
-        _PROMPT_STAGES,
+        (*_PROMPT_STAGES, "preferences"),
         "38,459 conversations that people compared answers to, some in other languages than "
         "English. Code says a programming language for its language, and so is left out",
         {"config": "preference", "columns": {"messages": "context"}},

@@ -6,7 +6,8 @@ everything it was made from and a stranger can start from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,13 +17,15 @@ from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.config import EXTENT, REFERENCE
-from factory.errors import InputError, RecipeError, nearest
+from factory.errors import RecipeError
 from factory.language.languages import language as known_language
 from factory.sampling import presets
 from factory.stage.inputs import ExternalInput, SliceSpec
-from factory.stage.job import Job
+from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
-from factory.stage.readers import View, address, answer, given_id, messages, unlike
+from factory.stage.preference_pairs import SIDES, read_pair
+from factory.stage.readers import DistinctIds, Row, View, address, conversation, given_id, messages
+from factory.stage.row_files import BadRow
 from factory.stage.stage import Stage, StageContext, filled
 
 
@@ -73,46 +76,79 @@ class _Source(Stage, View):
 
     def run(self, job: Job) -> Outcome:
         rows: dict[str, Rows] = {}
+        alarms: list[str] = []
+        languages: dict[Place, list[str]] = {}  # that are read from one source
+        for spec in job.slices:
+            languages.setdefault(job.place(spec, "source"), []).append(str(spec.language))
         for number, spec in enumerate(job.slices):
-            place = job.place(spec, "source")
-            language = str(spec.language)
-            source = place.name or place.path.name
-            table_rows: list[dict[str, Any]] = []
-            dropped: dict[str, int] = {}
-            hashes: dict[str, str | None] = {}  # ids to hashes
-            total = 0
-            for where, row in self.rows(place.path, language):
-                if len(table_rows) == self.first:
-                    break
-                total += 1
-                canonical = row and self.row(row, where, source, language)
-                reason = "filtered" if row is None else "empty" if canonical is None else None
-                if canonical and not reason and self.repeated(canonical, hashes):
-                    reason = "repeated"
-                if not canonical or reason:
-                    dropped[str(reason)] = dropped.get(str(reason), 0) + 1
-                    continue
-                canonical["prompt_id"] = unlike(hashes, canonical["prompt_id"])
-                hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
-                table_rows.append(canonical)
-            if not table_rows:
-                raise InputError(f"{source} has no rows for {language}", "check what is in it")
+            place, language = job.place(spec, "source"), str(spec.language)
+            name = place.name or place.path.name
+            dropped: Counter[str] = Counter()
+            ids, unread = DistinctIds(), Counter[str]()
+            table_rows = list(
+                self.converted_rows(
+                    place.path,
+                    language,
+                    self.converter(name, language, ids, unread),
+                    dropped,
+                    name=name,
+                    languages=languages[place],
+                    first=self.first,
+                )
+            )
             table = schemas.from_rows(table_rows, self.kind)
             tables.write_slice(slice_directory(job.out, spec.name), table)
-            rows[spec.name] = Rows(into=total, out=len(table_rows), dropped=dropped)
+            out = len(table_rows)
+            alarms += ids.alarms(name)
+            rows[spec.name] = Rows(into=out + dropped.total(), out=out, dropped=dict(dropped))
+            alarms += [
+                f"{n} of {out} rows of {spec.name} have {what}" for what, n in unread.items()
+            ]
             job.progress(number + 1, len(job.slices), "languages")
-        return Outcome(rows, determinism="exact")
+        return Outcome(rows, determinism="exact", stats={"alarms": alarms} if alarms else {})
+
+    def converter(
+        self,
+        source: str,
+        language: str,
+        ids: DistinctIds,
+        unread: Counter[str] | None = None,
+    ) -> Callable[[Row, str], Row | str]:
+        """Return a function that returns a row in canonical form under an id of its own, or the
+        reason to leave it out; what is left out of a row is counted in `unread`. It raises
+        InputError for a row that cannot be read."""
+        hashes: dict[str, str | None] = {}  # ids to hashes
+
+        def convert(row: Row, where: str) -> Row | str:
+            canonical = self.row(row, where, source, language)
+            if isinstance(canonical, str):
+                return canonical
+            if self.repeated(canonical, hashes):
+                return "repeated"
+            canonical["prompt_id"] = ids(canonical["prompt_id"])
+            hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
+            if unread is not None:
+                unread.update(self.unread(row, where))
+            return canonical
+
+        return convert
+
+    def unread(self, row: Mapping[str, Any], where: str) -> Iterator[str]:
+        """Yield what a row has that looks like a part of it and is not read."""
+        yield from ()
 
     def repeated(self, row: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
         """Return whether a row repeats an earlier one and is to be dropped."""
         return False
 
-    def row(
-        self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
-        """Return a row of the source in canonical form; None if it has no text. Raises
-        InputError."""
+    def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
+        """Return a row of the source in canonical form, or the reason why it is dropped. Raises
+        InputError for a row that cannot be read."""
         raise NotImplementedError
+
+
+# columns that hold the rest of a prompt, as Alpaca's and Dolly's
+_BESIDE = ("input", "context", "passage")
 
 
 class Prompts(_Source):
@@ -133,25 +169,43 @@ class Prompts(_Source):
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.native()
 
-    def row(
-        self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
-        turns = messages(row, where)
-        users = [i for i, message in enumerate(turns) if message["role"] == "user"]
+    def unread(self, row: Mapping[str, Any], where: str) -> Iterator[str]:
+        if self.turns == "first" and "system" in (role for role, _ in conversation(row, where)):
+            yield "a system prompt, which is left out: turns: all keeps it"
+        column = self.columns.get("prompt")
+        for name in _BESIDE if isinstance(column, str) else ():
+            if name != column and isinstance(row.get(name), str) and row[name].strip():
+                both = f"{{prompt: [{column}, {name}]}}"
+                yield f"text in {name!r}, which is left out: columns: {both} joins them"
+
+    def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
+        turns = conversation(row, where)
+        users = [i for i, (role, _) in enumerate(turns) if role == "user"]
+        if not turns:
+            return "empty"
         if not users:
-            raise InputError(f"{where}: no user turn", "a prompt needs a message of role 'user'")
-        turns = turns[users[0] : users[0] + 1] if self.turns == "first" else turns
-        turns = turns[: users[-1] + 1]
-        if not turns[-1]["content"].strip():
-            return None
+            fix = "a prompt needs a message of role 'user'"
+            raise BadRow(where, "no user turn", fix, "no_user_turn")
+        turns = turns[users[0] : users[0] + 1] if self.turns == "first" else turns[: users[-1] + 1]
+        asked = [{"role": role, "content": text()} for role, text in turns]
+        if not asked[-1]["content"].strip():
+            return "empty"
         domain = row.get("domain")
         return {
-            **address(row, turns, source),
+            **address(row, asked, source),
             "language": language,
-            "messages": turns,
+            "messages": asked,
             "source_dataset": source,
             "domain": None if domain is None else str(domain),
+            "gold": self._gold(row, where),
         }
+
+    def _gold(self, row: Mapping[str, Any], where: str) -> str | None:
+        """Return the answer that a person wrote, where columns: names one, and it has text."""
+        if "gold" not in self.columns or not (gold := row.get("gold")):
+            return None
+        [*_, last] = messages({"messages": gold}, f"{where}: gold")
+        return last["content"].strip() or None
 
 
 class Questions(Prompts):
@@ -167,9 +221,7 @@ class Questions(Prompts):
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.languages
 
-    def row(
-        self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
+    def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
         """m-ArenaHard's columns are understood as they are: question_id, category, subcategory."""
         columns = dict(row)
         for ours, theirs in (("id", "question_id"), ("domain", "category")):
@@ -177,7 +229,9 @@ class Questions(Prompts):
                 columns[ours] = columns[theirs]
         question = super().row(columns, where, source, language)
         sub = row.get("subcategory")
-        return question and question | {"subcategory": None if sub is None else str(sub)}
+        if isinstance(question, str):
+            return question
+        return question | {"subcategory": None if sub is None else str(sub)}
 
 
 class Preferences(_Source):
@@ -203,26 +257,17 @@ class Preferences(_Source):
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return self.languages
 
-    def row(
-        self, row: Mapping[str, Any], where: str, source: str, language: str
-    ) -> dict[str, Any] | None:
-        for name in ("prompt", "chosen", "rejected"):
-            if not row.get(name):
-                raise InputError(
-                    f"{where}: no {name!r}{nearest(name, row)}",
-                    "a preference needs prompt, chosen and rejected",
-                )
-        prompt = messages({"prompt": row["prompt"]}, where)
-        sides = {side: answer(row[side], f"{where}: {side}") for side in ("chosen", "rejected")}
-        if not all(turns[-1]["content"].strip() for turns in (prompt, *sides.values())):
-            return None
-        margin = row.get("margin")
-        if not isinstance(margin, int | float | None):
-            raise InputError(f"{where}: margin {margin!r} is not a number", "mend that row")
+    def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
+        pair = read_pair(row, where)
+        if isinstance(pair, str):
+            return pair
+        alone = len(pair.prompt) == 1
+        text_id = text_hash(source + (pair.prompt[0]["content"] if alone else repr(pair.prompt)))
+        texts = zip(SIDES, (pair.chosen, pair.rejected), strict=True)
         return {
-            "prompt_id": given_id(row) or text_hash(source + prompt[0]["content"]),
+            "prompt_id": given_id(row) or text_id,
             "language": language,
-            "prompt": prompt,
-            **sides,
-            "margin": None if margin is None else float(margin),
+            "prompt": pair.prompt,
+            **{side: [{"role": "assistant", "content": text}] for side, text in texts},
+            "margin": pair.margin,
         }

@@ -400,7 +400,7 @@ def on_all_gpus(loaded: LoadedRecipe, site: Site, tell: Callable[[str], None]) -
     stages: dict[str, Stage] = {}
     for name, stage in loaded.recipe.steps().items():
         how = stage.how
-        if not isinstance(how, Running) or "processes" in how.model_fields_set:
+        if not isinstance(how, Running) or how.processes is not None:
             continue
         family = site.family(family_of(stage))
         most = family.gpus * family.nodes

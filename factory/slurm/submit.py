@@ -173,7 +173,7 @@ def _size_parts(
     repos = provisions.repos if provisions is not None else ()
     paths = {repo.name: repo.path for repo in repos if repo.path is not None}
     to_submit = submission.steps_to_submit(request.steps, request.selected, alive)
-    counted = inputs.counted(request.loaded, to_submit, paths)
+    counted, _ = inputs.counted(request.loaded, to_submit, paths)
     estimates = estimate(request.steps, request.inventory, counted)
     org = request.loaded.recipe.org
     return submission.cut(

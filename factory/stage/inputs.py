@@ -67,6 +67,11 @@ class RewardInput:
         """All that it reads."""
         return tuple(need for _, need in self.by_role)
 
+    @property
+    def speakers(self) -> tuple[Need, ...]:
+        """Models whose opinion it is: all but one that it is only compared with."""
+        return tuple(need for role, need in self.by_role if role != "reference")
+
     def prints_conversations(self, need: Need) -> bool:
         """Return whether `need` is a model of it whose tokenizer prints whole conversations."""
         roles = self.model.conversation_roles
@@ -84,6 +89,8 @@ class SliceSpec:
     needs: tuple[Need, ...]
     notes: tuple[str, ...] = ()  # for the card; never hashed
     reward: RewardInput | None = None  # among what it reads; its knobs are hashed
+    # Groups of models that a judge must not be: see Judge. Never hashed.
+    rivals: tuple[tuple[str, tuple[Need, ...]], ...] = ()
 
     def as_input(self, role: str) -> StepInput:
         """Return the input of a later step that reads all rows of this slice."""

@@ -76,6 +76,7 @@ class Job:
     progress: Progress
     earlier: Mapping[str, tuple[ReusableSlice, ...]] = field(default_factory=dict)  # by slice
     part: tuple[int, int] | None = None
+    digests: Mapping[Need, str] = field(default_factory=dict)  # of slices that have rivals
 
     def place(self, spec: SliceSpec, role: str) -> Place:
         """Return the place of the one input of `role`. Raises KeyError if the slice has none."""
@@ -88,7 +89,9 @@ class Job:
         """Return all rows of the slices read as `role`, as a table of `kind`."""
         reads = [n for n in spec.needs if isinstance(n, StepInput) and n.role == role]
         parts = [self.rows(need, kind) for need in reads]
-        return pa.concat_tables(parts) if parts else schemas.SCHEMAS[kind].empty_table()
+        if not parts:
+            return schemas.SCHEMAS[kind].empty_table()
+        return pa.concat_tables(parts, promote_options="default")
 
     def rows(self, need: StepInput, kind: str, columns: Collection[str] | None = None) -> pa.Table:
         """Return all rows of one slice, or only these columns of them."""

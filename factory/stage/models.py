@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -13,10 +14,36 @@ if TYPE_CHECKING:
     from factory.stage.stage import StageContext
 
 
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?:datasets/|models/)?"
+    r"([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([^/?#]+))?"
+)
+
+
+def check_repo_name(name: str) -> None:
+    """Raise ValueError, with what is wrong and how to write it, for an address or a directory in
+    the place of a repo's name."""
+    if found := _ADDRESS.match(name):
+        at = f"@{found[2]}" if found[2] not in (None, "main") else ""
+        raise ValueError(f"{name!r} is an address, not a name", f"write {found[1]}{at}")
+    if "://" in name:
+        raise ValueError(
+            f"{name!r} is an address, not a name", "write org/name, and name its hub with --hub"
+        )
+    if name.startswith((".", "/", "~")):
+        last = name.rstrip("/").rpartition("/")[2].lstrip(".~") or "NAME"
+        raise ValueError(
+            f"{name!r} is a directory, and this is the name of a repo",
+            f"bring it in with factory hub exec -- hf upload local/{last} {name}, then write "
+            f"local/{last}",
+        )
+
+
 class ModelRef(Knobs):
     """A model: a Hub repo by `name` (with `revision`), or `step`, a stage that trains it here.
     `served`: what its server calls a model whose weights are not here; a judge alone can be that.
-    `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it.
+    `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it. `base`: the
+    same as `name`, to say that what the adapter calls its base (a path, another repo) is this one.
 
     `kind`: `causal` for a model that answers, or the kind of a reward; each kind of reward has a
     table below, with the keys that it adds."""
@@ -24,6 +51,7 @@ class ModelRef(Knobs):
     name: str | None = None
     revision: str = "main"
     adapter: str | None = None
+    base: str | None = None
     step: str | None = None
     served: str | None = Field(None, min_length=1)
     kind: str = "causal"
@@ -38,12 +66,21 @@ class ModelRef(Knobs):
             raise ValueError(
                 "a served model is told by its name alone: it has no kind, adapter or revision here"
             )
+        for name in (self.name, self.adapter):
+            if name is not None:
+                check_repo_name(name)
         if self.name is not None and self.name.count("/") != 1:
-            raise ValueError(f"{self.name!r} is not of the form org/name")
+            raise ValueError(
+                f"{self.name!r} is not of the form org/name",
+                "write org/name; a directory of yours becomes local/NAME with "
+                "factory hub exec -- hf upload local/NAME DIRECTORY",
+            )
         if self.adapter is not None and (
             self.adapter.partition("@")[0].count("/") != 1 or self.adapter.endswith("@")
         ):
             raise ValueError(f"{self.adapter!r} is not of the form org/name[@revision]")
+        if self.base is not None and (self.adapter is None or self.base != self.name):
+            raise ValueError("base is that of an adapter, and the same as name")
         return self
 
 

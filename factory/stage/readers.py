@@ -1,51 +1,67 @@
-"""Reading rows from outside: a JSONL or parquet file, or a Hub dataset as it lies on this disk.
+"""Reading rows from outside: a file, or a Hub dataset as it lies on this disk.
 
 Every row comes with where it stands, so that a complaint can name it. A column map and a row
-filter are applied here, before anything looks at the row.
+filter are applied here, before anything looks at the row. A row that cannot be read is counted by
+its reason, up to the share that the recipe allows.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import yaml
 from pydantic import Field, field_validator
 
 from factory.artifacts.hashing import text_hash
-from factory.config import Knobs
+from factory.config import GATE, Knobs
 from factory.errors import InputError, nearest
-from factory.language.languages import LANGUAGES
+from factory.language.languages import code_of
+from factory.stage.row_files import FILE_TYPES, BadRow, Row, is_file, read_file
 
-FILE_TYPES = (".jsonl", ".json", ".parquet")
-# ShareGPT's names for who speaks
-_SHAREGPT = {"human": "user", "gpt": "assistant"}
-Row = dict[str, Any]
+__all__ = ["FILE_TYPES", "BadRow", "DistinctIds", "Row", "View", "address", "answer",
+           "conversation", "given_id", "is_file", "messages"]  # fmt: skip
+
+# who speaks, by the names that datasets have for it
+_ROLES = {
+    "system": ("system", "developer"),
+    "user": ("user", "human", "prompter"),
+    "assistant": ("assistant", "gpt", "chatgpt", "bard", "bing", "claude", "model", "bot", "ai",
+                  "function_call"),
+    "tool": ("tool", "observation", "function", "function_response", "tool_response", "ipython"),
+}  # fmt: skip
+_ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
+_HEAD = 100  # rows that are looked at for which columns there are
+_SHOWN = 5  # rows that cannot be read, in an error
+_SHARED = 10  # rows that may have one id before that is said
+_LABELS = 20  # languages of rows that are counted apart
 Cell = str | int | float | bool
-
-
-def is_file(source: str) -> bool:
-    """Whether a source names a local file (by its ending) rather than a Hub dataset."""
-    return source.endswith(FILE_TYPES)
+Talk = list[dict[str, str]]
 
 
 class View(Knobs):
     """Reading of rows from somebody else's dataset: a Hub dataset with a config or a column that
-    says the language (by code or English name), a JSONL, JSON or parquet file, or one such file of
-    a dataset that the library does not load."""
+    says the language (a code or its English name), a file, or one file of a dataset that the
+    library does not load."""
 
     split: str = "train"
-    config: str | None = None  # where its configs are not languages
+    # where its configs are not languages; or by language: {en: set1, da: set2}
+    config: str | dict[str, str] | None = None
     # one file of it, read as it lies; {language} is filled in
     file: str | None = None
-    # our name for a column to theirs, with dots into what is nested: {prompt: turns.0.text}
-    columns: dict[str, str] = Field(default_factory=dict)
+    # our name for a column to theirs, with dots into what is nested: {prompt: turns.0.text}; texts
+    # of several are joined, an empty line between them: {prompt: [instruction, input]}
+    columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     # their columns to the value, or the values, that a row must have
     where: dict[str, Cell | tuple[Cell, ...]] = Field(default_factory=dict)
+    # share of rows that may be left out since they cannot be read; one row always may, unless 0%
+    bad_rows: Annotated[str, GATE, Field(pattern=r"^([0-9]|[1-9][0-9]|100)(\.[0-9]+)?%$")] = "1%"
 
     @field_validator("file")
     @classmethod
@@ -56,91 +72,356 @@ class View(Knobs):
 
     def rows(self, path: Path, language: str) -> Iterator[tuple[str, Row | None]]:
         """Yield the rows in `language` of a file or dataset on disk, each with its position; None
-        for a row that `where` leaves out.
+        for a row that `where` leaves out. Raises InputError for what cannot be read."""
+        for where, row in self._labelled(path, language, path.name, (language,)):
+            if isinstance(row, BadRow):
+                raise row
+            if not isinstance(row, str) or row == "filtered":
+                yield where, None if isinstance(row, str) else row
 
-        A dataset with a config named by the language gives that config; one with a `language`
-        column gives its rows in that language, by code or by English name. Raises InputError for
-        what cannot be read.
+    def converted_rows(
+        self,
+        path: Path,
+        language: str,
+        convert: Callable[[Row, str], Row | str],
+        dropped: Counter[str],
+        *,
+        name: str,
+        languages: Sequence[str] = (),
+        first: int | None = None,
+    ) -> Iterator[Row]:
+        """Yield the rows in `language` of a file or dataset on disk, converted, and count the
+        others in `dropped` by reason.
+
+        Args:
+            convert: Returns the row in another form, or the reason to leave it out. It is given the
+                row and its place, and raises InputError for a row that cannot be read.
+            name: Of the dataset or the file, for errors.
+            languages: All that are read from the same source. With the first of them rows of
+                none are counted, by what they say.
+            first: Rows to yield at most.
+
+        A dataset with a config of the language gives that config; one whose rows say a language
+        gives those in this one. Raises InputError for what cannot be read, for more bad rows than
+        `bad_rows`, and where no row is left.
         """
-        file = self._file(path, language)
-        mixed = True
-        if file is not None:
-            rows = _READERS[file.suffix](file)
-        else:
-            config, rows = _read_dataset(path, language, self)
-            mixed = config != language
-        words = (language, LANGUAGES[language].name.lower() if language in LANGUAGES else language)
-        for where, row in rows:
-            named = row | {ours: _dig(row, theirs, where) for ours, theirs in self.columns.items()}
-            # what a config of one language calls it in a column is its own affair
-            if not mixed or str(named.get("language", language)).lower() in words:
-                yield where, named if self._matches(row, where) else None
+        bad: list[InputError] = []
+        n_bad = n_read = 0
+        for where, row in self._labelled(path, language, name, languages or (language,)):
+            try:
+                converted = _converted(row, where, convert)
+            except InputError as error:
+                dropped[getattr(error, "reason", "unreadable")] += 1
+                n_bad += 1
+                bad = [*bad, error][:_SHOWN]
+                continue
+            if isinstance(converted, str):
+                dropped[converted] += 1
+                continue
+            n_read += 1
+            yield converted
+            if n_read == first:
+                break
+        total = n_read + dropped.total()
+        share = float(self.bad_rows.rstrip("%")) / 100
+        if bad and (n_bad > math.ceil(share * total) or not n_read):
+            shown = "; ".join(_shortened(error.what) for error in bad)
+            raise InputError(
+                f"{n_bad} of {total} rows of {name} cannot be read: {shown}",
+                f"{bad[0].fix}; or allow a share of them: bad_rows: 5%",
+            )
+        if not n_read:
+            reasons = "".join(f", {reason} {count}" for reason, count in dropped.items())
+            raise InputError(
+                f"{name} has no rows for {language}{reasons}",
+                "check what is in it, and columns: and where:",
+            )
 
-    def _file(self, path: Path, language: str) -> Path | None:
-        """Return the one file that is read, or None for a whole dataset."""
+    def _labelled(
+        self, path: Path, language: str, name: str, languages: Sequence[str]
+    ) -> Iterator[tuple[str, Row | BadRow | str]]:
+        """Yield rows in `language` under our names, or the reason why a row is left out."""
+        rows, mixed, assumed = self._open(path, language, name)
+        head = list(itertools.islice(rows, _HEAD))
+        known = [row for _, row in head if isinstance(row, dict)]
+        self._check_columns(known, name)
+        column = self.columns.get("language", "language")
+        said = any(_dig(row, column) is not _ABSENT for row in known)
+        if mixed and known and not said and not (assumed and len(languages) == 1):
+            raise InputError(
+                f"{name} does not say which rows are in {language!r}",
+                "use a file, a config or a 'language' column for each language; or name the "
+                "column: columns: {language: theirs}",
+            )
+        strays = languages[0] == language  # whether rows of no language that is read count here
+        labels: set[str] = set()
+        for where, row in itertools.chain(head, rows):
+            if isinstance(row, BadRow):
+                if strays or not mixed:
+                    yield where, row
+                continue
+            named = row | {ours: _value(row, theirs) for ours, theirs in self.columns.items()}
+            label = named.get("language")
+            if mixed and label not in (None, "") and not said:
+                raise InputError(
+                    f"{where} says a language, and the first rows do not",
+                    "fill in that column for all rows",
+                )
+            if mixed and said and (code := _language(label)) != _language(language):
+                if strays and code not in map(_language, languages):
+                    yield where, _stray(label, labels)
+                continue
+            yield where, named if self._matches(row) else "filtered"
+
+    def _open(
+        self, path: Path, language: str, name: str
+    ) -> tuple[Iterator[tuple[str, Row | BadRow]], bool, bool]:
+        """Return rows as they lie, whether they may be of several languages, and whether they are
+        in `language` if none says so."""
         if is_file(path.name):
-            return path
+            return read_file(path, path.name), True, True
         if self.file is None:
-            return None
-        name = self.file.replace("{language}", language)
-        file = (path / name).resolve()
-        if not file.is_relative_to(path.resolve()) or not file.is_file():
-            raise InputError(f"{path.name} has no file {name}", "check file:")
-        return file
+            return self._open_dataset(path, language, name)
+        file = self.file.replace("{language}", language)
+        # the files of a repo may be links to where its client keeps their content
+        if ".." in Path(file).parts or Path(file).is_absolute() or not (path / file).is_file():
+            raise InputError(f"{name} has no file {file}", "check file:")
+        return read_file(path / file, f"{name} {file}"), "{language}" not in self.file, True
 
-    def _matches(self, row: Row, where: str) -> bool:
-        for column, value in self.where.items():
-            values = value if isinstance(value, tuple) else (value,)
-            if _dig(row, column, where) not in values:
+    def _open_dataset(
+        self, path: Path, language: str, name: str
+    ) -> tuple[Iterator[tuple[str, Row | BadRow]], bool, bool]:
+        """Ask `datasets` which files a split is, and read these: it refuses files of which one has
+        a column that is null, or of another type, in another."""
+        import datasets
+        from datasets.exceptions import DatasetsError
+
+        reasons = (DatasetsError, ValueError, TypeError, KeyError, OSError, RuntimeError,
+                   yaml.YAMLError, pa.ArrowException)  # fmt: skip
+        try:
+            config = self._config(datasets.get_dataset_config_names(str(path)), language, name)
+            builder = datasets.load_dataset_builder(str(path), config)
+            files = (builder.config.data_files or {}).get(self.split)
+            splits = builder.config.data_files or builder.info.splits or {}
+            if files is None and self.split.isidentifier() and splits:
+                listed = ", ".join(map(str, splits))
+                raise InputError(f"{name} has no split {self.split!r}, only {listed}", "set split:")
+            mixed = not isinstance(self.config, dict) and _language(config) != _language(language)
+            assumed = self.config is not None or language == "en"
+            folders = [_folder_language(path, file) for file in files or ()]
+            if files and mixed and all(folders) and len(set(folders)) > 1:
+                files = [
+                    f for f, of in zip(files, folders, strict=True) if of == _language(language)
+                ]
+                if not files:
+                    raise InputError(
+                        f"{name} has no folder for {language}", "name its file as file:"
+                    )
+                mixed = False
+            if (
+                files
+                and all(is_file(file) for file in files)
+                and not getattr(builder.config, "field", None)
+            ):
+                parts = [(Path(file), f"{name} {_inside(path, file)}") for file in files]
+                return (
+                    itertools.chain.from_iterable(read_file(*part) for part in parts),
+                    mixed,
+                    assumed,
+                )
+            rows = datasets.load_dataset(str(path), config, split=self.split)
+        except reasons as error:
+            reason = _shortened(str(error.__cause__ or error))
+            raise InputError(
+                f"{name} cannot be read: {reason}", "name one of its files as file:"
+            ) from None
+        numbered = enumerate(rows, start=1)
+        return ((f"{name} {config} row {n}", dict(row)) for n, row in numbered), mixed, assumed
+
+    def _config(self, configs: Sequence[str], language: str, name: str) -> str:
+        if isinstance(self.config, dict) and language not in self.config:
+            raise InputError(f"config: names none for {language}", "add it there")
+        asked = self.config[language] if isinstance(self.config, dict) else self.config
+        if asked is not None and asked in configs:
+            return asked
+        of_language = [c for c in configs if _language(c) == _language(language)]
+        if asked is None and language in configs:
+            return language
+        if asked is None and len(of_language) == 1:
+            return of_language[0]
+        if asked is None and len(configs) == 1:
+            return configs[0]
+        raise InputError(
+            f"{name} has no config {(asked or language)!r}{nearest(asked or language, configs)}, "
+            f"only {', '.join(configs)}",
+            "name one as config:, or one for each language: config: {en: theirs}",
+        )
+
+    def _check_columns(self, rows: Sequence[Row], name: str) -> None:
+        """Raise InputError for a column that the recipe names and no row has."""
+        theirs = itertools.chain(*(_paths(path) for path in self.columns.values()), self.where)
+        for path in theirs:
+            if rows and all(_dig(row, path) is _ABSENT for row in rows):
+                columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+                near = nearest(path.partition(".")[0], columns)
+                raise InputError(
+                    f"{name}: no column {path!r}{near}", f"it has {', '.join(columns)}"
+                )
+
+    def _matches(self, row: Row) -> bool:
+        for column, wanted in self.where.items():
+            values = wanted if isinstance(wanted, tuple) else (wanted,)
+            value = _dig(row, column)
+            # in CSV every value is text
+            if value not in values and not (isinstance(value, str) and value in map(str, values)):
                 return False
         return True
 
 
-def _dig(row: Row, path: str, where: str) -> Any:
+_ABSENT = object()
+
+
+def _paths(theirs: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (theirs,) if isinstance(theirs, str) else theirs
+
+
+def _dig(row: Row, path: str | tuple[str, ...]) -> Any:
+    """Return the value at a path of a row, _ABSENT where there is none."""
     value: Any = row
+    [path] = _paths(path)[:1]
     for part in [path] if path in row else path.split("."):
-        if isinstance(value, list) and part.lstrip("-").isdigit() and len(value) > int(part):
-            value = value[int(part)]
-        elif isinstance(value, Mapping) and part in value:
-            value = value[part]
+        if value is None:
+            return None
+        if isinstance(value, list) and part.lstrip("-").isdecimal():
+            at = int(part)
+            value = value[at] if -len(value) <= at < len(value) else _ABSENT
         else:
-            columns = value if isinstance(value, Mapping) else ()
-            raise InputError(
-                f"{where}: no column {path!r}{nearest(part, columns)}",
-                f"it has {', '.join(map(str, columns))}"
-                if columns
-                else "check columns: and where:",
-            )
+            value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+        if value is _ABSENT:
+            return _ABSENT
     return value
 
 
-def messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
+def _value(row: Row, theirs: str | tuple[str, ...]) -> Any:
+    """Return the value of a column, or the texts of several with an empty line between them; None
+    where a row has none."""
+    values = [_dig(row, path) for path in _paths(theirs)]
+    if isinstance(theirs, str):
+        return None if values[0] is _ABSENT else values[0]
+    return "\n\n".join(str(v) for v in values if v not in (None, "", _ABSENT)) or None
+
+
+def _language(label: Any) -> str:
+    return (code_of(label) or label) if isinstance(label, str) else str(label)
+
+
+def _stray(label: Any, labels: set[str]) -> str:
+    """Return the reason that a row of another language is counted by."""
+    text = " ".join(str(label).split())[:40]
+    if label is None or not text or label != label:
+        return "no_language"
+    if text not in labels and len(labels) == _LABELS:
+        return "other_language"
+    labels.add(text)
+    return f"language {text}"
+
+
+def _converted(
+    row: Row | BadRow | str, where: str, convert: Callable[[Row, str], Row | str]
+) -> Row | str:
+    if isinstance(row, BadRow):
+        raise row
+    if isinstance(row, str):
+        return row
+    try:
+        converted = convert(row, where)
+        json.dumps(converted, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        raise BadRow(
+            where, "half of a surrogate pair in a text", "mend that row", "not_unicode"
+        ) from None
+    return converted
+
+
+def _folder_language(path: Path, file: str) -> str | None:
+    """Return the language that a folder of a dataset names, as in `en/train.jsonl`."""
+    return next(filter(None, map(code_of, Path(_inside(path, file)).parts[:-1])), None)
+
+
+def _inside(path: Path, file: str) -> str:
+    return str(Path(file).relative_to(path)) if Path(file).is_relative_to(path) else Path(file).name
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def messages(row: Mapping[str, Any], where: str) -> Talk:
     """Return the conversation in a row's `messages`, or the text in its `prompt` as one user turn.
-    Turns in ShareGPT's form (`from`, `value`) are converted. Raises InputError."""
+    Raises BadRow for an empty one and as `conversation` does."""
+    turns = [{"role": role, "content": text()} for role, text in conversation(row, where)]
+    if not turns:
+        raise BadRow(where, "no messages", "fill in 'messages' or 'prompt'", "no_messages")
+    return turns
+
+
+def conversation(row: Mapping[str, Any], where: str) -> list[tuple[str, Callable[[], str]]]:
+    """Return the turns of a row's `messages` or `prompt`, none where these are empty: role, and a
+    function that returns the text. Both raise BadRow for what is something else.
+
+    Understood are `role` and `content`, ShareGPT's `from` and `value` with its names for who
+    speaks, content in parts of text, and a struct of lists in the place of a list of structs."""
     value = row.get("messages") or row.get("prompt")
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise InputError(
-            f"{where}: no messages{nearest('messages', row)}",
+    if not value and not {"messages", "prompt"} & row.keys():
+        raise BadRow(
+            where,
+            f"no messages{nearest('messages', row)}",
             "give each row 'messages' (a list of role and content) or 'prompt' (text)",
+            "no_messages",
         )
-    value = [_turn(message) for message in value]
-    for message in value:
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(part), str) for part in ("role", "content")
-        ):
-            raise InputError(
-                f"{where}: a message without role or content", "both are text: mend that row"
-            )
-    return [{"role": m["role"], "content": m["content"]} for m in value]
+    if not value:
+        return []
+    if isinstance(value, str):
+        return [("user", lambda: value)]
+    if isinstance(value, Mapping) and all(isinstance(part, list) for part in value.values()):
+        turns = itertools.zip_longest(*value.values())
+        value = [dict(zip(value, turn, strict=True)) for turn in turns]
+    if not isinstance(value, list):
+        raise _odd(where, "messages are not a list")
+    return [_turn(message, where) for message in value]
 
 
-def _turn(message: Any) -> Any:
-    if not isinstance(message, Mapping) or "role" in message or "from" not in message:
-        return message
-    speaker = message["from"]
-    return {"role": _SHAREGPT.get(speaker, speaker), "content": message.get("value")}
+def _turn(message: Any, where: str) -> tuple[str, Callable[[], str]]:
+    if not isinstance(message, Mapping):
+        raise _odd(where, "a message without role or content")
+    speaker = message.get("role", message.get("from"))
+    if not isinstance(speaker, str) or not {"content", "value"} & message.keys():
+        raise _odd(where, "a message without role or content")
+    role = _ROLE_OF.get(speaker.strip().lower())
+    if role is None:
+        fix = f"name it one of {', '.join(_ROLE_OF)}"
+        raise BadRow(where, f"unknown role {_shortened(speaker)!r}", fix, "unknown_role")
+    return role, lambda: _text(message, where)
+
+
+def _text(message: Mapping[str, Any], where: str) -> str:
+    """Return the text of a message. Raises BadRow for calls of tools and what is no text: a prompt
+    of ours has no place for them."""
+    content = message.get("content", message.get("value"))
+    if message.get("tool_calls") or message.get("function_call"):
+        raise BadRow(where, "a message with tool calls", "leave that row out", "tool_calls")
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    if any(not isinstance(text, str | None) for text in texts) or (
+        isinstance(content, list) and None in texts
+    ):
+        raise BadRow(where, "content that is not text", "leave that row out", "not_text")
+    return "".join(text or "" for text in texts)
+
+
+def _odd(where: str, what: str) -> BadRow:
+    return BadRow(where, what, "both are text: mend that row", "no_messages")
 
 
 def address(
@@ -154,93 +435,43 @@ def address(
     }
 
 
-def answer(value: Any, where: str) -> list[dict[str, str]]:
+def answer(value: Any, where: str) -> Talk:
     """Return the assistant's turn of a preference: text, or the last message of a conversation."""
     [*_, last] = messages({"messages": value}, where)
     return [{"role": "assistant", "content": last["content"]}]
 
 
 def given_id(row: Mapping[str, Any]) -> str:
-    """Return the id that the source gives a row, `""` for none. 0 is an id."""
+    """Return the id that the source gives a row, `""` for none. 0 is an id, 1.0 is 1."""
     value = next((row[key] for key in ("prompt_id", "id") if row.get(key) is not None), "")
+    if isinstance(value, float):
+        value = "" if math.isnan(value) else int(value) if value.is_integer() else value
     return str(value)
 
 
-def unlike(names: Collection[str], name: str) -> str:
-    """Return `name`, with -2, -3, … if it is taken: two prompts under one id stay two prompts."""
-    tries = (f"{name}-{times}" for times in itertools.count(2))
-    return name if name not in names else next(other for other in tries if other not in names)
+class DistinctIds:
+    """Ids of rows, each once: of several rows with one id the later ones get -2, -3, …"""
 
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}  # number of the last row with an id, by id
 
-def _read_json(path: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        rows = json.loads(path.read_bytes().decode("utf-8"))
-    except UnicodeDecodeError:
-        raise InputError(f"{path.name}: not UTF-8", "save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        where = f"{path.name} line {error.lineno}"
-        raise InputError(f"{where}: not JSON: {error.msg}", "mend that line") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path.name}: not a list of objects", "write [{…}, …], or JSON lines")
-    for number, row in enumerate(rows, start=1):
-        yield f"{path.name} row {number}", row
+    def __call__(self, name: str) -> str:
+        """Return the id of the next row, which calls itself `name`."""
+        number = self._last.get(name, 0) + 1
+        distinct = name if number == 1 else f"{name}-{number}"
+        while number > 1 and distinct in self._last:
+            number += 1
+            distinct = f"{name}-{number}"
+        self._last[name] = number
+        self._last.setdefault(distinct, 1)
+        return distinct
 
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        table = pq.ParquetFile(path).read()
-    except pa.ArrowInvalid:
-        raise InputError(f"{path.name} is not a parquet file", "check what is in it") from None
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path.name} row {number}", row
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path.name} line {number}"
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError:
-                raise InputError(f"{where}: not UTF-8", "save the file as UTF-8") from None
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON: {error.msg}", "mend that line") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: not an object", "each line is one {…}")
-            yield where, row
-
-
-def _read_dataset(path: Path, language: str, view: View) -> tuple[str, Iterator[tuple[str, Row]]]:
-    """Return the config that is read, and its rows."""
-    import datasets
-
-    configs = datasets.get_dataset_config_names(str(path))
-    name = view.config or language
-    config = name if name in configs else configs[0]
-    if config != name and (len(configs) > 1 or view.config):
-        raise InputError(
-            f"{path.name} has no config {name!r}{nearest(name, configs)}, "
-            f"only {', '.join(configs)}",
-            "name one as config:, or a dataset with a config for every language of the recipe",
-        )
-    try:
-        rows = datasets.load_dataset(str(path), config, split=view.split)
-    except ValueError as error:
-        raise InputError(f"split {view.split!r} cannot be read: {error}", "set split:") from None
-    language_column = view.columns.get("language", "language").partition(".")[0]
-    if config != language and language_column not in rows.column_names and language != "en":
-        raise InputError(
-            f"the dataset does not say which rows are in {language!r}",
-            "use a dataset with a config or a 'language' column per language",
-        )
-    numbered = enumerate(rows, start=1)
-    return config, ((f"{config} row {number}", dict(row)) for number, row in numbered)
-
-
-_READERS: Mapping[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".parquet": _read_parquet,
-}
+    def alarms(self, source: str) -> list[str]:
+        """Return a warning where many rows have one id: it is hardly theirs."""
+        name, number = max(self._last.items(), key=lambda item: item[1], default=("", 0))
+        if number <= _SHARED:
+            return []
+        return [
+            f"{number:,} rows of {source} share the id {name!r}, so later ones are {name}-2, "
+            f"{name}-3, …: name another column as columns: {{id: theirs}}"
+        ]

@@ -25,6 +25,7 @@ from factory.stage.models import ModelRef, RewardModel
 from factory.stage.readers import View
 
 if TYPE_CHECKING:
+    from factory.artifacts.manifest import Rows
     from factory.stage.job import Job
     from factory.stage.outcome import Outcome
 
@@ -34,6 +35,8 @@ class From(View):
     recipe. `{language}` is filled in, and `{group}` for what is trained. See readers.View."""
 
     source: Annotated[str, REFERENCE]
+    # of an adapter: the model that its own name for its base, such as a path, stands for
+    base: str | None = None
 
     @field_validator("source")
     @classmethod
@@ -96,6 +99,8 @@ class Stage(Knobs):
             raise ValueError(
                 f"with from:, {next(iter(fields))} has no meaning: these rows are made already"
             )
+        if self.from_ is not None and self.from_.base is not None and self.kind != "adapter":
+            raise ValueError("from.base is for adapters: rows have no base")
         return self
 
     def checked_slices(self, context: StageContext) -> list[SliceSpec]:
@@ -106,6 +111,12 @@ class Stage(Knobs):
         if self.kind != "adapter":
             return [self._taken_in(language, language, ()) for language in context.languages]
         base = context.model(getattr(self, "base", "policy"), "base", self.name)
+        stated = self.from_.base
+        if stated and isinstance(base, ExternalInput) and base.source.partition("@")[0] != stated:
+            raise RecipeError(
+                f"stages.{self.name}.from.base is {stated}, the model it is put on {base.source}",
+                "from.base says that the adapter's own name for its base is that model",
+            )
         each = getattr(self, "each", "all")
         groups = context.languages if each == "language" else each
         groups = (groups,) if isinstance(groups, str) else groups
@@ -156,10 +167,23 @@ class Stage(Knobs):
         """Return the fewest rows that this stage can work with, by role."""
         return {}
 
+    def shortage(self, rows: Rows, figures: Mapping[str, Any]) -> tuple[str, str]:
+        """Return why a slice has few rows, and the knobs that change that; each `""` if unknown.
+
+        rows: counts of the slice. figures: those that the stage reported of it."""
+        return ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items()), ""
+
     def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
         """Return requirements of these slices that this machine lacks, such as a server's address.
         Checked before a run; never raises."""
         return []
+
+    def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
+        """Return the outside source that a slice has its rows from, and how it is read; None for a
+        slice whose rows follow those of other steps."""
+        source = spec.need("source")
+        reads = isinstance(self, View) and isinstance(source, ExternalInput)
+        return (source, self) if reads else None  # type: ignore[return-value]
 
     def fixed_rows(self, spec: SliceSpec) -> int | None:
         """Return the rows that a slice has whatever it reads, or None if that depends on it."""
@@ -178,7 +202,8 @@ class Stage(Knobs):
         """Return the fields that give the rows of a slice their meaning and are not at their
         default. They are hashed."""
         if self.from_ is not None:
-            return {"from": self.from_.model_dump(exclude={"source"}, exclude_defaults=True)}
+            from_ = self.from_.model_dump(exclude={"source", "base"}, exclude_defaults=True)
+            return {"from": from_}
         fields = self._fields(lambda marks: not marks)
         if spec.reward is not None and (reward := spec.reward.model.identity_fields()):
             fields["reward_model"] = reward

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 # what of the base, beside its weights, a merged model needs to speak as it did
 _TOKENIZER_FILES = ("token", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
+_PER_WORD = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 _GENERATION_FILES = ("generation_config",)  # never beside an adapter
 
 
@@ -47,12 +48,9 @@ def name_base(adapter: Path, name: str | None, revision: str | None) -> None:
     (adapter / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def check_same_kind(adapter: Path, name: str, base: str | None, lora: Lora) -> None:
-    """Check that training can go on from an adapter from outside. Raises InputError when its
-    base model or LoRA settings differ from the recipe's: the card would be wrong."""
-    config = read_config(adapter)
-    if (on := config.get("base_model_name_or_path")) != base:
-        raise InputError(f"{name} was trained on {on}, not on {base}", "name that model")
+def check_lora(config: Mapping[str, Any], name: str, lora: Lora) -> None:
+    """Check that training can go on from an adapter from outside. Raises InputError when its LoRA
+    settings differ from the recipe's: the card would be wrong."""
     adapter_lora: dict[str, Any] = {"r": config.get("r"), "alpha": config.get("lora_alpha")}
     recipe_lora: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha}
     if isinstance(lora.targets, tuple) and isinstance(config.get("target_modules"), list):
@@ -65,6 +63,53 @@ def check_same_kind(adapter: Path, name: str, base: str | None, lora: Lora) -> N
             f"and the recipe {', '.join(f'{key} {recipe_lora[key]}' for key in differ)}",
             "give stages.dpo.lora what the adapter has",
         )
+    other = [key for key in ("use_dora", "use_rslora", "modules_to_save") if config.get(key)]
+    if other:
+        raise InputError(
+            f"{name} has {', '.join(other)}, which no training here has",
+            "merge it into its base where it was trained, and name the whole model",
+        )
+
+
+def whole_layers(adapter: Path) -> dict[str, int]:
+    """Return the layers that an adapter replaces as a whole, with the rows of their weights."""
+    from safetensors import safe_open
+
+    with safe_open(str(adapter / WEIGHTS), "pt") as file:
+        names = [name for name in file.keys() if "lora_" not in name]  # noqa: SIM118
+        return {name: file.get_slice(name).get_shape()[0] for name in names}
+
+
+def per_word(layer: str) -> bool:
+    """Whether a layer has a row for each word of the vocabulary."""
+    return any(
+        part in layer for part in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
+    )
+
+
+def log_probs(
+    model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int]
+) -> list[list[float]]:
+    """Return the log-probability of each token from its row's start on (at least 1), given those
+    before. One row at a time: padding could itself be a difference."""
+    import torch
+
+    values = []
+    with torch.inference_mode():
+        for row, start in zip(rows, starts, strict=True):
+            ids = torch.tensor([list(row)], device=model.device)
+            logits = model(input_ids=ids).logits[0, start - 1 : -1].float()
+            chosen = logits.log_softmax(-1).gather(-1, ids[0, start:, None])[:, 0]
+            values.append(chosen.cpu().tolist())
+    return values
+
+
+def mean_log_prob(model: Any, answered: Sequence[tuple[Sequence[int], int]]) -> float | None:
+    """Return the mean log-probability of the tokens of some answers, given as token ids and where
+    the answer starts; None where there is no token."""
+    values = log_probs(model, [ids for ids, _ in answered], [start for _, start in answered])
+    tokens = [value for row in values for value in row]
+    return sum(tokens) / len(tokens) if tokens else None
 
 
 def load(base: Path, adapter: Path, dtype: str) -> Any:

@@ -25,6 +25,15 @@ def lengths(tokenizer: Any, row: Any) -> list[int]:
     ] or [len(chat_template.prompt_ids(tokenizer, row["prompt"]))]
 
 
+def as_text(tokenizer: Any, row: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return a row whose messages hold no control tokens of the model (see chat_template.as_text),
+    and whether any did: the trainer renders the messages by itself."""
+    names = [name for name in ("prompt", *SIDES) if name in row]
+    if not any(chat_template.control_tokens(tokenizer, row[name]) for name in names):
+        return row, False
+    return row | {name: chat_template.as_text(tokenizer, row[name]) for name in names}, True
+
+
 def conversation(row: Any) -> list[Any]:
     """Return the messages of a row: its prompt and its first answer, if it has one."""
     return [*row["prompt"], *next((row[side] for side in SIDES if side in row), [])]

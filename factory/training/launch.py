@@ -16,12 +16,13 @@ from typing import Any
 import yaml
 
 from factory.artifacts.files import write_atomically
+from factory.engines.transformers import gpu_count
 from factory.errors import Interrupted, StageError
 from factory.stage.job import Progress
 from factory.training import trainers
 from factory.training.loop import RESULT, train
 from factory.training.resume import STOP, Request
-from factory.training.settings import Task
+from factory.training.settings import Running, Task
 
 _POLL = 0.1  # seconds between looks at how far they are
 _JOIN_POLL = 1.0  # seconds between looks of other machines at whether there is something to join
@@ -59,19 +60,30 @@ class Meeting:
 
 
 def run(task: Task, progress: Progress) -> dict[str, Any]:
-    """Train in this process, or in as many as `how.processes` says; see loop.train."""
+    """Train in this process, or in as many as `how.processes` says; see loop.train. One process on
+    a machine with several GPUs is another one, which sees one GPU: trainers take all they see."""
     task.work.mkdir(parents=True, exist_ok=True)
     (task.work / STOP).unlink(missing_ok=True)
-    if task.how.processes == 1:
+    if task.processes == 1 and gpu_count() < 2:
         return train(task, progress)
     return _launched(task, progress)
+
+
+def spread(how: Running, batch: int) -> Running:
+    """Return the settings with a number of processes: that of the recipe, or as many as there are
+    visible GPUs and can share the batch."""
+    if how.processes is not None:
+        return how
+    counts = range(1, max(1, gpu_count()) + 1)
+    most = max(count for count in counts if batch // how.micro_batch % count == 0)
+    return how.model_copy(update={"processes": most})
 
 
 def config(task: Task, device: str, devices: int, meeting: Meeting | None = None) -> dict[str, Any]:
     """Return accelerate's config for this machine's part of a task. Raises StageError when it
     has too few GPUs, or none for fsdp."""
     meeting = meeting or Meeting()
-    count, share = task.how.processes, _share(task, meeting)
+    count, share = task.processes, _share(task, meeting)
     if device == "cpu" and task.how.strategy == "fsdp":
         raise StageError(
             f"{task.step}: how.strategy is fsdp, and accelerate spreads a model over GPUs alone",
@@ -110,10 +122,10 @@ def config(task: Task, device: str, devices: int, meeting: Meeting | None = None
 
 def _share(task: Task, meeting: Meeting) -> int:
     """Return the number of processes on each machine. Raises StageError."""
-    share, odd = divmod(task.how.processes, meeting.machines)
+    share, odd = divmod(task.processes, meeting.machines)
     if odd or not share:
         raise StageError(
-            f"{task.step}: {task.how.processes} processes on {meeting.machines} machines",
+            f"{task.step}: {task.processes} processes on {meeting.machines} machines",
             f"set how.processes to a multiple of {meeting.machines}",
         )
     return share
@@ -136,7 +148,7 @@ def _launched(task: Task, progress: Progress) -> dict[str, Any]:
         )
     if code or not (task.work / RESULT).exists():
         raise StageError(
-            f"{task.step}: one of {task.how.processes} processes failed: {_last_error(log)}",
+            f"{task.step}: one of {task.processes} processes failed: {_last_error(log)}",
             f"see {log}",
         )
     result: dict[str, Any] = json.loads((task.work / RESULT).read_text())
@@ -174,13 +186,17 @@ def _processes(
     write_atomically(settings, text.encode())
     log = task.work / f"processes{suffix}.log"
     program = ("-m", "factory.training.worker", str(task_file), str(os.getpid()))
+    environment = dict(os.environ)
     start: tuple[str, ...]
-    if device == "cuda":
-        start = ("accelerate.commands.launch", "--config_file", str(settings))
+    if task.processes == 1:
+        start = ()
+        environment |= _one_gpu(os.environ)
+    elif device == "cuda":
+        start = ("-m", "accelerate.commands.launch", "--config_file", str(settings))
     else:  # accelerate itself starts CPU processes by MPI alone; they meet over gloo
-        start = ("torch.distributed.run", *_meet(meeting))
+        start = ("-m", "torch.distributed.run", *_meet(meeting))
         start += (f"--nproc-per-node={_share(task, meeting)}",)
-    command = [sys.executable, "-m", *start, *program]
+    command = [sys.executable, *start, *program]
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with log.open("wb") as file:
@@ -190,7 +206,7 @@ def _processes(
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=environment | {"PYTHONPATH": paths},
         )
         request = Request(task.work)
         try:
@@ -201,6 +217,13 @@ def _processes(
                 (task.work / STOP).touch()
             process.wait()
     return request.signal, process.returncode, log
+
+
+def _one_gpu(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return variables that make the first of the visible GPUs the only one."""
+    names = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+    visible = next(filter(None, map(environment.get, names)), "0")
+    return dict.fromkeys(names, visible.split(",")[0])
 
 
 def _meet(meeting: Meeting) -> tuple[str, ...]:

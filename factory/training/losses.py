@@ -40,7 +40,8 @@ def parse(value: Any) -> str | dict[str, float]:
     for name, weight in weights.items():
         if name not in NAMES:
             raise ValueError(
-                f"TRL has no loss {name!r}{nearest(str(name), NAMES)}; there are {', '.join(NAMES)}"
+                f"no training here has the loss {name!r}{nearest(str(name), NAMES)}; there are "
+                f"{', '.join(NAMES)}"
             )
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
             raise ValueError(f"the weight of {name} must be a number over 0, not {weight!r}")

@@ -103,6 +103,7 @@ class Merge(Stage):
         adapters.combine(base.path, parts, self.method, self.density, job.seed, job.out)
         adapters.name_base(job.out, base.name, base.revision)
         talks, engine = probe.GREETINGS, self.how.engine
+        job.progress(0, 0, "probing")
         probed = probe.probe(base.path, job.out, talks, self.dtype, 256, engine)
         alarms = probe.check(probed, job.step)
         tokenizer = chat_template.load_tokenizer(str(base.path))

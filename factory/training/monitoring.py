@@ -8,6 +8,8 @@ from typing import Any
 
 POINTS = 200  # of a curve kept in a manifest, whatever the number of steps
 _DULL = ("runtime", "per_second", "flos", "num_tokens", "entropy", "num_input_tokens")
+# What is called saturated; choices, not findings of a paper.
+_ALL_RIGHT, _NO_LOSS, _PUSHED = 0.99, 0.1, 20.0  # reward accuracy, loss, nats
 
 Entry = dict[str, Any]
 
@@ -50,13 +52,15 @@ def _thinned(points: list[dict[str, float]]) -> list[dict[str, float]]:
 def alarms(history: Sequence[Entry]) -> list[str]:
     """Return warnings about a training, a line each.
 
-    They compare fifths of the run: one step alone says little."""
+    They look at fifths of the run: one step alone says little."""
     steps = [entry for entry in history if "loss" in entry]
     messages = []
     if not finite(history):
         messages.append("the loss is not finite")
     if len(steps) >= 5:
-        messages += [*_falling(steps), *_at_chance(steps), *_loss_rose(steps)]
+        messages += [
+            *_falling(steps), *_at_chance(steps), *_loss_rose(steps), *_saturated(steps)
+        ]  # fmt: skip
     return messages
 
 
@@ -98,4 +102,27 @@ def _loss_rose(steps: Sequence[Entry]) -> list[str]:
     ends = _ends(steps, "loss")
     if ends and ends[1] > 1.5 * abs(ends[0]) + 0.1:
         return [f"the loss rose from {ends[0]:.4g} to {ends[1]:.4g}: lower the lr"]
+    return []
+
+
+def _saturated(steps: Sequence[Entry]) -> list[str]:
+    """Warn when a fifth of the run that begins before its middle has every pair right and nearly no
+    loss, and the rejected answers became much less likely: what is left of the run only pushes them
+    further, and answers drawn at a temperature get worse while greedy ones do not show it."""
+    width = max(2, len(steps) // 5)
+    key = "rewards/accuracies"
+    at_first = _mean(steps[: max(1, width // 2)], "logps/rejected")
+    for begin in range((len(steps) + 1) // 2):
+        window = steps[begin : begin + width]
+        accuracy, loss = _mean(window, key), _mean(window, "loss")
+        rejected = _mean(window, "logps/rejected")
+        if accuracy is None or loss is None or rejected is None or at_first is None:
+            return []
+        if accuracy >= _ALL_RIGHT and loss <= _NO_LOSS and rejected <= at_first - _PUSHED:
+            return [
+                f"saturated from step {window[0].get('step', begin + 1)} of {len(steps)}: reward "
+                f"accuracy {accuracy:.2f}, loss {loss:.2g}, and the rejected answers' "
+                f"log-probability down by {at_first - rejected:.0f} nats; a smaller lr, fewer "
+                "steps or a larger beta"
+            ]
     return []

@@ -26,12 +26,24 @@ class Lora(Knobs):
     targets: tuple[str, ...] | Literal["all-linear"] = PAPER_TARGETS
 
 
+class ProbeKnobs(Knobs):
+    """How answers are drawn after the training of an adapter, beside its base's: held-out prompts
+    first, and no answer longer than the longest trained on."""
+
+    prompts: int = Field(16, ge=1)  # at most so many
+    n: int = Field(2, ge=1)  # answers to each
+    temperature: float = Field(1.0, gt=0)  # online takes its own
+    max_tokens: int = Field(512, ge=1)  # of an answer, at most
+
+
 class Running(Knobs):
-    """`micro_batch`: rows on a device at once. `processes`: one a device, started by accelerate.
-    `save_steps`: optimizer steps between checkpoints. `evaluations`: evaluations on held-out
-    rows during training. `precompute_reference`: compute the reference model's log-probabilities
-    once, before training; `auto` does so with more than one epoch. `engine`: the engine that the
-    probe compares with PEFT."""
+    """`micro_batch`: rows on a device at once. `processes`: one a device, started by accelerate; by
+    default one for each GPU that is visible, as far as they can share the batch. `save_steps`:
+    optimizer steps between checkpoints. `evaluations`: evaluations on held-out rows during
+    training. `precompute_reference`: compute the reference model's log-probabilities once, before
+    training; `auto` does so with more than one epoch. `engine`: the engine that the probe compares
+    with PEFT, and that draws the answers of online where there is a GPU. `probe`: what is drawn
+    afterwards, see ProbeKnobs."""
 
     micro_batch: int = Field(1, ge=1)
     save_steps: int = Field(50, ge=1)
@@ -39,9 +51,10 @@ class Running(Knobs):
     precompute_reference: Literal["auto", "always", "never"] = "auto"
     attn: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     report_to: Literal["none", "trackio", "wandb"] = "none"
-    processes: int = Field(1, ge=1)
+    processes: int | None = Field(None, ge=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     engine: Literal["auto", "vllm", "transformers"] = "auto"
+    probe: ProbeKnobs = ProbeKnobs()
 
 
 class Task(Knobs):
@@ -88,4 +101,9 @@ class Task(Knobs):
     @property
     def accumulation(self) -> int:
         """Micro batches of one process that make an optimizer step."""
-        return self.batch // (self.how.micro_batch * self.how.processes)
+        return self.batch // (self.how.micro_batch * self.processes)
+
+    @property
+    def processes(self) -> int:
+        """Processes that train; see launch.spread."""
+        return self.how.processes or 1

@@ -15,12 +15,12 @@ from factory.artifacts.manifest import Rows
 from factory.config import GATE, REFERENCE
 from factory.engines import chat_template
 from factory.errors import RecipeError, StageError, nearest
-from factory.stage.inputs import ExternalInput, Need, RewardInput, SliceSpec, StepInput
+from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
 from factory.stage.stage import How, Stage, StageContext
 from factory.training import dataset, losses, monitoring
-from factory.training.settings import Dtype, Lora, Running, Task
+from factory.training.settings import Dtype, Lora, ProbeKnobs, Running, Task
 
 
 class TrainHow(How, Running):
@@ -51,30 +51,41 @@ class _Training(Stage):
 
     @model_validator(mode="after")
     def _batches_fit(self) -> _Training:
-        at_once = self.how.micro_batch * self.how.processes
+        at_once = self.how.micro_batch * (self.how.processes or 1)
         if self.batch % at_once:
             raise ValueError(
                 f"batch {self.batch} is not a multiple of {at_once}, how.micro_batch "
-                f"{self.how.micro_batch} times how.processes {self.how.processes}"
+                f"{self.how.micro_batch} times how.processes {self.how.processes or 1}"
             )
         return self
 
     def min_rows(self) -> dict[str, int]:
-        return {self.read: self.min_pairs}
+        return {} if self.from_ else {self.read: self.min_pairs}
 
     def run(self, job: Job) -> Outcome:
-        from factory.training import launch
+        from factory.training import behaviour, launch, trainers
 
         [spec] = job.slices
         base = job.place(spec, "base")
         table = job.table(spec, self.read, self.rows_kind)
         tokenizer = chat_template.load_tokenizer(str(base.path))
-        all_rows = [self._row(row) for row in table.to_pylist()]
+        all_rows = [
+            {**self._row(row), "language": row.get("prompt_language") or row.get("language")}
+            for row in table.to_pylist()
+        ]
+        texts = [dataset.as_text(tokenizer, row) for row in all_rows]
+        all_rows, controls = [row for row, _ in texts], sum(held for _, held in texts)
+        read_as_text = [
+            f"{controls} of {len(texts)} rows hold control tokens of the model, which are read as "
+            "text"
+        ] * (controls > 0)
         rows, counts, tokens = self._fitting(all_rows, tokenizer, job.step)
         train, held_out = dataset.split(rows, self.held_out, job.seed)
         checkpoints = job.work / "checkpoints"
         task = self._task(job, checkpoints)
         columns = {*self.columns, "length"} if task.group_by_length else set(self.columns)
+        if any(row.get("margin") for row in rows):
+            columns.add("margin")
         # what sampling hands to the template, training must: or it learns from other tokens
         arguments = chat_template.template_arguments(tokenizer)
         extra = {"chat_template_kwargs": arguments} if arguments else {}
@@ -91,10 +102,10 @@ class _Training(Stage):
             "seconds": round(result["seconds"], 1),
             "batching": {
                 "micro_batch": self.how.micro_batch,
-                "processes": self.how.processes,
+                "processes": task.processes,
                 "accumulation": task.accumulation,
             },
-            "alarms": monitoring.alarms(history),
+            "alarms": [*read_as_text, *monitoring.alarms(history)],
             "curve": monitoring.curve(history),
             "held_out_curve": monitoring.held_out(history),
             "final": result["final"],
@@ -103,8 +114,12 @@ class _Training(Stage):
         template = None
         if self.kind == "adapter":
             probed = self._finish(job, [dataset.conversation(row) for row in parts[1] + parts[0]])
-            stats |= probed | {"alarms": stats["alarms"] + probed["alarms"]}
+            behaved = self._behaviour(job, train, held_out, tokenizer)
+            alarms = stats["alarms"] + probed["alarms"] + behaviour.alarms(behaved)
+            stats |= probed | {"behaviour": behaved, "alarms": alarms}
             template = chat_template.contract(tokenizer, result["stops"])
+        else:
+            trainers.separate_padding(tokenizer, *parts)
         tokenizer.save_pretrained(str(job.out))
         return Outcome(
             {spec.name: counts},
@@ -144,6 +159,8 @@ class _Training(Stage):
         return rows, Rows(into=len(all_rows), out=len(rows), dropped=dropped), tokens
 
     def _task(self, job: Job, checkpoints: Any) -> Task:
+        from factory.training import launch
+
         [spec] = job.slices
         knobs = self.model_dump(include=set(Task.model_fields) - {"base", "reward"})
         return Task.model_validate(
@@ -158,6 +175,7 @@ class _Training(Stage):
                 "work": checkpoints,
                 "out": job.out,
                 "seed": job.seed,
+                "how": launch.spread(self.how, self.batch).model_dump(),
             }
         )
 
@@ -170,11 +188,46 @@ class _Training(Stage):
         base = job.place(spec, "base")
         for directory in (job.out, *(job.out / checkpoints.FOLDER).glob("*")):
             adapters.name_base(directory, base.name, base.revision)
+        job.progress(0, 0, "probing")
         probed = probe.probe(
             base.path, job.out, talks, self.dtype, self.max_length, self.how.engine
         )
         alarms = probe.check(probed, job.step)
         return {"chain": self._chain(job), "probe": probed, "alarms": alarms}
+
+    def _behaviour(
+        self, job: Job, train: list[Any], held_out: list[Any], tokenizer: Any
+    ) -> dict[str, Any] | None:
+        """Return what the adapter draws beside its base (see behaviour.probe)."""
+        from factory.training import behaviour
+
+        [spec] = job.slices
+        questions = [
+            behaviour.Question(row["prompt"], row["language"], out)
+            for part, out in ((held_out, True), (train, False))
+            for row in part
+        ]
+        return behaviour.probe(
+            job.place(spec, "base").path,
+            job.out,
+            questions,
+            self._drawing([*held_out, *train], tokenizer),
+            self.dtype,
+            job.seed,
+            self.how.engine,
+            job.place(spec, "reward").path if spec.need("reward") else None,
+        )
+
+    def _drawing(self, rows: list[Any], tokenizer: Any) -> ProbeKnobs:
+        """Return how the probe draws: answers no longer than the longest that was trained on."""
+        longest = max(
+            max(dataset.lengths(tokenizer, row))
+            - len(chat_template.prompt_ids(tokenizer, row["prompt"]))
+            for row in rows
+        )
+        return self.how.probe.model_copy(
+            update={"max_tokens": max(1, min(longest, self.how.probe.max_tokens))}
+        )
 
     def _chain(self, job: Job) -> dict[str, Any]:
         """Return the base model to load the adapter on, and the start and reference of the
@@ -190,7 +243,8 @@ class _Training(Stage):
 
 class Reward(_Training):
     """A reward model from preferences, one for each of their languages (English by default): a
-    classifier with one label, trained as LoRA and merged, so that every engine loads it."""
+    classifier with one label, trained as LoRA and merged, so that every engine loads it. A
+    `margin` of a pair is by how much the better answer must win."""
 
     name: ClassVar[str] = "reward"
     kind: ClassVar[str] = "model"
@@ -202,6 +256,11 @@ class Reward(_Training):
     method: ClassVar[str] = "reward"
 
     lr: float = Field(1e-4, gt=0)  # TRL's default for reward models
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the columns that training needs, with the margin that the loss subtracts: by how
+        much the better answer must win, 0 where nobody says."""
+        return super()._row(row) | {"margin": row["margin"] or 0.0}
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = context.model(self.base, "base", self.name)
@@ -386,17 +445,6 @@ class Dpo(_Adapter):
     def _base(self, context: StageContext) -> Need:
         return context.base(self.base, "base", self.name)
 
-    def run(self, job: Job) -> Outcome:
-        from factory.training import adapters
-
-        [spec] = job.slices
-        if isinstance(spec.need("start"), ExternalInput):
-            start = job.place(spec, "start")
-            adapters.check_same_kind(
-                start.path, str(start.name), job.place(spec, "base").name, self.lora
-            )
-        return super().run(job)
-
     def _chain(self, job: Job) -> dict[str, Any]:
         chain = super()._chain(job)
         if set(losses.weights(self.loss)) & losses.WITHOUT_REFERENCE:
@@ -457,6 +505,12 @@ class Online(_Adapter):
 
     def _room(self) -> int:
         return self.max_length - self.max_tokens
+
+    def _drawing(self, rows: list[Any], tokenizer: Any) -> ProbeKnobs:
+        most = min(self.max_tokens, self.how.probe.max_tokens)
+        return self.how.probe.model_copy(
+            update={"max_tokens": most, "temperature": self.temperature}
+        )
 
     def _chain(self, job: Job) -> dict[str, Any]:
         return super()._chain(job) | {"reference": "policy", "loss": "sigmoid"}

@@ -7,16 +7,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+from factory.engines import chat_template
+from factory.engines.transformers import check_gpus, float32_head
 from factory.errors import InputError, StageError
 from factory.training import losses
 from factory.training.settings import Task
 
+_BESIDE = 0.35  # of a GPU's memory for a vLLM beside policy, reward model and activations
+
 
 def device_of(task: Task) -> str:
     """Return `cuda` (also for ROCm) or `cpu`. Raises StageError for a dtype that the device
-    lacks."""
+    lacks, or for GPUs that this process was given and that are not there."""
     import torch
 
+    check_gpus()
     if not torch.cuda.is_available():
         return "cpu"
     if task.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
@@ -52,12 +57,14 @@ def build(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list
 def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
     """Return the part of TRL's configs that all trainings share."""
     gpu = device_of(task) == "cuda"
+    # TRL's figures on held-out rows are means over batches: so each batch is one row
+    by_row = task.method != "preference" or not losses.ACROSS_ROWS & set(losses.weights(task.loss))
     return {
         "output_dir": str(task.work),
         "learning_rate": task.lr,
         "num_train_epochs": task.epochs,
         "per_device_train_batch_size": task.how.micro_batch,
-        "per_device_eval_batch_size": task.how.micro_batch,
+        "per_device_eval_batch_size": 1 if by_row else task.how.micro_batch,
         "gradient_accumulation_steps": task.accumulation,
         "lr_scheduler_type": "cosine",
         "warmup_steps": task.warmup,  # transformers 5: below 1 it is a share of the steps
@@ -69,7 +76,7 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
         "bf16": task.dtype == "bfloat16" and gpu,
         "fp16": task.dtype == "float16" and gpu,
         "use_cpu": not gpu,
-        "ddp_backend": "gloo" if task.how.processes > 1 and not gpu else None,
+        "ddp_backend": "gloo" if task.processes > 1 and not gpu else None,
         "gradient_checkpointing": gpu,  # TRL's default everywhere; on a CPU it only costs time
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,
@@ -82,7 +89,14 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
         # of its own, and the same when it goes on: the stage, and the fingerprint it works under
         "run_name": f"{task.step} {task.work.parent.name}",
         "disable_tqdm": True,
+        # GPUs wait for the tokens; the config of online has no such field
+        **({"dataset_num_proc": _tokenizing()} if gpu and task.method != "online" else {}),
     }
+
+
+def _tokenizing() -> int:
+    """Return how many processes tokenize the rows of a training."""
+    return min(16, len(os.sched_getaffinity(0)))
 
 
 def lora(task: Task, model: Any, **options: Any) -> Any:
@@ -113,7 +127,10 @@ def load_base(directory: Path, dtype: str, attn: str = "sdpa") -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
-        str(directory), dtype=getattr(torch, dtype), attn_implementation=attn
+        str(directory),
+        dtype=getattr(torch, dtype),
+        attn_implementation=attn,
+        trust_remote_code=False,
     )
 
 
@@ -136,11 +153,14 @@ def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
+    # TRL writes the tokenizer's pad token into the config
+    separate_padding(tokenizer, train, held_out)
     model = AutoModelForSequenceClassification.from_pretrained(
         str(task.base),
         num_labels=1,
         dtype=getattr(torch, task.dtype),
         attn_implementation=attention(task),
+        trust_remote_code=False,
     )
     return RewardTrainer(
         model=model,
@@ -152,6 +172,20 @@ def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
         processing_class=tokenizer,
         peft_config=lora(task, model, task_type="SEQ_CLS", modules_to_save=["score"]),
         callbacks=callbacks,
+    )
+
+
+def separate_padding(tokenizer: Any, *parts: Any) -> None:
+    """Give the tokenizer of a classifier a pad token apart from these rows of preferences (see
+    chat_template). Every process of a training, and who saves the tokenizer, gets the same one."""
+    chat_template.separate_padding(
+        tokenizer,
+        (
+            [*row["prompt"], *row[side]]
+            for part in parts
+            for row in part or ()
+            for side in ("chosen", "rejected")
+        ),
     )
 
 
@@ -248,6 +282,26 @@ def _classes(kind: str) -> tuple[Any, Any]:
     return DPOConfig, DPOTrainer
 
 
+def drawing(task: Task, tokenizer: Any) -> dict[str, Any]:
+    """Return the part of OnlineDPO's config that says where answers are drawn: on GPUs by a vLLM
+    beside the trainer, whose weights TRL renews. TRL hands it text, which it tokenizes anew: where
+    that gives other tokens than everywhere else here, the model in training draws by itself."""
+    if task.how.engine == "transformers" or device_of(task) != "cuda":
+        return {}
+    if not importlib.util.find_spec("vllm"):
+        return {}
+    asked = chat_template.PROBE[:1]
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    if list(tokenizer(text)["input_ids"]) != chat_template.prompt_ids(tokenizer, asked):
+        return {}
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its model has to be in this process
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": _BESIDE,
+    }
+
+
 def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -257,18 +311,29 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
 
     model, adapter = _causal(task)
     judge = AutoModelForSequenceClassification.from_pretrained(
-        str(task.reward), num_labels=1, dtype=getattr(torch, task.dtype)
+        str(task.reward),
+        num_labels=1,
+        dtype=getattr(torch, task.dtype),
+        trust_remote_code=False,
     )
+    reader = AutoTokenizer.from_pretrained(str(task.reward), trust_remote_code=False)
+    # TRL pads with the tokenizer's token and writes it into the config: as the config has it, so
+    # that answers are read where this classifier was trained to be read
+    if (pad := judge.config.get_text_config().pad_token_id) is not None:
+        reader.pad_token = reader.convert_ids_to_tokens(pad)
+    else:
+        chat_template.separate_padding(reader, ())
     return OnlineDPOTrainer(
         model=model,
-        reward_funcs=judge,
-        reward_processing_classes=AutoTokenizer.from_pretrained(str(task.reward)),
+        reward_funcs=float32_head(judge),
+        reward_processing_classes=reader,
         args=OnlineDPOConfig(
             beta=[task.beta],
             loss_type="sigmoid",
             max_new_tokens=task.max_tokens,
             temperature=task.temperature,
             disable_dropout=task.disable_dropout,
+            **drawing(task, tokenizer),
             **arguments(task, evaluate=False),
         ),
         train_dataset=train,

@@ -129,3 +129,25 @@ def test_the_word_pass_rate_is_a_column_where_a_language_has_one():
     assert "WPR" not in shown(word_pass_rate_model=None, word_pass_rate_reference=None)
     there = shown(word_pass_rate_model=None, word_pass_rate_reference=97.0)
     assert "80, 90" in there and "97, none" in there
+
+
+def test_the_finish_rate_has_a_table_where_answers_say_how_they_ended():
+    from types import SimpleNamespace
+    from typing import cast
+
+    from rich.console import Console
+
+    from factory.artifacts.manifest import Manifest
+    from factory.cli.tables import finish_table
+
+    def manifest(row: dict[str, object]) -> Manifest:
+        stats = {"comparisons": [{"model": "dpo", "language": "es"} | row]}
+        return cast(Manifest, SimpleNamespace(stats=stats))
+
+    rates = {"reference": 25.0, "model": 75.0, "answers": 24, "shown": "+50.0 [+20.0, +80.0]"}
+    console = Console(width=120)
+    with console.capture() as caught:
+        console.print(finish_table(manifest({"finish_rates": rates})))
+    for text in ("Finish rate", "25.0 %", "75.0 %", "+50.0 [+20.0, +80.0]"):
+        assert text in caught.get()
+    assert finish_table(manifest({})) is None

@@ -115,7 +115,7 @@ def test_a_gated_repo_a_hidden_one_and_a_wrong_token_are_told_apart(
         gated = factory("plan", asked, "--hub", proxy.url, HF_TOKEN=connection.token)
         _is_two_lines(gated, "org/model is gated", f"accept its terms at {proxy.url}/org/model")
         absent = factory("plan", asked, "--hub", proxy.url, HF_TOKEN=connection.token)
-        _is_two_lines(absent, f"{proxy.url} has no model org/model", "factory pull org/model")
+        _is_two_lines(absent, f"{proxy.url} has no model org/model", "check the name")
         wrong = factory("plan", asked, "--hub", proxy.url, HF_TOKEN="hf_" + "w" * 30)
         _is_two_lines(wrong, "token")
         assert "www" not in wrong.stdout + wrong.stderr

@@ -12,7 +12,7 @@ from factory.engines import Completion, Sampling, chat_template
 from factory.errors import InputError, StageError
 from factory.execution.builtin_models import POCKET
 from factory.rewards.backends.classifier import Classifier
-from tests.support.trainings import adapter_of, classifier_of
+from tests.support.trainings import adapter_of, classifier_of, model_of_family
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +161,137 @@ def test_a_score_is_the_raw_logit_at_the_last_token(scorer: Any, classifier: Pat
     assert scorer.score(ids)[0] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama3", "mistral"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_classifier_is_read_as_transformers_reads_it(
+    family: str, padded: bool, tmp_path: Path
+) -> None:
+    """Where the pad token ends a conversation, that is the token before it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from factory.engines.transformers import TransformersScorer
+
+    base = model_of_family(family, tmp_path / "base")
+    tokenizer = chat_template.load_tokenizer(str(base))
+    made = classifier_of(base, tmp_path / "classifier")
+    config = made / "config.json"
+    pad = tokenizer.eos_token_id if padded else None
+    config.write_text(json.dumps({**json.loads(config.read_text()), "pad_token_id": pad}))
+    plain = AutoModelForSequenceClassification.from_pretrained(str(made)).eval()
+    asked = {"role": "user", "content": "Hello"}
+    talks = [[asked, {"role": "assistant", "content": t}] for t in ("Good day to you.", "Hi", "x")]
+    rows = [chat_template.conversation_ids(tokenizer, talk) for talk in talks]
+    assert all(row[-1] == tokenizer.eos_token_id for row in rows)
+    with torch.no_grad():
+        expected = [float(plain(torch.tensor([row])).logits[0, 0]) for row in rows]
+        last = [float(plain.score(plain.model(torch.tensor([row]))[0][0, -1])) for row in rows]
+    assert (expected == pytest.approx(last, abs=1e-4)) is not padded
+    assert TransformersScorer(made, "float32").score(rows) == pytest.approx(expected, abs=1e-5)
+
+
 def test_too_long_is_a_reason_and_not_a_number(scorer: Any) -> None:
     reward = Classifier(scorer, max_tokens=20)
     prompt = [{"role": "user", "content": "Hello"}]
     fits, over = reward([(prompt, "hi"), (prompt, "word " * 50)])
     assert fits.value is not None and fits.status == "ok"
     assert over.value is None and over.status == "too_long" and over.n_tokens > 20
+
+
+def _short_of_memory(monkeypatch: pytest.MonkeyPatch, engine: Any, rows: int) -> list[int]:
+    """Let an engine have memory for batches of so many rows; the sizes that it tries."""
+    import torch
+
+    batch, tried = engine._batch, []
+
+    def limited(sequences: Any, *more: Any) -> Any:
+        tried.append(len(sequences))
+        if len(sequences) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return batch(sequences, *more)
+
+    monkeypatch.setattr(engine, "_batch", limited)
+    return tried
+
+
+def test_where_memory_runs_out_batches_are_halved_and_nothing_is_lost(
+    model: Path, sampler: Any, scorer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines.transformers import TransformersLikelihood, TransformersSampler
+
+    rows = [[7 + n, 8, 9, 10 + n] for n in range(9)]
+    greedy = Sampling(0, 1, 4)
+    small = TransformersSampler(model, "float32")
+    expected = [sample.token_ids for sample in small.sample(rows, greedy, 0)]
+    monkeypatch.setattr(small, "_rows", 8)
+    tried = _short_of_memory(monkeypatch, small, 2)
+    drawn = small.sample(rows, greedy, 0)
+    assert tried == [8, 4, 2, 2, 2, 2, 1], "and no more than fits is tried again"
+    assert [sample.token_ids for sample in drawn] == expected
+    assert len({sample.seed for sample in drawn}) == 5, "a stream for each batch"
+
+    scores = scorer.score(rows)
+    with monkeypatch.context() as within:
+        _short_of_memory(within, scorer, 2)
+        assert scorer.score(rows) == pytest.approx(scores, abs=1e-5)
+        scorer._share = 1
+
+    likelihood = TransformersLikelihood(model, "float32")
+    values = likelihood.log_probs(rows, [1] * 9)
+    _short_of_memory(monkeypatch, likelihood, 3)
+    for ours, plain in zip(likelihood.log_probs(rows, [1] * 9), values, strict=True):
+        assert ours == pytest.approx(plain, abs=1e-5)
+
+
+def test_a_row_that_does_not_fit_alone_says_what_would_help(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines.transformers import TransformersSampler
+
+    sampler = TransformersSampler(model, "float32")
+    _short_of_memory(monkeypatch, sampler, 0)
+    with pytest.raises(StageError, match="CUDA out of memory") as caught:
+        sampler.sample([[7, 8, 9]] * 4, Sampling(0, 1, 4), 0)
+    assert "tensor_parallel" in caught.value.fix
+
+
+def test_a_reward_in_half_precision_is_not_rounded_to_it(classifier: Path) -> None:
+    import torch
+
+    from factory.engines.transformers import TransformersScorer
+
+    scorer = TransformersScorer(classifier, "bfloat16")
+    values = scorer.score([[7 + n, 8, 9] for n in range(40)])
+    rounded = [float(torch.tensor(value).bfloat16()) for value in values]
+    assert sum(value != other for value, other in zip(values, rounded, strict=True)) > 30
+
+
+@pytest.mark.parametrize(
+    ("given", "there", "fits"),
+    [
+        ({}, 0, True),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 0, True),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, 0, True),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0, True),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, 0, False),
+        ({"ROCR_VISIBLE_DEVICES": "3"}, 0, False),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 3, False),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-7d,GPU-1b", "ROCR_VISIBLE_DEVICES": "0,1"}, 2, True),
+    ],
+)
+def test_gpus_that_were_given_and_are_gone_end_the_task(
+    given: dict[str, str], there: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines import choose, transformers
+
+    monkeypatch.setattr(transformers, "gpu_count", lambda: there)
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    if fits:
+        assert choose.resolve_engine("transformers") == "transformers"
+        return
+    with pytest.raises(StageError, match=rf"torch finds {there}: \S") as caught:
+        choose.resolve_engine("auto")
+    assert "driver" in caught.value.fix

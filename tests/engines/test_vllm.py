@@ -5,11 +5,15 @@ Each start takes about 20 s on a quiet 2-core machine, so tests share engines.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import json
+import os
 import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,8 @@ from factory.engines.vllm import RANKS, max_lora_rank
 from factory.errors import InputError, StageError
 from factory.rewards.score import ScoreHow
 from factory.sampling.generate import GenerateHow
-from tests.support.trainings import adapter_of, classifier_of, opinionated
+from tests.support import multimodal
+from tests.support.trainings import adapter_of, classifier_of, model_of_family, opinionated
 
 there = pytest.mark.skipif(
     not importlib.util.find_spec("vllm"), reason="vLLM is not installed: make install-vllm"
@@ -81,12 +86,192 @@ def test_continuous_batching_in_transformers_is_refused_with_the_way_around() ->
 
 
 def test_knobs_reach_vllm_in_its_words() -> None:
-    knobs = EngineKnobs(tensor_parallel=2, max_num_seqs=7)
+    knobs = EngineKnobs(tensor_parallel=2, max_num_seqs=7, max_num_batched_tokens=9000)
     assert knobs.vllm() == {
         "tensor_parallel_size": 2,
         "gpu_memory_utilization": 0.9,
         "max_num_seqs": 7,
+        "max_num_batched_tokens": 9000,
     }
+
+
+class Stand:
+    """Stands for vLLM's engine: answers with the settings that it was opened with."""
+
+    opened: list[dict[str, Any]]
+    closed = 0
+    gate: threading.Event | None = None
+
+    def __init__(self, directory: Path, adapters: Any, settings: dict[str, Any]) -> None:
+        type(self).opened.append(settings)
+        self.seed, self.tokens, self._end = settings.get("seed", 0), 5, threading.Event()
+
+    def ask(self, requests: Any, adapter: Any = None) -> list[Any]:
+        """Answer at once, or when the gate opens."""
+        if self.gate is not None and len(requests) == 2:
+            self.gate.wait(10)
+        assert not self._end.is_set(), "it is never closed under a caller"
+        return [types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=[7])])] * len(
+            requests
+        )
+
+    def close(self) -> None:
+        """Close it."""
+        self._end.set()
+        type(self).closed += 1
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch) -> type[Stand]:
+    """vLLM's engine replaced, so that nothing is loaded and vLLM need not be there."""
+    from factory.engines import vllm as ours
+
+    fake = types.ModuleType("vllm")
+    fake.__version__ = "0"  # type: ignore[attr-defined]
+    fake.SamplingParams = dict  # type: ignore[attr-defined]
+    parameters = types.ModuleType("vllm.sampling_params")
+    parameters.RequestOutputKind = types.SimpleNamespace(FINAL_ONLY=1)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", parameters)
+    engine = type("Engine", (Stand,), {"opened": []})
+    monkeypatch.setattr(ours, "_Engine", engine)
+    return engine
+
+
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every checkpoint have a context of 131,072 tokens, as TranslateGemma's."""
+    read = checkpoint.read
+
+    def wider(directory: Path) -> checkpoint.Checkpoint:
+        return dataclasses.replace(read(directory), max_context=131072)
+
+    monkeypatch.setattr(checkpoint, "read", wider)
+
+
+def test_vllm_is_opened_for_the_longest_request_and_again_for_a_longer_one(
+    model: Path, stand: type[Stand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines.vllm import VllmSampler
+
+    wide(monkeypatch)
+    engine = VllmSampler(model, "bfloat16", how=EngineKnobs().vllm())
+    seeds = []
+    for length in (10, 3000, 4097, 5000, 60000, 70000):
+        seeds.append(engine.sample([[7] * length], Sampling(1, 1, 90), 5)[0].seed)
+    lengths = [settings["max_model_len"] for settings in stand.opened]
+    assert lengths == [4096, 8192, 65536, 131072] and stand.closed == 3
+    assert [settings["seed"] for settings in stand.opened] == [5, 6, 7, 8], "no stream twice"
+    assert seeds == [5, 5, 6, 6, 7, 8], "and each answer says its own"
+    assert engine.tokens == 20
+    engine.close()
+    assert stand.closed == 4 and engine.tokens == 20
+
+
+def test_a_reward_model_loads_while_the_first_rows_are_tokenized(
+    classifier: Path, stand: type[Stand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines.vllm import VllmScorer
+
+    wide(monkeypatch)
+    sys.modules["vllm"].LLMEngine = object  # type: ignore[attr-defined]
+    engine = VllmScorer(classifier, "bfloat16", longest=9000)
+    end = time.monotonic() + 10
+    while not stand.opened and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [settings["max_model_len"] for settings in stand.opened] == [16384]
+    engine.close()
+    assert stand.closed == 1
+    VllmScorer(classifier, "bfloat16", how={"max_model_len": 5000}, longest=9000).close()
+    assert stand.opened[1]["max_model_len"] == 5000 and stand.closed == 2
+
+
+def test_a_length_that_the_recipe_gives_stands(
+    model: Path, stand: type[Stand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines.vllm import VllmSampler
+
+    wide(monkeypatch)
+    engine = VllmSampler(model, "bfloat16", how=EngineKnobs(max_model_len=5000).vllm())
+    engine.sample([[7] * 10], Sampling(1, 1, 90), 5)
+    assert [settings["max_model_len"] for settings in stand.opened] == [5000]
+    with pytest.raises(InputError, match="5050 tokens"):
+        engine.sample([[7] * 4960], Sampling(1, 1, 90), 5)
+
+
+def test_a_longer_request_waits_for_those_under_way(
+    model: Path, stand: type[Stand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines.pipelining import run
+    from factory.engines.vllm import VllmSampler
+
+    wide(monkeypatch)
+    engine = VllmSampler(model, "bfloat16")
+    stand.gate = threading.Event()
+    batches = [[[7] * 10] * 2, [[7] * 9000], [[7] * 20], [[7] * 30]]
+    threading.Timer(0.3, stand.gate.set).start()
+    done = run(batches, lambda batch: engine.sample(batch, Sampling(1, 1, 8), 5), lanes=2)
+    assert len(list(done)) == 4
+    assert [settings["max_model_len"] for settings in stand.opened] == [4096, 16384]
+
+
+CHILD = r"""
+import os, subprocess, sys
+program = (
+    "import sys; print('(Worker pid=7) ERROR 11-29 [x.py:1] ValueError: No available memory for "
+    "the cache blocks.', file=sys.stderr); print('(EngineCore pid=8) ERROR 11-29 [y.py:2] "
+    "RuntimeError: Engine core initialization failed. See root cause above.', file=sys.stderr)"
+)
+from factory.engines.vllm import _Messages
+messages = _Messages()
+with messages.reading():
+    subprocess.run([sys.executable, "-c", program])
+print(messages.cause())
+"""
+
+
+def test_the_cause_is_that_of_the_process_that_failed_first() -> None:
+    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)
+    assert done.stdout == "ValueError: No available memory for the cache blocks.\n"
+    assert "Engine core initialization failed" in done.stderr, "and all of it is passed on"
+
+
+@there
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "memory", "expected"),
+    [("NVIDIA H100", 80, (1024, 16384)), ("AMD Instinct MI250X", 64, (256, 8192))],
+)
+def test_requests_and_tokens_a_step_are_those_of_vllms_llm_class(
+    name: str, memory: int, expected: tuple[int, int], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm import LLMEngine
+    from vllm.engine import arg_utils
+
+    from factory.engines.vllm import VllmSampler
+
+    class Asked(Exception):
+        """What the engine would be started with."""
+
+    def started(args: Any, usage_context: Any) -> None:
+        raise Asked(args, usage_context)
+
+    monkeypatch.setattr(LLMEngine, "from_engine_args", started)
+    engine = VllmSampler(model, "float32")
+    with pytest.raises(StageError) as caught:
+        engine.sample([[7, 8]], GREEDY, 0)
+    assert isinstance(caught.value.__cause__, Asked)
+    args, context = caught.value.__cause__.args
+    platform = types.SimpleNamespace(
+        get_device_total_memory=lambda: memory * 2**30,
+        get_device_name=lambda: name,
+        is_tpu=lambda: False,
+        is_cpu=lambda: False,
+    )
+    monkeypatch.setattr(arg_utils, "current_platform", platform)
+    tokens, requests = args.get_batch_defaults(1)
+    assert (requests[context], tokens[context]) == expected
+    assert args.max_num_seqs is None and args.max_num_batched_tokens is None
+    assert args.language_model_only
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +472,35 @@ def test_pooled_scores_are_those_of_transformers(classifier: Path, prompts: Any)
 
 @there
 @pytest.mark.slow
+def test_a_classifier_whose_pad_token_ends_conversations_is_pooled_where_transformers_reads_it(
+    tmp_path: Path,
+) -> None:
+    """vLLM pools the very last token, transformers the last that is not padding."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from factory.engines.vllm import VllmScorer
+
+    base = model_of_family("llama3", tmp_path / "base")
+    made = classifier_of(base, tmp_path / "classifier")
+    tokenizer = chat_template.load_tokenizer(str(made))
+    config = made / "config.json"
+    pad = {"pad_token_id": tokenizer.eos_token_id}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **pad}))
+    asked = {"role": "user", "content": "Hello"}
+    talks = [[asked, {"role": "assistant", "content": t}] for t in ("Good day to you.", "Hi", "x")]
+    rows = [chat_template.conversation_ids(tokenizer, talk) for talk in talks]
+    engine = VllmScorer(made, "float32")
+    pooled = engine.score(rows)
+    engine.close()
+    plain = AutoModelForSequenceClassification.from_pretrained(str(made)).eval()
+    with torch.no_grad():
+        expected = [float(plain(torch.tensor([row])).logits[0, 0]) for row in rows]
+    assert pooled == pytest.approx(expected, abs=1e-3)
+
+
+@there
+@pytest.mark.slow
 def test_log_probabilities_under_an_adapter_are_those_of_transformers(
     model: Path, adapter: Path, prompts: Any
 ) -> None:
@@ -330,3 +544,55 @@ def test_a_killed_run_leaves_no_engine_behind(model: Path, tmp_path: Path) -> No
     child.kill()
     child.wait()
     assert ended(below, 20), "vLLM's processes would outlive the one they work for"
+
+
+BOTH = """
+import json, sys
+from pathlib import Path
+from factory.engines import Sampling
+from factory.engines.transformers import TransformersSampler
+from factory.engines.vllm import VllmSampler
+from tests.support import multimodal
+
+if __name__ == "__main__":
+    name, dtype, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    model = getattr(multimodal, name)(out)
+    prompts = [[7 + n, *range(20 + n, 24 + 9 * n)] for n in range(6)]
+    answers = []
+    for kind in (TransformersSampler, VllmSampler):
+        engine = kind(model, dtype)
+        drawn = engine.sample(prompts, Sampling(0, 1, 6), 0)
+        answers.append([sample.token_ids for sample in drawn])
+        length = getattr(engine, "_opened_for", None)
+        engine.close()
+    print(json.dumps([*answers, engine.max_context, length]))
+"""
+
+
+@there
+@pytest.mark.slow
+# Each starts vLLM in a process of its own, on a model of a family with imports of its own.
+@pytest.mark.parametrize(
+    ("family", "dtype", "context"),
+    [("gemma_3", "float32", 131072), ("qwen_3_5_moe", "bfloat16", 32768)],
+)
+def test_models_that_also_read_images_answer_text_as_in_transformers(
+    family: str, dtype: str, context: int, tmp_path: Path
+) -> None:
+    paths = [str(Path.cwd())]
+    if importlib.util.find_spec("torchvision") is None:
+        paths.append(str(multimodal.without_torchvision(tmp_path / "stub")))
+    script = tmp_path / "both.py"
+    script.write_text(BOTH)
+    done = subprocess.run(
+        [sys.executable, script, family, dtype, tmp_path / "model"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs, ours, max_context, opened = json.loads(done.stdout.splitlines()[-1])
+    assert len({tuple(answer) for answer in theirs}) == 6, "else the test would show nothing"
+    assert ours == theirs
+    assert (max_context, opened) == (context, 4096), "not opened for all of its context"

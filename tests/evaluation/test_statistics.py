@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.evaluation.statistics.agreement import agreement
+from factory.evaluation.statistics.finished import finish_rates
 from factory.evaluation.statistics.intervals import bootstrap, residuals, score
 from factory.evaluation.statistics.length_control import Fit, fit, influence, lc_minimal
 from factory.evaluation.statistics.rates import (
@@ -474,6 +475,40 @@ def test_answers_in_another_language_are_lost_in_the_second_column():
     assert found["in_language"]["rate"] == pytest.approx(100 * (0 + 1 + 0.5 + 1 + 0) / 5)
     assert (found["wrong_language_model"], found["wrong_language_reference"]) == (3, 2)
     assert found["line_pass_rate_model"] == pytest.approx(40)
+
+
+def test_a_finish_rate_is_paired_by_question():
+    """Ten answers end on both sides, twenty of the model's alone, one of the reference's alone."""
+    ours = [True] * 30 + [False] * 10
+    theirs = [True] * 10 + [False] * 20 + [True] + [False] * 9
+    found = finish_rates(ours, theirs, MANY)
+    assert (found["model"], found["reference"]) == pytest.approx((75, 27.5))
+    assert found["difference"] == pytest.approx(47.5)
+    half = 2.0227 * 100 * math.sqrt((21 / 40 - 0.475**2) / 39)  # Student's t, to first order
+    assert found["low"] == pytest.approx(47.5 - half, abs=4)
+    assert found["high"] == pytest.approx(47.5 + half, abs=4)
+    back = finish_rates(theirs, ours, MANY)
+    assert back["difference"] == pytest.approx(-47.5)
+    assert back["high"] == pytest.approx(-found["low"])
+    assert "no difference" not in found["shown"]
+
+
+def test_equal_finish_rates_show_no_difference_and_few_questions_a_wide_interval():
+    alike = finish_rates([True] * 6, [True] * 6, MANY[:6])
+    assert alike["difference"] == 0 and alike["low"] < -20 and alike["high"] > 20
+    assert alike["shown"].endswith("no difference shown")
+    assert finish_rates([True], [False], ["q"])["shown"].endswith(
+        "too few questions for an interval"
+    )
+    every = finish_rates([True] * 6, [False] * 6, MANY[:6])
+    assert every["difference"] == 100 and every["low"] < 60
+
+
+def test_a_finish_rate_stands_beside_the_win_rate_where_it_is_known():
+    ended, cut = (replace(item("a", "en", "tie").model, finished=one) for one in (True, False))
+    items = [item(f"q{n}", "en", "tie", model=ended, reference=cut) for n in range(6)]
+    assert figures(items)["finish_rates"]["difference"] == 100
+    assert "finish_rates" not in figures([item("a", "en", "tie", model=ended)])
 
 
 def test_kappa_is_what_is_worked_out_by_hand():

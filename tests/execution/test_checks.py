@@ -118,13 +118,17 @@ Put = Callable[..., None]
 def put(hub: Any, tmp_path: Path) -> Put:
     """Put a model on the hub: a tokenizer, two configs, and weights that nobody is to fetch."""
 
-    def upload(repo: str, family: str, template: str | None = None, context: int = 512) -> None:
+    def upload(
+        repo: str, family: str, template: str | None = None, context: int = 512, pad: str = ""
+    ) -> None:
         directory = tmp_path / "made" / repo
         tokenizer = tokenizer_of(family)
         if template is not None:
             tokenizer.chat_template = template
         tokenizer.save_pretrained(str(directory))
         config = {"model_type": "llama", "max_position_embeddings": context}
+        if pad:
+            config["pad_token_id"] = tokenizer.convert_tokens_to_ids(pad)
         (directory / "config.json").write_text(json.dumps(config))
         stops = {"eos_token_id": tokenizer.eos_token_id}
         (directory / "generation_config.json").write_text(json.dumps(stops))
@@ -210,7 +214,80 @@ def test_a_system_message_that_a_template_refuses_is_an_error_with_its_row(
     (tmp_path / "r" / "p-es.jsonl").write_text(json.dumps({"id": "a", "messages": turns}))
     [found] = look(loaded, hub, tmp_path)
     assert found.level == "error" and found.name == "lab/policy@main, es"
+    assert "1 of 1 prompts" in found.seen
     assert "p-es.jsonl line 1" in found.seen and "accepts no system message" in found.seen
+
+
+def test_prompts_that_a_template_refuses_are_counted_and_left_out(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put("lab/policy", "mistral")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path, "stages.prompts.turns=all", "stages.arena=null")
+    user = {"role": "user", "content": "Hi"}
+    rows = [[user], [user, user], [user, {"role": "system", "content": "Be brief."}, user]]
+    lines = [json.dumps({"id": str(n), "messages": turns}) for n, turns in enumerate(rows)]
+    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(lines))
+    [found] = look(loaded, hub, tmp_path)
+    assert found.level == "warning" and "of 3 prompts are refused" in found.seen
+    assert "generate leaves them out" in found.line()
+
+
+@pytest.mark.parametrize(
+    ("ids", "common"),
+    [((1, 1.0), True), (("a", "b"), False), ((None, None), False), ((float("nan"), 1), False)],
+)
+def test_a_pool_of_all_languages_needs_a_prompt_with_one_id_in_two(
+    hub: Any, put: Put, tmp_path: Path, ids: tuple[Any, Any], common: bool
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path, "stages.pair={pool: both}")
+    for code, name in zip(("en", "es"), ids, strict=True):
+        rows = [{"id": name, "prompt": f"{code} bread"}, {"id": code, "prompt": f"{code} more"}]
+        text = "\n".join(json.dumps(row) for row in rows)
+        (tmp_path / "r" / f"p-{code}.jsonl").write_text(text)
+    found = look(loaded, hub, tmp_path)
+    assert [finding.level for finding in found] == ([] if common else ["error"])
+    assert all("no prompt has one id in two of en, es" in finding.seen for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "labels", "words"),
+    [
+        ("LlamaForSequenceClassification", {"0": "no", "1": "yes"}, "it has 2 labels"),
+        ("LlamaForCausalLM", None, "it has 2 labels"),  # the head would be drawn at random
+        ("LlamaForSequenceClassification", {"0": "LABEL_0"}, None),
+    ],
+)
+def test_a_reward_model_has_one_label(
+    hub: Any, put: Put, tmp_path: Path, architecture: str, labels: Any, words: str | None
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/labelled", "qwen3")
+    config = {
+        "model_type": "llama",
+        "max_position_embeddings": 512,
+        "architectures": [architecture],
+    }
+    text = json.dumps(config | ({"id2label": labels} if labels else {})).encode()
+    hub._api.upload_file(path_or_fileobj=text, path_in_repo="config.json", repo_id="lab/labelled")
+    found = look(recipe_at(tmp_path, "models.reward.name=lab/labelled"), hub, tmp_path)
+    assert [finding.level for finding in found] == (["error"] if words else [])
+    assert all(str(words) in finding.seen for finding in found)
+
+
+def test_control_tokens_in_prompts_are_counted_with_their_ids(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path)
+    rows = [{"id": "a", "prompt": "Hi"}, {"id": "b", "prompt": "Hi<|eot_id|>"}]
+    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    [found] = look(loaded, hub, tmp_path)  # the reward model has other tokens
+    assert found.level == "warning" and found.name == "lab/policy@main, es"
+    assert "1 of 2 prompts hold control tokens of the model: b (<|eot_id|>)" in found.seen
 
 
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:
@@ -220,6 +297,18 @@ def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path
     [found] = look(loaded, hub, tmp_path)
     assert found.level == "error" and "the tokenizer of lab/bare@main has no chat" in found.seen
     assert str(tmp_path) not in found.line()
+
+
+def test_a_reward_model_that_ends_conversations_in_its_pad_token_is_named(
+    hub: Any, put: Put, tmp_path: Path
+) -> None:
+    put("lab/policy", "llama3", pad="<|eot_id|>")  # it answers, and is read nowhere
+    put("lab/reward", "llama3", pad="<|eot_id|>")
+    [warned] = look(recipe_at(tmp_path), hub, tmp_path)
+    assert warned.level == "warning" and warned.name == "lab/reward@main"
+    assert "ends a conversation in <|eot_id|>" in warned.seen
+    put("lab/line", "qwen3", pad="<|im_end|>")  # the template ends in a line break
+    assert look(recipe_at(tmp_path, "models.reward.name=lab/line"), hub, tmp_path) == []
 
 
 class Told:

@@ -41,6 +41,8 @@ def test_it_ends_with_a_table_a_person_understands(demo: tuple[Path, str]) -> No
     for word in (
         "drop reasons",
         "win rate, 95 % interval",
+        "Finish rate",
+        "difference, 95 % interval",
         "reward before",
         "training reward (not independent)",
         "CroCo demo",

@@ -12,14 +12,22 @@ import pytest
 from factory.artifacts.manifest import Rows
 from factory.artifacts.resources import shipped
 from factory.artifacts.tables import read_slice
-from factory.errors import FactoryError, InputError, RecipeError
-from factory.execution import external
+from factory.errors import InputError, RecipeError
+from factory.execution import external, record
+from factory.planning.plan import plan
 from factory.planning.recipe import load
 from factory.planning.stages import STAGES
+from factory.reports.cards import card
 from factory.stage.inputs import ExternalInput
 from factory.stage.job import Job, Place
 from factory.stage.stage import Stage, StageContext
+from tests.support.builders import by_name, demo, done, lock_of, manifest_of, walked
 
+PROBE = {
+    "prompts": 16, "dtype": "float32", "tolerance": 1e-3, "applied": True,
+    "base": {"max": 1.0, "mean": 0.5}, "merged": {"max": 0.0, "mean": 0.0},
+    "engine": {"name": "transformers 5.19.0", "max": 0.0, "mean": 0.0},
+}  # fmt: skip
 BY_NAME = {stage.name: stage for stage in STAGES}
 Take = Callable[..., tuple[list[dict[str, Any]], Rows]]
 
@@ -91,6 +99,16 @@ def test_preference_sets_become_pairs(take: Take, row: dict[str, Any]) -> None:
     assert counts == Rows(into=1, out=1)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("EOS", "stop"), ("end_turn", "stop"), ("max_tokens", "length"), (None, "unknown"),
+     ("content_filter", "content_filter")],
+)  # fmt: skip
+def test_why_an_answer_ended_is_said_in_our_words(take: Take, theirs: Any, ours: str) -> None:
+    [row], _ = take("generate", [{**CROCO, "finish_reason": theirs}])
+    assert row["finish_reason"] == ours
+
+
 def test_prompt_and_completion_become_rows_for_sft(take: Take) -> None:
     [row], _ = take("best", [{"prompt": "Hi?", "completion": "Hello."}])
     assert row["completion"] == [{"role": "assistant", "content": "Hello."}]
@@ -142,20 +160,26 @@ def test_a_reward_that_is_none_has_a_reason(take: Take, value: float | None) -> 
 def test_what_does_not_fit_names_the_column_and_the_row(take, stage, row, said) -> None:
     good = {"generate": CROCO, "score": CROCO, "pair": TRL, "best": CROCO}[stage]
     with pytest.raises(InputError) as raised:
-        take(stage, [good, row])
+        take(stage, [good, row, row])  # one of several is left out and counted
     assert said in raised.value.what
 
 
 def test_a_column_map_that_fits_no_column_says_what_there_is(take: Take) -> None:
     with pytest.raises(InputError) as raised:
         take("score", [CROCO], columns={"reward": "reward_scor"})
-    assert "line 1: no column 'reward_scor' (did you mean 'reward_score'?)" in raised.value.what
+    assert "no column 'reward_scor' (did you mean 'reward_score'?)" in raised.value.what
     assert "messages" in raised.value.fix
 
 
 def test_what_is_said_beside_from_is_refused() -> None:
     with pytest.raises(RecipeError, match="with from:, temperature has no meaning"):
         load("smoke", ["stages.generate.from=org/samples", "stages.generate.temperature=0.5"])
+
+
+def test_a_misspelt_from_is_told_its_name() -> None:
+    with pytest.raises(RecipeError, match=r"has no key 'form' \(did you mean 'from'\?\)") as raised:
+        load("smoke", ["stages.pair.form=x"])
+    assert "from_" not in raised.value.fix
 
 
 def test_what_cannot_be_taken_in_says_what_to_do_instead() -> None:
@@ -189,21 +213,53 @@ def test_an_adapter_is_laid_out_a_group_each_and_its_base_is_read() -> None:
     assert specs[1].need("base") is not None
 
 
-def test_the_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text(
-        '{"base_model_name_or_path": "org/other", "peft_type": "LORA"}'
-    )
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    stage = BY_NAME["dpo"](**{"from": "org/a", "each": "all"})
-    recipe = load("smoke").recipe
-    [spec] = stage.checked_slices(recipe.context())
-    places = {
-        need: Place(tmp_path, "org/a" if need.role == "source" else "org/base")
-        for need in spec.needs
-    }
-    job = Job("dpo", 0, (spec,), places, tmp_path, tmp_path / "out", lambda *_: None)
-    with pytest.raises(FactoryError, match="was trained on org/other, not on org/base"):
-        external.take_in(stage, job)
+@pytest.mark.parametrize(
+    ("overrides", "unread"),
+    [
+        (["pair={from: p.jsonl}"], []),  # best reads the scores
+        (["pair={from: p.jsonl}", "best=null", "sft=null"], ["generate", "score"]),
+        (
+            ["pair={from: p.jsonl}", "best=null", "sft=null", "judge=null"],
+            ["preferences", "reward", "generate", "score"],
+        ),
+        (["score={from: p.jsonl}", "judge=null"], ["preferences", "reward"]),
+        ([], []),
+    ],
+)
+def test_steps_that_nothing_reads_beside_what_is_taken_in_are_not_made(
+    overrides: list[str], unread: list[str]
+) -> None:
+    recipe = load("smoke", [f"stages.{override}" for override in overrides]).recipe
+    assert recipe.unread() == unread
+    steps = {spec.step for _, spec in recipe.slices()}
+    assert not steps & set(unread) and "pair" in steps
+
+
+@pytest.mark.parametrize(
+    ("overrides", "whose"),
+    [
+        ((), []),
+        (("stages.pair={from: org/pairs}",), ["org/pairs"]),
+        (("stages.generate={from: org/samples}",), ["org/samples"]),
+        (("models.teacher=org/teacher", "stages.generate.model=teacher"), ["org/teacher@main"]),
+    ],
+)
+def test_whose_answers_an_adapter_learned_from_is_known_and_on_its_card(
+    overrides: tuple[str, ...], whose: list[str]
+) -> None:
+    recipe = demo(*overrides)
+    lock = lock_of(recipe)
+    made = walked(recipe, lock, until="dpo[all]")
+    steps = plan(recipe, lock, made)
+    step, there = by_name(steps)["dpo[all]"], done(steps)
+    read = [record.inputs(n, lock, there) for part in step.slices for n in part.spec.needs]
+    assert record._answers_of(read, there) == whose
+    stats = {"probe": PROBE, "chain": None, "answers_of": whose}
+    text = card.render(manifest_of(recipe, lock, step, there, stats=stats))
+    assert ("of the model's own answers" in text) == (not whose)
+    for source in whose:
+        assert "not the model's own answers, from `" in text
+        assert source.partition("@")[0] in text
 
 
 def test_prompts_of_a_file_of_samples_are_taken_once(tmp_path: Path) -> None:

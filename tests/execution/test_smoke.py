@@ -501,19 +501,21 @@ def test_another_hub_gets_the_same_line(made: Path, tmp_path: Path) -> None:
 
 def test_a_lock_from_another_hub_is_good_here(made: Path, tmp_path: Path) -> None:
     """Commits are called otherwise on every hub: what counts is the content."""
-    shutil.copy(made.parent / "smoke.lock.yaml", tmp_path)
-    before = (tmp_path / "smoke.lock.yaml").read_text()
+    locks = tmp_path / "home" / "locks"
+    shutil.copytree(made / "locks", locks)
+    before = (locks / "smoke.lock.yaml").read_text()
     done = run_factory("run", "smoke", "--until", "questions", home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     assert plan(tmp_path / "home")["reward"]["fingerprint"] == plan(made)["reward"]["fingerprint"]
-    assert (tmp_path / "smoke.lock.yaml").read_text() == before
+    assert (locks / "smoke.lock.yaml").read_text() == before
 
 
 def test_a_lock_that_pins_other_content_stops_the_run(made: Path, tmp_path: Path) -> None:
-    text = (made.parent / "smoke.lock.yaml").read_text()
+    text = (made / "locks" / "smoke.lock.yaml").read_text()
     name = "local/tiny-random-llama"
     digest = text.partition(name)[2].partition("digest: ")[2].split()[0]
-    (tmp_path / "smoke.lock.yaml").write_text(text.replace(digest, "a" * 64))
+    (tmp_path / "home" / "locks").mkdir(parents=True)
+    (tmp_path / "home" / "locks" / "smoke.lock.yaml").write_text(text.replace(digest, "a" * 64))
     done = run_factory("run", "smoke", home=tmp_path / "home")
     assert done.returncode == 1
     assert f"smoke.lock.yaml pins {name} to content that" in done.stderr
@@ -712,3 +714,17 @@ def test_the_results_page_as_a_browser_shows_it(made: Path, tmp_path: Path) -> N
         assert said == [], said
         asked = set(browser.requested())
         assert asked == {page.as_uri()}, asked
+
+
+def test_a_judge_with_a_second_name_is_still_the_training_reward(
+    made: Path, tmp_path: Path
+) -> None:
+    """The repo that the reward model was published to has its content under another name."""
+    home = tmp_path / "home"
+    shutil.copytree(made, home, symlinks=True)
+    again = "models.again={kind: classifier, name: local/smoke-reward}"
+    done = run_factory(
+        "run", "smoke", "--set", again, "--set", "stages.judge.judge=again", home=home
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert manifests(home)["judge"].stats["notes"] == ["training reward (not independent)"]

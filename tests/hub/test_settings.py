@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
 
 from factory.localhub.launcher import Connection, connect
-from tests.conftest import FACTORY
+from tests.conftest import FACTORY, run_factory
 from tests.support.terminal import clean_environment
 from tests.support.tiny_recipe import RECIPE
 
@@ -174,3 +176,90 @@ def test_an_address_that_is_no_hub_says_so(tmp_path: Path) -> None:
         server.shutdown()
         server.server_close()
     assert done.returncode == 1 and url in done.stderr and "501" in done.stderr
+
+
+class TestTokens:
+    """A token belongs to one hub."""
+
+    PUBLIC_TOKEN = "hf_" + "x" * 34
+
+    @pytest.mark.parametrize(
+        ("token", "environment", "endpoint", "sent"),
+        [
+            (PUBLIC_TOKEN, {}, "https://huggingface.co", True),
+            (PUBLIC_TOKEN, {}, "https://other.example", False),
+            (PUBLIC_TOKEN, {}, "http://127.0.0.1:9", False),
+            (PUBLIC_TOKEN, {}, "https://huggingface.co.evil.example", False),
+            (PUBLIC_TOKEN, {}, "http://huggingface.co", False),  # another origin
+            (PUBLIC_TOKEN, {"HF_ENDPOINT": "https://lab.example/"}, "https://lab.example", True),
+            (PUBLIC_TOKEN, {"HF_ENDPOINT": "https://lab.example"}, "https://huggingface.co", False),
+            ("hf_local_abc", {}, "http://127.0.0.1:9", True),
+            ("hf_local_abc", {}, "http://localhost:9", True),
+            ("hf_local_abc", {}, "http://[::1]:9", True),
+            ("hf_local_abc", {}, "https://huggingface.co", False),
+            ("hf_local_abc", {"FACTORY_PLAIN_HTTP": "1"}, "http://node7:9", True),
+        ],
+    )
+    def test_it_goes_to_that_one_alone(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        token: str,
+        environment: dict[str, str],
+        endpoint: str,
+        sent: bool,
+    ) -> None:
+        from factory.hub import session
+
+        monkeypatch.setattr(session, "configure_clients", lambda endpoint: None)
+        for name in ("HF_ENDPOINT", "FACTORY_PLAIN_HTTP"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_TOKEN", token)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert session.remote_token(endpoint) == (token if sent else None)
+
+    @pytest.mark.parametrize("endpoint", ["http://node7:9", "http://10.1.2.3", "http://127.evil"])
+    def test_plain_http_to_another_machine_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, endpoint: str
+    ) -> None:
+        from factory.errors import HubError
+        from factory.hub import session
+
+        monkeypatch.setattr(session, "configure_clients", lambda endpoint: None)
+        monkeypatch.setenv("HF_TOKEN", "hf_local_abc")
+        monkeypatch.delenv("FACTORY_PLAIN_HTTP", raising=False)
+        with pytest.raises(HubError, match="is plain http"):
+            session.remote_token(endpoint)
+
+    def test_another_hub_never_sees_it(self, tmp_path: Path) -> None:
+        seen: list[str] = []
+
+        class Listener(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                seen.append(str(self.headers.get("Authorization")))
+                self.send_response(401)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_HEAD = do_POST = do_GET
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        cache = tmp_path / "hf"
+        cache.mkdir()
+        (cache / "token").write_text(self.PUBLIC_TOKEN)  # as hf auth login leaves it
+        try:
+            for words in (
+                ("pull", "org/name", "--from", url),
+                ("card", "org/name", "--hub", url),
+            ):
+                done = run_factory(*words, home=tmp_path / "home", HF_HOME=str(cache))
+                assert done.returncode == 1, done.stderr
+                assert self.PUBLIC_TOKEN not in done.stdout + done.stderr
+        finally:
+            server.shutdown()
+        assert seen and set(seen) == {"None"}

@@ -468,6 +468,34 @@ def test_strategies_side_by_side(tmp_path):
             compare.strategies(own, [odd])
 
 
+def test_a_pool_of_all_languages_without_a_prompt_in_two_is_refused(tmp_path):
+    pools = drawn(3, prompts=3)
+    apart = {code: {f"{code}-{name}": pool for name, pool in pools[code].items()} for code in CODES}
+    write(tmp_path, apart)
+    with pytest.raises(InputError, match="no prompt has one id in two languages"):
+        Pair(pool="both").run(job_of(tmp_path, Pair(pool="both"), CODES))
+    assert Pair().run(job_of(tmp_path, Pair(), CODES)).rows.keys() == set(CODES)
+
+
+def test_answers_of_somebody_who_counted_nothing_are_paired_and_compared(tmp_path):
+    from factory.pairs import compare
+    from factory.reports.cards import figures
+    from tests.support.pools import scope
+
+    unknown = {"n_tokens": None, "conversation": None, "finish_reason": "unknown"}
+    pool = [(float(k), f"answer {k}", unknown) for k in range(6)]
+    cut_off = [*pool, (9.0, "best but cut", unknown | {"finish_reason": "length"})]
+    write(tmp_path, {"en": {"p": pool, "q": cut_off}})
+    job = job_of(tmp_path, Pair(), ("en",))
+    assert Pair().run(job).rows["en"] == Rows(into=2, out=2)
+    assert {row["chosen"][0]["content"] for row in read(tmp_path, Pair(), "en")} == {"answer 5"}
+    found = compare.strategies(Pair(), ["max:min"])
+    totals = compare.totals(compare.compare(found, scope(("en",), Pair()), job))
+    assert [(row["rows"], row["chosen_tokens"]) for row in totals] == [(2, None)] * 2
+    assert totals[1]["mean_margin"] == 5.0
+    figures.draw_comparison(tmp_path / "pairs.png", totals)
+
+
 def test_there_is_nothing_to_compare_before_there_are_scores(factory):
     done = factory("pairs", "compare", "smoke", "--strategies", "max:-1")
     assert done.returncode == 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from factory.artifacts.manifest import Cost, Rows
 from factory.planning.estimate import Estimate, estimate, pace_of
 from factory.planning.plan import ArtifactRef, Inventory, plan
+from tests.conftest import Cli
 from tests.support.builders import ASKED, demo, done, lock_of, manifest_of, walked
 
 
@@ -152,3 +155,16 @@ def test_a_pilot_does_not_say_how_many_prompts_there_are():
 def test_more_prompts_than_there_are_are_not_counted():
     found = left("stages.prompts.first=500", held=everything())
     assert found["prompts"].rows == 4 * ASKED
+
+
+def test_the_pairs_that_reward_models_are_compared_on_are_counted(factory: Cli) -> None:
+    """They come from outside, whatever the reward model was trained on."""
+    counts = {}
+    for pairs in (
+        "demo/preferences.jsonl",
+        "{source: demo/preferences.jsonl, where: {id: squeaky-door}}",
+    ):
+        asked = ("--set", f"stages.transfer.pairs={pairs}")
+        planned = json.loads(factory("plan", "smoke-transfer", "--json", *asked).stdout)
+        [counts[pairs]] = [step["rows"] for step in planned if step["step"] == "transfer"]
+    assert list(counts.values()) == [60, 1]

@@ -528,7 +528,8 @@ def test_an_adapter_with_too_few_pairs_is_blocked_and_says_how_few():
     steps = by_name(plan(recipe, lock, walked(recipe, lock, left=FEW)))
     blocked = steps["dpo[es]"]
     assert blocked.state is State.BLOCKED
-    assert blocked.reason == "2 of 12 left, 4 needed"
+    assert blocked.reason == "2 of 12 left, 4 needed: 10 prompts: lost"
+    assert blocked.knobs == "more prompts, or set dpo.min_pairs"
     assert blocked.slices == ()
     assert blocked.found is None
 

@@ -280,6 +280,80 @@ def test_null_takes_away_what_the_parent_had(saved):
     assert list(recipe.steps()) == ["prompts"]
 
 
+@pytest.mark.parametrize("key", ["name", "org"])
+@pytest.mark.parametrize("value", ["a--b", "a..b", "a-", "a.", "-a", "a/b"])
+def test_a_name_that_no_hub_takes_is_refused(refused, key, value):
+    assert refused(SMALL, f"{key}={value}").startswith(f"--set {key}: {key}: ")
+
+
+def test_a_name_that_is_too_long_for_the_title_of_a_collection_is_refused(refused, saved):
+    from factory.hub.collection import title
+
+    assert "has 55 characters" in refused(SMALL, f"name={'n' * 55}")
+    assert len(title(load(saved(SMALL), [f"name={'n' * 54}"]).recipe)) == 60
+
+
+def test_gold_without_gold_answers_is_refused(refused, saved):
+    gold = "stages.pair={gold: true}"
+    more = ["stages.score={}", "models.reward={kind: classifier, name: o/r}", gold]
+    assert "no answer is gold" in refused(SMALL, *more)
+    load(saved(SMALL), [*more, "stages.prompts.columns={gold: output}"])
+
+
+READ = """\
+extends: parent.yaml
+stages:
+  prompts: {source: theirs.jsonl, split: all, columns: {prompt: text}, where: {a: 1}, first: 3}
+  preferences: {from: {source: org/pairs, config: de, columns: {chosen: good}}}
+  pair: {from: {source: org/ours, columns: {chosen: good}}}
+  generate: null
+"""
+
+
+@pytest.mark.parametrize(
+    ("prompts", "source", "columns"),
+    [
+        ("{preset: helpsteer3}", "nvidia/HelpSteer3", {"messages": "context"}),
+        ("{source: mine.jsonl}", "mine.jsonl", {}),
+        ("{from: mine.jsonl}", "mine.jsonl", {}),
+        ("{from: {source: mine.jsonl, columns: {prompt: q}}}", "mine.jsonl", {"prompt": "q"}),
+        ("{columns: {id: uid}}", "theirs.jsonl", {"prompt": "text", "id": "uid"}),
+    ],
+)
+def test_another_source_replaces_how_the_parents_is_read(saved, prompts, source, columns):
+    saved(SMALL, "parent.yaml")
+    saved(READ, "child.yaml")
+    text = f"extends: child.yaml\nname: third\nstages: {{prompts: {prompts}}}\n"
+    stage = load(saved(text)).recipe.steps()["prompts"]
+    assert (stage.source, stage.columns, stage.first) == (source, columns, 3)
+    kept = "columns" in prompts and "from" not in prompts
+    assert (stage.split == "all", bool(stage.where)) == (kept, kept)
+
+
+def test_another_source_under_from_replaces_how_the_parents_is_read(saved):
+    saved(SMALL, "parent.yaml")
+    saved(READ, "child.yaml")
+    text = (
+        "extends: child.yaml\nname: third\nstages: {pair: {from: {source: org/new}}, "
+        "preferences: {source: org/new}}\n"
+    )
+    steps = load(saved(text)).recipe.steps()
+    assert (steps["pair"].from_.source, steps["pair"].from_.columns) == ("org/new", {})
+    preferences = steps["preferences"]
+    assert (preferences.source, preferences.config, preferences.columns) == ("org/new", None, {})
+
+
+def test_a_source_on_the_command_line_replaces_how_the_recipes_is_read(saved):
+    saved(SMALL, "parent.yaml")
+    path = saved(READ)
+    by_preset = load(path, ["stages.prompts.preset=helpsteer3"]).recipe.steps()["prompts"]
+    assert (by_preset.source, by_preset.split) == ("nvidia/HelpSteer3", "train")
+    both = ["stages.prompts.columns.id=uid", "stages.prompts.source=mine.jsonl"]
+    for overrides in (both, both[::-1]):
+        stage = load(path, overrides).recipe.steps()["prompts"]
+        assert stage.source == "mine.jsonl" and stage.columns["id"] == "uid"
+
+
 def test_a_grandchild_extends_its_child(saved):
     saved(SMALL, "parent.yaml")
     saved("extends: parent.yaml\nseed: 1\norg: a\n", "child.yaml")

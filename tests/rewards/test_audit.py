@@ -209,10 +209,27 @@ def test_a_reward_that_is_length_alone_is_blind(sign: int, word: str) -> None:
     assert blind(found) == {"ga": [f"length: it follows {word} alone"]}
 
 
-def test_a_reward_that_cannot_find_the_better_answer_is_blind() -> None:
-    pairs = [(0.0, 1.0)] * 6 + [(1.0, 0.0)] * 5
+@pytest.mark.parametrize(
+    ("right", "wrong", "reasons"),
+    [
+        (5, 6, []),  # 45 %, and as well 72: no more than a coin may do
+        (450, 550, ["accuracy: it does not find the better answer"]),
+        (47, 60, ["accuracy: it does not find the better answer"]),
+        (13, 87, ["accuracy: it prefers the worse answer; the sides look exchanged"]),
+        (0, 8, ["accuracy: it prefers the worse answer; the sides look exchanged"]),
+        (56, 44, []),
+    ],
+)
+def test_accuracy_is_suspect_where_its_whole_interval_is(
+    right: int, wrong: int, reasons: list[str]
+) -> None:
+    pairs = [(1.0, 0.0)] * right + [(0.0, 1.0)] * wrong
     found = audit(answers("cy", noise(1)), {"cy": pairs}, AuditLimits())
-    assert blind(found) == {"cy": ["accuracy: it does not find the better answer"]}
+    figures = found["by_language"]["cy"]
+    assert figures["blind"] == reasons
+    assert figures["accuracy_low"] < right / (right + wrong) + 1e-9 < figures["accuracy_high"]
+    told = figures["readings"][-1]
+    assert ("too few to tell" in told) is ((right, wrong) in ((5, 6), (47, 60), (56, 44)))
 
 
 def test_a_reward_that_sees_is_not_flagged() -> None:

@@ -24,7 +24,7 @@ PAIRS = {
     "en": [
         ("Name a colour.", "Blue.", "Seven."),
         ("Two and two?", "Four.", "Five."),
-        ("Hi", "", ""),
+        ("Hi", "Hello.", "Hello!"),
     ],
     "es": [("Di un color.", "Azul.", "Siete.")],
 }
@@ -104,7 +104,8 @@ def ran(
     **knobs: Any,
 ) -> tuple[Outcome, Path]:
     for code, pairs in PAIRS.items():
-        rows = [{"prompt": p, "chosen": c or " ", "rejected": r or " "} for p, c, r in pairs]
+        rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in pairs]
+        rows.append({"prompt": "Hi", "chosen": "The same.", "rejected": "The same."})
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (root / f"pairs-{code}.jsonl").write_text(text)
     models = models or {name: {"kind": "classifier", "name": f"org/{name}"} for name in classifiers}
@@ -140,6 +141,7 @@ def test_the_matrix_is_what_the_models_say_of_each_pair_alone(
 
     outcome, out = ran(tmp_path, classifiers, how={"shard": 2})
     assert all(rows.balanced() for rows in outcome.rows.values())
+    assert all(rows.dropped == {"same_text": 1} for rows in outcome.rows.values())
     fields = {(c["reward_model"], c["language"]): c for c in outcome.stats["matrix"]}
     assert len(fields) == 4
     for name, path in classifiers.items():
@@ -150,13 +152,12 @@ def test_the_matrix_is_what_the_models_say_of_each_pair_alone(
             right = 0
             for row, (prompt, chosen, rejected) in zip(rows, pairs, strict=True):
                 asked = [{"role": "user", "content": prompt}]
-                mine = [reward([(asked, text or " ")])[0].value for text in (chosen, rejected)]
+                mine = [reward([(asked, text)])[0].value for text in (chosen, rejected)]
                 assert [row["reward_chosen"], row["reward_rejected"]] == pytest.approx(
                     mine, abs=1e-5
                 )
                 right += mine[0] > mine[1]  # type: ignore[operator]
             assert fields[name, code]["right"] == right
-    assert fields["one", "en"]["tied"] == 1  # the same text twice
 
 
 def test_a_pair_too_long_to_be_read_is_in_neither_count(
@@ -194,7 +195,7 @@ def test_every_kind_of_reward_ranks_the_pairs(classifiers: dict[str, Path], tmp_
     by_hand = Generative(TransformersLikelihood(base, "float32"), 16384)
     rows = read_slice(out, "en/asked", "rankings").to_pylist()
     for row, (prompt, *texts) in zip(rows, PAIRS["en"], strict=True):
-        items = [([{"role": "user", "content": prompt}], text or " ") for text in texts]
+        items = [([{"role": "user", "content": prompt}], text) for text in texts]
         expected = [reward.value for reward in by_hand(items)]
         assert [row["reward_chosen"], row["reward_rejected"]] == pytest.approx(expected, abs=1e-5)
 

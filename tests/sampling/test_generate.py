@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from factory.artifacts.hashing import fingerprint
+from factory.artifacts.manifest import Rows
 from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.shards import ShardTotals
-from factory.artifacts.tables import slice_directory
+from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.engines import chat_template
-from factory.errors import RecipeError
+from factory.errors import InputError, RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import load
 from factory.rewards.score import Score
@@ -99,6 +101,39 @@ def test_sealing_needs_no_engine(
     how = {"shard": 2, "engine": "vllm"}
     outcome = stage(how=how).run(job(tmp_path, LANGUAGES, {"prompts": asked}, {MODEL: model}))
     assert outcome.rows["en"].out == 15
+
+
+def test_prompts_that_the_template_refuses_are_dropped_and_counted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(tokenizer: Any, messages: Any) -> list[int]:
+        if messages[-1]["content"] == "Salt":
+            raise InputError("roles must alternate", "x")
+        return [1, 2]
+
+    monkeypatch.setattr("factory.engines.chat_template.prompt_ids", refuse)
+    asked = prompts(tmp_path / "asked", {"en": ["Hello", "Salt", "Why?"]})
+    outcome = stage().run(job(tmp_path, ["en"], {"prompts": asked}, {MODEL: model}))
+    rows = outcome.rows["en"]
+    assert (rows.into, rows.out, rows.dropped) == (9, 6, {"refused_by_template": 3})
+
+
+def test_gold_answers_stand_beside_those_that_are_drawn(model: Path, tmp_path: Path) -> None:
+    asked = prompts(tmp_path / "asked", {"en": ["Hello", "Salt", "Why?"]})
+    table = read_slice(asked, "en", "prompts")
+    gold = pa.array([None, "Sodium chloride.", "So."])
+    write_slice(slice_directory(asked, "en"), table.append_column("gold", gold))
+    outcome = stage(n=2).run(job(tmp_path, ["en"], {"prompts": asked}, {MODEL: model}))
+    rows = made(tmp_path, "en", "samples")
+    written = {row["prompt_id"]: row for row in rows if row["k"] == -1}
+    assert {name: row["response"] for name, row in written.items()} == {
+        "p1": "Sodium chloride.", "p2": "So."
+    }  # fmt: skip
+    assert written["p1"]["finish_reason"] == "stop" and written["p1"]["n_tokens"] > 0
+    assert sum(row["k"] != -1 for row in rows) == outcome.stats["by_language"]["en"]["samples"] == 6
+    assert outcome.rows["en"] == Rows(into=8, out=8)
+    again = job(tmp_path / "again", ["en"], {"prompts": asked}, {MODEL: model})
+    assert stage(n=2).run(again).rows["en"].out == 8
 
 
 def test_a_prompt_without_room_is_dropped_with_all_its_answers_and_counted(

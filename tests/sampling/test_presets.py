@@ -159,13 +159,13 @@ def test_a_file_that_is_not_there_or_outside_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="has no file"):
             taken(Prompts(source="org/d", file=name), tmp_path / "d", ("en",))
     with pytest.raises(ValidationError, match="ends in one of"):
-        Prompts(source="org/d", file="rows.csv")
+        Prompts(source="org/d", file="rows.txt")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"prompt": "a"}', "not a list"),
+        ('{\n"data": [{"prompt": "a"}]}', "not a list of objects, but one under 'data'"),
         ("[1]", "not a list"),
         ('[{"a": 1},\n', "line 2: not JSON"),
     ],
@@ -190,3 +190,10 @@ def test_a_language_column_may_hold_codes_or_english_names(tmp_path: Path, word:
     )
     rows = taken(Prompts(source="rows.jsonl"), tmp_path / "rows.jsonl", ("da",))
     assert said(rows["da"]) == [["a"]]
+
+
+def test_helpsteer3_gives_preferences_by_the_sign_of_its_column(tmp_path: Path) -> None:
+    path = dataset(tmp_path / "d", {"preference": ("train", "helpsteer3.jsonl")})
+    rows = taken(Preferences(preset="helpsteer3", languages=("en", "de")), path, ("en",))
+    assert [len(row["prompt"]) for row in rows["en"]] == [1, 3, 1]
+    assert {row["chosen"][0]["content"] for row in rows["de"]} == {"Another answer."}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import read_slice
@@ -155,28 +158,216 @@ def test_empty_lines_are_no_rows(take):
         ('"a"', "not an object"),
         ({"text": "a"}, "no messages"),
         ({"message": [user("a")]}, "no messages (did you mean 'message'?)"),
-        ({"messages": []}, "no messages"),
-        ({"prompt": {"role": "user"}}, "no messages"),
+        ({"prompt": {"role": "user"}}, "messages are not a list"),
         ({"messages": ["a"]}, "a message without role or content"),
         ({"messages": [{"role": "user"}]}, "a message without role or content"),
-        ({"messages": [user(None)]}, "a message without role or content"),
-        ({"messages": [user([{"type": "text", "text": "a"}])]}, "content"),
+        ({"messages": [user(5)]}, "content that is not text"),
+        ({"messages": [user([{"type": "image"}])]}, "content that is not text"),
+        ({"messages": [{"role": "narrator", "content": "a"}]}, "unknown role 'narrator'"),
         ({"messages": [bot("a")]}, "no user turn"),
+        ({"prompt": "\ud83d"}, "half of a surrogate pair"),
+        ('{"id": 1' + "0" * 5000 + "}", "a number is too long"),
+        ("[" * 100_000, "nested too deep"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named_by_file_and_line(take, line, what):
+def test_rows_that_cannot_be_read_are_named_by_file_and_line(take, line, what):
+    """One always may be left out, two of four may not."""
     with pytest.raises(InputError) as raised:
-        take([{"prompt": "a"}, "", line, {"prompt": "b"}])
-    assert raised.value.what.startswith("rows.jsonl line 3: ")
-    assert what in raised.value.what
-    assert "\n" not in raised.value.what + raised.value.fix
+        take([{"prompt": "a"}, "", line, {"prompt": "b"}, line])
+    said = raised.value.what
+    assert said.startswith("2 of 4 rows of rows.jsonl cannot be read: rows.jsonl line 3: ")
+    assert "; rows.jsonl line 5: " in said
+    assert what in said
+    assert "bad_rows" in raised.value.fix
+    assert "\n" not in said + raised.value.fix
+    rows, counts = take([{"prompt": "a"}, "", line, {"prompt": "b"}])
+    assert len(rows) == 2
+    assert (counts.into, sum(counts.dropped.values())) == (3, 1)
 
 
-def test_a_file_in_another_encoding_is_named(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes('{"prompt": "Hvor er øen?"}\n'.encode("latin-1"))
-    with pytest.raises(InputError, match=r"rows\.jsonl"):
+AWKWARD = [
+    '{"prompt": "a"',
+    {"text": "a"},
+    {"messages": [{"role": "narrator", "content": "a"}]},
+    {"messages": [bot("a")]},
+    {"prompt": "\ud83d"},
+    {"messages": [user([{"type": "image_url", "image_url": {"url": "x"}}])]},
+]
+
+
+def test_rows_that_cannot_be_read_are_counted_by_reason_up_to_a_share(take):
+    good = [{"prompt": str(number)} for number in range(94)]
+    rows, counts = take([*good, *AWKWARD], Prompts(source="x", bad_rows="6%"))
+    assert len(rows) == 94
+    assert counts.dropped == dict.fromkeys(
+        ("not_json", "no_messages", "unknown_role", "no_user_turn", "not_unicode", "not_text"), 1
+    )
+    with pytest.raises(InputError) as raised:
+        take([*good, *AWKWARD], Prompts(source="x", bad_rows="5%"))
+    assert raised.value.what.startswith("6 of 100 rows of rows.jsonl cannot be read: ")
+    assert raised.value.what.count("rows.jsonl line ") == 5
+
+
+def test_no_row_may_be_left_out_where_the_recipe_says_so(take):
+    with pytest.raises(InputError, match="1 of 95 rows"):
+        take([{"prompt": "a"}] * 94 + ["?"], Prompts(source="x", bad_rows="0%"))
+
+
+@pytest.mark.parametrize("share", ["1", 1, 0.01, "101%", "-1%", "some"])
+def test_a_share_of_bad_rows_is_in_percent(share):
+    with pytest.raises(ValidationError):
+        Prompts(source="x", bad_rows=share)
+
+
+def test_bad_rows_change_no_identity():
+    stage = Prompts(source="x", bad_rows="5%")
+    [spec] = stage.plan_slices(StageContext(("en",), {}, {"prompts": stage}))
+    assert stage.identity_fields(spec) == {}
+
+
+def test_null_is_an_empty_prompt(take):
+    lines = [{"prompt": "a"}, *[{"prompt": None}] * 3, {"messages": []}, {"messages": [user(None)]}]
+    _, counts = take(lines)
+    assert counts.dropped == {"empty": 5}
+
+
+def test_parts_of_text_are_joined(take):
+    parts = [{"type": "text", "text": "One "}, {"type": "text", "text": "two"}]
+    rows, _ = take([{"messages": [user(parts)]}, {"messages": [user(["One ", "two"])]}])
+    assert [row["messages"] for row in rows] == [[user("One two")]] * 2
+
+
+def test_a_struct_of_lists_is_a_conversation(take):
+    [row], _ = take([{"messages": {"role": ["user", "assistant"], "content": ["Hi", "Ho"]}}])
+    assert row["messages"] == [user("Hi")]
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+
+
+def test_tool_calls_after_the_prompt_are_not_looked_at_and_before_it_drop_the_row(take):
+    talk = [user("Rain?"), CALL, {"role": "tool", "content": "12"}, user("And now?")]
+    [row], _ = take([{"messages": talk}])
+    assert row["messages"] == [user("Rain?")]
+    _, counts = take([{"prompt": "a"}, {"messages": talk}], Prompts(source="x", turns="all"))
+    assert counts.dropped == {"tool_calls": 1}
+
+
+def test_sharegpt_has_many_names_for_who_speaks(take):
+    talk = [
+        {"from": name, "value": name}
+        for name in ("system", "human", "function_call", "observation", "chatgpt", "Human", "bing")
+    ]
+    [row], _ = take([{"messages": talk}], Prompts(source="x", turns="all"))
+    assert [turn["role"] for turn in row["messages"]] == [
+        "system", "user", "assistant", "tool", "assistant", "user"
+    ]  # fmt: skip
+
+
+ALPACA = [
+    {"instruction": "Sum up.", "input": "Bees make honey.", "output": "Honey."},
+    {"instruction": "Name a colour.", "input": "", "output": "Red."},
+    {"instruction": "Name a river.", "output": "Elbe."},
+]
+
+
+def test_texts_of_columns_are_joined(take):
+    stage = Prompts(source="x", columns={"prompt": ["instruction", "input"]})
+    rows, _ = take(ALPACA, stage)
+    texts = [row["messages"][0]["content"] for row in rows]
+    assert texts == ["Sum up.\n\nBees make honey.", "Name a colour.", "Name a river."]
+
+
+def test_gold_answers_come_with_their_prompts_where_a_column_is_named(take):
+    rows, _ = take(ALPACA, Prompts(source="x", columns={"prompt": "instruction", "gold": "output"}))
+    assert [row["gold"] for row in rows] == ["Honey.", "Red.", "Elbe."]
+    rows, _ = take(ALPACA, Prompts(source="x", columns={"prompt": "instruction"}))
+    assert "gold" not in rows[0]  # the bytes of other prompts are as they were
+
+
+def test_a_column_beside_the_prompt_that_is_not_read_is_an_alarm(tmp_path):
+    path = write(tmp_path / "rows.jsonl", ALPACA)
+    for column, alarms in (("instruction", 1), (["instruction", "input"], 0)):
+        stage = Prompts(source="x", columns={"prompt": column})
+        found = job_of(tmp_path, path, stage, ("en",)).stats.get("alarms", [])
+        assert len(found) == alarms
+        for alarm in found:
+            assert alarm.startswith("1 of 3 rows of en have text in 'input', which is left out")
+
+
+def test_a_system_prompt_that_is_left_out_is_an_alarm(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"messages": TALK}, {"prompt": "a"}])
+    [alarm] = job_of(tmp_path, path, Prompts(source="x"), ("en",)).stats["alarms"]
+    assert alarm.startswith("1 of 2 rows of en have a system prompt, which is left out")
+    assert not job_of(tmp_path, path, Prompts(source="x", turns="all"), ("en",)).stats
+
+
+def test_a_column_that_no_row_has_is_an_error(take):
+    for columns in ({"prompt": "instructions"}, {"prompt": ["instruction", "inputs"]}):
+        with pytest.raises(InputError, match=r"no column '\w+s' \(did you mean"):
+            take(ALPACA, Prompts(source="x", columns=columns))
+
+
+def test_a_whole_float_is_a_whole_number_and_nan_no_id(take):
+    ids = [row["prompt_id"] for row in take([{"id": i, "prompt": "a"} for i in (1.0, 1.5)])[0]]
+    assert ids == ["1", "1.5"]
+    [row], _ = take(['{"id": NaN, "prompt": "a"}'])
+    assert len(row["prompt_id"]) == 16
+
+
+LINE = '{"prompt": "Hvor er øen?"}\n'
+TABLE = "id,prompt\n1,Hvor er øen?\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", b"\xef\xbb\xbf" + LINE.encode()),
+        ("rows.json", b"\xef\xbb\xbf[" + LINE.encode() + b"]"),
+        ("rows.json", LINE.encode()),
+        ("rows.jsonl", b"[" + LINE.encode() + b"]"),
+        ("rows.JSONL", LINE.encode()),
+        ("rows.ndjson", LINE.encode()),
+        ("rows.jsonl.gz", gzip.compress(LINE.encode())),
+        ("rows.json.gz", gzip.compress(b"\xef\xbb\xbf[" + LINE.encode() + b"]")),
+        ("rows.jsonl.zst", bytes(pa.Codec("zstd").compress(LINE.encode(), asbytes=True))),
+        ("rows.jsonl.bz2", bz2.compress(LINE.encode())),
+        ("rows.csv", TABLE.encode()),
+        ("rows.csv", b"\xef\xbb\xbf" + TABLE.encode()),
+        ("rows.csv", TABLE.replace(",", ";").replace("\n", "\r\n").encode()),
+        ("rows.tsv", TABLE.replace(",", "\t").encode()),
+        ("rows.csv.gz", gzip.compress(TABLE.encode())),
+    ],
+)
+def test_a_file_is_read_however_it_is_written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    [row], _ = run(tmp_path, path)
+    assert row["messages"] == [user("Hvor er øen?")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("rows.jsonl", LINE.encode("latin-1"), "not UTF-8"),
+        ("rows.jsonl", LINE.encode("utf-16"), "in UTF-16"),
+        ("rows.csv", (TABLE * 3).encode("latin-1"), "surrogate|UTF-8"),
+        ("rows.jsonl.gz", LINE.encode(), "not compressed as it says"),
+        ("rows.jsonl.gz", gzip.compress(LINE.encode())[:-9], "not compressed as it says"),
+        ("rows.jsonl.zst", b"no", "not compressed as it says"),
+        ("rows.csv", b"prompt,prompt\n1,2\n", "two columns 'prompt'"),
+        ("rows.csv", b"id,prompt\n1,a,b\n2,c,d\n", "3 cells, where the first line has 2"),
+        ("rows.json", b"[]", "no rows for en"),
+        ("rows.json", b"", "no rows for en"),
+        ("rows.parquet", b"PAR1 not PAR1", "is not a parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as raised:
         run(tmp_path, path)
+    assert name in raised.value.what
 
 
 @pytest.mark.parametrize("lines", [[], [""], [{"prompt": ""}]])
@@ -208,9 +399,27 @@ def test_parquet_is_read_like_lines(tmp_path):
 
 def test_a_row_of_parquet_is_named_by_its_number(tmp_path):
     path = tmp_path / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist([{"prompt": "a"}, {"prompt": None}]), path)
-    with pytest.raises(InputError, match=r"^rows\.parquet row 2: no messages"):
+    rows = [{"messages": [user("a")]}, *[{"messages": [bot("b")]}] * 2]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(InputError, match=r"rows\.parquet row 2: no user turn"):
         run(tmp_path, path)
+
+
+def test_of_a_large_parquet_only_what_is_needed_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"prompt": [f"Question {number}?" for number in range(3000)]})
+    pq.write_table(table, path, row_group_size=1000)
+    groups = []
+    whole = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "iter_batches",
+        lambda file, size, row_groups: groups.extend(row_groups) or whole(file, size, row_groups),
+    )
+    rows, counts = run(tmp_path, path, Prompts(source="x", first=20))
+    assert len(rows) == 20
+    assert counts == Rows(into=20, out=20)
+    assert groups == [0]
 
 
 def test_a_file_that_only_calls_itself_parquet_is_named(tmp_path):
@@ -251,13 +460,18 @@ def test_preferences_are_english_whatever_the_recipes_languages():
 
 
 @pytest.mark.parametrize("side", ["prompt", "chosen", "rejected"])
-@pytest.mark.parametrize("value", [None, "", [], "absent"])
-def test_a_preference_that_lacks_a_side_is_named_with_it(take, side, value):
+def test_a_preference_that_lacks_a_column_is_named_with_it(take, side):
     bad = {k: v for k, v in PREFERENCE.items() if k != side}
-    if value != "absent":
-        bad[side] = value
-    with pytest.raises(InputError, match=rf"^rows\.jsonl line 2: no '{side}'"):
-        take([PREFERENCE, bad], Preferences(source="x"))
+    with pytest.raises(InputError, match=rf": rows\.jsonl line 2: no column '{side}'"):
+        take([PREFERENCE, bad, bad], Preferences(source="x"))
+
+
+@pytest.mark.parametrize("side", ["prompt", "chosen", "rejected"])
+@pytest.mark.parametrize("value", [None, "", []])
+def test_a_preference_whose_column_is_empty_is_dropped_and_counted(take, side, value):
+    rows, counts = take([PREFERENCE, {**PREFERENCE, side: value}], Preferences(source="x"))
+    assert len(rows) == 1
+    assert counts == Rows(into=2, out=1, dropped={"empty": 1})
 
 
 @pytest.mark.parametrize(
@@ -267,16 +481,31 @@ def test_a_preference_that_lacks_a_side_is_named_with_it(take, side, value):
         {"rejected": ["5"]},
         {"chosen": 5},
         {"chosen": {"content": "4"}},
-        {"chosen": [{"role": "assistant", "content": None}]},
+        {"chosen": [{"role": "assistant", "content": 5}]},
         {"margin": "large"},
     ],
 )
 def test_a_preference_that_cannot_be_read_is_named_by_file_and_line(take, odd):
-    with pytest.raises(InputError, match=r"^rows\.jsonl line 2: "):
-        take([PREFERENCE, {**PREFERENCE, **odd}], Preferences(source="x"))
+    with pytest.raises(InputError, match=r": rows\.jsonl line 2: "):
+        take([PREFERENCE, *[{**PREFERENCE, **odd}] * 2], Preferences(source="x"))
 
 
 def test_a_preference_with_an_empty_answer_is_dropped_and_counted(take):
     rows, counts = take([PREFERENCE, {**PREFERENCE, "chosen": " "}], Preferences(source="x"))
     assert len(rows) == 1
     assert counts == Rows(into=2, out=1, dropped={"empty": 1})
+
+
+def test_rows_that_share_one_id_are_told_apart_at_once_and_said(tmp_path):
+    path = tmp_path / "p.jsonl"
+    rows = [{"id": "oasst", "prompt": f"Question {n}?"} for n in range(20_000)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = Prompts(source="p.jsonl")
+    [spec] = stage.plan_slices(StageContext(("en",), {}, {}))
+    places = {need: Place(path) for need in spec.needs}
+    job = Job("prompts", 0, (spec,), places, tmp_path, tmp_path / "out", lambda *a, **k: None)
+    outcome = stage.run(job)
+    ids = read_slice(tmp_path / "out", "en", "prompts").column("prompt_id").to_pylist()
+    assert ids[:2] == ["oasst", "oasst-2"] and len(set(ids)) == 20_000
+    [alarm] = outcome.stats["alarms"]
+    assert "20,000 rows of p.jsonl share the id 'oasst'" in alarm

@@ -19,7 +19,8 @@ class Fault:
 
     500, 503, 429: that answer, the request is not passed on; 403 is that of a gated repo.
     "reset": the connection breaks before the request is passed on; "lost": after it was, so the
-    answer is lost. "cut": the body ends half way; "flip": a byte of it is wrong. A function: called
+    answer is lost. "page": an HTML page with status 200, as of a login or a proxy; the request is
+    not passed on. "cut": the body ends half way; "flip": a byte of it is wrong. A function: called
     before it is passed on.
     """
 
@@ -84,6 +85,14 @@ def proxy_of(upstream: str) -> Iterator[Proxy]:
                 if what == 429:
                     self.send_header("Retry-After", "1")
                 self.end_headers()
+                return
+            if what == "page":
+                page = b"<!doctype html><title>One moment</title>"
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.send_header("Content-Length", str(len(page)))
+                self.end_headers()
+                self.wfile.write(page)
                 return
             if what == "reset":
                 self._break()

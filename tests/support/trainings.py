@@ -18,6 +18,7 @@ from factory.stage.job import Job, Place
 from factory.training import dataset
 from factory.training.settings import Task
 from factory.training.train import Dpo, Reward, Sft
+from tests.support.families import tokenizer_of
 
 BASE = ExternalInput("base", "local/tiny-random-llama@main", "model")
 SMALL: dict[str, Any] = {
@@ -59,6 +60,16 @@ def classifier_of(model: Path, out: Path) -> Path:
     torch.nn.init.normal_(made.score.weight)
     made.save_pretrained(str(out))
     AutoTokenizer.from_pretrained(str(model)).save_pretrained(str(out))
+    return out
+
+
+def model_of_family(family: str, out: Path, **config: Any) -> Path:
+    """The tiny model in `out` with the tokenizer of a family that has no pad token, and these
+    values in its config."""
+    POCKET["local/tiny-random-llama"].build(out)
+    tokenizer_of(family).save_pretrained(str(out))
+    path = out / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token_id": None, **config}))
     return out
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from pydantic import ValidationError
 from factory.errors import InputError, RecipeError
 from factory.planning.plan import Inventory, plan
 from factory.training import losses, monitoring
-from factory.training.adapters import check_same_kind
+from factory.training.adapters import check_lora
 from factory.training.settings import PAPER_TARGETS, Lora
 from factory.training.train import Dpo, Sft
 from tests.support.builders import by_name, demo, lock_of
@@ -37,8 +35,11 @@ def test_a_sum_of_losses_says_the_same_in_any_order_and_a_second_time(
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ("sigmod", "TRL has no loss 'sigmod' (did you mean 'sigmoid'?); there are sigmoid, hinge"),
-        ({"sigmoid": 1.0, "nll": 1.0}, "TRL has no loss 'nll'"),
+        (
+            "sigmod",
+            "no training here has the loss 'sigmod' (did you mean 'sigmoid'?); there are sigmoid",
+        ),
+        ({"sigmoid": 1.0, "nll": 1.0}, "no training here has the loss 'nll'"),
         ({"sigmoid": 0}, "the weight of sigmoid must be a number over 0"),
         ({"sigmoid": True}, "the weight of sigmoid must be a number over 0"),
         ({"kto": 1.0, "sft": 0.2}, "kto has a trainer of its own"),
@@ -71,7 +72,7 @@ def test_a_knob_that_does_not_go_with_the_loss_is_refused(knobs: dict[str, Any],
 
 
 def test_an_unknown_loss_is_told_with_its_line() -> None:
-    with pytest.raises(RecipeError, match=r"stages.dpo.loss: TRL has no loss 'dpop'"):
+    with pytest.raises(RecipeError, match=r"stages.dpo.loss: no training here has the loss 'dpop'"):
         demo("stages.dpo.loss=dpop")
 
 
@@ -155,24 +156,20 @@ def test_two_adapters_to_go_on_with_are_one_too_many() -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"base_model_name_or_path": "org/other"}, "was trained on org/other, not on org/base"),
         ({"r": 8}, "has r 8, and the recipe r 16"),
         ({"target_modules": ["q_proj"]}, "targets"),
+        ({"use_rslora": True}, "has use_rslora, which no training here has"),
+        ({"use_dora": True, "modules_to_save": ["lm_head"]}, "has use_dora, modules_to_save"),
     ],
 )
 def test_an_adapter_that_training_cannot_go_on_with_is_refused(
-    tmp_path: Path, said: dict[str, Any], words: str
+    said: dict[str, Any], words: str
 ) -> None:
-    config = {
-        "peft_type": "LORA", "base_model_name_or_path": "org/base", "r": 16, "lora_alpha": 32,
-        "target_modules": list(reversed(PAPER_TARGETS)),
-    }  # fmt: skip
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    check_same_kind(tmp_path, "org/a", "org/base", Lora())
-    check_same_kind(tmp_path, "org/a", "org/base", Lora(targets="all-linear"))
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config | said))
+    config = {"r": 16, "lora_alpha": 32, "target_modules": list(reversed(PAPER_TARGETS))}
+    check_lora(config, "org/a", Lora())
+    check_lora(config, "org/a", Lora(targets="all-linear"))
     with pytest.raises(InputError, match=words):
-        check_same_kind(tmp_path, "org/a", "org/base", Lora())
+        check_lora(config | said, "org/a", Lora())
 
 
 def test_what_sft_learned_from_changes_the_dpo_that_goes_on_with_it() -> None:
@@ -234,6 +231,32 @@ def test_a_good_run_cries_no_alarm() -> None:
 def test_a_run_that_collapses_cries_alarm(series: dict[str, Any], said: str) -> None:
     found = monitoring.alarms(run_of(40, **{**HEALTHY, **series}))
     assert len(found) == 1 and said in found[0]
+
+
+SATURATED: dict[str, Any] = {
+    "loss": lambda t: 0.7 if t < 0.2 else 0.01,
+    "rewards/accuracies": lambda t: 0.6 if t < 0.2 else 1.0,
+    "logps/rejected": lambda t: -40 if t < 0.1 else -90,
+}
+
+
+@pytest.mark.parametrize("count", [5, 12, 40, 400])
+def test_a_run_that_saturates_early_cries_alarm(count: int) -> None:
+    [alarm] = monitoring.alarms(run_of(count, **SATURATED))
+    assert "saturated from step" in alarm and "down by 50 nats" in alarm
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        {"loss": lambda t: 0.3},
+        {"rewards/accuracies": lambda t: 0.9},
+        {"logps/rejected": lambda t: -40 - 10 * t},  # of long answers: a few nats are little
+        {"loss": lambda t: 0.7 if t < 0.7 else 0.01},  # only at its end
+    ],
+)
+def test_a_run_that_goes_on_learning_is_not_saturated(series: dict[str, Any]) -> None:
+    assert monitoring.alarms(run_of(40, **{**SATURATED, **series})) == []
 
 
 @given(st.integers(0, 3000))

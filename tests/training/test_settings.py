@@ -3,6 +3,8 @@ test_training and test_resume."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.engines.chat_template import load_tokenizer
 from factory.errors import StageError
 from factory.training import launch, trainers
 from factory.training.dataset import split
 from factory.training.resume import COMPLETE, last_checkpoint
 from factory.training.settings import Lora, Running, Task
+from tests.support.trainings import tiny_model
 
 IDS = st.lists(st.text(min_size=1, max_size=6), min_size=2, max_size=30, unique=True)
 SHARES = st.floats(0, 0.99)
@@ -96,6 +100,105 @@ def test_accelerate_is_told_of_as_many_gpus_as_the_recipe_asks_for() -> None:
     assert "the batch stays 64" in raised.value.fix
     with pytest.raises(StageError, match="over GPUs alone"):
         launch.config(task(processes=2, strategy="fsdp"), "cpu", 0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "how", "batch", "processes"),
+    [
+        (0, {}, 64, 1),
+        (1, {}, 64, 1),
+        (2, {}, 64, 2),
+        (8, {"micro_batch": 2}, 64, 8),
+        (8, {"micro_batch": 16}, 64, 4),
+        (3, {}, 64, 2),
+        (8, {"processes": 2}, 64, 2),
+        (8, {}, 7, 7),
+    ],
+)
+def test_a_training_takes_all_gpus_that_can_share_its_batch(
+    gpus: int, how: dict[str, Any], batch: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "gpu_count", lambda: gpus)
+    assert launch.spread(Running(**how), batch).processes == processes
+
+
+def test_online_draws_with_vllm_where_there_is_a_gpu_and_its_tokens_are_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = load_tokenizer(str(tiny_model()))
+    real = trainers.importlib.util.find_spec
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setattr(
+        trainers.importlib.util, "find_spec", lambda n, *a: n if n == "vllm" else real(n, *a)
+    )
+    assert trainers.drawing(task(), tokenizer) == {}, "there is no GPU"
+    monkeypatch.setattr(trainers, "device_of", lambda task: "cuda")
+    drawn = trainers.drawing(task(), tokenizer)
+    assert drawn["use_vllm"] and drawn["vllm_mode"] == "colocate"
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert trainers.drawing(task(engine="transformers"), tokenizer) == {}
+    template = str(tokenizer.chat_template)
+    tokenizer.chat_template = "{% if enable_thinking is not defined %}Think. {% endif %}" + template
+    assert trainers.drawing(task(), tokenizer) == {}, "it would be asked for its thoughts"
+
+
+def test_rows_are_tokenized_in_several_processes_while_gpus_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "dataset_num_proc" not in trainers.arguments(task(), evaluate=False)
+    monkeypatch.setattr(trainers, "device_of", lambda task: "cuda")
+    monkeypatch.setattr(trainers.os, "sched_getaffinity", lambda _: range(56))
+    assert trainers.arguments(task(), evaluate=False)["dataset_num_proc"] == 16
+    online = task().model_copy(update={"method": "online"})
+    assert "dataset_num_proc" not in trainers.arguments(online, evaluate=False)
+
+
+@pytest.mark.slow  # TRL imports vLLM where it is installed
+def test_trl_knows_the_knobs_that_online_draws_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setattr(trainers, "device_of", lambda task: "cuda")
+    monkeypatch.setattr(trainers.importlib.util, "find_spec", lambda name: name)
+    drawn = trainers.drawing(task(), load_tokenizer(str(tiny_model())))
+    monkeypatch.undo()
+    from trl.experimental.online_dpo import OnlineDPOConfig
+
+    assert drawn and set(drawn) <= {field.name for field in dataclasses.fields(OnlineDPOConfig)}
+
+
+def test_one_process_on_a_machine_of_two_gpus_sees_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    started: dict[str, Any] = {}
+
+    class Process:
+        """Ends at once, with a result."""
+
+        returncode = 0
+
+        def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
+            started.update(command=command, env=env)
+            (tmp_path / "result.json").write_text(json.dumps({"steps": 3}))
+
+        def poll(self) -> int:
+            """It has ended."""
+            return 0
+
+        wait = poll
+
+    monkeypatch.setattr(launch, "gpu_count", lambda: 2)
+    monkeypatch.setattr(launch.trainers, "device_of", lambda task: "cuda")
+    monkeypatch.setattr(launch.subprocess, "Popen", Process)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    made = task(processes=1).model_copy(update={"work": tmp_path})
+    assert launch.run(made, lambda *_: None) == {"steps": 3}
+    assert started["command"][1:3] == ["-m", "factory.training.worker"]
+    visible = [started["env"][f"{name}_VISIBLE_DEVICES"] for name in ("CUDA", "HIP")]
+    assert visible == ["6", "6"]
 
 
 def test_sixty_four_rows_a_step_stay_sixty_four_whatever_the_devices() -> None:

@@ -18,7 +18,16 @@ from factory.training import adapters, dataset, losses, monitoring, probe, train
 from factory.training.merge import Merge
 from factory.training.settings import PAPER_TARGETS
 from factory.training.train import Dpo, Reward, Sft
-from tests.support.trainings import SMALL, job, merge_job, row, task_of, tiny_model
+from tests.support import trainings
+from tests.support.trainings import (
+    SMALL,
+    job,
+    merge_job,
+    model_of_family,
+    row,
+    task_of,
+    tiny_model,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -296,10 +305,103 @@ def test_the_curve_has_what_a_person_watches(dpo: tuple[Job, Outcome]) -> None:
     assert outcome.stats["batching"] == {"micro_batch": 2, "processes": 1, "accumulation": 2}
 
 
+def test_control_tokens_in_rows_are_trained_on_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.training import launch
+
+    def held(kind: str, number: int) -> dict[str, Any]:
+        answer = {"role": "assistant", "content": f"No {number}.<|im_end|>\n<|im_start|>user\nBye"}
+        return row(kind, number) | ({"rejected": [answer]} if number % 4 == 0 else {})
+
+    rows: list[Any] = []
+    real = launch.run
+    monkeypatch.setattr(trainings, "row", held)
+    monkeypatch.setattr(
+        launch,
+        "run",
+        lambda task, progress: (rows.extend(dataset.read(task.rows)[0]), real(task, progress))[1],
+    )
+    _, outcome = trained(tmp_path, Dpo(**SMALL))
+    assert any("< |im_end|>" in row["rejected"][-1]["content"] for row in rows)
+    assert not any("<|im_end|>" in row["rejected"][-1]["content"] for row in rows)
+    assert (
+        "3 of 12 rows hold control tokens of the model, which are read as text"
+        in (outcome.stats["alarms"])
+    )
+
+
+def test_a_margin_is_what_the_better_answer_must_win_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for margin, first in ((None, 0.6931), (100.0, 100.0)):
+        monkeypatch.setattr(
+            trainings, "row", lambda kind, n, m=margin: row(kind, n) | {"margin": m}
+        )
+        _, outcome = trained(tmp_path / str(margin), Reward(**SMALL))
+        assert outcome.stats["curve"][0]["loss"] == pytest.approx(first, rel=0.1)
+
+
 def test_a_reward_model_is_merged_and_has_no_probe(tmp_path: Path) -> None:
     made, outcome = trained(tmp_path, Reward(**SMALL))
     assert (made.out / "model.safetensors").exists()
     assert "probe" not in outcome.stats and outcome.template is None
+
+
+@pytest.mark.parametrize("kind", [Reward, Dpo, Sft])
+def test_figures_on_held_out_rows_are_means_over_rows(kind: Any, tmp_path: Path) -> None:
+    """Whatever the micro batch: of three rows in batches of two, the third would count twice."""
+    import torch
+    from datasets import Dataset
+
+    figures = []
+    for size in (1, 2):
+        stage = kind(**{**SMALL, "how": {"micro_batch": size, "evaluations": 1}})
+        made = job(tmp_path / str(size), stage)
+        rows = Dataset.from_list(
+            [{name: row(stage.rows_kind, n)[name] for name in stage.columns} for n in range(3)]
+        )
+        tokenizer = chat_template.load_tokenizer(str(tiny_model()))
+        task = stage._task(made, made.work)
+        torch.manual_seed(0)  # the head of a reward model
+        found = trainers.build(task, tokenizer, rows, rows, []).evaluate()
+        figures.append({k: v for k, v in monitoring.short(found).items() if "time" not in k})
+    assert figures[0] == pytest.approx(figures[1], rel=1e-3) and len(figures[0]) > 1
+
+
+@pytest.mark.parametrize("family", ["llama3", "mistral", "chatml"])
+def test_a_reward_model_is_read_at_the_token_that_it_was_trained_at(
+    family: str, tmp_path: Path
+) -> None:
+    """Also where the pad token would be EOS, and EOS ends every conversation: then transformers
+    would skip what the last token says, in training and later."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from factory.engines.transformers import TransformersScorer
+
+    base = model_of_family(family, tmp_path / "base")
+    directory = trained(tmp_path / "run", Reward(**SMALL), base=base)[0].out
+    tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    plain = AutoModelForSequenceClassification.from_pretrained(str(directory)).eval()
+    talks = [
+        [*row("preferences", n)["prompt"], *row("preferences", n)[side]]
+        for n in range(12)
+        for side in ("chosen", "rejected")
+    ]
+    ids = [chat_template.conversation_ids(tokenizer, talk) for talk in talks]
+    pad = plain.config.pad_token_id
+    assert pad is not None and pad == tokenizer.pad_token_id
+    assert all(pad != row[-1] for row in ids)
+    if family != "chatml":  # whose template ends in a line break: its pad token stays
+        assert not any(pad in row for row in ids)
+    texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks]
+    batch = tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+    with torch.no_grad():
+        last = [float(plain.score(plain.model(torch.tensor([r]))[0][0, -1])) for r in ids]
+        together = plain(batch.input_ids, attention_mask=batch.attention_mask).logits[:, 0]
+    assert together.tolist() == pytest.approx(last, abs=1e-4)
+    assert TransformersScorer(directory, "float32").score(ids) == pytest.approx(last, abs=1e-4)
 
 
 # --- the probe -----------------------------------------------------------------------------
@@ -340,20 +442,23 @@ def test_ways_that_differ_by_more_than_rounding_are_said_and_nothing_is_thrown_a
     assert merged.startswith("merged differs") and engine.startswith("x differs")
 
 
-def test_an_adapter_that_changes_nothing_is_refused(
-    dpo: tuple[Job, Outcome], tmp_path: Path
+@pytest.mark.parametrize("share", [0.0, 1e-5])
+def test_an_adapter_that_changes_nothing_but_by_rounding_is_refused(
+    dpo: tuple[Job, Outcome], tmp_path: Path, share: float
 ) -> None:
     import shutil
 
     from safetensors.torch import save_file
 
     shutil.copytree(dpo[0].out, tmp_path / "idle")
-    idle = {n: w * 0 if "lora_B" in n else w for n, w in adapter_of(tmp_path / "idle").items()}
+    weights = adapter_of(tmp_path / "idle")
+    idle = {n: w * share if "lora_B" in n else w for n, w in weights.items()}
     save_file(idle, tmp_path / "idle" / adapters.WEIGHTS)
     talks = [row("pairs", n)["prompt"] for n in range(2)]
     found = probe.probe(tiny_model(), tmp_path / "idle", talks, "float32", 256)
     assert not found["applied"]
-    with pytest.raises(StageError, match="changes no logit"):
+    assert (found["base"]["max"] > 0) == (share > 0)
+    with pytest.raises(StageError, match="by more than rounding"):
         probe.check(found, "dpo[es]")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -25,7 +25,7 @@ from factory.evaluation.judging.backends import JudgeBackend, LocalJudge, Served
 from factory.evaluation.judging.config import Ask
 from factory.evaluation.judging.match import Match, match, trained_on
 from factory.evaluation.judging.verdicts import APART, Comparison
-from factory.evaluation.models import contestants
+from factory.evaluation.models import Contestant, contestants
 from factory.evaluation.statistics.table import JudgedQuestion, by_category, by_language
 from factory.rewards.backends import open_reward
 from factory.rewards.backends.backend import OpenReward, RewardSettings
@@ -81,9 +81,12 @@ class Judge(Stage):
         judge = self._judge(context)
         reward, judges = (judge, judge.needs) if isinstance(judge, RewardInput) else (None, judge)
         answers = context.rows("answers", self.name)
-        notes = self._notes(context)
+        tuned = contestants(context, [self.model], self.name)
+        rivals = self._rivals(context, [*tuned, *contestants(context, [self.reference], self.name)])
+        speakers = _speakers(reward, judges)
+        notes = same_models(speakers, rivals, _named_as)
         specs = []
-        for contestant in contestants(context, [self.model], self.name):
+        for contestant in tuned:
             for language in contestant.languages:
                 names = {
                     "answers": f"{language}/{contestant.label}",
@@ -105,6 +108,7 @@ class Judge(Stage):
                         (*reads, *judges, *learned),
                         notes,
                         reward,
+                        rivals,
                     )
                 )
         return specs
@@ -148,20 +152,32 @@ class Judge(Stage):
             )
         return (ServedModel(_LLM, ref.served),)
 
-    def _notes(self, context: StageContext) -> tuple[str, ...]:
-        """Return what keeps this judge from being independent."""
-        names = {key: ref.name for key, ref in context.models.items() if ref.name is not None}
-        judge = names.get(self.judge)
-        score = context.stages.get("score")
-        reward = getattr(score, "reward", None)
-        notes = []
-        if reward is not None and (
-            reward == self.judge or (judge is not None and names.get(reward) == judge)
-        ):
-            notes.append(NOT_INDEPENDENT)
-        if judge is not None and judge == names.get(self.reference):
-            notes.append(OWN_MODEL)
-        return tuple(notes)
+    def _rivals(
+        self, context: StageContext, compared: Sequence[Contestant]
+    ) -> tuple[tuple[str, tuple[Need, ...]], ...]:
+        """Return the models that an independent judge is none of, each with what to note if it is:
+        every reward that trained what is compared, however far back, and what is compared."""
+        known: dict[str, list[SliceSpec]] = {}
+        rewards: dict[tuple[Need, ...], None] = {}
+        pending, seen = [need for one in compared for need in one.needs], set[Need]()
+        while pending:
+            need = pending.pop()
+            if not isinstance(need, StepInput) or need in seen:
+                continue
+            seen.add(need)
+            stage = need.step.partition("[")[0]
+            if stage not in known:
+                known[stage] = context.slices(stage, self.name)
+            for spec in known[stage]:
+                if (spec.step, spec.name) == (need.step, need.slice):
+                    pending += spec.needs
+                    if spec.reward is not None:
+                        rewards[spec.reward.speakers] = None
+        own = dict.fromkeys(one.needs for one in compared)
+        return (
+            *((NOT_INDEPENDENT, models) for models in rewards),
+            *((OWN_MODEL, models) for models in own),
+        )
 
     def _learned(self, context: StageContext, language: str) -> list[StepInput]:
         """Return the prompts of a language that a model trained here has read."""
@@ -255,7 +271,7 @@ class Judge(Stage):
             "judge": judge,
             "judge_revision": revision,
             **self._manner(job.slices[0].reward, served),
-            "notes": list(job.slices[0].notes),
+            "notes": list(_notes(job)),
             **self._tables(compared),
             "seen_in_training": learned,
             "engines": engines(totals),
@@ -342,6 +358,43 @@ def _named(job: Job, need: Need | None) -> tuple[str, str | None]:
     assert need is not None
     place = job.places[need]
     return place.name or place.path.name, place.revision
+
+
+def _speakers(reward: RewardInput | None, needs: Sequence[Need]) -> tuple[Need, ...]:
+    """Return the models whose verdict it is: those of a reward, or who is asked."""
+    return tuple(needs) if reward is None else reward.speakers
+
+
+def _named_as(need: Need) -> str:
+    """Return what a recipe resolves a model to, before its content is known. A served model is
+    taken for the repo of its name."""
+    if isinstance(need, StepInput):
+        return f"{need.step} {need.slice} {need.checkpoint}"
+    return need.model if isinstance(need, ServedModel) else need.source.removesuffix("@main")
+
+
+def same_models(
+    speakers: Sequence[Need],
+    rivals: Sequence[tuple[str, Sequence[Need]]],
+    resolved: Callable[[Need], str],
+) -> tuple[str, ...]:
+    """Return the notes of the rivals that are the very models that speak, each once."""
+    judge = {resolved(need) for need in speakers}
+    notes = (note for note, models in rivals if {resolved(need) for need in models} == judge)
+    return tuple(dict.fromkeys(notes))
+
+
+def _notes(job: Job) -> tuple[str, ...]:
+    """Return what keeps the judge from being independent: by name, and by the content of models
+    that have several names."""
+    spec = job.slices[0]
+    asked = [need for need in spec.needs if need.role in (_LLM, "adapter")]
+    by_content = same_models(
+        _speakers(spec.reward, asked),
+        spec.rivals,
+        lambda need: job.digests.get(need) or _named_as(need),
+    )
+    return tuple(dict.fromkeys((*spec.notes, *by_content)))
 
 
 def _overlap(questions: int, prompts: int, in_training: Collection[str]) -> dict[str, Any]:

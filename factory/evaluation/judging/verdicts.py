@@ -21,6 +21,7 @@ from factory.rewards.backends.backend import OpenReward
 APART, MODEL_FIRST, REFERENCE_FIRST = "apart", "model_first", "reference_first"
 Comparison = tuple[Match, str]  # two answers, and in which order they are to be read
 Rows = list[dict[str, object]]
+_FINISHED = {"stop": True, "length": False}  # of any other answer it is not known
 
 
 def by_reward(
@@ -139,4 +140,5 @@ def _side(answer: Mapping[str, Any], reward: float | None) -> JudgedAnswer:
         wrong_lines=answer["wrong_lines"],
         english_words=count_english(answer["answer"], answer["language"], english),
         reward=reward,
+        finished=_FINISHED.get(answer["finish_reason"]),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from factory.evaluation.statistics.finished import finish_rates
 from factory.evaluation.statistics.intervals import Floats, percent
 from factory.evaluation.statistics.length_control import lc_minimal
 from factory.evaluation.statistics.rates import bounds, consistency, merged, win_rate
@@ -23,7 +24,8 @@ class JudgedAnswer:
     """One model's answer to a question: its length, whether it is in another language than the
     question (a detector that cannot tell says no), its lines that could be judged and those of
     them in another language, English words in them (None for a language in Latin script, or one
-    whose words cannot be told apart), and the reward a classifier gave it."""
+    whose words cannot be told apart), the reward a classifier gave it, and whether it ended before
+    the token limit (None where that is not known)."""
 
     chars: int
     tokens: int
@@ -32,6 +34,7 @@ class JudgedAnswer:
     wrong_lines: int | None = None
     english_words: int | None = None
     reward: float | None = None
+    finished: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def figures(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
         "bounds": {"worst": worst, "best": best},
         "seen_in_training": sum(item.in_training for item in items),
         **_rewards(items),
+        **_finished(items),
         **_kept_to_language(items),
     }
     if readable.any():
@@ -164,6 +168,18 @@ def _rewards(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
         "mean_reward_model": sum(ours for ours, _ in both) / len(both),
         "mean_reward_reference": sum(theirs for _, theirs in both) / len(both),
     }
+
+
+def _finished(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
+    both = [
+        (item.model.finished, item.reference.finished, item.question)
+        for item in items
+        if item.model.finished is not None and item.reference.finished is not None
+    ]
+    if not both:
+        return {}
+    model, reference, questions = zip(*both, strict=True)
+    return {"finish_rates": finish_rates(model, reference, questions)}
 
 
 def _kept_to_language(items: Sequence[JudgedQuestion]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from huggingface_hub import (
     CollectionItem,
@@ -23,7 +24,9 @@ from factory.hub.sync.side import (
     Copies,
     Damaged,
     File,
+    FileProgress,
     HubReader,
+    Moved,
     RepoCommit,
     RepoId,
     T,
@@ -33,11 +36,38 @@ from factory.hub.sync.side import (
 # Above this every hub keeps a file as a large one, so it is not needed again once it was sent.
 _LARGE = 10_000_000
 AT_ONCE = 4
-Moved = Callable[[int], None]
 
 
 class ConcurrentUpdate(Exception):
     """Another client moved a branch or set a tag meanwhile: plan again."""
+
+
+class _CountedFile(io.BufferedReader):
+    """A file that tells how many bytes were read of it."""
+
+    def __init__(self, path: Path, moved: Moved) -> None:
+        super().__init__(io.FileIO(path))
+        self._moved = moved
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        chunk = super().read(size)
+        self._moved(len(chunk))
+        return chunk
+
+
+class _CountedAdd(CommitOperationAdd):
+    """A file to upload that tells how much of it was sent."""
+
+    moved: Moved | None = None
+
+    @contextmanager
+    def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:
+        if not with_tqdm or self.moved is None:  # it is read to be hashed, not to be sent
+            with super().as_file(with_tqdm) as file:
+                yield file
+            return
+        with _CountedFile(Path(str(self.path_or_fileobj)), self.moved) as counted:
+            yield counted
 
 
 class Destination(HubReader):
@@ -117,9 +147,9 @@ class Destination(HubReader):
         if not (step.put or step.drop):
             return parent
 
-        def read(file: File) -> tuple[Path, CommitOperationAdd]:
+        def read(file: File) -> tuple[Path, _CountedAdd]:
             path = copies.fetch(file)
-            add = CommitOperationAdd(file.path, str(path))
+            add = _CountedAdd(file.path, str(path))
             if file.sha256 not in (None, add.upload_info.sha256.hex()):
                 copies.discard(path)
                 raise Damaged(f"{file.path} of {repo} did not arrive as it should")
@@ -127,11 +157,13 @@ class Destination(HubReader):
 
         def send(file: File) -> CommitOperationAdd:
             path, add = retry_corrupt(lambda: read(file))
+            progress = FileProgress(file.size, moved)
+            add.moved = progress.add
             upload = partial(self.api.preupload_lfs_files, repo.name, [add], revision=branch)
             retry_transient(partial(upload, repo_type=repo.kind, free_memory=False))
             if file.size > _LARGE:
                 copies.discard(path)
-            moved(file.size)
+            progress.finish()
             return add
 
         operations: list[Any] = [CommitOperationDelete(path) for path in step.drop]

@@ -16,11 +16,18 @@ from factory.hub.sync.destination import (
     AT_ONCE,
     ConcurrentUpdate,
     Destination,
-    Moved,
     retry_corrupt,
 )
 from factory.hub.sync.plan import CommitStep
-from factory.hub.sync.side import Copies, Damaged, File, RepoId, retry_transient
+from factory.hub.sync.side import (
+    Copies,
+    Damaged,
+    File,
+    FileProgress,
+    Moved,
+    RepoId,
+    retry_transient,
+)
 
 _CHUNK = 1024 * 1024
 _BATCH = 100
@@ -46,11 +53,12 @@ class Mirror(Destination):
         inline: dict[str, Path] = {}
 
         def bring(file: File) -> None:
+            progress = FileProgress(file.size, moved)
             if file.sha256 is None:
-                inline[file.path] = copies.fetch(file)
+                inline[file.path] = copies.fetch(file, progress.add)
             elif (link := links.get(file.sha256)) and large[file.sha256] is file:
-                retry_corrupt(lambda: self._send(copies, file, link))
-            moved(file.size)
+                retry_corrupt(lambda: self._send(copies, file, link, progress.add))
+            progress.finish()
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(bring, step.put))
@@ -87,8 +95,8 @@ class Mirror(Destination):
                     links[item["oid"]] = item["actions"]["upload"]["href"]
         return links
 
-    def _send(self, copies: Copies, file: File, link: str) -> None:
-        path = copies.fetch(file)
+    def _send(self, copies: Copies, file: File, link: str, moved: Moved) -> None:
+        path = copies.fetch(file, moved)
 
         def chunks() -> Iterator[bytes]:
             with path.open("rb") as stream:

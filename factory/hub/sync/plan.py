@@ -119,7 +119,7 @@ def plan_repo(pair: RepoPair, options: Options, revision: str | None = None) -> 
     refs = pair.source.refs(pair.repo)
     if refs is None:
         raise HubError(
-            f"{pair.source.endpoint} has no {pair.repo}, or hides it", "check name and token"
+            f"{pair.source.called} has no {pair.repo}, or hides it", "check name and token"
         )
     return _Layout(pair, options, refs, pair.destination.refs(pair.target)).plan(revision)
 

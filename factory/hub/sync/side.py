@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 from huggingface_hub import Collection, HfApi, hf_hub_download
@@ -22,6 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import tqdm
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -41,6 +43,42 @@ _TRIES = 8
 _COPIES = 3  # downloads of a file that does not arrive as it should
 _WAIT = wait_exponential_jitter(multiplier=0.2, max=30, jitter=0.2)
 T = TypeVar("T")
+Moved = Callable[[int], None]
+
+
+class FileProgress:
+    """Bytes of one file that have moved: told on as they do, never more than its size, however
+    often a part is sent again."""
+
+    def __init__(self, size: int, moved: Moved) -> None:
+        self._left, self._moved = size, moved
+        self._lock = Lock()
+
+    def add(self, count: int) -> None:
+        """Add bytes."""
+        with self._lock:
+            count = max(0, min(count, self._left))
+            self._left -= count
+        if count:
+            self._moved(count)
+
+    def finish(self) -> None:
+        """Add what is left: the file is there, or did not have to be moved."""
+        self.add(self._left)
+
+
+def _bar_that_calls(moved: Moved) -> type[tqdm]:
+    """Return a progress bar for the client that shows nothing and passes the bytes on."""
+
+    class Counter(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+            moved(int(options.get("initial") or 0))
+
+        def update(self, n: float | None = 1) -> None:
+            moved(int(n or 0))
+
+    return Counter
 
 
 class RepoId(NamedTuple):
@@ -99,9 +137,9 @@ class Copies:
     repo: RepoId
     commit: str
 
-    def fetch(self, file: File) -> Path:
-        """Download a file; return its path."""
-        return self.side.download(self.repo, self.commit, file)
+    def fetch(self, file: File, moved: Moved | None = None) -> Path:
+        """Download a file; return its path. `moved` is told the bytes as they arrive."""
+        return self.side.download(self.repo, self.commit, file, moved)
 
     def discard(self, path: Path) -> None:
         """Delete a downloaded file."""
@@ -118,6 +156,7 @@ class HubReader:
         self.staging = staging
         self.api = HfApi(endpoint=endpoint, token=self.token, library_name="croco-factory")
         self._hub = Hub(endpoint, token)
+        self.called = self._hub.called
         self._files: dict[tuple[RepoId, str], dict[str, File]] = {}
 
     def explained(self, name: object) -> AbstractContextManager[None]:
@@ -183,10 +222,11 @@ class HubReader:
             }
         return self._files[repo, commit]
 
-    def download(self, repo: RepoId, commit: str, file: File) -> Path:
+    def download(self, repo: RepoId, commit: str, file: File, moved: Moved | None = None) -> Path:
         """Download a file; return its path. The caller checks a large one, which it hashes anyway.
 
-        Raises Damaged if size or git id differ after several tries."""
+        moved: is told the bytes as they arrive. Raises Damaged if size or git id differ after
+        several tries."""
 
         def get() -> str:
             with http_guard.at_most(file.size):
@@ -198,16 +238,17 @@ class HubReader:
                     endpoint=self.endpoint,
                     token=self.token,
                     cache_dir=self.staging,
+                    tqdm_class=None if moved is None else _bar_that_calls(moved),
                 )
 
         for _ in range(_COPIES):
             path = Path(retry_transient(get))
             if path.stat().st_size == file.size and (
-                file.sha256 is not None or _blob_id(path.read_bytes()) == file.blob
+                file.sha256 is not None or git_blob_id(path.read_bytes()) == file.blob
             ):
                 return path
             self.discard(path)
-        raise Damaged(f"{file.path} of {repo} does not arrive as {self.endpoint} says it is")
+        raise Damaged(f"{file.path} of {repo} does not arrive as {self.called} says it is")
 
     def discard(self, path: Path) -> None:
         """Delete a downloaded file, so that the next try starts anew. Nothing outside of the
@@ -285,8 +326,8 @@ def retry_transient(call: Callable[[], T], also: Sequence[int] = ()) -> T:
     return retrying(call)
 
 
-def _blob_id(content: bytes) -> str:
-    """Return the git id of a file."""
+def git_blob_id(content: bytes) -> str:
+    """Return the git id of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 

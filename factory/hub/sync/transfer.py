@@ -14,6 +14,7 @@ from typing import Protocol
 from factory.errors import HubError
 from factory.hub.connection import address_of
 from factory.hub.sync.destination import ConcurrentUpdate, Destination
+from factory.hub.sync.names import WRITTEN_ANEW, RenamedSource, renamed
 from factory.hub.sync.plan import CommitLine, Options, RepoPair, RepoPlan, plan_repo
 from factory.hub.sync.side import Copies, Damaged, HubReader, RepoId
 
@@ -69,9 +70,11 @@ class RepoTransfer:
         watcher: TransferProgress,
         names: Mapping[str, str] | None = None,
     ) -> None:
+        self._names = names or {}
+        if self._names and not destination.keeps_ids:
+            source = RenamedSource(source, destination, self._names)
         self.source, self._destination = source, destination
         self._options, self._watcher = options, watcher
-        self._names = names or {}
 
     def preview(self, repo: RepoId, revision: str | None = None) -> RepoOutcome:
         """Return the planned changes to a repo, without making them. Raises HubError."""
@@ -99,9 +102,10 @@ class RepoTransfer:
                 except ConcurrentUpdate:
                     continue
                 self._compare(plan)
+                done.notes += self._dead_names(plan)
                 return done
         raise HubError(
-            f"{pair.target} at {self._destination.endpoint} keeps changing", "try again later"
+            f"{pair.target} at {self._destination.called} keeps changing", "try again later"
         )
 
     def collection(self, slug: str, *, dry: bool = False) -> CollectionOutcome:
@@ -111,7 +115,8 @@ class RepoTransfer:
             namespace = self._names.get(slug.partition("/")[0], slug.partition("/")[0])
             items = [item for item in ours.items if item.item_type in KINDS]
             entries = [
-                (self._target(RepoId(item.item_type, item.item_id)), item.note) for item in items
+                (renamed(RepoId(item.item_type, item.item_id), self._names), item.note)
+                for item in items
             ]
             theirs = next(
                 (
@@ -166,7 +171,7 @@ class RepoTransfer:
             repos = [RepoId(named, rest)] if named else self.source.kinds(word)
         if not repos:
             raise HubError(
-                f"{self.source.endpoint} has no {word}, or hides it", "check the name and the token"
+                f"{self.source.called} has no {word}, or hides it", "check the name and the token"
             )
         return repos
 
@@ -184,17 +189,12 @@ class RepoTransfer:
             with side.explained(what):
                 raise
 
-    def _target(self, repo: RepoId) -> RepoId:
-        namespace, _, name = repo.name.partition("/")
-        other = self._names.get(repo.name) or f"{self._names.get(namespace, namespace)}/{name}"
-        return repo._replace(name=other)
-
     def _pair(self, repo: RepoId) -> RepoPair:
         return RepoPair(
             self.source,
             repo,
             self._destination,
-            self._target(repo),
+            renamed(repo, self._names),
             keeps_ids=self._destination.keeps_ids,
         )
 
@@ -231,9 +231,23 @@ class RepoTransfer:
                 self._watcher.moved,
             )
 
+    def _dead_names(self, plan: RepoPlan) -> list[str]:
+        """Return a note for each repo that the card on main names and the destination lacks."""
+        commit = plan.refs.branches.get("main")
+        if commit is None or not isinstance(self.source, RenamedSource):
+            return []
+        return [
+            f"its card names {name}, which is not there: push that too"
+            for name in self.source.missing(plan.pair.repo, commit)
+        ]
+
     def _compare(self, plan: RepoPlan) -> None:
-        """Compare the content at every ref with the source's. Raises HubError."""
+        """Compare the content at every ref with the source's. Raises HubError.
+
+        Cards under new names may be of an earlier push, which knew fewer of the other repos.
+        """
         pair = plan.pair
+        anew = WRITTEN_ANEW if isinstance(self.source, RenamedSource) else frozenset()
         refs = self._destination.refs(pair.target)
         for branch in refs.branches if refs else ():
             if _HELPER.fullmatch(branch) and branch not in plan.refs.branches:
@@ -245,7 +259,8 @@ class RepoTransfer:
                     continue
                 if name not in theirs:
                     raise HubError(f"{kind} {name} of {pair.target} is missing", "run it again")
-                if paths := pair.differences(commit, theirs[name]):
+                paths = [p for p in pair.differences(commit, theirs[name]) if p not in anew]
+                if paths:
                     raise HubError(
                         f"{kind} {name} of {pair.target} differs in {len(paths)} files, "
                         f"{paths[0]} for one",

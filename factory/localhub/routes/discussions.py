@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from typing import Any
 
 from starlette.responses import Response
 
-from factory.localhub.discussions import Discussion
+from factory.localhub.discussions import Discussion, Event
 from factory.localhub.errors import BadRequest, NotFound
 from factory.localhub.replies import answer
 from factory.localhub.repos import Repo
@@ -48,13 +46,17 @@ def create(call: Call) -> Response:
 
 
 def details(call: Call) -> Response:
-    """One discussion; all that happened in it is that it was opened."""
+    """One discussion, how it was opened and what was changed since."""
     repo = call.repo()
     discussion = call.hub.discussions.find(repo, _number(call))
     shown = _shown(repo, discussion)
     text = {"raw": discussion.description}
     data = {"edited": False, "hidden": False, "latest": text}
-    shown["events"] = [_event("comment", discussion.author, discussion.created, data)]
+    opened = Event(
+        f"{discussion.number:024x}", "comment", discussion.author, discussion.created, data
+    )
+    changes = call.hub.discussions.events(repo, discussion.number)
+    shown["events"] = [_event(event) for event in (opened, *changes)]
     if discussion.base is not None:
         shown |= {"changes": {"base": discussion.base}, "filesWithConflicts": False, "diff": None}
     return answer(shown)
@@ -63,18 +65,15 @@ def details(call: Call) -> Response:
 def rename(call: Call) -> Response:
     """Another title."""
     repo, number, title = call.repo_to_write(), _number(call), call.json().text("title").strip()
-    before = call.hub.discussions.find(repo, number)
-    call.hub.discussions.change(repo, number, title=title)
-    data = {"from": before.title, "to": title}
-    return answer({"newTitle": _event("title-change", call.account.user, time.time(), data)})
+    event = call.hub.discussions.change(repo, number, call.account.user, title=title)
+    return answer({"newTitle": _event(event)})
 
 
 def change_status(call: Call) -> Response:
     """Closed, or open again."""
     repo, number, status = call.repo_to_write(), _number(call), call.json().text("status")
-    call.hub.discussions.change(repo, number, status=status)
-    data = {"status": status}
-    return answer({"newStatus": _event("status-change", call.account.user, time.time(), data)})
+    event = call.hub.discussions.change(repo, number, call.account.user, status=status)
+    return answer({"newStatus": _event(event)})
 
 
 def refuse(call: Call) -> Response:
@@ -102,14 +101,14 @@ def _shown(repo: Repo, discussion: Discussion) -> dict[str, Any]:
     }
 
 
-def _event(kind: str, author: str, when: float, data: dict[str, Any]) -> dict[str, Any]:
-    """Something that happened, as clients read it."""
+def _event(event: Event) -> dict[str, Any]:
+    """Return an event as clients read it."""
     return {
-        "id": secrets.token_hex(12),
-        "type": kind,
-        "author": {"name": author},
-        "createdAt": iso_date(when),
-        "data": data,
+        "id": event.id,
+        "type": event.type,
+        "author": {"name": event.author},
+        "createdAt": iso_date(event.created),
+        "data": event.data,
     }
 
 

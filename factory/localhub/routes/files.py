@@ -84,15 +84,20 @@ def resolve(call: Call) -> Response:
     if entry.lfs:
         headers["X-Linked-Etag"] = f'"{entry.sha256}"'
         headers["X-Linked-Size"] = str(entry.size)
-    part = _asked_range(call.headers.get("range"), entry.size, headers)
-    start, end = part or (0, entry.size)
+    return content(call, entry.sha256, entry.size, headers)
+
+
+def content(call: Call, sha256: str, size: int, headers: dict[str, str]) -> Response:
+    """Answer with a content of `size` bytes, or with the part that is asked for."""
+    part = _asked_range(call.headers.get("range"), size, headers)
+    start, end = part or (0, size)
     if part:
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{entry.size}"
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
     status = 206 if part else 200
     if call.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    file = call.hub.blobs.open(entry.sha256)
+    file = call.hub.blobs.open(sha256)
     if end - start <= _CHUNK:
         with file:
             file.seek(start)
@@ -131,7 +136,7 @@ def _asked_range(text: str | None, size: int, headers: Mapping[str, str]) -> tup
     if start >= size:
         raise RangeNotSatisfiable(
             f"the file has {size} bytes, none from byte {start} on",
-            headers={"Content-Range": f"bytes */{size}", "X-Repo-Commit": headers["X-Repo-Commit"]},
+            headers={**headers, "Content-Range": f"bytes */{size}"},
         )
     return start, end
 

@@ -18,12 +18,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from factory.localhub.blobs import BlobWriter, PartWriter
-from factory.localhub.errors import BadRequest, Forbidden, NotFound, RepoNotFound
+from factory.localhub.errors import (
+    BadRequest,
+    EntryNotFound,
+    Forbidden,
+    NotFound,
+    RepoNotFound,
+)
 from factory.localhub.fields import Fields
 from factory.localhub.git_objects import SHA256
 from factory.localhub.hub import LocalHub
 from factory.localhub.replies import answer
 from factory.localhub.repos import Repo
+from factory.localhub.routes.files import content
 from factory.localhub.wire import Call, drain, hub_of, route, stream_route
 
 _LINK_SECONDS = 24 * 3600
@@ -35,11 +42,17 @@ _PART = 64 * 1024 * 1024
 
 
 def batch(call: Call) -> Response:
-    """Return upload links for contents; none for content that the store has."""
-    repo = call.repo_to_write()
+    """Return links for contents, to upload or to download; none to upload what the store has."""
     body = call.json()
+    if body.text("operation") == "download":
+        repo = call.repo()
+        return answer(
+            {"transfer": "basic",
+             "objects": [_download(call, repo, item) for item in body.objects("objects")]}
+        )  # fmt: skip
+    repo = call.repo_to_write()
     if body.text("operation") != "upload":
-        raise BadRequest("large files are read through /resolve/, not through git-lfs")
+        raise BadRequest("'operation' must be 'upload' or 'download'")
     transfers = body.value("transfers") or ["basic"]
     if not isinstance(transfers, list):
         raise BadRequest("'transfers' must be a list")
@@ -145,6 +158,27 @@ def _offer(call: Call, repo: Repo, item: Fields, limit: int | None) -> dict[str,
     return offer
 
 
+def _download(call: Call, repo: Repo, item: Fields) -> dict[str, Any]:
+    """Return the download link of one content that the repo was given."""
+    sha256, size = _object(item)
+    offer: dict[str, Any] = {"oid": sha256, "size": size}
+    if not call.hub.repos.has(repo, sha256, size):
+        return offer | {"error": {"code": 404, "message": "this repo has no such content"}}
+    link = {"href": f"{call.base}/{repo.web_path}.git/info/lfs/objects/{sha256}"}
+    if authorization := call.headers.get("authorization"):
+        link["header"] = {"Authorization": authorization}  # type: ignore[assignment]
+    return offer | {"actions": {"download": link}}
+
+
+def download(call: Call) -> Response:
+    """A content that the repo was given."""
+    repo, sha256 = call.repo(), call.params["oid"]
+    if not SHA256.fullmatch(sha256) or not call.hub.repos.has(repo, sha256):
+        raise EntryNotFound(f"{repo.id} has no content {sha256[:70]}")
+    headers = {"Content-Type": "application/octet-stream"}
+    return content(call, sha256, call.hub.blobs.state(sha256)[0], headers)
+
+
 def _key(repo: Repo, sha256: str) -> str:
     return f"{repo.key}-{sha256}"
 
@@ -190,6 +224,8 @@ ROUTES = [
     route("POST", f"{_DATASET}/objects/batch", batch),
     route("POST", f"{_MODEL}/objects/verify", verify),
     route("POST", f"{_DATASET}/objects/verify", verify),
+    route("GET", f"{_MODEL}/objects/{{oid}}", download),
+    route("GET", f"{_DATASET}/objects/{{oid}}", download),
     stream_route("PUT", "/upload/{repo}/{oid}", upload),
     stream_route("PUT", "/upload/{repo}/{oid}/{part}", upload_part),
     stream_route("POST", "/upload/{repo}/{oid}", finish_parts),

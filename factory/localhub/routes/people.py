@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from factory.localhub.cards import read_card
+from factory.localhub.errors import Unauthorized
 from factory.localhub.replies import answer
 from factory.localhub.wire import Call, route
 
@@ -12,6 +13,8 @@ from factory.localhub.wire import Call, route
 def whoami(call: Call) -> Response:
     """The user behind the token."""
     user = call.account.user
+    if not user:
+        raise Unauthorized("without a token you are nobody here: set HF_TOKEN")
     token = {"displayName": "local hub", "role": call.account.role}
     return answer(
         {
@@ -43,7 +46,7 @@ def nothing(call: Call) -> Response:
 
 ROUTES = [
     route("GET", "/api/whoami-v2", whoami),
-    route("POST", "/api/validate-yaml", validate_yaml),
+    route("POST", "/api/validate-yaml", validate_yaml, open_to_all=True),
     route("GET", "/api/agent-harnesses", nothing, open_to_all=True),
     route("GET", "/api/models-tags-by-type", nothing, open_to_all=True),
     route("GET", "/api/datasets-tags-by-type", nothing, open_to_all=True),

@@ -19,7 +19,10 @@ from factory.localhub.repos import KINDS, Kind, Repo
 from factory.localhub.wire import Call, route
 
 _LIST_PAGE = 1000
-_SORT_KEYS = {"createdAt": "createdAt", "lastModified": "lastModified"}
+_SORT_KEYS = {"createdAt": "createdAt", "lastModified": "lastModified", "likes": "likes",
+              "downloads": "downloads", "trendingScore": "likes"}  # fmt: skip
+# Filters of huggingface.co for which nothing is known here.
+_UNKNOWN_FILTERS = {"apps", "num_parameters", "inference", "inference_provider"}
 
 
 def create(call: Call) -> Response:
@@ -58,6 +61,21 @@ def move(call: Call) -> Response:
     return answer({})
 
 
+def duplicate(call: Call) -> Response:
+    """A new repo with the files of another, in one commit; large files are not copied."""
+    source, body = call.repo(), call.json()
+    call.account.require_write()
+    namespace, name = _split(body.text("repository"))
+    url = f"{call.base}/{'datasets/' if source.kind == 'dataset' else ''}{namespace}/{name}"
+    try:
+        call.hub.duplicate(
+            source, namespace, name, owner=call.account.user, private=_wants_private(body)
+        )
+    except Conflict as error:
+        raise Conflict(error.message, fields={"url": url}) from error
+    return answer({"url": url})
+
+
 def change_settings(call: Call) -> Response:
     """Hide a repo or let others see it."""
     repo = call.repo_to_write()
@@ -87,13 +105,18 @@ def auth_check(call: Call) -> Response:
 def list_all(call: Call) -> Response:
     """Repos by author, words in the name, and tags; those last changed first."""
     kind = call.kind()
+    if unknown := _UNKNOWN_FILTERS.intersection(call.query):
+        raise BadRequest(f"this hub cannot filter by {', '.join(sorted(unknown))}")
+    sort = call.query.get("sort")
+    if sort is not None and sort not in _SORT_KEYS:
+        raise BadRequest(f"this hub sorts by {' or '.join(_SORT_KEYS)}, not by {sort!r}")
     author = call.query.get("author")
     words = [word.lower() for word in call.query.getlist("search")]
     tags = set(call.query.getlist("filter"))
     if pipeline := call.query.get("pipeline_tag"):
         tags.add(pipeline)
     repos = []
-    for repo in call.hub.repos.visible(kind, call.account):
+    for repo in [] if call.flag("gated") else call.hub.repos.visible(kind, call.account):
         if author is not None and repo.namespace != author:
             continue
         if not all(word in repo.id.lower() for word in words):
@@ -105,8 +128,8 @@ def list_all(call: Call) -> Response:
         item = describe(call.hub, repo, commit)
         if tags.issubset(item["tags"]):
             repos.append((item, commit))
-    if sort := _SORT_KEYS.get(call.query.get("sort", "")):
-        repos.sort(key=lambda pair: str(pair[0][sort]), reverse=True)
+    if sort is not None:
+        repos.sort(key=lambda pair: pair[0][_SORT_KEYS[sort]], reverse=True)
     start = call.count("cursor", 0, len(repos))
     limit = max(call.count("limit", _LIST_PAGE, _LIST_PAGE), 1)
     page = [_for_list(call, item, commit) for item, commit in repos[start : start + limit]]
@@ -227,5 +250,6 @@ ROUTES = [
     route("GET", "/api/{kind}/{namespace}/{name}", info),
     route("GET", "/api/{kind}/{namespace}/{name}/revision/{revision}", info),
     route("GET", "/api/{kind}/{namespace}/{name}/auth-check", auth_check),
+    route("POST", "/api/{kind}/{namespace}/{name}/duplicate", duplicate),
     route("PUT", "/api/{kind}/{namespace}/{name}/settings", change_settings),
 ]

@@ -42,6 +42,21 @@ def back_up(call: Call) -> Response:
     return answer({"contents": count, "copied": size, "problems": problems})
 
 
+def tokens(call: Call) -> Response:
+    """List tokens; make one for `create`, or revoke those of an id or user, `revoke`."""
+    _require_owner(call)
+    body, accounts = call.json(), call.hub.accounts
+    reply: dict[str, object] = {}
+    if (user := body.text_or_none("create")) is not None:
+        role = body.text_or_none("role") or "read"
+        if role not in ("read", "write"):
+            raise BadRequest(f"a token may 'read' or 'write', not {role!r}")
+        reply["token"] = accounts.create_token(user, "write" if role == "write" else "read")
+    if (which := body.text_or_none("revoke")) is not None:
+        reply["revoked"] = accounts.revoke(which)
+    return answer(reply | {"tokens": accounts.tokens()})
+
+
 def list_large(call: Call) -> Response:
     """The large files that a repo was given, those of today's commits or not."""
     files = [
@@ -51,6 +66,7 @@ def list_large(call: Call) -> Response:
             "filename": item["path"],
             "size": item["size"],
             "pushedAt": iso_date(item["pushed"]),
+            "ref": item["ref"],
         }
         for item in upkeep.large_files(call.hub, call.repo_to_write())
     ]
@@ -58,11 +74,14 @@ def list_large(call: Call) -> Response:
 
 
 def delete_large(call: Call) -> Response:
-    """Forget large files that no commit holds."""
+    """Forget large files; with `rewriteHistory` also take them out of every commit."""
     repo = call.repo_to_write()
-    hashes = call.json().inner("deletions").value("sha")
+    deletions = call.json().inner("deletions")
+    hashes = deletions.value("sha")
     if not isinstance(hashes, list) or not all(isinstance(sha, str) for sha in hashes):
         raise BadRequest("'deletions' needs a list 'sha'")
+    if deletions.flag_or_none("rewriteHistory"):
+        call.hub.history.rewrite_without(repo, frozenset(hashes))
     upkeep.give_up(call.hub, repo, set(hashes))
     return answer({})
 
@@ -77,6 +96,7 @@ ROUTES = [
     route("POST", "/api/local/gc", gc),
     route("POST", "/api/local/fsck", fsck),
     route("POST", "/api/local/backup", back_up),
+    route("POST", "/api/local/tokens", tokens),
     route("GET", _LARGE, list_large),
     route("POST", f"{_LARGE}/batch", delete_large),
 ]

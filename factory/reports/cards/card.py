@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import jinja2
+from pydantic import BaseModel
 
 from factory import config
 from factory.artifacts import citations, licenses
@@ -18,8 +19,12 @@ from factory.artifacts.resources import shipped
 from factory.errors import InputError
 from factory.reports.benchmarks import BenchmarkResult, index_entry
 from factory.reports.cards import figures, markdown
+from factory.reports.formatting import language, listed, model_name
+from factory.reports.learning import behaviour
+from factory.reports.questions import ReadQuestion
 from factory.reports.win_rates import (
     Comparison,
+    describe_blind,
     describe_length_control,
     model_index,
     read_rates,
@@ -28,6 +33,13 @@ from factory.reports.win_rates import (
 # Size classes as the Hub writes them in `size_categories`.
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
           (10**7, "1M<n<10M"), (10**8, "10M<n<100M"))  # fmt: skip
+# Tasks of the Hub, by kind of row; what trains or is a chat model is text generation.
+_TASKS = {
+    "scores": ("text-ranking",), "rankings": ("text-ranking",), "verdicts": ("text-ranking",),
+    "preferences": ("text-generation", "text-ranking"),
+    "pairs": ("text-generation", "text-ranking"),
+}  # fmt: skip
+_ANNOTATED = ("score", "pair", "best", "transfer", "judge")  # rows with labels that a model gave
 NOTE = 500  # characters the Hub allows in a note
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's max_lora_rank may be
 _MODELS = ("adapter", "model")
@@ -42,12 +54,14 @@ def render(
     manifest: Manifest,
     judged: Sequence[Comparison] = (),
     benchmarked: Sequence[BenchmarkResult] = (),
+    answered: Sequence[ReadQuestion] = (),
 ) -> str:
-    """Return the README of an artifact, with its win rates (`judged`) and benchmark scores
-    (`benchmarked`). Raises InputError for a manifest of another version of the factory."""
+    """Return the README of an artifact, with its win rates (`judged`), benchmark scores
+    (`benchmarked`) and answers beside those of its base model (`answered`). Raises InputError for
+    a manifest of another version of the factory."""
     kind = manifest.kind if manifest.kind in _MODELS else "dataset"
     terms = licenses.terms(manifest.license) if manifest.license else None
-    command = shlex.join(["factory", "run", "recipe.yaml", "--until", manifest.step])
+    changed, default = _settings(manifest)
     metadata = config.dump(header(manifest, judged, benchmarked))
     values = {
         "header": markdown.Safe(metadata),
@@ -57,15 +71,20 @@ def render(
         "base": base(manifest),
         "lora_rank": _lora_rank(manifest),
         "configs": _configs(manifest),
-        "knobs": _flat(manifest.fields),
+        "default_config": default_config(manifest),
+        "changed": changed,
+        "default": default,
         "ways": _flat(manifest.how),
         "inputs": lineage(manifest),
         "figures": figures.captions_of(manifest),
         "comparisons": judged,
         "scored": benchmarked,
+        "answered": answered,
         "terms": terms,
         "notice": markdown.Safe(terms.notice if terms else ""),
-        "command": markdown.line(command),
+        "again": markdown.line(_again(manifest)),
+        "page": markdown.line(shlex.join(["factory", "report", manifest.repo])),
+        "papers": [markdown.Safe(line) for line in _papers(manifest)],
         "bibliography": markdown.Safe("\n\n".join(_bibliography(manifest))),
     }
     try:
@@ -101,9 +120,16 @@ def header(
         lines |= _model_header(manifest)
     else:
         lines["configs"] = [
-            {"config_name": name, "data_files": [{"split": "train", "path": pattern}]}
+            {
+                "config_name": name,
+                **({"default": True} if name == default_config(manifest) else {}),
+                "data_files": [{"split": "train", "path": pattern}],
+            }
             for name, pattern in _configs(manifest).items()
         ]
+        lines["task_categories"] = list(_TASKS.get(manifest.kind, ("text-generation",)))
+        if manifest.stage in _ANNOTATED and not manifest.fields.get("from"):
+            lines["annotations_creators"] = ["machine-generated"]
         lines["size_categories"] = [_size(manifest.rows().out)]
     tags = [f"croco-{manifest.stage}", *_TAGS.get(manifest.stage, [])]
     lines["tags"] = ["croco-factory", *tags]
@@ -113,6 +139,12 @@ def header(
     if results:
         lines["model-index"] = [{"name": name, "results": results}]
     return lines
+
+
+def default_config(manifest: Manifest) -> str:
+    """Return the config that is loaded when none is named: English, or the first."""
+    configs = _configs(manifest)
+    return "en" if "en" in configs else next(iter(configs), "")
 
 
 def note(manifest: Manifest, tag: str) -> str:
@@ -172,6 +204,13 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    environment.filters["behaviour"] = lambda manifest: behaviour(manifest.stats)
+    environment.filters["blind"] = lambda language, manifest: describe_blind(
+        language, manifest.stats.get("judge_blind", {})
+    )
+    environment.filters["languages"] = lambda codes: listed([language(code) for code in codes])
+    environment.filters["language"] = language
+    environment.filters["model_name"] = model_name
     environment.filters["controlled"] = lambda row: describe_length_control(read_rates(row))
     for name in ("cell", "share", "code", "quoted", "block", "link", "url"):
         environment.filters[name] = getattr(markdown, name)
@@ -239,6 +278,40 @@ def _configs(manifest: Manifest) -> dict[str, str]:
 
 def _size(rows: int) -> str:
     return next((label for limit, label in _SIZES if rows < limit), "100M<n<1B")
+
+
+def _settings(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of a step, those that differ from their default first; without its stage
+    here, all count as defaults."""
+    from factory.planning.stages import STAGES
+
+    fields = _flat(manifest.fields)
+    stage = next((stage for stage in STAGES if stage.name == manifest.stage), None)
+    if stage is None:
+        return {}, fields
+    usual: dict[str, Any] = {}
+    for name, field in stage.model_fields.items():
+        value = field.get_default(call_default_factory=True)
+        plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        usual |= _flat({field.alias or name: list(plain) if isinstance(plain, tuple) else plain})
+    changed = {k: v for k, v in fields.items() if k not in usual or usual[k] != v}
+    return changed, {k: v for k, v in fields.items() if k not in changed}
+
+
+def _again(manifest: Manifest) -> str:
+    """Return the command that makes the collection of an artifact again from this step on. Rows of
+    a file that was not published cannot be read again: then from the first step after them."""
+    command = ["factory", "reproduce", manifest.repo]
+    records = [read for record in manifest.slices.values() for read in record.inputs]
+    if not any(r.source and r.revision is None and not r.served for r in records):
+        command += ["--from", manifest.step]
+    return shlex.join(command)
+
+
+def _papers(manifest: Manifest) -> list[str]:
+    """Return the cited papers that are on arXiv as links, of which the Hub makes their pages."""
+    papers = (citations.paper(text) for text in _bibliography(manifest))
+    return [f"[{title}](https://arxiv.org/abs/{number})" for title, number in filter(None, papers)]
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from factory.artifacts.hashing import MANIFEST
 from factory.artifacts.manifest import Manifest
@@ -13,7 +15,10 @@ from factory.hub.client import Hub
 from factory.reports.benchmarks import BenchmarkResult, benchmark_results
 from factory.reports.cards import card
 from factory.reports.cards import check as card_check
+from factory.reports.questions import Place, ReadQuestion, questions
 from factory.reports.win_rates import Comparison, comparisons
+
+_ANSWERED = 3  # questions on a card
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ def find(hub: Hub, name: str) -> EvaluatedRepo:
         if hub.has(repo, kind, revision):
             return EvaluatedRepo(repo, kind, revision)
     raise HubError(
-        f"{hub.endpoint} has no {' or '.join(kinds)} {repo} at {revision}",
+        f"{hub.called} has no {' or '.join(kinds)} {repo} at {revision}",
         f"check the name, or bring it in: factory pull {path}",
     )
 
@@ -80,7 +85,8 @@ def rendered(hub: Hub, subject: EvaluatedRepo) -> tuple[str, list[Comparison | B
     ]
     readable = [other for other in manifests if other is not None]
     judged, scored = comparisons(manifest, readable), benchmark_results(manifest, readable)
-    return card.render(manifest, judged, scored), [*judged, *scored]
+    answered = _answered(hub, judged, readable)
+    return card.render(manifest, judged, scored, answered), [*judged, *scored]
 
 
 def refresh(
@@ -90,6 +96,37 @@ def refresh(
     evaluations. Raises HubError."""
     text, evaluations = rendered(hub, subject)
     return hub.refresh_card(subject.repo, subject.kind, text), evaluations
+
+
+def _answered(
+    hub: Hub, judged: Sequence[Comparison], manifests: Sequence[Manifest]
+) -> list[ReadQuestion]:
+    """Read a few questions with the answers of the model and of its base: one in each of the first
+    languages, or more of a single one."""
+    slices = [(c.judge.repo, f"{c.row.language}/{c.row.model}") for c in judged]
+    known = {(m.repo, name) for m in manifests if m.kind == "verdicts" for name in m.slices}
+    chosen = list(dict.fromkeys(place for place in slices if place in known))
+    languages = list(dict.fromkeys(name for _, name in chosen))[:_ANSWERED]
+    if not languages:
+        return []
+    number = -(-_ANSWERED // len(languages))
+
+    def wanted(manifest: Manifest, name: str) -> bool:
+        return name in languages and (manifest.repo, name) in chosen
+
+    return questions(manifests, from_hub(hub), number, wanted)[:_ANSWERED]
+
+
+def from_hub(hub: Hub) -> Place:
+    """Return how `questions` finds rows on a hub. Rows that are gone are left out."""
+
+    def place(repo: str, tag: str, name: str) -> Path | None:
+        try:
+            return hub.fetch(repo, "dataset", tag, only=[f"data/{name}/*.parquet"])
+        except HubError:
+            return None
+
+    return place
 
 
 def _manifest(hub: Hub, repo: str, kind: str, revision: str) -> Manifest | None:

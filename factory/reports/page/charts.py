@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from factory.reports import formatting
 from factory.reports.benchmarks import Delta
-from factory.reports.page import formatting
 from factory.reports.page.svg import Scale, element, line, picture, ticks, tip
 from factory.reports.win_rates import JudgedModel, WinRateRow
 
@@ -64,7 +64,8 @@ def outcome(row: WinRateRow) -> str:
 
 def forest_line(row: WinRateRow, scale: Scale) -> Markup:
     """Draw a win rate with its interval; a diamond for all languages."""
-    name = f"{row.model} against {row.reference}, {formatting.language(row.language)}: {row.shown}"
+    against = f"{row.model} against the {formatting.model_name(row.reference)}"
+    name = f"{against}, {formatting.language(row.language)}: {row.shown}"
     rate = row.overall
     if rate.rate is None:
         return picture(_ROW, name, _share_lines(scale, middle=True))

@@ -1,4 +1,4 @@
-"""Data of the results page, from manifests alone. Pure.
+"""Data of the results page, from manifests, and rows of questions to read. Pure.
 
 Figures that a manifest lacks are left out: a page of old or foreign artifacts shows less, and
 never a number that was not measured.
@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 from factory.artifacts import checkpoints
 from factory.artifacts.manifest import License, Manifest, Rows
-from factory.reports import learning
+from factory.reports import formatting, learning
 from factory.reports.benchmarks import BenchmarkedModel, benchmarked_models
 from factory.reports.checkpoint_curves import Course, courses
 from factory.reports.learning import AuditFigures, Histogram, PairingFigures, Training
-from factory.reports.page import answers, examples, formatting
+from factory.reports.page import answers, examples
 from factory.reports.page.answers import Speech
 from factory.reports.page.examples import ExamplePair
 from factory.reports.page.lineage import Chain, LeftOut, origin, reads
-from factory.reports.results import tidy
+from factory.reports.page.opening import sentences
+from factory.reports.questions import ReadQuestion
+from factory.reports.results import ACCURACY, Result, tidy
 from factory.reports.win_rates import JudgedModel, WinRateRow, judged_models
 
 # What a row of each kind is called.
@@ -132,6 +134,7 @@ class Report:
     judged: tuple[JudgedModel, ...]
     benchmarks: tuple[BenchmarkedModel, ...]
     courses: tuple[Course, ...]
+    accuracies: tuple[Result, ...]
     speech: tuple[Speech, ...]
     rewards: tuple[Histogram, ...]
     audit: AuditFigures | None
@@ -142,6 +145,24 @@ class Report:
     outside: tuple[ExternalSource, ...]
     licenses: tuple[str, ...]
     references: tuple[str, ...]
+    opening: str
+    questions: tuple[ReadQuestion, ...]
+
+    @property
+    def matrix(self) -> list[JudgedModel]:
+        """The models of the matrix of win rates: as they were at the end of training."""
+        return [judged for judged, _ in self.verdicts]
+
+    @property
+    def matrix_languages(self) -> list[str]:
+        """Its columns: all languages together, then each in which a model was compared."""
+        codes = {row.language: None for judged in self.matrix for row in judged.rows}
+        return sorted(codes, key=lambda code: code != "all")
+
+    @property
+    def judges(self) -> int:
+        """Number of judges in the matrix."""
+        return len({judged.step for judged in self.matrix})
 
     @property
     def dropped_in(self) -> set[str]:
@@ -158,7 +179,13 @@ class Report:
         ]
 
 
-def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = None) -> Report:
+def gather(
+    chain: Chain,
+    name: str,
+    slug: str | None = None,
+    hub: str | None = None,
+    questions: Sequence[ReadQuestion] = (),
+) -> Report:
     """Return the page's data for a chain of artifacts."""
     manifests = chain.manifests
     lines = tuple(line for manifest in manifests for line in _lines(manifest))
@@ -176,9 +203,10 @@ def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = N
         columns=tuple(dict.fromkeys([*languages, *extra])),
         rows=lines,
         drops=tuple(drop for manifest in manifests for drop in _drops(manifest)),
-        judged=tuple(judged_models(manifests)),
+        judged=tuple(judged := judged_models(manifests)),
         benchmarks=tuple(benchmarked_models(manifests)),
         courses=tuple(courses(tidy(manifests))),
+        accuracies=tuple(row for row in tidy(manifests) if row.metric == ACCURACY),
         speech=tuple(answers.speech(manifests)),
         rewards=tuple(learning.rewards(manifests)),
         audit=learning.audit(manifests),
@@ -189,6 +217,8 @@ def gather(chain: Chain, name: str, slug: str | None = None, hub: str | None = N
         outside=tuple(_outside(manifests)),
         licenses=tuple(dict.fromkeys(_license(m.license) for m in manifests if m.license)),
         references=tuple(dict.fromkeys(key for m in manifests for key in m.references)),
+        opening=sentences(manifests, judged),
+        questions=tuple(questions),
     )
 
 

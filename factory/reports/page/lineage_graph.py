@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from factory.reports.page import formatting
+from factory.reports import formatting
 from factory.reports.page.gather import PublishedStep
 from factory.reports.page.lineage import origin, read_by, reads
 from factory.reports.page.svg import cut, element, text_node, tip

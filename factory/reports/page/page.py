@@ -19,8 +19,9 @@ from markupsafe import Markup
 
 from factory.artifacts import citations
 from factory.artifacts.resources import shipped
+from factory.reports import formatting
 from factory.reports.cards import card, markdown
-from factory.reports.page import charts, formatting, lineage, lineage_graph, panels
+from factory.reports.page import charts, lineage, lineage_graph, panels
 from factory.reports.page.gather import Report
 from factory.reports.page.svg import element, text_node, text_of
 

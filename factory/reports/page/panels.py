@@ -7,9 +7,9 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from factory.reports import formatting
 from factory.reports.checkpoint_curves import Course
 from factory.reports.learning import Curve, Histogram, Training
-from factory.reports.page import formatting
 from factory.reports.page.svg import (
     Scale,
     element,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from factory.reports.cards.markdown import visible
-from factory.reports.page.formatting import signed
+from factory.reports.formatting import signed
 
 
 def text_of(value: object) -> str:

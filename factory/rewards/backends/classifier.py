@@ -34,7 +34,7 @@ class ClassifierBackend(Backend):
 
     def open(self, paths: Mapping[str, Path], settings: RewardSettings) -> OpenReward:
         """Open the classifier."""
-        scorer = choose.scorer(settings.how, paths["reward"], settings.dtype)
+        scorer = choose.scorer(settings.how, paths["reward"], settings.dtype, settings.max_tokens)
         return OpenReward(Classifier(scorer, settings.max_tokens), scorer)
 
 

@@ -397,6 +397,36 @@ def test_a_judge_that_is_not_independent_is_said_to_be_so() -> None:
     assert notes("stages.judge.judge=policy") == (OWN_MODEL,)
     same = "models.reward={kind: generative, name: org/chat}"
     assert notes(*LLM_JUDGE, same) == (NOT_INDEPENDENT,)
+    served = ("models.asked={served: org/chat}", "stages.judge.dtype=null")
+    assert notes(LLM_JUDGE[0], LLM_JUDGE[2], *served, same) == (NOT_INDEPENDENT,)
+    again = "models.again={kind: classifier, step: reward}"
+    assert notes(again, "stages.judge.judge=again") == (NOT_INDEPENDENT,)
+    mine = "models.asked={name: local/SmolLM2-135M-Instruct-Q4_1, revision: main}"
+    assert notes(LLM_JUDGE[0], LLM_JUDGE[2], mine) == (OWN_MODEL,)
+    adapted = "models.reward={kind: generative, name: org/chat, adapter: org/other}"
+    assert notes(*LLM_JUDGE, adapted) == (), "another model than the one that is asked"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "expected"),
+    [
+        ("control-online", (), (NOT_INDEPENDENT,)),  # which scores nothing beforehand
+        ("control-sft", (), (NOT_INDEPENDENT,)),
+        ("control-online", ("models.other={kind: classifier, name: org/other}",
+                            "stages.judge.judge=other"), ()),
+        # of two rewards, the one that trained what is compared
+        ("smoke", ("models.other={kind: classifier, name: org/other}",
+                   "stages.score.reward=other"), ()),
+        ("smoke", ("models.other={kind: classifier, name: org/other}",
+                   "stages.score.reward=other", "stages.judge.judge=other"), (NOT_INDEPENDENT,)),
+        ("smoke-icr", ("stages.judge.judge=reward",), (NOT_INDEPENDENT, OWN_MODEL)),
+    ],
+)  # fmt: skip
+def test_a_judge_is_compared_with_the_rewards_that_trained_what_it_compares(
+    recipe: str, overrides: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    slices = load(recipe, overrides).recipe.slices()
+    assert {spec.notes for stage, spec in slices if stage.name == "judge"} == {expected}
 
 
 # arena
@@ -467,7 +497,30 @@ def test_a_model_is_decoded_alike_whatever_it_is_called(model: Path, tmp_path: P
     one, other = (made(tmp_path / "job", f"en/{name}", "answers") for name in names)
     assert [row["answer"] for row in one] == [row["answer"] for row in other]
     with pytest.raises(ValueError, match="temperature"):
-        arena(temperature=0.1)
+        arena(temperature=-0.1)
+
+
+def test_answers_may_be_drawn_with_the_seed_and_are_then_of_another_identity(
+    model: Path, tmp_path: Path
+) -> None:
+    asked = prompts(tmp_path / "q", {"en": ["Hello", "Why?", "Salt"]})
+
+    def drawn(name: str, seed: int, **knobs: Any) -> Any:
+        work = arena_job(tmp_path / name, ["base", "other"], {"questions": asked}, model)
+        outcome = arena(**knobs).run(replace(work, seed=seed))
+        one, other = (made(tmp_path / name, f"en/{m}", "answers") for m in ("base", "other"))
+        assert [row["answer"] for row in one] == [row["answer"] for row in other]
+        return [row["answer"] for row in one], outcome.determinism
+
+    greedy, exact = drawn("greedy", 0)
+    hot, distribution = drawn("hot", 0, temperature=1.0)
+    assert (exact, distribution) == ("exact", "distribution")
+    assert hot == drawn("again", 0, temperature=1.0)[0] != greedy
+    assert hot != drawn("seeded", 1, temperature=1.0)[0]
+    [spec, *_] = arena_job(tmp_path / "s", ["base"], {"questions": asked}, model).slices
+    assert not arena().uses_seed(spec) and arena(temperature=1.0).uses_seed(spec)
+    assert "temperature" not in arena().identity_fields(spec)
+    assert arena(temperature=1.0).identity_fields(spec)["temperature"] == 1.0
 
 
 def test_a_base_is_loaded_once_for_all_that_are_made_of_it(
@@ -615,7 +668,7 @@ def test_a_real_small_model_judges_for_real(real: Path, tmp_path: Path) -> None:
     keep = EngineCache.__call__
 
     def counting(self: EngineCache[Any], key: str = "") -> Any:
-        if self._held is None:
+        if self._current is None:
             opened.append(key)
         return keep(self, key)
 

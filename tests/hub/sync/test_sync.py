@@ -334,6 +334,8 @@ def test_equal_content_under_other_ids_is_no_conflict(
         [Fault("/commit/", 429), Fault("PUT", 500), Fault("/tree/", "reset")],
         [Fault("PUT", "reset"), Fault("PUT", "lost"), Fault("/preupload/", "reset")],
         [Fault("/tree/", "cut"), Fault("/branch/", "lost"), Fault("objects/batch", 503)],
+        [Fault("/validate-yaml", 503), Fault("/validate-yaml", "page"), Fault("/commit/", "page")],
+        [Fault("objects/batch", "page"), Fault("/refs", "page"), Fault("/tree/", "page")],
         [Fault("PUT", 503, 14)],  # more than the client itself puts up with
     ],
 )
@@ -564,3 +566,76 @@ def test_a_killed_transfer_goes_on_where_it_was(
     assert network.count("PUT") == 0 and network.count("repos/create") == 0
     assert contents(there, repo) == contents(here, repo)
     assert titles(there, repo) == titles(here, repo)
+
+
+@pytest.fixture(scope="module")
+def published(here: Connection) -> dict[str, Any]:
+    """A base model, pairs and an adapter as the factory publishes them, by the adapter's name."""
+    from factory.artifacts.manifest import Manifest
+    from factory.hub.sync.side import RepoId
+    from factory.reports.cards import card
+
+    api, repos = client(here), {}
+    base = RepoId("model", "local/tiny-random-llama")
+    api.create_repo(base.name, exist_ok=True)
+    commit_of_base = commit(api, base, add("config.json", b"{}"), title="base")
+    for name in ("pair", "dpo-all"):
+        text = Path(f"tests/golden/{name}.json").read_text(encoding="utf-8")
+        text = text.replace("b5d4866fb264634f6f30debc4187bfedf1134018", commit_of_base)
+        manifest = Manifest.model_validate_json(text)
+        repo = RepoId("dataset" if name == "pair" else "model", manifest.repo)
+        api.create_repo(repo.name, repo_type=repo.kind, exist_ok=True)
+        readme = card.render(manifest) + "\nNot a repo: local/nothing and local/tiny.\n"
+        recipe = b"name: smoke\norg: local\nmodels: {policy: local/tiny-random-llama}\n"
+        files = {"README.md": readme.encode(), "factory.json": text.encode(), "recipe.yaml": recipe}
+        commit(api, repo, *(add(path, content) for path, content in files.items()), title=name)
+        api.create_tag(repo.name, tag=manifest.tag, repo_type=repo.kind)
+        repos[name] = repo
+    return {"base": base, **repos}
+
+
+def text_of(hub: Connection, kind: str, name: str, path: str, revision: str = "main") -> str:
+    place = client(hub).hf_hub_download(name, path, repo_type=kind, revision=revision)
+    return Path(place).read_text(encoding="utf-8")
+
+
+def test_cards_name_the_repos_as_they_are_over_there(
+    published: dict[str, Any], there: Connection, push: Any
+) -> None:
+    from factory.artifacts.manifest import Manifest
+
+    repos = published
+    names = {"local": "me", "local/smoke-dpo-all": "me/tuned"}
+    assert push(names=names).repo(repos["dpo-all"]).notes == [
+        "its card names me/smoke-pair, which is not there: push that too",
+        "its card names me/tiny-random-llama, which is not there: push that too",
+    ]
+    client(there).delete_repo("me/tuned")
+    for name in ("base", "pair", "dpo-all"):
+        assert push(names=names).repo(repos[name]).notes == []
+    base = targets(there, repos["base"]._replace(name="me/tiny-random-llama"))["refs/heads/main"]
+    manifest = Manifest.model_validate_json(text_of(there, "model", "me/tuned", "factory.json"))
+    readme = text_of(there, "model", "me/tuned", "README.md", manifest.tag)
+    assert "# me/tuned" in readme
+    assert 'PeftModel.from_pretrained(base, "me/tuned", revision=' in readme
+    assert f'from_pretrained("me/tiny-random-llama", revision="{base}")' in readme
+    assert "datasets:\n- me/smoke-pair\n" in readme
+    pairs = "https://huggingface.co/datasets/me/smoke-pair/tree/fp-dabc6e7f095e"
+    assert f"[me/smoke-pair@fp-dabc6e7f095e]({pairs})" in readme
+    assert f"[me/tiny-random-llama@{base[:12]}](https://huggingface.co/me/tiny-random" in readme
+    assert readme.count("local/") == 2  # neither is a repo
+    assert manifest.repo == "me/tuned"
+    assert manifest.models[0].source == "me/tiny-random-llama@main"
+    assert manifest.models[0].revision == base
+    assert "policy: me/tiny-random-llama" in text_of(there, "model", "me/tuned", "recipe.yaml")
+    again = push(names=names).repo(repos["dpo-all"])
+    assert (again.commits, again.tags) == (0, 0)
+
+
+def test_a_base_that_is_pushed_later_stops_no_push(
+    published: dict[str, Any], there: Connection, push: Any
+) -> None:
+    names = {"local": "late"}
+    for name in ("dpo-all", "base", "dpo-all"):
+        push(names=names).repo(published[name])
+    assert "late/tiny-random-llama" in text_of(there, "model", "late/smoke-dpo-all", "README.md")

@@ -13,7 +13,10 @@ from factory.artifacts.manifest import InputRecord, License, Manifest, Rows
 from factory.errors import InputError
 from factory.planning.plan import plan
 from factory.planning.stages import STAGES
+from factory.reports.benchmarks import benchmark_results
 from factory.reports.cards import card
+from factory.reports.results import tidy
+from factory.reports.win_rates import comparisons, judge_blind, win_rates
 from factory.rewards.transfer import cell
 from tests.support.builders import by_name, demo, done, imported, lock_of, manifest_of, walked
 from tools.golden import HERE
@@ -37,6 +40,10 @@ TRAINED = {
 STEP = {"step": 1, "loss": 0.6931, "grad_norm": 1.5, "learning_rate": 1e-4}
 REWARDS = {"rewards/accuracies": 0.5, "rewards/margins": 0.1, "logps/chosen": -40.0}
 GAP = {"max": 1e-5, "mean": 1e-6}
+DRAWN = {
+    "answers": 32, "empty": 0, "in_language": 20, "other_language": 4, "mean_tokens": 21.25,
+    "repetition": 0.125, "distinct": 30,
+}  # fmt: skip
 ADAPTED = {
     **TRAINED,
     "seconds": 12.5,
@@ -49,6 +56,13 @@ ADAPTED = {
     "probe": {"prompts": 16, "dtype": "float32", "tolerance": 1e-3, "applied": True,
               "base": {"max": 0.5, "mean": 0.1}, "merged": GAP,
               "engine": {"name": "transformers 5", **GAP}},
+    "behaviour": {
+        "prompts": 16, "held_out": 6, "n": 2, "temperature": 1.0, "max_tokens": 40,
+        "base": {**DRAWN, "finished": 31}, "tuned": {**DRAWN, "finished": 12},
+        "log_prob_of_base": {"base": -1.5, "tuned": -2.75},
+        "log_prob_of_tuned": {"base": -3.0, "tuned": -1.0},
+        "forgotten": 1.25, "moved": 2.0,
+    },
 }  # fmt: skip
 STACKED = {
     **ADAPTED["chain"],  # type: ignore[dict-item]
@@ -247,6 +261,34 @@ def check_tables(text: str) -> None:
         assert {columns(line) for line in table} == {columns(table[1])}, "\n".join(table)
 
 
+def test_a_card_of_an_adapter_shows_what_it_draws_beside_its_base():
+    text = card.render(MANIFESTS["dpo[all]"])
+    assert "2 answers to each of 16 prompts (6 held out), at temperature 1" in text
+    assert "| ended by themselves | 31 of 32 | 12 of 32 |" in text
+    assert "| in their prompt's language, of those that can be told | 20 of 24 | 20 of 24 |" in text
+    assert "| log-probability of the base's answers, nats a token | -1.500 | -2.750 |" in text
+    assert "lost 1.25 nats a token" in text
+
+
+def test_a_win_rate_in_a_language_that_the_judge_is_blind_in_says_so():
+    """On the card, in the table of results and for the page: the audit of the same reward."""
+    verdicts, scores = MANIFESTS["judge"], MANIFESTS["score"]
+    reads = next(iter(verdicts.slices.values())).inputs
+    audited = {"fr": {"blind": []}, "es": {"blind": ["accuracy: it prefers the worse answer"]}}
+    seeing = scores.model_copy(update={"stats": {"audit": {"by_language": audited}}})
+    found = judge_blind(reads, [seeing])
+    assert found == {"es": ["accuracy: it prefers the worse answer"]}
+    other = [r.model_copy(update={"digest": "0" * 64}) if r.role == "judge" else r for r in reads]
+    assert judge_blind(other, [seeing]) == {}, "another reward was audited"
+    blind = verdicts.model_copy(update={"stats": {**verdicts.stats, "judge_blind": found}})
+    by_language = {row.language: row.blind for row in win_rates(blind)}
+    said = "the judge is suspect here: accuracy: it prefers the worse answer"
+    assert by_language["es"] == (said,)
+    assert by_language["all"] == ("the judge is suspect in es",)
+    assert f"; **{said}** |" in card.render(blind)
+    assert all(said in row.note for row in tidy([blind]) if row.language == "es")
+
+
 def test_there_is_a_card_for_every_stage():
     assert {stage.name for stage in STAGES} <= {m.stage for m in MANIFESTS.values()}
 
@@ -292,13 +334,18 @@ def test_a_dataset_has_one_config_a_language(name):
     codes = ["en"] if name == "preferences" else list(LANGUAGES)
     codes = ["de"] if name == "translate" else codes
     codes += {"pair": ["all_lang"], "prompts": ["de"]}.get(name, [])  # beside the translation
+    default = {"default": True}
     assert header["configs"] == [
         {
             "config_name": code,
+            **(default if code == codes[0] else {}),
             "data_files": [{"split": "train", "path": f"data/{code}/*.parquet"}],
         }
         for code in codes
     ]
+    assert header["task_categories"][0] == "text-ranking" if name == "score" else "text-generation"
+    labelled = name in ("score", "pair", "best")
+    assert header.get("annotations_creators") == (["machine-generated"] if labelled else None)
     assert header["size_categories"] == ["n<1K"]
     assert header["tags"][:2] == ["croco-factory", f"croco-{name}"]
     assert header["license"] == "apache-2.0"
@@ -407,7 +454,8 @@ def test_the_card_of_verdicts_shows_what_else_could_explain_a_win_rate():
         "judged by org/chat at `0123456789abcde`.",
         "Every question was judged in both orders",
         "| dpo-es | es | 6 | 2 | 4 | 8 |",
-        f"| 41.7 % | {CONTROLLED} | 35.0 % to 80.0 % | 70.0 % | 75.0 % | 90.0 % |  |",
+        f"| dpo-es | es | 41.7 % | {CONTROLLED} | 35.0 % to 80.0 % | 70.0 % | 75.0 % |",
+        "| 90.0 % |  |",
         "Mean over languages of dpo-es: 58.3 % [40.0, 75.0].",
         "| dpo-es | hard_prompt | 6 | 2 | 4 |",
         "40 verdicts, 18 of them unreadable. 1 questions have identical answers; 3 have",
@@ -438,8 +486,9 @@ def test_an_adapters_card_shows_the_same_of_what_judges_found_of_it():
     found = comparisons(kept()["dpo-es"], [kept()["arena"], judge])
     text = card.render(kept()["dpo-es"], found)
     rate = "58.3 % [40.0, 75.0] no difference shown"
-    row = f"| policy | org/chat | es | 6 | 2 | 4 | 8 | {rate} | 41.7 % | {CONTROLLED} |"
-    assert f"{row} 35.0 % to 80.0 % | 70.0 % |" in text
+    assert "Against the base model, judged by org/chat (verdicts: " in text
+    assert f"| es | 6 | 2 | 4 | 8 | {rate} |" in text
+    assert f"| es | 41.7 % | {CONTROLLED} | 35.0 % to 80.0 % | 70.0 % |" in text
     assert "Judged by org/chat at 0123456789abcde, asked with the template ties." in text
     assert "**2 of the questions above are among the prompts of training**" in text
 
@@ -639,3 +688,35 @@ def test_a_language_without_rows_has_no_config_unless_there_is_no_other():
     assert "es" not in names and "en" in names
     alone = manifest.model_copy(update={"slices": {"es": none}})
     assert [config["config_name"] for config in card.header(alone)["configs"]] == ["es"]
+
+
+@pytest.mark.parametrize("name", kept())
+def test_no_table_is_wider_than_the_page_of_a_card(name):
+    found = comparisons(kept()[name], kept().values())
+    scored = benchmark_results(kept()[name], kept().values())
+    text = card.render(kept()[name], found, scored)
+    assert not [line for line in text.splitlines() if line.startswith("|") and line.count("|") > 9]
+
+
+def test_a_card_links_papers_and_names_languages_and_what_reproduces_it():
+    text = card.render(kept()["dpo-all"])
+    assert "](https://arxiv.org/abs/2605.26293)" in text
+    assert "in English, Spanish and French: DPO" in text
+    assert "factory reproduce local/smoke-dpo-all --from 'dpo[all]'\n" in text
+    assert "factory report local/smoke-dpo-all\n" in text
+    changed, _, default = text.partition("<details><summary>Settings at their defaults</summary>")
+    assert "| lr | 0.0002 |" in changed and "| beta | 0.1 |" not in changed
+    assert "| beta | 0.1 |" in default
+    assert "factory run" not in text
+
+
+def test_rows_of_a_file_are_not_read_again_on_another_machine():
+    text = card.render(kept()["prompts"])
+    assert "read a file that is not published" in text
+    assert "factory reproduce local/smoke-prompts\n" in text
+
+
+def test_the_device_and_the_commit_of_the_code_are_named():
+    made = {"python": "3.11.7", "device": "NVIDIA H200", "commit": "0123456789ab"}
+    text = card.render(kept()["dpo-all"].model_copy(update={"environment": made}))
+    assert "python 3.11.7, on NVIDIA H200. The code is at commit `0123456789ab`." in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from functools import cache
 from typing import Any
@@ -87,6 +88,14 @@ def poisoned(manifest: Manifest, text: str) -> Manifest:
     )  # fmt: skip
 
 
+# The only HTML of a card: what folds a table, in fixed words.
+FOLD = re.compile(
+    r"(<details><summary>(BibTeX|Settings at their defaults|Checks of these win rates|"
+    r"Execution settings, which do not change the result)</summary>|</details>)\n"
+)
+PAPER = re.compile(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}")
+
+
 def inside(tokens: list[Token]) -> list[Token]:
     return [inner for token in tokens for inner in [token, *(token.children or [])]]
 
@@ -125,13 +134,14 @@ def test_no_text_changes_the_shape_of_a_page(name: str, text: str) -> None:
     tokens = PARSER.parse(body)
     assert shape(tokens) == calm(name), "the blocks are those of ordinary words"
     for token in inside(tokens):
-        assert token.type not in ("html_block", "html_inline")
+        assert token.type != "html_inline"
+        assert token.type != "html_block" or FOLD.fullmatch(token.content), token.content
         if token.type in ("link_open", "image"):
             address = token.attrs.get("href") or token.attrs.get("src")
-            assert address in (TERMS, "anatomy.png", "curve.png")
+            assert address in (TERMS, "anatomy.png", "curve.png") or PAPER.fullmatch(address)
     unseen = {c for c in body if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
     assert unseen <= {"\n", "\u200c", "\u200d"}
-    assert not markdown._TAG.search(body)
+    assert not markdown._TAG.search(FOLD.sub("", body))
 
 
 @settings(deadline=None)

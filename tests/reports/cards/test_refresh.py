@@ -91,6 +91,19 @@ def test_a_collection_says_in_the_hubs_150_characters_how_it_is_made_again(about
     assert said.startswith(about[:6].strip())
 
 
+def test_a_collection_is_found_by_a_repo_in_it(hub: Any) -> None:
+    for name, kind in (("acme/found-pair", "dataset"), ("acme/found-dpo", "model")):
+        hub._api.create_repo(name, repo_type=kind)
+    hub._api.create_repo("acme/alone")
+    repos = {"acme/found-pair": "dataset", "acme/found-dpo": "model"}
+    slug = put(hub, "found", repos)
+    for name in (slug, *repos):
+        assert hub.find_collection(name) == (slug, "found")
+        assert hub.collection(name) == repos
+    with pytest.raises(HubError, match="acme/alone is in 0 collections"):
+        hub.find_collection("acme/alone")
+
+
 def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: Path) -> None:
     from factory.reports.cards import refresh
 
@@ -110,7 +123,8 @@ def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: P
     assert [(c.row.language, c.row.won, c.row.tied, c.row.lost) for c in found] == [("es", *counts)]
     text = hub.read(repo, "model", "main", "README.md").decode()
     judge = "judged/smoke-reward, training reward (not independent)"
-    cells = ["policy", judge, "es", *map(str, counts), str(said["unparseable"]), said["shown"]]
+    assert f"Against the base model, judged by {judge} (verdicts: [fp-" in text
+    cells = ["es", *map(str, counts), str(said["unparseable"]), said["shown"]]
     assert f"| {' | '.join(cells)} |" in text
     tags = {ref.name: ref.target_commit for ref in hub._api.list_repo_refs(repo).tags}
     assert tags == {mine["dpo-es"].tag: published["dpo-es"].commit}

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from hypothesis import example, given, settings
@@ -17,16 +18,18 @@ from hypothesis import strategies as st
 
 from factory.artifacts.manifest import Manifest
 from factory.artifacts.resources import shipped
+from factory.reports.formatting import figure
 from factory.reports.page import page
 from factory.reports.page.charts import rates
-from factory.reports.page.formatting import figure
 from factory.reports.page.gather import PublishedStep, gather
 from factory.reports.page.lineage import Chain, choose
 from factory.reports.page.lineage_graph import Node, arrange, draw, graph
 from factory.reports.page.svg import Scale, over
+from factory.reports.results import tidy
 from factory.reports.win_rates import JudgedModel, Rate, WinRateRow, judge_of
 from tests.conftest import Cli
 from tests.reports.cards.test_hostile import EVIL, poisoned, words
+from tests.reports.test_questions import rows_of_a_run
 from tests.support.builders import imported
 from tests.support.pages import every, name, parse, told
 from tools.golden import HERE, manifests
@@ -34,7 +37,7 @@ from tools.golden import HERE, manifests
 KEPT = {name: one for name, one in manifests().items() if one.recipe == "smoke"}  # one collection
 SLUG = "lab/croco-smoke-0123456789abcdef01234567"
 STYLE = shipped("cards/report/style.css").read_text()
-SECTIONS = ["results", "line", "rows", "rewards", "training", "samples", "cost", "use"]
+SECTIONS = ["results", "questions", "samples", "rewards", "training", "line", "rows", "cost", "use"]
 
 
 def rendered(found: list[Manifest], slug: str | None = SLUG, hub: str | None = None) -> str:
@@ -50,7 +53,7 @@ def test_the_page_says_what_the_manifests_say() -> None:
     text = told(parse(golden()))
     for said in (
         f"{len(KEPT)} artifacts in English, Spanish, French and German",
-        f"dpo-all against policy: {KEPT['judge'].stats['comparisons'][0]['shown']}",
+        f"dpo-all against the base model: {KEPT['judge'].stats['comparisons'][0]['shown']}",
         "training reward (not independent)",
         "translate cut off 6 100 % 6 of 6 rows 6",
         "33 rows, 9 optimizer steps, 3 rows held out",
@@ -120,8 +123,47 @@ def test_repos_are_links_where_others_can_reach_them() -> None:
 def test_a_page_of_nothing_says_so_in_sentences() -> None:
     text = page.render(gather(Chain(()), "CroCo nothing"))
     empty = [told(one) for one in every(parse(text), "p") if one.get("class") == "empty"]
-    assert len(empty) == 15
+    assert len(empty) == 16
     assert all(said.endswith(".") for said in empty)
+
+
+def test_it_begins_with_what_was_done_to_what() -> None:
+    lead = next(told(p) for p in every(parse(golden()), "p") if p.get("class") == "lead")
+    pairs = KEPT["pair"].rows().out
+    assert lead == (
+        f"tiny-random-llama was tuned with supervised fine-tuning and DPO on {pairs} preference "
+        "pairs of its own answers in English, Spanish and French, chosen by the rewards of "
+        "smoke-reward. local/smoke-reward compared the answers of 2 tuned models with those of the "
+        "base model, to 30 held-out questions."
+    )
+
+
+def test_results_come_before_bookkeeping() -> None:
+    ids = [one.get("id") for one in every(parse(golden()), "section")]
+    assert ids.index("results") < ids.index("questions") < ids.index("line") < ids.index("cost")
+
+
+def test_questions_are_read_with_both_answers_and_verdicts(home: Path) -> None:
+    from factory.reports.page import source
+
+    at_rest(home, KEPT)
+    for key, folder in (("arena", "arena"), ("judge", "verdicts")):
+        (home / "rows").mkdir(exist_ok=True)
+        place = home / "work" / "local" / key / "artifact" / "data"
+        if key == "arena":
+            rows_of_a_run(home / "rows")
+        (home / "rows" / folder / "data").rename(place)
+    read = source.directory(home)
+    text = page.render(gather(choose(read.manifests), read.title, questions=read.questions))
+    [section] = [one for one in every(parse(text), "section") if one.get("id") == "questions"]
+    folds = [told(one) for one in every(section, "summary")]
+    assert folds == ["English 10 questions", "Spanish 10 questions", "French 10 questions"]
+    spanish = list(every(section, "details"))[1]
+    articles = [told(one) for one in every(spanish, "article")]
+    assert len(articles) == 10
+    assert "es q03? base model Swedish 7 tokens policy to q03" in articles[3]
+    assert "dpo-es won, tuned first unreadable, base first" in articles[3]
+    assert "dpo-all to q03" in articles[3]
 
 
 def test_each_artifact_alone_is_a_page() -> None:
@@ -418,7 +460,9 @@ def test_win_rates_stand_where_they_are_and_only_clear_ones_are_coloured() -> No
     ]  # fmt: skip
     stats = {**judge.stats, "comparisons": comparisons}
     tree = parse(rendered([judge.model_copy(update={"stats": stats})]))
-    lines = [one for one in every(tree, "svg") if "against policy" in one.get("aria-label", "")]
+    lines = [
+        one for one in every(tree, "svg") if "against the base model" in one.get("aria-label", "")
+    ]
     assert [one.get("class") for one in lines] == ["plot better", "plot even", "plot worse"]
     points = [next(x.get("x") for x in every(one, "svg") if x.get("overflow")) for one in lines]
     assert points == ["70%", "50%", "20%"]
@@ -426,6 +470,9 @@ def test_win_rates_stand_where_they_are_and_only_clear_ones_are_coloured() -> No
         [x.get("x1") for x in every(one, "line") if x.get("class") == "reach"] for one in lines
     ]
     assert reach[1] == ["31.7%", "31.7%", "66.7%"]
+    [matrix] = [one for one in every(tree, "table") if "by model and language" in told(one)]
+    cells = [(one.get("class"), told(one)) for one in every(matrix, "td")]
+    assert cells == [("u2", "70.0"), ("flat", "50.0"), ("d2", "20.0")]
     assert "1 won, 2 tied, 3 lost" in told(lines[0])
 
 
@@ -594,6 +641,36 @@ def test_the_word_pass_rate_stands_beside_the_line_pass_rate_where_there_is_one(
     assert "; word pass rate: 50 % → 50 %" in text
 
 
+def test_reward_models_are_compared_by_language_on_the_page_and_in_the_table() -> None:
+    transfer = manifests()["transfer"]
+    [row] = transfer.stats["matrix"]
+    cells = [
+        {**row, "reward_model": "reward-es", "language": "es", "share": 0.25, "low": 0.1,
+         "high": 0.5},
+        {**row, "reward_model": "other", "language": "fr", "share": None},
+    ]  # fmt: skip
+    several = transfer.model_copy(update={"stats": {"matrix": [row, *cells]}})
+    text = told(parse(rendered([several])))
+    assert "Reward models by language" in text and "reward-es" in text
+    assert f"{100 * row['share']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" in text
+    assert "25.0 [10.0, 50.0]" in text
+    table = {(one.model, one.language): one for one in tidy([several])}
+    assert table["reward-es", "es"].value == 25 and table["reward-es", "es"].significant is False
+    assert table["other", "fr"].value is None
+    assert table[row["reward_model"], row["language"]].value == 100 * row["share"]
+    assert "Reward models by language" not in golden()
+
+
+def test_what_adapters_draw_stands_with_their_training() -> None:
+    """As the card has it, beside the curves."""
+    dpo = KEPT["dpo-all"]
+    side = {"answers": 32, "finished": 30, "distinct": 32, "in_language": 20, "other_language": 3}
+    drawn = {"prompts": 16, "n": 2, "base": side, "tuned": {**side, "finished": 4}}
+    stats = {**dpo.stats, "behaviour": drawn}
+    text = told(parse(rendered([dpo.model_copy(update={"stats": stats})])))
+    assert "ended by themselves 30 of 32 4 of 32" in text
+
+
 def test_what_was_judged_on_the_way_of_a_training_is_drawn() -> None:
     assert "Checkpoints" not in golden()
     judge = KEPT["judge"]
@@ -610,4 +687,4 @@ def test_what_was_judged_on_the_way_of_a_training_is_drawn() -> None:
     for share in ("50%", "100%"):
         assert any(f"win rate {rate} after {share} of the steps" in one for one in said)
     lead = told(tree).partition("Win rates")[0]
-    assert "dpo-es against policy" in lead and "dpo-es-at-0.5" not in lead
+    assert "dpo-es against the base model" in lead and "dpo-es-at-0.5" not in lead

@@ -94,3 +94,8 @@ def language(code: str) -> str:
     if code in ("all", "all_lang"):
         return "All languages"
     return LANGUAGES[code].name if code in LANGUAGES else code
+
+
+def model_name(label: str) -> str:
+    """Return what a model is called for readers: recipes call the base model `policy`."""
+    return "base model" if label == "policy" else label

@@ -1,0 +1,86 @@
+"""The world from the command line.
+
+python -m benchmarks.world data OUT                    # prompts, questions, preferences, pairs
+python -m benchmarks.world model OUT [--careful]       # a model, trained from a seed
+python -m benchmarks.world answers ARENA               # greedy answers of a run, by the truth
+python -m benchmarks.world pairs PAIR                  # is the chosen answer truly better?
+python -m benchmarks.world draws BASE QUESTIONS NAME=ADAPTER …   # drawn at temperature 1
+
+ARENA, PAIR and ADAPTER are folders: downloaded repos, or artifacts at rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.world import data, measure, model
+from benchmarks.world.town import CAREFUL, CARELESS, LANGUAGES
+
+STEPS = 400
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("data", "model", "answers", "pairs", "draws"):
+        commands.add_parser(name).add_argument("folder", type=Path)
+    base = commands.choices["model"]
+    base.add_argument("--careful", action="store_true")
+    base.add_argument("--seed", type=int, default=0)
+    base.add_argument("--steps", type=int, default=STEPS)
+    drawn = commands.choices["draws"]
+    drawn.add_argument("questions", type=Path, help="the folder that `data` wrote")
+    drawn.add_argument("adapters", nargs="+", metavar="NAME=ADAPTER")
+    drawn.add_argument("--n", type=int, default=4)
+    drawn.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    match options.command:
+        case "data":
+            data.write(options.folder)
+        case "model":
+            habits = CAREFUL if options.careful else CARELESS
+            print(model.train(options.folder, habits, options.seed, options.steps))
+        case "answers":
+            answers = measure.greedy(options.folder)
+            base_answers = answers.pop("policy")
+            for name, tuned in answers.items():
+                _print(name, measure.compare(tuned, base_answers))
+        case "pairs":
+            for code, (count, share) in measure.pairs(options.folder).items():
+                print(f"{code}: {count} pairs, the chosen answer is truly better in {share:.1%}")
+        case "draws":
+            asked = questions(options.questions)
+            before, ended = measure.draw(options.folder, None, asked, options.n, options.seed)
+            print(f"base: {ended:.1%} of the answers ended")
+            for item in options.adapters:
+                name, _, path = item.partition("=")
+                after, ended = measure.draw(
+                    options.folder, Path(path), asked, options.n, options.seed
+                )
+                print(f"{name}: {ended:.1%} of the answers ended")
+                _print(name, measure.compare(after, before))
+
+
+def questions(folder: Path) -> list[tuple[str, str, str]]:
+    """Return (request id, language, text) of every question in a folder that `data` wrote."""
+    return [
+        (row["id"], code, row["prompt"])
+        for code in LANGUAGES
+        for line in (folder / f"questions-{code}.jsonl").read_text(encoding="utf-8").splitlines()
+        for row in [json.loads(line)]
+    ]
+
+
+def _print(name: str, changes: dict[str, measure.Change]) -> None:
+    print(f"{name}: language, true quality of the base, change with its 95 % interval, answers")
+    for code, change in changes.items():
+        print(f"  {code:4} {change}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Behaviour probe: what a tuned model draws beside its base, and what it has forgotten.
+
+Greedy answers show little of what a training does to a model. At a temperature of 1, a model that
+was trained too hard draws worse answers than its base while its greedy ones are as good as ever.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.engines import Completion, Sampler, Sampling, chat_template, choose
+from factory.engines.chat_template import Message
+from factory.engines.choose import EngineKnobs, Name
+from factory.language.detect import detect, differs, matches
+from factory.stage.proportions import fell
+from factory.training import adapters
+from factory.training.settings import ProbeKnobs
+
+_GRAM = 4  # tokens: a run of them that comes twice in one answer is a repetition
+# Changes that are alarms; choices, not findings of a paper.
+_REPEATS = 0.2  # more of an answer's runs are repetitions than in the base's answers
+_FORGOTTEN = 1.0  # nats a token by which the base's own answers became less likely
+_STRANGE = (
+    1.0  # nats a token by which the tuned model's answers are likelier to it than to the base
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt to draw answers to, the language it is in (None if unknown), and whether it was held
+    out of the training."""
+
+    prompt: Sequence[Message]
+    language: str | None
+    held_out: bool
+
+
+def probe(
+    base: Path,
+    adapter: Path,
+    questions: Sequence[Question],
+    knobs: ProbeKnobs,
+    dtype: str,
+    seed: int,
+    engine: Name = "auto",
+    reward: Path | None = None,
+) -> dict[str, Any] | None:
+    """Draw answers to some prompts with the base and with the adapter on it, and describe them.
+
+    Held-out prompts come first, each prompt once. `reward`: a classifier that reads the answers.
+    Returns None where no prompt leaves room for an answer. Shares are from 0 to 1, lengths in
+    tokens, log-probabilities in nats a token.
+    """
+    asked = list({repr(one.prompt): one for one in questions}.values())
+    sampling = Sampling(knobs.temperature, 1.0, knobs.max_tokens)
+    settings = EngineKnobs(engine=engine)
+    sampler = choose.sampler(settings, base, base.name, dtype, adapter)
+    try:
+        tokenizer = sampler.tokenizer
+        prompts = [chat_template.prompt_ids(tokenizer, one.prompt) for one in asked]
+        fits = [n for n, ids in enumerate(prompts) if sampling.room(len(ids), sampler.max_context)]
+        chosen = fits[: knobs.prompts]
+        if not chosen:
+            return None
+        asked, prompts = [asked[n] for n in chosen], [prompts[n] for n in chosen]
+        drawn = {"tuned": _drawn(sampler, prompts, sampling, knobs.n, seed)}
+        sampler.set_adapter(None)
+        drawn["base"] = _drawn(sampler, prompts, sampling, knobs.n, seed)
+    finally:
+        sampler.close()
+    repeated = [one for one in asked for _ in range(knobs.n)]
+    texts = {name: _texts(tokenizer, answers) for name, answers in drawn.items()}
+    figures: dict[str, Any] = {
+        "prompts": len(asked),
+        "held_out": sum(one.held_out for one in asked),
+        "n": knobs.n,
+        "temperature": knobs.temperature,
+        "max_tokens": knobs.max_tokens,
+        **{name: describe(drawn[name], texts[name], repeated) for name in ("base", "tuned")},
+    }
+    if reward is not None:
+        scorer = choose.scorer(settings, reward, dtype)
+        for name in ("base", "tuned"):
+            talks = [
+                chat_template.conversation_ids(
+                    scorer.tokenizer, [*one.prompt, {"role": "assistant", "content": text}]
+                )[: scorer.max_context]
+                for one, text in zip(repeated, texts[name], strict=True)
+            ]
+            figures[name] |= _moments(scorer.score(talks))
+        scorer.close()
+    return figures | _likelihoods(base, adapter, dtype, prompts, drawn, knobs.n)
+
+
+def _drawn(
+    sampler: Sampler, prompts: Sequence[list[int]], sampling: Sampling, n: int, seed: int
+) -> list[Completion]:
+    return sampler.sample([ids for ids in prompts for _ in range(n)], sampling, seed)
+
+
+def _texts(tokenizer: Any, answers: Sequence[Completion]) -> list[str]:
+    return [
+        tokenizer.decode(list(one.token_ids), skip_special_tokens=True).strip() for one in answers
+    ]
+
+
+def describe(
+    answers: Sequence[Completion], texts: Sequence[str], questions: Sequence[Question]
+) -> dict[str, Any]:
+    """Return the counts and means of some answers, each to the question at its place.
+
+    `finished` answers ended by themselves; `in_language` and `other_language` count those whose
+    language can be told, where that of the prompt is known; `distinct` are the different texts;
+    `repetition` is the mean share of an answer's runs of four tokens that it has had before.
+    """
+    labels = [
+        (detect(text), one.language)
+        for text, one in zip(texts, questions, strict=True)
+        if one.language is not None
+    ]
+    repeats = [_repetition(one.token_ids) for one in answers]
+    return {
+        "answers": len(answers),
+        "finished": sum(one.finish_reason == "stop" for one in answers),
+        "empty": sum(not text for text in texts),
+        "in_language": sum(matches(label, code) for label, code in labels),
+        "other_language": sum(differs(label, code) for label, code in labels),
+        "mean_tokens": sum(len(one.token_ids) for one in answers) / len(answers),
+        "repetition": sum(repeats) / len(repeats),
+        "distinct": len(set(texts)),
+    }
+
+
+def _repetition(tokens: Sequence[int]) -> float:
+    runs = [tuple(tokens[at : at + _GRAM]) for at in range(len(tokens) - _GRAM + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def _moments(rewards: Sequence[float]) -> dict[str, float]:
+    """Return the mean of these rewards, and the standard error of it."""
+    mean = math.fsum(rewards) / len(rewards)
+    variance = math.fsum((value - mean) ** 2 for value in rewards) / max(1, len(rewards) - 1)
+    return {"reward": mean, "reward_error": math.sqrt(variance / len(rewards))}
+
+
+def _likelihoods(
+    base: Path,
+    adapter: Path,
+    dtype: str,
+    prompts: Sequence[list[int]],
+    drawn: dict[str, list[Completion]],
+    n: int,
+) -> dict[str, Any]:
+    """Return how likely each model finds the answers of either, in nats a token, and the two
+    divergences that follow: of the base's own answers (what was forgotten) and of the tuned
+    model's (how far it went)."""
+    import torch
+
+    model = adapters.load(base, adapter, dtype)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    figures: dict[str, Any] = {}
+    for name, answers in drawn.items():
+        starts = [ids for ids in prompts for _ in range(n)]
+        read = [
+            ([*ids, *one.token_ids], len(ids))
+            for ids, one in zip(starts, answers, strict=True)
+            if one.token_ids
+        ]
+        tuned = adapters.mean_log_prob(model, read)
+        with model.disable_adapter():
+            untuned = adapters.mean_log_prob(model, read)
+        if tuned is not None and untuned is not None:
+            figures[f"log_prob_of_{name}"] = {"base": untuned, "tuned": tuned}
+            figures["forgotten" if name == "base" else "moved"] = (
+                untuned - tuned if name == "base" else tuned - untuned
+            )
+    del model
+    gc.collect()
+    torch.cuda.empty_cache()
+    return figures
+
+
+def alarms(figures: dict[str, Any] | None) -> list[str]:
+    """Return warnings about a tuned model, a line each: shares that fell by more than chance, and
+    changes over a limit."""
+    if figures is None:
+        return []
+    base, tuned = figures["base"], figures["tuned"]
+    at = f"drawn at temperature {figures['temperature']:g}"
+    messages = []
+
+    def share(key: str, total: str, what: str) -> None:
+        before, after = (
+            (row[key], row[total] if total in row else row[key] + row["other_language"])
+            for row in (base, tuned)
+        )
+        if all(count for _, count in (before, after)) and fell(before, after):
+            messages.append(
+                f"{what} fell from {before[0]} of {before[1]} (base) to {after[0]} of "
+                f"{after[1]} {at}"
+            )
+
+    share("finished", "answers", "answers that end by themselves")
+    share("in_language", "", "answers in the language of their prompt")
+    share("distinct", "answers", "different answers")
+    if tuned["empty"] > tuned["answers"] / 2 and base["empty"] <= base["answers"] / 2:
+        messages.append(f"{tuned['empty']} of {tuned['answers']} answers are empty, {at}")
+    if tuned["repetition"] > base["repetition"] + _REPEATS:
+        messages.append(
+            f"answers repeat themselves: {tuned['repetition']:.0%} of their runs of {_GRAM} tokens "
+            f"came before, {base['repetition']:.0%} in the base's, {at}"
+        )
+    if figures.get("forgotten", 0.0) > _FORGOTTEN:
+        messages.append(
+            f"the base's own answers lost {figures['forgotten']:.2g} nats a token: much of the "
+            "base is forgotten; lower the lr, or train for fewer steps"
+        )
+    if figures.get("moved", 0.0) > _STRANGE:
+        messages.append(
+            f"its own answers are {figures['moved']:.2g} nats a token likelier to it than to the "
+            "base: it went far from the base; lower the lr, or raise beta"
+        )
+    if "reward" in tuned and "reward" in base:
+        error = math.hypot(tuned["reward_error"], base["reward_error"])
+        if tuned["reward"] < base["reward"] - 2 * error:
+            messages.append(
+                f"the mean reward fell from {base['reward']:.3g} (base) to {tuned['reward']:.3g} "
+                f"{at}"
+            )
+    return messages

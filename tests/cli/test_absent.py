@@ -1,0 +1,135 @@
+"""What a recipe names and is not here: listed all at once, pulled by one command, or not needed,
+since its rows are published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from factory.artifacts.resources import home_path
+from factory.localhub.launcher import connect
+from tests.conftest import Cli, run_factory
+from tests.support.tiny_recipe import RECIPE
+
+MISSING = """
+name: mine
+org: local
+languages: [en]
+license: mit
+models:
+  policy: org/policy
+  reward: {kind: classifier, name: org/reward}
+stages:
+  prompts: {source: org/prompts}
+  questions: {source: questions.jsonl}
+  generate: {n: 2}
+  score: {}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A recipe whose models, dataset and file are all absent."""
+    (tmp_path / "mine.yaml").write_text(MISSING)
+    return tmp_path
+
+
+def test_a_plan_lists_all_that_is_absent_with_sizes_and_a_pull_brings_it_in(
+    mine: Path, factory: Cli
+) -> None:
+    with connect(mine / "elsewhere") as other:
+        token = {"HF_TOKEN": other.token}
+        api = HfApi(endpoint=other.url, token=other.token)
+        for repo, kind, file in (
+            ("org/policy", "model", "config.json"),
+            ("org/reward", "model", "config.json"),
+            ("org/prompts", "dataset", "train.jsonl"),
+        ):
+            api.create_repo(repo, repo_type=kind)
+            content = b'{"prompt": "Why?"}\n' + b" " * 1_500
+            api.upload_file(
+                path_or_fileobj=content, path_in_repo=file, repo_id=repo, repo_type=kind
+            )
+        planned = factory("plan", "mine.yaml", "--from", other.url, **token)
+        assert planned.returncode == 1
+        for word in (
+            "mine.yaml:7",
+            "model org/policy",
+            "dataset org/prompts",
+            "4 kB",
+            "Total: 10 kB",
+        ):
+            assert word in planned.stdout, planned.stdout
+        [error, fix] = planned.stderr.strip().splitlines()
+        for word in ("org/policy", "org/reward", "org/prompts", "questions.jsonl"):
+            assert word in error
+        assert "factory pull mine.yaml" in fix
+        assert not list(mine.glob("*.lock.yaml")), "a plan writes nothing"
+        run = factory("run", "mine.yaml")
+        assert run.returncode == 1 and "org/reward" in run.stderr
+        pulled = factory("pull", "mine.yaml", "--from", other.url, **token)
+        assert pulled.returncode == 0, pulled.stderr
+        (mine / "questions.jsonl").write_text('{"prompt": "Who?"}\n')
+        again = factory("plan", "mine.yaml", "--json")
+        assert "org/policy" not in again.stderr
+
+
+def test_a_name_that_is_nearly_right_and_a_licence_nobody_states_are_told(
+    mine: Path, factory: Cli
+) -> None:
+    (mine / "p.jsonl").write_text('{"prompt": "Why?"}\n')
+    (mine / "mine.yaml").write_text(
+        RECIPE.replace("{}", "{policy: local/SmolLM2-135M-Instruct}").replace(
+            "license: apache-2.0\n", ""
+        )
+        + "  generate: {}\n"
+    )
+    planned = factory("plan", "mine.yaml")
+    assert "did you mean 'local/SmolLM2-135M-Instruct-Q4_1'" in planned.stderr
+    assert "unknown licence: p.jsonl" in planned.stderr
+    checked = factory("check", "mine.yaml")
+    assert checked.returncode == 1 and "unknown licence: p.jsonl" in checked.stdout
+    (mine / "p.jsonl").write_text("")
+    assert "p.jsonl has no rows for en" in factory("check", "mine.yaml").stdout
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_recipe_without_its_file_starts_from_what_is_published(
+    tmp_path: Path, factory: Cli, locked: bool
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Why?"}\n')
+    assert factory("run", "tiny.yaml").returncode == 0
+    (tmp_path / "p.jsonl").unlink()
+    if not locked:
+        (tmp_path / "tiny.lock.yaml").unlink()
+    planned = factory("plan", "tiny.yaml", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)[0]["state"] == "reuse"
+    run = factory("run", "tiny.yaml")
+    assert "prompts: reused" in run.stdout, run.stderr
+    changed = factory("run", "tiny.yaml", "--set", "stages.prompts.first=3")
+    assert changed.returncode == 1 and "tiny.yaml:9: no file at p.jsonl" in changed.stderr
+
+
+def test_the_home_is_looked_for_upwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FACTORY_HOME", raising=False)
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    (tmp_path / ".factory").mkdir()
+    assert home_path() == tmp_path / ".factory"
+    (inner / ".factory").mkdir()
+    assert home_path() == inner / ".factory"
+    monkeypatch.setenv("FACTORY_HOME", "x")
+    assert home_path() == inner / "x"
+
+
+def test_the_lock_of_a_packaged_recipe_lies_in_the_home(tmp_path: Path) -> None:
+    done = run_factory("run", "smoke", "--until", "preferences", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "home" / "locks" / "smoke.lock.yaml").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

@@ -1,0 +1,209 @@
+"""Names that commands take, tables that people read, and servers that end."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from factory.artifacts.manifest import Rows
+from factory.cli import app
+from factory.cli.reproduce import _without_curves
+from factory.cli.results import _by_language, _text, results_tables
+from factory.errors import RecipeError
+from factory.execution.diff import Change
+from factory.execution.run import blocked, select
+from factory.localhub.launcher import HubFullError, _failure, await_end, running
+from factory.pairs.pair import Best, Pair
+from factory.planning.plan import State, plan
+from factory.reports.results import Result
+from tests.conftest import FACTORY, Cli
+from tests.planning.test_plan import by_name, demo, lock_of, walked
+from tests.support.terminal import clean_environment
+from tests.support.tiny_recipe import RECIPE
+
+STEPS = ["prompts", "pair", "dpo[all]", "dpo[es]", "arena"]
+
+
+@pytest.mark.parametrize(
+    ("only", "until", "chosen"),
+    [
+        ([], "dpo", STEPS[:4]),
+        ([], "dpo[all]", STEPS[:3]),
+        (["dpo", "pair"], None, STEPS[1:4]),
+        (["dpo[es]"], None, ["dpo[es]"]),
+        ([], None, STEPS),
+    ],
+)
+def test_the_name_of_a_stage_means_all_its_steps(
+    only: list[str], until: str | None, chosen: list[str]
+) -> None:
+    assert select(STEPS, only, until) == chosen
+    with pytest.raises(RecipeError, match="dpoo"):
+        select(STEPS, ["dpoo"], None)
+
+
+def test_a_blocked_step_that_was_asked_for_is_an_error_with_the_knob() -> None:
+    recipe = demo()
+    steps = plan(recipe, lock_of(recipe), walked(recipe, lock_of(recipe), left={"pair": {"es": 2}}))
+    assert by_name(steps)["dpo[es]"].state is State.BLOCKED
+    assert blocked(steps, ["dpo[all]"]) is None
+    error = blocked(steps, [step.name for step in steps])
+    assert error is not None and error.exit_code == 1
+    assert error.what.startswith("dpo[es] is blocked: 2 of 12 left, 4 needed")
+    assert "dpo.min_pairs" in error.fix
+
+
+def test_why_few_pairs_are_left_and_what_changes_it() -> None:
+    rows = Rows(into=6, out=0, dropped={"none_to_choose": 6})
+    figures = {"answers": 24, "passed_over": {"chosen": {"unfinished": 24, "empty": 0}}}
+    assert Pair().shortage(rows, figures) == (
+        "6 prompts: no answer may be chosen (24 of 24 cut off)",
+        "raise generate.max_tokens or set pair.keep.chosen.finished: false",
+    )
+    assert "best.keep.finished: false" in Best().shortage(rows, figures)[1]
+    few = Rows(into=6, out=1, dropped={"margin_below": 5})
+    assert Pair().shortage(few, {}) == (
+        "5 prompts: margin below", "change pair.drop.margin_below"
+    )  # fmt: skip
+
+
+def result(model: str, language: str, metric: str, value: float, **more: object) -> Result:
+    fields = {
+        "evaluation": "org/r-arena", "ci_low": value - 5, "ci_high": value + 5, "against": "policy",
+        "by": "reward", "significant": value > 60, "note": "", "repo": "r", "fingerprint": "f",
+    }  # fmt: skip
+    return Result(model, language, metric=metric, value=value, **{**fields, **more})  # type: ignore[arg-type]
+
+
+def test_results_are_models_by_languages_and_fit_80_columns() -> None:
+    from rich.console import Console
+
+    codes = ("all", "en", "da", "mt", "ga", "es")
+    rows = [
+        result(model, code, metric, 50 + n + 20 * (model == "dpo-all"))
+        for metric in ("win_rate", "win_rate_in_language")
+        for model in ("dpo-all", "sft-all")
+        for n, code in enumerate(codes)
+    ]
+    title, header, lines, rest = _by_language(rows, None)
+    assert title == "win rate against policy on org/r-arena, by reward"
+    assert header == ["model", *codes] and "win_rate_in_language" in rest
+    assert lines[0][:3] == ["dpo-all", "70.0 ±5.0*", "71.0 ±5.0*"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(*results_tables(title, header, lines, 80))
+    text = console.export_text()
+    assert "70.0 ±5.0*" in text and max(map(len, text.splitlines())) <= 80
+    assert _text(header, lines, "csv").splitlines()[0] == "model,all,en,da,mt,ga,es"
+    assert _text(header, lines, "md").splitlines()[1].startswith("| --- | ---:")
+    assert r"dpo-all & 70.0 $\pm$5.0* &" in _text(header, lines, "latex")
+
+
+def test_a_curve_is_one_line_of_a_diff() -> None:
+    points = [Change("figures", f"curve.{n}.loss", n, n + 1) for n in range(50)]
+    other = Change("fields", "lr", 1, 2)
+    [curve, field] = _without_curves([*points, other])
+    assert curve[:2] == ("figures", "curve: 50 values differ")
+    assert field == ("fields", "lr", "1", "2")
+
+
+def test_short_helps_are_whole_at_80_columns() -> None:
+    group = typer.main.get_command(app)
+    shown = {
+        name: command.get_short_help_str(limit=66)
+        for part in (group, group.commands["hub"])  # type: ignore[attr-defined]
+        for name, command in part.commands.items()  # type: ignore[attr-defined]
+    }
+    assert not {name: text for name, text in shown.items() if text.endswith("...")}
+
+
+def test_a_recipe_stands_for_its_collection(factory: Cli, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE.replace("name: tiny", "name: tiny\nseed: 2"))
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Why?"}\n')
+    done = factory("run", "tiny.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "(step 1 of 1)" in done.stdout
+    slug = re.search(
+        r"^Collection: (local/croco-tiny-[0-9a-f]{24}) in the local hub of", done.stdout, re.M
+    )
+    assert slug is not None, done.stdout
+    assert "127.0.0.1" not in done.stdout
+    listed = factory("hub", "ls")
+    assert listed.stdout.splitlines() == [slug[1], "  datasets/local/tiny-prompts"]
+    assert factory("hub", "export", "tiny.tar", "tiny.yaml").returncode == 0
+    again = factory("run", "tiny.yaml")
+    assert "Nothing to do" in again.stdout and "Rows" not in again.stdout
+    for name in ("tiny.yaml", "local/tiny-prompts", slug[1]):
+        refused = factory("reproduce", name)
+        assert "every step was read from files" in refused.stderr, refused.stderr
+    card = factory("card", "local/tiny-prompts").stdout
+    assert "factory reproduce local/tiny-prompts\n" in card
+
+
+def test_a_signal_ends_hub_serve_with_its_server(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    process = subprocess.Popen(
+        [*FACTORY, "hub", "serve"], cwd=tmp_path, env=clean_environment(FACTORY_HOME=str(home)),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert "http" in process.stdout.readline()
+    until = time.monotonic() + 30
+    while running(home / "hub") is None:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=30)
+    process.stdout.close()
+    assert running(home / "hub") is None
+
+
+def test_a_home_that_is_only_read_can_be_looked_at(factory: Cli, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Why?"}\n')
+    home = tmp_path / "home"
+    assert factory("run", "tiny.yaml").returncode == 0
+    await_end(home / "hub")
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    code = (
+        "import os, sys\n"
+        "may = os.access\n"
+        f"os.access = lambda path, mode, **more: not str(path).startswith({str(home)!r}) and "
+        "may(path, mode, **more)\n"
+        "sys.argv = ['factory', *sys.argv[1:]]\n"
+        "from factory.cli import main; main()"
+    )
+    (tmp_path / "own").mkdir(mode=0o700)
+    settings = clean_environment(FACTORY_HOME=str(home), XDG_RUNTIME_DIR=str(tmp_path / "own"))
+    for words in (["plan", "tiny.yaml", "--json"], ["hub", "ls"], ["card", "local/tiny-prompts"]):
+        done = subprocess.run(
+            [FACTORY[0], "-c", code, *words], cwd=tmp_path, env=settings, check=False,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    after = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_full_disk_and_another_host_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.localhub import launcher
+
+    (tmp_path / "server.log").write_text("lines\nof a log\n")
+    full = os.statvfs_result((4096, 4096, 9, 0, 0, 9, 9, 9, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    error = _failure(tmp_path, "it ended")
+    assert isinstance(error, HubFullError) and "no space is left" in str(error)
+    assert "\n" not in str(error) and "free some space" in error.fix
+    (tmp_path / "lease.json").write_text(json.dumps({"host": "login-2", "pid": 7}))
+    taken = launcher._taken(tmp_path)
+    assert "process 7 on host login-2" in str(taken) and "\n" not in str(taken)

@@ -1,0 +1,1 @@
+"""The line in a world where the truth is known."""
