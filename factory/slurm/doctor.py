@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from factory.artifacts.resources import shipped
 from factory.errors import Check, WorkError
 from factory.slurm.queue import call
 from factory.slurm.script import container
@@ -24,6 +26,11 @@ PACKAGES: dict[FamilyName, tuple[str, ...]] = {
 }
 _WHOSE = "check by hand: sacctmgr show associations user=$USER format=account"
 _GPUS = "import torch; print(torch.cuda.device_count())"
+# EuroEval has a Python of its own, and the factory beside it need not have torch.
+_GPUS_OF_EUROEVAL = (
+    "import subprocess; from factory.evaluation.euroeval.environment import python; "
+    f"subprocess.run([python('vllm'), '-c', '{_GPUS}'], check=True)"
+)
 
 
 def check(site: Site, home: Path, job: bool = False, run: Run = call) -> list[Check]:
@@ -154,9 +161,10 @@ def _images(site: Site) -> Iterator[Check]:
 
 def _built(site: Site, name: FamilyName, image: Path) -> str:
     """Return the command that builds a missing image, from the recipe of its family and the bases
-    of the site's GPUs."""
+    of that site, or else of its GPUs."""
     of = "train" if name == "cpu" else name
-    bases = "rocm" if site.gpu == "rocm" else "cuda"
+    own = shipped(f"slurm/containers/{site.name}.args").is_file()
+    bases = site.name if own else "rocm" if site.gpu == "rocm" else "cuda"
     return (
         f"where there is a network, from a checkout: pip wheel --no-deps -w dist . && "
         f"{site.runtime} build --build-arg-file slurm/containers/{bases}.args {image.name} "
@@ -207,9 +215,11 @@ def _job(site: Site, name: FamilyName, family: Family, run: Run) -> Iterator[Che
     code = "; ".join(f"import {package}" for package in PACKAGES[name])
     gpus = family.gpus
     inside = " ".join(container(site, family, [], gpus > 0)) if family.container else ""
-    lines = [*site.setup, *family.setup, f'{inside} {python} -c "{code}"']
+    start = f"{inside} {shlex.quote(python)} -c"
+    lines = [*site.setup, *family.setup, f"{start} {shlex.quote(code)}"]
     if gpus:
-        lines.append(f'{inside} {python} -c "{_GPUS}"')
+        count = _GPUS_OF_EUROEVAL if name == "euroeval" else _GPUS
+        lines.append(f"{start} {shlex.quote(count)}")
     options = {"account": site.account, "partition": family.partition, "qos": family.qos}
     request = "--gpus-per-node=" if site.gpu_request == "gpus-per-node" else "--gres=gpu:"
     command = [

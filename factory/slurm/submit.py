@@ -184,11 +184,15 @@ def _size_parts(
 
 def _pilots(request: SubmitRequest) -> Inventory:
     """Return the artifacts of this recipe that jobs of this site made."""
-    before = submission.read_submissions(request.home.root, request.loaded.recipe)
-    steps = [step for one in before if one.site == request.site.name for step in one.steps]
-    fingerprints = {step.fingerprint for step in steps}
-    held = request.inventory.found
-    return Inventory([one for one in held if one.manifest.fingerprint in fingerprints])
+    submissions = submission.read_submissions(request.home.root, request.loaded.recipe)
+    fingerprints = {
+        step.fingerprint
+        for record in submissions
+        if record.site == request.site.name
+        for step in record.steps
+    }
+    artifacts = request.inventory.found
+    return Inventory([a for a in artifacts if a.manifest.fingerprint in fingerprints])
 
 
 @dataclass(frozen=True)

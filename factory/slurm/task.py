@@ -59,9 +59,9 @@ def check_gpus(gpus: int) -> None:
         return
     from factory.engines.transformers import gpu_count, gpu_failure
 
-    if (seen := gpu_count()) < gpus:
+    if (visible := gpu_count()) < gpus:
         raise StageError(
-            f"this task was given {gpus} GPUs, and sees {seen} on {platform.node()}; "
+            f"this task was given {gpus} GPUs, and sees {visible} on {platform.node()}; "
             f"{gpu_failure()}",
             "install a torch for these GPUs and this driver, or correct gpu: and gpu_options: in "
             "the site's file; factory doctor --site NAME --job checks it",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from factory.artifacts.shards import cut as cut_shards
 from factory.errors import RecipeError
 from factory.execution.workers import read_part
+from factory.planning.estimate import estimate
 from factory.planning.plan import Inventory, plan
 from factory.slurm import sizes, task
 from factory.slurm.queue import ranges, read_sacct, read_scontrol
@@ -96,6 +97,16 @@ def test_a_step_is_cut_by_its_shards_its_engines_and_the_site():
     assert sizes.engines(two, eight) == (4, 2)
     assert sizes.size(steps()["reward"], eight, 0) == Size(1, 1, 8)
     assert sizes.size(steps()["pair"], family(), 0).single
+
+
+def test_euroeval_is_an_array_over_models_and_languages():
+    recipe = demo("stages.euroeval={of: [policy, dpo], languages: [en, da]}")
+    planned = plan(recipe, lock_of(recipe), Inventory())
+    step = by_name(planned)["euroeval"]
+    shards = estimate(planned, Inventory())["euroeval"].shards
+    assert shards == 6 == len(step.slices)  # three models in two languages
+    assert sizes.size(step, family(gpus=2, tasks=16), shards) == Size(6, 1, 2, tuple(range(6)))
+    assert sizes.size(step, family(gpus=2, tasks=4), shards).tasks == 4
 
 
 def test_what_does_not_fit_on_a_node_is_said():

@@ -286,8 +286,11 @@ def test_several_runs_at_once_and_parts_of_a_job(
         "dala", "scala-de",
     }  # fmt: skip
     assert {run["env"]["CUDA_VISIBLE_DEVICES"] for run in runs} == {"4,6", "5,7"}
-    stage(how={"parallel": 2}).run(job(tmp_path / "w", model, wanted))
+    outcome = stage(how={"parallel": 2}).run(job(tmp_path / "w", model, wanted))
     assert len(told(asked)) == 4
+    # what a plan predicts from: the seconds of the runs themselves, in both processes
+    assert outcome.spent is not None and outcome.spent.engines == 2
+    assert outcome.spent.working >= 2
 
 
 def test_fewer_gpus_than_runs_at_once_is_an_error(
