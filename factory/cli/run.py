@@ -80,6 +80,7 @@ def plan(
         from factory.cli.console import console
         from factory.execution import checks, inputs, resolve
         from factory.planning.estimate import estimate
+        from factory.planning.plan import State
         from factory.stage.readers import is_file
 
         pins, absent = resolve.resolve(loaded, the_hub, home, None, frozen)
@@ -98,9 +99,12 @@ def plan(
         if json_:
             typer.echo(json.dumps(tables.plan_json(steps, estimates, costs_of_steps), indent=1))
         else:
-            console.print(tables.plan_table(steps, estimates))
+            console.print(tables.plan_table(steps, estimates, console.width))
             if the_site is not None and costs_of_steps is not None:
                 console.print(tables.costs_table(the_site.name, costs_of_steps))
+            for step in steps:
+                if step.state is State.BLOCKED and step.knobs:
+                    console.print(f"{step.name} is blocked. To change that: {step.knobs}")
             if len(unmet) > 1 or any(not is_file(need.source) for need in missing):
                 console.print(_absent_table(unmet, missing, the_hub, from_, token))
         errors: list[FactoryError] = [
@@ -281,7 +285,7 @@ def _run(
                 console.print(tables.doubts_table(step.found.manifest))
         if ran:
             console.print(tables.repos_table(ran))
-        else:
+        elif not stopped:
             console.print("Nothing to do: all is made and published.")
         called, title = loaded.called, collection.title(loaded.recipe)
         slugs = [s for s, name in the_hub.collections(loaded.recipe.org).items() if name == title]

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slow
 
 # What stands for something of the reader's own, and what it is here.
 OURS = {
-    "demo": "smoke", ".factory": "home", "mine.yaml": "my.yaml", "RECIPE": "my.yaml", "danish.yaml": "my.yaml",
+    "demo": "smoke", ".factory": "home", "RECIPE": "my.yaml",
+    "mine.yaml": "my.yaml", "danish.yaml": "my.yaml",
     "org/repo": "local/smoke-pair", "org/adapter": "local/smoke-dpo-all",
     "local/demo-pair": "local/smoke-pair", "local/demo-dpo-es": "local/smoke-dpo-es",
 }  # fmt: skip
