@@ -138,17 +138,16 @@ def _absent_table(
         table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
     for finding, need in zip(unmet, needs, strict=True):
         name, _, revision = need.source.partition("@")
-        size = None
-        if not is_file(need.source) and not unknown:
+        kind, shown = "file" if is_file(need.source) else need.kind, ""
+        if kind != "file" and not unknown:
             try:
                 size = other.size(name, need.kind, revision or "main")
-            except HubError as error:
-                unknown = error.what
-        total += size or 0
-        kind = "file" if is_file(need.source) else need.kind
-        shown = "" if kind == "file" or unknown else "none there"
-        size_text = shown if size is None else format_bytes(size)
-        table.add_row(finding.name, f"{kind} {need.source}", size_text)
+                shown = "none there" if size is None else format_bytes(size)
+                total += size or 0
+            except HubError as error:  # that repo is gated, or nothing is known of any
+                shown = "no access" if "cannot be reached" not in error.what else ""
+                unknown = "" if shown else error.what
+        table.add_row(finding.name, f"{kind} {need.source}", shown)
     table.caption = f"Sizes unknown: {unknown}" if unknown else f"Total: {format_bytes(total)}"
     return table
 
