@@ -38,6 +38,7 @@ def check(
             *resolve.unmet(loaded, missing, the_hub),
             *inputs.counted(loaded, plan.steps, {})[1],
             *checking.license_faults(loaded, pins, the_hub, plan),
+            *checking.unused_licenses(loaded.recipe),
             *checking.missing_requirements(loaded.recipe),
             *checking.blocked_steps(plan),
             *checking.check(loaded, pins, the_hub, home),

@@ -68,7 +68,8 @@ class ConsoleReporter(LogReporter):
 
         def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
             if not total:  # a phase whose length nobody knows
-                bar.reset(task, total=None, description=unit, rate="")
+                bar.reset(task, description=unit, rate="")
+                bar.tasks[0].total = None
                 return
             rate = f"{tokens / (time.monotonic() - started):.0f} tokens/s" if tokens else ""
             bar.update(task, completed=done, total=total, description=unit, rate=rate)

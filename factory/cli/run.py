@@ -80,6 +80,7 @@ def plan(
         from factory.cli.console import console
         from factory.execution import checks, inputs, resolve
         from factory.planning.estimate import estimate
+        from factory.planning.plan import State
         from factory.stage.readers import is_file
 
         pins, absent = resolve.resolve(loaded, the_hub, home, None, frozen)
@@ -98,13 +99,16 @@ def plan(
         if json_:
             typer.echo(json.dumps(tables.plan_json(steps, estimates, costs_of_steps), indent=1))
         else:
-            console.print(tables.plan_table(steps, estimates))
+            console.print(tables.plan_table(steps, estimates, console.width))
             if unread := loaded.recipe.unread():
                 console.print(
                     f"Not made: {', '.join(unread)}. Only what is taken in (from:) would read it."
                 )
             if the_site is not None and costs_of_steps is not None:
                 console.print(tables.costs_table(the_site.name, costs_of_steps))
+            for step in steps:
+                if step.state is State.BLOCKED and step.knobs:
+                    console.print(f"{step.name} is blocked. To change that: {step.knobs}")
             if len(unmet) > 1 or any(not is_file(need.source) for need in missing):
                 console.print(_absent_table(unmet, missing, the_hub, from_, token))
         errors: list[FactoryError] = [
@@ -138,17 +142,16 @@ def _absent_table(
         table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
     for finding, need in zip(unmet, needs, strict=True):
         name, _, revision = need.source.partition("@")
-        size = None
-        if not is_file(need.source) and not unknown:
+        kind, shown = "file" if is_file(need.source) else need.kind, ""
+        if kind != "file" and not unknown:
             try:
                 size = other.size(name, need.kind, revision or "main")
-            except HubError as error:
-                unknown = error.what
-        total += size or 0
-        kind = "file" if is_file(need.source) else need.kind
-        shown = "" if kind == "file" or unknown else "none there"
-        size_text = shown if size is None else format_bytes(size)
-        table.add_row(finding.name, f"{kind} {need.source}", size_text)
+                shown = "none there" if size is None else format_bytes(size)
+                total += size or 0
+            except HubError as error:  # that repo is gated, or nothing is known of any
+                shown = "no access" if "cannot be reached" not in error.what else ""
+                unknown = "" if shown else error.what
+        table.add_row(finding.name, f"{kind} {need.source}", shown)
     table.caption = f"Sizes unknown: {unknown}" if unknown else f"Total: {format_bytes(total)}"
     return table
 
@@ -289,7 +292,7 @@ def _run(
                     console.print(finished)
         if ran:
             console.print(tables.repos_table(ran))
-        else:
+        elif not stopped:
             console.print("Nothing to do: all is made and published.")
         called, title = loaded.called, collection.title(loaded.recipe)
         slugs = [s for s, name in the_hub.collections(loaded.recipe.org).items() if name == title]

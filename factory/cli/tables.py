@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from factory.slurm.costs import StepCost
 
 
-def plan_table(steps: list[Step], estimates: Mapping[str, Estimate]) -> Table:
-    """Tabulate steps with state, reason, and work to do: rows, shards, time at the last rate."""
+_WIDE = 100  # columns that a plan takes with the names of repos, which follow from those of steps
+
+
+def plan_table(steps: list[Step], estimates: Mapping[str, Estimate], width: int = _WIDE) -> Table:
+    """Tabulate steps with state, reason, and work to do: rows, shards, time at the last rate. Repos
+    are left out where they do not fit."""
     table = Table(title="Plan", title_justify="left")
     for column in ("step", "state", "reason"):
         table.add_column(column, overflow="fold")
     for column in ("rows", "shards", "time"):
         table.add_column(column, justify="right")
-    table.add_column("repo", overflow="fold")
+    if width >= _WIDE:
+        table.add_column("repo", overflow="fold")
     for step in steps:
         estimate, amounts = estimates[step.name], ("", "", "")
         if step.state is State.RUN and estimate.rows is not None:
@@ -38,7 +43,8 @@ def plan_table(steps: list[Step], estimates: Mapping[str, Estimate]) -> Table:
                 f"{estimate.shards:,}" if estimate.shards else "",
                 about,
             )
-        table.add_row(step.name, step.state.value, step.reason, *amounts, step.repo)
+        repo = [step.repo] if width >= _WIDE else []
+        table.add_row(step.name, step.state.value, step.reason, *amounts, *repo)
     runs = [estimates[step.name] for step in steps if step.state is State.RUN]
     if any(run.seconds for run in runs):
         table.caption = _sum(

@@ -24,7 +24,7 @@ from factory.artifacts.manifest import Manifest
 from factory.artifacts.resources import install_command
 from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
-from factory.errors import Check, FactoryError, InputError, RecipeError
+from factory.errors import Check, FactoryError, InputError, RecipeError, nearest
 from factory.execution import record
 from factory.execution.adapter_checks import check_adapters
 from factory.execution.builtin_models import POCKET
@@ -126,6 +126,24 @@ def _card(need: ExternalInput, pins: Lock, hub: Hub) -> Place:
     if revision is None:
         return Place(Path())  # a file: the recipe says its licence
     return Place(hub.fetch(need.source.partition("@")[0], need.kind, revision, ("README.md",)))
+
+
+def unused_licenses(recipe: Recipe) -> list[Check]:
+    """Return keys of `licenses:` under which nothing is read: misspelt, or of a recipe that this
+    one extends."""
+    sources = {
+        str(need.model if isinstance(need, ServedModel) else need.source)
+        for _, spec in recipe.slices()
+        for need in spec.needs
+        if not isinstance(need, StepInput)
+    }
+    sources |= {source.partition("@")[0] for source in sources}
+    return [
+        Check("licenses", "warning", f"nothing is read from {key!r}{nearest(key, sources)}",
+              "name a source as models: and stages: do")
+        for key in recipe.licenses
+        if not {key.replace("{language}", code) for code in recipe.languages} & sources
+    ]  # fmt: skip
 
 
 def blocked_steps(plan: Plan) -> list[Check]:

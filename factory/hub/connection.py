@@ -26,6 +26,7 @@ from tenacity import (
 
 from factory.errors import HubError
 from factory.hub import http_guard
+from factory.hub.environment import called
 
 _PATIENCE = 2.0  # seconds before waiting is logged
 _TRIES = 4  # of a first contact, after 1, 2 and 4 s
@@ -89,7 +90,7 @@ def unreachable(endpoint: str, error: BaseException) -> HubError:
         fix = "check that it runs, the port, and the network or proxy; finished work is kept"
     else:
         fix = "check the address, and that this machine has a network; finished work is kept"
-    return HubError(f"{endpoint} cannot be reached: {reason(error)}", fix)
+    return HubError(f"{called(endpoint)} cannot be reached: {reason(error)}", fix)
 
 
 @contextmanager

@@ -270,7 +270,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     folders = tuple(dict.fromkeys(folder for _, folder in reversed(lineage)))
     places = _places(recipe, document)
     loaded = LoadedRecipe(recipe, path, packaged, parents, folders=folders, places=places)
-    raise_all([*_source_faults(loaded), *_map_faults(recipe, document, bool(lineage))])
+    raise_all([*_source_faults(loaded), *_map_faults(recipe, document)])
     return loaded
 
 
@@ -334,8 +334,8 @@ _READ_OF_ANY = (
 )  # fmt: skip
 
 
-def _map_faults(recipe: Recipe, document: config.Document, extends: bool) -> Iterator[RecipeError]:
-    """Yield an error for each unknown key in a map of columns, licences or departures."""
+def _map_faults(recipe: Recipe, document: config.Document) -> Iterator[RecipeError]:
+    """Yield an error for each unknown key in a map of columns or departures."""
     for name, stage in recipe.steps().items():
         views: list[tuple[str, Any]] = [("", stage), ("from", stage.from_)]
         for key, view in views if stage.kind in SCHEMAS else ():
@@ -348,19 +348,6 @@ def _map_faults(recipe: Recipe, document: config.Document, extends: bool) -> Ite
                         f"{column!r}{nearest(column, known)}",
                         f"ours come first, as {{prompt: theirs}}: {', '.join(known)}",
                     )
-    sources = {
-        str(getattr(need, "source", getattr(need, "model", "")))
-        for _, spec in recipe.slices()
-        for need in spec.needs
-    }
-    sources |= {source.partition("@")[0] for source in sources}
-    for key in recipe.licenses if not extends else ():
-        if not {key.replace("{language}", code) for code in recipe.languages} & sources:
-            yield RecipeError(
-                f"{document.place(('licenses', key))}: licenses: nothing is read from "
-                f"{key!r}{nearest(key, sources)}",
-                "name a source as models: and stages: do",
-            )
     steps = recipe.steps()
     for at in recipe.departures:
         name, _, knob = at.partition(".")

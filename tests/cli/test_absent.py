@@ -90,7 +90,8 @@ def test_a_name_that_is_nearly_right_and_a_licence_nobody_states_are_told(
     planned = factory("plan", "mine.yaml")
     assert "did you mean 'local/SmolLM2-135M-Instruct-Q4_1'" in planned.stderr
     assert "unknown licence: p.jsonl" in planned.stderr
-    checked = factory("check", "mine.yaml")
+    checked = factory("check", "mine.yaml", "--set", "licenses={p.json: mit}")
+    assert "nothing is read from 'p.json' (did you mean 'p.jsonl'?)" in checked.stdout
     assert checked.returncode == 1 and "unknown licence: p.jsonl" in checked.stdout
     (mine / "p.jsonl").write_text("")
     assert "p.jsonl has no rows for en" in factory("check", "mine.yaml").stdout

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slow
 
 # What stands for something of the reader's own, and what it is here.
 OURS = {
-    "demo": "smoke", ".factory": "home", "mine.yaml": "my.yaml", "RECIPE": "my.yaml", "danish.yaml": "my.yaml",
+    "demo": "smoke", ".factory": "home", "RECIPE": "my.yaml", "../merged": "merged",
+    "mine.yaml": "my.yaml", "danish.yaml": "my.yaml",
     "org/repo": "local/smoke-pair", "org/adapter": "local/smoke-dpo-all",
     "local/demo-pair": "local/smoke-pair", "local/demo-dpo-es": "local/smoke-dpo-es",
 }  # fmt: skip
@@ -81,7 +82,7 @@ def test_the_commands_of_cards_and_of_a_run(desk: Path) -> None:
     cards = [
         path.parent / "README.md"
         for path in (desk / "work").glob("*/*/artifact/factory.json")
-        if json.loads(path.read_text())["stage"] in ("prompts", "pair", "judge")
+        if json.loads(path.read_text())["stage"] in ("prompts", "judge")
     ]
     texts = [card.read_text() for card in cards]
     texts.append(run_factory("run", "smoke", home=desk).stdout.replace("; factory", "\nfactory"))

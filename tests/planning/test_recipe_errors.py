@@ -57,8 +57,6 @@ def refusal(tmp_path: Path, old: str, new: str) -> RecipeError:
         ("p.jsonl}", "p.jsonl, columns: {promt: text}}",
          "r.yaml:8: stages.prompts.columns has no column 'promt' (did you mean 'prompt'?)",
          "messages"),
-        ("license: mit", "license: mit\nlicenses: {org/polcy: mit}",
-         "r.yaml:5: licenses: nothing is read from 'org/polcy' (did you mean 'org/policy'?)", ""),
         ("license: mit", "license: mit\ndepartures: {generate.temprature: why}",
          "r.yaml:5: generate has no knob 'temprature' (did you mean 'temperature'?)", ""),
         ("{n: 2}", "{n: two}", "must be a number, not 'two'", ""),
