@@ -100,6 +100,8 @@ def carry(work: RepoTransfer, options: TransferOptions) -> None:
     conflicts."""
     slugs, repos = select(work, options.what)
     done = [work.preview(*repo) if options.dry else work.repo(*repo) for repo in repos]
+    for outcome in () if options.dry else done:
+        outcome.notes += work.dead_names(outcome.repo)
     collections = [work.collection(slug, dry=options.dry) for slug in slugs]
     _print(done, collections, options)
     if blocked := [outcome for outcome in done if outcome.conflicts]:

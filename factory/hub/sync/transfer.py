@@ -103,11 +103,23 @@ class RepoTransfer:
                 except ConcurrentUpdate:
                     continue
                 self._compare(plan)
-                done.notes += self._dead_names(plan) + self._damage(plan)
+                done.notes += self._damage(plan)
                 return done
         raise HubError(
             f"{pair.target} at {self._destination.called} keeps changing", "try again later"
         )
+
+    def dead_names(self, repo: RepoId) -> list[str]:
+        """Return a note for what the renamed card of a repo names and the destination lacks, once
+        all repos are transferred."""
+        if not isinstance(self.source, RenamedSource):
+            return []
+        with self._explained(repo):
+            refs = self.source.refs(repo)
+            commit = refs.branches.get("main") if refs else None
+            names = self.source.missing(repo, commit) if commit else []
+        listed = ", ".join(names)
+        return [f"its card names what is not there: push {listed} too"] if names else []
 
     def collection(self, slug: str, *, dry: bool = False) -> CollectionOutcome:
         """Transfer a collection: title, description, items with notes, in their order."""
@@ -231,16 +243,6 @@ class RepoTransfer:
                 Copies(self.source, repo, commit),
                 self._watcher.moved,
             )
-
-    def _dead_names(self, plan: RepoPlan) -> list[str]:
-        """Return a note for each repo that the card on main names and the destination lacks."""
-        commit = plan.refs.branches.get("main")
-        if commit is None or not isinstance(self.source, RenamedSource):
-            return []
-        return [
-            f"its card names {name}, which is not there: push that too"
-            for name in self.source.missing(plan.pair.repo, commit)
-        ]
 
     def _damage(self, plan: RepoPlan) -> list[str]:
         """Return a note for each pulled artifact whose content is not what its manifest records."""

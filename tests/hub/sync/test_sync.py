@@ -607,13 +607,16 @@ def test_cards_name_the_repos_as_they_are_over_there(
 
     repos = published
     names = {"local": "me", "local/smoke-dpo-all": "me/tuned"}
-    assert push(names=names).repo(repos["dpo-all"]).notes == [
-        "its card names me/smoke-pair, which is not there: push that too",
-        "its card names me/tiny-random-llama, which is not there: push that too",
+    alone = push(names=names)
+    alone.repo(repos["dpo-all"])
+    assert alone.dead_names(repos["dpo-all"]) == [
+        "its card names what is not there: push me/smoke-pair, me/tiny-random-llama too"
     ]
     client(there).delete_repo("me/tuned")
     for name in ("base", "pair", "dpo-all"):
-        assert push(names=names).repo(repos[name]).notes == []
+        whole = push(names=names)
+        whole.repo(repos[name])
+        assert whole.dead_names(repos[name]) == []
     base = targets(there, repos["base"]._replace(name="me/tiny-random-llama"))["refs/heads/main"]
     manifest = Manifest.model_validate_json(text_of(there, "model", "me/tuned", "factory.json"))
     readme = text_of(there, "model", "me/tuned", "README.md", manifest.tag)
