@@ -56,28 +56,28 @@ def probe(
     Returns None where no prompt leaves room for an answer. Shares are from 0 to 1, lengths in
     tokens, log-probabilities in nats a token.
     """
-    asked = list({repr(one.prompt): one for one in questions}.values())
+    unique = list({repr(q.prompt): q for q in questions}.values())
     sampling = Sampling(knobs.temperature, 1.0, knobs.max_tokens)
     settings = EngineKnobs(engine=engine)
     sampler = choose.sampler(settings, base, base.name, dtype, adapter)
     try:
         tokenizer = sampler.tokenizer
-        prompts = [chat_template.prompt_ids(tokenizer, one.prompt) for one in asked]
+        prompts = [chat_template.prompt_ids(tokenizer, question.prompt) for question in unique]
         fits = [n for n, ids in enumerate(prompts) if sampling.room(len(ids), sampler.max_context)]
         chosen = fits[: knobs.prompts]
         if not chosen:
             return None
-        asked, prompts = [asked[n] for n in chosen], [prompts[n] for n in chosen]
+        unique, prompts = [unique[n] for n in chosen], [prompts[n] for n in chosen]
         drawn = {"tuned": _drawn(sampler, prompts, sampling, knobs.n, seed)}
         sampler.set_adapter(None)
         drawn["base"] = _drawn(sampler, prompts, sampling, knobs.n, seed)
     finally:
         sampler.close()
-    repeated = [one for one in asked for _ in range(knobs.n)]
+    repeated = [question for question in unique for _ in range(knobs.n)]
     texts = {name: _texts(tokenizer, answers) for name, answers in drawn.items()}
     figures: dict[str, Any] = {
-        "prompts": len(asked),
-        "held_out": sum(one.held_out for one in asked),
+        "prompts": len(unique),
+        "held_out": sum(question.held_out for question in unique),
         "n": knobs.n,
         "temperature": knobs.temperature,
         "max_tokens": knobs.max_tokens,
@@ -88,9 +88,9 @@ def probe(
         for name in ("base", "tuned"):
             talks = [
                 chat_template.conversation_ids(
-                    scorer.tokenizer, [*one.prompt, {"role": "assistant", "content": text}]
+                    scorer.tokenizer, [*question.prompt, {"role": "assistant", "content": text}]
                 )[: scorer.max_context]
-                for one, text in zip(repeated, texts[name], strict=True)
+                for question, text in zip(repeated, texts[name], strict=True)
             ]
             figures[name] |= _moments(scorer.score(talks))
         scorer.close()
@@ -105,7 +105,8 @@ def _drawn(
 
 def _texts(tokenizer: Any, answers: Sequence[Completion]) -> list[str]:
     return [
-        tokenizer.decode(list(one.token_ids), skip_special_tokens=True).strip() for one in answers
+        tokenizer.decode(list(answer.token_ids), skip_special_tokens=True).strip()
+        for answer in answers
     ]
 
 
@@ -119,18 +120,18 @@ def describe(
     `repetition` is the mean share of an answer's runs of four tokens that it has had before.
     """
     labels = [
-        (detect(text), one.language)
-        for text, one in zip(texts, questions, strict=True)
-        if one.language is not None
+        (detect(text), question.language)
+        for text, question in zip(texts, questions, strict=True)
+        if question.language is not None
     ]
-    repeats = [_repetition(one.token_ids) for one in answers]
+    repeats = [_repetition(answer.token_ids) for answer in answers]
     return {
         "answers": len(answers),
-        "finished": sum(one.finish_reason == "stop" for one in answers),
+        "finished": sum(answer.finish_reason == "stop" for answer in answers),
         "empty": sum(not text for text in texts),
         "in_language": sum(matches(label, code) for label, code in labels),
         "other_language": sum(differs(label, code) for label, code in labels),
-        "mean_tokens": sum(len(one.token_ids) for one in answers) / len(answers),
+        "mean_tokens": sum(len(answer.token_ids) for answer in answers) / len(answers),
         "repetition": sum(repeats) / len(repeats),
         "distinct": len(set(texts)),
     }
@@ -167,9 +168,9 @@ def _likelihoods(
     for name, answers in drawn.items():
         starts = [ids for ids in prompts for _ in range(n)]
         read = [
-            ([*ids, *one.token_ids], len(ids))
-            for ids, one in zip(starts, answers, strict=True)
-            if one.token_ids
+            ([*ids, *answer.token_ids], len(ids))
+            for ids, answer in zip(starts, answers, strict=True)
+            if answer.token_ids
         ]
         tuned = adapters.mean_log_prob(model, read)
         with model.disable_adapter():

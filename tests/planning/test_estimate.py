@@ -127,7 +127,7 @@ def test_what_was_made_without_a_look_at_its_parts_is_not_stretched_far():
 
 def test_a_training_takes_as_much_longer_as_it_has_epochs_and_less_on_more_gpus():
     held = everything(Cost(wall_seconds=70, gpu_hours=70 / 3600, engines=1, working_seconds=60))
-    again = ("stages.dpo.lr=1e-3", "stages.dpo.epochs=3")
+    again = ("stages.dpo.lr=1e-3", "stages.dpo.epochs=6")  # the demo has two epochs
     one = left(*again, held=held)["dpo[es]"]
     assert one.seconds == pytest.approx(10 + 3 * 60)
     assert one.gpu_hours == pytest.approx(190 / 3600)

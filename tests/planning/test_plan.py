@@ -54,10 +54,10 @@ BASE = marks(demo())
         "stages.generate.temperature=1.0",
         "stages.generate.temperature=1e0",
         "stages.generate.top_p=1.0",
-        "stages.generate={max_tokens: 40, n: 6, dtype: float32}",
+        "stages.generate={max_tokens: 40, n: 8, dtype: float32}",
         "stages.dpo.lr=0.0002",
         "stages.dpo.batch=4.0",
-        "stages.dpo.epochs=1",
+        "stages.dpo.epochs=2",
         "stages.dpo.beta=0.1",
         "stages.dpo.lora={}",
         "stages.dpo.lora={alpha: 32, r: 16}",
@@ -144,7 +144,7 @@ PAIRED = {"pair", "dpo[all]", "dpo[es]", "arena", "judge"}
         ("stages.translate.max_tokens=47", {"translate"}),
         ("stages.translate.first=7", {"translate"}),
         ("stages.pair.rejected.sigma=-1", PAIRED),
-        ("stages.pair.keep.chosen.finished=true", PAIRED),
+        ("stages.pair.keep.chosen.finished=false", PAIRED),
         ("stages.sft.lr=1e-5", {"sft[all]"}),
         ("stages.dpo.lora.r=8", {"dpo[all]", "dpo[es]", "arena", "judge"}),
         ("stages.reward.lr=1e-5", (GENERATED | {"reward"}) - {"generate"}),
@@ -452,7 +452,7 @@ def test_work_that_was_begun_says_how_far_it_is():
     ("step", "override", "reason"),
     [
         ("generate", "stages.generate.temperature=0.7", "temperature 1.0 -> 0.7"),
-        ("generate", "stages.generate.n=8", "n 6 -> 8"),
+        ("generate", "stages.generate.n=6", "n 8 -> 6"),
         ("generate", "seed=4", "seed 0 -> 4"),
         ("dpo[es]", "stages.dpo.lora.r=8", "lora.r 16 -> 8"),
         ("pair", "stages.pair.keep.chosen.language=any", "keep.chosen.language match -> any"),
@@ -489,7 +489,7 @@ def test_of_many_changes_the_first_three_are_told():
     )
     steps = plan(after, lock_of(after), walked(before, lock_of(before)))
     reason = by_name(steps)["generate"].reason
-    assert reason == "n 6 -> 1; temperature 1.0 -> 0.5; top_p 1.0 -> 0.5 and 2 more"
+    assert reason == "n 8 -> 1; temperature 1.0 -> 0.5; top_p 1.0 -> 0.5 and 2 more"
 
 
 def test_an_older_artifact_that_differs_in_nothing_we_can_name_was_made_from_other_content():
@@ -588,7 +588,7 @@ def test_the_reason_is_told_against_the_nearest_published_artifact():
     other = demo("stages.generate.temperature=0.5", "stages.generate.top_p=0.9")
     held = _also(held, walked(other, lock_of(other), until="score"))  # published later
     steps = by_name(planned(demo("stages.generate.n=7"), held=held))
-    assert steps["generate"].reason == "n 6 -> 7"
+    assert steps["generate"].reason == "n 8 -> 7"
 
 
 def test_another_seed_or_version_is_the_reason_and_is_told(monkeypatch):
