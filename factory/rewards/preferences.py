@@ -72,4 +72,4 @@ def of_language(pairs: Mapping[str, Pairs], code: str) -> Pairs | None:
 
 def how_read(pairs: Pairs) -> dict[str, Any]:
     """Return the settings of a source beside its name, as they are hashed."""
-    return pairs.model_dump(mode="json", exclude={"source"}, exclude_defaults=True)
+    return pairs.model_dump(mode="json", exclude={"source", "bad_rows"}, exclude_defaults=True)

@@ -202,7 +202,9 @@ class Stage(Knobs):
         """Return the fields that give the rows of a slice their meaning and are not at their
         default. They are hashed."""
         if self.from_ is not None:
-            from_ = self.from_.model_dump(exclude={"source", "base"}, exclude_defaults=True)
+            from_ = self.from_.model_dump(
+                exclude={"source", "base", "bad_rows"}, exclude_defaults=True
+            )
             return {"from": from_}
         fields = self._fields(lambda marks: not marks)
         if spec.reward is not None and (reward := spec.reward.model.identity_fields()):

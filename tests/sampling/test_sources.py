@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import read_slice
 from factory.errors import InputError
+from factory.pairs.pair import Pair
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
@@ -223,6 +224,8 @@ def test_bad_rows_change_no_identity():
     stage = Prompts(source="x", bad_rows="5%")
     [spec] = stage.plan_slices(StageContext(("en",), {}, {"prompts": stage}))
     assert stage.identity_fields(spec) == {}
+    pairs = Pair.model_validate({"from": {"source": "org/pairs", "bad_rows": "5%"}})
+    assert pairs.identity_fields(spec) == {"from": {}}
 
 
 def test_null_is_an_empty_prompt(take):
