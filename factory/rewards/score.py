@@ -167,7 +167,7 @@ class Score(Stage):
                 make,
                 lanes=lambda shard: scoring().lanes,
                 spent=scoring.tokens,
-                beside={name: len(pairs) for name, pairs in preferred.items()},
+                work_only={name: len(pairs) for name, pairs in preferred.items()},
             )
         stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in totals}
         audited = self._audited(job, preferred, dropped)

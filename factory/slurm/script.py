@@ -194,8 +194,8 @@ def _command(site: Site, family: Family, run_family: Family, work: ScriptJob) ->
 
 
 def _cores(family: Family, processes: int) -> str:
-    """Return srun's option for the cores of each process: from SLURM 22.05 to 23.02 it does not
-    take that of sbatch, and gives one core."""
+    """Return srun's option for the cores of each process: from SLURM 22.05 on it need not take that
+    of sbatch."""
     cores = family.cores(processes)
     return f" --cpus-per-task={cores}" if cores else ""
 

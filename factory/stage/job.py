@@ -130,7 +130,7 @@ class Job:
         lanes: Callable[[Shard], int] = lambda shard: 1,
         apart: Callable[[Shard], object] = lambda shard: None,
         spent: Callable[[], int] | None = None,
-        beside: Mapping[str, int] | None = None,
+        work_only: Mapping[str, int] | None = None,
         began: float | None = None,
     ) -> dict[str, ShardTotals]:
         """Make every shard that does not exist yet, then write each slice: reused rows first.
@@ -142,7 +142,7 @@ class Job:
         make: returns the rows of a shard and the tokens that they cost.
         lanes, apart: see shard_loop.run.
         spent: returns the tokens that all shards have cost so far, unfinished ones included.
-        beside: units of shards that are no rows of a slice, by name, such as the pairs of an audit.
+        work_only: units of shards that are no rows of a slice, by name, such as pairs of an audit.
             They are made with the others and stay in the work directory: see shard_rows.
         began: when the work on these shards began, by time.monotonic, if before this call.
 
@@ -151,7 +151,7 @@ class Job:
         """
         reused = {name: self.reused(name, kind) for name in sizes}
         todo = {name: 0 if reused[name].whole else size for name, size in sizes.items()}
-        grid = shards.grid(self.work, {**todo, **(beside or {})}, per_shard)
+        grid = shards.grid(self.work, {**todo, **(work_only or {})}, per_shard)
         part = grid.part(*self.part) if self.part else grid
         maker = "{}/{}".format(*(self.part or (0, 1)))
         tokens, last, loading = 0, began or time.monotonic(), 0.0
