@@ -21,7 +21,7 @@ from factory.cli.results import _by_language, _text, results_tables
 from factory.errors import RecipeError
 from factory.execution.diff import Change
 from factory.execution.run import blocked, select
-from factory.localhub.launcher import HubFullError, _failure, await_end, running
+from factory.localhub.launcher import HubFullError, _failure, running
 from factory.pairs.pair import Best, Pair
 from factory.planning.plan import State, plan
 from factory.reports.results import Result
@@ -164,33 +164,6 @@ def test_a_signal_ends_hub_serve_with_its_server(tmp_path: Path) -> None:
     process.wait(timeout=30)
     process.stdout.close()
     assert running(home / "hub") is None
-
-
-def test_a_home_that_is_only_read_can_be_looked_at(factory: Cli, tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Why?"}\n')
-    home = tmp_path / "home"
-    assert factory("run", "tiny.yaml").returncode == 0
-    await_end(home / "hub")
-    before = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
-    code = (
-        "import os, sys\n"
-        "may = os.access\n"
-        f"os.access = lambda path, mode, **more: not str(path).startswith({str(home)!r}) and "
-        "may(path, mode, **more)\n"
-        "sys.argv = ['factory', *sys.argv[1:]]\n"
-        "from factory.cli import main; main()"
-    )
-    (tmp_path / "own").mkdir(mode=0o700)
-    settings = clean_environment(FACTORY_HOME=str(home), XDG_RUNTIME_DIR=str(tmp_path / "own"))
-    for words in (["plan", "tiny.yaml", "--json"], ["hub", "ls"], ["card", "local/tiny-prompts"]):
-        done = subprocess.run(
-            [FACTORY[0], "-c", code, *words], cwd=tmp_path, env=settings, check=False,
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    after = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
-    assert after == before
 
 
 def test_a_full_disk_and_another_host_are_one_sentence(
