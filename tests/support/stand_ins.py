@@ -98,9 +98,21 @@ def model(root: Path, name: str) -> Path:
 
 
 def adapter(root: Path, name: str) -> Path:
-    """An adapter's config, of the kind that is trained by default."""
+    """An adapter of one tiny layer, of the kind that is trained by default."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
     root.mkdir(parents=True, exist_ok=True)
-    config = {"peft_type": "LORA", "base_model_name_or_path": ADAPTERS[name], "r": 16}
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    shapes = {f"{layer}.lora_A.weight": (16, 8), f"{layer}.lora_B.weight": (8, 16)}
+    weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(weights, root / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": ADAPTERS[name],
+        "r": 16,
+        "lora_alpha": 32,
+    }
     (root / "adapter_config.json").write_text(json.dumps(config))
     return root
 

@@ -72,18 +72,20 @@ def test_answers_are_described_by_counts_and_means() -> None:
 def test_an_adapter_that_ruins_its_base_is_seen_on_a_real_model(tmp_path: Path) -> None:
     """The probe draws with the real engine, and reads with PEFT and a classifier."""
     base = tiny_model()
-    wild = adapter_of(base, tmp_path / "wild", r=8, target_modules=["o_proj", "down_proj"])
+    wild = adapter_of(
+        base, tmp_path / "wild", r=8, lora_alpha=64, target_modules=["o_proj", "down_proj"]
+    )
     reward = classifier_of(base, tmp_path / "reward")
     texts = [next(v for k, v in p.items() if k in ("prompt", "text")) for p in prompts()]
     questions = [
         Question([{"role": "user", "content": text}], "es", n < 3)
         for n, text in enumerate([*texts[:5], texts[0]])
     ]
-    knobs = ProbeKnobs(prompts=4, n=2, max_tokens=8)
+    knobs = ProbeKnobs(prompts=4, n=16, max_tokens=16)
     found = behaviour.probe(base, wild, questions, knobs, "float32", 0, reward=reward)
     assert found is not None
     assert (found["prompts"], found["held_out"]) == (4, 2), "the first is trained on as well"
-    assert found["base"]["answers"] == found["tuned"]["answers"] == 8
+    assert found["base"]["answers"] == found["tuned"]["answers"] == 64
     assert "reward" in found["base"] and "reward" in found["tuned"]
     assert found["forgotten"] > 0 and found["moved"] > 0
     again = behaviour.probe(base, wild, questions, knobs, "float32", 0, reward=reward)

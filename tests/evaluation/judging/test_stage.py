@@ -528,7 +528,9 @@ def test_a_base_is_loaded_once_for_all_that_are_made_of_it(
 ) -> None:
     asked = prompts(tmp_path / "q", {"en": ["Hello", "Why?", "Salt"]})
     adapters = {
-        name: adapter_of(model, tmp_path / name, r=rank, target_modules=["q_proj", "down_proj"])
+        name: adapter_of(
+            model, tmp_path / name, r=rank, lora_alpha=64, target_modules=["q_proj", "down_proj"]
+        )
         for name, rank in (("dpo-en", 4), ("dpo-da", 12))
     }
     opened: list[Any] = []
