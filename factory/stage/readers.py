@@ -70,15 +70,6 @@ class View(Knobs):
             raise ValueError(f"ends in one of {', '.join(FILE_TYPES)}, not as {value!r}")
         return value
 
-    def rows(self, path: Path, language: str) -> Iterator[tuple[str, Row | None]]:
-        """Yield the rows in `language` of a file or dataset on disk, each with its position; None
-        for a row that `where` leaves out. Raises InputError for what cannot be read."""
-        for where, row in self._labelled(path, language, path.name, (language,)):
-            if isinstance(row, BadRow):
-                raise row
-            if not isinstance(row, str) or row == "filtered":
-                yield where, None if isinstance(row, str) else row
-
     def converted_rows(
         self,
         path: Path,
