@@ -18,7 +18,6 @@ from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
 from factory.stage.readers import DistinctIds, Row, View, is_file
-from factory.stage.stage import Stage
 
 
 def find(
@@ -101,7 +100,7 @@ def counted(
                 continue
             where = loaded.places.get(need.source, loaded.path.name)
             try:
-                count = _count_rows(step.stage, view, path, need.source, str(part.spec.language))
+                count = _count_rows(step, part, view, path, need.source)
             except FactoryError as error:
                 faults.append(Check(where, "failed", error.what, error.fix))
                 continue
@@ -109,11 +108,16 @@ def counted(
     return counts, faults
 
 
-def _count_rows(stage: Stage, view: View, path: Path, source: str, language: str) -> int:
-    """Count the rows that a stage will take from a file. Raises FactoryError."""
+def _count_rows(step: Step, part: Slice, view: View, path: Path, source: str) -> int:
+    """Count the rows that a slice will take from a file. Raises FactoryError."""
+    stage, language = step.stage, str(part.spec.language)
     convert: Callable[[Row, str], Row | str] = lambda row, where: row  # noqa: E731
     if isinstance(stage, Prompts | Questions | Preferences):
         convert = stage.converter(source, language, DistinctIds())
+    outside = {str(other.spec.language): stage.outside_rows(other.spec) for other in step.slices}
+    languages = [code for code, read in outside.items() if read and read[0].source == source]
     first = getattr(stage, "first", None)
-    rows = view.converted_rows(path, language, convert, Counter(), name=source, first=first)
+    rows = view.converted_rows(
+        path, language, convert, Counter(), name=source, languages=languages, first=first
+    )
     return sum(1 for _ in rows)
