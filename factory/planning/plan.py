@@ -419,10 +419,13 @@ def changes(old: Manifest, stage: Stage, going: Iterable[Slice]) -> list[str]:
         _flat(old.fields),
         _flat(stage.model_dump(mode="json", exclude={"how"}, by_alias=True)),
     )
+    knobs = type(stage).model_fields
+    defaults = _flat({info.alias or name: info.default for name, info in knobs.items()})
     reasons = [
         f"{key} {before.get(key)} -> {after.get(key)}"
         for key in {**before, **after}
-        if before.get(key) != after.get(key)
+        # a knob at its default that older code did not have changes nothing
+        if before.get(key, defaults.get(key)) != after.get(key)
     ]
     names = set()
     for piece in going:

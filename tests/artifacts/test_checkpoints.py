@@ -48,7 +48,7 @@ def test_every_checkpoint_and_the_end_are_evaluated_once() -> None:
     [
         (["stages.arena.of=[policy, dpo@0.5]"], "stages.dpo keeps no checkpoints"),
         ([KEEPS, "stages.arena.of=[policy, dpo@0.75]"], "names dpo@0.75"),
-        (["stages.dpo.checkpoints=[1.0]"], "less than 1"),
+        (["stages.dpo.checkpoints=[1.0]"], "under 1, not 1.0"),
         (["stages.dpo.checkpoints=[0.5, 0.5]"], "each once"),
         (["stages.arena.of=[policy, dpq@0.5]"], "dpq"),
         ([KEEPS, ALL[1]], "stages.arena does not answer"),

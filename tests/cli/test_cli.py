@@ -13,7 +13,7 @@ from tests.conftest import Cli
 RECIPE = """
 name: mine
 org: local
-languages: [en, es]
+languages: [en]
 license: mit
 models: {{policy: {policy}}}
 stages:
@@ -73,7 +73,8 @@ def test_a_missing_prompt_file_says_where_it_should_lie(factory: Cli, tmp_path: 
 def test_a_bad_row_or_a_licence_nobody_knows_stops_before_anything_is_published(
     factory: Cli, home: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Hello"}\n{"id": "b", "promt": "x"}\n')
+    bad = '{"id": "b", "promt": "x"}\n'
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Hello"}\n' + 2 * bad)
     run = ("run", _recipe(tmp_path), "--until", "prompts")
     _is_two_lines(factory(*run), "p.jsonl line 2")
     unsaid = factory(*run, "--set", "license=null")

@@ -16,7 +16,6 @@ import pytest
 from tests.conftest import run_factory
 
 STORED = Path(__file__).parent.parent / "data" / "home-before-the-folders.tar.xz"
-OVERRIDES = ("--set", "languages=[en,es]")
 PUBLISHED = (
     "prompts", "translate", "preferences", "questions", "reward", "generate", "score", "pair",
 )  # fmt: skip
@@ -24,21 +23,25 @@ PUBLISHED = (
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home, with the recipe that its artifacts keep beside it: without its files, which it
+    reads as they were published."""
     root = tmp_path_factory.mktemp("earlier")
     with tarfile.open(STORED) as archive:
         archive.extractall(root, filter="data")
+    recipe = next(root.glob("home/work/local/*/artifact/recipe.yaml"))
+    (root / "smoke.yaml").write_bytes(recipe.read_bytes())
     return root / "home"
 
 
 def test_every_step_is_a_cache_hit(home: Path) -> None:
-    done = run_factory("plan", "smoke", *OVERRIDES, "--json", home=home)
+    done = run_factory("plan", "smoke.yaml", "--json", home=home)
     assert done.returncode == 0, done.stderr
     states = {step["step"]: step["state"] for step in json.loads(done.stdout)}
     assert {name: states[name] for name in PUBLISHED} == dict.fromkeys(PUBLISHED, "reuse")
 
 
 def test_a_run_makes_nothing_again(home: Path) -> None:
-    done = run_factory("run", "smoke", *OVERRIDES, "--until", "pair", home=home)
+    done = run_factory("run", "smoke.yaml", "--until", "pair", home=home)
     assert done.returncode == 0, done.stderr
     assert ": done in" not in done.stdout and done.stdout.count(": reused") == len(PUBLISHED)
 
