@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.artifacts import tables
-from factory.artifacts.files import replacing, write_once
+from factory.artifacts.files import replacing, write_atomically, write_once
 from factory.errors import WorkError
 
 GROUP_ROWS = 4096  # in one row group: what a reader has in memory at once
@@ -73,12 +73,21 @@ def cut(sizes: Mapping[str, int], per_shard: int) -> Grid:
 
 def grid(work: Path, sizes: Mapping[str, int], per_shard: int) -> Grid:
     """Return the job's grid; it is written now if there is none. Of several processes that write
-    one the first wins, and all use its grid."""
+    one the first wins, and all use its grid. One of earlier code, which did not cut all that is in
+    `sizes`, is extended."""
     path = work / "grid.json"
     if not path.exists():
-        fresh = cut(sizes, per_shard)
-        write_once(path, json.dumps([asdict(shard) for shard in fresh.shards]).encode())
-    return read_grid(work)
+        write_once(path, _as_json(cut(sizes, per_shard)))
+    known = read_grid(work)
+    names = {shard.slice for shard in known.shards}
+    if missing := {name: size for name, size in sizes.items() if name not in names}:
+        known = Grid((*known.shards, *cut(missing, per_shard).shards))
+        write_atomically(path, _as_json(known))
+    return known
+
+
+def _as_json(whole: Grid) -> bytes:
+    return json.dumps([asdict(shard) for shard in whole.shards]).encode()
 
 
 def read_grid(work: Path) -> Grid:

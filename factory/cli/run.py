@@ -297,7 +297,7 @@ def _run(
         called, title = loaded.called, collection.title(loaded.recipe)
         slugs = [s for s, name in the_hub.collections(loaded.recipe.org).items() if name == title]
         console.print(
-            f"Collection: {slugs[0] if slugs else title} in {the_hub.called}\n"
+            (f"Collection: {slugs[0]} in" if slugs else "No collection in") + f" {the_hub.called}\n"
             f"On this disk: {home.root} (hub/ the local hub, work/ finished artifacts)\n"
             f"Results: factory report {called}; factory results {called}",
         )

@@ -99,6 +99,14 @@ def test_the_grid_is_kept_when_the_shard_size_changes(tmp_path):
     assert grid(tmp_path, {"en": 99}, per_shard=4) == first
 
 
+def test_a_grid_of_earlier_code_is_extended(tmp_path):
+    first = grid(tmp_path, {"en": 10}, per_shard=4)
+    more = grid(tmp_path, {"en": 10, "audit/en": 5}, per_shard=4)
+    assert more.shards[: len(first.shards)] == first.shards
+    assert [shard.slice for shard in more.shards[len(first.shards) :]] == ["audit/en"] * 2
+    assert grid(tmp_path, {"en": 10, "audit/en": 5}, per_shard=3) == more
+
+
 def test_rows_come_back_in_order_slice_by_slice(tmp_path):
     todo = grid(tmp_path, {"en": 7, "es": 0, "fr": 2}, per_shard=3)
     told = []
