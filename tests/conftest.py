@@ -21,16 +21,25 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.pop("HF_TOKEN", None)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares an expensive fixture, where several workers run the suite: the
-    tests of a file, those of the smoke run, those of a cluster."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        group = "smoke" if "smoke" in fixtures else item.path.parent.name
-        if group not in ("smoke", "slurm"):
-            group = str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+# Files whose tests look at one run of the smoke recipe.
+_SMOKE = ("tests/execution/test_smoke.py", "tests/release/test_api.py",
+          "tests/reports/cards/test_snippets.py")  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a worker all tests that share an expensive fixture: those of a file, those of the smoke
+    run, those of a cluster."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            if path in _SMOKE:
+                return "smoke"
+            return "slurm" if path.startswith("tests/slurm/") else path
+
+    return Groups(config, log)
 
 
 FACTORY = [sys.executable, "-m", "factory"]
