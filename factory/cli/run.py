@@ -39,7 +39,7 @@ RecipeName = Annotated[
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override, as stages.generate.n=8.")
+    list[str] | None, typer.Option("--set", help="Override, as stages.generate.n=12.")
 ]
 HubUrl = Annotated[
     str | None, typer.Option("--hub", help="Work with this hub instead of the local one.")
@@ -226,7 +226,7 @@ def demo(hub: HubUrl = None) -> None:
         "Download:          factory hub exec -- hf download local/demo-pair --repo-type dataset\n"
         "See the results:   factory report demo\n"
         "See cache hits:    factory demo\n"
-        "Change a setting:  factory plan demo --set stages.generate.n=8\n"
+        "Change a setting:  factory plan demo --set stages.generate.n=12\n"
         "Use your own languages and model: factory new my.yaml",
     )
 

@@ -463,7 +463,7 @@ def _override(document: config.Document, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         missing = "key before" if equals else ""
-        raise RecipeError(f"--set {override}: no {missing} '='", "write --set stages.generate.n=8")
+        raise RecipeError(f"--set {override}: no {missing} '='", "write --set stages.generate.n=12")
     parts = key.split(".")
     target = document.data
     for depth, part in enumerate(parts[:-1], start=1):

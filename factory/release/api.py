@@ -132,7 +132,7 @@ def run(
     """Run a recipe here, as `factory run` does: do the steps that are not done, and publish them.
 
     recipe: a path, or the name of a packaged recipe. `set` are overrides like
-    `stages.generate.n=8`; `only` and `until` name steps. Progress goes to stdout unless `quiet`.
+    `stages.generate.n=12`; `only` and `until` name steps. Progress goes to stdout unless `quiet`.
     Returns the manifest of every step that exists afterwards, by its name. Call it again after
     any failure: what is finished is kept. Raises FactoryError.
     """
