@@ -146,7 +146,9 @@ def test_the_wheel_alone_plans_the_demo_from_an_empty_environment(
         plan, cwd=elsewhere, env=clean, capture_output=True, text=True, check=False
     )
     assert "has no" in told.stderr and "factory pull" in told.stderr
-    assert "_FACTORY_COMPLETE" in factory("--show-completion", "bash")
+    assert "_FACTORY_COMPLETE" in factory(
+        "--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"
+    )
 
 
 CONTAINERS = ROOT / "slurm" / "containers"

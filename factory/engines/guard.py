@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 # Reads until the other end of its input is closed, which the system does for the dead as well.
@@ -27,11 +28,11 @@ for word in sys.argv[1:]:
 
 
 class Guard:
-    """Guard over all processes below this one at its creation. Does nothing without /proc (not
-    Linux)."""
+    """Guard over the processes that began below this one since `before`, what `descendants` gave
+    then: the local hub's server may be below it too. Does nothing without /proc (not Linux)."""
 
-    def __init__(self) -> None:
-        below = descendants()
+    def __init__(self, before: Mapping[int, str]) -> None:
+        below = dict(descendants().items() - before.items())
         self._process = subprocess.Popen(
             [sys.executable, "-c", _WATCH, *(f"{pid}:{born}" for pid, born in below.items())],
             stdin=subprocess.PIPE,

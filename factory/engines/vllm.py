@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.engines import Completion, Sampling, checkpoint, loaded_adapter, rooms_of
-from factory.engines.guard import Guard
+from factory.engines.guard import Guard, descendants
 from factory.engines.pipelining import release_turn
 from factory.errors import InputError, StageError
 
@@ -108,6 +108,7 @@ class _Engine:
                 # be done for those of a prompt (0.32 on a CPU: they have another shape)
                 settings["lora_target_modules"] = [*sorted(targets), *_PACKED]
         self._messages = _Messages()
+        before = descendants()
         try:
             with self._messages.reading():
                 self._engine: Any = LLMEngine.from_engine_args(
@@ -135,7 +136,7 @@ class _Engine:
                 f"vLLM does not start on {directory.name}: {why}", _way_out(settings)
             ) from error
         self._messages.forget()
-        self._guard = Guard()
+        self._guard = Guard(before)
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._owners: dict[str, tuple[_Batch, int]] = {}

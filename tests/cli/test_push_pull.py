@@ -66,7 +66,7 @@ def test_what_cannot_be_pushed_is_said(ours: tuple[Path, Connection], remote: Co
     home, _ = ours
     for words, said in (
         (["push", "org/absent", "--to", remote.url], "has no org/absent"),
-        (["push", "absent", "--to", remote.url], "is not a repo"),
+        (["push", "absent", "--to", remote.url], "no recipe called 'absent'"),
         (["push", "org/x@v1", "--to", remote.url], "takes whole repos"),
         (["push", "--rename", "x", "--to", remote.url], "is not OLD=NEW"),
     ):

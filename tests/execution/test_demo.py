@@ -45,7 +45,7 @@ def test_it_ends_with_a_table_a_person_understands(demo: tuple[Path, str]) -> No
         "difference, 95 % interval",
         "reward before",
         "training reward (not independent)",
-        "CroCo demo",
+        "croco-demo-",
         "local/demo-verdicts",
         "See cache hits",
     ):

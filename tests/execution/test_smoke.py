@@ -157,7 +157,7 @@ def test_more_of_everything_makes_only_what_is_new(made: Path, tmp_path: Path) -
         for language in ("en", "es", "fr"):
             assert found[step].slices[language].digest == before[step].slices[language].digest
     answered = {n: sum(s.taken_over.values()) for n, s in found["arena"].slices.items()}
-    assert {name for name, rows in answered.items() if rows == 10} == {
+    assert {name for name, rows in answered.items() if rows == 24} == {
         "en/policy", "es/policy", "fr/policy", "es/dpo-es",
     }  # fmt: skip
 
@@ -193,11 +193,11 @@ def test_a_language_model_may_judge_instead_and_is_never_asked_twice(
     found = manifests(home)["judge"]
     assert found.stats["judge_kind"] == "llm" and found.stats["template"]["name"] == "ties"
     assert found.stats["notes"] == ["judges answers of its own (not independent)"]
-    assert {record.rows.into for record in found.slices.values()} == {20}
+    assert {record.rows.into for record in found.slices.values()} == {48}
     every = found.stats["comparisons"][0]
     unread = every["verdicts"]["unparseable"]
-    assert unread == 60 - 2 * every["verdicts"]["identical"] > 0
-    assert every["bounds"]["best"] - every["bounds"]["worst"] == pytest.approx(100 * unread / 60)
+    assert unread == 144 - 2 * every["verdicts"]["identical"] > 0
+    assert every["bounds"]["best"] - every["bounds"]["worst"] == pytest.approx(100 * unread / 144)
     for said in ("Win rate controls", "length-controlled", "unparsed"):
         assert said in done.stdout
     # more contestants: what was judged stands

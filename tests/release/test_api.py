@@ -24,7 +24,7 @@ from tests.conftest import FACTORY, run_factory
 
 pytestmark = pytest.mark.slow
 
-ADAPTER = "local/smoke-dpo-es"
+ADAPTER = "local/smoke-dpo-all"
 
 
 def said(smoke: Path, *arguments: str) -> str:

@@ -654,7 +654,8 @@ languages: [en]
 license: {id: apache-2.0, because: a test}
 models:
   policy: local/SmolLM2-135M-Instruct-Q4_1
-  tuned: {name: local/SmolLM2-135M-Instruct-Q4_1, adapter: local/tuned}
+  tuned: {name: local/SmolLM2-135M-Instruct-Q4_1, adapter: local/tuned,
+          base: local/SmolLM2-135M-Instruct-Q4_1}
 stages:
   euroeval:
     of: [policy, tuned]
