@@ -22,11 +22,8 @@ from factory.training import adapters
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = (adapters.CONFIG, adapters.WEIGHTS, MANIFEST)
-_ROLES = (
-    "adapter",
-    "start",
-    "source",
-)  # of an adapter from outside, or of one that a step takes in
+# of an adapter from outside, or of one that a step takes in
+_ROLES = ("adapter", "start", "source")
 _BASES = ("base", "model", "policy")
 
 
@@ -115,7 +112,7 @@ def _look(use: _Use, pins: Lock, hub: Hub) -> Iterator[Check]:
     if hub.reachable and not hub.has(base_name, "model", str(base_pin.revision)):
         return
     base = hub.fetch(base_name, "model", str(base_pin.revision), ("config.json",))
-    text = _json(base / "config.json")
+    text = config_of(base / "config.json")
     words = (text.get("text_config") or text).get("vocab_size")
     resized = {rows for layer, rows in whole.items() if adapters.per_word(layer)} - {words}
     if words and resized:
@@ -185,7 +182,8 @@ def _content(hub: Hub, name: str, revision: str) -> str | None:
     return pinned[1] if pinned else None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def config_of(path: Path) -> dict[str, Any]:
+    """Return the fields of a JSON file of a model; none where it cannot be read."""
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

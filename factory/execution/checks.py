@@ -26,7 +26,7 @@ from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
 from factory.errors import Check, FactoryError, InputError, RecipeError, nearest
 from factory.execution import record
-from factory.execution.adapter_checks import check_adapters
+from factory.execution.adapter_checks import check_adapters, config_of
 from factory.execution.builtin_models import POCKET
 from factory.hub.client import Hub
 from factory.pairs.selection import Selection
@@ -275,7 +275,7 @@ def _look(
         # a path of this machine's says nothing to people; the name does
         yield Check(name, "failed", error.what.replace(str(directory), name), error.fix)
         return
-    generation = SimpleNamespace(**_json(directory / "generation_config.json"))
+    generation = SimpleNamespace(**config_of(directory / "generation_config.json"))
     faults = (
         template_check.template_faults(tokenizer, generation)
         if tokenizer_use.answers
@@ -285,7 +285,7 @@ def _look(
         yield replace(fault, name=name)
     if any(fault.state == "failed" for fault in faults):
         return
-    config = _json(directory / "config.json")
+    config = config_of(directory / "config.json")
     text_config = config.get("text_config") or config
     context, pad = text_config.get("max_position_embeddings"), text_config.get("pad_token_id")
     if not tokenizer_use.answers and chat_template.ends_in_padding(tokenizer, pad):
@@ -444,7 +444,7 @@ def _several_labels(
         name, revision = need.source.partition("@")[0], str(pin.revision)
         if hub.reachable and not hub.has(name, "model", revision):
             continue
-        config = _json(hub.fetch(name, "model", revision, ("config.json",)) / "config.json")
+        config = config_of(hub.fetch(name, "model", revision, ("config.json",)) / "config.json")
         named = config.get("id2label")
         labels = len(named) if isinstance(named, dict) else config.get("num_labels", 2)
         if "architectures" in config and labels != 1:
@@ -477,14 +477,6 @@ def _refused(
         if left_out
         else "ask the first user turn alone with turns: first, or take another model",
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return fields
 
 
 _PROMPTS = ("prompts", "questions")

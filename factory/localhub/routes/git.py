@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import lru_cache
 
 from starlette.responses import Response
 
@@ -25,7 +26,7 @@ from factory.localhub.refs import BRANCH, MAIN
 from factory.localhub.repos import Repo
 from factory.localhub.wire import Call, route
 
-_REFS_AT_ONCE = 4  # clones whose objects are remembered: a client asks for them one by one
+_CLONES_AT_ONCE = 4  # clones whose objects are remembered: a client asks for them one by one
 
 
 class _Clone:
@@ -70,18 +71,14 @@ class _Clone:
         return "blob", hub.blobs.read(entry.sha256)
 
 
-_clones: dict[tuple[int, str], _Clone] = {}
-
-
 def _clone(call: Call) -> _Clone:
     repo = call.repo()
-    targets = call.hub.refs.all(repo)
-    key = (repo.key, repr(sorted(targets.items())))
-    clone = _clones.pop(key, None) or _Clone(call.hub, repo, targets)
-    _clones[key] = clone  # the last one used comes last
-    while len(_clones) > _REFS_AT_ONCE:
-        _clones.pop(next(iter(_clones)))
-    return clone
+    return _load(call.hub, repo, tuple(call.hub.refs.all(repo).items()))
+
+
+@lru_cache(maxsize=_CLONES_AT_ONCE)
+def _load(hub: LocalHub, repo: Repo, targets: tuple[tuple[str, str], ...]) -> _Clone:
+    return _Clone(hub, repo, dict(targets))
 
 
 def list_refs(call: Call) -> Response:
