@@ -107,7 +107,7 @@ class Hub:
 
     @property
     def called(self) -> str:
-        """What messages call this hub: its address, or the home of a local one."""
+        """Return the name of this hub in messages: its address, or the home of a local one."""
         return called(self.endpoint)
 
     @property

@@ -142,12 +142,13 @@ class _Training(Stage):
     def _fitting(
         self, all_rows: list[dict[str, Any]], tokenizer: Any, step: str
     ) -> tuple[list[dict[str, Any]], Rows, int]:
-        """Return the rows that fit max_length, the counts, and their number of tokens."""
+        """Return the rows that fit max_length, with the tokens of both sides and of the longer one,
+        the counts, and their number of tokens."""
         rows, tokens = [], 0
         for row in all_rows:
             sides = dataset.lengths(tokenizer, row)
             if max(sides) <= self._room():
-                rows.append({**row, "length": sum(sides)})
+                rows.append({**row, "length": sum(sides), "longest": max(sides)})
                 tokens += sum(sides)
         n_dropped = len(all_rows) - len(rows)
         if len(rows) < self.min_pairs:
@@ -221,9 +222,7 @@ class _Training(Stage):
     def _drawing(self, rows: list[Any], tokenizer: Any) -> ProbeKnobs:
         """Return how the probe draws: answers no longer than the longest that was trained on."""
         longest = max(
-            max(dataset.lengths(tokenizer, row))
-            - len(chat_template.prompt_ids(tokenizer, row["prompt"]))
-            for row in rows
+            row["longest"] - len(chat_template.prompt_ids(tokenizer, row["prompt"])) for row in rows
         )
         return self.how.probe.model_copy(
             update={"max_tokens": max(1, min(longest, self.how.probe.max_tokens))}
