@@ -497,6 +497,8 @@ def test_equal_finish_rates_show_no_difference_and_few_questions_a_wide_interval
     alike = finish_rates([True] * 6, [True] * 6, MANY[:6])
     assert alike["difference"] == 0 and alike["low"] < -20 and alike["high"] > 20
     assert alike["shown"].endswith("no difference shown")
+    many = finish_rates([True] * 150, [True] * 150, [str(n) for n in range(150)])
+    assert 1 < many["high"] < 3 and many["low"] == -many["high"]
     assert finish_rates([True], [False], ["q"])["shown"].endswith(
         "too few questions for an interval"
     )
