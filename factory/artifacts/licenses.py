@@ -186,7 +186,12 @@ def settle(
             return declared
     unknown = [name for name, license in inputs if not is_known(license)]
     if unknown:
-        raise RecipeError(f"{repo}: unknown licence: {_join_names(unknown)}", settle_it)
+        source = unknown[0].removesuffix("@main")
+        raise RecipeError(
+            f"{repo}: unknown licence: {_join_names(unknown)}",
+            f"say in the recipe what it is under, as licenses: {{{source}: apache-2.0}}; or decide "
+            "for what is made of it: license: {id: …, because: …}",
+        )
     licensed = [(name, license) for name, license in inputs if license is not None]
     chosen = declared or _strictest([license for _, license in licensed])
     if chosen is None:

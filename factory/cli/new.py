@@ -219,11 +219,12 @@ def _next_steps(loaded: LoadedRecipe, files: list[Path]) -> None:
     from factory.stage.readers import is_file
 
     name = loaded.called
-    typer.echo(f"{name}" + (f" and {len(files)} files in {files[0].parent}" if files else ""))
+    count = f"{len(files)} file{'s' * (len(files) > 1)}"
+    typer.echo(f"{name}" + (f" and {count} in {files[0].parent}" if files else ""))
     elsewhere = [
         need.source
         for need in lock.outside(loaded.recipe)
         if not is_file(need.source) and need.source.partition("@")[0] not in POCKET
     ]
-    pull = [f"factory pull {name}    # {', '.join(elsewhere)}"] if elsewhere else []
+    pull = [f"factory pull {name}    # unless it is here: {', '.join(elsewhere)}"] if elsewhere else []
     typer.echo("\n".join(["Next:", *pull, f"factory plan {name}", f"factory run {name}"]))

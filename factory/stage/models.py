@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -30,7 +31,8 @@ def check_repo_name(name: str) -> None:
         raise ValueError(
             f"{name!r} is an address, not a name", "write org/name, and name its hub with --hub"
         )
-    if name.startswith((".", "/", "~")):
+    directory = name.count("/") != 1 and Path(name).is_dir()
+    if directory or name.startswith((".", "/", "~")):
         last = name.rstrip("/").rpartition("/")[2].lstrip(".~") or "NAME"
         raise ValueError(
             f"{name!r} is a directory, and this is the name of a repo",

@@ -78,7 +78,7 @@ def test_a_bad_row_or_a_licence_nobody_knows_stops_before_anything_is_published(
     run = ("run", _recipe(tmp_path), "--until", "prompts")
     _is_two_lines(factory(*run), "p.jsonl line 2")
     unsaid = factory(*run, "--set", "license=null")
-    _is_two_lines(unsaid, "unknown licence: p.jsonl", "licenses: {source: id}")
+    _is_two_lines(unsaid, "unknown licence: p.jsonl", "licenses: {p.jsonl: apache-2.0}")
     listing = factory("hub", "exec", "--", "hf", "repos", "list", "--format", "json")
     assert "mine-prompts" not in listing.stdout
 
