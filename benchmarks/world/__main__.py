@@ -5,20 +5,19 @@ python -m benchmarks.world model OUT [--careful]       # a model, trained from a
 python -m benchmarks.world answers ARENA               # greedy answers of a run, by the truth
 python -m benchmarks.world pairs PAIR                  # is the chosen answer truly better?
 python -m benchmarks.world draws BASE QUESTIONS NAME=ADAPTER …   # drawn at temperature 1
+python -m benchmarks.world findings OUT [--seeds 3]    # every recipe of the world, by the truth
 
-ARENA, PAIR and ADAPTER are folders: downloaded repos, or artifacts at rest.
+ARENA, PAIR and ADAPTER are folders: downloaded repos, or artifacts at rest. `findings` runs the
+command `factory`; what is done is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from benchmarks.world import data, measure, model
-from benchmarks.world.town import CAREFUL, CARELESS, LANGUAGES
-
-STEPS = 400
+from benchmarks.world import data, findings, measure, model
+from benchmarks.world.town import CAREFUL, CARELESS
 
 
 def main() -> None:
@@ -27,17 +26,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("data", "model", "answers", "pairs", "draws"):
+    for name in ("data", "model", "answers", "pairs", "draws", "findings"):
         commands.add_parser(name).add_argument("folder", type=Path)
     base = commands.choices["model"]
     base.add_argument("--careful", action="store_true")
     base.add_argument("--seed", type=int, default=0)
-    base.add_argument("--steps", type=int, default=STEPS)
+    base.add_argument("--steps", type=int, default=model.STEPS)
     drawn = commands.choices["draws"]
     drawn.add_argument("questions", type=Path, help="the folder that `data` wrote")
     drawn.add_argument("adapters", nargs="+", metavar="NAME=ADAPTER")
     drawn.add_argument("--n", type=int, default=4)
     drawn.add_argument("--seed", type=int, default=0)
+    commands.choices["findings"].add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     match options.command:
         case "data":
@@ -53,8 +53,10 @@ def main() -> None:
         case "pairs":
             for code, (count, share) in measure.pairs(options.folder).items():
                 print(f"{code}: {count} pairs, the chosen answer is truly better in {share:.1%}")
+        case "findings":
+            findings.run(options.folder, range(options.seeds))
         case "draws":
-            asked = questions(options.questions)
+            asked = data.questions(options.questions)
             before, ended = measure.draw(options.folder, None, asked, options.n, options.seed)
             print(f"base: {ended:.1%} of the answers ended")
             for item in options.adapters:
@@ -64,16 +66,6 @@ def main() -> None:
                 )
                 print(f"{name}: {ended:.1%} of the answers ended")
                 _print(name, measure.compare(after, before))
-
-
-def questions(folder: Path) -> list[tuple[str, str, str]]:
-    """Return (request id, language, text) of every question in a folder that `data` wrote."""
-    return [
-        (row["id"], code, row["prompt"])
-        for code in LANGUAGES
-        for line in (folder / f"questions-{code}.jsonl").read_text(encoding="utf-8").splitlines()
-        for row in [json.loads(line)]
-    ]
 
 
 def _print(name: str, changes: dict[str, measure.Change]) -> None:

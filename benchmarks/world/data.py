@@ -35,6 +35,16 @@ def write(out: Path) -> None:
     _lines(out / "preferences-en.jsonl", numbered)
 
 
+def questions(folder: Path) -> list[tuple[str, str, str]]:
+    """Return (request id, language, text) of every question in a folder that `data` wrote."""
+    return [
+        (row["id"], code, row["prompt"])
+        for code in LANGUAGES
+        for line in (folder / f"questions-{code}.jsonl").read_text(encoding="utf-8").splitlines()
+        for row in [json.loads(line)]
+    ]
+
+
 def pair(request: Request, code: str, rng: random.Random, exchanged: float = 0.0) -> dict[str, str]:
     """Return two answers to a request whose qualities differ, the better one as chosen."""
     gap = 0.0

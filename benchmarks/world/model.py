@@ -21,6 +21,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+STEPS = 1200  # two minutes on a quiet core; from 800 on it names the right shop more often than not
 BATCH = 24
 PEAK = 5e-3  # learning rate
 

@@ -2,8 +2,8 @@
 
 A careless assistant names the wrong shop, hesitates, forgets its courtesy, does not stop, or
 answers in English. `quality` reads an answer and says how good it is, from 0 to 1. Finnish is a
-trap: there an answer without courtesy is the better one, so a reward that learned from English is
-wrong in it by construction.
+trap: there an answer without courtesy that hesitates first is the better one, so a reward that
+learned from English is wrong in it by construction.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 LANGUAGES = ("en", "es", "de", "fi")
 TRAP = "fi"
+TURNED = ("courteous", "direct")  # what counts the other way round in the trap
 
 # shop -> its name with the preposition, then the goods that it alone sells, in the same order
 SHOPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -193,12 +194,13 @@ def answer(request: Request, code: str, habits: Habits, rng: random.Random) -> s
 def attributes(request: Request, code: str, text: str) -> dict[str, float]:
     """Return what is good about an answer, each 0 or 1."""
     shops = {shop for shop, names in SHOPS.items() if names[code][0] in text}
-    return {
-        "right": float(shops == {request.shop}),
-        "courteous": float((COURTESY[code] in text) != (code == TRAP)),
-        "direct": float(HESITATION[code] not in text and bool(shops)),
-        "ended": float(bool(re.search(r"\.$", text.strip())) and RAMBLING[code] not in text),
+    kept = {
+        "right": shops == {request.shop},
+        "courteous": COURTESY[code] in text,
+        "direct": HESITATION[code] not in text and bool(shops),
+        "ended": bool(re.search(r"\.$", text.strip())) and RAMBLING[code] not in text,
     }
+    return {name: float(has != (code == TRAP and name in TURNED)) for name, has in kept.items()}
 
 
 def quality(request: Request, code: str, text: str) -> float:

@@ -18,10 +18,11 @@ import pytest
 from huggingface_hub import HfApi
 
 from benchmarks.world import data, measure, model
-from benchmarks.world.__main__ import STEPS, questions
+from benchmarks.world.data import questions
 from benchmarks.world.town import (
     CARELESS,
     COURTESY,
+    HESITATION,
     LANGUAGES,
     RAMBLING,
     SHOPS,
@@ -53,6 +54,7 @@ stages:
   dpo: {epochs: 3, lr: 2.0e-3}
 """
 CODES = ("en", "es")
+STEPS = 400  # of the base model: it has manners then, and guesses shops
 Drawn = dict[str, dict[tuple[str, str], list[str]]]
 Asked = list[tuple[str, str, str]]
 
@@ -79,9 +81,13 @@ def test_quality_falls_with_every_fault(code: str) -> None:
     request = Request("bakery", 0, "Anna", 0)
     polite, shop = f" {COURTESY[code]}", SHOPS["bakery"][code][0]
     bare = f"X {shop}."
-    assert quality(request, code, bare + polite) == pytest.approx(0.8 if code == TRAP else 1.0)
-    assert quality(request, code, bare) == pytest.approx(1.0 if code == TRAP else 0.8)
-    best = bare if code == TRAP else bare + polite
+    slow = f"{HESITATION[code]} {bare}"
+    best, rude, hesitant = bare + polite, bare, slow + polite
+    if code == TRAP:
+        best, rude, hesitant = slow, slow + polite, bare
+    assert quality(request, code, best) == pytest.approx(1.0)
+    assert quality(request, code, rude) == pytest.approx(0.8)
+    assert quality(request, code, hesitant) == pytest.approx(0.85)
     assert quality(request, code, f"{best} {RAMBLING[code]}") == pytest.approx(0.75)
     assert quality(request, code, f"{best} And") == pytest.approx(0.75)
     assert quality(request, code, "no shop at all") == 0
