@@ -102,7 +102,8 @@ class Server(uvicorn.Server):
         begun = self._store.state()
         while not self.should_exit:
             await asyncio.sleep(_WATCH_SECONDS)
-            self.should_exit = self._store.state() != begun
+            if self._store.state() != begun:
+                self.should_exit = True
 
 
 class Store:

@@ -24,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from localhub_client import SOURCE, send
 
 from factory.localhub import lease
-from factory.localhub.launcher import Connection, connect, request, running
+from factory.localhub.launcher import Connection, connect, own_place, request, running
 
 # A server whose times are short, so that tests are.
 HASTY = """
@@ -393,6 +393,11 @@ def test_a_store_that_may_not_be_written_can_be_read(tmp_path, monkeypatch):
                 assert refused.value.response.status_code == 403
             status, found = request(hub, "POST", "/api/local/gc", {"remove": True})
             assert status == 403 and "only be read" in found["error"]
+        left = own_place(root) / "server.json"
+        deadline = time.monotonic() + 20
+        while left.exists():  # nobody uses it any longer
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     with connect(root) as hub:
         assert hub.token == (root / "token").read_text()
