@@ -31,6 +31,7 @@ from factory.planning.stages import STAGES
 from factory.rewards.backends import model_class
 from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.models import ModelRef, check_repo_name
+from factory.stage.preference_pairs import COLUMNS
 from factory.stage.readers import FILE_TYPES, View, is_file
 from factory.stage.stage import Stage, StageContext
 
@@ -330,7 +331,7 @@ def _source_faults(loaded: LoadedRecipe) -> Iterator[RecipeError]:
 # Columns that rows from outside may have, beside those of the kind that is made of them.
 _READ_OF_ANY = (
     "prompt", "messages", "id", "language", "response", "completion", "answer", "reward",
-    "reward_score", "score", "chosen", "rejected", "margin",
+    "reward_score", "score", "chosen", "rejected", "margin", *COLUMNS,
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from factory.artifacts.tables import slice_directory
 from factory.config import EXTENT, REFERENCE
 from factory.errors import RecipeError
 from factory.language.languages import language as known_language
-from factory.sampling import presets
+from factory.stage import presets
 from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
@@ -32,7 +32,7 @@ from factory.stage.stage import Stage, StageContext, filled
 class _Source(Stage, View):
     """A stage that reads one outside dataset, a slice a language. `source:` with `columns:` and
     `where:` may be said as `from:`, as for any other stage. `preset:` stands for what
-    factory/sampling/presets.py says of a well-known dataset; what is written beside it goes over
+    factory/stage/presets.py says of a well-known dataset; what is written beside it goes over
     that."""
 
     row_wise: ClassVar[bool] = True
@@ -53,10 +53,7 @@ class _Source(Stage, View):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "preset" not in data:
-            return data
-        rest = {key: value for key, value in data.items() if key != "preset"}
-        return {**presets.fields(data["preset"], cls.name), **rest}
+        return presets.expanded(data, cls.name)
 
     @field_validator("source")
     @classmethod
