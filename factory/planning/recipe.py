@@ -151,11 +151,23 @@ class Recipe(Knobs):
 
     def _laid(self) -> list[tuple[Stage, SliceSpec]]:
         context = self.context()
-        return [
-            (stage, spec)
-            for stage in self.steps().values()
-            for spec in stage.checked_slices(context)
-        ]
+        by_step: dict[str, list[tuple[Stage, SliceSpec]]] = {}
+        for stage in self.steps().values():
+            for spec in stage.checked_slices(context):
+                by_step.setdefault(spec.step, []).append((stage, spec))
+        ordered: dict[str, list[tuple[Stage, SliceSpec]]] = {}
+
+        def place(step: str) -> None:
+            """Put a step after those that it reads: questions may be read by prompts."""
+            for _, spec in by_step[step]:
+                for need in spec.needs:
+                    if isinstance(need, StepInput) and need.step not in ordered:
+                        place(need.step)
+            ordered.setdefault(step, by_step[step])
+
+        for step in by_step:
+            place(step)
+        return [pair for pairs in ordered.values() for pair in pairs]
 
 
 def _unread(laid: Sequence[tuple[Stage, SliceSpec]], context: StageContext) -> set[str]:

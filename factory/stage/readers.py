@@ -88,9 +88,9 @@ class View(Knobs):
     where: dict[str, Cell | tuple[Cell, ...] | Range] = Field(default_factory=dict)
     # their column that is equal in all answers to one prompt, where each row is an answer of its
     # own with its rank or score: the rows are read as one with `answers`
-    group: str | None = None
+    group: str | None = Field(None, exclude_if=lambda value: value is None)
     # where no column says the language of a row, it is that of its prompt as far as one can tell
-    detect: bool = False
+    detect: bool = Field(False, exclude_if=lambda value: not value)
     # share of rows that may be left out since they cannot be read; one row always may, unless 0%
     bad_rows: Annotated[str, GATE, Field(pattern=r"^([0-9]|[1-9][0-9]|100)(\.[0-9]+)?%$")] = "1%"
 
