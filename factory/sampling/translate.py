@@ -22,6 +22,7 @@ from factory.errors import RecipeError
 from factory.language.detect import detect
 from factory.language.languages import language
 from factory.sampling.chrf import chrf
+from factory.sampling.quality import Quality, distribution
 from factory.sampling.translation import Format, flaw, length_ratio, wording
 from factory.sampling.translator import Sending, Translation, translate
 from factory.stage.inputs import SliceSpec
@@ -31,6 +32,7 @@ from factory.stage.readers import address
 from factory.stage.stage import How, Stage, StageContext
 
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
+_Made = tuple[dict[str, Any], dict[str, Any] | None]  # a row, and the record of its drop
 
 
 class TranslateHow(How, EngineKnobs):
@@ -66,6 +68,8 @@ class Translate(Stage):
     length_ratio: float | None = Field(3.0, gt=1)
     # as published: what was cut off, copied or in another language
     keep_flawed: bool = False
+    # of every translation, with or without a least one: {by: back, least: 40}
+    quality: Quality | None = Field(None, exclude_if=lambda value: value is None)
     compare: Annotated[bool, GATE] = False  # with what people wrote, which prompts then reads
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: TranslateHow = TranslateHow()
@@ -213,13 +217,54 @@ class Translate(Stage):
         rows = [
             self._row(row, [next(parts) for _ in row["messages"]], shard.slice) for row in prompts
         ]
+        cost = sum(part.n_tokens for part in translations)
+        if self.quality is not None:
+            rows, more = self._rated(self.quality, sampler, prompts, rows, shard.slice)
+            cost += more
         # Before the shard: one that is there has said what it dropped.
         lost = [lost for _, lost in rows if lost]
         files.write_atomically(_notes(work, shard), json.dumps(lost).encode())
-        table = schemas.from_rows([row for row, lost in rows if not lost], self.kind)
+        kept = [row for row, lost in rows if not lost]
+        table = schemas.from_rows(kept, self.kind, ("quality",) if self.quality else ())
         reasons = Counter(str(row["reason"]) for row in lost)
         table = shards.with_metadata(table, engine=sampler.name, dropped=dict(reasons))
-        return table, sum(part.n_tokens for part in translations)
+        return table, cost
+
+    def _rated(
+        self,
+        quality: Quality,
+        sampler: Sampler,
+        prompts: Sequence[dict[str, Any]],
+        rows: Sequence[_Made],
+        code: str,
+    ) -> tuple[list[_Made], int]:
+        """Return the translations with their quality, and the tokens of that: each of those that
+        stay so far is translated back. One that cannot be has none."""
+        stay = [not lost for _, lost in rows]
+        back = translate(
+            [m["content"] for row, lost in rows if not lost for m in self._messages(row)],
+            wording(self.format, code, self.source_language, self.names),
+            sampler,
+            Sending(self.chunk, self.max_tokens, self.code == "send"),
+        )
+        parts = iter(back)
+        rated: list[_Made] = []
+        for prompt, (row, lost), stays in zip(prompts, rows, stay, strict=True):
+            if not stays:
+                rated.append((row, lost))
+                continue
+            sources = [message["content"] for message in prompt["messages"]]
+            again = [next(parts) for _ in sources]
+            row["quality"] = (
+                None
+                if any(part.reason for part in again)
+                else chrf((part.text, text) for part, text in zip(again, sources, strict=True))
+            )
+            if quality.least is not None and (row["quality"] or 0.0) < quality.least:
+                text = _text(self._messages(row))
+                lost = self._record(row, "low_quality", text) | {"quality": row["quality"]}
+            rated.append((row, lost))
+        return rated, sum(part.n_tokens for part in back)
 
     def _source_rows(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
         """Return the prompts to translate, with only the turns that are translated."""
@@ -242,9 +287,7 @@ class Translate(Stage):
         )
         return [rows[number] for number in job.missing(name, self.kind, frame)]
 
-    def _row(
-        self, prompt: dict[str, Any], translations: Sequence[Translation], code: str
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    def _row(self, prompt: dict[str, Any], translations: Sequence[Translation], code: str) -> _Made:
         """Return the row of one translated prompt, and the record of its drop, if it is dropped."""
         sources = [message["content"] for message in prompt["messages"]]
         reason = next((part.reason for part in translations if part.reason), None)
@@ -275,8 +318,17 @@ class Translate(Stage):
             "finish_reason": "length" if cut else "stop",
             "detected_language": detect(text),
         }
-        lost = {key: row[key] for key in ("prompt_id", "finish_reason", "detected_language")}
-        return row, lost | {"reason": reason, "translation": text} if reason else None
+        return row, self._record(row, reason, text) if reason else None
+
+    def _record(self, row: dict[str, Any], reason: str, text: str) -> dict[str, Any]:
+        """Return the record of a dropped translation."""
+        keys = ("prompt_id", "finish_reason", "detected_language")
+        return {**{key: row.get(key) for key in keys}, "reason": reason, "translation": text}
+
+    def _messages(self, row: dict[str, Any]) -> list[dict[str, str]]:
+        """Return all texts of a translated row, as those of its source are."""
+        messages: list[dict[str, str]] = row["messages"]
+        return messages
 
     def _describe(
         self,
@@ -304,6 +356,8 @@ class Translate(Stage):
             "unlabelled": sum(row["detected_language"] is None for row in rows),
             **({"length_ratio": statistics.median(ratios)} if ratios else {}),
         }
+        if self.quality is not None:
+            figures["quality"] = distribution([row.get("quality") for row in (*rows, *lost)])
         if self.compare:
             everything = translations | {row["prompt_id"]: row["translation"] for row in lost}
             wrote = {

@@ -445,3 +445,49 @@ def test_another_language_and_another_prompt_translate_only_what_is_new(home: Pa
     assert {name: sum(made["taken_over"].values()) for name, made in slices.items()} == {
         "de": 6, "it": 0,
     }  # fmt: skip
+
+
+# quality
+
+
+def back_and_forth(text: str) -> str:
+    """Translate by the book, in either direction; the second sentence comes back otherwise."""
+    forth = {**BOOK, DE[0]: EN[0], DE[1]: "Why do I wake up at night?"}
+    return forth.get(text, text)
+
+
+@pytest.mark.parametrize(
+    ("quality", "kept", "dropped"),
+    [
+        ({"by": "back"}, 2, {}),
+        ({"by": "back", "least": 60}, 1, {"low_quality": 1}),
+        ({"by": "back", "least": 0}, 2, {}),
+    ],
+)
+def test_rows_161_171_quality_is_how_a_translation_comes_back(
+    run, tmp_path, quality, kept, dropped
+):
+    rows, outcome, translator = run(EN, back_and_forth, quality=quality)
+    assert len(rows) == kept
+    assert rows[0]["quality"] == pytest.approx(100.0)
+    assert outcome.rows["de"].dropped == dropped
+    figures = outcome.stats["by_language"]["de"]["quality"]
+    assert (figures["n"], figures["p95"] > 90, figures["p5"] < 60) == (2, True, True)
+    assert sum("into English" in asked for asked in translator.asked) == 2
+    if dropped:
+        [lost] = (tmp_path / "out" / "dropped" / "de.jsonl").read_text().splitlines()
+        record = json.loads(lost)
+        assert record["reason"] == "low_quality" and record["quality"] < 60
+        assert record["translation"] == DE[1]
+
+
+def test_what_is_dropped_already_is_not_translated_back(run):
+    rows, outcome, translator = run([EN[0], FR], back_and_forth, quality={"by": "back"})
+    assert (len(rows), outcome.rows["de"].dropped) == (1, {"copied": 1})
+    assert len(translator.asked) == 3
+
+
+def test_without_quality_there_is_no_column(run):
+    rows, _, _ = run(EN)
+    assert "quality" not in rows[0]
+    assert "quality" not in Translate().model_dump()
