@@ -12,6 +12,7 @@ from factory.sampling.dedup import Dedup
 from factory.sampling.generate import Generate
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.sampling.translate import Translate
+from factory.sampling.translate_pairs import TranslatePairs
 from factory.stage.stage import Stage
 from factory.training.merge import Merge
 from factory.training.train import Dpo, Online, Reward, Sft
@@ -28,6 +29,7 @@ STAGES: tuple[type[Stage], ...] = (
     Score,
     Pair,
     Best,
+    TranslatePairs,
     Sft,
     Dpo,
     Online,

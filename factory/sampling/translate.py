@@ -32,7 +32,7 @@ from factory.stage.readers import address
 from factory.stage.stage import How, Stage, StageContext
 
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
-_Made = tuple[dict[str, Any], dict[str, Any] | None]  # a row, and the record of its drop
+Made = tuple[dict[str, Any], dict[str, Any] | None]  # a row, and the record of its drop
 
 
 class TranslateHow(How, EngineKnobs):
@@ -235,9 +235,9 @@ class Translate(Stage):
         quality: Quality,
         sampler: Sampler,
         prompts: Sequence[dict[str, Any]],
-        rows: Sequence[_Made],
+        rows: Sequence[Made],
         code: str,
-    ) -> tuple[list[_Made], int]:
+    ) -> tuple[list[Made], int]:
         """Return the translations with their quality, and the tokens of that: each of those that
         stay so far is translated back. One that cannot be has none."""
         stay = [not lost for _, lost in rows]
@@ -248,7 +248,7 @@ class Translate(Stage):
             Sending(self.chunk, self.max_tokens, self.code == "send"),
         )
         parts = iter(back)
-        rated: list[_Made] = []
+        rated: list[Made] = []
         for prompt, (row, lost), stays in zip(prompts, rows, stay, strict=True):
             if not stays:
                 rated.append((row, lost))
@@ -287,7 +287,7 @@ class Translate(Stage):
         )
         return [rows[number] for number in job.missing(name, self.kind, frame)]
 
-    def _row(self, prompt: dict[str, Any], translations: Sequence[Translation], code: str) -> _Made:
+    def _row(self, prompt: dict[str, Any], translations: Sequence[Translation], code: str) -> Made:
         """Return the row of one translated prompt, and the record of its drop, if it is dropped."""
         sources = [message["content"] for message in prompt["messages"]]
         reason = next((part.reason for part in translations if part.reason), None)
@@ -343,7 +343,7 @@ class Translate(Stage):
         import statistics
 
         code = str(spec.language)
-        translations = {row["prompt_id"]: _text(row["messages"]) for row in rows}
+        translations = {row["prompt_id"]: _text(self._messages(row)) for row in rows}
         ratios = [
             length_ratio(_text(row["messages"]), translations[row["prompt_id"]], code)
             for row in sources
@@ -352,8 +352,8 @@ class Translate(Stage):
         figures: dict[str, Any] = {
             "asked": len(sources),
             "kept": len(rows),
-            "cut_off": sum(row["finish_reason"] == "length" for row in rows),
-            "unlabelled": sum(row["detected_language"] is None for row in rows),
+            "cut_off": sum(row.get("finish_reason") == "length" for row in rows),
+            "unlabelled": sum(row.get("detected_language", "") is None for row in rows),
             **({"length_ratio": statistics.median(ratios)} if ratios else {}),
         }
         if self.quality is not None:
