@@ -38,12 +38,12 @@ def _runs(text: list[str], length: int) -> Iterator[str]:
 
 
 class Cleaner:
-    """Tells which texts to leave out. `seen`: evaluation prompts. A text is seen if it shares a run
+    """Tells which texts to leave out. `evaluation`: prompts. A text is seen if it shares a run
     of `ngrams` words with one of them (all words, if that one is shorter). With `near` it is also
     left out if the Jaccard similarity of its character 5-grams to an evaluation prompt, or to an
     earlier text that stays, is as much; candidates come from MinHash, and are then compared."""
 
-    def __init__(self, seen: Iterable[str] = (), ngrams: int = 8, near: float | None = None):
+    def __init__(self, evaluation: Iterable[str] = (), ngrams: int = 8, near: float | None = None):
         self._ngrams, self._near = ngrams, near
         self._seen: set[str] = set()
         self._texts: list[tuple[str, bool]] = []  # what later ones are held against
@@ -53,7 +53,7 @@ class Cleaner:
             self._empty = MinHash(_PERMUTATIONS, seed=1, hashfunc=zlib.crc32)
             # missing a candidate costs more than one too many: each is compared
             self._index = MinHashLSH(min(near, 0.95), _PERMUTATIONS, weights=(0.1, 0.9))
-        for text in seen:
+        for text in evaluation:
             of_text = words(text)
             if of_text:
                 self._seen.update(_runs(of_text, ngrams))
@@ -81,9 +81,9 @@ class Cleaner:
         self._add(plain, sketch, False)
         return None
 
-    def _add(self, plain: str, sketch: MinHash, seen: bool) -> None:
+    def _add(self, plain: str, sketch: MinHash, is_evaluation: bool) -> None:
         self._index.insert(len(self._texts), sketch)
-        self._texts.append((plain, seen))
+        self._texts.append((plain, is_evaluation))
 
     def _sketch(self, plain: str) -> MinHash:
         sketch = self._empty.copy()
@@ -96,5 +96,5 @@ def _shingles(plain: str) -> set[str]:
 
 
 def _similarity(first: str, second: str) -> float:
-    one, other = _shingles(first), _shingles(second)
-    return len(one & other) / len(one | other)
+    left, right = _shingles(first), _shingles(second)
+    return len(left & right) / len(left | right)

@@ -1,4 +1,4 @@
-"""How well translations keep what their sources say: a figure for each, and their distribution."""
+"""Quality of translations: a figure for each, and their distribution."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def distribution(values: Sequence[float | None]) -> dict[str, Any]:
     """Return how many translations have a figure, and its percentiles."""
     import numpy as np
 
-    known = [value for value in values if value is not None]
+    figures = [value for value in values if value is not None]
     marks = (5, 25, 50, 75, 95)
-    found = np.percentile(known, marks) if known else ()
+    percentiles = np.percentile(figures, marks) if figures else ()
     return {
-        "n": len(known),
-        **{f"p{mark}": float(value) for mark, value in zip(marks, found, strict=False)},
+        "n": len(figures),
+        **{f"p{mark}": float(value) for mark, value in zip(marks, percentiles, strict=False)},
     }

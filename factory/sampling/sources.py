@@ -136,10 +136,10 @@ class _Source(Stage, View):
         """Return what tells the rows of a slice that are left out, None without `drop`."""
         if self.drop is None:
             return None
-        seen: list[str] = []
+        evaluation: list[str] = []
         if self.drop.seen_in == QUESTIONS:
             table = job.table(spec, "seen_in", "prompts")
-            seen = [_asked(messages) for messages in table["messages"].to_pylist()]
+            evaluation = [_asked(messages) for messages in table["messages"].to_pylist()]
         elif isinstance(self.drop.seen_in, From):
             place = job.place(spec, "seen_in")
             rows = self.drop.seen_in.converted_rows(
@@ -149,8 +149,8 @@ class _Source(Stage, View):
                 Counter(),
                 name=place.name or place.path.name,
             )
-            seen = [row["asked"] for row in rows]
-        return Cleaner(seen, self.drop.ngrams, self.drop.near)
+            evaluation = [row["asked"] for row in rows]
+        return Cleaner(evaluation, self.drop.ngrams, self.drop.near)
 
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.languages
@@ -209,8 +209,8 @@ class _Source(Stage, View):
                 return canonical
             if self.repeated(canonical, hashes):
                 return "repeated"
-            asked = _asked(canonical["messages" if "messages" in canonical else "prompt"])
-            if cleaner is not None and (reason := cleaner.reason(asked)):
+            question = _asked(canonical["messages" if "messages" in canonical else "prompt"])
+            if cleaner is not None and (reason := cleaner.reason(question)):
                 return reason
             canonical["prompt_id"] = ids(canonical["prompt_id"])
             hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")

@@ -35,7 +35,7 @@ _SCORES = ("score", "scores", "overall_score", "rating", "ratings", "reward")
 # What `columns:` may map to, beside the columns of every kind of row.
 COLUMNS = (
     "context", "response1", "response2", "preference", "preferred", "answers", "scores",
-    *(f"{column}_{one}" for column in ("response", "score") for one in "12abcdefgh"),
+    *(f"{column}_{letter}" for column in ("response", "score") for letter in "12abcdefgh"),
 )  # fmt: skip
 
 
@@ -103,8 +103,8 @@ def _sides(row: Mapping[str, Any], where: str) -> _Sides | str:
                     f"set columns: {{{side}: theirs}}; it has {', '.join(row)}",
                 )
         return [row[side] for side in SIDES], read_number(row, "margin", where), None
-    found = {match[1]: name for name in row if (match := _RESPONSE.fullmatch(name))}
-    responses = dict(sorted(found.items()))
+    by_letter = {match[1]: name for name in row if (match := _RESPONSE.fullmatch(name))}
+    responses = dict(sorted(by_letter.items()))
     preference = next((name for name in _PREFERENCES if name in row), None)
     if len(responses) == 2 and preference:
         value = read_number(row, preference, where)
@@ -116,11 +116,11 @@ def _sides(row: Mapping[str, Any], where: str) -> _Sides | str:
         return sides, None if margin is None else abs(margin), None
     if len(responses) > 1 and "preferred" in row:
         return _preferred(row, responses, where)
-    if len(responses) > 1 and all(f"score_{one}" in row for one in responses):
+    if len(responses) > 1 and all(f"score_{letter}" in row for letter in responses):
         scored = [
             (score, row[name])
-            for one, name in responses.items()
-            if (score := read_number(row, f"score_{one}", where)) is not None
+            for letter, name in responses.items()
+            if (score := read_number(row, f"score_{letter}", where)) is not None
         ]
         return _extremes(scored, read_number(row, "margin", where))
     for name in _LISTS:
@@ -140,17 +140,15 @@ def _preferred(row: Mapping[str, Any], responses: Mapping[str, str], where: str)
     named = "" if row["preferred"] is None else str(numeric(row["preferred"])).strip().lower()
     if named in ("", "nan", "tie"):
         return "tie" if named == "tie" else "no_preference"
-    best = next(
-        (one for one in responses if named in (one, f"response{one}", f"response_{one}")), ""
-    )
+    best = next((x for x in responses if named in (x, f"response{x}", f"response_{x}")), "")
     if not best:
         fix = f"name one of {', '.join(responses.values())}"
         raise InputError(f"{where}: preferred {str(row['preferred'])[:40]!r} is no response", fix)
     better = row[responses[best]]
-    others = [row[name] for one, name in responses.items() if one != best]
-    others = [text for text in others if not _blank(text)] or [None]
-    worse = others[int(text_hash(repr(better))[:8], 16) % len(others)]
-    return [better, worse], read_number(row, "margin", where), None
+    worse = [row[name] for letter, name in responses.items() if letter != best]
+    worse = [text for text in worse if not _blank(text)] or [None]
+    number = int(text_hash(repr(better))[:8], 16) % len(worse)
+    return [better, worse[number]], read_number(row, "margin", where), None
 
 
 def _extremes(

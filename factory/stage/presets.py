@@ -111,7 +111,7 @@ PRESETS: Mapping[str, Preset] = {
                 "id": "conversation_id",
                 "language": "assigned_lang",
                 "preferred": "first_turn_preferred_response",
-                **{f"response_{one}": f"first_turn_response_{one}" for one in _LETTERS},
+                **{f"response_{letter}": f"first_turn_response_{letter}" for letter in _LETTERS},
             }
         },
     ),

@@ -236,7 +236,7 @@ class View(Knobs):
             known_parts = parts if all(part in data_files for part in parts) else ()
             files = [file for part in known_parts for file in data_files[part]]
             splits = data_files or builder.info.splits or {}
-            missing = [one for one in parts if one.isidentifier() and one not in splits]
+            missing = [part for part in parts if part.isidentifier() and part not in splits]
             if missing and splits:
                 listed = ", ".join(map(str, splits))
                 raise InputError(f"{name} has no split {missing[0]!r}, only {listed}", "set split:")

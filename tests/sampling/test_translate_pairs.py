@@ -15,7 +15,7 @@ from factory.engines import choose
 from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import Recipe
-from factory.sampling.translate_pairs import TranslatePairs
+from factory.sampling.translate import TranslatePairs
 from factory.stage.job import Job, Place
 from tests.sampling.test_translate import Translator
 

@@ -223,7 +223,7 @@ def manifests() -> dict[str, Manifest]:
     recipe = demo(
         "stages.merge={}",
         "stages.dedup={}",
-        "stages.translate_pairs={source_language: en, languages: [de], quality: {least: 40}}",
+        "stages.translate_pairs={model: policy, languages: [de], quality: {least: 40}}",
         "stages.online={each: all}",
         "stages.transfer={pairs: {es: pairs.jsonl}}",
         "stages.euroeval={benchmarks: {en: [scala-en]}}",
