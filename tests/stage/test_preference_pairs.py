@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import read_slice
 from factory.errors import InputError
 from factory.execution import external
 from factory.pairs.pair import Pair
+from factory.planning.recipe import load
 from factory.rewards.preferences import Pairs
+from factory.rewards.score import Score
 from factory.sampling.sources import Preferences
 from factory.stage.job import Job, Place
 from factory.stage.stage import Stage, StageContext
@@ -248,3 +251,33 @@ def test_a_column_of_numbers_filters_by_its_bounds(
     for read, counts in taken(tmp_path, rows, where={"quality": bounds}):
         assert len(read) == kept
         assert counts.dropped == {"filtered": 4 - kept}
+
+
+def test_a_recipe_maps_columns_to_responses_and_reads_pairs_by_a_preset(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "name: x\norg: me\nlanguages: [en]\nmodels: {policy: org/p}\nstages:\n"
+        "  preferences: {source: a.csv, columns: {prompt: q, response_a: x, response_b: y, "
+        "preferred: best, score_a: p}, where: {toxic: {most: 0.5}}}\n"
+        "  pair: {from: {preset: hh-rlhf, split: test}}\n"
+    )
+    steps = load(str(tmp_path / "recipe.yaml")).recipe.steps()
+    assert steps["pair"].from_ is not None
+    assert (steps["pair"].from_.source, steps["pair"].from_.split) == ("Anthropic/hh-rlhf", "test")
+    with pytest.raises(ValidationError, match="the preset tagengo is for prompts, questions"):
+        Pair.model_validate({"from": {"preset": "tagengo"}})
+    with pytest.raises(ValidationError, match="needs least, most or both"):
+        Preferences(source="a.csv", where={"toxic": {}})
+
+
+def test_scores_of_a_csv_file_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "scored.csv"
+    path.write_text("prompt,response,reward,k,n_tokens\nHi?,Yes.,2.5,1,7\nHi?,No.,,0,3\n")
+    stage = Score.model_validate({"from": path.name})
+    specs = stage.checked_slices(StageContext(("en",), {}, {"score": stage}))
+    places = {need: Place(path) for spec in specs for need in spec.needs}
+    job = Job("score", 0, tuple(specs), places, tmp_path, tmp_path / "out", lambda *_: None)
+    external.take_in(stage, job)
+    rows = read_slice(tmp_path / "out", "en", "scores").to_pylist()
+    assert [(r["reward"], r["k"], r["n_tokens"], r["status"]) for r in rows] == [
+        (2.5, 1, 7, "ok"), (None, 0, 3, "absent"),
+    ]  # fmt: skip
