@@ -29,8 +29,8 @@ from factory.evaluation.euroeval.stage import Euroeval
 from factory.planning.recipe import Recipe, load
 from factory.planning.stages import STAGES
 from factory.rewards.backends import BACKENDS
-from factory.sampling.presets import PRESETS
 from factory.stage.models import ModelRef
+from factory.stage.presets import PRESETS
 from factory.stage.readers import View
 from factory.stage.stage import From, How, Stage
 from factory.training.settings import Running

@@ -20,7 +20,7 @@ _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 # Texts, and the hashes of texts, that hardly ever come twice in a column.
 UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
 # Columns that a table has only where one of its rows says something in them.
-SELDOM = frozenset({"gold"})
+SELDOM = frozenset({"gold", "quality"})
 GOLD = -1  # the k of an answer that a person wrote
 MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
 
@@ -49,6 +49,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("detected_language", _text),
             _may("subcategory", _text),  # of a question
             _may("gold", _text),  # an answer that a person wrote
+            _may("quality", _float),  # of a translation
         ]
     ),
     "samples": pa.schema(
@@ -110,6 +111,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("reward_rejected", _float),
             _may("chosen_tokens", _int),
             _may("rejected_tokens", _int),
+            _may("quality", _float),  # of a translation
         ]
     ),
     "sft": pa.schema(
@@ -252,11 +254,11 @@ def check_names(names: Sequence[str], schema: pa.Schema, kind: str, where: str) 
             )
 
 
-def from_rows(rows: list[dict[str, object]], kind: str) -> pa.Table:
-    """Convert rows of a stage to a table of `kind`; a missing or ill-typed cell is a bug of the
-    stage."""
+def from_rows(rows: list[dict[str, object]], kind: str, keep: Collection[str] = ()) -> pa.Table:
+    """Convert rows of a stage to a table of `kind`, with the columns `keep` even where all are
+    null; a missing or ill-typed cell is a bug of the stage."""
     schema = SCHEMAS[kind]
-    for name in SELDOM & set(schema.names):
+    for name in SELDOM & set(schema.names) - set(keep):
         if all(row.get(name) is None for row in rows):
             schema = schema.remove(schema.get_field_index(name))
     return pa.Table.from_pylist(rows, schema=schema)

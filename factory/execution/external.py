@@ -24,7 +24,16 @@ from factory.language.detect import detect
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_number, read_pair
-from factory.stage.readers import BadRow, DistinctIds, Row, address, answer, given_id, messages
+from factory.stage.readers import (
+    BadRow,
+    DistinctIds,
+    Row,
+    address,
+    answer,
+    given_id,
+    messages,
+    numeric,
+)
 from factory.stage.stage import Stage
 from factory.training import adapters
 
@@ -123,7 +132,7 @@ def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | str:
         **address(row, prompt, source),
         "response": text,
         "response_hash": text_hash(text),
-        "n_tokens": row.get("n_tokens"),
+        "n_tokens": numeric(row.get("n_tokens")),
         "n_chars": len(text),
         "finish_reason": _finish_reason(row.get("finish_reason")),
         "detected_language": row.get("detected_language") or detect(text),
@@ -145,7 +154,7 @@ def _score(row: Mapping[str, Any], where: str, source: str) -> Row | str:
             f"{where}: no column 'reward'{nearest('reward', row)}",
             f"set columns: {{reward: theirs}}; it has {', '.join(row)}",
         )
-    value = row[name]
+    value = numeric(row[name])
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise InputError(f"{where}: {name} {value!r} is not a number", "fix that row")
     reward: Row
@@ -216,7 +225,7 @@ def _conversation(row: Mapping[str, Any], where: str) -> tuple[Talk, str]:
 
 
 def _number(row: Mapping[str, Any], name: str, where: str, default: int | None) -> int | None:
-    value = row.get(name)
+    value = numeric(row.get(name))
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int):

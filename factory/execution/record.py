@@ -299,13 +299,17 @@ def stated(
 
 def license_of(recipe: Recipe, step: Step, licenses_of: Mapping[Need, License | None]) -> License:
     """Return the licence of a step's artifact. Benchmark scores hold no data of the benchmark, so
-    its licence does not bind them. Raises RecipeError."""
+    its licence does not bind them; nor do rows hold anything of the prompts that they were left out
+    for being seen in. Raises RecipeError."""
     read = [
         (_called(need), license)
         for need, license in licenses_of.items()
-        if step.stage.kind != "results"
-        or not isinstance(need, ExternalInput)
-        or need.kind == "model"
+        if need.role != "seen_in"
+        and (
+            step.stage.kind != "results"
+            or not isinstance(need, ExternalInput)
+            or need.kind == "model"
+        )
     ]
     return licenses.settle(step.repo, step.stage.kind, read, recipe.license)
 

@@ -31,6 +31,7 @@ from factory.planning.stages import STAGES
 from factory.rewards.backends import model_class
 from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.models import ModelRef, check_repo_name
+from factory.stage.preference_pairs import COLUMNS
 from factory.stage.readers import FILE_TYPES, View, is_file
 from factory.stage.stage import Stage, StageContext
 
@@ -150,11 +151,23 @@ class Recipe(Knobs):
 
     def _laid(self) -> list[tuple[Stage, SliceSpec]]:
         context = self.context()
-        return [
-            (stage, spec)
-            for stage in self.steps().values()
-            for spec in stage.checked_slices(context)
-        ]
+        by_step: dict[str, list[tuple[Stage, SliceSpec]]] = {}
+        for stage in self.steps().values():
+            for spec in stage.checked_slices(context):
+                by_step.setdefault(spec.step, []).append((stage, spec))
+        ordered: dict[str, list[tuple[Stage, SliceSpec]]] = {}
+
+        def place(step: str) -> None:
+            """Put a step after those that it reads: questions may be read by prompts."""
+            for _, spec in by_step[step]:
+                for need in spec.needs:
+                    if isinstance(need, StepInput) and need.step not in ordered:
+                        place(need.step)
+            ordered.setdefault(step, by_step[step])
+
+        for step in by_step:
+            place(step)
+        return [pair for pairs in ordered.values() for pair in pairs]
 
 
 def _unread(laid: Sequence[tuple[Stage, SliceSpec]], context: StageContext) -> set[str]:
@@ -330,7 +343,7 @@ def _source_faults(loaded: LoadedRecipe) -> Iterator[RecipeError]:
 # Columns that rows from outside may have, beside those of the kind that is made of them.
 _READ_OF_ANY = (
     "prompt", "messages", "id", "language", "response", "completion", "answer", "reward",
-    "reward_score", "score", "chosen", "rejected", "margin",
+    "reward_score", "score", "chosen", "rejected", "margin", *COLUMNS,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from factory.rewards.transfer import Transfer
 from factory.sampling.dedup import Dedup
 from factory.sampling.generate import Generate
 from factory.sampling.sources import Preferences, Prompts, Questions
-from factory.sampling.translate import Translate
+from factory.sampling.translate import Translate, TranslatePairs
 from factory.stage.stage import Stage
 from factory.training.merge import Merge
 from factory.training.train import Dpo, Online, Reward, Sft
@@ -28,6 +28,7 @@ STAGES: tuple[type[Stage], ...] = (
     Score,
     Pair,
     Best,
+    TranslatePairs,
     Sft,
     Dpo,
     Online,

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from factory.engines.chat_template import Message
+from factory.stage import presets
 from factory.stage.inputs import ExternalInput
 from factory.stage.preference_pairs import read_pair
 from factory.stage.readers import Row
@@ -30,7 +31,7 @@ class Pairs(From):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        return {"source": value} if isinstance(value, str) else value
+        return {"source": value} if isinstance(value, str) else presets.expanded(value, "pairs")
 
     @field_validator("base")
     @classmethod
@@ -61,7 +62,8 @@ class Pairs(From):
 
 def for_all(value: Any) -> Any:
     """Take one source without a language for all of them."""
-    single = isinstance(value, str) or (isinstance(value, Mapping) and "source" in value)
+    one = isinstance(value, Mapping) and bool({"source", "preset"} & value.keys())
+    single = isinstance(value, str) or one
     return {_ALL: value} if single else value
 
 

@@ -7,7 +7,7 @@ everything it was made from and a stranger can start from it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,29 +16,64 @@ from factory.artifacts import schemas, tables
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
-from factory.config import EXTENT, REFERENCE
+from factory.config import EXTENT, REFERENCE, Knobs
 from factory.errors import RecipeError
 from factory.language.languages import language as known_language
-from factory.sampling import presets
-from factory.stage.inputs import ExternalInput, SliceSpec
+from factory.sampling.cleaning import Cleaner
+from factory.stage import presets
+from factory.stage.inputs import ExternalInput, Need, SliceSpec
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_pair
 from factory.stage.readers import DistinctIds, Row, View, address, conversation, given_id, messages
 from factory.stage.row_files import BadRow
-from factory.stage.stage import Stage, StageContext, filled
+from factory.stage.stage import From, Stage, StageContext, filled
+
+QUESTIONS = "questions"
+
+
+class Drop(Knobs):
+    """Rows to leave out before anything is spent on them, by what they ask: those seen in
+    evaluation prompts, and those that nearly repeat an earlier row. See cleaning.Cleaner."""
+
+    # `questions`, the stage, or a source or preset of evaluation prompts, read as any other
+    seen_in: Literal["questions"] | From | None = None
+    ngrams: int = Field(8, ge=1)  # words in a row that a prompt seen there shares with one of them
+    near: float | None = Field(None, gt=0, le=1)  # similarity of a repetition; null: keep them
+
+    @field_validator("seen_in", mode="before")
+    @classmethod
+    def _source(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != QUESTIONS:
+            return {"source": value}
+        return presets.expanded(value, QUESTIONS)
+
+    @model_validator(mode="after")
+    def _drops(self) -> Drop:
+        if self.seen_in is None and self.near is None:
+            raise ValueError("drops nothing: give seen_in: questions, near: 0.8 or both")
+        if isinstance(self.seen_in, From) and self.seen_in.base is not None:
+            raise ValueError("base is for adapters: questions have no base")
+        return self
+
+
+def _asked(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return what the user says in a prompt."""
+    return "\n".join(turn["content"] for turn in messages if turn["role"] == "user")
 
 
 class _Source(Stage, View):
     """A stage that reads one outside dataset, a slice a language. `source:` with `columns:` and
     `where:` may be said as `from:`, as for any other stage. `preset:` stands for what
-    factory/sampling/presets.py says of a well-known dataset; what is written beside it goes over
+    factory/stage/presets.py says of a well-known dataset; what is written beside it goes over
     that."""
 
     row_wise: ClassVar[bool] = True
 
     source: Annotated[str, REFERENCE]  # org/name[@revision], or a file; {language} is filled in
     first: Annotated[int | None, EXTENT, Field(ge=1)] = None  # rows to take of each, from the top
+    # rows to leave out: {seen_in: questions, ngrams: 8, near: 0.8}
+    drop: Annotated[Drop | None, EXTENT] = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="before")
     @classmethod
@@ -53,23 +88,69 @@ class _Source(Stage, View):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "preset" not in data:
-            return data
-        rest = {key: value for key, value in data.items() if key != "preset"}
-        return {**presets.fields(data["preset"], cls.name), **rest}
+        return presets.expanded(data, cls.name)
 
     @field_validator("source")
     @classmethod
     def _fills_in(cls, value: str) -> str:
         return filled(value, {"language": "en"}) and value
 
-    def _spec(self, language: str) -> SliceSpec:
+    def _spec(self, language: str, seen_in: tuple[Need, ...] = ()) -> SliceSpec:
         source = filled(self.source, {"language": language})
         need = ExternalInput("source", source, "dataset", extent=True)
-        return SliceSpec(self.name, language, language, (need,))
+        return SliceSpec(self.name, language, language, (need, *seen_in))
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        return [self._spec(language) for language in self._languages(context)]
+        seen_in = None if self.drop is None else self.drop.seen_in
+        if seen_in != QUESTIONS:
+            return [
+                self._spec(
+                    code,
+                    (
+                        ExternalInput(
+                            "seen_in",
+                            filled(seen_in.source, {"language": code}),
+                            "dataset",
+                            extent=True,
+                        ),
+                    )
+                    if isinstance(seen_in, From)
+                    else (),
+                )
+                for code in self._languages(context)
+            ]
+        questions = {spec.name: spec for spec in context.slices(QUESTIONS, self.name)}
+        unasked = [code for code in self._languages(context) if code not in questions]
+        if unasked:
+            raise RecipeError(
+                f"stages.{self.name}.drop.seen_in: there are no questions in {', '.join(unasked)} "
+                "to compare its rows with",
+                "name a dataset that has some, as seen_in: {preset: m-arenahard-v2.1}",
+            )
+        return [
+            self._spec(code, (questions[code].as_input("seen_in"),))
+            for code in self._languages(context)
+        ]
+
+    def _cleaner(self, job: Job, spec: SliceSpec) -> Cleaner | None:
+        """Return what tells the rows of a slice that are left out, None without `drop`."""
+        if self.drop is None:
+            return None
+        evaluation: list[str] = []
+        if self.drop.seen_in == QUESTIONS:
+            table = job.table(spec, "seen_in", "prompts")
+            evaluation = [_asked(messages) for messages in table["messages"].to_pylist()]
+        elif isinstance(self.drop.seen_in, From):
+            place = job.place(spec, "seen_in")
+            rows = self.drop.seen_in.converted_rows(
+                place.path,
+                str(spec.language),
+                lambda row, where: {"asked": _asked(messages(row, where))},
+                Counter(),
+                name=place.name or place.path.name,
+            )
+            evaluation = [row["asked"] for row in rows]
+        return Cleaner(evaluation, self.drop.ngrams, self.drop.near)
 
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.languages
@@ -85,11 +166,12 @@ class _Source(Stage, View):
             name = place.name or place.path.name
             dropped: Counter[str] = Counter()
             ids, unread = DistinctIds(), Counter[str]()
+            convert = self.converter(name, language, ids, unread, self._cleaner(job, spec))
             table_rows = list(
                 self.converted_rows(
                     place.path,
                     language,
-                    self.converter(name, language, ids, unread),
+                    convert,
                     dropped,
                     name=name,
                     languages=languages[place],
@@ -113,10 +195,12 @@ class _Source(Stage, View):
         language: str,
         ids: DistinctIds,
         unread: Counter[str] | None = None,
+        cleaner: Cleaner | None = None,
     ) -> Callable[[Row, str], Row | str]:
         """Return a function that returns a row in canonical form under an id of its own, or the
-        reason to leave it out; what is left out of a row is counted in `unread`. It raises
-        InputError for a row that cannot be read."""
+        reason to leave it out; what is left out of a row is counted in `unread`, and `cleaner` says
+        which rows are dropped for what they ask. It raises InputError for a row that cannot be
+        read."""
         hashes: dict[str, str | None] = {}  # ids to hashes
 
         def convert(row: Row, where: str) -> Row | str:
@@ -125,6 +209,9 @@ class _Source(Stage, View):
                 return canonical
             if self.repeated(canonical, hashes):
                 return "repeated"
+            question = _asked(canonical["messages" if "messages" in canonical else "prompt"])
+            if cleaner is not None and (reason := cleaner.reason(question)):
+                return reason
             canonical["prompt_id"] = ids(canonical["prompt_id"])
             hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
             if unread is not None:
@@ -211,12 +298,19 @@ class Prompts(_Source):
 class Questions(Prompts):
     """Held-out prompts that the models are compared on."""
 
-    name: ClassVar[str] = "questions"
+    name: ClassVar[str] = QUESTIONS
     repo: ClassVar[str] = "questions"
 
     @classmethod
     def output(cls) -> str:
-        return "questions"  # no stage that reads prompts may read these
+        return QUESTIONS  # no stage that reads prompts may read these
+
+    @field_validator("drop")
+    @classmethod
+    def _not_of_itself(cls, value: Drop | None) -> Drop | None:
+        if value is not None and value.seen_in == QUESTIONS:
+            raise ValueError("seen_in: questions are these; name another set, or give near alone")
+        return value
 
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.languages

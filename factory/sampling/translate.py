@@ -1,4 +1,5 @@
-"""translate: a model carries prompts over into the languages that have none of their own."""
+"""translate: a model carries prompts over into the languages that have none of their own.
+translate_pairs: it carries preference pairs over."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.artifacts import files, schemas, shards
+from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
@@ -22,8 +24,9 @@ from factory.errors import RecipeError
 from factory.language.detect import detect
 from factory.language.languages import language
 from factory.sampling.chrf import chrf
+from factory.sampling.quality import Quality, distribution
 from factory.sampling.translation import Format, flaw, length_ratio, wording
-from factory.sampling.translator import Translation, translate
+from factory.sampling.translator import Sending, Translation, translate
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job, policy
 from factory.stage.outcome import AS_BEFORE, Outcome, engines, greedy, spent
@@ -31,6 +34,7 @@ from factory.stage.readers import address
 from factory.stage.stage import How, Stage, StageContext
 
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
+Made = tuple[dict[str, Any], dict[str, Any] | None]  # a row, and the record of its drop
 
 
 class TranslateHow(How, EngineKnobs):
@@ -58,13 +62,28 @@ class Translate(Stage):
     names: dict[str, str] = Field({})  # what the translator calls a language, where that is unusual
     max_tokens: int = Field(8192, ge=1)  # of a piece of translation; CroCo's
     chunk: int = Field(1024, ge=16)  # tokens of source at once: TranslateGemma was made for 2K
+    # a text of more is cut into pieces; or a prompt whose request has more is dropped, as published
+    over: Literal["chunk", "drop"] = "chunk"
+    # fenced code, and what holds no letter: as it is, or translated like the rest, as published
+    code: Literal["keep", "send"] = "keep"
     # a translation so many times as long as usual, or as short, is dropped; null: none
     length_ratio: float | None = Field(3.0, gt=1)
     # as published: what was cut off, copied or in another language
     keep_flawed: bool = False
+    # of every translation, with or without a least one: {by: back, least: 40}
+    quality: Quality | None = Field(None, exclude_if=lambda value: value is None)
     compare: Annotated[bool, GATE] = False  # with what people wrote, which prompts then reads
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: TranslateHow = TranslateHow()
+
+    @model_validator(mode="after")
+    def _paragraphs_are_pieces(self) -> Translate:
+        if self.format == "completion" and (self.over, self.code) != ("chunk", "keep"):
+            raise ValueError(
+                "a completion model gets one paragraph at a time, and no code: leave over and code "
+                "out"
+            )
+        return self
 
     @field_validator("source_language", "languages", "names", mode="after")
     @classmethod
@@ -194,20 +213,60 @@ class Translate(Stage):
             [message["content"] for row in prompts for message in row["messages"]],
             wording(self.format, self.source_language, shard.slice, self.names),
             sampler,
-            self.chunk,
-            self.max_tokens,
+            Sending(self.chunk, self.max_tokens, self.code == "send", self.over == "drop"),
         )
         parts = iter(translations)
         rows = [
             self._row(row, [next(parts) for _ in row["messages"]], shard.slice) for row in prompts
         ]
+        cost = sum(part.n_tokens for part in translations)
+        if self.quality is not None:
+            rows, more = self._rated(self.quality, sampler, prompts, rows, shard.slice)
+            cost += more
         # Before the shard: one that is there has said what it dropped.
         lost = [lost for _, lost in rows if lost]
         files.write_atomically(_notes(work, shard), json.dumps(lost).encode())
-        table = schemas.from_rows([row for row, lost in rows if not lost], self.kind)
+        good = [row for row, lost in rows if not lost]
+        table = schemas.from_rows(good, self.kind, ("quality",) if self.quality else ())
         reasons = Counter(str(row["reason"]) for row in lost)
         table = shards.with_metadata(table, engine=sampler.name, dropped=dict(reasons))
-        return table, sum(part.n_tokens for part in translations)
+        return table, cost
+
+    def _rated(
+        self,
+        quality: Quality,
+        sampler: Sampler,
+        prompts: Sequence[dict[str, Any]],
+        rows: Sequence[Made],
+        code: str,
+    ) -> tuple[list[Made], int]:
+        """Return the translations with their quality, and the tokens of that: each of those that
+        stay so far is translated back. One that cannot be has none."""
+        stay = [not lost for _, lost in rows]
+        back = translate(
+            [m["content"] for row, lost in rows if not lost for m in self._messages(row)],
+            wording(self.format, code, self.source_language, self.names),
+            sampler,
+            Sending(self.chunk, self.max_tokens, self.code == "send"),
+        )
+        parts = iter(back)
+        rated: list[Made] = []
+        for prompt, (row, lost), stays in zip(prompts, rows, stay, strict=True):
+            if not stays:
+                rated.append((row, lost))
+                continue
+            sources = [message["content"] for message in prompt["messages"]]
+            again = [next(parts) for _ in sources]
+            row["quality"] = (
+                None
+                if any(part.reason for part in again)
+                else chrf((part.text, text) for part, text in zip(again, sources, strict=True))
+            )
+            if quality.least is not None and (row["quality"] or 0.0) < quality.least:
+                text = _text(self._messages(row))
+                lost = self._record(row, "low_quality", text) | {"quality": row["quality"]}
+            rated.append((row, lost))
+        return rated, sum(part.n_tokens for part in back)
 
     def _source_rows(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
         """Return the prompts to translate, with only the turns that are translated."""
@@ -230,9 +289,7 @@ class Translate(Stage):
         )
         return [rows[number] for number in job.missing(name, self.kind, frame)]
 
-    def _row(
-        self, prompt: dict[str, Any], translations: Sequence[Translation], code: str
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    def _row(self, prompt: dict[str, Any], translations: Sequence[Translation], code: str) -> Made:
         """Return the row of one translated prompt, and the record of its drop, if it is dropped."""
         sources = [message["content"] for message in prompt["messages"]]
         reason = next((part.reason for part in translations if part.reason), None)
@@ -263,8 +320,17 @@ class Translate(Stage):
             "finish_reason": "length" if cut else "stop",
             "detected_language": detect(text),
         }
-        lost = {key: row[key] for key in ("prompt_id", "finish_reason", "detected_language")}
-        return row, lost | {"reason": reason, "translation": text} if reason else None
+        return row, self._record(row, reason, text) if reason else None
+
+    def _record(self, row: dict[str, Any], reason: str, text: str) -> dict[str, Any]:
+        """Return the record of a dropped translation."""
+        keys = ("prompt_id", "finish_reason", "detected_language")
+        return {**{key: row.get(key) for key in keys}, "reason": reason, "translation": text}
+
+    def _messages(self, row: dict[str, Any]) -> list[dict[str, str]]:
+        """Return all texts of a translated row, as those of its source are."""
+        messages: list[dict[str, str]] = row["messages"]
+        return messages
 
     def _describe(
         self,
@@ -279,7 +345,7 @@ class Translate(Stage):
         import statistics
 
         code = str(spec.language)
-        translations = {row["prompt_id"]: _text(row["messages"]) for row in rows}
+        translations = {row["prompt_id"]: _text(self._messages(row)) for row in rows}
         ratios = [
             length_ratio(_text(row["messages"]), translations[row["prompt_id"]], code)
             for row in sources
@@ -288,10 +354,12 @@ class Translate(Stage):
         figures: dict[str, Any] = {
             "asked": len(sources),
             "kept": len(rows),
-            "cut_off": sum(row["finish_reason"] == "length" for row in rows),
-            "unlabelled": sum(row["detected_language"] is None for row in rows),
+            "cut_off": sum(row.get("finish_reason") == "length" for row in rows),
+            "unlabelled": sum(row.get("detected_language", "") is None for row in rows),
             **({"length_ratio": statistics.median(ratios)} if ratios else {}),
         }
+        if self.quality is not None:
+            figures["quality"] = distribution([row.get("quality") for row in (*rows, *lost)])
         if self.compare:
             everything = translations | {row["prompt_id"]: row["translation"] for row in lost}
             wrote = {
@@ -305,6 +373,93 @@ class Translate(Stage):
             for name, texts in sets.items():
                 figures[name] = chrf((texts[i], wrote[i]) for i in texts if i in wrote)
         return figures
+
+
+class TranslatePairs(Translate):
+    """Preference pairs translated, greedy: prompt, better and worse answer of each pair of
+    `preferences`, as `translate` does prompts. dpo and sft read them as pairs. A pair is dropped
+    if one of its texts is, or if its answers come out the same."""
+
+    name: ClassVar[str] = "translate_pairs"
+    kind: ClassVar[str] = "pairs"
+    repo: ClassVar[str] = "translate-pairs"
+    instead_of_from: ClassVar[str] = "let pair take in what is translated already"
+    row_wise: ClassVar[bool] = False  # a pair has no column for what it was translated from
+
+    turns: Literal["first", "all"] = "all"  # an answer is one to the whole prompt
+
+    @model_validator(mode="after")
+    def _whole_pairs(self) -> TranslatePairs:
+        if self.from_ is not None:
+            raise ValueError(f"cannot be taken in: {self.instead_of_from}")
+        if self.turns != "all":
+            raise ValueError("turns: all, since an answer is one to the whole prompt")
+        if self.compare:
+            raise ValueError("compare is for prompts: nobody wrote these pairs a second time")
+        return self
+
+    def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:
+        return languages
+
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        preferences = context.rows("preferences", self.name)
+        targets = self.targets(context.languages)
+        if self.source_language in targets or not targets:
+            raise RecipeError(
+                f"stages.{self.name} has nothing to translate from {self.source_language} into",
+                "give languages: at least one other than source_language",
+            )
+        if self.source_language not in preferences:
+            raise RecipeError(
+                f"stages.{self.name} translates from {self.source_language}, and preferences are "
+                f"in {', '.join(preferences)}",
+                f"set source_language, or preferences.languages: [{self.source_language}]",
+            )
+        source = preferences[self.source_language].as_input("preferences")
+        model = context.policy(self.model, "model", self.name)
+        return [SliceSpec(self.name, code, code, (source, *model)) for code in targets]
+
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        return min(rows["preferences"], self.first or rows["preferences"])
+
+    def _source_rows(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
+        """Return the pairs to translate, with all their texts as `messages`."""
+        table = job.table(spec, "preferences", "preferences")
+        pairs = table.slice(0, self.first).to_pylist()
+        texts = [[*pair["prompt"], pair["chosen"][-1], pair["rejected"][-1]] for pair in pairs]
+        return [
+            {
+                "prompt_id": pair["prompt_id"],
+                "prompt_hash": text_hash(repr(messages)),
+                "messages": messages,
+                "source_dataset": None,
+                "domain": None,
+            }
+            for pair, messages in zip(pairs, texts, strict=True)
+        ]
+
+    def _todo(self, job: Job, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [] if job.reused(name, self.kind).whole else rows
+
+    def _row(self, prompt: dict[str, Any], translations: Sequence[Translation], code: str) -> Made:
+        row, lost = super()._row(prompt, translations, code)
+        *prompt_messages, chosen, rejected = row["messages"]
+        pair = {
+            "prompt_id": row["prompt_id"],
+            "id": row["prompt_id"],
+            "prompt": prompt_messages,
+            "chosen": [chosen],
+            "rejected": [rejected],
+            "prompt_language": code,
+            "chosen_language": detect(chosen["content"]) or "und",
+            "rejected_language": detect(rejected["content"]) or "und",
+        }
+        if lost is None and chosen["content"].strip() == rejected["content"].strip():
+            lost = self._record(row, "same_text", chosen["content"])
+        return pair, lost
+
+    def _messages(self, row: dict[str, Any]) -> list[dict[str, str]]:
+        return [*row["prompt"], *row["chosen"], *row["rejected"]]
 
 
 def _lost(job: Job, name: str) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """The one reader of preference pairs: a row of anybody's preference data to a prompt, its better
 and its worse answer.
 
-A row says which answer is better in one of three ways: `chosen` and `rejected`; two responses and
-a signed `preference` (HelpSteer); a list of `answers` with ranks or scores (Nectar, UltraFeedback).
+A row says which answer is better in one of four ways: `chosen` and `rejected`; two responses and a
+signed `preference` (HelpSteer); several responses with the name of the `preferred` one (Community
+Alignment), or each with a score (MENLO); a list of `answers` with ranks or scores (Nectar,
+UltraFeedback).
 """
 
 from __future__ import annotations
@@ -14,23 +16,27 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from factory.artifacts.hashing import text_hash
 from factory.errors import InputError, nearest
-from factory.stage.readers import messages
+from factory.stage.readers import messages, numeric, transcript
 
 SIDES = ("chosen", "rejected")
 Talk = list[dict[str, str]]
 
 # Columns of well-known datasets, ours first: `columns:` maps any other name to one of ours.
 _PROMPTS = ("prompt", "messages", "context")
-_RESPONSES = (("response1", "response2"), ("response_1", "response_2"))
+_RESPONSE = re.compile(r"response_?([0-9a-h])")
 _PREFERENCES = ("preference", "overall_preference", "preference_strength")
 _LISTS = ("answers", "completions", "responses")
 _TEXTS = ("answer", "response", "text", "content")
 _RANKS = ("rank", "ranks")  # 1 is the best
 _SCORES = ("score", "scores", "overall_score", "rating", "ratings", "reward")
 
-_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-_TURNS = tuple(re.compile(rf"(?:^\s*|{gap}[ \t]*)(Human|Assistant):") for gap in (r"\n\n", r"\n"))
+# What `columns:` may map to, beside the columns of every kind of row.
+COLUMNS = (
+    "context", "response1", "response2", "preference", "preferred", "answers", "scores",
+    *(f"{column}_{letter}" for column in ("response", "score") for letter in "12abcdefgh"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,11 @@ def read_pair(row: Mapping[str, Any], where: str) -> PreferencePair | str:
 def read_number(row: Mapping[str, Any], name: str, where: str) -> float | None:
     """Return a number of a row, None where it is absent, null or not a number as pandas writes it.
     Raises InputError for anything else."""
-    value = row.get(name)
+    value = numeric(row.get(name))
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
-        raise InputError(f"{where}: {name} {value!r} is not a number", "fix that row")
+        raise InputError(f"{where}: {name} {row[name]!r} is not a number", "fix that row")
     return float(value)
 
 
@@ -97,24 +103,64 @@ def _sides(row: Mapping[str, Any], where: str) -> _Sides | str:
                     f"set columns: {{{side}: theirs}}; it has {', '.join(row)}",
                 )
         return [row[side] for side in SIDES], read_number(row, "margin", where), None
-    responses = next((pair for pair in _RESPONSES if all(name in row for name in pair)), None)
+    by_letter = {match[1]: name for name in row if (match := _RESPONSE.fullmatch(name))}
+    responses = dict(sorted(by_letter.items()))
     preference = next((name for name in _PREFERENCES if name in row), None)
-    if responses and preference:
+    if len(responses) == 2 and preference:
         value = read_number(row, preference, where)
         if not value:
             return "no_preference" if value is None else "tie"
         margin = read_number(row, "margin", where)
-        first, second = (row[name] for name in responses)
+        first, second = (row[name] for name in responses.values())
         sides = [second, first] if value > 0 else [first, second]
         return sides, None if margin is None else abs(margin), None
+    if len(responses) > 1 and "preferred" in row:
+        return _preferred(row, responses, where)
+    if len(responses) > 1 and all(f"score_{letter}" in row for letter in responses):
+        scored = [
+            (score, row[name])
+            for letter, name in responses.items()
+            if (score := read_number(row, f"score_{letter}", where)) is not None
+        ]
+        return _extremes(scored, read_number(row, "margin", where))
     for name in _LISTS:
         if isinstance(row.get(name), list) or _is_struct_of_lists(row.get(name)):
             return _ranked(row, name, where)
     raise InputError(
         f"{where}: no columns 'chosen' and 'rejected'{nearest('chosen', row)}",
         "set columns: {chosen: theirs, rejected: theirs}, or response1, response2 and preference "
-        f"(below 0: the first is better), or answers with rank or score; it has {', '.join(row)}",
+        "(below 0: the first is better), or response_a, response_b, … with preferred or score_a, "
+        f"score_b, …, or answers with rank or score; it has {', '.join(row)}",
     )
+
+
+def _preferred(row: Mapping[str, Any], responses: Mapping[str, str], where: str) -> _Sides | str:
+    """Return the response that a row names as the preferred one, and one of the others: which, the
+    hash of the better one's text decides."""
+    named = "" if row["preferred"] is None else str(numeric(row["preferred"])).strip().lower()
+    if named in ("", "nan", "tie"):
+        return "tie" if named == "tie" else "no_preference"
+    best = next((x for x in responses if named in (x, f"response{x}", f"response_{x}")), "")
+    if not best:
+        fix = f"name one of {', '.join(responses.values())}"
+        raise InputError(f"{where}: preferred {str(row['preferred'])[:40]!r} is no response", fix)
+    better = row[responses[best]]
+    worse = [row[name] for letter, name in responses.items() if letter != best]
+    worse = [text for text in worse if not _blank(text)] or [None]
+    number = int(text_hash(repr(better))[:8], 16) % len(worse)
+    return [better, worse[number]], read_number(row, "margin", where), None
+
+
+def _extremes(
+    rated: Sequence[tuple[float, Any]], margin: float | None, ranks: bool = False
+) -> _Sides | str:
+    """Return the best and the worst of rated answers; ranks are negative, and no scores."""
+    if len(rated) < 2:
+        return "no_preference"
+    best, worst = max(rated, key=lambda item: item[0]), min(rated, key=lambda item: item[0])
+    if best[0] == worst[0]:
+        return "tie"
+    return [best[1], worst[1]], margin, None if ranks else (best[0], worst[0])
 
 
 def _ranked(row: Mapping[str, Any], name: str, where: str) -> _Sides | str:
@@ -141,13 +187,7 @@ def _ranked(row: Mapping[str, Any], name: str, where: str) -> _Sides | str:
         value = read_number(holder, str(key), f"{where}: {name}.{place}")
         if value is not None:
             rated.append((-value if key in _RANKS else value, answer[text] if inside else answer))
-    if len(rated) < 2:
-        return "no_preference"
-    best, worst = max(rated, key=lambda item: item[0]), min(rated, key=lambda item: item[0])
-    if best[0] == worst[0]:
-        return "tie"
-    scores = None if key in _RANKS else (best[0], worst[0])
-    return [best[1], worst[1]], read_number(row, "margin", where), scores
+    return _extremes(rated, read_number(row, "margin", where), ranks=key in _RANKS)
 
 
 def _prompt(row: Mapping[str, Any], sides: Sequence[Talk], where: str) -> Talk | str:
@@ -213,24 +253,7 @@ def _talk(value: Any, speaker: str, where: str) -> Talk:
     """Return messages of a conversation, of a transcript, or of a text that `speaker` wrote."""
     if not isinstance(value, str):
         return messages({"messages": value}, where)
-    return _transcript(value) or [{"role": speaker, "content": value}]
-
-
-def _transcript(text: str) -> Talk | None:
-    """Return the turns of a transcript, "\\n\\nHuman: …\\n\\nAssistant: …", without an opening for
-    the next answer at its end; None for any other text."""
-    for turn in _TURNS:
-        starts = list(turn.finditer(text))
-        if not starts or starts[0].start():
-            return None
-        if text.startswith("\n\n") or {start[1] for start in starts} == _SPEAKERS.keys():
-            ends = [*(start.start() for start in starts[1:]), len(text)]
-            turns = [
-                {"role": _SPEAKERS[start[1]], "content": text[start.end() : end].strip()}
-                for start, end in zip(starts, ends, strict=True)
-            ]
-            return turns if turns[-1] != {"role": "assistant", "content": ""} else turns[:-1]
-    return None
+    return transcript(value) or [{"role": speaker, "content": value}]
 
 
 def _is_struct_of_lists(value: Any) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +18,17 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.artifacts.hashing import text_hash
 from factory.config import GATE, Knobs
 from factory.errors import InputError, nearest
+from factory.language.detect import detect, matches
 from factory.language.languages import code_of
 from factory.stage.row_files import FILE_TYPES, BadRow, Row, is_file, read_file
 
 __all__ = ["FILE_TYPES", "BadRow", "DistinctIds", "Row", "View", "address", "answer",
-           "conversation", "given_id", "is_file", "messages"]  # fmt: skip
+           "conversation", "given_id", "is_file", "messages", "numeric", "transcript"]  # fmt: skip
 
 # who speaks, by the names that datasets have for it
 _ROLES = {
@@ -41,8 +43,31 @@ _HEAD = 100  # rows that are looked at for which columns there are
 _SHOWN = 5  # rows that cannot be read, in an error
 _SHARED = 10  # rows that may have one id before that is said
 _LABELS = 20  # languages of rows that are counted apart
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+_TURNS = tuple(re.compile(rf"(?:^\s*|{gap}[ \t]*)(Human|Assistant):") for gap in (r"\n\n", r"\n"))
 Cell = str | int | float | bool
 Talk = list[dict[str, str]]
+
+
+class Range(Knobs):
+    """Bounds of a number in a column, such as what a classifier made of the row."""
+
+    least: float | None = None
+    most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Range:
+        if self.least is None and self.most is None:
+            raise ValueError("needs least, most or both")
+        return self
+
+    def holds(self, value: Any) -> bool:
+        """Return whether a value is a number within the bounds."""
+        value = numeric(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        low, high = self.least, self.most
+        return (low is None or value >= low) and (high is None or value <= high)
 
 
 class View(Knobs):
@@ -50,7 +75,7 @@ class View(Knobs):
     says the language (a code or its English name), a file, or one file of a dataset that the
     library does not load."""
 
-    split: str = "train"
+    split: str = "train"  # of several, a + between them
     # where its configs are not languages; or by language: {en: set1, da: set2}
     config: str | dict[str, str] | None = None
     # one file of it, read as it lies; {language} is filled in
@@ -58,8 +83,14 @@ class View(Knobs):
     # our name for a column to theirs, with dots into what is nested: {prompt: turns.0.text}; texts
     # of several are joined, an empty line between them: {prompt: [instruction, input]}
     columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
-    # their columns to the value, or the values, that a row must have
-    where: dict[str, Cell | tuple[Cell, ...]] = Field(default_factory=dict)
+    # their columns to the value, or the values, that a row must have; of a number also
+    # {least: 0.5, most: 1}
+    where: dict[str, Cell | tuple[Cell, ...] | Range] = Field(default_factory=dict)
+    # their column that is equal in all answers to one prompt, where each row is an answer of its
+    # own with its rank or score: the rows are read as one with `answers`
+    group: str | None = Field(None, exclude_if=lambda value: value is None)
+    # where no column says the language of a row, it is that of its prompt as far as one can tell
+    detect: bool = Field(False, exclude_if=lambda value: not value)
     # share of rows that may be left out since they cannot be read; one row always may, unless 0%
     bad_rows: Annotated[str, GATE, Field(pattern=r"^([0-9]|[1-9][0-9]|100)(\.[0-9]+)?%$")] = "1%"
 
@@ -98,7 +129,8 @@ class View(Knobs):
         """
         bad: list[InputError] = []
         n_bad = n_read = 0
-        for where, row in self._labelled(path, language, name, languages or (language,)):
+        rows = self._labelled(path, language, name, languages or (language,))
+        for where, row in rows if self.group is None else _grouped(rows, self.group):
             try:
                 converted = _converted(row, where, convert)
             except InputError as error:
@@ -138,11 +170,12 @@ class View(Knobs):
         self._check_columns(known, name)
         column = self.columns.get("language", "language")
         said = any(_dig(row, column) is not _ABSENT for row in known)
-        if mixed and known and not said and not (assumed and len(languages) == 1):
+        detects = self.detect and mixed and not said
+        if mixed and known and not said and not detects and not (assumed and len(languages) == 1):
             raise InputError(
                 f"{name} does not say which rows are in {language!r}",
                 "use a file, a config or a 'language' column for each language; or name the "
-                "column: columns: {language: theirs}",
+                "column: columns: {language: theirs}; or let it be detected: detect: true",
             )
         strays = languages[0] == language  # whether rows of no language that is read count here
         labels: set[str] = set()
@@ -153,7 +186,13 @@ class View(Knobs):
                 continue
             named = row | {ours: _value(row, theirs) for ours, theirs in self.columns.items()}
             label = named.get("language")
-            if mixed and label not in (None, "") and not said:
+            if detects:
+                label = _detected(named, where)
+                if not matches(label, language):
+                    if strays and not any(matches(label, code) for code in languages):
+                        yield where, _stray(label, labels)
+                    continue
+            elif mixed and label not in (None, "") and not said:
                 raise InputError(
                     f"{where} says a language, and the first rows do not",
                     "fill in that column for all rows",
@@ -192,14 +231,18 @@ class View(Knobs):
         try:
             config = self._config(datasets.get_dataset_config_names(str(path)), language, name)
             builder = datasets.load_dataset_builder(str(path), config)
-            files = (builder.config.data_files or {}).get(self.split)
-            splits = builder.config.data_files or builder.info.splits or {}
-            if files is None and self.split.isidentifier() and splits:
+            data_files = builder.config.data_files or {}
+            parts = self.split.split("+")  # datasets reads train+test as both
+            known_parts = parts if all(part in data_files for part in parts) else ()
+            files = [file for part in known_parts for file in data_files[part]]
+            splits = data_files or builder.info.splits or {}
+            missing = [part for part in parts if part.isidentifier() and part not in splits]
+            if missing and splits:
                 listed = ", ".join(map(str, splits))
-                raise InputError(f"{name} has no split {self.split!r}, only {listed}", "set split:")
+                raise InputError(f"{name} has no split {missing[0]!r}, only {listed}", "set split:")
             mixed = not isinstance(self.config, dict) and _language(config) != _language(language)
             assumed = self.config is not None or language == "en"
-            folders = [_folder_language(path, file) for file in files or ()]
+            folders = [_folder_language(path, file) for file in files]
             if files and mixed and all(folders) and len(set(folders)) > 1:
                 files = [
                     f for f, of in zip(files, folders, strict=True) if of == _language(language)
@@ -214,9 +257,9 @@ class View(Knobs):
                 and all(is_file(file) for file in files)
                 and not getattr(builder.config, "field", None)
             ):
-                parts = [(Path(file), f"{name} {_inside(path, file)}") for file in files]
+                read = [(Path(file), f"{name} {_inside(path, file)}") for file in files]
                 return (
-                    itertools.chain.from_iterable(read_file(*part) for part in parts),
+                    itertools.chain.from_iterable(itertools.starmap(read_file, read)),
                     mixed,
                     assumed,
                 )
@@ -250,7 +293,9 @@ class View(Knobs):
 
     def _check_columns(self, rows: Sequence[Row], name: str) -> None:
         """Raise InputError for a column that the recipe names and no row has."""
-        theirs = itertools.chain(*(_paths(path) for path in self.columns.values()), self.where)
+        group = () if self.group is None else (self.group,)
+        mapped = (_paths(path) for path in self.columns.values())
+        theirs = itertools.chain(*mapped, self.where, group)
         for path in theirs:
             if rows and all(_dig(row, path) is _ABSENT for row in rows):
                 columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
@@ -261,8 +306,12 @@ class View(Knobs):
 
     def _matches(self, row: Row) -> bool:
         for column, wanted in self.where.items():
-            values = wanted if isinstance(wanted, tuple) else (wanted,)
             value = _dig(row, column)
+            if isinstance(wanted, Range):
+                if not wanted.holds(value):
+                    return False
+                continue
+            values = wanted if isinstance(wanted, tuple) else (wanted,)
             # in CSV every value is text
             if value not in values and not (isinstance(value, str) and value in map(str, values)):
                 return False
@@ -300,6 +349,48 @@ def _value(row: Row, theirs: str | tuple[str, ...]) -> Any:
     if isinstance(theirs, str):
         return None if values[0] is _ABSENT else values[0]
     return "\n\n".join(str(v) for v in values if v not in (None, "", _ABSENT)) or None
+
+
+def numeric(value: Any) -> Any:
+    """Return the number that a text holds, since every cell of CSV is text, and any other value as
+    it is."""
+    if not isinstance(value, str) or "_" in value:
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() else number
+
+
+def _grouped(
+    rows: Iterator[tuple[str, Row | BadRow | str]], column: str
+) -> Iterator[tuple[str, Row | BadRow | str]]:
+    """Yield the first row of each value of a column, with all rows of that value as its `answers`;
+    the others as `joined`."""
+    groups: dict[str, tuple[str, Row]] = {}
+    for where, row in rows:
+        if not isinstance(row, dict):
+            yield where, row
+            continue
+        key = json.dumps(_dig(row, column), default=str)
+        if key in groups:
+            groups[key][1]["answers"].append(row)
+            yield where, "joined"
+        else:
+            groups[key] = where, row | {"answers": [row]}
+    yield from groups.values()
+
+
+def _detected(row: Row, where: str) -> str | None:
+    """Return the label of the language that the questions of a row are in, None where nobody can
+    tell."""
+    try:
+        return detect(
+            "\n".join(text() for role, text in conversation(row, where) if role == "user")
+        )
+    except BadRow:
+        return None
 
 
 def _language(label: Any) -> str:
@@ -364,7 +455,8 @@ def conversation(row: Mapping[str, Any], where: str) -> list[tuple[str, Callable
     function that returns the text. Both raise BadRow for what is something else.
 
     Understood are `role` and `content`, ShareGPT's `from` and `value` with its names for who
-    speaks, content in parts of text, and a struct of lists in the place of a list of structs."""
+    speaks, content in parts of text, a struct of lists in the place of a list of structs, and a
+    transcript that begins with two line ends."""
     value = row.get("messages") or row.get("prompt")
     if not value and not {"messages", "prompt"} & row.keys():
         raise BadRow(
@@ -376,13 +468,31 @@ def conversation(row: Mapping[str, Any], where: str) -> list[tuple[str, Callable
     if not value:
         return []
     if isinstance(value, str):
-        return [("user", lambda: value)]
+        turns = transcript(value) if value.startswith("\n\n") else None
+        return [_turn(turn, where) for turn in turns or [{"role": "user", "content": value}]]
     if isinstance(value, Mapping) and all(isinstance(part, list) for part in value.values()):
-        turns = itertools.zip_longest(*value.values())
-        value = [dict(zip(value, turn, strict=True)) for turn in turns]
+        columns = itertools.zip_longest(*value.values())
+        value = [dict(zip(value, turn, strict=True)) for turn in columns]
     if not isinstance(value, list):
         raise _odd(where, "messages are not a list")
     return [_turn(message, where) for message in value]
+
+
+def transcript(text: str) -> Talk | None:
+    """Return the turns of a transcript, "\\n\\nHuman: …\\n\\nAssistant: …", without an opening for
+    the next answer at its end; None for any other text."""
+    for turn in _TURNS:
+        starts = list(turn.finditer(text))
+        if not starts or starts[0].start():
+            return None
+        if text.startswith("\n\n") or {start[1] for start in starts} == _SPEAKERS.keys():
+            ends = [*(start.start() for start in starts[1:]), len(text)]
+            turns = [
+                {"role": _SPEAKERS[start[1]], "content": text[start.end() : end].strip()}
+                for start, end in zip(starts, ends, strict=True)
+            ]
+            return turns if turns[-1] != {"role": "assistant", "content": ""} else turns[:-1]
+    return None
 
 
 def _turn(message: Any, where: str) -> tuple[str, Callable[[], str]]:

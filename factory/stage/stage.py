@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from factory.config import EXTENT, REFERENCE, Knobs, Mark
 from factory.errors import FactoryError, RecipeError, nearest
+from factory.stage import presets
 from factory.stage.inputs import ExternalInput, Need, RewardInput, SliceSpec
 from factory.stage.models import ModelRef, RewardModel
 from factory.stage.readers import View
@@ -91,7 +92,7 @@ class Stage(Knobs):
         """`from: org/name@revision` for `from: {source: org/name@revision}`."""
         if value is not None and cls.kind not in TAKEN_IN:
             raise ValueError(f"{cls.name} cannot be taken in: {cls.instead_of_from}")
-        return {"source": value} if isinstance(value, str) else value
+        return {"source": value} if isinstance(value, str) else presets.expanded(value, cls.kind)
 
     @model_validator(mode="after")
     def _has_only_from(self) -> Stage:

@@ -17,9 +17,12 @@ import pytest
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import read_slice
 from factory.errors import InputError
-from factory.sampling.presets import PRESETS
+from factory.execution import external
+from factory.pairs.pair import Pair
+from factory.rewards.preferences import Pairs
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.job import Job, Place
+from factory.stage.presets import PRESETS
 from factory.stage.stage import StageContext
 from tests.support.stand_ins import FIXTURES
 
@@ -37,7 +40,7 @@ def take(hub: Any, connection: Any, tmp_path: Path) -> Callable[..., Taken]:
     api = HfApi(endpoint=connection.url, token=connection.token)
 
     def run(files: Files, stage: Any, languages: tuple[str, ...] = ("en",)) -> Taken:
-        repo = stage.source
+        repo = stage.from_.source if stage.from_ else stage.source
         api.delete_repo(repo, repo_type="dataset", missing_ok=True)
         api.create_repo(repo, repo_type="dataset")
         api.create_commit(
@@ -49,14 +52,14 @@ def take(hub: Any, connection: Any, tmp_path: Path) -> Callable[..., Taken]:
         )  # fmt: skip
         commit = api.repo_info(repo, repo_type="dataset").sha
         place = Place(hub.fetch(repo, "dataset", commit), repo, commit)
-        specs = stage.plan_slices(StageContext(languages, {}, {stage.name: stage}))
+        specs = stage.checked_slices(StageContext(languages, {}, {stage.name: stage}))
+        out = tmp_path / stage.name
         places = {need: place for spec in specs for need in spec.needs}
-        job = Job(stage.name, 0, tuple(specs), places, tmp_path / "work", tmp_path / "out",
+        job = Job(stage.name, 0, tuple(specs), places, tmp_path / "work", out,
                   lambda *a, **k: None)  # fmt: skip
-        counts = stage.run(job).rows
+        counts = (external.take_in(stage, job) if stage.from_ else stage.run(job)).rows
         return {
-            spec.name: read_slice(tmp_path / "out", spec.name, stage.kind).to_pylist()
-            for spec in specs
+            spec.name: read_slice(out, spec.name, stage.kind).to_pylist() for spec in specs
         }, counts
 
     return run
@@ -82,6 +85,45 @@ def card(*configs: tuple[str, str, str]) -> str:
         for name, split, path in configs
     ]
     return "---\nlicense: mit\nconfigs:\n" + "".join(entries) + "---\n"
+
+
+def default(path: str, split: str = "train") -> str:
+    return card(("default", split, path))
+
+
+# by preset: a language of it, its files with the fixture of each, and its card
+LAID: dict[str, tuple[str, dict[str, str], str]] = {
+    "ultrafeedback-cleaned": (
+        "en", {"data/train-00000-of-00001.parquet": "ultrafeedback-cleaned.jsonl"},
+        default("data/train-*"),
+    ),
+    "tulu-3": ("en", {"data/train-00000-of-00004.parquet": "tulu-3.jsonl"},
+               default("data/train-*")),
+    "tulu-2.5": (
+        "en",
+        {f"data/{one}-00000-of-00001.jsonl": "tulu-2.5.jsonl"
+         for one in ("ultrafeedback_mean_aspects", "hh_rlhf")},
+        "",
+    ),
+    "nectar": ("en", {"data/rlaif.parquet": "nectar.jsonl"}, default("data/rlaif.parquet")),
+    "hh-rlhf": ("en", {f"{one}/train.jsonl.gz": "hh-rlhf.jsonl"
+                       for one in ("harmless-base", "helpful-base")}, ""),
+    "coig-p": ("zh", {"data/train-0.parquet": "coig-p.jsonl"}, default("data/train-*")),
+    "wildfeedback": (
+        "en",
+        {"wildfeedback.json": "wildfeedback.jsonl", "user_preference.json": "pairs.jsonl"},
+        card(("wildfeedback", "train", "wildfeedback.json"),
+             ("user_preference", "train", "user_preference.json")),
+    ),
+    "community-alignment": ("en", {"community_alignment.csv": "community-alignment.csv"}, ""),
+    "menlo": ("en", {f"data/{one}-0.parquet": "menlo.jsonl" for one in ("train", "test")},
+              default("data/train-*")),
+    "care": ("zh", {"data/train-0.parquet": "care.jsonl"}, default("data/train-*")),
+    "m-rewardbench": ("de", {"deu_Latn/test-0.parquet": "m-rewardbench-de.jsonl",
+                             "arb_Arab/test-0.parquet": "m-rewardbench-de.jsonl"},
+                      card(("deu_Latn", "test", "deu_Latn/test-*"),
+                           ("arb_Arab", "test", "arb_Arab/test-*"))),
+}  # fmt: skip
 
 
 def stand_in(name: str) -> Files:
@@ -114,6 +156,28 @@ def stand_in(name: str) -> Files:
         }
     if name == "tagengo":
         return {"tagengo.jsonl": rows("tagengo.jsonl")}
+    if name == "aya-redteaming":
+        splits = {"arabic": "arb", "english": "eng", "filipino": "tgl", "french": "fra",
+                  "hindi": "hin", "russian": "rus", "serbian": "srp", "spanish": "spa"}  # fmt: skip
+        asked = [json.loads(line) for line in rows("aya-redteaming.jsonl").splitlines()]
+        files = {
+            f"aya_{code}.jsonl": lines(
+                [row for row in asked if row["language"].lower() == split]
+                or [{**asked[0], "language": split.title()}]
+            )
+            for split, code in splits.items()
+        }
+        listed = "".join(f"  - split: {split}\n    path: aya_{code}.jsonl\n"
+                         for split, code in splits.items())  # fmt: skip
+        head = f"---\nconfigs:\n- config_name: default\n  data_files:\n{listed}---\n"
+        return {"README.md": head, **files}
+    if name in LAID:
+        return {
+            path: parquet(pa.Table.from_pylist([json.loads(line) for line in rows(one).split(b"\n")
+                                                if line])) if path.endswith(".parquet")
+            else gzip.compress(rows(one)) if path.endswith(".gz") else rows(one)
+            for path, one in LAID[name][1].items()
+        } | ({"README.md": LAID[name][2]} if LAID[name][2] else {})  # fmt: skip
     return {
         "README.md": card(*((code, "test", f"{code}/test.jsonl") for code in ("en", "da"))),
         **{f"{code}/test.jsonl": rows(f"m-arenahard-{code}.jsonl") for code in ("en", "da")},
@@ -130,11 +194,80 @@ def stand_in(name: str) -> Files:
     ],
 )
 def test_every_preset_is_read_from_a_hub(take: Any, name: str, stage: str) -> None:
-    rows, counts = take(stand_in(name), STAGES[stage](preset=name))
-    assert rows["en"]
-    assert counts["en"].balanced()
+    code = LAID[name][0] if name in LAID else "en"
+    how = {"languages": (code,)} if stage == "preferences" else {}
+    rows, counts = take(stand_in(name), STAGES[stage](preset=name, **how), (code,))
+    assert rows[code]
+    assert counts[code].balanced()
     if stage != "preferences":
-        assert {row["source_dataset"] for row in rows["en"]} == {PRESETS[name].source}
+        assert {row["source_dataset"] for row in rows[code]} == {PRESETS[name].source}
+
+
+# by preset: the row of the list of covered methods, then how many rows have which language, what
+# is left out of those of the first, and one pair
+PAIRS: dict[str, tuple[str, dict[str, int], dict[str, int], tuple[str, str, str]]] = {
+    "ultrafeedback": ("35", {"en": 5}, {}, (
+        "How do I keep bread from going stale?", "Freeze it in slices and toast them from frozen.",
+        "Leave it in the sun.")),
+    "ultrafeedback-cleaned": ("35", {"en": 5}, {}, (
+        "Name two moons of Jupiter.", "Europa and Io.", "The Moon and Io.")),
+    "tulu-3": ("35", {"en": 5}, {}, (
+        "Name two moons of Jupiter.", "Europa and Io.", "The Moon and Io.")),
+    "tulu-2.5": ("35", {"en": 5}, {}, (
+        "Name two moons of Jupiter.", "Europa and Io.", "The Moon and Io.")),
+    "nectar": ("35", {"en": 5}, {}, ("What keeps one steady?", "Its tail.", "The wind.")),
+    "hh-rlhf": ("75", {"en": 10}, {}, (
+        "How do I oil a hinge?", "One drop on the pin.", "Replace the door.")),
+    "helpsteer3": ("73", {"en": 3, "de": 1}, {"language python": 1}, (
+        "Something with a river in it.", "One answer.", "Another answer.")),
+    "coig-p": ("189", {"zh": 5}, {}, ("三加四等于几？", "三加四等于七。", "等于八。")),
+    "wildfeedback": ("221", {"en": 5}, {}, (
+        "No, tell me how to mend it.", "Oil its hinge.", "Doors squeak.")),
+    "community-alignment": ("25", {"en": 2, "fr": 1, "pt": 1}, {"language it": 1}, (
+        "How should I spend a free day?", "Walk along the river.", "Rest at home.")),
+    "menlo": ("49", {"en": 2, "da": 1, "de": 1}, {}, (
+        "Write a polite reminder about rent.",
+        "Dear Sam, a gentle reminder that rent was due on Friday.", "Pay.")),
+    "care": ("63", {"zh": 1}, {"language ar": 2, "joined": 2}, (
+        "春节的时候，人们一般会吃什么菜？", "北方人常吃饺子，南方人常吃年糕和鱼。", "面包。")),
+    "m-rewardbench": ("101", {"de": 5}, {}, (
+        "Was ist sieben mal acht?", "Sechsundfünfzig.", "Vierundfünfzig.")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS, ids=lambda name: f"row_{PAIRS[name][0]}_{name}")
+def test_a_preset_of_preferences_gives_prompts_preferences_and_pairs(take: Any, name: str) -> None:
+    """Both signs of a preference, and each way to say which answer is better, by one mapping."""
+    _, sizes, dropped, pair = PAIRS[name]
+    codes = tuple(sizes)
+    rows, counts = take(stand_in(name), Preferences(preset=name, languages=codes), codes)
+    read = {
+        (row["prompt"][-1]["content"], row["chosen"][0]["content"], row["rejected"][0]["content"])
+        for code in codes
+        for row in rows[code]
+    }
+    assert {code: len(rows[code]) for code in codes} == sizes
+    assert counts[codes[0]].dropped == dropped
+    assert pair in read
+    pairs, _ = take(stand_in(name), Pair.model_validate({"from": {"preset": name}}), codes)
+    assert read == {
+        (row["prompt"][-1]["content"], row["chosen"][0]["content"], row["rejected"][0]["content"])
+        for code in codes
+        for row in pairs[code]
+    }
+    prompts, _ = take(stand_in(name), Prompts(preset=name, turns="all"), codes)
+    asked = {row["messages"][-1]["content"] for code in codes for row in prompts[code]}
+    assert {text for text, _, _ in read} <= asked
+    audit = Pairs.model_validate({"preset": name})
+    assert audit.split == PRESETS[name].read.get("split", "train")
+
+
+def test_row_5_aya_redteaming_gives_local_harms_by_language(take: Any) -> None:
+    stage = Questions(preset="aya-redteaming", where={"global_or_local": "local"})
+    rows, counts = take(stand_in("aya-redteaming"), stage, ("en", "es"))
+    assert [len(rows[code]) for code in ("en", "es")] == [1, 1]
+    assert counts["en"].dropped["filtered"] == 1
+    assert rows["en"][0]["domain"] == "['Profanity']"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from factory.artifacts.tables import read_slice
 from factory.errors import InputError
 from factory.language.languages import LANGUAGES
 from factory.planning.recipe import Recipe
-from factory.sampling.presets import PRESETS
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.job import Job, Place
+from factory.stage.presets import PRESETS
 from factory.stage.stage import StageContext
 from tests.support.stand_ins import FIXTURES, dataset
 
@@ -119,8 +119,12 @@ def test_m_arenahard_has_a_config_a_language_and_one_id_in_all(name: str, tmp_pa
     assert said(rows["da"])[2] == ["Bevis, at summen af to ulige tal er lige."]
 
 
-def test_every_preset_is_tried_above() -> None:
-    text = Path(__file__).read_text(encoding="utf-8")
+def test_every_preset_is_tried_above_or_from_a_hub() -> None:
+    folder = Path(__file__).parent
+    text = "".join(
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("test_presets.py", "test_hub_sources.py")
+    )
     assert all(f'"{name}"' in text for name in PRESETS)
 
 

@@ -280,6 +280,31 @@ def test_markers_inside_code_are_only_code(run):
     assert rows[0]["messages"][0]["content"] == f"{DE[0]}\n{code}"
 
 
+def test_code_is_sent_like_the_rest_where_a_recipe_says_so(run):
+    text = f"{EN[0]}\n```\nx = 1\n```\n"
+    _, _, kept = run([text], out="kept")
+    assert not any("x = 1" in body for body in kept.asked)
+    _, _, sent = run([text, "12 + 7"], code="send", keep_flawed=True)
+    assert [body.rpartition("\n\n")[2] for body in sent.asked] == [text.strip(), "12 + 7"]
+
+
+def test_an_over_long_text_drops_its_prompt_where_a_recipe_says_so(run):
+    long = " ".join(EN * 4)
+    whole = len(run([EN[0]], out="one")[2].prompts[0])  # the words of the request count as well
+    rows, _, parts = run([EN[0], long], out="parts", chunk=whole, keep_flawed=True)
+    assert len(rows) == 2 and len(parts.asked) > 2
+    rows, outcome, sent = run([EN[0], long], chunk=whole, over="drop", keep_flawed=True)
+    assert [row["prompt_id"] for row in rows] == ["p0"] and len(sent.asked) == 1
+    assert outcome.rows["de"].dropped == {"too_long": 1}
+    _, outcome, _ = run([EN[0]], out="over", chunk=whole - 1, over="drop", keep_flawed=True)
+    assert outcome.rows["de"].dropped == {"too_long": 1}
+
+
+def test_a_completion_model_is_sent_paragraphs_whatever_is_asked_for():
+    with pytest.raises(ValueError, match="one paragraph at a time"):
+        Translate(format="completion", over="drop")
+
+
 def test_a_long_text_is_sent_in_parts_that_the_translator_was_made_for(run):
     text = " ".join([EN[0], EN[1]] * 40)
     rows, _, translator = run([text], lambda part: part, chunk=64, keep_flawed=True)
@@ -420,3 +445,49 @@ def test_another_language_and_another_prompt_translate_only_what_is_new(home: Pa
     assert {name: sum(made["taken_over"].values()) for name, made in slices.items()} == {
         "de": 6, "it": 0,
     }  # fmt: skip
+
+
+# quality
+
+
+def back_and_forth(text: str) -> str:
+    """Translate by the book, in either direction; the second sentence comes back otherwise."""
+    forth = {**BOOK, DE[0]: EN[0], DE[1]: "Why do I wake up at night?"}
+    return forth.get(text, text)
+
+
+@pytest.mark.parametrize(
+    ("quality", "kept", "dropped"),
+    [
+        ({"by": "back"}, 2, {}),
+        ({"by": "back", "least": 60}, 1, {"low_quality": 1}),
+        ({"by": "back", "least": 0}, 2, {}),
+    ],
+)
+def test_rows_161_171_quality_is_how_a_translation_comes_back(
+    run, tmp_path, quality, kept, dropped
+):
+    rows, outcome, translator = run(EN, back_and_forth, quality=quality)
+    assert len(rows) == kept
+    assert rows[0]["quality"] == pytest.approx(100.0)
+    assert outcome.rows["de"].dropped == dropped
+    figures = outcome.stats["by_language"]["de"]["quality"]
+    assert (figures["n"], figures["p95"] > 90, figures["p5"] < 60) == (2, True, True)
+    assert sum("into English" in asked for asked in translator.asked) == 2
+    if dropped:
+        [lost] = (tmp_path / "out" / "dropped" / "de.jsonl").read_text().splitlines()
+        record = json.loads(lost)
+        assert record["reason"] == "low_quality" and record["quality"] < 60
+        assert record["translation"] == DE[1]
+
+
+def test_what_is_dropped_already_is_not_translated_back(run):
+    rows, outcome, translator = run([EN[0], FR], back_and_forth, quality={"by": "back"})
+    assert (len(rows), outcome.rows["de"].dropped) == (1, {"copied": 1})
+    assert len(translator.asked) == 3
+
+
+def test_without_quality_there_is_no_column(run):
+    rows, _, _ = run(EN)
+    assert "quality" not in rows[0]
+    assert "quality" not in Translate().model_dump()

@@ -130,6 +130,17 @@ STATS: dict[str, dict[str, Any]] = {
             },
         }
     },
+    "translate_pairs": {
+        "by_language": {
+            "de": {
+                "asked": 12,
+                "kept": 3,
+                "cut_off": 0,
+                "unlabelled": 0,
+                "quality": {"n": 2, "p5": 40.5, "p25": 41.0, "p50": 50.0, "p75": 59.0, "p95": 60.0},
+            },
+        }
+    },
     "score": {
         "by_language": {
             "en": {"scored": 11, "without_reward": 1, "tokens": 9, "mean": 0.123456, "std": 2.0},
@@ -212,6 +223,7 @@ def manifests() -> dict[str, Manifest]:
     recipe = demo(
         "stages.merge={}",
         "stages.dedup={}",
+        "stages.translate_pairs={model: policy, languages: [de], quality: {least: 40}}",
         "stages.online={each: all}",
         "stages.transfer={pairs: {es: pairs.jsonl}}",
         "stages.euroeval={benchmarks: {en: [scala-en]}}",
