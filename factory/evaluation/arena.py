@@ -16,7 +16,7 @@ from factory.config import REFERENCE
 from factory.engines import Sampler, Sampling, chat_template, choose
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import RecipeError
-from factory.evaluation.models import contestants
+from factory.evaluation.models import Languages, contestants
 from factory.language.confusion import count_english, count_lines, no_word_rate, pass_rates
 from factory.language.detect import detect, detect_line, differs, matches
 from factory.language.english import english
@@ -37,7 +37,8 @@ class Arena(Stage):
     """Answers of every model in `of`: a name under models:, or a stage that trains adapters
     (`dpo@0.5`: as they were after half of the steps; `dpo@*`: all that it keeps, and the end).
     Greedy unless `temperature` says otherwise, and the same for all of them whatever they are
-    called."""
+    called. `languages`: those that a model was trained in (`own`), all of the recipe, or a list,
+    which may go beyond the recipe's: questions are read in these too."""
 
     name: ClassVar[str] = "arena"
     kind: ClassVar[str] = "answers"
@@ -47,6 +48,7 @@ class Arena(Stage):
     row_wise: ClassVar[bool] = True
 
     of: Annotated[tuple[str, ...], REFERENCE] = ("policy", "dpo")
+    languages: Languages = "own"
     max_tokens: int = Field(8192, ge=1)
     temperature: float = Field(0.0, ge=0)  # over 0 an answer is drawn, from the whole vocabulary
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
@@ -63,10 +65,13 @@ class Arena(Stage):
                     language,
                     (questions[language].as_input("questions"), *contestant.needs),
                 )
-                for language in contestant.languages
+                for language in contestant.languages(self.languages, context)
             ]
         self._served(dict.fromkeys(model_of(spec.name) for spec in specs))
         return specs
+
+    def question_languages(self) -> tuple[str, ...]:
+        return () if isinstance(self.languages, str) else self.languages
 
     def uses_seed(self, spec: SliceSpec) -> bool:
         return self.temperature > 0

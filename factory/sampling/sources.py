@@ -219,7 +219,8 @@ class Questions(Prompts):
         return "questions"  # no stage that reads prompts may read these
 
     def _languages(self, context: StageContext) -> tuple[str, ...]:
-        return context.languages
+        named = (code for s in context.stages.values() for code in s.question_languages())
+        return tuple(dict.fromkeys((*context.languages, *named)))
 
     def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
         """m-ArenaHard's columns are understood as they are: question_id, category, subcategory."""

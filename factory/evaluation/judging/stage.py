@@ -25,11 +25,11 @@ from factory.evaluation.judging.backends import JudgeBackend, LocalJudge, Served
 from factory.evaluation.judging.config import Ask
 from factory.evaluation.judging.match import Match, match, trained_on
 from factory.evaluation.judging.verdicts import APART, Comparison
-from factory.evaluation.models import Contestant, contestants
+from factory.evaluation.models import Contestant, Languages, contestants
 from factory.evaluation.statistics.table import JudgedQuestion, by_category, by_language
 from factory.rewards.backends import open_reward
 from factory.rewards.backends.backend import OpenReward, RewardSettings
-from factory.stage.inputs import Need, RewardInput, ServedModel, SliceSpec, StepInput
+from factory.stage.inputs import Need, RewardInput, ServedModel, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, engines, greedy, spent
@@ -65,6 +65,7 @@ class Judge(Stage):
     model: Annotated[str, REFERENCE] = "dpo"
     reference: Annotated[str, REFERENCE] = "policy"
     judge: Annotated[str, REFERENCE] = "reward"
+    languages: Languages | None = None
     max_tokens: int = Field(16384, ge=1)
     ask: Ask = Ask()
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
@@ -85,9 +86,10 @@ class Judge(Stage):
         rivals = self._rivals(context, [*tuned, *contestants(context, [self.reference], self.name)])
         speakers = _speakers(reward, judges)
         notes = same_models(speakers, rivals, _named_as)
+        languages = self.languages or getattr(context.stages.get("arena"), "languages", "own")
         specs = []
         for contestant in tuned:
-            for language in contestant.languages:
+            for language in contestant.languages(languages, context):
                 names = {
                     "answers": f"{language}/{contestant.label}",
                     "reference": f"{language}/{self.reference}",
@@ -96,10 +98,12 @@ class Judge(Stage):
                     if name not in answers:
                         raise RecipeError(
                             f"stages.judge compares {name!r}, which stages.arena does not answer",
-                            "add the model to stages.arena.of",
+                            f"add {language} to stages.arena.languages"
+                            if any(model_of(name) == model_of(other) for other in answers)
+                            else "add the model to stages.arena.of",
                         )
                 reads = [answers[name].as_input(role) for role, name in names.items()]
-                learned = self._learned(context, language)
+                learned = self._learned(context, language) if language in contestant.own else ()
                 specs.append(
                     SliceSpec(
                         self.name,

@@ -353,6 +353,52 @@ def test_a_language_that_was_not_answered_is_an_error_and_no_gap() -> None:
         load("demo", ["stages.arena.of=[dpo]"])
 
 
+def evaluated(*overrides: str) -> dict[str, list[str]]:
+    """The slices of the demo's questions, arena and judge."""
+    slices: dict[str, list[str]] = {"questions": [], "arena": [], "judge": []}
+    for stage, spec in load("demo", ["stages.dpo.each=[en]", *overrides]).recipe.slices():
+        if stage.name in slices:
+            slices[stage.name].append(spec.name)
+    return slices
+
+
+def test_row_11_an_adapter_of_one_language_is_compared_in_every_language() -> None:
+    assert evaluated()["judge"] == ["en/dpo-en"]
+    assert evaluated()["arena"] == ["en/policy", "es/policy", "fr/policy", "en/dpo-en"]
+    everywhere = evaluated("stages.arena.languages=all")
+    assert everywhere["judge"] == ["en/dpo-en", "es/dpo-en", "fr/dpo-en"]
+    own = evaluated("stages.arena.languages=all", "stages.judge.languages=own")
+    assert own["judge"] == ["en/dpo-en"]
+    beyond = evaluated("stages.arena.languages=[en, ga]", "stages.judge.languages=[ga]")
+    assert beyond["questions"] == ["en", "es", "fr", "ga"]
+    assert beyond["arena"] == ["en/policy", "ga/policy", "en/dpo-en", "ga/dpo-en"]
+    assert beyond["judge"] == ["ga/dpo-en"]
+
+
+def test_more_languages_change_no_verdict_and_count_no_question_as_learned() -> None:
+    every = ("stages.dpo.each=[en]", "stages.arena.languages=all")
+    assert marks("stages.dpo.each=[en]").items() <= marks(*every).items()
+    recipe = load("demo", every).recipe
+    reads = {
+        spec.name: spec.need("training") for stage, spec in recipe.slices() if stage.name == "judge"
+    }
+    assert [name for name, need in reads.items() if need is not None] == ["en/dpo-en"]
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("stages.arena.languages=[]", "names no language"),
+        ("stages.arena.languages=[xx]", "xx"),
+        ("stages.judge.languages=[de]", "add de to stages.arena.languages"),
+    ],
+)
+def test_languages_that_cannot_be_meant_are_refused(override: str, what: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load("demo", ["stages.arena.of=[policy, dpo]", override])
+    assert what in str(error.value)
+
+
 def marks(*overrides: str) -> dict[str, str]:
     recipe = load("demo", overrides).recipe
     step = by_name(plan(recipe, lock_of(recipe), Inventory()))["judge"]
