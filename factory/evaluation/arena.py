@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory.artifacts import schemas, shards
 from factory.artifacts.hashing import fingerprint
@@ -37,8 +37,9 @@ class Arena(Stage):
     """Answers of every model in `of`: a name under models:, or a stage that trains adapters
     (`dpo@0.5`: as they were after half of the steps; `dpo@*`: all that it keeps, and the end).
     Greedy unless `temperature` says otherwise, and the same for all of them whatever they are
-    called. `languages`: those that a model was trained in (`own`), all of the recipe, or a list,
-    which may go beyond the recipe's: questions are read in these too."""
+    called. `n`: answers drawn to each question, over a temperature of 0. `languages`: those that
+    a model was trained in (`own`), all of the recipe, or a list, which may go beyond the recipe's:
+    questions are read in these too."""
 
     name: ClassVar[str] = "arena"
     kind: ClassVar[str] = "answers"
@@ -51,8 +52,16 @@ class Arena(Stage):
     languages: Languages = "own"
     max_tokens: int = Field(8192, ge=1)
     temperature: float = Field(0.0, ge=0)  # over 0 an answer is drawn, from the whole vocabulary
+    n: int = Field(1, ge=1)
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: ArenaHow = ArenaHow()
+
+    @model_validator(mode="after")
+    def _drawn(self) -> Arena:
+        if self.n > 1 and not self.temperature:
+            raise ValueError(f"n is {self.n}, and at temperature 0 all answers are the same one: "
+                             "set a temperature, or leave n out")  # fmt: skip
+        return self
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         questions = context.rows("questions", self.name)
@@ -76,8 +85,11 @@ class Arena(Stage):
     def uses_seed(self, spec: SliceSpec) -> bool:
         return self.temperature > 0
 
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        return rows["questions"] * self.n
+
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
-        return -(-rows // self.how.shard)
+        return -(-rows // (self.n * self.how.shard))
 
     def _served(self, labels: Collection[str]) -> None:
         """Refuse one name at a server for several models: they would all be the same."""
@@ -135,7 +147,7 @@ class Arena(Stage):
         counts, stats = {}, {}
         for name, done in totals.items():
             table = read_slice(job.out, name, self.kind)
-            counts[name] = counted(len(questions[name]), len(table), done)
+            counts[name] = counted(len(questions[name]) * self.n, len(table), done)
             stats[name] = _describe(table, str(specs[name].language))
         return Outcome(
             counts,
@@ -153,8 +165,12 @@ class Arena(Stage):
         assert isinstance(need, StepInput)
         frame = pl.from_arrow(job.rows(need, "prompts", ["prompt_id", "prompt_hash"]))
         assert isinstance(frame, pl.DataFrame)
-        questions = frame.rename({"prompt_id": "question_id"})
-        return job.missing(spec.name, self.kind, questions)
+        asked = frame.rename({"prompt_id": "question_id"})
+        if self.n > 1:
+            draws = pl.DataFrame({"draw": range(self.n)})
+            asked = asked.join(draws, how="cross", maintain_order="left")
+        # all draws of a question are made together
+        return sorted({row // self.n for row in job.missing(spec.name, self.kind, asked)})
 
     def _make(
         self, sampler: Sampler, seed: int, label: str, questions: Sequence[Mapping[str, Any]]
@@ -166,9 +182,12 @@ class Arena(Stage):
         # one seed a shard, from its first address, and the same for every model
         first = [seed, questions[0]["prompt_id"], questions[0]["language"]]
         stream = int(fingerprint(first), 16) % 2**31 if self.temperature else seed
-        drawn = sampler.sample([ids[n] for n in fits], sampling, stream)
+        # all answers to a question one after another: an engine reads it once
+        asked = [(n, draw) for n in fits for draw in range(self.n)]
+        drawn = sampler.sample([ids[n] for n, _ in asked], sampling, stream)
         rows = []
-        for row, sample in zip([questions[n] for n in fits], drawn, strict=True):
+        for (n, draw), sample in zip(asked, drawn, strict=True):
+            row = questions[n]
             decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
             answer = decoded.strip()
             lines = count_lines(answer, row["language"], detect_line)
@@ -187,9 +206,10 @@ class Arena(Stage):
                     "prompt_hash": row["prompt_hash"],
                     "lines": lines and lines[0],
                     "wrong_lines": lines and lines[1],
+                    "draw": draw if self.n > 1 else None,
                 }
             )
-        over = len(ids) - len(fits)
+        over = (len(ids) - len(fits)) * self.n
         table = shards.with_metadata(
             schemas.from_rows(rows, self.kind),
             engine=sampler.name,

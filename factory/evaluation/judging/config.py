@@ -67,5 +67,6 @@ class Ask(Knobs):
         """Return the orders in which a question is asked. They depend on no other language."""
         if self.orders == "both":
             return MODEL_FIRST, REFERENCE_FIRST
-        drawn = int(fingerprint([seed, question["language"], question["question_id"]]), 16)
+        draw = [] if question.get("draw") is None else [question["draw"]]
+        drawn = int(fingerprint([seed, question["language"], question["question_id"], *draw]), 16)
         return (MODEL_FIRST if drawn % 2 else REFERENCE_FIRST,)

@@ -24,7 +24,7 @@ from factory.evaluation.judging import verdicts
 from factory.evaluation.judging.backends import JudgeBackend, LocalJudge, ServedJudge
 from factory.evaluation.judging.config import Ask
 from factory.evaluation.judging.match import Match, match, trained_on
-from factory.evaluation.judging.verdicts import APART, Comparison
+from factory.evaluation.judging.verdicts import ADDRESS, APART, Comparison
 from factory.evaluation.models import Contestant, Languages, contestants
 from factory.evaluation.statistics.table import JudgedQuestion, by_category, by_language
 from factory.rewards.backends import open_reward
@@ -41,7 +41,6 @@ _NOT_PINNED = "not pinned: it is told by its name, and what that stands for may 
 _LLM = "llm_judge"  # the role of a causal model
 # Roles of a reward's models: a classifier is the judge, and `reference` is who it compares with.
 _REWARD_ROLES = {"reward": "judge", "reference": "judge_reference"}
-_ADDRESS = ("question_id", "prompt_hash", "answer_hash", "reference_hash")
 _NAMED = 10  # questions that were seen in training, in the manifest
 
 
@@ -266,9 +265,10 @@ class Judge(Stage):
             name, pairs = spec.name, matched[spec.name]
             rows = read_slice(job.out, name, self.kind).to_pylist()
             counts[name] = _counts(len(orders[name][0]), len(pairs), unanswered[name], len(rows))
+            asked = {pair.model["question_id"]: pair.model for pair in pairs}
             prompts = job.table(spec, "training", "prompts").to_pylist()
-            in_training = trained_on((pair.model for pair in pairs), prompts)
-            learned[name] = _overlap(len(pairs), len(prompts), in_training)
+            in_training = trained_on(asked.values(), prompts)
+            learned[name] = _overlap(len(asked), len(prompts), in_training)
             label = str(pairs[0].model["model"])
             compared.setdefault(label, []).extend(verdicts.items(pairs, rows, in_training))
         stats = {
@@ -415,20 +415,24 @@ def _counts(orders: int, compared: int, unanswered: Sequence[str], out: int) -> 
     """Count the verdicts of one slice, requested and made; a question is asked in so many
     orders."""
     dropped = {why: orders * count for why, count in sorted(Counter(unanswered).items())}
+    if again := orders * compared - out:
+        dropped["same_texts_drawn_again"] = again
     return Rows(into=orders * (compared + len(unanswered)), out=out, dropped=dropped)
 
 
 def _todo(
     job: Job, name: str, pairs: Sequence[Match], orders: Sequence[Sequence[str]]
 ) -> list[tuple[int, list[str]]]:
-    """Return the questions of a slice that lack a verdict, by number, each with those orders."""
+    """Return the pairs of answers of a slice that lack a verdict, by number, each with those
+    orders. The same two texts, drawn twice, are judged once."""
     import polars as pl
 
-    where = [(number, order) for number, orders_of in enumerate(orders) for order in orders_of]
     addresses = [pair.address() for pair in pairs]
+    first = {tuple(address.values()): n for n, address in reversed(list(enumerate(addresses)))}
+    where = [(number, order) for number in sorted(first.values()) for order in orders[number]]
     frame = pl.DataFrame(
         [{**addresses[number], "order": order} for number, order in where],
-        schema=dict.fromkeys((*_ADDRESS, "order"), pl.String),
+        schema=dict.fromkeys((*ADDRESS, "order"), pl.String),
     )
     lacking: dict[int, list[str]] = {}
     for row in job.missing(name, Judge.kind, frame):

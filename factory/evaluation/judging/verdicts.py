@@ -19,6 +19,7 @@ from factory.language.english import english
 from factory.rewards.backends.backend import OpenReward
 
 APART, MODEL_FIRST, REFERENCE_FIRST = "apart", "model_first", "reference_first"
+ADDRESS = ("question_id", "prompt_hash", "answer_hash", "reference_hash")  # of Match
 Comparison = tuple[Match, str]  # two answers, and in which order they are to be read
 Rows = list[dict[str, object]]
 _FINISHED = {"stop": True, "length": False}  # of any other answer it is not known
@@ -76,13 +77,13 @@ def items(
 ) -> list[JudgedQuestion]:
     """Return the verdicts on each question, for the statistics. `learned`: the questions that are
     among the prompts of training."""
-    by_question: dict[str, list[Mapping[str, Any]]] = {}
+    by_address: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        by_question.setdefault(row["question_id"], []).append(row)
+        by_address.setdefault(tuple(row[name] for name in ADDRESS), []).append(row)
     judged = []
     for pair in pairs:
         name = pair.model["question_id"]
-        verdicts = by_question[name]
+        verdicts = by_address[tuple(pair.address().values())]
         judged.append(
             JudgedQuestion(
                 question=name,

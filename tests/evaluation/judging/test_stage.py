@@ -36,6 +36,7 @@ from tests.support.jobs import MODEL, job, made, prompts
 from tests.support.openai_server import KEY
 from tests.support.trainings import adapter_of
 
+REAL_SAMPLER = choose.sampler
 LLM = ExternalInput("llm_judge", "local/judge@main", "model")
 
 
@@ -483,6 +484,10 @@ def arena(**more: Any) -> Arena:
     return Arena(**{"max_tokens": 4, "dtype": "float32", "how": how, **more})
 
 
+def arena_spec() -> Any:
+    return next(spec for stage, spec in load("demo").recipe.slices() if stage.name == "arena")
+
+
 def arena_job(root: Path, names: list[str], reads: dict[str, Path], model: Path) -> Any:
     """A job whose slices are called `language/model`."""
     plain = job(root, ["en"], reads, {MODEL: model})
@@ -567,6 +572,60 @@ def test_answers_may_be_drawn_with_the_seed_and_are_then_of_another_identity(
     assert not arena().uses_seed(spec) and arena(temperature=1.0).uses_seed(spec)
     assert "temperature" not in arena().identity_fields(spec)
     assert arena(temperature=1.0).identity_fields(spec)["temperature"] == 1.0
+
+
+def test_several_answers_are_drawn_and_judged_with_an_interval_over_questions(
+    model: Path, tmp_path: Path, scripted: type[Scripted]
+) -> None:
+    monkey = pytest.MonkeyPatch()
+    words = ["Hello", "Why?", "Salt", "Sea", "Sun", "Sky"]
+    asked = prompts(tmp_path / "q", {"en": words})
+    work = arena_job(tmp_path / "job", ["base", "other"], {"questions": asked}, model)
+    stage = arena(temperature=1.0, n=3, max_tokens=4)
+    with monkey.context() as patched:
+        patched.setattr("factory.engines.choose.sampler", REAL_SAMPLER)
+        outcome = stage.run(work)
+        rows = made(tmp_path / "job", "en/base", "answers")
+        assert [row["draw"] for row in rows] == [0, 1, 2] * 6
+        assert len({row["answer"] for row in rows}) > 6
+        assert outcome.rows["en/base"].into == 18
+        # more questions: those that are there keep their draws
+        more = prompts(
+            tmp_path / "q2", {"en": ["Hello", "Why?", "Salt", "Sea", "Sun", "Sky", "Ho"]}
+        )
+        again = arena_job(tmp_path / "again", ["base", "other"], {"questions": more}, model)
+        kept = ReusableSlice(slice_directory(tmp_path / "job" / "out", "en/base"), "x", False)
+        again = replace(again, earlier={"en/base": (kept,)})
+        stage.run(again)
+        assert [r["answer"] for r in made(tmp_path / "again", "en/base", "answers")][:18] == [
+            row["answer"] for row in rows
+        ]
+
+    # each draw is judged beside the same draw of the reference, the same texts once
+    write_slice(slice_directory(tmp_path / "a", "en"), schemas.from_rows(rows, "answers"))
+    theirs = made(tmp_path / "job", "en/other", "answers")
+    for row in theirs:
+        row["answer"] = "always good" if row["question_id"] == "p0" else "so"
+    for row in rows:
+        row["answer"] = "the same" if row["question_id"] == "p0" else f"good {row['draw']}"
+    for name, written in (("a", rows), ("b", theirs)):
+        write_slice(slice_directory(tmp_path / name, "en"), schemas.from_rows(written, "answers"))
+    reads = {"answers": tmp_path / "a", "reference": tmp_path / "b"}
+    verdicts = judge().run(job(tmp_path / "judge", ["en"], reads, {LLM: model}))
+    assert len(scripted.asked) == 2 * (1 + 5 * 3)
+    counts = verdicts.rows["en"]
+    assert (counts.into, counts.out, counts.dropped) == (36, 32, {"same_texts_drawn_again": 4})
+    [figures] = verdicts.stats["comparisons"]
+    rate = figures["win_rate"]
+    assert (rate["comparisons"], rate["questions"]) == (18, 6)
+    assert figures["verdicts"]["asked"] == 36
+
+
+def test_several_answers_at_temperature_0_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"arena.* at temperature 0 all answers are the same one"):
+        load("demo", ["stages.arena.n=4"])
+    assert "n" not in arena(temperature=1.0).identity_fields(arena_spec())
+    assert arena(temperature=1.0, n=4).identity_fields(arena_spec())["n"] == 4
 
 
 def test_a_base_is_loaded_once_for_all_that_are_made_of_it(
