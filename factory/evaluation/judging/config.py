@@ -11,13 +11,13 @@ from factory.artifacts.hashing import fingerprint
 from factory.config import Knobs
 from factory.evaluation.judging import prompts
 from factory.evaluation.judging.prompts import JudgePrompt
-from factory.evaluation.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
+from factory.evaluation.judging.verdicts import APART, MODEL_FIRST, REFERENCE_FIRST
 
 
 class Ask(Knobs):
     """Settings of a language model as judge. `template`: a file of
     factory/evaluation/judging/templates, or `text`, a wording of one's own (see
-    judging.prompts.parse). `orders`: each question twice, with the answers changing places, or
+    judging.prompts.parse). `fluency`, `naturalness`, `harm` are rubrics: each answer is rated apart. `orders`: each question twice, with the answers changing places, or
     once in an order drawn by its id. `context`: tokens of question and verdict together, beyond
     which both answers are cut evenly (32,768: the published judge's); of a served judge, whose
     tokenizer is not here, each character of what it reads counts as one. `request`: of a served
@@ -54,7 +54,10 @@ class Ask(Knobs):
     def _readable(self) -> Ask:
         if self.text is not None and self.template != type(self).model_fields["template"].default:
             raise ValueError("has both a template and a text: leave one out")
-        self.wording()
+        if self.wording().span and self.orders != type(self).model_fields["orders"].default:
+            raise ValueError(
+                "has orders, and a rubric reads one answer at a time: leave orders out"
+            )
         return self
 
     def wording(self) -> JudgePrompt:
@@ -65,6 +68,8 @@ class Ask(Knobs):
 
     def in_orders(self, question: Mapping[str, Any], seed: int) -> tuple[str, ...]:
         """Return the orders in which a question is asked. They depend on no other language."""
+        if self.wording().span:
+            return (APART,)
         if self.orders == "both":
             return MODEL_FIRST, REFERENCE_FIRST
         draw = [] if question.get("draw") is None else [question["draw"]]

@@ -18,13 +18,15 @@ from factory.language.languages import language
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACES = ("prompt", "answer_a", "answer_b", "language")
+_OF_A_RUBRIC = ("prompt", "answer", "language")
 _VERDICT = re.compile(r"\[\[([^\[\]\n]*)\]\]")
 _KNOWN = {"A", "B", "TIE"}
 
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A template: its name, its text, and the verdicts it allows (`A`, `B`, perhaps `TIE`)."""
+    """A template: its name, its text, and the verdicts it allows: `A`, `B`, perhaps `TIE`, or for a
+    rubric, which reads one answer, the steps of its scale (`1`, `2`, …)."""
 
     name: str
     text: str
@@ -35,16 +37,23 @@ class JudgePrompt:
         """Return the hash of the text: another wording is another judge."""
         return text_hash(self.text)
 
+    @property
+    def span(self) -> float | None:
+        """Return the distance between both ends of the scale of a rubric; None for no rubric."""
+        steps = [int(verdict) for verdict in self.allowed if verdict.isdecimal()]
+        return float(max(steps) - min(steps)) if steps else None
+
     def fill(self, prompt: Sequence[Message], first: str, second: str, code: str) -> list[Message]:
         """Return the conversation that asks about two answers to a prompt in language `code`."""
         parts = {
             "prompt": prompt[0]["content"] if len(prompt) == 1 else _transcript(prompt),
+            "answer": first,
             "answer_a": first,
             "answer_b": second,
             "language": language(code).name,
         }
         # in one pass: an answer may hold "{prompt}" as its own text
-        places = re.compile(r"\{(" + "|".join(PLACES) + r")\}")
+        places = re.compile(r"\{(" + "|".join(parts) + r")\}")
         return [{"role": "user", "content": places.sub(lambda at: parts[at[1]], self.text)}]
 
     def read(self, output: str) -> str | None:
@@ -70,10 +79,18 @@ def wording(name: str) -> JudgePrompt:
 
 def parse(name: str, text: str) -> JudgePrompt:
     """Parse a template. Raises ValueError for one that lacks a place or a verdict."""
-    for place in PLACES:
+    rubric = "{answer}" in text
+    for place in _OF_A_RUBRIC if rubric else PLACES:
         if f"{{{place}}}" not in text:
             raise ValueError(f"the template {name} does not say where {{{place}}} goes")
     allowed = frozenset(_VERDICT.findall(text))
+    if rubric:
+        if len(allowed) < 2 or not all(verdict.isdecimal() for verdict in allowed):
+            raise ValueError(
+                f"the template {name} rates one answer: it must name the steps of its scale, [[1]] "
+                "and [[2]] and so on, and nothing else"
+            )
+        return JudgePrompt(name, text, allowed)
     if not {"A", "B"} <= allowed <= _KNOWN:
         raise ValueError(
             f"the template {name} asks for {', '.join(sorted(allowed)) or 'no verdict'}: "

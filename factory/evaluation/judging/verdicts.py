@@ -3,6 +3,7 @@ kind `verdicts` come out, and go into the statistics."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ APART, MODEL_FIRST, REFERENCE_FIRST = "apart", "model_first", "reference_first"
 ADDRESS = ("question_id", "prompt_hash", "answer_hash", "reference_hash")  # of Match
 Comparison = tuple[Match, str]  # two answers, and in which order they are to be read
 Rows = list[dict[str, object]]
+# headings, list items and bold text
+_MARKDOWN = re.compile(
+    r"^ {0,3}#{1,6} |^\s*(?:[-*+]|\d{1,3}[.)]) |(?:\*\*|__)\S.*?(?:\*\*|__)", re.MULTILINE
+)
 _FINISHED = {"stop": True, "length": False}  # of any other answer it is not known
 
 
@@ -72,18 +77,73 @@ def by_asking(
     return rows, tokens
 
 
+def by_rating(
+    speaker: JudgeBackend,
+    words: JudgePrompt,
+    sampling: Sampling,
+    context: int,
+    judge: str,
+    comparisons: Sequence[Comparison],
+    seed: int,
+) -> tuple[Rows, int]:
+    """Return the verdicts of a model that rates each answer apart by a rubric, and the tokens it
+    read and wrote. The answer with the higher rating is better. One of two identical answers is
+    rated, and they tie."""
+    sides = [
+        (pair.model, pair.model if pair.identical else pair.reference) for pair, _ in comparisons
+    ]
+    asked = {
+        (row["question_id"], row["answer"]): AnswerPair(
+            row["prompt"], row["answer"], "", row["language"]
+        )
+        for pair in sides
+        for row in pair
+    }
+    answers = dict(
+        zip(asked, llm_judge.ask(speaker, words, list(asked.values()), sampling, context, seed),
+            strict=True)
+    )  # fmt: skip
+    rows = []
+    for (pair, order), both in zip(comparisons, sides, strict=True):
+        read = [answers[row["question_id"], row["answer"]] for row in both]
+        ours, theirs = (None if a.verdict is None else float(a.verdict) for a in read)
+        if ours is None or theirs is None:
+            verdict, reason = "unparseable", next(a.reason for a in read if a.verdict is None)
+        else:
+            verdict = "tie" if ours == theirs else "model" if ours > theirs else "reference"
+            reason = "identical" if pair.identical else None
+        outputs = [f"{side}: {a.output}" for side, a in zip(("model", "reference"), read)]
+        rows.append(
+            _row(pair, judge, order, verdict, reason)
+            | {
+                "score_model": ours,
+                "score_reference": theirs,
+                "judge_output": "\n\n".join(outputs),
+                "cut_tokens": sum(a.cut for a in read),
+            }
+        )
+    return rows, sum(answer.n_tokens for answer in answers.values())
+
+
 def items(
-    pairs: Sequence[Match], rows: Sequence[Mapping[str, Any]], learned: Collection[str]
+    pairs: Sequence[Match],
+    rows: Sequence[Mapping[str, Any]],
+    learned: Collection[str],
+    span: float | None = None,
+    votes: Mapping[tuple[str, ...], Mapping[str, float | None]] | None = None,
 ) -> list[JudgedQuestion]:
-    """Return the verdicts on each question, for the statistics. `learned`: the questions that are
-    among the prompts of training."""
+    """Return the verdicts on each question that has any, for the statistics. `learned`: the
+    questions that are among the prompts of training. `span`: of the scale of a rubric. `votes`: of
+    a jury, by what was read."""
     by_address: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         by_address.setdefault(tuple(row[name] for name in ADDRESS), []).append(row)
     judged = []
     for pair in pairs:
         name = pair.model["question_id"]
-        verdicts = by_address[tuple(pair.address().values())]
+        address = tuple(pair.address().values())
+        if not (verdicts := by_address.get(address)):
+            continue
         judged.append(
             JudgedQuestion(
                 question=name,
@@ -97,6 +157,8 @@ def items(
                 identical=pair.identical,
                 cut=any(row["cut_tokens"] for row in verdicts),
                 in_training=name in learned,
+                span=span,
+                votes=(votes or {}).get(address, {}),
             )
         )
     return judged
@@ -142,4 +204,5 @@ def _side(answer: Mapping[str, Any], reward: float | None) -> JudgedAnswer:
         english_words=count_english(answer["answer"], answer["language"], english),
         reward=reward,
         finished=_FINISHED.get(answer["finish_reason"]),
+        marks=len(_MARKDOWN.findall(answer["answer"])),
     )
