@@ -45,7 +45,7 @@ class Pair(Selection):
     prompt_language: Literal["chosen", "rejected", "random"] = "chosen"
     length_control: bool = False
 
-    _cross: ClassVar[tuple[str, ...]] = ("normalize", "prompt_language")
+    _cross: ClassVar[tuple[str, ...]] = ("normalize", "ties", "prompt_language")
     _sides: ClassVar[dict[str, str]] = {"chosen": "chosen", "rejected": "rejected"}
 
     @model_validator(mode="after")
@@ -95,6 +95,7 @@ class Pair(Selection):
             place(self.chosen),
             "min" if isinstance(self.rejected, MinOf) else place(self.rejected),
             self.rejected.min_of if isinstance(self.rejected, MinOf) else None,
+            self.ties,
         )
         return pair(answers, rule, self._limits(self.drop))
 
@@ -154,7 +155,7 @@ class Best(Selection):
     def _select(self, answers: pl.DataFrame) -> Pairing:
         from factory.pairs.rules import best
 
-        return best(answers, place(self.chosen), self._limits(self.drop))
+        return best(answers, place(self.chosen), self._limits(self.drop), self.ties)
 
     def _columns(self, rows: pl.DataFrame, codes: list[str]) -> dict[str, Any]:
         return {

@@ -3,7 +3,8 @@
 CroCo's rule, as its published script states it: chosen is the highest reward of the pool; rejected
 is the answer nearest to mean - 2 sigma (population sigma, chosen included) among those strictly
 below the chosen. The other points of the sweet-spot study (arXiv 2502.16825) are aimed at in the
-same way. Ties break by lowest k, then by the order of languages.
+same way. Ties break by lowest k, then by the order of languages; or the other way round, which is
+the order of the published files.
 """
 
 from __future__ import annotations
@@ -22,16 +23,19 @@ _ROUNDING = 1e-12  # of the largest score of a pool: distances closer than this 
 
 # A point of a pool: its ends, its lower quartile, or mean + so many population deviations.
 Point = Literal["max", "min", "q1"] | float
+# Which of equals is first: the lowest k, then the first language; or the first language, then k.
+Ties = Literal["k", "language"]
 
 
 @dataclass(frozen=True)
 class Rule:
     """Points of the pool that chosen and rejected are nearest to. With `min_of`, rejected is the
-    lowest of so many answers, drawn by the column `draw`."""
+    lowest of so many answers, drawn by the column `draw`. `ties`: see Ties."""
 
     chosen: Point = "max"
     rejected: Point = -2.0
     min_of: int | None = None
+    ties: Ties = "k"
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def pair(answers: pl.DataFrame, rule: Rule, limits: PairLimits | None = None) ->
     and every other column of `answers` as chosen_… and rejected_…. Every other prompt is counted
     under pool_incomplete, none_to_choose, no_lower_answer or the limit that it failed.
     """
-    rows, dropped = _complete(answers, (rule.chosen, rule.rejected))
+    rows, dropped = _complete(answers, (rule.chosen, rule.rejected), rule.ties)
     chosen = _nearest(rows.filter("may_choose"), rule.chosen)
     dropped["none_to_choose"] = rows["prompt_id"].n_unique() - len(chosen)
     losers = rows.filter("may_reject")
@@ -143,9 +147,11 @@ def pair(answers: pl.DataFrame, rule: Rule, limits: PairLimits | None = None) ->
     return _limited(pairs, rows, limits or PairLimits(), dropped, ("chosen", "rejected"))
 
 
-def best(answers: pl.DataFrame, point: Point, limits: PairLimits | None = None) -> Pairing:
+def best(
+    answers: pl.DataFrame, point: Point, limits: PairLimits | None = None, ties: Ties = "k"
+) -> Pairing:
     """The chosen side alone: no second answer is asked for. Otherwise like `pair`."""
-    rows, dropped = _complete(answers, (point,))
+    rows, dropped = _complete(answers, (point,), ties)
     chosen = _nearest(rows.filter("may_choose"), point)
     dropped["none_to_choose"] = rows["prompt_id"].n_unique() - len(chosen)
     pairs = _side(chosen, "chosen", answers)
@@ -153,7 +159,7 @@ def best(answers: pl.DataFrame, point: Point, limits: PairLimits | None = None) 
 
 
 def _complete(
-    answers: pl.DataFrame, points: Sequence[Point]
+    answers: pl.DataFrame, points: Sequence[Point], ties: Ties
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Scored answers of prompts with enough of them, beside the figures of their pool."""
     score = pl.col("score")
@@ -163,7 +169,7 @@ def _complete(
     rows = (
         answers.with_row_index("at")
         .select("at", *(name for name in answers.columns if name in names))
-        .sort("prompt_id", "k", "language")
+        .sort("prompt_id", *(("k", "language") if ties == "k" else ("language", "k")))
         .with_columns(score=pl.when(score.is_finite()).then(score))
     )
     quartile = {"q1": score.quantile(0.25, "linear")} if "q1" in points else {}

@@ -60,17 +60,21 @@ class SelectedPairs:
 class Selection(Stage):
     """`pool: all_lang` compares the answers to one prompt in all languages, `both` makes that set
     beside those of single languages; `normalize: zscore` then compares scores in deviations of
-    their language. Answers that people wrote (k -1) join the pool with `gold`."""
+    their language, and `ties` says which of equal scores is first: the lowest k, then the first
+    language of the recipe, or the other way round, as CroCo's files do. Answers that people wrote
+    (k -1) join the pool with `gold`."""
 
     reads: ClassVar[tuple[str, ...]] = ("scores", "samples", "prompts")
 
     pool: Annotated[Literal["in_lang", "all_lang", "both"], REFERENCE] = "in_lang"
     chosen: ChosenPoint = "max"  # which of the pool
     normalize: Literal["none", "zscore"] = "none"
+    ties: Literal["k", "language"] = "k"  # what decides between equal scores
     gold: bool = False
     budget: Budget | None = None  # of tokens
 
-    _cross: ClassVar[tuple[str, ...]] = ("normalize",)  # fields that in_lang slices do not have
+    # fields that in_lang slices do not have
+    _cross: ClassVar[tuple[str, ...]] = ("normalize", "ties")
     _sides: ClassVar[dict[str, str]]  # side to the column of its text
 
     @model_validator(mode="after")

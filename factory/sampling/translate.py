@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.artifacts import files, schemas, shards
 from factory.artifacts.manifest import Rows
@@ -23,7 +23,7 @@ from factory.language.detect import detect
 from factory.language.languages import language
 from factory.sampling.chrf import chrf
 from factory.sampling.translation import Format, flaw, length_ratio, wording
-from factory.sampling.translator import Translation, translate
+from factory.sampling.translator import Sending, Translation, translate
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job, policy
 from factory.stage.outcome import AS_BEFORE, Outcome, engines, greedy, spent
@@ -58,6 +58,10 @@ class Translate(Stage):
     names: dict[str, str] = Field({})  # what the translator calls a language, where that is unusual
     max_tokens: int = Field(8192, ge=1)  # of a piece of translation; CroCo's
     chunk: int = Field(1024, ge=16)  # tokens of source at once: TranslateGemma was made for 2K
+    # a text of more is cut into pieces; or, as published, a prompt whose request has more is dropped
+    over: Literal["chunk", "drop"] = "chunk"
+    # fenced code, and what holds no letter: as it is, or translated like the rest, as published
+    code: Literal["keep", "send"] = "keep"
     # a translation so many times as long as usual, or as short, is dropped; null: none
     length_ratio: float | None = Field(3.0, gt=1)
     # as published: what was cut off, copied or in another language
@@ -65,6 +69,15 @@ class Translate(Stage):
     compare: Annotated[bool, GATE] = False  # with what people wrote, which prompts then reads
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: TranslateHow = TranslateHow()
+
+    @model_validator(mode="after")
+    def _paragraphs_are_pieces(self) -> Translate:
+        if self.format == "completion" and (self.over, self.code) != ("chunk", "keep"):
+            raise ValueError(
+                "a completion model gets one paragraph at a time, and no code: leave over and code "
+                "out"
+            )
+        return self
 
     @field_validator("source_language", "languages", "names", mode="after")
     @classmethod
@@ -194,8 +207,7 @@ class Translate(Stage):
             [message["content"] for row in prompts for message in row["messages"]],
             wording(self.format, self.source_language, shard.slice, self.names),
             sampler,
-            self.chunk,
-            self.max_tokens,
+            Sending(self.chunk, self.max_tokens, self.code == "send", self.over == "drop"),
         )
         parts = iter(translations)
         rows = [

@@ -1,7 +1,7 @@
 """Translating a text: what is said to the translator, piece by piece, and when it is not believed.
 
-Pure. Code is never sent, long texts are cut at the ends of sentences, and the pieces joined are the
-text again, to the last space.
+Pure. Code is not sent unless asked for, long texts are cut at the ends of sentences, and the pieces
+joined are the text again, to the last space.
 """
 
 from __future__ import annotations
@@ -56,23 +56,29 @@ class Piece:
 
 
 def pieces(
-    text: str, most: int, length: Callable[[str], int], paragraphs: bool = False
+    text: str,
+    most: int,
+    length: Callable[[str], int],
+    paragraphs: bool = False,
+    everything: bool = False,
 ) -> list[Piece]:
     """Cut a text into what is sent to a translator and what is not.
 
-    Fenced code is not sent, nor is what holds no letter. Prose longer than `most` (as `length`
-    counts) is cut at the ends of sentences, never inside code; a sentence that is too long by
-    itself is cut between words, and one word or one span of code is never cut. With `paragraphs`,
-    every paragraph is a piece of its own. The texts of the pieces, joined, are `text`.
+    Fenced code is not sent, nor is what holds no letter, unless `everything` is. Prose longer than
+    `most` (as `length` counts) is cut at the ends of sentences, never inside code; a sentence that
+    is too long by itself is cut between words, and one word or one span of code is never cut. With
+    `paragraphs`, every paragraph is a piece of its own. The texts of the pieces, joined, are
+    `text`.
     """
     parts: list[Piece] = []
-    for part, code in fenced(text):
+    for part, code in [(text, False)] if everything else fenced(text):
         if code:
             parts.append(Piece(part, translatable=False))
             continue
         for block in _split(part, _PARAGRAPH) if paragraphs else [part]:
             for chunk in _packed(block, most, length):
-                parts.append(Piece(chunk, translatable=bool(LETTER.search(chunk))))
+                sent = bool(chunk.strip() if everything else LETTER.search(chunk))
+                parts.append(Piece(chunk, translatable=sent))
     return parts
 
 

@@ -20,18 +20,30 @@ class Translation:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Sending:
+    """What of a text is sent: pieces of at most `chunk` tokens of it, or texts in one piece whose
+    whole request has no more tokens (`whole`); code too with `code`. An answer has at most
+    `max_tokens`."""
+
+    chunk: int
+    max_tokens: int
+    code: bool = False
+    whole: bool = False
+
+
 def translate(
-    texts: Sequence[str], words: TranslationPrompt, sampler: Sampler, chunk: int, max_tokens: int
+    texts: Sequence[str], words: TranslationPrompt, sampler: Sampler, sending: Sending
 ) -> list[Translation]:
     """Translate every text, in order: cut, ask for all pieces in one batch, put together."""
     tokenizer = sampler.tokenizer
-    sampling = Sampling(0.0, 1.0, max_tokens)
+    sampling = Sampling(0.0, 1.0, sending.max_tokens)
 
     def count(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return 0 if sending.whole else len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     completion = words.format == "completion"
-    cut = [pieces(text, chunk, count, paragraphs=completion) for text in texts]
+    cut = [pieces(text, sending.chunk, count, completion, sending.code) for text in texts]
     reasons: list[str | None] = []
     prompts: list[list[int]] = []
     for parts in cut:
@@ -44,7 +56,9 @@ def translate(
         ]
         if any(words.markers(body, tokenizer.all_special_tokens) for body in bodies):
             reasons.append("markers")
-        elif not all(sampling.room(len(prompt), sampler.max_context) for prompt in ids):
+        elif (sending.whole and any(len(prompt) > sending.chunk for prompt in ids)) or not all(
+            sampling.room(len(prompt), sampler.max_context) for prompt in ids
+        ):
             reasons.append("too_long")
         else:
             reasons.append(None)

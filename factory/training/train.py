@@ -42,7 +42,7 @@ class _Training(Stage):
     batch: int = Field(64, ge=1)  # rows an optimizer step, whatever the devices
     warmup: float = Field(0.05, ge=0, lt=1)  # share of all steps
     weight_decay: float = Field(0.01, ge=0)
-    max_length: int = Field(4096, ge=8)  # tokens of prompt and answer; longer rows are dropped
+    max_length: int = Field(4096, ge=8)  # tokens of prompt and answer
     held_out: float = Field(0.01, ge=0, lt=1)  # share of rows that is evaluated, never trained on
     min_pairs: Annotated[int, GATE, Field(ge=2)] = 8  # fewer rows train nothing
     lora: Lora = Lora()
@@ -98,6 +98,7 @@ class _Training(Stage):
         stats: dict[str, Any] = {
             "trained_on": len(train),
             "held_out": len(held_out),
+            **({"truncated": cut} if (cut := sum(row["cut"] for row in rows)) else {}),
             "steps": result["steps"],
             "seconds": round(result["seconds"], 1),
             "batching": {
@@ -144,12 +145,18 @@ class _Training(Stage):
     ) -> tuple[list[dict[str, Any]], Rows, int]:
         """Return the rows that fit max_length, with the tokens of both sides and of the longer one,
         the counts, and their number of tokens."""
-        rows, tokens = [], 0
+        rows, tokens, most = [], 0, self._room()
+        truncate = getattr(self, "over", "drop") == "truncate"
         for row in all_rows:
             sides = dataset.lengths(tokenizer, row)
-            if max(sides) <= self._room():
-                rows.append({**row, "length": sum(sides), "longest": max(sides)})
-                tokens += sum(sides)
+            cut = max(sides) > most
+            # TRL cuts at the end; of a prompt that long nothing of the answer would be left
+            if cut and truncate and len(chat_template.prompt_ids(tokenizer, row["prompt"])) < most:
+                sides = [min(side, most) for side in sides]
+            elif cut:
+                continue
+            rows.append({**row, "length": sum(sides), "longest": max(sides), "cut": cut})
+            tokens += sum(sides)
         n_dropped = len(all_rows) - len(rows)
         if len(rows) < self.min_pairs:
             raise StageError(
@@ -355,6 +362,7 @@ class Sft(_Adapter):
     method: ClassVar[str] = "sft"
 
     lr: float = Field(2e-4, gt=0)
+    over: Literal["drop", "truncate"] = "drop"  # rows over max_length; or, as published, cut them
     group_by_length: bool = False  # rows of like length in one batch: less padding, another order
 
 
@@ -380,6 +388,7 @@ class Dpo(_Adapter):
     simpo_gamma: float = Field(0.5, ge=0)
     disable_dropout: bool = True
     group_by_length: bool = False  # as for sft; for the losses of TRL's DPOTrainer
+    over: Literal["drop", "truncate"] = "drop"  # as for sft; for the losses of TRL's DPOTrainer
     start_from: Literal["policy", "sft"] = "policy"
 
     @field_validator("loss", mode="before")
@@ -396,8 +405,11 @@ class Dpo(_Adapter):
             raise ValueError("exo_pair needs label_smoothing over 0; its paper takes 0.001")
         if self.simpo_gamma != 0.5 and names != {"simpo"}:
             raise ValueError("simpo_gamma is for the loss simpo")
-        if self.group_by_length and names & losses.ALONE.keys():
-            raise ValueError(f"group_by_length is not for {losses.describe(self.loss)}")
+        if names & losses.ALONE.keys():
+            if self.group_by_length:
+                raise ValueError(f"group_by_length is not for {losses.describe(self.loss)}")
+            if self.over == "truncate":
+                raise ValueError(f"over: truncate is not for {losses.describe(self.loss)}")
         if names & losses.ACROSS_ROWS and self.how.micro_batch == 1:
             raise ValueError(
                 f"{losses.describe(self.loss)} compares the rows of a micro batch: "

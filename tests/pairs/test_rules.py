@@ -312,6 +312,33 @@ def test_among_equal_rewards_the_lower_k_goes_before_the_first_language():
     assert (row["rejected_k"], row["rejected_language"]) == (1, 0)
 
 
+def test_ties_by_language_are_those_of_the_published_files():
+    """The script's rule, over pools with many ties: files language by language, answers by k; the
+    first of equals is chosen, and rejected the first of those equally far from the target."""
+    dice, different = random.Random(9), 0
+    for number in range(200):
+        file = [
+            Answer(k, float(dice.randint(0, 4)), language=language)
+            for language in range(3)
+            for k in range(5)
+        ]
+        rewards = [a.reward for a in file]
+        target = np.mean(rewards) - 2 * np.std(rewards)
+        chosen = max(file, key=lambda a: a.reward)
+        lower = (a for a in sorted(file, key=lambda a: abs(a.reward - target)))
+        rejected = next(a for a in lower if a.reward < chosen.reward)
+        pools = frame({"p": dice.sample(file, len(file))})
+        names = [f"{side}_{what}" for side in ("chosen", "rejected") for what in ("language", "k")]
+        sides = [
+            pair(pools, Rule(ties=ties)).pairs.select(names).row(0) for ties in ("language", "k")
+        ]
+        assert sides[0] == (chosen.language, chosen.k, rejected.language, rejected.k), number
+        different += sides[0] != sides[1]
+        [alone] = best(pools, "max", ties="language").pairs.to_dicts()
+        assert (alone["chosen_language"], alone["chosen_k"]) == (chosen.language, chosen.k)
+    assert different > 40, "the other order is another choice"
+
+
 def test_rejected_may_lie_above_the_mean_but_never_as_high_as_chosen():
     assert found(pool(5, 5, 5, 4), Rule("max", 2.0)) == (0, 3)
     assert found(pool(5, 5, 5)) == "no_lower_answer"

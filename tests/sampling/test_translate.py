@@ -280,6 +280,31 @@ def test_markers_inside_code_are_only_code(run):
     assert rows[0]["messages"][0]["content"] == f"{DE[0]}\n{code}"
 
 
+def test_code_is_sent_like_the_rest_where_a_recipe_says_so(run):
+    text = f"{EN[0]}\n```\nx = 1\n```\n"
+    _, _, kept = run([text], out="kept")
+    assert not any("x = 1" in body for body in kept.asked)
+    _, _, sent = run([text, "12 + 7"], code="send", keep_flawed=True)
+    assert [body.rpartition("\n\n")[2] for body in sent.asked] == [text.strip(), "12 + 7"]
+
+
+def test_an_over_long_text_drops_its_prompt_where_a_recipe_says_so(run):
+    long = " ".join(EN * 4)
+    whole = len(run([EN[0]], out="one")[2].prompts[0])  # the words of the request count as well
+    rows, _, parts = run([EN[0], long], out="parts", chunk=whole, keep_flawed=True)
+    assert len(rows) == 2 and len(parts.asked) > 2
+    rows, outcome, sent = run([EN[0], long], chunk=whole, over="drop", keep_flawed=True)
+    assert [row["prompt_id"] for row in rows] == ["p0"] and len(sent.asked) == 1
+    assert outcome.rows["de"].dropped == {"too_long": 1}
+    _, outcome, _ = run([EN[0]], out="over", chunk=whole - 1, over="drop", keep_flawed=True)
+    assert outcome.rows["de"].dropped == {"too_long": 1}
+
+
+def test_a_completion_model_is_sent_paragraphs_whatever_is_asked_for():
+    with pytest.raises(ValueError, match="one paragraph at a time"):
+        Translate(format="completion", over="drop")
+
+
 def test_a_long_text_is_sent_in_parts_that_the_translator_was_made_for(run):
     text = " ".join([EN[0], EN[1]] * 40)
     rows, _, translator = run([text], lambda part: part, chunk=64, keep_flawed=True)

@@ -283,6 +283,35 @@ def test_rows_over_the_budget_are_counted_and_too_few_are_refused(tmp_path: Path
         trained(tmp_path / "none", Dpo(**{**SMALL, "max_length": 8}))
 
 
+def test_rows_over_the_budget_are_cut_where_a_recipe_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = chat_template.load_tokenizer(str(tiny_model()))
+    rows = [row("pairs", n) for n in range(12)]
+    sizes = [max(dataset.lengths(tokenizer, one)) for one in rows]
+    most = sorted(sizes)[3]
+    read: list[int] = []
+    built = trainers.build
+
+    def watched(*arguments: Any) -> Any:
+        trainer = built(*arguments)
+        for batch in trainer.get_train_dataloader():
+            read.extend(batch["attention_mask"].sum(dim=1).tolist())
+        return trainer
+
+    monkeypatch.setattr(trainers, "build", watched)
+    knobs = {**SMALL, "batch": 2, "max_length": most, "over": "truncate", "held_out": 0}
+    _, outcome = trained(tmp_path, Dpo(**knobs))
+    assert outcome.rows["es"].out == 12 and not outcome.rows["es"].dropped
+    assert outcome.stats["truncated"] == sum(size > most for size in sizes) > 1
+    assert max(read) == most and len(read) == 2 * 12, "chosen and rejected, each cut at its end"
+    longest = [one | {"prompt": one["chosen"]} for one in rows]  # no room for any answer
+    with pytest.raises(StageError, match="0 of 12 rows fit"):
+        Dpo(**{**knobs, "max_length": 8})._fitting(longest, tokenizer, "dpo")
+    with pytest.raises(ValueError, match="over: truncate is not for kto"):
+        Dpo(**{**SMALL, "loss": "kto", "over": "truncate"})
+
+
 def test_a_reporter_that_is_not_installed_is_said_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,11 @@ class Ask(Knobs):
     judge, words that go into every request as they are; null takes one out that is there
     otherwise.
 
-    `as-published` (arXiv 2605.26293): one random order, temperature 0.7, 4096 tokens.
+    `seed`: of order and drawing, the recipe's where it says none.
+
+    `as-published` (arXiv 2605.26293): the template of that name, which has the criteria and marks
+    of the published one in words of our own, one random order, temperature 0.7, 4096 tokens, seed
+    1337.
     """
 
     template: str = "ties"
@@ -32,6 +36,7 @@ class Ask(Knobs):
     orders: Literal["both", "random"] = "both"
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(1024, ge=1)
+    seed: int | None = Field(None, ge=0)
     context: int = Field(32768, ge=64)
     request: dict[str, Any] = Field(default_factory=dict)
 
@@ -39,7 +44,8 @@ class Ask(Knobs):
     @classmethod
     def _published(cls, value: Any) -> Any:
         if value == "as-published":
-            return {"orders": "random", "temperature": 0.7, "max_tokens": 4096}
+            drawn = {"orders": "random", "temperature": 0.7, "max_tokens": 4096, "seed": 1337}
+            return {"template": "as-published", **drawn}
         return value
 
     @field_validator("request")
@@ -58,7 +64,14 @@ class Ask(Knobs):
             raise ValueError(
                 "has orders, and a rubric reads one answer at a time: leave orders out"
             )
+        if self.seed is not None and not self.drawn:
+            raise ValueError("seed: nothing is drawn at temperature 0 in both orders; leave it out")
         return self
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a seed changes the verdicts."""
+        return self.temperature > 0 or self.orders == "random"
 
     def wording(self) -> JudgePrompt:
         """Return the template of the question."""

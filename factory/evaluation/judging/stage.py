@@ -196,8 +196,7 @@ class Judge(Stage):
         return fields | {"wording": self.ask.wording().hash}
 
     def uses_seed(self, spec: SliceSpec) -> bool:
-        sampled = self.ask.temperature > 0 or self.ask.orders == "random"
-        return spec.need(_LLM) is not None and sampled
+        return spec.need(_LLM) is not None and self.ask.drawn and self.ask.seed is None
 
     def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["answers"] * self._orders(spec)
@@ -222,6 +221,7 @@ class Judge(Stage):
     def run(self, job: Job) -> Outcome:
         need = job.slices[0].need(_LLM)
         is_llm, served = need is not None, isinstance(need, ServedModel)
+        seed = job.seed if self.ask.seed is None else self.ask.seed
         judge, revision = _named(job, need)
         matched, unanswered = {}, {}
         for spec in job.slices:
@@ -230,9 +230,7 @@ class Judge(Stage):
                 ours.to_pylist(), theirs.to_pylist(), spec.name
             )
         orders = {
-            name: [
-                self.ask.in_orders(pair.model, job.seed) if is_llm else (APART,) for pair in pairs
-            ]
+            name: [self.ask.in_orders(pair.model, seed) if is_llm else (APART,) for pair in pairs]
             for name, pairs in matched.items()
         }
         todo = {name: _todo(job, name, matched[name], orders[name]) for name in matched}
@@ -246,7 +244,7 @@ class Judge(Stage):
                 comparisons = [
                     (pairs[number], order) for number, lacking in units for order in lacking
                 ]
-                first = [job.seed, shard.slice]
+                first = [seed, shard.slice]
                 rows, tokens = self._read(engine(), judge, comparisons, first)
                 table = schemas.from_rows(rows, self.kind)
                 return shards.with_metadata(table, engine=engine().name), tokens
@@ -305,7 +303,7 @@ class Judge(Stage):
         template = {
             "name": words.name,
             "hash": words.hash,
-            "ties": "TIE" in words.allowed,
+            "ties": bool({"TIE", "T"} & words.allowed),
             "text": words.text,
         }
         manner = {"judge_kind": "llm", "orders": self.ask.orders, "template": template}

@@ -161,7 +161,56 @@ def test_9_the_order_is_independent_of_the_language_list_both_orders_and_seeded(
 def test_as_published_is_one_random_order_at_temperature_07_and_4096_tokens():
     ask = Ask.model_validate("as-published")
     assert (ask.orders, ask.temperature, ask.max_tokens) == ("random", 0.7, 4096)
-    assert "TIE" in ask.wording().allowed
+    assert (ask.template, ask.seed) == ("as-published", 1337)
+
+
+PUBLISHED = prompts.wording("as-published")
+
+
+@pytest.mark.parametrize(
+    ("output", "verdict"),
+    [
+        ("Both work.\n[[1]]", "A"),
+        ("[[2]]", "B"),
+        ("[[T]]", "TIE"),
+        ("[[t]]", "TIE"),
+        ("[[1]], no: [[ 2 ]]", "B"),
+        (r"\[\[1\]\]", "A"),
+        ("[[2]] (see [[note]])", "B"),
+        ("[[m]]", None),  # a tie by the script: left over from another judge
+        ("[[A]]", None),
+        ("1", None),
+    ],
+)
+def test_the_published_marks_are_read_as_the_script_reads_them(output, verdict):
+    assert PUBLISHED.read(output) == verdict
+
+
+def test_the_published_prompt_has_its_criteria_and_says_nothing_of_language_or_length():
+    [message] = PUBLISHED.fill(ASKED, "Seán", "John", "ga")
+    text = message["content"]
+    for word in ("helpful", "relevant", "accurate", "deep", "creative", "detailed", "500 tokens"):
+        assert word in text
+    assert text.index(ASKED[0]["content"]) < text.index("Seán") < text.index("John")
+    assert not any(word in text for word in ("Irish", "language", "longer", "length"))
+    assert PUBLISHED.allowed == {"1", "2", "T"}
+
+
+def test_a_text_of_ones_own_may_have_the_published_marks_with_ties_or_without():
+    places = "{prompt} {answer_a} {answer_b} "
+    assert Ask(text=places + "[[1]] [[2]] [[T]]").wording().read("[[T]]") == "TIE"
+    assert Ask(text=places + "{language} [[1]] [[2]]").wording().read("[[T]]") is None
+    for marks in ("[[1]] [[2]] [[TIE]]", "[[A]] [[2]]", "[[1]] [[T]]"):
+        with pytest.raises(ValueError, match="it must name"):
+            Ask(text=places + "{language} " + marks)
+
+
+def test_a_seed_of_the_judge_is_for_what_is_drawn():
+    question = {"question_id": "q", "language": "ga"}
+    drawn = [Ask(orders="random", seed=n).in_orders(question, n) for n in range(20)]
+    assert len(set(drawn)) == 2
+    with pytest.raises(ValueError, match="nothing is drawn"):
+        Ask(seed=3)
 
 
 # matching
@@ -210,4 +259,5 @@ def test_a_question_seen_in_training_is_found_whatever_its_case_spacing_and_way_
 
 
 def test_the_templates_ship_beside_their_module():
-    assert {path.name for path in Path(prompts.TEMPLATES).iterdir()} == {"ties.txt", "no-ties.txt"}
+    files = {path.name for path in Path(prompts.TEMPLATES).iterdir()}
+    assert files == {"ties.txt", "no-ties.txt", "as-published.txt"}

@@ -100,8 +100,11 @@ class Scripted:
         for ids in prompts:
             text = self.tokenizer.decode(list(ids))
             Scripted.asked.append(text)
-            second = text.split("[Answer B]")[1].split("[End of answer B]")[0]
-            said = Scripted.says or ("[[B]]" if "good" in second else "[[A]]")
+            if "<response_2>" in text:
+                second, marks = text.split("<response_2>")[1].split("</response_2>")[0], "12"
+            else:
+                second, marks = text.split("[Answer B]")[1].split("[End of answer B]")[0], "AB"
+            said = Scripted.says or f"[[{marks['good' in second]}]]"
             said_ids = self.tokenizer(said, add_special_tokens=False)["input_ids"]
             end = "length" if "LONG" in said else "stop"
             found.append(Completion(tuple(said_ids), end, seed))
@@ -195,7 +198,14 @@ def test_one_random_order_asks_once(
     alone = stage.run(job(tmp_path / "alone", ["ga"], reads, {LLM: model}))
     again = made(tmp_path / "alone", "ga", "verdicts")
     assert [row["order"] for row in rows] == [row["order"] for row in again]
+    assert [row["verdict"] for row in rows[:3]] == ["reference", "model", "tie"]
     assert outcome.determinism == "distribution" and alone.stats["orders"] == "random"
+    assert (alone.stats["template"]["name"], alone.stats["template"]["ties"]) == (
+        "as-published", True,
+    )  # fmt: skip
+    other = replace(job(tmp_path / "other", ["ga"], reads, {LLM: model}), seed=7)
+    stage.run(other)
+    assert made(tmp_path / "other", "ga", "verdicts") == again, "its seed is 1337 in any recipe"
     assert "consistency" not in outcome.stats["comparisons"][0]
 
 
@@ -430,7 +440,8 @@ def test_a_greedy_judge_has_no_use_for_the_seed_and_a_random_order_has() -> None
     reward = Judge()
     llm = [spec for stage, spec in load("demo", LLM_JUDGE).recipe.slices() if stage.name == "judge"]
     apart = [spec for stage, spec in load("demo").recipe.slices() if stage.name == "judge"]
-    assert not judge().uses_seed(llm[0]) and judge(ask="as-published").uses_seed(llm[0])
+    assert not judge().uses_seed(llm[0]) and judge(ask={"orders": "random"}).uses_seed(llm[0])
+    assert not judge(ask="as-published").uses_seed(llm[0]), "it has a seed of its own"
     assert not reward.uses_seed(apart[0])
 
 
