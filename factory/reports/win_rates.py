@@ -286,9 +286,10 @@ def read_rates(row: Mapping[str, Any]) -> dict[str, Rate]:
     }
 
 
-def describe_length_control(rates: Mapping[str, Rate]) -> str:
-    """Describe the length-controlled win rate: interval, phi and warning. Empty if none."""
-    controlled = rates.get("lc_minimal_chars")
+def describe_length_control(rates: Mapping[str, Rate], name: str = "lc_minimal_chars") -> str:
+    """Describe the length-controlled win rate, or the one of this name: interval, phi and warning.
+    Empty if none."""
+    controlled = rates.get(name)
     if controlled is None:
         return ""
     if controlled.rate is None:

@@ -17,11 +17,12 @@ from factory.evaluation.judging.verdicts import APART, MODEL_FIRST, REFERENCE_FI
 class Ask(Knobs):
     """Settings of a language model as judge. `template`: a file of
     factory/evaluation/judging/templates, or `text`, a wording of one's own (see
-    judging.prompts.parse). `fluency`, `naturalness`, `harm` are rubrics: each answer is rated apart. `orders`: each question twice, with the answers changing places, or
-    once in an order drawn by its id. `context`: tokens of question and verdict together, beyond
-    which both answers are cut evenly (32,768: the published judge's); of a served judge, whose
-    tokenizer is not here, each character of what it reads counts as one. `request`: of a served
-    judge, words that go into every request as they are; null takes one out that is there
+    judging.prompts.parse); `fluency`, `naturalness` and `harm` are rubrics, by which each answer is
+    rated apart. `orders`: each question twice, with the answers changing places, or once in an
+    order drawn by its id. `context`: tokens of question and verdict together, beyond which both
+    answers are cut evenly (32,768: the published judge's); of a served judge, whose tokenizer is
+    not here, each character of what it reads counts as one. `request`: of a served judge, words
+    that go into every request as they are; null takes one out that is there
     otherwise.
 
     `seed`: of order and drawing, the recipe's where it says none.

@@ -62,10 +62,11 @@ class JudgePrompt:
         return [{"role": "user", "content": places.sub(lambda at: parts[at[1]], self.text)}]
 
     def read(self, output: str) -> str | None:
-        """The verdict in what a judge said, as `A`, `B` or `TIE`, or its rating: what stands in its last double
-        brackets, if that is one of those allowed, letter by letter. The last one, because a judge
-        that explains itself may first say what it was told of the form, or change its mind. Of the
-        published marks it is the last one, with space or a small letter in it too."""
+        """The verdict in what a judge said, as `A`, `B` or `TIE`, or its rating: what stands in its
+        last double brackets, if that is one of those allowed, letter by letter. The last one,
+        because a judge that explains itself may first say what it was told of the form, or change
+        its mind. Of the published marks it is the last one, with space or a small letter in it
+        too."""
         if "1" in self.allowed and not self.rubric:
             verdicts = [mark.upper() for mark in _NUMBERED.findall(output)]
         else:

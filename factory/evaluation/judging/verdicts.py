@@ -47,7 +47,7 @@ def by_reward(
         else:
             verdict = "tie" if ours == theirs else "model" if ours > theirs else "reference"
             reason = None
-        row = _row(pair, judge, order, verdict, reason)
+        row = row_of(pair, judge, order, verdict, reason)
         rows.append(row | {"score_model": ours, "score_reference": theirs})
     return rows, sum(value.n_tokens for value in values)
 
@@ -68,11 +68,11 @@ def by_asking(
     rows, tokens = [], 0
     for pair, order in comparisons:
         if pair.identical:
-            rows.append(_row(pair, judge, order, "tie", "identical"))
+            rows.append(row_of(pair, judge, order, "tie", "identical"))
             continue
         answer = next(answers)
         tokens += answer.n_tokens
-        row = _row(pair, judge, order, _meant(answer.verdict, order), answer.reason)
+        row = row_of(pair, judge, order, meant(answer.verdict, order), answer.reason)
         rows.append(row | {"judge_output": answer.output, "cut_tokens": answer.cut})
     return rows, tokens
 
@@ -112,9 +112,11 @@ def by_rating(
         else:
             verdict = "tie" if ours == theirs else "model" if ours > theirs else "reference"
             reason = "identical" if pair.identical else None
-        outputs = [f"{side}: {a.output}" for side, a in zip(("model", "reference"), read)]
+        outputs = [
+            f"{side}: {a.output}" for side, a in zip(("model", "reference"), read, strict=True)
+        ]
         rows.append(
-            _row(pair, judge, order, verdict, reason)
+            row_of(pair, judge, order, verdict, reason)
             | {
                 "score_model": ours,
                 "score_reference": theirs,
@@ -170,7 +172,7 @@ def _pair(pair: Match, order: str) -> AnswerPair:
     return AnswerPair(pair.model["prompt"], first, second, pair.model["language"])
 
 
-def _meant(verdict: str | None, order: str) -> str:
+def meant(verdict: str | None, order: str) -> str:
     """Return whose answer a judge's letter stands for."""
     if verdict is None:
         return "unparseable"
@@ -179,7 +181,7 @@ def _meant(verdict: str | None, order: str) -> str:
     return "model" if (verdict == "A") == (order == MODEL_FIRST) else "reference"
 
 
-def _row(
+def row_of(
     pair: Match, judge: str, order: str, verdict: str, reason: str | None
 ) -> dict[str, object]:
     return {
