@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -25,6 +27,7 @@ from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
 from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.job import Job, Place
+from tests.conftest import run_factory
 from tests.evaluation.judging.test_stage import LLM, Scripted, answers, marks
 from tests.support.builders import by_name, lock_of
 from tests.support.jobs import job
@@ -105,7 +108,8 @@ def test_a_judge_of_a_jury_is_the_same_judge_alone() -> None:
         (["stages.judge.judge=chat", "stages.judge.ask={template: harm, orders: random}"],
          "a rubric reads one answer at a time"),
         (["stages.judge.judge=chat",
-          "stages.judge.ask={text: '{prompt} {answer} {language} [[A]]'}"], "must name the steps of its scale"),
+          "stages.judge.ask={text: '{prompt} {answer} {language} [[A]]'}"],
+         "must name the steps of its scale"),
     ],
 )  # fmt: skip
 def test_a_jury_that_cannot_be_meant_is_refused(overrides: list[str], what: str) -> None:
@@ -276,3 +280,82 @@ def test_annotations_are_blind_balanced_and_read_back(
     file.write_text("id,verdict\nabc,left\n")
     with pytest.raises(InputError, match=r"line 2|row 1.*'left' is none of A, B and tie"):
         people.read(file, "people.csv")
+
+
+def test_row_33_annotations_go_to_argilla_and_come_back(
+    reads: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Argilla's own classes; its server alone is a stand-in."""
+    rg = pytest.importorskip("argilla")
+    from factory.evaluation.judging import argilla
+
+    ours, theirs = (read_slice(reads[r], "en", "answers").to_pylist() for r in reads)
+    rows = people.to_annotate({"en": match(ours, theirs, "en")[0]})
+    with pytest.raises(InputError, match="no address of an Argilla server"):
+        argilla.write(rows, "pairs", None)
+    monkeypatch.setenv("ARGILLA_API_URL", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"Argilla at http://127.0.0.1:9: "):
+        argilla.write(rows, "pairs", None)
+
+    logged: list[Any] = []
+    made: dict[str, Any] = {}
+
+    class Dataset:
+        def __init__(self, name: str, settings: Any, **_: Any) -> None:
+            self.settings, made[name] = settings, self
+            self.records = type(self)._Records()
+
+        class _Records:
+            log = staticmethod(logged.extend)
+
+            def __call__(self, with_responses: bool) -> Any:
+                return iter(logged)
+
+        def create(self) -> None:
+            """Nothing is sent."""
+
+    monkeypatch.setattr(rg.Argilla, "__init__", lambda self, **_: None)
+    monkeypatch.setattr(rg.Argilla, "_get_default", classmethod(lambda cls: cls()))
+    monkeypatch.setattr(rg.Argilla, "api", MagicMock(), raising=False)
+    monkeypatch.setattr(rg.Argilla, "datasets", lambda self, name, workspace: made.get(name))
+    monkeypatch.setattr(rg, "Dataset", Dataset)
+    argilla.write(rows, "pairs", "lab")
+    assert [record.id for record in logged] == [row["id"] for row in rows]
+    assert made["pairs"].settings.guidelines == people.RUBRIC
+    who = "00000000-0000-0000-0000-00000000000"
+    for number, record in enumerate(logged):
+        record.responses.add(rg.Response("verdict", "A", who + "1", "submitted"))
+        record.responses.add(rg.Response("comment", "clear", who + "1", "submitted"))
+        if number:
+            record.responses.add(rg.Response("verdict", "B", who + "2", "draft"))
+    back = argilla.read("pairs", "lab")
+    assert back == [row | {"verdict": "A", "comment": "clear"} for row in rows]
+    with pytest.raises(InputError, match="Argilla has no dataset 'others'"):
+        argilla.read("others", None)
+
+
+@pytest.mark.slow
+def test_row_33_people_judge_a_run_and_agree_with_its_other_judge(
+    smoke: Path, tmp_path: Path
+) -> None:
+    """The command line, from published answers to a jury with people in it."""
+    smoke = Path(shutil.copytree(smoke, tmp_path / "home", symlinks=True))
+    file = tmp_path / "people.csv"
+    export = ["export", "annotations", "smoke", "--out", str(file), "--number", "4"]
+    done = run_factory(*export, home=smoke)
+    assert done.returncode == 0, done.stderr
+    assert "judge: [reward, people], annotations: {people:" in done.stdout
+    again = run_factory(*export, home=smoke)
+    assert again.returncode == 1 and "perhaps with verdicts" in again.stderr
+    rows = list(csv.DictReader(file.open()))
+    for number, row in enumerate(rows):
+        row["verdict"] = ("A", "B", "tie", "")[number % 4]
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, people.COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    knobs = ["stages.judge.judge=[reward, people]", f"stages.judge.annotations={{people: {file}}}"]
+    sets = [part for knob in knobs for part in ("--set", knob)]
+    done = run_factory("run", "smoke", *sets, "--until", "judge", home=smoke)
+    assert done.returncode == 0, done.stderr
+    assert "Agreement of the judges" in done.stdout
