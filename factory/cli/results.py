@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,17 +20,19 @@ if TYPE_CHECKING:
 
     from factory.artifacts.manifest import Manifest
     from factory.artifacts.workdir import Home
+    from factory.cli.tables import Fitted
     from factory.hub.client import Hub
     from factory.reports.results import Result
 
-_LEAD = ("model", "evaluation")  # columns of text, before those of languages
+_LEAD = ("model", "evaluation", "judged by")  # columns of text, before those of languages
+_HIDDEN = ("repo", "fingerprint", "version", "asked", "of_answers")
 Format = Literal["table", "csv", "md", "latex"]
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}"})
 
 
 @app.command()
 def results(
-    what: Annotated[str, typer.Argument(help="A collection's slug, or a recipe.")],
+    what: Annotated[list[str], typer.Argument(help="Slugs of collections, or recipes.")],
     metric: Annotated[
         str | None, typer.Option(help="A metric or benchmark; default: the win rate.")
     ] = None,
@@ -41,18 +43,25 @@ def results(
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """Show evaluations as models by languages."""
+    """Show evaluations as models by languages.
+
+    Several collections are compared where the same judge, in the same version, judged answers to
+    the same questions.
+    """
     from factory.hub.session import session
 
     with session(hub) as (home, the_hub):
-        from factory.reports.results import tidy
+        from factory.reports.results import tidy, together
 
-        rows = tidy(_manifests(what, the_hub, home))
+        each = {one: _manifests(one, the_hub, home) for one in dict.fromkeys(what)}
+        results_of = {name: tidy(manifests) for name, manifests in _called(each).items()}
+    if empty := [name for name, found in results_of.items() if not found]:
+        typer.echo(f"{', '.join(empty)}: no evaluation results yet", err=format_ != "table")
+        return
+    [first, *others] = results_of.values()
+    rows = together(results_of, metric) if others else first
     if json_:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
-        return
-    if not rows:
-        typer.echo(f"{what}: no evaluation results yet", err=format_ != "table")
         return
     if all_ and format_ == "table":
         from factory.cli.console import console
@@ -68,15 +77,14 @@ def results(
         return
     from factory.cli.console import console
 
-    for table in results_tables(title, header, lines, console.width):
-        console.print(table)
+    console.print(results_table(title, header, lines))
     if rest:
         typer.echo(rest)
 
 
 def _every(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the lines of all numbers."""
-    names = [field.name for field in fields(rows[0]) if field.name not in ("repo", "fingerprint")]
+    names = [field.name for field in fields(rows[0]) if field.name not in _HIDDEN]
     shown = [
         [
             f"{value:.2f}" if isinstance(value, float) else "" if value is None else str(value)
@@ -125,22 +133,26 @@ def _by_language(
         if (row.metric, row.evaluation, row.by) in matching
     }
     languages = list(dict.fromkeys(language for _, _, language in shown))
-    several = len(matching) > 1
+    # what tells several evaluations apart: the benchmark or the answers, the judge, or both
+    differ = [len({evaluation[n] for evaluation in matching}) > 1 for n in (1, 2)]
+    differ[0] |= wanted == matching[0][1] and len(matching) > 1
     lines = []
-    for number, (metric, evaluation, _) in enumerate(matching):
+    for number, (metric, evaluation, by) in enumerate(matching):
         for model in dict.fromkeys(row.model for row in rows):
             cells = [_cell(shown.get((model, number, language))) for language in languages]
             if any(cells):
                 name = f"{evaluation} {metric}" if wanted == evaluation else evaluation
-                lines.append([model, *([name] if several else []), *cells])
+                told = [text for text, is_told in zip((name, by), differ, strict=True) if is_told]
+                lines.append([model, *told, *cells])
     metric, evaluation, by = matching[0]
     against = {row.against for row in shown.values() if row.against}
     title = metric.replace("_", " ") + (f" against {', '.join(sorted(against))}" if against else "")
-    if not several:
-        title += f" on {evaluation}, by {by}"
+    title += "" if differ[0] else f" on {evaluation}"
+    title += "" if differ[1] else f", by {by}"
     others = [name for name in metrics if name != wanted]
     rest = f"Also: {', '.join(others)} (--metric NAME, or --all)" if others else ""
-    return title, ["model", *(["evaluation"] if several else []), *languages], lines, rest
+    lead = [name for name, is_told in zip(_LEAD[1:], differ, strict=True) if is_told]
+    return title, ["model", *lead, *languages], lines, rest
 
 
 def _cell(row: Result | None) -> str:
@@ -153,34 +165,14 @@ def _cell(row: Result | None) -> str:
     return f"{row.value:.1f}{width}" + ("*" if row.significant else "")
 
 
-def results_tables(
-    title: str, header: Sequence[str], lines: Sequence[Sequence[str]], width: int
-) -> list[Table]:
-    """Tabulate results. Columns that do not fit `width` go into further tables, each with the
-    columns of text that lines begin with."""
-    from rich.table import Table
+def results_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Fitted:
+    """Tabulate results, models by languages."""
+    from factory.cli.tables import Fitted
 
     lead = next((n for n, name in enumerate(header) if name not in _LEAD), len(header))
-    sizes = [max(map(len, column)) + 3 for column in zip(header, *lines, strict=True)]
-    blocks: list[list[int]] = [[]]
-    for number in range(lead, len(header)):
-        used = 1 + sum(sizes[:lead]) + sum(sizes[n] for n in blocks[-1])
-        if blocks[-1] and used + sizes[number] > width:
-            blocks.append([])
-        blocks[-1].append(number)
-    tables: list[Table] = []
-    for block in blocks:
-        table = Table(title=title if not tables else None, title_justify="left")
-        for number in (*range(lead), *block):
-            justify: Literal["left", "right"] = "left" if number < lead else "right"
-            table.add_column(header[number], overflow="fold", justify=justify)
-        for line in lines:
-            table.add_row(*(line[number] for number in (*range(lead), *block)))
-        tables.append(table)
-    if any("*" in cell for line in lines for cell in line[lead:]):
-        tables[-1].caption = "±: half a 95 % interval; *: differs from the model compared with"
-        tables[-1].caption_justify = "left"
-    return tables
+    starred = any("*" in cell for line in lines for cell in line[lead:])
+    caption = "±: half a 95 % interval; *: differs from the model compared with" if starred else ""
+    return Fitted(title, header, lines, lead, caption)
 
 
 def _text(header: Sequence[str], lines: Sequence[Sequence[str]], kind: Format) -> str:
@@ -191,14 +183,23 @@ def _text(header: Sequence[str], lines: Sequence[Sequence[str]], kind: Format) -
         return out.getvalue()
     if kind == "md":
         marked = [[cell.replace("|", "\\|") for cell in line] for line in (header, *lines)]
-        rule = ["---", *("---:" for _ in header[1:])]
+        rule = ["---" if name in _LEAD else "---:" for name in header]
         return "".join(f"| {' | '.join(line)} |\n" for line in (marked[0], rule, *marked[1:]))
     cells = [[cell.translate(_LATEX).replace("±", "$\\pm$") for cell in line]
              for line in (header, *lines)]  # fmt: skip
     body = [f"{' & '.join(line)} \\\\" for line in cells]
-    columns = "l" + "r" * (len(header) - 1)
+    columns = "".join("l" if name in _LEAD else "r" for name in header)
     rows = ["\\toprule", body[0], "\\midrule", *body[1:], "\\bottomrule"]
     return "\n".join([f"\\begin{{tabular}}{{{columns}}}", *rows, "\\end{tabular}"]) + "\n"
+
+
+def _called(each: Mapping[str, list[Manifest]]) -> dict[str, list[Manifest]]:
+    """Name collections by their recipes, where these differ."""
+    names = {what: {m.recipe for m in manifests if m.recipe} for what, manifests in each.items()}
+    recipes = [next(iter(found)) for found in names.values() if len(found) == 1]
+    if len(set(recipes)) == len(each):
+        return dict(zip(recipes, each.values(), strict=True))
+    return dict(each)
 
 
 def _manifests(what: str, hub: Hub, home: Home) -> list[Manifest]:
