@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from factory.reports.results import Result
 
 _LEAD = ("model", "evaluation", "judged by")  # columns of text, before those of languages
-_HIDDEN = ("repo", "fingerprint", "version", "asked", "of_answers")
+_HIDDEN = ("repo", "fingerprint", "version", "questions", "of_answers")
 Format = Literal["table", "csv", "md", "latex"]
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}"})
 
@@ -53,13 +53,13 @@ def results(
     with session(hub) as (home, the_hub):
         from factory.reports.results import tidy, together
 
-        each = {one: _manifests(one, the_hub, home) for one in dict.fromkeys(what)}
+        each = {name: _manifests(name, the_hub, home) for name in dict.fromkeys(what)}
         results_of = {name: tidy(manifests) for name, manifests in _called(each).items()}
-    if empty := [name for name, found in results_of.items() if not found]:
+    if empty := [name for name, rows in results_of.items() if not rows]:
         typer.echo(f"{', '.join(empty)}: no evaluation results yet", err=format_ != "table")
         return
-    [first, *others] = results_of.values()
-    rows = together(results_of, metric) if others else first
+    [first, *more] = results_of.values()
+    rows = together(results_of, metric) if more else first
     if json_:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
@@ -142,8 +142,8 @@ def _by_language(
             cells = [_cell(shown.get((model, number, language))) for language in languages]
             if any(cells):
                 name = f"{evaluation} {metric}" if wanted == evaluation else evaluation
-                told = [text for text, is_told in zip((name, by), differ, strict=True) if is_told]
-                lines.append([model, *told, *cells])
+                labels = [text for text, is_told in zip((name, by), differ, strict=True) if is_told]
+                lines.append([model, *labels, *cells])
     metric, evaluation, by = matching[0]
     against = {row.against for row in shown.values() if row.against}
     title = metric.replace("_", " ") + (f" against {', '.join(sorted(against))}" if against else "")
@@ -196,7 +196,7 @@ def _text(header: Sequence[str], lines: Sequence[Sequence[str]], kind: Format) -
 def _called(each: Mapping[str, list[Manifest]]) -> dict[str, list[Manifest]]:
     """Name collections by their recipes, where these differ."""
     names = {what: {m.recipe for m in manifests if m.recipe} for what, manifests in each.items()}
-    recipes = [next(iter(found)) for found in names.values() if len(found) == 1]
+    recipes = [next(iter(recipes_of)) for recipes_of in names.values() if len(recipes_of) == 1]
     if len(set(recipes)) == len(each):
         return dict(zip(recipes, each.values(), strict=True))
     return dict(each)

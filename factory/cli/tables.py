@@ -311,13 +311,13 @@ def jury_tables(manifest: Manifest) -> list[Fitted]:
             ["judges", "language", "questions", "same verdict", "kappa"],
             [
                 [
-                    f"{one['first']}, {one['second']}",
-                    one["language"],
-                    str(one["compared"]),
-                    _figure(one["share"], ".0f") + (" %" if one["compared"] else ""),
-                    _figure(one["kappa"], ".2f") or "none",
+                    f"{row['first']}, {row['second']}",
+                    row["language"],
+                    str(row["compared"]),
+                    _figure(row["share"], ".0f") + (" %" if row["compared"] else ""),
+                    _figure(row["kappa"], ".2f") or "none",
                 ]
-                for one in stats["agreement"]
+                for row in stats["agreement"]
             ],
             lead=2,
             caption="kappa: agreement beyond chance; identical answers are left out",
@@ -380,8 +380,10 @@ def doubts_table(manifest: Manifest) -> Fitted:
         }
         for name, kind in (("LPR", "line"), ("WPR", "word")):
             rates = [row.get(f"{kind}_pass_rate_{side}") for side in ("reference", "model")]
-            known = any(rate is not None for rate in rates)
-            figures[name] = ", ".join(_figure(r, ".0f") or "none" for r in rates) if known else ""
+            any_rate = any(rate is not None for rate in rates)
+            figures[name] = (
+                ", ".join(_figure(r, ".0f") or "none" for r in rates) if any_rate else ""
+            )
         for name, text in figures.items():
             columns.setdefault(name, []).append(text)
     columns = {name: texts for name, texts in columns.items() if any(texts)}

@@ -165,12 +165,12 @@ class Arena(Stage):
         assert isinstance(need, StepInput)
         frame = pl.from_arrow(job.rows(need, "prompts", ["prompt_id", "prompt_hash"]))
         assert isinstance(frame, pl.DataFrame)
-        asked = frame.rename({"prompt_id": "question_id"})
+        questions = frame.rename({"prompt_id": "question_id"})
         if self.n > 1:
             draws = pl.DataFrame({"draw": range(self.n)})
-            asked = asked.join(draws, how="cross", maintain_order="left")
+            questions = questions.join(draws, how="cross", maintain_order="left")
         # all draws of a question are made together
-        return sorted({row // self.n for row in job.missing(spec.name, self.kind, asked)})
+        return sorted({row // self.n for row in job.missing(spec.name, self.kind, questions)})
 
     def _make(
         self, sampler: Sampler, seed: int, label: str, questions: Sequence[Mapping[str, Any]]
@@ -183,10 +183,10 @@ class Arena(Stage):
         first = [seed, questions[0]["prompt_id"], questions[0]["language"]]
         stream = int(fingerprint(first), 16) % 2**31 if self.temperature else seed
         # all answers to a question one after another: an engine reads it once
-        asked = [(n, draw) for n in fits for draw in range(self.n)]
-        drawn = sampler.sample([ids[n] for n, _ in asked], sampling, stream)
+        addresses = [(n, draw) for n in fits for draw in range(self.n)]
+        drawn = sampler.sample([ids[n] for n, _ in addresses], sampling, stream)
         rows = []
-        for (n, draw), sample in zip(asked, drawn, strict=True):
+        for (n, draw), sample in zip(addresses, drawn, strict=True):
             row = questions[n]
             decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
             answer = decoded.strip()

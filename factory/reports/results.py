@@ -23,7 +23,7 @@ class Result:
     compared with, "" for a score alone; `by` the tool or judge that measured it. Numbers by
     different measurers are not comparable. `value` is None where there is none, and `note` says
     why. `fingerprint` and `repo` are of the artifact that holds it. `version` stands for version
-    and settings of the measurer, `asked` for the content of the questions; "" where unknown."""
+    and settings of the measurer, `questions` for the content of the questions; "" where unknown."""
 
     model: str
     language: str
@@ -39,7 +39,7 @@ class Result:
     repo: str
     fingerprint: str
     version: str = ""
-    asked: str = ""
+    questions: str = ""
     of_answers: bool = False
 
 
@@ -52,9 +52,10 @@ def tidy(manifests: Iterable[Manifest]) -> list[Result]:
         if manifest.kind == "results":
             rows += [*_scores(manifest), *_deltas(manifest)]
         elif manifest.kind == "verdicts":
-            asked = _questions(manifest, every)
+            questions = _questions(manifest, every)
             rows += [
-                replace(r, asked=asked.get(r.language, "")) for r in _win_rates(manifest, every)
+                replace(r, questions=questions.get(r.language, ""))
+                for r in _win_rates(manifest, every)
             ]
         elif manifest.kind == "rankings":
             rows += _accuracies(manifest)
@@ -69,40 +70,42 @@ def together(collections: Mapping[str, Sequence[Result]], metric: str | None) ->
     names = list(collections)
     if metric is None:
         every = [{row.metric for row in rows} for rows in collections.values()]
-        metric = "win_rate" if all("win_rate" in one for one in every) else None
-    wanted = {
+        metric = "win_rate" if all("win_rate" in metrics for metrics in every) else None
+    chosen = {
         name: [row for row in rows if metric in (None, row.metric, row.evaluation)]
         for name, rows in collections.items()
     }
-    shared = set.intersection(*({_measure(row) for row in rows} for rows in wanted.values()))
+    shared = set.intersection(*({_measure(row) for row in rows} for rows in chosen.values()))
     if not shared:
-        by = (f"{n}: {', '.join({r.by: 0 for r in rows}) or 'none'}" for n, rows in wanted.items())
+        by = (f"{n}: {', '.join({r.by: 0 for r in rows}) or 'none'}" for n, rows in chosen.items())
         raise InputError(
             f"no judge or benchmark is in all collections ({'; '.join(by)})",
             "evaluate them alike: numbers by different judges are not comparable",
         )
     rows = []
-    seen: dict[tuple[str, ...], tuple[str, Result]] = {}
+    firsts: dict[tuple[str, ...], tuple[str, Result]] = {}
     for name in names:
-        for row in wanted[name]:
+        for row in chosen[name]:
             if _measure(row) not in shared:
                 continue
             at = (*_measure(row), row.language)
-            first_name, first = seen.setdefault(at, (name, row))
+            first_name, first = firsts.setdefault(at, (name, row))
             if first.version != row.version:
                 raise InputError(
                     f"{first_name} and {name} were judged by {row.by} in different versions, or "
                     "with different settings",
                     "judge them alike: factory diff shows what differs",
                 )
-            if first.asked != row.asked and row.language != "all":
+            if first.questions != row.questions and row.language != "all":
                 raise InputError(
                     f"{first_name} and {name} were asked different questions in {row.language}, or "
                     "answered with another temperature or limit",
                     "answer the same questions with the same settings of arena",
                 )
             rows.append((name, row, at))
-    other = {at for _, row, at in rows if row.asked != seen[at][1].asked}  # over other languages
+    other = {
+        at for _, row, at in rows if row.questions != firsts[at][1].questions
+    }  # over other languages
     return [
         replace(row, model=f"{name}: {row.model}", evaluation=_measure(row)[1])
         for name, row, at in rows
@@ -167,8 +170,8 @@ def _version(manifest: Manifest, every: Iterable[Manifest]) -> str:
     [record, *_] = manifest.slices.values()
     votes = {(read.repo, read.tag) for read in record.inputs if read.role == "vote"}
     if votes:
-        members = [one for one in every if (one.repo, one.tag) in votes]
-        return fingerprint(sorted(_version(one, ()) for one in members))
+        members = [m for m in every if (m.repo, m.tag) in votes]
+        return fingerprint(sorted(_version(member, ()) for member in members))
     judge = sorted((r.role, r.digest) for r in record.inputs if r.role not in COMPARED)
     rules = {key: record.identity.get(key) for key in ("version", "fields", "seed")}
     return fingerprint({**rules, "judge": judge})
@@ -184,12 +187,12 @@ def _questions(manifest: Manifest, every: Iterable[Manifest]) -> dict[str, str]:
         if arena.kind == "answers"
         for record in arena.slices.values()
     }
-    asked: dict[str, set[str]] = {}
+    questions: dict[str, set[str]] = {}
     for name, record in manifest.slices.items():
-        digests = asked.setdefault(name.partition("/")[0], set())
+        digests = questions.setdefault(name.partition("/")[0], set())
         for read in record.inputs:
             digests |= answered.get(read.digest, set()) if read.role == "answers" else set()
-    contents = {code: fingerprint(sorted(read)) for code, read in asked.items()}
+    contents = {code: fingerprint(sorted(read)) for code, read in questions.items()}
     return contents | {"all": fingerprint(contents)}
 
 

@@ -111,7 +111,7 @@ def test_results_are_models_by_languages_and_fit_80_columns() -> None:
 
 
 def of(row: Result, **more: object) -> Result:
-    return replace(row, of_answers=True, version="v1", asked=f"q-{row.language}", **more)  # type: ignore[arg-type]
+    return replace(row, of_answers=True, version="v1", questions=f"q-{row.language}", **more)  # type: ignore[arg-type]
 
 
 def test_several_collections_are_one_table_by_the_same_judge_alone() -> None:
@@ -137,12 +137,12 @@ def test_several_collections_are_one_table_by_the_same_judge_alone() -> None:
     other = [replace(row, version="v2") for row in theirs]
     with pytest.raises(InputError, match="one and two were judged by reward in different versions"):
         together({"one": ours, "two": other}, None)
-    other = [replace(row, asked="x") if row.language == "da" else row for row in theirs]
+    other = [replace(row, questions="x") if row.language == "da" else row for row in theirs]
     with pytest.raises(InputError, match="one and two were asked different questions in da"):
         together({"one": ours, "two": other}, None)
     # of other languages, the row over all of them is another figure
     fewer = [
-        replace(row, asked="en only") if row.language == "all" else row
+        replace(row, questions="en only") if row.language == "all" else row
         for row in theirs
         if row.language != "da"
     ]

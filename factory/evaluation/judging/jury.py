@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 from factory.artifacts.manifest import Manifest
@@ -18,7 +18,7 @@ NAME = "jury"
 Votes = dict[tuple[str, ...], dict[str, float | None]]  # by what was read, then by judge
 
 
-def votes(members: Mapping[str, Sequence[Mapping[str, Any]]]) -> Votes:
+def read_votes(members: Mapping[str, Sequence[Mapping[str, Any]]]) -> Votes:
     """Return the worth of each judge's verdict on each pair of answers, from 1 (the model's is
     better) to 0: the mean of its orders, None where it gave none. `members`: rows of verdicts, by
     judge."""
@@ -26,22 +26,22 @@ def votes(members: Mapping[str, Sequence[Mapping[str, Any]]]) -> Votes:
     for judge, rows in members.items():
         for row in rows:
             points = POINTS.get(row["verdict"])
-            given = read.setdefault(tuple(row[name] for name in ADDRESS), {})
-            given.setdefault(judge, []).extend([] if points is None else [points])
+            by_judge = read.setdefault(tuple(row[name] for name in ADDRESS), {})
+            by_judge.setdefault(judge, []).extend([] if points is None else [points])
 
     def mean(points: Sequence[float]) -> float | None:
         return sum(points) / len(points) if points else None
 
     return {
-        address: {judge: mean(given.get(judge, ())) for judge in members}
-        for address, given in read.items()
+        address: {judge: mean(by_judge.get(judge, ())) for judge in members}
+        for address, by_judge in read.items()
     }
 
 
-def decide(given: Mapping[str, float | None]) -> str:
+def decide(ballot: Mapping[str, float | None]) -> str:
     """Return the verdict that most judges give; `tie` where two are as frequent, `unparseable`
     where no judge gives any."""
-    counts = Counter(verdict for v in given.values() if (verdict := outcome(v))).most_common()
+    counts = Counter(verdict for v in ballot.values() if (verdict := outcome(v))).most_common()
     if not counts:
         return "unparseable"
     if len(counts) > 1 and counts[0][1] == counts[1][1]:
@@ -49,17 +49,17 @@ def decide(given: Mapping[str, float | None]) -> str:
     return counts[0][0]
 
 
-def by_votes(pairs: Sequence[Match], given: Votes) -> Rows:
+def by_votes(pairs: Sequence[Match], votes: Votes) -> Rows:
     """Return the verdicts of the jury, one for every two texts, with the vote of each judge."""
     rows = {}
     for pair in pairs:
         address = tuple(pair.address().values())
-        each = given.get(address, {})
+        each = votes.get(address, {})
         verdict = decide(each)
         reason = "no_verdict" if verdict == "unparseable" else None
         row = row_of(pair, NAME, APART, verdict, "identical" if pair.identical else reason)
-        said = "; ".join(f"{judge}: {outcome(v) or 'no verdict'}" for judge, v in each.items())
-        rows[address] = row | {"judge_output": said}
+        output = "; ".join(f"{judge}: {outcome(v) or 'no verdict'}" for judge, v in each.items())
+        rows[address] = row | {"judge_output": output}
     return list(rows.values())
 
 
@@ -70,17 +70,17 @@ def agreements(
     each. `pairs`: answers with the votes on them, by language. Identical answers say nothing of a
     judge and are left out."""
     groups = {
-        code: [(pair, given) for pair, given in rows if not pair.identical]
+        code: [(pair, ballot) for pair, ballot in rows if not pair.identical]
         for code, rows in pairs.items()
     }
     if len(groups) > 1:
-        groups = {ALL: [one for rows in groups.values() for one in rows], **groups}
+        groups = {ALL: list(chain.from_iterable(groups.values())), **groups}
     return [
         {"first": first, "second": second, "language": code}
         | asdict(
             agreement(
-                [outcome(given.get(first)) for _, given in rows],
-                [outcome(given.get(second)) for _, given in rows],
+                [outcome(ballot.get(first)) for _, ballot in rows],
+                [outcome(ballot.get(second)) for _, ballot in rows],
                 [pair.model["question_id"] for pair, _ in rows],
             )
         )

@@ -62,7 +62,7 @@ def read(path: Path, name: str) -> dict[str, list[str]]:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*.csv"))
     if not files:
         raise InputError(f"{name} has no CSV file", "name the file that was annotated")
-    said: dict[str, list[str]] = {}
+    verdicts: dict[str, list[str]] = {}
     for file in files:
         for where, row in read_file(file, name):
             if isinstance(row, BadRow):
@@ -79,17 +79,17 @@ def read(path: Path, name: str) -> dict[str, list[str]]:
                     "correct it, or leave it empty",
                 )
             if verdict:
-                said.setdefault(str(row["id"]), []).append(verdict)
-    return said
+                verdicts.setdefault(str(row["id"]), []).append(verdict)
+    return verdicts
 
 
-def by_people(pairs: Iterable[Match], said: Mapping[str, Sequence[str]], judge: str) -> Rows:
+def by_people(pairs: Iterable[Match], annotated: Mapping[str, Sequence[str]], judge: str) -> Rows:
     """Return the verdicts of people, one for every two texts that were annotated: what most of them
     said, a tie where as many said something else."""
     rows = {}
     for pair in pairs:
         for order in (MODEL_FIRST, REFERENCE_FIRST):
-            verdicts = said.get(row_id(pair, order))
+            verdicts = annotated.get(row_id(pair, order))
             if not verdicts:
                 continue
             (most, count), *rest = Counter(verdicts).most_common()

@@ -184,32 +184,32 @@ class Judge(Stage):
                 f"add it: stages.judge.judge: [{', '.join((*self.judges, idle[0]))}]",
             )
         refs = {name: context.models.get(name) for name in self.judges}
-        asked = {
+        chat_models = {
             name: ref
             for name, ref in refs.items()
             if ref and not isinstance(ref, RewardModel) and name not in self.annotations
         }
-        rewards = [n for n in refs if n not in asked and n not in self.annotations]
-        served = [name for name, ref in asked.items() if ref.served is not None]
+        rewards = [n for n in refs if n not in chat_models and n not in self.annotations]
+        served = [name for name, ref in chat_models.items() if ref.served is not None]
         quoted = " and ".join(map(repr, self.judges))
-        if not asked and self.ask != Ask():
+        if not chat_models and self.ask != Ask():
             raise RecipeError(
                 f"stages.judge.ask has no meaning for {quoted}, "
                 + ("a reward model" if rewards else "which is no model"),
                 "leave it out, or name a chat model as judge",
             )
-        if asked and not served and self.ask.request:
+        if chat_models and not served and self.ask.request:
             raise RecipeError(
                 f"stages.judge.ask.request is for a judge that is served; {quoted} is not",
                 "take it out",
             )
-        if asked and not rewards and self._is_set("max_tokens"):
+        if chat_models and not rewards and self._is_set("max_tokens"):
             raise RecipeError(
                 f"stages.judge.max_tokens is what a reward model reads; {quoted} is asked",
                 "say ask.max_tokens, what it may write, and ask.context",
             )
         limit = self.how.max_model_len
-        if asked and limit is not None and limit < self.ask.context:
+        if chat_models and limit is not None and limit < self.ask.context:
             raise RecipeError(
                 f"stages.judge.how.max_model_len {limit} is less than ask.context "
                 f"{self.ask.context}: the first long pair would end the run",
@@ -222,7 +222,7 @@ class Judge(Stage):
                 f"stages.judge.{which} has no meaning for {quoted}: its server runs it",
                 "take it out",
             )
-        over_http = list(asked) if self.how.engine == "openai" else served
+        over_http = list(chat_models) if self.how.engine == "openai" else served
         if self.how.served_model is not None and len(over_http) > 1:
             raise RecipeError(
                 f"how.served_model is one name, and a server judges as {', '.join(over_http)}",
@@ -291,9 +291,9 @@ class Judge(Stage):
         return 2 if spec.need(_LLM) is not None and both else 1
 
     def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
-        asked = [need for spec in specs if (need := spec.need(_LLM)) is not None]
+        llms = [need for spec in specs if (need := spec.need(_LLM)) is not None]
         over_http = self.how.engine == "openai"
-        if not any(over_http or isinstance(need, ServedModel) for need in asked):
+        if not any(over_http or isinstance(need, ServedModel) for need in llms):
             return []
         try:
             address()
@@ -368,7 +368,7 @@ class Judge(Stage):
 
     def _run_jury(self, job: Job, matched: Pairs, unanswered: Unanswered) -> Outcome:
         """Count the votes of the judges."""
-        given: dict[str, jury.Votes] = {}
+        votes: dict[str, jury.Votes] = {}
         manifests: dict[str, Manifest] = {}
         for spec in job.slices:
             members = dict(
@@ -379,16 +379,16 @@ class Judge(Stage):
                 for judge, need in members.items()
                 if isinstance(need, StepInput)
             }
-            given[spec.name] = jury.votes(rows)
+            votes[spec.name] = jury.read_votes(rows)
             manifests |= {judge: read_manifest(job.places[n].path) for judge, n in members.items()}
             table = schemas.from_rows(
-                jury.by_votes(matched[spec.name], given[spec.name]), self.kind
+                jury.by_votes(matched[spec.name], votes[spec.name]), self.kind
             )
             write_slice(slice_directory(job.out, spec.name), table)
         by_code: dict[str, list[tuple[Match, Mapping[str, float | None]]]] = {}
         for name, pairs in matched.items():
             by_code.setdefault(name.partition("/")[0], []).extend(
-                (pair, given[name].get(tuple(pair.address().values()), {})) for pair in pairs
+                (pair, votes[name].get(tuple(pair.address().values()), {})) for pair in pairs
             )
         notes, blind = jury.doubts(manifests)
         summary = _Summary(self, job, matched, unanswered, 1)
@@ -401,7 +401,7 @@ class Judge(Stage):
             "template": None,
             "notes": notes,
             "agreement": jury.agreements(by_code, self.judges),
-            **summary.tables(votes=given),
+            **summary.tables(votes=votes),
         }
         return Outcome(summary.counts("same_texts_drawn_again"), determinism="exact", stats=stats)
 
@@ -409,15 +409,15 @@ class Judge(Stage):
         """Read what people said."""
         place = job.place(job.slices[0], _PEOPLE)
         name = place.name or place.path.name
-        said, used = people.read(place.path, name), 0
+        annotated, used = people.read(place.path, name), 0
         for spec in job.slices:
-            rows = people.by_people(matched[spec.name], said, name)
+            rows = people.by_people(matched[spec.name], annotated, name)
             used += len(rows)
             table = schemas.from_rows(rows, self.kind)
             write_slice(slice_directory(job.out, spec.name), table)
         if not used:
             raise InputError(
-                f"{name}: none of {len(said)} annotated rows is of these answers",
+                f"{name}: none of {len(annotated)} annotated rows is of these answers",
                 "the answers were made again since: export and annotate them again",
             )
         summary = _Summary(self, job, matched, unanswered, 1)
@@ -428,7 +428,11 @@ class Judge(Stage):
             "orders": "random",
             "template": None,
             "notes": [],
-            "annotations": {"rows": sum(map(len, said.values())), "pairs": len(said), "used": used},
+            "annotations": {
+                "rows": sum(map(len, annotated.values())),
+                "pairs": len(annotated),
+                "used": used,
+            },
             **summary.tables(),
         }
         return Outcome(summary.counts("not_annotated"), determinism="exact", stats=stats)
@@ -517,16 +521,18 @@ class _Summary:
     ) -> dict[str, Any]:
         """Return the tables of each model, by language and by category, and the questions that are
         among the prompts of training."""
+        ballots = votes or {}
         learned: dict[str, dict[str, Any]] = {}
         compared: dict[str, list[JudgedQuestion]] = {}
         for spec in self._job.slices:
             pairs = self._matched[spec.name]
-            asked = {pair.model["question_id"]: pair.model for pair in pairs}
+            questions = {pair.model["question_id"]: pair.model for pair in pairs}
             prompts = self._job.table(spec, "training", "prompts").to_pylist()
-            in_training = trained_on(asked.values(), prompts)
-            learned[spec.name] = _overlap(len(asked), len(prompts), in_training)
-            given = (votes or {}).get(spec.name)
-            items = verdicts.items(pairs, self._rows[spec.name], in_training, span, given)
+            in_training = trained_on(questions.values(), prompts)
+            learned[spec.name] = _overlap(len(questions), len(prompts), in_training)
+            items = verdicts.items(
+                pairs, self._rows[spec.name], in_training, span, ballots.get(spec.name)
+            )
             if items:
                 compared.setdefault(str(pairs[0].model["model"]), []).extend(items)
         tables: dict[str, Any] = {"comparisons": [], "by_category": []}

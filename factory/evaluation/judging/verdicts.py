@@ -92,7 +92,7 @@ def by_rating(
     sides = [
         (pair.model, pair.model if pair.identical else pair.reference) for pair, _ in comparisons
     ]
-    asked = {
+    to_rate = {
         (row["question_id"], row["answer"]): AnswerPair(
             row["prompt"], row["answer"], "", row["language"]
         )
@@ -100,7 +100,7 @@ def by_rating(
         for row in pair
     }
     answers = dict(
-        zip(asked, llm_judge.ask(speaker, words, list(asked.values()), sampling, context, seed),
+        zip(to_rate, llm_judge.ask(speaker, words, list(to_rate.values()), sampling, context, seed),
             strict=True)
     )  # fmt: skip
     rows = []
