@@ -59,7 +59,13 @@ def results(
         typer.echo(f"{', '.join(empty)}: no evaluation results yet", err=format_ != "table")
         return
     [first, *more] = results_of.values()
-    rows = together(results_of, metric) if more else first
+    rows = first
+    if more:
+        rated = all("win_rate" in {row.metric for row in rows} for rows in results_of.values())
+        default = "win_rate" if rated and not all_ else None
+        rows, left_out = together(results_of, metric or default)
+        for what_is_left in left_out:
+            typer.echo(f"left out: {what_is_left}", err=True)
     if json_:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
@@ -194,30 +200,25 @@ def _text(header: Sequence[str], lines: Sequence[Sequence[str]], kind: Format) -
 
 
 def _called(each: Mapping[str, list[Manifest]]) -> dict[str, list[Manifest]]:
-    """Name collections by their recipes, where these differ."""
-    names = {what: {m.recipe for m in manifests if m.recipe} for what, manifests in each.items()}
-    recipes = [next(iter(recipes_of)) for recipes_of in names.values() if len(recipes_of) == 1]
-    if len(set(recipes)) == len(each):
-        return dict(zip(recipes, each.values(), strict=True))
-    return dict(each)
+    """Name collections by their recipes, where these differ: lab/croco-NAME-0123… and NAME.yaml."""
+    names = [
+        Path(what).stem
+        if Path(what).suffix
+        else what.rpartition("/")[2].removeprefix("croco-").rpartition("-")[0] or what
+        for what in each
+    ]
+    return dict(zip(names if len(set(names)) == len(each) else each, each.values(), strict=True))
 
 
 def _manifests(what: str, hub: Hub, home: Home) -> list[Manifest]:
-    """Return the newest manifest of every repo, from the hub, or from the work directory if it is
-    not published. Raises HubError, RecipeError."""
-    from factory.execution import resolve
-    from factory.planning import plan, recipe
-    from factory.planning.lock import Lock
+    """Return the newest manifest of every repo of a collection, or those that a plan of a recipe
+    reuses. Raises HubError, RecipeError."""
+    from factory.cli.report import of_recipe
+    from factory.planning import recipe
 
     if "/" in what and not Path(what).exists():
-        repos = hub.collection(what)
-        inventory = hub.holdings(repos)
+        found = [artifact.manifest for artifact in hub.holdings(hub.collection(what)).found]
     else:
-        loaded = recipe.load(what)
-        repos = dict(plan.repos(loaded.recipe))
-        inventory = resolve.plan(loaded, Lock(recipe=loaded.recipe.name), hub, home).inventory
-    every = sorted(
-        (artifact.manifest for artifact in inventory.found), key=lambda manifest: manifest.created
-    )
-    newest = {manifest.repo: manifest for manifest in every}
-    return [newest[repo] for repo in repos if repo in newest]
+        found = list(of_recipe(recipe.load(what), hub, home).manifests)
+    newest = {m.repo: m for m in sorted(found, key=lambda manifest: manifest.created)}
+    return list(newest.values())

@@ -62,15 +62,14 @@ def tidy(manifests: Iterable[Manifest]) -> list[Result]:
     return rows
 
 
-def together(collections: Mapping[str, Sequence[Result]], metric: str | None) -> list[Result]:
+def together(
+    collections: Mapping[str, Sequence[Result]], metric: str | None
+) -> tuple[list[Result], list[str]]:
     """Return the results of several collections as those of one, with the collection before each
-    model. Judges and benchmarks that one collection lacks are left out, and so is a row over all
-    languages where these differ. Raises InputError for results that cannot be compared: of another
-    version of the measurer, or other questions."""
-    names = list(collections)
-    if metric is None:
-        every = [{row.metric for row in rows} for rows in collections.values()]
-        metric = "win_rate" if all("win_rate" in metrics for metrics in every) else None
+    model, and what is left out: judges and benchmarks that one collection lacks, and figures over
+    all languages where these differ. Raises InputError for results that cannot be compared: of
+    another version of the measurer, or other questions. `metric`: a metric or benchmark; None for
+    all."""
     chosen = {
         name: [row for row in rows if metric in (None, row.metric, row.evaluation)]
         for name, rows in collections.items()
@@ -84,9 +83,11 @@ def together(collections: Mapping[str, Sequence[Result]], metric: str | None) ->
         )
     rows = []
     firsts: dict[tuple[str, ...], tuple[str, Result]] = {}
-    for name in names:
-        for row in chosen[name]:
+    left_out: dict[str, None] = {}
+    for name, results in chosen.items():
+        for row in results:
             if _measure(row) not in shared:
+                left_out[f"{row.metric} by {row.by} ({name} alone)"] = None
                 continue
             at = (*_measure(row), row.language)
             first_name, first = firsts.setdefault(at, (name, row))
@@ -103,14 +104,15 @@ def together(collections: Mapping[str, Sequence[Result]], metric: str | None) ->
                     "answer the same questions with the same settings of arena",
                 )
             rows.append((name, row, at))
-    other = {
-        at for _, row, at in rows if row.questions != firsts[at][1].questions
-    }  # over other languages
-    return [
+    other = {at for _, row, at in rows if row.questions != firsts[at][1].questions}
+    if other:
+        left_out["figures over all languages, which differ"] = None
+    compared = [
         replace(row, model=f"{name}: {row.model}", evaluation=_measure(row)[1])
         for name, row, at in rows
         if at not in other
     ]
+    return compared, list(left_out)
 
 
 def _measure(row: Result) -> tuple[str, str, str]:
@@ -171,6 +173,8 @@ def _version(manifest: Manifest, every: Iterable[Manifest]) -> str:
     votes = {(read.repo, read.tag) for read in record.inputs if read.role == "vote"}
     if votes:
         members = [m for m in every if (m.repo, m.tag) in votes]
+        if len(members) < len(votes):  # nobody can tell what they were
+            return manifest.fingerprint
         return fingerprint(sorted(_version(member, ()) for member in members))
     judge = sorted((r.role, r.digest) for r in record.inputs if r.role not in COMPARED)
     rules = {key: record.identity.get(key) for key in ("version", "fields", "seed")}

@@ -123,7 +123,8 @@ def test_several_collections_are_one_table_by_the_same_judge_alone() -> None:
         for code in codes
     ]
     gpt = [of(result("dpo-all", "en", "win_rate", 99, by="gpt"))]
-    rows = together({"one": [*ours, *gpt], "two": theirs}, None)
+    rows, left_out = together({"one": [*ours, *gpt], "two": theirs}, "win_rate")
+    assert left_out == ["win_rate by gpt (one alone)"]
     title, header, lines, _ = _by_language(rows, None)
     assert title == "win rate against policy on the same questions, by reward"
     assert header == ["model", *codes]
@@ -133,20 +134,22 @@ def test_several_collections_are_one_table_by_the_same_judge_alone() -> None:
     assert "{lrrr}" in _text(header, lines, "latex")
 
     with pytest.raises(InputError, match=r"no judge or benchmark is in all collections \(one: gpt"):
-        together({"one": gpt, "two": theirs}, None)
+        together({"one": gpt, "two": theirs}, "win_rate")
     other = [replace(row, version="v2") for row in theirs]
     with pytest.raises(InputError, match="one and two were judged by reward in different versions"):
-        together({"one": ours, "two": other}, None)
+        together({"one": ours, "two": other}, "win_rate")
     other = [replace(row, questions="x") if row.language == "da" else row for row in theirs]
     with pytest.raises(InputError, match="one and two were asked different questions in da"):
-        together({"one": ours, "two": other}, None)
+        together({"one": ours, "two": other}, "win_rate")
     # of other languages, the row over all of them is another figure
     fewer = [
         replace(row, questions="en only") if row.language == "all" else row
         for row in theirs
         if row.language != "da"
     ]
-    kept = {(row.model, row.language) for row in together({"one": ours, "two": fewer}, None)}
+    rows, left_out = together({"one": ours, "two": fewer}, "win_rate")
+    assert left_out == ["figures over all languages, which differ"]
+    kept = {(row.model, row.language) for row in rows}
     assert ("two: dpo-all", "en") in kept and ("two: dpo-all", "all") not in kept
 
 
