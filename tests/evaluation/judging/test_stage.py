@@ -344,7 +344,10 @@ def test_the_kind_of_the_model_that_is_named_says_how_it_judges() -> None:
     [
         (("stages.judge.ask={orders: random}",), "ask has no meaning for 'reward'"),
         ((*LLM_JUDGE[:2], "stages.judge.max_tokens=5"), "is what a reward model reads"),
-        ((*LLM_JUDGE, "stages.judge.ask={template: tied}"), "no template 'tied', only as-published, fluency"),
+        (
+            (*LLM_JUDGE, "stages.judge.ask={template: tied}"),
+            "no template 'tied', only as-",
+        ),
         ((*LLM_JUDGE, "stages.judge.ask={text: hello}"), "does not say where {prompt} goes"),
         (
             (*LLM_JUDGE, "stages.judge.how={max_model_len: 8192}"),
