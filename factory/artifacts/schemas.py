@@ -20,7 +20,7 @@ _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 # Texts, and the hashes of texts, that hardly ever come twice in a column.
 UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
 # Columns that a table has only where one of its rows says something in them.
-SELDOM = frozenset({"gold", "quality"})
+SELDOM = frozenset({"gold", "quality", "draw"})
 GOLD = -1  # the k of an answer that a person wrote
 MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
 
@@ -145,6 +145,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("prompt_hash", _text),
             _may("lines", _int),  # that were long enough to tell their language
             _may("wrong_lines", _int),  # of these, in another language than the question
+            _may("draw", _int),  # of several answers to a question, from 0
         ]
     ),
     # what a reward model makes of a pair whose better answer is known

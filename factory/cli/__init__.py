@@ -15,6 +15,7 @@ from factory.cli import (
     chat,
     check,
     doctor,
+    export,
     hub,
     new,
     pairs,
@@ -31,8 +32,8 @@ from factory.errors import FactoryError, redact
 
 # each hangs its commands on app
 __all__ = [
-    "app", "card", "chat", "check", "doctor", "hub", "main", "new", "pairs", "push_pull", "report",
-    "reproduce", "results", "run", "serve", "slurm",
+    "app", "card", "chat", "check", "doctor", "export", "hub", "main", "new", "pairs", "push_pull",
+    "report", "reproduce", "results", "run", "serve", "slurm",
 ]  # fmt: skip
 
 

@@ -226,5 +226,5 @@ def _next_steps(loaded: LoadedRecipe, files: list[Path]) -> None:
         for need in lock.outside(loaded.recipe)
         if not is_file(need.source) and need.source.partition("@")[0] not in POCKET
     ]
-    pull = [f"factory pull {name}    # unless it is here: {', '.join(elsewhere)}"] if elsewhere else []
+    pull = [f"factory pull {name}    # unless here: {', '.join(elsewhere)}"] if elsewhere else []
     typer.echo("\n".join(["Next:", *pull, f"factory plan {name}", f"factory run {name}"]))

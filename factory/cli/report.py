@@ -83,11 +83,11 @@ def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
         if name.count("/") == 1 and not path.exists():
             manifests = source.collection(the_hub, name)
         else:
-            manifests = _of_recipe(load(name), the_hub, home)
+            manifests = of_recipe(load(name), the_hub, home)
     return manifests, address(hub) if hub else None
 
 
-def _of_recipe(loaded: LoadedRecipe, hub: Hub, home: Home) -> Source:
+def of_recipe(loaded: LoadedRecipe, hub: Hub, home: Home) -> Source:
     """Return the manifests that a plan of a recipe reuses; of a recipe that has changed since in
     all its steps, those that there are."""
     from dataclasses import replace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,17 +20,19 @@ if TYPE_CHECKING:
 
     from factory.artifacts.manifest import Manifest
     from factory.artifacts.workdir import Home
+    from factory.cli.tables import Fitted
     from factory.hub.client import Hub
     from factory.reports.results import Result
 
-_LEAD = ("model", "evaluation")  # columns of text, before those of languages
+_LEAD = ("model", "evaluation", "judged by")  # columns of text, before those of languages
+_HIDDEN = ("repo", "fingerprint", "version", "questions", "of_answers")
 Format = Literal["table", "csv", "md", "latex"]
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}"})
 
 
 @app.command()
 def results(
-    what: Annotated[str, typer.Argument(help="A collection's slug, or a recipe.")],
+    what: Annotated[list[str], typer.Argument(help="Slugs of collections, or recipes.")],
     metric: Annotated[
         str | None, typer.Option(help="A metric or benchmark; default: the win rate.")
     ] = None,
@@ -41,18 +43,31 @@ def results(
     hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
-    """Show evaluations as models by languages."""
+    """Show evaluations as models by languages.
+
+    Several collections are compared where the same judge, in the same version, judged answers to
+    the same questions.
+    """
     from factory.hub.session import session
 
     with session(hub) as (home, the_hub):
-        from factory.reports.results import tidy
+        from factory.reports.results import tidy, together
 
-        rows = tidy(_manifests(what, the_hub, home))
+        each = {name: _manifests(name, the_hub, home) for name in dict.fromkeys(what)}
+        results_of = {name: tidy(manifests) for name, manifests in _called(each).items()}
+    if empty := [name for name, rows in results_of.items() if not rows]:
+        typer.echo(f"{', '.join(empty)}: no evaluation results yet", err=format_ != "table")
+        return
+    [first, *more] = results_of.values()
+    rows = first
+    if more:
+        rated = all("win_rate" in {row.metric for row in rows} for rows in results_of.values())
+        default = "win_rate" if rated and not all_ else None
+        rows, left_out = together(results_of, metric or default)
+        for what_is_left in left_out:
+            typer.echo(f"left out: {what_is_left}", err=True)
     if json_:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
-        return
-    if not rows:
-        typer.echo(f"{what}: no evaluation results yet", err=format_ != "table")
         return
     if all_ and format_ == "table":
         from factory.cli.console import console
@@ -68,15 +83,14 @@ def results(
         return
     from factory.cli.console import console
 
-    for table in results_tables(title, header, lines, console.width):
-        console.print(table)
+    console.print(results_table(title, header, lines))
     if rest:
         typer.echo(rest)
 
 
 def _every(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the lines of all numbers."""
-    names = [field.name for field in fields(rows[0]) if field.name not in ("repo", "fingerprint")]
+    names = [field.name for field in fields(rows[0]) if field.name not in _HIDDEN]
     shown = [
         [
             f"{value:.2f}" if isinstance(value, float) else "" if value is None else str(value)
@@ -125,22 +139,26 @@ def _by_language(
         if (row.metric, row.evaluation, row.by) in matching
     }
     languages = list(dict.fromkeys(language for _, _, language in shown))
-    several = len(matching) > 1
+    # what tells several evaluations apart: the benchmark or the answers, the judge, or both
+    differ = [len({evaluation[n] for evaluation in matching}) > 1 for n in (1, 2)]
+    differ[0] |= wanted == matching[0][1] and len(matching) > 1
     lines = []
-    for number, (metric, evaluation, _) in enumerate(matching):
+    for number, (metric, evaluation, by) in enumerate(matching):
         for model in dict.fromkeys(row.model for row in rows):
             cells = [_cell(shown.get((model, number, language))) for language in languages]
             if any(cells):
                 name = f"{evaluation} {metric}" if wanted == evaluation else evaluation
-                lines.append([model, *([name] if several else []), *cells])
+                labels = [text for text, is_told in zip((name, by), differ, strict=True) if is_told]
+                lines.append([model, *labels, *cells])
     metric, evaluation, by = matching[0]
     against = {row.against for row in shown.values() if row.against}
     title = metric.replace("_", " ") + (f" against {', '.join(sorted(against))}" if against else "")
-    if not several:
-        title += f" on {evaluation}, by {by}"
+    title += "" if differ[0] else f" on {evaluation}"
+    title += "" if differ[1] else f", by {by}"
     others = [name for name in metrics if name != wanted]
     rest = f"Also: {', '.join(others)} (--metric NAME, or --all)" if others else ""
-    return title, ["model", *(["evaluation"] if several else []), *languages], lines, rest
+    lead = [name for name, is_told in zip(_LEAD[1:], differ, strict=True) if is_told]
+    return title, ["model", *lead, *languages], lines, rest
 
 
 def _cell(row: Result | None) -> str:
@@ -153,34 +171,14 @@ def _cell(row: Result | None) -> str:
     return f"{row.value:.1f}{width}" + ("*" if row.significant else "")
 
 
-def results_tables(
-    title: str, header: Sequence[str], lines: Sequence[Sequence[str]], width: int
-) -> list[Table]:
-    """Tabulate results. Columns that do not fit `width` go into further tables, each with the
-    columns of text that lines begin with."""
-    from rich.table import Table
+def results_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Fitted:
+    """Tabulate results, models by languages."""
+    from factory.cli.tables import Fitted
 
     lead = next((n for n, name in enumerate(header) if name not in _LEAD), len(header))
-    sizes = [max(map(len, column)) + 3 for column in zip(header, *lines, strict=True)]
-    blocks: list[list[int]] = [[]]
-    for number in range(lead, len(header)):
-        used = 1 + sum(sizes[:lead]) + sum(sizes[n] for n in blocks[-1])
-        if blocks[-1] and used + sizes[number] > width:
-            blocks.append([])
-        blocks[-1].append(number)
-    tables: list[Table] = []
-    for block in blocks:
-        table = Table(title=title if not tables else None, title_justify="left")
-        for number in (*range(lead), *block):
-            justify: Literal["left", "right"] = "left" if number < lead else "right"
-            table.add_column(header[number], overflow="fold", justify=justify)
-        for line in lines:
-            table.add_row(*(line[number] for number in (*range(lead), *block)))
-        tables.append(table)
-    if any("*" in cell for line in lines for cell in line[lead:]):
-        tables[-1].caption = "±: half a 95 % interval; *: differs from the model compared with"
-        tables[-1].caption_justify = "left"
-    return tables
+    starred = any("*" in cell for line in lines for cell in line[lead:])
+    caption = "±: half a 95 % interval; *: differs from the model compared with" if starred else ""
+    return Fitted(title, header, lines, lead, caption)
 
 
 def _text(header: Sequence[str], lines: Sequence[Sequence[str]], kind: Format) -> str:
@@ -191,32 +189,36 @@ def _text(header: Sequence[str], lines: Sequence[Sequence[str]], kind: Format) -
         return out.getvalue()
     if kind == "md":
         marked = [[cell.replace("|", "\\|") for cell in line] for line in (header, *lines)]
-        rule = ["---", *("---:" for _ in header[1:])]
+        rule = ["---" if name in _LEAD else "---:" for name in header]
         return "".join(f"| {' | '.join(line)} |\n" for line in (marked[0], rule, *marked[1:]))
     cells = [[cell.translate(_LATEX).replace("±", "$\\pm$") for cell in line]
              for line in (header, *lines)]  # fmt: skip
     body = [f"{' & '.join(line)} \\\\" for line in cells]
-    columns = "l" + "r" * (len(header) - 1)
+    columns = "".join("l" if name in _LEAD else "r" for name in header)
     rows = ["\\toprule", body[0], "\\midrule", *body[1:], "\\bottomrule"]
     return "\n".join([f"\\begin{{tabular}}{{{columns}}}", *rows, "\\end{tabular}"]) + "\n"
 
 
+def _called(each: Mapping[str, list[Manifest]]) -> dict[str, list[Manifest]]:
+    """Name collections by their recipes, where these differ: lab/croco-NAME-0123… and NAME.yaml."""
+    names = [
+        Path(what).stem
+        if Path(what).suffix
+        else what.rpartition("/")[2].removeprefix("croco-").rpartition("-")[0] or what
+        for what in each
+    ]
+    return dict(zip(names if len(set(names)) == len(each) else each, each.values(), strict=True))
+
+
 def _manifests(what: str, hub: Hub, home: Home) -> list[Manifest]:
-    """Return the newest manifest of every repo, from the hub, or from the work directory if it is
-    not published. Raises HubError, RecipeError."""
-    from factory.execution import resolve
-    from factory.planning import plan, recipe
-    from factory.planning.lock import Lock
+    """Return the newest manifest of every repo of a collection, or those that a plan of a recipe
+    reuses. Raises HubError, RecipeError."""
+    from factory.cli.report import of_recipe
+    from factory.planning import recipe
 
     if "/" in what and not Path(what).exists():
-        repos = hub.collection(what)
-        inventory = hub.holdings(repos)
+        found = [artifact.manifest for artifact in hub.holdings(hub.collection(what)).found]
     else:
-        loaded = recipe.load(what)
-        repos = dict(plan.repos(loaded.recipe))
-        inventory = resolve.plan(loaded, Lock(recipe=loaded.recipe.name), hub, home).inventory
-    every = sorted(
-        (artifact.manifest for artifact in inventory.found), key=lambda manifest: manifest.created
-    )
-    newest = {manifest.repo: manifest for manifest in every}
-    return [newest[repo] for repo in repos if repo in newest]
+        found = list(of_recipe(recipe.load(what), hub, home).manifests)
+    newest = {m.repo: m for m in sorted(found, key=lambda manifest: manifest.created)}
+    return list(newest.values())

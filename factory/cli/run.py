@@ -287,9 +287,11 @@ def _run(
                 console.print(tables.audit_table(step.found.manifest))
             if step.found is not None and step.stage.name == "judge":
                 console.print(tables.comparison_table(step.found.manifest))
+                console.print(*tables.jury_tables(step.found.manifest), end="")
                 console.print(tables.doubts_table(step.found.manifest))
-                if (finished := tables.finish_table(step.found.manifest)) is not None:
-                    console.print(finished)
+        judged = [step.found for step in ran if step.found and step.stage.name == "judge"]
+        if judged and (finished := tables.finish_table(judged[-1].manifest)) is not None:
+            console.print(finished)  # the same by every judge
         if ran:
             console.print(tables.repos_table(ran))
         elif not stopped:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
 from factory.artifacts.manifest import Manifest
 from factory.execution.log import duration
@@ -18,6 +20,49 @@ from factory.reports.win_rates import describe_blind
 
 if TYPE_CHECKING:
     from factory.slurm.costs import StepCost
+
+
+_FOLD = 26  # characters of a cell that may go on in the next line
+
+
+class Fitted:
+    """Lines of figures as one table, or as several where their columns do not fit the terminal.
+    Each begins with the first `lead` columns. Title and caption go over the whole width."""
+
+    def __init__(
+        self,
+        title: str,
+        header: Sequence[str],
+        lines: Sequence[Sequence[str]],
+        lead: int = 1,
+        caption: str = "",
+    ) -> None:
+        self._title, self._caption = title, caption
+        self._header, self._lines, self._lead = header, lines, lead
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self._title, style="table.title")
+        columns = list(zip(self._header, *self._lines, strict=True))
+        sizes = [min(max(map(len, column)), _FOLD) + 3 for column in columns]
+        blocks: list[list[int]] = [[]]
+        for number in range(self._lead, len(columns)):
+            used = 1 + sum(sizes[: self._lead]) + sum(sizes[n] for n in blocks[-1])
+            if blocks[-1] and used + sizes[number] > options.max_width:
+                blocks.append([])
+            blocks[-1].append(number)
+        for block in blocks:
+            table = Table()
+            shown = (*range(self._lead), *block)
+            for number in shown:
+                words = number < self._lead or max(map(len, columns[number])) > _FOLD
+                table.add_column(
+                    self._header[number], overflow="fold", justify="left" if words else "right"
+                )
+            for line in self._lines:
+                table.add_row(*(line[number] for number in shown))
+            yield table
+        if self._caption:
+            yield Text(self._caption, style="table.caption")
 
 
 _WIDE = 100  # columns that a plan takes with the names of repos, which follow from those of steps
@@ -200,40 +245,88 @@ def rows_table(steps: list[Step]) -> Table:
 _PARTS = ("into", "out")
 
 
-def comparison_table(manifest: Manifest) -> Table:
+def comparison_table(manifest: Manifest) -> Fitted:
     """Tabulate wins, ties and losses by language, as judged."""
     stats = manifest.stats
     notes = "; ".join(stats["notes"])
     at = f" at {stats['judge_revision'][:15]}" if stats["judge_revision"] else ""
     at = ", served, not pinned" if "served" in stats else at
-    table = Table(
-        title=f"Tuned against base, judged by {stats['judge']}{at}"
-        + (f": {notes}" if notes else ""),
-        title_justify="left",
-    )
-    rewards = any("mean_reward_model" in row for row in stats["comparisons"])
-    table.add_column("adapter")
-    table.add_column("language")
-    for column in ("won", "tied", "lost", "unparsed"):
-        table.add_column(column, justify="right")
-    for column in ("reward before", "after") if rewards else ():
-        table.add_column(column, justify="right")
-    table.add_column("win rate, 95 % interval", overflow="fold")
-    for row in stats["comparisons"]:
-        means = [row.get(f"mean_reward_{side}") for side in ("reference", "model")]
-        table.add_row(
+    rows = stats["comparisons"]
+    extra: dict[str, list[str]] = {}
+    if any(row["unparseable"] for row in rows):
+        extra["unparsed"] = [str(row["unparseable"]) for row in rows]
+    if any("mean_reward_model" in row for row in rows):
+        for name, side in (("reward before", "reference"), ("after", "model")):
+            extra[name] = [_figure(row.get(f"mean_reward_{side}"), ".2f") for row in rows]
+    if any("ratings" in row for row in rows):
+        for name, side in (("rating before", "reference"), ("after", "model")):
+            extra[name] = [_figure(row.get("ratings", {}).get(side), ".2f") for row in rows]
+        extra["difference"] = [row.get("ratings", {}).get("shown", "") for row in rows]
+    lines = [
+        [
             row["model"],
             row["language"],
-            *(str(row[name]) for name in ("won", "tied", "lost", "unparseable")),
-            *((_figure(mean, ".2f") for mean in means) if rewards else ()),
+            " / ".join(str(row[name]) for name in ("won", "tied", "lost")),
             "; ".join(
                 (
                     row.get("shown", "no verdict"),
                     *describe_blind(row["language"], stats.get("judge_blind", {})),
                 )
             ),
-        )
-    return table
+            *(column[number] for column in extra.values()),
+        ]
+        for number, row in enumerate(rows)
+    ]
+    return Fitted(
+        f"Tuned against base, judged by {stats['judge']}{at}" + (f": {notes}" if notes else ""),
+        ["adapter", "language", "won / tied / lost", "win rate, 95 % interval", *extra],
+        lines,
+        lead=2,
+    )
+
+
+def jury_tables(manifest: Manifest) -> list[Fitted]:
+    """Tabulate the judges of a jury: their win rates, and their agreement. None for one judge."""
+    stats = manifest.stats
+    rows = [row for row in stats["comparisons"] if "judges" in row]
+    judges = list(dict.fromkeys(judge for row in rows for judge in row["judges"]))
+    if not rows:
+        return []
+    return [
+        Fitted(
+            "Win rates by each judge",
+            ["adapter", "language", "mean of judges", *judges],
+            [
+                [
+                    row["model"],
+                    row["language"],
+                    *(_rate(rate) for rate in (row["jury_mean"], *map(row["judges"].get, judges))),
+                ]
+                for row in rows
+            ],
+            lead=2,
+        ),
+        Fitted(
+            "Agreement of the judges",
+            ["judges", "language", "questions", "same verdict", "kappa"],
+            [
+                [
+                    f"{row['first']}, {row['second']}",
+                    row["language"],
+                    str(row["compared"]),
+                    _figure(row["share"], ".0f") + (" %" if row["compared"] else ""),
+                    _figure(row["kappa"], ".2f") or "none",
+                ]
+                for row in stats["agreement"]
+            ],
+            lead=2,
+            caption="kappa: agreement beyond chance; identical answers are left out",
+        ),
+    ]
+
+
+def _rate(rate: Mapping[str, float] | None) -> str:
+    return f"{rate['rate']:.1f} [{rate['low']:.1f}, {rate['high']:.1f}]" if rate else ""
 
 
 _FINISHED = """\
@@ -241,78 +334,68 @@ finish rate: % of answers that end before the token limit; no reward has a part 
 difference: tuned less base, in points, on the same questions"""
 
 
-def finish_table(manifest: Manifest) -> Table | None:
+def finish_table(manifest: Manifest) -> Fitted | None:
     """Tabulate finish rates of base and tuned models; None where no answer says how it ended."""
     rows = [row for row in manifest.stats["comparisons"] if "finish_rates" in row]
     if not rows:
         return None
-    table = Table(
-        title="Finish rate", title_justify="left", caption=_FINISHED, caption_justify="left"
-    )
-    for column in ("adapter", "language"):
-        table.add_column(column)
-    for column in ("answers", "base", "tuned"):
-        table.add_column(column, justify="right")
-    table.add_column("difference, 95 % interval", overflow="fold")
+    lines = []
     for row in rows:
         rates = row["finish_rates"]
         sides = (f"{rates[side]:.1f} %" for side in ("reference", "model"))
-        table.add_row(row["model"], row["language"], str(rates["answers"]), *sides, rates["shown"])
-    return table
+        lines.append([row["model"], row["language"], str(rates["answers"]), *sides, rates["shown"]])
+    header = ["adapter", "language", "answers", "base", "tuned", "difference, 95 % interval"]
+    return Fitted("Finish rate", header, lines, 2, _FINISHED)
 
 
-_DOUBTS = """\
-in language: win rate with answers in the wrong language counted as losses
-length-controlled: win rate at equal length; phi: the judge's length preference
-bounds: win rate if all unparsed verdicts were losses, or wins
-consistency: % of questions with the same verdict in both orders
-LPR: line pass rate (% of answers without a line in another language), base and tuned"""
-_WORDS = "\nWPR: word pass rate (% of those without an English word; non-Latin scripts)"
+_DOUBTS = {
+    "in language": "win rate with answers in the wrong language counted as losses",
+    "equal length": "win rate at equal length; phi: the judge's length preference",
+    "equal style": "win rate at equal length and equal markdown",
+    "bounds": "win rate if all unparsed verdicts were losses, or wins",
+    "consistency": "% of questions with the same verdict in both orders",
+    "LPR": "line pass rate (% of answers without a line in another language), base and tuned",
+    "WPR": "word pass rate (% of those without an English word; non-Latin scripts)",
+}
 
 
-def doubts_table(manifest: Manifest) -> Table:
-    """Tabulate other explanations of a win rate: length, language, unparsed verdicts, order of the
-    answers, questions that were in training."""
+def doubts_table(manifest: Manifest) -> Fitted:
+    """Tabulate other explanations of a win rate: length, style, language, unparsed verdicts, order
+    of the answers, questions that were in training. Columns without a figure are left out."""
     stats = manifest.stats
     n_seen = sum(counts["seen"] for counts in stats["seen_in_training"].values())
-    warned = f"\n{n_seen} questions are among the training prompts: see the card" if n_seen else ""
-    sides = ("reference", "model")
-    words = any(
-        row.get(f"word_pass_rate_{s}") is not None for row in stats["comparisons"] for s in sides
-    )
-    table = Table(
-        title="Win rate controls",
-        title_justify="left",
-        caption=_DOUBTS + (_WORDS if words else "") + warned,
-        caption_justify="left",
-    )
-    table.add_column("adapter")
-    table.add_column("language")
-    columns = (
-        "win rate", "in language", "length-controlled", "phi", "bounds", "consistency", "LPR",
-    )  # fmt: skip
-    for column in (*columns, "WPR") if words else columns:
-        table.add_column(column, justify="right", overflow="fold")
+    columns: dict[str, list[str]] = {}
     for row in stats["comparisons"]:
         controlled, bounds = row.get("lc_minimal_chars") or {}, row["bounds"]
-        rates = [
-            ", ".join(
-                _figure(row.get(f"{kind}_pass_rate_{side}"), ".0f") or "none" for side in sides
+        style = row.get("style_controlled") or {}
+        unparsed = bounds["worst"] != bounds["best"]
+        figures = {
+            "in language": _figure((row.get("in_language") or {}).get("rate"), ".1f"),
+            "equal length": _figure(controlled.get("rate"), ".1f")
+            or str(controlled.get("flag") or ""),
+            "phi": _figure(controlled.get("phi"), "+.2f"),
+            "equal style": _figure(style.get("rate"), ".1f") or str(style.get("flag") or ""),
+            "bounds": f"{bounds['worst']:.1f} to {bounds['best']:.1f}" if unparsed else "",
+            "consistency": _figure((row.get("consistency") or {}).get("same_share"), ".0f"),
+        }
+        for name, kind in (("LPR", "line"), ("WPR", "word")):
+            rates = [row.get(f"{kind}_pass_rate_{side}") for side in ("reference", "model")]
+            any_rate = any(rate is not None for rate in rates)
+            figures[name] = (
+                ", ".join(_figure(r, ".0f") or "none" for r in rates) if any_rate else ""
             )
-            for kind in (("line", "word") if words else ("line",))
-        ]
-        table.add_row(
-            row["model"],
-            row["language"],
-            _figure((row.get("win_rate") or {}).get("rate"), ".1f"),
-            _figure((row.get("in_language") or {}).get("rate"), ".1f"),
-            _figure(controlled.get("rate"), ".1f") or str(controlled.get("flag") or ""),
-            _figure(controlled.get("phi"), "+.2f"),
-            f"{bounds['worst']:.1f} to {bounds['best']:.1f}",
-            _figure((row.get("consistency") or {}).get("same_share"), ".0f"),
-            *rates,
-        )
-    return table
+        for name, text in figures.items():
+            columns.setdefault(name, []).append(text)
+    columns = {name: texts for name, texts in columns.items() if any(texts)}
+    captions = [f"{name}: {text}" for name, text in _DOUBTS.items() if name in columns]
+    if n_seen:
+        captions.append(f"{n_seen} questions are among the training prompts: see the card")
+    lines = [
+        [row["model"], row["language"], *(texts[number] for texts in columns.values())]
+        for number, row in enumerate(stats["comparisons"])
+    ]
+    header = ["adapter", "language", *columns]
+    return Fitted("Win rate controls", header, lines, 2, "\n".join(captions))
 
 
 _AUDIT = """\
@@ -354,20 +437,10 @@ _AUDIT_COLUMNS = (
 )  # fmt: skip
 
 
-def audit_table(manifest: Manifest) -> Table:
+def audit_table(manifest: Manifest) -> Fitted:
     """Tabulate the audit of a reward model by language."""
-    table = Table(
-        title="Reward model audit",
-        title_justify="left",
-        caption=_AUDIT,
-        caption_justify="left",
-    )
-    table.add_column("language")
-    for column in _AUDIT_COLUMNS:
-        table.add_column(column, justify="right")
-    table.add_column("warnings", overflow="fold")
-    for name, figures in manifest.stats["audit"]["by_language"].items():
-        table.add_row(
+    lines = [
+        [
             name,
             _figure(figures["spread"], ".3g"),
             _figure(figures["length_chars"], "+.2f"),
@@ -376,8 +449,11 @@ def audit_table(manifest: Manifest) -> Table:
             _figure(figures["agreement"].get("en"), "+.2f"),
             f"{figures['pairs_right']} of {figures['pairs']}" if figures["pairs"] else "",
             "; ".join(figures["blind"]),
-        )
-    return table
+        ]
+        for name, figures in manifest.stats["audit"]["by_language"].items()
+    ]
+    header = ["language", *_AUDIT_COLUMNS, "warnings"]
+    return Fitted("Reward model audit", header, lines, 1, _AUDIT)
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory.artifacts import schemas, shards
 from factory.artifacts.hashing import fingerprint
@@ -16,7 +16,7 @@ from factory.config import REFERENCE
 from factory.engines import Sampler, Sampling, chat_template, choose
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import RecipeError
-from factory.evaluation.models import contestants
+from factory.evaluation.models import Languages, contestants
 from factory.language.confusion import count_english, count_lines, no_word_rate, pass_rates
 from factory.language.detect import detect, detect_line, differs, matches
 from factory.language.english import english
@@ -37,7 +37,9 @@ class Arena(Stage):
     """Answers of every model in `of`: a name under models:, or a stage that trains adapters
     (`dpo@0.5`: as they were after half of the steps; `dpo@*`: all that it keeps, and the end).
     Greedy unless `temperature` says otherwise, and the same for all of them whatever they are
-    called."""
+    called. `n`: answers drawn to each question, over a temperature of 0. `languages`: those that
+    a model was trained in (`own`), all of the recipe, or a list, which may go beyond the recipe's:
+    questions are read in these too."""
 
     name: ClassVar[str] = "arena"
     kind: ClassVar[str] = "answers"
@@ -47,10 +49,19 @@ class Arena(Stage):
     row_wise: ClassVar[bool] = True
 
     of: Annotated[tuple[str, ...], REFERENCE] = ("policy", "dpo")
+    languages: Languages = "own"
     max_tokens: int = Field(8192, ge=1)
     temperature: float = Field(0.0, ge=0)  # over 0 an answer is drawn, from the whole vocabulary
+    n: int = Field(1, ge=1)
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: ArenaHow = ArenaHow()
+
+    @model_validator(mode="after")
+    def _drawn(self) -> Arena:
+        if self.n > 1 and not self.temperature:
+            raise ValueError(f"n is {self.n}, and at temperature 0 all answers are the same one: "
+                             "set a temperature, or leave n out")  # fmt: skip
+        return self
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         questions = context.rows("questions", self.name)
@@ -63,16 +74,22 @@ class Arena(Stage):
                     language,
                     (questions[language].as_input("questions"), *contestant.needs),
                 )
-                for language in contestant.languages
+                for language in contestant.languages(self.languages, context)
             ]
         self._served(dict.fromkeys(model_of(spec.name) for spec in specs))
         return specs
 
+    def question_languages(self) -> tuple[str, ...]:
+        return () if isinstance(self.languages, str) else self.languages
+
     def uses_seed(self, spec: SliceSpec) -> bool:
         return self.temperature > 0
 
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        return rows["questions"] * self.n
+
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
-        return -(-rows // self.how.shard)
+        return -(-rows // (self.n * self.how.shard))
 
     def _served(self, labels: Collection[str]) -> None:
         """Refuse one name at a server for several models: they would all be the same."""
@@ -130,7 +147,7 @@ class Arena(Stage):
         counts, stats = {}, {}
         for name, done in totals.items():
             table = read_slice(job.out, name, self.kind)
-            counts[name] = counted(len(questions[name]), len(table), done)
+            counts[name] = counted(len(questions[name]) * self.n, len(table), done)
             stats[name] = _describe(table, str(specs[name].language))
         return Outcome(
             counts,
@@ -149,7 +166,11 @@ class Arena(Stage):
         frame = pl.from_arrow(job.rows(need, "prompts", ["prompt_id", "prompt_hash"]))
         assert isinstance(frame, pl.DataFrame)
         questions = frame.rename({"prompt_id": "question_id"})
-        return job.missing(spec.name, self.kind, questions)
+        if self.n > 1:
+            draws = pl.DataFrame({"draw": range(self.n)})
+            questions = questions.join(draws, how="cross", maintain_order="left")
+        # all draws of a question are made together
+        return sorted({row // self.n for row in job.missing(spec.name, self.kind, questions)})
 
     def _make(
         self, sampler: Sampler, seed: int, label: str, questions: Sequence[Mapping[str, Any]]
@@ -161,9 +182,12 @@ class Arena(Stage):
         # one seed a shard, from its first address, and the same for every model
         first = [seed, questions[0]["prompt_id"], questions[0]["language"]]
         stream = int(fingerprint(first), 16) % 2**31 if self.temperature else seed
-        drawn = sampler.sample([ids[n] for n in fits], sampling, stream)
+        # all answers to a question one after another: an engine reads it once
+        addresses = [(n, draw) for n in fits for draw in range(self.n)]
+        drawn = sampler.sample([ids[n] for n, _ in addresses], sampling, stream)
         rows = []
-        for row, sample in zip([questions[n] for n in fits], drawn, strict=True):
+        for (n, draw), sample in zip(addresses, drawn, strict=True):
+            row = questions[n]
             decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
             answer = decoded.strip()
             lines = count_lines(answer, row["language"], detect_line)
@@ -182,9 +206,10 @@ class Arena(Stage):
                     "prompt_hash": row["prompt_hash"],
                     "lines": lines and lines[0],
                     "wrong_lines": lines and lines[1],
+                    "draw": draw if self.n > 1 else None,
                 }
             )
-        over = len(ids) - len(fits)
+        over = (len(ids) - len(fits)) * self.n
         table = shards.with_metadata(
             schemas.from_rows(rows, self.kind),
             engine=sampler.name,

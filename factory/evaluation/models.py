@@ -4,27 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from factory.artifacts import checkpoints
+from factory.config import REFERENCE
 from factory.errors import RecipeError, nearest
+from factory.language.languages import language as known_language
 from factory.stage.inputs import Need, StepInput
 from factory.stage.stage import Stage, StageContext
 
 
+def _known(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        return value
+    if not value:
+        raise ValueError("names no language: own, all, or a list of languages")
+    for code in value:
+        try:
+            known_language(code)
+        except RecipeError as error:
+            raise ValueError(f"{error.what}; {error.fix}") from None
+    return tuple(dict.fromkeys(value))
+
+
+# The languages that each model is evaluated in: those that it was trained on, all, or these.
+Choice = Literal["own", "all"] | tuple[str, ...]
+Languages = Annotated[Choice, REFERENCE, AfterValidator(_known)]
+
+
 @dataclass(frozen=True)
 class Contestant:
-    """One model that answers: its label, what it reads, its languages."""
+    """One model that answers: its label, what it reads, and its own languages: those that it was
+    trained on, or for a model under models: all of the recipe."""
 
     label: str
     needs: tuple[Need, ...]
-    languages: tuple[str, ...]
+    own: tuple[str, ...]
+
+    def languages(self, choice: Choice, context: StageContext) -> tuple[str, ...]:
+        """Return the languages that it is evaluated in."""
+        if choice == "own":
+            return self.own
+        return context.languages if choice == "all" else tuple(choice)
 
 
 def contestants(context: StageContext, names: Iterable[str], asked_by: str) -> list[Contestant]:
-    """Return the models that these names stand for, each once: a model under models: in every
-    language, or the adapters of a training stage in the languages that they were trained on.
-    `dpo@0.5` are those after half of the steps, `dpo@*` all that the stage keeps and the end.
-    Raises RecipeError."""
+    """Return the models that these names stand for, each once: a model under models:, or the
+    adapters of a training stage. `dpo@0.5` are those after half of the steps, `dpo@*` all that the
+    stage keeps and the end. Raises RecipeError."""
     by_label = {
         contestant.label: contestant
         for name in names

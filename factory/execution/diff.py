@@ -166,6 +166,10 @@ def _rows(first: Path, second: Path, name: str, address: tuple[str, ...]) -> Row
         return RowChanges(
             0, 0, count if ours is not None else 0, count if theirs is not None else 0
         )
+    if "draw" in ours.columns and "draw" in theirs.columns:
+        address = (*address, "draw")
+    if "order" in address and any(f.select(address).is_duplicated().any() for f in (ours, theirs)):
+        address = (*address, *_READ)  # verdicts on several draws
     columns = [c for c in ours.columns if c in theirs.columns and c not in address]
     joined = ours.join(theirs, on=address, how="inner", suffix=" of other")
     differs = joined.select(
@@ -198,7 +202,9 @@ def _judges(first: Path, second: Path, names: list[str]) -> dict[str, Agreement]
             pl.col(text).eq_missing(pl.col(f"{text} of other")) for text in _READ
         )
         alike = joined.filter(same)
-        joined_rows[name] = alike, len(joined) - len(alike)
+        # of several drawn answers to a question, those that both judges read are compared
+        unmatched = joined.join(alike, on="question_id", how="anti")["question_id"].n_unique()
+        joined_rows[name] = alike, unmatched
     if len(joined_rows) > 1:
         frames, n_other = zip(*joined_rows.values(), strict=True)
         joined_rows = {ALL: (pl.concat(frames), sum(n_other)), **joined_rows}

@@ -342,7 +342,7 @@ class Run:
                 digests=self._digests(step),
             ),
         )
-        if step.stage.kind == "verdicts" and outcome.stats.get("judge_kind") != "llm":
+        if step.stage.kind == "verdicts" and outcome.stats.get("judge_kind") not in ("llm", "jury"):
             reads = step.slices[0].spec.needs
             judge = [record.inputs(need, self.pins, self.plan.done) for need in reads]
             audited = [artifact.manifest for artifact in self.plan.done.values()]

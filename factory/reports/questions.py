@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import InputRecord, Manifest
 from factory.artifacts.tables import slice_directory
 from factory.errors import redact
@@ -92,6 +93,8 @@ def questions(
                     _verdict(manifest, row)
                     for row in verdicts
                     if row.get("question_id") == question
+                    and row.get("answer_hash") in (None, text_hash(tuned[question]["answer"]))
+                    and row.get("reference_hash") in (None, text_hash(base[question]["answer"]))
                 )
                 together = ReadQuestion(**{**vars(pair), "verdicts": pair.verdicts + decided})
                 read[pair.language, pair.model, question] = together
@@ -102,7 +105,10 @@ def _answers(source: InputRecord, place: Place) -> dict[str, dict[str, Any]]:
     if source.repo is None or source.tag is None or source.slice is None:
         return {}
     rows = _rows(place(source.repo, source.tag, source.slice), source.slice)
-    return {str(row.get("question_id")): row for row in rows}
+    answers: dict[str, dict[str, Any]] = {}
+    for row in rows:  # of several drawn answers to a question, the first
+        answers.setdefault(str(row.get("question_id")), row)
+    return answers
 
 
 def _rows(root: Path | None, name: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from factory.reports import values
 from factory.reports.formatting import model_name
 
 # Roles of what a judge compares, and of what a reward model scores: the rest are its models.
-_COMPARED = ("answers", "reference", "training")
+COMPARED = ("answers", "reference", "training")
 _SCORED = ("samples", "prompts", "english", "preferences")
 
 
@@ -153,7 +153,7 @@ def judge_blind(
     """Return the languages in which an audit among these manifests suspects the reward that judges,
     with the reasons. `judge`: all that a slice of verdicts reads. A reward is known by the content
     of its models."""
-    models = {read.digest for read in judge if read.role not in _COMPARED}
+    models = {read.digest for read in judge if read.role not in COMPARED}
     suspects: dict[str, list[str]] = {}
     for manifest in manifests:
         if manifest.kind != "scores" or not any(
@@ -286,9 +286,10 @@ def read_rates(row: Mapping[str, Any]) -> dict[str, Rate]:
     }
 
 
-def describe_length_control(rates: Mapping[str, Rate]) -> str:
-    """Describe the length-controlled win rate: interval, phi and warning. Empty if none."""
-    controlled = rates.get("lc_minimal_chars")
+def describe_length_control(rates: Mapping[str, Rate], name: str = "lc_minimal_chars") -> str:
+    """Describe the length-controlled win rate, or the one of this name: interval, phi and warning.
+    Empty if none."""
+    controlled = rates.get(name)
     if controlled is None:
         return ""
     if controlled.rate is None:

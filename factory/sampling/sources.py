@@ -313,7 +313,8 @@ class Questions(Prompts):
         return value
 
     def _languages(self, context: StageContext) -> tuple[str, ...]:
-        return context.languages
+        named = (code for s in context.stages.values() for code in s.question_languages())
+        return tuple(dict.fromkeys((*context.languages, *named)))
 
     def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
         """m-ArenaHard's columns are understood as they are: question_id, category, subcategory."""

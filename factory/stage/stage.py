@@ -159,6 +159,10 @@ class Stage(Knobs):
         without this stage."""
         return languages
 
+    def question_languages(self) -> tuple[str, ...]:
+        """Return the languages that it names itself and reads questions in."""
+        return ()
+
     def run(self, job: Job) -> Outcome:
         """Do the work of one step: write each slice below `job.out`, and return its row counts.
         A row is counted as in, and as out or dropped for a reason. Raises FactoryError."""

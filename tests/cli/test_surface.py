@@ -9,22 +9,25 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import typer
 
-from factory.artifacts.manifest import Rows
-from factory.cli import app
+from factory.artifacts.manifest import Manifest, Rows
+from factory.cli import app, tables
 from factory.cli.reproduce import _without_curves
-from factory.cli.results import _by_language, _text, results_tables
-from factory.errors import RecipeError
+from factory.cli.results import _by_language, _text, results_table
+from factory.errors import InputError, RecipeError
 from factory.execution.diff import Change
 from factory.execution.run import blocked, select
 from factory.localhub.launcher import HubFullError, _failure, running
 from factory.pairs.pair import Best, Pair
 from factory.planning.plan import State, plan
-from factory.reports.results import Result
+from factory.reports.results import Result, together
 from tests.conftest import FACTORY, Cli
 from tests.planning.test_plan import by_name, demo, lock_of, walked
 from tests.support.terminal import clean_environment
@@ -99,12 +102,106 @@ def test_results_are_models_by_languages_and_fit_80_columns() -> None:
     assert header == ["model", *codes] and "win_rate_in_language" in rest
     assert lines[0][:3] == ["dpo-all", "70.0 ±5.0*", "71.0 ±5.0*"]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(*results_tables(title, header, lines, 80))
+    console.print(results_table(title, header, lines))
     text = console.export_text()
     assert "70.0 ±5.0*" in text and max(map(len, text.splitlines())) <= 80
     assert _text(header, lines, "csv").splitlines()[0] == "model,all,en,da,mt,ga,es"
     assert _text(header, lines, "md").splitlines()[1].startswith("| --- | ---:")
     assert r"dpo-all & 70.0 $\pm$5.0* &" in _text(header, lines, "latex")
+
+
+def of(row: Result, **more: object) -> Result:
+    return replace(row, of_answers=True, version="v1", questions=f"q-{row.language}", **more)  # type: ignore[arg-type]
+
+
+def test_several_collections_are_one_table_by_the_same_judge_alone() -> None:
+    """Row 23 of the field's methods: models by languages, with intervals."""
+    codes = ("all", "en", "da")
+    ours = [of(result("dpo-all", code, "win_rate", 55)) for code in codes]
+    theirs = [
+        replace(of(result("dpo-all", code, "win_rate", 65)), evaluation="org/s-arena")
+        for code in codes
+    ]
+    gpt = [of(result("dpo-all", "en", "win_rate", 99, by="gpt"))]
+    rows, left_out = together({"one": [*ours, *gpt], "two": theirs}, "win_rate")
+    assert left_out == ["win_rate by gpt (one alone)"]
+    title, header, lines, _ = _by_language(rows, None)
+    assert title == "win rate against policy on the same questions, by reward"
+    assert header == ["model", *codes]
+    assert lines == [
+        ["one: dpo-all", *["55.0 ±5.0"] * 3], ["two: dpo-all", *["65.0 ±5.0*"] * 3],
+    ]  # fmt: skip
+    assert "{lrrr}" in _text(header, lines, "latex")
+
+    with pytest.raises(InputError, match=r"no judge or benchmark is in all collections \(one: gpt"):
+        together({"one": gpt, "two": theirs}, "win_rate")
+    other = [replace(row, version="v2") for row in theirs]
+    with pytest.raises(InputError, match="one and two were judged by reward in different versions"):
+        together({"one": ours, "two": other}, "win_rate")
+    other = [replace(row, questions="x") if row.language == "da" else row for row in theirs]
+    with pytest.raises(InputError, match="one and two were asked different questions in da"):
+        together({"one": ours, "two": other}, "win_rate")
+    # of other languages, the row over all of them is another figure
+    fewer = [
+        replace(row, questions="en only") if row.language == "all" else row
+        for row in theirs
+        if row.language != "da"
+    ]
+    rows, left_out = together({"one": ours, "two": fewer}, "win_rate")
+    assert left_out == ["figures over all languages, which differ"]
+    kept = {(row.model, row.language) for row in rows}
+    assert ("two: dpo-all", "en") in kept and ("two: dpo-all", "all") not in kept
+
+
+def test_several_judges_are_told_apart() -> None:
+    rows = [of(result("dpo", "en", "win_rate", 55, by=by)) for by in ("reward", "gpt")]
+    title, header, lines, _ = _by_language(rows, None)
+    assert title == "win rate against policy on org/r-arena"
+    assert header == ["model", "judged by", "en"] and [line[1] for line in lines] == [
+        "reward",
+        "gpt",
+    ]
+
+
+def test_tables_of_a_judge_and_an_audit_fit_80_columns() -> None:
+    from rich.console import Console
+
+    rate = {"rate": 54.2, "low": 40.6, "high": 67.2, "phi": -0.16}
+    row = {
+        "model": "dpo-all-at-0.25", "language": "es", "won": 214, "tied": 145, "lost": 113,
+        "unparseable": 27, "shown": "54.2 % [40.6, 67.2] no difference shown",
+        "mean_reward_model": 1.25, "mean_reward_reference": -1.25, "in_language": rate,
+        "lc_minimal_chars": rate | {"rate": None, "flag": "length alone tells who won"},
+        "style_controlled": rate, "bounds": {"worst": 31.2, "best": 68.8},
+        "consistency": {"same_share": 80.0}, "jury_mean": rate,
+        "judges": {"reward": rate, "qwen": rate, "people": rate},
+        "finish_rates": {"answers": 472, "model": 99.1, "reference": 90.2,
+                         "shown": "+8.9 [-1.2, +18.9] no difference shown"},
+        **{f"{k}_pass_rate_{s}": 97.3 for k in ("line", "word") for s in ("model", "reference")},
+    }  # fmt: skip
+    audited = {
+        "spread": 0.0155, "length_chars": -0.18, "offset": -0.0331, "scale": 0.76,
+        "agreement": {"en": -0.1}, "pairs": 200, "pairs_right": 101,
+        "blind": ["does not find the better answer of 200 pairs", "measures length"],
+    }  # fmt: skip
+    agreement = {"first": "reward", "second": "qwen", "language": "es", "compared": 300,
+                 "share": 71.0, "kappa": 0.412}  # fmt: skip
+    stats = {
+        "comparisons": [row], "judge": "a jury of reward, qwen, people", "judge_revision": None,
+        "notes": ["reward: training reward (not independent)"], "seen_in_training": {},
+        "judge_blind": {"es": ["reward: does not find the better answer"]},
+        "agreement": [agreement], "audit": {"by_language": {"es": audited}},
+    }  # fmt: skip
+    manifest = cast(Manifest, SimpleNamespace(stats=stats))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(tables.comparison_table(manifest), tables.doubts_table(manifest))
+    console.print(*tables.jury_tables(manifest), tables.audit_table(manifest))
+    console.print(tables.finish_table(manifest))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    for figure in ("214 / 145 / 113", "-1.25", "31.2 to 68.8", "97, 97", "0.41", "101 of 200",
+                   "54.2 [40.6, 67.2]", "dpo-all-at-0.25", "length alone tells"):  # fmt: skip
+        assert figure in text
 
 
 def test_a_curve_is_one_line_of_a_diff() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from factory.artifacts.manifest import read_manifest
 from tests.conftest import FACTORY, run_factory
 from tests.support.terminal import plain
 
@@ -50,6 +51,20 @@ def test_it_ends_with_a_table_a_person_understands(demo: tuple[Path, str]) -> No
         "See cache hits",
     ):
         assert word in said
+
+
+def test_more_answers_end_by_themselves_in_a_language_without_preferences(
+    demo: tuple[Path, str],
+) -> None:
+    """What the README says: the interval of the difference holds no zero for Spanish."""
+    tag = _steps(demo[0])["judge"]["tag"]
+    paths = demo[0].glob("work/local/*/artifact/factory.json")
+    [judged] = [m for path in paths if (m := read_manifest(path.parent)).tag == tag]
+    rates = {
+        (row["model"], row["language"]): row["finish_rates"] for row in judged.stats["comparisons"]
+    }
+    assert rates["dpo-all", "es"]["low"] > 0, rates["dpo-all", "es"]["shown"]
+    assert rates["dpo-all", "es"]["shown"].split("[")[0] in demo[1]
 
 
 def test_every_step_is_published_or_says_why_not(demo: tuple[Path, str]) -> None:

@@ -19,8 +19,7 @@ from factory.errors import FactoryError, RecipeError
 from factory.evaluation.euroeval import deltas, directory, evaluation, readiness, records, suites
 from factory.evaluation.euroeval.evaluation import Evaluation, Model, Settings
 from factory.evaluation.euroeval.runs import EuroevalRuns, RunKnobs
-from factory.evaluation.models import contestants
-from factory.language.languages import language as known_language
+from factory.evaluation.models import Languages, contestants
 from factory.stage.inputs import ExternalInput, SliceSpec, model_of
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, spent
@@ -51,7 +50,7 @@ class Euroeval(Stage):
 
     of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("policy", "dpo")
     reference: Annotated[str, REFERENCE] = "policy"
-    languages: Annotated[Literal["own", "all"] | tuple[str, ...], REFERENCE] = "own"
+    languages: Languages = "own"
     benchmarks: Annotated[Literal["paper", "official"] | dict[str, tuple[str, ...]], REFERENCE] = (
         "paper"
     )
@@ -64,16 +63,6 @@ class Euroeval(Stage):
     max_context: int | None = Field(None, ge=1)
     incomplete: Annotated[Literal["refuse", "keep"], EXTENT] = "refuse"
     how: EuroevalHow = EuroevalHow()
-
-    @field_validator("languages")
-    @classmethod
-    def _known_languages(cls, value: Any) -> Any:
-        for code in () if isinstance(value, str) else value:
-            try:
-                known_language(code)
-            except RecipeError as error:
-                raise ValueError(f"{error.what}; {error.fix}") from None
-        return value
 
     @field_validator("benchmarks")
     @classmethod
@@ -114,7 +103,7 @@ class Euroeval(Stage):
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         specs, without = [], []
         for contestant in contestants(context, self.of, self.name):
-            for language in self._asked(context, contestant.languages):
+            for language in contestant.languages(self.languages, context):
                 names = self.suite(language)
                 if not names:
                     without.append(language)
@@ -136,11 +125,6 @@ class Euroeval(Stage):
             )
         first = specs[0]
         return [SliceSpec(first.step, first.name, first.language, first.needs, absent), *specs[1:]]
-
-    def _asked(self, context: StageContext, own: tuple[str, ...]) -> tuple[str, ...]:
-        if self.languages == "all":
-            return context.languages
-        return own if self.languages == "own" else tuple(dict.fromkeys(self.languages))
 
     def _source(self, name: str) -> ExternalInput:
         source = self.sources.get(name, suites.registry()[name].source)

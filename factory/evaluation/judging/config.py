@@ -11,17 +11,18 @@ from factory.artifacts.hashing import fingerprint
 from factory.config import Knobs
 from factory.evaluation.judging import prompts
 from factory.evaluation.judging.prompts import JudgePrompt
-from factory.evaluation.judging.verdicts import MODEL_FIRST, REFERENCE_FIRST
+from factory.evaluation.judging.verdicts import APART, MODEL_FIRST, REFERENCE_FIRST
 
 
 class Ask(Knobs):
     """Settings of a language model as judge. `template`: a file of
     factory/evaluation/judging/templates, or `text`, a wording of one's own (see
-    judging.prompts.parse). `orders`: each question twice, with the answers changing places, or
-    once in an order drawn by its id. `context`: tokens of question and verdict together, beyond
-    which both answers are cut evenly (32,768: the published judge's); of a served judge, whose
-    tokenizer is not here, each character of what it reads counts as one. `request`: of a served
-    judge, words that go into every request as they are; null takes one out that is there
+    judging.prompts.parse); `fluency`, `naturalness` and `harm` are rubrics, by which each answer is
+    rated apart. `orders`: each question twice, with the answers changing places, or once in an
+    order drawn by its id. `context`: tokens of question and verdict together, beyond which both
+    answers are cut evenly (32,768: the published judge's); of a served judge, whose tokenizer is
+    not here, each character of what it reads counts as one. `request`: of a served judge, words
+    that go into every request as they are; null takes one out that is there
     otherwise.
 
     `seed`: of order and drawing, the recipe's where it says none.
@@ -60,9 +61,12 @@ class Ask(Knobs):
     def _readable(self) -> Ask:
         if self.text is not None and self.template != type(self).model_fields["template"].default:
             raise ValueError("has both a template and a text: leave one out")
+        if self.wording().span and self.orders != type(self).model_fields["orders"].default:
+            raise ValueError(
+                "has orders, and a rubric reads one answer at a time: leave orders out"
+            )
         if self.seed is not None and not self.drawn:
             raise ValueError("seed: nothing is drawn at temperature 0 in both orders; leave it out")
-        self.wording()
         return self
 
     @property
@@ -78,7 +82,10 @@ class Ask(Knobs):
 
     def in_orders(self, question: Mapping[str, Any], seed: int) -> tuple[str, ...]:
         """Return the orders in which a question is asked. They depend on no other language."""
+        if self.wording().span:
+            return (APART,)
         if self.orders == "both":
             return MODEL_FIRST, REFERENCE_FIRST
-        drawn = int(fingerprint([seed, question["language"], question["question_id"]]), 16)
+        draw = [] if question.get("draw") is None else [question["draw"]]
+        drawn = int(fingerprint([seed, question["language"], question["question_id"], *draw]), 16)
         return (MODEL_FIRST if drawn % 2 else REFERENCE_FIRST,)

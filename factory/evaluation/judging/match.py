@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Match:
-    """Both answers to one question."""
+    """Both answers to one question; of several that were drawn, those of the same draw."""
 
     model: Row
     reference: Row
@@ -37,22 +37,22 @@ class Match:
 
 
 def match(ours: Sequence[Row], theirs: Sequence[Row], where: str) -> tuple[list[Match], list[str]]:
-    """Match answers by question id, in the order of `ours`; return also, for every question that
-    one side alone answered, a reason, `unanswered_by_model` or `unanswered_by_reference`.
+    """Match answers by question id and draw, in the order of `ours`; return also, for each that one
+    side alone has, a reason, `unanswered_by_model` or `unanswered_by_reference`.
 
     Raises InputError where one id stands for two questions, or nothing can be compared.
     """
     by_id, other_by_id = _by_id(ours, where), _by_id(theirs, where)
     matches = []
-    for name, row in by_id.items():
-        if name not in other_by_id:
+    for key, row in by_id.items():
+        if key not in other_by_id:
             continue
-        if _hash(row) != _hash(other_by_id[name]):
+        if _hash(row) != _hash(other_by_id[key]):
             raise InputError(
-                f"{where}: the two models were asked different things under {name!r}",
+                f"{where}: the two models were asked different things under {key[0]!r}",
                 "answer again, from the same questions",
             )
-        matches.append(Match(row, other_by_id[name]))
+        matches.append(Match(row, other_by_id[key]))
     if not matches:
         raise InputError(
             f"{where}: the two models answered no question both",
@@ -76,8 +76,8 @@ def normal(messages: Sequence[Mapping[str, str]]) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _by_id(rows: Sequence[Row], where: str) -> dict[str, Row]:
-    by_id = {row["question_id"]: row for row in rows}
+def _by_id(rows: Sequence[Row], where: str) -> dict[tuple[str, int | None], Row]:
+    by_id = {(row["question_id"], row.get("draw")): row for row in rows}
     if len(by_id) < len(rows):
         raise InputError(f"{where}: a question is answered twice", "answer again")
     return by_id

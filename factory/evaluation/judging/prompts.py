@@ -18,6 +18,7 @@ from factory.language.languages import language
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACES = ("prompt", "answer_a", "answer_b", "language")
+_OF_A_RUBRIC = ("prompt", "answer", "language")
 _VERDICT = re.compile(r"\[\[([^\[\]\n]*)\]\]")
 _TIES = {"A": "TIE", "1": "T"}  # what a tie is called beside the mark of the first answer
 _MEANS = {"A": "A", "B": "B", "TIE": "TIE", "1": "A", "2": "B", "T": "TIE"}
@@ -27,40 +28,52 @@ _NUMBERED = re.compile(r"\\?\[\\?\[\s*([12Tt])\s*\\?\]\\?\]")
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A template: its name, its text, and the verdicts it allows (`A`, `B`, perhaps `TIE`; or the
-    published `1`, `2`, perhaps `T`)."""
+    """A template: its name, its text, and the verdicts it allows: `A`, `B`, perhaps `TIE`, or the
+    published `1`, `2`, perhaps `T`. A `rubric` reads one answer, and allows the steps of its scale
+    (`1`, `2`, …)."""
 
     name: str
     text: str
     allowed: frozenset[str]
+    rubric: bool = False
 
     @property
     def hash(self) -> str:
         """Return the hash of the text: another wording is another judge."""
         return text_hash(self.text)
 
+    @property
+    def span(self) -> float | None:
+        """Return the distance between both ends of the scale of a rubric; None for no rubric."""
+        steps = [int(verdict) for verdict in self.allowed] if self.rubric else []
+        return float(max(steps) - min(steps)) if steps else None
+
     def fill(self, prompt: Sequence[Message], first: str, second: str, code: str) -> list[Message]:
         """Return the conversation that asks about two answers to a prompt in language `code`."""
         parts = {
             "prompt": prompt[0]["content"] if len(prompt) == 1 else _transcript(prompt),
+            "answer": first,
             "answer_a": first,
             "answer_b": second,
             "language": language(code).name,
         }
         # in one pass: an answer may hold "{prompt}" as its own text
-        places = re.compile(r"\{(" + "|".join(PLACES) + r")\}")
+        places = re.compile(r"\{(" + "|".join(parts) + r")\}")
         return [{"role": "user", "content": places.sub(lambda at: parts[at[1]], self.text)}]
 
     def read(self, output: str) -> str | None:
-        """The verdict in what a judge said, as `A`, `B` or `TIE`: what stands in its last double
-        brackets, if that is one of those allowed, letter by letter. The last one, because a judge
-        that explains itself may first say what it was told of the form, or change its mind. Of the
-        published marks it is the last one, with space or a small letter in it too."""
-        if "1" in self.allowed:
+        """The verdict in what a judge said, as `A`, `B` or `TIE`, or its rating: what stands in its
+        last double brackets, if that is one of those allowed, letter by letter. The last one,
+        because a judge that explains itself may first say what it was told of the form, or change
+        its mind. Of the published marks it is the last one, with space or a small letter in it
+        too."""
+        if "1" in self.allowed and not self.rubric:
             verdicts = [mark.upper() for mark in _NUMBERED.findall(output)]
         else:
             verdicts = _VERDICT.findall(output)
-        return _MEANS[verdicts[-1]] if verdicts and verdicts[-1] in self.allowed else None
+        if not verdicts or verdicts[-1] not in self.allowed:
+            return None
+        return verdicts[-1] if self.rubric else _MEANS[verdicts[-1]]
 
 
 def names() -> list[str]:
@@ -80,9 +93,17 @@ def parse(name: str, text: str) -> JudgePrompt:
     """Parse a template. Raises ValueError for one that lacks a place or a verdict. With the
     published marks it may leave the language out, as the published prompt does."""
     allowed = frozenset(_VERDICT.findall(text))
-    for place in PLACES[: 3 if "1" in allowed else 4]:
+    rubric = "{answer}" in text
+    for place in _OF_A_RUBRIC if rubric else PLACES[: 3 if "1" in allowed else 4]:
         if f"{{{place}}}" not in text:
             raise ValueError(f"the template {name} does not say where {{{place}}} goes")
+    if rubric:
+        if len(allowed) < 2 or not all(verdict.isdecimal() for verdict in allowed):
+            raise ValueError(
+                f"the template {name} rates one answer: it must name the steps of its scale, [[1]] "
+                "and [[2]] and so on, and nothing else"
+            )
+        return JudgePrompt(name, text, allowed, rubric=True)
     sets = ({first, second} for first, second in (("A", "B"), ("1", "2")))
     if not any(marks <= allowed <= marks | {_TIES[min(marks)]} for marks in sets):
         raise ValueError(

@@ -3,6 +3,7 @@ kind `verdicts` come out, and go into the statistics."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,13 @@ from factory.language.english import english
 from factory.rewards.backends.backend import OpenReward
 
 APART, MODEL_FIRST, REFERENCE_FIRST = "apart", "model_first", "reference_first"
+ADDRESS = ("question_id", "prompt_hash", "answer_hash", "reference_hash")  # of Match
 Comparison = tuple[Match, str]  # two answers, and in which order they are to be read
 Rows = list[dict[str, object]]
+# headings, list items and bold text
+_MARKDOWN = re.compile(
+    r"^ {0,3}#{1,6} |^\s*(?:[-*+]|\d{1,3}[.)]) |(?:\*\*|__)\S.*?(?:\*\*|__)", re.MULTILINE
+)
 _FINISHED = {"stop": True, "length": False}  # of any other answer it is not known
 
 
@@ -41,7 +47,7 @@ def by_reward(
         else:
             verdict = "tie" if ours == theirs else "model" if ours > theirs else "reference"
             reason = None
-        row = _row(pair, judge, order, verdict, reason)
+        row = row_of(pair, judge, order, verdict, reason)
         rows.append(row | {"score_model": ours, "score_reference": theirs})
     return rows, sum(value.n_tokens for value in values)
 
@@ -62,27 +68,84 @@ def by_asking(
     rows, tokens = [], 0
     for pair, order in comparisons:
         if pair.identical:
-            rows.append(_row(pair, judge, order, "tie", "identical"))
+            rows.append(row_of(pair, judge, order, "tie", "identical"))
             continue
         answer = next(answers)
         tokens += answer.n_tokens
-        row = _row(pair, judge, order, _meant(answer.verdict, order), answer.reason)
+        row = row_of(pair, judge, order, meant(answer.verdict, order), answer.reason)
         rows.append(row | {"judge_output": answer.output, "cut_tokens": answer.cut})
     return rows, tokens
 
 
+def by_rating(
+    speaker: JudgeBackend,
+    words: JudgePrompt,
+    sampling: Sampling,
+    context: int,
+    judge: str,
+    comparisons: Sequence[Comparison],
+    seed: int,
+) -> tuple[Rows, int]:
+    """Return the verdicts of a model that rates each answer apart by a rubric, and the tokens it
+    read and wrote. The answer with the higher rating is better. One of two identical answers is
+    rated, and they tie."""
+    sides = [
+        (pair.model, pair.model if pair.identical else pair.reference) for pair, _ in comparisons
+    ]
+    to_rate = {
+        (row["question_id"], row["answer"]): AnswerPair(
+            row["prompt"], row["answer"], "", row["language"]
+        )
+        for pair in sides
+        for row in pair
+    }
+    answers = dict(
+        zip(to_rate, llm_judge.ask(speaker, words, list(to_rate.values()), sampling, context, seed),
+            strict=True)
+    )  # fmt: skip
+    rows = []
+    for (pair, order), both in zip(comparisons, sides, strict=True):
+        read = [answers[row["question_id"], row["answer"]] for row in both]
+        ours, theirs = (None if a.verdict is None else float(a.verdict) for a in read)
+        if ours is None or theirs is None:
+            verdict, reason = "unparseable", next(a.reason for a in read if a.verdict is None)
+        else:
+            verdict = "tie" if ours == theirs else "model" if ours > theirs else "reference"
+            reason = "identical" if pair.identical else None
+        outputs = [
+            f"{side}: {a.output}" for side, a in zip(("model", "reference"), read, strict=True)
+        ]
+        rows.append(
+            row_of(pair, judge, order, verdict, reason)
+            | {
+                "score_model": ours,
+                "score_reference": theirs,
+                "judge_output": "\n\n".join(outputs),
+                "cut_tokens": sum(a.cut for a in read),
+            }
+        )
+    return rows, sum(answer.n_tokens for answer in answers.values())
+
+
 def items(
-    pairs: Sequence[Match], rows: Sequence[Mapping[str, Any]], learned: Collection[str]
+    pairs: Sequence[Match],
+    rows: Sequence[Mapping[str, Any]],
+    learned: Collection[str],
+    span: float | None = None,
+    votes: Mapping[tuple[str, ...], Mapping[str, float | None]] | None = None,
 ) -> list[JudgedQuestion]:
-    """Return the verdicts on each question, for the statistics. `learned`: the questions that are
-    among the prompts of training."""
-    by_question: dict[str, list[Mapping[str, Any]]] = {}
+    """Return the verdicts on each question that has any, for the statistics. `learned`: the
+    questions that are among the prompts of training. `span`: of the scale of a rubric. `votes`: of
+    a jury, by what was read."""
+    by_address: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        by_question.setdefault(row["question_id"], []).append(row)
+        by_address.setdefault(tuple(row[name] for name in ADDRESS), []).append(row)
     judged = []
     for pair in pairs:
         name = pair.model["question_id"]
-        verdicts = by_question[name]
+        address = tuple(pair.address().values())
+        if not (verdicts := by_address.get(address)):
+            continue
         judged.append(
             JudgedQuestion(
                 question=name,
@@ -96,6 +159,8 @@ def items(
                 identical=pair.identical,
                 cut=any(row["cut_tokens"] for row in verdicts),
                 in_training=name in learned,
+                span=span,
+                votes=(votes or {}).get(address, {}),
             )
         )
     return judged
@@ -107,7 +172,7 @@ def _pair(pair: Match, order: str) -> AnswerPair:
     return AnswerPair(pair.model["prompt"], first, second, pair.model["language"])
 
 
-def _meant(verdict: str | None, order: str) -> str:
+def meant(verdict: str | None, order: str) -> str:
     """Return whose answer a judge's letter stands for."""
     if verdict is None:
         return "unparseable"
@@ -116,7 +181,7 @@ def _meant(verdict: str | None, order: str) -> str:
     return "model" if (verdict == "A") == (order == MODEL_FIRST) else "reference"
 
 
-def _row(
+def row_of(
     pair: Match, judge: str, order: str, verdict: str, reason: str | None
 ) -> dict[str, object]:
     return {
@@ -141,4 +206,5 @@ def _side(answer: Mapping[str, Any], reward: float | None) -> JudgedAnswer:
         english_words=count_english(answer["answer"], answer["language"], english),
         reward=reward,
         finished=_FINISHED.get(answer["finish_reason"]),
+        marks=len(_MARKDOWN.findall(answer["answer"])),
     )

@@ -1,5 +1,5 @@
-"""Finish rates: the share of answers that end by themselves, tuned model beside its reference. A
-measure that no reward model has a part in."""
+"""Paired figures of both sides' answers: finish rates (the share of answers that end by themselves,
+a measure that no reward model has a part in) and ratings by a rubric."""
 
 from __future__ import annotations
 
@@ -14,29 +14,42 @@ from factory.evaluation.statistics.intervals import FEWEST, LEVEL, Floats, Ints,
 def finish_rates(
     model: Sequence[bool], reference: Sequence[bool], questions: Sequence[str]
 ) -> dict[str, Any]:
-    """Return both finish rates in percent, the model's less the reference's in points, and the 95 %
-    interval of this difference, from paired answers: `model[i]` and `reference[i]` say whether the
-    answers to comparison i ended before the token limit.
+    """Return the finish rates as `paired` does, in percent: `model[i]` and `reference[i]` say
+    whether the answers to comparison i ended before the token limit."""
+    ours, theirs = (100 * np.asarray(side, dtype=float) for side in (model, reference))
+    return paired(ours, theirs, questions, 100.0)
 
-    The interval is clustered by question, with Student's t, and counts two questions more of which
-    half a one went each way (Agresti and Min 2005), so it does not shrink to a point where all
-    answers end alike. `shown` is a sentence for people. Raises ValueError for no comparisons.
+
+def paired(
+    ours: Sequence[float] | Floats,
+    theirs: Sequence[float] | Floats,
+    questions: Sequence[str],
+    span: float,
+) -> dict[str, Any]:
+    """Return the mean of the model's values and of the reference's, the difference of these, and
+    its 95 % interval. `span` is the largest difference that two values may have.
+
+    The interval is clustered by question, with Student's t, and counts two questions more, of which
+    half a one went each way by the whole span (Agresti and Min 2005). So it does not shrink to a
+    point where all values are alike. `shown` is a sentence for people. Raises ValueError for no
+    comparisons.
     """
-    if not len(model):
+    ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    if not len(ours):
         raise ValueError("no comparisons")
-    ours, theirs = np.asarray(model, dtype=float), np.asarray(reference, dtype=float)
     _, question = np.unique(np.asarray(questions), return_inverse=True)
     count = int(question.max()) + 1
-    difference = 100 * float((ours - theirs).mean())
-    low, high = _interval(ours - theirs, question, count)
-    shown = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+    difference = float((ours - theirs).mean())
+    low, high = (span * end for end in _interval((ours - theirs) / span, question, count))
+    digits = 1 if span >= 100 else 2
+    shown = f"{difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
     if count < FEWEST:
-        shown = f"{difference:+.1f}, too few questions for an interval"
+        shown = f"{difference:+.{digits}f}, too few questions for an interval"
     elif low <= 0 <= high:
         shown += " no difference shown"
     return {
-        "model": 100 * float(ours.mean()),
-        "reference": 100 * float(theirs.mean()),
+        "model": float(ours.mean()),
+        "reference": float(theirs.mean()),
         "difference": difference,
         "low": low,
         "high": high,
@@ -47,14 +60,14 @@ def finish_rates(
 
 
 def _interval(differences: Floats, question: Ints, count: int) -> tuple[float, float]:
-    """Return the interval of the mean of `differences` (-1, 0 or 1) in points."""
+    """Return the interval of the mean of `differences` (-1 to 1)."""
     from scipy.special import stdtrit
 
     if count < 2:
-        return -100.0, 100.0
+        return -1.0, 1.0
     parts = residuals(differences, question)
     shrink = count / (count + 2)
     spread = shrink**2 * count / (count - 1) * float(parts @ parts) + 1 / (count + 2) ** 2
     half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * spread**0.5
     middle = shrink * float(differences.mean())
-    return 100 * max(-1.0, middle - half), 100 * min(1.0, middle + half)
+    return max(-1.0, middle - half), min(1.0, middle + half)

@@ -2,7 +2,8 @@
 
 `lc_minimal` is CroCo's form (arXiv 2605.26293, its published judge): a logistic regression of who
 won on the squashed difference of lengths, without AlpacaEval's difficulty of each item. AlpacaEval
-2's own figure needs difficulties that exist for its 805 questions alone.
+2's own figure needs difficulties that exist for its 805 questions alone. `style_controlled` is the
+same at equal length and equal markdown.
 """
 
 from __future__ import annotations
@@ -47,12 +48,18 @@ def lc_minimal(points: Floats, differences: Floats, questions: Ints) -> LengthCo
     Where the data do not say (all won, all lost, length alone tells the winner, no length
     differs from another), there is no rate, and `flag` says why: never 100.
     """
+    return style_controlled(points, differences[:, None], questions)
+
+
+def style_controlled(points: Floats, differences: Floats, questions: Ints) -> LengthControlled:
+    """Return the rate at equal length and equal other features: as `lc_minimal`, with a slope for
+    each column of `differences`, of which the first is length."""
     if not len(points):
         raise ValueError("no comparisons")
-    apart = float(np.mean(differences))
-    why = _undecided(points, differences)
-    if why is not None:
-        return LengthControlled(None, None, None, None, apart, why)
+    apart = float(np.mean(differences[:, 0]))
+    for column in differences.T:
+        if (why := _undecided(points, column)) is not None:
+            return LengthControlled(None, None, None, None, apart, why)
     raw = float(points.mean())
     if not np.any(differences):
         low, high = score(raw, residuals(points, questions))
@@ -64,33 +71,38 @@ def lc_minimal(points: Floats, differences: Floats, questions: Ints) -> LengthCo
     low, high = score(rate, influence(fitted, points, questions))
     moved = 100 * abs(rate - raw)
     flag = f"{moved:.0f} points from the raw win rate" if moved > FAR else None
-    return LengthControlled(100 * rate, 100 * low, 100 * high, fitted.phi, apart, flag)
+    return LengthControlled(100 * rate, 100 * low, 100 * high, float(fitted.phi[0]), apart, flag)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Both parameters, and the squashed difference x of each comparison."""
+    """All parameters, and the squashed differences x, comparison by feature."""
 
     theta: float
-    phi: float
+    phi: Floats
     x: Floats
+
+    @property
+    def chance(self) -> Floats:
+        """The chance of each comparison to be won."""
+        return np.asarray(_sigmoid(self.theta + self.x @ self.phi))
 
 
 def fit(points: Floats, differences: Floats) -> Fit | None:
     """Fit by Newton's method; None where it does not converge."""
-    x = np.tanh(differences / np.std(differences))
-    theta = phi = 0.0
+    spread = np.std(differences, axis=0)
+    x = np.tanh(differences / np.where(spread > 0, spread, 1))
+    fitted = Fit(0.0, np.zeros(x.shape[1]), x)
     for _ in range(_STEPS):
-        chance = _sigmoid(theta + phi * x)
-        wrong = points - chance
-        slope = np.array([wrong.sum(), wrong @ x - 2 * PENALTY * phi])
+        wrong = points - fitted.chance
+        slope = np.array([wrong.sum(), *(wrong @ x - 2 * PENALTY * fitted.phi)])
         if np.abs(slope).max() < 1e-8 * len(points):
-            return Fit(float(theta), float(phi), x)
-        sure = chance * (1 - chance)
-        step = np.linalg.solve(_curvature(sure, x), slope)
+            return fitted
+        step = np.linalg.solve(_curvatures(fitted, np.zeros(len(x), np.int64))[0], slope)
         # the likelihood is concave, but a whole step from far out overshoots
-        theta, phi = (theta, phi) + step / max(1.0, np.abs(step).max() / 2)
-        if abs(theta) >= _LIMIT:
+        step = step / max(1.0, np.abs(step).max() / 2)
+        fitted = Fit(fitted.theta + float(step[0]), fitted.phi + step[1:], x)
+        if abs(fitted.theta) >= _LIMIT:
             return None
     return None
 
@@ -103,27 +115,31 @@ def influence(fitted: Fit, points: Floats, questions: Ints) -> Floats:
     residuals of a win rate. Leaving one out counts in what the fit owes to each question: without
     that, intervals are too narrow where questions are few and a length is far out."""
     _, cluster = np.unique(questions, return_inverse=True)
-    chance = _sigmoid(fitted.theta + fitted.phi * fitted.x)
-    wrong, sure = points - chance, chance * (1 - chance)
-    curvature = _curvature(sure, fitted.x)
-
-    def by_question(values: Floats) -> Floats:
-        return np.bincount(cluster, weights=values).astype(float)
-
-    count = cluster.max() + 1
+    count = int(cluster.max()) + 1
+    parts = (points - fitted.chance)[:, None] * _with_constant(fitted.x)
+    slopes = np.zeros((count, parts.shape[1]))
+    np.add.at(slopes, cluster, parts)
     # the penalty is everybody's alike, so that the slopes sum to 0
-    slopes = by_question(wrong), by_question(wrong * fitted.x) - 2 * PENALTY * fitted.phi / count
-    a = curvature[0, 0] - by_question(sure)
-    b = curvature[0, 1] - by_question(sure * fitted.x)
-    c = curvature[1, 1] - by_question(sure * fitted.x**2)
-    moved = (c * slopes[0] - b * slopes[1]) / np.maximum(a * c - b * b, 1e-12)
+    slopes[:, 1:] -= 2 * PENALTY * fitted.phi / count
+    each = _curvatures(fitted, cluster)
+    each[:, range(1, each.shape[1]), range(1, each.shape[1])] -= 2 * PENALTY
+    whole = _curvatures(fitted, np.zeros_like(cluster))
+    moved = np.linalg.solve(whole - each + 1e-12 * np.eye(each.shape[1]), slopes[:, :, None])
     rate = float(_sigmoid(fitted.theta))
-    return np.asarray(moved * rate * (1 - rate) * (count - 1) / count)
+    return np.asarray(moved[:, 0, 0] * rate * (1 - rate) * (count - 1) / count)
 
 
-def _curvature(sure: Floats, x: Floats) -> Floats:
-    along = float(sure @ x)
-    return np.array([[sure.sum(), along], [along, sure @ x**2 + 2 * PENALTY]])
+def _with_constant(x: Floats) -> Floats:
+    return np.column_stack([np.ones(len(x)), x])
+
+
+def _curvatures(fitted: Fit, cluster: Ints) -> Floats:
+    """Return the curvature of the penalized likelihood over the comparisons of each cluster."""
+    x = _with_constant(fitted.x)
+    sure = fitted.chance * (1 - fitted.chance)
+    curvatures = np.zeros((int(cluster.max()) + 1, x.shape[1], x.shape[1]))
+    np.add.at(curvatures, cluster, sure[:, None, None] * x[:, :, None] * x[:, None, :])
+    return np.asarray(curvatures + np.diag([0.0, *[2 * PENALTY] * (x.shape[1] - 1)]))
 
 
 def _undecided(points: Floats, differences: Floats) -> str | None:

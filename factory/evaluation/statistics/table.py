@@ -3,15 +3,15 @@ category, everything that is to be said of it. What a manifest, a card and a ter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from factory.evaluation.statistics.finished import finish_rates
+from factory.evaluation.statistics.finished import finish_rates, paired
 from factory.evaluation.statistics.intervals import Floats, percent
-from factory.evaluation.statistics.length_control import lc_minimal
+from factory.evaluation.statistics.length_control import lc_minimal, style_controlled
 from factory.evaluation.statistics.rates import bounds, consistency, merged, win_rate
 from factory.language.confusion import pass_rates
 
@@ -24,8 +24,9 @@ class JudgedAnswer:
     """One model's answer to a question: its length, whether it is in another language than the
     question (a detector that cannot tell says no), its lines that could be judged and those of
     them in another language, English words in them (None for a language in Latin script, or one
-    whose words cannot be told apart), the reward a classifier gave it, and whether it ended before
-    the token limit (None where that is not known)."""
+    whose words cannot be told apart), the reward a classifier or the rating a rubric gave it,
+    whether it ended before the token limit (None where that is not known), and its pieces of
+    markdown (headings, list items, bold text)."""
 
     chars: int
     tokens: int
@@ -35,6 +36,7 @@ class JudgedAnswer:
     english_words: int | None = None
     reward: float | None = None
     finished: bool | None = None
+    marks: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class JudgedQuestion:
     """A judge's verdicts on one question in one language: verdicts (`model`, `reference`, `tie`,
     `unparseable`) by order; `orders` names them (`model_first`, `reference_first`, `apart`).
     `identical`: both answers are the same text; `cut`: one was shortened for the judge;
-    `in_training`: the question is among the prompts that the model was trained on."""
+    `in_training`: the question is among the prompts that the model was trained on. `span`: the
+    steps of the scale, where answers were rated by a rubric. `votes`: of a jury, the worth of each
+    judge's verdict (POINTS), None where it gave none; by the judge's name."""
 
     question: str
     language: str
@@ -55,6 +59,8 @@ class JudgedQuestion:
     identical: bool = False
     cut: bool = False
     in_training: bool = False
+    span: float | None = None
+    votes: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def by_language(name: str, reference: str, items: Sequence[JudgedQuestion]) -> list[dict[str, Any]]:
@@ -112,6 +118,7 @@ def figures(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
         "seen_in_training": sum(item.in_training for item in items),
         **_rewards(items),
         **_finished(items),
+        **_jury(items),
         **_kept_to_language(items),
     }
     if readable.any():
@@ -129,6 +136,14 @@ def figures(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
                 questions[readable],
             )
             row[f"lc_minimal_{unit}"] = controlled.dump()
+        if any(item.model.marks or item.reference.marks for item in items):
+            style = [
+                (i.model.chars - i.reference.chars, i.model.marks - i.reference.marks)
+                for i in items
+            ]
+            row["style_controlled"] = style_controlled(
+                value[readable], np.asarray(style, float)[readable], questions[readable]
+            ).dump()
     strict = _in_language(items, value)
     if (readable_strict := np.isfinite(strict)).any():
         row["in_language"] = win_rate(strict[readable_strict], questions[readable_strict]).dump()
@@ -160,14 +175,37 @@ def _in_language(items: Sequence[JudgedQuestion], value: Floats) -> Floats:
 
 
 def _rewards(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
-    pairs = [(item.model.reward, item.reference.reward) for item in items]
-    both = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+    triples = [(item.model.reward, item.reference.reward, item.question) for item in items]
+    both = [(o, t, q) for o, t, q in triples if o is not None and t is not None]
     if not both:
         return {}
+    ours, theirs, questions = zip(*both, strict=True)
+    if (span := items[0].span) is not None:
+        return {"ratings": paired(ours, theirs, questions, span)}
     return {
-        "mean_reward_model": sum(ours for ours, _ in both) / len(both),
-        "mean_reward_reference": sum(theirs for _, theirs in both) / len(both),
+        "mean_reward_model": sum(ours) / len(both),
+        "mean_reward_reference": sum(theirs) / len(both),
     }
+
+
+def _jury(items: Sequence[JudgedQuestion]) -> dict[str, Any]:
+    """Return the win rate by the mean of the judges, and by each of them."""
+    rates = {}
+    for judge in items[0].votes:
+        read = [(p, item.question) for item in items if (p := item.votes[judge]) is not None]
+        if read:
+            points, questions = zip(*read, strict=True)
+            rates[judge] = win_rate(points, questions).dump()
+    if not rates:
+        return {}
+    voted = [(vote, i.question) for i in items if (vote := _mean(i.votes.values())) is not None]
+    mean = win_rate([vote for vote, _ in voted], [question for _, question in voted])
+    return {"jury_mean": mean.dump(), "judges": rates}
+
+
+def _mean(votes: Iterable[float | None]) -> float | None:
+    read = [vote for vote in votes if vote is not None]
+    return sum(read) / len(read) if read else None
 
 
 def _finished(items: Sequence[JudgedQuestion]) -> dict[str, Any]:

@@ -212,6 +212,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["language"] = language
     environment.filters["model_name"] = model_name
     environment.filters["controlled"] = lambda row: describe_length_control(read_rates(row))
+    environment.filters["rate"] = lambda row, name: describe_length_control(read_rates(row), name)
     for name in ("cell", "share", "code", "quoted", "block", "link", "url"):
         environment.filters[name] = getattr(markdown, name)
     return environment

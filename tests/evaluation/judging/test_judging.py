@@ -260,4 +260,6 @@ def test_a_question_seen_in_training_is_found_whatever_its_case_spacing_and_way_
 
 def test_the_templates_ship_beside_their_module():
     files = {path.name for path in Path(prompts.TEMPLATES).iterdir()}
-    assert files == {"ties.txt", "no-ties.txt", "as-published.txt"}
+    assert files == {
+        "ties.txt", "no-ties.txt", "as-published.txt", "fluency.txt", "naturalness.txt", "harm.txt",
+    }  # fmt: skip

@@ -36,6 +36,7 @@ from tests.support.jobs import MODEL, job, made, prompts
 from tests.support.openai_server import KEY
 from tests.support.trainings import adapter_of
 
+REAL_SAMPLER = choose.sampler
 LLM = ExternalInput("llm_judge", "local/judge@main", "model")
 
 
@@ -343,7 +344,10 @@ def test_the_kind_of_the_model_that_is_named_says_how_it_judges() -> None:
     [
         (("stages.judge.ask={orders: random}",), "ask has no meaning for 'reward'"),
         ((*LLM_JUDGE[:2], "stages.judge.max_tokens=5"), "is what a reward model reads"),
-        ((*LLM_JUDGE, "stages.judge.ask={template: tied}"), "no template 'tied', only no-ties"),
+        (
+            (*LLM_JUDGE, "stages.judge.ask={template: tied}"),
+            "no template 'tied', only as-",
+        ),
         ((*LLM_JUDGE, "stages.judge.ask={text: hello}"), "does not say where {prompt} goes"),
         (
             (*LLM_JUDGE, "stages.judge.how={max_model_len: 8192}"),
@@ -361,6 +365,52 @@ def test_a_judge_that_cannot_be_meant_is_refused_before_anything_runs(overrides,
 def test_a_language_that_was_not_answered_is_an_error_and_no_gap() -> None:
     with pytest.raises(RecipeError, match=r"compares 'en/policy', which stages.arena does not"):
         load("demo", ["stages.arena.of=[dpo]"])
+
+
+def evaluated(*overrides: str) -> dict[str, list[str]]:
+    """The slices of the demo's questions, arena and judge."""
+    slices: dict[str, list[str]] = {"questions": [], "arena": [], "judge": []}
+    for stage, spec in load("demo", ["stages.dpo.each=[en]", *overrides]).recipe.slices():
+        if stage.name in slices:
+            slices[stage.name].append(spec.name)
+    return slices
+
+
+def test_row_11_an_adapter_of_one_language_is_compared_in_every_language() -> None:
+    assert evaluated()["judge"] == ["en/dpo-en"]
+    assert evaluated()["arena"] == ["en/policy", "es/policy", "fr/policy", "en/dpo-en"]
+    everywhere = evaluated("stages.arena.languages=all")
+    assert everywhere["judge"] == ["en/dpo-en", "es/dpo-en", "fr/dpo-en"]
+    own = evaluated("stages.arena.languages=all", "stages.judge.languages=own")
+    assert own["judge"] == ["en/dpo-en"]
+    beyond = evaluated("stages.arena.languages=[en, ga]", "stages.judge.languages=[ga]")
+    assert beyond["questions"] == ["en", "es", "fr", "ga"]
+    assert beyond["arena"] == ["en/policy", "ga/policy", "en/dpo-en", "ga/dpo-en"]
+    assert beyond["judge"] == ["ga/dpo-en"]
+
+
+def test_more_languages_change_no_verdict_and_count_no_question_as_learned() -> None:
+    every = ("stages.dpo.each=[en]", "stages.arena.languages=all")
+    assert marks("stages.dpo.each=[en]").items() <= marks(*every).items()
+    recipe = load("demo", every).recipe
+    reads = {
+        spec.name: spec.need("training") for stage, spec in recipe.slices() if stage.name == "judge"
+    }
+    assert [name for name, need in reads.items() if need is not None] == ["en/dpo-en"]
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("stages.arena.languages=[]", "names no language"),
+        ("stages.arena.languages=[xx]", "xx"),
+        ("stages.judge.languages=[de]", "add de to stages.arena.languages"),
+    ],
+)
+def test_languages_that_cannot_be_meant_are_refused(override: str, what: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load("demo", ["stages.arena.of=[policy, dpo]", override])
+    assert what in str(error.value)
 
 
 def marks(*overrides: str) -> dict[str, str]:
@@ -448,6 +498,10 @@ def arena(**more: Any) -> Arena:
     return Arena(**{"max_tokens": 4, "dtype": "float32", "how": how, **more})
 
 
+def arena_spec() -> Any:
+    return next(spec for stage, spec in load("demo").recipe.slices() if stage.name == "arena")
+
+
 def arena_job(root: Path, names: list[str], reads: dict[str, Path], model: Path) -> Any:
     """A job whose slices are called `language/model`."""
     plain = job(root, ["en"], reads, {MODEL: model})
@@ -532,6 +586,60 @@ def test_answers_may_be_drawn_with_the_seed_and_are_then_of_another_identity(
     assert not arena().uses_seed(spec) and arena(temperature=1.0).uses_seed(spec)
     assert "temperature" not in arena().identity_fields(spec)
     assert arena(temperature=1.0).identity_fields(spec)["temperature"] == 1.0
+
+
+def test_several_answers_are_drawn_and_judged_with_an_interval_over_questions(
+    model: Path, tmp_path: Path, scripted: type[Scripted]
+) -> None:
+    monkey = pytest.MonkeyPatch()
+    words = ["Hello", "Why?", "Salt", "Sea", "Sun", "Sky"]
+    asked = prompts(tmp_path / "q", {"en": words})
+    work = arena_job(tmp_path / "job", ["base", "other"], {"questions": asked}, model)
+    stage = arena(temperature=1.0, n=3, max_tokens=4)
+    with monkey.context() as patched:
+        patched.setattr("factory.engines.choose.sampler", REAL_SAMPLER)
+        outcome = stage.run(work)
+        rows = made(tmp_path / "job", "en/base", "answers")
+        assert [row["draw"] for row in rows] == [0, 1, 2] * 6
+        assert len({row["answer"] for row in rows}) > 6
+        assert outcome.rows["en/base"].into == 18
+        # more questions: those that are there keep their draws
+        more = prompts(
+            tmp_path / "q2", {"en": ["Hello", "Why?", "Salt", "Sea", "Sun", "Sky", "Ho"]}
+        )
+        again = arena_job(tmp_path / "again", ["base", "other"], {"questions": more}, model)
+        kept = ReusableSlice(slice_directory(tmp_path / "job" / "out", "en/base"), "x", False)
+        again = replace(again, earlier={"en/base": (kept,)})
+        stage.run(again)
+        assert [r["answer"] for r in made(tmp_path / "again", "en/base", "answers")][:18] == [
+            row["answer"] for row in rows
+        ]
+
+    # each draw is judged beside the same draw of the reference, the same texts once
+    write_slice(slice_directory(tmp_path / "a", "en"), schemas.from_rows(rows, "answers"))
+    theirs = made(tmp_path / "job", "en/other", "answers")
+    for row in theirs:
+        row["answer"] = "always good" if row["question_id"] == "p0" else "so"
+    for row in rows:
+        row["answer"] = "the same" if row["question_id"] == "p0" else f"good {row['draw']}"
+    for name, written in (("a", rows), ("b", theirs)):
+        write_slice(slice_directory(tmp_path / name, "en"), schemas.from_rows(written, "answers"))
+    reads = {"answers": tmp_path / "a", "reference": tmp_path / "b"}
+    verdicts = judge().run(job(tmp_path / "judge", ["en"], reads, {LLM: model}))
+    assert len(scripted.asked) == 2 * (1 + 5 * 3)
+    counts = verdicts.rows["en"]
+    assert (counts.into, counts.out, counts.dropped) == (36, 32, {"same_texts_drawn_again": 4})
+    [figures] = verdicts.stats["comparisons"]
+    rate = figures["win_rate"]
+    assert (rate["comparisons"], rate["questions"]) == (18, 6)
+    assert figures["verdicts"]["asked"] == 36
+
+
+def test_several_answers_at_temperature_0_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"arena.* at temperature 0 all answers are the same one"):
+        load("demo", ["stages.arena.n=4"])
+    assert "n" not in arena(temperature=1.0).identity_fields(arena_spec())
+    assert arena(temperature=1.0, n=4).identity_fields(arena_spec())["n"] == 4
 
 
 def test_a_base_is_loaded_once_for_all_that_are_made_of_it(
