@@ -53,6 +53,9 @@ def check_lora(config: Mapping[str, Any], name: str, lora: Lora) -> None:
     settings differ from the recipe's: the card would be wrong."""
     adapter_lora: dict[str, Any] = {"r": config.get("r"), "alpha": config.get("lora_alpha")}
     recipe_lora: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha}
+    for kind in ("rslora", "dora"):
+        adapter_lora[kind] = bool(config.get(f"use_{kind}"))
+        recipe_lora[kind] = getattr(lora, kind)
     if isinstance(lora.targets, tuple) and isinstance(config.get("target_modules"), list):
         adapter_lora["targets"] = sorted(config["target_modules"])
         recipe_lora["targets"] = sorted(lora.targets)
@@ -63,10 +66,9 @@ def check_lora(config: Mapping[str, Any], name: str, lora: Lora) -> None:
             f"and the recipe {', '.join(f'{key} {recipe_lora[key]}' for key in differ)}",
             "give stages.dpo.lora what the adapter has",
         )
-    other = [key for key in ("use_dora", "use_rslora", "modules_to_save") if config.get(key)]
-    if other:
+    if config.get("modules_to_save"):
         raise InputError(
-            f"{name} has {', '.join(other)}, which no training here has",
+            f"{name} has modules_to_save, which no training here has",
             "merge it into its base where it was trained, and name the whole model",
         )
 

@@ -14,16 +14,21 @@ from factory.config import Knobs
 PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 Dtype = Literal["bfloat16", "float16", "float32"]
+Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 
 class Lora(Knobs):
     """LoRA as in CroCo's published scripts. `targets: all-linear` is every linear layer but the
-    output head, for models whose layers have other names."""
+    output head, for models whose layers have other names. `rslora` scales by alpha over the root
+    of r (arXiv 2312.03732). `dora` learns magnitudes beside directions (arXiv 2402.09353), which
+    vLLM does not take: every stage that loads the adapter needs how.engine: transformers."""
 
     r: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: tuple[str, ...] | Literal["all-linear"] = PAPER_TARGETS
+    rslora: bool = False
+    dora: bool = False
 
 
 class ProbeKnobs(Knobs):
@@ -87,6 +92,11 @@ class Task(Knobs):
     beta: float = 0.1
     label_smoothing: float = 0.0
     simpo_gamma: float = 0.5
+    use_weighting: bool = False
+    ld_alpha: float | None = None
+    f_divergence_type: Divergence = "reverse_kl"
+    f_alpha_divergence_coef: float = 0.5
+    packing: bool = False
     disable_dropout: bool = True
 
     reward: Path | None = None  # online: the model that compares answers

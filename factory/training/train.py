@@ -20,7 +20,7 @@ from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
 from factory.stage.stage import How, Stage, StageContext
 from factory.training import dataset, losses, monitoring
-from factory.training.settings import Dtype, Lora, ProbeKnobs, Running, Task
+from factory.training.settings import Divergence, Dtype, Lora, ProbeKnobs, Running, Task
 
 
 class TrainHow(How, Running):
@@ -67,12 +67,8 @@ class _Training(Stage):
 
         [spec] = job.slices
         base = job.place(spec, "base")
-        table = job.table(spec, self.read, self.rows_kind)
         tokenizer = chat_template.load_tokenizer(str(base.path))
-        all_rows = [
-            {**self._row(row), "language": row.get("prompt_language") or row.get("language")}
-            for row in table.to_pylist()
-        ]
+        all_rows, unusable = self._stored(job, spec)
         texts = [dataset.as_text(tokenizer, row) for row in all_rows]
         all_rows, controls = [row for row, _ in texts], sum(changed for _, changed in texts)
         read_as_text = [
@@ -80,10 +76,17 @@ class _Training(Stage):
             "text"
         ] * (controls > 0)
         rows, counts, tokens = self._fitting(all_rows, tokenizer, job.step)
+        counts = counts.model_copy(
+            update={
+                "into": counts.into + sum(unusable.values()),
+                "dropped": counts.dropped | unusable,
+            }
+        )
         train, held_out = dataset.split(rows, self.held_out, job.seed)
+        train, figures = self._prepared(train, job)
         checkpoints = job.work / "checkpoints"
         task = self._task(job, checkpoints)
-        columns = {*self.columns, "length"} if task.group_by_length else set(self.columns)
+        columns = set(self._columns()) | ({"length"} if task.group_by_length else set())
         if any(row.get("margin") for row in rows):
             columns.add("margin")
         # what sampling hands to the template, training must: or it learns from other tokens
@@ -109,6 +112,7 @@ class _Training(Stage):
             "curve": monitoring.curve(history),
             "held_out_curve": monitoring.held_out(history),
             "final": result["final"],
+            **figures,
             **({"checkpoints": result["kept"]} if result["kept"] else {}),
         }
         template = None
@@ -130,10 +134,27 @@ class _Training(Stage):
             spent=None if result["working"] is None else ResourceUse(result["working"]),
         )
 
+    def _stored(self, job: Job, spec: SliceSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Return the rows of a slice with what training needs of them and their language, and how
+        many cannot be trained on, by reason."""
+        table = job.table(spec, self.read, self.rows_kind)
+        return [
+            {**self._row(row), "language": row.get("prompt_language") or row.get("language")}
+            for row in table.to_pylist()
+        ], {}
+
+    def _columns(self) -> tuple[str, ...]:
+        """Return the columns that TRL reads."""
+        return self.columns
+
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the columns of a row that training needs: its prompt's id and those that TRL
-        reads."""
+        """Return the columns of a stored row that training needs: its prompt's id and those that
+        TRL reads."""
         return {name: row[name] for name in ("prompt_id", *self.columns)}
+
+    def _prepared(self, train: list[Any], job: Job) -> tuple[list[Any], dict[str, Any]]:
+        """Return the rows to train on as the trainer gets them, and figures of what was changed."""
+        return train, {}
 
     def _room(self) -> int:
         """Return the most tokens that a stored row may have."""
@@ -295,6 +316,7 @@ class _Adapter(_Training):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = self._base(context)
+        self._check_engines(context)
         specs = {spec.name: spec for spec in self._rows(context)}
         single = tuple(name for name, spec in specs.items() if spec.language)
         if isinstance(self.each, str) and not single:
@@ -312,11 +334,34 @@ class _Adapter(_Training):
             else self.each
         )
         return [
-            self._slice(group, specs, (base, *self._models(context, group))) for group in groups
+            self._slice(context, group, specs, (base, *self._models(context, group)))
+            for group in groups
         ]
+
+    def _check_engines(self, context: StageContext) -> None:
+        """Raise RecipeError where vLLM would load an adapter with DoRA, which it does not take."""
+        if not self.lora.dora:
+            return
+        readers = [s for s in context.stages.values() if self.name in _stages_in(s)]
+        for stage in (self, *readers):
+            if stage.name == "merge":
+                raise RecipeError(
+                    f"stages.merge.of: {self.name} has DoRA, whose magnitudes do not add up",
+                    f"leave stages.{self.name}.lora.dora out, or merge other adapters",
+                )
+            if getattr(stage.how, "engine", "transformers") != "transformers":
+                raise RecipeError(
+                    f"stages.{stage.name} may load adapters of {self.name} with vLLM, which does "
+                    "not take DoRA",
+                    f"set stages.{stage.name}.how.engine: transformers, or leave lora.dora out",
+                )
 
     def _rows(self, context: StageContext) -> list[SliceSpec]:
         return list(context.rows(self.rows_kind, self.name).values())
+
+    def _reads(self, context: StageContext, spec: SliceSpec) -> tuple[Need, ...]:
+        """Return the rows that are read where those of `spec` are trained on."""
+        return (spec.as_input(self.read),)
 
     def _base(self, context: StageContext) -> Need:
         return context.model(self.base, "base", self.name)
@@ -326,7 +371,11 @@ class _Adapter(_Training):
         return ()
 
     def _slice(
-        self, group: str, row_specs: dict[str, SliceSpec], models: tuple[Need, ...]
+        self,
+        context: StageContext,
+        group: str,
+        row_specs: dict[str, SliceSpec],
+        models: tuple[Need, ...],
     ) -> SliceSpec:
         if group != "all" and group not in row_specs:
             raise RecipeError(
@@ -338,14 +387,21 @@ class _Adapter(_Training):
         specs = [spec for spec in row_specs.values() if group == spec.name] or [
             spec for spec in row_specs.values() if spec.language
         ]
-        reads = tuple(StepInput(self.read, spec.step, spec.name) for spec in specs)
+        reads = tuple(need for spec in specs for need in self._reads(context, spec))
         language = None if group == "all" else specs[0].language
         return SliceSpec(f"{self.name}[{group}]", group, language, (*reads, *models))
 
 
+def _stages_in(stage: Stage) -> set[str]:
+    """Return the stages whose models a stage names in `of`."""
+    return {name.partition("[")[0].partition("@")[0] for name in getattr(stage, "of", ())}
+
+
 class Sft(_Adapter):
     """LoRA adapters by SFT on the best answers, from the base model itself. The loss is over the
-    completion alone, the stop token included."""
+    completion alone, the stop token included. `loss: dft` weighs each token by its probability
+    (dynamic fine-tuning, arXiv 2508.05629). `packing` puts several rows into one of max_length, so
+    that `batch` counts those; rows do not see each other."""
 
     name: ClassVar[str] = "sft"
     repo: ClassVar[str] = "sft"
@@ -355,7 +411,15 @@ class Sft(_Adapter):
     method: ClassVar[str] = "sft"
 
     lr: float = Field(2e-4, gt=0)
+    loss: Literal["nll", "dft"] = "nll"
+    packing: bool = False
     group_by_length: bool = False  # rows of like length in one batch: less padding, another order
+
+    @model_validator(mode="after")
+    def _packed_rows_are_of_one_length(self) -> Sft:
+        if self.packing and self.group_by_length:
+            raise ValueError("packing leaves no rows of other lengths: leave group_by_length out")
+        return self
 
 
 class Dpo(_Adapter):
@@ -364,7 +428,24 @@ class Dpo(_Adapter):
     adapter already (ICR's second round) is trained further. The result is always one adapter for
     the base model. `loss`: a name or a weighted sum; `{sigmoid: 1.0, sft: 0.2}` is ICR's DPO
     with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's default, as in the published
-    job: LoRA's dropout then has no effect."""
+    job: LoRA's dropout then has no effect.
+
+    `use_weighting` weighs a pair by how likely the policy finds it (WPO, arXiv 2406.11827).
+    `ld_alpha` is the weight of the tokens of the longer answer beyond the length of the shorter
+    (LD-DPO, arXiv 2409.06411). `f_divergence_type` is the divergence from the reference (f-DPO,
+    arXiv 2309.16240), `f_alpha_divergence_coef` the alpha of alpha_divergence.
+
+    `margin_smoothing` is label smoothing by each pair's own margin: with it, in units of the
+    reward, the sides of a pair are swapped for training with the probability
+    sigmoid(-margin / margin_smoothing) that the other answer is better (Bradley-Terry), which is
+    that smoothing in the mean.
+
+    `unpaired`, with the losses kto and apo_zero_unpaired, trains on scored answers in the place of
+    pairs: an answer is desirable with a reward over this number, or over the `mean` of its prompt.
+    One that was cut off or is in another language is never desirable, and left out.
+
+    `tpo` and `tpo_l` (arXiv 2405.16681) learn a third answer as SFT does: the one of `best` to the
+    same prompt."""
 
     name: ClassVar[str] = "dpo"
     repo: ClassVar[str] = "dpo"
@@ -378,6 +459,12 @@ class Dpo(_Adapter):
     loss: str | dict[str, float] = "sigmoid"
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     simpo_gamma: float = Field(0.5, ge=0)
+    use_weighting: bool = False
+    ld_alpha: float | None = Field(None, ge=0, le=1)
+    f_divergence_type: Divergence = "reverse_kl"
+    f_alpha_divergence_coef: float = 0.5
+    margin_smoothing: float | None = Field(None, gt=0)
+    unpaired: Literal["mean"] | float | None = None
     disable_dropout: bool = True
     group_by_length: bool = False  # as for sft; for the losses of TRL's DPOTrainer
     start_from: Literal["policy", "sft"] = "policy"
@@ -396,8 +483,13 @@ class Dpo(_Adapter):
             raise ValueError("exo_pair needs label_smoothing over 0; its paper takes 0.001")
         if self.simpo_gamma != 0.5 and names != {"simpo"}:
             raise ValueError("simpo_gamma is for the loss simpo")
-        if self.group_by_length and names & losses.ALONE.keys():
-            raise ValueError(f"group_by_length is not for {losses.describe(self.loss)}")
+        for knob, fitting in losses.FITTING.items():
+            if getattr(self, knob) != type(self).model_fields[knob].default and names - fitting:
+                raise ValueError(f"{knob} is not for {losses.describe(self.loss)}")
+        if self.f_alpha_divergence_coef != 0.5 and self.f_divergence_type != "alpha_divergence":
+            raise ValueError("f_alpha_divergence_coef is for f_divergence_type: alpha_divergence")
+        if self.unpaired is not None and self.margin_smoothing is not None:
+            raise ValueError("margin_smoothing is for pairs, and unpaired reads none")
         if names & losses.ACROSS_ROWS and self.how.micro_batch == 1:
             raise ValueError(
                 f"{losses.describe(self.loss)} compares the rows of a micro batch: "
@@ -410,6 +502,61 @@ class Dpo(_Adapter):
         if self.from_ is None and set(losses.weights(self.loss)) & losses.BY_MICRO_BATCH:
             fields["micro_batch"] = self.how.micro_batch
         return fields
+
+    def min_rows(self) -> dict[str, int]:
+        unpaired = self.from_ is None and self.unpaired is not None
+        return {"scores": self.min_pairs} if unpaired else super().min_rows()
+
+    @property
+    def _learns_best(self) -> bool:
+        return bool(set(losses.weights(self.loss)) & losses.TRIPLE)
+
+    def _rows(self, context: StageContext) -> list[SliceSpec]:
+        if self.unpaired is None:
+            return super()._rows(context)
+        return list(context.rows("scores", self.name).values())
+
+    def _reads(self, context: StageContext, spec: SliceSpec) -> tuple[Need, ...]:
+        if self.unpaired is not None:
+            kinds = ("scores", "samples", "prompts")
+            return tuple(context.rows(kind, self.name)[spec.name].as_input(kind) for kind in kinds)
+        if not self._learns_best:
+            return super()._reads(context, spec)
+        best = context.rows("sft", self.name)
+        if spec.name not in best:
+            raise RecipeError(
+                f"stages.dpo.loss: {self.loss} learns the answers of best, which has none for "
+                f"{spec.name}",
+                "give best and pair the same pool",
+            )
+        return (*super()._reads(context, spec), best[spec.name].as_input("reference"))
+
+    def _columns(self) -> tuple[str, ...]:
+        if self.unpaired is not None:
+            return ("prompt", "completion", "label")
+        return (*self.columns, "reference") if self._learns_best else self.columns
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        better, worse = row.get("reward_chosen"), row.get("reward_rejected")
+        margin = None if better is None or worse is None else better - worse
+        return super()._row(row) | {"reward_margin": margin}
+
+    def _stored(self, job: Job, spec: SliceSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        if self.unpaired is not None:
+            return dataset.labelled(job, spec, self.unpaired)
+        rows, dropped = super()._stored(job, spec)
+        return dataset.with_references(job, spec, rows) if self._learns_best else (rows, dropped)
+
+    def _prepared(self, train: list[Any], job: Job) -> tuple[list[Any], dict[str, Any]]:
+        if self.margin_smoothing is None:
+            return train, {}
+        if without := sum(row["reward_margin"] is None for row in train):
+            raise StageError(
+                f"{job.step}: {without} of {len(train)} pairs have no rewards, and "
+                "margin_smoothing goes by their margin",
+                "leave margin_smoothing out, or score the answers",
+            )
+        return dataset.swapped(train, self.margin_smoothing, job.seed)
 
     def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
         """Return the adapter that training starts from, if any."""

@@ -117,6 +117,8 @@ def lora(task: Task, model: Any, **options: Any) -> Any:
         lora_alpha=task.lora.alpha,
         lora_dropout=task.lora.dropout,
         target_modules=list(targets) if isinstance(targets, tuple) else targets,
+        use_rslora=task.lora.rslora,
+        use_dora=task.lora.dora,
         **options,
     )
 
@@ -197,7 +199,9 @@ def _sft(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[
         model=model,
         args=SFTConfig(
             completion_only_loss=True,  # TRL's default for such rows; said, not left to it
-            packing=False,
+            loss_type=str(task.loss),
+            packing=task.packing,
+            eval_packing=False,  # figures on held-out rows are means over rows
             **arguments(task, held_out is not None),
         ),
         train_dataset=train,
@@ -223,6 +227,10 @@ def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks
             "loss_type": list(weights),
             "loss_weights": list(weights.values()),
             "label_smoothing": task.label_smoothing,
+            "use_weighting": task.use_weighting,
+            "ld_alpha": task.ld_alpha,
+            "f_divergence_type": task.f_divergence_type,
+            "f_alpha_divergence_coef": task.f_alpha_divergence_coef,
             # the sampler reads lengths from a column that nothing else uses
             "remove_unused_columns": not task.group_by_length,
         }
@@ -234,8 +242,9 @@ def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks
             precompute == "auto" and task.epochs > 1
         )
     if kind == "kto":  # each answer by itself, beside neighbours that TRL fixes beforehand
-        train = _answers(train, task.seed)
-        held_out = _answers(held_out, task.seed) if held_out is not None else None
+        if "label" not in train.column_names:
+            train = _answers(train, task.seed)
+            held_out = _answers(held_out, task.seed) if held_out is not None else None
         shared["train_sampling_strategy"] = "sequential"
     model, adapter = _causal(task)
     return trainer_class(
@@ -269,6 +278,10 @@ def _classes(kind: str) -> tuple[Any, Any]:
         from trl import KTOConfig, KTOTrainer
 
         return KTOConfig, KTOTrainer
+    if kind == "tpo":
+        from trl.experimental.tpo import TPOConfig, TPOTrainer
+
+        return TPOConfig, TPOTrainer
     if kind == "orpo":
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
