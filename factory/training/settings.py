@@ -14,6 +14,7 @@ from factory.config import Knobs
 PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 Dtype = Literal["bfloat16", "float16", "float32"]
+RewardName = Literal["model", "language", "length", "format", "exact"]
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 
@@ -37,7 +38,7 @@ class ProbeKnobs(Knobs):
 
     prompts: int = Field(16, ge=1)  # at most so many
     n: int = Field(2, ge=1)  # answers to each
-    temperature: float = Field(1.0, gt=0)  # online takes its own
+    temperature: float = Field(1.0, gt=0)  # online and rl take their own
     max_tokens: int = Field(512, ge=1)  # of an answer, at most
 
 
@@ -47,8 +48,8 @@ class Running(Knobs):
     optimizer steps between checkpoints. `evaluations`: evaluations on held-out rows during
     training. `precompute_reference`: compute the reference model's log-probabilities once, before
     training; `auto` does so with more than one epoch. `engine`: the engine that the probe compares
-    with PEFT, and that draws the answers of online where there is a GPU. `probe`: what is drawn
-    afterwards, see ProbeKnobs."""
+    with PEFT, and that draws the answers of online and rl where there is a GPU. `probe`: what is
+    drawn afterwards, see ProbeKnobs."""
 
     micro_batch: int = Field(1, ge=1)
     save_steps: int = Field(50, ge=1)
@@ -68,7 +69,7 @@ class Task(Knobs):
     Plain data, passed to other processes as JSON."""
 
     step: str
-    method: Literal["reward", "sft", "preference", "online"]
+    method: Literal["reward", "sft", "preference", "online", "rl"]
     base: Path
     start: Path | None = None  # the adapter that training goes on with
     rows: Path
@@ -99,9 +100,15 @@ class Task(Knobs):
     packing: bool = False
     disable_dropout: bool = True
 
-    reward: Path | None = None  # online: the model that compares answers
+    reward: Path | None = None  # online, rl: the model that reads answers
     max_tokens: int = 0
     temperature: float = 1.0
+    algorithm: Literal["grpo", "rloo"] = "grpo"
+    rewards: dict[RewardName, float] = Field(default_factory=dict)
+    length: int | None = None
+    format: str | None = None
+    n: int = 2
+    scale: str = "group"
 
     def checkpoint_path(self, share: float) -> Path:
         """Return the directory of the adapter saved after this share of the steps, until the

@@ -1,10 +1,11 @@
-"""reward, sft, dpo and online: LoRA trainings with TRL.
+"""reward, sft, dpo, online and rl: LoRA trainings with TRL.
 
 Checkpoints are saved to the work directory by steps: a kill loses the steps since the last one.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,7 +21,15 @@ from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
 from factory.stage.stage import How, Stage, StageContext
 from factory.training import dataset, losses, monitoring
-from factory.training.settings import Divergence, Dtype, Lora, ProbeKnobs, Running, Task
+from factory.training.settings import (
+    Divergence,
+    Dtype,
+    Lora,
+    ProbeKnobs,
+    RewardName,
+    Running,
+    Task,
+)
 
 
 class TrainHow(How, Running):
@@ -598,28 +607,22 @@ class Dpo(_Adapter):
         return chain | {"reference": chain["start"], "loss": losses.describe(self.loss)}
 
 
-class Online(_Adapter):
-    """The paper's online control: DPO on two answers that the model in training samples for each
-    prompt, compared by the reward model, with TRL's OnlineDPOTrainer. Rows are prompts; none is
-    held out, since answers are sampled anew each time."""
+class _Sampling(_Adapter):
+    """Knobs and steps of trainings on answers that the model in training samples. Rows are prompts;
+    none is held out, since answers are sampled anew each time."""
 
-    name: ClassVar[str] = "online"
-    repo: ClassVar[str] = "online"
     read: ClassVar[str] = "prompts"
     rows_kind: ClassVar[str] = "prompts"
-    columns: ClassVar[tuple[str, ...]] = ("prompt",)
-    method: ClassVar[str] = "online"
 
     reward: Annotated[str, REFERENCE] = "reward"
     lr: float = Field(5e-6, gt=0)  # as for dpo: what is compared is where answers come from
-    beta: float = Field(0.1, gt=0)
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(1024, ge=1)
     held_out: float = Field(0.0, ge=0, le=0)
     disable_dropout: bool = True
 
     @model_validator(mode="after")
-    def _answers_have_room(self) -> Online:
+    def _answers_have_room(self) -> _Sampling:
         if self.max_tokens >= self.max_length:
             raise ValueError(f"max_tokens {self.max_tokens} leaves no room for prompts")
         return self
@@ -632,15 +635,17 @@ class Online(_Adapter):
         return [replace(spec, reward=reward) for spec in super().plan_slices(context)]
 
     def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
-        return self._reward(context).needs
+        reward = self._reward(context)
+        return () if reward is None else reward.needs
 
-    def _reward(self, context: StageContext) -> RewardInput:
+    def _reward(self, context: StageContext) -> RewardInput | None:
+        """Return the reward model that reads the answers, if any."""
         reward = context.reward(self.reward, self.name)
         if not reward.model.is_plain_classifier:
             raise RecipeError(
-                f"stages.online: the reward {self.reward!r} is of kind: {reward.model.kind}. Each "
-                "training process holds one sequence classifier beside the model it trains, and "
-                "compares answers by its logit; it loads no other kind of reward",
+                f"stages.{self.name}: the reward {self.reward!r} is of kind: {reward.model.kind}. "
+                "Each training process holds one sequence classifier beside the model it trains, "
+                "and compares answers by its logit; it loads no other kind of reward",
                 "name a reward of kind: classifier, or generate, score and pair answers with "
                 f"{self.reward!r} and train on the pairs with dpo",
             )
@@ -658,5 +663,87 @@ class Online(_Adapter):
             update={"max_tokens": most, "temperature": self.temperature}
         )
 
+
+class Online(_Sampling):
+    """The paper's online control: DPO on two answers that the model in training samples for each
+    prompt, compared by the reward model, with TRL's OnlineDPOTrainer."""
+
+    name: ClassVar[str] = "online"
+    repo: ClassVar[str] = "online"
+    columns: ClassVar[tuple[str, ...]] = ("prompt",)
+    method: ClassVar[str] = "online"
+
+    beta: float = Field(0.1, gt=0)
+
     def _chain(self, job: Job) -> dict[str, Any]:
         return super()._chain(job) | {"reference": "policy", "loss": "sigmoid"}
+
+
+class Rl(_Sampling):
+    """Reinforcement learning on `n` answers to each prompt that the model in training samples, with
+    TRL's GRPOTrainer (arXiv 2402.03300) or RLOOTrainer (arXiv 2402.14740). `batch` counts answers.
+    `rewards` are weights by name, of the sum that is learned from: `model` is the logit of the
+    reward model `reward`; `language` is 1 for an answer in the language of its prompt; `length` is
+    1 for up to `length` tokens, and falls to 0 at max_tokens; `format` is 1 for an answer that the
+    regular expression `format` matches as a whole; `exact` is 1 for one that equals the prompt's
+    gold answer but for case and space, or whose first group of `format` does. A prompt without a
+    gold answer has no reward of that name. `beta` weighs the divergence from the base; `loss` and
+    `scale` are GRPO's alone."""
+
+    name: ClassVar[str] = "rl"
+    repo: ClassVar[str] = "rl"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "language", "gold")
+    method: ClassVar[str] = "rl"
+
+    algorithm: Literal["grpo", "rloo"] = "grpo"
+    rewards: dict[RewardName, float] = Field(default={"model": 1.0}, min_length=1)
+    length: int | None = Field(None, ge=1)
+    format: str | None = None
+    n: int = Field(8, ge=2)
+    beta: float = Field(0.05, ge=0)
+    loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
+    scale: Literal["group", "batch", "none"] = "group"
+
+    @model_validator(mode="after")
+    def _rewards_have_what_they_need(self) -> Rl:
+        if self.batch % self.n:
+            raise ValueError(
+                f"batch {self.batch} is not a multiple of n {self.n}: all answers to a prompt are "
+                "in one batch"
+            )
+        if "length" in self.rewards and not (self.length or 0) < self.max_tokens:
+            raise ValueError("length must be less than max_tokens")
+        for name in ("length", "format"):
+            if (name in self.rewards) != (getattr(self, name) is not None) and not (
+                name == "format" and "exact" in self.rewards
+            ):
+                raise ValueError(f"{name} and a weight in rewards.{name} go together")
+        if self.format is not None:
+            try:
+                re.compile(self.format)
+            except re.error as error:
+                raise ValueError(f"format is no regular expression: {error}") from None
+        if self.algorithm == "rloo" and (self.loss, self.scale) != ("dapo", "group"):
+            raise ValueError("loss and scale are for algorithm: grpo")
+        return self
+
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        prompts = context.stages.get("prompts")
+        if "exact" in self.rewards and "gold" not in getattr(prompts, "columns", {}):
+            raise RecipeError(
+                "stages.rl.rewards.exact: no prompt has a gold answer",
+                "name the column of answers: prompts: {columns: {gold: theirs}}",
+            )
+        return super().plan_slices(context)
+
+    def _reward(self, context: StageContext) -> RewardInput | None:
+        return super()._reward(context) if "model" in self.rewards else None
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return super()._row(row) | {"gold": row.get("gold")}
+
+    def _chain(self, job: Job) -> dict[str, Any]:
+        return super()._chain(job) | {
+            "reference": "policy" if self.beta else None,
+            "loss": self.algorithm,
+        }

@@ -118,6 +118,10 @@ def row(kind: str, number: int) -> dict[str, Any]:
             "k": 0,
         }
     sides = {"chosen": _said("assistant", better), "rejected": _said("assistant", worse)}
+    if kind == "prompts":
+        gold = "Madrid" if number % 2 else None
+        return {"prompt_id": shared["prompt_id"], "messages": prompt, "language": "es",
+                "prompt_hash": "p", "gold": gold}  # fmt: skip
     if kind == "preferences":
         return {**shared, **sides, "language": "en", "margin": 1.0}
     languages = dict.fromkeys(("prompt_language", "chosen_language", "rejected_language"), "es")
@@ -133,6 +137,7 @@ def job(
     progress: Callable[..., None] = lambda *_: None,
     start: Path | None = None,
     base: Path | None = None,
+    reward: Path | None = None,
 ) -> Job:
     """A job for a training stage on `count` rows, in `directory`."""
     kind = stage.rows_kind
@@ -158,6 +163,9 @@ def job(
     if start is not None:
         needs += (StepInput("start", "sft[es]", "es"),)
         places[needs[-1]] = Place(start, "local/smoke-sft-es", "fp-0123456789ab")
+    if reward is not None:
+        needs += (ExternalInput("reward", "local/reward@main", "model"),)
+        places[needs[-1]] = Place(reward, "local/reward", "b" * 40)
     spec = SliceSpec(f"{stage.name}[es]", "es", "es", needs)
     return Job(f"{stage.name}[es]", 0, (spec,), places, work, out, progress)
 

@@ -97,6 +97,7 @@ STATS: dict[str, dict[str, Any]] = {
     },
     "dpo[all]": ADAPTED,
     "online[all]": {**ADAPTED, "held_out": 0, "final": {}, "held_out_curve": []},
+    "rl[all]": {**ADAPTED, "held_out": 0, "final": {}, "held_out_curve": []},
     "merge": {
         "merged": [{"step": "dpo[all]", "repo": "local/a|b", "revision": "fp-0", "weight": 0.5}],
         "chain": {"load_on": "local/x", "revision": "a" * 40, "start": "policy"},
@@ -213,6 +214,7 @@ def manifests() -> dict[str, Manifest]:
         "stages.merge={}",
         "stages.dedup={}",
         "stages.online={each: all}",
+        "stages.rl={each: all, rewards: {model: 1.0, language: 0.5}}",
         "stages.transfer={pairs: {es: pairs.jsonl}}",
         "stages.euroeval={benchmarks: {en: [scala-en]}}",
         "stages.pair.pool=both",
@@ -228,7 +230,7 @@ def manifests() -> dict[str, Manifest]:
         left = {"es": 5} if name in ("pair", "prompts") else {}
         stats = STATS.get(name) or (kept()[name].stats if name == "euroeval" else None)
         made = manifest_of(recipe, lock, step, done(steps), left, stats=stats)
-        with_template = step.stage.name in ("generate", "sft", "dpo", "online")
+        with_template = step.stage.name in ("generate", "sft", "dpo", "online", "rl")
         found[name] = made.model_copy(update={"template": TEMPLATE}) if with_template else made
     return found
 
