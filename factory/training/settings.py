@@ -34,12 +34,18 @@ class Lora(Knobs):
 
 class ProbeKnobs(Knobs):
     """How answers are drawn after the training of an adapter, beside its base's: held-out prompts
-    first, and no answer longer than the longest trained on."""
+    first, and no answer longer than the longest trained on. `temperature` is by default that of
+    online, rl or else generate, the policy's own, and 1 where nothing samples."""
 
     prompts: int = Field(16, ge=1)  # at most so many
     n: int = Field(2, ge=1)  # answers to each
-    temperature: float = Field(1.0, gt=0)  # online and rl take their own
+    temperature: float | None = Field(None, ge=0)
     max_tokens: int = Field(512, ge=1)  # of an answer, at most
+
+    @property
+    def temperature_or_default(self) -> float:
+        """The temperature, 1 where none is known."""
+        return 1.0 if self.temperature is None else self.temperature
 
 
 class Running(Knobs):
@@ -86,6 +92,7 @@ class Task(Knobs):
     group_by_length: bool = False
     lora: Lora
     checkpoints: tuple[float, ...] = ()
+    stop_early: bool = False
     dtype: Dtype
     how: Running
 

@@ -6,7 +6,9 @@ Checkpoints are saved to the work directory by steps: a kill loses the steps sin
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -107,6 +109,11 @@ class _Training(Stage):
         dataset.write(checkpoints / "rows", *parts)
         result = launch.run(task, job.progress)
         history = result["history"]
+        stopped = [
+            f"stopped early, after step {result['steps']} of {result['planned_steps']}: {reason}"
+            for reason in [result["collapsed"]]
+            if reason
+        ]
         stats: dict[str, Any] = {
             "trained_on": len(train),
             "held_out": len(held_out),
@@ -117,7 +124,7 @@ class _Training(Stage):
                 "processes": task.processes,
                 "accumulation": task.accumulation,
             },
-            "alarms": [*read_as_text, *monitoring.alarms(history)],
+            "alarms": [*read_as_text, *stopped, *monitoring.alarms(history)],
             "curve": monitoring.curve(history),
             "held_out_curve": monitoring.held_out(history),
             "final": result["final"],
@@ -126,6 +133,7 @@ class _Training(Stage):
         }
         template = None
         if self.kind == "adapter":
+            stats |= self._keep_best(job, train, held_out, tokenizer)
             probed = self._finish(job, [dataset.conversation(row) for row in parts[1] + parts[0]])
             behaved = self._behaviour(job, train, held_out, tokenizer)
             alarms = stats["alarms"] + probed["alarms"] + behaviour.alarms(behaved)
@@ -226,6 +234,22 @@ class _Training(Stage):
         alarms = probe.check(probed, job.step)
         return {"chain": self._chain(job), "probe": probed, "alarms": alarms}
 
+    def _keep_best(
+        self, job: Job, train: list[Any], held_out: list[Any], tokenizer: Any
+    ) -> dict[str, Any]:
+        """Put the best checkpoint in the place of the last one, and return figures of all."""
+        return {}
+
+    def _questions(self, train: list[Any], held_out: list[Any]) -> list[Any]:
+        """Return the prompts of all rows as questions, those held out first."""
+        from factory.training import behaviour
+
+        return [
+            behaviour.Question(row["prompt"], row["language"], out)
+            for part, out in ((held_out, True), (train, False))
+            for row in part
+        ]
+
     def _behaviour(
         self, job: Job, train: list[Any], held_out: list[Any], tokenizer: Any
     ) -> dict[str, Any] | None:
@@ -233,15 +257,10 @@ class _Training(Stage):
         from factory.training import behaviour
 
         [spec] = job.slices
-        questions = [
-            behaviour.Question(row["prompt"], row["language"], out)
-            for part, out in ((held_out, True), (train, False))
-            for row in part
-        ]
         return behaviour.probe(
             job.place(spec, "base").path,
             job.out,
-            questions,
+            self._questions(train, held_out),
             self._drawing([*held_out, *train], tokenizer),
             self.dtype,
             job.seed,
@@ -309,12 +328,28 @@ class _Adapter(_Training):
     """Knobs that trainings of adapters share. `each: language` trains one a language, `all` one
     on the rows of all languages; a list names some of them. `checkpoints` are shares of the
     steps after which the adapter is saved as well, in the same repo, to be evaluated as
-    `dpo@0.5`."""
+    `dpo@0.5`. `publish` is which of these and the last one becomes the adapter itself: `win_rate`,
+    the one whose answers to the prompts of how.probe win most often against the base's by the
+    reward model `reward`; `probe`, the one that behaves best by the alarms of the probe. The last
+    one then lies beside them as `last`. `stop_early` ends a training that has collapsed, after at
+    least 20 steps."""
 
     kind: ClassVar[str] = "adapter"
 
     each: Annotated[Literal["language", "all"] | tuple[str, ...], REFERENCE] = "language"
     checkpoints: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    publish: Literal["last", "win_rate", "probe"] = "last"
+    reward: Annotated[str, REFERENCE] = "reward"
+    stop_early: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_choice(self) -> _Adapter:
+        if self.publish != "last" and not self.checkpoints:
+            raise ValueError(
+                f"publish: {self.publish} is a choice among checkpoints: say which, as in "
+                "checkpoints: [0.25, 0.5, 0.75]"
+            )
+        return self
 
     @field_validator("checkpoints")
     @classmethod
@@ -342,10 +377,70 @@ class _Adapter(_Training):
             if isinstance(self.each, str)
             else self.each
         )
+        reward = self._reward(context)
+        needs = (base, *(reward.needs if reward else ()))
         return [
-            self._slice(context, group, specs, (base, *self._models(context, group)))
+            replace(
+                self._slice(context, group, specs, (*needs, *self._models(context, group))),
+                reward=reward,
+            )
             for group in groups
         ]
+
+    def _reward(self, context: StageContext) -> RewardInput | None:
+        """Return the reward model that reads sampled answers, if any."""
+        if self.publish != "win_rate":
+            return None
+        return self._classifier(context)
+
+    def _classifier(self, context: StageContext) -> RewardInput:
+        reward = context.reward(self.reward, self.name)
+        if not reward.model.is_plain_classifier:
+            raise RecipeError(
+                f"stages.{self.name}: the reward {self.reward!r} is of kind: {reward.model.kind}. "
+                "Each training process holds one sequence classifier beside the model it trains, "
+                "and compares answers by its logit; it loads no other kind of reward",
+                "name a reward of kind: classifier, or generate, score and pair answers with "
+                f"{self.reward!r} and train on the pairs with dpo",
+            )
+        return reward
+
+    def _keep_best(
+        self, job: Job, train: list[Any], held_out: list[Any], tokenizer: Any
+    ) -> dict[str, Any]:
+        from factory.training import adapters, behaviour
+
+        folders = sorted((job.out / checkpoints.FOLDER).glob("*"))
+        if self.publish == "last" or not folders:
+            return {}
+        [spec] = job.slices
+        base = job.place(spec, "base").path
+        paths: dict[str, Path | None] = {
+            **{path.name: path for path in folders},
+            "last": job.out,
+        }
+        job.progress(0, 0, "comparing checkpoints")
+        knobs = self._drawing([*held_out, *train], tokenizer)
+        drawn = behaviour.draw(
+            base,
+            {**paths, "base": None},
+            self._questions(train, held_out),
+            knobs,
+            self.dtype,
+            job.seed,
+            self.how.engine,
+        )
+        if drawn is None:
+            return {}
+        read = None
+        if self.publish == "win_rate":
+            reward = job.place(spec, "reward").path
+            read = behaviour.rewards(drawn, reward, self.dtype, self.how.engine)
+        best, figures = behaviour.best(drawn, list(paths), knobs, read)
+        if best != "last":
+            adapters.put_in_place(job.out, best)
+        held = sum(question.held_out for question in drawn.questions) // knobs.n
+        return {"published": {"by": self.publish, "of": best, "held_out": held, "each": figures}}
 
     def _check_engines(self, context: StageContext) -> None:
         """Raise RecipeError where vLLM would load an adapter with DoRA, which it does not take."""
@@ -399,6 +494,21 @@ class _Adapter(_Training):
         reads = tuple(need for spec in specs for need in self._reads(context, spec))
         language = None if group == "all" else specs[0].language
         return SliceSpec(f"{self.name}[{group}]", group, language, (*reads, *models))
+
+
+def probed_as_sampled(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return the stages of a recipe; where the probe of a training has no temperature of its own,
+    it has that of generate."""
+    temperature = getattr(stages.get("generate"), "temperature", None) or None
+    probed = dict(stages)
+    for name, stage in stages.items():
+        if not isinstance(stage, _Training) or isinstance(stage, _Sampling):
+            continue
+        if temperature is not None and stage.how.probe.temperature is None:
+            probe = stage.how.probe.model_copy(update={"temperature": temperature})
+            how = stage.how.model_copy(update={"probe": probe})
+            probed[name] = stage.model_copy(update={"how": how})
+    return probed
 
 
 def _stages_in(stage: Stage) -> set[str]:
@@ -614,7 +724,6 @@ class _Sampling(_Adapter):
     read: ClassVar[str] = "prompts"
     rows_kind: ClassVar[str] = "prompts"
 
-    reward: Annotated[str, REFERENCE] = "reward"
     lr: float = Field(5e-6, gt=0)  # as for dpo: what is compared is where answers come from
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(1024, ge=1)
@@ -630,26 +739,8 @@ class _Sampling(_Adapter):
     def _rows(self, context: StageContext) -> list[SliceSpec]:
         return context.prompts(self.name)  # translations where there are any
 
-    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        reward = self._reward(context)
-        return [replace(spec, reward=reward) for spec in super().plan_slices(context)]
-
-    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
-        reward = self._reward(context)
-        return () if reward is None else reward.needs
-
     def _reward(self, context: StageContext) -> RewardInput | None:
-        """Return the reward model that reads the answers, if any."""
-        reward = context.reward(self.reward, self.name)
-        if not reward.model.is_plain_classifier:
-            raise RecipeError(
-                f"stages.{self.name}: the reward {self.reward!r} is of kind: {reward.model.kind}. "
-                "Each training process holds one sequence classifier beside the model it trains, "
-                "and compares answers by its logit; it loads no other kind of reward",
-                "name a reward of kind: classifier, or generate, score and pair answers with "
-                f"{self.reward!r} and train on the pairs with dpo",
-            )
-        return reward
+        return self._classifier(context)
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"prompt_id": row["prompt_id"], "prompt": row["messages"]}
@@ -659,9 +750,8 @@ class _Sampling(_Adapter):
 
     def _drawing(self, rows: list[Any], tokenizer: Any) -> ProbeKnobs:
         most = min(self.max_tokens, self.how.probe.max_tokens)
-        return self.how.probe.model_copy(
-            update={"max_tokens": most, "temperature": self.temperature}
-        )
+        at = self.how.probe.temperature or self.temperature
+        return self.how.probe.model_copy(update={"max_tokens": most, "temperature": at})
 
 
 class Online(_Sampling):
@@ -737,7 +827,8 @@ class Rl(_Sampling):
         return super().plan_slices(context)
 
     def _reward(self, context: StageContext) -> RewardInput | None:
-        return super()._reward(context) if "model" in self.rewards else None
+        read = "model" in self.rewards or self.publish == "win_rate"
+        return super()._reward(context) if read else None
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         return super()._row(row) | {"gold": row.get("gold")}
