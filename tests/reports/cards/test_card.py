@@ -97,8 +97,23 @@ STATS: dict[str, dict[str, Any]] = {
     },
     "dpo[all]": ADAPTED,
     "online[all]": {**ADAPTED, "held_out": 0, "final": {}, "held_out_curve": []},
-    "rl[all]": {**ADAPTED, "held_out": 0, "final": {}, "held_out_curve": []},
+    "rl[all]": {
+        **ADAPTED,
+        "held_out": 0,
+        "final": {},
+        "held_out_curve": [],
+        "published": {
+            "by": "win_rate",
+            "of": "0.5",
+            "held_out": 2,
+            "each": {"0.5": {"win_rate": 0.75}, "last": {"win_rate": 0.5}},
+        },
+    },
     "merge": {
+        "search": {
+            "prompts": 3,
+            "tried": [{"weights": {"dpo[all]": 0.5, "org/a|b@v1": 0.5}, "reward": 0.25}],
+        },
         "merged": [{"step": "dpo[all]", "repo": "local/a|b", "revision": "fp-0", "weight": 0.5}],
         "chain": {"load_on": "local/x", "revision": "a" * 40, "start": "policy"},
         "probe": ADAPTED["probe"],
