@@ -79,7 +79,7 @@ def labelled(
 
     over: an answer is desirable with a reward over this number, or over the `mean` of its
     prompt's; where all of a prompt's are equal, they say nothing. One that was cut off, is empty
-    or is in another language is not desirable."""
+    or is in another language is not desirable. Raises StageError where all have one label."""
     import polars as pl
 
     reads = [need for need in spec.needs if isinstance(need, StepInput) and need.role in _ANSWERS]
@@ -106,6 +106,14 @@ def labelled(
             answer = [{"role": "assistant", "content": row["response"]}]
             kept = {"prompt_id": row["prompt_id"], "prompt": row["messages"], "language": code}
             rows.append(kept | {"completion": answer, "label": row["label"]})
+    if len({row["label"] for row in rows}) < 2:
+        left_out = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
+        raise StageError(
+            f"{job.step}: of {len(rows)} scored answers none is "
+            f"{'undesirable' if rows and rows[0]['label'] else 'desirable'}"
+            + (f"; left out: {left_out}" if left_out else ""),
+            "change unpaired, or raise generate.max_tokens where answers are cut off",
+        )
     return rows, dict(dropped)
 
 

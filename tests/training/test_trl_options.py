@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from factory.errors import RecipeError
+from factory.errors import RecipeError, StageError
 from factory.training import dataset, losses, trainers
 from factory.training.settings import Divergence, Lora
 from factory.training.train import Dpo, Sft
@@ -196,6 +196,12 @@ def test_67_kto_learns_from_scored_answers_without_pairs(
     # over the mean of 0, 1 and 5 is one of three; the first prompt has rewards of 2 alone
     assert sum(train["label"]) == good + (over != "mean") * 1
     assert outcome.stats["probe"]["applied"]
+
+
+def test_67_scored_answers_of_one_kind_train_nothing(tmp_path: Path) -> None:
+    stage = Dpo(**{**SMALL, "loss": "kto", "unpaired": 99.0})
+    with pytest.raises(StageError, match="of 35 scored answers none is desirable; left out: no_r"):
+        stage.run(job(tmp_path, stage))
 
 
 @pytest.mark.slow
