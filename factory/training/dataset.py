@@ -28,14 +28,24 @@ _ANSWERS = {
 }  # fmt: skip
 
 
-def lengths(tokenizer: Any, row: Any) -> list[int]:
-    """Return the tokens of each answer of a row, prompt included; those of the prompt alone if
-    it has no answer."""
-    return [
-        len(chat_template.conversation_ids(tokenizer, [*row["prompt"], *row[side]]))
+def encode(tokenizer: Any, row: Any) -> tuple[list[int], dict[str, list[int]]]:
+    """Return the tokens of each answer of a row, prompt included, or of the prompt alone if it has
+    no answer; and the row's token ids in the columns by which TRL's trainers of SFT and of reward
+    models know rows that need no tokenizer. Its other trainers always tokenize anew."""
+    ids = {
+        side: chat_template.conversation_ids(tokenizer, [*row["prompt"], *row[side]])
         for side in SIDES
         if side in row
-    ] or [len(chat_template.prompt_ids(tokenizer, row["prompt"]))]
+    }
+    if not ids:
+        return [len(chat_template.prompt_ids(tokenizer, row["prompt"]))], {}
+    columns = {f"{side}_ids": tokens for side, tokens in ids.items()}
+    if ids.keys() == {"completion"}:
+        tokens, prompt = ids["completion"], chat_template.prompt_ids(tokenizer, row["prompt"])
+        both = zip(prompt, tokens, strict=False)
+        start = next((n for n, (a, b) in enumerate(both) if a != b), len(prompt))
+        columns = {"input_ids": tokens, "labels": [-100] * start + tokens[start:]}
+    return [len(tokens) for tokens in ids.values()], columns
 
 
 def as_text(tokenizer: Any, row: dict[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -45,6 +45,7 @@ class _Training(Stage):
     read: ClassVar[str]  # the role of its training rows
     rows_kind: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]  # those that TRL reads
+    tokens: ClassVar[tuple[str, ...]] = ()  # those in which TRL takes token ids (dataset.encode)
     method: ClassVar[str]
 
     base: Annotated[str, REFERENCE] = "policy"  # a name under models
@@ -97,7 +98,9 @@ class _Training(Stage):
         train, figures = self._prepared(train, job)
         checkpoints = job.work / "checkpoints"
         task = self._task(job, checkpoints)
-        columns = set(self._columns()) | ({"length"} if task.group_by_length else set())
+        columns = {*self._columns(), *self.tokens}
+        if task.group_by_length:
+            columns.add("length")
         if any(row.get("margin") for row in rows):
             columns.add("margin")
         # what sampling hands to the template, training must: or it learns from other tokens
@@ -184,9 +187,9 @@ class _Training(Stage):
         the counts, and their number of tokens."""
         rows, tokens = [], 0
         for row in all_rows:
-            sides = dataset.lengths(tokenizer, row)
+            sides, ids = dataset.encode(tokenizer, row)
             if max(sides) <= self._room():
-                rows.append({**row, "length": sum(sides), "longest": max(sides)})
+                rows.append({**row, **ids, "length": sum(sides), "longest": max(sides)})
                 tokens += sum(sides)
         n_dropped = len(all_rows) - len(rows)
         if len(rows) < self.min_pairs:
@@ -301,6 +304,7 @@ class Reward(_Training):
     read: ClassVar[str] = "preferences"
     rows_kind: ClassVar[str] = "preferences"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    tokens: ClassVar[tuple[str, ...]] = ("chosen_ids", "rejected_ids")
     method: ClassVar[str] = "reward"
 
     lr: float = Field(1e-4, gt=0)  # TRL's default for reward models
@@ -527,6 +531,7 @@ class Sft(_Adapter):
     read: ClassVar[str] = "completions"
     rows_kind: ClassVar[str] = "sft"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    tokens: ClassVar[tuple[str, ...]] = ("input_ids", "labels")
     method: ClassVar[str] = "sft"
 
     lr: float = Field(2e-4, gt=0)

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from factory.errors import RecipeError, StageError
 from factory.training import dataset, losses, trainers
 from factory.training.settings import Divergence, Lora
-from factory.training.train import Dpo, Sft
+from factory.training.train import Dpo, Reward, Sft
 from tests.support.builders import demo
 from tests.support.trainings import SMALL as SHORT
-from tests.support.trainings import job, task_of, tiny_model
+from tests.support.trainings import job, model_of_family, task_of, tiny_model
 
 # three epochs, since the first step of a warm-up changes nothing, and hardly any answers drawn
 SMALL: dict[str, Any] = {**SHORT, "epochs": 3, "lr": 1e-2}
@@ -246,6 +246,29 @@ def test_an_adapter_of_another_kind_is_trained_merged_and_probed(kind: str, tmp_
     probed = stage.run(made).stats["probe"]
     assert adapters.read_config(made.out)[f"use_{kind}"]
     assert probed["applied"] and probed["merged"]["mean"] < 1e-4 > probed["engine"]["mean"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Sft, Reward])
+@pytest.mark.parametrize("family", ["chatml", "llama3"])
+def test_rows_are_tokenized_once_to_what_trl_makes_of_them(
+    kind: Any, family: str, tmp_path: Path
+) -> None:
+    from factory.engines import chat_template
+
+    base = model_of_family(family, tmp_path / "base")
+    stage = kind(**SMALL)
+    made = job(tmp_path, stage, base=base)
+    tokenizer = chat_template.load_tokenizer(str(base))
+    task = task_of(stage, made)
+    plain, _ = dataset.read(task.rows)
+    rows = [row | dataset.encode(tokenizer, row)[1] for row in plain.to_list()]
+    assert stage.tokens == tuple(name for name in rows[0] if name not in plain.column_names)
+    prepared = []
+    for given in (plain, type(plain).from_list(rows)):
+        trainer = trainers.build(task, tokenizer, given, None, [])
+        prepared.append(list(trainer.train_dataset.select_columns(list(stage.tokens))))
+    assert prepared[0] == prepared[1]
 
 
 # --- label smoothing from the margin -------------------------------------------------------
