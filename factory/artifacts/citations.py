@@ -16,6 +16,7 @@ _STAGES: Mapping[str, tuple[str, ...]] = {
     "sft": ("lora", "trl", "peft"),
     "dpo": ("croco", "dpo", "lora", "trl", "peft"),
     "online": ("croco", "dpo", "lora", "trl", "peft"),
+    "rl": ("grpo", "rloo", "lora", "trl", "peft"),
     "merge": ("lora", "peft"),
     "euroeval": ("euroeval",),
     "arena": ("transformers", "langid"),

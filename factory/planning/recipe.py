@@ -34,6 +34,7 @@ from factory.stage.models import ModelRef, check_repo_name
 from factory.stage.preference_pairs import COLUMNS
 from factory.stage.readers import FILE_TYPES, View, is_file
 from factory.stage.stage import Stage, StageContext
+from factory.training.train import probed_as_sampled
 
 if TYPE_CHECKING:
     Stages = Any
@@ -133,7 +134,8 @@ class Recipe(Knobs):
     def steps(self) -> dict[str, Stage]:
         """Return the stages of this recipe, in the order of the line."""
         stages = {stage.name: getattr(self.stages, stage.name) for stage in STAGES}
-        return {name: stage for name, stage in stages.items() if stage is not None}
+        made = {name: stage for name, stage in stages.items() if stage is not None}
+        return probed_as_sampled(made)
 
     def slices(self) -> list[tuple[Stage, SliceSpec]]:
         """Return every slice of every stage, but for steps that nothing reads any more. Raises

@@ -14,7 +14,7 @@ from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.sampling.translate import Translate, TranslatePairs
 from factory.stage.stage import Stage
 from factory.training.merge import Merge
-from factory.training.train import Dpo, Online, Reward, Sft
+from factory.training.train import Dpo, Online, Reward, Rl, Sft
 
 STAGES: tuple[type[Stage], ...] = (
     Prompts,
@@ -32,6 +32,7 @@ STAGES: tuple[type[Stage], ...] = (
     Sft,
     Dpo,
     Online,
+    Rl,
     Merge,
     Euroeval,
     Arena,

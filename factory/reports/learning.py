@@ -13,7 +13,7 @@ from factory.reports import values
 _PANELS: tuple[Mapping[str, str], ...] = (
     {"loss": "loss"},
     {"rewards/accuracies": "reward accuracy", "accuracy": "reward accuracy"},
-    {"rewards/margins": "reward margin", "margin": "reward margin"},
+    {"rewards/margins": "reward margin", "margin": "reward margin", "reward": "mean reward"},
     {"logps/chosen": "log p of chosen", "mean_token_accuracy": "token accuracy"},
     {"grad_norm": "gradient norm"},
     {"learning_rate": "learning rate"},

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import untrusted
+from factory.artifacts import checkpoints, untrusted
 from factory.errors import InputError, WorkError
 from factory.training.settings import Lora
 from factory.training.trainers import load_base
@@ -48,11 +48,24 @@ def name_base(adapter: Path, name: str | None, revision: str | None) -> None:
     (adapter / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def put_in_place(out: Path, checkpoint: str) -> None:
+    """Put a checkpoint of an adapter in the adapter's place, and what was there beside it, as
+    `last`."""
+    last, chosen = (out / checkpoints.folder(name) for name in ("last", checkpoint))
+    last.mkdir()
+    for name in (CONFIG, WEIGHTS):
+        (out / name).rename(last / name)
+        shutil.copyfile(chosen / name, out / name)
+
+
 def check_lora(config: Mapping[str, Any], name: str, lora: Lora) -> None:
     """Check that training can go on from an adapter from outside. Raises InputError when its LoRA
     settings differ from the recipe's: the card would be wrong."""
     adapter_lora: dict[str, Any] = {"r": config.get("r"), "alpha": config.get("lora_alpha")}
     recipe_lora: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha}
+    for kind in ("rslora", "dora"):
+        adapter_lora[kind] = bool(config.get(f"use_{kind}"))
+        recipe_lora[kind] = getattr(lora, kind)
     if isinstance(lora.targets, tuple) and isinstance(config.get("target_modules"), list):
         adapter_lora["targets"] = sorted(config["target_modules"])
         recipe_lora["targets"] = sorted(lora.targets)
@@ -63,10 +76,9 @@ def check_lora(config: Mapping[str, Any], name: str, lora: Lora) -> None:
             f"and the recipe {', '.join(f'{key} {recipe_lora[key]}' for key in differ)}",
             "give stages.dpo.lora what the adapter has",
         )
-    other = [key for key in ("use_dora", "use_rslora", "modules_to_save") if config.get(key)]
-    if other:
+    if config.get("modules_to_save"):
         raise InputError(
-            f"{name} has {', '.join(other)}, which no training here has",
+            f"{name} has modules_to_save, which no training here has",
             "merge it into its base where it was trained, and name the whole model",
         )
 
@@ -182,42 +194,53 @@ def merge(
 
 def combine(
     base: Path,
-    adapters: Mapping[str, tuple[Path, float]],
+    adapters: Mapping[str, Path],
+    weights: Mapping[Path, Mapping[str, float]],
     method: str,
     density: float,
     seed: int,
-    out: Path,
 ) -> None:
-    """Write one adapter made of several weighted ones to `out`, by PEFT's add_weighted_adapter.
+    """Write adapters made of several weighted ones, by PEFT's add_weighted_adapter.
 
-    `adapters` are directory and weight by name. Sparse methods keep the share `density` of the
-    values, which dare draws by `seed`. Raises InputError when the adapters do not fit together."""
+    `adapters` are directories by name; `weights`, by the directory to write, the weight of each.
+    Sparse methods keep the share `density` of the values, which dare draws by `seed`. Raises
+    InputError when the adapters do not fit together."""
     import torch
     from peft import PeftModel
 
-    torch.manual_seed(seed)
-    (first, (path, _)), *rest = adapters.items()
-    model = PeftModel.from_pretrained(load_base(base, "float32"), str(path), adapter_name=first)
-    for name, (path, _) in rest:
-        model.load_adapter(str(path), adapter_name=name)
-    for config in model.peft_config.values():  # PEFT looks the base up, on a hub if it must
-        config.base_model_name_or_path = str(base)
+    for name, path in adapters.items():
+        if read_config(path).get("use_dora"):
+            raise InputError(
+                f"{name} has DoRA, whose magnitudes do not add up", "leave it out of the merge"
+            )
+    names = {name: f"part{number}" for number, name in enumerate(adapters)}  # PEFT takes no dot
+    (first, path), *rest = adapters.items()
+    model = load_base(base, "float32")
+    model = PeftModel.from_pretrained(model, str(path), adapter_name=names[first])
+    for name, path in rest:
+        model.load_adapter(str(path), adapter_name=names[name])
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = str(base)  # PEFT looks it up, on a hub if it must
+        config.use_rslora = False  # each has its scale by now, and PEFT gives the sum one of 1
     options = {"density": density} if method.startswith(("ties", "dare", "magnitude")) else {}
-    try:
-        model.add_weighted_adapter(
-            adapters=list(adapters),
-            weights=[weight for _, weight in adapters.values()],
-            adapter_name="combined",
-            combination_type=method,
-            **options,
-        )
-    except ValueError as error:
-        raise InputError(
-            f"these adapters cannot be combined by {method}: {str(error).splitlines()[0]}",
-            "use svd, which takes adapters of any rank",
-        ) from None
-    model.save_pretrained(str(out), selected_adapters=["combined"])
-    for file in (out / "combined").iterdir():
-        file.rename(out / file.name)
-    (out / "combined").rmdir()
-    (out / "README.md").unlink(missing_ok=True)
+    for out, shares in weights.items():
+        torch.manual_seed(seed)
+        try:
+            model.add_weighted_adapter(
+                adapters=[names[name] for name in shares],
+                weights=list(shares.values()),
+                adapter_name="combined",
+                combination_type=method,
+                **options,
+            )
+        except ValueError as error:
+            raise InputError(
+                f"these adapters cannot be combined by {method}: {str(error).splitlines()[0]}",
+                "use svd, which takes adapters of any rank",
+            ) from None
+        model.save_pretrained(str(out), selected_adapters=["combined"])
+        model.delete_adapter("combined")
+        for file in (out / "combined").iterdir():
+            file.rename(out / file.name)
+        (out / "combined").rmdir()
+        (out / "README.md").unlink(missing_ok=True)

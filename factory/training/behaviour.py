@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.engines import Completion, Sampler, Sampling, chat_template, choose
+from factory.engines import Completion, Sampling, chat_template, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineKnobs, Name
 from factory.language.detect import detect, differs, matches
@@ -56,58 +56,121 @@ def probe(
     Returns None where no prompt leaves room for an answer. Shares are from 0 to 1, lengths in
     tokens, log-probabilities in nats a token.
     """
+    drawn = draw(base, {"tuned": adapter, "base": None}, questions, knobs, dtype, seed, engine)
+    if drawn is None:
+        return None
+    repeated = drawn.questions
+    figures: dict[str, Any] = {
+        "prompts": len(repeated) // knobs.n,
+        "held_out": sum(question.held_out for question in repeated) // knobs.n,
+        "n": knobs.n,
+        "temperature": knobs.temperature_or_default,
+        "max_tokens": knobs.max_tokens,
+        **{name: drawn.describe(name) for name in ("base", "tuned")},
+    }
+    if reward is not None:
+        read = rewards(drawn, reward, dtype, engine)
+        for name in ("base", "tuned"):
+            figures[name] |= _moments(read[name])
+    return figures | _likelihoods(base, adapter, dtype, drawn)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Answers of several models to the same questions, each as often as it was answered."""
+
+    questions: Sequence[Question]
+    prompts: Sequence[list[int]]
+    answers: Mapping[str, list[Completion]]
+    texts: Mapping[str, list[str]]
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return the counts and means of the answers of one model."""
+        return describe(self.answers[name], self.texts[name], self.questions)
+
+
+def draw(
+    base: Path,
+    adapters: Mapping[str, Path | None],
+    questions: Sequence[Question],
+    knobs: ProbeKnobs,
+    dtype: str,
+    seed: int,
+    engine: Name = "auto",
+) -> Drawn | None:
+    """Draw answers to some prompts, each once, with every adapter on the base; None is the base
+    itself. Returns None where no prompt leaves room for an answer."""
     unique = list({repr(q.prompt): q for q in questions}.values())
-    sampling = Sampling(knobs.temperature, 1.0, knobs.max_tokens)
-    settings = EngineKnobs(engine=engine)
-    sampler = choose.sampler(settings, base, base.name, dtype, adapter)
+    sampling = Sampling(knobs.temperature_or_default, 1.0, knobs.max_tokens)
+    first, *others = [path for path in adapters.values() if path is not None]
+    sampler = choose.sampler(EngineKnobs(engine=engine), base, base.name, dtype, first, others)
     try:
         tokenizer = sampler.tokenizer
         prompts = [chat_template.prompt_ids(tokenizer, question.prompt) for question in unique]
         fits = [n for n, ids in enumerate(prompts) if sampling.room(len(ids), sampler.max_context)]
-        chosen = fits[: knobs.prompts]
+        chosen = [n for n in fits[: knobs.prompts] for _ in range(knobs.n)]
         if not chosen:
             return None
-        unique, prompts = [unique[n] for n in chosen], [prompts[n] for n in chosen]
-        drawn = {"tuned": _drawn(sampler, prompts, sampling, knobs.n, seed)}
-        sampler.set_adapter(None)
-        drawn["base"] = _drawn(sampler, prompts, sampling, knobs.n, seed)
+        prompts = [prompts[n] for n in chosen]
+        answers = {}
+        for name, path in adapters.items():
+            sampler.set_adapter(path)
+            answers[name] = sampler.sample(prompts, sampling, seed)
     finally:
         sampler.close()
-    repeated = [question for question in unique for _ in range(knobs.n)]
-    texts = {name: _texts(tokenizer, answers) for name, answers in drawn.items()}
-    figures: dict[str, Any] = {
-        "prompts": len(unique),
-        "held_out": sum(question.held_out for question in unique),
-        "n": knobs.n,
-        "temperature": knobs.temperature,
-        "max_tokens": knobs.max_tokens,
-        **{name: describe(drawn[name], texts[name], repeated) for name in ("base", "tuned")},
+    texts = {
+        name: [
+            tokenizer.decode(list(answer.token_ids), skip_special_tokens=True).strip()
+            for answer in drawn
+        ]
+        for name, drawn in answers.items()
     }
-    if reward is not None:
-        scorer = choose.scorer(settings, reward, dtype)
-        for name in ("base", "tuned"):
-            talks = [
-                chat_template.conversation_ids(
-                    scorer.tokenizer, [*question.prompt, {"role": "assistant", "content": text}]
-                )[: scorer.max_context]
-                for question, text in zip(repeated, texts[name], strict=True)
-            ]
-            figures[name] |= _moments(scorer.score(talks))
+    return Drawn([unique[n] for n in chosen], prompts, answers, texts)
+
+
+def rewards(drawn: Drawn, reward: Path, dtype: str, engine: Name) -> dict[str, list[float]]:
+    """Return the rewards of all answers by the classifier in `reward`, by model."""
+    scorer = choose.scorer(EngineKnobs(engine=engine), reward, dtype)
+    try:
+        return {
+            name: scorer.score(
+                [
+                    chat_template.conversation_ids(
+                        scorer.tokenizer, [*question.prompt, {"role": "assistant", "content": text}]
+                    )[: scorer.max_context]
+                    for question, text in zip(drawn.questions, texts, strict=True)
+                ]
+            )
+            for name, texts in drawn.texts.items()
+        }
+    finally:
         scorer.close()
-    return figures | _likelihoods(base, adapter, dtype, prompts, drawn, knobs.n)
 
 
-def _drawn(
-    sampler: Sampler, prompts: Sequence[list[int]], sampling: Sampling, n: int, seed: int
-) -> list[Completion]:
-    return sampler.sample([ids for ids in prompts for _ in range(n)], sampling, seed)
+def best(
+    drawn: Drawn, names: Sequence[str], knobs: ProbeKnobs, read: Mapping[str, list[float]] | None
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the best of some adapters, of equal ones the last, and figures of each.
 
-
-def _texts(tokenizer: Any, answers: Sequence[Completion]) -> list[str]:
-    return [
-        tokenizer.decode(list(answer.token_ids), skip_special_tokens=True).strip()
-        for answer in answers
-    ]
+    read: rewards by model, for the share of answers that win against the base's at the same place;
+    a tie is half a win. Without them, the one with the fewest alarms is the best, of these the one
+    with the most answers that end and are in the language of their prompt."""
+    base = drawn.describe("base")
+    figures: dict[str, dict[str, Any]] = {}
+    order: dict[str, Any] = {}
+    for name in names:
+        tuned = drawn.describe(name)
+        figures[name] = {key: tuned[key] for key in ("answers", "finished", "in_language")}
+        if read is not None:
+            pairs = list(zip(read[name], read["base"], strict=True))
+            wins = sum(mine > theirs for mine, theirs in pairs)
+            tied = sum(mine == theirs for mine, theirs in pairs)
+            order[name] = figures[name]["win_rate"] = (wins + tied / 2) / len(pairs)
+        else:
+            at = {"base": base, "tuned": tuned, "temperature": knobs.temperature_or_default}
+            figures[name]["alarms"] = len(alarms(at))
+            order[name] = (-figures[name]["alarms"], tuned["finished"] + tuned["in_language"])
+    return max(reversed(names), key=order.__getitem__), figures
 
 
 def describe(
@@ -153,9 +216,7 @@ def _likelihoods(
     base: Path,
     adapter: Path,
     dtype: str,
-    prompts: Sequence[list[int]],
-    drawn: dict[str, list[Completion]],
-    n: int,
+    drawn: Drawn,
 ) -> dict[str, Any]:
     """Return how likely each model finds the answers of either, in nats a token, and the two
     divergences that follow: of the base's own answers (what was forgotten) and of the tuned
@@ -165,11 +226,10 @@ def _likelihoods(
     model = adapters.load(base, adapter, dtype)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     figures: dict[str, Any] = {}
-    for name, answers in drawn.items():
-        starts = [ids for ids in prompts for _ in range(n)]
+    for name, answers in drawn.answers.items():
         read = [
             ([*ids, *answer.token_ids], len(ids))
-            for ids, answer in zip(starts, answers, strict=True)
+            for ids, answer in zip(drawn.prompts, answers, strict=True)
             if answer.token_ids
         ]
         tuned = adapters.mean_log_prob(model, read)

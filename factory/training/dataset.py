@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from factory.engines import chat_template
 from factory.errors import StageError
+from factory.language.detect import differs
+from factory.stage.inputs import SliceSpec, StepInput
+from factory.stage.job import Job
 
-SIDES = ("chosen", "rejected", "completion")  # the columns that a prompt may be answered in
+# the columns that a prompt may be answered in
+SIDES = ("chosen", "rejected", "completion", "reference")
 PARTS = ("train", "held_out")
+# what labelled rows are made of
+_ANSWERS = {
+    "scores": ("prompt_id", "k", "response_hash", "reward"),
+    "samples": ("prompt_id", "k", "response_hash", "response", "finish_reason",
+                "detected_language"),
+    "prompts": ("prompt_id", "messages"),
+}  # fmt: skip
 
 
-def lengths(tokenizer: Any, row: Any) -> list[int]:
-    """Return the tokens of each answer of a row, prompt included; those of the prompt alone if
-    it has no answer."""
-    return [
-        len(chat_template.conversation_ids(tokenizer, [*row["prompt"], *row[side]]))
+def encode(tokenizer: Any, row: Any) -> tuple[list[int], dict[str, list[int]]]:
+    """Return the tokens of each answer of a row, prompt included, or of the prompt alone if it has
+    no answer; and the row's token ids in the columns by which TRL's trainers of SFT and of reward
+    models know rows that need no tokenizer. Its other trainers always tokenize anew."""
+    ids = {
+        side: chat_template.conversation_ids(tokenizer, [*row["prompt"], *row[side]])
         for side in SIDES
         if side in row
-    ] or [len(chat_template.prompt_ids(tokenizer, row["prompt"]))]
+    }
+    if not ids:
+        return [len(chat_template.prompt_ids(tokenizer, row["prompt"]))], {}
+    columns = {f"{side}_ids": tokens for side, tokens in ids.items()}
+    if ids.keys() == {"completion"}:
+        tokens, prompt = ids["completion"], chat_template.prompt_ids(tokenizer, row["prompt"])
+        both = zip(prompt, tokens, strict=False)
+        start = next((n for n, (a, b) in enumerate(both) if a != b), len(prompt))
+        columns = {"input_ids": tokens, "labels": [-100] * start + tokens[start:]}
+    return [len(tokens) for tokens in ids.values()], columns
 
 
 def as_text(tokenizer: Any, row: dict[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -52,18 +75,125 @@ def check_stops(tokenizer: Any, row: Any, stops: Sequence[int], step: str) -> No
         )
 
 
+def draw(seed: int, name: str) -> float:
+    """Return a number from 0 to 1 that is drawn for this name."""
+    digest = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def labelled(
+    job: Job, spec: SliceSpec, over: str | float
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return scored answers as rows of their own with a label, and how many are left out, by
+    reason. The slice reads scores, samples and prompts of each language.
+
+    over: an answer is desirable with a reward over this number, or over the `mean` of its
+    prompt's; where all of a prompt's are equal, they say nothing. One that was cut off, is empty
+    or is in another language is not desirable. Raises StageError where all have one label."""
+    import polars as pl
+
+    reads = [need for need in spec.needs if isinstance(need, StepInput) and need.role in _ANSWERS]
+    rows: list[dict[str, Any]] = []
+    dropped: Counter[str] = Counter()
+    for code in dict.fromkeys(need.slice for need in reads):
+        frames = {
+            need.role: pl.DataFrame(job.rows(need, need.role, _ANSWERS[need.role]))
+            for need in reads
+            if need.slice == code
+        }
+        keys = ("prompt_id", "k", "response_hash")
+        answers = frames["scores"].join(frames["samples"], on=keys, how="left")
+        answers = answers.join(frames["prompts"], on="prompt_id", how="left")
+        reward, at = pl.col("reward"), pl.col("reward").mean().over("prompt_id")
+        alike = (reward.max() == reward.min()).over("prompt_id")
+        answers = answers.with_columns(
+            label=reward > (at if over == "mean" else over), alike=alike & (over == "mean")
+        )
+        for row in answers.iter_rows(named=True):
+            if reason := _unfit(row, code):
+                dropped[reason] += 1
+                continue
+            answer = [{"role": "assistant", "content": row["response"]}]
+            kept = {"prompt_id": row["prompt_id"], "prompt": row["messages"], "language": code}
+            rows.append(kept | {"completion": answer, "label": row["label"]})
+    if len({row["label"] for row in rows}) < 2:
+        left_out = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
+        raise StageError(
+            f"{job.step}: of {len(rows)} scored answers none is "
+            f"{'undesirable' if rows and rows[0]['label'] else 'desirable'}"
+            + (f"; left out: {left_out}" if left_out else ""),
+            "change unpaired, or raise generate.max_tokens where answers are cut off",
+        )
+    return rows, dict(dropped)
+
+
+def _unfit(row: Mapping[str, Any], code: str) -> str | None:
+    """Return why a scored answer is not learned from, or None."""
+    if row["reward"] is None:
+        return "no_reward"
+    if row["response"] is None or row["messages"] is None:
+        return "absent"
+    if row["alike"]:
+        return "all_alike"
+    if not row["label"]:
+        return None
+    if not row["response"].strip():
+        return "empty"
+    if row["finish_reason"] == "length":
+        return "unfinished"
+    return "wrong_language" if differs(row["detected_language"], code) else None
+
+
+def with_references(
+    job: Job, spec: SliceSpec, rows: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return the pairs of a slice with the best answer to their prompt, of the slice of the same
+    name, as `reference`, and how many have none."""
+    reads = [need for need in spec.needs if isinstance(need, StepInput)]
+    best: dict[tuple[str, str], Any] = {}
+    places: list[str] = []
+    for need in reads:
+        if need.role == "reference":
+            read = job.rows(need, "sft", ("prompt_id", "completion")).to_pylist()
+            best |= {(need.slice, row["prompt_id"]): row["completion"] for row in read}
+        elif need.role == "pairs":
+            places += [need.slice] * len(job.rows(need, "pairs", ("prompt_id",)))
+    kept = [
+        row | {"reference": best[place, row["prompt_id"]]}
+        for place, row in zip(places, rows, strict=True)
+        if (place, row["prompt_id"]) in best
+    ]
+    without = len(rows) - len(kept)
+    return kept, {"no_reference": without} if without else {}
+
+
+def swapped(
+    rows: Sequence[dict[str, Any]], scale: float, seed: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the pairs, some with their sides swapped: each with the probability that its rejected
+    answer is the better one, sigmoid(-margin / scale); and how many those are."""
+
+    def wrong(row: Mapping[str, Any]) -> float:
+        return 1 / (1 + math.exp(min(max(row["reward_margin"] / scale, -700), 700)))
+
+    swaps = [
+        draw(seed, f"swap {number} {row['prompt_id']}") < wrong(row)
+        for number, row in enumerate(rows)
+    ]
+    done = [
+        row | {"chosen": row["rejected"], "rejected": row["chosen"]} if swap else row
+        for row, swap in zip(rows, swaps, strict=True)
+    ]
+    return done, {"swapped": sum(swaps)}
+
+
 def split(rows: list[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
     """Split rows into (train, held out) by prompt, the same prompts in every language.
 
     Prompts are drawn by a hash of seed and prompt id: every process draws the same split, and
     more rows move no old one. At least one prompt is held out if `share` is not 0, and at least
     one is trained on."""
-
-    def draw(prompt_id: str) -> float:
-        digest = hashlib.sha256(f"{seed}\0{prompt_id}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
-
-    draws = {prompt_id: draw(prompt_id) for prompt_id in {row["prompt_id"] for row in rows}}
+    draws = {prompt_id: draw(seed, prompt_id) for prompt_id in {row["prompt_id"] for row in rows}}
     held_out_ids = {prompt_id for prompt_id, value in draws.items() if value < share}
     if share and not held_out_ids:
         held_out_ids = {min(draws, key=draws.__getitem__)}

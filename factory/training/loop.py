@@ -42,7 +42,8 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
         step_ends.append(time.monotonic())
         progress(done, total, unit, tokens)
 
-    trainer = trainers.build(task, tokenizer, *parts, [_progress_callback(request, step_done)])
+    watcher = _progress_callback(request, step_done, task.stop_early)
+    trainer = trainers.build(task, tokenizer, *parts, [watcher])
     trainer.remove_callback(PrinterCallback)  # our progress and the manifest's curve say it
     trainer.add_callback(_checkpoint_callback(trainer, task))
     stops = chat_template.stop_ids(tokenizer, getattr(trainer.model, "generation_config", None))
@@ -72,7 +73,10 @@ def train(task: Task, progress: Progress, starter: int | None = None) -> dict[st
         "kept": {
             checkpoints.format_share(share): step_of(share, trainer.state.max_steps)
             for share in task.checkpoints
+            if task.checkpoint_path(share).exists()
         },
+        "collapsed": watcher.collapsed,
+        "planned_steps": trainer.state.max_steps,
         "stops": stops,
         "seconds": time.monotonic() - began,
         "working": steps * (step_ends[-1] - step_ends[0]) / (len(step_ends) - 1)
@@ -101,10 +105,11 @@ def _save(trainer: Any, task: Task) -> None:
         merged.save_pretrained(str(task.out))
     if trainer.accelerator.is_main_process:
         for share in task.checkpoints:
-            shutil.copytree(
-                task.checkpoint_path(share),
-                task.out / checkpoints.folder(checkpoints.format_share(share)),
-            )
+            if task.checkpoint_path(share).exists():  # not those after an early end
+                shutil.copytree(
+                    task.checkpoint_path(share),
+                    task.out / checkpoints.folder(checkpoints.format_share(share)),
+                )
 
 
 def _save_adapter(trainer: Any, to: Path) -> None:
@@ -124,12 +129,14 @@ def write(task: Task, result: dict[str, Any]) -> None:
     write_atomically(task.work / RESULT, json.dumps(result).encode())
 
 
-def _progress_callback(request: Request, progress: Progress) -> Any:
+def _progress_callback(request: Request, progress: Progress, stop_early: bool) -> Any:
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):  # type: ignore[misc]
         """Callback that reports progress, marks complete checkpoints, and stops training on
-        request or when the loss is not finite."""
+        request, when the loss is not finite or, if `stop_early`, when it has collapsed."""
+
+        collapsed: str | None = None
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress(state.global_step, state.max_steps, "steps")
@@ -138,6 +145,10 @@ def _progress_callback(request: Request, progress: Progress) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if not math.isfinite((logs or {}).get("loss", 0.0)):
+                control.should_training_stop = True
+            if stop_early and self.collapsed is None:
+                self.collapsed = monitoring.collapse(state.log_history)
+            if self.collapsed is not None:  # the figures, and so the reason, are those of all
                 control.should_training_stop = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -16,13 +16,30 @@ DPO = (
 # SimPO is CPO's trainer without the NLL term (arXiv 2405.14734).
 ALONE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "kto": ("kto", {"loss_type": "kto"}),
+    "apo_zero_unpaired": ("kto", {"loss_type": "apo_zero_unpaired"}),
     "orpo": ("orpo", {}),
     "cpo": ("cpo", {"loss_type": "sigmoid"}),
     "simpo": ("cpo", {"loss_type": "simpo", "cpo_alpha": 0.0}),
+    "tpo": ("tpo", {"loss_type": "sigmoid"}),
+    "tpo_l": ("tpo", {"loss_type": "tpo-l"}),
 }
 NAMES = (*DPO, *ALONE)
 
-WITHOUT_REFERENCE = frozenset({"orpo", "cpo", "simpo"})
+WITHOUT_REFERENCE = frozenset({"orpo", "cpo", "simpo", "tpo", "tpo_l"})
+UNPAIRED = frozenset({"kto", "apo_zero_unpaired"})  # each answer by itself, with a label
+TRIPLE = frozenset({"tpo", "tpo_l"})  # a third answer, which is learned as in SFT
+# Knobs of dpo that go with some losses: most are of TRL's DPOTrainer. It weighs no pair where it
+# sorts the rows of a batch, and another divergence is for a difference of two log-ratios alone.
+FITTING: Mapping[str, frozenset[str]] = {
+    "group_by_length": frozenset(DPO),
+    "use_weighting": frozenset(DPO) - {"aot", "aot_unpaired"},
+    "ld_alpha": frozenset(DPO),
+    "f_divergence_type": frozenset(
+        {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
+    ),
+    "margin_smoothing": frozenset(NAMES) - TRIPLE,
+    "unpaired": UNPAIRED,
+}
 # These compare or average the rows of a micro batch, so its size gives them their meaning.
 BY_MICRO_BATCH = frozenset({"aot", "aot_unpaired", "kto", "sft"})
 ACROSS_ROWS = frozenset({"aot", "aot_unpaired", "kto"})  # of one row alone they say nothing

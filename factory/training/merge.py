@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from factory.artifacts.manifest import Rows
-from factory.config import REFERENCE
+from factory.config import REFERENCE, Knobs
 from factory.engines import chat_template
-from factory.errors import RecipeError, nearest
-from factory.stage.inputs import SliceSpec, StepInput
+from factory.errors import RecipeError, StageError, nearest
+from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
 from factory.stage.stage import How, Stage, StageContext
-from factory.training.settings import Dtype
+from factory.training import dataset
+from factory.training.settings import Dtype, ProbeKnobs
 
 _SPARSE = ("ties", "dare_linear", "dare_ties", "ties_svd", "dare_linear_svd", "dare_ties_svd")
+
+
+def _source(name: str) -> str:
+    """Return an adapter's repo with its revision, main if none is named."""
+    repo, _, revision = name.partition("@")
+    return f"{repo}@{revision or 'main'}"
 
 
 class MergeHow(How):
@@ -25,11 +37,25 @@ class MergeHow(How):
     engine: Literal["auto", "vllm", "transformers"] = "auto"
 
 
+class Search(Knobs):
+    """Search of the weights of a merge: those given (or equal ones), each adapter alone, and
+    `tries` random ones that add up to 1. The one with the highest mean reward is taken, over greedy
+    answers to at most `prompts` prompts that no training saw: the share `held_out` that trainings
+    here hold out. `reward` is a classifier under models:."""
+
+    reward: Annotated[str, REFERENCE] = "reward"
+    tries: int = Field(8, ge=0)
+    prompts: int = Field(64, ge=1)
+    held_out: float = Field(0.01, gt=0, lt=1)
+    max_tokens: int = Field(512, ge=1)
+
+
 class Merge(Stage):
-    """One adapter from those named in `of`: a training stage (all its adapters) or single steps
-    like `dpo[es]`. `weights` by step; by default equal, adding up to 1. cat is the exact sum of
-    the changes, its rank the sum of the ranks; svd reduces that to the largest rank. linear adds
-    up LoRA's factors, which is not the sum of their products. ties (arXiv 2306.01708) and dare
+    """One adapter from those named in `of`: a training stage (all its adapters), single steps like
+    `dpo[es]`, or repos like `org/adapter@revision`, any number of each. `weights` by these names,
+    a step's for a stage; by default equal, adding up to 1. `search` finds them. cat is the exact
+    sum of the changes, its rank the sum of the ranks; svd reduces that to the largest rank. linear
+    adds up LoRA's factors, which is not the sum of their products. ties (arXiv 2306.01708) and dare
     (arXiv 2311.03099) keep the share `density` of each adapter's values."""
 
     name: ClassVar[str] = "merge"
@@ -43,6 +69,7 @@ class Merge(Stage):
         "dare_ties_svd",
     ] = "cat"  # fmt: skip
     weights: dict[str, float] = Field(default_factory=dict)
+    search: Search | None = None
     density: float = Field(0.5, gt=0, le=1)
     dtype: Dtype = "bfloat16"  # that the result is probed in
     how: MergeHow = MergeHow()
@@ -54,17 +81,24 @@ class Merge(Stage):
         return self
 
     def uses_seed(self, spec: SliceSpec) -> bool:
-        return self.method.startswith("dare") and self.from_ is None
+        return (self.method.startswith("dare") or bool(self.search)) and self.from_ is None
+
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        return 0
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = context.model(self.base, "base", self.name)
-        adapters: dict[str, SliceSpec] = {}
+        adapters: dict[str, Need] = {}
         for name in self.of:
+            if "/" in name:
+                adapters[name] = ExternalInput("adapter", _source(name), "model")
+                continue
             stage = name.partition("[")[0]
             specs = {spec.step: spec for spec in context.slices(stage, self.name)}
             if context.stage(stage, self.name).kind != "adapter" or stage == self.name:
                 raise RecipeError(
-                    f"stages.merge.of: {name} makes no adapters", "name sft, dpo or one step"
+                    f"stages.merge.of: {name} makes no adapters",
+                    "name sft, dpo, one step or org/name",
                 )
             if name != stage and name not in specs:
                 raise RecipeError(
@@ -76,7 +110,9 @@ class Merge(Stage):
                     f"stages.merge is of the model {self.base}, {stage} of another",
                     "adapters of different base models cannot be merged",
                 )
-            adapters |= specs if name == stage else {name: specs[name]}
+            self._check_held_out(context.stage(stage, self.name))
+            for step in specs if name == stage else [name]:
+                adapters[step] = specs[step].as_input("adapter")
         if len(adapters) < 2:
             raise RecipeError(
                 f"stages.merge has one adapter alone ({', '.join(adapters)})", "name several in of:"
@@ -86,21 +122,47 @@ class Merge(Stage):
                 f"stages.merge.weights are of {', '.join(self.weights)}",
                 f"give one for each of {', '.join(adapters)}",
             )
-        reads = tuple(StepInput("adapter", spec.step, spec.name) for spec in adapters.values())
-        return [SliceSpec(self.name, "all", None, (*reads, base))]
+        reads = tuple(adapters.values())
+        if self.search is None:
+            return [SliceSpec(self.name, "all", None, (*reads, base))]
+        reward = context.reward(self.search.reward, self.name)
+        if not reward.model.is_plain_classifier:
+            raise RecipeError(
+                f"stages.merge.search.reward: {self.search.reward!r} is of kind: "
+                f"{reward.model.kind}",
+                "name one of kind: classifier",
+            )
+        asked = tuple(spec.as_input("prompts") for spec in context.prompts(self.name))
+        needs = (*reads, base, *asked, *reward.needs)
+        return [SliceSpec(self.name, "all", None, needs, reward=reward)]
+
+    def _check_held_out(self, stage: Stage) -> None:
+        held_out = getattr(stage, "held_out", 1.0)
+        if self.search is not None and stage.from_ is None and held_out < self.search.held_out:
+            raise RecipeError(
+                f"stages.merge.search.held_out is {self.search.held_out:g}, {stage.name} holds out "
+                f"{held_out:g}",
+                "answers would be to prompts that it was trained on: give it the same or more",
+            )
 
     def run(self, job: Job) -> Outcome:
         from factory.training import adapters, probe
 
         [spec] = job.slices
         base = job.place(spec, "base")
-        reads = [
-            need for need in spec.needs if isinstance(need, StepInput) and need.role == "adapter"
-        ]
-        share = {adapter.step: self.weights.get(adapter.step, 1 / len(reads)) for adapter in reads}
-        places = {adapter.step: job.places[adapter] for adapter in reads}
-        parts = {name: (place.path, share[name]) for name, place in places.items()}
-        adapters.combine(base.path, parts, self.method, self.density, job.seed, job.out)
+        named = {_source(name): name for name in self.of if "/" in name}
+        places = {
+            need.step if isinstance(need, StepInput) else named[need.source]: job.places[need]
+            for need in spec.needs
+            if need.role == "adapter" and not isinstance(need, ServedModel)
+        }
+        paths = {name: place.path for name, place in places.items()}
+        share = self.weights or dict.fromkeys(paths, 1 / len(paths))
+        searched: dict[str, Any] = {}
+        if self.search is not None:
+            share, searched = self._searched(job, spec, paths, share)
+        combined = {job.out: {name: weight for name, weight in share.items() if weight}}
+        adapters.combine(base.path, paths, combined, self.method, self.density, job.seed)
         adapters.name_base(job.out, base.name, base.revision)
         talks, engine = probe.GREETINGS, self.how.engine
         job.progress(0, 0, "probing")
@@ -114,9 +176,58 @@ class Merge(Stage):
                  "weight": share[name]}
                 for name, place in places.items()
             ],
+            **searched,
             "chain": {"load_on": base.name, "revision": base.revision, "start": "policy"},
             "probe": probed,
             "alarms": alarms,
             "rank": adapters.read_config(job.out)["r"],
         }  # fmt: skip
         return Outcome({spec.name: Rows(into=0, out=0)}, determinism="rounding", stats=stats)
+
+    def _searched(
+        self, job: Job, spec: SliceSpec, paths: dict[str, Path], given: dict[str, float]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return the weights whose merge has the highest mean reward, and what each try had."""
+        from factory.training import adapters, behaviour
+
+        assert self.search is not None
+        knobs, base = self.search, job.place(spec, "base").path
+        tries = [given, *({name: float(name == one) for name in paths} for one in paths)]
+        random = Random(job.seed)
+        for _ in range(knobs.tries):
+            parts = [random.expovariate(1) for _ in paths]
+            tries.append({n: round(x / sum(parts), 3) for n, x in zip(paths, parts, strict=True)})
+        outs = [job.work / "search" / str(number) for number in range(len(tries))]
+        wanted = {
+            out: {name: weight for name, weight in share.items() if weight}
+            for out, share in zip(outs, tries, strict=True)
+        }
+        shutil.rmtree(job.work / "search", ignore_errors=True)
+        adapters.combine(base, paths, wanted, self.method, self.density, job.seed)
+        prompts = job.table(spec, "prompts", "prompts").to_pylist()
+        _, held_out = dataset.split(prompts, knobs.held_out, job.seed)
+        asked = [behaviour.Question(row["messages"], row["language"], True) for row in held_out]
+        asked.sort(key=lambda question: dataset.draw(job.seed, repr(question.prompt)))
+        job.progress(0, 0, "searching weights")
+        drawn = behaviour.draw(
+            base,
+            {str(n): out for n, out in enumerate(outs)},
+            asked,
+            ProbeKnobs(prompts=knobs.prompts, n=1, max_tokens=knobs.max_tokens, temperature=0.0),
+            self.dtype,
+            job.seed,
+            self.how.engine,
+        )
+        if drawn is None:
+            raise StageError(
+                f"{job.step}: no held-out prompt leaves room for an answer",
+                "raise stages.merge.search.held_out, or ask fewer max_tokens",
+            )
+        reward = job.place(spec, "reward").path
+        read = behaviour.rewards(drawn, reward, self.dtype, self.how.engine)
+        means = [math.fsum(values) / len(values) for values in read.values()]
+        best = max(range(len(tries)), key=means.__getitem__)
+        tried = [
+            {"weights": share, "reward": mean} for share, mean in zip(tries, means, strict=True)
+        ]
+        return tries[best], {"search": {"prompts": len(drawn.questions), "tried": tried}}

@@ -9,6 +9,7 @@ from typing import Any
 POINTS = 200  # of a curve kept in a manifest, whatever the number of steps
 _DULL = ("runtime", "per_second", "flos", "num_tokens", "entropy", "num_input_tokens")
 # What is called saturated; choices, not findings of a paper.
+_ENOUGH = 20  # steps before a training may be stopped
 _ALL_RIGHT, _NO_LOSS, _PUSHED = 0.99, 0.1, 20.0  # reward accuracy, loss, nats
 
 Entry = dict[str, Any]
@@ -59,9 +60,20 @@ def alarms(history: Sequence[Entry]) -> list[str]:
         messages.append("the loss is not finite")
     if len(steps) >= 5:
         messages += [
-            *_falling(steps), *_at_chance(steps), *_loss_rose(steps), *_saturated(steps)
+            *_falling(steps), *_at_chance(steps), *_loss_rose(steps), *_saturated(steps),
+            *_reward_fell(steps),
         ]  # fmt: skip
     return messages
+
+
+def collapse(history: Sequence[Entry]) -> str | None:
+    """Return why a training that is under way has collapsed: the first alarm of those that more
+    steps do not mend. Looked at about twenty times while the number of steps doubles."""
+    steps = [entry for entry in history if "loss" in entry]
+    if len(steps) < _ENOUGH or len(steps) % max(1, len(steps) // 20):
+        return None
+    reasons = [*_falling(steps), *_loss_rose(steps), *_saturated(steps)]
+    return reasons[0] if reasons else None
 
 
 def _mean(steps: Sequence[Entry], key: str) -> float | None:
@@ -102,6 +114,14 @@ def _loss_rose(steps: Sequence[Entry]) -> list[str]:
     ends = _ends(steps, "loss")
     if ends and ends[1] > 1.5 * abs(ends[0]) + 0.1:
         return [f"the loss rose from {ends[0]:.4g} to {ends[1]:.4g}: lower the lr"]
+    return []
+
+
+def _reward_fell(steps: Sequence[Entry]) -> list[str]:
+    """Warn when sampled answers end with a lower mean reward than they began with."""
+    ends, spread = _ends(steps, "reward"), _mean(steps, "reward_std")
+    if ends and spread is not None and ends[1] < ends[0] - spread:
+        return [f"the mean reward fell from {ends[0]:.3g} to {ends[1]:.3g}: lower the lr"]
     return []
 
 

@@ -1,11 +1,14 @@
-"""reward, sft, dpo and online: LoRA trainings with TRL.
+"""reward, sft, dpo, online and rl: LoRA trainings with TRL.
 
 Checkpoints are saved to the work directory by steps: a kill loses the steps since the last one.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -20,7 +23,15 @@ from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
 from factory.stage.stage import How, Stage, StageContext
 from factory.training import dataset, losses, monitoring
-from factory.training.settings import Dtype, Lora, ProbeKnobs, Running, Task
+from factory.training.settings import (
+    Divergence,
+    Dtype,
+    Lora,
+    ProbeKnobs,
+    RewardName,
+    Running,
+    Task,
+)
 
 
 class TrainHow(How, Running):
@@ -34,6 +45,7 @@ class _Training(Stage):
     read: ClassVar[str]  # the role of its training rows
     rows_kind: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]  # those that TRL reads
+    tokens: ClassVar[tuple[str, ...]] = ()  # those in which TRL takes token ids (dataset.encode)
     method: ClassVar[str]
 
     base: Annotated[str, REFERENCE] = "policy"  # a name under models
@@ -67,12 +79,8 @@ class _Training(Stage):
 
         [spec] = job.slices
         base = job.place(spec, "base")
-        table = job.table(spec, self.read, self.rows_kind)
         tokenizer = chat_template.load_tokenizer(str(base.path))
-        all_rows = [
-            {**self._row(row), "language": row.get("prompt_language") or row.get("language")}
-            for row in table.to_pylist()
-        ]
+        all_rows, unusable = self._stored(job, spec)
         texts = [dataset.as_text(tokenizer, row) for row in all_rows]
         all_rows, controls = [row for row, _ in texts], sum(changed for _, changed in texts)
         read_as_text = [
@@ -80,10 +88,19 @@ class _Training(Stage):
             "text"
         ] * (controls > 0)
         rows, counts, tokens = self._fitting(all_rows, tokenizer, job.step)
+        counts = counts.model_copy(
+            update={
+                "into": counts.into + sum(unusable.values()),
+                "dropped": counts.dropped | unusable,
+            }
+        )
         train, held_out = dataset.split(rows, self.held_out, job.seed)
+        train, figures = self._prepared(train, job)
         checkpoints = job.work / "checkpoints"
         task = self._task(job, checkpoints)
-        columns = {*self.columns, "length"} if task.group_by_length else set(self.columns)
+        columns = {*self._columns(), *self.tokens}
+        if task.group_by_length:
+            columns.add("length")
         if any(row.get("margin") for row in rows):
             columns.add("margin")
         # what sampling hands to the template, training must: or it learns from other tokens
@@ -95,6 +112,11 @@ class _Training(Stage):
         dataset.write(checkpoints / "rows", *parts)
         result = launch.run(task, job.progress)
         history = result["history"]
+        stopped = [
+            f"stopped early, after step {result['steps']} of {result['planned_steps']}: {reason}"
+            for reason in [result["collapsed"]]
+            if reason
+        ]
         stats: dict[str, Any] = {
             "trained_on": len(train),
             "held_out": len(held_out),
@@ -106,14 +128,16 @@ class _Training(Stage):
                 "processes": task.processes,
                 "accumulation": task.accumulation,
             },
-            "alarms": [*read_as_text, *monitoring.alarms(history)],
+            "alarms": [*read_as_text, *stopped, *monitoring.alarms(history)],
             "curve": monitoring.curve(history),
             "held_out_curve": monitoring.held_out(history),
             "final": result["final"],
+            **figures,
             **({"checkpoints": result["kept"]} if result["kept"] else {}),
         }
         template = None
         if self.kind == "adapter":
+            stats |= self._keep_best(job, train, held_out, tokenizer)
             probed = self._finish(job, [dataset.conversation(row) for row in parts[1] + parts[0]])
             behaved = self._behaviour(job, train, held_out, tokenizer)
             alarms = stats["alarms"] + probed["alarms"] + behaviour.alarms(behaved)
@@ -131,10 +155,27 @@ class _Training(Stage):
             spent=None if result["working"] is None else ResourceUse(result["working"]),
         )
 
+    def _stored(self, job: Job, spec: SliceSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Return the rows of a slice with what training needs of them and their language, and how
+        many cannot be trained on, by reason."""
+        table = job.table(spec, self.read, self.rows_kind)
+        return [
+            {**self._row(row), "language": row.get("prompt_language") or row.get("language")}
+            for row in table.to_pylist()
+        ], {}
+
+    def _columns(self) -> tuple[str, ...]:
+        """Return the columns that TRL reads."""
+        return self.columns
+
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the columns of a row that training needs: its prompt's id and those that TRL
-        reads."""
+        """Return the columns of a stored row that training needs: its prompt's id and those that
+        TRL reads."""
         return {name: row[name] for name in ("prompt_id", *self.columns)}
+
+    def _prepared(self, train: list[Any], job: Job) -> tuple[list[Any], dict[str, Any]]:
+        """Return the rows to train on as the trainer gets them, and figures of what was changed."""
+        return train, {}
 
     def _room(self) -> int:
         """Return the most tokens that a stored row may have."""
@@ -148,14 +189,16 @@ class _Training(Stage):
         rows, tokens, most = [], 0, self._room()
         truncate = getattr(self, "over", "drop") == "truncate"
         for row in all_rows:
-            sides = dataset.lengths(tokenizer, row)
+            sides, ids = dataset.encode(tokenizer, row)
             cut = max(sides) > most
             # TRL cuts at the end; of a prompt that long nothing of the answer would be left
             if cut and truncate and len(chat_template.prompt_ids(tokenizer, row["prompt"])) < most:
                 sides = [min(side, most) for side in sides]
+                ids = {name: tokens[:most] for name, tokens in ids.items()}
             elif cut:
                 continue
-            rows.append({**row, "length": sum(sides), "longest": max(sides), "cut": cut})
+            figures = {"length": sum(sides), "longest": max(sides), "cut": cut}
+            rows.append({**row, **ids, **figures})
             tokens += sum(sides)
         n_dropped = len(all_rows) - len(rows)
         if len(rows) < self.min_pairs:
@@ -203,6 +246,22 @@ class _Training(Stage):
         alarms = probe.check(probed, job.step)
         return {"chain": self._chain(job), "probe": probed, "alarms": alarms}
 
+    def _keep_best(
+        self, job: Job, train: list[Any], held_out: list[Any], tokenizer: Any
+    ) -> dict[str, Any]:
+        """Put the best checkpoint in the place of the last one, and return figures of all."""
+        return {}
+
+    def _questions(self, train: list[Any], held_out: list[Any]) -> list[Any]:
+        """Return the prompts of all rows as questions, those held out first."""
+        from factory.training import behaviour
+
+        return [
+            behaviour.Question(row["prompt"], row["language"], out)
+            for part, out in ((held_out, True), (train, False))
+            for row in part
+        ]
+
     def _behaviour(
         self, job: Job, train: list[Any], held_out: list[Any], tokenizer: Any
     ) -> dict[str, Any] | None:
@@ -210,15 +269,10 @@ class _Training(Stage):
         from factory.training import behaviour
 
         [spec] = job.slices
-        questions = [
-            behaviour.Question(row["prompt"], row["language"], out)
-            for part, out in ((held_out, True), (train, False))
-            for row in part
-        ]
         return behaviour.probe(
             job.place(spec, "base").path,
             job.out,
-            questions,
+            self._questions(train, held_out),
             self._drawing([*held_out, *train], tokenizer),
             self.dtype,
             job.seed,
@@ -259,6 +313,7 @@ class Reward(_Training):
     read: ClassVar[str] = "preferences"
     rows_kind: ClassVar[str] = "preferences"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    tokens: ClassVar[tuple[str, ...]] = ("chosen_ids", "rejected_ids")
     method: ClassVar[str] = "reward"
 
     lr: float = Field(1e-4, gt=0)  # TRL's default for reward models
@@ -286,12 +341,28 @@ class _Adapter(_Training):
     """Knobs that trainings of adapters share. `each: language` trains one a language, `all` one
     on the rows of all languages; a list names some of them. `checkpoints` are shares of the
     steps after which the adapter is saved as well, in the same repo, to be evaluated as
-    `dpo@0.5`."""
+    `dpo@0.5`. `publish` is which of these and the last one becomes the adapter itself: `win_rate`,
+    the one whose answers to the prompts of how.probe win most often against the base's by the
+    reward model `reward`; `probe`, the one that behaves best by the alarms of the probe. The last
+    one then lies beside them as `last`. `stop_early` ends a training that has collapsed, after at
+    least 20 steps."""
 
     kind: ClassVar[str] = "adapter"
 
     each: Annotated[Literal["language", "all"] | tuple[str, ...], REFERENCE] = "language"
     checkpoints: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    publish: Literal["last", "win_rate", "probe"] = "last"
+    reward: Annotated[str, REFERENCE] = "reward"
+    stop_early: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_choice(self) -> _Adapter:
+        if self.publish != "last" and not self.checkpoints:
+            raise ValueError(
+                f"publish: {self.publish} is a choice among checkpoints: say which, as in "
+                "checkpoints: [0.25, 0.5, 0.75]"
+            )
+        return self
 
     @field_validator("checkpoints")
     @classmethod
@@ -302,6 +373,7 @@ class _Adapter(_Training):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = self._base(context)
+        self._check_engines(context)
         specs = {spec.name: spec for spec in self._rows(context)}
         single = tuple(name for name, spec in specs.items() if spec.language)
         if isinstance(self.each, str) and not single:
@@ -318,12 +390,95 @@ class _Adapter(_Training):
             if isinstance(self.each, str)
             else self.each
         )
+        reward = self._reward(context)
+        needs = (base, *(reward.needs if reward else ()))
         return [
-            self._slice(group, specs, (base, *self._models(context, group))) for group in groups
+            replace(
+                self._slice(context, group, specs, (*needs, *self._models(context, group))),
+                reward=reward,
+            )
+            for group in groups
         ]
+
+    def _reward(self, context: StageContext) -> RewardInput | None:
+        """Return the reward model that reads sampled answers, if any."""
+        if self.publish != "win_rate":
+            return None
+        return self._classifier(context)
+
+    def _classifier(self, context: StageContext) -> RewardInput:
+        reward = context.reward(self.reward, self.name)
+        if not reward.model.is_plain_classifier:
+            raise RecipeError(
+                f"stages.{self.name}: the reward {self.reward!r} is of kind: {reward.model.kind}. "
+                "Each training process holds one sequence classifier beside the model it trains, "
+                "and compares answers by its logit; it loads no other kind of reward",
+                "name a reward of kind: classifier, or generate, score and pair answers with "
+                f"{self.reward!r} and train on the pairs with dpo",
+            )
+        return reward
+
+    def _keep_best(
+        self, job: Job, train: list[Any], held_out: list[Any], tokenizer: Any
+    ) -> dict[str, Any]:
+        from factory.training import adapters, behaviour
+
+        folders = sorted((job.out / checkpoints.FOLDER).glob("*"))
+        if self.publish == "last" or not folders:
+            return {}
+        [spec] = job.slices
+        base = job.place(spec, "base").path
+        paths: dict[str, Path | None] = {
+            **{path.name: path for path in folders},
+            "last": job.out,
+        }
+        job.progress(0, 0, "comparing checkpoints")
+        knobs = self._drawing([*held_out, *train], tokenizer)
+        drawn = behaviour.draw(
+            base,
+            {**paths, "base": None},
+            self._questions(train, held_out),
+            knobs,
+            self.dtype,
+            job.seed,
+            self.how.engine,
+        )
+        if drawn is None:
+            return {}
+        read = None
+        if self.publish == "win_rate":
+            reward = job.place(spec, "reward").path
+            read = behaviour.rewards(drawn, reward, self.dtype, self.how.engine)
+        best, figures = behaviour.best(drawn, list(paths), knobs, read)
+        if best != "last":
+            adapters.put_in_place(job.out, best)
+        held = sum(question.held_out for question in drawn.questions) // knobs.n
+        return {"published": {"by": self.publish, "of": best, "held_out": held, "each": figures}}
+
+    def _check_engines(self, context: StageContext) -> None:
+        """Raise RecipeError where vLLM would load an adapter with DoRA, which it does not take."""
+        if not self.lora.dora:
+            return
+        readers = [s for s in context.stages.values() if self.name in _stages_in(s)]
+        for stage in (self, *readers):
+            if stage.name == "merge":
+                raise RecipeError(
+                    f"stages.merge.of: {self.name} has DoRA, whose magnitudes do not add up",
+                    f"leave stages.{self.name}.lora.dora out, or merge other adapters",
+                )
+            if getattr(stage.how, "engine", "transformers") != "transformers":
+                raise RecipeError(
+                    f"stages.{stage.name} may load adapters of {self.name} with vLLM, which does "
+                    "not take DoRA",
+                    f"set stages.{stage.name}.how.engine: transformers, or leave lora.dora out",
+                )
 
     def _rows(self, context: StageContext) -> list[SliceSpec]:
         return list(context.rows(self.rows_kind, self.name).values())
+
+    def _reads(self, context: StageContext, spec: SliceSpec) -> tuple[Need, ...]:
+        """Return the rows that are read where those of `spec` are trained on."""
+        return (spec.as_input(self.read),)
 
     def _base(self, context: StageContext) -> Need:
         return context.model(self.base, "base", self.name)
@@ -333,7 +488,11 @@ class _Adapter(_Training):
         return ()
 
     def _slice(
-        self, group: str, row_specs: dict[str, SliceSpec], models: tuple[Need, ...]
+        self,
+        context: StageContext,
+        group: str,
+        row_specs: dict[str, SliceSpec],
+        models: tuple[Need, ...],
     ) -> SliceSpec:
         if group != "all" and group not in row_specs:
             raise RecipeError(
@@ -345,25 +504,56 @@ class _Adapter(_Training):
         specs = [spec for spec in row_specs.values() if group == spec.name] or [
             spec for spec in row_specs.values() if spec.language
         ]
-        reads = tuple(StepInput(self.read, spec.step, spec.name) for spec in specs)
+        reads = tuple(need for spec in specs for need in self._reads(context, spec))
         language = None if group == "all" else specs[0].language
         return SliceSpec(f"{self.name}[{group}]", group, language, (*reads, *models))
 
 
+def probed_as_sampled(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return the stages of a recipe; where the probe of a training has no temperature of its own,
+    it has that of generate."""
+    temperature = getattr(stages.get("generate"), "temperature", None) or None
+    probed = dict(stages)
+    for name, stage in stages.items():
+        if not isinstance(stage, _Training) or isinstance(stage, _Sampling):
+            continue
+        if temperature is not None and stage.how.probe.temperature is None:
+            probe = stage.how.probe.model_copy(update={"temperature": temperature})
+            how = stage.how.model_copy(update={"probe": probe})
+            probed[name] = stage.model_copy(update={"how": how})
+    return probed
+
+
+def _stages_in(stage: Stage) -> set[str]:
+    """Return the stages whose models a stage names in `of`."""
+    return {name.partition("[")[0].partition("@")[0] for name in getattr(stage, "of", ())}
+
+
 class Sft(_Adapter):
     """LoRA adapters by SFT on the best answers, from the base model itself. The loss is over the
-    completion alone, the stop token included."""
+    completion alone, the stop token included. `loss: dft` weighs each token by its probability
+    (dynamic fine-tuning, arXiv 2508.05629). `packing` puts several rows into one of max_length, so
+    that `batch` counts those; rows do not see each other."""
 
     name: ClassVar[str] = "sft"
     repo: ClassVar[str] = "sft"
     read: ClassVar[str] = "completions"
     rows_kind: ClassVar[str] = "sft"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    tokens: ClassVar[tuple[str, ...]] = ("input_ids", "labels")
     method: ClassVar[str] = "sft"
 
     lr: float = Field(2e-4, gt=0)
     over: Literal["drop", "truncate"] = "drop"  # rows over max_length; or, as published, cut them
+    loss: Literal["nll", "dft"] = "nll"
+    packing: bool = False
     group_by_length: bool = False  # rows of like length in one batch: less padding, another order
+
+    @model_validator(mode="after")
+    def _packed_rows_are_of_one_length(self) -> Sft:
+        if self.packing and self.group_by_length:
+            raise ValueError("packing leaves no rows of other lengths: leave group_by_length out")
+        return self
 
 
 class Dpo(_Adapter):
@@ -372,7 +562,24 @@ class Dpo(_Adapter):
     adapter already (ICR's second round) is trained further. The result is always one adapter for
     the base model. `loss`: a name or a weighted sum; `{sigmoid: 1.0, sft: 0.2}` is ICR's DPO
     with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's default, as in the published
-    job: LoRA's dropout then has no effect."""
+    job: LoRA's dropout then has no effect.
+
+    `use_weighting` weighs a pair by how likely the policy finds it (WPO, arXiv 2406.11827).
+    `ld_alpha` is the weight of the tokens of the longer answer beyond the length of the shorter
+    (LD-DPO, arXiv 2409.06411). `f_divergence_type` is the divergence from the reference (f-DPO,
+    arXiv 2309.16240), `f_alpha_divergence_coef` the alpha of alpha_divergence.
+
+    `margin_smoothing` is label smoothing by each pair's own margin: with it, in units of the
+    reward, the sides of a pair are swapped for training with the probability
+    sigmoid(-margin / margin_smoothing) that the other answer is better (Bradley-Terry), which is
+    that smoothing in the mean.
+
+    `unpaired`, with the losses kto and apo_zero_unpaired, trains on scored answers in the place of
+    pairs: an answer is desirable with a reward over this number, or over the `mean` of its prompt.
+    One that was cut off or is in another language is never desirable, and left out.
+
+    `tpo` and `tpo_l` (arXiv 2405.16681) learn a third answer as SFT does: the one of `best` to the
+    same prompt."""
 
     name: ClassVar[str] = "dpo"
     repo: ClassVar[str] = "dpo"
@@ -386,6 +593,12 @@ class Dpo(_Adapter):
     loss: str | dict[str, float] = "sigmoid"
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     simpo_gamma: float = Field(0.5, ge=0)
+    use_weighting: bool = False
+    ld_alpha: float | None = Field(None, ge=0, le=1)
+    f_divergence_type: Divergence = "reverse_kl"
+    f_alpha_divergence_coef: float = 0.5
+    margin_smoothing: float | None = Field(None, gt=0)
+    unpaired: Literal["mean"] | float | None = None
     disable_dropout: bool = True
     group_by_length: bool = False  # as for sft; for the losses of TRL's DPOTrainer
     over: Literal["drop", "truncate"] = "drop"  # as for sft; for the losses of TRL's DPOTrainer
@@ -410,6 +623,13 @@ class Dpo(_Adapter):
                 raise ValueError(f"group_by_length is not for {losses.describe(self.loss)}")
             if self.over == "truncate":
                 raise ValueError(f"over: truncate is not for {losses.describe(self.loss)}")
+        for knob, fitting in losses.FITTING.items():
+            if getattr(self, knob) != type(self).model_fields[knob].default and names - fitting:
+                raise ValueError(f"{knob} is not for {losses.describe(self.loss)}")
+        if self.f_alpha_divergence_coef != 0.5 and self.f_divergence_type != "alpha_divergence":
+            raise ValueError("f_alpha_divergence_coef is for f_divergence_type: alpha_divergence")
+        if self.unpaired is not None and self.margin_smoothing is not None:
+            raise ValueError("margin_smoothing is for pairs, and unpaired reads none")
         if names & losses.ACROSS_ROWS and self.how.micro_batch == 1:
             raise ValueError(
                 f"{losses.describe(self.loss)} compares the rows of a micro batch: "
@@ -422,6 +642,61 @@ class Dpo(_Adapter):
         if self.from_ is None and set(losses.weights(self.loss)) & losses.BY_MICRO_BATCH:
             fields["micro_batch"] = self.how.micro_batch
         return fields
+
+    def min_rows(self) -> dict[str, int]:
+        unpaired = self.from_ is None and self.unpaired is not None
+        return {"scores": self.min_pairs} if unpaired else super().min_rows()
+
+    @property
+    def _learns_best(self) -> bool:
+        return bool(set(losses.weights(self.loss)) & losses.TRIPLE)
+
+    def _rows(self, context: StageContext) -> list[SliceSpec]:
+        if self.unpaired is None:
+            return super()._rows(context)
+        return list(context.rows("scores", self.name).values())
+
+    def _reads(self, context: StageContext, spec: SliceSpec) -> tuple[Need, ...]:
+        if self.unpaired is not None:
+            kinds = ("scores", "samples", "prompts")
+            return tuple(context.rows(kind, self.name)[spec.name].as_input(kind) for kind in kinds)
+        if not self._learns_best:
+            return super()._reads(context, spec)
+        best = context.rows("sft", self.name)
+        if spec.name not in best:
+            raise RecipeError(
+                f"stages.dpo.loss: {self.loss} learns the answers of best, which has none for "
+                f"{spec.name}",
+                "give best and pair the same pool",
+            )
+        return (*super()._reads(context, spec), best[spec.name].as_input("reference"))
+
+    def _columns(self) -> tuple[str, ...]:
+        if self.unpaired is not None:
+            return ("prompt", "completion", "label")
+        return (*self.columns, "reference") if self._learns_best else self.columns
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        better, worse = row.get("reward_chosen"), row.get("reward_rejected")
+        margin = None if better is None or worse is None else better - worse
+        return super()._row(row) | {"reward_margin": margin}
+
+    def _stored(self, job: Job, spec: SliceSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        if self.unpaired is not None:
+            return dataset.labelled(job, spec, self.unpaired)
+        rows, dropped = super()._stored(job, spec)
+        return dataset.with_references(job, spec, rows) if self._learns_best else (rows, dropped)
+
+    def _prepared(self, train: list[Any], job: Job) -> tuple[list[Any], dict[str, Any]]:
+        if self.margin_smoothing is None:
+            return train, {}
+        if without := sum(row["reward_margin"] is None for row in train):
+            raise StageError(
+                f"{job.step}: {without} of {len(train)} pairs have no rewards, and "
+                "margin_smoothing goes by their margin",
+                "leave margin_smoothing out, or score the answers",
+            )
+        return dataset.swapped(train, self.margin_smoothing, job.seed)
 
     def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
         """Return the adapter that training starts from, if any."""
@@ -463,28 +738,21 @@ class Dpo(_Adapter):
         return chain | {"reference": chain["start"], "loss": losses.describe(self.loss)}
 
 
-class Online(_Adapter):
-    """The paper's online control: DPO on two answers that the model in training samples for each
-    prompt, compared by the reward model, with TRL's OnlineDPOTrainer. Rows are prompts; none is
-    held out, since answers are sampled anew each time."""
+class _Sampling(_Adapter):
+    """Knobs and steps of trainings on answers that the model in training samples. Rows are prompts;
+    none is held out, since answers are sampled anew each time."""
 
-    name: ClassVar[str] = "online"
-    repo: ClassVar[str] = "online"
     read: ClassVar[str] = "prompts"
     rows_kind: ClassVar[str] = "prompts"
-    columns: ClassVar[tuple[str, ...]] = ("prompt",)
-    method: ClassVar[str] = "online"
 
-    reward: Annotated[str, REFERENCE] = "reward"
     lr: float = Field(5e-6, gt=0)  # as for dpo: what is compared is where answers come from
-    beta: float = Field(0.1, gt=0)
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(1024, ge=1)
     held_out: float = Field(0.0, ge=0, le=0)
     disable_dropout: bool = True
 
     @model_validator(mode="after")
-    def _answers_have_room(self) -> Online:
+    def _answers_have_room(self) -> _Sampling:
         if self.max_tokens >= self.max_length:
             raise ValueError(f"max_tokens {self.max_tokens} leaves no room for prompts")
         return self
@@ -492,24 +760,8 @@ class Online(_Adapter):
     def _rows(self, context: StageContext) -> list[SliceSpec]:
         return context.prompts(self.name)  # translations where there are any
 
-    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        reward = self._reward(context)
-        return [replace(spec, reward=reward) for spec in super().plan_slices(context)]
-
-    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
-        return self._reward(context).needs
-
-    def _reward(self, context: StageContext) -> RewardInput:
-        reward = context.reward(self.reward, self.name)
-        if not reward.model.is_plain_classifier:
-            raise RecipeError(
-                f"stages.online: the reward {self.reward!r} is of kind: {reward.model.kind}. Each "
-                "training process holds one sequence classifier beside the model it trains, and "
-                "compares answers by its logit; it loads no other kind of reward",
-                "name a reward of kind: classifier, or generate, score and pair answers with "
-                f"{self.reward!r} and train on the pairs with dpo",
-            )
-        return reward
+    def _reward(self, context: StageContext) -> RewardInput | None:
+        return self._classifier(context)
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"prompt_id": row["prompt_id"], "prompt": row["messages"]}
@@ -519,9 +771,91 @@ class Online(_Adapter):
 
     def _drawing(self, rows: list[Any], tokenizer: Any) -> ProbeKnobs:
         most = min(self.max_tokens, self.how.probe.max_tokens)
-        return self.how.probe.model_copy(
-            update={"max_tokens": most, "temperature": self.temperature}
-        )
+        at = self.how.probe.temperature or self.temperature
+        return self.how.probe.model_copy(update={"max_tokens": most, "temperature": at})
+
+
+class Online(_Sampling):
+    """The paper's online control: DPO on two answers that the model in training samples for each
+    prompt, compared by the reward model, with TRL's OnlineDPOTrainer."""
+
+    name: ClassVar[str] = "online"
+    repo: ClassVar[str] = "online"
+    columns: ClassVar[tuple[str, ...]] = ("prompt",)
+    method: ClassVar[str] = "online"
+
+    beta: float = Field(0.1, gt=0)
 
     def _chain(self, job: Job) -> dict[str, Any]:
         return super()._chain(job) | {"reference": "policy", "loss": "sigmoid"}
+
+
+class Rl(_Sampling):
+    """Reinforcement learning on `n` answers to each prompt that the model in training samples, with
+    TRL's GRPOTrainer (arXiv 2402.03300) or RLOOTrainer (arXiv 2402.14740). `batch` counts answers.
+    `rewards` are weights by name, of the sum that is learned from: `model` is the logit of the
+    reward model `reward`; `language` is 1 for an answer in the language of its prompt; `length` is
+    1 for up to `length` tokens, and falls to 0 at max_tokens; `format` is 1 for an answer that the
+    regular expression `format` matches as a whole; `exact` is 1 for one that equals the prompt's
+    gold answer but for case and space, or whose first group of `format` does. A prompt without a
+    gold answer has no reward of that name. `beta` weighs the divergence from the base; `loss` and
+    `scale` are GRPO's alone."""
+
+    name: ClassVar[str] = "rl"
+    repo: ClassVar[str] = "rl"
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "language", "gold")
+    method: ClassVar[str] = "rl"
+
+    algorithm: Literal["grpo", "rloo"] = "grpo"
+    rewards: dict[RewardName, float] = Field(default={"model": 1.0}, min_length=1)
+    length: int | None = Field(None, ge=1)
+    format: str | None = None
+    n: int = Field(8, ge=2)
+    beta: float = Field(0.05, ge=0)
+    loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
+    scale: Literal["group", "batch", "none"] = "group"
+
+    @model_validator(mode="after")
+    def _rewards_have_what_they_need(self) -> Rl:
+        if self.batch % self.n:
+            raise ValueError(
+                f"batch {self.batch} is not a multiple of n {self.n}: all answers to a prompt are "
+                "in one batch"
+            )
+        if "length" in self.rewards and not (self.length or 0) < self.max_tokens:
+            raise ValueError("length must be less than max_tokens")
+        for name in ("length", "format"):
+            if (name in self.rewards) != (getattr(self, name) is not None) and not (
+                name == "format" and "exact" in self.rewards
+            ):
+                raise ValueError(f"{name} and a weight in rewards.{name} go together")
+        if self.format is not None:
+            try:
+                re.compile(self.format)
+            except re.error as error:
+                raise ValueError(f"format is no regular expression: {error}") from None
+        if self.algorithm == "rloo" and (self.loss, self.scale) != ("dapo", "group"):
+            raise ValueError("loss and scale are for algorithm: grpo")
+        return self
+
+    def plan_slices(self, context: StageContext) -> list[SliceSpec]:
+        prompts = context.stages.get("prompts")
+        if "exact" in self.rewards and "gold" not in getattr(prompts, "columns", {}):
+            raise RecipeError(
+                "stages.rl.rewards.exact: no prompt has a gold answer",
+                "name the column of answers: prompts: {columns: {gold: theirs}}",
+            )
+        return super().plan_slices(context)
+
+    def _reward(self, context: StageContext) -> RewardInput | None:
+        read = "model" in self.rewards or self.publish == "win_rate"
+        return super()._reward(context) if read else None
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return super()._row(row) | {"gold": row.get("gold")}
+
+    def _chain(self, job: Job) -> dict[str, Any]:
+        return super()._chain(job) | {
+            "reference": "policy" if self.beta else None,
+            "loss": self.algorithm,
+        }

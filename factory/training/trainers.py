@@ -10,7 +10,7 @@ from typing import Any
 from factory.engines import chat_template
 from factory.engines.transformers import check_gpus, float32_head
 from factory.errors import InputError, StageError
-from factory.training import losses
+from factory.training import answer_rewards, losses
 from factory.training.settings import Task
 
 _BESIDE = 0.35  # of a GPU's memory for a vLLM beside policy, reward model and activations
@@ -49,7 +49,7 @@ def build(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list
             f"pip install {task.how.report_to}, or leave report_to out",
         )
     make = {
-        "reward": _reward, "sft": _sft, "preference": _preference, "online": _online,
+        "reward": _reward, "sft": _sft, "preference": _preference, "online": _online, "rl": _rl,
     }[task.method]  # fmt: skip
     return make(task, tokenizer, train, held_out, callbacks)
 
@@ -89,9 +89,13 @@ def arguments(task: Task, evaluate: bool) -> dict[str, Any]:
         # of its own, and the same when it goes on: the stage, and the fingerprint it works under
         "run_name": f"{task.step} {task.work.parent.name}",
         "disable_tqdm": True,
-        # GPUs wait for the tokens; the config of online has no such field
-        **({"dataset_num_proc": _tokenizing()} if gpu and task.method != "online" else {}),
+        # GPUs wait for the tokens; trainers that sample have no such field
+        **({"dataset_num_proc": _tokenizing()} if gpu and not _samples(task) else {}),
     }
+
+
+def _samples(task: Task) -> bool:
+    return task.method in ("online", "rl")
 
 
 def _tokenizing() -> int:
@@ -117,6 +121,8 @@ def lora(task: Task, model: Any, **options: Any) -> Any:
         lora_alpha=task.lora.alpha,
         lora_dropout=task.lora.dropout,
         target_modules=list(targets) if isinstance(targets, tuple) else targets,
+        use_rslora=task.lora.rslora,
+        use_dora=task.lora.dora,
         **options,
     )
 
@@ -197,7 +203,9 @@ def _sft(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[
         model=model,
         args=SFTConfig(
             completion_only_loss=True,  # TRL's default for such rows; said, not left to it
-            packing=False,
+            loss_type=str(task.loss),
+            packing=task.packing,
+            eval_packing=False,  # figures on held-out rows are means over rows
             **arguments(task, held_out is not None),
         ),
         train_dataset=train,
@@ -223,6 +231,10 @@ def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks
             "loss_type": list(weights),
             "loss_weights": list(weights.values()),
             "label_smoothing": task.label_smoothing,
+            "use_weighting": task.use_weighting,
+            "ld_alpha": task.ld_alpha,
+            "f_divergence_type": task.f_divergence_type,
+            "f_alpha_divergence_coef": task.f_alpha_divergence_coef,
             # the sampler reads lengths from a column that nothing else uses
             "remove_unused_columns": not task.group_by_length,
         }
@@ -234,8 +246,9 @@ def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks
             precompute == "auto" and task.epochs > 1
         )
     if kind == "kto":  # each answer by itself, beside neighbours that TRL fixes beforehand
-        train = _answers(train, task.seed)
-        held_out = _answers(held_out, task.seed) if held_out is not None else None
+        if "label" not in train.column_names:
+            train = _answers(train, task.seed)
+            held_out = _answers(held_out, task.seed) if held_out is not None else None
         shared["train_sampling_strategy"] = "sequential"
     model, adapter = _causal(task)
     return trainer_class(
@@ -269,6 +282,10 @@ def _classes(kind: str) -> tuple[Any, Any]:
         from trl import KTOConfig, KTOTrainer
 
         return KTOConfig, KTOTrainer
+    if kind == "tpo":
+        from trl.experimental.tpo import TPOConfig, TPOTrainer
+
+        return TPOConfig, TPOTrainer
     if kind == "orpo":
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -286,14 +303,26 @@ def drawing(task: Task, tokenizer: Any) -> dict[str, Any]:
     """Return the part of OnlineDPO's config that says where answers are drawn: on GPUs by a vLLM
     beside the trainer, whose weights TRL renews. TRL hands it text, which it tokenizes anew: where
     that gives other tokens than everywhere else here, the model in training draws by itself."""
-    if task.how.engine == "transformers" or device_of(task) != "cuda":
-        return {}
-    if not importlib.util.find_spec("vllm"):
+    if not _has_vllm(task):
         return {}
     asked = chat_template.PROBE[:1]
     text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     if list(tokenizer(text)["input_ids"]) != chat_template.prompt_ids(tokenizer, asked):
         return {}
+    return _beside()
+
+
+def _has_vllm(task: Task) -> bool:
+    """Return whether vLLM may draw the answers of a training: on GPUs, where it is installed."""
+    return (
+        task.how.engine != "transformers"
+        and device_of(task) == "cuda"
+        and importlib.util.find_spec("vllm") is not None
+    )
+
+
+def _beside() -> dict[str, Any]:
+    """Return the settings of a vLLM that shares the trainer's GPU."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its model has to be in this process
     return {
         "use_vllm": True,
@@ -302,14 +331,11 @@ def drawing(task: Task, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
+def _judge(task: Task) -> tuple[Any, Any]:
+    """Return the classifier that reads sampled answers, and its tokenizer."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
-
-    model, adapter = _causal(task)
     judge = AutoModelForSequenceClassification.from_pretrained(
         str(task.reward),
         num_labels=1,
@@ -323,9 +349,51 @@ def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: li
         reader.pad_token = reader.convert_ids_to_tokens(pad)
     else:
         chat_template.separate_padding(reader, ())
+    return float32_head(judge), reader
+
+
+def _rl(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    model, adapter = _causal(task)
+    judge, reader = _judge(task) if "model" in task.rewards else (None, None)
+    read = {**answer_rewards.functions(task), "model": judge}
+    grpo = task.algorithm == "grpo"
+    options: dict[str, Any] = {
+        **arguments(task, evaluate=False),
+        "reward_weights": list(task.rewards.values()),
+        "num_generations": task.n,
+        "max_completion_length": task.max_tokens,
+        "temperature": task.temperature,
+        "beta": task.beta,
+        "disable_dropout": task.disable_dropout,
+        "chat_template_kwargs": chat_template.template_arguments(tokenizer) or None,
+    }
+    room = options.pop("max_length")  # TRL hands vLLM token ids, so that no text is read anew
+    options |= {**_beside(), "vllm_max_model_length": room} if _has_vllm(task) else {}
+    options |= {"loss_type": task.loss, "scale_rewards": task.scale} if grpo else {}
+    config_class, trainer_class = (GRPOConfig, GRPOTrainer) if grpo else (RLOOConfig, RLOOTrainer)
+    return trainer_class(
+        model=model,
+        reward_funcs=[read[name] for name in task.rewards],
+        reward_processing_classes=[reader if name == "model" else None for name in task.rewards],
+        args=config_class(**options),
+        train_dataset=train,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=callbacks,
+    )
+
+
+def _online(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+    model, adapter = _causal(task)
+    judge, reader = _judge(task)
     return OnlineDPOTrainer(
         model=model,
-        reward_funcs=float32_head(judge),
+        reward_funcs=judge,
         reward_processing_classes=reader,
         args=OnlineDPOConfig(
             beta=[task.beta],

@@ -118,6 +118,10 @@ def row(kind: str, number: int) -> dict[str, Any]:
             "k": 0,
         }
     sides = {"chosen": _said("assistant", better), "rejected": _said("assistant", worse)}
+    if kind == "prompts":
+        gold = "Madrid" if number % 2 else None
+        return {"prompt_id": shared["prompt_id"], "messages": prompt, "language": "es",
+                "prompt_hash": "p", "gold": gold}  # fmt: skip
     if kind == "preferences":
         return {**shared, **sides, "language": "en", "margin": 1.0}
     languages = dict.fromkeys(("prompt_language", "chosen_language", "rejected_language"), "es")
@@ -133,6 +137,7 @@ def job(
     progress: Callable[..., None] = lambda *_: None,
     start: Path | None = None,
     base: Path | None = None,
+    reward: Path | None = None,
 ) -> Job:
     """A job for a training stage on `count` rows, in `directory`."""
     kind = stage.rows_kind
@@ -147,11 +152,49 @@ def job(
         read: Place(upstream),
     }
     needs: tuple[Any, ...] = (read, BASE)
+    if "reference" in stage._columns():  # answers of best, but for the first prompt
+        best = directory / "best"
+        answers = schemas.from_rows([row("sft", number) for number in range(1, count)], "sft")
+        tables.write_slice(slice_directory(best, "es"), answers)
+        needs += (StepInput("reference", "best", "es"),)
+        places[needs[-1]] = Place(best)
+    if getattr(stage, "unpaired", None) is not None:
+        needs = (BASE, *scored(directory, count, places))
     if start is not None:
         needs += (StepInput("start", "sft[es]", "es"),)
         places[needs[-1]] = Place(start, "local/smoke-sft-es", "fp-0123456789ab")
+    if reward is not None:
+        needs += (ExternalInput("reward", "local/reward@main", "model"),)
+        places[needs[-1]] = Place(reward, "local/reward", "b" * 40)
     spec = SliceSpec(f"{stage.name}[es]", "es", "es", needs)
     return Job(f"{stage.name}[es]", 0, (spec,), places, work, out, progress)
+
+
+def scored(directory: Path, count: int, places: dict[Any, Place]) -> list[StepInput]:
+    """Inputs of `count` prompts with three scored answers each: rewards 0, 1 and 5 but all alike
+    for the first prompt. The best of the second is cut off; one reward of the third is missing."""
+    made: dict[str, list[dict[str, Any]]] = {"prompts": [], "samples": [], "scores": []}
+    for number in range(count):
+        pair = row("pairs", number)
+        at = {"prompt_id": pair["prompt_id"], "language": "es"}
+        made["prompts"].append({**at, "messages": pair["prompt"], "prompt_hash": "p"})
+        for k, reward in enumerate((0.0, 1.0, 5.0)):
+            text = pair["chosen" if k else "rejected"][0]["content"] + " ." * k
+            address = {**at, "k": k, "response_hash": f"h{k}"}
+            made["samples"].append(
+                {**address, "prompt_hash": "p", "response": text, "n_tokens": 9, "seed": 0,
+                 "n_chars": len(text), "detected_language": "es",
+                 "finish_reason": "length" if number == 1 and k == 2 else "stop"}
+            )  # fmt: skip
+            value = 2.0 if number == 0 else None if (number, k) == (2, 0) else reward
+            made["scores"].append({**address, "reward": value, "status": "ok"})
+    reads = []
+    for kind, rows in made.items():
+        upstream = directory / kind
+        tables.write_slice(slice_directory(upstream, "es"), schemas.from_rows(rows, kind))  # type: ignore[arg-type]
+        reads.append(StepInput(kind, kind, "es"))
+        places[reads[-1]] = Place(upstream)
+    return reads
 
 
 def task_of(stage: Reward | Sft | Dpo, made: Job) -> Task:

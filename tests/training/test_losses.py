@@ -158,8 +158,9 @@ def test_two_adapters_to_go_on_with_are_one_too_many() -> None:
     [
         ({"r": 8}, "has r 8, and the recipe r 16"),
         ({"target_modules": ["q_proj"]}, "targets"),
-        ({"use_rslora": True}, "has use_rslora, which no training here has"),
-        ({"use_dora": True, "modules_to_save": ["lm_head"]}, "has use_dora, modules_to_save"),
+        ({"use_rslora": True}, "has rslora True, and the recipe rslora False"),
+        ({"use_dora": True}, "has dora True"),
+        ({"modules_to_save": ["lm_head"]}, "has modules_to_save, which no training here has"),
     ],
 )
 def test_an_adapter_that_training_cannot_go_on_with_is_refused(
@@ -168,6 +169,7 @@ def test_an_adapter_that_training_cannot_go_on_with_is_refused(
     config = {"r": 16, "lora_alpha": 32, "target_modules": list(reversed(PAPER_TARGETS))}
     check_lora(config, "org/a", Lora())
     check_lora(config, "org/a", Lora(targets="all-linear"))
+    check_lora(config | {"use_rslora": True}, "org/a", Lora(rslora=True))
     with pytest.raises(InputError, match=words):
         check_lora(config | said, "org/a", Lora())
 

@@ -273,7 +273,7 @@ def test_a_loss_that_is_no_number_ends_it_and_nothing_is_made(tmp_path: Path) ->
 
 def test_rows_over_the_budget_are_counted_and_too_few_are_refused(tmp_path: Path) -> None:
     tokenizer = chat_template.load_tokenizer(str(tiny_model()))
-    sizes = sorted(max(dataset.lengths(tokenizer, row("pairs", n))) for n in range(12))
+    sizes = sorted(max(dataset.encode(tokenizer, row("pairs", n))[0]) for n in range(12))
     # in batches of two: a training of one step, at the learning rate 0 of a warm-up, learns nothing
     _, outcome = trained(tmp_path, Dpo(**{**SMALL, "batch": 2, "max_length": sizes[7]}))
     counted = outcome.rows["es"]

@@ -45,7 +45,8 @@ _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's max_lora_rank m
 _MODELS = ("adapter", "model")
 _TAGS = {
     "dpo": ["lora", "trl", "dpo"], "sft": ["lora", "trl", "sft"], "reward": ["trl", "reward-model"],
-    "online": ["lora", "trl", "online-dpo"], "merge": ["lora", "merge"],
+    "online": ["lora", "trl", "online-dpo"], "rl": ["lora", "trl", "rl"],
+    "merge": ["lora", "merge"],
     "pair": ["dpo", "preference"], "best": ["sft"], "preferences": ["preference"],
 }  # fmt: skip
 

@@ -8,7 +8,10 @@ from factory.artifacts.manifest import InputRecord, Manifest
 from factory.reports.formatting import count, language, listed, model_name, plural
 from factory.reports.win_rates import JudgedModel
 
-_METHODS = {"dpo": "DPO", "online": "online DPO", "sft": "supervised fine-tuning"}
+_METHODS = {
+    "dpo": "DPO", "online": "online DPO", "rl": "reinforcement learning",
+    "sft": "supervised fine-tuning",
+}  # fmt: skip
 
 
 def sentences(manifests: Sequence[Manifest], judged: Sequence[JudgedModel]) -> str:

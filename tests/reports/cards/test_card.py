@@ -97,7 +97,23 @@ STATS: dict[str, dict[str, Any]] = {
     },
     "dpo[all]": ADAPTED,
     "online[all]": {**ADAPTED, "held_out": 0, "final": {}, "held_out_curve": []},
+    "rl[all]": {
+        **ADAPTED,
+        "held_out": 0,
+        "final": {},
+        "held_out_curve": [],
+        "published": {
+            "by": "win_rate",
+            "of": "0.5",
+            "held_out": 2,
+            "each": {"0.5": {"win_rate": 0.75}, "last": {"win_rate": 0.5}},
+        },
+    },
     "merge": {
+        "search": {
+            "prompts": 3,
+            "tried": [{"weights": {"dpo[all]": 0.5, "org/a|b@v1": 0.5}, "reward": 0.25}],
+        },
         "merged": [{"step": "dpo[all]", "repo": "local/a|b", "revision": "fp-0", "weight": 0.5}],
         "chain": {"load_on": "local/x", "revision": "a" * 40, "start": "policy"},
         "probe": ADAPTED["probe"],
@@ -225,6 +241,7 @@ def manifests() -> dict[str, Manifest]:
         "stages.dedup={}",
         "stages.translate_pairs={model: policy, languages: [de], quality: {least: 40}}",
         "stages.online={each: all}",
+        "stages.rl={each: all, rewards: {model: 1.0, language: 0.5}}",
         "stages.transfer={pairs: {es: pairs.jsonl}}",
         "stages.euroeval={benchmarks: {en: [scala-en]}}",
         "stages.pair.pool=both",
@@ -240,7 +257,7 @@ def manifests() -> dict[str, Manifest]:
         left = {"es": 5} if name in ("pair", "prompts") else {}
         stats = STATS.get(name) or (kept()[name].stats if name == "euroeval" else None)
         made = manifest_of(recipe, lock, step, done(steps), left, stats=stats)
-        with_template = step.stage.name in ("generate", "sft", "dpo", "online")
+        with_template = step.stage.name in ("generate", "sft", "dpo", "online", "rl")
         found[name] = made.model_copy(update={"template": TEMPLATE}) if with_template else made
     return found
 
