@@ -58,7 +58,7 @@ class Translate(Stage):
     names: dict[str, str] = Field({})  # what the translator calls a language, where that is unusual
     max_tokens: int = Field(8192, ge=1)  # of a piece of translation; CroCo's
     chunk: int = Field(1024, ge=16)  # tokens of source at once: TranslateGemma was made for 2K
-    # a text of more is cut into pieces; or, as published, a prompt whose request has more is dropped
+    # a text of more is cut into pieces; or a prompt whose request has more is dropped, as published
     over: Literal["chunk", "drop"] = "chunk"
     # fenced code, and what holds no letter: as it is, or translated like the rest, as published
     code: Literal["keep", "send"] = "keep"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.artifacts import schemas, shards
 from factory.artifacts.manifest import Rows
@@ -31,6 +31,9 @@ _SHARD = 100_000  # rows: all of a slice, which is one run of EuroEval
 _ADDRESS = ("dataset", "metric", "source_digest", "status")
 
 
+_Asked = Literal["own", "all"] | tuple[str, ...]
+
+
 class EuroevalHow(How, RunKnobs):
     """See runs.RunKnobs."""
 
@@ -39,7 +42,7 @@ class Euroeval(Stage):
     """Scores of every model in `of` (a name under models:, or a stage that trains adapters, whose
     checkpoints are named as for arena) on `benchmarks`: the paper's list, EuroEval's official
     suites, or names by language. `languages`: those that a model was trained in (`own`), all of
-    the recipe, or a list. `sources`: a Hub dataset to read in the place of a benchmark's own, in
+    the recipe, or a list; or one of these for each name of `of`. `sources`: a Hub dataset to read in the place of a benchmark's own, in
     the same form. `reference`: the model that the others are compared with. `incomplete: keep`
     keeps a benchmark that left no record, as a row without a value; else the stage fails, and goes
     on where it was when run again."""
@@ -51,7 +54,7 @@ class Euroeval(Stage):
 
     of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("policy", "dpo")
     reference: Annotated[str, REFERENCE] = "policy"
-    languages: Annotated[Literal["own", "all"] | tuple[str, ...], REFERENCE] = "own"
+    languages: Annotated[_Asked | dict[str, _Asked], REFERENCE] = "own"
     benchmarks: Annotated[Literal["paper", "official"] | dict[str, tuple[str, ...]], REFERENCE] = (
         "paper"
     )
@@ -68,12 +71,20 @@ class Euroeval(Stage):
     @field_validator("languages")
     @classmethod
     def _known_languages(cls, value: Any) -> Any:
-        for code in () if isinstance(value, str) else value:
-            try:
-                known_language(code)
-            except RecipeError as error:
-                raise ValueError(f"{error.what}; {error.fix}") from None
+        for asked in value.values() if isinstance(value, dict) else (value,):
+            for code in () if isinstance(asked, str) else asked:
+                try:
+                    known_language(code)
+                except RecipeError as error:
+                    raise ValueError(f"{error.what}; {error.fix}") from None
         return value
+
+    @model_validator(mode="after")
+    def _languages_of_those_that_are_there(self) -> Euroeval:
+        for name in self.languages if isinstance(self.languages, dict) else ():
+            if name not in self.of:
+                raise ValueError(f"languages names {name!r}, which of does not")
+        return self
 
     @field_validator("benchmarks")
     @classmethod
@@ -113,8 +124,13 @@ class Euroeval(Stage):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         specs, without = [], []
-        for contestant in contestants(context, self.of, self.name):
-            for language in self._asked(context, contestant.languages):
+        asked = {
+            contestant.label: (contestant, self._asked(context, name, contestant.languages))
+            for name in self.of
+            for contestant in contestants(context, [name], self.name)
+        }
+        for contestant, languages in asked.values():
+            for language in languages:
                 names = self.suite(language)
                 if not names:
                     without.append(language)
@@ -137,10 +153,13 @@ class Euroeval(Stage):
         first = specs[0]
         return [SliceSpec(first.step, first.name, first.language, first.needs, absent), *specs[1:]]
 
-    def _asked(self, context: StageContext, own: tuple[str, ...]) -> tuple[str, ...]:
-        if self.languages == "all":
+    def _asked(self, context: StageContext, name: str, own: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the languages of a model that a name of `of` stands for."""
+        told = self.languages
+        asked: _Asked = told.get(name, "own") if isinstance(told, dict) else told
+        if asked == "all":
             return context.languages
-        return own if self.languages == "own" else tuple(dict.fromkeys(self.languages))
+        return own if asked == "own" else tuple(dict.fromkeys(asked))
 
     def _source(self, name: str) -> ExternalInput:
         source = self.sources.get(name, suites.registry()[name].source)

@@ -299,7 +299,7 @@ class Judge(Stage):
         template = {
             "name": words.name,
             "hash": words.hash,
-            "ties": bool({"TIE", "T"} & words.allowed),
+            "ties": "TIE" in words.allowed,
             "text": words.text,
         }
         manner = {"judge_kind": "llm", "orders": self.ask.orders, "template": template}
