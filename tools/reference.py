@@ -362,7 +362,7 @@ ROWS, SHOTS = 2_048, 1_000  # of a benchmark of EuroEval, tokens of a row with i
 # Billions of parameters. Of Qwen3.6-35B-A3B 3 are at work on a token; it is taken for one of 9.
 SIZE = {
     "EuroLLM-9B": 9, "tiny-aya": 3, "translategemma-27b": 27, "Llama-3-Base-8B": 8, "Qwen3-8B": 8,
-    "Qwen3.6-35B": 9,
+    "Qwen3-4B": 4, "Qwen3.6-35B": 9,
 }  # fmt: skip
 REWARD, JUDGE = 8, SIZE["Qwen3.6-35B"]
 Work = dict[tuple[str, str, int], float]  # tokens, by step, what is done and billions
