@@ -151,9 +151,9 @@ def _written(
         if not is_file(source) and not Path(source).exists():
             return source
         for code in codes:
-            if not Path(source.replace("{language}", code)).exists():
+            if not as_spelt(Path(named(source, code))).exists():
                 raise InputError(
-                    f"there is no file {source.replace('{language}', code)}",
+                    f"there is no file {named(source, code)}",
                     f"write it, leave {code} out of --languages, or name another --data",
                 )
         return os.path.relpath(source, path.parent)

@@ -12,6 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from factory.artifacts.hashing import text_hash
 from factory.config import GATE, Knobs
 from factory.errors import InputError, nearest
 from factory.language.languages import code_of
+from factory.language.languages import language as known_language
 from factory.stage.row_files import FILE_TYPES, BadRow, Row, is_file, read_file
 
 __all__ = ["FILE_TYPES", "BadRow", "DistinctIds", "Row", "View", "address", "answer",
@@ -41,6 +43,30 @@ _HEAD = 100  # rows that are looked at for which columns there are
 _SHOWN = 5  # rows that cannot be read, in an error
 _SHARED = 10  # rows that may have one id before that is said
 _LABELS = 20  # languages of rows that are counted apart
+_BIBLIOGRAPHIC = frozenset(  # the second codes of ISO 639-2, which ISO 639-3 does not have
+    [
+        "alb",
+        "arm",
+        "baq",
+        "bur",
+        "chi",
+        "cze",
+        "dut",
+        "fre",
+        "geo",
+        "ger",
+        "gre",
+        "ice",
+        "mac",
+        "mao",
+        "may",
+        "per",
+        "rum",
+        "slo",
+        "tib",
+        "wel",
+    ]
+)
 Cell = str | int | float | bool
 Talk = list[dict[str, str]]
 
@@ -53,7 +79,7 @@ class View(Knobs):
     split: str = "train"
     # where its configs are not languages; or by language: {en: set1, da: set2}
     config: str | dict[str, str] | None = None
-    # one file of it, read as it lies; {language} is filled in
+    # one file of it, read as it lies; {language}, {Language} and {iso3} are filled in
     file: str | None = None
     # our name for a column to theirs, with dots into what is nested: {prompt: turns.0.text}; texts
     # of several are joined, an empty line between them: {prompt: [instruction, input]}
@@ -173,11 +199,12 @@ class View(Knobs):
             return read_file(path, path.name), True, True
         if self.file is None:
             return self._open_dataset(path, language, name)
-        file = self.file.replace("{language}", language)
+        file = named(self.file, language)
+        found = as_spelt(path / file)
         # the files of a repo may be links to where its client keeps their content
-        if ".." in Path(file).parts or Path(file).is_absolute() or not (path / file).is_file():
+        if ".." in Path(file).parts or Path(file).is_absolute() or not found.is_file():
             raise InputError(f"{name} has no file {file}", "check file:")
-        return read_file(path / file, f"{name} {file}"), "{language}" not in self.file, True
+        return read_file(found, f"{name} {file}"), file == self.file, True
 
     def _open_dataset(
         self, path: Path, language: str, name: str
@@ -267,6 +294,36 @@ class View(Knobs):
             if value not in values and not (isinstance(value, str) and value in map(str, values)):
                 return False
         return True
+
+
+@lru_cache(maxsize=4096)
+def placeholders(code: str) -> dict[str, str]:
+    """Return what stands for a language in the names of files and repos, by placeholder: its code,
+    its English name in lower case, and its code of ISO 639-3."""
+    from babel.core import get_global
+
+    aliases = get_global("language_aliases").items()
+    longer = [a for a, of in aliases if of == code and len(a) == 3 and a not in _BIBLIOGRAPHIC]
+    # of several the one of the whole language, which begins like the code and comes last
+    begins = [alias for alias in longer if alias.startswith(code)] or longer or [code]
+    name = known_language(code).name if code else ""
+    return {"language": code, "Language": name.lower(), "iso3": begins[-1]}
+
+
+def named(text: str, code: str) -> str:
+    """Return a name of a file or repo with the placeholders of a language filled in."""
+    for name, value in placeholders(code).items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def as_spelt(path: Path) -> Path:
+    """Return a path as its last part is spelt on disk, whatever the case; itself if there is
+    none."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    same = (p for p in path.parent.iterdir() if p.name.casefold() == path.name.casefold())
+    return next(same, path)
 
 
 _ABSENT = object()

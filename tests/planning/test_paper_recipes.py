@@ -43,6 +43,7 @@ TRAINED = {
     "eurollm-9b-online": [f"online[{code}]" for code in SEVEN],
     "eurollm-9b-q1": [f"dpo[{code}]" for code in SEVEN],
     "eurollm-9b-sft": [f"sft[{code}]" for code in SEVEN],
+    "from-published": [f"dpo[{code}]" for code in SEVEN],
     "llama-3-icr": ["dpo[all]"],
     "llama-3-icr-2": ["dpo[all]"],
     "llama-3-icr-x-alpaca-eval": ["dpo[all]"],
@@ -118,7 +119,7 @@ def test_a_paper_recipe_is_planned_to_its_end(name: str, world: Any, tmp_path: P
     steps = planned(name, world, tmp_path)
     assert {step.state for step in steps} == {State.RUN}
     assert [s.name for s in steps if s.stage.kind == "adapter"] == TRAINED[name]
-    if not TRAINED[name]:
+    if "arena" not in by_name(steps):
         return
     labels = {made.spec.name.split("/")[1] for made in by_name(steps)["arena"].slices}
     answered = {checkpoints.split_label(label)[0] for label in labels}
