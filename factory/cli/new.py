@@ -141,7 +141,7 @@ def _written(
     license_: str,
 ) -> tuple[str, dict[Path, Path]]:
     """Return the text of a recipe, and the sample files to copy: to, from."""
-    from factory.stage.readers import is_file
+    from factory.stage.readers import as_spelt, is_file, named
 
     samples = shipped("recipes") / "demo"
     files: dict[Path, Path] = {}

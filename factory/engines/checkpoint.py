@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 def read(directory: Path, stops: chat_template.Stops = "all") -> Checkpoint:
-    """Read a checkpoint, and those of its stop tokens. Raises InputError for a directory that holds none."""
+    """Read a checkpoint, with these of its stop tokens. Raises InputError where there is none."""
     from transformers import AutoConfig, GenerationConfig
 
     try:

@@ -43,30 +43,9 @@ _HEAD = 100  # rows that are looked at for which columns there are
 _SHOWN = 5  # rows that cannot be read, in an error
 _SHARED = 10  # rows that may have one id before that is said
 _LABELS = 20  # languages of rows that are counted apart
-_BIBLIOGRAPHIC = frozenset(  # the second codes of ISO 639-2, which ISO 639-3 does not have
-    [
-        "alb",
-        "arm",
-        "baq",
-        "bur",
-        "chi",
-        "cze",
-        "dut",
-        "fre",
-        "geo",
-        "ger",
-        "gre",
-        "ice",
-        "mac",
-        "mao",
-        "may",
-        "per",
-        "rum",
-        "slo",
-        "tib",
-        "wel",
-    ]
-)
+# the second codes of ISO 639-2, which ISO 639-3 does not have
+_BIBLIOGRAPHIC = "alb arm baq bur chi cze dut fre geo ger gre ice mac mao may per rum slo tib wel"
+_NOT_ISO3 = frozenset(_BIBLIOGRAPHIC.split())
 Cell = str | int | float | bool
 Talk = list[dict[str, str]]
 
@@ -303,7 +282,9 @@ def placeholders(code: str) -> dict[str, str]:
     from babel.core import get_global
 
     aliases = get_global("language_aliases").items()
-    longer = [a for a, of in aliases if of == code and len(a) == 3 and a not in _BIBLIOGRAPHIC]
+    longer = [
+        a for a, of in aliases if of == code and len(a) == 3 and a not in _BIBLIOGRAPHIC.split()
+    ]
     # of several the one of the whole language, which begins like the code and comes last
     begins = [alias for alias in longer if alias.startswith(code)] or longer or [code]
     name = known_language(code).name if code else ""

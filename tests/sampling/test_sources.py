@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import read_slice
 from factory.errors import InputError
-from factory.language.languages import language
+from factory.language import languages
 from factory.pairs.pair import Pair
 from factory.planning.recipe import load
 from factory.sampling.sources import Preferences, Prompts, Questions
@@ -450,7 +450,7 @@ PREFERENCE = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
 )
 def test_the_names_of_a_language_are_filled_in(code, iso3):
     filled = named("{Language}/{iso3}-{language}", code)
-    assert filled == f"{language(code).name.lower()}/{iso3}-{code}"
+    assert filled == f"{languages.language(code).name.lower()}/{iso3}-{code}"
 
 
 def test_a_file_named_by_its_language_is_found_in_any_case(tmp_path):

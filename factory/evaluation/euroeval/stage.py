@@ -41,11 +41,11 @@ class EuroevalHow(How, RunKnobs):
 class Euroeval(Stage):
     """Scores of every model in `of` (a name under models:, or a stage that trains adapters, whose
     checkpoints are named as for arena) on `benchmarks`: the paper's list, EuroEval's official
-    suites, or names by language. `languages`: those that a model was trained in (`own`), all of
-    the recipe, or a list; or one of these for each name of `of`. `sources`: a Hub dataset to read in the place of a benchmark's own, in
-    the same form. `reference`: the model that the others are compared with. `incomplete: keep`
-    keeps a benchmark that left no record, as a row without a value; else the stage fails, and goes
-    on where it was when run again."""
+    suites, or names by language. `languages`: those that a model was trained in (`own`), all of the
+    recipe, or a list; or one of these for each name of `of`. `sources`: a Hub dataset to read in
+    the place of a benchmark's own, in the same form. `reference`: the model that the others are
+    compared with. `incomplete: keep` keeps a benchmark that left no record, as a row without a
+    value; else the stage fails, and goes on where it was when run again."""
 
     name: ClassVar[str] = "euroeval"
     kind: ClassVar[str] = "results"
