@@ -12,7 +12,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +22,7 @@ from pydantic import Field, field_validator
 from factory.artifacts.hashing import text_hash
 from factory.config import GATE, Knobs
 from factory.errors import InputError, nearest
-from factory.language.languages import code_of
+from factory.language.languages import code_of, iso3
 from factory.language.languages import language as known_language
 from factory.stage.row_files import FILE_TYPES, BadRow, Row, is_file, read_file
 
@@ -43,9 +42,6 @@ _HEAD = 100  # rows that are looked at for which columns there are
 _SHOWN = 5  # rows that cannot be read, in an error
 _SHARED = 10  # rows that may have one id before that is said
 _LABELS = 20  # languages of rows that are counted apart
-# the second codes of ISO 639-2, which ISO 639-3 does not have
-_BIBLIOGRAPHIC = "alb arm baq bur chi cze dut fre geo ger gre ice mac mao may per rum slo tib wel"
-_NOT_ISO3 = frozenset(_BIBLIOGRAPHIC.split())
 Cell = str | int | float | bool
 Talk = list[dict[str, str]]
 
@@ -275,20 +271,11 @@ class View(Knobs):
         return True
 
 
-@lru_cache(maxsize=4096)
 def placeholders(code: str) -> dict[str, str]:
     """Return what stands for a language in the names of files and repos, by placeholder: its code,
     its English name in lower case, and its code of ISO 639-3."""
-    from babel.core import get_global
-
-    aliases = get_global("language_aliases").items()
-    longer = [
-        a for a, of in aliases if of == code and len(a) == 3 and a not in _BIBLIOGRAPHIC.split()
-    ]
-    # of several the one of the whole language, which begins like the code and comes last
-    begins = [alias for alias in longer if alias.startswith(code)] or longer or [code]
     name = known_language(code).name if code else ""
-    return {"language": code, "Language": name.lower(), "iso3": begins[-1]}
+    return {"language": code, "Language": name.lower(), "iso3": iso3(code)}
 
 
 def named(text: str, code: str) -> str:
