@@ -457,7 +457,8 @@ def test_a_file_named_by_its_language_is_found_in_any_case(tmp_path):
     for name in ("Danish", "english"):
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "Hi?"}\n')
     (tmp_path / "r.yaml").write_text(
-        "name: r\norg: me\nmodels: {}\nlanguages: [da, en]\nstages: {prompts: {source: '{Language}.jsonl'}}\n"
+        "name: r\norg: me\nmodels: {}\nlanguages: [da, en]\n"
+        "stages: {prompts: {source: '{Language}.jsonl'}}\n"
     )
     found = load(str(tmp_path / "r.yaml"))
     sources = [need.source for _, spec in found.recipe.slices() for need in spec.needs]
