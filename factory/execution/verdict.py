@@ -116,12 +116,15 @@ def sentence(found: Iterable[Claim]) -> str:
     if not tested:
         return f"None of the {len(every)} claims of the original was tested."
     turned = sum(claim.reversed for claim in every)
+    more = f", {turned} of them reversed" if turned else ""
     text = (
-        f"Of {len(every)} claims of the original {tested} were tested: {n['within']} fall within "
-        f"the intervals measured here, {n['outside']} do not, {turned} of these are reversed."
+        f"Of {len(every)} claims of the original {tested} were tested: {n['within']} within the "
+        f"intervals measured here, {n['outside']} not{more}."
     )
+    if not n["outside"]:
+        return text
     # of 95 % intervals one in twenty misses by chance, and more, since the original varies too
     expected = tested / 20
     if n["outside"] > 2 * max(expected, 0.5):
-        return f"{text} Chance alone would leave out some {expected:.0f}."
-    return f"{text} That many would be left out by chance."
+        return f"{text} Chance alone would leave out some {max(expected, 1):.0f}."
+    return f"{text} Chance alone may leave out that many."

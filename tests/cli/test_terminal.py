@@ -81,8 +81,7 @@ def test_the_whole_line_then_reproduced_and_asked(tmp_path: Path) -> None:
         )  # fmt: skip
         assert "identical bytes" in again
         assert "Claims of the original" in again and "Not tested" not in again
-        words = " ".join(again.split())
-        assert "fall within the intervals measured here, 0 do not, 0 of these are reversed" in words
+        assert "within the intervals measured here, 0 not." in " ".join(again.split())
     talk, code = on_terminal(
         [*FACTORY, "chat", "local/smoke-dpo-all"],
         tmp_path,
