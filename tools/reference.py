@@ -362,7 +362,7 @@ ROWS, SHOTS = 2_048, 1_000  # of a benchmark of EuroEval, tokens of a row with i
 # Billions of parameters. Of Qwen3.6-35B-A3B 3 are at work on a token; it is taken for one of 9.
 SIZE = {
     "EuroLLM-9B": 9, "tiny-aya": 3, "translategemma-27b": 27, "Llama-3-Base-8B": 8, "Qwen3-8B": 8,
-    "Qwen3.6-35B": 9,
+    "Qwen3-4B": 4, "Qwen3.6-35B": 9,
 }  # fmt: skip
 REWARD, JUDGE = 8, SIZE["Qwen3.6-35B"]
 Work = dict[tuple[str, str, int], float]  # tokens, by step, what is done and billions
@@ -416,7 +416,9 @@ def work(recipe: Recipe) -> Work | None:
     if answered := sum(spec.step == "arena" for _, spec in slices):
         add("arena", "writes", size(recipe, "policy"), QUESTIONS * answered * 1.5 * ANSWER)
     judged = sum(spec.step == "judge" for _, spec in slices)
-    add("judge", "reads", JUDGE, QUESTIONS * judged * 2 * (PROMPT + 3 * ANSWER))
+    ask = getattr(steps.get("judge"), "ask", None)
+    orders = 1 if getattr(ask, "orders", "both") == "random" else 2
+    add("judge", "reads", JUDGE, QUESTIONS * judged * orders * (PROMPT + 3 * ANSWER))
     for stage, spec in slices:
         if isinstance(stage, Euroeval):
             runs = stage.iterations * len(stage.suite(str(spec.language)))
@@ -424,12 +426,32 @@ def work(recipe: Recipe) -> Work | None:
     return {key: tokens for key, tokens in found.items() if tokens}
 
 
-def hours(recipe: Recipe, gpu: Gpu) -> float | None:
+def by_step(recipe: Recipe, gpu: Gpu) -> dict[str, float] | None:
     """GPU-hours of every step of a recipe, from nothing, by the rates of a GPU."""
     found = work(recipe)
     if found is None:
         return None
-    return sum(tokens / gpu.rate(doing, b) for (_, doing, b), tokens in found.items()) / 3600
+    took: dict[str, float] = {}
+    for (step, doing, b), tokens in found.items():
+        took[step] = took.get(step, 0.0) + tokens / gpu.rate(doing, b) / 3600
+    return took
+
+
+def hours(recipe: Recipe, gpu: Gpu) -> float | None:
+    """GPU-hours of a recipe, from nothing."""
+    took = by_step(recipe, gpu)
+    return None if took is None else sum(took.values())
+
+
+def most(recipe: Recipe, gpu: Gpu) -> str:
+    """The steps that take most of a recipe's GPU-hours, up to three quarters of them."""
+    took = by_step(recipe, gpu) or {}
+    parts, share = [], 0.0
+    for step, one in sorted(took.items(), key=lambda item: -item[1]):
+        if share < 0.75:
+            share += one / sum(took.values())
+            parts.append(f"{step} {one / sum(took.values()):.0%}")
+    return ", ".join(parts)
 
 
 def rates() -> str:
@@ -460,10 +482,39 @@ def costs() -> str:
     return "\n".join(lines)
 
 
+PILOTS = (
+    ("all of it", ()),
+    ("EuroEval of each adapter in its own language", ("stages.euroeval.languages=own",)),
+    (
+        "and 500 prompts, 3 iterations of EuroEval",
+        (
+            "stages.euroeval.languages=own",
+            "stages.prompts.first=500",
+            "stages.euroeval.iterations=3",
+        ),
+    ),
+    ("500 prompts, no EuroEval", ("stages.prompts.first=500", "stages.euroeval=null")),
+)
+
+
+def pilots() -> str:
+    """The paper's recipe in two languages, and how little it can be."""
+    two = "languages=[da, de]"
+    lines = ["| Danish and German | H100-hours | GCD-hours | most of the H100-hours | `--set` |"]
+    lines.append("|---|---|---|---|---|")
+    for what, overrides in PILOTS:
+        recipe = load("eurollm-9b", (two, *overrides)).recipe
+        took = [f"{hours(recipe, gpu) or 0:,.1f}" for gpu in (H100, GCD)]
+        told = " ".join(f"`'{one}'`" for one in (two, *overrides))
+        lines.append("| " + " | ".join((what, *took, most(recipe, H100), told)) + " |")
+    return "\n".join(lines)
+
+
 def packaged() -> str:
     """The packaged recipes."""
-    lines = ["| recipe | languages | models | what it is, or tests | H100-hours | GCD-hours |"]
-    lines.append("|---|---|---|---|---|---|")
+    named = "H100-hours | GCD-hours | most of the H100-hours"
+    lines = [f"| recipe | languages | models | what it is, or tests | {named} |"]
+    lines.append("|---|---|---|---|---|---|---|")
     order = {"croco": 0, "icr": 1, "rewards": 2, "recipes": 3, "world": 4}
     for name, path in sorted(
         recipes().items(), key=lambda item: (order.get(item[1].parent.name, 9), item[0])
@@ -480,6 +531,7 @@ def packaged() -> str:
             ", ".join(models),
             recipe.description,
             *(took if one is None else f"{one:,.0f}" for one in found),
+            "" if small else most(recipe, H100),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -488,7 +540,7 @@ def packaged() -> str:
 PAGES = {
     ROOT / "docs" / "recipe.md": {"reference": reference, "presets": presets},
     ROOT / "recipes" / "README.md": {"recipes": packaged},
-    ROOT / "docs" / "slurm.md": {"rates": rates, "costs": costs},
+    ROOT / "docs" / "slurm.md": {"rates": rates, "costs": costs, "pilots": pilots},
 }
 
 

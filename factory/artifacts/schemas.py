@@ -75,7 +75,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("response_hash", _text),
             _may("reward", _float),  # null when there is none: `status` says why
             _may("n_tokens", _int),
-            _must("status", _text),  # ok | too_long | not_finite | no_english_prompt | absent
+            # ok | too_long | not_finite | no_english_prompt | absent | failed
+            _must("status", _text),
             _may("prompt_hash", _text),  # of the prompt it was read under, if another language's
         ]
     ),

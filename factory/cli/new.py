@@ -141,7 +141,7 @@ def _written(
     license_: str,
 ) -> tuple[str, dict[Path, Path]]:
     """Return the text of a recipe, and the sample files to copy: to, from."""
-    from factory.stage.readers import is_file
+    from factory.stage.readers import as_spelt, is_file, named
 
     samples = shipped("recipes") / "demo"
     files: dict[Path, Path] = {}
@@ -151,9 +151,9 @@ def _written(
         if not is_file(source) and not Path(source).exists():
             return source
         for code in codes:
-            if not Path(source.replace("{language}", code)).exists():
+            if not as_spelt(Path(named(source, code))).exists():
                 raise InputError(
-                    f"there is no file {source.replace('{language}', code)}",
+                    f"there is no file {named(source, code)}",
                     f"write it, leave {code} out of --languages, or name another --data",
                 )
         return os.path.relpath(source, path.parent)

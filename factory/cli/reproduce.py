@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from factory.execution.diff import Change, Difference
+    from factory.execution.verdict import Claim
     from factory.hub.client import Hub
 
 _LONGEST = 200  # characters of a value
@@ -65,19 +67,21 @@ def reproduce(
             configure_clients(hub.endpoint)  # the other hub may have Xet on
         reporter = ConsoleReporter(aside=json_)
         try:
-            differences = reproduction.reproduce(published, from_, hub, home, reporter)
+            result = reproduction.reproduce(published, from_, hub, home, reporter)
         finally:
             reporter.stop()
         if json_:
-            typer.echo(
-                json.dumps(
-                    {name: asdict(difference) for name, difference in differences.items()}, indent=1
-                )
-            )
+            steps: dict[str, Any] = {n: asdict(one) for n, one in result.differences.items()}
+            for name in steps:
+                if claimed := [asdict(c) for c in result.claims if c.step == name]:
+                    steps[name]["claims"] = claimed
+            typer.echo(json.dumps(steps, indent=1))
             return
         console.print()
-        console.print(reproduced_table(differences))
-        console.print(environment_table(differences))
+        console.print(reproduced_table(result.differences))
+        console.print(environment_table(result.differences))
+        for part in verdict_parts(result.claims):
+            console.print(part)
 
 
 @app.command()
@@ -166,6 +170,44 @@ def _content(difference: Difference) -> str:
     changed = sum(rows.changed for rows in difference.rows.values())
     alone = sum(rows.only_one + rows.only_other for rows in difference.rows.values())
     return f"{same} rows identical, {changed} changed, {alone} in one only"
+
+
+def verdict_parts(claims: Sequence[Claim]) -> list[Table | str]:
+    """Return the verdict on the claims of the original: counts by language, the claims that do not
+    fall within, why others were not tested, and a sentence."""
+    from factory.execution.verdict import counted, sentence
+
+    parts: list[Table | str] = []
+    if claims:
+        table = _table(title="Claims of the original")
+        for column in ("language", "within intervals here", "not within", "not tested"):
+            table.add_column(column, overflow="fold")
+        for language, counts in counted(claims).items():
+            numbers = (counts.get(finding, 0) for finding in ("within", "outside", "not tested"))
+            table.add_row(language, *map(str, numbers))
+        parts.append(table)
+    if outside := [claim for claim in claims if claim.finding == "outside"]:
+        table = _table(title="Not within")
+        for column in ("claim", "original", "here", ""):
+            table.add_column(column, overflow="fold")
+        for claim in outside:
+            name = f"{claim.model} against {claim.against}" if claim.against else claim.model
+            table.add_row(
+                f"{name}, {claim.language}, {claim.evaluation}: {claim.metric}",
+                _with_interval(claim.value, claim.low, claim.high),
+                _with_interval(claim.again, claim.again_low, claim.again_high),
+                "reversed" if claim.reversed else "",
+            )
+        parts.append(table)
+    untested = Counter((c.step, c.why) for c in claims if c.finding == "not tested")
+    parts += [f"Not tested: {n} of {step}: {why}." for (step, why), n in untested.items()]
+    return [*parts, sentence(claims)]
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or low is None or high is None:
+        return "" if value is None else f"{value:.1f}"
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def environment_table(differences: Mapping[str, Difference]) -> Table:

@@ -11,12 +11,15 @@ import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from factory.artifacts.hashing import text_hash
 from factory.errors import InputError
 
 Message = Mapping[str, str]
+# Which tokens end an answer: every one that ends a turn, or those that the configs of model and
+# tokenizer name, which is where vLLM stops when it is told nothing.
+Stops = Literal["all", "config"]
 
 _CONTROL: weakref.WeakKeyDictionary[Any, re.Pattern[str] | None] = weakref.WeakKeyDictionary()
 
@@ -146,14 +149,15 @@ def takes_system(tokenizer: Any) -> bool:
         return False
 
 
-def stop_ids(tokenizer: Any, generation_config: Any) -> list[int]:
-    """Return every token id that ends the assistant's turn: the generation config's, the
-    tokenizer's, and those that its template prints after an answer (Cohere's prints two)."""
+def stop_ids(tokenizer: Any, generation_config: Any, stops: Stops = "all") -> list[int]:
+    """Return the token ids that end the assistant's turn: the generation config's, the tokenizer's,
+    and, of `all`, those that its template prints after an answer (Cohere's prints two)."""
     tokens: set[Any] = set()
     configured = getattr(generation_config, "eos_token_id", None)
     for value in (configured, tokenizer.eos_token_id):
         tokens.update(value if isinstance(value, list | tuple) else [value])
-    tokens.update(closing_ids(tokenizer))
+    if stops == "all":
+        tokens.update(closing_ids(tokenizer))
     return sorted(token for token in tokens if token is not None)
 
 
@@ -215,7 +219,7 @@ def contract(tokenizer: Any, stops: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def read_contract(directory: Path) -> dict[str, Any]:
+def read_contract(directory: Path, stops: Stops = "all") -> dict[str, Any]:
     """Return the contract of a model on disk, from its tokenizer and generation config alone."""
     from transformers import GenerationConfig
 
@@ -224,7 +228,7 @@ def read_contract(directory: Path) -> dict[str, Any]:
         configured = GenerationConfig.from_pretrained(str(directory))
     except OSError:  # a model without one
         configured = None
-    return contract(tokenizer, stop_ids(tokenizer, configured))
+    return contract(tokenizer, stop_ids(tokenizer, configured, stops))
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:

@@ -38,8 +38,8 @@ class Checkpoint:
         return sequence[:end]
 
 
-def read(directory: Path) -> Checkpoint:
-    """Read a checkpoint. Raises InputError for a directory that holds none."""
+def read(directory: Path, stops: chat_template.Stops = "all") -> Checkpoint:
+    """Read a checkpoint, with these of its stop tokens. Raises InputError where there is none."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
@@ -57,7 +57,7 @@ def read(directory: Path) -> Checkpoint:
     return Checkpoint(
         directory,
         tokenizer,
-        chat_template.stop_ids(tokenizer, generation),
+        chat_template.stop_ids(tokenizer, generation, stops),
         int(config.get_text_config().max_position_embeddings),
         int(config.num_labels),
         config.get_text_config().pad_token_id,

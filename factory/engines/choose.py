@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 
 from factory.artifacts.resources import install_command
 from factory.config import Knobs
-from factory.engines import Likelihood, Sampler, Scorer
+from factory.engines import Likelihood, Sampler, Scorer, checkpoint
+from factory.engines.chat_template import Stops
 from factory.errors import StageError
 
 if TYPE_CHECKING:
@@ -193,6 +194,13 @@ def sampler(
     from factory.engines.transformers import TransformersSampler
 
     return TransformersSampler(directory, dtype, adapter, knobs.max_num_seqs, other_adapters)
+
+
+def stopping(sampler: Sampler, directory: Path, stops: Stops) -> Sampler:
+    """Return the sampler of the model in `directory`, whose answers end at these tokens."""
+    if stops != "all":
+        sampler.stop_ids = checkpoint.read(directory, stops).stop_ids
+    return sampler
 
 
 def chat(knobs: EngineKnobs, name: str, options: Mapping[str, Any]) -> OpenAIChat:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -53,6 +53,7 @@ class Arena(Stage):
     max_tokens: int = Field(8192, ge=1)
     temperature: float = Field(0.0, ge=0)  # over 0 an answer is drawn, from the whole vocabulary
     n: int = Field(1, ge=1)
+    stops: Literal["all", "config"] = "all"  # tokens that end an answer: as for generate
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     how: ArenaHow = ArenaHow()
 
@@ -119,7 +120,8 @@ class Arena(Stage):
                 place.name or place.path.name,
                 [adapter for adapter in adapters if adapter is not None],
             )
-            return choose.sampler(self.how, place.path, name, self.dtype, first, rest)
+            sampler = choose.sampler(self.how, place.path, name, self.dtype, first, rest)
+            return choose.stopping(sampler, place.path, self.stops)
 
         with EngineCache(opened) as cache:
 

@@ -36,7 +36,7 @@ from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
 from factory.stage.job import Place
-from factory.stage.readers import DistinctIds, Row, is_file
+from factory.stage.readers import DistinctIds, Row, is_file, named
 from factory.stage.stage import Stage
 
 _VERSION = 4  # raise it when a check changes: what was found before is looked for again
@@ -142,7 +142,7 @@ def unused_licenses(recipe: Recipe) -> list[Check]:
         Check("licenses", "warning", f"nothing is read from {key!r}{nearest(key, sources)}",
               "name a source as models: and stages: do")
         for key in recipe.licenses
-        if not {key.replace("{language}", code) for code in recipe.languages} & sources
+        if not {named(key, code) for code in recipe.languages} & sources
     ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.errors import InputError, nearest
 from factory.language.detect import detect
+from factory.language.languages import code_of
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_number, read_pair
@@ -38,6 +39,7 @@ from factory.stage.stage import Stage
 from factory.training import adapters
 
 _REWARD = ("reward", "reward_score", "score")
+_FAILED = -999.0  # what CroCo's scripts write for a score that they could not read
 _ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
 _CUT_OFF = ("length", "max_tokens", "max_length", "max_output_tokens")
 Talk = list[dict[str, str]]
@@ -162,6 +164,8 @@ def _score(row: Mapping[str, Any], where: str, source: str) -> Row | str:
         reward = {"reward": None, "status": "absent"}
     elif not math.isfinite(value):
         reward = {"reward": None, "status": "not_finite"}
+    elif name == "reward_score" and value == _FAILED:
+        reward = {"reward": None, "status": "failed"}
     else:
         reward = {"reward": float(value), "status": "ok"}
     return sample if isinstance(sample, str) else sample | reward
@@ -178,10 +182,15 @@ def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     texts, scores = (pair.chosen, pair.rejected), pair.scores or (None, None)
     for side, text, score in zip(SIDES, texts, scores, strict=True):
         output[side] = [{"role": "assistant", "content": text}]
-        output[f"{side}_language"] = row.get(f"{side}_language") or detect(text) or "und"
+        label = row.get(f"{side}_language")
+        code = code_of(label) if isinstance(label, str) else None
+        output[f"{side}_language"] = code or label or detect(text) or "und"
+        theirs = read_number(row, f"{side}_score", where)  # CroCo's: the reward, as it is
         stated = read_number(row, f"score_{side}", where)
-        output[f"score_{side}"] = score if stated is None else stated
-        output[f"reward_{side}"] = read_number(row, f"reward_{side}", where)
+        known = (value for value in (stated, score, theirs) if value is not None)
+        output[f"score_{side}"] = next(known, None)
+        reward = read_number(row, f"reward_{side}", where)
+        output[f"reward_{side}"] = theirs if reward is None else reward
         for name in (f"{side}_k", f"{side}_tokens"):
             output[name] = _number(row, name, where, None)
     return output
@@ -195,7 +204,7 @@ def _completion(row: Mapping[str, Any], where: str, source: str) -> Row | str:
         "prompt_id": address(row, prompt, source)["prompt_id"],
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": response}],
-        "reward": read_number(row, "reward", where),
+        "reward": next((read_number(row, name, where) for name in _REWARD if name in row), None),
         "k": _number(row, "k", where, None),
     }
 

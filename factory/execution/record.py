@@ -35,7 +35,7 @@ from factory.planning.recipe import Recipe
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
 from factory.stage.outcome import Outcome, gpus
-from factory.stage.readers import is_file
+from factory.stage.readers import is_file, named
 from factory.stage.stage import How
 
 _MODEL_ROLES = ("base", "start", "model", "adapter", "reward", "policy", "reference")
@@ -274,7 +274,7 @@ def stated(
     A local file has the licence of the recipe. For a served model only the recipe can state one.
     """
     own = {
-        key.replace("{language}", code): license
+        named(key, code): license
         for key, license in recipe.licenses.items()
         for code in recipe.languages
     }

@@ -14,6 +14,7 @@ from factory.artifacts.workdir import Home
 from factory.errors import RecipeError, nearest
 from factory.execution.diff import Difference, compare
 from factory.execution.run import Reporter, Run
+from factory.execution.verdict import Claim, claims
 from factory.hub.client import Hub
 from factory.planning import lock
 from factory.planning.lock import Lock
@@ -68,11 +69,19 @@ def models(published: PublishedCollection, start: str | None) -> list[str]:
     return [f"datasets/{name}" if kind == "dataset" else name for name, kind in kinds.items()]
 
 
+@dataclass(frozen=True)
+class Reproduction:
+    """What differs, by step that was run, and what it says of every claim of the original."""
+
+    differences: dict[str, Difference]
+    claims: list[Claim]
+
+
 def reproduce(
     published: PublishedCollection, start: str | None, hub: Hub, home: Home, reporter: Reporter
-) -> dict[str, Difference]:
-    """Run from `start` on (None: all that can be run) and compare with what was published, by step.
-    A second call after a stop resumes.
+) -> Reproduction:
+    """Run from `start` on (None: all that can be run) and compare with what was published. A second
+    call after a stop resumes.
 
     Steps that read files stay as published: of a file, only its rows are published.
     """
@@ -88,11 +97,19 @@ def reproduce(
             second.plan.add(step.found)
     second.execute(anew)
     done = second.plan.done
-    return {
-        step.name: compare(_directory(step.found, hub), _directory(done[step.name], hub))
-        for step in published.steps
-        if step.name in anew and step.found is not None and step.name in done
-    }
+    again = {name: done[name] for name in anew if name in done}
+    originals = {step.name: step.found for step in published.steps if step.found is not None}
+    return Reproduction(
+        {
+            name: compare(_directory(originals[name], hub), _directory(artifact, hub))
+            for name, artifact in again.items()
+            if name in originals
+        },
+        claims(
+            (first.manifest, again[name].manifest if name in again else None)
+            for name, first in originals.items()
+        ),
+    )
 
 
 def _anew(published: PublishedCollection, start: str | None) -> list[Step]:

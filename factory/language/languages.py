@@ -117,3 +117,19 @@ def _names() -> dict[str, str]:
     others = (("zh", "Mandarin"), ("zh", "Mandarin Chinese"), ("es", "Castilian"))
     rows = (*Locale("en").languages.items(), *others, *ours)
     return {_plain(name): code.partition("_")[0] for code, name in rows}
+
+
+# the second codes of ISO 639-2, which ISO 639-3 does not have
+_BIBLIOGRAPHIC = "alb arm baq bur chi cze dut fre geo ger gre ice mac mao may per rum slo tib wel"
+
+
+@lru_cache(maxsize=4096)
+def iso3(code: str) -> str:
+    """Return the code of ISO 639-3 of a language, itself where it has no longer one. By CLDR."""
+    from babel.core import get_global
+
+    aliases = get_global("language_aliases").items()
+    longer = [alias for alias, of in aliases if of == code and len(alias) == 3]
+    longer = [alias for alias in longer if alias not in _BIBLIOGRAPHIC.split()]
+    # of several the one of the whole language, which begins like the code and comes last
+    return ([alias for alias in longer if alias.startswith(code)] or longer or [code])[-1]

@@ -32,7 +32,7 @@ from factory.rewards.backends import model_class
 from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.models import ModelRef, check_repo_name
 from factory.stage.preference_pairs import COLUMNS
-from factory.stage.readers import FILE_TYPES, View, is_file
+from factory.stage.readers import FILE_TYPES, View, as_spelt, is_file
 from factory.stage.stage import Stage, StageContext
 from factory.training.train import probed_as_sampled
 
@@ -230,7 +230,7 @@ class LoadedRecipe:
         if path := self.files.get(source):
             return path
         places = [(folder / source).resolve() for folder in (self.path.parent, *self.folders)]
-        return next((place for place in places if place.exists()), places[0])
+        return next((p for place in places if (p := as_spelt(place)).exists()), places[0])
 
 
 def find(name: str) -> tuple[Path, bool]:

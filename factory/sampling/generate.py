@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -52,6 +52,9 @@ class Generate(Stage):
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(4096, ge=1)  # of an answer; less where the context has no more room
+    # tokens that end an answer: all that end a turn; or those of the model's configs alone, which
+    # is where vLLM stops by itself, as published
+    stops: Literal["all", "config"] = "all"
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     # before every prompt that has no system message of its own
     system: str | None = Field(None, min_length=1)
@@ -74,7 +77,8 @@ class Generate(Stage):
 
         def opened(_: str) -> Sampler:
             name = place.name or place.path.name
-            return choose.sampler(self.how, place.path, name, self.dtype, adapter)
+            sampler = choose.sampler(self.how, place.path, name, self.dtype, adapter)
+            return choose.stopping(sampler, place.path, self.stops)
 
         with EngineCache(opened) as engine:
 
@@ -103,7 +107,7 @@ class Generate(Stage):
             counts,
             determinism="distribution",
             stats={"by_language": stats, "engines": engines(totals)},
-            template=chat_template.read_contract(place.path),
+            template=chat_template.read_contract(place.path, self.stops),
             tokens=sum(figures["tokens"] for figures in stats.values()),
             spent=spent(totals),
         )

@@ -70,7 +70,8 @@ class _Source(Stage, View):
 
     row_wise: ClassVar[bool] = True
 
-    source: Annotated[str, REFERENCE]  # org/name[@revision], or a file; {language} is filled in
+    # org/name[@revision], or a file; {language}, {Language} and {iso3} are filled in
+    source: Annotated[str, REFERENCE]
     first: Annotated[int | None, EXTENT, Field(ge=1)] = None  # rows to take of each, from the top
     # rows to leave out: {seen_in: questions, ngrams: 8, near: 0.8}
     drop: Annotated[Drop | None, EXTENT] = Field(None, exclude_if=lambda value: value is None)

@@ -24,7 +24,8 @@ from factory.artifacts.hashing import text_hash
 from factory.config import GATE, Knobs
 from factory.errors import InputError, nearest
 from factory.language.detect import detect, matches
-from factory.language.languages import code_of
+from factory.language.languages import code_of, iso3
+from factory.language.languages import language as known_language
 from factory.stage.row_files import FILE_TYPES, BadRow, Row, is_file, read_file
 
 __all__ = ["FILE_TYPES", "BadRow", "DistinctIds", "Row", "View", "address", "answer",
@@ -78,7 +79,7 @@ class View(Knobs):
     split: str = "train"  # of several, a + between them
     # where its configs are not languages; or by language: {en: set1, da: set2}
     config: str | dict[str, str] | None = None
-    # one file of it, read as it lies; {language} is filled in
+    # one file of it, read as it lies; {language}, {Language} and {iso3} are filled in
     file: str | None = None
     # our name for a column to theirs, with dots into what is nested: {prompt: turns.0.text}; texts
     # of several are joined, an empty line between them: {prompt: [instruction, input]}
@@ -212,11 +213,12 @@ class View(Knobs):
             return read_file(path, path.name), True, True
         if self.file is None:
             return self._open_dataset(path, language, name)
-        file = self.file.replace("{language}", language)
+        file = named(self.file, language)
+        found = as_spelt(path / file)
         # the files of a repo may be links to where its client keeps their content
-        if ".." in Path(file).parts or Path(file).is_absolute() or not (path / file).is_file():
+        if ".." in Path(file).parts or Path(file).is_absolute() or not found.is_file():
             raise InputError(f"{name} has no file {file}", "check file:")
-        return read_file(path / file, f"{name} {file}"), "{language}" not in self.file, True
+        return read_file(found, f"{name} {file}"), file == self.file, True
 
     def _open_dataset(
         self, path: Path, language: str, name: str
@@ -316,6 +318,29 @@ class View(Knobs):
             if value not in values and not (isinstance(value, str) and value in map(str, values)):
                 return False
         return True
+
+
+def placeholders(code: str) -> dict[str, str]:
+    """Return what stands for a language in the names of files and repos, by placeholder: its code,
+    its English name in lower case, and its code of ISO 639-3."""
+    name = known_language(code).name if code else ""
+    return {"language": code, "Language": name.lower(), "iso3": iso3(code)}
+
+
+def named(text: str, code: str) -> str:
+    """Return a name of a file or repo with the placeholders of a language filled in."""
+    for name, value in placeholders(code).items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def as_spelt(path: Path) -> Path:
+    """Return a path as its last part is spelt on disk, whatever the case; itself if there is
+    none."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    same = (p for p in path.parent.iterdir() if p.name.casefold() == path.name.casefold())
+    return next(same, path)
 
 
 _ABSENT = object()

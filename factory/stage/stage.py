@@ -23,7 +23,7 @@ from factory.errors import FactoryError, RecipeError, nearest
 from factory.stage import presets
 from factory.stage.inputs import ExternalInput, Need, RewardInput, SliceSpec
 from factory.stage.models import ModelRef, RewardModel
-from factory.stage.readers import View
+from factory.stage.readers import View, placeholders
 
 if TYPE_CHECKING:
     from factory.artifacts.manifest import Rows
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 class From(View):
     """Somebody else's artifact in the place of a step: `org/name@revision`, or a file beside the
-    recipe. `{language}` is filled in, and `{group}` for what is trained. See readers.View."""
+    recipe. `{language}` (da), `{Language}` (danish) and `{iso3}` (dan) are filled in, and `{group}`
+    for what is trained. See readers.View."""
 
     source: Annotated[str, REFERENCE]
     # of an adapter: the model that its own name for its base, such as a path, stands for
@@ -46,13 +47,14 @@ class From(View):
 
 
 def filled(source: str, values: Mapping[str, str]) -> str:
-    """Return `source` with its placeholders filled in. Raises ValueError for an unknown one."""
-    text = source
+    """Return `source` with its placeholders filled in, those of a language by its code. Raises
+    ValueError for an unknown one."""
+    text, values = source, {**values, **placeholders(values["language"])}
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
     if set("{}") & set(text):
-        placeholders = " or ".join(f"{{{name}}}" for name in values)
-        raise ValueError(f"{source!r} has a placeholder other than {placeholders}")
+        known = " or ".join(f"{{{name}}}" for name in values)
+        raise ValueError(f"{source!r} has a placeholder other than {known}")
     return text
 
 

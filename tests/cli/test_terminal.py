@@ -80,6 +80,8 @@ def test_the_whole_line_then_reproduced_and_asked(tmp_path: Path) -> None:
             timeout=600, HF_TOKEN=hub.token,
         )  # fmt: skip
         assert "identical bytes" in again
+        assert "Claims of the original" in again and "Not tested" not in again
+        assert "within the intervals measured here, 0 not." in " ".join(again.split())
     talk, code = on_terminal(
         [*FACTORY, "chat", "local/smoke-dpo-all"],
         tmp_path,

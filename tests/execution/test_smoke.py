@@ -443,6 +443,9 @@ def test_a_stranger_reproduces_from_the_collection_alone(made: Path, tmp_path: P
         assert list(found) == STEPS[STEPS.index("score") :]
         assert found["score"]["rows"]["en"]["same"] == 48
         assert found["pair"]["same_bytes"] and found["best"]["same_bytes"]
+        claims = found["judge"]["claims"]
+        assert {claim["metric"] for claim in claims} > {"win_rate"}
+        assert {claim["finding"] for claim in claims} <= {"within", "outside"}
         refused = run_factory("reproduce", slug, "--from", "prompts", home=stranger)
         assert refused.returncode == 1
         assert "was read from a file that was not published" in refused.stderr

@@ -15,7 +15,7 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.shards import ShardTotals
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
-from factory.engines import chat_template
+from factory.engines import chat_template, transformers
 from factory.errors import InputError, RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import load
@@ -27,6 +27,7 @@ from factory.stage.models import ModelRef
 from factory.stage.outcome import greedy
 from factory.stage.stage import StageContext
 from tests.support.jobs import MODEL, REWARD, job, made, prompts
+from tests.support.trainings import model_of_family
 
 TEXTS = {
     "en": ["Hello", "Bread and water", "What is the capital of France?", "Salt", "Why?"],
@@ -74,6 +75,30 @@ def test_every_prompt_is_answered_n_times_at_its_address(
     assert sum(outcome.stats["engines"].values()) == 5
     assert told[-1][:2] == (5, 5) and told[-1][2] == outcome.tokens > 0
     assert outcome.determinism == "distribution"
+
+
+@pytest.mark.parametrize("stops", ["all", "config"])
+def test_an_answer_ends_at_all_that_ends_a_turn_or_where_the_configs_say(
+    stops: str, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cohere's template prints two tokens after an answer that no config of the model names."""
+    model = model_of_family("aya", tmp_path / "aya", max_position_embeddings=4096)
+    handed: list[list[int]] = []
+    real = transformers.generation
+
+    def watched(sampling: Any, room: int, ids: list[int]) -> Any:
+        handed.append(ids)
+        return real(sampling, room, ids)
+
+    monkeypatch.setattr(transformers, "generation", watched)
+    outcome = stage(stops=stops).run(job(tmp_path, ["es"], {"prompts": asked}, {MODEL: model}))
+    tokenizer = chat_template.load_tokenizer(str(model))
+    closing = set(chat_template.closing_ids(tokenizer)) - {tokenizer.eos_token_id}
+    assert len(closing) == 2
+    for ids in handed:
+        assert tokenizer.eos_token_id in ids
+        assert closing <= set(ids) if stops == "all" else not closing & set(ids)
+    assert outcome.template is not None and set(outcome.template["stop_ids"]) == set(handed[0])
 
 
 def test_parts_made_apart_are_the_whole_byte_for_byte(

@@ -19,10 +19,13 @@ from pydantic import ValidationError
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import read_slice
 from factory.errors import InputError
+from factory.language import languages
 from factory.pairs.pair import Pair
+from factory.planning.recipe import load
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
+from factory.stage.readers import named
 from factory.stage.stage import Stage, StageContext
 
 
@@ -439,6 +442,27 @@ def test_the_name_of_the_language_is_filled_into_the_source():
 
 
 PREFERENCE = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+
+
+@pytest.mark.parametrize(
+    ("code", "iso3"),
+    [("da", "dan"), ("de", "deu"), ("zh", "zho"), ("sw", "swa"), ("no", "nor"), ("cy", "cym")],
+)
+def test_the_names_of_a_language_are_filled_in(code, iso3):
+    filled = named("{Language}/{iso3}-{language}", code)
+    assert filled == f"{languages.language(code).name.lower()}/{iso3}-{code}"
+
+
+def test_a_file_named_by_its_language_is_found_in_any_case(tmp_path):
+    for name in ("Danish", "english"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "Hi?"}\n')
+    (tmp_path / "r.yaml").write_text(
+        "name: r\norg: me\nmodels: {}\nlanguages: [da, en]\n"
+        "stages: {prompts: {source: '{Language}.jsonl'}}\n"
+    )
+    found = load(str(tmp_path / "r.yaml"))
+    sources = [need.source for _, spec in found.recipe.slices() for need in spec.needs]
+    assert [found.file(source).name for source in sources] == ["Danish.jsonl", "english.jsonl"]
 
 
 def test_preferences_may_be_text_or_conversations(take):

@@ -20,13 +20,15 @@ from tests.support.families import tokenizer_of
 FIXTURES = Path(__file__).parents[1] / "sources"
 
 # What recipes leave to whoever runs them.
-UNSAID: Mapping[str, tuple[str, ...]] = dict.fromkeys(
-    ("llama-3-icr", "llama-3-icr-2"),
-    tuple(
-        f"stages.dpo.{one}"
-        for one in ("lr=5e-6", "batch=64", "epochs=1", "beta=0.1", "loss.sft=0.2")
-    ),
+_ICR = tuple(
+    f"stages.dpo.{one}" for one in ("lr=5e-6", "batch=64", "epochs=1", "beta=0.1", "loss.sft=0.2")
 )
+_FILES = "stages.questions.preset=x-alpaca-eval"
+UNSAID: Mapping[str, tuple[str, ...]] = {
+    "llama-3-icr": _ICR,
+    "llama-3-icr-2": _ICR,
+    "llama-3-icr-x-alpaca-eval": (*_ICR, _FILES),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ MODELS: Mapping[str, Model] = {
         "gemma3", "Gemma3ForCausalLM", 16384, "gemma"
     ),
     "Skywork/Skywork-Reward-V2-Qwen3-8B": Model("qwen3", "Qwen3ForSequenceClassification", 40960),
+    "Qwen/Qwen3-4B": Model("qwen3", "Qwen3ForCausalLM", 40960),
     "Qwen/Qwen3-8B": Model("qwen3", "Qwen3ForCausalLM", 40960),
     "Qwen/Qwen3.6-35B-A3B": Model("qwen3", "Qwen3MoeForCausalLM", 262144),
     "princeton-nlp/Llama-3-Base-8B-SFT": Model("llama3", "LlamaForCausalLM", 8192, None),
@@ -154,6 +157,16 @@ def publish(api: Any, root: Path, names: Iterable[str]) -> None:
     for name, kind, path in made:
         api.create_repo(name, repo_type=kind)
         api.upload_folder(repo_id=name, repo_type=kind, folder_path=str(path))
+
+
+def files(root: Path) -> None:
+    """Write what a recipe reads of files that are on no hub, beside a recipe that extends it."""
+    name = "llama-3-icr-x-alpaca-eval"
+    said = f"extends: {name}\nname: {name}\nstages: {{questions: {{preset: x-alpaca-eval}}}}\n"
+    (root / f"{name}.yaml").write_text(said)
+    (root / "x-alpacaeval").mkdir()
+    for code in ("en", "es", "ru", "de", "fr"):
+        shutil.copy(FIXTURES / "x-alpacaeval-es.json", root / "x-alpacaeval" / f"{code}.json")
 
 
 def _card(license: str | None, lines: list[str] | None = None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.artifacts import schemas, shards
 from factory.artifacts.manifest import Rows
@@ -19,7 +19,7 @@ from factory.errors import FactoryError, RecipeError
 from factory.evaluation.euroeval import deltas, directory, evaluation, readiness, records, suites
 from factory.evaluation.euroeval.evaluation import Evaluation, Model, Settings
 from factory.evaluation.euroeval.runs import EuroevalRuns, RunKnobs
-from factory.evaluation.models import Languages, contestants
+from factory.evaluation.models import Choice, Languages, contestants
 from factory.stage.inputs import ExternalInput, SliceSpec, model_of
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, spent
@@ -37,11 +37,11 @@ class EuroevalHow(How, RunKnobs):
 class Euroeval(Stage):
     """Scores of every model in `of` (a name under models:, or a stage that trains adapters, whose
     checkpoints are named as for arena) on `benchmarks`: the paper's list, EuroEval's official
-    suites, or names by language. `languages`: those that a model was trained in (`own`), all of
-    the recipe, or a list. `sources`: a Hub dataset to read in the place of a benchmark's own, in
-    the same form. `reference`: the model that the others are compared with. `incomplete: keep`
-    keeps a benchmark that left no record, as a row without a value; else the stage fails, and goes
-    on where it was when run again."""
+    suites, or names by language. `languages`: those that a model was trained in (`own`), all of the
+    recipe, or a list; or one of these for each name of `of`. `sources`: a Hub dataset to read in
+    the place of a benchmark's own, in the same form. `reference`: the model that the others are
+    compared with. `incomplete: keep` keeps a benchmark that left no record, as a row without a
+    value; else the stage fails, and goes on where it was when run again."""
 
     name: ClassVar[str] = "euroeval"
     kind: ClassVar[str] = "results"
@@ -50,7 +50,7 @@ class Euroeval(Stage):
 
     of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("policy", "dpo")
     reference: Annotated[str, REFERENCE] = "policy"
-    languages: Languages = "own"
+    languages: Annotated[Languages | dict[str, Languages], REFERENCE] = "own"
     benchmarks: Annotated[Literal["paper", "official"] | dict[str, tuple[str, ...]], REFERENCE] = (
         "paper"
     )
@@ -63,6 +63,13 @@ class Euroeval(Stage):
     max_context: int | None = Field(None, ge=1)
     incomplete: Annotated[Literal["refuse", "keep"], EXTENT] = "refuse"
     how: EuroevalHow = EuroevalHow()
+
+    @model_validator(mode="after")
+    def _languages_of_those_that_are_there(self) -> Euroeval:
+        for name in self.languages if isinstance(self.languages, dict) else ():
+            if name not in self.of:
+                raise ValueError(f"languages names {name!r}, which of does not")
+        return self
 
     @field_validator("benchmarks")
     @classmethod
@@ -102,8 +109,13 @@ class Euroeval(Stage):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         specs, without = [], []
-        for contestant in contestants(context, self.of, self.name):
-            for language in contestant.languages(self.languages, context):
+        asked = {
+            contestant.label: (contestant, contestant.languages(self._choice(name), context))
+            for name in self.of
+            for contestant in contestants(context, [name], self.name)
+        }
+        for contestant, languages in asked.values():
+            for language in languages:
                 names = self.suite(language)
                 if not names:
                     without.append(language)
@@ -125,6 +137,12 @@ class Euroeval(Stage):
             )
         first = specs[0]
         return [SliceSpec(first.step, first.name, first.language, first.needs, absent), *specs[1:]]
+
+    def _choice(self, name: str) -> Choice:
+        """Return the languages that a name of `of` is evaluated in."""
+        return (
+            self.languages.get(name, "own") if isinstance(self.languages, dict) else self.languages
+        )
 
     def _source(self, name: str) -> ExternalInput:
         source = self.sources.get(name, suites.registry()[name].source)

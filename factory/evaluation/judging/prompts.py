@@ -20,22 +20,23 @@ TEMPLATES = Path(__file__).parent / "templates"
 PLACES = ("prompt", "answer_a", "answer_b", "language")
 _OF_A_RUBRIC = ("prompt", "answer", "language")
 _VERDICT = re.compile(r"\[\[([^\[\]\n]*)\]\]")
-_TIES = {"A": "TIE", "1": "T"}  # what a tie is called beside the mark of the first answer
-_MEANS = {"A": "A", "B": "B", "TIE": "TIE", "1": "A", "2": "B", "T": "TIE"}
+_KNOWN = {"A", "B", "TIE"}
+_PUBLISHED = {"1": "A", "2": "B", "T": "TIE"}  # the marks of CroCo's judge
 # CroCo's script (arXiv 2605.26293) finds its marks so, also where a judge escapes them
 _NUMBERED = re.compile(r"\\?\[\\?\[\s*([12Tt])\s*\\?\]\\?\]")
 
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A template: its name, its text, and the verdicts it allows: `A`, `B`, perhaps `TIE`, or the
-    published `1`, `2`, perhaps `T`. A `rubric` reads one answer, and allows the steps of its scale
-    (`1`, `2`, …)."""
+    """A template: its name, its text, and the verdicts it allows: `A`, `B`, perhaps `TIE`.
+    `numbered`: a judge writes them with the published marks, `1`, `2`, perhaps `T`. A `rubric`
+    reads one answer, and allows the steps of its scale (`1`, `2`, …)."""
 
     name: str
     text: str
     allowed: frozenset[str]
     rubric: bool = False
+    numbered: bool = False
 
     @property
     def hash(self) -> str:
@@ -62,18 +63,15 @@ class JudgePrompt:
         return [{"role": "user", "content": places.sub(lambda at: parts[at[1]], self.text)}]
 
     def read(self, output: str) -> str | None:
-        """The verdict in what a judge said, as `A`, `B` or `TIE`, or its rating: what stands in its
-        last double brackets, if that is one of those allowed, letter by letter. The last one,
-        because a judge that explains itself may first say what it was told of the form, or change
-        its mind. Of the published marks it is the last one, with space or a small letter in it
-        too."""
-        if "1" in self.allowed and not self.rubric:
-            verdicts = [mark.upper() for mark in _NUMBERED.findall(output)]
+        """The verdict in what a judge said, or its rating: what stands in its last double brackets,
+        if that is one of those allowed, letter by letter. The last one, because a judge that
+        explains itself may first say what it was told of the form, or change its mind. Of the
+        published marks it is the last one of them, with space around it or a small letter too."""
+        if self.numbered:
+            verdicts = [_PUBLISHED[mark.upper()] for mark in _NUMBERED.findall(output)]
         else:
             verdicts = _VERDICT.findall(output)
-        if not verdicts or verdicts[-1] not in self.allowed:
-            return None
-        return verdicts[-1] if self.rubric else _MEANS[verdicts[-1]]
+        return verdicts[-1] if verdicts and verdicts[-1] in self.allowed else None
 
 
 def names() -> list[str]:
@@ -94,7 +92,9 @@ def parse(name: str, text: str) -> JudgePrompt:
     published marks it may leave the language out, as the published prompt does."""
     allowed = frozenset(_VERDICT.findall(text))
     rubric = "{answer}" in text
-    for place in _OF_A_RUBRIC if rubric else PLACES[: 3 if "1" in allowed else 4]:
+    if numbered := not rubric and bool(allowed) and allowed <= _PUBLISHED.keys():
+        allowed = frozenset(_PUBLISHED[mark] for mark in allowed)
+    for place in _OF_A_RUBRIC if rubric else PLACES[: 3 if numbered else 4]:
         if f"{{{place}}}" not in text:
             raise ValueError(f"the template {name} does not say where {{{place}}} goes")
     if rubric:
@@ -104,14 +104,13 @@ def parse(name: str, text: str) -> JudgePrompt:
                 "and [[2]] and so on, and nothing else"
             )
         return JudgePrompt(name, text, allowed, rubric=True)
-    sets = ({first, second} for first, second in (("A", "B"), ("1", "2")))
-    if not any(marks <= allowed <= marks | {_TIES[min(marks)]} for marks in sets):
+    if not {"A", "B"} <= allowed <= _KNOWN:
         raise ValueError(
             f"the template {name} asks for {', '.join(sorted(allowed)) or 'no verdict'}: "
             "it must name [[A]] and [[B]], may name [[TIE]] (or [[1]], [[2]] and [[T]]), and "
             "nothing else"
         )
-    return JudgePrompt(name, text, allowed)
+    return JudgePrompt(name, text, allowed, numbered=numbered)
 
 
 def _transcript(messages: Sequence[Message]) -> str:

@@ -445,7 +445,7 @@ class Judge(Stage):
         template = {
             "name": words.name,
             "hash": words.hash,
-            "ties": bool({"TIE", "T"} & words.allowed),
+            "ties": "TIE" in words.allowed,
             "text": words.text,
         }
         orders = APART if words.rubric else self.ask.orders

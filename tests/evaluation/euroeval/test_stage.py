@@ -18,7 +18,7 @@ from factory.artifacts.manifest import read_manifest
 from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import read_slice, write_slice
 from factory.artifacts.workdir import Home
-from factory.errors import InputError, StageError
+from factory.errors import InputError, RecipeError, StageError
 from factory.evaluation.euroeval import environment, suites
 from factory.evaluation.euroeval.stage import Euroeval
 from factory.execution import checks as checking
@@ -136,6 +136,24 @@ def job(
 def stage(**knobs: Any) -> Euroeval:
     given = {"of": ["policy"], "iterations": 2, "few_shot": False, **knobs}
     return Euroeval.model_validate(given)
+
+
+def test_each_model_may_be_measured_in_languages_of_its_own() -> None:
+    """As the published scripts: the model in all of a list, an adapter in that of its training."""
+
+    def runs(languages: str) -> list[str]:
+        stage = f"stages.euroeval={{of: [policy, sft], languages: {languages}}}"
+        recipe = load("smoke", [stage]).recipe
+        return [spec.name for made, spec in recipe.slices() if made.name == "euroeval"]
+
+    assert runs("own") == ["en/policy", "es/policy", "fr/policy", "en/sft-all", "es/sft-all",
+                           "fr/sft-all"]  # fmt: skip
+    assert runs("{policy: [fi, da], sft: [es]}") == ["fi/policy", "da/policy", "es/sft-all"]
+    assert runs("{policy: [pt]}") == ["pt/policy", "en/sft-all", "es/sft-all", "fr/sft-all"]
+    with pytest.raises(RecipeError, match="languages names 'dpo', which of does not"):
+        runs("{dpo: own}")
+    with pytest.raises(RecipeError, match="unknown language 'danish'"):
+        runs("{policy: [danish]}")
 
 
 def test_a_run_asks_for_every_benchmark_of_a_language_at_once(

@@ -17,7 +17,7 @@ from factory.artifacts import schemas
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
-from factory.engines import Completion, Sampling, chat_template, choose
+from factory.engines import Completion, Sampling, chat_template, choose, transformers
 from factory.engines.choose import EngineCache
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import RecipeError
@@ -34,7 +34,7 @@ from tests.engines.test_openai import serving
 from tests.support.builders import by_name, lock_of
 from tests.support.jobs import MODEL, job, made, prompts
 from tests.support.openai_server import KEY
-from tests.support.trainings import adapter_of
+from tests.support.trainings import adapter_of, model_of_family
 
 REAL_SAMPLER = choose.sampler
 LLM = ExternalInput("llm_judge", "local/judge@main", "model")
@@ -507,6 +507,23 @@ def arena_job(root: Path, names: list[str], reads: dict[str, Path], model: Path)
     plain = job(root, ["en"], reads, {MODEL: model})
     [spec] = plain.slices
     return replace(plain, slices=tuple(replace(spec, name=f"en/{name}") for name in names))
+
+
+def test_answers_end_where_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aya = model_of_family("aya", tmp_path / "aya", max_position_embeddings=4096)
+    asked = prompts(tmp_path / "q", {"en": ["Hello"]})
+    handed: list[list[int]] = []
+    real = transformers.generation
+
+    def watched(sampling: Any, room: int, ids: list[int]) -> Any:
+        handed.append(ids)
+        return real(sampling, room, ids)
+
+    monkeypatch.setattr(transformers, "generation", watched)
+    for stops in ("all", "config"):
+        held = arena_job(tmp_path / stops, ["base"], {"questions": asked}, aya)
+        arena(stops=stops).run(held)
+    assert len(set(handed[0]) - set(handed[-1])) == 2, "what the template prints, and no config has"
 
 
 def test_answers_keep_category_and_subcategory_and_say_how_their_lines_went(
