@@ -261,7 +261,7 @@ class Translate(Stage):
             "source_language": self.source_language,
             "source_hash": prompt["prompt_hash"],
             "finish_reason": "length" if cut else "stop",
-            "detected_language": detect(text),
+            "detected_language": detect(text, code),
         }
         lost = {key: row[key] for key in ("prompt_id", "finish_reason", "detected_language")}
         return row, lost | {"reason": reason, "translation": text} if reason else None

@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 from factory.artifacts.hashing import text_hash
 from factory.config import GATE, Knobs
 from factory.errors import InputError, nearest
-from factory.language.languages import code_of
+from factory.language.languages import code_of, speaks
 from factory.stage.row_files import FILE_TYPES, BadRow, Row, is_file, read_file
 
 __all__ = ["FILE_TYPES", "BadRow", "DistinctIds", "Row", "View", "address", "answer",
@@ -158,8 +158,8 @@ class View(Knobs):
                     f"{where} says a language, and the first rows do not",
                     "fill in that column for all rows",
                 )
-            if mixed and said and (code := _language(label)) != _language(language):
-                if strays and code not in map(_language, languages):
+            if mixed and said and not _names(label, language):
+                if strays and not any(_names(label, code) for code in languages):
                     yield where, _stray(label, labels)
                 continue
             yield where, named if self._matches(row) else "filtered"
@@ -197,13 +197,11 @@ class View(Knobs):
             if files is None and self.split.isidentifier() and splits:
                 listed = ", ".join(map(str, splits))
                 raise InputError(f"{name} has no split {self.split!r}, only {listed}", "set split:")
-            mixed = not isinstance(self.config, dict) and _language(config) != _language(language)
+            mixed = not isinstance(self.config, dict) and not _names(config, language)
             assumed = self.config is not None or language == "en"
             folders = [_folder_language(path, file) for file in files or ()]
             if files and mixed and all(folders) and len(set(folders)) > 1:
-                files = [
-                    f for f, of in zip(files, folders, strict=True) if of == _language(language)
-                ]
+                files = [f for f, of in zip(files, folders, strict=True) if _names(of, language)]
                 if not files:
                     raise InputError(
                         f"{name} has no folder for {language}", "name its file as file:"
@@ -235,7 +233,7 @@ class View(Knobs):
         asked = self.config[language] if isinstance(self.config, dict) else self.config
         if asked is not None and asked in configs:
             return asked
-        of_language = [c for c in configs if _language(c) == _language(language)]
+        of_language = [c for c in configs if _names(c, language)]
         if asked is None and language in configs:
             return language
         if asked is None and len(of_language) == 1:
@@ -302,8 +300,8 @@ def _value(row: Row, theirs: str | tuple[str, ...]) -> Any:
     return "\n\n".join(str(v) for v in values if v not in (None, "", _ABSENT)) or None
 
 
-def _language(label: Any) -> str:
-    return (code_of(label) or label) if isinstance(label, str) else str(label)
+def _names(label: Any, code: str) -> bool:
+    return speaks(label, code) if isinstance(label, str) else str(label) == code
 
 
 def _stray(label: Any, labels: set[str]) -> str:
@@ -338,7 +336,7 @@ def _converted(
 
 def _folder_language(path: Path, file: str) -> str | None:
     """Return the language that a folder of a dataset names, as in `en/train.jsonl`."""
-    return next(filter(None, map(code_of, Path(_inside(path, file)).parts[:-1])), None)
+    return next(filter(code_of, Path(_inside(path, file)).parts[:-1]), None)
 
 
 def _inside(path: Path, file: str) -> str:
