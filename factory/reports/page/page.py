@@ -92,8 +92,9 @@ def _lang(code: str, text: str) -> Markup:
     """Return the attributes of a text in a language: its code, and its direction. An Arabic text
     that begins with a Latin word is still set from the right; elsewhere its letters say."""
     shown = f' lang="{code}"' if _LANG.fullmatch(code) else ""
-    letters = any(bidirectional(letter) in ("R", "AL") for letter in text)
-    direction = "rtl" if letters and formatting.is_rtl(code) else "auto"
+    letters = [bidirectional(letter) for letter in text]
+    from_right = letters.count("R") + letters.count("AL") > letters.count("L") / 4
+    direction = "rtl" if from_right and formatting.is_rtl(code) else "auto"
     return Markup(f' dir="{direction}"{shown}')
 
 
