@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import RecipeError
 from factory.evaluation.models import Languages, contestants
 from factory.language.confusion import count_english, count_lines, no_word_rate, pass_rates
-from factory.language.detect import detect, detect_line, differs, matches
+from factory.language.detect import detect, detect_line, differs, matches, right_labels
 from factory.language.english import english
 from factory.stage.inputs import SliceSpec, StepInput, model_of
 from factory.stage.job import Job, policy
@@ -192,7 +193,9 @@ class Arena(Stage):
             row = questions[n]
             decoded = sampler.tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
             answer = decoded.strip()
-            lines = count_lines(answer, row["language"], detect_line)
+            code = row["language"]
+            identify = partial(detect_line, code=code)
+            lines = count_lines(answer, code, identify) if right_labels(code) else None
             rows.append(
                 {
                     "model": label,
@@ -204,7 +207,7 @@ class Arena(Stage):
                     "answer": answer,
                     "n_tokens": len(sample.token_ids),
                     "finish_reason": sample.finish_reason,
-                    "detected_language": detect(answer),
+                    "detected_language": detect(answer, code),
                     "prompt_hash": row["prompt_hash"],
                     "lines": lines and lines[0],
                     "wrong_lines": lines and lines[1],
@@ -230,13 +233,15 @@ def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
         (count, wrong, None if wrong else count_english(text, language, english))
         for text, count, wrong in zip(*columns, strict=True)
     )
+    told = right_labels(language)
     why = no_word_rate(language) or ("no_answer_to_judge" if words is None else None)
+    why = why if told else "no_detector"
     return {
         "answers": len(answers),
         "tokens": sum(answers.column("n_tokens").to_pylist()),
         "cut_off": answers.column("finish_reason").to_pylist().count("length"),
-        "in_language": sum(matches(code, language) for code in detected),
-        "other_language": sum(differs(code, language) for code in detected),
+        "in_language": sum(matches(code, language) for code in detected) if told else None,
+        "other_language": sum(differs(code, language) for code in detected) if told else None,
         "line_pass_rate": lines,
         "word_pass_rate": words,
         **({"no_word_pass_rate": why} if why else {}),

@@ -89,7 +89,7 @@ def _converter(
     draws: Counter[str] = Counter()  # how many answers a prompt has so far
 
     def convert(row: Row, where: str) -> Row | str:
-        output = shape(row, where, source)
+        output = shape(row, where, source, language)
         if isinstance(output, str):
             return output
         output["language"] = output["prompt_language"] = language
@@ -125,7 +125,7 @@ def _check_types(row: Row, kind: str, where: str) -> None:
             raise BadRow(where, what, "fix that row", "wrong_type")
 
 
-def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | str:
+def _sample(row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
     prompt, response = _conversation(row, where)
     text = response.strip()
     if not text:
@@ -137,7 +137,7 @@ def _sample(row: Mapping[str, Any], where: str, source: str) -> Row | str:
         "n_tokens": numeric(row.get("n_tokens")),
         "n_chars": len(text),
         "finish_reason": _finish_reason(row.get("finish_reason")),
-        "detected_language": row.get("detected_language") or detect(text),
+        "detected_language": row.get("detected_language") or detect(text, language),
     }
 
 
@@ -148,8 +148,8 @@ def _finish_reason(value: Any) -> str:
     return next((word for word, same in words.items() if said in same), said)
 
 
-def _score(row: Mapping[str, Any], where: str, source: str) -> Row | str:
-    sample = _sample(row, where, source)
+def _score(row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
+    sample = _sample(row, where, source, language)
     name = next((name for name in _REWARD if name in row), None)
     if name is None:
         raise InputError(
@@ -171,7 +171,7 @@ def _score(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     return sample if isinstance(sample, str) else sample | reward
 
 
-def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | str:
+def _pair(row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
     pair = read_pair(row, where)
     if isinstance(pair, str):
         return pair
@@ -196,7 +196,7 @@ def _pair(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     return output
 
 
-def _completion(row: Mapping[str, Any], where: str, source: str) -> Row | str:
+def _completion(row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
     prompt, response = _conversation(row, where)
     if not response.strip():
         return "empty"
@@ -209,7 +209,7 @@ def _completion(row: Mapping[str, Any], where: str, source: str) -> Row | str:
     }
 
 
-_SHAPES: dict[str, Callable[[Mapping[str, Any], str, str], Row | str]] = {
+_SHAPES: dict[str, Callable[[Mapping[str, Any], str, str, str], Row | str]] = {
     "samples": _sample,
     "scores": _score,
     "pairs": _pair,

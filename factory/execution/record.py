@@ -28,7 +28,6 @@ from factory.artifacts.manifest import (
     SliceRecord,
 )
 from factory.errors import InputError, StageError
-from factory.language.languages import LANGUAGES
 from factory.planning.lock import Lock
 from factory.planning.plan import ArtifactRef, Step, content
 from factory.planning.recipe import Recipe
@@ -95,7 +94,7 @@ def manifest(
         fingerprint=step.fingerprint,
         languages=[
             *(x for x in recipe.languages if x in languages or None in languages),
-            *(x for x in LANGUAGES if x in languages and x not in recipe.languages),
+            *sorted(x for x in languages if x and x not in recipe.languages),
         ],
         fields=fields,
         how=how,

@@ -1,8 +1,8 @@
 """Language confusion: how often answers keep to the language they are asked for, line and word.
 
 The two rates of the language confusion benchmark (Marchisio et al., 2024), computed as its authors
-do. Pure: the detector and the list of English words are arguments. Chinese and Thai, whose words
-the authors cut with jieba, have no rates here.
+do. Pure: the detector and the list of English words are arguments. Where a language is written
+without spaces ICU cuts its words, where the authors use jieba (Chinese).
 """
 
 from __future__ import annotations
@@ -11,39 +11,27 @@ import string
 from collections.abc import Callable, Collection, Iterable
 
 from factory.language.languages import language
+from factory.language.words import words as words_of
 
 FEWEST = 5  # tokens; the authors do not judge a shorter line
 SHORTEST = 4  # letters; the authors do not look for shorter English words
 
-# The word rate is for languages in another script than English: in Latin script an English word
-# is no sure mistake. The authors have Arabic, Hindi, Japanese, Korean, Russian and Chinese; Bengali
-# and Thai are here by the same reason.
-OTHER_SCRIPT = frozenset({"ru", "zh", "bn", "th"})
-# Written without spaces, so that words cannot be counted.
-UNSPACED = frozenset({"zh", "th"})
-
 _PUNCTUATION = str.maketrans({**dict.fromkeys(string.punctuation, ""), "—": " ", "،": ""})
 
 
-def count_lines(
-    answer: str, code: str, identify: Callable[[str], str | None]
-) -> tuple[int, int] | None:
+def count_lines(answer: str, code: str, identify: Callable[[str], str | None]) -> tuple[int, int]:
     """Count the lines of one answer that can be judged, and those of them in another language than
-    `code`. None for a language that is written without spaces. A line that `identify` has no label
-    for counts as wrong. Raises RecipeError for an unknown language."""
-    if code in UNSPACED:
-        return None
+    `code`. A line that `identify` has no label for counts as wrong. Raises RecipeError for an
+    unknown language."""
     accepted = language(code).accepted
-    lines = _long_lines(answer)
+    lines = _long_lines(answer, code)
     return len(lines), sum(identify(line) not in accepted for line, _ in lines)
 
 
 def no_word_rate(code: str) -> str | None:
-    """Return why a language has no word rate: `latin_script`, or `no_word_cutter` where words
-    cannot be told apart; None where it has one."""
-    if code not in OTHER_SCRIPT:
-        return "latin_script"
-    return "no_word_cutter" if code in UNSPACED else None
+    """Return why a language has no word rate: `latin_script`, as an English word is no sure mistake
+    there; None where it has one."""
+    return "latin_script" if language(code).script == "Latn" else None
 
 
 def count_english(answer: str, code: str, words: Callable[[], Collection[str]]) -> int | None:
@@ -52,7 +40,7 @@ def count_english(answer: str, code: str, words: Callable[[], Collection[str]]) 
     a language with a word rate."""
     if no_word_rate(code):
         return None
-    return _english(_long_lines(answer), words())
+    return _english(_long_lines(answer, code), words())
 
 
 def pass_rates(
@@ -75,9 +63,9 @@ def _english(lines: Iterable[tuple[str, list[str]]], words: Collection[str]) -> 
     return sum(word.strip() in words for _, line_words in lines for word in line_words)
 
 
-def _long_lines(answer: str) -> list[tuple[str, list[str]]]:
+def _long_lines(answer: str, code: str) -> list[tuple[str, list[str]]]:
     """Return the lines of an answer that are long enough to be judged, each with its words."""
-    lines = [(line, line.split()) for line in normalize(answer).split("\n")]
+    lines = [(line, words_of(line, code)) for line in normalize(answer).split("\n")]
     return [(line, words) for line, words in lines if len(words) >= FEWEST]
 
 

@@ -5,10 +5,11 @@ docs/languages.md has what was measured, and why it is this detector with these 
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 from typing import Any
 
-from factory.language.languages import LANGUAGES, language
+from factory.language.languages import alike, find, language
 from factory.language.prose import LETTER, prose
 
 # Below this share of belief there is no label: a wrong label drops a right text. The detector
@@ -19,56 +20,84 @@ SUREST = 0.25
 SHORT, CLEAR = 40, 2.0
 LONGEST = 4000  # characters that are read: half from the beginning, half from the end
 
-# Languages beside our own that a text may turn out to be in: those of states with millions of
-# writers. Without them Catalan is Spanish and Afrikaans Dutch; with every label the detector has,
-# short English is Nigerian Pidgin and short Spanish Extremaduran.
-_OTHERS = (
-    "af", "am", "ar", "az", "be", "bg", "bs", "ca", "cs", "el", "et", "eu", "fa", "gd", "gu", "he",
-    "hi", "hr", "hu", "hy", "id", "is", "ja", "ka", "kk", "km", "kn", "ko", "lo", "lt", "lv", "mk",
-    "ml", "mn", "mr", "ms", "my", "ne", "pa", "pl", "ps", "ro", "si", "sk", "sl", "sq", "sr", "ta",
-    "te", "tl", "tr", "uk", "ur", "uz", "vi",
-)  # fmt: skip
+# Languages that any text may turn out to be in: those of states with millions of writers. With
+# fewer, Catalan is Spanish and Afrikaans Dutch; with every label the detector has, short English
+# is Nigerian Pidgin and short Spanish Extremaduran. Another one that the detector knows is looked
+# for where text is to be in it.
+_COMMON = frozenset((
+    "af", "am", "ar", "az", "be", "bg", "bn", "bs", "ca", "cs", "cy", "da", "de", "el",
+    "en", "es", "et", "eu", "fa", "fi", "fr", "ga", "gd", "gl", "gu", "he", "hi", "hr",
+    "hu", "hy", "id", "is", "it", "ja", "ka", "kk", "km", "kn", "ko", "lo", "lt", "lv",
+    "mk", "ml", "mn", "mr", "ms", "mt", "my", "ne", "nl", "nn", "no", "pa", "pl", "ps",
+    "pt", "ro", "ru", "si", "sk", "sl", "sq", "sr", "sv", "sw", "ta", "te", "th", "tl",
+    "tr", "uk", "ur", "uz", "vi", "zh",
+))  # fmt: skip
 _NONE = "zxx"  # the detector's label for what is no language, such as code
 
 
 @lru_cache(maxsize=1)
-def _identifier() -> Any:
+def _model() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    ours = {label for row in LANGUAGES.values() for label in row.accepted}
-    identifier.set_languages(sorted((ours | {*_OTHERS, _NONE}) & set(identifier.labels)))
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@lru_cache(maxsize=256)
+def _identifier(more: frozenset[str]) -> Any:
+    """Return an identifier of the common languages and `more`; the model is in memory once."""
+    identifier = copy.copy(_model())
+    identifier.set_languages(sorted(_COMMON | more | {_NONE}))
     return identifier
 
 
-def detect(text: str) -> str | None:
-    """Return the ISO 639-1 code of the language of a text, ours or another. None when it cannot be
-    told: no letters outside code and links, too little confidence, or a short text that is nearly
-    as likely in another language."""
-    label, belief, rival = _believed(text)
+@lru_cache(maxsize=1024)
+def _labels(accepted: frozenset[str]) -> frozenset[str]:
+    return accepted & _COMMON or accepted & set(_model().labels) - {_NONE}
+
+
+def detectable(code: str) -> bool:
+    """Return whether the detector knows a language."""
+    row = find(code)
+    return row is not None and bool(_labels(row.accepted))
+
+
+def right_labels(code: str) -> frozenset[str]:
+    """Return the labels that are right for a language. Empty where the detector does not know it:
+    then nothing can be said of the language of a text."""
+    return language(code).accepted if detectable(code) else frozenset()
+
+
+def detect(text: str, code: str | None = None) -> str | None:
+    """Return the ISO 639-1 code of the language of a text that is to be in the language `code`,
+    that one or another. None when it cannot be told: no letters outside code and links, too little
+    confidence, a short text that is nearly as likely in another language, or a language that the
+    detector does not know."""
+    label, belief, rival = _believed(text, code)
     short = len(prose(text).strip()) < SHORT
     return None if short and belief < CLEAR * rival else label
 
 
-def detect_line(text: str) -> str | None:
+def detect_line(text: str, code: str | None = None) -> str | None:
     """Return the language of a line of an answer, as `detect` does, if it is likely enough; however
     short it is. Lines without a label count as wrong, so fewer may have none."""
-    return _believed(text)[0]
+    return _believed(text, code)[0]
 
 
-def _believed(text: str) -> tuple[str | None, float, float]:
+def _believed(text: str, code: str | None) -> tuple[str | None, float, float]:
     """Return the likeliest label (None below SUREST), the belief in it and in those that are right
     for the same language, and the belief in the next other language."""
     words = prose(text)
     if len(words) > LONGEST:
         words = f"{words[: LONGEST // 2]}\n{words[-LONGEST // 2 :]}"
-    if not LETTER.search(words):
+    asked = _labels(language(code).accepted) if code else frozenset()
+    if not LETTER.search(words) or (code and not asked):
         return None, 0.0, 0.0
-    label, belief = _identifier().classify(words)
+    identifier = _identifier(asked - _COMMON)
+    label, belief = identifier.classify(words)
     rival = 0.0
     if belief < SUREST or len(words) < 2 * SHORT:  # Danish and Norwegian share it between them
-        near = next((row.accepted for row in LANGUAGES.values() if label in row.accepted), (label,))
-        ranked = _identifier().rank(words)
+        near = alike(label)
+        ranked = identifier.rank(words)
         belief = sum(part for code, part in ranked if code in near)
         rival = next((part for code, part in ranked if code not in near), 0.0)
     sure = label != _NONE and belief >= SUREST
@@ -77,9 +106,11 @@ def _believed(text: str) -> tuple[str | None, float, float]:
 
 def matches(detected: str | None, code: str) -> bool:
     """Return whether a detected label is right for the language `code`; no label is no match."""
-    return detected is not None and detected in language(code).accepted
+    return detected is not None and detected in right_labels(code)
 
 
 def differs(detected: str | None, code: str) -> bool:
-    """Return whether a label contradicts the language `code`; no label does not."""
-    return detected is not None and not matches(detected, code)
+    """Return whether a label contradicts the language `code`; no label does not, and no label
+    contradicts a language that the detector does not know."""
+    right = right_labels(code)
+    return detected is not None and bool(right) and detected not in right

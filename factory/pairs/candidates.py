@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from factory.artifacts import schemas
 from factory.errors import InputError
-from factory.language.languages import language
+from factory.language.detect import right_labels
 from factory.stage.inputs import SliceSpec, StepInput
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Candidates:
             rules.pool(
                 self.job.rows(part["scores"], "scores", _LIGHT["scores"]),
                 self.job.rows(part["samples"], "samples", _LIGHT["samples"]),
-                language(code).accepted,
+                right_labels(code),
                 number,
                 gold,
             ).with_columns(pl.col("prompt_id").cast(ids, strict=False))

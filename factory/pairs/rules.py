@@ -71,8 +71,9 @@ def pool(
     """The answers of one language as the rules see them, one row each.
 
     `accepted` are the labels of the language that is asked for (`in_language` is null for an answer
-    that has no label), `language` its place among the languages; answers that people wrote (k -1)
-    stay out unless `gold`.
+    that has no label; with nothing accepted no detector knows the language, and it is true),
+    `language` its place among the languages; answers that people wrote (k -1) stay out unless
+    `gold`.
     Joined by prompt_id, k and response_hash, never by text. `row` is the row in `samples`.
     """
     keys = ["prompt_id", "k", "response_hash"]
@@ -83,7 +84,7 @@ def pool(
         n_tokens="n_tokens",
         # of somebody else's answer nobody may know: that is no reason against it
         finished=pl.col("finish_reason").is_in(["stop", "unknown"]),
-        in_language=pl.col("detected_language").is_in(list(accepted)),
+        in_language=pl.col("detected_language").is_in(list(accepted)) if accepted else pl.lit(True),
     )  # fmt: skip
     if all(scores.column(key).equals(samples.column(key)) for key in keys):
         # row for row the same answers, as the stages leave them

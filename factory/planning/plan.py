@@ -14,6 +14,7 @@ from typing import Any, Literal
 from factory.artifacts import checkpoints
 from factory.artifacts.hashing import fingerprint
 from factory.artifacts.manifest import Manifest, SliceRecord
+from factory.language import languages
 from factory.planning.lock import Lock
 from factory.planning.recipe import Recipe
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
@@ -270,6 +271,8 @@ class Plan:
             "slice": spec.name if stage.kind in ("model", "adapter") else spec.language,
             "fields": stage.identity_fields(spec),
         }
+        if stated := languages.defined(spec.language):
+            identity["language"] = dict(stated)
         if stage.uses_seed(spec):
             identity["seed"] = self._recipe.seed
         reads = [need for need in spec.needs if isinstance(need, StepInput)]

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import (
     BaseModel,
     Field,
+    PrivateAttr,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
     WrapValidator,
     create_model,
+    field_serializer,
     field_validator,
 )
 
@@ -26,7 +28,7 @@ from factory.artifacts.resources import recipes
 from factory.artifacts.schemas import SCHEMAS
 from factory.config import Knobs
 from factory.errors import RecipeError, nearest, raise_all
-from factory.language.languages import language
+from factory.language.languages import define, defined, language
 from factory.planning.stages import STAGES
 from factory.rewards.backends import model_class
 from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
@@ -61,13 +63,27 @@ def _of_its_kind(value: Any, read: Callable[[Any], ModelRef]) -> ModelRef:
 Model = SerializeAsAny[Annotated[ModelRef, WrapValidator(_of_its_kind)]]
 
 
+class LanguageKnobs(Knobs):
+    """A language that CLDR does not name, or another word for one that it does: `name` in English,
+    `own_name`, `script` (ISO 15924: Latn, Arab), and the labels that a detector of languages may
+    give to right text (`detect`)."""
+
+    name: str | None = Field(None, min_length=1)
+    own_name: str | None = Field(None, min_length=1)
+    script: str | None = Field(None, pattern="^[A-Z][a-z]{3}$")
+    detect: tuple[str, ...] | None = None
+
+
 class Recipe(Knobs):
     """A recipe: languages, models and stages. See recipes/demo.yaml, which explains every part."""
 
     name: Annotated[str, Field(pattern=NAME)]  # every repo is {org}/{name}-{step}
     org: Annotated[str, Field(pattern=NAME)]  # user or organisation on the hub
     description: str = ""  # a sentence, for the collection
-    languages: Annotated[tuple[str, ...], Field(min_length=1)]  # codes, in the order of all tables
+    # codes of BCP 47, in the order of all tables; or each with what CLDR does not say of it:
+    # {en: {}, sme: {name: Northern Sami, detect: [se]}}
+    languages: Annotated[tuple[str, ...], Field(min_length=1)]
+    _stated: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)  # of languages
     seed: Annotated[int, Field(ge=0)] = 0  # of everything that is drawn
     license: License | None = None  # of everything made; else as cards/licenses.py finds
     licenses: dict[str, License] = Field(default_factory=dict)  # of sources that state none
@@ -94,8 +110,19 @@ class Recipe(Knobs):
     @field_validator("languages", mode="before")
     @classmethod
     def _check_languages(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, list | tuple | dict):
             raise ValueError("languages is a list of codes, like [en, es]")
+        stated = {}
+        for code, fields in value.items() if isinstance(value, dict) else ():
+            try:
+                knobs = LanguageKnobs.model_validate({} if fields is None else fields)
+            except ValidationError as error:
+                first = error.errors()[0]
+                at = ".".join(map(str, (code, *first["loc"])))
+                keys = ", ".join(LanguageKnobs.model_fields)
+                raise ValueError(f"{at}: {first['msg']} (its keys are {keys})") from None
+            stated[str(code)] = knobs.model_dump(exclude_none=True)
+        define({code: fields for code, fields in stated.items() if fields})
         for code in value:
             try:
                 language(code)
@@ -104,6 +131,14 @@ class Recipe(Knobs):
         if len(set(value)) < len(value):
             raise ValueError("a language is there twice")
         return tuple(value)
+
+    def model_post_init(self, _: Any) -> None:
+        """Keep what the recipe says of its languages."""
+        self._stated = {code: dict(defined(code)) for code in self.languages if defined(code)}
+
+    @field_serializer("languages")
+    def _as_stated(self, value: tuple[str, ...]) -> Any:
+        return {code: self._stated.get(code, {}) for code in value} if self._stated else list(value)
 
     @field_validator("departures")
     @classmethod
@@ -128,7 +163,9 @@ class Recipe(Knobs):
         }
 
     def context(self) -> StageContext:
-        """Return the parts of this recipe that stages may use to plan."""
+        """Return the parts of this recipe that stages may use to plan. Its languages are those of
+        the process from here on."""
+        define(self._stated)
         return StageContext(self.languages, self.models, self.steps(), STAGES)
 
     def steps(self) -> dict[str, Stage]:

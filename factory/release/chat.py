@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from factory.engines import Sampling, chat_template
 from factory.language.detect import detect
-from factory.language.languages import LANGUAGES
+from factory.language.languages import name_of
 from factory.release.adapter import Released
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class ChatAnswer:
 
     def about(self) -> str:
         """Return details of the answer as one line."""
-        row = LANGUAGES.get(self.language or "")
-        name = f"{row.name} ({row.code})" if row else self.language or "language unknown"
+        code = self.language
+        name = f"{name_of(code)} ({code})" if code else "language unknown"
         cut = ", cut off" if self.finish_reason == "length" else ""
         return f"{name}, {self.tokens} tokens in {self.seconds:.1f} s{cut}"
 

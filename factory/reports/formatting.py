@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from factory.language.languages import LANGUAGES
+from factory.language.languages import find, name_of
 from factory.reports.values import number
 
 MISSING = "–"
@@ -93,7 +93,12 @@ def language(code: str) -> str:
     """Return a language's English name; other slices keep their own name."""
     if code in ("all", "all_lang"):
         return "All languages"
-    return LANGUAGES[code].name if code in LANGUAGES else code
+    return name_of(code)
+
+
+def is_rtl(code: str) -> bool:
+    """Return whether a language is written from right to left."""
+    return (row := find(code)) is not None and row.direction == "rtl"
 
 
 def model_name(label: str) -> str:

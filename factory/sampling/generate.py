@@ -21,8 +21,7 @@ from factory.engines import Completion, Sampler, Sampling, chat_template, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import InputError
-from factory.language.detect import detect
-from factory.language.languages import language
+from factory.language.detect import detect, right_labels
 from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, counted, engines, spent
@@ -207,7 +206,7 @@ def _row(
         "n_chars": len(text),
         "finish_reason": sample.finish_reason,
         "seed": sample.seed,
-        "detected_language": detect(text),
+        "detected_language": detect(text, prompt["language"]),
     }
 
 
@@ -225,11 +224,11 @@ def _gold_row(prompt: Mapping[str, Any], tokenizer: Any) -> dict[str, object]:
         "n_chars": len(text),
         "finish_reason": "stop",
         "seed": None,
-        "detected_language": detect(text),
+        "detected_language": detect(text, prompt["language"]),
     }
 
 
-def _describe(out: Path, name: str) -> dict[str, int]:
+def _describe(out: Path, name: str) -> dict[str, Any]:
     """Return the counts of one slice for the card."""
     import polars as pl
 
@@ -238,12 +237,12 @@ def _describe(out: Path, name: str) -> dict[str, int]:
     assert isinstance(every, pl.DataFrame)
     frame = every.filter(pl.col("k") != GOLD)
     gold = len(every) - len(frame)
-    ended, right = frame["finish_reason"], list(language(name).accepted)
+    ended, right = frame["finish_reason"], list(right_labels(name))
     return {
         "samples": len(frame),
         "tokens": int(frame["n_tokens"].sum()),
         "finished": int((ended == "stop").sum()),
         "cut_off": int((ended == "length").sum()),
-        "in_language": int(frame["detected_language"].is_in(right).sum()),
+        "in_language": int(frame["detected_language"].is_in(right).sum()) if right else None,
         **({"gold": gold} if gold else {}),
     }

@@ -318,7 +318,7 @@ class Translate(Stage):
             "source_language": self.source_language,
             "source_hash": prompt["prompt_hash"],
             "finish_reason": "length" if cut else "stop",
-            "detected_language": detect(text),
+            "detected_language": detect(text, code),
         }
         return row, self._record(row, reason, text) if reason else None
 

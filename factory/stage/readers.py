@@ -24,7 +24,7 @@ from factory.artifacts.hashing import text_hash
 from factory.config import GATE, Knobs
 from factory.errors import InputError, nearest
 from factory.language.detect import detect, matches
-from factory.language.languages import code_of, iso3
+from factory.language.languages import code_of, iso3, speaks
 from factory.language.languages import language as known_language
 from factory.stage.row_files import FILE_TYPES, BadRow, Row, is_file, read_file
 
@@ -188,7 +188,7 @@ class View(Knobs):
             named = row | {ours: _value(row, theirs) for ours, theirs in self.columns.items()}
             label = named.get("language")
             if detects:
-                label = _detected(named, where)
+                label = _detected(named, where, language)
                 if not matches(label, language):
                     if strays and not any(matches(label, code) for code in languages):
                         yield where, _stray(label, labels)
@@ -198,8 +198,8 @@ class View(Knobs):
                     f"{where} says a language, and the first rows do not",
                     "fill in that column for all rows",
                 )
-            if mixed and said and (code := _language(label)) != _language(language):
-                if strays and code not in map(_language, languages):
+            if mixed and said and not _names(label, language):
+                if strays and not any(_names(label, code) for code in languages):
                     yield where, _stray(label, labels)
                 continue
             yield where, named if self._matches(row) else "filtered"
@@ -242,13 +242,11 @@ class View(Knobs):
             if missing and splits:
                 listed = ", ".join(map(str, splits))
                 raise InputError(f"{name} has no split {missing[0]!r}, only {listed}", "set split:")
-            mixed = not isinstance(self.config, dict) and _language(config) != _language(language)
+            mixed = not isinstance(self.config, dict) and not _names(config, language)
             assumed = self.config is not None or language == "en"
             folders = [_folder_language(path, file) for file in files]
             if files and mixed and all(folders) and len(set(folders)) > 1:
-                files = [
-                    f for f, of in zip(files, folders, strict=True) if of == _language(language)
-                ]
+                files = [f for f, of in zip(files, folders, strict=True) if _names(of, language)]
                 if not files:
                     raise InputError(
                         f"{name} has no folder for {language}", "name its file as file:"
@@ -280,7 +278,7 @@ class View(Knobs):
         asked = self.config[language] if isinstance(self.config, dict) else self.config
         if asked is not None and asked in configs:
             return asked
-        of_language = [c for c in configs if _language(c) == _language(language)]
+        of_language = [c for c in configs if _names(c, language)]
         if asked is None and language in configs:
             return language
         if asked is None and len(of_language) == 1:
@@ -407,19 +405,18 @@ def _grouped(
     yield from groups.values()
 
 
-def _detected(row: Row, where: str) -> str | None:
-    """Return the label of the language that the questions of a row are in, None where nobody can
-    tell."""
+def _detected(row: Row, where: str, code: str) -> str | None:
+    """Return the label of the language that the questions of a row are in, `code` or another; None
+    where nobody can tell."""
     try:
-        return detect(
-            "\n".join(text() for role, text in conversation(row, where) if role == "user")
-        )
+        turns = conversation(row, where)
+        return detect("\n".join(text() for role, text in turns if role == "user"), code)
     except BadRow:
         return None
 
 
-def _language(label: Any) -> str:
-    return (code_of(label) or label) if isinstance(label, str) else str(label)
+def _names(label: Any, code: str) -> bool:
+    return speaks(label, code) if isinstance(label, str) else str(label) == code
 
 
 def _stray(label: Any, labels: set[str]) -> str:
@@ -454,7 +451,7 @@ def _converted(
 
 def _folder_language(path: Path, file: str) -> str | None:
     """Return the language that a folder of a dataset names, as in `en/train.jsonl`."""
-    return next(filter(None, map(code_of, Path(_inside(path, file)).parts[:-1])), None)
+    return next(filter(code_of, Path(_inside(path, file)).parts[:-1]), None)
 
 
 def _inside(path: Path, file: str) -> str:

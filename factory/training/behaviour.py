@@ -183,7 +183,7 @@ def describe(
     `repetition` is the mean share of an answer's runs of four tokens that it has had before.
     """
     labels = [
-        (detect(text), question.language)
+        (detect(text, question.language), question.language)
         for text, question in zip(texts, questions, strict=True)
         if question.language is not None
     ]

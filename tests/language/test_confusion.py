@@ -18,6 +18,7 @@ from factory.language.confusion import (
 )
 from factory.language.detect import detect
 from factory.language.english import english, load_plain
+from factory.language.words import segments, words
 from factory.sampling.chrf import chrf
 
 GERMAN = "Das hier ist eine ganz normale Zeile."
@@ -108,17 +109,41 @@ def test_english_words_are_counted_where_they_are_a_sure_mistake():
     assert count_english(f"weather perfectly\n{sentence}", "ru", english) == 0, "a short line"
     never = dict  # is not asked where there is no word rate
     assert count_english("Das Weather ist perfectly normal", "de", never) is None
-    assert count_english("这是一个普通的句子 weather", "zh", never) is None
-    whys = {code: no_word_rate(code) for code in ("ru", "bn", "zh", "th", "da", "en")}
-    assert whys == {
-        "ru": None, "bn": None, "zh": "no_word_cutter", "th": "no_word_cutter",
-        "da": "latin_script", "en": "latin_script",
-    }  # fmt: skip
+    whys = {
+        code: no_word_rate(code)
+        for code in ("ru", "bn", "zh", "th", "sr", "sr-Latn", "uk", "ka", "da", "en")
+    }
+    latin = dict.fromkeys(("sr-Latn", "da", "en"), "latin_script")
+    assert whys == dict.fromkeys(whys) | latin
 
 
-def test_a_language_without_spaces_has_no_rate():
-    assert count_lines("这是一个普通的句子", "zh", by_words) is None
-    assert rates(["这是一个普通的句子"], "zh") == (None, None)
+# One sentence of each: yesterday I took my bicycle to the workshop, as the chain had broken again.
+UNSPACED = {
+    "zh": "我昨天把自行车送到修理店，因为链条又断了。",
+    "ja": "昨日、チェーンがまた切れたので、自転車を修理店に持って行きました。",
+    "th": "เมื่อวานนี้ฉันเอาจักรยานไปซ่อมที่ร้านเพราะโซ่ขาดอีกแล้ว",
+    "km": "ម្សិលមិញខ្ញុំបានយកកង់ទៅជួសជុលនៅហាងព្រោះច្រវាក់ដាច់ម្តងទៀត",
+    "lo": "ມື້ວານນີ້ຂ້ອຍເອົາລົດຖີບໄປສ້ອມທີ່ຮ້ານເພາະວ່າໂສ້ຂາດອີກແລ້ວ",
+    "my": "မနေ့က ကျွန်တော်စက်ဘီးကိုပြင်ဆိုင်သို့ယူသွားခဲ့သည်။",
+    "bo": "ཁ་སང་ངས་རྐང་འཁོར་བཟོ་བཅོས་ཁང་དུ་འཁྱེར་པ་ཡིན།",
+}
+
+
+def of_script(code):
+    """A detector that tells Latin script from others."""
+    return lambda line: "en" if line[0] <= "z" else code
+
+
+@pytest.mark.parametrize("code", UNSPACED)
+def test_a_language_without_spaces_is_cut_into_words(code):
+    sentence = UNSPACED[code]
+    found = words(sentence, code)
+    assert len(found) >= 5 and all(word in sentence for word in found)
+    assert "".join(segments(sentence)) == sentence
+    right = rates([sentence, f"{sentence}\n{ENGLISH}"], code, of_script(code), english)
+    assert right == (0.5, 1.0)
+    assert count_english(sentence + "weather", code, english) == 1
+    assert count_lines(found[0], code, by_words) == (0, 0), "too short to judge"
 
 
 def test_with_the_real_detector():

@@ -8,29 +8,25 @@ from hypothesis import strategies as st
 
 from factory.errors import RecipeError
 from factory.language.detect import detect, detect_line, differs, matches
-from factory.language.languages import LANGUAGES, code_of, language
+from factory.language.languages import code_of, language
+from tests.support.stand_ins import LANGUAGES
 
 
-def test_every_code_is_its_own_row_and_accepts_itself():
-    for code, row in LANGUAGES.items():
-        assert row.code == code
-        assert code in row.accepted
-        assert language(code) is row
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_every_code_is_its_own_row_and_accepts_itself(code):
+    row = language(code)
+    assert row.code == code
+    assert code in row.accepted
+    assert language(code) is row
 
 
 @pytest.mark.parametrize(
     ("word", "right"),
-    [("Danish", "da"), ("danish", "da"), ("WELSH", "cy"), ("ena", "en"), ("EN", "en")],
+    [("Danish", "da"), ("danish", "da"), ("WELSH", "cy"), ("Swahilli", "sw"), ("EN", "en")],
 )
 def test_an_unknown_code_is_an_error_with_the_nearest_right_one(word, right):
     with pytest.raises(RecipeError, match=rf"unknown language '{word}' \(did you mean '{right}'"):
         language(word)
-
-
-@pytest.mark.parametrize("code", ["nb", "nn"])
-def test_who_writes_one_of_the_two_norwegians_is_sent_to_norwegian(code):
-    with pytest.raises(RecipeError, match="did you mean 'no'"):
-        language(code)
 
 
 @pytest.mark.parametrize("word", [None, 5, ["en"], {"en": 1}, "", "zz-Latn"])
@@ -85,7 +81,7 @@ def test_a_language_is_known_by_other_english_names(code, label):
 
 @pytest.mark.parametrize("code", LANGUAGES)
 def test_each_of_our_languages_is_known_by_its_code_and_name(code):
-    assert code_of(code) == code_of(LANGUAGES[code].name) == code_of(code.upper()) == code
+    assert code_of(code) == code_of(language(code).name) == code_of(code.upper()) == code
 
 
 @pytest.mark.parametrize(

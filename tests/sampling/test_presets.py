@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from factory.artifacts.tables import read_slice
 from factory.errors import InputError
-from factory.language.languages import LANGUAGES
+from factory.language.languages import language
 from factory.planning.recipe import Recipe
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.job import Job, Place
@@ -188,7 +188,7 @@ def test_a_config_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) ->
 
 @pytest.mark.parametrize("word", ["da", "Danish", "DANISH"])
 def test_a_language_column_may_hold_codes_or_english_names(tmp_path: Path, word: str) -> None:
-    assert LANGUAGES["da"].name == "Danish"
+    assert language("da").name == "Danish"
     (tmp_path / "rows.jsonl").write_text(
         f'{{"prompt": "a", "language": "{word}"}}\n{{"prompt": "b", "language": "sv"}}\n'
     )

@@ -186,7 +186,7 @@ def test_all_that_follows_reads_the_translations_and_questions_are_left_alone():
 @pytest.mark.parametrize(
     ("knob", "what"),
     [
-        ("stages.translate.languages=[nb]", "unknown language 'nb' (did you mean 'no'"),
+        ("stages.translate.languages=[nor]", "unknown language 'nor' (did you mean 'no'"),
         ("stages.translate.languages=[de, de]", "twice"),
         ("stages.translate.languages=[en]", "nothing to translate"),
         ("stages.translate.languages=[]", "nothing to translate"),

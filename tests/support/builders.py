@@ -11,7 +11,6 @@ from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Cost, FileRecord, Manifest, Rows, SliceRecord
 from factory.artifacts.shards import Shard
 from factory.execution.record import inputs
-from factory.language.languages import LANGUAGES
 from factory.planning.lock import Lock, Pin, outside
 from factory.planning.plan import ArtifactRef, Inventory, State, Step, plan
 from factory.planning.recipe import Recipe, load
@@ -89,7 +88,7 @@ def manifest_of(
         fingerprint=step.fingerprint,
         languages=[
             *(x for x in recipe.languages if x in languages or None in languages),
-            *(x for x in LANGUAGES if x in languages and x not in recipe.languages),
+            *sorted(x for x in languages if x and x not in recipe.languages),
         ],
         fields=step.stage.model_dump(mode="json", exclude={"how"}),
         how=step.stage.how.model_dump(mode="json"),

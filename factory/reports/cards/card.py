@@ -17,6 +17,8 @@ from factory.artifacts import citations, licenses
 from factory.artifacts.manifest import InputRecord, Manifest
 from factory.artifacts.resources import shipped
 from factory.errors import InputError
+from factory.language.detect import detectable
+from factory.language.languages import hub_code
 from factory.reports.benchmarks import BenchmarkResult, index_entry
 from factory.reports.cards import figures, markdown
 from factory.reports.formatting import language, listed, model_name
@@ -114,7 +116,9 @@ def header(
     if manifest.kind not in _MODELS and manifest.recipe:
         lines["pretty_name"] = f"{manifest.recipe}, {manifest.step}"
     if manifest.languages:
-        lines["language"] = list(manifest.languages)
+        lines["language"] = list(dict.fromkeys(map(hub_code, manifest.languages)))
+        if lines["language"] != manifest.languages:
+            lines["language_bcp47"] = list(manifest.languages)
     if manifest.license:
         lines |= licenses.header(manifest.license)
     if manifest.kind in _MODELS:
@@ -211,6 +215,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["languages"] = lambda codes: listed([language(code) for code in codes])
     environment.filters["language"] = language
+    environment.tests["detectable"] = detectable
     environment.filters["model_name"] = model_name
     environment.filters["controlled"] = lambda row: describe_length_control(read_rates(row))
     environment.filters["rate"] = lambda row, name: describe_length_control(read_rates(row), name)

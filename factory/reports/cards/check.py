@@ -10,18 +10,8 @@ from typing import Any
 from factory.artifacts import front_matter, licenses
 from factory.artifacts.manifest import License
 from factory.errors import Check, InputError, nearest
+from factory.language.languages import tag_of
 
-# ISO 639-1, and what the Hub takes beside it; three letters are ISO 639-3, which is not listed.
-_CODES = (
-    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy "
-    "da de dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu "
-    "hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb "
-    "lg li ln lo lt lu lv mg mh mi mk ml mn mo mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj "
-    "om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn so sq sr ss st su "
-    "sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu "
-    "code multilingual"
-)
-_LANGUAGES = frozenset(_CODES.split())
 _SIZES = re.compile(r"n<1K|1K<n<10K|10K<n<100K|100K<n<1M|1M<n<10M|10M<n<100M|100M<n<1B|1B<n<10B|"
                     r"10B<n<100B|100B<n<1T|n>1T")  # fmt: skip
 _LINK = re.compile(
@@ -83,9 +73,11 @@ def _languages(data: Mapping[str, Any], kind: str) -> Iterator[Check]:
     if not stated and kind == "dataset":
         yield problem("no language is stated", "add language: with a list of codes, as [da, en]")
     for code in stated if isinstance(stated, list) else [stated] if stated else []:
-        if code not in _LANGUAGES and not re.fullmatch(r"[a-z]{3}", str(code)):
+        meant = tag_of(str(code))
+        if not re.fullmatch(r"[a-z]{3}|code|multilingual", str(code)) and meant != (code, "", ""):
+            hint = f" (did you mean {meant.base!r}?)" if meant else ""
             yield problem(
-                f"language {code!r} is no code of ISO 639{nearest(str(code), _LANGUAGES)}",
+                f"language {code!r} is no code of ISO 639{hint}",
                 "use two letters, or three of ISO 639-3",
             )
 

@@ -13,11 +13,11 @@ from factory.reports import values
 @dataclass(frozen=True)
 class Spoken:
     """Language of the answers of one model to questions in one language: counts of answers, of
-    those in that language and of those cut off; the share without a line in another language,
-    and of these without an English word (None where not counted)."""
+    those in that language (None where no detector knows it) and of those cut off; the share without
+    a line in another language, and of these without an English word (None where not counted)."""
 
     answers: int
-    in_language: int
+    in_language: float | None
     cut_off: int
     line_pass_rate: float | None
     word_pass_rate: float | None = None
@@ -60,7 +60,7 @@ def speech(manifests: Iterable[Manifest]) -> list[Speech]:
 def _spoken(raw: Any) -> Spoken:
     return Spoken(
         answers=values.integer(raw.get("answers")),
-        in_language=values.integer(raw.get("in_language")),
+        in_language=values.number(raw.get("in_language")),
         cut_off=values.integer(raw.get("cut_off")),
         line_pass_rate=values.number(raw.get("line_pass_rate")),
         word_pass_rate=values.number(raw.get("word_pass_rate")),

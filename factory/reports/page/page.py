@@ -12,6 +12,7 @@ import re
 import shlex
 from functools import cache
 from typing import Any
+from unicodedata import bidirectional
 from urllib.parse import urlsplit
 
 import jinja2
@@ -87,10 +88,14 @@ def _shown(value: Any) -> Any:
     return value if isinstance(value, Markup | int) else text_of(value)
 
 
-def _lang(code: str) -> Markup:
-    """Return the attributes of a text in a language: its code, and direction from its letters."""
+def _lang(code: str, text: str) -> Markup:
+    """Return the attributes of a text in a language: its code, and its direction. An Arabic text
+    that begins with a Latin word is still set from the right; elsewhere its letters say."""
     shown = f' lang="{code}"' if _LANG.fullmatch(code) else ""
-    return Markup(f' dir="auto"{shown}')
+    letters = [bidirectional(letter) for letter in text]
+    from_right = letters.count("R") + letters.count("AL") > letters.count("L") / 4
+    direction = "rtl" if from_right and formatting.is_rtl(code) else "auto"
+    return Markup(f' dir="{direction}"{shown}')
 
 
 def _linked(report: Report, name: str, kind: str, revision: str | None) -> Markup:

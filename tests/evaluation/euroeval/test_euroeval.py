@@ -19,8 +19,8 @@ from factory.artifacts.resources import shipped
 from factory.errors import InputError, RecipeError, StageError, WorkError
 from factory.evaluation.euroeval import checkpoint, directory, environment, process, suites
 from factory.evaluation.euroeval.stage import Euroeval
-from factory.language.languages import LANGUAGES
 from factory.planning.recipe import load
+from tests.support.stand_ins import LANGUAGES
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(__file__).parents[2] / "data"

@@ -563,8 +563,8 @@ def test_the_word_pass_rate_is_that_of_answers_without_a_wrong_line() -> None:
     assert found["word_pass_rate"] == 0.5 and "no_word_pass_rate" not in found
     none = _describe(schemas.from_rows(rows[2:], "answers"), "ru")
     assert (none["word_pass_rate"], none["no_word_pass_rate"]) == (None, "no_answer_to_judge")
-    chinese = _describe(schemas.from_rows(rows, "answers"), "zh")
-    assert (chinese["word_pass_rate"], chinese["no_word_pass_rate"]) == (None, "no_word_cutter")
+    unknown = _describe(schemas.from_rows(rows, "answers"), "mni")
+    assert (unknown["in_language"], unknown["no_word_pass_rate"]) == (None, "no_detector")
 
 
 def made_prompts(root: Path) -> list[dict[str, Any]]:

@@ -283,8 +283,8 @@ def test_text_has_its_language_and_takes_its_own_direction() -> None:
     }
     samples = [pair.samples[0].model_copy(update={"cells": cells})]
     text = rendered([pair.model_copy(update={"samples": samples})])
-    assert '<p class="turn" dir="auto" lang="ar">ما هي عاصمة الدنمارك؟</p>' in text
-    assert '<p dir="auto" lang="he">כותרת\nكوبنهاغن</p>' in text
+    assert '<p class="turn" dir="rtl" lang="ar">ما هي عاصمة الدنمارك؟</p>' in text
+    assert '<p dir="rtl" lang="he">כותרת\nكوبنهاغن</p>' in text
 
 
 # ---- which artifacts belong together ------------------------------------------------------------
