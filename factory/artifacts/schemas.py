@@ -20,7 +20,7 @@ _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 # Texts, and the hashes of texts, that hardly ever come twice in a column.
 UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
 # Columns that a table has only where one of its rows says something in them.
-SELDOM = frozenset({"gold"})
+SELDOM = frozenset({"gold", "rewards", "disagreement"})
 GOLD = -1  # the k of an answer that a person wrote
 MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
 
@@ -76,6 +76,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("n_tokens", _int),
             _must("status", _text),  # ok | too_long | not_finite | no_english_prompt | absent
             _may("prompt_hash", _text),  # of the prompt it was read under, if another language's
+            # of several rewards: what each says, in their order in the recipe, and how far apart
+            _may("rewards", pa.list_(_float)),
+            _may("disagreement", _float),  # standard deviation of their z-scores
         ]
     ),
     "preferences": pa.schema(

@@ -433,8 +433,9 @@ def _several_labels(
     needs = {
         need: spec.step
         for _, spec in recipe.slices()
-        if spec.reward and spec.reward.model.is_plain_classifier
-        for need in spec.reward.needs
+        for reward in (spec.reward.each if spec.reward else ())
+        if reward.model.is_plain_classifier
+        for _, need in reward.by_role
         if only is None or spec.step in only
     }
     for need, step in needs.items():

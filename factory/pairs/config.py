@@ -102,11 +102,13 @@ class Budget(Knobs):
 class DropRules(Knobs):
     """Reasons to drop a best answer: scores of its prompt deviate by less than `std_below`; its
     score lies below that quantile of all scores of its language; the same text was chosen for an
-    earlier prompt (`duplicates`)."""
+    earlier prompt (`duplicates`); several rewards disagree on it, or on either side of a pair, by
+    more than `disagreement_above` (the standard deviation of their z-scores)."""
 
     std_below: float | None = Field(None, ge=0)
     chosen_below_quantile: float | None = Field(None, ge=0, le=1)
     duplicates: bool = False
+    disagreement_above: float | None = Field(None, ge=0)
 
 
 class DropPairRules(DropRules):

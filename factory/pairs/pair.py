@@ -68,6 +68,10 @@ class Pair(Selection):
         random = spec.language is None and self.prompt_language == "random"
         return random or isinstance(self.rejected, MinOf)
 
+    @property
+    def _drops(self) -> DropRules:
+        return self.drop
+
     def _keeps(self) -> Mapping[str, Keep]:
         return {"chosen": self.keep.chosen, "rejected": self.keep.rejected}
 
@@ -96,7 +100,7 @@ class Pair(Selection):
             "min" if isinstance(self.rejected, MinOf) else place(self.rejected),
             self.rejected.min_of if isinstance(self.rejected, MinOf) else None,
         )
-        return pair(answers, rule, self._limits(self.drop))
+        return pair(answers, rule, self._limits())
 
     def _prompted(
         self, rows: pl.DataFrame, prompts: pl.DataFrame, seed: int, codes: list[str]
@@ -148,13 +152,17 @@ class Best(Selection):
 
     _sides: ClassVar[dict[str, str]] = {"chosen": "completion"}
 
+    @property
+    def _drops(self) -> DropRules:
+        return self.drop
+
     def _keeps(self) -> Mapping[str, Keep]:
         return {"chosen": self.keep}
 
     def _select(self, answers: pl.DataFrame) -> Pairing:
         from factory.pairs.rules import best
 
-        return best(answers, place(self.chosen), self._limits(self.drop))
+        return best(answers, place(self.chosen), self._limits())
 
     def _columns(self, rows: pl.DataFrame, codes: list[str]) -> dict[str, Any]:
         return {

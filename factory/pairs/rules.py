@@ -46,6 +46,7 @@ class PairLimits:
     margin_below: float | None = None
     margin_above: float | None = None
     duplicates: bool = False
+    disagreement_above: float | None = None
     over_budget: int | None = None
 
 
@@ -81,12 +82,12 @@ def pool(
         finished=pl.col("finish_reason").is_in(["stop", "unknown"]),
         in_language=pl.col("detected_language").is_in(list(accepted)),
     )  # fmt: skip
+    said = [name for name in ("reward", "disagreement") if name in scores.column_names]
+    rewards = pl.DataFrame(scores).select(*keys, *said, conversation=pl.col("n_tokens"))
     if all(scores.column(key).equals(samples.column(key)) for key in keys):
         # row for row the same answers, as the stages leave them
-        rewards = pl.DataFrame(scores.select(["reward", "n_tokens"]))
-        rows = answers.with_columns(reward=rewards["reward"], conversation=rewards["n_tokens"])
+        rows = answers.with_columns(rewards.drop(keys))
     else:
-        rewards = pl.DataFrame(scores).select(*keys, "reward", conversation=pl.col("n_tokens"))
         rows = rewards.join(answers, on=keys, how="inner", maintain_order="left")
     return (
         (rows if gold else rows.filter(pl.col("k") != GOLD))
@@ -244,6 +245,9 @@ def _limited(
     if limits.duplicates:
         text = pl.col("chosen_text")
         tests["duplicate_text"] = text.is_duplicated() & ~text.is_first_distinct()
+    if limits.disagreement_above is not None:
+        apart = pl.max_horizontal(f"{side}_disagreement" for side in sides)
+        tests["disagreement_above"] = apart > limits.disagreement_above
     if limits.over_budget is not None:
         longest = pl.max_horizontal(f"{side}_conversation" for side in sides)
         tests["length_unknown"] = longest.is_null()  # somebody else's, who did not count

@@ -91,6 +91,13 @@ class Selection(Stage):
                 f"stages.{self.name}.gold: no answer is gold",
                 "name the column of answers that people wrote: prompts: {columns: {gold: theirs}}",
             )
+        rewards = getattr(context.stages.get("score"), "reward", "")
+        if self._drops.disagreement_above is not None and isinstance(rewards, str):
+            raise RecipeError(
+                f"stages.{self.name}.drop.disagreement_above is for several rewards, and "
+                "stages.score has one",
+                "write score: {reward: [one, another]}, or take it out",
+            )
         single = super().plan_slices(context)
         every = tuple(need for spec in single for need in spec.needs)
         cross = [SliceSpec(self.name, CROSS, None, every)]
@@ -202,6 +209,11 @@ class Selection(Stage):
         tables.write_slice(slice_directory(candidates.job.out, spec.name), table)
         return spec, selected, len(table)
 
+    @property
+    def _drops(self) -> DropRules:
+        """Return the reasons to drop what the rule selected."""
+        raise NotImplementedError
+
     def _keeps(self) -> Mapping[str, Keep]:
         """Return the filters of each side."""
         raise NotImplementedError
@@ -228,12 +240,12 @@ class Selection(Stage):
         """Return the columns of the output that hold no text."""
         return {name: rows[name].to_arrow() for name in ("pool_size", "pool_mean", "pool_std")}
 
-    def _limits(self, drop: DropRules) -> PairLimits:
+    def _limits(self) -> PairLimits:
         from factory.pairs.rules import PairLimits
 
         dropping = self.budget is not None and self.budget.over == "drop"
         return PairLimits(
-            **drop.model_dump(),
+            **self._drops.model_dump(),
             over_budget=self.budget.tokens if self.budget and dropping else None,
         )
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.artifacts import schemas, shards
 from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import Shard
-from factory.artifacts.tables import read_slice
+from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.config import GATE, REFERENCE
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
@@ -24,12 +24,12 @@ from factory.rewards.audit import AuditLimits, audit, blind
 from factory.rewards.backends.backend import (
     Backend,
     OpenReward,
-    RewardFunction,
     RewardSettings,
     RewardValue,
 )
 from factory.rewards.backends.generative import QUESTION
 from factory.rewards.backends.implicit import crosslingual
+from factory.rewards.ensemble import Combine
 from factory.rewards.preferences import Pairs
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
@@ -38,10 +38,10 @@ from factory.stage.preference_pairs import SIDES
 from factory.stage.stage import How, Stage, StageContext
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
-_PAIRS = pa.schema([(side, pa.float64()) for side in SIDES])  # rewards of an audit's pairs
 LabelledPair = tuple[list[Message], str, str]  # prompt, chosen, rejected
+ReadUnder = tuple[list[Message] | None, str | None]  # prompt, and its hash if another language's
 _DESCRIBED = ("reward", "status", "n_tokens")
-_SCORED = ("language", "prompt_id", "k", "reward")
+_SCORED = ("language", "prompt_id", "k", "reward", "rewards", "disagreement")
 _DRAWN = ("prompt_id", "k", "n_chars", "n_tokens")
 
 
@@ -69,7 +69,8 @@ class AuditKnobs(AuditLimits):
 
 
 class Score(Stage):
-    """Rewards. The published runs read up to 32,768 tokens with a model trained on 16,384."""
+    """Rewards. The published runs read up to 32,768 tokens with a model trained on 16,384. Several
+    rewards of a list read every answer: `combine` says how they become one."""
 
     name: ClassVar[str] = "score"
     kind: ClassVar[str] = "scores"
@@ -77,7 +78,10 @@ class Score(Stage):
     reads: ClassVar[tuple[str, ...]] = ("samples", "prompts")
     row_wise: ClassVar[bool] = True
 
-    reward: Annotated[str, REFERENCE] = "reward"  # a name under models
+    reward: Annotated[str | tuple[str, ...], REFERENCE] = "reward"  # name or names under models
+    # of several rewards, in standard deviations of each in the language: their mean or their least;
+    # or the share of the prompt's other answers that they rank below
+    combine: Combine = "mean"
     prompt: Literal["english", "own"] = "english"  # which prompt an implicit reward reads under
     question: str | None = None  # what a generative reward asks, if not rewards.QUESTION
     max_tokens: int = Field(16384, ge=1)  # of prompt and answer; longer ones get no reward
@@ -93,23 +97,53 @@ class Score(Stage):
                 raise ValueError(f"must hold {part} once")
         return value
 
+    @model_validator(mode="after")
+    def _several(self) -> Score:
+        if len(set(self.rewards)) < len(self.rewards) or not self.rewards:
+            raise ValueError("reward: is one name, or a list of different names")
+        if len(self.rewards) == 1 and self.combine != "mean":
+            raise ValueError(
+                f"combine: {self.combine} is for several rewards, and there is one",
+                "write reward: [one, another], or take combine out",
+            )
+        return self
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """Return the names of all rewards."""
+        return (self.reward,) if isinstance(self.reward, str) else self.reward
+
+    def _reward(self, context: StageContext) -> RewardInput:
+        """Return the first reward with the others, whose inputs have numbered roles."""
+        first, *others = (context.reward(name, self.name) for name in self.rewards)
+        numbered = (
+            replace(
+                other,
+                by_role=tuple(
+                    (role, replace(need, role=f"{role}-{number}")) for role, need in other.by_role
+                ),
+            )
+            for number, other in enumerate(others, 2)
+        )
+        return replace(first, others=tuple(numbered))
+
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        reward = context.reward(self.reward, self.name)
-        backend = _backend(reward)
-        self._refuse_idle_knobs(backend)
+        reward = self._reward(context)
+        kinds = [_backend(one) for one in reward.each]
+        self._refuse_idle_knobs(kinds)
         # English may be there to be translated alone
         english = context.rows("prompts", self.name).get("en")
-        crosses = "prompt" in backend.score_knobs and self.prompt == "english"
-        if crosses and english is None:
+        crossing = [backend.kind for backend in kinds if self._crosses(backend)]
+        if crossing and english is None:
             raise RecipeError(
-                f"a reward of kind: {backend.kind} reads every answer under its English prompt, "
+                f"a reward of kind: {crossing[0]} reads every answer under its English prompt, "
                 "and the recipe has no en",
                 "add en to languages:, or set stages.score.prompt: own",
             )
         specs = []
         for spec in super().plan_slices(context):
             needs: list[Need] = [*spec.needs]
-            if crosses and english is not None and spec.language != "en":
+            if crossing and english is not None and spec.language != "en":
                 needs.append(english.as_input("english"))
             if pairs := self.audit.pairs(str(spec.language)):
                 needs.append(pairs.need("preferences", str(spec.language)))
@@ -117,19 +151,27 @@ class Score(Stage):
             specs.append(replace(spec, needs=tuple(needs), reward=reward))
         return specs
 
-    def _refuse_idle_knobs(self, backend: Backend) -> None:
-        """Raise RecipeError for a knob of this stage that a reward has no use for."""
+    def _crosses(self, backend: Backend) -> bool:
+        """Return whether a reward reads answers under the English prompt."""
+        return "prompt" in backend.score_knobs and self.prompt == "english"
+
+    def _refuse_idle_knobs(self, rewards: Sequence[Backend]) -> None:
+        """Raise RecipeError for a knob of this stage that no reward has a use for."""
         for field in ("prompt", "question"):
             default = type(self).model_fields[field].default
-            if getattr(self, field) != default and field not in backend.score_knobs:
+            if getattr(self, field) != default and not any(
+                field in backend.score_knobs for backend in rewards
+            ):
                 kinds = [
                     backends.kind_of(backend_class)
                     for backend_class in backends.BACKENDS
                     if field in backend_class.score_knobs
                 ]
                 raise RecipeError(
-                    f"stages.score.{field} is for kind: {', '.join(kinds)}, and {self.reward!r} "
-                    f"is of kind: {backend.kind}",
+                    f"stages.score.{field} is for kind: {', '.join(kinds)}, and "
+                    f"{' and '.join(map(repr, self.rewards))} "
+                    f"{'is' if len(rewards) == 1 else 'are'} of kind: "
+                    f"{', '.join(dict.fromkeys(backend.kind for backend in rewards))}",
                     f"take {field} out",
                 )
 
@@ -154,9 +196,9 @@ class Score(Stage):
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 if shard.slice in preferred:
                     some = preferred[shard.slice][shard.start : shard.stop]
-                    return _score_pairs(scoring().reward, some)
+                    return _score_pairs(scoring(), some)
                 rows = samples[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
-                table, tokens = self._make(scoring().reward, prompts[shard.slice], rows)
+                table, tokens = self._make(scoring(), prompts[shard.slice], rows)
                 return shards.with_metadata(table, engine=scoring().name), tokens
 
             sizes = {name: len(numbers) for name, numbers in todo.items()}
@@ -169,6 +211,9 @@ class Score(Stage):
                 spent=scoring.tokens,
                 work_only={name: len(pairs) for name, pairs in preferred.items()},
             )
+        if len(self.rewards) > 1:
+            for name in totals:
+                self._combine(job, name)
         stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in totals}
         audited = self._audited(job, preferred, dropped)
         counts = {
@@ -192,47 +237,78 @@ class Score(Stage):
         )
 
     def _make(
-        self, reward: RewardFunction, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
+        self, open_rewards: _OpenRewards, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
-        """Return the scores of some samples, and the tokens read."""
-        read_under = [prompts.prompt_of(row) for row in rows]
-        # Answers to one prompt one after another, wherever they stand: an engine that keeps
-        # prefixes reads the prompt once.
-        met: dict[str, int] = {}
-        order = [number for number, (prompt, _) in enumerate(read_under) if prompt is not None]
-        order.sort(key=lambda number: met.setdefault(rows[number]["prompt_hash"], len(met)))
-        items = [(read_under[number][0] or [], rows[number]["response"]) for number in order]
-        rewards = dict(zip(order, reward(items), strict=True))
+        """Return the scores of some samples, and the tokens read. Of several rewards, `reward` is
+        left to be combined over the whole slice."""
+        each = [
+            _read(opened, [prompts.prompt_of(row, self._crosses(backend)) for row in rows], rows)
+            for backend, opened in open_rewards.each
+        ]
+        crosses = any(self._crosses(backend) for backend, _ in open_rewards.each)
         scored = []
         for number, row in enumerate(rows):
-            value = rewards.get(number, RewardValue(None, 0, "no_english_prompt"))
+            values = [some[number] for some in each]
+            failed = [value for value in values if value.status != "ok"]
+            one = (failed or values)[0]
             scored.append(
                 {
                     **{name: row[name] for name in _ADDRESS},
-                    "reward": value.value,
-                    "n_tokens": value.n_tokens,
-                    "status": value.status,
-                    "prompt_hash": read_under[number][1],
+                    "reward": one.value if len(values) == 1 else None,
+                    "rewards": None if len(values) == 1 else [value.value for value in values],
+                    "n_tokens": sum(value.n_tokens for value in values),
+                    "status": one.status,
+                    "prompt_hash": prompts.prompt_of(row, crosses)[1],
                 }
             )
         return schemas.from_rows(scored, self.kind), sum(int(row["n_tokens"]) for row in scored)
 
-    def _kind(self, spec: SliceSpec) -> dict[str, Any]:
-        """Return the kind of the reward and its knobs, for the manifest and the card."""
-        assert spec.reward is not None
-        backend = _backend(spec.reward)
-        knobs = {"prompt": self.prompt, "question": self.question or QUESTION}
-        about = {"about": backend.about} if backend.about else {}
-        return {
-            "kind": backend.kind,
-            **about,
-            **backend.knobs(),
-            **{name: knobs[name] for name in backend.score_knobs},
-        }
+    def _combine(self, job: Job, name: str) -> None:
+        """Write the combined rewards of a slice, which depend on all of its rows."""
+        import polars as pl
 
-    def _open(self, job: Job) -> OpenReward:
-        settings = RewardSettings(self.how, self.dtype, self.max_tokens, self.question)
-        return backends.open_reward(job, job.slices[0], settings)
+        from factory.rewards import ensemble
+
+        scores = pl.DataFrame(read_slice(job.out, name, self.kind))
+        if not len(scores):
+            return
+        directory = slice_directory(job.out, name)
+        for file in directory.glob("*.parquet"):
+            file.unlink()
+        table = ensemble.combined(scores, self.combine).to_arrow()
+        write_slice(directory, schemas.conform(table, self.kind, f"{self.name} {name}"))
+
+    def _kind(self, spec: SliceSpec) -> dict[str, Any]:
+        """Return the kind of the reward and its knobs, for the manifest and the card; of several,
+        those of each."""
+        assert spec.reward is not None
+        knobs = {"prompt": self.prompt, "question": self.question or QUESTION}
+        each = [
+            {
+                "kind": backend.kind,
+                **({"about": backend.about} if backend.about else {}),
+                **backend.knobs(),
+                **{name: knobs[name] for name in backend.score_knobs},
+            }
+            for backend in map(_backend, spec.reward.each)
+        ]
+        if len(each) == 1:
+            return each[0]
+        named = [{"name": name, **one} for name, one in zip(self.rewards, each, strict=True)]
+        return {"kind": "ensemble", "combine": self.combine, "rewards": named}
+
+    def _open(self, job: Job) -> _OpenRewards:
+        share = self.how.gpu_memory_utilization / len(self.rewards)
+        how = self.how.model_copy(update={"gpu_memory_utilization": share})
+        settings = RewardSettings(how, self.dtype, self.max_tokens, self.question)
+        spec = job.slices[0]
+        assert spec.reward is not None
+        return _OpenRewards(
+            [
+                (_backend(one), backends.open_reward(job, replace(spec, reward=one), settings))
+                for one in spec.reward.each
+            ]
+        )
 
     def _todo(self, job: Job, spec: SliceSpec, prompts: PromptTexts) -> list[int]:
         """Return the numbers of the samples of a slice that have no score yet. A score under
@@ -258,17 +334,22 @@ class Score(Stage):
         reward model; what is scored is kept."""
         import polars as pl
 
+        from factory.rewards import ensemble
+
         parts, pairs = [], {}
         for spec in job.slices:
-            samples = pl.from_arrow(job.rows(_samples(spec), "samples", _DRAWN))
-            scores = pl.from_arrow(read_slice(job.out, spec.name, self.kind, _SCORED))
-            assert isinstance(scores, pl.DataFrame) and isinstance(samples, pl.DataFrame)
+            samples = pl.DataFrame(job.rows(_samples(spec), "samples", _DRAWN))
+            scores = pl.DataFrame(read_slice(job.out, spec.name, self.kind, _SCORED))
             parts.append(scores.join(samples, on=["prompt_id", "k"]))
             if _audit_name(spec) in preferred:
                 rewards = job.shard_rows(_audit_name(spec))
-                sides = (rewards.column(side).to_pylist() for side in SIDES)
-                pairs[str(spec.language)] = list(zip(*sides, strict=True))
-        figures = audit(pl.concat(parts), pairs, self.audit)
+                sides = list(zip(*(rewards.column(s).to_pylist() for s in SIDES), strict=True))
+                several = len(self.rewards) > 1
+                pairs[str(spec.language)] = (
+                    ensemble.combined_pairs(scores, sides, self.combine) if several else sides
+                )
+        answers = pl.concat(parts, how="diagonal")
+        figures = audit(answers, pairs, self.audit, self.rewards)
         for code, reasons in dropped.items():
             if reasons:
                 figures["by_language"][code]["pairs_dropped"] = reasons
@@ -302,14 +383,54 @@ def _audit_name(spec: SliceSpec) -> str:
     return f"audit/{spec.name}"
 
 
-def _score_pairs(reward: RewardFunction, pairs: Sequence[LabelledPair]) -> tuple[pa.Table, int]:
+class _OpenRewards:
+    """All rewards of a step, each with its kind, on engines that are open together."""
+
+    def __init__(self, each: Sequence[tuple[Backend, OpenReward]]) -> None:
+        self.each = each
+        self.name = ", ".join(dict.fromkeys(opened.name for _, opened in each))
+        self.lanes = min(opened.lanes for _, opened in each)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read by all so far."""
+        return sum(opened.tokens for _, opened in self.each)
+
+    def close(self) -> None:
+        """Close the engines of all."""
+        for _, opened in self.each:
+            opened.close()
+
+
+def _read(
+    opened: OpenReward, read_under: Sequence[ReadUnder], rows: Sequence[dict[str, Any]]
+) -> list[RewardValue]:
+    """Return what one reward says of each sample under its prompt."""
+    # Answers to one prompt one after another, wherever they stand: an engine that keeps
+    # prefixes reads the prompt once.
+    met: dict[str, int] = {}
+    order = [number for number, (prompt, _) in enumerate(read_under) if prompt is not None]
+    order.sort(key=lambda number: met.setdefault(rows[number]["prompt_hash"], len(met)))
+    items = [(read_under[number][0] or [], rows[number]["response"]) for number in order]
+    values = dict(zip(order, opened.reward(items), strict=True))
+    absent = RewardValue(None, 0, "no_english_prompt")
+    return [values.get(number, absent) for number in range(len(rows))]
+
+
+def _score_pairs(open_rewards: _OpenRewards, pairs: Sequence[LabelledPair]) -> tuple[pa.Table, int]:
     """Return the rewards of the chosen and the rejected answer of each pair, under the pair's own
-    prompt, and the tokens read."""
+    prompt (a list of those of several rewards), and the tokens read."""
     # both answers to a prompt one after another: an engine that keeps prefixes reads it once
-    values = reward([(prompt, text) for prompt, *texts in pairs for text in texts])
-    rewards = [value.value for value in values]
-    table = pa.table(dict(zip(SIDES, (rewards[::2], rewards[1::2]), strict=True)), _PAIRS)
-    return table, sum(value.n_tokens for value in values)
+    items = [(prompt, text) for prompt, *texts in pairs for text in texts]
+    each = [opened.reward(items) for _, opened in open_rewards.each]
+    rewards: list[Any] = [value.value for value in each[0]]
+    kind = pa.float64()
+    if len(each) > 1:
+        rewards = [[value.value for value in values] for values in zip(*each, strict=True)]
+        kind = pa.list_(kind)
+    sides = (pa.array(rewards[::2], kind), pa.array(rewards[1::2], kind))
+    table = pa.table(dict(zip(SIDES, sides, strict=True)))
+    return table, sum(value.n_tokens for values in each for value in values)
 
 
 def _backend(reward: RewardInput) -> Backend:
@@ -347,16 +468,17 @@ class PromptTexts:
         }
         return cls(str(spec.language), own, english)
 
-    def prompt_of(self, sample: dict[str, Any]) -> tuple[list[Message] | None, str | None]:
-        """Return the prompt that a sample is read under (None if there is none), and its hash if it
-        is another language's. Raises InputError for a sample of another prompt than ours."""
+    def prompt_of(self, sample: dict[str, Any], english: bool) -> ReadUnder:
+        """Return the prompt that a sample is read under, the English one or its own (None if there
+        is none), and its hash if it is another language's. Raises InputError for a sample of
+        another prompt than ours."""
         address = (sample["prompt_id"], sample["prompt_hash"])
         if address not in self.own:
             raise InputError(
                 f"sample {sample['prompt_id']} k={sample['k']} answers another prompt",
                 "samples and prompts are of different versions: generate again",
             )
-        if self.english is None:
+        if self.english is None or not english:
             return self.own[address], None
         if sample["prompt_id"] not in self.english:
             return None, None

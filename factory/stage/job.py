@@ -167,7 +167,7 @@ class Job:
         def counted(shard: Shard) -> pa.Table:
             nonlocal tokens, last, loading, warm
             if shard.start == shard.stop:
-                return schemas.SCHEMAS[kind].empty_table()
+                return schemas.from_rows([], kind)
             table, cost = make(shard)
             tokens += cost
             # since the last shard was done, in whichever lane: all lanes share the devices
