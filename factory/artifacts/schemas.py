@@ -20,8 +20,11 @@ _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 # Texts, and the hashes of texts, that hardly ever come twice in a column.
 UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
 # Columns that a table has only where one of its rows says something in them.
-SELDOM = frozenset({"gold", "rewards", "disagreement"})
+SELDOM = frozenset(
+    {"gold", "rewards", "disagreement", "source", "chosen_source", "rejected_source"}
+)
 GOLD = -1  # the k of an answer that a person wrote
+OTHERS = 1_000_000  # the first k of the answers of a second model; of a third at twice that
 MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
 
 
@@ -64,6 +67,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("finish_reason", _text),  # stop | length | unknown
             _may("seed", _int),
             _may("detected_language", _text),
+            _may("source", _text),  # of several: the model that drew it, or gold
         ]
     ),
     "scores": pa.schema(
@@ -113,6 +117,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("reward_rejected", _float),
             _may("chosen_tokens", _int),
             _may("rejected_tokens", _int),
+            _may("chosen_source", _text),  # of several: which model drew it, or gold
+            _may("rejected_source", _text),
         ]
     ),
     "sft": pa.schema(
@@ -129,6 +135,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("pool_size", _int),
             _may("pool_mean", _float),
             _may("pool_std", _float),
+            _may("source", _text),  # of several: the model that drew it, or gold
         ]
     ),
     "answers": pa.schema(

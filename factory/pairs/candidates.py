@@ -27,7 +27,7 @@ _LIGHT = {
     "scores": ("prompt_id", "k", "response_hash", "reward", "n_tokens",
                "disagreement"),
     "samples": ("prompt_id", "k", "response_hash", "finish_reason", "detected_language",
-                "n_chars", "n_tokens"),
+                "n_chars", "n_tokens", "source"),
 }  # fmt: skip
 
 

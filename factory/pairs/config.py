@@ -56,10 +56,12 @@ RejectedPoint = Annotated[
 
 class Keep(Knobs):
     """Filters of the chosen side: no answers that were cut off (`finished`), only those in the
-    prompt's language (`match`). An empty answer is never chosen."""
+    prompt's language (`match`), only the policy's `own` or those of `others` (see generate.also;
+    gold answers are others'). An empty answer is never chosen."""
 
     finished: bool = False
     language: Literal["any", "match"] = "any"
+    source: Literal["any", "own", "others"] = "any"
 
     @property
     def nonempty(self) -> bool:
@@ -70,7 +72,7 @@ class Keep(Knobs):
         """Return the filters of this side, by name: expressions that are true for unfit answers."""
         from factory.pairs.rules import objections
 
-        return objections(self.finished, self.language == "match", self.nonempty)
+        return objections(self.finished, self.language == "match", self.nonempty, self.source)
 
 
 class KeepRejected(Keep):

@@ -137,6 +137,8 @@ class Pair(Selection):
                 f"score_{side}": rows[f"{side}_score"].to_arrow(),
                 f"reward_{side}": rows[f"{side}_reward"].to_arrow(),
             }
+            if f"{side}_source" in rows.columns:
+                columns[f"{side}_source"] = rows[f"{side}_source"].to_arrow()
         return columns
 
 
@@ -172,4 +174,5 @@ class Best(Selection):
             "n_tokens": rows["chosen_n_tokens"].to_arrow(),
             "score": rows["chosen_score"].to_arrow(),
             "reward": rows["chosen_reward"].to_arrow(),
+            **({"source": rows["chosen_source"].to_arrow()} if "chosen_source" in rows else {}),
         }

@@ -15,7 +15,7 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 
-from factory.artifacts.schemas import GOLD
+from factory.artifacts.schemas import GOLD, OTHERS
 
 MISSING_LIMIT = 0.5  # a prompt with under half its pool scored is dropped: its mean says little
 _ROUNDING = 1e-12  # of the largest score of a pool: distances closer than this are equal
@@ -79,6 +79,7 @@ def pool(
         "n_chars",
         n_tokens="n_tokens",
         # of somebody else's answer nobody may know: that is no reason against it
+        *(["source"] if "source" in samples.column_names else []),
         finished=pl.col("finish_reason").is_in(["stop", "unknown"]),
         in_language=pl.col("detected_language").is_in(list(accepted)),
     )  # fmt: skip
@@ -102,14 +103,23 @@ def pool(
     )
 
 
-def objections(finished: bool, in_language: bool, nonempty: bool) -> dict[str, pl.Expr]:
+def own(k: str = "k") -> pl.Expr:
+    """Return whether the answer of a draw was drawn by the model that `generate` names first."""
+    return (pl.col(k) > GOLD) & (pl.col(k) < OTHERS)
+
+
+def objections(
+    finished: bool, in_language: bool, nonempty: bool, source: str = "any"
+) -> dict[str, pl.Expr]:
     """Return the filters of a side, by name: expressions that are true for unfit answers. An answer
-    that is too short or too mixed to tell its language is not known to be in the right one."""
+    that is too short or too mixed to tell its language is not known to be in the right one.
+    `source`: `own` or `others` for answers of that model, or of any but it."""
     rules = {
         "unfinished": (finished, ~pl.col("finished")),
         "wrong_language": (in_language, ~pl.col("in_language").fill_null(True)),
         "no_language": (in_language, pl.col("in_language").is_null()),
         "empty": (nonempty, pl.col("n_chars") == 0),
+        "other_source": (source != "any", own() if source == "others" else ~own()),
     }
     return {name: rule for name, (applies, rule) in rules.items() if applies}
 

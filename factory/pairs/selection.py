@@ -44,6 +44,7 @@ _UNFIT = {
     "wrong_language": "in another language",
     "no_language": "in a language that could not be told",
     "empty": "empty",
+    "other_source": "of another source",
 }
 _WRITERS = 2  # slices being written at once; unpacking their texts is most of the work
 
@@ -98,6 +99,13 @@ class Selection(Stage):
                 "stages.score has one",
                 "write score: {reward: [one, another]}, or take it out",
             )
+        several = self.gold or getattr(context.stages.get("generate"), "also", None)
+        if not several and any(keep.source != "any" for keep in self._keeps().values()):
+            raise RecipeError(
+                f"stages.{self.name}.keep.source is for answers of several sources, and there is "
+                "one",
+                "name others in generate: {also: {other: 4}}, or take it out",
+            )
         single = super().plan_slices(context)
         every = tuple(need for spec in single for need in spec.needs)
         cross = [SliceSpec(self.name, CROSS, None, every)]
@@ -112,6 +120,7 @@ class Selection(Stage):
             "unfinished": f"raise generate.max_tokens or set {keep}.finished: false",
             "wrong_language": f"set {keep}.language: any",
             "no_language": f"set {keep}.language: any",
+            "other_source": f"set {keep}.source: any",
             "no_lower_answer": "raise generate.n or generate.temperature",
             "over_budget": f"raise {self.name}.budget.tokens",
         }

@@ -23,6 +23,7 @@ from factory.planning.lock import Lock
 from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
 from factory.reports.cards.figures import ANATOMY, draw_anatomy
+from factory.sampling.generate import Generate
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job, Place
@@ -562,3 +563,52 @@ def test_rows_of_an_older_artifact_are_filled_in(tmp_path):
     whole = pq.ParquetFile(file).read()
     pq.write_table(whole.drop_columns(["id", "chosen_tokens"]), file)
     assert read_slice(root, "da", "pairs").column("id").null_count == len(whole)
+
+
+def sourced(seed: int) -> dict[str, Pools]:
+    """Pools of a policy, a teacher that is better now and then, and a person."""
+    dice = random.Random(seed)
+    kinds = [(0, "me/policy"), (1, "me/policy"), (1_000_000, "org/teacher"), (-1, "gold")]
+
+    def answers(name: str) -> list[tuple[Any, ...]]:
+        return [
+            (dice.randint(0, 99) / 9, f"{name} by {source} {k}", {"k": k, "source": source})
+            for k, source in kinds
+        ]
+
+    return {"en": {f"p{number}": answers(f"p{number}") for number in range(30)}}
+
+
+def test_3_the_best_of_several_teachers_is_chosen_prompt_by_prompt(tmp_path):
+    pools = sourced(3)
+    write(tmp_path, pools)
+    stage = Best(gold=True)
+    of = job_of(tmp_path, stage, ["en"], generate=Generate(also={"teacher": 1}))
+    figures = stage.run(of).stats["by_slice"]["en"]
+    rows = read(tmp_path, stage, "en")
+    for row in rows:
+        _, text, columns = max(pools["en"][row["prompt_id"]], key=lambda answer: answer[0])
+        assert row["completion"][0]["content"] == text and row["source"] == columns["source"]
+    counts = Counter(row["source"] for row in rows)
+    assert set(counts) == {"me/policy", "org/teacher", "gold"}
+    assert figures["sources"]["chosen"] == counts
+    assert figures["off_policy"]["chosen"] == pytest.approx(1 - counts["me/policy"] / 30)
+
+
+def test_answers_of_others_are_chosen_over_the_policys_own(tmp_path):
+    pools = sourced(4)
+    write(tmp_path, pools)
+    keep = {"chosen": {"source": "others"}, "rejected": {"source": "own"}}
+    stage = Pair(keep=keep, rejected="min")
+    of = job_of(tmp_path, stage, ["en"], generate=Generate(also={"teacher": 1}))
+    outcome = stage.run(of)
+    rows, expected = read(tmp_path, stage, "en"), 0
+    assert all(row["chosen_source"] == "org/teacher" for row in rows)  # gold stays out
+    assert all(row["rejected_source"] == "me/policy" and row["rejected_k"] < 2 for row in rows)
+    for answers in pools["en"].values():
+        own, other = answers[:2], answers[2]
+        expected += any(one[0] < other[0] for one in own)
+    assert len(rows) == expected == outcome.rows["en"].out < 30
+    figures = outcome.stats["by_slice"]["en"]
+    assert figures["off_policy"] == {"chosen": 1.0, "rejected": 0.0}
+    assert figures["passed_over"]["chosen"]["other_source"] == 60

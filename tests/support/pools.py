@@ -27,6 +27,7 @@ def scope(languages: Sequence[str], stage: Stage, **more: Stage) -> StageContext
     """A recipe with these languages and this stage; `more` stand in the place of the usual ones."""
     models = {
         "policy": ModelRef(name="local/policy"),
+        "teacher": ModelRef(name="local/teacher"),
         "reward": ClassifierBackend(name="local/reward", kind="classifier"),
     }
     before = {"prompts": Prompts(source="p-{language}.jsonl"), "generate": Generate(),
