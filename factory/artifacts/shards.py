@@ -188,9 +188,9 @@ def _with_all_columns(files: Sequence[Path]) -> Iterator[pa.Table]:
     schema = pa.unify_schemas([pq.read_schema(file).remove_metadata() for file in files])
     for file in files:
         table = pq.ParquetFile(file).read()
-        for field in schema:
-            if field.name not in table.column_names:
-                table = table.append_column(field, pa.nulls(len(table), field.type))
+        for column in schema:
+            if column.name not in table.column_names:
+                table = table.append_column(column, pa.nulls(len(table), column.type))
         yield table.select(schema.names)
 
 

@@ -75,11 +75,11 @@ def pool(
     keys = ["prompt_id", "k", "response_hash"]
     answers = pl.DataFrame(samples).with_row_index("row").select(
         *keys,
+        *(["source"] if "source" in samples.column_names else []),
         "row",
         "n_chars",
         n_tokens="n_tokens",
         # of somebody else's answer nobody may know: that is no reason against it
-        *(["source"] if "source" in samples.column_names else []),
         finished=pl.col("finish_reason").is_in(["stop", "unknown"]),
         in_language=pl.col("detected_language").is_in(list(accepted)),
     )  # fmt: skip

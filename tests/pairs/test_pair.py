@@ -583,7 +583,9 @@ def test_3_the_best_of_several_teachers_is_chosen_prompt_by_prompt(tmp_path):
     pools = sourced(3)
     write(tmp_path, pools)
     stage = Best(gold=True)
-    of = job_of(tmp_path, stage, ["en"], generate=Generate(also={"teacher": 1}))
+    prompts = Prompts(source="p-{language}.jsonl", columns={"gold": "theirs"})
+    generate = Generate(also={"teacher": 1})
+    of = job_of(tmp_path, stage, ["en"], generate=generate, prompts=prompts)
     figures = stage.run(of).stats["by_slice"]["en"]
     rows = read(tmp_path, stage, "en")
     for row in rows:
