@@ -62,6 +62,8 @@ class Keep(Knobs):
     finished: bool = False
     language: Literal["any", "match"] = "any"
     source: Literal["any", "own", "others"] = "any"
+    reward_above: float | None = None  # only answers with a higher raw reward
+    reward_below: float | None = None  # only answers with a lower one, such as wrong ones
 
     @property
     def nonempty(self) -> bool:
@@ -72,7 +74,14 @@ class Keep(Knobs):
         """Return the filters of this side, by name: expressions that are true for unfit answers."""
         from factory.pairs.rules import objections
 
-        return objections(self.finished, self.language == "match", self.nonempty, self.source)
+        return objections(
+            self.finished,
+            self.language == "match",
+            self.nonempty,
+            self.source,
+            self.reward_above,
+            self.reward_below,
+        )
 
 
 class KeepRejected(Keep):
@@ -114,11 +123,13 @@ class DropRules(Knobs):
 
 
 class DropPairRules(DropRules):
-    """Reasons to drop a pair: those of a best answer, and a margin too small or too large.
+    """Reasons to drop a pair: those of a best answer, a margin too small or too large, and sides
+    of which one is longer by more than `length_gap_above` of its characters (0.2: by a fifth).
     A pair of the same text twice is always dropped (`same_text`)."""
 
     margin_below: float | None = Field(None, ge=0)
     margin_above: float | None = Field(None, gt=0)
+    length_gap_above: float | None = Field(None, ge=0, lt=1)
 
 
 def place(point: Literal["max", "min", "q1"] | Sigma) -> Point:

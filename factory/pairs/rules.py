@@ -47,6 +47,7 @@ class PairLimits:
     margin_above: float | None = None
     duplicates: bool = False
     disagreement_above: float | None = None
+    length_gap_above: float | None = None
     over_budget: int | None = None
 
 
@@ -109,17 +110,26 @@ def own(k: str = "k") -> pl.Expr:
 
 
 def objections(
-    finished: bool, in_language: bool, nonempty: bool, source: str = "any"
+    finished: bool,
+    in_language: bool,
+    nonempty: bool,
+    source: str = "any",
+    reward_above: float | None = None,
+    reward_below: float | None = None,
 ) -> dict[str, pl.Expr]:
     """Return the filters of a side, by name: expressions that are true for unfit answers. An answer
     that is too short or too mixed to tell its language is not known to be in the right one.
-    `source`: `own` or `others` for answers of that model, or of any but it."""
+    `source`: `own` or `others` for answers of that model, or of any but it. `reward_above`,
+    `reward_below`: bounds that the raw reward must keep to."""
+    reward = pl.col("reward")
     rules = {
         "unfinished": (finished, ~pl.col("finished")),
         "wrong_language": (in_language, ~pl.col("in_language").fill_null(True)),
         "no_language": (in_language, pl.col("in_language").is_null()),
         "empty": (nonempty, pl.col("n_chars") == 0),
         "other_source": (source != "any", own() if source == "others" else ~own()),
+        "reward_too_low": (reward_above is not None, ~(reward > (reward_above or 0.0))),
+        "reward_too_high": (reward_below is not None, ~(reward < (reward_below or 0.0))),
     }
     return {name: rule for name, (applies, rule) in rules.items() if applies}
 
@@ -251,6 +261,10 @@ def _limited(
             tests["margin_below"] = margin < limits.margin_below
         if limits.margin_above is not None:
             tests["margin_above"] = margin > limits.margin_above
+        if limits.length_gap_above is not None:
+            chars = [pl.col(f"{side}_n_chars") for side in sides]
+            share = (chars[0] - chars[1]).abs() / pl.max_horizontal(*chars, 1)
+            tests["length_gap_above"] = share > limits.length_gap_above
         tests["same_text"] = pl.col("chosen_text") == pl.col("rejected_text")
     if limits.duplicates:
         text = pl.col("chosen_text")
