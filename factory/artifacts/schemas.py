@@ -78,8 +78,11 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("response_hash", _text),
             _may("reward", _float),  # null when there is none: `status` says why
             _may("n_tokens", _int),
-            _must("status", _text),  # ok | too_long | not_finite | no_english_prompt | absent
-            _may("prompt_hash", _text),  # of the prompt it was read under, if another language's
+            # ok | too_long | not_finite | no_english_prompt | absent | no_reference | refused |
+            # unparseable
+            _must("status", _text),
+            # of another language's prompt or a reference that it was read with
+            _may("prompt_hash", _text),
             # of several rewards: what each says, in their order in the recipe, and how far apart
             _may("rewards", pa.list_(_float)),
             _may("disagreement", _float),  # standard deviation of their z-scores

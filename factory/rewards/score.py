@@ -11,13 +11,14 @@ import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from factory.artifacts import schemas, shards
+from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.config import GATE, REFERENCE
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
-from factory.errors import InputError, RecipeError, StageError
+from factory.errors import FactoryError, InputError, RecipeError, StageError
 from factory.rewards import backends
 from factory.rewards import preferences as preferred
 from factory.rewards.audit import AuditLimits, audit, blind
@@ -27,7 +28,7 @@ from factory.rewards.backends.backend import (
     RewardSettings,
     RewardValue,
 )
-from factory.rewards.backends.generative import QUESTION
+from factory.rewards.backends.generative import REFERENCE_ROLE, GenerativeBackend
 from factory.rewards.backends.implicit import crosslingual
 from factory.rewards.ensemble import Combine
 from factory.rewards.preferences import Pairs
@@ -83,7 +84,9 @@ class Score(Stage):
     # or the share of the prompt's other answers that they rank below
     combine: Combine = "mean"
     prompt: Literal["english", "own"] = "english"  # which prompt an implicit reward reads under
-    question: str | None = None  # what a generative reward asks, if not rewards.QUESTION
+    # what a generative reward asks in the place of its own question; {reference} is the prompt's
+    # gold answer
+    question: str | None = None
     max_tokens: int = Field(16384, ge=1)  # of prompt and answer; longer ones get no reward
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     audit: Annotated[AuditKnobs, GATE] = AuditKnobs()
@@ -94,7 +97,7 @@ class Score(Stage):
     def _asks_about_both(cls, value: str | None) -> str | None:
         for part in ("{prompt}", "{answer}"):
             if value is not None and value.count(part) != 1:
-                raise ValueError(f"must hold {part} once")
+                raise ValueError(f"must hold {part} once, and may hold {{reference}}")
         return value
 
     @model_validator(mode="after")
@@ -131,6 +134,13 @@ class Score(Stage):
         reward = self._reward(context)
         kinds = [_backend(one) for one in reward.each]
         self._refuse_idle_knobs(kinds)
+        if any(map(self._compares, kinds)) and not any(
+            "gold" in getattr(stage, "columns", {}) for stage in context.stages.values()
+        ):
+            raise RecipeError(
+                "stages.score.question compares with {reference}, and no prompt has a gold answer",
+                "name their column: prompts: {columns: {gold: theirs}}",
+            )
         # English may be there to be translated alone
         english = context.rows("prompts", self.name).get("en")
         crossing = [backend.kind for backend in kinds if self._crosses(backend)]
@@ -154,6 +164,13 @@ class Score(Stage):
     def _crosses(self, backend: Backend) -> bool:
         """Return whether a reward reads answers under the English prompt."""
         return "prompt" in backend.score_knobs and self.prompt == "english"
+
+    def _compares(self, backend: Backend) -> bool:
+        """Return whether a reward compares answers with the gold answer of their prompt."""
+        return isinstance(backend, GenerativeBackend) and "{reference}" in (self.question or "")
+
+    def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        return backends.missing_server(specs)
 
     def _refuse_idle_knobs(self, rewards: Sequence[Backend]) -> None:
         """Raise RecipeError for a knob of this stage that no reward has a use for."""
@@ -242,10 +259,19 @@ class Score(Stage):
         """Return the scores of some samples, and the tokens read. Of several rewards, `reward` is
         left to be combined over the whole slice."""
         each = [
-            _read(opened, [prompts.prompt_of(row, self._crosses(backend)) for row in rows], rows)
+            _read(
+                opened,
+                [
+                    prompts.prompt_of(row, self._crosses(backend), self._compares(backend))
+                    for row in rows
+                ],
+                rows,
+                "no_reference" if self._compares(backend) else "no_english_prompt",
+            )
             for backend, opened in open_rewards.each
         ]
-        crosses = any(self._crosses(backend) for backend, _ in open_rewards.each)
+        kinds = [backend for backend, _ in open_rewards.each]
+        crosses, compares = any(map(self._crosses, kinds)), any(map(self._compares, kinds))
         scored = []
         for number, row in enumerate(rows):
             values = [some[number] for some in each]
@@ -258,7 +284,7 @@ class Score(Stage):
                     "rewards": None if len(values) == 1 else [value.value for value in values],
                     "n_tokens": sum(value.n_tokens for value in values),
                     "status": one.status,
-                    "prompt_hash": prompts.prompt_of(row, crosses)[1],
+                    "prompt_hash": prompts.prompt_of(row, crosses, compares)[1],
                 }
             )
         return schemas.from_rows(scored, self.kind), sum(int(row["n_tokens"]) for row in scored)
@@ -282,16 +308,14 @@ class Score(Stage):
         """Return the kind of the reward and its knobs, for the manifest and the card; of several,
         those of each."""
         assert spec.reward is not None
-        knobs = {"prompt": self.prompt, "question": self.question or QUESTION}
-        each = [
-            {
-                "kind": backend.kind,
-                **({"about": backend.about} if backend.about else {}),
-                **backend.knobs(),
-                **{name: knobs[name] for name in backend.score_knobs},
-            }
-            for backend in map(_backend, spec.reward.each)
-        ]
+        each = []
+        for backend in map(_backend, spec.reward.each):
+            knobs: dict[str, str] = {"prompt": self.prompt}
+            if isinstance(backend, GenerativeBackend):
+                knobs = {"question": backend.question(self.question)}
+            about = {"about": backend.about} if backend.about else {}
+            own = {name: knobs[name] for name in backend.score_knobs}
+            each.append({"kind": backend.kind, **about, **backend.knobs(), **own})
         if len(each) == 1:
             return each[0]
         named = [{"name": name, **one} for name, one in zip(self.rewards, each, strict=True)]
@@ -321,6 +345,10 @@ class Score(Stage):
         if prompts.english is not None:
             hashes = {key: hashed for key, (_, hashed) in prompts.english.items()}
             hashed = pl.col("prompt_id").replace_strict(hashes, default=None)
+            samples = samples.with_columns(prompt_hash=hashed.cast(pl.String))
+        if "{reference}" in (self.question or ""):
+            golds = {key: text_hash(gold) for key, gold in prompts.gold.items()}
+            hashed = pl.col("prompt_id").replace_strict(golds, default=None)
             samples = samples.with_columns(prompt_hash=hashed.cast(pl.String))
         return job.missing(spec.name, self.kind, samples)
 
@@ -403,9 +431,12 @@ class _OpenRewards:
 
 
 def _read(
-    opened: OpenReward, read_under: Sequence[ReadUnder], rows: Sequence[dict[str, Any]]
+    opened: OpenReward,
+    read_under: Sequence[ReadUnder],
+    rows: Sequence[dict[str, Any]],
+    reason: str,
 ) -> list[RewardValue]:
-    """Return what one reward says of each sample under its prompt."""
+    """Return what one reward says of each sample under its prompt; `reason` where it has none."""
     # Answers to one prompt one after another, wherever they stand: an engine that keeps
     # prefixes reads the prompt once.
     met: dict[str, int] = {}
@@ -413,7 +444,7 @@ def _read(
     order.sort(key=lambda number: met.setdefault(rows[number]["prompt_hash"], len(met)))
     items = [(read_under[number][0] or [], rows[number]["response"]) for number in order]
     values = dict(zip(order, opened.reward(items), strict=True))
-    absent = RewardValue(None, 0, "no_english_prompt")
+    absent = RewardValue(None, 0, reason)
     return [values.get(number, absent) for number in range(len(rows))]
 
 
@@ -452,32 +483,38 @@ class PromptTexts:
     language: str
     own: dict[tuple[str, str], list[Message]]
     english: dict[str, tuple[list[Message], str]] | None
+    gold: dict[str, str]  # by id
 
     @classmethod
     def of(cls, job: Job, spec: SliceSpec) -> PromptTexts:
         """Read the prompts of a job's slice."""
-        own = {
-            (row["prompt_id"], row["prompt_hash"]): row["messages"]
-            for row in job.table(spec, "prompts", "prompts").to_pylist()
-        }
+        rows = job.table(spec, "prompts", "prompts").to_pylist()
+        own = {(row["prompt_id"], row["prompt_hash"]): row["messages"] for row in rows}
+        gold = {row["prompt_id"]: row["gold"] for row in rows if row.get("gold")}
         if spec.need("english") is None:
-            return cls(str(spec.language), own, None)
+            return cls(str(spec.language), own, None, gold)
         english = {
             row["prompt_id"]: (row["messages"], row["prompt_hash"])
             for row in job.table(spec, "english", "prompts").to_pylist()
         }
-        return cls(str(spec.language), own, english)
+        return cls(str(spec.language), own, english, gold)
 
-    def prompt_of(self, sample: dict[str, Any], english: bool) -> ReadUnder:
-        """Return the prompt that a sample is read under, the English one or its own (None if there
-        is none), and its hash if it is another language's. Raises InputError for a sample of
-        another prompt than ours."""
+    def prompt_of(self, sample: dict[str, Any], english: bool, reference: bool) -> ReadUnder:
+        """Return the prompt that a sample is read under, the English one or its own, with its
+        reference if asked for (None if there is none), and the hash of what is no own prompt of
+        it. Raises InputError for a sample of another prompt than ours."""
         address = (sample["prompt_id"], sample["prompt_hash"])
         if address not in self.own:
             raise InputError(
                 f"sample {sample['prompt_id']} k={sample['k']} answers another prompt",
                 "samples and prompts are of different versions: generate again",
             )
+        if reference:
+            gold = self.gold.get(sample["prompt_id"])
+            if gold is None:
+                return None, None
+            last: Message = {"role": REFERENCE_ROLE, "content": gold}
+            return [*self.own[address], last], text_hash(gold)
         if self.english is None or not english:
             return self.own[address], None
         if sample["prompt_id"] not in self.english:

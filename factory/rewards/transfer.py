@@ -14,9 +14,9 @@ from factory.artifacts.shards import Shard
 from factory.config import REFERENCE
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
-from factory.errors import RecipeError
+from factory.errors import FactoryError, RecipeError
 from factory.rewards import preferences
-from factory.rewards.backends import open_reward
+from factory.rewards.backends import missing_server, open_reward
 from factory.rewards.backends.backend import OpenReward, RewardSettings
 from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.preferences import Known, Pairs
@@ -98,6 +98,9 @@ class Transfer(Stage):
     def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
         need, pairs = spec.need("pairs"), preferences.of_language(self.pairs, str(spec.language))
         return (need, pairs) if isinstance(need, ExternalInput) and pairs else None
+
+    def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        return missing_server(specs)
 
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
