@@ -21,7 +21,7 @@ _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
 # Columns that a table has only where one of its rows says something in them.
 SELDOM = frozenset(
-    {"gold", "rewards", "disagreement", "source", "chosen_source", "rejected_source"}
+    {"gold", "rewards", "disagreement", "source", "chosen_source", "rejected_source", "subset"}
 )
 GOLD = -1  # the k of an answer that a person wrote
 OTHERS = 1_000_000  # the first k of the answers of a second model; of a third at twice that
@@ -168,6 +168,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("reward_rejected", _float),
             _must("status", _text),  # ok, or why one of them is null
             _must("n_tokens", _int),  # of both
+            _may("subset", _text),  # of a benchmark
         ]
     ),
     "verdicts": pa.schema(

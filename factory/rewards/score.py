@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -16,22 +16,19 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.config import GATE, REFERENCE
-from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
-from factory.errors import FactoryError, InputError, RecipeError, StageError
+from factory.errors import FactoryError, RecipeError, StageError
 from factory.rewards import backends
 from factory.rewards import preferences as preferred
 from factory.rewards.audit import AuditLimits, audit, blind
 from factory.rewards.backends.backend import (
     Backend,
-    OpenReward,
     RewardSettings,
-    RewardValue,
 )
-from factory.rewards.backends.generative import REFERENCE_ROLE, GenerativeBackend
-from factory.rewards.backends.implicit import crosslingual
+from factory.rewards.backends.generative import GenerativeBackend
 from factory.rewards.ensemble import Combine
 from factory.rewards.preferences import Pairs
+from factory.rewards.reading import LabelledPair, OpenRewards, PromptTexts, read, score_pairs
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
@@ -39,8 +36,6 @@ from factory.stage.preference_pairs import SIDES
 from factory.stage.stage import How, Stage, StageContext
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
-LabelledPair = tuple[list[Message], str, str]  # prompt, chosen, rejected
-ReadUnder = tuple[list[Message] | None, str | None]  # prompt, and its hash if another language's
 _DESCRIBED = ("reward", "status", "n_tokens")
 _SCORED = ("language", "prompt_id", "k", "reward", "rewards", "disagreement")
 _DRAWN = ("prompt_id", "k", "n_chars", "n_tokens")
@@ -213,7 +208,7 @@ class Score(Stage):
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 if shard.slice in preferred:
                     some = preferred[shard.slice][shard.start : shard.stop]
-                    return _score_pairs(scoring(), some)
+                    return score_pairs(scoring(), some)
                 rows = samples[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
                 table, tokens = self._make(scoring(), prompts[shard.slice], rows)
                 return shards.with_metadata(table, engine=scoring().name), tokens
@@ -254,12 +249,12 @@ class Score(Stage):
         )
 
     def _make(
-        self, open_rewards: _OpenRewards, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
+        self, open_rewards: OpenRewards, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
         """Return the scores of some samples, and the tokens read. Of several rewards, `reward` is
         left to be combined over the whole slice."""
         each = [
-            _read(
+            read(
                 opened,
                 [
                     prompts.prompt_of(row, self._crosses(backend), self._compares(backend))
@@ -321,13 +316,13 @@ class Score(Stage):
         named = [{"name": name, **one} for name, one in zip(self.rewards, each, strict=True)]
         return {"kind": "ensemble", "combine": self.combine, "rewards": named}
 
-    def _open(self, job: Job) -> _OpenRewards:
+    def _open(self, job: Job) -> OpenRewards:
         share = self.how.gpu_memory_utilization / len(self.rewards)
         how = self.how.model_copy(update={"gpu_memory_utilization": share})
         settings = RewardSettings(how, self.dtype, self.max_tokens, self.question)
         spec = job.slices[0]
         assert spec.reward is not None
-        return _OpenRewards(
+        return OpenRewards(
             [
                 (_backend(one), backends.open_reward(job, replace(spec, reward=one), settings))
                 for one in spec.reward.each
@@ -411,59 +406,6 @@ def _audit_name(spec: SliceSpec) -> str:
     return f"audit/{spec.name}"
 
 
-class _OpenRewards:
-    """All rewards of a step, each with its kind, on engines that are open together."""
-
-    def __init__(self, each: Sequence[tuple[Backend, OpenReward]]) -> None:
-        self.each = each
-        self.name = ", ".join(dict.fromkeys(opened.name for _, opened in each))
-        self.lanes = min(opened.lanes for _, opened in each)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens read by all so far."""
-        return sum(opened.tokens for _, opened in self.each)
-
-    def close(self) -> None:
-        """Close the engines of all."""
-        for _, opened in self.each:
-            opened.close()
-
-
-def _read(
-    opened: OpenReward,
-    read_under: Sequence[ReadUnder],
-    rows: Sequence[dict[str, Any]],
-    reason: str,
-) -> list[RewardValue]:
-    """Return what one reward says of each sample under its prompt; `reason` where it has none."""
-    # Answers to one prompt one after another, wherever they stand: an engine that keeps
-    # prefixes reads the prompt once.
-    met: dict[str, int] = {}
-    order = [number for number, (prompt, _) in enumerate(read_under) if prompt is not None]
-    order.sort(key=lambda number: met.setdefault(rows[number]["prompt_hash"], len(met)))
-    items = [(read_under[number][0] or [], rows[number]["response"]) for number in order]
-    values = dict(zip(order, opened.reward(items), strict=True))
-    absent = RewardValue(None, 0, reason)
-    return [values.get(number, absent) for number in range(len(rows))]
-
-
-def _score_pairs(open_rewards: _OpenRewards, pairs: Sequence[LabelledPair]) -> tuple[pa.Table, int]:
-    """Return the rewards of the chosen and the rejected answer of each pair, under the pair's own
-    prompt (a list of those of several rewards), and the tokens read."""
-    # both answers to a prompt one after another: an engine that keeps prefixes reads it once
-    items = [(prompt, text) for prompt, *texts in pairs for text in texts]
-    each = [opened.reward(items) for _, opened in open_rewards.each]
-    rewards: list[Any] = [value.value for value in each[0]]
-    kind = pa.float64()
-    if len(each) > 1:
-        rewards = [[value.value for value in values] for values in zip(*each, strict=True)]
-        kind = pa.list_(kind)
-    sides = (pa.array(rewards[::2], kind), pa.array(rewards[1::2], kind))
-    table = pa.table(dict(zip(SIDES, sides, strict=True)))
-    return table, sum(value.n_tokens for values in each for value in values)
-
-
 def _backend(reward: RewardInput) -> Backend:
     assert isinstance(reward.model, Backend)
     return reward.model
@@ -473,54 +415,6 @@ def _samples(spec: SliceSpec) -> StepInput:
     need = spec.need("samples")
     assert isinstance(need, StepInput)
     return need
-
-
-@dataclass(frozen=True)
-class PromptTexts:
-    """The prompts of a slice: `own` by id and hash, and `english` by id where answers are read
-    under those, with the hash of what is read."""
-
-    language: str
-    own: dict[tuple[str, str], list[Message]]
-    english: dict[str, tuple[list[Message], str]] | None
-    gold: dict[str, str]  # by id
-
-    @classmethod
-    def of(cls, job: Job, spec: SliceSpec) -> PromptTexts:
-        """Read the prompts of a job's slice."""
-        rows = job.table(spec, "prompts", "prompts").to_pylist()
-        own = {(row["prompt_id"], row["prompt_hash"]): row["messages"] for row in rows}
-        gold = {row["prompt_id"]: row["gold"] for row in rows if row.get("gold")}
-        if spec.need("english") is None:
-            return cls(str(spec.language), own, None, gold)
-        english = {
-            row["prompt_id"]: (row["messages"], row["prompt_hash"])
-            for row in job.table(spec, "english", "prompts").to_pylist()
-        }
-        return cls(str(spec.language), own, english, gold)
-
-    def prompt_of(self, sample: dict[str, Any], english: bool, reference: bool) -> ReadUnder:
-        """Return the prompt that a sample is read under, the English one or its own, with its
-        reference if asked for (None if there is none), and the hash of what is no own prompt of
-        it. Raises InputError for a sample of another prompt than ours."""
-        address = (sample["prompt_id"], sample["prompt_hash"])
-        if address not in self.own:
-            raise InputError(
-                f"sample {sample['prompt_id']} k={sample['k']} answers another prompt",
-                "samples and prompts are of different versions: generate again",
-            )
-        if reference:
-            gold = self.gold.get(sample["prompt_id"])
-            if gold is None:
-                return None, None
-            last: Message = {"role": REFERENCE_ROLE, "content": gold}
-            return [*self.own[address], last], text_hash(gold)
-        if self.english is None or not english:
-            return self.own[address], None
-        if sample["prompt_id"] not in self.english:
-            return None, None
-        messages, hashed = self.english[sample["prompt_id"]]
-        return crosslingual(messages, self.language), hashed
 
 
 def describe(table: pa.Table) -> dict[str, Any]:
