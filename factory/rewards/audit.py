@@ -73,7 +73,9 @@ def audit(
         }
     english = by_language.get("en")
     for code, figures in by_language.items():
-        if english and code != "en" and None not in (english["mean"], figures["mean"]):
+        # several rewards are combined in deviations of each language, which have no offset
+        others = english and code != "en" and len(names) < 2
+        if english and others and None not in (english["mean"], figures["mean"]):
             figures["offset"] = figures["mean"] - english["mean"]
             figures["scale"] = figures["std"] / english["std"] if english["std"] else None
         figures["blind"] = _suspicions(figures, english, limits)

@@ -277,12 +277,13 @@ class Score(Stage):
                     **{name: row[name] for name in _ADDRESS},
                     "reward": one.value if len(values) == 1 else None,
                     "rewards": None if len(values) == 1 else [value.value for value in values],
-                    "n_tokens": sum(value.n_tokens for value in values),
+                    "n_tokens": values[0].n_tokens,
                     "status": one.status,
                     "prompt_hash": prompts.prompt_of(row, crosses, compares)[1],
                 }
             )
-        return schemas.from_rows(scored, self.kind), sum(int(row["n_tokens"]) for row in scored)
+        tokens = sum(value.n_tokens for some in each for value in some)
+        return schemas.from_rows(scored, self.kind), tokens
 
     def _combine(self, job: Job, name: str) -> None:
         """Write the combined rewards of a slice, which depend on all of its rows."""

@@ -144,6 +144,8 @@ def test_47_every_reward_reads_every_answer_and_one_is_made_of_them(
         expected = [sum(both) / 2 for both in zip(*map(z, each), strict=True)]  # type: ignore[arg-type]
         assert values(table) == pytest.approx(expected, abs=1e-3)
         assert all(v is not None for v in table.column("disagreement").to_pylist())
+        assert table.column("n_tokens") == alone["rm"][code].column("n_tokens")  # for budgets
+        assert "offset" not in outcome.stats["audit"]["by_language"][code]
     spanish_hashes = tables["es"].column("prompt_hash").to_pylist()
     assert None not in spanish_hashes  # of the English prompts that one of them read
     assert outcome.stats["kind"] == "ensemble" and outcome.stats["combine"] == "mean"
