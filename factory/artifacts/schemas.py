@@ -236,7 +236,7 @@ def conform(
     check_names(table.column_names, schema, kind, where)
     arrays = []
     for field in schema:
-        if field.name not in table.column_names and field.name in SELDOM:
+        if field.name not in table.column_names and field.name in SELDOM and field.nullable:
             schema = schema.remove(schema.get_field_index(field.name))
             continue
         if field.name not in table.column_names:
@@ -270,7 +270,7 @@ def from_rows(rows: list[dict[str, object]], kind: str) -> pa.Table:
     """Convert rows of a stage to a table of `kind`; a missing or ill-typed cell is a bug of the
     stage."""
     schema = SCHEMAS[kind]
-    for name in SELDOM & set(schema.names):
+    for name in SELDOM & {field.name for field in schema if field.nullable}:
         if all(row.get(name) is None for row in rows):
             schema = schema.remove(schema.get_field_index(name))
     return pa.Table.from_pylist(rows, schema=schema)
