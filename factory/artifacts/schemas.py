@@ -20,8 +20,12 @@ _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 # Texts, and the hashes of texts, that hardly ever come twice in a column.
 UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
 # Columns that a table has only where one of its rows says something in them.
-SELDOM = frozenset({"gold", "quality", "draw"})
+SELDOM = frozenset(
+    {"gold", "quality", "draw", "rewards", "disagreement", "subset"}
+    | {"source", "chosen_source", "rejected_source"}
+)
 GOLD = -1  # the k of an answer that a person wrote
+OTHERS = 1_000_000  # the first k of the answers of a second model; of a third at twice that
 MESSAGES = pa.list_(pa.struct([pa.field("role", _text), pa.field("content", _text)]))
 
 
@@ -65,6 +69,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("finish_reason", _text),  # stop | length | unknown
             _may("seed", _int),
             _may("detected_language", _text),
+            _may("source", _text),  # of several: the model that drew it, or gold
         ]
     ),
     "scores": pa.schema(
@@ -75,9 +80,14 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("response_hash", _text),
             _may("reward", _float),  # null when there is none: `status` says why
             _may("n_tokens", _int),
-            # ok | too_long | not_finite | no_english_prompt | absent | failed
+            # ok | too_long | not_finite | no_english_prompt | absent | failed | no_reference |
+            # refused | unparseable
             _must("status", _text),
-            _may("prompt_hash", _text),  # of the prompt it was read under, if another language's
+            # of another language's prompt or a reference that it was read with
+            _may("prompt_hash", _text),
+            # of several rewards: what each says, in their order in the recipe, and how far apart
+            _may("rewards", pa.list_(_float)),
+            _may("disagreement", _float),  # standard deviation of their z-scores
         ]
     ),
     "preferences": pa.schema(
@@ -113,6 +123,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("chosen_tokens", _int),
             _may("rejected_tokens", _int),
             _may("quality", _float),  # of a translation
+            _may("chosen_source", _text),  # of several: which model drew it, or gold
+            _may("rejected_source", _text),
         ]
     ),
     "sft": pa.schema(
@@ -129,6 +141,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("pool_size", _int),
             _may("pool_mean", _float),
             _may("pool_std", _float),
+            _may("source", _text),  # of several: the model that drew it, or gold
         ]
     ),
     "answers": pa.schema(
@@ -159,6 +172,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("reward_rejected", _float),
             _must("status", _text),  # ok, or why one of them is null
             _must("n_tokens", _int),  # of both
+            _may("subset", _text),  # of a benchmark
         ]
     ),
     "verdicts": pa.schema(
@@ -226,7 +240,7 @@ def conform(
     check_names(table.column_names, schema, kind, where)
     arrays = []
     for field in schema:
-        if field.name not in table.column_names and field.name in SELDOM:
+        if field.name not in table.column_names and field.name in SELDOM and field.nullable:
             schema = schema.remove(schema.get_field_index(field.name))
             continue
         if field.name not in table.column_names:
@@ -260,7 +274,7 @@ def from_rows(rows: list[dict[str, object]], kind: str, keep: Collection[str] = 
     """Convert rows of a stage to a table of `kind`, with the columns `keep` even where all are
     null; a missing or ill-typed cell is a bug of the stage."""
     schema = SCHEMAS[kind]
-    for name in SELDOM & set(schema.names) - set(keep):
+    for name in SELDOM & {field.name for field in schema if field.nullable} - set(keep):
         if all(row.get(name) is None for row in rows):
             schema = schema.remove(schema.get_field_index(name))
     return pa.Table.from_pylist(rows, schema=schema)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def compact(work: Path, todo: Grid, name: str, directory: Path, first: int = 0) 
     """Write the shards of one slice as `part-NNNNN.parquet` files of `PART_BYTES` or a little more,
     numbered from `first` on. The same rows give the same bytes however they were split. A few
     shards and one row group are in memory at a time. Raises WorkError for a missing shard."""
-    groups = _regrouped(pq.ParquetFile(file).read() for file in _files(work, todo, name))
+    groups = _regrouped(_with_all_columns(_files(work, todo, name)))
     group = next(groups)
     for number in itertools.count(first):
         with (
@@ -181,6 +181,17 @@ def compact(work: Path, todo: Grid, name: str, directory: Path, first: int = 0) 
                 writer.write_table(group)
         if group is None:
             return
+
+
+def _with_all_columns(files: Sequence[Path]) -> Iterator[pa.Table]:
+    """Yield the rows of each file with the columns of all: a shard may lack one that is seldom."""
+    schema = pa.unify_schemas([pq.read_schema(file).remove_metadata() for file in files])
+    for file in files:
+        table = pq.ParquetFile(file).read()
+        for column in schema:
+            if column.name not in table.column_names:
+                table = table.append_column(column, pa.nulls(len(table), column.type))
+        yield table.select(schema.names)
 
 
 def _regrouped(shards: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -121,7 +121,7 @@ def read_slice(
             schemas.check_names(names, schemas.SCHEMAS[kind], kind, str(file.parent))
             table = parquet.read([n for n in columns if n in names] if columns else None)
         tables.append(schemas.conform(table, kind, str(file.parent), columns))
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def pick_rows(root: Path, name: str, column: str, rows: Iterable[int]) -> pl.Series:

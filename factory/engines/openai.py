@@ -251,12 +251,14 @@ class OpenAISampler:
 class Answer:
     """Reply of a served model: text, finish reason (`stop`, `length`, `too_long` or `refused` where
     there is no answer to this request, or a word of the server's), its tokens and those of prompt
-    and answer, where the server counts them."""
+    and answer, where the server counts them; `top`: log-probabilities of the likeliest tokens at
+    each place, where they were asked for."""
 
     text: str
     finish_reason: str
     n_tokens: int | None
     n_all: int | None = None
+    top: tuple[dict[str, float], ...] = ()
 
 
 class OpenAIChat:
@@ -311,7 +313,12 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
     if end == "content_filter" or message.get("refusal"):
         end = REFUSED
     text = message.get("content") or message.get("refusal") or ""
-    return Answer(text, end, usage.get("completion_tokens"), usage.get("total_tokens"))
+    content = (choice.get("logprobs") or {}).get("content") or []
+    top = tuple(
+        {one["token"]: one["logprob"] for one in place.get("top_logprobs") or ()}
+        for place in content
+    )
+    return Answer(text, end, usage.get("completion_tokens"), usage.get("total_tokens"), top)
 
 
 def _after(headers: Mapping[str, str]) -> float | None:

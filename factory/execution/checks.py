@@ -433,8 +433,9 @@ def _several_labels(
     needs = {
         need: spec.step
         for _, spec in recipe.slices()
-        if spec.reward and spec.reward.model.is_plain_classifier
-        for need in spec.reward.needs
+        for reward in (spec.reward.each if spec.reward else ())
+        if reward.model.is_plain_classifier
+        for _, need in reward.by_role
         if only is None or spec.step in only
     }
     for need, step in needs.items():
@@ -535,9 +536,10 @@ def tokenizers(recipe: Recipe, only: frozenset[str] | None = None) -> list[Token
 
 def _origin(need: Need, specs: Mapping[tuple[str, str], SliceSpec]) -> ExternalInput | None:
     """Return the outside model whose tokenizer an input comes with; None if it is no model."""
+    role = need.role.partition("-")[0]  # adapter-2 is that of a second model
     if isinstance(need, ExternalInput):
-        return need if need.kind == "model" and need.role not in _ADAPTERS else None
-    if isinstance(need, ServedModel) or need.role == "adapter":
+        return need if need.kind == "model" and role not in _ADAPTERS else None
+    if isinstance(need, ServedModel) or role == "adapter":
         return None  # no tokenizer is here; or it goes with its base, which is a need of its own
     base = specs[need.step, need.slice].need("base")
     return None if base is None else _origin(base, specs)

@@ -131,7 +131,7 @@ def _answers_of(read: Iterable[InputRecord], done: Mapping[str, ArtifactRef]) ->
         if upstream is None or upstream.kind not in ("samples", "scores", "pairs", "sft"):
             continue
         for record in (record for part in upstream.slices.values() for record in part.inputs):
-            drawn_from = upstream.kind == "samples" and record.role == "model"
+            drawn_from = upstream.kind == "samples" and record.role.startswith("model")
             foreign = record.role == "source" and upstream.kind != "scores"
             if foreign or (drawn_from and bases and record.digest not in bases):
                 sources[str(record.source or record.repo)] = None

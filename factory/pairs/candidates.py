@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 # the columns that are read for every answer
 _LIGHT = {
-    "scores": ("prompt_id", "k", "response_hash", "reward", "n_tokens"),
+    "scores": ("prompt_id", "k", "response_hash", "reward", "n_tokens",
+               "disagreement"),
     "samples": ("prompt_id", "k", "response_hash", "finish_reason", "detected_language",
-                "n_chars", "n_tokens"),
+                "n_chars", "n_tokens", "source"),
 }  # fmt: skip
 
 
@@ -88,7 +89,7 @@ class Candidates:
                 "pool: in_lang",
             )
         ids = pl.Enum(self.prompt_ids)
-        answers = pl.concat(
+        pools = [
             rules.pool(
                 self.job.rows(part["scores"], "scores", _LIGHT["scores"]),
                 self.job.rows(part["samples"], "samples", _LIGHT["samples"]),
@@ -97,7 +98,8 @@ class Candidates:
                 gold,
             ).with_columns(pl.col("prompt_id").cast(ids, strict=False))
             for number, (code, part) in enumerate(self.parts.items())
-        )
+        ]
+        answers = pl.concat(pools, how="diagonal")  # a language without rows has fewer columns
         if answers["prompt_id"].null_count():
             raise InputError(
                 f"{self.spec.step} {self.spec.name}: answers to prompts that are not there",

@@ -56,10 +56,14 @@ RejectedPoint = Annotated[
 
 class Keep(Knobs):
     """Filters of the chosen side: no answers that were cut off (`finished`), only those in the
-    prompt's language (`match`). An empty answer is never chosen."""
+    prompt's language (`match`), only the policy's `own` or those of `others` (see generate.also;
+    gold answers are others'). An empty answer is never chosen."""
 
     finished: bool = False
     language: Literal["any", "match"] = "any"
+    source: Literal["any", "own", "others"] = "any"
+    reward_above: float | None = None  # only answers with a higher raw reward
+    reward_below: float | None = None  # only answers with a lower one, such as wrong ones
 
     @property
     def nonempty(self) -> bool:
@@ -70,7 +74,14 @@ class Keep(Knobs):
         """Return the filters of this side, by name: expressions that are true for unfit answers."""
         from factory.pairs.rules import objections
 
-        return objections(self.finished, self.language == "match", self.nonempty)
+        return objections(
+            self.finished,
+            self.language == "match",
+            self.nonempty,
+            self.source,
+            self.reward_above,
+            self.reward_below,
+        )
 
 
 class KeepRejected(Keep):
@@ -102,19 +113,23 @@ class Budget(Knobs):
 class DropRules(Knobs):
     """Reasons to drop a best answer: scores of its prompt deviate by less than `std_below`; its
     score lies below that quantile of all scores of its language; the same text was chosen for an
-    earlier prompt (`duplicates`)."""
+    earlier prompt (`duplicates`); several rewards disagree on it, or on either side of a pair, by
+    more than `disagreement_above` (the standard deviation of their z-scores)."""
 
     std_below: float | None = Field(None, ge=0)
     chosen_below_quantile: float | None = Field(None, ge=0, le=1)
     duplicates: bool = False
+    disagreement_above: float | None = Field(None, ge=0)
 
 
 class DropPairRules(DropRules):
-    """Reasons to drop a pair: those of a best answer, and a margin too small or too large.
+    """Reasons to drop a pair: those of a best answer, a margin too small or too large, and sides
+    of which one is longer by more than `length_gap_above` of its characters (0.2: by a fifth).
     A pair of the same text twice is always dropped (`same_text`)."""
 
     margin_below: float | None = Field(None, ge=0)
     margin_above: float | None = Field(None, gt=0)
+    length_gap_above: float | None = Field(None, ge=0, lt=1)
 
 
 def place(point: Literal["max", "min", "q1"] | Sigma) -> Point:

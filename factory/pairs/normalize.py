@@ -3,18 +3,21 @@ price of length; and seeded random numbers for answers. Pure."""
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from factory.pairs.rules import MISSING_LIMIT
+from factory.pairs.rules import MISSING_LIMIT, Rule, pair
 
 _Array = npt.NDArray[Any]
 
+_ENDS = Rule("max", "min")
 # ICR (arXiv 2503.04647) tries these prices of a character.
 ALPHAS = np.arange(0, 1, 0.001)
 
@@ -34,10 +37,15 @@ def zscored(answers: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def length_controlled(answers: pl.DataFrame) -> tuple[pl.DataFrame, float]:
+def length_controlled(answers: pl.DataFrame, rule: Rule = _ENDS) -> tuple[pl.DataFrame, float]:
     """Return scores less alpha a character, and that alpha: the one of `ALPHAS` that brings the
-    mean length of the highest scores nearest to that of the lowest, prompt by prompt; the smallest
-    of several. (ICR's length control, for the answers of one language.)"""
+    mean length of the chosen nearest to that of the rejected.
+
+    Of the highest and the lowest it is ICR's (for the answers of one language), the smallest of
+    several. For another rule it lies where the mean gap changes its sign, as it does once where a
+    higher price makes the chosen shorter."""
+    if rule != _ENDS:
+        return _evened(answers, rule)
     score, size = pl.col("score"), pl.len().over("prompt_id")
     rows = answers.filter(
         score.is_not_null(), score.count().over("prompt_id") >= size * MISSING_LIMIT
@@ -52,7 +60,22 @@ def length_controlled(answers: pl.DataFrame) -> tuple[pl.DataFrame, float]:
     highest, lowest = (length[:, np.searchsorted(ids, both)] for ids, length in ends)
     gaps = np.abs((highest - lowest).mean(axis=1))
     alpha = float(ALPHAS[int(np.argmin(gaps))])
-    return answers.with_columns(score=pl.col("score") - alpha * pl.col("n_chars")), alpha
+    return _priced(answers, alpha), alpha
+
+
+def _evened(answers: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, float]:
+    @cache
+    def gap(number: int) -> float:
+        pairs = pair(_priced(answers, float(ALPHAS[number])), rule).pairs
+        return float((pairs["chosen_n_chars"] - pairs["rejected_n_chars"]).mean() or 0.0)  # type: ignore[arg-type]
+
+    first = bisect.bisect_left(range(len(ALPHAS) - 1), True, key=lambda number: gap(number) <= 0)
+    number = min(range(max(0, first - 1), first + 1), key=lambda near: abs(gap(near)))
+    return _priced(answers, float(ALPHAS[number])), float(ALPHAS[number])
+
+
+def _priced(answers: pl.DataFrame, alpha: float) -> pl.DataFrame:
+    return answers.with_columns(score=pl.col("score") - alpha * pl.col("n_chars"))
 
 
 def _lengths(rows: pl.DataFrame, sign: float) -> tuple[_Array, _Array]:

@@ -23,14 +23,15 @@ from factory.stage.inputs import SliceSpec
 if TYPE_CHECKING:
     import polars as pl
 
-    from factory.pairs.rules import Pairing
+    from factory.pairs.rules import Pairing, Rule
 
 
 class Pair(Selection):
     """Preference pairs. Chosen is the best of the pool; rejected is nearest to mean - 2 sigma
     (CroCo, after arXiv 2502.16825) among those below it. The prompt of a cross-lingual pair is in
     the language of one of its sides, or in a random one that it exists in. `length_control`: scores
-    less alpha a character, as in ICR (arXiv 2503.04647), for the highest against the lowest."""
+    less alpha a character, as in ICR (arXiv 2503.04647), so that both sides are equally long on
+    average. `reward_augmented`: two rows of each pair (arXiv 2410.08067)."""
 
     name: ClassVar[str] = "pair"
     kind: ClassVar[str] = "pairs"
@@ -44,6 +45,9 @@ class Pair(Selection):
     # whose language a cross-lingual pair's prompt is in
     prompt_language: Literal["chosen", "rejected", "random"] = "chosen"
     length_control: bool = False
+    # each pair twice, under a system message that asks for a reward on a scale of 1 to 10: for that
+    # of the chosen it is as it is, for that of the rejected the sides are exchanged
+    reward_augmented: bool = False
 
     _cross: ClassVar[tuple[str, ...]] = ("normalize", "ties", "prompt_language")
     _sides: ClassVar[dict[str, str]] = {"chosen": "chosen", "rejected": "rejected"}
@@ -60,13 +64,21 @@ class Pair(Selection):
                 f"rejected at {rejected.sigma:+g} sigma does not lie below chosen at "
                 f"{chosen.sigma:+g}"
             )
-        if self.length_control and (chosen, rejected, self.pool) != ("max", "min", "in_lang"):
-            raise ValueError("length_control is for chosen: max, rejected: min, pool: in_lang")
+        if self.length_control and self.pool != "in_lang":
+            raise ValueError("length_control is for pool: in_lang: a character is worth another "
+                             "price in each language")  # fmt: skip
         return self
 
     def uses_seed(self, spec: SliceSpec) -> bool:
         random = spec.language is None and self.prompt_language == "random"
-        return random or isinstance(self.rejected, MinOf)
+        return random or isinstance(self.rejected, MinOf) or super().uses_seed(spec)
+
+    def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
+        return super().expected_rows(rows, spec) * (2 if self.reward_augmented else 1)
+
+    @property
+    def _drops(self) -> DropRules:
+        return self.drop
 
     def _keeps(self) -> Mapping[str, Keep]:
         return {"chosen": self.keep.chosen, "rejected": self.keep.rejected}
@@ -77,27 +89,52 @@ class Pair(Selection):
         from factory.pairs import normalize
 
         answers, more = super()._scaled(answers, spec, seed, codes)
-        if self.length_control:
-            answers, alpha = normalize.length_controlled(answers)
-            more = {"alpha": alpha}
         if isinstance(self.rejected, MinOf):
             answers = answers.with_columns(
                 normalize.draws(
                     seed, answers["prompt_id"], answers["language"], answers["k"], codes
                 )
             )
+        if self.length_control:
+            answers, alpha = normalize.length_controlled(answers, self._rule)
+            more = {"alpha": alpha}
         return answers, more
 
-    def _select(self, answers: pl.DataFrame) -> Pairing:
-        from factory.pairs.rules import Rule, pair
+    @property
+    def _rule(self) -> Rule:
+        from factory.pairs.rules import Rule
 
-        rule = Rule(
+        return Rule(
             place(self.chosen),
             "min" if isinstance(self.rejected, MinOf) else place(self.rejected),
             self.rejected.min_of if isinstance(self.rejected, MinOf) else None,
             self.ties,
         )
-        return pair(answers, rule, self._limits(self.drop))
+
+    def _select(self, answers: pl.DataFrame) -> Pairing:
+        from factory.pairs.rules import pair
+
+        return pair(answers, self._rule, self._limits())
+
+    def _augmented(self, rows: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
+        """Return each pair twice where the recipe says so, with the reward that is asked for
+        (`target`): scores of the slice on a linear scale, the lowest 1 and the highest 10."""
+        import polars as pl
+
+        if not self.reward_augmented:
+            return rows
+        low, high = answers["score"].min(), answers["score"].max()
+        scale = 1 + 9 * (pl.col("chosen_score") - low) / pl.max_horizontal(high - low, 1e-12)  # type: ignore[operator]
+        swapped = {
+            name: "_".join((sides[side], rest))
+            for sides in [{"chosen": "rejected", "rejected": "chosen"}]
+            for name in rows.columns
+            for side, _, rest in [name.partition("_")]
+            if side in sides
+        }
+        both = [rows.with_columns(turn=0), rows.rename(swapped).with_columns(turn=1)]
+        twice = pl.concat(both, how="diagonal").with_columns(target=scale.round(1))
+        return twice.sort("prompt_id", "turn", maintain_order=True)
 
     def _prompted(
         self, rows: pl.DataFrame, prompts: pl.DataFrame, seed: int, codes: list[str]
@@ -134,6 +171,8 @@ class Pair(Selection):
                 f"score_{side}": rows[f"{side}_score"].to_arrow(),
                 f"reward_{side}": rows[f"{side}_reward"].to_arrow(),
             }
+            if f"{side}_source" in rows.columns:
+                columns[f"{side}_source"] = rows[f"{side}_source"].to_arrow()
         return columns
 
 
@@ -149,13 +188,17 @@ class Best(Selection):
 
     _sides: ClassVar[dict[str, str]] = {"chosen": "completion"}
 
+    @property
+    def _drops(self) -> DropRules:
+        return self.drop
+
     def _keeps(self) -> Mapping[str, Keep]:
         return {"chosen": self.keep}
 
     def _select(self, answers: pl.DataFrame) -> Pairing:
         from factory.pairs.rules import best
 
-        return best(answers, place(self.chosen), self._limits(self.drop), self.ties)
+        return best(answers, place(self.chosen), self._limits(), self.ties)
 
     def _columns(self, rows: pl.DataFrame, codes: list[str]) -> dict[str, Any]:
         return {
@@ -165,4 +208,5 @@ class Best(Selection):
             "n_tokens": rows["chosen_n_tokens"].to_arrow(),
             "score": rows["chosen_score"].to_arrow(),
             "reward": rows["chosen_reward"].to_arrow(),
+            **({"source": rows["chosen_source"].to_arrow()} if "chosen_source" in rows else {}),
         }

@@ -16,7 +16,7 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 
-from factory.artifacts.schemas import GOLD
+from factory.artifacts.schemas import GOLD, OTHERS
 
 MISSING_LIMIT = 0.5  # a prompt with under half its pool scored is dropped: its mean says little
 _ROUNDING = 1e-12  # of the largest score of a pool: distances closer than this are equal
@@ -50,6 +50,8 @@ class PairLimits:
     margin_below: float | None = None
     margin_above: float | None = None
     duplicates: bool = False
+    disagreement_above: float | None = None
+    length_gap_above: float | None = None
     over_budget: int | None = None
 
 
@@ -79,6 +81,7 @@ def pool(
     keys = ["prompt_id", "k", "response_hash"]
     answers = pl.DataFrame(samples).with_row_index("row").select(
         *keys,
+        *(["source"] if "source" in samples.column_names else []),
         "row",
         "n_chars",
         n_tokens="n_tokens",
@@ -86,12 +89,12 @@ def pool(
         finished=pl.col("finish_reason").is_in(["stop", "unknown"]),
         in_language=pl.col("detected_language").is_in(list(accepted)) if accepted else pl.lit(True),
     )  # fmt: skip
+    said = [name for name in ("reward", "disagreement") if name in scores.column_names]
+    rewards = pl.DataFrame(scores).select(*keys, *said, conversation=pl.col("n_tokens"))
     if all(scores.column(key).equals(samples.column(key)) for key in keys):
         # row for row the same answers, as the stages leave them
-        rewards = pl.DataFrame(scores.select(["reward", "n_tokens"]))
-        rows = answers.with_columns(reward=rewards["reward"], conversation=rewards["n_tokens"])
+        rows = answers.with_columns(rewards.drop(keys))
     else:
-        rewards = pl.DataFrame(scores).select(*keys, "reward", conversation=pl.col("n_tokens"))
         rows = rewards.join(answers, on=keys, how="inner", maintain_order="left")
     return (
         (rows if gold else rows.filter(pl.col("k") != GOLD))
@@ -106,14 +109,32 @@ def pool(
     )
 
 
-def objections(finished: bool, in_language: bool, nonempty: bool) -> dict[str, pl.Expr]:
+def own(k: str = "k") -> pl.Expr:
+    """Return whether the answer of a draw was drawn by the model that `generate` names first."""
+    return (pl.col(k) > GOLD) & (pl.col(k) < OTHERS)
+
+
+def objections(
+    finished: bool,
+    in_language: bool,
+    nonempty: bool,
+    source: str = "any",
+    reward_above: float | None = None,
+    reward_below: float | None = None,
+) -> dict[str, pl.Expr]:
     """Return the filters of a side, by name: expressions that are true for unfit answers. An answer
-    that is too short or too mixed to tell its language is not known to be in the right one."""
+    that is too short or too mixed to tell its language is not known to be in the right one.
+    `source`: `own` or `others` for answers of that model, or of any but it. `reward_above`,
+    `reward_below`: bounds that the raw reward must keep to."""
+    reward = pl.col("reward")
     rules = {
         "unfinished": (finished, ~pl.col("finished")),
         "wrong_language": (in_language, ~pl.col("in_language").fill_null(True)),
         "no_language": (in_language, pl.col("in_language").is_null()),
         "empty": (nonempty, pl.col("n_chars") == 0),
+        "other_source": (source != "any", own() if source == "others" else ~own()),
+        "reward_too_low": (reward_above is not None, ~(reward > (reward_above or 0.0))),
+        "reward_too_high": (reward_below is not None, ~(reward < (reward_below or 0.0))),
     }
     return {name: rule for name, (applies, rule) in rules.items() if applies}
 
@@ -247,10 +268,17 @@ def _limited(
             tests["margin_below"] = margin < limits.margin_below
         if limits.margin_above is not None:
             tests["margin_above"] = margin > limits.margin_above
+        if limits.length_gap_above is not None:
+            chars = [pl.col(f"{side}_n_chars") for side in sides]
+            share = (chars[0] - chars[1]).abs() / pl.max_horizontal(*chars, 1)
+            tests["length_gap_above"] = share > limits.length_gap_above
         tests["same_text"] = pl.col("chosen_text") == pl.col("rejected_text")
     if limits.duplicates:
         text = pl.col("chosen_text")
         tests["duplicate_text"] = text.is_duplicated() & ~text.is_first_distinct()
+    if limits.disagreement_above is not None:
+        apart = pl.max_horizontal(f"{side}_disagreement" for side in sides)
+        tests["disagreement_above"] = apart > limits.disagreement_above
     if limits.over_budget is not None:
         longest = pl.max_horizontal(f"{side}_conversation" for side in sides)
         tests["length_unknown"] = longest.is_null()  # somebody else's, who did not count

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from factory.artifacts import schemas, tables
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.config import REFERENCE
-from factory.errors import RecipeError
+from factory.errors import RecipeError, nearest
 from factory.pairs.candidates import Candidates
 from factory.pairs.config import Budget, ChosenPoint, DropPairRules, DropRules, Keep
 from factory.stage.inputs import SliceSpec
@@ -44,7 +44,10 @@ _UNFIT = {
     "wrong_language": "in another language",
     "no_language": "in a language that could not be told",
     "empty": "empty",
+    "other_source": "of another source",
 }
+Share = Annotated[float, Field(gt=0, le=1)]
+First = Annotated[int, Field(ge=1)]
 _WRITERS = 2  # slices being written at once; unpacking their texts is most of the work
 
 
@@ -72,10 +75,26 @@ class Selection(Stage):
     ties: Literal["k", "language"] = "k"  # what decides between equal scores
     gold: bool = False
     budget: Budget | None = None  # of tokens
+    # of the rows that are left: about this share, drawn at random, or one by the language of the
+    # prompt (languages that are not named stay whole)
+    share: Share | dict[str, Share] | None = None
+    first: First | dict[str, First] | None = None  # then at most so many, by prompt_id
 
     # fields that in_lang slices do not have
     _cross: ClassVar[tuple[str, ...]] = ("normalize", "ties")
     _sides: ClassVar[dict[str, str]]  # side to the column of its text
+
+    @field_validator("share", "first", mode="before")
+    @classmethod
+    def _by_language(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a wrong number of one language by its code."""
+        share = info.field_name == "share"
+        for code, one in value.items() if isinstance(value, dict) else ():
+            number = isinstance(one, int | float if share else int) and not isinstance(one, bool)
+            if not number or one <= 0 or (share and one > 1):
+                a = "share, over 0 and at most 1" if share else "whole number of 1 or more"
+                raise ValueError(f"{code}: {one!r} is no {a}")
+        return value
 
     @model_validator(mode="after")
     def _cross_lingual_alone(self) -> Selection:
@@ -95,6 +114,29 @@ class Selection(Stage):
                 f"stages.{self.name}.gold: no answer is gold",
                 "name the column of answers that people wrote: prompts: {columns: {gold: theirs}}",
             )
+        rewards = getattr(context.stages.get("score"), "reward", "")
+        if self._drops.disagreement_above is not None and isinstance(rewards, str):
+            raise RecipeError(
+                f"stages.{self.name}.drop.disagreement_above is for several rewards, and "
+                "stages.score has one",
+                "write score: {reward: [one, another]}, or take it out",
+            )
+        for name in ("share", "first"):
+            knob = getattr(self, name)
+            for code in knob if isinstance(knob, dict) else ():
+                if code not in context.languages:
+                    raise RecipeError(
+                        f"stages.{self.name}.{name} names {code!r}, no language of the recipe"
+                        f"{nearest(code, context.languages)}",
+                        f"its languages are {', '.join(context.languages)}",
+                    )
+        several = self.gold or getattr(context.stages.get("generate"), "also", None)
+        if not several and any(keep.source != "any" for keep in self._keeps().values()):
+            raise RecipeError(
+                f"stages.{self.name}.keep.source is for answers of several sources, and there is "
+                "one",
+                "name others in generate: {also: {other: 4}}, or take it out",
+            )
         single = super().plan_slices(context)
         every = tuple(need for spec in single for need in spec.needs)
         cross = [SliceSpec(self.name, CROSS, None, every)]
@@ -109,6 +151,7 @@ class Selection(Stage):
             "unfinished": f"raise generate.max_tokens or set {keep}.finished: false",
             "wrong_language": f"set {keep}.language: any",
             "no_language": f"set {keep}.language: any",
+            "other_source": f"set {keep}.source: any",
             "no_lower_answer": "raise generate.n or generate.temperature",
             "over_budget": f"raise {self.name}.budget.tokens",
         }
@@ -186,25 +229,72 @@ class Selection(Stage):
             dropped["no_samples"] = absent
         rows = result.pairs.with_columns(pl.col("prompt_id").cast(pl.String))
         rows = self._prompted(rows, candidates.prompts, seed, codes)
+        rows = self._sized(rows, seed, codes, dropped)
         budget = self.budget.tokens if self.budget else None
         figures = statistics.describe(answers, rows, codes, objections, budget) | more
-        return SelectedPairs(rows, dropped, figures)
+        return SelectedPairs(self._augmented(rows, answers), dropped, figures)
+
+    def _sized(
+        self, rows: pl.DataFrame, seed: int, codes: list[str], dropped: dict[str, int]
+    ) -> pl.DataFrame:
+        """Return `share` and then `first` of the rows; what they leave out is counted."""
+        import polars as pl
+
+        from factory.pairs.normalize import draws
+
+        for name, knob in (("share", self.share), ("first", self.first)):
+            if knob is None:
+                continue
+            by_code = knob if isinstance(knob, dict) else dict.fromkeys(codes, knob)
+            limits = pl.Series("limit", [by_code.get(code) for code in codes], pl.Float64)
+            k = pl.Series("k", [1], pl.Int64).new_from_index(0, len(rows))
+            languages = rows["prompt_language"]
+            place = (
+                draws(seed, rows["prompt_id"], languages, k, codes) / 2**64
+                if name == "share"
+                else rows.select(pl.int_range(pl.len()).over("prompt_language")).to_series()
+            )
+            limit = limits[languages]
+            kept = rows.filter(limit.is_null() | (place < limit))
+            if len(kept) < len(rows):
+                dropped[f"beyond_{name}"] = len(rows) - len(kept)
+            rows = kept
+        return rows
+
+    def uses_seed(self, spec: SliceSpec) -> bool:
+        return self.share is not None
+
+    def _augmented(self, rows: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows as they are written, of which a pair may have several."""
+        return rows
 
     def _write(
         self, candidates: Candidates, selected: SelectedPairs
     ) -> tuple[SliceSpec, SelectedPairs, int]:
         """Write the file of one slice. Returns its number of rows."""
+        import polars as pl
+
         rows, spec = selected.rows, candidates.spec
+        ids = f"{self.name}/{spec.name}/" + rows["prompt_id"]
+        messages = candidates.messages(rows)
+        if "target" in rows:
+            ids = ids + pl.Series(["", "/lower"], dtype=pl.String)[rows["turn"]]
+            messages = _asking_for(messages, rows["target"].to_list())
         columns = {
             **self._columns(rows, candidates.codes),
             "prompt_id": rows["prompt_id"].to_arrow(),
-            "id": (f"{self.name}/{spec.name}/" + rows["prompt_id"]).to_arrow(),
-            "prompt": candidates.messages(rows),
+            "id": ids.to_arrow(),
+            "prompt": messages,
             **candidates.texts(rows, self._sides),
         }
         table = schemas.conform(pa.table(columns), self.kind, f"{self.name} {spec.name}")
         tables.write_slice(slice_directory(candidates.job.out, spec.name), table)
         return spec, selected, len(table)
+
+    @property
+    def _drops(self) -> DropRules:
+        """Return the reasons to drop what the rule selected."""
+        raise NotImplementedError
 
     def _keeps(self) -> Mapping[str, Keep]:
         """Return the filters of each side."""
@@ -232,14 +322,28 @@ class Selection(Stage):
         """Return the columns of the output that hold no text."""
         return {name: rows[name].to_arrow() for name in ("pool_size", "pool_mean", "pool_std")}
 
-    def _limits(self, drop: DropRules) -> PairLimits:
+    def _limits(self) -> PairLimits:
         from factory.pairs.rules import PairLimits
 
         dropping = self.budget is not None and self.budget.over == "drop"
         return PairLimits(
-            **drop.model_dump(),
+            **self._drops.model_dump(),
             over_budget=self.budget.tokens if self.budget and dropping else None,
         )
+
+
+# arXiv 2410.08067 conditions on a reward in a system message; these words are ours.
+_TARGET = "Write an answer of quality {target} on a scale from 1 (worst) to 10 (best)."
+
+
+def _asking_for(messages: pa.ChunkedArray, targets: list[float]) -> pa.Array:
+    """Return prompts whose system message asks for an answer of that reward."""
+    prompts = []
+    for prompt, target in zip(messages.to_pylist(), targets, strict=True):
+        own = [prompt[0]["content"]] if prompt[0]["role"] == "system" else []
+        text = "\n\n".join([*own, _TARGET.format(target=f"{target:g}")])
+        prompts.append([{"role": "system", "content": text}, *prompt[len(own) :]])
+    return pa.array(prompts, schemas.MESSAGES)
 
 
 def coded(numbers: pl.Series, codes: list[str]) -> pa.Array:

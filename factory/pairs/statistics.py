@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from factory.artifacts.schemas import GOLD
+from factory.pairs.rules import own
+
 BINS = 24
 
 
@@ -51,6 +54,15 @@ def describe(
     ).to_series()
     if longest.null_count() < len(longest):
         figures["longest"] = int(longest.max())  # type: ignore[arg-type]
+    if "source" in answers.columns or answers.select((pl.col("k") == GOLD).any()).item():
+        figures["off_policy"] = {
+            side: _mean(pairs.select(~own(f"{side}_k")).to_series()) for side in sides
+        }
+    if "source" in answers.columns:
+        figures["sources"] = {
+            side: dict(pairs.group_by(f"{side}_source").len().sort(pl.all()).rows())
+            for side in sides
+        }
     if budget is not None:
         figures["over_budget"] = int((longest > budget).sum())
     if "rejected" in sides:

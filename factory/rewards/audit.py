@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from factory.config import Knobs
+from factory.rewards.ensemble import agreement
 from factory.stage.proportions import interval
 
 FEWEST = 5  # prompts, or pairs, under which nothing is concluded
@@ -41,12 +42,17 @@ class AuditLimits(Knobs):
 
 
 def audit(
-    answers: pl.DataFrame, preferences: Mapping[str, Sequence[Pair]], limits: AuditLimits
+    answers: pl.DataFrame,
+    preferences: Mapping[str, Sequence[Pair]],
+    limits: AuditLimits,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return figures, readings and verdicts of each language, as plain values for a manifest.
 
-    answers: language, prompt_id, k, reward (null where there is none), n_chars, n_tokens.
+    answers: language, prompt_id, k, reward (null where there is none), n_chars, n_tokens; of
+        several rewards `rewards` and `disagreement`, too.
     preferences: rewards of pairs whose better answer is known, by language.
+    names: of several rewards.
     Standard deviations are of the population; correlations are Spearman's, ties at their mean
     rank, over prompts in which they are defined.
     """
@@ -55,6 +61,7 @@ def audit(
     by_language = {
         code: _figures(answers.filter(pl.col("language") == code))
         | _accuracy(preferences.get(code, ()))
+        | _disagreement(answers.filter(pl.col("language") == code), names)
         for code in languages
     }
     means = {code: _prompt_means(scored.filter(pl.col("language") == code)) for code in languages}
@@ -66,7 +73,9 @@ def audit(
         }
     english = by_language.get("en")
     for code, figures in by_language.items():
-        if english and code != "en" and None not in (english["mean"], figures["mean"]):
+        # several rewards are combined in deviations of each language, which have no offset
+        others = english and code != "en" and len(names) < 2
+        if english and others and None not in (english["mean"], figures["mean"]):
             figures["offset"] = figures["mean"] - english["mean"]
             figures["scale"] = figures["std"] / english["std"] if english["std"] else None
         figures["blind"] = _suspicions(figures, english, limits)
@@ -157,6 +166,22 @@ def _accuracy(pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
+def _disagreement(answers: pl.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Return how far apart several rewards are: the mean disagreement on an answer, and how alike
+    each two order the answers to a prompt. Nothing of one reward."""
+    if "rewards" not in answers.columns:
+        return {}
+    numbers = range(len(names))
+    return {
+        "disagreement": answers["disagreement"].mean(),
+        "alike_in_order": [
+            {"rewards": [names[a], names[b]], "correlation": agreement(answers, a, b)}
+            for a in numbers
+            for b in numbers[a + 1 :]
+        ],
+    }
+
+
 def _suspicions(
     figures: Mapping[str, Any], english: Mapping[str, Any] | None, limits: AuditLimits
 ) -> list[str]:
@@ -189,6 +214,7 @@ def readings(figures: Mapping[str, Any]) -> list[str]:
         *_read_offset(figures),
         *_read_agreement(figures),
         *_read_accuracy(figures),
+        *_read_disagreement(figures),
     ]
 
 
@@ -256,4 +282,19 @@ def _read_accuracy(figures: Mapping[str, Any]) -> list[str]:
         f"{figures['accuracy_high']:.0%}; chance is 50%)"
         + (f", {unscored} more have no reward" if unscored else "")
         + ("." if tells else ": too few to tell.")
+    ]
+
+
+def _read_disagreement(figures: Mapping[str, Any]) -> list[str]:
+    if figures.get("disagreement") is None:
+        return []
+    pairs = "; ".join(
+        f"{' and '.join(two['rewards'])} {two['correlation']:+.2f}"
+        for two in figures["alike_in_order"]
+        if two["correlation"] is not None
+    )
+    order = f" Among answers to one prompt their orders agree (rank correlation): {pairs}."
+    return [
+        f"The rewards of an answer lie {figures['disagreement']:.2f} standard deviations around "
+        f"their mean.{order if pairs else ''}"
     ]

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.artifacts import schemas, shards
+from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import Shard
-from factory.artifacts.tables import read_slice
+from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.config import GATE, REFERENCE
-from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
-from factory.errors import InputError, RecipeError, StageError
+from factory.errors import FactoryError, RecipeError, StageError
 from factory.rewards import backends
 from factory.rewards import preferences as preferred
 from factory.rewards.audit import AuditLimits, audit, blind
 from factory.rewards.backends.backend import (
     Backend,
-    OpenReward,
-    RewardFunction,
     RewardSettings,
-    RewardValue,
 )
-from factory.rewards.backends.generative import QUESTION
-from factory.rewards.backends.implicit import crosslingual
+from factory.rewards.backends.generative import GenerativeBackend
+from factory.rewards.ensemble import Combine
 from factory.rewards.preferences import Pairs
+from factory.rewards.reading import LabelledPair, OpenRewards, PromptTexts, read, score_pairs
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, engines, spent
@@ -38,10 +36,8 @@ from factory.stage.preference_pairs import SIDES
 from factory.stage.stage import How, Stage, StageContext
 
 _ADDRESS = ("prompt_id", "language", "k", "response_hash")
-_PAIRS = pa.schema([(side, pa.float64()) for side in SIDES])  # rewards of an audit's pairs
-LabelledPair = tuple[list[Message], str, str]  # prompt, chosen, rejected
 _DESCRIBED = ("reward", "status", "n_tokens")
-_SCORED = ("language", "prompt_id", "k", "reward")
+_SCORED = ("language", "prompt_id", "k", "reward", "rewards", "disagreement")
 _DRAWN = ("prompt_id", "k", "n_chars", "n_tokens")
 
 
@@ -69,7 +65,8 @@ class AuditKnobs(AuditLimits):
 
 
 class Score(Stage):
-    """Rewards. The published runs read up to 32,768 tokens with a model trained on 16,384."""
+    """Rewards. The published runs read up to 32,768 tokens with a model trained on 16,384. Several
+    rewards of a list read every answer: `combine` says how they become one."""
 
     name: ClassVar[str] = "score"
     kind: ClassVar[str] = "scores"
@@ -77,9 +74,14 @@ class Score(Stage):
     reads: ClassVar[tuple[str, ...]] = ("samples", "prompts")
     row_wise: ClassVar[bool] = True
 
-    reward: Annotated[str, REFERENCE] = "reward"  # a name under models
+    reward: Annotated[str | tuple[str, ...], REFERENCE] = "reward"  # name or names under models
+    # of several rewards, in standard deviations of each in the language: their mean or their least;
+    # or the share of the prompt's other answers that they rank below
+    combine: Combine = "mean"
     prompt: Literal["english", "own"] = "english"  # which prompt an implicit reward reads under
-    question: str | None = None  # what a generative reward asks, if not rewards.QUESTION
+    # what a generative reward asks in the place of its own question; {reference} is the prompt's
+    # gold answer
+    question: str | None = None
     max_tokens: int = Field(16384, ge=1)  # of prompt and answer; longer ones get no reward
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     audit: Annotated[AuditKnobs, GATE] = AuditKnobs()
@@ -90,26 +92,63 @@ class Score(Stage):
     def _asks_about_both(cls, value: str | None) -> str | None:
         for part in ("{prompt}", "{answer}"):
             if value is not None and value.count(part) != 1:
-                raise ValueError(f"must hold {part} once")
+                raise ValueError(f"must hold {part} once, and may hold {{reference}}")
         return value
 
+    @model_validator(mode="after")
+    def _several(self) -> Score:
+        if len(set(self.rewards)) < len(self.rewards) or not self.rewards:
+            raise ValueError("reward: is one name, or a list of different names")
+        if len(self.rewards) == 1 and self.combine != "mean":
+            raise ValueError(
+                f"combine: {self.combine} is for several rewards, and there is one",
+                "write reward: [one, another], or take combine out",
+            )
+        return self
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """Return the names of all rewards."""
+        return (self.reward,) if isinstance(self.reward, str) else self.reward
+
+    def _reward(self, context: StageContext) -> RewardInput:
+        """Return the first reward with the others, whose inputs have numbered roles."""
+        first, *others = (context.reward(name, self.name) for name in self.rewards)
+        numbered = (
+            replace(
+                other,
+                by_role=tuple(
+                    (role, replace(need, role=f"{role}-{number}")) for role, need in other.by_role
+                ),
+            )
+            for number, other in enumerate(others, 2)
+        )
+        return replace(first, others=tuple(numbered))
+
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        reward = context.reward(self.reward, self.name)
-        backend = _backend(reward)
-        self._refuse_idle_knobs(backend)
+        reward = self._reward(context)
+        kinds = [_backend(one) for one in reward.each]
+        self._refuse_idle_knobs(kinds)
+        if any(map(self._compares, kinds)) and not any(
+            "gold" in getattr(stage, "columns", {}) for stage in context.stages.values()
+        ):
+            raise RecipeError(
+                "stages.score.question compares with {reference}, and no prompt has a gold answer",
+                "name their column: prompts: {columns: {gold: theirs}}",
+            )
         # English may be there to be translated alone
         english = context.rows("prompts", self.name).get("en")
-        crosses = "prompt" in backend.score_knobs and self.prompt == "english"
-        if crosses and english is None:
+        crossing = [backend.kind for backend in kinds if self._crosses(backend)]
+        if crossing and english is None:
             raise RecipeError(
-                f"a reward of kind: {backend.kind} reads every answer under its English prompt, "
+                f"a reward of kind: {crossing[0]} reads every answer under its English prompt, "
                 "and the recipe has no en",
                 "add en to languages:, or set stages.score.prompt: own",
             )
         specs = []
         for spec in super().plan_slices(context):
             needs: list[Need] = [*spec.needs]
-            if crosses and english is not None and spec.language != "en":
+            if crossing and english is not None and spec.language != "en":
                 needs.append(english.as_input("english"))
             if pairs := self.audit.pairs(str(spec.language)):
                 needs.append(pairs.need("preferences", str(spec.language)))
@@ -117,19 +156,34 @@ class Score(Stage):
             specs.append(replace(spec, needs=tuple(needs), reward=reward))
         return specs
 
-    def _refuse_idle_knobs(self, backend: Backend) -> None:
-        """Raise RecipeError for a knob of this stage that a reward has no use for."""
+    def _crosses(self, backend: Backend) -> bool:
+        """Return whether a reward reads answers under the English prompt."""
+        return "prompt" in backend.score_knobs and self.prompt == "english"
+
+    def _compares(self, backend: Backend) -> bool:
+        """Return whether a reward compares answers with the gold answer of their prompt."""
+        return isinstance(backend, GenerativeBackend) and "{reference}" in (self.question or "")
+
+    def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        return backends.missing_server(specs)
+
+    def _refuse_idle_knobs(self, rewards: Sequence[Backend]) -> None:
+        """Raise RecipeError for a knob of this stage that no reward has a use for."""
         for field in ("prompt", "question"):
             default = type(self).model_fields[field].default
-            if getattr(self, field) != default and field not in backend.score_knobs:
+            if getattr(self, field) != default and not any(
+                field in backend.score_knobs for backend in rewards
+            ):
                 kinds = [
                     backends.kind_of(backend_class)
                     for backend_class in backends.BACKENDS
                     if field in backend_class.score_knobs
                 ]
                 raise RecipeError(
-                    f"stages.score.{field} is for kind: {', '.join(kinds)}, and {self.reward!r} "
-                    f"is of kind: {backend.kind}",
+                    f"stages.score.{field} is for kind: {', '.join(kinds)}, and "
+                    f"{' and '.join(map(repr, self.rewards))} "
+                    f"{'is' if len(rewards) == 1 else 'are'} of kind: "
+                    f"{', '.join(dict.fromkeys(backend.kind for backend in rewards))}",
                     f"take {field} out",
                 )
 
@@ -154,9 +208,9 @@ class Score(Stage):
             def make(shard: Shard) -> tuple[pa.Table, int]:
                 if shard.slice in preferred:
                     some = preferred[shard.slice][shard.start : shard.stop]
-                    return _score_pairs(scoring().reward, some)
+                    return score_pairs(scoring(), some)
                 rows = samples[shard.slice].rows(todo[shard.slice][shard.start : shard.stop])
-                table, tokens = self._make(scoring().reward, prompts[shard.slice], rows)
+                table, tokens = self._make(scoring(), prompts[shard.slice], rows)
                 return shards.with_metadata(table, engine=scoring().name), tokens
 
             sizes = {name: len(numbers) for name, numbers in todo.items()}
@@ -169,6 +223,9 @@ class Score(Stage):
                 spent=scoring.tokens,
                 work_only={name: len(pairs) for name, pairs in preferred.items()},
             )
+        if len(self.rewards) > 1:
+            for name in totals:
+                self._combine(job, name)
         stats = {n: describe(read_slice(job.out, n, self.kind, _DESCRIBED)) for n in totals}
         audited = self._audited(job, preferred, dropped)
         counts = {
@@ -192,47 +249,86 @@ class Score(Stage):
         )
 
     def _make(
-        self, reward: RewardFunction, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
+        self, open_rewards: OpenRewards, prompts: PromptTexts, rows: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
-        """Return the scores of some samples, and the tokens read."""
-        read_under = [prompts.prompt_of(row) for row in rows]
-        # Answers to one prompt one after another, wherever they stand: an engine that keeps
-        # prefixes reads the prompt once.
-        met: dict[str, int] = {}
-        order = [number for number, (prompt, _) in enumerate(read_under) if prompt is not None]
-        order.sort(key=lambda number: met.setdefault(rows[number]["prompt_hash"], len(met)))
-        items = [(read_under[number][0] or [], rows[number]["response"]) for number in order]
-        rewards = dict(zip(order, reward(items), strict=True))
+        """Return the scores of some samples, and the tokens read. Of several rewards, `reward` is
+        left to be combined over the whole slice."""
+        each = [
+            read(
+                opened,
+                [
+                    prompts.prompt_of(row, self._crosses(backend), self._compares(backend))
+                    for row in rows
+                ],
+                rows,
+                "no_reference" if self._compares(backend) else "no_english_prompt",
+            )
+            for backend, opened in open_rewards.each
+        ]
+        kinds = [backend for backend, _ in open_rewards.each]
+        crosses, compares = any(map(self._crosses, kinds)), any(map(self._compares, kinds))
         scored = []
         for number, row in enumerate(rows):
-            value = rewards.get(number, RewardValue(None, 0, "no_english_prompt"))
+            values = [some[number] for some in each]
+            failed = [value for value in values if value.status != "ok"]
+            one = (failed or values)[0]
             scored.append(
                 {
                     **{name: row[name] for name in _ADDRESS},
-                    "reward": value.value,
-                    "n_tokens": value.n_tokens,
-                    "status": value.status,
-                    "prompt_hash": read_under[number][1],
+                    "reward": one.value if len(values) == 1 else None,
+                    "rewards": None if len(values) == 1 else [value.value for value in values],
+                    "n_tokens": values[0].n_tokens,
+                    "status": one.status,
+                    "prompt_hash": prompts.prompt_of(row, crosses, compares)[1],
                 }
             )
-        return schemas.from_rows(scored, self.kind), sum(int(row["n_tokens"]) for row in scored)
+        tokens = sum(value.n_tokens for some in each for value in some)
+        return schemas.from_rows(scored, self.kind), tokens
+
+    def _combine(self, job: Job, name: str) -> None:
+        """Write the combined rewards of a slice, which depend on all of its rows."""
+        import polars as pl
+
+        from factory.rewards import ensemble
+
+        scores = pl.DataFrame(read_slice(job.out, name, self.kind))
+        if not len(scores):
+            return
+        directory = slice_directory(job.out, name)
+        for file in directory.glob("*.parquet"):
+            file.unlink()
+        table = ensemble.combined(scores, self.combine).to_arrow()
+        write_slice(directory, schemas.conform(table, self.kind, f"{self.name} {name}"))
 
     def _kind(self, spec: SliceSpec) -> dict[str, Any]:
-        """Return the kind of the reward and its knobs, for the manifest and the card."""
+        """Return the kind of the reward and its knobs, for the manifest and the card; of several,
+        those of each."""
         assert spec.reward is not None
-        backend = _backend(spec.reward)
-        knobs = {"prompt": self.prompt, "question": self.question or QUESTION}
-        about = {"about": backend.about} if backend.about else {}
-        return {
-            "kind": backend.kind,
-            **about,
-            **backend.knobs(),
-            **{name: knobs[name] for name in backend.score_knobs},
-        }
+        each = []
+        for backend in map(_backend, spec.reward.each):
+            knobs: dict[str, str] = {"prompt": self.prompt}
+            if isinstance(backend, GenerativeBackend):
+                knobs = {"question": backend.question(self.question)}
+            about = {"about": backend.about} if backend.about else {}
+            own = {name: knobs[name] for name in backend.score_knobs}
+            each.append({"kind": backend.kind, **about, **backend.knobs(), **own})
+        if len(each) == 1:
+            return each[0]
+        named = [{"name": name, **one} for name, one in zip(self.rewards, each, strict=True)]
+        return {"kind": "ensemble", "combine": self.combine, "rewards": named}
 
-    def _open(self, job: Job) -> OpenReward:
-        settings = RewardSettings(self.how, self.dtype, self.max_tokens, self.question)
-        return backends.open_reward(job, job.slices[0], settings)
+    def _open(self, job: Job) -> OpenRewards:
+        share = self.how.gpu_memory_utilization / len(self.rewards)
+        how = self.how.model_copy(update={"gpu_memory_utilization": share})
+        settings = RewardSettings(how, self.dtype, self.max_tokens, self.question)
+        spec = job.slices[0]
+        assert spec.reward is not None
+        return OpenRewards(
+            [
+                (_backend(one), backends.open_reward(job, replace(spec, reward=one), settings))
+                for one in spec.reward.each
+            ]
+        )
 
     def _todo(self, job: Job, spec: SliceSpec, prompts: PromptTexts) -> list[int]:
         """Return the numbers of the samples of a slice that have no score yet. A score under
@@ -246,6 +342,10 @@ class Score(Stage):
             hashes = {key: hashed for key, (_, hashed) in prompts.english.items()}
             hashed = pl.col("prompt_id").replace_strict(hashes, default=None)
             samples = samples.with_columns(prompt_hash=hashed.cast(pl.String))
+        if "{reference}" in (self.question or ""):
+            golds = {key: text_hash(gold) for key, gold in prompts.gold.items()}
+            hashed = pl.col("prompt_id").replace_strict(golds, default=None)
+            samples = samples.with_columns(prompt_hash=hashed.cast(pl.String))
         return job.missing(spec.name, self.kind, samples)
 
     def _audited(
@@ -258,17 +358,22 @@ class Score(Stage):
         reward model; what is scored is kept."""
         import polars as pl
 
+        from factory.rewards import ensemble
+
         parts, pairs = [], {}
         for spec in job.slices:
-            samples = pl.from_arrow(job.rows(_samples(spec), "samples", _DRAWN))
-            scores = pl.from_arrow(read_slice(job.out, spec.name, self.kind, _SCORED))
-            assert isinstance(scores, pl.DataFrame) and isinstance(samples, pl.DataFrame)
+            samples = pl.DataFrame(job.rows(_samples(spec), "samples", _DRAWN))
+            scores = pl.DataFrame(read_slice(job.out, spec.name, self.kind, _SCORED))
             parts.append(scores.join(samples, on=["prompt_id", "k"]))
             if _audit_name(spec) in preferred:
                 rewards = job.shard_rows(_audit_name(spec))
-                sides = (rewards.column(side).to_pylist() for side in SIDES)
-                pairs[str(spec.language)] = list(zip(*sides, strict=True))
-        figures = audit(pl.concat(parts), pairs, self.audit)
+                sides = list(zip(*(rewards.column(s).to_pylist() for s in SIDES), strict=True))
+                several = len(self.rewards) > 1
+                pairs[str(spec.language)] = (
+                    ensemble.combined_pairs(scores, sides, self.combine) if several else sides
+                )
+        answers = pl.concat(parts, how="diagonal")
+        figures = audit(answers, pairs, self.audit, self.rewards)
         for code, reasons in dropped.items():
             if reasons:
                 figures["by_language"][code]["pairs_dropped"] = reasons
@@ -302,16 +407,6 @@ def _audit_name(spec: SliceSpec) -> str:
     return f"audit/{spec.name}"
 
 
-def _score_pairs(reward: RewardFunction, pairs: Sequence[LabelledPair]) -> tuple[pa.Table, int]:
-    """Return the rewards of the chosen and the rejected answer of each pair, under the pair's own
-    prompt, and the tokens read."""
-    # both answers to a prompt one after another: an engine that keeps prefixes reads it once
-    values = reward([(prompt, text) for prompt, *texts in pairs for text in texts])
-    rewards = [value.value for value in values]
-    table = pa.table(dict(zip(SIDES, (rewards[::2], rewards[1::2]), strict=True)), _PAIRS)
-    return table, sum(value.n_tokens for value in values)
-
-
 def _backend(reward: RewardInput) -> Backend:
     assert isinstance(reward.model, Backend)
     return reward.model
@@ -321,47 +416,6 @@ def _samples(spec: SliceSpec) -> StepInput:
     need = spec.need("samples")
     assert isinstance(need, StepInput)
     return need
-
-
-@dataclass(frozen=True)
-class PromptTexts:
-    """The prompts of a slice: `own` by id and hash, and `english` by id where answers are read
-    under those, with the hash of what is read."""
-
-    language: str
-    own: dict[tuple[str, str], list[Message]]
-    english: dict[str, tuple[list[Message], str]] | None
-
-    @classmethod
-    def of(cls, job: Job, spec: SliceSpec) -> PromptTexts:
-        """Read the prompts of a job's slice."""
-        own = {
-            (row["prompt_id"], row["prompt_hash"]): row["messages"]
-            for row in job.table(spec, "prompts", "prompts").to_pylist()
-        }
-        if spec.need("english") is None:
-            return cls(str(spec.language), own, None)
-        english = {
-            row["prompt_id"]: (row["messages"], row["prompt_hash"])
-            for row in job.table(spec, "english", "prompts").to_pylist()
-        }
-        return cls(str(spec.language), own, english)
-
-    def prompt_of(self, sample: dict[str, Any]) -> tuple[list[Message] | None, str | None]:
-        """Return the prompt that a sample is read under (None if there is none), and its hash if it
-        is another language's. Raises InputError for a sample of another prompt than ours."""
-        address = (sample["prompt_id"], sample["prompt_hash"])
-        if address not in self.own:
-            raise InputError(
-                f"sample {sample['prompt_id']} k={sample['k']} answers another prompt",
-                "samples and prompts are of different versions: generate again",
-            )
-        if self.english is None:
-            return self.own[address], None
-        if sample["prompt_id"] not in self.english:
-            return None, None
-        messages, hashed = self.english[sample["prompt_id"]]
-        return crosslingual(messages, self.language), hashed
 
 
 def describe(table: pa.Table) -> dict[str, Any]:

@@ -14,20 +14,20 @@ from factory.artifacts.shards import Shard
 from factory.config import REFERENCE
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
-from factory.errors import RecipeError
-from factory.rewards import preferences
-from factory.rewards.backends import open_reward
+from factory.errors import FactoryError, RecipeError
+from factory.rewards import preferences, rankings
+from factory.rewards.backends import missing_server, open_reward
 from factory.rewards.backends.backend import OpenReward, RewardSettings
 from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.preferences import Known, Pairs
 from factory.stage.inputs import ExternalInput, RewardInput, SliceSpec, StepInput, model_of
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
-from factory.stage.proportions import interval
 from factory.stage.readers import DistinctIds, View, given_id
 from factory.stage.stage import How, Stage, StageContext
 
-NamedPair = tuple[str, list[Message], str, str]  # id, prompt, better answer, worse
+# id, prompt, better answer, worse, subset
+NamedPair = tuple[str, list[Message], str, str, str | None]
 
 
 class TransferHow(How, EngineKnobs):
@@ -99,6 +99,9 @@ class Transfer(Stage):
         need, pairs = spec.need("pairs"), preferences.of_language(self.pairs, str(spec.language))
         return (need, pairs) if isinstance(need, ExternalInput) and pairs else None
 
+    def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        return missing_server(specs)
+
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return -(-rows // self.how.shard)
 
@@ -135,10 +138,9 @@ class Transfer(Stage):
             counts[name] = Rows(into=into, out=len(table), dropped=lost)
         matrix = [
             {"reward_model": model_of(name), "language": specs[name].language}
-            | cell(table.column("reward_chosen").to_pylist(),
-                   table.column("reward_rejected").to_pylist())
+            | rankings.describe(table, tables.get(f"en/{model_of(name)}"))
             for name, table in tables.items()
-        ]  # fmt: skip
+        ]
         return Outcome(
             counts,
             determinism="rounding",
@@ -149,7 +151,7 @@ class Transfer(Stage):
 
 def _rank(reward: OpenReward, spec: SliceSpec, pairs: Sequence[NamedPair]) -> list[dict[str, Any]]:
     """Return the rankings of some pairs in one language by one reward, as rows."""
-    values = reward.reward([(prompt, text) for _, prompt, *both in pairs for text in both])
+    values = reward.reward([(prompt, text) for _, prompt, *both, _ in pairs for text in both])
     return [
         {
             "reward_model": model_of(spec.name),
@@ -159,37 +161,19 @@ def _rank(reward: OpenReward, spec: SliceSpec, pairs: Sequence[NamedPair]) -> li
             "reward_rejected": rejected.value,
             "status": rejected.status if chosen.status == "ok" else chosen.status,
             "n_tokens": chosen.n_tokens + rejected.n_tokens,
+            "subset": subset,
         }
-        for (name, *_), chosen, rejected in zip(pairs, values[::2], values[1::2], strict=True)
+        for (name, *_, subset), chosen, rejected in zip(
+            pairs, values[::2], values[1::2], strict=True
+        )
     ]
 
 
-def cell(chosen: Sequence[float | None], rejected: Sequence[float | None]) -> dict[str, Any]:
-    """Return one field of the matrix from the rewards of both sides: counts, and the share of pairs
-    ranked right with Wilson's 95 % interval. A tie is not right; a pair without a reward counts on
-    neither side."""
-    scored = [(c, r) for c, r in zip(chosen, rejected, strict=True) if None not in (c, r)]
-    right = sum(c > r for c, r in scored)  # type: ignore[operator]
-    figures: dict[str, Any] = {
-        "pairs": len(scored),
-        "right": right,
-        "tied": sum(c == r for c, r in scored),
-        "without": len(chosen) - len(scored),
-        "shown": "no pair has rewards",
-    }
-    if scored:
-        low, high = interval(right, len(scored))
-        share = right / len(scored)
-        figures |= {"share": share, "low": low, "high": high}
-        figures["shown"] = f"{share:.1%} [{low:.1%}, {high:.1%}]"
-    return figures
-
-
 def _named(pairs: Iterable[Known]) -> list[NamedPair]:
-    """Return pairs with an id each: their own, or their number."""
+    """Return pairs with an id each (their own, or their number) and the subset they are of."""
     named: list[NamedPair] = []
     ids = DistinctIds()
     for number, (row, prompt, better, worse) in enumerate(pairs):
         name = ids(given_id(row) or str(number))
-        named.append((name, prompt, better, worse))
+        named.append((name, prompt, better, worse, rankings.subset_of(row)))
     return named

@@ -6,26 +6,30 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
 from factory.artifacts import schemas, shards
 from factory.artifacts.hashing import fingerprint, text_hash
-from factory.artifacts.schemas import GOLD
+from factory.artifacts.schemas import GOLD, OTHERS
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice
 from factory.config import EXTENT, REFERENCE
 from factory.engines import Completion, Sampler, Sampling, chat_template, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
-from factory.errors import InputError
+from factory.errors import InputError, RecipeError
 from factory.language.detect import detect, right_labels
 from factory.stage.inputs import SliceSpec, StepInput
 from factory.stage.job import Job, policy
+from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, counted, engines, spent
 from factory.stage.stage import How, Stage, StageContext
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class GenerateHow(How, EngineKnobs):
@@ -36,7 +40,9 @@ class GenerateHow(How, EngineKnobs):
 
 
 class Generate(Stage):
-    """Self-generations. Defaults are CroCo's: 64 samples at temperature 1, top_p 1, 4096 tokens."""
+    """Self-generations. Defaults are CroCo's: 64 samples at temperature 1, top_p 1, 4096 tokens.
+    The models of `also` answer the same prompts in the same way, each so many times: other
+    teachers, or the adapters of earlier rounds. Column `source` says who drew an answer."""
 
     name: ClassVar[str] = "generate"
     kind: ClassVar[str] = "samples"
@@ -47,7 +53,11 @@ class Generate(Stage):
     row_wise: ClassVar[bool] = True
 
     model: Annotated[str, REFERENCE] = "policy"  # a name under models; another one is off-policy
-    n: Annotated[int, EXTENT, Field(ge=1)] = 64  # answers to a prompt
+    n: Annotated[int, EXTENT, Field(ge=1, le=OTHERS)] = 64  # answers to a prompt
+    # further names under models, with the number of answers of each to a prompt
+    also: Annotated[dict[str, Annotated[int, Field(ge=1, le=OTHERS)]], REFERENCE] = Field(
+        default_factory=dict
+    )
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(4096, ge=1)  # of an answer; less where the context has no more room
@@ -60,21 +70,59 @@ class Generate(Stage):
     how: GenerateHow = GenerateHow()
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
-        model = context.policy(self.model, "model", self.name)
-        return [replace(spec, needs=(*spec.needs, *model)) for spec in super().plan_slices(context)]
+        if self.model in self.also:
+            raise RecipeError(
+                f"stages.generate.also names {self.model!r}, the model that answers already",
+                "raise n, or name another",
+            )
+        for name in (self.model, *self.also):
+            ref = context.models.get(name)
+            if isinstance(ref, RewardModel) and ref.is_plain_classifier:
+                raise RecipeError(
+                    f"stages.generate draws with {name!r}, a classifier, which answers nothing",
+                    "name a chat model under models:",
+                )
+        models = list(context.policy(self.model, "model", self.name))
+        for number, name in enumerate(self.also, 2):
+            models += [
+                replace(need, role=f"{need.role}-{number}")
+                for need in context.policy(name, "model", self.name)
+            ]
+        return [
+            replace(spec, needs=(*spec.needs, *models)) for spec in super().plan_slices(context)
+        ]
+
+    def extent(self) -> dict[str, Any]:
+        also = {"also": list(self.also.values())} if self.also else {}
+        return super().extent() | also
+
+    @property
+    def _counts(self) -> tuple[int, ...]:
+        """Return the answers of each model to a prompt."""
+        return (self.n, *self.also.values())
 
     def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
-        return rows["prompts"] * self.n
+        return rows["prompts"] * sum(self._counts)
 
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
-        return -(-rows // (self.n * self.how.shard))
+        prompts = -(-rows // sum(self._counts))
+        return len(self._counts) * -(-prompts // self.how.shard)
 
     def run(self, job: Job) -> Outcome:
         prompts = {s.name: job.reader(s.need("prompts"), "prompts") for s in job.slices}
-        todo = {spec.name: self._todo(job, spec) for spec in job.slices}
-        place, adapter = policy(job, job.slices[0])
+        # by name of their shards: a second model has its own
+        todo: dict[str, list[tuple[int, Sequence[int]]]] = {}
+        for spec in job.slices:
+            for model, units in enumerate(self._todo(job, spec)):
+                todo[_shards_of(spec.name, model)] = units
+        todo = dict(sorted(todo.items(), key=lambda item: _model(item[0])))
+        drawing = {
+            str(model): policy(job, job.slices[0], f"-{model + 1}" if model else "")
+            for model in range(len(self._counts))
+        }
 
-        def opened(_: str) -> Sampler:
+        def opened(model: str) -> Sampler:
+            place, adapter = drawing[model]
             name = place.name or place.path.name
             sampler = choose.sampler(self.how, place.path, name, self.dtype, adapter)
             return choose.stopping(sampler, place.path, self.stops)
@@ -82,31 +130,41 @@ class Generate(Stage):
         with EngineCache(opened) as engine:
 
             def make(shard: Shard) -> tuple[pa.Table, int]:
+                model, name = _model(shard.slice), _slice(shard.slice)
                 units = todo[shard.slice][shard.start : shard.stop]
-                rows = prompts[shard.slice].rows([number for number, _ in units])
+                rows = prompts[name].rows([number for number, _ in units])
                 draws = [draw for _, draw in units]
-                return self._make(engine(), job.seed, shard.slice, rows, draws)
+                source = _named(job, job.slices[0], model) if self.also else None
+                return self._make(engine(str(model)), job.seed, name, rows, draws, source)
 
             sizes = {name: len(units) for name, units in todo.items()}
+            own = {name: size for name, size in sizes.items() if not _model(name)}
             totals = job.make_shards(
                 self.kind,
-                sizes,
+                own,
                 self.how.shard,
                 make,
-                lanes=lambda shard: engine().lanes,
+                lanes=lambda shard: engine(str(_model(shard.slice))).lanes,
+                apart=lambda shard: _model(shard.slice),
                 spent=engine.tokens,
+                work_only={name: size for name, size in sizes.items() if name not in own},
             )
+            others = {name: job.append(name, _slice(name)) for name in sizes if name not in own}
         stats = {name: _describe(job.out, name) for name in totals}
         counts = {}
         for name, total in totals.items():
             gold = stats[name].get("gold", 0)
-            into, out = len(prompts[name]) * self.n + gold, stats[name]["samples"] + gold
-            counts[name] = counted(into, out, total)
+            into = len(prompts[name]) * sum(self._counts) + gold
+            for other, more in others.items():
+                if _slice(other) == name:
+                    total = replace(total, dropped=total.dropped + more.dropped)
+            counts[name] = counted(into, stats[name]["samples"] + gold, total)
+        totals |= others
         return Outcome(
             counts,
             determinism="distribution",
             stats={"by_language": stats, "engines": engines(totals)},
-            template=chat_template.read_contract(place.path, self.stops),
+            template=chat_template.read_contract(drawing["0"][0].path, self.stops),
             tokens=sum(figures["tokens"] for figures in stats.values()),
             spent=spent(totals),
         )
@@ -118,8 +176,10 @@ class Generate(Stage):
         name: str,
         prompts: Sequence[Mapping[str, Any]],
         draws: Sequence[Sequence[int]],
+        source: str | None,
     ) -> tuple[pa.Table, int]:
-        """Return the answers to some prompts at their missing draws (k), and the tokens sampled."""
+        """Return the answers to some prompts at their missing draws (k), and the tokens sampled;
+        `source`: the name of the model, where there are several."""
         sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
         # One seed a shard, from its first address: answers that are drawn together depend on
         # their neighbours whatever seed each one were given.
@@ -152,6 +212,8 @@ class Generate(Stage):
             for row, ks in zip(prompts, draws, strict=True)
             if GOLD in ks
         ]
+        if source is not None:
+            rows = [{**row, "source": "gold" if row["k"] == GOLD else source} for row in rows]
         table = shards.with_metadata(
             schemas.from_rows(rows, self.kind),
             engine=sampler.name,
@@ -165,30 +227,51 @@ class Generate(Stage):
             return messages
         return [{"role": "system", "content": self.system}, *messages]
 
-    def _todo(self, job: Job, spec: SliceSpec) -> list[tuple[int, Sequence[int]]]:
-        """Return the prompts of a slice that lack answers: number and missing draws (k). Gold
-        answers, which cost nothing, are never reused."""
+    def _todo(self, job: Job, spec: SliceSpec) -> list[list[tuple[int, Sequence[int]]]]:
+        """Return the prompts of a slice that lack answers of each model: number and missing draws
+        (k). Gold answers, which cost nothing, are never reused."""
         import polars as pl
 
         need = spec.need("prompts")
         assert isinstance(need, StepInput)
         prompts = job.rows(need, "prompts", ["prompt_id", "prompt_hash", "gold"])
-        frame = pl.from_arrow(prompts.select(["prompt_id", "prompt_hash"]))
-        assert isinstance(frame, pl.DataFrame)
-        addresses = frame.join(
-            pl.DataFrame({"k": range(self.n)}), how="cross", maintain_order="left"
-        )
+        frame = pl.DataFrame(prompts.select(["prompt_id", "prompt_hash"]))
+        draws = [range(model * OTHERS, model * OTHERS + n) for model, n in enumerate(self._counts)]
+        ks = [k for some in draws for k in some]
+        addresses = frame.join(pl.DataFrame({"k": ks}), how="cross", maintain_order="left")
         missing = job.missing(spec.name, self.kind, addresses)
         gold = prompts.column("gold").to_pylist() if "gold" in prompts.column_names else []
         if len(missing) == len(addresses) and not gold:
-            return [(number, range(self.n)) for number in range(len(prompts))]
-        lacking: dict[int, list[int]] = {}
-        for number in missing:
-            lacking.setdefault(number // self.n, []).append(number % self.n)
+            return [[(number, some) for number in range(len(prompts))] for some in draws]
+        lacking: list[dict[int, list[int]]] = [{} for _ in draws]
+        for row in missing:
+            number, k = row // len(ks), ks[row % len(ks)]
+            lacking[k // OTHERS].setdefault(number, []).append(k)
         for number, text in enumerate(gold):
             if text is not None:
-                lacking.setdefault(number, []).append(GOLD)
-        return sorted(lacking.items())
+                lacking[0].setdefault(number, []).append(GOLD)
+        return [sorted(some.items()) for some in lacking]
+
+
+def _shards_of(name: str, model: int) -> str:
+    """Return the name of the shards of a slice that a model draws; the first has the slice's."""
+    return f"{name}+{model + 1}" if model else name
+
+
+def _slice(shards_name: str) -> str:
+    return shards_name.partition("+")[0]
+
+
+def _model(shards_name: str) -> int:
+    return int(shards_name.partition("+")[2] or 1) - 1
+
+
+def _named(job: Job, spec: SliceSpec, model: int) -> str:
+    """Return the repo of a model that draws, or of the adapter on it."""
+    number = f"-{model + 1}" if model else ""
+    role = f"adapter{number}" if spec.need(f"adapter{number}") else f"model{number}"
+    place = job.place(spec, role)
+    return place.name or place.path.name
 
 
 def _row(
@@ -229,14 +312,25 @@ def _gold_row(prompt: Mapping[str, Any], tokenizer: Any) -> dict[str, object]:
 
 
 def _describe(out: Path, name: str) -> dict[str, Any]:
-    """Return the counts of one slice for the card."""
+    """Return the counts of one slice for the card; of several models, those of each as well."""
     import polars as pl
 
-    columns = ["finish_reason", "detected_language", "language", "n_tokens", "k"]
-    every = pl.from_arrow(read_slice(out, name, "samples", columns))
-    assert isinstance(every, pl.DataFrame)
+    columns = ["finish_reason", "detected_language", "language", "n_tokens", "k", "source"]
+    every = pl.DataFrame(read_slice(out, name, "samples", columns))
     frame = every.filter(pl.col("k") != GOLD)
     gold = len(every) - len(frame)
+    by_source = {}
+    if "source" in frame.columns:
+        parts = frame.partition_by("source", as_dict=True, maintain_order=True)
+        by_source = {str(source): _counts(part, name) for (source,), part in parts.items()}
+    return {
+        **_counts(frame, name),
+        **({"gold": gold} if gold else {}),
+        **({"by_source": by_source} if by_source else {}),
+    }
+
+
+def _counts(frame: pl.DataFrame, name: str) -> dict[str, int | None]:
     ended, right = frame["finish_reason"], list(right_labels(name))
     return {
         "samples": len(frame),
@@ -244,5 +338,4 @@ def _describe(out: Path, name: str) -> dict[str, Any]:
         "finished": int((ended == "stop").sum()),
         "cut_off": int((ended == "length").sum()),
         "in_language": int(frame["detected_language"].is_in(right).sum()) if right else None,
-        **({"gold": gold} if gold else {}),
     }

@@ -57,25 +57,36 @@ def model_of(name: str) -> str:
 @dataclass(frozen=True)
 class RewardInput:
     """A reward that a slice is scored with: its entry under models:, and what it reads, by the
-    role that its kind gives it. The needs themselves may have other roles in the slice."""
+    role that its kind gives it. The needs themselves may have other roles in the slice. `others`:
+    further rewards that read the same answers."""
 
     model: RewardModel
     by_role: tuple[tuple[str, Need], ...]
+    others: tuple[RewardInput, ...] = ()
+
+    @property
+    def each(self) -> tuple[RewardInput, ...]:
+        """This reward and the others."""
+        return (self, *self.others)
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """All that it reads."""
-        return tuple(need for _, need in self.by_role)
+        """All that they read."""
+        return tuple(need for one in self.each for _, need in one.by_role)
 
     @property
     def speakers(self) -> tuple[Need, ...]:
         """Models whose opinion it is: all but one that it is only compared with."""
-        return tuple(need for role, need in self.by_role if role != "reference")
+        return tuple(need for one in self.each for role, need in one.by_role if role != "reference")
 
     def prints_conversations(self, need: Need) -> bool:
         """Return whether `need` is a model of it whose tokenizer prints whole conversations."""
-        roles = self.model.conversation_roles
-        return any(role in roles for role, other in self.by_role if other == need)
+        return any(
+            role in one.model.conversation_roles
+            for one in self.each
+            for role, other in one.by_role
+            if other == need
+        )
 
 
 @dataclass(frozen=True)

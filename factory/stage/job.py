@@ -167,7 +167,7 @@ class Job:
         def counted(shard: Shard) -> pa.Table:
             nonlocal tokens, last, loading, warm
             if shard.start == shard.stop:
-                return schemas.SCHEMAS[kind].empty_table()
+                return schemas.from_rows([], kind)
             table, cost = make(shard)
             tokens += cost
             # since the last shard was done, in whichever lane: all lanes share the devices
@@ -194,6 +194,15 @@ class Job:
             first = reuse.place(reused[name], directory)
             if totals[name].rows or not first:  # a slice without rows still leaves a file
                 shards.compact(self.work, grid, name, directory, first)
+        return totals
+
+    def append(self, work_only: str, name: str) -> ShardTotals:
+        """Append the rows of the shards of `work_only` to slice `name`. Returns their totals."""
+        grid, directory = shards.read_grid(self.work), slice_directory(self.out, name)
+        totals = shards.shard_totals(self.work, grid, work_only)
+        if totals.rows:
+            first = len(slice_files(self.out, name))
+            shards.compact(self.work, grid, work_only, directory, first)
         return totals
 
     def shard_rows(self, name: str) -> pa.Table:
@@ -241,7 +250,8 @@ class _ProgressReport:
         self._thread.join()
 
 
-def policy(job: Job, spec: SliceSpec) -> tuple[Place, Path | None]:
-    """Return the model that a slice is sampled from, and its adapter, if it has one."""
-    adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
-    return job.place(spec, "model"), adapter
+def policy(job: Job, spec: SliceSpec, number: str = "") -> tuple[Place, Path | None]:
+    """Return the model that a slice is sampled from, and its adapter, if it has one; `-2` is the
+    number of a second model."""
+    adapter = job.place(spec, f"adapter{number}").path if spec.need(f"adapter{number}") else None
+    return job.place(spec, f"model{number}"), adapter

@@ -43,7 +43,8 @@ def check_repo_name(name: str) -> None:
 
 class ModelRef(Knobs):
     """A model: a Hub repo by `name` (with `revision`), or `step`, a stage that trains it here.
-    `served`: what its server calls a model whose weights are not here; a judge alone can be that.
+    `served`: what its server calls a model whose weights are not here; a judge and a generative
+    reward alone can be that.
     `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it. `base`: the
     same as `name`, to say that what the adapter calls its base (a path, another repo) is this one.
 
@@ -58,15 +59,18 @@ class ModelRef(Knobs):
     served: str | None = Field(None, min_length=1)
     kind: str = "causal"
 
+    may_be_served: ClassVar[bool] = True  # a kind of reward says so itself
+
     @model_validator(mode="after")
     def _names_one(self) -> ModelRef:
         if sum(source is not None for source in (self.name, self.step, self.served)) != 1:
             raise ValueError("needs one of name, step and served")
         if self.served is not None and (
-            self.kind != "causal" or self.adapter is not None or self.revision != "main"
+            not self.may_be_served or self.adapter is not None or self.revision != "main"
         ):
             raise ValueError(
-                "a served model is told by its name alone: it has no kind, adapter or revision here"
+                "a served model is told by its name alone: it has no adapter or revision here, and "
+                "is of kind causal or generative"
             )
         for name in (self.name, self.adapter):
             if name is not None:
@@ -92,6 +96,7 @@ class RewardModel(ModelRef):
     The fields that a subclass adds are its knobs: hashed, as a stage's are, where they are not at
     their default. A subclass that can score is a `Backend` of factory/rewards/backends/."""
 
+    may_be_served: ClassVar[bool] = False
     # A subclass sets its kind as `kind: Literal["…"]`, without a default.
     version: ClassVar[int] = 1  # raise it when the meaning of the rewards changes
     # Whether the roles of its models tell its kind, so that the kind itself is not hashed.

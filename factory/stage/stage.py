@@ -216,6 +216,8 @@ class Stage(Knobs):
         fields = self._fields(lambda marks: not marks)
         if spec.reward is not None and (reward := spec.reward.model.identity_fields()):
             fields["reward_model"] = reward
+        if spec.reward is not None and spec.reward.others:
+            fields["reward_models"] = [o.model.identity_fields() for o in spec.reward.others]
         return fields
 
     def uses_seed(self, spec: SliceSpec) -> bool:

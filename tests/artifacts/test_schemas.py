@@ -26,7 +26,7 @@ def table(kind: str, rows: int = 2) -> pa.Table:
 
 
 def without_seldom(kind):
-    return pa.schema([field for field in SCHEMAS[kind] if field.name not in SELDOM])
+    return pa.schema([f for f in SCHEMAS[kind] if f.name not in SELDOM or not f.nullable])
 
 
 def test_a_column_that_is_seldom_there_is_there_where_a_row_says_something_in_it():

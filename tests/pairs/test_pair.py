@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from factory.artifacts.manifest import Rows
-from factory.artifacts.schemas import SCHEMAS
+from factory.artifacts.schemas import SCHEMAS, SELDOM
 from factory.artifacts.tables import pick_rows, read_slice
 from factory.errors import InputError, RecipeError
 from factory.pairs.config import MinOf, Sigma, parse
@@ -23,13 +23,14 @@ from factory.planning.lock import Lock
 from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
 from factory.reports.cards.figures import ANATOMY, draw_anatomy
+from factory.sampling.generate import Generate
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.stage import StageContext
 from tests.support.builders import demo, lock_of
-from tests.support.pools import Pools, job_of, read, write
+from tests.support.pools import Pools, job_of, read, scope, write
 
 CODES = ("da", "en", "es")
 
@@ -69,6 +70,9 @@ STAGES = [
     Pair(chosen=Sigma(sigma=1), rejected=Sigma(sigma=-1), pool="both"),
     Pair(rejected=MinOf(min_of=3)),
     Pair(rejected="min", length_control=True),
+    Pair(length_control=True, share=0.7, first=5),
+    Pair(pool="both", share={"es": 0.5, "da": 0.9}, drop={"length_gap_above": 0.5}),
+    Best(first={"es": 3}, keep={"finished": True, "language": "match", "reward_above": -2}),
     Pair(pool="all_lang", normalize="zscore", prompt_language="random"),
     Pair(
         pool="both",
@@ -125,7 +129,7 @@ def test_rows_are_in_order_with_ids_of_their_own_and_where_they_come_from(ran):
         assert rows
         assert [row["prompt_id"] for row in rows] == sorted(row["prompt_id"] for row in rows)
         seen += [row["id"] for row in rows]
-        assert list(rows[0]) == SCHEMAS[stage.kind].names
+        assert list(rows[0]) == [n for n in SCHEMAS[stage.kind].names if n not in SELDOM]
         for row in rows:
             for side, text, reward in sides(stage, row):
                 language, k = row[f"{side}language"], row[f"{side}k"]
@@ -335,7 +339,10 @@ def test_nothing_to_pair_leaves_an_empty_table(tmp_path):
         ({"chosen": {"sigma": -1}, "rejected": {"sigma": 1}}, "does not lie below"),
         ({"normalize": "zscore"}, "normalize is for pool: all_lang or both"),
         ({"prompt_language": "random"}, "prompt_language is for pool: all_lang or both"),
-        ({"length_control": True}, "length_control is for"),
+        ({"length_control": True, "pool": "both"}, "length_control is for pool: in_lang"),
+        ({"share": 1.5}, "less than or equal to 1"),
+        ({"first": {"es": 0}}, "es: 0 is no whole number of 1 or more"),
+        ({"share": {"es": 1.5}}, "es: 1.5 is no share, over 0 and at most 1"),
         ({"drop": {"chosen_below_quantile": 2}}, "less than or equal to 1"),
     ],
 )
@@ -562,3 +569,150 @@ def test_rows_of_an_older_artifact_are_filled_in(tmp_path):
     whole = pq.ParquetFile(file).read()
     pq.write_table(whole.drop_columns(["id", "chosen_tokens"]), file)
     assert read_slice(root, "da", "pairs").column("id").null_count == len(whole)
+
+
+def sourced(seed: int) -> dict[str, Pools]:
+    """Pools of a policy, a teacher that is better now and then, and a person."""
+    dice = random.Random(seed)
+    kinds = [(0, "me/policy"), (1, "me/policy"), (1_000_000, "org/teacher"), (-1, "gold")]
+
+    def answers(name: str) -> list[tuple[Any, ...]]:
+        return [
+            (dice.randint(0, 99) / 9, f"{name} by {source} {k}", {"k": k, "source": source})
+            for k, source in kinds
+        ]
+
+    return {"en": {f"p{number}": answers(f"p{number}") for number in range(30)}}
+
+
+def test_3_the_best_of_several_teachers_is_chosen_prompt_by_prompt(tmp_path):
+    pools = sourced(3)
+    write(tmp_path, pools)
+    stage = Best(gold=True)
+    prompts = Prompts(source="p-{language}.jsonl", columns={"gold": "theirs"})
+    generate = Generate(also={"teacher": 1})
+    of = job_of(tmp_path, stage, ["en"], generate=generate, prompts=prompts)
+    figures = stage.run(of).stats["by_slice"]["en"]
+    rows = read(tmp_path, stage, "en")
+    for row in rows:
+        _, text, columns = max(pools["en"][row["prompt_id"]], key=lambda answer: answer[0])
+        assert row["completion"][0]["content"] == text and row["source"] == columns["source"]
+    counts = Counter(row["source"] for row in rows)
+    assert set(counts) == {"me/policy", "org/teacher", "gold"}
+    assert figures["sources"]["chosen"] == counts
+    assert figures["off_policy"]["chosen"] == pytest.approx(1 - counts["me/policy"] / 30)
+
+
+def test_answers_of_others_are_chosen_over_the_policys_own(tmp_path):
+    pools = sourced(4)
+    write(tmp_path, pools)
+    keep = {"chosen": {"source": "others"}, "rejected": {"source": "own"}}
+    stage = Pair(keep=keep, rejected="min")
+    of = job_of(tmp_path, stage, ["en"], generate=Generate(also={"teacher": 1}))
+    outcome = stage.run(of)
+    rows, expected = read(tmp_path, stage, "en"), 0
+    assert all(row["chosen_source"] == "org/teacher" for row in rows)  # gold stays out
+    assert all(row["rejected_source"] == "me/policy" and row["rejected_k"] < 2 for row in rows)
+    for answers in pools["en"].values():
+        own, other = answers[:2], answers[2]
+        expected += any(one[0] < other[0] for one in own)
+    assert len(rows) == expected == outcome.rows["en"].out < 30
+    figures = outcome.stats["by_slice"]["en"]
+    assert figures["off_policy"] == {"chosen": 1.0, "rejected": 0.0}
+    assert figures["passed_over"]["chosen"]["other_source"] == 60
+
+
+def test_79_a_share_and_the_first_of_the_pairs_are_nested_and_counted(tmp_path):
+    write(tmp_path, drawn(5, prompts=200, n=3))
+    every = Pair(rejected="min", keep={"chosen": {}})
+
+    def ids(**knobs: Any) -> tuple[set[str], Any]:
+        stage = every.model_copy(update=knobs)
+        outcome = stage.run(job_of(tmp_path, stage, CODES))
+        assert all(rows.balanced() for rows in outcome.rows.values())
+        return {row["id"] for code in CODES for row in read(tmp_path, stage, code)}, outcome
+
+    whole, _ = ids()
+    half, outcome = ids(share=0.5)
+    third, _ = ids(share=0.3)
+    assert third < half < whole and 0.4 < len(half) / len(whole) < 0.6
+    assert sum(rows.dropped["beyond_share"] for rows in outcome.rows.values()) == len(whole - half)
+    some, outcome = ids(first={"es": 7}, share={"da": 0.5})
+    of = {code: {name for name in some if name.startswith(f"pair/{code}/")} for code in CODES}
+    assert of["es"] == set(sorted(n for n in whole if n.startswith("pair/es/"))[:7])
+    assert of["da"] == {name for name in half if name.startswith("pair/da/")}
+    assert of["en"] == {name for name in whole if name.startswith("pair/en/")}
+    assert (
+        outcome.rows["es"].dropped["beyond_first"] > 0
+        and "beyond_first" not in outcome.rows["en"].dropped
+    )
+
+
+def test_quotas_name_languages_of_the_recipe():
+    stage = Pair(first={"fr": 5})
+    with pytest.raises(RecipeError, match="first names 'fr', no language of the recipe"):
+        stage.plan_slices(scope(CODES, stage))
+
+
+def test_129_a_pair_stands_twice_under_the_reward_that_is_asked_for(tmp_path):
+    pools = {"en": {"a": [(0.0, "bad"), (10.0, "good")], "b": [(5.0, "so"), (7.5, "fine")]}}
+    write(tmp_path, pools)
+    stage = Pair(rejected="min", reward_augmented=True, keep={"chosen": {}})
+    outcome = stage.run(job_of(tmp_path, stage, ["en"]))
+    assert outcome.rows["en"].out == 4 and outcome.rows["en"].balanced()
+    rows = read(tmp_path, stage, "en")
+    said = [
+        (r["id"], r["prompt"][0]["content"].split(" on a ")[0].rsplit(" ", 1)[1],
+         r["chosen"][0]["content"], r["rejected"][0]["content"])
+        for r in rows
+    ]  # fmt: skip
+    assert said == [
+        ("pair/en/a", "10", "good", "bad"),
+        ("pair/en/a/lower", "1", "bad", "good"),
+        ("pair/en/b", "7.8", "fine", "so"),
+        ("pair/en/b/lower", "5.5", "so", "fine"),
+    ]
+    assert [r["prompt"][1] for r in rows[:2]] == [{"role": "user", "content": "a in en"}] * 2
+    assert (rows[1]["score_chosen"], rows[1]["score_rejected"], rows[1]["chosen_k"]) == (0, 10, 0)
+    assert outcome.stats["by_slice"]["en"]["mean_margin"] == 6.25  # of the pairs, each once
+
+
+def test_177_sides_of_unequal_length_are_dropped_with_every_rule(tmp_path):
+    write(tmp_path, drawn(6, prompts=60))
+    for rule in ({}, {"rejected": "min"}, {"chosen": Sigma(sigma=1), "rejected": {"min_of": 3}}):
+        stage = Pair(**rule, drop={"length_gap_above": 0.3}, keep={"rejected": {"empty": True}})
+        dropped = stage.run(job_of(tmp_path, stage, CODES)).rows["es"].dropped
+        assert dropped["length_gap_above"] > 0
+        for row in read(tmp_path, stage, "es"):
+            sizes = [len(row[side][0]["content"]) for side in ("chosen", "rejected")]
+            assert max(sizes) - min(sizes) <= 0.3 * max(sizes)
+
+
+def test_177_length_control_evens_the_sides_of_every_rule_out(tmp_path):
+    dice = random.Random(8)
+
+    def answer() -> tuple[float, str]:
+        words = dice.randint(1, 60)
+        return dice.gauss(0, 1) + words / 10, "word " * words + str(dice.random())
+
+    write(tmp_path, {"en": {f"p{n}": [answer() for _ in range(12)] for n in range(60)}})
+    rules = ({}, {"rejected": "q1"}, {"chosen": {"sigma": 1}, "rejected": {"min_of": 4}})
+    for rule in (*rules, {"rejected": "min"}):
+        gaps = []
+        for controlled in (False, True):
+            stage = Pair(**rule, length_control=controlled)
+            figures = stage.run(job_of(tmp_path, stage, ["en"])).stats["by_slice"]["en"]
+            chars = figures["mean_chars"]
+            gaps.append(abs(chars["chosen"] - chars["rejected"]))
+        assert figures["alpha"] > 0 and gaps[1] < 0.1 * gaps[0], rule
+
+
+def test_183_wrong_answers_are_compared_with_worse_ones_alone(tmp_path):
+    write(tmp_path, {"en": {"a": [(9.0, "right"), (4.0, "near"), (1.0, "far")]}})
+    keep = {side: {"reward_below": 5.0} for side in ("chosen", "rejected")}
+    stage = Pair(rejected="min", keep=keep)
+    outcome = stage.run(job_of(tmp_path, stage, ["en"]))
+    [row] = read(tmp_path, stage, "en")
+    assert [row[side][0]["content"] for side in ("chosen", "rejected")] == ["near", "far"]
+    passed = outcome.stats["by_slice"]["en"]["passed_over"]
+    assert passed["chosen"]["reward_too_high"] == passed["rejected"]["reward_too_high"] == 1

@@ -23,7 +23,7 @@ from factory.planning.recipe import Recipe, load
 from factory.rewards.backends.generative import Generative
 from factory.rewards.backends.implicit import Implicit, crosslingual
 from factory.rewards.score import Score
-from factory.stage.inputs import ExternalInput, SliceSpec
+from factory.stage.inputs import ExternalInput, ServedModel, SliceSpec
 from factory.stage.job import Job, PartDone, Place
 from factory.stage.outcome import Outcome
 from tests.support.builders import by_name, lock_of
@@ -138,6 +138,8 @@ def job(
     places = {}
     for spec in specs(made):
         for need in spec.needs:
+            if isinstance(need, ServedModel):
+                continue
             if isinstance(need, ExternalInput):
                 name = "classifier" if need.role == "reward" else need.source.split("/")[-1]
                 path = models.get(name.partition("@")[0], Path(need.source))

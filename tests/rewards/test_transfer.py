@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,8 @@ from factory.artifacts.tables import read_slice
 from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import Recipe
-from factory.rewards.transfer import Transfer, cell
+from factory.rewards.rankings import by_category, calibration_error, cell, describe, kappa
+from factory.rewards.transfer import Transfer
 from factory.stage.inputs import ExternalInput
 from factory.stage.job import Job, PartDone, Place
 from factory.stage.outcome import Outcome
@@ -215,3 +218,84 @@ def test_the_ends_of_the_interval_are_the_shares_that_the_count_would_just_not_r
     for end in (figures["low"], figures["high"]):
         off = abs(right / of - end)
         assert off == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / of), abs=1e-6)
+
+
+def test_167_calibration_is_the_gap_between_confidence_and_accuracy() -> None:
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    # four pairs at a margin of 2, three right; two at 0.1, one right
+    chosen, rejected = [2.0, 2.0, 2.0, 0.0, 0.1, 0.0], [0.0, 0.0, 0.0, 2.0, 0.0, 0.1]
+    expected = (4 * abs(sigmoid(2) - 3 / 4) + 2 * abs(sigmoid(0.1) - 1 / 2)) / 6
+    assert calibration_error(chosen, rejected) == pytest.approx(expected)
+    assert calibration_error([1e9], [-1e9]) == 0.0
+    assert calibration_error([None, 1.0], [1.0, None]) is None
+    dice, pairs = random.Random(1), []
+    for _ in range(20_000):  # one that is as often right as it says
+        margin = dice.expovariate(1)
+        better = dice.random() < sigmoid(margin)
+        pairs.append((margin, 0.0) if better else (0.0, margin))
+    assert (calibration_error(*zip(*pairs, strict=True)) or 0) < 0.02
+
+
+def test_101_categories_of_m_rewardbench_are_weighted_as_it_weights_them() -> None:
+    subsets = (
+        ["alpacaeval-easy"] * 3 + ["mt-bench-med"] + ["mt-bench-hard"] * 2
+        + ["llmbar-adver-GPTInst"]
+        + ["xstest-should-refuse"] * 2 + ["donotanswer"] + ["math-prm"] + ["hep-cpp", "hep-go"] * 2
+    )  # fmt: skip
+    right = [1, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0, 1, 1, 1, 0]
+    found = by_category(subsets, [float(r) for r in right], [0.5] * len(right))
+    categories = {"Chat": 3 / 4, "Chat Hard": 1 / 3, "Safety": 2 / 3,
+                  "Reasoning": (4 * 0 + 3) / 8}  # fmt: skip
+    assert found["categories"] == pytest.approx(categories)
+    assert found["category_mean"] == pytest.approx(sum(categories.values()) / 4)
+    own = by_category(["law", "law", None], [1.0, 1.0, 0.0], [0.0, 2.0, 1.0])
+    assert own == {"categories": {"law": 0.5}, "category_mean": 0.5}
+    assert by_category([None], [1.0], [0.0]) == {}
+
+
+def test_kappa_is_agreement_beyond_chance() -> None:
+    both = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
+    assert kappa(both) == pytest.approx(0.4)  # a textbook's table
+    assert kappa([(True, False), (False, True)]) == pytest.approx(-1)
+    assert kappa([(True, True)]) is None and kappa([]) is None
+
+
+def rankings(rows: list[tuple[str, float | None, float | None]]) -> pa.Table:
+    names, chosen, rejected = zip(*rows, strict=True)
+    return pa.table({"pair_id": names, "reward_chosen": pa.array(chosen, pa.float64()),
+                     "reward_rejected": pa.array(rejected, pa.float64())})  # fmt: skip
+
+
+def test_101_kappa_against_english_is_over_pairs_of_the_same_id() -> None:
+    english = rankings([("a", 1, 0), ("b", 0, 1), ("c", 1, 0), ("d", 0, 1), ("x", 1, 0)])
+    spanish = rankings([("b", 0, 1), ("a", 1, 0), ("d", 1, 0), ("c", None, 0), ("y", 1, 0)])
+    found = describe(spanish, english)
+    assert found["pairs_in_english"] == 3
+    assert found["kappa_english"] == pytest.approx(
+        kappa([(False, False), (True, True), (True, False)])
+    )
+    assert "kappa_english" not in describe(english, english)
+
+
+def test_101_a_benchmark_with_subsets_is_counted_by_category_and_language(
+    classifiers: dict[str, Path], tmp_path: Path
+) -> None:
+    subsets = ["hep-cpp", "math-prm", "donotanswer"]
+    for code in ("en", "es"):
+        rows = [
+            {"id": f"i{n}", "prompt": f"{code} {n}?", "source": subsets[n % 3],
+             "chosen": texts[n // 3 % 2], "rejected": texts[1 - n // 3 % 2]}
+            for n in range(1, 13)
+            for texts in [(f"Yes {n}.", "No " * n)]
+        ]  # fmt: skip
+        (tmp_path / f"bench-{code}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    outcome, out = ran(tmp_path, classifiers, pairs="bench-{language}.jsonl")
+    for one in outcome.stats["matrix"]:
+        table = read_slice(out, f"{one['language']}/{one['reward_model']}", "rankings")
+        assert set(table.column("subset").to_pylist()) == {"hep-cpp", "math-prm", "donotanswer"}
+        assert set(one["categories"]) == {"Reasoning", "Safety"}
+        assert 0 <= one["category_mean"] <= 1 and 0 <= one["calibration_error"] <= 1
+        assert ("kappa_english" in one) <= (one["language"] == "es")
+    assert any(one.get("pairs_in_english") == 12 for one in outcome.stats["matrix"])

@@ -23,14 +23,17 @@ Pools = Mapping[str, Sequence[tuple[Any, ...]]]
 STEPS = {"prompts": "prompts", "samples": "generate", "scores": "score"}
 
 
-def scope(languages: Sequence[str], stage: Stage) -> StageContext:
-    """A recipe with these languages and this stage."""
+def scope(languages: Sequence[str], stage: Stage, **more: Stage) -> StageContext:
+    """A recipe with these languages and this stage; `more` stand in the place of the usual ones."""
     models = {
         "policy": ModelRef(name="local/policy"),
+        "teacher": ModelRef(name="local/teacher"),
         "reward": ClassifierBackend(name="local/reward", kind="classifier"),
     }
     before = {"prompts": Prompts(source="p-{language}.jsonl"), "generate": Generate(),
-              "score": Score()}  # fmt: skip
+              "score": Score(), **more}  # fmt: skip
+    if isinstance(score := before["score"], Score):
+        models |= dict.fromkeys(score.rewards, models["reward"])
     return StageContext(tuple(languages), models, {**before, stage.name: stage})
 
 
@@ -77,9 +80,9 @@ def write(root: Path, pools: Mapping[str, Pools], asked: Mapping[str, Sequence[s
             write_slice(slice_directory(root / role, code), from_rows(rows, role))
 
 
-def job_of(root: Path, stage: Stage, languages: Sequence[str], seed: int = 0) -> Job:
+def job_of(root: Path, stage: Stage, languages: Sequence[str], seed: int = 0, **more: Stage) -> Job:
     """The job of a stage that pairs what was written."""
-    specs = tuple(stage.plan_slices(scope(languages, stage)))
+    specs = tuple(stage.plan_slices(scope(languages, stage, **more)))
     needs = {need for spec in specs for need in spec.needs if not isinstance(need, ExternalInput)}
     return Job(
         step=stage.name,

@@ -3,14 +3,16 @@ BACKENDS; keys, checks, stages, docs and cards follow from what the class declar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
-from factory.errors import nearest
+from factory.engines.openai import address
+from factory.errors import FactoryError, nearest
 from factory.rewards.backends.backend import Backend, OpenReward, RewardSettings
 from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.backends.generative import GenerativeBackend
 from factory.rewards.backends.implicit import ImplicitBackend
-from factory.stage.inputs import SliceSpec
+from factory.stage.inputs import ServedModel, SliceSpec
 from factory.stage.job import Job
 from factory.stage.models import ModelRef
 
@@ -36,5 +38,19 @@ def model_class(kind: Any) -> type[ModelRef]:
 def open_reward(job: Job, spec: SliceSpec, settings: RewardSettings) -> OpenReward:
     """Open the reward of a slice where its models lie. Raises FactoryError."""
     assert spec.reward is not None and isinstance(spec.reward.model, Backend)
-    paths = {role: job.places[need].path for role, need in spec.reward.by_role}
+    paths = {
+        role: job.places[need].path
+        for role, need in spec.reward.by_role
+        if not isinstance(need, ServedModel)
+    }
     return spec.reward.model.open(paths, settings)
+
+
+def missing_server(specs: Sequence[SliceSpec]) -> list[FactoryError]:
+    """Return what a reward that is served lacks on this machine: the address of its server."""
+    if any(isinstance(need, ServedModel) for spec in specs for need in spec.needs):
+        try:
+            address()
+        except FactoryError as error:
+            return [error]
+    return []

@@ -182,7 +182,7 @@ def test_its_name_is_its_identity_and_where_it_is_asked_is_not() -> None:
         (("stages.score.reward=asked",), "stages.score names the model 'asked'"),
         (("stages.dpo.base=asked",), "stages.dpo names the model 'asked'"),
         (("stages.translate.model=asked",), "stages.translate names the model 'asked'"),
-        (("models.asked={served: x, kind: generative}",), "told by its name alone"),
+        (("models.asked={served: x, kind: classifier}",), "told by its name alone"),
         (("models.asked={served: x, revision: v1}",), "told by its name alone"),
         (("models.asked={served: x, name: a/b}",), "one of name, step and served"),
         (("stages.judge.dtype=float32",), "dtype has no meaning for 'asked'"),

@@ -17,7 +17,7 @@ from factory.reports.benchmarks import benchmark_results
 from factory.reports.cards import card
 from factory.reports.results import tidy
 from factory.reports.win_rates import comparisons, judge_blind, win_rates
-from factory.rewards.transfer import cell
+from factory.rewards.rankings import cell
 from tests.support.builders import by_name, demo, done, imported, lock_of, manifest_of, walked
 from tools.golden import HERE
 from tools.golden import manifests as kept
