@@ -31,7 +31,7 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also import vLLM, which is slow.")] = False,
     install: Annotated[
         str | None,
-        typer.Option("--install", help="Install an extra environment: euroeval, euroeval-vllm."),
+        typer.Option("--install", help="Install an extra environment: euroeval, euroeval-18, each with -vllm."),
     ] = None,
     site: SiteName = None,
     job: JobToo = False,
