@@ -32,7 +32,8 @@ _V5_TOKENIZERS = frozenset({"TokenizersBackend", "PreTrainedTokenizer"})
 def write(source: Path, to: Path, dtype: str, translate: bool = True) -> None:
     """Put the model of `source` at `to` (made anew) for transformers 4, to be loaded in `dtype`:
     weights are linked, its configs translated, template, tokenizer and generation config as they
-    are. Without `translate`, for transformers 5: nothing but the dtype is changed. Raises InputError for what cannot be translated."""
+    are. Without `translate`, for transformers 5: nothing but the dtype is changed. Raises
+    InputError for what cannot be translated."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     translated = {**config, "dtype": dtype}
     if translate:

@@ -135,8 +135,11 @@ class OwnBenchmark(View):
     ) -> list[dict[str, Any]]:
         view = self.model_copy(update={"split": split})
         name = f"{self.source.partition('@')[0]} ({split})"
-        rows = view.converted_rows(source, language, self._row, dropped, name=name)
-        return list({_hash(row): row for row in rows}.values())
+        rows: dict[str, dict[str, Any]] = {}
+        for row in view.converted_rows(source, language, self._row, dropped, name=name):
+            if rows.setdefault(_hash(row), row) is not row:
+                dropped["repeated"] += 1
+        return list(rows.values())
 
     def _row(self, row: Mapping[str, Any], where: str) -> dict[str, Any] | str:
         """Return a row in EuroEval's form, or the reason to leave it out."""
@@ -192,7 +195,8 @@ def place(
     own: OwnBenchmark, source: Path, to: Path, language: str, version: Version
 ) -> dict[str, Any]:
     """Write its rows to the new directory `to`, with a README that names its splits. Returns what
-    inside/custom_datasets.py makes a benchmark of, and the counts of its rows. Raises InputError."""
+    inside/custom_datasets.py makes a benchmark of, with the counts of its rows. Raises InputError.
+    """
     by_split, dropped = own.rows(source, language)
     to.mkdir(parents=True)
     lines = ["---", "configs:", "- config_name: default", "  data_files:"]
