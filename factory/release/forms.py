@@ -87,11 +87,11 @@ def check_quantization(name: str) -> str:
         )
     import llama_cpp
 
-    known = [word.removeprefix(_FTYPE) for word in dir(llama_cpp) if word.startswith(_FTYPE)]
-    if name not in known:
+    types = [word.removeprefix(_FTYPE) for word in dir(llama_cpp) if word.startswith(_FTYPE)]
+    if name not in types:
         raise InputError(
-            f"llama.cpp has no quantization {name}{nearest(name, known)}",
-            f"take one of {', '.join(dict.fromkeys((*_PLAIN, *known)))}",
+            f"llama.cpp has no quantization {name}{nearest(name, types)}",
+            f"take one of {', '.join(dict.fromkeys((*_PLAIN, *types)))}",
         )
     return name
 
@@ -156,13 +156,8 @@ def _convert(model: Path, file: Path, quantization: str) -> None:
 
 def _write_modelfile(model: Path, out: Path, file: str, released: Released) -> str | None:
     """Write Modelfile, template and params; return why not."""
-    from transformers import GenerationConfig
-
     tokenizer = chat_template.load_tokenizer(str(model))
-    config = {}
-    if (model / "generation_config.json").exists():
-        config = GenerationConfig.from_pretrained(str(model))
-    ids = chat_template.stop_ids(tokenizer, config)
+    ids = chat_template.read_contract(model)["stop_ids"]
     stops = [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
     try:
         template = ollama_template(tokenizer)
@@ -210,14 +205,14 @@ def ollama_template(tokenizer: Any) -> str:
             start, end.removesuffix(user_start))  # fmt: skip
 
     def composed(*turns: tuple[str, str]) -> str:
-        said = dict(turns).get("system")
-        text = start if folded and said else "" if said else head
+        instruction = dict(turns).get("system")
+        text = start if folded and instruction else "" if instruction else head
         for number, (role, content) in enumerate(turns):
             if role == "system":
                 text += "" if folded else start + content + end
             elif role == "user":
-                text += user_start + (said + end if folded and said and number == 1 else "")
-                text += content + user_end
+                first = folded and instruction and number == 1
+                text += user_start + (f"{instruction}{end}" if first else "") + content + user_end
             else:
                 text += answer_start + content + answer_end
         return text + generation
@@ -277,7 +272,7 @@ def card(released: Released, relation: str, library: str) -> str:
     lineage = [f"- Base: `{released.base_name}`"]
     if released.adapter is not None:
         tag = f" at `{of.tag}`, content `{of.content()[:12]}`" if of else ""
-        lineage = [f"- Adapter: `{released.name}`{tag}", *lineage]
+        lineage = [f"- Adapter: `{released.pinned}`{tag}", *lineage]
     how = {
         "merge": "An adapter merged into its base: an ordinary checkpoint.",
         "quantized": "A GGUF file for llama.cpp and Ollama. With the Modelfile beside it: "

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from factory.artifacts.hashing import UNHASHED, content_digest, file_sha256
+from factory.artifacts.hashing import content_digest, file_sha256
 from factory.errors import InputError
 from factory.evaluation.euroeval import own as owns
 from factory.evaluation.euroeval.environment import INSIDE
@@ -86,7 +86,7 @@ def digest(source: Path) -> str:
     """The content of a dataset at rest: the same wherever it lies."""
     files = [path for path in source.rglob("*") if path.is_file()]
     named = [(path.relative_to(source).as_posix(), path) for path in files]
-    return content_digest((name, file_sha256(path)) for name, path in named if name not in UNHASHED)
+    return content_digest((name, file_sha256(path)) for name, path in named)
 
 
 def _names_splits(readme: str) -> bool:

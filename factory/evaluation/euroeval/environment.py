@@ -240,13 +240,13 @@ def _make(backend: Backend, version: Version, root: Path, tell: Callable[[str], 
             f"EuroEval needs {size} GB below {root.parent}", "free some, or set FACTORY_EUROEVAL"
         )
     with tempfile.TemporaryDirectory(prefix=".euroeval-", dir=root.parent) as aside:
-        uv = uv(Path(aside))
-        interpreter = _interpreter(uv)
+        tool = uv(Path(aside))
+        interpreter = _interpreter(tool)
         tell(f"EuroEval {version} with {interpreter}, at {root}: some minutes")
         shutil.rmtree(root, ignore_errors=True)  # half of one: scripts in it name its place
-        call([*uv, "venv", "--quiet", "--python", interpreter, str(root)])
+        call([*tool, "venv", "--quiet", "--python", interpreter, str(root)])
         binary = str(root / "bin" / "python")
-        call([*uv, "pip", "install", "--quiet", "--python", binary, "--compile-bytecode",
+        call([*tool, "pip", "install", "--quiet", "--python", binary, "--compile-bytecode",
                "-r", str(lock(backend, version))])  # fmt: skip
     tell("asking it for its benchmarks")
     python(backend, root, version)

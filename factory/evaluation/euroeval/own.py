@@ -65,35 +65,35 @@ class OwnBenchmark(View):
 
     def complaint(self, language: str, version: Version) -> str | None:
         """Return why EuroEval cannot measure it; None if it can."""
-        known = registry(version)
-        tasks = {one.task for one in known.values()} - set(_NOT_OFFERED)
-        if self.name in known:
+        theirs = registry(version)
+        tasks = {benchmark.task for benchmark in theirs.values()} - set(_NOT_OFFERED)
+        if self.name in theirs:
             return f"{self.name} is a benchmark of EuroEval's: give yours another name"
         if self.task not in tasks:
             return (
                 f"{self.name}: no task {self.task!r} for it{nearest(self.task, tasks)}; "
                 f"there is {', '.join(sorted(tasks))}"
             )
-        asked = self._prompt_languages(version)
-        if self.prompts is not None and self.prompts not in asked:
+        languages = self._prompt_languages(version)
+        if self.prompts is not None and self.prompts not in languages:
             return (
                 f"{self.name}: EuroEval {version} has no prompts for {self.task} in "
-                f"{self.prompts}, only {', '.join(sorted(asked))}"
+                f"{self.prompts}, only {', '.join(sorted(languages))}"
             )
         return None
 
     def _prompt_languages(self, version: Version) -> set[str]:
-        same = (one for one in registry(version).values() if one.task == self.task)
-        return {"en", *(code for one in same for code in one.languages)}
+        same = (b for b in registry(version).values() if b.task == self.task)
+        return {"en", *(code for b in same for code in b.languages)}
 
     def prompt_language(self, language: str, version: Version) -> str:
         """Return the language of its instructions."""
-        known = language if language in self._prompt_languages(version) else "en"
-        return self.prompts or known
+        has_own = language in self._prompt_languages(version)
+        return self.prompts or (language if has_own else "en")
 
     def benchmark(self, language: str, version: Version) -> Benchmark:
         """Return it as an entry of the registry, with the metrics of its task."""
-        twin = next(one for one in registry(version).values() if one.task == self.task)
+        twin = next(b for b in registry(version).values() if b.task == self.task)
         return Benchmark(self.name, self.task, (language,), self.source, twin.metrics, False, True)
 
     def meaning(self) -> dict[str, Any]:

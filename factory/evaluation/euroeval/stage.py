@@ -96,15 +96,15 @@ class Euroeval(Stage):
             for name in (entry for entry in entries if isinstance(entry, str)):
                 if name not in own and (why := suites.complaint(name, language, self.tool)):
                     raise ValueError(f"benchmarks.{language}: {why}")
-            for one in own.values():
-                if why := one.complaint(language, self.tool):
+            for benchmark in own.values():
+                if why := benchmark.complaint(language, self.tool):
                     raise ValueError(f"benchmarks.{language}: {why}")
-                if self.few_shot and one.splits and "train" not in one.splits:
-                    raise ValueError(f"{one.name}: few_shot draws examples from splits.train")
+                if self.few_shot and benchmark.splits and "train" not in benchmark.splits:
+                    raise ValueError(f"{benchmark.name}: few_shot draws examples from splits.train")
             names = self._named(language)
             if len(set(names)) < len(entries):
                 raise ValueError(f"benchmarks.{language} names one of them twice")
-            if absent := directory.unshipped(self.known(language)[name] for name in names):
+            if absent := directory.unshipped(self.registered(language)[name] for name in names):
                 raise ValueError(f"{language}: there is no metric script {absent[0]} here")
         for name in self.sources:
             if name not in suites.registry(self.tool):
@@ -118,20 +118,20 @@ class Euroeval(Stage):
     def own(self, language: str) -> dict[str, OwnBenchmark]:
         """Return the benchmarks of a language that are not EuroEval's, by name."""
         entries = self._by_language().get(language, ())
-        known = suites.registry(self.tool)
+        benchmarks = suites.registry(self.tool)
         own = {}
         for entry in entries:
             if isinstance(entry, OwnBenchmark):
                 own[entry.name] = entry
-            elif entry not in known and (prepared := ready(entry, language)):
+            elif entry not in benchmarks and (prepared := ready(entry, language)):
                 own[entry] = prepared
         return own
 
-    def known(self, language: str | None) -> dict[str, suites.Benchmark]:
+    def registered(self, language: str | None) -> dict[str, suites.Benchmark]:
         """Return all benchmarks that there are in a language, by name."""
         own = self.own(language or "").values()
-        made = {one.name: one.benchmark(language or "", self.tool) for one in own}
-        return suites.registry(self.tool) | made
+        entries = {b.name: b.benchmark(language or "", self.tool) for b in own}
+        return suites.registry(self.tool) | entries
 
     def suite(self, language: str) -> tuple[str, ...]:
         """Return the benchmarks of a language; none where there is no suite for it."""
@@ -141,15 +141,15 @@ class Euroeval(Stage):
     def left_out(self, language: str) -> dict[str, list[str]]:
         """Return the benchmarks of its suite that need metrics without a script here, each with
         those."""
-        known = self.known(language)
-        lacking = {name: directory.unshipped((known[name],)) for name in self._named(language)}
+        benchmarks = self.registered(language)
+        lacking = {name: directory.unshipped((benchmarks[name],)) for name in self._named(language)}
         return {name: scripts for name, scripts in lacking.items() if scripts}
 
     def _named(self, language: str) -> tuple[str, ...]:
         if isinstance(self.benchmarks, str):
             return suites.suite(language, self.benchmarks, self.tool)
         entries = self.benchmarks.get(language, ())
-        names = (one.name if isinstance(one, OwnBenchmark) else one for one in entries)
+        names = (e.name if isinstance(e, OwnBenchmark) else e for e in entries)
         return tuple(dict.fromkeys(names))
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
@@ -185,7 +185,7 @@ class Euroeval(Stage):
         return own if self.languages == "own" else tuple(dict.fromkeys(self.languages))
 
     def _source(self, name: str, language: str) -> ExternalInput:
-        source = self.sources.get(name, self.known(language)[name].source)
+        source = self.sources.get(name, self.registered(language)[name].source)
         pinned = source if "@" in source else f"{source}@main"
         return ExternalInput(name, pinned, "dataset", extent=True)
 
@@ -195,7 +195,7 @@ class Euroeval(Stage):
     def extent(self) -> dict[str, Any]:
         own = {}
         for language in self._by_language():
-            if meanings := [one.meaning() for one in self.own(language).values()]:
+            if meanings := [b.meaning() for b in self.own(language).values()]:
                 own[language] = meanings
         return super().extent() | ({"own": own} if own else {})
 
@@ -204,8 +204,8 @@ class Euroeval(Stage):
         return readiness.lacking(self.backend, self.how.environment, names, self.tool)
 
     def fixed_rows(self, spec: SliceSpec) -> int:
-        known = self.known(spec.language)
-        return sum(len(known[name].metrics) for name in _benchmarks(spec))
+        benchmarks = self.registered(spec.language)
+        return sum(len(benchmarks[name].metrics) for name in _benchmarks(spec))
 
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return 1 if rows else 0
@@ -270,7 +270,7 @@ class Euroeval(Stage):
             **({"own": own} if (own := self._own_stats(job, requested)) else {}),
             "corrected": [] if self.benchmarks != "paper" else _corrected(job),
             "scores": [{k: v for k, v in row.items() if k not in shown} for row in rows],
-            "deltas": deltas.deltas(rows, self.reference, self._all_known(job)),
+            "deltas": deltas.deltas(rows, self.reference, self._all_registered(job)),
             "missing": [
                 {"slice": name, "dataset": dataset, "why": why}
                 for (name, dataset), why in lost.items()
@@ -278,22 +278,22 @@ class Euroeval(Stage):
         }
         return Outcome(counts, determinism="distribution", stats=stats, spent=spent(totals))
 
-    def _all_known(self, job: Job) -> dict[str, suites.Benchmark]:
-        known: dict[str, suites.Benchmark] = {}
+    def _all_registered(self, job: Job) -> dict[str, suites.Benchmark]:
+        benchmarks: dict[str, suites.Benchmark] = {}
         for spec in job.slices:
-            known |= self.known(spec.language)
-        return known
+            benchmarks |= self.registered(spec.language)
+        return benchmarks
 
     def _own_stats(self, job: Job, requested: _RequestedRows) -> list[dict[str, Any]]:
         """Return what each benchmark of the recipe's own was made of."""
         described = {
-            (one["language"], one["name"]): one
+            (made_of["language"], made_of["name"]): made_of
             for spec in job.slices
-            for one in requested.evaluation(spec).described()
+            for made_of in requested.evaluation(spec).described()
         }
         return [
-            one | {"source": self.own(language)[name].source}
-            for (language, name), one in described.items()
+            made_of | {"source": self.own(language)[name].source}
+            for (language, name), made_of in described.items()
         ]
 
     def _left_out(self, job: Job) -> list[dict[str, Any]]:
@@ -352,10 +352,12 @@ class _RequestedRows:
         """Return the rows of a slice that were missing, once it has run."""
         spec = next(other for other in self._job.slices if other.name == name)
         run, rows = self.evaluation(spec), []
-        stored, known = run.stored_records(), self._stage.known(spec.language)
+        stored, benchmarks = run.stored_records(), self._stage.registered(spec.language)
         missing = {(row["dataset"], row["metric"]) for row in self.missing[name]}
         for dataset in run.datasets:
-            results = records.rows(stored.get(dataset), known[dataset], self._common(spec, dataset))
+            results = records.rows(
+                stored.get(dataset), benchmarks[dataset], self._common(spec, dataset)
+            )
             rows += [row for row in results if (dataset, row["metric"]) in missing]
         table = schemas.from_rows(rows, self._stage.kind)
         return shards.with_metadata(
@@ -364,12 +366,12 @@ class _RequestedRows:
 
     def _rows_of(self, spec: SliceSpec) -> list[dict[str, str]]:
         """Return the addresses of the rows that a slice is to have."""
-        known = self._stage.known(spec.language)
+        benchmarks = self._stage.registered(spec.language)
         return [
             {"dataset": name, "metric": metric, "status": "ok",
              "source_digest": self._digest(spec, name)}
             for name in _benchmarks(spec)
-            for metric in known[name].metrics
+            for metric in benchmarks[name].metrics
         ]  # fmt: skip
 
     def _not_there(self, name: str) -> list[dict[str, str]]:
