@@ -58,7 +58,7 @@ TEMPLATES = {
 def executed(template: str, messages: list[dict[str, str]]) -> str:
     """What Go's template engine makes of the few words that ours have."""
     system = next((m["content"] for m in messages if m["role"] == "system"), "")
-    head, loop, rest = template.partition("{{ range $i, $_ := .Messages }}")
+    head, _, rest = template.partition("{{ range $i, $_ := .Messages }}")
     if head:
         yes, no = (
             head.removeprefix("{{ if .System }}").removesuffix("{{ end }}").split("{{ else }}")
@@ -129,7 +129,7 @@ def test_what_is_not_installed_or_unknown_is_told(
     (forms.converter_place() / "convert_hf_to_gguf.py").touch()
     assert forms.check_quantization("q8_0") == "Q8_0"
     if importlib.util.find_spec("llama_cpp") is None:
-        with pytest.raises(StageError, match="made by llama.cpp, which is not installed"):
+        with pytest.raises(StageError, match="made by llama[.]cpp, which is not installed"):
             forms.check_quantization("Q4_K_M")
 
 

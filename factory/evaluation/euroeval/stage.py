@@ -40,8 +40,8 @@ class Euroeval(Stage):
     """Scores of every model in `of` (a name under models:, or a stage that trains adapters, whose
     checkpoints are named as for arena) on `benchmarks`: the paper's list, EuroEval's official
     suites, or names by language; or benchmarks of your own by language, as a map (name, task,
-    source, and how its rows are read: own.OwnBenchmark). multi-wiki-qa- and belebele- with the
-    language's code are ready ones where EuroEval has none. `version`: that of EuroEval.
+    source, and how its rows are read: OwnBenchmark). multi-wiki-qa- and belebele- with the
+    language's code are ready ones where EuroEval has none.
     `languages`: those that a model was trained in (`own`), all of
     the recipe, or a list. `sources`: a Hub dataset to read in the place of a benchmark's own, in
     the same form. `reference`: the model that the others are compared with. `incomplete: keep`
@@ -59,7 +59,7 @@ class Euroeval(Stage):
     benchmarks: Annotated[
         Literal["paper", "official"] | dict[str, tuple[str | OwnBenchmark, ...]], REFERENCE
     ] = "paper"
-    # of EuroEval; scores of two are never compared
+    # that of EuroEval; scores of two versions are never compared
     tool: Annotated[suites.Version, REFERENCE] = Field(suites.DEFAULT, alias="version")
     sources: Annotated[dict[str, str], REFERENCE] = Field(default_factory=dict)
     split: Literal["test", "val"] = "test"
