@@ -44,7 +44,8 @@ TEMPLATES = {
     "{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     # the system prompt in the user's turn, as Gemma and Mistral have it
-    "folded": "{% if messages[0]['role'] == 'system' %}{% set s = messages[0]['content'] + '\n\n' %}"
+    "folded": "{% if messages[0]['role'] == 'system' %}"
+    "{% set s = messages[0]['content'] + '\n\n' %}"
     "{% set messages = messages[1:] %}{% else %}{% set s = '' %}{% endif %}"
     "{% for m in messages %}[{{ m['role'] }}]{{ s if loop.first else '' }}{{ m['content'] }}[/]"
     "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
@@ -129,7 +130,7 @@ def test_what_is_not_installed_or_unknown_is_told(
     (forms.converter_place() / "convert_hf_to_gguf.py").touch()
     assert forms.check_quantization("q8_0") == "Q8_0"
     if importlib.util.find_spec("llama_cpp") is None:
-        with pytest.raises(StageError, match="made by llama[.]cpp, which is not installed"):
+        with pytest.raises(StageError, match="which is not installed"):
             forms.check_quantization("Q4_K_M")
 
 
@@ -177,7 +178,7 @@ def test_the_results_page_goes_to_a_static_space_under_the_names_there(
     )
     monkeypatch.setattr(
         HfApi, "create_commit",
-        lambda _, repo, adds, **more: sent.update({a.path_in_repo: a.path_or_fileobj for a in adds}),
+        lambda _, repo, adds, **more: sent.update((a.path_in_repo, a.path_or_fileobj) for a in adds),
     )  # fmt: skip
     made = imported().model_copy(update={"repo": "local/mine", "license": License(id="mit")})
     source = Source((made,), "Mine", None)
