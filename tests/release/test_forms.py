@@ -173,13 +173,12 @@ def test_the_results_page_goes_to_a_static_space_under_the_names_there(
     from factory.reports.page.source import Source
 
     sent: dict[str, Any] = {}
-    monkeypatch.setattr(
-        HfApi, "create_repo", lambda _, repo, **more: sent.update(repo=repo, **more)
-    )
-    monkeypatch.setattr(
-        HfApi, "create_commit",
-        lambda _, repo, adds, **more: sent.update((a.path_in_repo, a.path_or_fileobj) for a in adds),
-    )  # fmt: skip
+
+    def commit(_: Any, repo: str, adds: Any, **more: Any) -> None:
+        sent.update((add.path_in_repo, add.path_or_fileobj) for add in adds)
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, repo, **more: sent.update(more, repo=repo))
+    monkeypatch.setattr(HfApi, "create_commit", commit)
     made = imported().model_copy(update={"repo": "local/mine", "license": License(id="mit")})
     source = Source((made,), "Mine", None)
     there = space.SpaceHub("https://hub.example", None, {"local": "my-org"})
