@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -147,6 +148,8 @@ def _convert(model: Path, file: Path, quantization: str) -> None:
         return
     import llama_cpp
 
+    # two lines for each of hundreds of tensors, else
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype = getattr(llama_cpp, f"{_FTYPE}{quantization}")
     if llama_cpp.llama_model_quantize(str(first).encode(), str(file).encode(), options):
