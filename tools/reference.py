@@ -223,7 +223,8 @@ def table(model: type[BaseModel], prefix: str = "") -> list[str]:
         said = beside.get(name) or sentence(model, name) or PLAIN.get(name, "")
         mark = f"*{', '.join(marks)}*" if marks else ""
         meaning = ". ".join(part for part in (mark, said[:1].upper() + said[1:]) if part)
-        cells = [f"`{prefix}{name}`", typed(schemas[name]), default(info), meaning]
+        key = info.alias or name
+        cells = [f"`{prefix}{key}`", typed(schemas[key]), default(info), meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines if lines[2:] else []
 

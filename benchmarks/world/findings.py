@@ -38,7 +38,7 @@ RUNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "pairs of English alone": ("world", ("stages.dpo.each=[en]",)),
     "pairs over all languages": (
         "world",
-        ("stages.pair.pool=all_lang", "stages.dpo.each=all_lang"),
+        ("stages.pair.pool=all_lang", "stages.dpo.each=[all_lang]"),
     ),
     "n = 64: (max, mean - 2 sigma)": ("world", ("stages.generate.n=64", "stages.prompts.first=75")),
     "n = 64: (max, min)": ("world-min", ("stages.generate.n=64", "stages.prompts.first=75")),

@@ -55,12 +55,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hashed(path: str) -> bool:
+    """Return whether a file is content: neither about it nor evaluation results of it."""
+    return path not in UNHASHED and not path.startswith(".eval_results/")
+
+
 def content_digest(files: Iterable[tuple[str, str]]) -> str:
-    """Return the sha256 over sorted (path, content sha256) pairs, without `UNHASHED` files.
+    """Return the sha256 over sorted (path, content sha256) pairs of `hashed` files.
 
     The same content has the same digest on every hub, whatever its commits are called.
     """
-    lines = sorted(f"{path}\0{sha}\n" for path, sha in files if path not in UNHASHED)
+    lines = sorted(f"{path}\0{sha}\n" for path, sha in files if hashed(path))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -31,7 +31,10 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also import vLLM, which is slow.")] = False,
     install: Annotated[
         str | None,
-        typer.Option("--install", help="Install an extra environment: euroeval, euroeval-vllm."),
+        typer.Option(
+            "--install",
+            help="Install an extra environment: euroeval, euroeval-18, each with -vllm; gguf.",
+        ),
     ] = None,
     site: SiteName = None,
     job: JobToo = False,
@@ -90,6 +93,11 @@ def _site(site: str, job: bool) -> list[Check]:
 def _install(name: str) -> None:
     from factory.evaluation.euroeval import environment
 
+    if name == "gguf":
+        from factory.release import forms
+
+        typer.echo(f"llama.cpp's converter is at {forms.install_converter(typer.echo)}")
+        return
     typer.echo(f"EuroEval is at {environment.install(name, typer.echo)}")
 
 

@@ -48,16 +48,16 @@ def _options(
     return TransferOptions(names, renames, adopt, squash, private, dry_run, json_, quiet)
 
 
-def _with_options(command: Callable[[TransferOptions, str], None]) -> Callable[..., None]:
-    """Add the options of `_options` to a command that takes the other hub."""
-    _, hub = inspect.signature(command, eval_str=True).parameters.values()
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `_options` to a command that takes options of its own."""
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
     shared = inspect.signature(_options, eval_str=True).parameters.values()
 
     def run(**arguments: Any) -> None:
-        remote = arguments.pop(hub.name)
-        command(_options(**arguments), remote)
+        mine = {part.name: arguments.pop(part.name) for part in own}
+        command(_options(**arguments), **mine)
 
-    parameters = [part.replace(kind=part.KEYWORD_ONLY) for part in (hub, *shared)]
+    parameters = [part.replace(kind=part.KEYWORD_ONLY) for part in (*own, *shared)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {part.name: part.annotation for part in parameters}
     run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -69,6 +69,9 @@ def _with_options(command: Callable[[TransferOptions, str], None]) -> Callable[.
 def push(
     options: TransferOptions,
     to: Annotated[str, typer.Option("--to", help="The hub to push to.")] = PUBLIC,
+    space: Annotated[
+        bool, typer.Option("--space", help="Publish the results page as a static Space too.")
+    ] = False,
 ) -> None:
     """Push collections and repos of the local hub to another.
 
@@ -78,7 +81,21 @@ def push(
 
     if part := next((word for word in options.what if "@" in word), None):
         raise HubError(f"{part}: a push takes whole repos", "leave out the revision; see --squash")
+    if space and (len(options.what) != 1 or options.private):
+        raise HubError(
+            "--space shows the results of one collection, and is public",
+            "name one recipe or collection, without --private",
+        )
     across(to, remote_token(to), options, pulling=False)
+    if space and not options.dry:
+        from factory.cli.report import space as publish_page
+        from factory.hub.session import address
+        from factory.hub.sync.transfer import rename
+
+        repo = publish_page(
+            options.what[0], address(to), remote_token(to), rename(list(options.rename))
+        )
+        typer.echo(f"results page: {address(to)}/spaces/{repo}", err=options.as_json)
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,6 +72,15 @@ def report(
     )
 
 
+def space(name: str, remote: str, token: str | None, names: Mapping[str, str]) -> str:
+    """Publish the results page of a recipe or a collection of the local hub as a Space on another
+    hub, under the names that its repos have there. Returns the Space. Raises HubError."""
+    from factory.release import space as spaces
+
+    source, _ = _source(name, None)
+    return spaces.publish(source, spaces.SpaceHub(remote, token, names), _file_name(source.title))
+
+
 def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
     """Return the manifests that a name stands for, and the hub's address if one was named."""
     from factory.hub.session import address, session
@@ -90,8 +101,6 @@ def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
 def of_recipe(loaded: LoadedRecipe, hub: Hub, home: Home) -> Source:
     """Return the manifests that a plan of a recipe reuses; of a recipe that has changed since in
     all its steps, those that there are."""
-    from dataclasses import replace
-
     from factory.execution import resolve
     from factory.reports.page import source
 

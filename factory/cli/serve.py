@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
+from factory.artifacts.resources import home_path, prepare_home
 from factory.cli.app import app
 from factory.cli.run import HubUrl
 
@@ -23,8 +26,22 @@ Base = Annotated[
 
 @app.command()
 def merge(
-    adapter: Model,
-    to: Annotated[Path, typer.Option("--to", help="A directory that does not exist yet.")],
+    model: Model,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A directory that does not exist yet.")
+    ] = None,
+    repo: Annotated[
+        str | None,
+        typer.Option(
+            "--repo", metavar="ORG/NAME", help="Publish it in this repo, beside the adapter."
+        ),
+    ] = None,
+    gguf: Annotated[
+        str | None,
+        typer.Option(
+            "--gguf", metavar="TYPE", help="Write GGUF and a Modelfile: Q4_K_M, Q8_0, BF16, …"
+        ),
+    ] = None,
     base: Base = None,
     dtype: Annotated[
         str | None, typer.Option(help="bfloat16, float16 or float32, if not the base's own.")
@@ -33,23 +50,42 @@ def merge(
 ) -> None:
     """Merge an adapter into its base model.
 
-    The result is an ordinary checkpoint.
+    The result is an ordinary checkpoint, or with --gguf a file for llama.cpp and Ollama. It has a
+    card with licence and lineage. factory push brings a repo to another hub.
     """
     from factory.errors import InputError
     from factory.hub.session import session
 
     if dtype not in (None, "bfloat16", "float16", "float32"):
         raise InputError(f"no dtype {dtype!r}", "use bfloat16, float16 or float32")
-    with session(hub) as (_, the_hub):
+    if gguf and dtype:
+        raise InputError("--dtype is for checkpoints", "name the type of the file with --gguf")
+    if to is None and repo is None:
+        raise InputError("nothing says where to write it", "give --to DIR or --repo org/name")
+    if repo is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise InputError(f"{repo!r} is no name of a repo", "write org/name")
+    prepare_home(home_path())
+    with session(hub) as (_, the_hub), TemporaryDirectory(dir=home_path()) as aside:
         from factory.cli.console import console
         from factory.release import adapter as released_adapter
-        from factory.training import adapters
+        from factory.release import forms
 
-        released = released_adapter.find(adapter, the_hub, base)
-        if released.adapter is None:
-            raise InputError(f"{adapter} is a whole model already", "use it as it is")
-        adapters.merge(released.base, released.adapter, to, dtype, released.speech)
-        console.print(f"{adapter} merged into {released.base_name}: {to}")
+        released = released_adapter.find(model, the_hub, base)
+        target = to or Path(aside) / "form"
+        if gguf:
+            why = forms.gguf(released, target, gguf)
+            done = f"{model} as {gguf.upper()}"
+            if why:
+                console.print(f"there is no Modelfile: {why}")
+        else:
+            forms.merge(released, target, dtype)
+            done = f"{model} merged into {released.base_name}"
+        if repo is not None:
+            name = model.partition("@")[0].partition(":")[0]
+            commit = the_hub.release(target, repo, None if Path(name).is_dir() else name)
+            console.print(f"{done}: {repo} at {commit[:12]}; to another hub: factory push {repo}")
+        if to is not None:
+            console.print(f"{done}: {to}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

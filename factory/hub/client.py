@@ -224,6 +224,31 @@ class Hub:
                 return self.publish(directory, manifest, repo, kind, private)
             return PublishedRef(repo, tag, commit)
 
+    def release(self, directory: Path, repo: str, adapter: str | None) -> str:
+        """Publish a model without a manifest in one commit, as private as the repo `adapter`, and
+        put it into the collections of that. Return the commit. Raises HubError."""
+        with self.explained(repo):
+            private = bool(adapter and self._api.repo_info(adapter).private)
+            self._api.create_repo(repo, private=private, exist_ok=True)
+            commit = self._api.upload_folder(
+                repo_id=repo,
+                folder_path=directory,
+                delete_patterns="*",
+                commit_message="a form of a released model",
+            ).oid
+            for shelf in self._api.list_collections(item=f"models/{adapter}") if adapter else ():
+                slug = untrusted.slug(shelf.slug)
+                self._api.add_collection_item(slug, repo, "model", exists_ok=True)
+            return str(commit)
+
+    def publish_space(self, repo: str, files: Mapping[str, str]) -> str:
+        """Publish the files of a static Space in one commit. Return its name. Raises HubError."""
+        with self.explained(repo):
+            self._api.create_repo(repo, repo_type="space", space_sdk="static", exist_ok=True)
+            adds = [CommitOperationAdd(path, text.encode()) for path, text in files.items()]
+            self._api.create_commit(repo, adds, commit_message="results", repo_type="space")
+            return repo
+
     def read(self, name: str, kind: str, revision: str, path: str) -> bytes | None:
         """Return one file of a repo at a revision; None when it does not exist. Raises HubError."""
         with self.explained(name):
@@ -250,19 +275,29 @@ class Hub:
                         repos[untrusted.repo(item.item_id), item.item_type] = None
         return [sibling for sibling in repos if sibling != (repo, kind)]
 
-    def refresh_card(self, repo: str, kind: str, card: str) -> str | None:
-        """Commit a new card to main, the one commit that may follow a publish. Data and tags do not
-        change. Return the commit; None when main has that card already. Raises HubError."""
-        new = card.encode()
+    def refresh_card(
+        self, repo: str, kind: str, card: str, results: Mapping[str, str | None] | None = None
+    ) -> str | None:
+        """Commit a new card to main, the one commit that may follow a publish, with files of
+        evaluation `results` by path (None: there is none any more). Data and tags do not change.
+        Return the commit; None when main has all of it already. Raises HubError."""
+        files = {"README.md": card, **(results or {})}
 
         def attempt() -> str:
             head = commit_of(self._api.repo_info(repo, repo_type=kind))
-            if self.read(repo, kind, head, "README.md") == new:
+            operations: list[CommitOperationAdd | CommitOperationDelete] = []
+            for path, text in files.items():
+                now = self.read(repo, kind, head, path)
+                if text is None and now is not None:
+                    operations.append(CommitOperationDelete(path))
+                elif text is not None and text.encode() != now:
+                    operations.append(CommitOperationAdd(path, text.encode()))
+            if not operations:
                 return ""
             return str(
                 self._api.create_commit(
                     repo,
-                    operations=[CommitOperationAdd("README.md", new)],
+                    operations=operations,
                     commit_message="card: refreshed",
                     repo_type=kind,
                     parent_commit=head,

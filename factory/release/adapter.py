@@ -41,6 +41,7 @@ class Released:
     adapter: Path | None
     speech: Path
     manifest: Manifest | None
+    pinned: str = ""  # the name, with the commit where it is of a hub
 
     @property
     def dtype(self) -> str:
@@ -67,11 +68,12 @@ def find(name: str, hub: Hub, base: str | None = None) -> Released:
         below, below_name = _base(name, adapter, manifest, hub, base)
         # a re-saved tokenizer goes with the adapter: others add words or another template to it
         own = (place / "tokenizer_config.json").is_file()
-        released = Released(name, below, below_name, adapter, place if own else below, manifest)
+        speech = place if own else below
+        released = Released(name, below, below_name, adapter, speech, manifest, called)
     else:
         if base is not None:
             raise InputError(f"{name} is a whole model and has no base", "leave out --base")
-        released = Released(name, place, called, None, place, manifest)
+        released = Released(name, place, called, None, place, manifest, called)
     _check_answers(released)
     _check_template(released)
     return released

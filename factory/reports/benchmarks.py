@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from factory.artifacts.manifest import Manifest
 from factory.reports import values
 
@@ -237,10 +239,33 @@ def index_entry(row: BenchmarkResult) -> dict[str, Any]:
         },
         "metrics": [metric],
     }
-    if not row.repo.startswith("local/"):  # which no public hub has
-        url = f"https://huggingface.co/datasets/{row.repo}/tree/{row.tag}"
-        entry["source"] = {"name": "EuroEval", "url": url}
+    if origin := _origin(row):
+        entry["source"] = origin
     return entry
+
+
+def eval_results(rows: Iterable[BenchmarkResult]) -> str | None:
+    """Return results as a file of the Hub's `.eval_results/`, None where there are none. Those
+    whose data is no dataset of a hub are left out: the form wants its name."""
+    entries = [
+        {
+            "dataset": {"id": row.score.source.partition("@")[0], "task_id": row.score.dataset},
+            "value": _round(row.score.value),
+            **({"source": origin} if (origin := _origin(row)) else {}),
+            "notes": f"{row.score.metric}, {row.score.language}, {row.contest[2]}",
+        }
+        for row in rows
+        if row.score.source.count("/") == 1
+    ]
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True) if entries else None
+
+
+def _origin(row: BenchmarkResult) -> dict[str, str]:
+    """Return where the records of a result lie; nothing for a repo that no public hub has."""
+    if row.repo.startswith("local/"):
+        return {}
+    url = f"https://huggingface.co/datasets/{row.repo}/tree/{row.tag}"
+    return {"name": "EuroEval", "url": url}
 
 
 def _missing(manifest: Manifest) -> list[str]:

@@ -1,4 +1,4 @@
-"""A model directory as the older transformers of EuroEval reads it.
+"""A model directory as the older transformers of EuroEval 17 reads it.
 
 Read by transformers 4, what version 5 wrote gives a wrong model without a word: `rope_parameters`
 is passed over, so a base of 100,000 becomes 10,000. Here it is translated, or refused.
@@ -29,12 +29,15 @@ _TEXT = (".json", ".jinja", ".txt")
 _V5_TOKENIZERS = frozenset({"TokenizersBackend", "PreTrainedTokenizer"})
 
 
-def write(source: Path, to: Path, dtype: str) -> None:
+def write(source: Path, to: Path, dtype: str, translate: bool = True) -> None:
     """Put the model of `source` at `to` (made anew) for transformers 4, to be loaded in `dtype`:
     weights are linked, its configs translated, template, tokenizer and generation config as they
-    are. Raises InputError for what cannot be translated."""
+    are. Without `translate`, for transformers 5: nothing but the dtype is changed. Raises
+    InputError for what cannot be translated."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    translated = {**older(config, source.name), "torch_dtype": dtype}
+    translated = {**config, "dtype": dtype}
+    if translate:
+        translated = {**older(config, source.name), "torch_dtype": dtype}
     to.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.name.endswith(_WEIGHTS):
@@ -43,7 +46,7 @@ def write(source: Path, to: Path, dtype: str) -> None:
             (to / path.name).write_bytes(path.read_bytes())
     (to / "config.json").write_text(json.dumps(translated, indent=2), encoding="utf-8")
     tokenizer = to / "tokenizer_config.json"
-    if tokenizer.exists():
+    if translate and tokenizer.exists():
         tokenizer_config = json.loads(tokenizer.read_text(encoding="utf-8"))
         tokenizer.write_text(
             json.dumps(older_tokenizer(tokenizer_config), indent=2), encoding="utf-8"

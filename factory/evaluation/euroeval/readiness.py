@@ -12,19 +12,23 @@ from factory.artifacts.resources import install_command
 from factory.errors import FactoryError, InputError, StageError
 from factory.evaluation.euroeval import environment
 from factory.evaluation.euroeval.environment import Backend
-from factory.evaluation.euroeval.suites import registry
+from factory.evaluation.euroeval.suites import Version, registry
 
 # Variables that say where these things are: where another machine sets one, this one cannot tell.
 SAID_BY = ("FACTORY_EUROEVAL", "NLTK_DATA", "OPENAI_BASE_URL")
 _COUNTS_SENTENCES = "instruction-following"  # the task whose metric reads NLTK's punkt_tab
 
 
-def lacking(backend: Backend, place: str | None, benchmarks: Iterable[str]) -> list[FactoryError]:
+def lacking(
+    backend: Backend, place: str | None, benchmarks: Iterable[str], version: Version
+) -> list[FactoryError]:
     """Return what these benchmarks lack: EuroEval's environment (`place`, where a recipe names
     one), the data of NLTK in it, a server or what starts one. GPUs are not looked at: where
     a line is handed in there may be others than where it runs."""
     looks: list[Callable[[], None]] = [
-        lambda: refuse_without_punkt(python(backend, place), backend, place, benchmarks)
+        lambda: refuse_without_punkt(
+            python(backend, place, version), backend, place, benchmarks, version
+        )
     ]
     if backend == "openai":
         looks.append(refuse_without_server)
@@ -37,23 +41,29 @@ def lacking(backend: Backend, place: str | None, benchmarks: Iterable[str]) -> l
     return errors
 
 
-def python(backend: Backend, place: str | None) -> Path:
+def python(backend: Backend, place: str | None, version: Version) -> Path:
     """Return the Python of EuroEval's environment. Raises StageError."""
-    return environment.python(backend, Path(place).expanduser() if place else None)
+    return environment.python(backend, Path(place).expanduser() if place else None, version)
 
 
 def refuse_without_punkt(
-    binary: Path, backend: Backend, place: str | None, benchmarks: Iterable[str]
+    binary: Path,
+    backend: Backend,
+    place: str | None,
+    benchmarks: Iterable[str],
+    version: Version,
 ) -> None:
     """Raise InputError where one of the benchmarks counts sentences and the Python cannot."""
-    needing = [name for name in benchmarks if registry()[name].task == _COUNTS_SENTENCES]
+    known = registry(version)
+    tasks = {name: known[name].task for name in benchmarks if name in known}
+    needing = [name for name, task in tasks.items() if task == _COUNTS_SENTENCES]
     why = environment.without_punkt(binary) if needing else None
     if why is None:
         return
     data = binary.parents[1] / "nltk_data"
-    fix = (
-        f"{binary} -m nltk.downloader -d {data} punkt_tab" if place else environment.remedy(backend)
-    )
+    fix = environment.remedy(backend, version)
+    if place:
+        fix = f"{binary} -m nltk.downloader -d {data} punkt_tab"
     raise InputError(
         f"{needing[0]} counts sentences with NLTK: {why}",
         f"where there is a network: {fix}; or leave that benchmark out",

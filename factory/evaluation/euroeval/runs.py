@@ -59,8 +59,9 @@ class EuroevalRuns:
         _refuse_idle_adapters(pending)
         backend, place = self._settings.backend, self._how.environment
         names = (name for run in pending for name in run.todo())
-        python = readiness.python(backend, place)
-        readiness.refuse_without_punkt(python, backend, place, names)
+        version = self._settings.version
+        python = readiness.python(backend, place, version)
+        readiness.refuse_without_punkt(python, backend, place, names, version)
         self._tell(evaluations)
         together: dict[str, list[Evaluation]] = {}
         for run in pending:  # a server has one model; without one, all may run at once

@@ -18,6 +18,7 @@ from factory.config import EXTENT, REFERENCE
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation.euroeval import deltas, directory, evaluation, readiness, records, suites
 from factory.evaluation.euroeval.evaluation import Evaluation, Model, Settings
+from factory.evaluation.euroeval.own import OwnBenchmark, ready
 from factory.evaluation.euroeval.runs import EuroevalRuns, RunKnobs
 from factory.evaluation.models import Choice, Languages, contestants
 from factory.stage.inputs import ExternalInput, SliceSpec, model_of
@@ -37,11 +38,14 @@ class EuroevalHow(How, RunKnobs):
 class Euroeval(Stage):
     """Scores of every model in `of` (a name under models:, or a stage that trains adapters, whose
     checkpoints are named as for arena) on `benchmarks`: the paper's list, EuroEval's official
-    suites, or names by language. `languages`: those that a model was trained in (`own`), all of the
-    recipe, or a list; or one of these for each name of `of`. `sources`: a Hub dataset to read in
-    the place of a benchmark's own, in the same form. `reference`: the model that the others are
-    compared with. `incomplete: keep` keeps a benchmark that left no record, as a row without a
-    value; else the stage fails, and goes on where it was when run again."""
+    suites, or names by language; or benchmarks of your own by language, as a map (name, task,
+    source, and how its rows are read: OwnBenchmark). multi-wiki-qa- and belebele- with the
+    language's code are ready ones where EuroEval has none. `languages`: those that a model was
+    trained in (`own`), all of the recipe, or a list; or one of these for each name of `of`.
+    `sources`: a Hub dataset to read in the place of a benchmark's own, in the same form.
+    `reference`: the model that the others are compared with. `incomplete: keep` keeps a benchmark
+    that left no record, as a row without a value; else the stage fails, and goes on where it was
+    when run again."""
 
     name: ClassVar[str] = "euroeval"
     kind: ClassVar[str] = "results"
@@ -51,9 +55,11 @@ class Euroeval(Stage):
     of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("policy", "dpo")
     reference: Annotated[str, REFERENCE] = "policy"
     languages: Annotated[Languages | dict[str, Languages], REFERENCE] = "own"
-    benchmarks: Annotated[Literal["paper", "official"] | dict[str, tuple[str, ...]], REFERENCE] = (
-        "paper"
-    )
+    benchmarks: Annotated[
+        Literal["paper", "official"] | dict[str, tuple[str | OwnBenchmark, ...]], REFERENCE
+    ] = "paper"
+    # that of EuroEval; scores of two versions are never compared
+    tool: Annotated[suites.Version, REFERENCE] = Field(suites.DEFAULT, alias="version")
     sources: Annotated[dict[str, str], REFERENCE] = Field(default_factory=dict)
     split: Literal["test", "val"] = "test"
     iterations: int = Field(10, ge=1)
@@ -71,41 +77,76 @@ class Euroeval(Stage):
                 raise ValueError(f"languages names {name!r}, which of does not")
         return self
 
-    @field_validator("benchmarks")
-    @classmethod
-    def _known_benchmarks(cls, value: Any) -> Any:
-        for language, names in {} if isinstance(value, str) else value.items():
-            for name in names:
-                if message := suites.complaint(name, language):
-                    raise ValueError(message)
-            if absent := directory.unshipped(names):
-                raise ValueError(f"{language}: there is no metric script {absent[0]} here")
-        return value
-
     @field_validator("sources")
     @classmethod
-    def _known_sources(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, source in value.items():
-            if name not in suites.registry():
-                raise ValueError(suites.complaint(name, ""))
+    def _source_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for source in value.values():
             if source.partition("@")[0].count("/") != 1:
                 raise ValueError(f"{source!r} is not of the form org/name[@revision]")
         return value
 
+    @model_validator(mode="after")
+    def _known_benchmarks(self) -> Euroeval:
+        for language, entries in self._by_language().items():
+            own = self.own(language)
+            for name in (entry for entry in entries if isinstance(entry, str)):
+                if name not in own and (why := suites.complaint(name, language, self.tool)):
+                    raise ValueError(f"benchmarks.{language}: {why}")
+            for benchmark in own.values():
+                if why := benchmark.complaint(language, self.tool):
+                    raise ValueError(f"benchmarks.{language}: {why}")
+                if self.few_shot and benchmark.splits and "train" not in benchmark.splits:
+                    raise ValueError(f"{benchmark.name}: few_shot draws examples from splits.train")
+            names = self._named(language)
+            if len(set(names)) < len(entries):
+                raise ValueError(f"benchmarks.{language} names one of them twice")
+            if absent := directory.unshipped(self.registered(language)[name] for name in names):
+                raise ValueError(f"{language}: there is no metric script {absent[0]} here")
+        for name in self.sources:
+            if name not in suites.registry(self.tool):
+                raise ValueError(f"sources: {suites.complaint(name, '', self.tool)}")
+        return self
+
+    def _by_language(self) -> Mapping[str, tuple[str | OwnBenchmark, ...]]:
+        """Return the benchmarks that are named by language."""
+        return {} if isinstance(self.benchmarks, str) else self.benchmarks
+
+    def own(self, language: str) -> dict[str, OwnBenchmark]:
+        """Return the benchmarks of a language that are not EuroEval's, by name."""
+        entries = self._by_language().get(language, ())
+        benchmarks = suites.registry(self.tool)
+        own = {}
+        for entry in entries:
+            if isinstance(entry, OwnBenchmark):
+                own[entry.name] = entry
+            elif entry not in benchmarks and (prepared := ready(entry, language)):
+                own[entry] = prepared
+        return own
+
+    def registered(self, language: str | None) -> dict[str, suites.Benchmark]:
+        """Return all benchmarks that there are in a language, by name."""
+        own = self.own(language or "").values()
+        entries = {b.name: b.benchmark(language or "", self.tool) for b in own}
+        return suites.registry(self.tool) | entries
+
     def suite(self, language: str) -> tuple[str, ...]:
         """Return the benchmarks of a language; none where there is no suite for it."""
-        return tuple(n for n in self._named(language) if not directory.unshipped((n,)))
+        left_out = self.left_out(language)
+        return tuple(name for name in self._named(language) if name not in left_out)
 
     def left_out(self, language: str) -> dict[str, list[str]]:
         """Return the benchmarks of its suite that need metrics without a script here, each with
         those."""
-        lacking = {name: directory.unshipped((name,)) for name in self._named(language)}
+        benchmarks = self.registered(language)
+        lacking = {name: directory.unshipped((benchmarks[name],)) for name in self._named(language)}
         return {name: scripts for name, scripts in lacking.items() if scripts}
 
     def _named(self, language: str) -> tuple[str, ...]:
         if isinstance(self.benchmarks, str):
-            return suites.suite(language, self.benchmarks)
-        return tuple(dict.fromkeys(self.benchmarks.get(language, ())))
+            return suites.suite(language, self.benchmarks, self.tool)
+        entries = self.benchmarks.get(language, ())
+        names = (e.name if isinstance(e, OwnBenchmark) else e for e in entries)
+        return tuple(dict.fromkeys(names))
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         specs, without = [], []
@@ -120,7 +161,7 @@ class Euroeval(Stage):
                 if not names:
                     without.append(language)
                     continue
-                data = tuple(self._source(name) for name in names)
+                data = tuple(self._source(name, language) for name in names)
                 specs.append(
                     SliceSpec(
                         self.name,
@@ -133,7 +174,8 @@ class Euroeval(Stage):
         if not specs:
             raise RecipeError(
                 f"stages.euroeval: there are no benchmarks for {', '.join(absent)}",
-                "EuroEval has no suite in gl, ga, cy and mt: name other languages, or leave it out",
+                "EuroEval has no suite there: name other languages, or benchmarks of your own as "
+                "benchmarks: {CODE: [multi-wiki-qa-CODE]}",
             )
         first = specs[0]
         return [SliceSpec(first.step, first.name, first.language, first.needs, absent), *specs[1:]]
@@ -144,20 +186,28 @@ class Euroeval(Stage):
             self.languages.get(name, "own") if isinstance(self.languages, dict) else self.languages
         )
 
-    def _source(self, name: str) -> ExternalInput:
-        source = self.sources.get(name, suites.registry()[name].source)
+    def _source(self, name: str, language: str) -> ExternalInput:
+        source = self.sources.get(name, self.registered(language)[name].source)
         pinned = source if "@" in source else f"{source}@main"
         return ExternalInput(name, pinned, "dataset", extent=True)
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
-        return super().identity_fields(spec) | {"tool_version": suites.version()}
+        return super().identity_fields(spec) | {"tool_version": self.tool}
+
+    def extent(self) -> dict[str, Any]:
+        own = {}
+        for language in self._by_language():
+            if meanings := [b.meaning() for b in self.own(language).values()]:
+                own[language] = meanings
+        return super().extent() | ({"own": own} if own else {})
 
     def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
         names = list(dict.fromkeys(name for spec in specs for name in _benchmarks(spec)))
-        return readiness.lacking(self.backend, self.how.environment, names)
+        return readiness.lacking(self.backend, self.how.environment, names, self.tool)
 
     def fixed_rows(self, spec: SliceSpec) -> int:
-        return sum(len(suites.registry()[name].metrics) for name in _benchmarks(spec))
+        benchmarks = self.registered(spec.language)
+        return sum(len(benchmarks[name].metrics) for name in _benchmarks(spec))
 
     def n_shards(self, rows: int, spec: SliceSpec) -> int:
         return 1 if rows else 0
@@ -192,8 +242,9 @@ class Euroeval(Stage):
     def settings(self) -> Settings:
         """Return the settings that change a score."""
         return Settings(
-            self.split, self.iterations, self.few_shot, self.backend, self.dtype, self.max_context
-        )
+            self.split, self.iterations, self.few_shot, self.backend, self.dtype, self.max_context,
+            self.tool,
+        )  # fmt: skip
 
     def _outcome(
         self,
@@ -211,22 +262,41 @@ class Euroeval(Stage):
         shown = ("values", "source_digest", "primary")
         stats = {
             "reference": self.reference,
-            "tool_version": suites.version(),
+            "tool_version": self.tool,
             "backend": self.backend,
             "split": self.split,
             "iterations": self.iterations,
             "few_shot": self.few_shot,
             "without_suite": list(dict.fromkeys(n for s in job.slices for n in s.notes)),
             "left_out": self._left_out(job),
+            **({"own": own} if (own := self._own_stats(job, requested)) else {}),
             "corrected": [] if self.benchmarks != "paper" else _corrected(job),
             "scores": [{k: v for k, v in row.items() if k not in shown} for row in rows],
-            "deltas": deltas.deltas(rows, self.reference, suites.registry()),
+            "deltas": deltas.deltas(rows, self.reference, self._all_registered(job)),
             "missing": [
                 {"slice": name, "dataset": dataset, "why": why}
                 for (name, dataset), why in lost.items()
             ],
         }
         return Outcome(counts, determinism="distribution", stats=stats, spent=spent(totals))
+
+    def _all_registered(self, job: Job) -> dict[str, suites.Benchmark]:
+        benchmarks: dict[str, suites.Benchmark] = {}
+        for spec in job.slices:
+            benchmarks |= self.registered(spec.language)
+        return benchmarks
+
+    def _own_stats(self, job: Job, requested: _RequestedRows) -> list[dict[str, Any]]:
+        """Return what each benchmark of the recipe's own was made of."""
+        described = {
+            (made_of["language"], made_of["name"]): made_of
+            for spec in job.slices
+            for made_of in requested.evaluation(spec).described()
+        }
+        return [
+            made_of | {"source": self.own(language)[name].source}
+            for (language, name), made_of in described.items()
+        ]
 
     def _left_out(self, job: Job) -> list[dict[str, Any]]:
         languages = dict.fromkeys(spec.language for spec in job.slices if spec.language)
@@ -277,32 +347,33 @@ class _RequestedRows:
             },
             settings=self._stage.settings(),
             paths=(str(self._job.work), str(Path.home())),
+            own=self._stage.own(spec.language),
         )
 
     def table(self, name: str) -> pa.Table:
         """Return the rows of a slice that were missing, once it has run."""
         spec = next(other for other in self._job.slices if other.name == name)
         run, rows = self.evaluation(spec), []
-        stored = run.stored_records()
+        stored, benchmarks = run.stored_records(), self._stage.registered(spec.language)
         missing = {(row["dataset"], row["metric"]) for row in self.missing[name]}
         for dataset in run.datasets:
             results = records.rows(
-                stored.get(dataset), suites.registry()[dataset], self._common(spec, dataset)
+                stored.get(dataset), benchmarks[dataset], self._common(spec, dataset)
             )
             rows += [row for row in results if (dataset, row["metric"]) in missing]
         table = schemas.from_rows(rows, self._stage.kind)
         return shards.with_metadata(
-            table, engine=f"euroeval {suites.version()}, {self._stage.backend}"
+            table, engine=f"euroeval {self._stage.tool}, {self._stage.backend}"
         )
 
     def _rows_of(self, spec: SliceSpec) -> list[dict[str, str]]:
         """Return the addresses of the rows that a slice is to have."""
+        benchmarks = self._stage.registered(spec.language)
         return [
-            {"dataset": need.role, "metric": metric, "status": "ok",
-             "source_digest": self._digest(self._job.places[need].path)}
-            for need in spec.needs
-            if isinstance(need, ExternalInput) and need.role not in _NOT_A_BENCHMARK
-            for metric in suites.registry()[need.role].metrics
+            {"dataset": name, "metric": metric, "status": "ok",
+             "source_digest": self._digest(spec, name)}
+            for name in _benchmarks(spec)
+            for metric in benchmarks[name].metrics
         ]  # fmt: skip
 
     def _not_there(self, name: str) -> list[dict[str, str]]:
@@ -312,10 +383,13 @@ class _RequestedRows:
         numbers = self._job.missing(name, self._stage.kind, requested)
         return [self.rows[name][number] for number in numbers]
 
-    def _digest(self, path: Path) -> str:
+    def _digest(self, spec: SliceSpec, name: str) -> str:
+        """Return the digest of a benchmark's rows."""
+        path = self._job.place(spec, name).path
         if path not in self._digests:
             self._digests[path] = directory.digest(path)
-        return self._digests[path]
+        own = self._stage.own(spec.language or "").get(name)
+        return own.digest(self._digests[path]) if own else self._digests[path]
 
     def _common(self, spec: SliceSpec, dataset: str) -> dict[str, Any]:
         """Return the columns that all rows of one benchmark of a slice share."""
@@ -329,7 +403,7 @@ class _RequestedRows:
             "split": stage.split,
             "few_shot": stage.few_shot,
             "backend": stage.backend,
-            "tool_version": suites.version(),
+            "tool_version": stage.tool,
             "source": place.name or place.path.name,
-            "source_digest": self._digest(place.path),
+            "source_digest": self._digest(spec, dataset),
         }

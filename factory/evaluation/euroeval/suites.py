@@ -1,5 +1,6 @@
-"""Benchmarks that EuroEval has for a language. Pure: read from registry.json, which is what the
-pinned version says of itself (inside/list_benchmarks.py)."""
+"""Benchmarks that EuroEval has for a language, by version. Pure: read from registry.json for the
+default version, from registry-<version>.json for another: what each version says of itself
+(inside/list_benchmarks.py)."""
 
 from __future__ import annotations
 
@@ -13,6 +14,9 @@ from typing import Any, Literal
 from factory.errors import nearest
 
 Choice = Literal["paper", "official"]
+Version = Literal["17.0.0", "18.0.0"]
+DEFAULT: Version = "17.0.0"
+VERSIONS: tuple[Version, ...] = (DEFAULT, "18.0.0")
 
 # What CroCo evaluates on (its script 5_run_euroeval.sh), with two entries corrected.
 PAPER: dict[str, tuple[str, ...]] = {
@@ -69,41 +73,30 @@ def parsed(listing: Mapping[str, Any]) -> dict[str, Benchmark]:
 
 
 @cache
-def _listing() -> Any:
-    text = (
-        resources.files("factory.evaluation.euroeval").joinpath("registry.json").read_text("utf-8")
-    )
-    return json.loads(text)
+def registry(version: Version = DEFAULT) -> dict[str, Benchmark]:
+    """Return every benchmark of a version by name."""
+    name = "registry.json" if version == DEFAULT else f"registry-{version}.json"
+    text = resources.files("factory.evaluation.euroeval").joinpath(name).read_text("utf-8")
+    return parsed(json.loads(text))
 
 
-def version() -> str:
-    """Return the version of EuroEval that the registry is of."""
-    return str(_listing()["version"])
-
-
-@cache
-def registry() -> dict[str, Benchmark]:
-    """Return every benchmark by name."""
-    return parsed(_listing())
-
-
-def suite(language: str, choice: Choice) -> tuple[str, ...]:
+def suite(language: str, choice: Choice, version: Version = DEFAULT) -> tuple[str, ...]:
     """Return the benchmarks of a language; none where EuroEval has no suite (gl ga cy mt and
     others). The paper's list where it has none for the language is the official suite."""
     official = tuple(
         name
-        for name, benchmark in registry().items()
+        for name, benchmark in registry(version).items()
         if benchmark.official and language in benchmark.languages
     )
     return PAPER.get(language, official) if choice == "paper" else official
 
 
-def complaint(name: str, language: str) -> str | None:
+def complaint(name: str, language: str, version: Version = DEFAULT) -> str | None:
     """Return why a benchmark cannot be had in a language, with the nearest name that can; None if
     it can."""
-    benchmarks = registry()
+    benchmarks = registry(version)
     if name not in benchmarks:
-        return f"EuroEval {version()} has no benchmark {name!r}{nearest(name, benchmarks)}"
+        return f"EuroEval {version} has no benchmark {name!r}{nearest(name, benchmarks)}"
     if language not in benchmarks[name].languages:
         stem = name.rpartition("-")[0]
         twin = f"{stem}-{language}"
@@ -112,7 +105,7 @@ def complaint(name: str, language: str) -> str | None:
     return None
 
 
-def scripts(names: Iterable[str]) -> list[str]:
+def scripts(benchmarks: Iterable[Benchmark]) -> list[str]:
     """Return the metric scripts that these benchmarks need."""
-    needed = [script for name in names for script in registry()[name].metrics.values() if script]
+    needed = [script for one in benchmarks for script in one.metrics.values() if script]
     return list(dict.fromkeys(needed))

@@ -12,13 +12,14 @@ from factory.artifacts.hashing import MANIFEST
 from factory.artifacts.manifest import Manifest
 from factory.errors import Check, HubError
 from factory.hub.client import Hub
-from factory.reports.benchmarks import BenchmarkResult, benchmark_results
+from factory.reports.benchmarks import BenchmarkResult, benchmark_results, eval_results
 from factory.reports.cards import card
 from factory.reports.cards import check as card_check
 from factory.reports.questions import Place, ReadQuestion, questions
 from factory.reports.win_rates import Comparison, comparisons
 
 _ANSWERED = 3  # questions on a card
+EVAL_RESULTS = ".eval_results/euroeval.yaml"
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,12 @@ def rendered(hub: Hub, subject: EvaluatedRepo) -> tuple[str, list[Comparison | B
 def refresh(
     hub: Hub, subject: EvaluatedRepo
 ) -> tuple[str | None, list[Comparison | BenchmarkResult]]:
-    """Write the `rendered` card to main. Returns the commit, None if nothing changed, and the
-    evaluations. Raises HubError."""
+    """Write the `rendered` card to main, with a model's benchmark scores in the Hub's form too.
+    Returns the commit, None if nothing changed, and the evaluations. Raises HubError."""
     text, evaluations = rendered(hub, subject)
-    return hub.refresh_card(subject.repo, subject.kind, text), evaluations
+    scored = eval_results(row for row in evaluations if isinstance(row, BenchmarkResult))
+    results = {EVAL_RESULTS: scored} if subject.kind == "model" else {}
+    return hub.refresh_card(subject.repo, subject.kind, text, results), evaluations
 
 
 def _answered(

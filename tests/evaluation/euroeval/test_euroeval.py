@@ -36,7 +36,7 @@ def test_the_papers_list_is_in_the_registry_and_each_in_its_language() -> None:
         for name in names
     }
     assert not [why for why in said.values() if why]
-    assert not [n for n in said if directory.unshipped((n,))]
+    assert not [n for n in said if directory.unshipped((suites.registry()[n],))]
 
 
 def test_the_papers_two_wrong_entries_are_corrected() -> None:
@@ -66,14 +66,15 @@ def test_four_of_the_arenas_languages_have_no_suite() -> None:
         assert not without & {"da", "nl", "en", "fr", "de", "it", "es", "no", "sv", "pt", "fi"}
 
 
-def test_the_pinned_version_is_the_registrys() -> None:
-    for backend in environment.LOCKS:
-        pins = environment.lock(backend).read_text()
-        assert f"euroeval=={suites.version()}\n" in pins.lower()
+def test_the_pinned_versions_are_the_registries() -> None:
+    for backend, version in environment.LOCKS.values():
+        pins = environment.lock(backend, version).read_text()
+        assert f"euroeval=={version}\n" in pins.lower()
         assert not re.search(r"^flash.attn", pins, re.MULTILINE | re.IGNORECASE)
-    pins = environment.lock("openai").read_text()
-    # what is for CUDA alone, or makes EuroEval refuse to run
-    assert not re.search(r"^(flash.attn|vllm|bitsandbytes)", pins, re.MULTILINE | re.IGNORECASE)
+    for version in suites.VERSIONS:
+        pins = environment.lock("openai", version).read_text()
+        # what is for CUDA alone, or makes EuroEval refuse to run
+        assert not re.search(r"^(flash.attn|vllm|bitsandbytes)", pins, re.MULTILINE | re.IGNORECASE)
 
 
 # recipes
@@ -217,14 +218,14 @@ def test_template_and_generation_config_come_along_and_weights_are_not_copied(
 
 
 def test_a_run_directory_has_data_with_named_splits_and_metrics(tmp_path: Path) -> None:
-    directory.prepare(tmp_path / "run", {"scala-en": DATA / "scala-en"})
+    directory.prepare(tmp_path / "run", {"scala-en": DATA / "scala-en"}, {}, "en", "17.0.0")
     there = tmp_path / "run/EuroEval/scala-en"
     readme = (there / "README.md").read_text()
     assert "- split: val\n    path:\n    - val.csv" in readme
     for name in ("matthews_correlation", "f1"):
         assert (tmp_path / f"run/{name}/{name}.py").exists()
     # asked again, after a run that was cut off
-    directory.prepare(tmp_path / "run", {"scala-en": DATA / "scala-en"})
+    directory.prepare(tmp_path / "run", {"scala-en": DATA / "scala-en"}, {}, "en", "17.0.0")
 
 
 def test_the_splits_that_a_dataset_names_itself_stand(tmp_path: Path) -> None:

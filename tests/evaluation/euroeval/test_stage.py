@@ -608,7 +608,7 @@ print(json.dumps([*found, squad["exact"], squad["f1"]]))
 def test_our_metric_scripts_are_read_by_evaluate_and_right(tmp_path: Path) -> None:
     from factory.evaluation.euroeval import directory
 
-    directory.prepare(tmp_path / "run", {})
+    directory.prepare(tmp_path / "run", {}, {}, "en", "17.0.0")
     for script in ("accuracy", "f1", "matthews_correlation", "seqeval", "squad_v2"):
         to = tmp_path / "run" / script
         to.mkdir()

@@ -1,6 +1,7 @@
 """Prints, as JSON, the benchmarks that the installed EuroEval has. Run by its own Python.
 
-factory/benchmarks/registry.json is what this printed for the version in requirements/euroeval.lock.
+registry.json and registry-<version>.json in the folder above are what this printed for the versions
+in requirements/.
 """
 
 import importlib.metadata

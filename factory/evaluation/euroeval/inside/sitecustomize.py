@@ -57,3 +57,9 @@ def _connect_ex(sock, address):
 
 socket.getaddrinfo = _getaddrinfo
 socket.socket.connect, socket.socket.connect_ex = _connect, _connect_ex
+
+if os.environ.get("FACTORY_OWN_BENCHMARKS"):
+    # EuroEval 17 asks the Hub whether a benchmark that it does not know is a repo there
+    import huggingface_hub
+
+    huggingface_hub.HfApi.repo_exists = lambda *_, **__: False
