@@ -106,7 +106,9 @@ def open_(
         )
         if wait:
             typer.echo("Ctrl-C ends this.")
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            ends = {signal.SIGINT, signal.SIGTERM}
+            signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+            signal.sigwait(ends)
 
 
 def _page_path(connection: Connection, what: str) -> str:

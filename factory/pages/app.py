@@ -116,7 +116,10 @@ def build(hub: LocalHub) -> ASGIApp:
             shown("/-/board", views.board_page),
             shown("/collections/{namespace}/{slug}", views.collection),
             shown("/collections/{namespace}/{slug}/results", views.results),
-            Route(f"/datasets{repo}/mark/{{revision}}", marked, methods=["POST"]),
+            Route(f"/-/mark/datasets{repo}/{{revision}}", marked, methods=["POST"]),
+            # a browser that wants a picture asks for no HTML, and would be taken for a client
+            shown(f"/-/files/datasets{repo}/{{revision}}/{{path:path}}", views.raw, "datasets"),
+            shown(f"/-/files/models{repo}/{{revision}}/{{path:path}}", views.raw),
             *(shown(f"/datasets{repo}{rest}", page, "datasets") for rest, page in _PAGES.items()),
             *(shown(repo + rest, page) for rest, page in _PAGES.items()),
         ],

@@ -72,7 +72,12 @@ def board(versions: Iterable[Version]) -> Board:
                 + (f"?slice={quote(where)}" if where in manifest.slices else ""),
             )
         for delta in deltas(manifest) if manifest.kind == "results" else ():
-            key = (manifest.recipe, delta.model, delta.reference, delta.dataset)
+            key = (
+                manifest.recipe,
+                delta.model,
+                delta.reference,
+                f"{delta.dataset}, {delta.metric}",
+            )
             cells = benchmarks.setdefault(key, BoardRow(*key)).cells
             cells[delta.language] = Cell(
                 formatting.MISSING if delta.change is None else formatting.gain(delta.change),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from urllib.parse import quote
 
 import nh3
 from markdown_it import MarkdownIt
@@ -23,9 +22,9 @@ _ATTRIBUTES = {
 }  # fmt: skip
 
 
-def render(text: str, repo_address: str, revision: str) -> Markup:
-    """Return the body of a card. Paths in it lead to the files of its repo at this revision;
-    pictures from elsewhere are left out, since they would tell who reads."""
+def render(text: str, blobs: str, files: str) -> Markup:
+    """Return the body of a card. Paths in it lead to pages of files below `blobs`, pictures to
+    `files`; those from elsewhere are left out, since they would tell who reads."""
     try:
         _, body = front_matter(text[:LIMIT])
     except FactoryError:
@@ -35,7 +34,6 @@ def render(text: str, repo_address: str, revision: str) -> Markup:
         .enable(["table", "strikethrough"])
         .render(text_of(body.expandtabs(4)))
     )
-    at = f"{repo_address}/{{}}/{quote(revision, safe='')}/"
 
     def kept(tag: str, attribute: str, value: str) -> str | None:
         if attribute not in ("href", "src"):
@@ -45,7 +43,7 @@ def render(text: str, repo_address: str, revision: str) -> Markup:
         path = posixpath.normpath(value.partition("#")[0].partition("?")[0])
         if path.startswith(("/", ".")):
             return None
-        return at.format("blob" if attribute == "href" else "resolve") + path
+        return f"{blobs if attribute == 'href' else files}/{path}"
 
     return Markup(
         nh3.clean(

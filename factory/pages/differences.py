@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from factory.execution.diff import ADDRESS, Change, manifest_changes
 from factory.pages import rows
 from factory.pages.visit import Version, Visit
+
+if TYPE_CHECKING:
+    from factory.execution.diff import Change
 
 MOST_ROWS = 50_000  # of one slice that is compared
 _SHOWN = 20
@@ -47,6 +49,8 @@ class VersionDifference:
 
 def between(visit: Visit, old: Version, new: Version) -> VersionDifference:
     """Compare two versions of a repo."""
+    from factory.execution.diff import ADDRESS, manifest_changes  # slow: brings in scipy
+
     fields: tuple[Change, ...] = ()
     if old.manifest is not None and new.manifest is not None:
         fields = tuple(manifest_changes(old.manifest, new.manifest))

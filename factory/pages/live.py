@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.artifacts.workdir import Work
 from factory.errors import redact
 from factory.pages import rows
 from factory.reports import values
-from factory.slurm.status import tail
-from factory.slurm.submission import RECORD, Submission
+
+if TYPE_CHECKING:
+    from factory.slurm.submission import Submission
 
 _QUIET = 300.0  # seconds without a sign of life, of a process on another machine
 _SAMPLES = 3
@@ -74,6 +75,10 @@ def underway(home: Path) -> list[Underway]:
 
 def submissions(home: Path) -> Iterator[tuple[Submission, list[ClusterStep]]]:
     """Yield the newest submission of each recipe with its steps."""
+    if not (home / "slurm").exists():
+        return
+    from factory.slurm.submission import RECORD, Submission  # slow: brings in every stage
+
     for folder in sorted(home.glob("slurm/*")):
         numbers = [path for path in folder.glob(f"*/{RECORD}") if path.parent.name.isdecimal()]
         if not numbers:
@@ -193,6 +198,8 @@ def _samples(work: Path) -> Iterator[str]:
 
 def _failures(folder: Path, file: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield the tasks that ended with another exit code than 0."""
+    from factory.slurm.status import tail
+
     for end in sorted(folder.glob(f"ends/{file}-*")):
         code, node, *_ = [*end.read_text().split(), "", ""]
         if code in ("", "0"):

@@ -32,7 +32,7 @@ HEADERS = {
 }
 
 
-def page(name: str, visit: Visit | None, status: int = 200, **values: Any) -> HTMLResponse:
+def page(name: str, visit: Visit | None, /, status: int = 200, **values: Any) -> HTMLResponse:
     """Return a page from its template."""
     text = _environment().get_template(f"{name}.html.j2").render(visit=visit, **values)
     return HTMLResponse(text, status, HEADERS)

@@ -9,7 +9,6 @@ import pyarrow as pa
 from starlette.responses import FileResponse, Response
 
 from factory.artifacts.hashing import MANIFEST
-from factory.execution.diff import flat
 from factory.localhub.cards import PATH as README
 from factory.localhub.errors import BadRequest, Forbidden, NotFound
 from factory.localhub.refs import BRANCH
@@ -85,7 +84,7 @@ def card_page(visit: Visit) -> Response:
     """The front page of a repo: its card, rendered."""
     version = visit.version()
     text = visit.hub.text(version.commit, README)
-    body = card.render(text, version.address, version.commit.oid)
+    body = card.render(text, version.link("blob"), version.files)
     return _repo_page(visit, version, "card", body=body, shelves=visit.shelves(version.repo))
 
 
@@ -149,6 +148,8 @@ def manifest(visit: Visit) -> Response:
     version = visit.version()
     if version.manifest is None:
         raise NotFound(f"{version.repo.id} has no manifest ({MANIFEST})")
+    from factory.execution.diff import flat
+
     record = version.manifest
     parts = {
         "Fields": flat({**record.fields, "seed": record.seed}),
@@ -192,7 +193,9 @@ def rows_page(visit: Visit) -> Response:
         filters = _filters(visit, version, name, schema)
         names = schema.names
         chosen = [c for c in dict.fromkeys(query.getlist("column")) if c in names]
-        shown = chosen or names[: rows.COLUMNS]
+        shown = (
+            chosen or [n for n in names if "hash" not in n][: rows.COLUMNS] or names[: rows.COLUMNS]
+        )
         text, start = query.get("search", "")[:200], visit.number("start")
         picked = [key for key in query.getlist("filter") if key in filters]
         tests = [filters[key][0] for key in picked]
@@ -268,7 +271,7 @@ def read(visit: Visit) -> Response:
     last = len(opened.ids) - 1
     if last < 0:
         raise NotFound(f"{version.repo.id} has no prompts in {name!r}")
-    number = min(visit.number("n"), last)
+    number = min(max(visit.number("n"), 1) - 1, last)
     pool = pools.read(visit, opened, number)
     marked = marks.read(visit, version, name).get(pool.prompt_id)
     mark = ""

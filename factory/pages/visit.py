@@ -37,6 +37,12 @@ class Version:
         """The path of the repo's own page."""
         return f"/{self.repo.web_path}"
 
+    @property
+    def files(self) -> str:
+        """The path below which its files lie as they are."""
+        kind, at = f"{self.repo.kind}s", quote(self.revision, safe="")
+        return f"/-/files/{kind}/{self.repo.id}/{at}"
+
     def link(self, page: str = "", revision: str | None = None) -> str:
         """Return the path of one of its pages, at this or another revision."""
         at = self.revision if revision is None else revision
