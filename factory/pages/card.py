@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Callable
 
 import nh3
 from markdown_it import MarkdownIt
@@ -22,9 +23,10 @@ _ATTRIBUTES = {
 }  # fmt: skip
 
 
-def render(text: str, blobs: str, files: str) -> Markup:
+def render(text: str, blobs: str, files: str, known: Callable[[str], bool]) -> Markup:
     """Return the body of a card. Paths in it lead to pages of files below `blobs`, pictures to
-    `files`; those from elsewhere are left out, since they would tell who reads."""
+    `files`; what is not `known` leads nowhere. Pictures from elsewhere would tell who reads, and
+    are left out."""
     try:
         _, body = front_matter(text[:LIMIT])
     except FactoryError:
@@ -41,7 +43,7 @@ def render(text: str, blobs: str, files: str) -> Markup:
         if _OUTSIDE.match(value.strip()):
             return value if attribute == "href" else None
         path = posixpath.normpath(value.partition("#")[0].partition("?")[0])
-        if path.startswith(("/", ".")):
+        if path.startswith(("/", "..")) or not known(path):
             return None
         return f"{blobs if attribute == 'href' else files}/{path}"
 

@@ -87,8 +87,10 @@ def _write(
     configs = "".join(
         f"- config_name: {name}\n  data_files: data/{name}/*.parquet\n" for name in sorted(there)
     )
+    stated = version.manifest.license if version.manifest else None
+    license = f"license: {stated.id}\n" if stated and stated.id != "other" else ""
     card = (
-        f"---\nconfigs:\n{configs}---\n\n# Marks on {version.repo.id}\n\n"
+        f"---\n{license}configs:\n{configs}---\n\n# Marks on {version.repo.id}\n\n"
         "Pairs that readers marked on the pages of the local hub. `chosen` is the answer that a "
         "reader calls better.\n\nAn audit of a reward model reads them:\n\n```yaml\n"
         f"preferences: {{source: {repo.id}, languages: [{', '.join(sorted(there))}]}}\n```\n"

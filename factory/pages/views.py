@@ -84,7 +84,11 @@ def card_page(visit: Visit) -> Response:
     """The front page of a repo: its card, rendered."""
     version = visit.version()
     text = visit.hub.text(version.commit, README)
-    body = card.render(text, version.link("blob"), version.files)
+    trees, tree = visit.hub.trees, version.commit.tree
+    body = card.render(
+        text, version.link("blob"), version.files,
+        lambda path: trees.find(tree, tuple(path.split("/"))) is not None,
+    )  # fmt: skip
     return _repo_page(visit, version, "card", body=body, shelves=visit.shelves(version.repo))
 
 

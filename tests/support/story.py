@@ -12,7 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.artifacts.hashing import text_hash
-from factory.artifacts.manifest import Cost, FileRecord, InputRecord, Manifest, Rows, SliceRecord
+from factory.artifacts.manifest import (
+    Cost,
+    FileRecord,
+    InputRecord,
+    License,
+    Manifest,
+    Rows,
+    SliceRecord,
+)
 from factory.artifacts.schemas import SCHEMAS
 from factory.localhub.accounts import Account
 from factory.localhub.changes import Put, Words
@@ -125,6 +133,7 @@ def publish(
         fields=dict(fields or {}), how={}, seed=42, slices=slices,
         files=[FileRecord(path=p, sha256=text_hash(p), size=len(c)) for p, c in contents.items()],
         stats=dict(stats or {}), determinism="exact", cost=Cost(wall_seconds=61.0),
+        license=License(id="apache-2.0"),
         environment={"python": "3.11"}, created="2026-03-01T12:00:00+00:00",
     )  # fmt: skip
     contents["factory.json"] = made.dump().encode()
