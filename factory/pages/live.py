@@ -114,7 +114,7 @@ def _step(work: Work) -> Underway:
         org=work.path.parent.name,
         step=str(notes.get("step") or work.fingerprint),
         recipe=str(notes.get("recipe", "")),
-        place=str(work.path),
+        place="/".join(work.path.parts[-3:]),
         state="failed" if error else "running" if alive else "stopped",
         holder=holder,
         done=done,

@@ -42,7 +42,8 @@ def home(visit: Visit) -> Response:
         for repo in visit.hub.repos.visible(kind, visit.account)
         if (kind, repo.id) not in shelved
     ]
-    running = len(live.underway(visit.home)) if visit.owns_hub else 0
+    steps = live.underway(visit.home) if visit.owns_hub else []
+    running = sum(step.state == "running" for step in steps)
     return render.page("home", visit, shelves=shelves, repos=repos, running=running)
 
 
