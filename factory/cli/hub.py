@@ -73,7 +73,7 @@ def open_(
     browser: Annotated[bool, typer.Option(help="Open a browser here.")] = True,
     wait: Annotated[bool, typer.Option(help="Serve until Ctrl-C.")] = True,
 ) -> None:
-    """Open the pages of the local hub in a browser: collections, cards, rows, what is under way.
+    """Open the pages of the local hub in a browser.
 
     On another machine, forward the port that is printed: ssh -L PORT:127.0.0.1:PORT HOST.
     """

@@ -39,7 +39,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedAnswers:
     """One question with both answers and all verdicts; `marks` are the filters it passes."""
 
     question_id: str
@@ -51,7 +51,7 @@ class Comparison:
     marks: frozenset[str]
 
 
-def read(visit: Visit, version: Version, name: str) -> list[Comparison]:
+def read(visit: Visit, version: Version, name: str) -> list[ComparedAnswers]:
     """Read all questions of a slice of verdicts, with the verdicts of the other judges in its
     collections on the same answers. Raises NotFound."""
     tuned, base = (_answers(visit, version, name, role) for role in ("answers", "reference"))
@@ -120,7 +120,7 @@ def _comparison(
     base: dict[str, Any],
     verdicts: tuple[Verdict, ...],
     version: Version,
-) -> Comparison:
+) -> ComparedAnswers:
     sides = (_side(tuned), _side(base))
     language = str(tuned.get("language") or "")
     own = version.manifest.stats.get("judge") if version.manifest else None
@@ -140,4 +140,4 @@ def _comparison(
         or {"won", "lost"} <= {v.outcome for v in verdicts if len(by_judge) == 1},
     }
     marks = frozenset(name for name, does in passed.items() if does)
-    return Comparison(key, language, turns(tuned.get("prompt")), *sides, verdicts, marks)
+    return ComparedAnswers(key, language, turns(tuned.get("prompt")), *sides, verdicts, marks)

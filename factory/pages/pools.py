@@ -20,7 +20,7 @@ _SCORE = ("prompt_id", "k", "reward", "status")
 
 
 @dataclass(frozen=True)
-class Answer:
+class PoolAnswer:
     """One answer of a pool. `role` is chosen, rejected or neither; `width` the length of its bar in
     percent: rewards from the lowest of the pool to the highest."""
 
@@ -42,7 +42,7 @@ class Pool:
 
     prompt_id: str
     turns: tuple[tuple[str, str], ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[PoolAnswer, ...]
     elsewhere: tuple[tuple[str, int], ...]
     pair: dict[str, Any] | None
 
@@ -87,7 +87,7 @@ def read(visit: Visit, pools: Pools, number: int) -> Pool:
         reward = values.number(score.get("reward", row.get("reward")))
         width = 100.0 if high == low else 4 + 96 * ((reward or low) - low) / (high - low)
         answers.append(
-            Answer(
+            PoolAnswer(
                 k=row["k"],
                 text=str(row["response"]),
                 reward=reward,

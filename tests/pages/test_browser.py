@@ -104,7 +104,8 @@ def test_a_hostile_card_and_hostile_rows_are_only_text(story: Story, evil: str) 
     with story.reader() as reader:
         card = reader.get(evil).text
         for bad in ("<script", "onerror", "onclick", "style=", "<iframe", "<style",
-                    "evil.example/pixel", "\u202e", 'href="/-/login', 'href="javascript', 'href="data:'):  # fmt: skip
+                    "evil.example/pixel", "\u202e", 'href="/-/login', 'href="javascript',
+                    'href="data:'):  # fmt: skip
             assert bad not in card.partition('<article class="prose">')[2], bad
         assert "figure.svg" in card and "/-/files/" in card
         began = reader.get(f"{evil}/viewer/main?table=rows")

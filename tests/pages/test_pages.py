@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from factory.artifacts.workdir import ProgressNotes, Work
 from tests.conftest import run_factory
 from tests.pages.conftest import HTML, Story, links
 
@@ -100,8 +103,9 @@ def test_every_link_leads_somewhere_and_no_page_holds_a_script(reader: httpx.Cli
             assert "default-src 'none'" in policy and "unsafe" not in policy, path
             assert "<script" not in answer.text and not _INLINE.search(answer.text), path
         fresh = [link for link in links(answer.text) if link not in seen and "/-/mark/" not in link]
-        # of many rows and languages the first few
+        # of many rows the first, of many versions the branches
         fresh = [link for link in fresh if "row=" not in link or "row=0" in link]
+        fresh = [link for link in fresh if "fp-" not in link or "story-pair" in link]
         seen.update(fresh)
         todo += fresh
     assert len(seen) > 60
@@ -162,12 +166,36 @@ def test_compared_answers_stand_side_by_side_with_every_verdict(page: Page) -> N
     assert "honey" in apart and "change shape" not in apart
 
 
-def test_what_differs_between_two_tags_is_told_by_field_and_row(
-    page: Page, story: Story, reader: httpx.Client
+def test_what_differs_between_two_tags_is_listed_by_field_and_row(
+    page: Page, story: Story, tmp_path: Path
 ) -> None:
-    tags = [name for name in links(page(PAIRS)) if "revision=fp-" in name]
-    text = page(f"{PAIRS}/compare?old=main&new={tags[0].partition('=')[2]}")
-    assert "the same" in text
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(endpoint=story.connection.url, token=story.connection.token)
+    repo, file = "local/story-score", "data/en/part-00000.parquet"
+    rows = pq.read_table(api.hf_hub_download(repo, file, repo_type="dataset", cache_dir=tmp_path))
+    changed = rows.to_pylist()[1:]
+    changed[0]["reward"] = 9.5
+    changed.append({**changed[-1], "k": 7})
+    pq.write_table(pa.Table.from_pylist(changed, schema=rows.schema), tmp_path / "en.parquet")
+    recorded = json.loads(
+        Path(
+            api.hf_hub_download(repo, "factory.json", repo_type="dataset", cache_dir=tmp_path)
+        ).read_text()
+    )
+    recorded |= {"seed": 43, "fingerprint": "0123456789ab"}
+    files = {file: tmp_path / "en.parquet", "factory.json": json.dumps(recorded).encode()}
+    adds = [CommitOperationAdd(path, content) for path, content in files.items()]
+    api.create_commit(repo, adds, repo_type="dataset", commit_message="Score again")
+    api.create_tag(repo, tag="fp-0123456789ab", repo_type="dataset")
+    old = {tag.name for tag in api.list_repo_refs(repo, repo_type="dataset").tags} - {
+        "fp-0123456789ab"
+    }
+    text = page(f"/datasets/{repo}/compare?old={old.pop()}&new=fp-0123456789ab")
+    assert "6 the same, 1 changed, 1 gone, 1 new" in text
+    for part in ("<del>42</del>", "<ins>43</ins>", "<ins>9.5</ins>", "bread 0", "sleep 7", file):
+        assert part in text, part
+    assert "The two are the same." in page(f"/datasets/{repo}/compare?old=main&new=main")
 
 
 def test_the_board_leads_to_the_reader(page: Page) -> None:
@@ -217,3 +245,61 @@ def test_what_is_under_way_is_read_from_the_work_directories(story: Story, page:
         assert part in text, part
     (work / "progress.json").write_text(json.dumps({**notes, "error": "the loss is not finite"}))
     assert "the loss is not finite" in page("/-/live")
+
+
+def test_a_submission_shows_its_steps_and_the_log_of_a_task_that_failed(
+    story: Story, page: Page
+) -> None:
+    folder = story.home / "slurm" / "local-mine" / "2"
+    for name in ("ends", "logs"):
+        (folder / name).mkdir(parents=True)
+    job = {"id": "71", "kind": "array", "script": "generate.sh", "tasks": 4}
+    steps = [{"step": "generate", "fingerprint": "abcdef012345", "file": "generate", "jobs": [job]}]
+    record = {"number": 2, "recipe": "mine", "org": "local", "site": "lumi", "created": "2026",
+              "directory": str(folder), "steps": steps}  # fmt: skip
+    (folder / "submission.json").write_text(json.dumps(record))
+    (folder / "ends" / "generate-array.0").write_text("0 node-1")
+    (folder / "ends" / "generate-array.3").write_text("137 node-7")
+    (folder / "logs" / "generate-array-71_3.log").write_text("loading\nkilled: out of memory\n")
+    text = page("/-/live")
+    for part in ("mine on lumi", "1 task failed", "exit code 137 on node-7", "out of memory"):
+        assert part in text, part
+    assert "node-1" not in text
+
+
+@pytest.mark.parametrize("what", ["", "local/story-pair", "{slug}", "{url}/-/board"])
+def test_hub_open_prints_a_link_that_opens_the_page(story: Story, what: str) -> None:
+    named = what.format(slug=story.slug, url=story.connection.url)
+    options = ["--no-browser", "--no-wait"]
+    done = run_factory("hub", "open", *([named] if named else []), *options, home=story.home)
+    assert done.returncode == 0, done.stderr
+    link = re.search(r"http://\S+", done.stdout)
+    assert link and f"ssh -L {story.connection.url.rpartition(':')[2]}:127.0.0.1" in done.stdout
+    with httpx.Client(headers=HTML, follow_redirects=True, timeout=30) as client:
+        opened = client.get(link[0])
+    assert opened.status_code == 200
+    path = opened.url.path
+    assert path.endswith(named.removeprefix(story.connection.url) or "/")
+
+
+def test_hub_open_of_what_is_not_there_says_so(story: Story) -> None:
+    done = run_factory("hub", "open", "local/nothing", "--no-wait", home=story.home)
+    assert done.returncode == 1 and "no collection or repo 'local/nothing'" in done.stderr
+
+
+def test_a_run_leaves_its_progress_and_its_error_for_onlookers(tmp_path: Path) -> None:
+    work = Work(tmp_path / "0123456789ab")
+    work.path.mkdir()
+    notes = ProgressNotes(work, {"step": "generate"})
+    notes(0, 0, "loading")
+    assert work.notes() == {"step": "generate", "done": 0, "total": 0, "unit": "loading",
+                            "rate": None, "left": None}  # fmt: skip
+    notes(1, 10, "shards", 50)  # within two seconds: not written
+    assert work.notes()["unit"] == "loading"
+    notes.written = 0.0
+    notes.started -= 10
+    notes(6, 10, "shards", 500)
+    assert work.notes()["left"] == pytest.approx(8, rel=0.1)
+    assert work.notes()["rate"] == pytest.approx(50, rel=0.1)
+    notes.failed("out of memory")
+    assert work.notes()["error"] == "out of memory" and work.notes()["done"] == 6
