@@ -184,7 +184,8 @@ def test_what_differs_between_two_tags_is_listed_by_field_and_row(
         ).read_text()
     )
     recorded |= {"seed": 43, "fingerprint": "0123456789ab"}
-    files = {file: tmp_path / "en.parquet", "factory.json": json.dumps(recorded).encode()}
+    content = (tmp_path / "en.parquet").read_bytes()
+    files = {file: content, "factory.json": json.dumps(recorded).encode()}
     adds = [CommitOperationAdd(path, content) for path, content in files.items()]
     api.create_commit(repo, adds, repo_type="dataset", commit_message="Score again")
     api.create_tag(repo, tag="fp-0123456789ab", repo_type="dataset")
