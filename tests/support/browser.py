@@ -29,7 +29,7 @@ class Browser:
         self, page: Path | str, width: int, height: int, scheme: str, script: bool = True,
         media: str = "",
     ) -> None:  # fmt: skip
-        """Load a file or an address at a size in CSS px, for somebody who likes light or dark, or for `print`."""
+        """Load a file or an address at a size in CSS px, in light or dark, or for `print`."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._do("Emulation.setDeviceMetricsOverride", **metrics)
         feature = {"name": "prefers-color-scheme", "value": scheme}
