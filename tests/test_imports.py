@@ -25,6 +25,7 @@ LAYERS = (
     ("reports",),
     ("execution",),
     ("slurm", "release"),
+    ("pages",),
     ("cli",),
 )
 BESIDE = {("rewards", "pairs")}  # of the same line, one way: histograms of scores
@@ -255,8 +256,10 @@ def test_the_list_of_stages_imports_them_all():
                 "factory.engines.chat_template",
                 "factory.reports.page.page",
                 "factory.slurm.script",
+                "factory.pages.render",
             },
         ),
+        *((package, {"factory.pages.card"}) for package in ("nh3", "markdown_it")),
         ("matplotlib", {"factory.reports.cards.figures"}),
         ("euroeval", set()),
         *(
@@ -298,16 +301,32 @@ def test_the_local_hub_knows_nothing_of_the_rest():
     )
 
 
-def test_of_the_local_hub_the_rest_knows_the_launcher_and_only_where_a_hub_is_opened():
+def test_of_the_local_hub_all_but_the_pages_know_the_launcher_and_only_where_a_hub_is_opened():
     outside = [
         found
         for found in ALL
         if within(found.name, "factory.localhub") and not within(found.module, "factory.localhub")
     ]
     assert outside
+    outside = [found for found in outside if not within(found.module, "factory.pages")]
     assert {found.name for found in outside} == {"factory.localhub.launcher"}
     opening = ("factory.hub.session", "factory.cli")
     assert not shown([found for found in outside if not within(found.module, *opening)])
+
+
+def test_pages_know_the_store_and_manifests_and_no_client_of_a_hub():
+    known = ("artifacts", "errors", "reports", "localhub", "pages", "execution.diff",
+             "slurm.status", "slurm.submission")  # fmt: skip
+    allowed = [f"factory.{name}" for name in known]
+    assert not shown(
+        [
+            found
+            for found in ALL
+            if within(found.module, "factory.pages")
+            and (found.package in ("huggingface_hub", "datasets") or found.package == "factory")
+            and not within(found.name, *allowed)
+        ]
+    )
 
 
 def test_the_pure_rooms_import_nothing_that_reaches_outside():

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from factory.artifacts.files import sync, write_atomically
 from factory.artifacts.hashing import MANIFEST
@@ -23,6 +23,7 @@ from factory.artifacts.manifest import Manifest, read_manifest
 from factory.artifacts.shards import read_grid
 from factory.errors import WorkError
 
+NOTES = "progress.json"
 _BEGINNING = 30.0  # seconds that setting aside an older draw may take
 
 
@@ -82,6 +83,14 @@ class Work:
         except (OSError, ValueError):
             return None
         return grid.done(self.path), len(grid.shards)
+
+    def notes(self) -> dict[str, Any]:
+        """Return what the process at work wrote last of its progress; empty while there is none."""
+        try:
+            notes = json.loads((self.path / NOTES).read_text())
+        except (OSError, ValueError):
+            return {}
+        return notes if isinstance(notes, dict) else {}
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -170,7 +179,7 @@ class Work:
         """Remove the files that only an unfinished step needs."""
         for name in ("earlier", "shards", "checkpoints", "clocks"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("grid.json", "clock.json"):
+        for name in ("grid.json", "clock.json", NOTES):
             (self.path / name).unlink(missing_ok=True)
 
 
@@ -219,3 +228,40 @@ class Clock:
 
 def _seconds(path: Path) -> float:
     return float(json.loads(path.read_text())["seconds"])
+
+
+@dataclass
+class ProgressNotes:
+    """Progress of a step, written into its work directory for whoever looks on from outside: units
+    done and in all, tokens a second, seconds left, and the error that ended it."""
+
+    work: Work
+    about: dict[str, Any]
+    started: float = field(default_factory=time.monotonic)
+    written: float = 0.0
+    at_start: int | None = None
+
+    def __call__(self, done: int, total: int, unit: str, tokens: int = 0) -> None:
+        """Write progress down, at most every two seconds."""
+        now = time.monotonic()
+        self.at_start = done if self.at_start is None and total else self.at_start
+        if now - self.written < 2:
+            return
+        self.written, seconds = now, now - self.started
+        new = done - (self.at_start or 0)
+        self._write(
+            done=done,
+            total=total,
+            unit=unit,
+            rate=tokens / seconds if tokens and seconds else None,
+            left=seconds / new * (total - done) if new > 0 else None,
+        )
+
+    def failed(self, error: str) -> None:
+        """Write down why the step ended."""
+        self._write(**{**self.work.notes(), "error": error})
+
+    def _write(self, **notes: Any) -> None:
+        with suppress(OSError):  # nobody needs them to go on
+            path = self.work.path / NOTES
+            write_atomically(path, json.dumps({**self.about, **notes}).encode())

@@ -12,12 +12,15 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from factory.artifacts.resources import home_path
 from factory.cli.app import app
+
+if TYPE_CHECKING:
+    from factory.localhub.launcher import Connection
 
 # What an export holds: a small store of its own.
 _EXPORTED = re.compile(r"hub\.sqlite|blobs/[0-9a-f]{2}/[0-9a-f]{64}")
@@ -52,11 +55,80 @@ def serve(
     anonymous: Annotated[bool, typer.Option(help="Let anybody read what is not private.")] = False,
 ) -> None:
     """Serve the local hub until it is stopped. Every request needs a token."""
+    from factory.hub.environment import PAGES
+
     root = home_path() / "hub"
-    command = [sys.executable, "-m", "factory.localhub.server", "--root", str(root), "--stay"]
+    command = [sys.executable, "-m", PAGES, "--root", str(root), "--stay"]
     command += ["--anonymous"] if anonymous else []
     # in the place of this process: a signal to it reaches the server
     os.execv(sys.executable, [*command, "--port", str(port), "--host", host])
+
+
+@hub.command("open")
+def open_(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="A collection's slug, a repo or a path of a page; the home without."),
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser here.")] = True,
+    wait: Annotated[bool, typer.Option(help="Serve until Ctrl-C.")] = True,
+) -> None:
+    """Open the pages of the local hub in a browser.
+
+    On another machine, forward the port that is printed: ssh -L PORT:127.0.0.1:PORT HOST.
+    """
+    import signal
+    import webbrowser
+    from urllib.parse import quote, urlsplit
+
+    from factory.cli.transfer import local_hub
+    from factory.errors import HubError
+    from factory.localhub.launcher import request
+
+    with local_hub() as connection:
+        path = _page_path(connection, what or "")
+        status, reply = request(connection, "POST", "/-/login")
+        if status != 200:
+            raise HubError(
+                "the local hub that is running has no pages",
+                "end what serves it (factory hub status), then open it again",
+            )
+        to = f"&to={quote(path)}" if path != "/" else ""
+        address = f"{connection.url}/-/login?once={reply['once']}{to}"
+        port = urlsplit(connection.url).port
+        # where there is no screen, a browser would be one for text, in this terminal
+        screen = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+        shown = bool(browser and screen) and webbrowser.open(address)
+        typer.echo(
+            (f"Opened {connection.url}{path} in a browser." if shown else f"Open {address}")
+            + ("" if shown else " (once, within 10 minutes)")
+            + f"\nFrom another machine, first: ssh -L {port}:127.0.0.1:{port} {os.uname().nodename}"
+        )
+        if wait:
+            typer.echo("Ctrl-C ends this.")
+            ends = {signal.SIGINT, signal.SIGTERM}
+            signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+            signal.sigwait(ends)
+
+
+def _page_path(connection: Connection, what: str) -> str:
+    """Return the path of the page of a collection, a repo, or an address of a page."""
+    from urllib.parse import urlsplit
+
+    from factory.errors import InputError
+    from factory.localhub.launcher import request
+
+    if what.startswith(("/", "http://", "https://")):
+        parts = urlsplit(what)
+        return parts.path + (f"?{parts.query}" if parts.query else "")
+    for kind, at in (("collections", "collections/"), ("datasets", "datasets/"), ("models", "")):
+        if what and request(connection, "GET", f"/api/{kind}/{what}")[0] == 200:
+            return f"/{at}{what}"
+    if what:
+        raise InputError(
+            f"the local hub has no collection or repo {what!r}", "factory hub ls lists them"
+        )
+    return "/"
 
 
 @hub.command()

@@ -301,7 +301,8 @@ def _run(
         console.print(
             (f"Collection: {slugs[0]} in" if slugs else "No collection in") + f" {the_hub.called}\n"
             f"On this disk: {home.root} (hub/ the local hub, work/ finished artifacts)\n"
-            f"Results: factory report {called}; factory results {called}",
+            f"Results: factory report {called}; factory results {called}"
+            + (f"\nLook at it: factory hub open {slugs[0]}" if slugs and hub is None else ""),
         )
         if stopped:
             raise stopped

@@ -16,7 +16,7 @@ import typer
 from factory.artifacts.files import file_lock
 from factory.artifacts.resources import home_path, prepare_home
 from factory.errors import HubError, RecipeError
-from factory.hub.environment import configure_clients, name_local_hub
+from factory.hub.environment import PAGES, configure_clients, name_local_hub
 from factory.localhub.launcher import Connection, HubStartError, connect
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def local_hub(root: Path | None = None) -> Iterator[Connection]:
     if root is None:
         prepare_home(home_path())
     try:
-        with connect(root or home_path() / "hub") as connection:
+        with connect(root or home_path() / "hub", PAGES) as connection:
             if root is None:
                 name_local_hub(connection.url, home_path())
             yield connection

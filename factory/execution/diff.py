@@ -93,7 +93,7 @@ def compare(first: Path, second: Path) -> Difference:
     judges = {}
     if ours.kind == theirs.kind == "verdicts":
         judges = _judges(first, second, [name for name in ours.slices if name in theirs.slices])
-    changes = list(_changes(_fields_by_part(ours), _fields_by_part(theirs)))
+    changes = list(manifest_changes(ours, theirs))
     return Difference(ours.content() == theirs.content(), changes, rows, weights, judges)
 
 
@@ -145,9 +145,9 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return entries
 
 
-def _changes(
-    first: Mapping[str, Mapping[str, Any]], second: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Change]:
+def manifest_changes(one: Manifest, other: Manifest) -> Iterator[Change]:
+    """Yield the fields that differ between two manifests."""
+    first, second = _fields_by_part(one), _fields_by_part(other)
     for part in first:
         for name in dict.fromkeys((*first[part], *second[part])):
             ours, theirs = first[part].get(name), second[part].get(name)

@@ -17,7 +17,7 @@ from factory import config
 from factory.artifacts import checkpoints, reuse
 from factory.artifacts.hashing import content_digest, file_sha256, weights_digest
 from factory.artifacts.manifest import License, Manifest
-from factory.artifacts.workdir import Clock, Home, Work
+from factory.artifacts.workdir import Clock, Home, ProgressNotes, Work
 from factory.engines.choose import EngineKnobs, processes
 from factory.engines.transformers import has_gpu
 from factory.errors import (
@@ -317,31 +317,36 @@ class Run:
         self, step: Step, places: Mapping[Need, Place], work: Work, out: Path, clock: Clock
     ) -> Outcome:
         report = self._progress = self.reporter.begin(step)
+        notes = ProgressNotes(work, {"step": step.name, "recipe": self.loaded.recipe.name})
+        notes(0, 0, "loading")
 
         def progress(done: int, total: int, unit: str, tokens: int = 0) -> None:
             if total:  # work, and no phase before or after it
                 clock.tick()
+            notes(done, total, unit, tokens)
             report(done, total, unit, tokens)
 
         run_stage = external.take_in if step.stage.from_ else type(step.stage).run
-        outcome = run_stage(
-            step.stage,
-            Job(
-                step=step.name,
-                seed=self.loaded.recipe.seed,
-                slices=tuple(part.spec for part in step.slices),
-                places=places,
-                work=work.path,
-                out=out,
-                progress=progress,
-                earlier={
-                    part.spec.name: inputs.earlier(part, step.repo_type, self.hub)
-                    for part in step.slices
-                },
-                part=self.part,
-                digests=self._digests(step),
-            ),
+        job = Job(
+            step=step.name,
+            seed=self.loaded.recipe.seed,
+            slices=tuple(part.spec for part in step.slices),
+            places=places,
+            work=work.path,
+            out=out,
+            progress=progress,
+            earlier={
+                part.spec.name: inputs.earlier(part, step.repo_type, self.hub)
+                for part in step.slices
+            },
+            part=self.part,
+            digests=self._digests(step),
         )
+        try:
+            outcome = run_stage(step.stage, job)
+        except FactoryError as error:
+            notes.failed(error.what)
+            raise
         if step.stage.kind == "verdicts" and outcome.stats.get("judge_kind") not in ("llm", "jury"):
             reads = step.slices[0].spec.needs
             judge = [record.inputs(need, self.pins, self.plan.done) for need in reads]

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 PUBLIC = "https://huggingface.co"
+PAGES = "factory.pages"  # the program that serves the local hub, with pages for people
 QUIET = {
     "HF_HUB_VERBOSITY": "error",  # retries are reported by their outcome
     "TRANSFORMERS_VERBOSITY": "error",

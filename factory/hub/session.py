@@ -13,6 +13,7 @@ from factory.artifacts.resources import home_path, prepare_home
 from factory.artifacts.workdir import Home
 from factory.errors import HubError
 from factory.hub.environment import (
+    PAGES,
     PUBLIC,
     configure_clients,
     is_public,
@@ -35,7 +36,7 @@ def session(endpoint: str | None) -> Iterator[tuple[Home, Hub]]:
     prepare_home(home.root)
     if endpoint is None:
         try:
-            with connect(home.hub) as connection:
+            with connect(home.hub, PAGES) as connection:
                 place = own_place(home.hub)
                 cache = home.cache if place == home.hub else place / "cache"
                 os.environ.update(environment(connection, cache))

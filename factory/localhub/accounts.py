@@ -73,6 +73,16 @@ class Accounts:
             raise Unauthorized("Invalid credentials in Authorization header", headers=_ASK)
         return account
 
+    def key(self, authorization: str) -> str:
+        """What stands for the token of a Bearer header, and does not tell it. Raises
+        Unauthorized."""
+        self.identify(authorization)
+        return _hashed(authorization.partition(" ")[2].strip())
+
+    def holder(self, key: str) -> Account | None:
+        """The account of the token behind a key, as long as it is not revoked."""
+        return self._accounts.get(key)
+
     def create_token(self, user: str, role: Role) -> str:
         """A new token for `user`; it is shown here and never again. Raises BadRequest."""
         if user == FIRST_USER:

@@ -67,8 +67,10 @@ class Connection:
 
 
 @contextlib.contextmanager
-def connect(root: Path) -> Iterator[Connection]:
+def connect(root: Path, program: str = "factory.localhub.server") -> Iterator[Connection]:
     """A server for the hub under `root`, found or started; it stays at least as long as the block.
+
+    `program` is the module that is run as the server: this one, or one that mounts pages on it.
 
     Raises HubStartError.
     """
@@ -84,7 +86,7 @@ def connect(root: Path) -> Iterator[Connection]:
             _wait_for(users, fcntl.LOCK_SH, deadline, place)
             with (place / "start.lock").open("a+b") as starting:
                 _wait_for(starting, fcntl.LOCK_EX, deadline, place)
-                connection = _find(root, place) or _start(root, place, deadline)
+                connection = _find(root, place) or _start(root, place, deadline, program)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise HubFullError(f"no space is left on the disk of {root}") from error
@@ -204,9 +206,9 @@ def _other_place(root: Path) -> Path:
     return place
 
 
-def _start(root: Path, place: Path, deadline: float) -> Connection:
+def _start(root: Path, place: Path, deadline: float, program: str) -> Connection:
     """A server of our own, in its own session, ready to answer."""
-    server = _spawn(root, place)
+    server = _spawn(root, place, program)
     while time.monotonic() < deadline:
         if connection := _find(root, place):
             return connection
@@ -219,19 +221,19 @@ def _start(root: Path, place: Path, deadline: float) -> Connection:
                 raise _failure(place, f"it ended with status {status}")
             # By one that is starting, for a user who was killed, or by one that is just ending.
             time.sleep(_TAKEN_SECONDS)
-            server = _spawn(root, place)
+            server = _spawn(root, place, program)
         time.sleep(_POLL_SECONDS)
     raise _failure(place, f"it did not answer within {_START_SECONDS:.0f} s")
 
 
-def _spawn(root: Path, place: Path) -> subprocess.Popen[bytes]:
+def _spawn(root: Path, place: Path, program: str) -> subprocess.Popen[bytes]:
     _started[:] = [server for server in _started if server.poll() is None]
     source = Path(__file__).resolve().parents[2]
     path = os.environ.get("PYTHONPATH", "")
     if source.name not in ("site-packages", "dist-packages"):  # run from a checkout
         path = os.pathsep.join(filter(None, [str(source), path]))
     handle = os.open(place / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    command = [sys.executable, "-P", "-m", "factory.localhub.server", "--root", str(root)]
+    command = [sys.executable, "-P", "-m", program, "--root", str(root)]
     if place != root:
         command += ["--place", str(place)]
     try:

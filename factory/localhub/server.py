@@ -11,6 +11,7 @@ Files under the root that are not the hub's own:
     server.json  where the server listens, and for which folder; there while it does
     token        what users show to it
     server.log   what went wrong
+    port         where the last server listened
     ballast      room set aside, let go of when the disk is full, so that the server can start
 
 A store that cannot be written is served to be read; then these files, but for the first, lie in
@@ -39,7 +40,7 @@ from typing import BinaryIO, NoReturn
 import uvicorn
 
 from factory.localhub.accounts import FIRST_USER
-from factory.localhub.app import build
+from factory.localhub.app import Pages, build
 from factory.localhub.connections import HEAD_LIMIT, Protocol, allow_connections, sweep
 from factory.localhub.errors import FULL_DISK
 from factory.localhub.hub import LocalHub
@@ -151,7 +152,14 @@ class Store:
 
 
 def serve(
-    root: Path, place: Path, host: str, port: int, *, stay: bool, anonymous: bool = False
+    root: Path,
+    place: Path,
+    host: str,
+    port: int,
+    *,
+    stay: bool,
+    anonymous: bool = False,
+    pages: Pages | None = None,
 ) -> int:
     """Serve the hub under `root` until it is no longer needed. Answers the exit status."""
     with _sole_opener(place) as alone:
@@ -164,10 +172,10 @@ def serve(
         with _held(root, place) as (hub, store):
             hub.accounts.adopt_token_file(place / "token")
             hub.accounts.anonymous = anonymous
-            listener = socket.create_server((host, port), backlog=512)
+            listener = _listen(host, port, place / "port")
             url = f"http://{_reachable(host)}:{listener.getsockname()[1]}"
             config = uvicorn.Config(
-                build(hub),
+                build(hub, pages),
                 http=Protocol,
                 access_log=False,
                 log_config=None,
@@ -199,8 +207,8 @@ def create_token(root: Path, user: str, role: str) -> int:
     return 0
 
 
-def main() -> int:
-    """The command line. Answers the exit status."""
+def main(pages: Pages | None = None) -> int:
+    """The command line. `pages` are mounted for people. Answers the exit status."""
     parser = argparse.ArgumentParser(prog="python -m factory.localhub.server", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--root", type=Path, required=True, help="the folder of the hub")
@@ -236,7 +244,7 @@ def main() -> int:
             return create_token(root, options.new_token, options.role)
         return serve(
             root, place, options.host, options.port,
-            stay=options.stay, anonymous=options.anonymous,
+            stay=options.stay, anonymous=options.anonymous, pages=pages,
         )  # fmt: skip
     except HeldElsewhere as error:
         print(error, file=sys.stderr)
@@ -278,6 +286,18 @@ def _held(root: Path, place: Path) -> Iterator[tuple[LocalHub, Store]]:
         stop.set()
         guard.join(timeout=_GOODBYE_SECONDS)
         lease.give_back()
+
+
+def _listen(host: str, port: int, last: Path) -> socket.socket:
+    """Listen at a port; where any will do at the one of last time if it is free, so that addresses
+    of pages go on being right."""
+    if port == 0 and last.exists():
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            return socket.create_server((host, int(last.read_text())), backlog=512)
+    listener = socket.create_server((host, port), backlog=512)
+    with contextlib.suppress(OSError):  # a full disk
+        last.write_text(str(listener.getsockname()[1]))
+    return listener
 
 
 def _leave(why: str) -> NoReturn:

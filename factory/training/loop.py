@@ -18,6 +18,7 @@ from factory.training import dataset, monitoring, trainers
 from factory.training.resume import COMPLETE, Request, last_checkpoint
 from factory.training.settings import Task
 
+LOG = "log.jsonl"  # what was logged so far, a line each time
 RESULT = "result.json"  # what the main process found, for whoever started several
 
 
@@ -144,6 +145,10 @@ def _progress_callback(request: Request, progress: Progress, stop_early: bool) -
                 control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if state.is_world_process_zero:  # for whoever looks on: only a checkpoint keeps it
+                with (Path(args.output_dir) / LOG).open("a") as file:
+                    line = {"step": state.global_step, **monitoring.short(logs or {})}
+                    file.write(json.dumps(line) + "\n")
             if not math.isfinite((logs or {}).get("loss", 0.0)):
                 control.should_training_stop = True
             if stop_early and self.collapsed is None:

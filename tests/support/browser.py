@@ -26,15 +26,16 @@ class Browser:
         self._driver = driver
 
     def open(
-        self, page: Path, width: int, height: int, scheme: str, script: bool = True, media: str = ""
-    ) -> None:
-        """Load a file at a size in CSS px, for somebody who likes light or dark, or for `print`."""
+        self, page: Path | str, width: int, height: int, scheme: str, script: bool = True,
+        media: str = "",
+    ) -> None:  # fmt: skip
+        """Load a file or an address at a size in CSS px, in light or dark, or for `print`."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._do("Emulation.setDeviceMetricsOverride", **metrics)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self._do("Emulation.setEmulatedMedia", media=media, features=[feature])
         self._do("Emulation.setScriptExecutionDisabled", value=not script)
-        self._driver.get(page.absolute().as_uri())
+        self._driver.get(page if isinstance(page, str) else page.absolute().as_uri())
 
     def asks(self, script: str) -> Any:
         """What a script in the page returns."""

@@ -72,7 +72,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(words=formatting, draw=charts, panels=panels, lang=_lang)
+    environment.globals.update(words=formatting, draw=charts, panels=panels, lang=lang)
     environment.filters.update(
         words_language=formatting.language,
         rows_out=lambda manifest: manifest.rows().out,
@@ -88,7 +88,7 @@ def _shown(value: Any) -> Any:
     return value if isinstance(value, Markup | int) else text_of(value)
 
 
-def _lang(code: str, text: str) -> Markup:
+def lang(code: str, text: str) -> Markup:
     """Return the attributes of a text in a language: its code, and its direction. An Arabic text
     that begins with a Latin word is still set from the right; elsewhere its letters say."""
     shown = f' lang="{code}"' if _LANG.fullmatch(code) else ""

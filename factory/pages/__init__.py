@@ -1,0 +1,1 @@
+"""Pages of the local hub for people: what was made, as a browser shows it."""
