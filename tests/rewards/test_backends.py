@@ -15,7 +15,7 @@ from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError
 from factory.execution.builtin_models import POCKET
 from factory.rewards.backends.classifier import Classifier
-from factory.rewards.backends.generative import QUESTION, Generative, _share
+from factory.rewards.backends.generative import QUESTION, Generative, expected_value
 from factory.rewards.backends.implicit import Implicit, crosslingual
 from tests.support.families import tokenizer_of
 
@@ -280,11 +280,18 @@ def test_a_question_that_does_not_fit_is_too_long(policy: TransformersLikelihood
 
 
 def test_shares_hold_at_any_size() -> None:
-    assert _share(-1000.0, -1000.0) == 0.5
-    assert _share(-2000.0, -1.0) == 0.0
-    assert _share(-1.0, -2000.0) == 1.0
-    assert _share(math.log(0.3), math.log(0.1)) == pytest.approx(0.75)
-    assert _share(math.log(0.1), math.log(0.3)) == pytest.approx(0.25)
+    def share(yes: float, no: float) -> float:
+        return expected_value([yes, no], [[1], [2]], [1.0, 0.0])
+
+    assert share(-1000.0, -1000.0) == 0.5
+    assert share(-2000.0, -1.0) == 0.0
+    assert share(-1.0, -2000.0) == 1.0
+    assert share(math.log(0.3), math.log(0.1)) == pytest.approx(0.75)
+    assert share(math.log(0.1), math.log(0.3)) == pytest.approx(0.25)
+    ten = [math.log(each) for each in (0.5, 0.2, 0.3)]  # 1 and whatever it begins, 2, 10
+    assert expected_value(ten, [[1], [2], [1, 0]], [1, 2, 10]) == pytest.approx(
+        (0.2 + 0.4 + 3) / 0.7
+    )
 
 
 # A classifier reads the conversation as its own template prints it.

@@ -132,22 +132,29 @@ class Generative:
         fits = [i for i, size in enumerate(sizes) if size <= self._limit]
         every = [one for i in fits for one in read[n * i : n * i + n]]
         log_probs = self._model.log_probs([ids for ids, _ in every], [start for _, start in every])
-        sums = [math.fsum(values) for values in log_probs]
+        sums, values = [math.fsum(each) for each in log_probs], list(self._words.values())
         scores = {
-            i: self._mean(sums[n * at : n * at + n], [ids for ids, _ in read[n * i : n * i + n]])
+            i: expected_value(
+                sums[n * at : n * at + n], [ids for ids, _ in read[n * i : n * i + n]], values
+            )
             for at, i in enumerate(fits)
         }
         return [RewardValue.from_score(scores.get(i), size) for i, size in enumerate(sizes)]
 
-    def _mean(self, sums: Sequence[float], ids: Sequence[Sequence[int]]) -> float:
-        top = max(sums)
-        weights = [math.exp(value - top) for value in sums]
-        for at, long in enumerate(ids):  # 10 begins with 1: to begin so is not to say 1
-            for other, short in enumerate(ids):
-                if len(short) < len(long) and list(long[: len(short)]) == list(short):
-                    weights[other] = max(0.0, weights[other] - weights[at])
-        values = self._words.values()
-        return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
+
+def expected_value(
+    sums: Sequence[float], ids: Sequence[Sequence[int]], values: Sequence[float]
+) -> float:
+    """Return the mean of the values of replies, weighted by their probabilities. `sums`: the
+    log-probability of each reply; `ids`: its tokens. What belongs to a longer reply is taken off
+    the one that it begins with: to begin 10 is not to say 1."""
+    top = max(sums)
+    weights = [math.exp(value - top) for value in sums]
+    for at, long in enumerate(ids):
+        for other, short in enumerate(ids):
+            if len(short) < len(long) and list(long[: len(short)]) == list(short):
+                weights[other] = max(0.0, weights[other] - weights[at])
+    return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
 
 
 class Served:
