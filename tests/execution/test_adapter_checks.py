@@ -122,7 +122,7 @@ def test_an_adapter_of_a_resized_vocabulary_is_refused_for_that(
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"use_rslora": True}, "them/tuned has use_rslora, which no training here has"),
+        ({"use_rslora": True}, "them/tuned has rslora True, and the recipe rslora False"),
         ({"r": 2}, "them/tuned has r 2, and the recipe r 4"),
     ],
 )

@@ -15,7 +15,7 @@ from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError
 from factory.execution.builtin_models import POCKET
 from factory.rewards.backends.classifier import Classifier
-from factory.rewards.backends.generative import QUESTION, Generative, expected_value
+from factory.rewards.backends.generative import QUESTION, Generative, asked, expected_value
 from factory.rewards.backends.implicit import Implicit, crosslingual
 from tests.support.families import tokenizer_of
 
@@ -261,16 +261,15 @@ def test_the_generative_reward_does_not_depend_on_the_batch(policy: Transformers
     assert together == pytest.approx([judge([item])[0].value for item in ITEMS], abs=1e-5)
 
 
-def test_placeholders_in_an_answer_are_text(policy: TransformersLikelihood) -> None:
-    judge = Generative(policy, 512, "R: {prompt} A: {answer}")
-    assert judge._ask(ASK, "{prompt} and {answer}") == (
+def test_placeholders_in_an_answer_are_text() -> None:
+    assert asked("R: {prompt} A: {answer}", ASK, "{prompt} and {answer}") == (
         "R: Why does bread rise? A: {prompt} and {answer}"
     )
 
 
-def test_a_conversation_is_shown_with_its_roles(policy: TransformersLikelihood) -> None:
+def test_a_conversation_is_shown_with_its_roles() -> None:
     turns = [*ASK, {"role": "assistant", "content": "Yeast."}, {"role": "user", "content": "How?"}]
-    told = Generative(policy, 512, "{prompt}|{answer}")._ask(turns, "So.")
+    told = asked("{prompt}|{answer}", turns, "So.")
     assert told == "User: Why does bread rise?\n\nAssistant: Yeast.\n\nUser: How?|So."
 
 

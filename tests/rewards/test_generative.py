@@ -19,7 +19,7 @@ from factory.engines.transformers import TransformersLikelihood
 from factory.errors import RecipeError
 from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
-from factory.rewards.backends.generative import RUBRIC, Generative
+from factory.rewards.backends.generative import RUBRIC, expected_value
 from tests.rewards import test_score
 from tests.rewards.test_score import ANSWERS, GENERATIVE, TEXTS, job, recipe, run, specs, values
 from tests.support.builders import by_name, lock_of
@@ -64,13 +64,11 @@ def test_a_rating_is_the_mean_of_one_to_ten_by_their_probabilities(
 
 
 def test_a_number_that_begins_another_counts_for_itself_alone() -> None:
-    words = {str(n): float(n) for n in range(1, 11)}
-    one = Generative.__new__(Generative)
-    one._words = words
+    values = list(range(1, 11))
     ids = [[7, n] for n in range(1, 10)] + [[7, 1, 0]]
     sums = [math.log(0.5)] + [math.log(1e-9)] * 8 + [math.log(0.4)]
-    assert one._mean(sums, ids) == pytest.approx((0.1 * 1 + 0.4 * 10) / 0.5, rel=1e-6)
-    assert one._mean([-9000.0] * 10, ids) == pytest.approx(sum(range(2, 11)) / 9)
+    assert expected_value(sums, ids, values) == pytest.approx((0.1 * 1 + 0.4 * 10) / 0.5, rel=1e-6)
+    assert expected_value([-9000.0] * 10, ids, values) == pytest.approx(sum(range(2, 11)) / 9)
 
 
 def with_gold(root: Path, golds: dict[str, list[str | None]]) -> None:
