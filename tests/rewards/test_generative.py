@@ -19,7 +19,7 @@ from factory.engines.transformers import TransformersLikelihood
 from factory.errors import RecipeError
 from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
-from factory.rewards.backends.generative import RUBRIC, expected_value
+from factory.rewards.backends.generative import RUBRIC, Generative, expected_value
 from tests.rewards import test_score
 from tests.rewards.test_score import ANSWERS, GENERATIVE, TEXTS, job, recipe, run, specs, values
 from tests.support.builders import by_name, lock_of
