@@ -23,8 +23,8 @@ def test_every_stage_and_knob_is_in_the_reference() -> None:
     text = reference()
     for stage in STAGES:
         assert f"\n### {stage.name}\n" in text
-        for name in stage.model_fields:
-            assert f"`{name}`" in text or name in ("how", "from_")
+        for name, field in stage.model_fields.items():
+            assert f"`{field.alias or name}`" in text or name in ("how", "from_")
 
 
 def test_a_meaning_is_the_comment_beside_a_field_or_a_sentence_of_the_docstring() -> None:
