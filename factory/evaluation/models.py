@@ -16,7 +16,8 @@ from factory.stage.inputs import Need, StepInput
 from factory.stage.stage import Stage, StageContext
 
 
-def _known(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+def check_languages(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return a choice of languages, each once. Raises ValueError for one that is unknown."""
     if isinstance(value, str):
         return value
     if not value:
@@ -31,7 +32,7 @@ def _known(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 # The languages that each model is evaluated in: those that it was trained on, all, or these.
 Choice = Literal["own", "all"] | tuple[str, ...]
-Languages = Annotated[Choice, REFERENCE, AfterValidator(_known)]
+Languages = Annotated[Choice, REFERENCE, AfterValidator(check_languages)]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def test_an_extra_that_is_not_installed_is_a_warning() -> None:
 def test_the_tested_set_names_what_the_package_needs() -> None:
     needed = importlib.metadata.requires("croco-factory") or []
     names = {line.split(">")[0].split("<")[0].split(";")[0].strip() for line in needed}
-    names -= {"vllm", "llama-cpp-python", "croco-factory", "types-pyyaml", "types-PyYAML"}
+    names -= {"vllm", "croco-factory", "types-pyyaml", "types-PyYAML"}
     assert {doctor._normal(name) for name in names if "[" not in name} <= doctor.tested().keys()
 
 

@@ -133,7 +133,7 @@ def test_rows_are_paged_searched_and_filtered(page: Page) -> None:
     chosen = page(f"{SAMPLES}/viewer?table=en&filter=chosen")
     assert "Yeast eats" in chosen and "Drink coffee" not in chosen and "2 matches" in chosen
     one = page(f"{SAMPLES}/viewer?table=en&column=k")
-    assert "Because of yeast." not in one and "Columns (1 of 11)" in one
+    assert "Because of yeast." not in one and "Columns (1 of 12)" in one
     assert "finish_reason" in page(f"{SAMPLES}/viewer?table=en&row=3")
 
 

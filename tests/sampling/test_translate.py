@@ -172,10 +172,10 @@ def test_a_language_beside_the_recipes_is_made_and_not_sampled_in():
 
 
 def test_all_that_follows_reads_the_translations_and_questions_are_left_alone():
-    stages = {"generate": Generate(), "score": Score(reward="policy"), "pair": Pair()}
+    stages = {"generate": Generate(), "score": Score(reward="reward"), "pair": Pair()}
     ref = ClassifierBackend(name="org/reward", kind="classifier")
     found = scope(Translate(), "da", "en", **stages, questions=Questions(source="q.jsonl"))
-    found = StageContext(found.languages, {**found.models, "policy": ref}, found.stages)
+    found = StageContext(found.languages, {**found.models, "reward": ref}, found.stages)
     for name in ("generate", "score", "pair"):
         [danish] = [spec for spec in found.slices(name, "x") if spec.name == "da"]
         read = danish.need("prompts")

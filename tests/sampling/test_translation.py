@@ -115,7 +115,7 @@ def test_a_chat_translator_is_asked_by_name():
     assert ask.endswith("\n\nHello")
 
 
-@pytest.mark.parametrize("code", ["nb", "xx", "Danish"])
+@pytest.mark.parametrize("code", ["nor", "xx", "Danish"])
 def test_no_language_is_taken_for_english(code):
     with pytest.raises(RecipeError, match="unknown language"):
         wording("translategemma", "en", code, {})

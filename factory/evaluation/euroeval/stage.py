@@ -20,7 +20,7 @@ from factory.evaluation.euroeval import deltas, directory, evaluation, readiness
 from factory.evaluation.euroeval.evaluation import Evaluation, Model, Settings
 from factory.evaluation.euroeval.own import OwnBenchmark, ready
 from factory.evaluation.euroeval.runs import EuroevalRuns, RunKnobs
-from factory.evaluation.models import Choice, Languages, contestants
+from factory.evaluation.models import Choice, check_languages, contestants
 from factory.stage.inputs import ExternalInput, SliceSpec, model_of
 from factory.stage.job import Job, policy
 from factory.stage.outcome import Outcome, spent
@@ -54,7 +54,7 @@ class Euroeval(Stage):
 
     of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("policy", "dpo")
     reference: Annotated[str, REFERENCE] = "policy"
-    languages: Annotated[Languages | dict[str, Languages], REFERENCE] = "own"
+    languages: Annotated[Choice | dict[str, Choice], REFERENCE] = "own"
     benchmarks: Annotated[
         Literal["paper", "official"] | dict[str, tuple[str | OwnBenchmark, ...]], REFERENCE
     ] = "paper"
@@ -69,6 +69,13 @@ class Euroeval(Stage):
     max_context: int | None = Field(None, ge=1)
     incomplete: Annotated[Literal["refuse", "keep"], EXTENT] = "refuse"
     how: EuroevalHow = EuroevalHow()
+
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return check_languages(value)
+        return {name: check_languages(choice) for name, choice in value.items()}
 
     @model_validator(mode="after")
     def _languages_of_those_that_are_there(self) -> Euroeval:
