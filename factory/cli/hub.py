@@ -147,12 +147,12 @@ def ls(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fals
         typer.echo(slug)
         for repo, kind in shelf.items():
             typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
-    others = [(k, r) for k, names in repos.items() for r in names if (k, r) not in shelved]
-    if others:
+    unshelved = [(k, r) for k, names in repos.items() for r in names if (k, r) not in shelved]
+    if unshelved:
         typer.echo("in no collection")
-    for kind, repo in others:
+    for kind, repo in unshelved:
         typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
-    if not shelves and not others:
+    if not shelves and not unshelved:
         typer.echo("nothing yet: factory run RECIPE publishes here, factory pull brings in repos")
 
 

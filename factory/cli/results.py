@@ -113,7 +113,7 @@ def _long_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
 
 
 def _by_language(
-    rows: Sequence[Result], wanted: str | None
+    rows: Sequence[Result], measure: str | None
 ) -> tuple[str, list[str], list[list[str]], str]:
     """Return the title, header and lines of one metric, models by languages, and what else there
     is. Raises InputError for a metric that there is not.
@@ -125,13 +125,14 @@ def _by_language(
 
     metrics = list(dict.fromkeys(row.metric for row in rows))
     evaluations = list(dict.fromkeys((row.metric, row.evaluation, row.by) for row in rows))
-    if wanted is None:
-        wanted = "win_rate" if "win_rate" in metrics else metrics[0]
-    matching = [e for e in evaluations if wanted in e[:2]]
+    if measure is None:
+        measure = "win_rate" if "win_rate" in metrics else metrics[0]
+    matching = [e for e in evaluations if measure in e[:2]]
     if not matching:
-        known = list(dict.fromkeys([*metrics, *(row.evaluation for row in rows)]))
+        metric_names = list(dict.fromkeys([*metrics, *(row.evaluation for row in rows)]))
         raise InputError(
-            f"no metric {wanted!r}{nearest(wanted, known)}", f"there is {', '.join(known)}"
+            f"no metric {measure!r}{nearest(measure, metric_names)}",
+            f"there is {', '.join(metric_names)}",
         )
     shown = {
         (row.model, matching.index((row.metric, row.evaluation, row.by)), row.language): row
@@ -141,13 +142,13 @@ def _by_language(
     languages = list(dict.fromkeys(language for _, _, language in shown))
     # what tells several evaluations apart: the benchmark or the answers, the judge, or both
     differ = [len({evaluation[n] for evaluation in matching}) > 1 for n in (1, 2)]
-    differ[0] |= wanted == matching[0][1] and len(matching) > 1
+    differ[0] |= measure == matching[0][1] and len(matching) > 1
     lines = []
     for number, (metric, evaluation, by) in enumerate(matching):
         for model in dict.fromkeys(row.model for row in rows):
             cells = [_cell(shown.get((model, number, language))) for language in languages]
             if any(cells):
-                name = f"{evaluation} {metric}" if wanted == evaluation else evaluation
+                name = f"{evaluation} {metric}" if measure == evaluation else evaluation
                 labels = [text for text, is_told in zip((name, by), differ, strict=True) if is_told]
                 lines.append([model, *labels, *cells])
     metric, evaluation, by = matching[0]
@@ -155,8 +156,8 @@ def _by_language(
     title = metric.replace("_", " ") + (f" against {', '.join(sorted(against))}" if against else "")
     title += "" if differ[0] else f" on {evaluation}"
     title += "" if differ[1] else f", by {by}"
-    others = [name for name in metrics if name != wanted]
-    rest = f"Also: {', '.join(others)} (--metric NAME, or --all)" if others else ""
+    more_metrics = [name for name in metrics if name != measure]
+    rest = f"Also: {', '.join(more_metrics)} (--metric NAME, or --all)" if more_metrics else ""
     lead = [name for name, is_told in zip(_LEAD[1:], differ, strict=True) if is_told]
     return title, ["model", *lead, *languages], lines, rest
 
@@ -217,8 +218,8 @@ def _manifests(what: str, hub: Hub, home: Home) -> list[Manifest]:
     from factory.planning import recipe
 
     if "/" in what and not Path(what).exists():
-        found = [artifact.manifest for artifact in hub.holdings(hub.collection(what)).found]
+        manifests = [artifact.manifest for artifact in hub.holdings(hub.collection(what)).found]
     else:
-        found = list(of_recipe(recipe.load(what), hub, home).manifests)
-    newest = {m.repo: m for m in sorted(found, key=lambda manifest: manifest.created)}
+        manifests = list(of_recipe(recipe.load(what), hub, home).manifests)
+    newest = {m.repo: m for m in sorted(manifests, key=lambda manifest: manifest.created)}
     return list(newest.values())

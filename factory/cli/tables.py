@@ -409,13 +409,13 @@ accuracy: preference pairs with a known better answer that it ranks right; chanc
 def behaviour_table(steps: list[Step]) -> Table | None:
     """Tabulate what tuned models draw beside their bases; None without any."""
     drawn = [
-        (step.name, found)
+        (step.name, probed)
         for step in steps
-        if step.found and (found := behaviour(step.found.manifest.stats))
+        if step.found and (probed := behaviour(step.found.manifest.stats))
     ]
     if not drawn:
         return None
-    abouts = dict.fromkeys(found.about for _, found in drawn)
+    abouts = dict.fromkeys(probed.about for _, probed in drawn)
     table = Table(
         title="Answers drawn after training",
         title_justify="left",
@@ -426,9 +426,9 @@ def behaviour_table(steps: list[Step]) -> Table | None:
     table.add_column("measure", overflow="fold")
     table.add_column("base", justify="right")
     table.add_column("tuned", justify="right")
-    for name, found in drawn:
-        for number, row in enumerate(found.rows):
-            table.add_row("" if number else name, *row, end_section=row == found.rows[-1])
+    for name, probed in drawn:
+        for number, row in enumerate(probed.rows):
+            table.add_row("" if number else name, *row, end_section=row == probed.rows[-1])
     return table
 
 

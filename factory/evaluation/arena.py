@@ -233,15 +233,15 @@ def _describe(answers: pa.Table, language: str) -> dict[str, Any]:
         (count, wrong, None if wrong else count_english(text, language, english))
         for text, count, wrong in zip(*columns, strict=True)
     )
-    told = right_labels(language)
+    labels = right_labels(language)
     why = no_word_rate(language) or ("no_answer_to_judge" if words is None else None)
-    why = why if told else "no_detector"
+    why = why if labels else "no_detector"
     return {
         "answers": len(answers),
         "tokens": sum(answers.column("n_tokens").to_pylist()),
         "cut_off": answers.column("finish_reason").to_pylist().count("length"),
-        "in_language": sum(matches(code, language) for code in detected) if told else None,
-        "other_language": sum(differs(code, language) for code in detected) if told else None,
+        "in_language": sum(matches(code, language) for code in detected) if labels else None,
+        "other_language": sum(differs(code, language) for code in detected) if labels else None,
         "line_pass_rate": lines,
         "word_pass_rate": words,
         **({"no_word_pass_rate": why} if why else {}),

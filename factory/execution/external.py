@@ -144,8 +144,8 @@ def _sample(row: Mapping[str, Any], where: str, source: str, language: str) -> R
 def _finish_reason(value: Any) -> str:
     """Return why an answer ended, in the words of our own samples where they mean the same."""
     words = {"stop": _ENDED, "length": _CUT_OFF}
-    said = str(value or "unknown").lower()
-    return next((word for word, same in words.items() if said in same), said)
+    reason = str(value or "unknown").lower()
+    return next((word for word, same in words.items() if reason in same), reason)
 
 
 def _score(row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:

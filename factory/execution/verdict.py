@@ -94,10 +94,10 @@ def _finding(row: Result, value: float, here: Result | None, ran: bool) -> tuple
     return "not tested", "neither has an interval"
 
 
-def counted(found: Iterable[Claim]) -> Mapping[str, Mapping[Finding, int]]:
+def counted(judged: Iterable[Claim]) -> Mapping[str, Mapping[Finding, int]]:
     """Return the number of claims of each finding by language, over all languages (`all`) first."""
     counts: dict[str, dict[Finding, int]] = {"all": {}}
-    for claim in found:
+    for claim in judged:
         of = counts.setdefault(claim.language, {})
         of[claim.finding] = of.get(claim.finding, 0) + 1
     return {language: of for language, of in counts.items() if of}

@@ -161,8 +161,8 @@ def tag_of(label: str) -> Tag | None:
         return _read(label)
     mark = re.search(r"\((.*?)\)|,(.*)", label)  # Chinese (Traditional); Chinese, Traditional
     name, more = _plain(label), _plain(mark[1] or mark[2] or "") if mark else ""
-    whole = [f"{more} {name}".strip(), f"{name} {more}".strip()]
-    for text in whole if mark and mark[2] else [*whole, name]:
+    spellings = [f"{more} {name}".strip(), f"{name} {more}".strip()]
+    for text in spellings if mark and mark[2] else [*spellings, name]:
         for names in (_names, _own_names):
             if tag := names().get(text):
                 return tag._replace(**_qualifiers().get(more, {})) if text == name else tag
@@ -180,14 +180,16 @@ def code_of(label: str) -> str | None:
 def speaks(label: str, code: str) -> bool:
     """Return whether a label of a dataset names a language, and whatever script and region its code
     states: `pt-BR` is `pt`, and `zh-TW` is `zh-Hant` but not `zh-Hans`."""
-    said, wanted = tag_of(label), tag_of(code)
-    if label == code or said is None or wanted is None:
+    label_tag, code_tag = tag_of(label), tag_of(code)
+    if label == code or label_tag is None or code_tag is None:
         return label == code
-    if wanted.base == "no" and said.base in _NORWEGIAN:
-        said = said._replace(base="no")
-    if wanted.base == "nb" and said.base == "no":
-        said = said._replace(base="nb")
-    return all(not part or part == is_ for part, is_ in zip(wanted, _full(said), strict=True))
+    if code_tag.base == "no" and label_tag.base in _NORWEGIAN:
+        label_tag = label_tag._replace(base="no")
+    if code_tag.base == "nb" and label_tag.base == "no":
+        label_tag = label_tag._replace(base="nb")
+    return all(
+        not part or part == is_ for part, is_ in zip(code_tag, _full(label_tag), strict=True)
+    )
 
 
 def _read(text: str) -> Tag | None:
@@ -204,12 +206,12 @@ def _read(text: str) -> Tag | None:
     base, *more = first.split("_")
     script = (match[2] or "").title() or next((part for part in more if len(part) == 4), "")
     region = (match[3] or "").upper() or next((part for part in more if len(part) < 4), "")
-    known = (
+    is_named = (
         (base in _english().languages and base not in _NO_LANGUAGE)
         and (not script or script in _english().scripts)
         and (not region or region in _english().territories)
     )
-    return Tag(base, script, region) if known else None
+    return Tag(base, script, region) if is_named else None
 
 
 def _full(tag: Tag) -> Tag:
@@ -260,9 +262,9 @@ def _english() -> Any:
 def _name(locale: Any, tag: Tag) -> str:
     """Return the name of a language in the language of a locale; empty where CLDR has none."""
     base, script, region = tag
-    for known, rest in ((f"{base}_{script}", region), (f"{base}_{region}", script), (base, "")):
-        if name := locale.languages.get(known):
-            parts = [script, region] if known == base else [rest]
+    for key, rest in ((f"{base}_{script}", region), (f"{base}_{region}", script), (base, "")):
+        if name := locale.languages.get(key):
+            parts = [script, region] if key == base else [rest]
             more = [locale.scripts.get(part) or locale.territories.get(part) for part in parts]
             stated = ", ".join(part for part in more if part)
             return f"{name} ({stated})" if stated else str(name)
@@ -286,14 +288,14 @@ def _own_names() -> dict[str, Tag]:
     """Return each language by its own name as `_plain` gives it. Reads 340 files, for a second."""
     from babel.localedata import load, locale_identifiers
 
-    found: dict[str, Tag] = {}
+    by_name: dict[str, Tag] = {}
     for code in sorted(locale_identifiers()):
         first, _, more = code.partition("_")
         if len(more) in (0, 4):  # a language, or one in a script: 繁體中文
             for key, name in load(code, merge_inherited=False).get("languages", {}).items():
                 if key.partition("_")[0] == first and (tag := _read(key)):
-                    found.setdefault(_plain(name), tag)
-    return found
+                    by_name.setdefault(_plain(name), tag)
+    return by_name
 
 
 @cache

@@ -170,8 +170,8 @@ def _curve(
     last: dict[str, float] = {}
     for entry in entries:
         last |= {k: n for k, v in entry.items() if (n := values.number(v)) is not None}
-    wanted = ("loss", "eval_loss", "accuracy", "rewards/accuracies", "eval_rewards/accuracies")
-    return tuple(losses), tuple((name, last[name]) for name in wanted if name in last)
+    curves = ("loss", "eval_loss", "accuracy", "rewards/accuracies", "eval_rewards/accuracies")
+    return tuple(losses), tuple((name, last[name]) for name in curves if name in last)
 
 
 def _tail(log: Path) -> list[str]:

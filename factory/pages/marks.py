@@ -69,23 +69,23 @@ def mark(visit: Visit, version: Version, language: str, key: str, verdict: str) 
             row = {"prompt_id": key, "language": language, "prompt": pair["prompt"]}
             row |= {"chosen": pair[sides[0]], "rejected": pair[sides[1]], "margin": None}
             marked[key] = [row]
-        kept = [row for of_prompt in marked.values() for row in of_prompt]
-        _write(visit, version, language, kept, f"Mark {key} as {verdict}")
+        marks = [row for of_prompt in marked.values() for row in of_prompt]
+        _write(visit, version, language, marks, f"Mark {key} as {verdict}")
 
 
 def _write(
-    visit: Visit, version: Version, language: str, kept: list[dict[str, Any]], title: str
+    visit: Visit, version: Version, language: str, marks: list[dict[str, Any]], title: str
 ) -> None:
     hub, user = visit.hub, visit.account.user
     repo = repo_of(visit, version) or hub.create_repo(
         "dataset", version.repo.namespace, _name(version), owner=user, private=version.repo.private
     )
     content = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(kept, schema=SCHEMAS["preferences"]), content)
+    pq.write_table(pa.Table.from_pylist(marks, schema=SCHEMAS["preferences"]), content)
     file = ("data", language, "part-00000.parquet")
-    there = set(visit.tables(visit.version(repo, MAIN))) | {language}
+    names = set(visit.tables(visit.version(repo, MAIN))) | {language}
     configs = "".join(
-        f"- config_name: {name}\n  data_files: data/{name}/*.parquet\n" for name in sorted(there)
+        f"- config_name: {name}\n  data_files: data/{name}/*.parquet\n" for name in sorted(names)
     )
     stated = version.manifest.license if version.manifest else None
     license = f"license: {stated.id}\n" if stated and stated.id != "other" else ""
@@ -93,7 +93,7 @@ def _write(
         f"---\n{license}configs:\n{configs}---\n\n# Marks on {version.repo.id}\n\n"
         "Pairs that readers marked on the pages of the local hub. `chosen` is the answer that a "
         "reader calls better.\n\nAn audit of a reward model reads them:\n\n```yaml\n"
-        f"preferences: {{source: {repo.id}, languages: [{', '.join(sorted(there))}]}}\n```\n"
+        f"preferences: {{source: {repo.id}, languages: [{', '.join(sorted(names))}]}}\n```\n"
     )
     puts = [
         Put(file, hub.store_file(file[-1], content.getvalue())),

@@ -78,9 +78,9 @@ def read(visit: Visit, pools: Pools, number: int) -> Pool:
         if pair.get(f"{role}_k") is not None
     }
     texts = samples or _sides(pair)
-    known = [value for row in rewards.values() if (value := row["reward"]) is not None]
-    known += [row["reward"] for row in texts if row.get("reward") is not None]
-    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    values_shown = [value for row in rewards.values() if (value := row["reward"]) is not None]
+    values_shown += [row["reward"] for row in texts if row.get("reward") is not None]
+    low, high = (min(values_shown), max(values_shown)) if values_shown else (0.0, 0.0)
     answers = []
     for row in texts:
         score = rewards.get(row["k"], {})

@@ -49,14 +49,7 @@ def style() -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(shipped("cards/pages")),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = results.html_environment("pages", _shown)
     environment.globals.update(
         words=formatting,
         draw=charts,

@@ -57,21 +57,21 @@ def page(
 
     columns: those that are shown; `also` those that the test reads.
     """
-    end, found = time.monotonic() + _SECONDS, RowPage()
+    end, result = time.monotonic() + _SECONDS, RowPage()
     names = list(dict.fromkeys([*columns, *also]))
     for first, batch in _batches(files, names, start, size + 1 if test is None else _BATCH):
         passed = range(len(batch)) if test is None else _true(test(batch))
         shown = batch.select([name for name in columns if name in batch.schema.names])
         for place in passed:
-            if len(found.rows) == size:
-                found.after = first + place
-                return found
-            found.rows.append((first + place, shown.slice(place, 1).to_pylist()[0]))
-        found.searched += len(batch)
+            if len(result.rows) == size:
+                result.after = first + place
+                return result
+            result.rows.append((first + place, shown.slice(place, 1).to_pylist()[0]))
+        result.searched += len(batch)
         if time.monotonic() > end:
-            found.after = first + len(batch)
-            return found
-    return found
+            result.after = first + len(batch)
+            return result
+    return result
 
 
 def _batches(
@@ -206,8 +206,12 @@ def lookup(
                 column
             )
             for group in range(parquet.num_row_groups):
-                known = parquet.metadata.row_group(group).column(place).statistics
-                if known is not None and known.has_min_max and not known.min <= value <= known.max:
+                bounds = parquet.metadata.row_group(group).column(place).statistics
+                if (
+                    bounds is not None
+                    and bounds.has_min_max
+                    and not bounds.min <= value <= bounds.max
+                ):
                     continue
                 keys = parquet.read_row_group(group, columns=[column]).column(0)
                 hits = pc.indices_nonzero(pc.equal(keys, value))

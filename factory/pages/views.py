@@ -57,14 +57,14 @@ def collection(visit: Visit) -> Response:
     chain = lineage.choose([v.manifest for v in versions if v.manifest])
     steps = [gather.PublishedStep(number, m) for number, m in enumerate(chain.manifests, 1)]
     # an artifact pulled under another name is known by its content
-    made = [(step, places[step.manifest.repo, step.manifest.content()]) for step in steps]
-    drawn = {version.repo.id for _, version in made}
-    others = [item for item in shelf.items if item.repo_id not in drawn]
+    placed = [(step, places[step.manifest.repo, step.manifest.content()]) for step in steps]
+    drawn = {version.repo.id for _, version in placed}
+    unplaced = [item for item in shelf.items if item.repo_id not in drawn]
     notes = {item.repo_id: item.note for item in shelf.items}
     picture = lineage_graph.draw(steps) if steps else None
     return render.page(
-        "collection", visit, shelf=shelf, made=made, others=others, notes=notes, picture=picture,
-        reads=_reads,
+        "collection", visit, shelf=shelf, made=placed, others=unplaced, notes=notes,
+        picture=picture, reads=_reads,
     )  # fmt: skip
 
 
@@ -207,8 +207,8 @@ def rows_page(visit: Visit) -> Response:
         also = [column for key in picked for column in filters[key][1]]
         if text:
             tests.append(rows.contains(text, shown))
-        if (one := query.get("row")) is not None and one.isdigit():
-            read = rows.page(paths, chosen or names[:_COLUMNS], int(one[:12]), 1)
+        if (number := query.get("row")) is not None and number.isdigit():
+            read = rows.page(paths, chosen or names[:_COLUMNS], int(number[:12]), 1)
             return _repo_page(
                 visit, version, "row", table=name, read=read, total=total, limit=_WHOLE_CELL
             )
@@ -244,20 +244,20 @@ def _roles(visit: Visit, version: Version, name: str) -> dict[str, set[tuple[Any
     of these is asked for."""
     roles: dict[str, set[tuple[Any, ...]]] = {"chosen": set(), "rejected": set()}
     own = version.manifest.content() if version.manifest else None
-    there = False
+    exists = False
     for pairs in visit.beside(version, "pairs"):
         record = pairs.manifest.slices.get(name) if pairs.manifest else None
         sources = [visit.source(read) for read in record.inputs] if record else []
         if not any(s and s.manifest and s.manifest.content() == own for s in sources):
             continue
-        there = True
+        exists = True
         if roles.keys() & set(visit.query.getlist("filter")):
             for row in rows.records(
                 visit.slice(pairs, name), ["prompt_id", "chosen_k", "rejected_k"]
             ):
                 for role, keys in roles.items():
                     keys.add((row["prompt_id"], row.get(f"{role}_k")))
-    return roles if there else {}
+    return roles if exists else {}
 
 
 def read(visit: Visit) -> Response:
@@ -282,21 +282,21 @@ def read(visit: Visit) -> Response:
     mark = ""
     if marked and pool.pair:
         mark = "right" if marked[0]["chosen"] == pool.pair["chosen"] else "wrong"
-    kept = marks.repo_of(visit, version)
+    marks_repo = marks.repo_of(visit, version)
     return _repo_page(
         visit, version, "pool", slices=names, name=name, pool=pool, number=number, last=last,
-        mark=mark, kept=kept, may_mark=visit.account.role == "write",
+        mark=mark, kept=marks_repo, may_mark=visit.account.role == "write",
     )  # fmt: skip
 
 
 def _compared(visit: Visit, version: Version, names: list[str], name: str) -> Response:
     everything = comparisons.read(visit, version, name)
-    wanted = [f for f in visit.query.getlist("filter") if f in comparisons.FILTERS]
-    passed = [one for one in everything if one.marks.issuperset(wanted)]
-    counts = {f: sum(f in one.marks for one in everything) for f in comparisons.FILTERS}
+    filters = [f for f in visit.query.getlist("filter") if f in comparisons.FILTERS]
+    passed = [answers for answers in everything if answers.marks.issuperset(filters)]
+    counts = {f: sum(f in answers.marks for answers in everything) for f in comparisons.FILTERS}
     start = min(visit.number("n"), max(len(passed) - 1, 0)) // _QUESTIONS * _QUESTIONS
     return _repo_page(
-        visit, version, "compared", slices=names, name=name, wanted=wanted, counts=counts,
+        visit, version, "compared", slices=names, name=name, wanted=filters, counts=counts,
         shown=passed[start : start + _QUESTIONS], start=start, passed=len(passed),
         total=len(everything), step=_QUESTIONS,
     )  # fmt: skip

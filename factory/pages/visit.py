@@ -129,10 +129,10 @@ class Visit:
     def beside(self, version: Version, kind: str) -> list[Version]:
         """Return the artifacts of a kind in the collections that hold this one, at main."""
         versions = {
-            (found.repo.key, found.commit.oid): found
+            (matching.repo.key, matching.commit.oid): matching
             for shelf in self.shelves(version.repo)
-            for found in self.artifacts(shelf)
-            if found.manifest is not None and found.manifest.kind == kind
+            for matching in self.artifacts(shelf)
+            if matching.manifest is not None and matching.manifest.kind == kind
         }
         return list(versions.values())
 

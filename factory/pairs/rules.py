@@ -89,8 +89,8 @@ def pool(
         finished=pl.col("finish_reason").is_in(["stop", "unknown"]),
         in_language=pl.col("detected_language").is_in(list(accepted)) if accepted else pl.lit(True),
     )  # fmt: skip
-    said = [name for name in ("reward", "disagreement") if name in scores.column_names]
-    rewards = pl.DataFrame(scores).select(*keys, *said, conversation=pl.col("n_tokens"))
+    columns = [name for name in ("reward", "disagreement") if name in scores.column_names]
+    rewards = pl.DataFrame(scores).select(*keys, *columns, conversation=pl.col("n_tokens"))
     if all(scores.column(key).equals(samples.column(key)) for key in keys):
         # row for row the same answers, as the stages leave them
         rows = answers.with_columns(rewards.drop(keys))

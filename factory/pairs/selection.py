@@ -255,10 +255,10 @@ class Selection(Stage):
                 else rows.select(pl.int_range(pl.len()).over("prompt_language")).to_series()
             )
             limit = limits[languages]
-            kept = rows.filter(limit.is_null() | (place < limit))
-            if len(kept) < len(rows):
-                dropped[f"beyond_{name}"] = len(rows) - len(kept)
-            rows = kept
+            kept_rows = rows.filter(limit.is_null() | (place < limit))
+            if len(kept_rows) < len(rows):
+                dropped[f"beyond_{name}"] = len(rows) - len(kept_rows)
+            rows = kept_rows
         return rows
 
     def uses_seed(self, spec: SliceSpec) -> bool:

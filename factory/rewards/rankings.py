@@ -41,9 +41,9 @@ def describe(table: pa.Table, english: pa.Table | None) -> dict[str, Any]:
     if "subset" in table.column_names:
         figures |= by_category(table.column("subset").to_pylist(), chosen, rejected)
     if english is not None and english is not table:
-        there = _right(english)
-        here = {name: right for name, right in _right(table).items() if name in there}
-        both = [(right, there[name]) for name, right in here.items()]
+        right_in_english = _right(english)
+        here = {name: right for name, right in _right(table).items() if name in right_in_english}
+        both = [(right, right_in_english[name]) for name, right in here.items()]
         if (value := kappa(both)) is not None:
             figures |= {"kappa_english": value, "pairs_in_english": len(both)}
     return figures

@@ -127,7 +127,7 @@ class Score(Stage):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         reward = self._reward(context)
-        kinds = [_backend(one) for one in reward.each]
+        kinds = [_backend(ref) for ref in reward.each]
         self._refuse_idle_knobs(kinds)
         if any(map(self._compares, kinds)) and not any(
             "gold" in getattr(stage, "columns", {}) for stage in context.stages.values()

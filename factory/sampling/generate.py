@@ -149,17 +149,17 @@ class Generate(Stage):
                 spent=engine.tokens,
                 work_only={name: size for name, size in sizes.items() if name not in own},
             )
-            others = {name: job.append(name, _slice(name)) for name in sizes if name not in own}
+            appended = {name: job.append(name, _slice(name)) for name in sizes if name not in own}
         stats = {name: _describe(job.out, name) for name in totals}
         counts = {}
         for name, total in totals.items():
             gold = stats[name].get("gold", 0)
             into = len(prompts[name]) * sum(self._counts) + gold
-            for other, more in others.items():
+            for other, more in appended.items():
                 if _slice(other) == name:
                     total = replace(total, dropped=total.dropped + more.dropped)
             counts[name] = counted(into, stats[name]["samples"] + gold, total)
-        totals |= others
+        totals |= appended
         return Outcome(
             counts,
             determinism="distribution",

@@ -104,6 +104,16 @@ class Translate(Stage):
             return self.languages
         return tuple(code for code in languages if code != self.source_language)
 
+    def _checked_targets(self, context: StageContext) -> tuple[str, ...]:
+        """Return the languages to translate into. Raises RecipeError for none, or the source's."""
+        targets = self.targets(context.languages)
+        if self.source_language in targets or not targets:
+            raise RecipeError(
+                f"stages.{self.name} has nothing to translate from {self.source_language} into",
+                "give languages: at least one other than source_language",
+            )
+        return targets
+
     def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:
         targets = self.targets(languages)
         untranslated = [code for code in languages if self.compare or code not in targets]
@@ -112,12 +122,7 @@ class Translate(Stage):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         source_stage = context.stage("prompts", self.name)
-        targets = self.targets(context.languages)
-        if self.source_language in targets or not targets:
-            raise RecipeError(
-                f"stages.translate has nothing to translate from {self.source_language} into",
-                "give languages: at least one other than source_language",
-            )
+        targets = self._checked_targets(context)
         used = set(targets) & set(context.languages)
         if used and self.turns == "first" and getattr(source_stage, "turns", "first") == "all":
             raise RecipeError(
@@ -403,12 +408,7 @@ class TranslatePairs(Translate):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         preferences = context.rows("preferences", self.name)
-        targets = self.targets(context.languages)
-        if self.source_language in targets or not targets:
-            raise RecipeError(
-                f"stages.{self.name} has nothing to translate from {self.source_language} into",
-                "give languages: at least one other than source_language",
-            )
+        targets = self._checked_targets(context)
         if self.source_language not in preferences:
             raise RecipeError(
                 f"stages.{self.name} translates from {self.source_language}, and preferences are "

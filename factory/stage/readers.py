@@ -167,12 +167,18 @@ class View(Knobs):
         """Yield rows in `language` under our names, or the reason why a row is left out."""
         rows, mixed, assumed = self._open(path, language, name)
         head = list(itertools.islice(rows, _HEAD))
-        known = [row for _, row in head if isinstance(row, dict)]
-        self._check_columns(known, name)
+        first_rows = [row for _, row in head if isinstance(row, dict)]
+        self._check_columns(first_rows, name)
         column = self.columns.get("language", "language")
-        said = any(_dig(row, column) is not _ABSENT for row in known)
-        detects = self.detect and mixed and not said
-        if mixed and known and not said and not detects and not (assumed and len(languages) == 1):
+        has_language = any(_dig(row, column) is not _ABSENT for row in first_rows)
+        detects = self.detect and mixed and not has_language
+        if (
+            mixed
+            and first_rows
+            and not has_language
+            and not detects
+            and not (assumed and len(languages) == 1)
+        ):
             raise InputError(
                 f"{name} does not say which rows are in {language!r}",
                 "use a file, a config or a 'language' column for each language; or name the "
@@ -193,12 +199,12 @@ class View(Knobs):
                     if strays and not any(matches(label, code) for code in languages):
                         yield where, _stray(label, labels)
                     continue
-            elif mixed and label not in (None, "") and not said:
+            elif mixed and label not in (None, "") and not has_language:
                 raise InputError(
                     f"{where} says a language, and the first rows do not",
                     "fill in that column for all rows",
                 )
-            if mixed and said and not _names(label, language):
+            if mixed and has_language and not _names(label, language):
                 if strays and not any(_names(label, code) for code in languages):
                     yield where, _stray(label, labels)
                 continue
@@ -214,11 +220,11 @@ class View(Knobs):
         if self.file is None:
             return self._open_dataset(path, language, name)
         file = named(self.file, language)
-        found = as_spelt(path / file)
+        spelt = as_spelt(path / file)
         # the files of a repo may be links to where its client keeps their content
-        if ".." in Path(file).parts or Path(file).is_absolute() or not found.is_file():
+        if ".." in Path(file).parts or Path(file).is_absolute() or not spelt.is_file():
             raise InputError(f"{name} has no file {file}", "check file:")
-        return read_file(found, f"{name} {file}"), file == self.file, True
+        return read_file(spelt, f"{name} {file}"), file == self.file, True
 
     def _open_dataset(
         self, path: Path, language: str, name: str
@@ -275,18 +281,19 @@ class View(Knobs):
     def _config(self, configs: Sequence[str], language: str, name: str) -> str:
         if isinstance(self.config, dict) and language not in self.config:
             raise InputError(f"config: names none for {language}", "add it there")
-        asked = self.config[language] if isinstance(self.config, dict) else self.config
-        if asked is not None and asked in configs:
-            return asked
+        config_name = self.config[language] if isinstance(self.config, dict) else self.config
+        if config_name is not None and config_name in configs:
+            return config_name
         of_language = [c for c in configs if _names(c, language)]
-        if asked is None and language in configs:
+        if config_name is None and language in configs:
             return language
-        if asked is None and len(of_language) == 1:
+        if config_name is None and len(of_language) == 1:
             return of_language[0]
-        if asked is None and len(configs) == 1:
+        if config_name is None and len(configs) == 1:
             return configs[0]
+        wanting = config_name or language
         raise InputError(
-            f"{name} has no config {(asked or language)!r}{nearest(asked or language, configs)}, "
+            f"{name} has no config {wanting!r}{nearest(wanting, configs)}, "
             f"only {', '.join(configs)}",
             "name one as config:, or one for each language: config: {en: theirs}",
         )
@@ -305,13 +312,13 @@ class View(Knobs):
                 )
 
     def _matches(self, row: Row) -> bool:
-        for column, wanted in self.where.items():
+        for column, allowed in self.where.items():
             value = _dig(row, column)
-            if isinstance(wanted, Range):
-                if not wanted.holds(value):
+            if isinstance(allowed, Range):
+                if not allowed.holds(value):
                     return False
                 continue
-            values = wanted if isinstance(wanted, tuple) else (wanted,)
+            values = allowed if isinstance(allowed, tuple) else (allowed,)
             # in CSV every value is text
             if value not in values and not (isinstance(value, str) and value in map(str, values)):
                 return False

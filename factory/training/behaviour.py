@@ -102,8 +102,10 @@ def draw(
     itself. Returns None where no prompt leaves room for an answer."""
     unique = list({repr(q.prompt): q for q in questions}.values())
     sampling = Sampling(knobs.temperature_or_default, 1.0, knobs.max_tokens)
-    first, *others = [path for path in adapters.values() if path is not None]
-    sampler = choose.sampler(EngineKnobs(engine=engine), base, base.name, dtype, first, others)
+    first, *more_adapters = [path for path in adapters.values() if path is not None]
+    sampler = choose.sampler(
+        EngineKnobs(engine=engine), base, base.name, dtype, first, more_adapters
+    )
     try:
         tokenizer = sampler.tokenizer
         prompts = [chat_template.prompt_ids(tokenizer, question.prompt) for question in unique]

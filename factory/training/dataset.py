@@ -114,8 +114,12 @@ def labelled(
                 dropped[reason] += 1
                 continue
             answer = [{"role": "assistant", "content": row["response"]}]
-            kept = {"prompt_id": row["prompt_id"], "prompt": row["messages"], "language": code}
-            rows.append(kept | {"completion": answer, "label": row["label"]})
+            labelled_row = {
+                "prompt_id": row["prompt_id"],
+                "prompt": row["messages"],
+                "language": code,
+            }
+            rows.append(labelled_row | {"completion": answer, "label": row["label"]})
     if len({row["label"] for row in rows}) < 2:
         left_out = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
         raise StageError(

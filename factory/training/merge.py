@@ -132,8 +132,8 @@ class Merge(Stage):
                 f"{reward.model.kind}",
                 "name one of kind: classifier",
             )
-        asked = tuple(spec.as_input("prompts") for spec in context.prompts(self.name))
-        needs = (*reads, base, *asked, *reward.needs)
+        prompt_needs = tuple(spec.as_input("prompts") for spec in context.prompts(self.name))
+        needs = (*reads, base, *prompt_needs, *reward.needs)
         return [SliceSpec(self.name, "all", None, needs, reward=reward)]
 
     def _check_held_out(self, stage: Stage) -> None:
@@ -185,34 +185,37 @@ class Merge(Stage):
         return Outcome({spec.name: Rows(into=0, out=0)}, determinism="rounding", stats=stats)
 
     def _searched(
-        self, job: Job, spec: SliceSpec, paths: dict[str, Path], given: dict[str, float]
+        self, job: Job, spec: SliceSpec, paths: dict[str, Path], stated_weights: dict[str, float]
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the weights whose merge has the highest mean reward, and what each try had."""
         from factory.training import adapters, behaviour
 
         assert self.search is not None
         knobs, base = self.search, job.place(spec, "base").path
-        tries = [given, *({name: float(name == one) for name in paths} for one in paths)]
+        tries = [
+            stated_weights,
+            *({name: float(name == alone) for name in paths} for alone in paths),
+        ]
         random = Random(job.seed)
         for _ in range(knobs.tries):
             parts = [random.expovariate(1) for _ in paths]
             tries.append({n: round(x / sum(parts), 3) for n, x in zip(paths, parts, strict=True)})
         outs = [job.work / "search" / str(number) for number in range(len(tries))]
-        wanted = {
+        mixtures = {
             out: {name: weight for name, weight in share.items() if weight}
             for out, share in zip(outs, tries, strict=True)
         }
         shutil.rmtree(job.work / "search", ignore_errors=True)
-        adapters.combine(base, paths, wanted, self.method, self.density, job.seed)
+        adapters.combine(base, paths, mixtures, self.method, self.density, job.seed)
         prompts = job.table(spec, "prompts", "prompts").to_pylist()
         _, held_out = dataset.split(prompts, knobs.held_out, job.seed)
-        asked = [behaviour.Question(row["messages"], row["language"], True) for row in held_out]
-        asked.sort(key=lambda question: dataset.draw(job.seed, repr(question.prompt)))
+        questions = [behaviour.Question(row["messages"], row["language"], True) for row in held_out]
+        questions.sort(key=lambda question: dataset.draw(job.seed, repr(question.prompt)))
         job.progress(0, 0, "searching weights")
         drawn = behaviour.draw(
             base,
             {str(n): out for n, out in enumerate(outs)},
-            asked,
+            questions,
             ProbeKnobs(prompts=knobs.prompts, n=1, max_tokens=knobs.max_tokens, temperature=0.0),
             self.dtype,
             job.seed,

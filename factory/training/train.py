@@ -452,8 +452,10 @@ class _Adapter(_Training):
         best, figures = behaviour.best(drawn, list(paths), knobs, read)
         if best != "last":
             adapters.put_in_place(job.out, best)
-        held = sum(question.held_out for question in drawn.questions) // knobs.n
-        return {"published": {"by": self.publish, "of": best, "held_out": held, "each": figures}}
+        n_held_out = sum(question.held_out for question in drawn.questions) // knobs.n
+        return {
+            "published": {"by": self.publish, "of": best, "held_out": n_held_out, "each": figures}
+        }
 
     def _check_engines(self, context: StageContext) -> None:
         """Raise RecipeError where vLLM would load an adapter with DoRA, which it does not take."""

@@ -110,8 +110,8 @@ def python(backend: Backend, place: Path | None = None, version: Version = DEFAU
             f"the environment at {root} has EuroEval {listing['version']}, not {version}",
             f"scores of two versions are not comparable: {fix}",
         )
-    if (benchmarks := parsed(listing)) != (known := registry(version)):
-        odd = sorted(name for name in known if benchmarks.get(name) != known[name])
+    if (benchmarks := parsed(listing)) != (stored := registry(version)):
+        odd = sorted(name for name in stored if benchmarks.get(name) != stored[name])
         raise StageError(
             f"the EuroEval at {root} knows other benchmarks: {', '.join(odd[:5])}",
             f"it was changed after it was installed: {fix}",

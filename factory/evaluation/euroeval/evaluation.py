@@ -158,8 +158,8 @@ class Evaluation:
     def _keep_own(self, where: Path) -> None:
         """Store what benchmarks of one's own were made of, for each."""
         described = where / OWN_FILE
-        for one in json.loads(described.read_text("utf-8")) if described.exists() else ():
-            write_atomically(self.work / f"{one['name']}.own.json", json.dumps(one).encode())
+        for entry in json.loads(described.read_text("utf-8")) if described.exists() else ():
+            write_atomically(self.work / f"{entry['name']}.own.json", json.dumps(entry).encode())
 
     def described(self) -> list[dict[str, Any]]:
         """Return prompts and rows, by split and by reason left out, of its own benchmarks."""

@@ -157,12 +157,12 @@ class Euroeval(Stage):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         specs, without = [], []
-        asked = {
+        evaluated = {
             contestant.label: (contestant, contestant.languages(self._choice(name), context))
             for name in self.of
             for contestant in contestants(context, [name], self.name)
         }
-        for contestant, languages in asked.values():
+        for contestant, languages in evaluated.values():
             for language in languages:
                 names = self.suite(language)
                 if not names:

@@ -107,5 +107,5 @@ def complaint(name: str, language: str, version: Version = DEFAULT) -> str | Non
 
 def scripts(benchmarks: Iterable[Benchmark]) -> list[str]:
     """Return the metric scripts that these benchmarks need."""
-    needed = [script for one in benchmarks for script in one.metrics.values() if script]
+    needed = [script for benchmark in benchmarks for script in benchmark.metrics.values() if script]
     return list(dict.fromkeys(needed))

@@ -239,7 +239,7 @@ class Judge(Stage):
         every reward that trained what is compared, however far back, and what is compared."""
         known: dict[str, list[SliceSpec]] = {}
         rewards: dict[tuple[Need, ...], None] = {}
-        pending, seen = [need for one in compared for need in one.needs], set[Need]()
+        pending, seen = [need for model_spec in compared for need in model_spec.needs], set[Need]()
         while pending:
             need = pending.pop()
             if not isinstance(need, StepInput) or need in seen:
@@ -253,7 +253,7 @@ class Judge(Stage):
                     pending += spec.needs
                     if spec.reward is not None:
                         rewards[spec.reward.speakers] = None
-        own = dict.fromkeys(one.needs for one in compared)
+        own = dict.fromkeys(model_spec.needs for model_spec in compared)
         return (
             *((NOT_INDEPENDENT, models) for models in rewards),
             *((OWN_MODEL, models) for models in own),
@@ -584,9 +584,9 @@ def _notes(job: Job) -> tuple[str, ...]:
     """Return what keeps the judge from being independent: by name, and by the content of models
     that have several names."""
     spec = job.slices[0]
-    asked = [need for need in spec.needs if need.role in (_LLM, "adapter")]
+    judge_needs = [need for need in spec.needs if need.role in (_LLM, "adapter")]
     by_content = same_models(
-        _speakers(spec.reward, asked),
+        _speakers(spec.reward, judge_needs),
         spec.rivals,
         lambda need: job.digests.get(need) or _named_as(need),
     )

@@ -45,11 +45,15 @@ def by_reward(
         elif pair.identical:
             verdict, reason = "tie", "identical"
         else:
-            verdict = "tie" if ours == theirs else "model" if ours > theirs else "reference"
+            verdict = _better(ours, theirs)
             reason = None
         row = row_of(pair, judge, order, verdict, reason)
         rows.append(row | {"score_model": ours, "score_reference": theirs})
     return rows, sum(value.n_tokens for value in values)
+
+
+def _better(ours: float, theirs: float) -> str:
+    return "tie" if ours == theirs else "model" if ours > theirs else "reference"
 
 
 def by_asking(
@@ -110,7 +114,7 @@ def by_rating(
         if ours is None or theirs is None:
             verdict, reason = "unparseable", next(a.reason for a in read if a.verdict is None)
         else:
-            verdict = "tie" if ours == theirs else "model" if ours > theirs else "reference"
+            verdict = _better(ours, theirs)
             reason = "identical" if pair.identical else None
         outputs = [
             f"{side}: {a.output}" for side, a in zip(("model", "reference"), read, strict=True)

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 import shlex
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 from unicodedata import bidirectional
@@ -62,16 +63,22 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(shipped("cards/report")),
+def html_environment(folder: str, finalize: Callable[[Any], Any]) -> jinja2.Environment:
+    """Return an environment for the HTML templates of a folder of `cards`, which escapes all that
+    `finalize` does not return as markup."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(shipped("cards") / folder),
         undefined=jinja2.StrictUndefined,
         autoescape=True,
-        finalize=_shown,
+        finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = html_environment("report", _shown)
     environment.globals.update(words=formatting, draw=charts, panels=panels, lang=lang)
     environment.filters.update(
         words_language=formatting.language,

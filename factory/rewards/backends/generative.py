@@ -25,7 +25,7 @@ from factory.stage.inputs import Need, ServedModel
 from factory.stage.stage import StageContext
 
 # Another default is another meaning: raise GenerativeBackend.version then.
-QUESTION = """\
+_ABOUT = """\
 Below is a request and an answer to it.
 
 [Request]
@@ -34,21 +34,15 @@ Below is a request and an answer to it.
 [Answer]
 {answer}
 
-Is this a good answer: correct, helpful, complete, and in the language that was asked for? \
-Reply with one word, Yes or No."""
-
-
-RUBRIC = """\
-Below is a request and an answer to it.
-
-[Request]
-{prompt}
-
-[Answer]
-{answer}
-
-How good is this answer: correct, helpful, complete, and in the language that was asked for? \
-Reply with one whole number, from 1 (worthless) to 10 (could not be better)."""
+"""
+QUESTION = (
+    _ABOUT + "Is this a good answer: correct, helpful, complete, and in the language that was "
+    "asked for? Reply with one word, Yes or No."
+)
+RUBRIC = (
+    _ABOUT + "How good is this answer: correct, helpful, complete, and in the language that was "
+    "asked for? Reply with one whole number, from 1 (worthless) to 10 (could not be better)."
+)
 
 REFERENCE_ROLE = "reference"  # of a last message of a prompt: an answer that is known to be good
 _WORDS: dict[str, dict[str, float]] = {
