@@ -92,8 +92,8 @@ MUTATIONS = {
     ),
     "alarms-silenced": Mutation(
         "factory/training/monitoring.py",
-        "        messages += [*_falling(steps), *_at_chance(steps), *_loss_rose(steps)]",
-        "        messages += []",
+        "    if len(steps) >= 5:\n        messages += [",
+        "    if False:\n        messages += [",
     ),
     "verdict-exchanged": Mutation(
         "factory/evaluation/judging/verdicts.py",

@@ -71,7 +71,7 @@ def models(published: PublishedCollection, start: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What differs, by step that was run, and what it says of every claim of the original."""
+    """Differences by step that was run, and a finding for every claim of the original."""
 
     differences: dict[str, Difference]
     claims: list[Claim]

@@ -1,4 +1,4 @@
-"""What a reproduction says of the original's numbers: which fall within the intervals measured
+"""Verdict of a reproduction on the original's numbers: which fall within the intervals measured
 again, which do not, and which were not tested. Pure."""
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Accounts:
         return account
 
     def key(self, authorization: str) -> str:
-        """What stands for the token of a Bearer header, and does not tell it. Raises
+        """Return what stands for the token of a Bearer header without telling it. Raises
         Unauthorized."""
         self.identify(authorization)
         return _hashed(authorization.partition(" ")[2].strip())

@@ -28,7 +28,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge decided on one order of the answers, and its own words."""
+    """Decision of a judge on one order of the answers, and its own words."""
 
     judge: str
     outcome: str

@@ -1,4 +1,4 @@
-"""What differs between two versions of a repo: manifests by field, rows by id."""
+"""Differences between two versions of a repo: manifests by field, rows by id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is under way: from the work directories of a home, and from its submissions to a cluster."""
+"""Runs under way: from the work directories of a home, and from its submissions to a cluster."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _ONCE_SECONDS = 600.0
 
 
 class Logins:
-    """Who is signed in at one hub."""
+    """Sessions of the people who are signed in at one hub."""
 
     def __init__(self, hub: LocalHub) -> None:
         self._accounts = hub.accounts

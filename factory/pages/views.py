@@ -174,7 +174,7 @@ def manifest(visit: Visit) -> Response:
 
 
 def compare(visit: Visit) -> Response:
-    """What differs between two revisions of a repo."""
+    """Show what differs between two revisions of a repo."""
     repo = visit.repo()
     names = [*visit.refs(repo, BRANCH), *visit.refs(repo)]
     new = visit.version(repo, visit.query.get("new") or names[0])
@@ -303,7 +303,7 @@ def _compared(visit: Visit, version: Version, names: list[str], name: str) -> Re
 
 
 def live_page(visit: Visit) -> Response:
-    """What is under way in the home that the hub lies in, for its owner."""
+    """Show what is under way in the home that the hub lies in, for its owner."""
     if not visit.owns_hub:
         raise Forbidden("only the owner of the hub sees what is under way")
     return render.page(

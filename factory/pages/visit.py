@@ -1,4 +1,4 @@
-"""What one reader may see of the hub: collections, repos, manifests and tables of rows."""
+"""Everything of the hub that one reader may see: collections, repos, manifests and tables of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rewards read: all that are open for a step, the prompts of a slice, answers and pairs."""
+"""Inputs of rewards: all that are open for a step, the prompts of a slice, answers and pairs."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ _REPLY = 16  # tokens of a served model's reply, of which the first decide
 
 
 class GenerativeBackend(Backend):
-    """What a chat model says of an answer. `scale: yes_no`: the probability that, asked whether it
+    """Opinion of a chat model on an answer. `scale: yes_no`: the probability that, asked whether it
     is good, it says Yes and not No. `1-10`: the mean of the numbers 1 to 10, weighted by the
     probability that it says each. A served model (`served:`) is read by the probabilities that its
     server gives, or by its words; `request` is added to every request."""
