@@ -1,4 +1,4 @@
-"""Everything of the hub that one reader may see: collections, repos, manifests and tables of rows."""
+"""All of the hub that one reader may see: collections, repos, manifests and tables of rows."""
 
 from __future__ import annotations
 
