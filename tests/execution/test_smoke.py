@@ -198,7 +198,7 @@ def test_a_language_model_may_judge_instead_and_is_never_asked_twice(
     unread = every["verdicts"]["unparseable"]
     assert unread == 144 - 2 * every["verdicts"]["identical"] > 0
     assert every["bounds"]["best"] - every["bounds"]["worst"] == pytest.approx(100 * unread / 144)
-    for said in ("Win rate controls", "length-controlled", "unparsed"):
+    for said in ("Win rate controls", "equal length", "unparsed"):
         assert said in done.stdout
     # more contestants: what was judged stands
     wider = [*asked, "--set", "stages.dpo.each=[all, es, fr]"]

@@ -288,7 +288,7 @@ def test_rows_over_the_budget_are_cut_where_a_recipe_says_so(
 ) -> None:
     tokenizer = chat_template.load_tokenizer(str(tiny_model()))
     rows = [row("pairs", n) for n in range(12)]
-    sizes = [max(dataset.lengths(tokenizer, one)) for one in rows]
+    sizes = [max(dataset.encode(tokenizer, one)[0]) for one in rows]
     most = sorted(sizes)[3]
     read: list[int] = []
     built = trainers.build
