@@ -24,10 +24,11 @@ OURS = {
     "org/repo": "local/smoke-pair", "org/adapter": "local/smoke-dpo-all",
     "local/demo-pair": "local/smoke-pair", "local/demo-dpo-es": "local/smoke-dpo-es",
 }  # fmt: skip
-# Commands that need another hub, a cluster, a GPU, a converter, somebody's data or a person. The words that they
-# begin with are checked against the command line by tests/test_docs.py.
+# Commands that need another hub, a cluster, a GPU, a converter, somebody's data or a person. The
+# words that they begin with are checked against the command line by tests/test_docs.py.
 ELSEWHERE = re.compile(
-    r"(push|pull|submit|status|cancel|task|doctor|demo|chat|hub (serve|open|exec|import|backup)|results my.yaml other.yaml|merge .*--gguf|"
+    r"(push|pull|submit|status|cancel|task|doctor|demo|chat|"
+    r"hub (serve|open|exec|import|backup)|results my.yaml other.yaml|merge .*--gguf|"
     r"run .*--only|.*(--at|--site|--hub|--shard|--refresh|\.tar|…|NAME|DIR))\b"
 )
 PAGES_READ = ("README.md", "quick-start.md", "using.md", "report.md", "recipe.md")

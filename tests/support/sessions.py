@@ -56,7 +56,7 @@ def type_in(session: Path, cwd: Path, **environment: str) -> None:
         **{"HOME": str(cwd), "COLUMNS": str(WIDTH), "LINES": "40", "TERM": "xterm-256color"},
         **environment,
     )
-    known["PATH"] = f"{programs}:{known['PATH']}"
+    known["PATH"] = f"{programs}:{Path(sys.executable).parent}:{known['PATH']}"
     for command in read(session):
         shown, code = on_terminal(["bash", "-c", command.text], cwd, known, timeout=300)
         text = plain(shown)
