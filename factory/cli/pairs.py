@@ -12,7 +12,7 @@ from factory.cli.app import app
 from factory.cli.run import HubUrl, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from factory.cli.tables import Fitted
 
 pairs = typer.Typer(help="Compare pairing strategies; publish nothing.", no_args_is_help=True)
 app.add_typer(pairs, name="pairs")
@@ -86,32 +86,30 @@ def compare(
     console.print(f"Figure: {figure}. Nothing was published.")
 
 
-def _table(rows: list[dict[str, Any]], totals: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
+def _table(rows: list[dict[str, Any]], totals: list[dict[str, Any]]) -> Fitted:
+    from factory.cli.tables import Fitted
 
-    table = Table(title="Pairing strategies", title_justify="left")
-    table.add_column("strategy")
-    table.add_column("slice")
-    for column in ("pairs", "margin", "chosen", "rejected", "gap", "cross", "overlap"):
-        table.add_column(column, justify="right")
-    table.add_column("dropped", overflow="fold")
+    header = ["strategy", "slice", "pairs", "margin", "chosen", "rejected", "gap", "cross",
+              "overlap", "dropped"]  # fmt: skip
+    lines = []
     for total in totals:
         of_strategy = [row for row in rows if row["strategy"] == total["strategy"]]
         for row in [*of_strategy, total] if len(of_strategy) > 1 else of_strategy:
-            reasons = ", ".join(f"{reason} {n}" for reason, n in row["dropped"].items())
-            table.add_row(
-                row["strategy"],
-                row["slice"],
-                str(row["rows"]),
-                _format(row["mean_margin"], ".3g"),
-                _format(row["chosen_tokens"], ".0f"),
-                _format(row["rejected_tokens"], ".0f"),
-                _format(row["token_gap"], "+.1f"),
-                _format(row["cross"], ".0%"),
-                _format(row["overlap"], ".0%"),
-                reasons,
+            lines.append(
+                [
+                    row["strategy"],
+                    row["slice"],
+                    str(row["rows"]),
+                    _format(row["mean_margin"], ".3g"),
+                    _format(row["chosen_tokens"], ".0f"),
+                    _format(row["rejected_tokens"], ".0f"),
+                    _format(row["token_gap"], "+.1f"),
+                    _format(row["cross"], ".0%"),
+                    _format(row["overlap"], ".0%"),
+                    ", ".join(f"{reason} {n}" for reason, n in row["dropped"].items()),
+                ]
             )
-    return table
+    return Fitted("Pairing strategies", header, lines, 2)
 
 
 def _format(value: float | None, form: str) -> str:
