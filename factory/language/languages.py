@@ -285,14 +285,15 @@ def _names() -> dict[str, Tag]:
 
 @cache
 def _own_names() -> dict[str, Tag]:
-    """Return each language by its own name as `_plain` gives it. Reads 340 files, for a second."""
+    """Return each language by its own name as `_plain` gives it. Reads 340 files, for a second:
+    whole, since babel keeps what it has read for whoever asks for that locale next."""
     from babel.localedata import load, locale_identifiers
 
     by_name: dict[str, Tag] = {}
     for code in sorted(locale_identifiers()):
         first, _, more = code.partition("_")
         if len(more) in (0, 4):  # a language, or one in a script: 繁體中文
-            for key, name in load(code, merge_inherited=False).get("languages", {}).items():
+            for key, name in load(code).get("languages", {}).items():
                 if key.partition("_")[0] == first and (tag := _read(key)):
                     by_name.setdefault(_plain(name), tag)
     return by_name
