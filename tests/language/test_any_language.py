@@ -31,6 +31,7 @@ from factory.language.languages import (
 from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import Recipe, load
 from factory.sampling.translation import pieces, wording
+from tests.conftest import run_factory
 from tests.support.builders import lock_of
 
 # EuroLLM, m-ArenaHard 2, and the official languages of the European Union
@@ -225,6 +226,25 @@ def recipe(tmp_path: Path) -> Iterator[Callable[..., Recipe]]:
 
     yield write
     define({})
+
+
+@pytest.mark.slow  # two commands, one of them a run
+def test_a_plan_and_a_run_say_which_languages_are_not_filtered_and_why(tmp_path: Path) -> None:
+    path, codes = tmp_path / "r.yaml", ["en", "mni", "az-Cyrl", "zh-Hant"]
+    path.write_text(
+        f"name: r\norg: local\nlanguages: {json.dumps(codes)}\nlicense: mit\n"
+        "models: {policy: local/tiny-random-llama}\n"
+        "stages:\n  prompts: {source: p.jsonl}\n  generate: {n: 1, max_tokens: 4}\n"
+    )
+    rows = [{"id": "1", "prompt": "Hello there", "language": code} for code in codes]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command in ("plan", "run"):
+        done = run_factory(command, str(path), home=tmp_path / "home")
+        assert done.returncode == 0, done.stdout + done.stderr
+        printed = " ".join((done.stdout + done.stderr).split())
+        assert "No language filter for mni: the detector does not know Manipuri." in printed
+        assert "for az-Cyrl: the detector does not know Azerbaijani in Cyrillic script." in printed
+        assert printed.count("No language filter") == 2
 
 
 def test_a_recipe_adds_and_corrects_languages(recipe: Callable[..., Recipe]) -> None:
