@@ -523,7 +523,7 @@ def packaged() -> str:
         recipe = load(name, UNSAID.get(name, ())).recipe
         link = path.relative_to(ROOT / "recipes").as_posix()
         models = dict.fromkeys(ref.name for ref in recipe.models.values() if ref.name)
-        small = path.parent.name in ("recipes", "world")
+        small = path.parent.name in ("recipes", "world", "languages")
         found = [None if small else hours(recipe, gpu) for gpu in (H100, GCD)]
         took = "minutes on a CPU" if small else "–"
         cells = (

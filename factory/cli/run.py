@@ -79,6 +79,7 @@ def plan(
         from factory.cli import tables
         from factory.cli.console import console
         from factory.execution import checks, inputs, resolve
+        from factory.language.detect import unfiltered
         from factory.planning.estimate import estimate
         from factory.planning.plan import State
         from factory.stage.readers import is_file
@@ -104,6 +105,9 @@ def plan(
                 console.print(
                     f"Not made: {', '.join(unread)}. Only what is taken in (from:) would read it."
                 )
+            spoken = [part.spec.language for step in steps for part in step.slices]
+            for line in unfiltered(filter(None, spoken)):
+                console.print(line)
             if the_site is not None and costs_of_steps is not None:
                 console.print(tables.costs_table(the_site.name, costs_of_steps))
             for step in steps:

@@ -52,7 +52,8 @@ class Arena(Stage):
     of: Annotated[tuple[str, ...], REFERENCE] = ("policy", "dpo")
     languages: Languages = "own"
     max_tokens: int = Field(8192, ge=1)
-    temperature: float = Field(0.0, ge=0)  # over 0 an answer is drawn, from the whole vocabulary
+    temperature: float = Field(0.0, ge=0)  # over 0 an answer is drawn
+    top_p: float = Field(1.0, gt=0, le=1)  # from the likeliest tokens of so much probability
     n: int = Field(1, ge=1)
     stops: Literal["all", "config"] = "all"  # tokens that end an answer: as for generate
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
@@ -63,6 +64,8 @@ class Arena(Stage):
         if self.n > 1 and not self.temperature:
             raise ValueError(f"n is {self.n}, and at temperature 0 all answers are the same one: "
                              "set a temperature, or leave n out")  # fmt: skip
+        if self.top_p < 1 and not self.temperature:
+            raise ValueError("top_p means nothing at temperature 0: set a temperature")
         return self
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
@@ -179,7 +182,7 @@ class Arena(Stage):
         self, sampler: Sampler, seed: int, label: str, questions: Sequence[Mapping[str, Any]]
     ) -> tuple[pa.Table, int]:
         """Return one model's answers to some questions, and their tokens."""
-        sampling = Sampling(self.temperature, top_p=1, max_tokens=self.max_tokens)
+        sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
         ids = [chat_template.prompt_ids(sampler.tokenizer, row["messages"]) for row in questions]
         fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
         # one seed a shard, from its first address, and the same for every model

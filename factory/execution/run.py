@@ -33,6 +33,7 @@ from factory.execution import checks, collection, external, inputs, record, reso
 from factory.execution.bundle import Provisions
 from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
+from factory.language.detect import unfiltered
 from factory.pairs.selection import Selection
 from factory.planning.lock import Lock
 from factory.planning.plan import ArtifactRef, Plan, State, Step
@@ -316,6 +317,11 @@ class Run:
     def _outcome(
         self, step: Step, places: Mapping[Need, Place], work: Work, out: Path, clock: Clock
     ) -> Outcome:
+        if step.stage.kind in ("samples", "pairs", "sft", "answers"):
+            codes = [part.spec.language for part in step.slices]
+            spoken = [code for code in codes if code] or self.loaded.recipe.languages
+            for line in unfiltered(spoken):
+                self.reporter.note(f"{step.name}: {line}")
         report = self._progress = self.reporter.begin(step)
         notes = ProgressNotes(work, {"step": step.name, "recipe": self.loaded.recipe.name})
         notes(0, 0, "loading")

@@ -6,10 +6,21 @@ docs/languages.md has what was measured, and why it is this detector with these 
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from factory.language.languages import alike, find, language
+from factory.language.languages import (
+    SCRIPTS,
+    alike,
+    find,
+    hub_code,
+    language,
+    name_of,
+    script_name,
+    scripts,
+)
 from factory.language.prose import LETTER, prose
 
 # Below this share of belief there is no label: a wrong label drops a right text. The detector
@@ -33,6 +44,7 @@ _COMMON = frozenset((
     "tr", "uk", "ur", "uz", "vi", "zh",
 ))  # fmt: skip
 _NONE = "zxx"  # the detector's label for what is no language, such as code
+_CYRILLIC, _LATIN = re.compile("[\u0400-\u052f]"), re.compile("[A-Za-z\u00c0-\u024f]")
 
 
 @lru_cache(maxsize=1)
@@ -56,41 +68,97 @@ def _labels(accepted: frozenset[str]) -> frozenset[str]:
 
 
 def detectable(code: str) -> bool:
-    """Return whether the detector knows a language."""
-    row = find(code)
-    return row is not None and bool(_labels(row.accepted))
+    """Return whether the detector knows a language, in the script that it is to be in."""
+    return find(code) is not None and why_not(code) is None
+
+
+def why_not(code: str) -> str | None:
+    """Return why nothing can be said of whether a text is in a language; None where it can."""
+    row = language(code)
+    if not _labels(row.accepted):
+        return f"the detector does not know {row.name}"
+    if not scripts(code):
+        script = script_name(row.script)
+        return f"the detector does not know {name_of(hub_code(code))} in {script} script"
+    return None
 
 
 def right_labels(code: str) -> frozenset[str]:
     """Return the labels that are right for a language. Empty where the detector does not know it:
     then nothing can be said of the language of a text."""
-    return language(code).accepted if detectable(code) else frozenset()
+    if not detectable(code):
+        return frozenset()
+    plain = language(code).accepted
+    return plain | {f"{la}-{script}" for la in plain & SCRIPTS.keys() for script in scripts(code)}
+
+
+def unfiltered(codes: Iterable[str]) -> list[str]:
+    """Return a line for each language that answers are not filtered by, with the reason."""
+    known = [code for code in dict.fromkeys(codes) if find(code)]
+    return [f"No language filter for {code}: {why}." for code in known if (why := why_not(code))]
 
 
 def detect(text: str, code: str | None = None) -> str | None:
     """Return the ISO 639-1 code of the language of a text that is to be in the language `code`,
-    that one or another. None when it cannot be told: no letters outside code and links, too little
-    confidence, a short text that is nearly as likely in another language, or a language that the
-    detector does not know."""
+    that one or another; with the script (`zh-Hans`) where it is right but for that. None when it
+    cannot be told: no letters outside code and links, too little confidence, a short text that is
+    nearly as likely in another language, or a language that the detector does not know."""
     label, belief, rival = _believed(text, code)
     short = len(prose(text).strip()) < SHORT
-    return None if short and belief < CLEAR * rival else label
+    return None if short and belief < CLEAR * rival else _in_script(label, text, code)
 
 
 def detect_line(text: str, code: str | None = None) -> str | None:
     """Return the language of a line of an answer, as `detect` does, if it is likely enough; however
     short it is. Lines without a label count as wrong, so fewer may have none."""
-    return _believed(text, code)[0]
+    return _in_script(_believed(text, code)[0], text, code)
+
+
+def _in_script(label: str | None, text: str, code: str | None) -> str | None:
+    """Return a label that is right for a language with the script of a text, if it is another one
+    than the language is to be in."""
+    if label is None or code is None or label not in language(code).accepted:
+        return label
+    written = _written(label, _read(text))
+    return f"{label}-{written}" if written and written not in scripts(code) else label
+
+
+def _written(label: str, text: str) -> str | None:
+    """Return the script of a text, where its language may be in several and the text tells."""
+    if label not in SCRIPTS:
+        return None
+    if label == "zh":  # characters that a conversion into the other script would change
+        to_simple, to_traditional = _converters()
+        hant, hans = (
+            sum(map(str.__ne__, text, converted))
+            for converted in (to_simple.convert(text), to_traditional.convert(text))
+        )
+        return None if hant == hans else "Hant" if hant > hans else "Hans"
+    cyrillic, latin = len(_CYRILLIC.findall(text)), len(_LATIN.findall(text))
+    return None if cyrillic == latin else "Cyrl" if cyrillic > latin else "Latn"
+
+
+@lru_cache(maxsize=1)
+def _converters() -> tuple[Any, Any]:
+    from opencc import OpenCC
+
+    return OpenCC("t2s"), OpenCC("s2t")
+
+
+def _read(text: str) -> str:
+    """Return what is read of a text."""
+    words = prose(text)
+    if len(words) > LONGEST:
+        words = f"{words[: LONGEST // 2]}\n{words[-LONGEST // 2 :]}"
+    return words
 
 
 def _believed(text: str, code: str | None) -> tuple[str | None, float, float]:
     """Return the likeliest label (None below SUREST), the belief in it and in those that are right
     for the same language, and the belief in the next other language."""
-    words = prose(text)
-    if len(words) > LONGEST:
-        words = f"{words[: LONGEST // 2]}\n{words[-LONGEST // 2 :]}"
+    words = _read(text)
     asked = _labels(language(code).accepted) if code else frozenset()
-    if not LETTER.search(words) or (code and not asked):
+    if not LETTER.search(words) or (code and not detectable(code)):
         return None, 0.0, 0.0
     identifier = _identifier(asked - _COMMON)
     label, belief = identifier.classify(words)

@@ -35,6 +35,10 @@ ALIKE: tuple[tuple[str, str], ...] = (
     ("fil tl", "one language under two codes"),
 )
 _ALIKE = {code: frozenset(codes.split()) for codes, _ in ALIKE for code in codes.split()}
+# Scripts that the detector knows a language in, where it or one like it has several; measured.
+SCRIPTS = {
+    "bs": "Latn Cyrl", "hr": "Latn", "sr": "Cyrl Latn", "uz": "Latn Cyrl", "zh": "Hans Hant",
+}  # fmt: skip
 _RTL = frozenset(("Adlm", "Arab", "Hebr", "Mand", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa", "Yezi"))
 _USUAL = {"bn": "Bengali"}  # CLDR says Bangla, which models know less well
 _NO_LANGUAGE = frozenset({"und", "mul", "mis", "zxx"})
@@ -59,8 +63,8 @@ def define(definitions: Mapping[str, Mapping[str, Any]]) -> None:
         return
     _defined.clear()
     _defined.update(definitions)
-    find.cache_clear()
-    speaks.cache_clear()
+    for cached in (find, speaks, scripts):
+        cached.cache_clear()
 
 
 def defined(code: str | None) -> Mapping[str, Any]:
@@ -90,6 +94,38 @@ def name_of(code: str) -> str:
 def alike(label: str) -> frozenset[str]:
     """Return the labels that are right for the same languages as a label, itself among them."""
     return _ALIKE.get(label, frozenset({label}))
+
+
+def states_script(code: str) -> bool:
+    """Return whether a code, or the recipe, says the script of a language that the detector knows
+    in several: `zh-Hant`, `zh-TW`, `sr-Latn`."""
+    tag = tag_of(code)
+    if tag is None or tag.base not in SCRIPTS:
+        return False
+    by_region = tag.region and (
+        tag.base == "zh" or _full(tag).script != _full(Tag(tag.base)).script
+    )
+    return bool("script" in defined(code) or tag.script or by_region)
+
+
+@lru_cache(maxsize=1024)
+def scripts(code: str) -> tuple[str, ...]:
+    """Return the scripts that text in a language may be in; empty where the detector does not know
+    the language in the one that it is to be in. Labels that a recipe states are taken as they are.
+    """
+    row, tag = language(code), tag_of(code)
+    if tag is None or "detect" in defined(code):
+        return (row.script,)
+    usual = _full(Tag(tag.base)).script
+    known = tuple(SCRIPTS.get(tag.base, usual).split())
+    if not states_script(code) and tag.base in SCRIPTS:
+        return known
+    return (row.script,) if row.script in known else ()
+
+
+def script_name(script: str) -> str:
+    """Return the English name of a script of ISO 15924; the code itself where CLDR has none."""
+    return str(_english().scripts.get(script, script))
 
 
 def hub_code(code: str) -> str:
@@ -167,6 +203,13 @@ def tag_of(label: str) -> Tag | None:
             if tag := names().get(text):
                 return tag._replace(**_qualifiers().get(more, {})) if text == name else tag
     return None
+
+
+def likely(label: str) -> Tag | None:
+    """Return what a label of a dataset names with its likely script and region: the same for
+    labels of one written language (`sr-ME`, `sr-Latn-ME`)."""
+    tag = tag_of(label)
+    return tag and _full(tag)
 
 
 def code_of(label: str) -> str | None:

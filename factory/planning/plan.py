@@ -273,6 +273,8 @@ class Plan:
         }
         if stated := languages.defined(spec.language):
             identity["language"] = dict(stated)
+        if spec.language and languages.states_script(spec.language):  # labels say the script too
+            identity["script"] = languages.language(spec.language).script
         if stage.uses_seed(spec):
             identity["seed"] = self._recipe.seed
         reads = [need for need in spec.needs if isinstance(need, StepInput)]

@@ -187,6 +187,7 @@ def _questions(manifest: Manifest, every: Iterable[Manifest]) -> dict[str, str]:
     answered = {
         record.digest: {read.digest for read in record.inputs if read.role == "questions"}
         | {f"{name}: {arena.fields.get(name)}" for name in ("temperature", "max_tokens")}
+        | {f"top_p: {arena.fields.get('top_p', 1.0)}"}
         for arena in every
         if arena.kind == "answers"
         for record in arena.slices.values()

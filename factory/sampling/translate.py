@@ -112,6 +112,8 @@ class Translate(Stage):
                 f"stages.{self.name} has nothing to translate from {self.source_language} into",
                 "give languages: at least one other than source_language",
             )
+        for code in targets:  # raises for a language that the translator has no name for
+            wording(self.format, self.source_language, code, self.names)
         return targets
 
     def native(self, languages: tuple[str, ...]) -> tuple[str, ...]:

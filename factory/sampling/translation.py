@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
+from factory.errors import RecipeError
 from factory.language.detect import detect, differs, matches
-from factory.language.languages import language
+from factory.language.languages import language, likely
 from factory.language.prose import INLINE, LETTER, fenced, prose
 from factory.language.words import segments
 
@@ -29,8 +32,7 @@ TEMPLATES: dict[Format, str] = {
 _MARKERS: dict[Format, re.Pattern[str]] = {
     "translategemma": re.compile(r"<<<\s*(source|target|text)\s*>>>", re.IGNORECASE)
 }
-# TranslateGemma goes by codes, the others by names. The published runs ask for pt-PT.
-_CODES = {"pt": "pt-PT"}
+_PUBLISHED = {"pt": "pt-PT"}  # that the published runs ask TranslateGemma for
 
 # Characters of a translation for one of English, where that is far from 1: the median over the
 # 1,000 prompts that Implicit Cross-Lingual Rewarding published in English and Chinese.
@@ -157,14 +159,42 @@ class TranslationPrompt:
 
 def wording(form: Format, source: str, target: str, names: Mapping[str, str]) -> TranslationPrompt:
     """Return the prompt for two language codes. `names` are the translator's own names of
-    languages. Raises RecipeError for an unknown code."""
+    languages; TranslateGemma goes by codes, the others by names. Raises RecipeError for an unknown
+    code, and for one that TranslateGemma has none for."""
 
     def name(code: str) -> str:
-        row = language(code)
-        usual = _CODES.get(code, code) if form == "translategemma" else row.name
-        return names.get(code, usual)
+        usual = language(code).name
+        return _gemma_code(code, names) if form == "translategemma" else names.get(code, usual)
 
     return TranslationPrompt(form, name(source), name(target))
+
+
+@cache
+def _gemma_codes() -> dict[str, str]:
+    """Return the codes of TranslateGemma by themselves, and by their likely script and region."""
+    text = (Path(__file__).parent / "translategemma.txt").read_text("utf-8")
+    codes = text.partition("\n")[2].split()
+    written = {str(tag): code for code in reversed(codes) if (tag := likely(code))}
+    return written | {code: code for code in codes}
+
+
+def _gemma_code(code: str, names: Mapping[str, str]) -> str:
+    codes = _gemma_codes()
+    if code in names:
+        if names[code].replace("_", "-") in codes.values():
+            return names[code]
+        raise RecipeError(
+            f"names: {code}: {names[code]!r} is no code of TranslateGemma",
+            "it goes by codes such as pt-BR or zh-Hant",
+        )
+    meant = _PUBLISHED.get(code) or codes.get(code) or codes.get(str(likely(code)))
+    if meant is None:
+        raise RecipeError(
+            f"TranslateGemma has no code for {code} ({language(code).name})",
+            f"say which of its languages to ask for (names: {{{code}: …}}), leave the language out "
+            "of translate, or take another translator (format: chat)",
+        )
+    return meant
 
 
 def length_ratio(source: str, translation: str, target: str) -> float:

@@ -12,7 +12,7 @@ from factory.artifacts.manifest import Manifest, read_manifest
 from tests.conftest import run_factory
 from tests.support.browser import chromium
 
-pytestmark = pytest.mark.slow  # a run of 15 steps
+pytestmark = pytest.mark.slow  # a run of 11 steps
 
 CODES = ["ar", "el", "he", "hi", "ja", "ka", "ko", "ru", "th", "uk", "zh", "en", "da", "mt", "ga"]
 

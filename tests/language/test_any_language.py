@@ -11,11 +11,27 @@ import pytest
 
 from factory.errors import RecipeError
 from factory.evaluation.euroeval import suites
-from factory.language.detect import detect, detectable, differs, matches, right_labels
-from factory.language.languages import define, hub_code, language, speaks, tag_of
+from factory.language.detect import (
+    detect,
+    detect_line,
+    detectable,
+    differs,
+    matches,
+    right_labels,
+    unfiltered,
+)
+from factory.language.languages import (
+    define,
+    hub_code,
+    language,
+    speaks,
+    states_script,
+    tag_of,
+)
 from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import Recipe, load
 from factory.sampling.translation import pieces, wording
+from tests.conftest import run_factory
 from tests.support.builders import lock_of
 
 # EuroLLM, m-ArenaHard 2, and the official languages of the European Union
@@ -139,6 +155,64 @@ def test_a_language_that_no_detector_knows_has_no_label_and_no_filter() -> None:
     assert not differs("en", "mni")
 
 
+HANS = "我们应该先学习汉语，然后再讨论这个问题，因为时间还很长。"
+HANT = "我們應該先學習漢語，然後再討論這個問題，因為時間還很長。"
+CYRILLIC = "Данас је леп дан и деца се играју у парку поред реке док родитељи разговарају."
+LATIN = "Danas je lep dan i deca se igraju u parku pored reke dok roditelji razgovaraju."
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        (HANS, "zh zh-Hans zh-CN zh-SG", "zh-Hant zh-TW zh-HK"),
+        (HANT, "zh zh-Hant zh-TW zh-HK", "zh-Hans zh-CN"),
+        (CYRILLIC, "sr sr-Cyrl sr-RS bs bs-Cyrl", "sr-Latn sr-ME hr bs-Latn"),
+        (LATIN, "sr sr-Latn sr-ME sr-RS hr bs", "sr-Cyrl bs-Cyrl"),
+        ("Бугун ҳаво жуда яхши, болалар боғда ўйнашмоқда ва кулишмоқда.", "uz uz-Cyrl", "uz-Latn"),
+        ("中文", "zh", "da"),
+    ],
+)
+def test_text_is_right_in_the_script_of_its_language_alone(
+    text: str, right: str, wrong: str
+) -> None:
+    for code in right.split():
+        assert matches(detect(text, code), code), code
+    for code in wrong.split():
+        assert differs(detect(text, code), code), code
+
+
+def test_text_without_a_character_of_either_script_is_right_in_both() -> None:
+    text = "我不知道你在哪里，天上下雨了，小河流水。".replace("里", "")
+    assert matches(detect(text, "zh-Hans"), "zh-Hans") and matches(
+        detect(text, "zh-Hant"), "zh-Hant"
+    )
+
+
+def test_the_script_of_text_is_that_of_its_prose() -> None:
+    text = f"{HANT}\n\n```\n{HANS * 3}\n```"
+    assert detect(text, "zh-Hant") == "zh" and detect(text, "zh-Hans") == "zh-Hant"
+    assert detect_line(HANS, "zh-Hant") == "zh-Hans"
+
+
+def test_a_label_of_one_script_is_right_where_the_code_states_none() -> None:
+    assert matches("zh-Hans", "zh") and matches("zh-Hans", "zh-CN") and differs("zh-Hans", "zh-TW")
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("mni", "does not know Manipuri"), ("az-Cyrl", "Azerbaijani in Cyrillic script"),
+        ("pa-PK", "Punjabi in Arabic script"), ("hi-Latn", "Hindi in Latin script"),
+        ("kk-Arab", "Kazakh in Arabic script"), ("zh-Latn", "Chinese in Latin script"),
+    ],
+)  # fmt: skip
+def test_a_script_that_the_detector_does_not_know_is_not_filtered(code: str, why: str) -> None:
+    assert detect("Afar, abkasisk og andre sprog skrives her i dag.", code) is None
+    assert right_labels(code) == frozenset() and not detectable(code)
+    [line] = unfiltered(["en", code, code, "zh-Hant", "sr-ME", "pt-BR"])
+    assert line.startswith(f"No language filter for {code}: ") and why in line
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Iterator[Callable[..., Recipe]]:
     def write(languages: str, *overrides: str) -> Recipe:
@@ -152,6 +226,25 @@ def recipe(tmp_path: Path) -> Iterator[Callable[..., Recipe]]:
 
     yield write
     define({})
+
+
+@pytest.mark.slow  # two commands, one of them a run
+def test_a_plan_and_a_run_say_which_languages_are_not_filtered_and_why(tmp_path: Path) -> None:
+    path, codes = tmp_path / "r.yaml", ["en", "mni", "az-Cyrl", "zh-Hant"]
+    path.write_text(
+        f"name: r\norg: local\nlanguages: {json.dumps(codes)}\nlicense: mit\n"
+        "models: {policy: local/tiny-random-llama}\n"
+        "stages:\n  prompts: {source: p.jsonl}\n  generate: {n: 1, max_tokens: 4}\n"
+    )
+    rows = [{"id": "1", "prompt": "Hello there", "language": code} for code in codes]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command in ("plan", "run"):
+        done = run_factory(command, str(path), home=tmp_path / "home")
+        assert done.returncode == 0, done.stdout + done.stderr
+        printed = " ".join((done.stdout + done.stderr).split())
+        assert "No language filter for mni: the detector does not know Manipuri." in printed
+        assert "for az-Cyrl: the detector does not know Azerbaijani in Cyrillic script." in printed
+        assert printed.count("No language filter") == 2
 
 
 def test_a_recipe_adds_and_corrects_languages(recipe: Callable[..., Recipe]) -> None:
@@ -205,10 +298,57 @@ def test_what_is_said_of_a_language_is_identity(recipe: Callable[..., Recipe]) -
     assert {name for name in plain if plain[name] != other[name]} == {"prompts se", "generate se"}
 
 
-def test_translators_are_asked_by_name_or_code() -> None:
-    chat = wording("chat", "en", "zh-Hant", {}).ask("Hello")
-    assert "from English into Traditional Chinese" in chat
-    assert "<<<target>>>pt-BR<<<" in wording("translategemma", "en", "pt-BR", {}).ask("Hello")
+def test_a_stated_script_is_identity(recipe: Callable[..., Recipe]) -> None:
+    loaded = recipe("[zh, zh-CN, zh-Hant]")
+    steps = plan(loaded, lock_of(loaded), Inventory())
+    marks = {s.spec.language: s.fingerprint for step in steps for s in step.slices}
+    assert len(set(marks.values())) == 3
+    assert [states_script(code) for code in ("zh", "pt-BR", "sr-RS")] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [("zh-Hant", "Traditional Chinese"), ("pt-BR", "Brazilian Portuguese"), ("nb", "Norwegian B"),
+     ("sr-Latn", "Serbian (Latin)"), ("bn", "Bengali"), ("zh-HK", "Chinese (Hong Kong SAR China)")],
+)  # fmt: skip
+def test_chat_translators_are_asked_by_name(code: str, name: str) -> None:
+    assert f"from English into {name}" in wording("chat", "en", code, {}).ask("Hello")
+
+
+@pytest.mark.parametrize(
+    ("codes", "meant"),
+    [
+        ("pt", "pt-PT"), ("pt-BR", "pt-BR"), ("zh-HK", "zh-Hant-HK"), ("zh-CN", "zh"),
+        ("zh-TW zh-Hant-TW", "zh-TW"), ("fil", "fil-PH"), ("sr-ME sr-Latn-ME", "sr-Latn-ME"),
+        ("en-US en", "en"), ("uz-Cyrl", "uz-Cyrl"), ("gl", "gl"), ("cy", "cy"), ("nb", "nb"),
+    ],
+)  # fmt: skip
+def test_translategemma_is_asked_by_a_code_of_its_template(codes: str, meant: str) -> None:
+    for code in codes.split():
+        assert f"<<<target>>>{meant}<<<" in wording("translategemma", "en", code, {}).ask("Hello")
+
+
+def test_every_language_of_models_and_benchmarks_has_a_code_of_translategemma() -> None:
+    codes = {code for one in suites.registry().values() for code in one.languages}
+    for code in (codes - {"pt-pt"}) | set(MODELS):
+        wording("translategemma", "en", code, {})
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ("languages: [yue]", r"TranslateGemma has no code for yue \(Cantonese\)"),
+        ("languages: [kk-Latn]", "no code for kk-Latn"),
+        ("languages: [pt], names: {pt: portuguese}", "'portuguese' is no code of TranslateGemma"),
+    ],
+)
+def test_a_language_without_a_code_of_translategemma_is_refused_before_anything_runs(
+    recipe: Callable[..., Recipe], knobs: str, message: str
+) -> None:
+    translate = f"stages.translate={{model: policy, format: translategemma, {knobs}}}"
+    with pytest.raises(RecipeError, match=message):
+        recipe("[en]", translate).slices()
+    assert recipe("[en]", translate.replace("format: translategemma", "format: chat")).slices()
 
 
 @pytest.mark.parametrize(

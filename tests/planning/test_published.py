@@ -132,6 +132,8 @@ def test_all_as_published_recipes_are_compared() -> None:
         "stages.dpo.over=drop",
         "stages.dpo.lora.r=8",
         "stages.euroeval.languages=own",
+        "stages.arena.languages=own",
+        "stages.judge.languages=own",
         "stages.judge.ask={template: ties, orders: random, temperature: 0.7, max_tokens: 4096}",
         "stages.pair.keep.chosen.language=match",
     ],
@@ -143,7 +145,7 @@ def test_a_departure_that_is_not_declared_is_found(override: str) -> None:
 
 def test_a_declaration_that_was_taken_out_is_missed() -> None:
     name = "tiny-aya-as-published"
-    for at in ("judge.ask", "arena", "euroeval", "generate"):
+    for at in ("judge.ask", "euroeval", "generate"):
         recipe = copy.copy(recipe_of(name))
         said = {key: text for key, text in recipe.departures.items() if key != at}
         assert complaints(recipe.model_copy(update={"departures": said}), facts_of(name)), at

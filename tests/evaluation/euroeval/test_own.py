@@ -140,6 +140,24 @@ def test_what_cannot_be_measured_is_refused(benchmarks: Any, why: str) -> None:
         stage(benchmarks)
 
 
+@pytest.mark.parametrize("version", suites.VERSIONS)
+def test_parallel_sentences_are_a_benchmark_of_translation_by_chrf(
+    tmp_path: Path, version: suites.Version
+) -> None:
+    rows = [{"eng": f"House {n} is big.", "gle": f"Tá teach {n} mór."} for n in range(40)]
+    source = dataset(tmp_path / "source", "default", "test", rows)
+    flores = {
+        "name": "flores-ga", "task": "translation", "source": "org/flores", "config": "default",
+        "columns": {"text": "eng", "target_text": "gle"}, "split": "test",
+    }  # fmt: skip
+    own = stage({"ga": [flores]}, languages=["ga"], version=version).own("ga")["flores-ga"]
+    assert "chr_f3pp" in " ".join(own.benchmark("ga", version).metrics)
+    found = own.rows(source, "ga")[0]
+    assert [len(found[split]) for split in ("val", "train", "test")] == [5, 10, 25]
+    assert found["test"][0].keys() == {"text", "target_text"}
+    assert found["test"][0]["target_text"].startswith("Tá teach")
+
+
 def test_prompts_are_of_the_language_where_euroeval_has_them_and_english_else() -> None:
     one = OwnBenchmark.model_validate(QUIZ)
     assert one.prompt_language("ga", "17.0.0") == "en"

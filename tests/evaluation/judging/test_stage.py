@@ -603,6 +603,11 @@ def test_answers_may_be_drawn_with_the_seed_and_are_then_of_another_identity(
     assert not arena().uses_seed(spec) and arena(temperature=1.0).uses_seed(spec)
     assert "temperature" not in arena().identity_fields(spec)
     assert arena(temperature=1.0).identity_fields(spec)["temperature"] == 1.0
+    # so little probability leaves the likeliest token alone
+    assert greedy == drawn("narrow", 0, temperature=1.0, top_p=1e-6)[0]
+    assert "top_p" not in arena(temperature=1.0).identity_fields(spec)
+    with pytest.raises(ValueError, match="top_p means nothing at temperature 0"):
+        arena(top_p=0.9)
 
 
 def test_several_answers_are_drawn_and_judged_with_an_interval_over_questions(
