@@ -1,7 +1,7 @@
 """The world from the command line.
 
 python -m benchmarks.world data OUT                    # prompts, questions, preferences, pairs
-python -m benchmarks.world model OUT [--careful]       # a model, trained from a seed
+python -m benchmarks.world model OUT [--careful]       # a model, trained from a seed; --judge
 python -m benchmarks.world answers ARENA               # greedy answers of a run, by the truth
 python -m benchmarks.world pairs PAIR                  # is the chosen answer truly better?
 python -m benchmarks.world draws BASE QUESTIONS NAME=ADAPTER …   # drawn at temperature 1
@@ -29,9 +29,11 @@ def main() -> None:
     for name in ("data", "model", "answers", "pairs", "draws", "findings"):
         commands.add_parser(name).add_argument("folder", type=Path)
     base = commands.choices["model"]
-    base.add_argument("--careful", action="store_true")
+    kinds = base.add_mutually_exclusive_group()
+    kinds.add_argument("--careful", action="store_true")
+    kinds.add_argument("--judge", action="store_true")
     base.add_argument("--seed", type=int, default=0)
-    base.add_argument("--steps", type=int, default=model.STEPS)
+    base.add_argument("--steps", type=int)
     drawn = commands.choices["draws"]
     drawn.add_argument("questions", type=Path, help="the folder that `data` wrote")
     drawn.add_argument("adapters", nargs="+", metavar="NAME=ADAPTER")
@@ -44,7 +46,10 @@ def main() -> None:
             data.write(options.folder)
         case "model":
             habits = CAREFUL if options.careful else CARELESS
-            print(model.train(options.folder, habits, options.seed, options.steps))
+            if options.judge:
+                habits = None
+            steps = options.steps or (model.STEPS if habits else model.JUDGE_STEPS)
+            print(model.train(options.folder, habits, options.seed, steps))
         case "answers":
             answers = measure.greedy(options.folder)
             base_answers = answers.pop("policy")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -24,8 +25,10 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "world"
 DRAWN = 4
 FIRST = "(max, mean - 2 sigma)"  # the one run to its end, with the judge
 # name -> recipe, and what is set in it
+CHAT = "judged by a chat model"  # what is judged is that of the first
 RUNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     FIRST: ("world", ()),
+    CHAT: ("world-chat-judge", ()),
     "exchanged preferences": ("world-exchanged", ()),
     "(max, min)": ("world-min", ()),
     "(mean, mean - sigma)": ("world-narrow", ()),
@@ -35,6 +38,10 @@ RUNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "online": ("world-online", ()),
     "implicit reward": ("world-implicit", ()),
     "a rate that ruins": ("world-high-rate", ()),
+    "(max, mean - 2 sigma), half precision": (
+        "world",
+        tuple(f"stages.{stage}.dtype=bfloat16" for stage in ("reward", "generate", "score", "dpo")),
+    ),
     "pairs of English alone": ("world", ("stages.dpo.each=[en]",)),
     "pairs over all languages": (
         "world",
@@ -61,12 +68,13 @@ def one_seed(out: Path, seed: int) -> dict[str, Any]:
     of itself; a run that is done is read from the file."""
     home, path = out / f"seed-{seed}", out / f"seed-{seed}.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    home.mkdir(parents=True, exist_ok=True)
+    recipes = home / "recipes"  # a copy: the lock of a recipe is written beside it
+    shutil.copytree(RECIPES, recipes, dirs_exist_ok=True)
     asked = data.questions(RECIPES / "data")
     base = out / "careless"
-    for name, habits in (("careless", CARELESS), ("careful", CAREFUL)):
+    for name, habits in (("careless", CARELESS), ("careful", CAREFUL), ("judge", None)):
         if not (out / name / "config.json").exists():
-            model.train(out / name, habits, 0, model.STEPS)
+            model.train(out / name, habits, 0, model.STEPS if habits else model.JUDGE_STEPS)
         _factory(home, "hub", "exec", "--", "hf", "upload", f"world/{name}", str(out / name), ".")
     before: dict[tuple[str, str], list[str]] | None = None
     for name, (recipe, settings) in RUNS.items():
@@ -74,8 +82,8 @@ def one_seed(out: Path, seed: int) -> dict[str, Any]:
             continue
         known = {folder for folder, _ in _artifacts(home)}
         sets = [word for one in (f"seed={seed}", *settings) for word in ("--set", one)]
-        until = () if name == FIRST else ("--until", _trained_by(recipe))
-        _factory(home, "run", str(RECIPES / f"{recipe}.yaml"), "--quiet", *until, *sets)
+        until = () if name in (FIRST, CHAT) else ("--until", _trained_by(recipe))
+        _factory(home, "run", str(recipes / f"{recipe}.yaml"), "--quiet", *until, *sets)
         if before is None:
             before, _ = measure.draw(base, None, asked, DRAWN, seed)
         result: dict[str, Any] = {}
@@ -91,7 +99,8 @@ def one_seed(out: Path, seed: int) -> dict[str, Any]:
             elif manifest["stage"] == "pair":
                 result["pairs"] = measure.pairs(folder)
             elif manifest["stage"] == "judge":
-                result["judge"] = manifest.get("statistics", {})
+                arena = next(path for path, of in _artifacts(home) if of["stage"] == "arena")
+                result["verdicts"] = measure.verdicts(folder, arena)
         results[name] = result
         path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         print(f"seed {seed}: {name}: {result.get('truth', {}).get('all')}", flush=True)

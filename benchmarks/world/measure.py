@@ -6,6 +6,7 @@ imported.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,41 @@ def pairs(folder: Path) -> dict[str, tuple[int, float]]:
         )
         better[code].append(0.5 if chosen == rejected else float(chosen > rejected))
     return {code: (len(of), float(np.mean(of))) for code, of in better.items()}
+
+
+def verdicts(judge: Path, arena: Path) -> dict[str, dict[str, float]]:
+    """Return, by language and for `all`, what a judge's verdicts on the answers of an `arena` are
+    worth: how many there are on different answers; the share of those on answers of different
+    quality that are right, a tie counting half; the win rate by the judge, and the true one."""
+    texts = {}
+    for row in rows(arena):
+        digest = hashlib.sha256(row["answer"].encode()).hexdigest()[:16]
+        texts[row["model"], row["question_id"], row["language"], digest] = row["answer"]
+    points = {"model": 1.0, "tie": 0.5, "reference": 0.0}
+    gathered: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in rows(judge):
+        if row["verdict"] not in points or row["reason"] == "identical":
+            continue
+        question = row["question_id"], row["language"]
+        ours, theirs = (
+            quality(Request.of(question[0]), question[1], texts[model, *question, digest])
+            for model, digest in (
+                (row["model"], row["answer_hash"]),
+                (row["reference"], row["reference_hash"]),
+            )
+        )
+        true = 0.5 if abs(ours - theirs) < 1e-6 else float(ours > theirs)
+        for code in (question[1], "all"):
+            gathered[code].append((points[row["verdict"]], true))
+    return {
+        code: {
+            "verdicts": len(of),
+            "right": float(np.mean([1 - abs(by - true) for by, true in of if true != 0.5])),
+            "win_rate": float(np.mean([by for by, _ in of])),
+            "true_win_rate": float(np.mean([true for _, true in of])),
+        }
+        for code, of in gathered.items()
+    }
 
 
 def draw(

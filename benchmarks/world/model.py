@@ -1,19 +1,25 @@
-"""Train an assistant of the town from scratch, and save it as an ordinary checkpoint."""
+"""Train an assistant or a judge of the town from scratch, and save it as an ordinary checkpoint."""
 
 from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.world.town import (
     LANGUAGES,
     Habits,
+    Request,
     answer,
+    attributes,
     parallel,
+    quality,
     requests,
 )
+
+Example = Callable[[Request, str, random.Random], tuple[str, str]]  # what is asked, and answered
 
 CHATML = (
     "{% for message in messages %}"
@@ -22,19 +28,53 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 STEPS = 1200  # two minutes on a quiet core; from 800 on it names the right shop more often than not
+JUDGE_STEPS = 1600  # five minutes; it then gets about seven verdicts in ten right
 BATCH = 24
 PEAK = 5e-3  # learning rate
+NAMES = {"en": "English", "es": "Spanish", "de": "German", "fi": "Finnish"}
+ASK = (
+    "{language} question: {prompt}\nA: {answer_a}\nB: {answer_b}\n"
+    "Which is better, [[A]], [[B]] or [[TIE]]?"
+)
 
 
-def train(out: Path, habits: Habits, seed: int, steps: int, threads: int = 1) -> dict[str, Any]:
-    """Train a model of such habits and write it to `out`. Return loss, parameters, seconds."""
+def verdict(request: Request, code: str, rng: random.Random) -> tuple[str, str]:
+    """Return a question to a judge in the words of ASK, and the true verdict after its reasons."""
+    texts = [
+        answer(request, code, Habits(*(rng.random() for _ in range(4)), english=0.1), rng)
+        for _ in range(2)
+    ]
+    reasons = []
+    for name, text in zip("AB", texts, strict=True):
+        marks = attributes(request, code, text).items() if quality(request, code, text) else ()
+        reasons.append(f"{name}:" + "".join(f" {mark}" for mark, value in marks if value))
+    better = quality(request, code, texts[0]) - quality(request, code, texts[1])
+    mark = "TIE" if abs(better) < 1e-6 else "A" if better > 0 else "B"
+    asked = {"language": NAMES[code], "prompt": request.text(code)}
+    return (
+        ASK.format(**asked, answer_a=texts[0], answer_b=texts[1]),
+        f"{reasons[0]}\n{reasons[1]}\n[[{mark}]]",
+    )
+
+
+def train(
+    out: Path, habits: Habits | None, seed: int, steps: int, peak: float = PEAK, threads: int = 1
+) -> dict[str, Any]:
+    """Train an assistant of such habits, or a judge without any, and write it to `out`. Return
+    loss, parameters, seconds."""
+
+    def example(request: Request, code: str, rng: random.Random) -> tuple[str, str]:
+        if habits is None:
+            return verdict(request, code, rng)
+        return request.text(code), answer(request, code, habits, rng)
+
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     started = time.process_time()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    tokenizer = _tokenizer(habits)
+    tokenizer = _tokenizer(example)
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -60,13 +100,13 @@ def train(out: Path, habits: Habits, seed: int, steps: int, threads: int = 1) ->
     model.train()
     loss = None
     for step in range(steps):
-        rate = PEAK * min(1.0, (step + 1) / 30) * max(0.02, 1 - step / steps)
+        rate = peak * min(1.0, (step + 1) / 30) * max(0.02, 1 - step / steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = []
         for _ in range(BATCH):
             request, code = rng.choice(every), rng.choice(LANGUAGES)
-            batch.append((request.text(code), answer(request, code, habits, rng)))
+            batch.append(example(request, code, rng))
         loss = model(**_batch(tokenizer, batch)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -86,17 +126,14 @@ def train(out: Path, habits: Habits, seed: int, steps: int, threads: int = 1) ->
     }
 
 
-def _tokenizer(habits: Habits) -> Any:
+def _tokenizer(example: Example) -> Any:
     """A byte-level BPE in which nearly every word of the town is one token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     rng = random.Random(0)
     corpus = [
-        text
-        for request in requests()
-        for code in LANGUAGES
-        for text in (request.text(code), answer(request, code, habits, rng))
+        text for request in requests() for code in LANGUAGES for text in example(request, code, rng)
     ]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

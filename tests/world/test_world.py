@@ -52,6 +52,7 @@ stages:
   sft: {each: all, epochs: 4, lr: 2.0e-3, batch: 16, max_length: 160, held_out: 0.05,
         dtype: float32, how: {micro_batch: 16, save_steps: 1000, evaluations: 1}}
   dpo: {epochs: 3, lr: 2.0e-3}
+  arena: {temperature: 0, n: 1}
 """
 CODES = ("en", "es")
 STEPS = 400  # of the base model: it has manners then, and guesses shops
