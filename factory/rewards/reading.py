@@ -23,21 +23,25 @@ ReadUnder = tuple[list[Message] | None, str | None]  # prompt, and its hash if a
 
 
 class OpenRewards:
-    """All rewards of a step, each with its kind, on engines that are open together."""
+    """All rewards of a step, each with its kind, on engines that are open together; `likelihood`
+    beside them says how likely a model finds an answer."""
 
-    def __init__(self, each: Sequence[tuple[Backend, OpenReward]]) -> None:
-        self.each = each
-        self.name = ", ".join(dict.fromkeys(opened.name for _, opened in each))
-        self.lanes = min(opened.lanes for _, opened in each)
+    def __init__(
+        self, each: Sequence[tuple[Backend, OpenReward]], likelihood: OpenReward | None = None
+    ) -> None:
+        self.each, self.likelihood = each, likelihood
+        self._every = [opened for _, opened in each] + ([likelihood] if likelihood else [])
+        self.name = ", ".join(dict.fromkeys(opened.name for opened in self._every))
+        self.lanes = min(opened.lanes for opened in self._every)
 
     @property
     def tokens(self) -> int:
         """Tokens read by all so far."""
-        return sum(opened.tokens for _, opened in self.each)
+        return sum(opened.tokens for opened in self._every)
 
     def close(self) -> None:
         """Close the engines of all."""
-        for _, opened in self.each:
+        for opened in self._every:
             opened.close()
 
 
