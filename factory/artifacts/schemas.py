@@ -22,7 +22,7 @@ UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
 # Columns that a table has only where one of its rows says something in them.
 SELDOM = frozenset(
     {"gold", "quality", "draw", "rewards", "disagreement", "log_prob", "subset"}
-    | {"source", "chosen_source", "rejected_source"}
+    | {"source", "chosen_source", "rejected_source", "weight"}
 )
 GOLD = -1  # the k of an answer that a person wrote
 OTHERS = 1_000_000  # the first k of the answers of a second model; of a third at twice that
@@ -99,6 +99,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("chosen", MESSAGES),
             _must("rejected", MESSAGES),
             _may("margin", _float),
+            _may("source", _text),  # of several sets: the one that it is of
+            _may("weight", _float),  # of several sets: how often a row of it is learned from
         ]
     ),
     "pairs": pa.schema(

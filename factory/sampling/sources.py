@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -159,36 +160,50 @@ class _Source(Stage, View):
     def run(self, job: Job) -> Outcome:
         rows: dict[str, Rows] = {}
         alarms: list[str] = []
+        sets: dict[str, list[dict[str, Any]]] = {}
         languages: dict[Place, list[str]] = {}  # that are read from one source
         for spec in job.slices:
-            languages.setdefault(job.place(spec, "source"), []).append(str(spec.language))
+            for role, *_ in self._sets():
+                languages.setdefault(job.place(spec, role), []).append(str(spec.language))
         for number, spec in enumerate(job.slices):
-            place, language = job.place(spec, "source"), str(spec.language)
-            name = place.name or place.path.name
+            language = str(spec.language)
             dropped: Counter[str] = Counter()
-            ids, unread = DistinctIds(), Counter[str]()
-            convert = self.converter(name, language, ids, unread, self._cleaner(job, spec))
-            table_rows = list(
-                self.converted_rows(
+            ids, unread, cleaner = DistinctIds(), Counter[str](), self._cleaner(job, spec)
+            table_rows: list[Row] = []
+            for role, view, first, marks in self._sets():
+                place, before = job.place(spec, role), dropped.total()
+                name = place.name or place.path.name
+                own = view.converted_rows(
                     place.path,
                     language,
-                    convert,
+                    self.converter(name, language, ids, unread, cleaner),
                     dropped,
                     name=name,
                     languages=languages[place],
-                    first=self.first,
+                    first=first,
                 )
-            )
+                of_set = [{**row, "source": name, **marks} if marks else row for row in own]
+                table_rows += of_set
+                lost = dropped.total() - before
+                if marks:
+                    figures = {"source": name, **marks, "rows": len(of_set), "dropped": lost}
+                    sets.setdefault(spec.name, []).append(figures)
+            alarms += ids.alarms(name)
             table = schemas.from_rows(table_rows, self.kind)
             tables.write_slice(slice_directory(job.out, spec.name), table)
             out = len(table_rows)
-            alarms += ids.alarms(name)
             rows[spec.name] = Rows(into=out + dropped.total(), out=out, dropped=dict(dropped))
             alarms += [
                 f"{n} of {out} rows of {spec.name} have {what}" for what, n in unread.items()
             ]
             job.progress(number + 1, len(job.slices), "languages")
-        return Outcome(rows, determinism="exact", stats={"alarms": alarms} if alarms else {})
+        stats = {"alarms": alarms} if alarms else {}
+        return Outcome(rows, determinism="exact", stats=stats | ({"sets": sets} if sets else {}))
+
+    def _sets(self) -> list[tuple[str, View, int | None, dict[str, Any]]]:
+        """Return what rows are read from: the role of each source, how it is read, the rows to take
+        at most, and columns that mark its rows, where there are several."""
+        return [("source", self, self.first, {})]
 
     def converter(
         self,
@@ -330,15 +345,78 @@ class Questions(Prompts):
         return question | {"subcategory": None if sub is None else str(sub)}
 
 
+class PreferenceSet(From):
+    """One more set of preference pairs. `weight`: see Preferences."""
+
+    weight: float = Field(1.0, gt=0)
+    first: int | None = Field(None, ge=1)  # rows to take of each language, from the top
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        short = isinstance(value, str)
+        return {"source": value} if short else presets.expanded(value, Preferences.name)
+
+    @field_validator("base")
+    @classmethod
+    def _no_base(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError("base is for adapters: pairs have no base")
+        return value
+
+
 class Preferences(_Source):
     """Preference pairs that the reward stage learns from: English ones, or those of `languages`, of
-    which one reward model each is made."""
+    which one reward model each is made. With further sets (`also`) a column `source` says which a
+    pair is of, and `weight` how often it is learned from: 2 is twice, 0.25 is one in four, drawn
+    with the recipe's seed."""
 
     name: ClassVar[str] = "preferences"
     kind: ClassVar[str] = "preferences"
     repo: ClassVar[str] = "preferences"
 
     languages: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("en",)
+    weight: float = Field(1.0, gt=0)  # of this set, where there are several
+    # further sets: [{preset: hh-rlhf, weight: 0.5}, more.jsonl]
+    also: Annotated[tuple[PreferenceSet, ...], REFERENCE] = ()
+
+    @model_validator(mode="after")
+    def _weighs_several(self) -> Preferences:
+        if self.weight != 1.0 and not self.also:
+            raise ValueError("weight is for one of several sets, and there is one")
+        return self
+
+    def _spec(self, language: str, seen_in: tuple[Need, ...] = ()) -> SliceSpec:
+        spec = super()._spec(language, seen_in)
+        more = tuple(
+            ExternalInput(
+                f"source-{number}",
+                filled(one.source, {"language": language}),
+                "dataset",
+                extent=True,
+            )
+            for number, one in enumerate(self.also, 2)
+        )
+        return replace(spec, needs=(spec.needs[0], *more, *spec.needs[1:]))
+
+    def _sets(self) -> list[tuple[str, View, int | None, dict[str, Any]]]:
+        [(role, view, first, _)] = super()._sets()
+        if not self.also:
+            return [(role, view, first, {})]
+        return [(role, view, first, {"weight": self.weight})] + [
+            (f"source-{number}", one, one.first, {"weight": one.weight})
+            for number, one in enumerate(self.also, 2)
+        ]
+
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
+        also = [
+            one.model_dump(mode="json", exclude={"source", "bad_rows"}, exclude_defaults=True)
+            for one in self.also
+        ]
+        return super().identity_fields(spec) | ({"also": also} if also else {})
+
+    def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
+        return None if self.also else super().outside_rows(spec)
 
     @field_validator("languages")
     @classmethod
