@@ -155,12 +155,13 @@ class Selection(Stage):
                         f"{nearest(code, context.languages)}",
                         f"its languages are {', '.join(context.languages)}",
                     )
-        several = self.gold or getattr(context.stages.get("generate"), "also", None)
+        generate = context.stages.get("generate")
+        several = self.gold or any(getattr(generate, name, ()) for name in ("also", "answers"))
         if not several and any(keep.source != "any" for keep in self._keeps().values()):
             raise RecipeError(
                 f"stages.{self.name}.keep.source is for answers of several sources, and there is "
                 "one",
-                "name others in generate: {also: {other: 4}}, or take it out",
+                "name others in generate: {also: {other: 4}} or {answers: [theirs]}",
             )
         single = self._single(context)
         every = tuple(need for spec in single for need in spec.needs)
