@@ -22,7 +22,8 @@ from factory.config import REFERENCE
 from factory.errors import RecipeError, nearest
 from factory.pairs import augment
 from factory.pairs.candidates import VOTES, Candidates
-from factory.pairs.config import Budget, ChosenPoint, DropPairRules, DropRules, Keep
+from factory.pairs.config import Budget, ChosenPoint, DropRules, Keep
+from factory.pairs.shortage import shortage
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
@@ -34,20 +35,6 @@ if TYPE_CHECKING:
     from factory.pairs.rules import Pairing, PairLimits
 
 CROSS = "all_lang"  # the slice of the pool that holds all languages
-# Why a prompt has no pair, and why an answer may not be chosen, in words.
-_SHORT = {
-    "none_to_choose": "no answer may be chosen",
-    "no_lower_answer": "no answer is rated lower than the best",
-    "pool_incomplete": "too few of the answers have a reward",
-    "no_samples": "no answers",
-}
-_UNFIT = {
-    "unfinished": "cut off",
-    "wrong_language": "in another language",
-    "no_language": "in a language that could not be told",
-    "empty": "empty",
-    "other_source": "of another source",
-}
 Share = Annotated[float, Field(gt=0, le=1)]
 First = Annotated[int, Field(ge=1)]
 _WRITERS = 2  # slices being written at once; unpacking their texts is most of the work
@@ -193,33 +180,7 @@ class Selection(Stage):
         return rows["prompts"]
 
     def shortage(self, rows: Rows, figures: Mapping[str, Any]) -> tuple[str, str]:
-        keep = f"{self.name}.keep" + (".chosen" if self.name == "pair" else "")
-        knobs = {
-            "unfinished": f"raise generate.max_tokens or set {keep}.finished: false",
-            "wrong_language": f"set {keep}.language: any",
-            "no_language": f"set {keep}.language: any",
-            "other_source": f"set {keep}.source: any",
-            "no_lower_answer": "raise generate.n or generate.temperature",
-            "over_budget": f"raise {self.name}.budget.tokens",
-        }
-        whys, fixes = [], []
-        for reason, n in sorted(rows.dropped.items(), key=lambda item: -item[1]):
-            why = _SHORT.get(reason, reason.replace("_", " "))
-            causes = [reason]
-            if reason == "none_to_choose":
-                unfit = (figures.get("passed_over") or {}).get("chosen") or {}
-                causes = [name for name, count in unfit.items() if count]
-                counts = [
-                    f"{unfit[name]} of {figures['answers']} {_UNFIT[name]}" for name in causes
-                ]
-                why += f" ({', '.join(counts)})" if counts else ""
-            whys.append(f"{n} prompts: {why}")
-            drop = f"change {self.name}.drop.{reason}"
-            fixes += [
-                knobs.get(cause, drop if cause in DropPairRules.model_fields else "")
-                for cause in causes
-            ]
-        return "; ".join(whys), "; ".join(dict.fromkeys(filter(None, fixes)))
+        return shortage(self.name, rows, figures)
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().identity_fields(spec)

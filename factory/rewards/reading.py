@@ -1,7 +1,8 @@
-"""Inputs of rewards: all that are open for a step, the prompts of a slice, answers and pairs."""
+"""Rewards of answers and pairs: all that are open for a step, the prompts of a slice, figures."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -125,3 +126,22 @@ class PromptTexts:
             return None, None
         messages, hashed = self.english[sample["prompt_id"]]
         return crosslingual(messages, self.language), hashed
+
+
+def describe(table: pa.Table) -> dict[str, Any]:
+    """Return counts, moments and a histogram of one language's rewards."""
+    import numpy as np
+    import polars as pl
+
+    from factory.pairs.statistics import histogram
+
+    values = table.column("reward").drop_null().to_numpy()
+    statuses = table.column("status").to_pylist()
+    return {
+        "scored": len(values),
+        "without_reward": sum(status != "ok" for status in statuses),
+        "reasons": dict(sorted(Counter(s for s in statuses if s != "ok").items())),
+        "tokens": sum(table.column("n_tokens").to_pylist()),
+        "rewards": histogram({"reward": pl.Series(values)}),
+        **({"mean": float(np.mean(values)), "std": float(np.std(values))} if len(values) else {}),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -27,7 +26,14 @@ from factory.rewards.backends.generative import GenerativeBackend
 from factory.rewards.backends.implicit import LogProbability
 from factory.rewards.ensemble import Combine
 from factory.rewards.preferences import Pairs
-from factory.rewards.reading import LabelledPair, OpenRewards, PromptTexts, read, score_pairs
+from factory.rewards.reading import (
+    LabelledPair,
+    OpenRewards,
+    PromptTexts,
+    describe,
+    read,
+    score_pairs,
+)
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.models import RewardModel
@@ -206,9 +212,7 @@ class Score(Stage):
 
     def extent(self) -> dict[str, Any]:
         # which pairs an audit is made on changes no score, but it does change what is published
-        pairs = {
-            code: preferred.how_read(source) for code, source in self.audit.preferences.items()
-        }
+        pairs = {code: source.how_read() for code, source in self.audit.preferences.items()}
         how_read = {code: read for code, read in pairs.items() if read}
         return super().extent() | ({"pairs": how_read} if how_read else {})
 
@@ -452,22 +456,3 @@ def _samples(spec: SliceSpec) -> StepInput:
     need = spec.need("samples")
     assert isinstance(need, StepInput)
     return need
-
-
-def describe(table: pa.Table) -> dict[str, Any]:
-    """Return counts, moments and a histogram of one language's rewards."""
-    import numpy as np
-    import polars as pl
-
-    from factory.pairs.statistics import histogram
-
-    values = table.column("reward").drop_null().to_numpy()
-    statuses = table.column("status").to_pylist()
-    return {
-        "scored": len(values),
-        "without_reward": sum(status != "ok" for status in statuses),
-        "reasons": dict(sorted(Counter(s for s in statuses if s != "ok").items())),
-        "tokens": sum(table.column("n_tokens").to_pylist()),
-        "rewards": histogram({"reward": pl.Series(values)}),
-        **({"mean": float(np.mean(values)), "std": float(np.std(values))} if len(values) else {}),
-    }

@@ -1,20 +1,26 @@
-"""Answers that somebody else drew: as rows, and beside those of a pool."""
+"""Answers as rows: sampled here, written by people, or drawn by somebody else."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from factory.artifacts.hashing import text_hash
-from factory.artifacts.schemas import OTHERS
+from factory.artifacts.schemas import GOLD, OTHERS
+from factory.artifacts.tables import read_slice
+from factory.engines import Completion
 from factory.errors import InputError
-from factory.language.detect import detect
+from factory.language.detect import detect, right_labels
 from factory.stage.job import Place
 from factory.stage.readers import Row, address, answer, given_id, messages, numeric
-from factory.stage.stage import From
+from factory.stage.rows_from import RowsFrom
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
 _CUT_OFF = ("length", "max_tokens", "max_length", "max_output_tokens")
@@ -59,18 +65,11 @@ def conversation_of(row: Mapping[str, Any], where: str) -> tuple[list[dict[str, 
     return turns[:-1], turns[-1]["content"]
 
 
-class Answers(From):
+class Answers(RowsFrom):
     """Answers of somebody else to the prompts of a recipe, in rows of prompt and answer. One is
     taken where its prompt is one of ours, word by word; of each prompt the first so many."""
 
     most: int | None = Field(None, ge=1)  # answers to a prompt
-
-    @field_validator("base")
-    @classmethod
-    def _no_base(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise ValueError("base is for adapters: answers have no base")
-        return value
 
     def rows_of(
         self, place: Place, language: str, prompts: Sequence[Mapping[str, Any]], number: int
@@ -102,3 +101,74 @@ class Answers(From):
         dropped: Counter[str] = Counter()
         rows = self.converted_rows(place.path, language, convert, dropped, name=name)
         return list(rows), dropped
+
+
+def sampled_row(
+    prompt: Mapping[str, Any], k: int, sample: Completion, tokenizer: Any
+) -> dict[str, object]:
+    text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True).strip()
+    return {
+        "prompt_id": prompt["prompt_id"],
+        "language": prompt["language"],
+        "k": k,
+        "prompt_hash": prompt["prompt_hash"],
+        "response": text,
+        "response_hash": text_hash(text),
+        "n_tokens": len(sample.token_ids),
+        "n_chars": len(text),
+        "finish_reason": sample.finish_reason,
+        "seed": sample.seed,
+        "detected_language": detect(text, prompt["language"]),
+    }
+
+
+def gold_row(prompt: Mapping[str, Any], tokenizer: Any) -> dict[str, object]:
+    """Return the answer that a person wrote to a prompt as one more sample, which was not drawn."""
+    text = prompt["gold"]
+    return {
+        "prompt_id": prompt["prompt_id"],
+        "language": prompt["language"],
+        "k": GOLD,
+        "prompt_hash": prompt["prompt_hash"],
+        "response": text,
+        "response_hash": text_hash(text),
+        "n_tokens": len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        "n_chars": len(text),
+        "finish_reason": "stop",
+        "seed": None,
+        "detected_language": detect(text, prompt["language"]),
+    }
+
+
+def describe(out: Path, name: str, models: int) -> dict[str, Any]:
+    """Return the counts of one slice for the card, without answers that were taken in; of several
+    sources, those of each as well. `models` draw here."""
+    import polars as pl
+
+    columns = ["finish_reason", "detected_language", "language", "n_tokens", "k", "source"]
+    every = pl.DataFrame(read_slice(out, name, "samples", columns))
+    frame = every.filter(pl.col("k") != GOLD)
+    gold = len(every) - len(frame)
+    by_source = {}
+    if "source" in frame.columns:
+        parts = frame.partition_by("source", as_dict=True, maintain_order=True)
+        by_source = {str(source): _counts(part, name) for (source,), part in parts.items()}
+    others = frame.filter(pl.col("k") >= models * OTHERS)
+    taken_in = dict(others.group_by("source").len().sort("source").rows()) if len(others) else {}
+    return {
+        **_counts(frame.filter(pl.col("k") < models * OTHERS), name),
+        **({"gold": gold} if gold else {}),
+        **({"taken_in": taken_in} if taken_in else {}),
+        **({"by_source": by_source} if by_source else {}),
+    }
+
+
+def _counts(frame: pl.DataFrame, name: str) -> dict[str, int | None]:
+    ended, right = frame["finish_reason"], list(right_labels(name))
+    return {
+        "samples": len(frame),
+        "tokens": int(frame["n_tokens"].sum()),
+        "finished": int((ended == "stop").sum()),
+        "cut_off": int((ended == "length").sum()),
+        "in_language": int(frame["detected_language"].is_in(right).sum()) if right else None,
+    }

@@ -5,32 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator
 
 from factory.artifacts import schemas, shards
-from factory.artifacts.hashing import fingerprint, text_hash
+from factory.artifacts.hashing import fingerprint
 from factory.artifacts.schemas import GOLD, OTHERS
 from factory.artifacts.shards import Shard
-from factory.artifacts.tables import read_slice, slice_directory, slice_files, write_slice
+from factory.artifacts.tables import slice_directory, slice_files, write_slice
 from factory.config import EXTENT, REFERENCE
-from factory.engines import Completion, Sampler, Sampling, chat_template, choose
+from factory.engines import Sampler, Sampling, chat_template, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import InputError, RecipeError
-from factory.language.detect import detect, right_labels
-from factory.sampling.answers import Answers
+from factory.sampling.answers import Answers, describe, gold_row, sampled_row
 from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.job import Job, policy
 from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, counted, engines, spent
-from factory.stage.stage import How, Stage, StageContext, filled
+from factory.stage.stage import How, Stage, StageContext
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 
 class GenerateHow(How, EngineKnobs):
@@ -105,15 +103,7 @@ class Generate(Stage):
 
     def _taken(self, code: str) -> list[ExternalInput]:
         """Return the sources of the answers of others in a language."""
-        return [
-            ExternalInput(
-                f"answers-{number}",
-                filled(one.source, {"language": code}),
-                "dataset",
-                extent=True,
-            )
-            for number, one in enumerate(self.answers, 1)
-        ]
+        return [one.need(f"answers-{n}", code) for n, one in enumerate(self.answers, 1)]
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         # which answers are taken in is extent; that there are any gives every row a source
@@ -121,10 +111,7 @@ class Generate(Stage):
 
     def extent(self) -> dict[str, Any]:
         also = {"also": list(self.also.values())} if self.also else {}
-        read = [
-            one.model_dump(mode="json", exclude={"source", "bad_rows"}, exclude_defaults=True)
-            for one in self.answers
-        ]
+        read = [one.how_read() for one in self.answers]
         return super().extent() | also | ({"answers": read} if read else {})
 
     @property
@@ -183,7 +170,7 @@ class Generate(Stage):
             )
             appended = {name: job.append(name, _slice(name)) for name in sizes if name not in own}
         lost = {spec.name: self._append_answers(job, spec) for spec in job.slices}
-        stats = {name: _describe(job.out, name, len(self._counts)) for name in totals}
+        stats = {name: describe(job.out, name, len(self._counts)) for name in totals}
         counts = {}
         for name, total in totals.items():
             gold = stats[name].get("gold", 0)
@@ -259,11 +246,11 @@ class Generate(Stage):
             [ids[n] for n, _ in addresses], sampling, int(fingerprint(first), 16) % 2**31
         )
         rows = [
-            _row(prompts[n], k, sample, sampler.tokenizer)
+            sampled_row(prompts[n], k, sample, sampler.tokenizer)
             for (n, k), sample in zip(addresses, drawn, strict=True)
         ]
         rows += [
-            _gold_row(row, sampler.tokenizer)
+            gold_row(row, sampler.tokenizer)
             for row, ks in zip(prompts, draws, strict=True)
             if GOLD in ks
         ]
@@ -327,74 +314,3 @@ def _named(job: Job, spec: SliceSpec, model: int) -> str:
     role = f"adapter{number}" if spec.need(f"adapter{number}") else f"model{number}"
     place = job.place(spec, role)
     return place.name or place.path.name
-
-
-def _row(
-    prompt: Mapping[str, Any], k: int, sample: Completion, tokenizer: Any
-) -> dict[str, object]:
-    text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True).strip()
-    return {
-        "prompt_id": prompt["prompt_id"],
-        "language": prompt["language"],
-        "k": k,
-        "prompt_hash": prompt["prompt_hash"],
-        "response": text,
-        "response_hash": text_hash(text),
-        "n_tokens": len(sample.token_ids),
-        "n_chars": len(text),
-        "finish_reason": sample.finish_reason,
-        "seed": sample.seed,
-        "detected_language": detect(text, prompt["language"]),
-    }
-
-
-def _gold_row(prompt: Mapping[str, Any], tokenizer: Any) -> dict[str, object]:
-    """Return the answer that a person wrote to a prompt as one more sample, which was not drawn."""
-    text = prompt["gold"]
-    return {
-        "prompt_id": prompt["prompt_id"],
-        "language": prompt["language"],
-        "k": GOLD,
-        "prompt_hash": prompt["prompt_hash"],
-        "response": text,
-        "response_hash": text_hash(text),
-        "n_tokens": len(tokenizer(text, add_special_tokens=False)["input_ids"]),
-        "n_chars": len(text),
-        "finish_reason": "stop",
-        "seed": None,
-        "detected_language": detect(text, prompt["language"]),
-    }
-
-
-def _describe(out: Path, name: str, models: int) -> dict[str, Any]:
-    """Return the counts of one slice for the card, without answers that were taken in; of several
-    sources, those of each as well. `models` draw here."""
-    import polars as pl
-
-    columns = ["finish_reason", "detected_language", "language", "n_tokens", "k", "source"]
-    every = pl.DataFrame(read_slice(out, name, "samples", columns))
-    frame = every.filter(pl.col("k") != GOLD)
-    gold = len(every) - len(frame)
-    by_source = {}
-    if "source" in frame.columns:
-        parts = frame.partition_by("source", as_dict=True, maintain_order=True)
-        by_source = {str(source): _counts(part, name) for (source,), part in parts.items()}
-    others = frame.filter(pl.col("k") >= models * OTHERS)
-    taken_in = dict(others.group_by("source").len().sort("source").rows()) if len(others) else {}
-    return {
-        **_counts(frame.filter(pl.col("k") < models * OTHERS), name),
-        **({"gold": gold} if gold else {}),
-        **({"taken_in": taken_in} if taken_in else {}),
-        **({"by_source": by_source} if by_source else {}),
-    }
-
-
-def _counts(frame: pl.DataFrame, name: str) -> dict[str, int | None]:
-    ended, right = frame["finish_reason"], list(right_labels(name))
-    return {
-        "samples": len(frame),
-        "tokens": int(frame["n_tokens"].sum()),
-        "finished": int((ended == "stop").sum()),
-        "cut_off": int((ended == "length").sum()),
-        "in_language": int(frame["detected_language"].is_in(right).sum()) if right else None,
-    }

@@ -7,7 +7,7 @@ everything it was made from and a stranger can start from it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,10 +17,11 @@ from factory.artifacts import schemas, tables
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
-from factory.config import EXTENT, REFERENCE, Knobs
+from factory.config import EXTENT, REFERENCE
 from factory.errors import RecipeError
 from factory.language.languages import language as known_language
-from factory.sampling.cleaning import Cleaner
+from factory.sampling.cleaning import QUESTIONS, Cleaner, Drop, asked, cleaner_of
+from factory.sampling.preference_set import PreferenceSet
 from factory.stage import presets
 from factory.stage.inputs import ExternalInput, Need, SliceSpec
 from factory.stage.job import Job, Place
@@ -29,38 +30,6 @@ from factory.stage.preference_pairs import SIDES, read_pair
 from factory.stage.readers import DistinctIds, Row, View, address, conversation, given_id, messages
 from factory.stage.row_files import BadRow
 from factory.stage.stage import From, Stage, StageContext, filled
-
-QUESTIONS = "questions"
-
-
-class Drop(Knobs):
-    """Rows to leave out before anything is spent on them, by what they ask: those seen in
-    evaluation prompts, and those that nearly repeat an earlier row. See cleaning.Cleaner."""
-
-    # `questions`, the stage, or a source or preset of evaluation prompts, read as any other
-    seen_in: Literal["questions"] | From | None = None
-    ngrams: int = Field(8, ge=1)  # words in a row that a prompt seen there shares with one of them
-    near: float | None = Field(None, gt=0, le=1)  # similarity of a repetition; null: keep them
-
-    @field_validator("seen_in", mode="before")
-    @classmethod
-    def _source(cls, value: Any) -> Any:
-        if isinstance(value, str) and value != QUESTIONS:
-            return {"source": value}
-        return presets.expanded(value, QUESTIONS)
-
-    @model_validator(mode="after")
-    def _drops(self) -> Drop:
-        if self.seen_in is None and self.near is None:
-            raise ValueError("drops nothing: give seen_in: questions, near: 0.8 or both")
-        if isinstance(self.seen_in, From) and self.seen_in.base is not None:
-            raise ValueError("base is for adapters: questions have no base")
-        return self
-
-
-def _asked(messages: Sequence[Mapping[str, str]]) -> str:
-    """Return what the user says in a prompt."""
-    return "\n".join(turn["content"] for turn in messages if turn["role"] == "user")
 
 
 class _Source(Stage, View):
@@ -134,26 +103,6 @@ class _Source(Stage, View):
             for code in self._languages(context)
         ]
 
-    def _cleaner(self, job: Job, spec: SliceSpec) -> Cleaner | None:
-        """Return what tells the rows of a slice that are left out, None without `drop`."""
-        if self.drop is None:
-            return None
-        evaluation: list[str] = []
-        if self.drop.seen_in == QUESTIONS:
-            table = job.table(spec, "seen_in", "prompts")
-            evaluation = [_asked(messages) for messages in table["messages"].to_pylist()]
-        elif isinstance(self.drop.seen_in, From):
-            place = job.place(spec, "seen_in")
-            rows = self.drop.seen_in.converted_rows(
-                place.path,
-                str(spec.language),
-                lambda row, where: {"asked": _asked(messages(row, where))},
-                Counter(),
-                name=place.name or place.path.name,
-            )
-            evaluation = [row["asked"] for row in rows]
-        return Cleaner(evaluation, self.drop.ngrams, self.drop.near)
-
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.languages
 
@@ -168,7 +117,7 @@ class _Source(Stage, View):
         for number, spec in enumerate(job.slices):
             language = str(spec.language)
             dropped: Counter[str] = Counter()
-            ids, unread, cleaner = DistinctIds(), Counter[str](), self._cleaner(job, spec)
+            ids, unread, cleaner = DistinctIds(), Counter[str](), cleaner_of(self.drop, job, spec)
             table_rows: list[Row] = []
             for role, view, first, marks in self._sets():
                 place, before = job.place(spec, role), dropped.total()
@@ -225,7 +174,7 @@ class _Source(Stage, View):
                 return canonical
             if self.repeated(canonical, hashes):
                 return "repeated"
-            question = _asked(canonical["messages" if "messages" in canonical else "prompt"])
+            question = asked(canonical["messages" if "messages" in canonical else "prompt"])
             if cleaner is not None and (reason := cleaner.reason(question)):
                 return reason
             canonical["prompt_id"] = ids(canonical["prompt_id"])
@@ -345,26 +294,6 @@ class Questions(Prompts):
         return question | {"subcategory": None if sub is None else str(sub)}
 
 
-class PreferenceSet(From):
-    """One more set of preference pairs. `weight`: see Preferences."""
-
-    weight: float = Field(1.0, gt=0)
-    first: int | None = Field(None, ge=1)  # rows to take of each language, from the top
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        short = isinstance(value, str)
-        return {"source": value} if short else presets.expanded(value, Preferences.name)
-
-    @field_validator("base")
-    @classmethod
-    def _no_base(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise ValueError("base is for adapters: pairs have no base")
-        return value
-
-
 class Preferences(_Source):
     """Preference pairs that the reward stage learns from: English ones, or those of `languages`, of
     which one reward model each is made. With further sets (`also`) a column `source` says which a
@@ -388,15 +317,7 @@ class Preferences(_Source):
 
     def _spec(self, language: str, seen_in: tuple[Need, ...] = ()) -> SliceSpec:
         spec = super()._spec(language, seen_in)
-        more = tuple(
-            ExternalInput(
-                f"source-{number}",
-                filled(one.source, {"language": language}),
-                "dataset",
-                extent=True,
-            )
-            for number, one in enumerate(self.also, 2)
-        )
+        more = (one.need(f"source-{n}", language) for n, one in enumerate(self.also, 2))
         return replace(spec, needs=(spec.needs[0], *more, *spec.needs[1:]))
 
     def _sets(self) -> list[tuple[str, View, int | None, dict[str, Any]]]:
@@ -409,10 +330,7 @@ class Preferences(_Source):
         ]
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
-        also = [
-            one.model_dump(mode="json", exclude={"source", "bad_rows"}, exclude_defaults=True)
-            for one in self.also
-        ]
+        also = [one.how_read() for one in self.also]
         return super().identity_fields(spec) | ({"also": also} if also else {})
 
     def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
