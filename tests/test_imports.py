@@ -214,6 +214,7 @@ def test_the_list_of_stages_imports_them_all():
                 package,
                 {
                     "factory.engines.transformers",
+                    "factory.engines.embedder",
                     "factory.engines.checkpoint",
                     *(
                         f"factory.training.{name}"
