@@ -28,7 +28,8 @@ LAYERS = (
     ("pages",),
     ("cli",),
 )
-BESIDE = {("rewards", "pairs")}  # of the same line, one way: histograms of scores
+# of the same line, one way: histograms of scores; a reward says how good a translation is
+BESIDE = {("rewards", "pairs"), ("sampling", "rewards")}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 LINE = ("sampling", "pairs", "rewards", "training", "evaluation")  # who has stages
 # Of the artifacts, what a stage is handed and does not look for, and what only cards say.
@@ -213,6 +214,7 @@ def test_the_list_of_stages_imports_them_all():
                 package,
                 {
                     "factory.engines.transformers",
+                    "factory.engines.embedder",
                     "factory.engines.checkpoint",
                     *(
                         f"factory.training.{name}"

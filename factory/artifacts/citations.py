@@ -45,7 +45,11 @@ def citation_keys(
     if stage in ("pair", "best"):
         if fields.get("length_control"):
             keys.append("icr")
-        if any("sigma" in str(fields.get(side)) for side in ("chosen", "rejected")):
+        if fields.get("vote"):
+            keys.append("calm")
+        if fields.get("rule") == "dcrm":
+            keys.append("dcrm")
+        elif any("sigma" in str(fields.get(side)) for side in ("chosen", "rejected")):
             keys.append("sweetspot")
     if fields.get("kind") == "implicit":
         keys.append("icr")

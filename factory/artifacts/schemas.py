@@ -21,8 +21,8 @@ _text, _int, _float = pa.string(), pa.int64(), pa.float64()
 UNLIKE = frozenset({"response", "response_hash", "answer", "content"})
 # Columns that a table has only where one of its rows says something in them.
 SELDOM = frozenset(
-    {"gold", "quality", "draw", "rewards", "disagreement", "subset"}
-    | {"source", "chosen_source", "rejected_source"}
+    {"gold", "quality", "draw", "rewards", "disagreement", "log_prob", "subset"}
+    | {"source", "chosen_source", "rejected_source", "weight"}
 )
 GOLD = -1  # the k of an answer that a person wrote
 OTHERS = 1_000_000  # the first k of the answers of a second model; of a third at twice that
@@ -88,6 +88,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             # of several rewards: what each says, in their order in the recipe, and how far apart
             _may("rewards", pa.list_(_float)),
             _may("disagreement", _float),  # standard deviation of their z-scores
+            _may("log_prob", _float),  # of the answer under a model, in nats
         ]
     ),
     "preferences": pa.schema(
@@ -98,6 +99,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("chosen", MESSAGES),
             _must("rejected", MESSAGES),
             _may("margin", _float),
+            _may("source", _text),  # of several sets: the one that it is of
+            _may("weight", _float),  # of several sets: how often a row of it is learned from
         ]
     ),
     "pairs": pa.schema(

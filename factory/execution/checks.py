@@ -481,7 +481,8 @@ def _refused(
 
 
 _PROMPTS = ("prompts", "questions")
-_ADAPTERS = ("adapter", "start", "source")  # what comes from outside and goes with its base
+# what comes from outside and goes with its base, or embeds plain texts
+_ADAPTERS = ("adapter", "start", "source", "embedding")
 
 
 @dataclass(frozen=True)

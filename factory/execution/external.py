@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from factory.artifacts import schemas, tables
-from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.errors import InputError, nearest
 from factory.language.detect import detect
 from factory.language.languages import code_of
+from factory.sampling import answers
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
 from factory.stage.preference_pairs import SIDES, read_number, read_pair
@@ -30,9 +30,7 @@ from factory.stage.readers import (
     DistinctIds,
     Row,
     address,
-    answer,
     given_id,
-    messages,
     numeric,
 )
 from factory.stage.stage import Stage
@@ -40,8 +38,6 @@ from factory.training import adapters
 
 _REWARD = ("reward", "reward_score", "score")
 _FAILED = -999.0  # what CroCo's scripts write for a score that they could not read
-_ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
-_CUT_OFF = ("length", "max_tokens", "max_length", "max_output_tokens")
 Talk = list[dict[str, str]]
 
 
@@ -125,31 +121,8 @@ def _check_types(row: Row, kind: str, where: str) -> None:
             raise BadRow(where, what, "fix that row", "wrong_type")
 
 
-def _sample(row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
-    prompt, response = _conversation(row, where)
-    text = response.strip()
-    if not text:
-        return "empty"
-    return {
-        **address(row, prompt, source),
-        "response": text,
-        "response_hash": text_hash(text),
-        "n_tokens": numeric(row.get("n_tokens")),
-        "n_chars": len(text),
-        "finish_reason": _finish_reason(row.get("finish_reason")),
-        "detected_language": row.get("detected_language") or detect(text, language),
-    }
-
-
-def _finish_reason(value: Any) -> str:
-    """Return why an answer ended, in the words of our own samples where they mean the same."""
-    words = {"stop": _ENDED, "length": _CUT_OFF}
-    reason = str(value or "unknown").lower()
-    return next((word for word, same in words.items() if reason in same), reason)
-
-
 def _score(row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
-    sample = _sample(row, where, source, language)
+    sample = answers.sample(row, where, source, language)
     name = next((name for name in _REWARD if name in row), None)
     if name is None:
         raise InputError(
@@ -197,7 +170,7 @@ def _pair(row: Mapping[str, Any], where: str, source: str, language: str) -> Row
 
 
 def _completion(row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
-    prompt, response = _conversation(row, where)
+    prompt, response = answers.conversation_of(row, where)
     if not response.strip():
         return "empty"
     return {
@@ -210,27 +183,11 @@ def _completion(row: Mapping[str, Any], where: str, source: str, language: str) 
 
 
 _SHAPES: dict[str, Callable[[Mapping[str, Any], str, str, str], Row | str]] = {
-    "samples": _sample,
+    "samples": answers.sample,
     "scores": _score,
     "pairs": _pair,
     "sft": _completion,
 }
-
-
-def _conversation(row: Mapping[str, Any], where: str) -> tuple[Talk, str]:
-    """Return prompt and answer of a row that holds both, in either of two formats."""
-    for name in ("response", "completion", "answer"):
-        if name in row and row.get("prompt"):
-            value = row[name]
-            content = value if isinstance(value, str) else answer(value, where)[-1]["content"]
-            return messages({"prompt": row["prompt"]}, where), content
-    turns = messages({"messages": row.get("messages")}, where)
-    if len(turns) < 2 or turns[-1]["role"] != "assistant":
-        raise InputError(
-            f"{where}: no answer: the last of its messages is not the assistant's",
-            "give messages that end with the answer, or prompt and response",
-        )
-    return turns[:-1], turns[-1]["content"]
 
 
 def _number(row: Mapping[str, Any], name: str, where: str, default: int | None) -> int | None:

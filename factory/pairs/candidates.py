@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from factory.stage.job import Job
 
+VOTES = "votes"  # the role of answers of other languages that vote on those of a slice
 # the columns that are read for every answer
 _LIGHT = {
     "scores": ("prompt_id", "k", "response_hash", "reward", "n_tokens",
-               "disagreement"),
+               "disagreement", "log_prob"),
     "samples": ("prompt_id", "k", "response_hash", "finish_reason", "detected_language",
                 "n_chars", "n_tokens", "source"),
 }  # fmt: skip
@@ -40,10 +41,10 @@ class Candidates:
 
     @cached_property
     def parts(self) -> dict[str, dict[str, StepInput]]:
-        """Return the inputs by language and role."""
+        """Return the inputs by language and role, without the answers that only vote."""
         inputs: dict[str, dict[str, StepInput]] = {}
         for need in self.spec.needs:
-            if isinstance(need, StepInput):
+            if isinstance(need, StepInput) and need.role != VOTES:
                 inputs.setdefault(need.slice, {})[need.role] = need
         return inputs
 
@@ -91,7 +92,7 @@ class Candidates:
         ids = pl.Enum(self.prompt_ids)
         pools = [
             rules.pool(
-                self.job.rows(part["scores"], "scores", _LIGHT["scores"]),
+                self._scores(part),
                 self.job.rows(part["samples"], "samples", _LIGHT["samples"]),
                 right_labels(code),
                 number,
@@ -108,6 +109,19 @@ class Candidates:
             )
         return answers
 
+    def _scores(self, part: Mapping[str, StepInput]) -> pa.Table:
+        """Return the scores of a language; of answers that only vote, scores without a reward."""
+        if "scores" in part:
+            return self.job.rows(part["scores"], "scores", _LIGHT["scores"])
+        keys = self.job.rows(part["samples"], "samples", _LIGHT["scores"][:3])
+        for name, kind in (("reward", pa.float64()), ("n_tokens", pa.int64())):
+            keys = keys.append_column(name, pa.nulls(len(keys), kind))
+        return keys
+
+    def responses(self, answers: pl.DataFrame) -> pl.Series:
+        """Return the text of each answer of a pool, in its order."""
+        return self._picked(answers["row"].to_numpy(), answers["language"].to_numpy())
+
     def messages(self, rows: pl.DataFrame) -> pa.ChunkedArray:
         """Return the conversation of the prompt of each row, in its prompt_language."""
         at = rows.select("prompt_id", language="prompt_language").join(
@@ -121,17 +135,23 @@ class Candidates:
     def texts(self, rows: pl.DataFrame, sides: Mapping[str, str]) -> dict[str, pa.Array]:
         """Return the answers of each side by the name of its column, in the order of `rows`."""
         import numpy as np
-        import polars as pl
 
         at = np.concatenate([rows[f"{side}_row"].to_numpy() for side in sides])
         spoken = np.concatenate([rows[f"{side}_language"].to_numpy() for side in sides])
+        texts = self._picked(at, spoken)
+        return {
+            column: schemas.single_messages("assistant", texts.slice(number * len(rows), len(rows)))
+            for number, column in enumerate(sides.values())
+        }
+
+    def _picked(self, at: Any, spoken: Any) -> pl.Series:
+        """Return the answers at these rows of these languages, by their number, in their order."""
+        import numpy as np
+        import polars as pl
+
         order = np.argsort(spoken, kind="stable")
         texts = pl.concat(
             self.job.pick(part["samples"], "response", at[spoken == number])
             for number, part in enumerate(self.parts.values())
         )
-        texts = texts[np.argsort(order, kind="stable")]
-        return {
-            column: schemas.single_messages("assistant", texts.slice(number * len(rows), len(rows)))
-            for number, column in enumerate(sides.values())
-        }
+        return texts[np.argsort(order, kind="stable")]

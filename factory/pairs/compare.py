@@ -41,7 +41,8 @@ def strategies(recipe: Pair, descriptions: Sequence[str]) -> list[Strategy]:
     RecipeError for one that is misspelt or impossible."""
     choices = [Strategy("recipe", recipe)]
     for text in dict.fromkeys(descriptions or USUAL):
-        plain = {"normalize": "none", "prompt_language": "chosen", "length_control": False}
+        plain = {"normalize": "none", "prompt_language": "chosen", "length_control": False,
+                 "rule": "points", "vote": None}  # fmt: skip
         fields = {**recipe.model_dump(), "pool": "in_lang", **plain, **parse(text)}
         try:
             choices.append(Strategy(text, Pair.model_validate(fields)))

@@ -137,13 +137,13 @@ def place(point: Literal["max", "min", "q1"] | Sigma) -> Point:
     return point.sigma if isinstance(point, Sigma) else point
 
 
-GRAMMAR = "chosen:rejected[@all_lang[-zscore]], or icr"
+GRAMMAR = "chosen:rejected[@all_lang[-zscore]], icr or dcrm"
 
 
 def parse(text: str) -> dict[str, Any]:
     """The fields that a strategy stands for: `max:-2`, `+1:min`, `max:q1`, `max:min_of_5`, with
-    `@all_lang` or `@all_lang-zscore` for the pool of all languages; `icr` for length control.
-    Raises RecipeError."""
+    `@all_lang` or `@all_lang-zscore` for the pool of all languages; `icr` for length control,
+    `dcrm` for that rule. Raises RecipeError."""
     rule, _, pool = text.partition("@")
     pools = {
         "": {},
@@ -156,6 +156,9 @@ def parse(text: str) -> dict[str, Any]:
         )
     if rule == "icr":
         return {"chosen": "max", "rejected": "min", "length_control": True, **pools[pool]}
+    if rule == "dcrm":
+        default = {"chosen": "max", "rejected": {"sigma": -2.0}}
+        return {**default, "rule": "dcrm", **pools[pool]}
     chosen, colon, rejected = rule.partition(":")
     if not colon:
         raise RecipeError(f"strategy {text!r} names no rejected side", f"write {GRAMMAR}")

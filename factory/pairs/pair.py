@@ -23,6 +23,7 @@ from factory.stage.inputs import SliceSpec
 if TYPE_CHECKING:
     import polars as pl
 
+    from factory.pairs.candidates import Candidates
     from factory.pairs.rules import Pairing, Rule
 
 
@@ -31,12 +32,16 @@ class Pair(Selection):
     (CroCo, after arXiv 2502.16825) among those below it. The prompt of a cross-lingual pair is in
     the language of one of its sides, or in a random one that it exists in. `length_control`: scores
     less alpha a character, as in ICR (arXiv 2503.04647), so that both sides are equally long on
-    average. `reward_augmented`: two rows of each pair (arXiv 2410.08067)."""
+    average. `rule: dcrm` takes, in the place of all this, the pair of the pool with the highest
+    distance-calibrated reward margin (arXiv 2506.14157): far apart in reward, near in words.
+    `reward_augmented`: two rows of each pair (arXiv 2410.08067)."""
 
     name: ClassVar[str] = "pair"
     kind: ClassVar[str] = "pairs"
     repo: ClassVar[str] = "pair"
 
+    # `points`, which are chosen and rejected; or of all pairs of a pool that with the highest DCRM
+    rule: Literal["points", "dcrm"] = "points"
     rejected: RejectedPoint = Sigma(sigma=-2.0)  # which of those below the chosen one
     keep: KeepSides = Field(default=KeepSides())  # who may stand on which side
     drop: DropPairRules = (
@@ -64,6 +69,12 @@ class Pair(Selection):
                 f"rejected at {rejected.sigma:+g} sigma does not lie below chosen at "
                 f"{chosen.sigma:+g}"
             )
+        fields = type(self).model_fields
+        for name in ("chosen", "rejected", "length_control", "vote"):
+            if self.rule == "dcrm" and getattr(self, name) != fields[name].default:
+                raise ValueError(f"rule: dcrm compares all pairs of a pool: leave {name} out")
+        if self.vote is not None and self.length_control:
+            raise ValueError("length_control is for rewards, and with vote there are none")
         if self.length_control and self.pool != "in_lang":
             raise ValueError("length_control is for pool: in_lang: a character is worth another "
                              "price in each language")  # fmt: skip
@@ -84,11 +95,12 @@ class Pair(Selection):
         return {"chosen": self.keep.chosen, "rejected": self.keep.rejected}
 
     def _scaled(
-        self, answers: pl.DataFrame, spec: SliceSpec, seed: int, codes: list[str]
+        self, answers: pl.DataFrame, candidates: Candidates
     ) -> tuple[pl.DataFrame, dict[str, Any]]:
         from factory.pairs import normalize
 
-        answers, more = super()._scaled(answers, spec, seed, codes)
+        seed, codes = candidates.job.seed, candidates.codes
+        answers, more = super()._scaled(answers, candidates)
         if isinstance(self.rejected, MinOf):
             answers = answers.with_columns(
                 normalize.draws(
@@ -98,12 +110,19 @@ class Pair(Selection):
         if self.length_control:
             answers, alpha = normalize.length_controlled(answers, self._rule)
             more = {"alpha": alpha}
+        if self.rule == "dcrm":
+            from factory.pairs import dcrm
+
+            answers = dcrm.restricted(answers, candidates.responses(answers))
+            more = {"likelihood_gap": "log_prob" in answers.columns}
         return answers, more
 
     @property
     def _rule(self) -> Rule:
         from factory.pairs.rules import Rule
 
+        if self.rule == "dcrm":
+            return Rule("max", "min", ties=self.ties)  # of the two that may be taken
         return Rule(
             place(self.chosen),
             "min" if isinstance(self.rejected, MinOf) else place(self.rejected),
@@ -117,24 +136,9 @@ class Pair(Selection):
         return pair(answers, self._rule, self._limits())
 
     def _augmented(self, rows: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
-        """Return each pair twice where the recipe says so, with the reward that is asked for
-        (`target`): scores of the slice on a linear scale, the lowest 1 and the highest 10."""
-        import polars as pl
+        from factory.pairs import augment
 
-        if not self.reward_augmented:
-            return rows
-        low, high = answers["score"].min(), answers["score"].max()
-        scale = 1 + 9 * (pl.col("chosen_score") - low) / pl.max_horizontal(high - low, 1e-12)  # type: ignore[operator]
-        swapped = {
-            name: "_".join((sides[side], rest))
-            for sides in [{"chosen": "rejected", "rejected": "chosen"}]
-            for name in rows.columns
-            for side, _, rest in [name.partition("_")]
-            if side in sides
-        }
-        both = [rows.with_columns(turn=0), rows.rename(swapped).with_columns(turn=1)]
-        twice = pl.concat(both, how="diagonal").with_columns(target=scale.round(1))
-        return twice.sort("prompt_id", "turn", maintain_order=True)
+        return augment.doubled(rows, answers["score"]) if self.reward_augmented else rows
 
     def _prompted(
         self, rows: pl.DataFrame, prompts: pl.DataFrame, seed: int, codes: list[str]

@@ -89,7 +89,7 @@ def pool(
         finished=pl.col("finish_reason").is_in(["stop", "unknown"]),
         in_language=pl.col("detected_language").is_in(list(accepted)) if accepted else pl.lit(True),
     )  # fmt: skip
-    columns = [name for name in ("reward", "disagreement") if name in scores.column_names]
+    columns = sorted({"reward", "disagreement", "log_prob"} & set(scores.column_names))
     rewards = pl.DataFrame(scores).select(*keys, *columns, conversation=pl.col("n_tokens"))
     if all(scores.column(key).equals(samples.column(key)) for key in keys):
         # row for row the same answers, as the stages leave them

@@ -5,6 +5,7 @@ No model is needed. While the rows of one slice are written, the next is being c
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,8 +20,10 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.config import REFERENCE
 from factory.errors import RecipeError, nearest
-from factory.pairs.candidates import Candidates
-from factory.pairs.config import Budget, ChosenPoint, DropPairRules, DropRules, Keep
+from factory.pairs import augment
+from factory.pairs.candidates import VOTES, Candidates
+from factory.pairs.config import Budget, ChosenPoint, DropRules, Keep
+from factory.pairs.shortage import shortage
 from factory.stage.inputs import SliceSpec
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
@@ -32,20 +35,6 @@ if TYPE_CHECKING:
     from factory.pairs.rules import Pairing, PairLimits
 
 CROSS = "all_lang"  # the slice of the pool that holds all languages
-# Why a prompt has no pair, and why an answer may not be chosen, in words.
-_SHORT = {
-    "none_to_choose": "no answer may be chosen",
-    "no_lower_answer": "no answer is rated lower than the best",
-    "pool_incomplete": "too few of the answers have a reward",
-    "no_samples": "no answers",
-}
-_UNFIT = {
-    "unfinished": "cut off",
-    "wrong_language": "in another language",
-    "no_language": "in a language that could not be told",
-    "empty": "empty",
-    "other_source": "of another source",
-}
 Share = Annotated[float, Field(gt=0, le=1)]
 First = Annotated[int, Field(ge=1)]
 _WRITERS = 2  # slices being written at once; unpacking their texts is most of the work
@@ -65,7 +54,8 @@ class Selection(Stage):
     beside those of single languages; `normalize: zscore` then compares scores in deviations of
     their language, and `ties` says which of equal scores is first: the lowest k, then the first
     language of the recipe, or the other way round, as CroCo's files do. Answers that people wrote
-    (k -1) join the pool with `gold`."""
+    (k -1) join the pool with `gold`. With `vote` the score of an answer is the share of all answers
+    to its prompt, in every language, that say the same in the end (CALM, arXiv 2501.18457)."""
 
     reads: ClassVar[tuple[str, ...]] = ("scores", "samples", "prompts")
 
@@ -74,6 +64,9 @@ class Selection(Stage):
     normalize: Literal["none", "zscore"] = "none"
     ties: Literal["k", "language"] = "k"  # what decides between equal scores
     gold: bool = False
+    # what an answer says in the end, as a regular expression: its last match, or the first group of
+    # that. The answers of all languages then vote, and no stage score is needed
+    vote: str | None = Field(None, min_length=1)
     budget: Budget | None = None  # of tokens
     # of the rows that are left: about this share, drawn at random, or one by the language of the
     # prompt (languages that are not named stay whole)
@@ -96,12 +89,31 @@ class Selection(Stage):
                 raise ValueError(f"{code}: {one!r} is no {a}")
         return value
 
+    @field_validator("vote")
+    @classmethod
+    def _matches(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return value
+
     @model_validator(mode="after")
     def _cross_lingual_alone(self) -> Selection:
         for name in self._cross:
             default = type(self).model_fields[name].default
             if self.pool == "in_lang" and getattr(self, name) != default:
                 raise ValueError(f"{name} is for pool: all_lang or both")
+        if self.vote is not None and self.normalize != "none":
+            raise ValueError("normalize is for rewards, and with vote there are none")
+        keeps = self._keeps().values()
+        bounds = [bound for keep in keeps for bound in (keep.reward_above, keep.reward_below)]
+        of_scores = (self.budget, self._drops.disagreement_above, *bounds)
+        if self.vote is not None and any(knob is not None for knob in of_scores):
+            raise ValueError(
+                "budget, drop.disagreement_above and bounds of the reward are for scores, which "
+                "vote does not read"
+            )
         return self
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
@@ -130,49 +142,45 @@ class Selection(Stage):
                         f"{nearest(code, context.languages)}",
                         f"its languages are {', '.join(context.languages)}",
                     )
-        several = self.gold or getattr(context.stages.get("generate"), "also", None)
+        generate = context.stages.get("generate")
+        several = self.gold or any(getattr(generate, name, ()) for name in ("also", "answers"))
         if not several and any(keep.source != "any" for keep in self._keeps().values()):
             raise RecipeError(
                 f"stages.{self.name}.keep.source is for answers of several sources, and there is "
                 "one",
-                "name others in generate: {also: {other: 4}}, or take it out",
+                "name others in generate: {also: {other: 4}} or {answers: [theirs]}",
             )
-        single = super().plan_slices(context)
+        single = self._single(context)
         every = tuple(need for spec in single for need in spec.needs)
-        cross = [SliceSpec(self.name, CROSS, None, every)]
+        cross = [SliceSpec(self.name, CROSS, None, tuple(n for n in every if n.role != VOTES))]
         return {"in_lang": single, "all_lang": cross, "both": single + cross}[self.pool]
+
+    def _single(self, context: StageContext) -> list[SliceSpec]:
+        """Return the slices of single languages. Where answers vote, those of the other languages
+        are read beside them, and scores are not."""
+        if self.vote is None:
+            return super().plan_slices(context)
+        samples, prompts = (context.rows(kind, self.name) for kind in ("samples", "prompts"))
+        codes = [code for code in context.languages if code in samples]
+        own = {
+            code: (samples[code].as_input("samples"), prompts[code].as_input("prompts"))
+            for code in codes
+        }
+        return [
+            SliceSpec(
+                self.name,
+                code,
+                code,
+                (*own[code], *(samples[o].as_input(VOTES) for o in codes if o != code)),
+            )
+            for code in codes
+        ]
 
     def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return rows["prompts"]
 
     def shortage(self, rows: Rows, figures: Mapping[str, Any]) -> tuple[str, str]:
-        keep = f"{self.name}.keep" + (".chosen" if self.name == "pair" else "")
-        knobs = {
-            "unfinished": f"raise generate.max_tokens or set {keep}.finished: false",
-            "wrong_language": f"set {keep}.language: any",
-            "no_language": f"set {keep}.language: any",
-            "other_source": f"set {keep}.source: any",
-            "no_lower_answer": "raise generate.n or generate.temperature",
-            "over_budget": f"raise {self.name}.budget.tokens",
-        }
-        whys, fixes = [], []
-        for reason, n in sorted(rows.dropped.items(), key=lambda item: -item[1]):
-            why = _SHORT.get(reason, reason.replace("_", " "))
-            causes = [reason]
-            if reason == "none_to_choose":
-                unfit = (figures.get("passed_over") or {}).get("chosen") or {}
-                causes = [name for name, count in unfit.items() if count]
-                counts = [
-                    f"{unfit[name]} of {figures['answers']} {_UNFIT[name]}" for name in causes
-                ]
-                why += f" ({', '.join(counts)})" if counts else ""
-            whys.append(f"{n} prompts: {why}")
-            drop = f"change {self.name}.drop.{reason}"
-            fixes += [
-                knobs.get(cause, drop if cause in DropPairRules.model_fields else "")
-                for cause in causes
-            ]
-        return "; ".join(whys), "; ".join(dict.fromkeys(filter(None, fixes)))
+        return shortage(self.name, rows, figures)
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().identity_fields(spec)
@@ -215,14 +223,14 @@ class Selection(Stage):
 
         from factory.pairs import statistics
 
-        spec, seed, codes = candidates.spec, candidates.job.seed, candidates.codes
+        seed, codes = candidates.job.seed, candidates.codes
         answers = candidates.pool(self.gold)
         objections = {side: keep.objections() for side, keep in self._keeps().items()}
         answers = answers.with_columns(
             may_choose=~pl.any_horizontal(pl.lit(False), *objections["chosen"].values()),
             may_reject=~pl.any_horizontal(pl.lit(False), *objections.get("rejected", {}).values()),
         )
-        answers, more = self._scaled(answers, spec, seed, codes)
+        answers, more = self._scaled(answers, candidates)
         result = self._select(answers)
         dropped = dict(result.dropped)
         if absent := len(candidates.prompt_ids) - answers["prompt_id"].n_unique():
@@ -279,7 +287,7 @@ class Selection(Stage):
         messages = candidates.messages(rows)
         if "target" in rows:
             ids = ids + pl.Series(["", "/lower"], dtype=pl.String)[rows["turn"]]
-            messages = _asking_for(messages, rows["target"].to_list())
+            messages = augment.asking_for(messages, rows["target"].to_list())
         columns = {
             **self._columns(rows, candidates.codes),
             "prompt_id": rows["prompt_id"].to_arrow(),
@@ -301,12 +309,15 @@ class Selection(Stage):
         raise NotImplementedError
 
     def _scaled(
-        self, answers: pl.DataFrame, spec: SliceSpec, seed: int, codes: list[str]
+        self, answers: pl.DataFrame, candidates: Candidates
     ) -> tuple[pl.DataFrame, dict[str, Any]]:
         """Return the pool with the scores that are compared, and figures about them."""
         from factory.pairs.normalize import zscored
+        from factory.pairs.votes import by_vote
 
-        across = self.normalize == "zscore" and spec.language is None
+        if self.vote is not None:
+            return by_vote(self.vote, answers, candidates)
+        across = self.normalize == "zscore" and candidates.spec.language is None
         return (zscored(answers) if across else answers), {}
 
     def _select(self, answers: pl.DataFrame) -> Pairing:
@@ -330,20 +341,6 @@ class Selection(Stage):
             **self._drops.model_dump(),
             over_budget=self.budget.tokens if self.budget and dropping else None,
         )
-
-
-# arXiv 2410.08067 conditions on a reward in a system message; these words are ours.
-_TARGET = "Write an answer of quality {target} on a scale from 1 (worst) to 10 (best)."
-
-
-def _asking_for(messages: pa.ChunkedArray, targets: list[float]) -> pa.Array:
-    """Return prompts whose system message asks for an answer of that reward."""
-    prompts = []
-    for prompt, target in zip(messages.to_pylist(), targets, strict=True):
-        own = [prompt[0]["content"]] if prompt[0]["role"] == "system" else []
-        text = "\n\n".join([*own, _TARGET.format(target=f"{target:g}")])
-        prompts.append([{"role": "system", "content": text}, *prompt[len(own) :]])
-    return pa.array(prompts, schemas.MESSAGES)
 
 
 def coded(numbers: pl.Series, codes: list[str]) -> pa.Array:

@@ -69,6 +69,8 @@ def describe(
         margin = pairs["chosen_score"] - pairs["rejected_score"]
         figures["margins"] = histogram({"margin": margin})
         figures["mean_margin"] = _mean(margin)
+        if "chosen_dcrm" in pairs.columns:
+            figures["mean_dcrm"] = _mean(pairs["chosen_dcrm"])
         if len(figures["mean_tokens"]) == len(sides):
             figures["token_gap"] = _mean(tokens["chosen"] - tokens["rejected"])
     names = ["prompt_language", *(f"{side}_language" for side in sides)]

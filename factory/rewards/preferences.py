@@ -8,20 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from factory.engines.chat_template import Message
 from factory.stage import presets
-from factory.stage.inputs import ExternalInput
 from factory.stage.preference_pairs import read_pair
 from factory.stage.readers import Row
-from factory.stage.stage import From, filled
+from factory.stage.rows_from import RowsFrom
 
 Known = tuple[dict[str, Any], list[Message], str, str]
 _ALL = "all"  # languages
 
 
-class Pairs(From):
+class Pairs(RowsFrom):
     """Preference pairs of which the better answer is known, in rows of prompt, chosen and rejected
     as M-RewardBench has them; `config` is the one of the pairs' language where a dataset's configs
     are not language codes (its are like deu_Latn)."""
@@ -32,18 +31,6 @@ class Pairs(From):
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else presets.expanded(value, "pairs")
-
-    @field_validator("base")
-    @classmethod
-    def _no_base(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise ValueError("base is for adapters: pairs have no base")
-        return value
-
-    def need(self, role: str, code: str) -> ExternalInput:
-        """Return the need of the pairs of a language, read as `role`. Which pairs there are is how
-        much, not what."""
-        return ExternalInput(role, filled(self.source, {"language": code}), "dataset", extent=True)
 
     def read(self, path: Path, code: str) -> tuple[list[Known], dict[str, int]]:
         """Return the pairs of a language (row, prompt, better answer, worse answer), and how many
@@ -70,8 +57,3 @@ def for_all(value: Any) -> Any:
 def of_language(pairs: Mapping[str, Pairs], code: str) -> Pairs | None:
     """Return the source of the pairs of a language, if it has one."""
     return pairs.get(code, pairs.get(_ALL))
-
-
-def how_read(pairs: Pairs) -> dict[str, Any]:
-    """Return the settings of a source beside its name, as they are hashed."""
-    return pairs.model_dump(mode="json", exclude={"source", "bad_rows"}, exclude_defaults=True)

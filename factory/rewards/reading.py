@@ -1,7 +1,8 @@
-"""Inputs of rewards: all that are open for a step, the prompts of a slice, answers and pairs."""
+"""Rewards of answers and pairs: all that are open for a step, the prompts of a slice, figures."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,21 +24,25 @@ ReadUnder = tuple[list[Message] | None, str | None]  # prompt, and its hash if a
 
 
 class OpenRewards:
-    """All rewards of a step, each with its kind, on engines that are open together."""
+    """All rewards of a step, each with its kind, on engines that are open together; `likelihood`
+    beside them says how likely a model finds an answer."""
 
-    def __init__(self, each: Sequence[tuple[Backend, OpenReward]]) -> None:
-        self.each = each
-        self.name = ", ".join(dict.fromkeys(opened.name for _, opened in each))
-        self.lanes = min(opened.lanes for _, opened in each)
+    def __init__(
+        self, each: Sequence[tuple[Backend, OpenReward]], likelihood: OpenReward | None = None
+    ) -> None:
+        self.each, self.likelihood = each, likelihood
+        self._every = [opened for _, opened in each] + ([likelihood] if likelihood else [])
+        self.name = ", ".join(dict.fromkeys(opened.name for opened in self._every))
+        self.lanes = min(opened.lanes for opened in self._every)
 
     @property
     def tokens(self) -> int:
         """Tokens read by all so far."""
-        return sum(opened.tokens for _, opened in self.each)
+        return sum(opened.tokens for opened in self._every)
 
     def close(self) -> None:
         """Close the engines of all."""
-        for _, opened in self.each:
+        for opened in self._every:
             opened.close()
 
 
@@ -121,3 +126,22 @@ class PromptTexts:
             return None, None
         messages, hashed = self.english[sample["prompt_id"]]
         return crosslingual(messages, self.language), hashed
+
+
+def describe(table: pa.Table) -> dict[str, Any]:
+    """Return counts, moments and a histogram of one language's rewards."""
+    import numpy as np
+    import polars as pl
+
+    from factory.pairs.statistics import histogram
+
+    values = table.column("reward").drop_null().to_numpy()
+    statuses = table.column("status").to_pylist()
+    return {
+        "scored": len(values),
+        "without_reward": sum(status != "ok" for status in statuses),
+        "reasons": dict(sorted(Counter(s for s in statuses if s != "ok").items())),
+        "tokens": sum(table.column("n_tokens").to_pylist()),
+        "rewards": histogram({"reward": pl.Series(values)}),
+        **({"mean": float(np.mean(values)), "std": float(np.std(values))} if len(values) else {}),
+    }

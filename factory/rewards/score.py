@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,21 +15,28 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.config import GATE, REFERENCE
+from factory.engines import choose
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import FactoryError, RecipeError, StageError
 from factory.rewards import backends
 from factory.rewards import preferences as preferred
 from factory.rewards.audit import AuditLimits, audit, blind
-from factory.rewards.backends.backend import (
-    Backend,
-    RewardSettings,
-)
+from factory.rewards.backends.backend import Backend, OpenReward, RewardSettings
 from factory.rewards.backends.generative import GenerativeBackend
+from factory.rewards.backends.implicit import LogProbability
 from factory.rewards.ensemble import Combine
 from factory.rewards.preferences import Pairs
-from factory.rewards.reading import LabelledPair, OpenRewards, PromptTexts, read, score_pairs
+from factory.rewards.reading import (
+    LabelledPair,
+    OpenRewards,
+    PromptTexts,
+    describe,
+    read,
+    score_pairs,
+)
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
+from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, engines, spent
 from factory.stage.preference_pairs import SIDES
 from factory.stage.stage import How, Stage, StageContext
@@ -82,6 +88,8 @@ class Score(Stage):
     # what a generative reward asks in the place of its own question; {reference} is the prompt's
     # gold answer
     question: str | None = None
+    # a name under models: how likely it finds each answer, in column log_prob, beside the reward
+    likelihood: Annotated[str | None, REFERENCE] = None
     max_tokens: int = Field(16384, ge=1)  # of prompt and answer; longer ones get no reward
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$")
     audit: Annotated[AuditKnobs, GATE] = AuditKnobs()
@@ -152,9 +160,24 @@ class Score(Stage):
                 needs.append(english.as_input("english"))
             if pairs := self.audit.pairs(str(spec.language)):
                 needs.append(pairs.need("preferences", str(spec.language)))
-            needs += reward.needs
+            needs += [*reward.needs, *self._likelihood(context)]
             specs.append(replace(spec, needs=tuple(needs), reward=reward))
         return specs
+
+    def _likelihood(self, context: StageContext) -> tuple[Need, ...]:
+        """Return the model whose likelihoods are a column, with its adapter. Raises RecipeError for
+        a classifier."""
+        if self.likelihood is None:
+            return ()
+        ref = context.models.get(self.likelihood)
+        if isinstance(ref, RewardModel) and ref.is_plain_classifier:
+            raise RecipeError(
+                f"stages.score.likelihood names {self.likelihood!r}, a classifier, which finds no "
+                "answer likely or not",
+                "name a chat model under models:",
+            )
+        model, *adapter = context.policy(self.likelihood, "likelihood", self.name)
+        return (model, *(replace(need, role="adapter-likelihood") for need in adapter))
 
     def _crosses(self, backend: Backend) -> bool:
         """Return whether a reward reads answers under the English prompt."""
@@ -189,9 +212,7 @@ class Score(Stage):
 
     def extent(self) -> dict[str, Any]:
         # which pairs an audit is made on changes no score, but it does change what is published
-        pairs = {
-            code: preferred.how_read(source) for code, source in self.audit.preferences.items()
-        }
+        pairs = {code: source.how_read() for code, source in self.audit.preferences.items()}
         how_read = {code: read for code, read in pairs.items() if read}
         return super().extent() | ({"pairs": how_read} if how_read else {})
 
@@ -265,6 +286,16 @@ class Score(Stage):
             )
             for backend, opened in open_rewards.each
         ]
+        likely = (
+            read(
+                open_rewards.likelihood,
+                [prompts.prompt_of(row, english=False, reference=False) for row in rows],
+                rows,
+                "",
+            )
+            if open_rewards.likelihood
+            else None
+        )
         kinds = [backend for backend, _ in open_rewards.each]
         crosses, compares = any(map(self._crosses, kinds)), any(map(self._compares, kinds))
         scored = []
@@ -277,12 +308,13 @@ class Score(Stage):
                     **{name: row[name] for name in _ADDRESS},
                     "reward": one.value if len(values) == 1 else None,
                     "rewards": None if len(values) == 1 else [value.value for value in values],
+                    "log_prob": likely[number].value if likely else None,
                     "n_tokens": values[0].n_tokens,
                     "status": one.status,
                     "prompt_hash": prompts.prompt_of(row, crosses, compares)[1],
                 }
             )
-        tokens = sum(value.n_tokens for some in each for value in some)
+        tokens = sum(value.n_tokens for some in [*each, likely or []] for value in some)
         return schemas.from_rows(scored, self.kind), tokens
 
     def _combine(self, job: Job, name: str) -> None:
@@ -318,16 +350,24 @@ class Score(Stage):
         return {"kind": "ensemble", "combine": self.combine, "rewards": named}
 
     def _open(self, job: Job) -> OpenRewards:
-        share = self.how.gpu_memory_utilization / len(self.rewards)
+        share = self.how.gpu_memory_utilization / (len(self.rewards) + bool(self.likelihood))
         how = self.how.model_copy(update={"gpu_memory_utilization": share})
         settings = RewardSettings(how, self.dtype, self.max_tokens, self.question)
         spec = job.slices[0]
         assert spec.reward is not None
+        likelihood = None
+        if self.likelihood is not None:
+            role = "adapter-likelihood"
+            adapter = job.place(spec, role).path if spec.need(role) else None
+            path = job.place(spec, "likelihood").path
+            model = choose.likelihood(how, path, self.dtype, adapter)
+            likelihood = OpenReward(LogProbability(model, self.max_tokens), model)
         return OpenRewards(
             [
                 (_backend(one), backends.open_reward(job, replace(spec, reward=one), settings))
                 for one in spec.reward.each
-            ]
+            ],
+            likelihood,
         )
 
     def _todo(self, job: Job, spec: SliceSpec, prompts: PromptTexts) -> list[int]:
@@ -416,22 +456,3 @@ def _samples(spec: SliceSpec) -> StepInput:
     need = spec.need("samples")
     assert isinstance(need, StepInput)
     return need
-
-
-def describe(table: pa.Table) -> dict[str, Any]:
-    """Return counts, moments and a histogram of one language's rewards."""
-    import numpy as np
-    import polars as pl
-
-    from factory.pairs.statistics import histogram
-
-    values = table.column("reward").drop_null().to_numpy()
-    statuses = table.column("status").to_pylist()
-    return {
-        "scored": len(values),
-        "without_reward": sum(status != "ok" for status in statuses),
-        "reasons": dict(sorted(Counter(s for s in statuses if s != "ok").items())),
-        "tokens": sum(table.column("n_tokens").to_pylist()),
-        "rewards": histogram({"reward": pl.Series(values)}),
-        **({"mean": float(np.mean(values)), "std": float(np.std(values))} if len(values) else {}),
-    }

@@ -92,7 +92,7 @@ class Transfer(Stage):
 
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         pairs = preferences.of_language(self.pairs, str(spec.language))
-        read = preferences.how_read(pairs) if pairs else {}
+        read = pairs.how_read() if pairs else {}
         return super().identity_fields(spec) | ({"pairs": read} if read else {})
 
     def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:

@@ -1,18 +1,29 @@
 """Rows to leave out before anything is spent on them: those seen in evaluation prompts, and those
-that nearly repeat an earlier one. Pure."""
+that nearly repeat an earlier one."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from factory.config import Knobs
+from factory.stage import presets
+from factory.stage.inputs import SliceSpec
+from factory.stage.job import Job
+from factory.stage.readers import messages as conversation_of
+from factory.stage.stage import From
 
 if TYPE_CHECKING:
     from datasketch import MinHash
 
+QUESTIONS = "questions"  # the stage of evaluation prompts
 _SHINGLE = 5  # characters; shorter ones are shared by texts that have little in common
 _PERMUTATIONS = 128
 # scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana and Han
@@ -98,3 +109,54 @@ def _shingles(plain: str) -> set[str]:
 def _similarity(first: str, second: str) -> float:
     left, right = _shingles(first), _shingles(second)
     return len(left & right) / len(left | right)
+
+
+class Drop(Knobs):
+    """Rows to leave out before anything is spent on them, by what they ask: those seen in
+    evaluation prompts, and those that nearly repeat an earlier row. See Cleaner."""
+
+    # `questions`, the stage, or a source or preset of evaluation prompts, read as any other
+    seen_in: Literal["questions"] | From | None = None
+    ngrams: int = Field(8, ge=1)  # words in a row that a prompt seen there shares with one of them
+    near: float | None = Field(None, gt=0, le=1)  # similarity of a repetition; null: keep them
+
+    @field_validator("seen_in", mode="before")
+    @classmethod
+    def _source(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != QUESTIONS:
+            return {"source": value}
+        return presets.expanded(value, QUESTIONS)
+
+    @model_validator(mode="after")
+    def _drops(self) -> Drop:
+        if self.seen_in is None and self.near is None:
+            raise ValueError("drops nothing: give seen_in: questions, near: 0.8 or both")
+        if isinstance(self.seen_in, From) and self.seen_in.base is not None:
+            raise ValueError("base is for adapters: questions have no base")
+        return self
+
+
+def asked(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return what the user says in a prompt."""
+    return "\n".join(turn["content"] for turn in messages if turn["role"] == "user")
+
+
+def cleaner_of(drop: Drop | None, job: Job, spec: SliceSpec) -> Cleaner | None:
+    """Return what tells the rows of a slice that are left out, None without `drop`."""
+    if drop is None:
+        return None
+    evaluation: list[str] = []
+    if drop.seen_in == QUESTIONS:
+        table = job.table(spec, "seen_in", "prompts")
+        evaluation = [asked(messages) for messages in table["messages"].to_pylist()]
+    elif isinstance(drop.seen_in, From):
+        place = job.place(spec, "seen_in")
+        rows = drop.seen_in.converted_rows(
+            place.path,
+            str(spec.language),
+            lambda row, where: {"asked": asked(conversation_of(row, where))},
+            Counter(),
+            name=place.name or place.path.name,
+        )
+        evaluation = [row["asked"] for row in rows]
+    return Cleaner(evaluation, drop.ngrams, drop.near)

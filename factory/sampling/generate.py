@@ -5,31 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from factory.artifacts import schemas, shards
-from factory.artifacts.hashing import fingerprint, text_hash
+from factory.artifacts.hashing import fingerprint
 from factory.artifacts.schemas import GOLD, OTHERS
 from factory.artifacts.shards import Shard
-from factory.artifacts.tables import read_slice
+from factory.artifacts.tables import slice_directory, slice_files, write_slice
 from factory.config import EXTENT, REFERENCE
-from factory.engines import Completion, Sampler, Sampling, chat_template, choose
+from factory.engines import Sampler, Sampling, chat_template, choose
 from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import InputError, RecipeError
-from factory.language.detect import detect, right_labels
-from factory.stage.inputs import SliceSpec, StepInput
+from factory.sampling.answers import Answers, describe, gold_row, sampled_row
+from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.job import Job, policy
 from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, counted, engines, spent
 from factory.stage.stage import How, Stage, StageContext
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 
 class GenerateHow(How, EngineKnobs):
@@ -42,7 +41,8 @@ class GenerateHow(How, EngineKnobs):
 class Generate(Stage):
     """Self-generations. Defaults are CroCo's: 64 samples at temperature 1, top_p 1, 4096 tokens.
     The models of `also` answer the same prompts in the same way, each so many times: other
-    teachers, or the adapters of earlier rounds. Column `source` says who drew an answer."""
+    teachers, or the adapters of earlier rounds. `answers` are taken in as they are: rows of prompt
+    and answer from any number of datasets. Column `source` says who drew an answer."""
 
     name: ClassVar[str] = "generate"
     kind: ClassVar[str] = "samples"
@@ -58,6 +58,8 @@ class Generate(Stage):
     also: Annotated[dict[str, Annotated[int, Field(ge=1, le=OTHERS)]], REFERENCE] = Field(
         default_factory=dict
     )
+    # answers of others to the same prompts: [{source: org/their-answers}, more-{language}.jsonl]
+    answers: Annotated[tuple[Answers, ...], REFERENCE] = ()
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(4096, ge=1)  # of an answer; less where the context has no more room
@@ -68,6 +70,12 @@ class Generate(Stage):
     # before every prompt that has no system message of its own
     system: str | None = Field(None, min_length=1)
     how: GenerateHow = GenerateHow()
+
+    @field_validator("answers", mode="before")
+    @classmethod
+    def _short_answers(cls, value: Any) -> Any:
+        listed = isinstance(value, list)
+        return [{"source": v} if isinstance(v, str) else v for v in value] if listed else value
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         if self.model in self.also:
@@ -89,12 +97,22 @@ class Generate(Stage):
                 for need in context.policy(name, "model", self.name)
             ]
         return [
-            replace(spec, needs=(*spec.needs, *models)) for spec in super().plan_slices(context)
+            replace(spec, needs=(*spec.needs, *models, *self._taken(str(spec.language))))
+            for spec in super().plan_slices(context)
         ]
+
+    def _taken(self, code: str) -> list[ExternalInput]:
+        """Return the sources of the answers of others in a language."""
+        return [one.need(f"answers-{n}", code) for n, one in enumerate(self.answers, 1)]
+
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
+        # which answers are taken in is extent; that there are any gives every row a source
+        return super().identity_fields(spec) | ({"answers": True} if self.answers else {})
 
     def extent(self) -> dict[str, Any]:
         also = {"also": list(self.also.values())} if self.also else {}
-        return super().extent() | also
+        read = [one.how_read() for one in self.answers]
+        return super().extent() | also | ({"answers": read} if read else {})
 
     @property
     def _counts(self) -> tuple[int, ...]:
@@ -134,7 +152,8 @@ class Generate(Stage):
                 units = todo[shard.slice][shard.start : shard.stop]
                 rows = prompts[name].rows([number for number, _ in units])
                 draws = [draw for _, draw in units]
-                source = _named(job, job.slices[0], model) if self.also else None
+                several = self.also or self.answers
+                source = _named(job, job.slices[0], model) if several else None
                 return self._make(engine(str(model)), job.seed, name, rows, draws, source)
 
             sizes = {name: len(units) for name, units in todo.items()}
@@ -150,7 +169,8 @@ class Generate(Stage):
                 work_only={name: size for name, size in sizes.items() if name not in own},
             )
             appended = {name: job.append(name, _slice(name)) for name in sizes if name not in own}
-        stats = {name: _describe(job.out, name) for name in totals}
+        lost = {spec.name: self._append_answers(job, spec) for spec in job.slices}
+        stats = {name: describe(job.out, name, len(self._counts)) for name in totals}
         counts = {}
         for name, total in totals.items():
             gold = stats[name].get("gold", 0)
@@ -158,7 +178,10 @@ class Generate(Stage):
             for other, more in appended.items():
                 if _slice(other) == name:
                     total = replace(total, dropped=total.dropped + more.dropped)
-            counts[name] = counted(into, stats[name]["samples"] + gold, total)
+            taken = sum(stats[name].get("taken_in", {}).values())
+            into += taken + lost[name].total()
+            total = replace(total, dropped=total.dropped + lost[name])
+            counts[name] = counted(into, stats[name]["samples"] + taken + gold, total)
         totals |= appended
         return Outcome(
             counts,
@@ -168,6 +191,25 @@ class Generate(Stage):
             tokens=sum(figures["tokens"] for figures in stats.values()),
             spent=spent(totals),
         )
+
+    def _append_answers(self, job: Job, spec: SliceSpec) -> Counter[str]:
+        """Append the answers of others to a slice, a file for each source. Returns how many of
+        their rows are left out, by reason."""
+        dropped: Counter[str] = Counter()
+        if not self.answers or job.reused(spec.name, self.kind).whole:
+            return dropped
+        directory = slice_directory(job.out, spec.name)
+        need = spec.need("prompts")
+        assert isinstance(need, StepInput)
+        prompts = job.rows(need, "prompts", ["prompt_id", "prompt_hash"]).to_pylist()
+        for number, one in enumerate(self.answers):
+            place = job.place(spec, f"answers-{number + 1}")
+            k = len(self._counts) + number
+            rows, lost = one.rows_of(place, str(spec.language), prompts, k)
+            dropped += lost
+            table = schemas.from_rows(rows, self.kind)
+            write_slice(directory, table, len(slice_files(job.out, spec.name)))
+        return dropped
 
     def _make(
         self,
@@ -204,11 +246,11 @@ class Generate(Stage):
             [ids[n] for n, _ in addresses], sampling, int(fingerprint(first), 16) % 2**31
         )
         rows = [
-            _row(prompts[n], k, sample, sampler.tokenizer)
+            sampled_row(prompts[n], k, sample, sampler.tokenizer)
             for (n, k), sample in zip(addresses, drawn, strict=True)
         ]
         rows += [
-            _gold_row(row, sampler.tokenizer)
+            gold_row(row, sampler.tokenizer)
             for row, ks in zip(prompts, draws, strict=True)
             if GOLD in ks
         ]
@@ -272,70 +314,3 @@ def _named(job: Job, spec: SliceSpec, model: int) -> str:
     role = f"adapter{number}" if spec.need(f"adapter{number}") else f"model{number}"
     place = job.place(spec, role)
     return place.name or place.path.name
-
-
-def _row(
-    prompt: Mapping[str, Any], k: int, sample: Completion, tokenizer: Any
-) -> dict[str, object]:
-    text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True).strip()
-    return {
-        "prompt_id": prompt["prompt_id"],
-        "language": prompt["language"],
-        "k": k,
-        "prompt_hash": prompt["prompt_hash"],
-        "response": text,
-        "response_hash": text_hash(text),
-        "n_tokens": len(sample.token_ids),
-        "n_chars": len(text),
-        "finish_reason": sample.finish_reason,
-        "seed": sample.seed,
-        "detected_language": detect(text, prompt["language"]),
-    }
-
-
-def _gold_row(prompt: Mapping[str, Any], tokenizer: Any) -> dict[str, object]:
-    """Return the answer that a person wrote to a prompt as one more sample, which was not drawn."""
-    text = prompt["gold"]
-    return {
-        "prompt_id": prompt["prompt_id"],
-        "language": prompt["language"],
-        "k": GOLD,
-        "prompt_hash": prompt["prompt_hash"],
-        "response": text,
-        "response_hash": text_hash(text),
-        "n_tokens": len(tokenizer(text, add_special_tokens=False)["input_ids"]),
-        "n_chars": len(text),
-        "finish_reason": "stop",
-        "seed": None,
-        "detected_language": detect(text, prompt["language"]),
-    }
-
-
-def _describe(out: Path, name: str) -> dict[str, Any]:
-    """Return the counts of one slice for the card; of several models, those of each as well."""
-    import polars as pl
-
-    columns = ["finish_reason", "detected_language", "language", "n_tokens", "k", "source"]
-    every = pl.DataFrame(read_slice(out, name, "samples", columns))
-    frame = every.filter(pl.col("k") != GOLD)
-    gold = len(every) - len(frame)
-    by_source = {}
-    if "source" in frame.columns:
-        parts = frame.partition_by("source", as_dict=True, maintain_order=True)
-        by_source = {str(source): _counts(part, name) for (source,), part in parts.items()}
-    return {
-        **_counts(frame, name),
-        **({"gold": gold} if gold else {}),
-        **({"by_source": by_source} if by_source else {}),
-    }
-
-
-def _counts(frame: pl.DataFrame, name: str) -> dict[str, int | None]:
-    ended, right = frame["finish_reason"], list(right_labels(name))
-    return {
-        "samples": len(frame),
-        "tokens": int(frame["n_tokens"].sum()),
-        "finished": int((ended == "stop").sum()),
-        "cut_off": int((ended == "length").sum()),
-        "in_language": int(frame["detected_language"].is_in(right).sum()) if right else None,
-    }

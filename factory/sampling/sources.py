@@ -7,7 +7,8 @@ everything it was made from and a stranger can start from it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,10 +17,11 @@ from factory.artifacts import schemas, tables
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
-from factory.config import EXTENT, REFERENCE, Knobs
+from factory.config import EXTENT, REFERENCE
 from factory.errors import RecipeError
 from factory.language.languages import language as known_language
-from factory.sampling.cleaning import Cleaner
+from factory.sampling.cleaning import QUESTIONS, Cleaner, Drop, asked, cleaner_of
+from factory.sampling.preference_set import PreferenceSet
 from factory.stage import presets
 from factory.stage.inputs import ExternalInput, Need, SliceSpec
 from factory.stage.job import Job, Place
@@ -28,38 +30,6 @@ from factory.stage.preference_pairs import SIDES, read_pair
 from factory.stage.readers import DistinctIds, Row, View, address, conversation, given_id, messages
 from factory.stage.row_files import BadRow
 from factory.stage.stage import From, Stage, StageContext, filled
-
-QUESTIONS = "questions"
-
-
-class Drop(Knobs):
-    """Rows to leave out before anything is spent on them, by what they ask: those seen in
-    evaluation prompts, and those that nearly repeat an earlier row. See cleaning.Cleaner."""
-
-    # `questions`, the stage, or a source or preset of evaluation prompts, read as any other
-    seen_in: Literal["questions"] | From | None = None
-    ngrams: int = Field(8, ge=1)  # words in a row that a prompt seen there shares with one of them
-    near: float | None = Field(None, gt=0, le=1)  # similarity of a repetition; null: keep them
-
-    @field_validator("seen_in", mode="before")
-    @classmethod
-    def _source(cls, value: Any) -> Any:
-        if isinstance(value, str) and value != QUESTIONS:
-            return {"source": value}
-        return presets.expanded(value, QUESTIONS)
-
-    @model_validator(mode="after")
-    def _drops(self) -> Drop:
-        if self.seen_in is None and self.near is None:
-            raise ValueError("drops nothing: give seen_in: questions, near: 0.8 or both")
-        if isinstance(self.seen_in, From) and self.seen_in.base is not None:
-            raise ValueError("base is for adapters: questions have no base")
-        return self
-
-
-def _asked(messages: Sequence[Mapping[str, str]]) -> str:
-    """Return what the user says in a prompt."""
-    return "\n".join(turn["content"] for turn in messages if turn["role"] == "user")
 
 
 class _Source(Stage, View):
@@ -133,62 +103,56 @@ class _Source(Stage, View):
             for code in self._languages(context)
         ]
 
-    def _cleaner(self, job: Job, spec: SliceSpec) -> Cleaner | None:
-        """Return what tells the rows of a slice that are left out, None without `drop`."""
-        if self.drop is None:
-            return None
-        evaluation: list[str] = []
-        if self.drop.seen_in == QUESTIONS:
-            table = job.table(spec, "seen_in", "prompts")
-            evaluation = [_asked(messages) for messages in table["messages"].to_pylist()]
-        elif isinstance(self.drop.seen_in, From):
-            place = job.place(spec, "seen_in")
-            rows = self.drop.seen_in.converted_rows(
-                place.path,
-                str(spec.language),
-                lambda row, where: {"asked": _asked(messages(row, where))},
-                Counter(),
-                name=place.name or place.path.name,
-            )
-            evaluation = [row["asked"] for row in rows]
-        return Cleaner(evaluation, self.drop.ngrams, self.drop.near)
-
     def _languages(self, context: StageContext) -> tuple[str, ...]:
         return context.languages
 
     def run(self, job: Job) -> Outcome:
         rows: dict[str, Rows] = {}
         alarms: list[str] = []
+        sets: dict[str, list[dict[str, Any]]] = {}
         languages: dict[Place, list[str]] = {}  # that are read from one source
         for spec in job.slices:
-            languages.setdefault(job.place(spec, "source"), []).append(str(spec.language))
+            for role, *_ in self._sets():
+                languages.setdefault(job.place(spec, role), []).append(str(spec.language))
         for number, spec in enumerate(job.slices):
-            place, language = job.place(spec, "source"), str(spec.language)
-            name = place.name or place.path.name
+            language = str(spec.language)
             dropped: Counter[str] = Counter()
-            ids, unread = DistinctIds(), Counter[str]()
-            convert = self.converter(name, language, ids, unread, self._cleaner(job, spec))
-            table_rows = list(
-                self.converted_rows(
+            ids, unread, cleaner = DistinctIds(), Counter[str](), cleaner_of(self.drop, job, spec)
+            table_rows: list[Row] = []
+            for role, view, first, marks in self._sets():
+                place, before = job.place(spec, role), dropped.total()
+                name = place.name or place.path.name
+                own = view.converted_rows(
                     place.path,
                     language,
-                    convert,
+                    self.converter(name, language, ids, unread, cleaner),
                     dropped,
                     name=name,
                     languages=languages[place],
-                    first=self.first,
+                    first=first,
                 )
-            )
+                of_set = [{**row, "source": name, **marks} if marks else row for row in own]
+                table_rows += of_set
+                lost = dropped.total() - before
+                if marks:
+                    figures = {"source": name, **marks, "rows": len(of_set), "dropped": lost}
+                    sets.setdefault(spec.name, []).append(figures)
+            alarms += ids.alarms(name)
             table = schemas.from_rows(table_rows, self.kind)
             tables.write_slice(slice_directory(job.out, spec.name), table)
             out = len(table_rows)
-            alarms += ids.alarms(name)
             rows[spec.name] = Rows(into=out + dropped.total(), out=out, dropped=dict(dropped))
             alarms += [
                 f"{n} of {out} rows of {spec.name} have {what}" for what, n in unread.items()
             ]
             job.progress(number + 1, len(job.slices), "languages")
-        return Outcome(rows, determinism="exact", stats={"alarms": alarms} if alarms else {})
+        stats = {"alarms": alarms} if alarms else {}
+        return Outcome(rows, determinism="exact", stats=stats | ({"sets": sets} if sets else {}))
+
+    def _sets(self) -> list[tuple[str, View, int | None, dict[str, Any]]]:
+        """Return what rows are read from: the role of each source, how it is read, the rows to take
+        at most, and columns that mark its rows, where there are several."""
+        return [("source", self, self.first, {})]
 
     def converter(
         self,
@@ -210,7 +174,7 @@ class _Source(Stage, View):
                 return canonical
             if self.repeated(canonical, hashes):
                 return "repeated"
-            question = _asked(canonical["messages" if "messages" in canonical else "prompt"])
+            question = asked(canonical["messages" if "messages" in canonical else "prompt"])
             if cleaner is not None and (reason := cleaner.reason(question)):
                 return reason
             canonical["prompt_id"] = ids(canonical["prompt_id"])
@@ -332,13 +296,45 @@ class Questions(Prompts):
 
 class Preferences(_Source):
     """Preference pairs that the reward stage learns from: English ones, or those of `languages`, of
-    which one reward model each is made."""
+    which one reward model each is made. With further sets (`also`) a column `source` says which a
+    pair is of, and `weight` how often it is learned from: 2 is twice, 0.25 is one in four, drawn
+    with the recipe's seed."""
 
     name: ClassVar[str] = "preferences"
     kind: ClassVar[str] = "preferences"
     repo: ClassVar[str] = "preferences"
 
     languages: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("en",)
+    weight: float = Field(1.0, gt=0)  # of this set, where there are several
+    # further sets: [{preset: hh-rlhf, weight: 0.5}, more.jsonl]
+    also: Annotated[tuple[PreferenceSet, ...], REFERENCE] = ()
+
+    @model_validator(mode="after")
+    def _weighs_several(self) -> Preferences:
+        if self.weight != 1.0 and not self.also:
+            raise ValueError("weight is for one of several sets, and there is one")
+        return self
+
+    def _spec(self, language: str, seen_in: tuple[Need, ...] = ()) -> SliceSpec:
+        spec = super()._spec(language, seen_in)
+        more = (one.need(f"source-{n}", language) for n, one in enumerate(self.also, 2))
+        return replace(spec, needs=(spec.needs[0], *more, *spec.needs[1:]))
+
+    def _sets(self) -> list[tuple[str, View, int | None, dict[str, Any]]]:
+        [(role, view, first, _)] = super()._sets()
+        if not self.also:
+            return [(role, view, first, {})]
+        return [(role, view, first, {"weight": self.weight})] + [
+            (f"source-{number}", one, one.first, {"weight": one.weight})
+            for number, one in enumerate(self.also, 2)
+        ]
+
+    def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
+        also = [one.how_read() for one in self.also]
+        return super().identity_fields(spec) | ({"also": also} if also else {})
+
+    def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
+        return None if self.also else super().outside_rows(spec)
 
     @field_validator("languages")
     @classmethod

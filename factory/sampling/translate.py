@@ -20,14 +20,16 @@ from factory.artifacts.tables import read_slice
 from factory.config import EXTENT, GATE, REFERENCE
 from factory.engines import Sampler, chat_template, choose
 from factory.engines.choose import EngineCache, EngineKnobs
-from factory.errors import RecipeError
+from factory.errors import FactoryError, RecipeError
 from factory.language.detect import detect
 from factory.language.languages import language
+from factory.rewards.backends import missing_server, open_reward
+from factory.rewards.backends.backend import Item, OpenReward, RewardSettings
 from factory.sampling.chrf import chrf
-from factory.sampling.quality import Quality, distribution
+from factory.sampling.quality import QUESTIONS, Quality, distribution
 from factory.sampling.translation import Format, flaw, length_ratio, wording
 from factory.sampling.translator import Sending, Translation, translate
-from factory.stage.inputs import SliceSpec
+from factory.stage.inputs import RewardInput, SliceSpec
 from factory.stage.job import Job, policy
 from factory.stage.outcome import AS_BEFORE, Outcome, engines, greedy, spent
 from factory.stage.readers import address
@@ -35,6 +37,25 @@ from factory.stage.stage import How, Stage, StageContext
 
 _NEVER_KEPT = ("markers", "too_long", "empty")  # reasons that leave nothing to keep
 Made = tuple[dict[str, Any], dict[str, Any] | None]  # a row, and the record of its drop
+
+
+class _Translating:
+    """A translator, and the reward that rates what it makes, on engines that are open together."""
+
+    def __init__(self, sampler: Sampler, rater: OpenReward | None) -> None:
+        self.sampler, self.rater = sampler, rater
+        self.lanes = min(sampler.lanes, rater.lanes) if rater else sampler.lanes
+
+    @property
+    def tokens(self) -> int:
+        """Tokens drawn and read so far."""
+        return self.sampler.tokens + (self.rater.tokens if self.rater else 0)
+
+    def close(self) -> None:
+        """Close both."""
+        self.sampler.close()
+        if self.rater:
+            self.rater.close()
 
 
 class TranslateHow(How, EngineKnobs):
@@ -133,7 +154,7 @@ class Translate(Stage):
             )
         prompts = context.rows("prompts", self.name)
         source = prompts[self.source_language]
-        model = context.policy(self.model, "model", self.name)
+        model, reward = context.policy(self.model, "model", self.name), self._reward(context)
         return [
             SliceSpec(
                 self.name,
@@ -143,10 +164,30 @@ class Translate(Stage):
                     source.as_input("prompts"),
                     *model,
                     *([prompts[code].as_input("reference")] if self.compare else []),
+                    *(reward.needs if reward else ()),
                 ),
+                reward=reward,
             )
             for code in targets
         ]
+
+    def _reward(self, context: StageContext) -> RewardInput | None:
+        """Return the reward that rates translations, if one does. Raises RecipeError for one that
+        says nothing of them."""
+        if self.quality is None or self.quality.reward is None:
+            return None
+        roles = {"adapter": "adapter-quality"}
+        reward = context.reward(self.quality.reward, self.name, roles)
+        if reward.model.kind not in ("generative", "embedding"):
+            raise RecipeError(
+                f"stages.{self.name}.quality.reward names {self.quality.reward!r}, of kind "
+                f"{reward.model.kind}, which says nothing of a translation",
+                "name a reward of kind generative or embedding",
+            )
+        return reward
+
+    def missing_requirements(self, specs: Sequence[SliceSpec]) -> list[FactoryError]:
+        return missing_server(specs)
 
     def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return min(rows["prompts"], self.first or rows["prompts"])
@@ -157,6 +198,8 @@ class Translate(Stage):
     def identity_fields(self, spec: SliceSpec) -> dict[str, Any]:
         fields = super().identity_fields(spec)
         names = {code: name for code, name in self.names.items() if code in self._pair(spec)}
+        if self.quality is not None:  # the reward is known by its content
+            fields["quality"].pop("reward", None)
         return {name: value for name, value in fields.items() if name != "names"} | (
             {"names": names} if names else {}
         )
@@ -169,9 +212,16 @@ class Translate(Stage):
         todo = {name: self._todo(job, name, rows) for name, rows in sources.items()}
         place, adapter = policy(job, job.slices[0])
 
-        def opened(_: str) -> Sampler:
-            name = place.name or place.path.name
-            return choose.sampler(self.how, place.path, name, self.dtype, adapter)
+        def opened(_: str) -> _Translating:
+            name, rater = place.name or place.path.name, None
+            how = self.how
+            if (reward := job.slices[0].reward) is not None:  # both at once
+                share = how.gpu_memory_utilization / 2
+                how = how.model_copy(update={"gpu_memory_utilization": share})
+                ask = QUESTIONS.get(getattr(reward.model, "scale", ""))
+                settings = RewardSettings(how, self.dtype, 2 * self.max_tokens, ask)
+                rater = open_reward(job, job.slices[0], settings)
+            return _Translating(choose.sampler(how, place.path, name, self.dtype, adapter), rater)
 
         with EngineCache(opened) as engine:
 
@@ -204,7 +254,8 @@ class Translate(Stage):
         return Outcome(
             counts,
             determinism=greedy(totals),
-            stats={"by_language": stats, "engines": engines(totals)},
+            stats={"by_language": stats, "engines": engines(totals)}
+            | ({"quality_kind": reward.model.kind} if (reward := job.slices[0].reward) else {}),
             template=None
             if self.format == "completion"
             else chat_template.read_contract(place.path),
@@ -213,9 +264,10 @@ class Translate(Stage):
         )
 
     def _make(
-        self, sampler: Sampler, work: Path, shard: Shard, prompts: Sequence[dict[str, Any]]
+        self, opened: _Translating, work: Path, shard: Shard, prompts: Sequence[dict[str, Any]]
     ) -> tuple[pa.Table, int]:
         """Return the translations of some prompts, and their tokens."""
+        sampler = opened.sampler
         translations = translate(
             [message["content"] for row in prompts for message in row["messages"]],
             wording(self.format, self.source_language, shard.slice, self.names),
@@ -228,7 +280,8 @@ class Translate(Stage):
         ]
         cost = sum(part.n_tokens for part in translations)
         if self.quality is not None:
-            rows, more = self._rated(self.quality, sampler, prompts, rows, shard.slice)
+            values, more = self._values(opened, prompts, rows, shard.slice)
+            rows = self._rated(self.quality, rows, values)
             cost += more
         # Before the shard: one that is there has said what it dropped.
         lost = [lost for _, lost in rows if lost]
@@ -239,41 +292,65 @@ class Translate(Stage):
         table = shards.with_metadata(table, engine=sampler.name, dropped=dict(reasons))
         return table, cost
 
-    def _rated(
+    def _values(
         self,
-        quality: Quality,
-        sampler: Sampler,
+        opened: _Translating,
         prompts: Sequence[dict[str, Any]],
         rows: Sequence[Made],
         code: str,
-    ) -> tuple[list[Made], int]:
-        """Return the translations with their quality, and the tokens of that: each of those that
-        stay so far is translated back. One that cannot be has none."""
-        stay = [not lost for _, lost in rows]
-        back = translate(
-            [m["content"] for row, lost in rows if not lost for m in self._messages(row)],
+    ) -> tuple[list[float | None], int]:
+        """Return the quality of each translation that stays so far, and the tokens of finding it:
+        what the reward says of it, or how it comes back. One that cannot be read has none."""
+        texts = [
+            ([m["content"] for m in prompt["messages"]],
+             [m["content"] for m in self._messages(row)])
+            for prompt, (row, lost) in zip(prompts, rows, strict=True)
+            if not lost
+        ]  # fmt: skip
+        if opened.rater is not None:
+            items: list[Item] = [
+                ([{"role": "user", "content": source}], text)
+                for sources, translations in texts
+                for source, text in zip(sources, translations, strict=True)
+            ]
+            rewards = opened.rater.reward(items)
+            ratings = iter([one.value for one in rewards])
+            each = [[next(ratings) for _ in sources] for sources, _ in texts]
+            known = [[v for v in values if v is not None] for values in each]
+            means = [
+                sum(some) / len(some) if len(some) == len(values) else None
+                for some, values in zip(known, each, strict=True)
+            ]
+            return means, sum(one.n_tokens for one in rewards)
+        again = translate(
+            [text for _, translations in texts for text in translations],
             wording(self.format, code, self.source_language, self.names),
-            sampler,
+            opened.sampler,
             Sending(self.chunk, self.max_tokens, self.code == "send"),
         )
-        parts = iter(back)
+        parts, values = iter(again), []
+        for sources, _ in texts:
+            back = [next(parts) for _ in sources]
+            failed = any(part.reason for part in back)
+            both = zip((part.text for part in back), sources, strict=True)
+            values.append(None if failed else chrf(both))
+        return values, sum(part.n_tokens for part in again)
+
+    def _rated(
+        self, quality: Quality, rows: Sequence[Made], values: Sequence[float | None]
+    ) -> list[Made]:
+        """Return the translations with the quality of those that stay so far; one of too little is
+        dropped."""
+        each = iter(values)
         rated: list[Made] = []
-        for prompt, (row, lost), stays in zip(prompts, rows, stay, strict=True):
-            if not stays:
-                rated.append((row, lost))
-                continue
-            sources = [message["content"] for message in prompt["messages"]]
-            again = [next(parts) for _ in sources]
-            row["quality"] = (
-                None
-                if any(part.reason for part in again)
-                else chrf((part.text, text) for part, text in zip(again, sources, strict=True))
-            )
-            if quality.least is not None and (row["quality"] or 0.0) < quality.least:
-                text = _text(self._messages(row))
-                lost = self._record(row, "low_quality", text) | {"quality": row["quality"]}
+        for row, lost in rows:
+            if not lost:
+                row["quality"] = value = next(each)
+                if quality.least is not None and (value is None or value < quality.least):
+                    text = _text(self._messages(row))
+                    lost = self._record(row, "low_quality", text) | {"quality": value}
             rated.append((row, lost))
-        return rated, sum(part.n_tokens for part in back)
+        return rated
 
     def _source_rows(self, job: Job, spec: SliceSpec) -> list[dict[str, Any]]:
         """Return the prompts to translate, with only the turns that are translated."""
@@ -418,8 +495,9 @@ class TranslatePairs(Translate):
                 f"set source_language, or preferences.languages: [{self.source_language}]",
             )
         source = preferences[self.source_language].as_input("preferences")
-        model = context.policy(self.model, "model", self.name)
-        return [SliceSpec(self.name, code, code, (source, *model)) for code in targets]
+        model, reward = context.policy(self.model, "model", self.name), self._reward(context)
+        needs = (source, *model, *(reward.needs if reward else ()))
+        return [SliceSpec(self.name, code, code, needs, reward=reward) for code in targets]
 
     def expected_rows(self, rows: Mapping[str, int], spec: SliceSpec) -> int:
         return min(rows["preferences"], self.first or rows["preferences"])

@@ -191,6 +191,24 @@ def swapped(
     return done, {"swapped": sum(swaps)}
 
 
+def weighted(rows: list[Any], seed: int) -> tuple[list[Any], dict[str, Any]]:
+    """Return the rows of several sets as often as the weight of each says, a part of a time drawn
+    at random; and, by set, how many there are and how often they stand here."""
+    if not any("weight" in row for row in rows):
+        return rows, {}
+    taken: list[Any] = []
+    sets: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows):
+        whole, part = divmod(row["weight"], 1)
+        times = int(whole) + (draw(seed, f"weight {number} {row['prompt_id']}") < part)
+        taken += [row] * times
+        none = {"weight": row["weight"], "rows": 0, "trained_on": 0}
+        figures = sets.setdefault(row["source"], none)
+        figures["rows"] += 1
+        figures["trained_on"] += times
+    return taken, {"sets": sets}
+
+
 def split(rows: list[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
     """Split rows into (train, held out) by prompt, the same prompts in every language.
 

@@ -321,7 +321,18 @@ class Reward(_Training):
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the columns that training needs, with the margin that the loss subtracts: by how
         much the better answer must win, 0 where nobody says."""
-        return super()._row(row) | {"margin": row["margin"] or 0.0}
+        set_of = {name: row[name] for name in ("source", "weight") if name in row}
+        return super()._row(row) | {"margin": row["margin"] or 0.0} | set_of
+
+    def _prepared(self, train: list[Any], job: Job) -> tuple[list[Any], dict[str, Any]]:
+        taken, figures = dataset.weighted(train, job.seed)
+        if len(taken) < self.min_pairs:
+            raise StageError(
+                f"{job.step}: by the weights of their sets only {len(taken)} of {len(train)} pairs "
+                "are learned from",
+                "raise the weights under stages.preferences",
+            )
+        return taken, figures
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = context.model(self.base, "base", self.name)

@@ -148,7 +148,7 @@ def test_an_adapter_counts(models: dict[str, Path]) -> None:
 def test_the_implicit_reward_is_the_sum_over_answer_and_stop_token(
     models: dict[str, Path], implicit: Implicit
 ) -> None:
-    tokenizer = implicit._policy.tokenizer
+    tokenizer = implicit._models[0].tokenizer
     for item, reward in zip(ITEMS, implicit(ITEMS), strict=True):
         [(ids, start)] = chat_template.answered_ids(tokenizer, [item])
         ours, theirs = (by_hand(models[name], ids) for name in ("policy", "reference"))

@@ -14,7 +14,7 @@ import pytest
 from factory.artifacts import schemas, tables
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.tables import read_slice, slice_directory
-from factory.engines import choose
+from factory.engines import chat_template, choose
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError, RecipeError, StageError
 from factory.execution.builtin_models import POCKET
@@ -193,6 +193,27 @@ def test_a_policy_may_be_a_base_with_an_adapter(tmp_path: Path) -> None:
     assert english.need("adapter") == ExternalInput("adapter", "lab/lora@main", "model")
 
 
+def test_likelihoods_stand_beside_the_rewards(models: dict[str, Path], tmp_path: Path) -> None:
+    """Column log_prob is that of a plain loop over single answers, under their own prompts."""
+    plain = recipe(tmp_path, CLASSIFIER)
+    alone = run(plain, job(plain, models, tmp_path / "alone"))[1]
+    made = recipe(tmp_path, CLASSIFIER, ", likelihood: policy")
+    assert roles(specs(made)[1]) == ["samples", "prompts", "reward", "likelihood"]
+    _, tables_of = run(made, job(made, models, tmp_path / "both"))
+    engine = choose.likelihood(made.steps()["score"].how, models["policy"], "float32", None)
+    for code, table in tables_of.items():
+        assert values(table) == pytest.approx(values(alone[code]), abs=1e-4)
+        assert "log_prob" not in alone[code].column_names
+        rows = table.to_pylist()
+        for row in rows:
+            asked = [{"role": "user", "content": TEXTS[code][row["prompt_id"]]}]
+            answer = ANSWERS[row["k"]]
+            [(ids, start)] = chat_template.answered_ids(engine.tokenizer, [(asked, answer)])
+            expected = sum(engine.log_probs([ids], [start])[0])
+            assert row["log_prob"] == pytest.approx(expected, abs=1e-3)
+    engine.close()
+
+
 def test_a_generative_reward_reads_one_model(tmp_path: Path) -> None:
     for spec in specs(recipe(tmp_path, GENERATIVE)):
         assert roles(spec) == ["samples", "prompts", "generative"]
@@ -208,10 +229,11 @@ def test_every_kind_and_what_it_asks_is_another_identity(tmp_path: Path) -> None
         (GENERATIVE, ', question: "Is {answer} good for {prompt}?"'),
         (CLASSIFIER, ", audit: {preferences: q.jsonl}"),
         (CLASSIFIER, ", audit: {preferences: {source: q.jsonl, split: dev}}"),
+        (CLASSIFIER, ", likelihood: policy"),
     ):
         made = recipe(tmp_path, reward, more)
         marks.add(by_name(plan(made, lock_of(made), Inventory()))["score"].fingerprint)
-    assert len(marks) == 7
+    assert len(marks) == 8
 
 
 def test_an_audit_moves_no_row_key_and_its_limits_move_nothing(tmp_path: Path) -> None:
@@ -246,6 +268,8 @@ def test_an_audit_moves_no_row_key_and_its_limits_move_nothing(tmp_path: Path) -
         (CLASSIFIER, ", prompt: own", "score.prompt is for kind: implicit"),
         (IMPLICIT, ', question: "{prompt}{answer}?"', "question is for kind: generative"),
         (GENERATIVE, ', question: "Is {answer} good?"', r"yaml:10.*must hold \{prompt\} once"),
+        (CLASSIFIER, ", likelihood: tuned", "score.likelihood names 'tuned', a classifier"),
+        (CLASSIFIER, ", likelihood: nobody", "names the model 'nobody'"),
         (GENERATIVE, ", audit: {on_blind: stop}", "yaml:10.*audit.on_blind"),
         (GENERATIVE, ", audit: {length: 2}", "yaml:10.*audit.length"),
         (GENERATIVE, ", audit: {preferences: {source: q, splt: a}}", "yaml:10.*splt"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from factory.artifacts.manifest import Rows
 from factory.artifacts.reuse import ReusableSlice
-from factory.artifacts.tables import slice_directory
+from factory.artifacts.schemas import from_rows
+from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.errors import RecipeError
 from factory.execution import checks
 from factory.planning.plan import Inventory, plan
@@ -17,6 +20,7 @@ from factory.planning.recipe import load
 from factory.sampling.generate import Generate
 from factory.stage.inputs import ExternalInput, SliceSpec
 from factory.stage.job import Job, PartDone, Place
+from factory.stage.readers import address
 from tests.sampling.test_generate import LANGUAGES, TEXTS, asked, files, model, stage
 from tests.support.builders import by_name, lock_of
 from tests.support.jobs import MODEL, job, made, prompts
@@ -190,3 +194,61 @@ def test_the_models_are_the_identity_and_their_numbers_the_extent(tmp_path: Path
 def test_a_pool_that_cannot_be_is_refused(tmp_path: Path, override: str, match: str) -> None:
     with pytest.raises(RecipeError, match=match):
         loaded(tmp_path, override).slices()
+
+
+def test_3_answers_of_others_stand_in_the_pool_with_their_source(
+    asked: Path, model: Path, tmp_path: Path
+) -> None:
+    """Two sets of others beside the policy's own answers: taken in by the text of the prompt."""
+    ours = TEXTS["en"]
+    sets = {
+        "theirs.jsonl": [
+            *({"prompt": text, "response": f"Their {text}"} for text in ours[:3]),
+            {"prompt": ours[0], "response": "Their second"},
+            {"prompt": ours[0], "response": "Their third"},
+            {"prompt": "Not ours", "response": "x"},
+        ],
+        "more.jsonl": [
+            {"messages": [{"role": "user", "content": ours[4]},
+                          {"role": "assistant", "content": "Because."}]},
+        ],
+    }  # fmt: skip
+    for name, rows in sets.items():
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    pool = stage(n=2, answers=[{"source": "theirs.jsonl", "most": 2}, "more.jsonl"])
+    needs = {need: tmp_path / need.source for need in pool._taken("en")}
+    texts = prompts(tmp_path / "asked", {"en": ours})
+    rows_of = read_slice(texts, "en", "prompts").to_pylist()
+    hashes = [address({}, row["messages"], "")["prompt_hash"] for row in rows_of]
+    at_rest = [row | {"prompt_hash": h} for row, h in zip(rows_of, hashes, strict=True)]
+    write_slice(slice_directory(texts, "en"), from_rows(at_rest, "prompts"))
+    of = job(tmp_path, ["en"], {"prompts": texts}, {MODEL: model, **needs})
+    places = {**of.places, **{need: Place(path) for need, path in needs.items()}}
+    outcome = pool.run(replace(of, places=places))
+    rows = made(tmp_path, "en", "samples")
+    taken = [(r["prompt_id"], r["k"], r["response"], r["source"]) for r in rows if r["k"] >= 10**6]
+    assert taken == [
+        ("p0", 1_000_000, "Their Hello", "theirs.jsonl"),
+        ("p1", 1_000_000, "Their Bread and water", "theirs.jsonl"),
+        ("p2", 1_000_000, "Their What is the capital of France?", "theirs.jsonl"),
+        ("p0", 1_000_001, "Their second", "theirs.jsonl"),
+        ("p4", 2_000_000, "Because.", "more.jsonl"),
+    ]
+    assert {r["source"] for r in rows if r["k"] < 10**6} == {"local/model"}
+    assert outcome.rows["en"] == Rows(
+        into=17, out=15, dropped={"another_prompt": 1, "more_than_most": 1}
+    )
+    figures = outcome.stats["by_language"]["en"]
+    assert figures["samples"] == 10 and figures["taken_in"] == {"theirs.jsonl": 4, "more.jsonl": 1}
+
+
+def test_answers_of_others_are_extent_and_draw_no_own_answer_anew(tmp_path: Path) -> None:
+    plain, some, more = (
+        generated(loaded(tmp_path, f"stages.generate.answers={answers}"))
+        for answers in ("[]", "[a.jsonl]", "[a.jsonl, {source: b.jsonl, most: 2}]")
+    )
+    assert len({step.fingerprint for step in (plain, some, more)}) == 3
+    keys = [[s.row_key for s in step.slices] for step in (plain, some, more)]
+    assert keys[1] == keys[2] != keys[0]
+    assert plain.fingerprint == generated(loaded(tmp_path)).fingerprint

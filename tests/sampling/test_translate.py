@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from factory.artifacts import schemas, tables
 from factory.artifacts.reuse import ReusableSlice
@@ -19,11 +20,17 @@ from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.pairs.pair import Pair
 from factory.planning.recipe import load
+from factory.rewards.backends import open_reward
+from factory.rewards.backends.backend import RewardSettings
 from factory.rewards.backends.classifier import ClassifierBackend
+from factory.rewards.backends.embedding import EmbeddingBackend
+from factory.rewards.backends.generative import GenerativeBackend
 from factory.rewards.score import Score
 from factory.sampling.generate import Generate
+from factory.sampling.quality import QUESTIONS, Quality
 from factory.sampling.sources import Prompts, Questions
 from factory.sampling.translate import Translate
+from factory.stage.inputs import ExternalInput
 from factory.stage.job import Job, Place
 from factory.stage.models import ModelRef
 from factory.stage.outcome import Outcome
@@ -88,8 +95,15 @@ class Translator:
 
 def scope(stage: Translate, *languages: str, **stages: Any) -> StageContext:
     ref = ModelRef(name="org/model")
+    raters = {
+        "rater": GenerativeBackend(kind="generative", name="org/model", scale="1-10"),
+        "alike": EmbeddingBackend(kind="embedding", name="org/model"),
+        "classifier": ClassifierBackend(kind="classifier", name="org/model"),
+    }
     steps = {"prompts": Prompts(source="p-{language}.jsonl"), "translate": stage, **stages}
-    return StageContext(languages or ("en", "de"), {"translator": ref, "policy": ref}, steps)
+    return StageContext(
+        languages or ("en", "de"), {"translator": ref, "policy": ref, **raters}, steps
+    )
 
 
 def talk(*texts: str) -> list[dict[str, str]]:
@@ -127,7 +141,7 @@ def run(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(choose, "sampler", lambda *_: translator)
         specs = stage.plan_slices(scope(stage))
         places = {
-            need: Place(model if need.role == "model" else tmp_path / "in")
+            need: Place(model if isinstance(need, ExternalInput) else tmp_path / "in")
             for spec in specs
             for need in spec.needs
         }
@@ -485,6 +499,51 @@ def test_what_is_dropped_already_is_not_translated_back(run):
     rows, outcome, translator = run([EN[0], FR], back_and_forth, quality={"by": "back"})
     assert (len(rows), outcome.rows["de"].dropped) == (1, {"copied": 1})
     assert len(translator.asked) == 3
+
+
+@pytest.mark.parametrize(("reward", "low", "high"), [("rater", 1, 10), ("alike", -1, 1)])
+def test_rows_9_161_171_quality_is_what_a_reward_says(run, model, reward, low, high):
+    """The tiny model rates source and translation, or compares their embeddings."""
+    knobs: Any = {"dtype": "float32", "how": {"engine": "transformers"}}
+    rows, outcome, translator = run(EN, **knobs, quality={"by": "reward", "reward": reward})
+    values = [row["quality"] for row in rows]
+    assert len(translator.asked) == 2, "nothing is translated back"
+    assert low <= min(values) < max(values) <= high
+    stage = Translate(**knobs, quality={"by": "reward", "reward": reward})
+    [spec] = stage.plan_slices(scope(stage))
+    job = Job("x", 0, (spec,), {need: Place(model) for need in spec.needs}, model, model,
+              lambda *_, **__: None)  # fmt: skip
+    ask = QUESTIONS.get(getattr(spec.reward.model, "scale", ""))
+    opened = open_reward(job, spec, RewardSettings(stage.how, "float32", 9999, ask))
+    alone = [opened.reward([(talk(EN[n]), DE[n])])[0].value for n in range(2)]
+    assert values == pytest.approx(alone, abs=1e-4)
+    assert outcome.stats["by_language"]["de"]["quality"]["n"] == 2
+    least = (values[0] + values[1]) / 2
+    kept, outcome, _ = run(
+        EN, out="less", **knobs, quality={"by": "reward", "reward": reward, "least": least}
+    )
+    assert [row["quality"] for row in kept] == pytest.approx([max(values)], abs=1e-4)
+    assert outcome.rows["de"].dropped == {"low_quality": 1}
+
+
+@pytest.mark.parametrize(
+    ("quality", "match"),
+    [
+        ({"by": "reward"}, "go together"),
+        ({"reward": "rater"}, "go together"),
+        ({"by": "back", "least": 101}, "from 0 to 100"),
+    ],
+)
+def test_a_quality_that_cannot_be_is_refused(quality, match):
+    with pytest.raises(ValidationError, match=match):
+        Quality(**quality)
+
+
+def test_a_reward_of_answers_does_not_rate_translations():
+    for name, match in (("classifier", "says nothing of a translation"), ("nobody", "nobody")):
+        stage = Translate(quality={"by": "reward", "reward": name})
+        with pytest.raises(RecipeError, match=match):
+            stage.plan_slices(scope(stage))
 
 
 def test_without_quality_there_is_no_column(run):

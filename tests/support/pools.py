@@ -9,6 +9,7 @@ from typing import Any
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.schemas import from_rows
 from factory.artifacts.tables import slice_directory, write_slice
+from factory.pairs.candidates import VOTES
 from factory.rewards.backends.classifier import ClassifierBackend
 from factory.rewards.score import Score
 from factory.sampling.generate import Generate
@@ -70,7 +71,7 @@ def write(root: Path, pools: Mapping[str, Pools], asked: Mapping[str, Sequence[s
                 }
                 score = {**shared, "reward": reward, "status": "ok" if reward is not None else "x"}
                 for column, value in (more[0] if more else {}).items():
-                    target = score if column in ("conversation", "reward") else sample
+                    target = score if column in ("conversation", "reward", "log_prob") else sample
                     target["n_tokens" if column == "conversation" else column] = value
                     if column == "k":
                         score["k"] = value
@@ -88,7 +89,11 @@ def job_of(root: Path, stage: Stage, languages: Sequence[str], seed: int = 0, **
         step=stage.name,
         seed=seed,
         slices=specs,
-        places={need: Place(root / need.role) for need in needs if isinstance(need, StepInput)},
+        places={
+            need: Place(root / ("samples" if need.role == VOTES else need.role))
+            for need in needs
+            if isinstance(need, StepInput)
+        },
         work=root / "work",
         out=root / "out" / stage.name,
         progress=lambda done, total, unit, tokens=0: None,

@@ -10,13 +10,19 @@ from factory.engines.openai import address
 from factory.errors import FactoryError, nearest
 from factory.rewards.backends.backend import Backend, OpenReward, RewardSettings
 from factory.rewards.backends.classifier import ClassifierBackend
+from factory.rewards.backends.embedding import EmbeddingBackend
 from factory.rewards.backends.generative import GenerativeBackend
 from factory.rewards.backends.implicit import ImplicitBackend
 from factory.stage.inputs import ServedModel, SliceSpec
 from factory.stage.job import Job
 from factory.stage.models import ModelRef
 
-BACKENDS: tuple[type[Backend], ...] = (ClassifierBackend, ImplicitBackend, GenerativeBackend)
+BACKENDS: tuple[type[Backend], ...] = (
+    ClassifierBackend,
+    ImplicitBackend,
+    GenerativeBackend,
+    EmbeddingBackend,
+)
 
 
 def kind_of(backend: type[Backend]) -> str:

@@ -61,6 +61,18 @@ class ImplicitBackend(Backend):
         return OpenReward(Implicit(policy, reference, settings.max_tokens), policy, reference)
 
 
+class LogProbability:
+    """How likely a model finds an answer: the sum over the answer's tokens and its stop token of
+    their log-probabilities, in nats."""
+
+    def __init__(self, model: Likelihood, max_tokens: int) -> None:
+        self._model, self._limit = model, min(max_tokens, model.max_context)
+
+    def __call__(self, items: Sequence[Item]) -> list[RewardValue]:
+        """Return the log-probabilities of (prompt messages, answer) pairs, in order."""
+        return _summed([self._model], [1.0], self._limit, items)
+
+
 class Implicit:
     """ICR's reward: by how much a tuned model finds an answer likelier than the model it was tuned
     from: the sum over the answer's tokens and its stop token of log policy - log reference, in
@@ -72,24 +84,29 @@ class Implicit:
                 "the two models of an implicit reward have different vocabularies",
                 "the reference is the model that the policy was tuned from",
             )
-        self._policy, self._reference = policy, reference
+        self._models = [policy, reference]
         self._limit = min(max_tokens, policy.max_context, reference.max_context)
 
     def __call__(self, items: Sequence[Item]) -> list[RewardValue]:
         """Return the rewards of (prompt messages, answer) pairs, in order."""
-        read = chat_template.answered_ids(self._policy.tokenizer, items)
-        fits = [i for i, (ids, _) in enumerate(read) if len(ids) <= self._limit]
-        sequences, starts = [read[i][0] for i in fits], [read[i][1] for i in fits]
-        log_ratios = [
-            math.fsum(policy) - math.fsum(reference)
-            for policy, reference in zip(
-                self._policy.log_probs(sequences, starts),
-                self._reference.log_probs(sequences, starts),
-                strict=True,
-            )
-        ]
-        scores = dict(zip(fits, log_ratios, strict=True))
-        return [RewardValue.from_score(scores.get(i), len(ids)) for i, (ids, _) in enumerate(read)]
+        return _summed(self._models, [1.0, -1.0], self._limit, items)
+
+
+def _summed(
+    models: Sequence[Likelihood], weights: Sequence[float], limit: int, items: Sequence[Item]
+) -> list[RewardValue]:
+    """Return, for each (prompt messages, answer) pair, the weighted sum over the models of the
+    log-probability of the answer, in nats; none of one of over `limit` tokens."""
+    read = chat_template.answered_ids(models[0].tokenizer, items)
+    fits = [i for i, (ids, _) in enumerate(read) if len(ids) <= limit]
+    sequences, starts = [read[i][0] for i in fits], [read[i][1] for i in fits]
+    each = [model.log_probs(sequences, starts) for model in models]
+    sums = [
+        sum(weight * math.fsum(one) for weight, one in zip(weights, of_answer, strict=True))
+        for of_answer in zip(*each, strict=True)
+    ]
+    scores = dict(zip(fits, sums, strict=True))
+    return [RewardValue.from_score(scores.get(i), len(ids)) for i, (ids, _) in enumerate(read)]
 
 
 def crosslingual(english: Sequence[Message], code: str) -> list[Message]:
