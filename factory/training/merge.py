@@ -105,7 +105,8 @@ class Merge(Stage):
                     f"stages.merge.of names {name!r}{nearest(name, specs)}",
                     f"use {stage} or one of {', '.join(specs)}",
                 )
-            if getattr(context.stage(stage, self.name), "base", None) != self.base:
+            own = getattr(context.stage(stage, self.name), "base", self.base)
+            if context.base(own, "base", self.name) != base:
                 raise RecipeError(
                     f"stages.merge is of the model {self.base}, {stage} of another",
                     "adapters of different base models cannot be merged",

@@ -33,6 +33,8 @@ from factory.training.settings import (
     Task,
 )
 
+_REFERENCE = "reference_adapter"  # the role of an adapter that dpo is held against
+
 
 class TrainHow(How, Running):
     """Settings of a training run that do not change its result: see settings.Running."""
@@ -213,7 +215,7 @@ class _Training(Stage):
         from factory.training import launch
 
         [spec] = job.slices
-        knobs = self.model_dump(include=set(Task.model_fields) - {"base", "reward"})
+        knobs = self.model_dump(include=set(Task.model_fields) - {"base", "reward", "reference"})
         return Task.model_validate(
             {
                 **knobs,
@@ -221,6 +223,8 @@ class _Training(Stage):
                 "method": self.method,
                 "base": job.place(spec, "base").path,
                 "start": job.place(spec, "start").path if spec.need("start") else None,
+                "held_against": getattr(self, "reference", None) is not None,
+                "reference": (job.place(spec, _REFERENCE).path if spec.need(_REFERENCE) else None),
                 "reward": job.place(spec, "reward").path if spec.need("reward") else None,
                 "rows": checkpoints / "rows",
                 "work": checkpoints,
@@ -560,8 +564,9 @@ class Sft(_Adapter):
 
 class Dpo(_Adapter):
     """LoRA adapters by DPO or a related loss, from the base model or, with `start_from: sft`,
-    from the SFT adapter. The start of training is also the reference. A policy that has an
-    adapter already (ICR's second round) is trained further. The result is always one adapter for
+    from the SFT adapter. The start of training is also the reference, unless `reference` names
+    another under models: the base without an adapter, or with another one. A policy that has an
+    adapter already (a later round) is trained further. The result is always one adapter for
     the base model. `loss`: a name or a weighted sum; `{sigmoid: 1.0, sft: 0.2}` is ICR's DPO
     with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's default, as in the published
     job: LoRA's dropout then has no effect.
@@ -605,6 +610,8 @@ class Dpo(_Adapter):
     group_by_length: bool = False  # as for sft; for the losses of TRL's DPOTrainer
     over: Literal["drop", "truncate"] = "drop"  # as for sft; for the losses of TRL's DPOTrainer
     start_from: Literal["policy", "sft"] = "policy"
+    # a name under models, of the same base: what training is held against in the place of its start
+    reference: Annotated[str | None, REFERENCE] = None
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -632,6 +639,8 @@ class Dpo(_Adapter):
             raise ValueError("f_alpha_divergence_coef is for f_divergence_type: alpha_divergence")
         if self.unpaired is not None and self.margin_smoothing is not None:
             raise ValueError("margin_smoothing is for pairs, and unpaired reads none")
+        if self.reference is not None and names & losses.WITHOUT_REFERENCE:
+            raise ValueError(f"reference: {losses.describe(self.loss)} has none")
         if names & losses.ACROSS_ROWS and self.how.micro_batch == 1:
             raise ValueError(
                 f"{losses.describe(self.loss)} compares the rows of a micro batch: "
@@ -643,6 +652,8 @@ class Dpo(_Adapter):
         fields = super().identity_fields(spec)
         if self.from_ is None and set(losses.weights(self.loss)) & losses.BY_MICRO_BATCH:
             fields["micro_batch"] = self.how.micro_batch
+        if self.reference is not None:
+            fields["reference"] = "adapter" if spec.need(_REFERENCE) else "base"
         return fields
 
     def min_rows(self) -> dict[str, int]:
@@ -701,9 +712,25 @@ class Dpo(_Adapter):
         return dataset.swapped(train, self.margin_smoothing, job.seed)
 
     def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
-        """Return the adapter that training starts from, if any."""
-        start = context.adapter(self.base, "start")
+        """Return the adapter that training starts from, if any, and that of the reference."""
+        start = self._start(context, group)
+        if self.reference is None:
+            return start
+        base = context.base(self.reference, "base", self.name)
+        if not start or base != self._base(context):
+            why = "starts from no adapter" if not start else "has another base"
+            raise RecipeError(
+                f"stages.{self.name}.reference: {self.reference}, and training {why}",
+                "leave it out: what training starts from is the reference",
+            )
+        held = context.adapter(self.reference, _REFERENCE, self.name, group)
+        return start if held is None else (*start, held)
+
+    def _start(self, context: StageContext, group: str) -> tuple[Need, ...]:
+        start = context.adapter(self.base, "start", self.name, group)
         if self.start_from == "policy":
+            if isinstance(start, StepInput):
+                self._check_lora(context.stage(start.step.partition("[")[0], self.name))
             return () if start is None else (start,)
         if start is not None:
             raise RecipeError(
@@ -723,12 +750,17 @@ class Dpo(_Adapter):
                 "stages.dpo and stages.sft are of different base models",
                 "give both the same base, or start_from: policy",
             )
-        if stage.from_ is None and getattr(stage, "lora", None) != self.lora:
-            raise RecipeError(
-                "stages.dpo goes on with the SFT adapter, whose lora is another",
-                "give stages.dpo.lora and stages.sft.lora the same values",
-            )
+        self._check_lora(stage)
         return (StepInput("start", sft.step, sft.name),)
+
+    def _check_lora(self, start: Stage) -> None:
+        """Raise RecipeError where training goes on with an adapter of another LoRA."""
+        if start.from_ is None and getattr(start, "lora", None) != self.lora:
+            raise RecipeError(
+                f"stages.{self.name} goes on with the adapter of {start.name}, whose lora is "
+                "another",
+                f"give stages.{self.name}.lora and stages.{start.name}.lora the same values",
+            )
 
     def _base(self, context: StageContext) -> Need:
         return context.base(self.base, "base", self.name)
@@ -737,7 +769,11 @@ class Dpo(_Adapter):
         chain = super()._chain(job)
         if set(losses.weights(self.loss)) & losses.WITHOUT_REFERENCE:
             return chain | {"reference": None}
-        return chain | {"reference": chain["start"], "loss": losses.describe(self.loss)}
+        reference = chain["start"]
+        if self.reference is not None:
+            [spec] = job.slices
+            reference = job.place(spec, _REFERENCE).name if spec.need(_REFERENCE) else "policy"
+        return chain | {"reference": reference, "loss": losses.describe(self.loss)}
 
 
 class _Sampling(_Adapter):
