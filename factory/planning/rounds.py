@@ -130,14 +130,19 @@ def unroll(document: Document, merge: Callable[[Any, Any], Any]) -> None:
                 continue
             place = ("stages", round_name(stage.name, number))
             _lay(document, merge, place, ("stages", stage.name), changes.get(stage.name, {}))
-    if isinstance(stages.get("merge"), dict):
-        of = stages["merge"].get("of", ["dpo"])
-        last = round_name("dpo", rounds.n)
-        stages["merge"]["of"] = [
-            last + name[3:] if name == "dpo" or str(name).startswith("dpo[") else name
-            for name in of
-        ]
+    if isinstance(merged := stages.get("merge"), dict):
+        names = [str(name) for name in merged.get("of", ["dpo"])]
+        if not any(name.startswith("dpo-") for name in names):  # the last, where none is named
+            merged["of"] = [_in_last(name, rounds.n) for name in names]
+            if isinstance(weights := merged.get("weights"), dict):
+                merged["weights"] = {_in_last(str(k), rounds.n): w for k, w in weights.items()}
     del data["rounds"]  # the stages say it now, and come back so from the recipe of a collection
+
+
+def _in_last(name: str, last: int) -> str:
+    """Return the name of adapters of dpo in the last round; other names as they are."""
+    stage, bracket, group = name.partition("[")
+    return f"{round_name(stage, last)}{bracket}{group}" if stage == "dpo" else name
 
 
 def _is_policy(reward: Any, policy: Any) -> bool:
