@@ -21,7 +21,7 @@ from factory.errors import RecipeError, StageError, nearest
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
-from factory.stage.stage import How, Stage, StageContext
+from factory.stage.stage import How, Stage, StageContext, stage_of
 from factory.training import dataset, losses, monitoring
 from factory.training.settings import (
     Divergence,
@@ -562,7 +562,58 @@ class Sft(_Adapter):
         return self
 
 
-class Dpo(_Adapter):
+class _Continuing(_Adapter):
+    """Trainings that may go on with an adapter: that of the policy, or of the stage `start_from`.
+    The start of training is also the reference."""
+
+    start_from: Literal["policy", "sft", "dpo"] = "policy"
+
+    def _base(self, context: StageContext) -> Need:
+        return context.base(self.base, "base", self.name)
+
+    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
+        """Return the adapter that training starts from, if any."""
+        start = context.adapter(self.base, "start", self.name, group)
+        if self.start_from == "policy":
+            if isinstance(start, StepInput):
+                self._check_lora(context.stage(start.step.partition("[")[0], self.name))
+            return () if start is None else (start,)
+        if start is not None:
+            raise RecipeError(
+                f"stages.{self.name} starts from {self.start_from}, and the model {self.base!r} "
+                "has an adapter too",
+                f"take start_from out, or give stages.{self.name}.base the model without its "
+                "adapter",
+            )
+        names = [name for name in context.stages if stage_of(name) == self.start_from]
+        name = names[-1] if names else self.start_from  # of the last round
+        specs = {spec.name: spec for spec in context.slices(name, self.name)}
+        first = specs.get(group) or specs.get("all")
+        if first is None:
+            raise RecipeError(
+                f"stages.{self.name} starts {group} from {name}, which trains no adapter for it",
+                f"add {group} or all to stages.{name}.each ({', '.join(specs)})",
+            )
+        stage = context.stage(name, self.name)
+        if context.base(getattr(stage, "base", ""), "base", self.name) != self._base(context):
+            raise RecipeError(
+                f"stages.{self.name} and stages.{name} are of different base models",
+                "give both the same base, or start_from: policy",
+            )
+        self._check_lora(stage)
+        return (StepInput("start", first.step, first.name),)
+
+    def _check_lora(self, start: Stage) -> None:
+        """Raise RecipeError where training goes on with an adapter of another LoRA."""
+        if start.from_ is None and getattr(start, "lora", None) != self.lora:
+            raise RecipeError(
+                f"stages.{self.name} goes on with the adapter of {start.name}, whose lora is "
+                "another",
+                f"give stages.{self.name}.lora and stages.{start.name}.lora the same values",
+            )
+
+
+class Dpo(_Continuing):
     """LoRA adapters by DPO or a related loss, from the base model or, with `start_from: sft`,
     from the SFT adapter. The start of training is also the reference, unless `reference` names
     another under models: the base without an adapter, or with another one. A policy that has an
@@ -713,7 +764,7 @@ class Dpo(_Adapter):
 
     def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
         """Return the adapter that training starts from, if any, and that of the reference."""
-        start = self._start(context, group)
+        start = super()._models(context, group)
         if self.reference is None:
             return start
         base = context.base(self.reference, "base", self.name)
@@ -726,45 +777,6 @@ class Dpo(_Adapter):
         held = context.adapter(self.reference, _REFERENCE, self.name, group)
         return start if held is None else (*start, held)
 
-    def _start(self, context: StageContext, group: str) -> tuple[Need, ...]:
-        start = context.adapter(self.base, "start", self.name, group)
-        if self.start_from == "policy":
-            if isinstance(start, StepInput):
-                self._check_lora(context.stage(start.step.partition("[")[0], self.name))
-            return () if start is None else (start,)
-        if start is not None:
-            raise RecipeError(
-                f"stages.dpo starts from sft, and the model {self.base!r} has an adapter too",
-                "take start_from out, or give stages.dpo.base the model without its adapter",
-            )
-        sft_specs = {spec.name: spec for spec in context.slices("sft", self.name)}
-        sft = sft_specs.get(group) or sft_specs.get("all")
-        if sft is None:
-            raise RecipeError(
-                f"stages.dpo starts {group} from sft, which trains no adapter for it",
-                f"add {group} or all to stages.sft.each ({', '.join(sft_specs)})",
-            )
-        stage = context.stage("sft", self.name)
-        if getattr(stage, "base", None) != self.base:
-            raise RecipeError(
-                "stages.dpo and stages.sft are of different base models",
-                "give both the same base, or start_from: policy",
-            )
-        self._check_lora(stage)
-        return (StepInput("start", sft.step, sft.name),)
-
-    def _check_lora(self, start: Stage) -> None:
-        """Raise RecipeError where training goes on with an adapter of another LoRA."""
-        if start.from_ is None and getattr(start, "lora", None) != self.lora:
-            raise RecipeError(
-                f"stages.{self.name} goes on with the adapter of {start.name}, whose lora is "
-                "another",
-                f"give stages.{self.name}.lora and stages.{start.name}.lora the same values",
-            )
-
-    def _base(self, context: StageContext) -> Need:
-        return context.base(self.base, "base", self.name)
-
     def _chain(self, job: Job) -> dict[str, Any]:
         chain = super()._chain(job)
         if set(losses.weights(self.loss)) & losses.WITHOUT_REFERENCE:
@@ -776,7 +788,7 @@ class Dpo(_Adapter):
         return chain | {"reference": reference, "loss": losses.describe(self.loss)}
 
 
-class _Sampling(_Adapter):
+class _Sampling(_Continuing):
     """Knobs and steps of trainings on answers that the model in training samples. Rows are prompts;
     none is held out, since answers are sampled anew each time."""
 
@@ -825,7 +837,8 @@ class Online(_Sampling):
     beta: float = Field(0.1, gt=0)
 
     def _chain(self, job: Job) -> dict[str, Any]:
-        return super()._chain(job) | {"reference": "policy", "loss": "sigmoid"}
+        chain = super()._chain(job)
+        return chain | {"reference": chain["start"], "loss": "sigmoid"}
 
 
 class Rl(_Sampling):
@@ -893,7 +906,6 @@ class Rl(_Sampling):
         return super()._row(row) | {"gold": row.get("gold")}
 
     def _chain(self, job: Job) -> dict[str, Any]:
-        return super()._chain(job) | {
-            "reference": "policy" if self.beta else None,
-            "loss": self.algorithm,
-        }
+        chain = super()._chain(job)
+        reference = chain["start"] if self.beta else None
+        return chain | {"reference": reference, "loss": self.algorithm}

@@ -42,7 +42,7 @@ def specs(recipe: Recipe) -> dict[tuple[str, str], SliceSpec]:
     return {(spec.step, spec.name): spec for _, spec in recipe.slices()}
 
 
-def test_each_round_samples_with_and_starts_from_the_last_adapter(loaded: Any) -> None:
+def test_109_193_each_round_samples_with_and_starts_from_the_last_adapter(loaded: Any) -> None:
     recipe = loaded("rounds: 3\nstages: {dpo: {each: [all]}, merge: null}")
     steps = [name for name in recipe.steps() if name.partition("-")[0] in ("generate", "dpo")]
     assert steps == ["generate", "dpo", "generate-2", "dpo-2", "generate-3", "dpo-3"]
@@ -88,7 +88,7 @@ def test_adapters_of_languages_go_on_in_their_language(loaded: Any) -> None:
     assert merged == {"dpo-2[all]", "dpo-2[es]"}
 
 
-def test_an_implicit_reward_of_the_policy_gets_the_newest_adapter_every_k_rounds(
+def test_173_a_reward_of_the_policy_itself_gets_the_newest_adapter_every_k_rounds(
     loaded: Any,
 ) -> None:
     def read(rounds: str) -> list[Any]:
@@ -109,6 +109,13 @@ def test_a_round_has_knobs_of_its_own_and_the_dump_of_a_recipe_is_that_recipe(lo
     assert (later.lr, later.batch, later.reference) == (1e-6, dpo.batch, "policy")  # type: ignore[attr-defined]
     again = Recipe.model_validate(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
     assert again.slices() == recipe.slices()
+
+
+def test_99_a_round_may_have_another_reward(loaded: Any) -> None:
+    told = "models: {safe: {kind: classifier, name: org/safe}}\nstages: {score-2: {reward: safe}}"
+    of = specs(loaded(f"rounds: 2\n{told}"))
+    assert of["score", "es"].need("reward") != of["score-2", "es"].need("reward")
+    assert of["score-2", "es"].need("reward").source == "org/safe@main"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
