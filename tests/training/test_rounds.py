@@ -13,7 +13,7 @@ from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import Recipe, load
 from factory.reports.checkpoint_curves import courses
 from factory.reports.results import Result
-from factory.stage.inputs import SliceSpec, StepInput
+from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.training.train import Dpo
 from tests.support.builders import lock_of
 from tests.support.trainings import SMALL, adapter_of, job, tiny_model
@@ -171,3 +171,42 @@ def test_win_rates_by_round_are_a_curve() -> None:
     assert course.rounds and course.ticks == [1, 2, 3]
     assert [point.value for point in course.lines["win rate"]] == [52.0, 55.0, 54.0]
     assert course.title == "dpo-all, es: win rate by round against policy"
+
+
+def test_answers_of_a_language_are_drawn_with_its_own_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.artifacts import schemas, tables
+    from factory.engines import choose
+    from factory.sampling.generate import Generate
+    from factory.stage.job import Job, Place
+    from tests.support.trainings import row
+
+    stage = Generate(n=1, max_tokens=2, dtype="float32", how={"engine": "transformers"})
+    base = ExternalInput("model", "local/tiny-random-llama@main", "model")
+    places: dict[Any, Place] = {base: Place(tiny_model(), "local/tiny-random-llama", "a" * 40)}
+    slices = []
+    for code, adapter in (("en", "dpo[en]"), ("es", "dpo[all]"), ("fr", "dpo[all]")):
+        prompts = [{**row("prompts", number), "language": code} for number in range(2)]
+        table = schemas.from_rows(prompts, "prompts")
+        tables.write_slice(tables.slice_directory(tmp_path / "rows", code), table)
+        read = StepInput("prompts", "prompts", code)
+        drawn = StepInput("adapter", adapter, adapter[4:-1])
+        places |= {read: Place(tmp_path / "rows"), drawn: Place(tmp_path / adapter)}
+        slices.append(SliceSpec("generate-2", code, code, (read, base, drawn)))
+    opened: list[str] = []
+    plain = choose.sampler
+
+    def sampler(how: Any, place: Path, name: str, dtype: str, adapter: Path) -> Any:
+        opened.append(adapter.name)
+        return plain(how, place, name, dtype)
+
+    monkeypatch.setattr(choose, "sampler", sampler)
+    for name in ("work", "out"):
+        (tmp_path / name).mkdir()
+    made = Job(
+        "generate-2", 0, tuple(slices), places, tmp_path / "work", tmp_path / "out", lambda *_: None
+    )
+    outcome = stage.run(made)
+    assert opened == ["dpo[en]", "dpo[all]"]  # once each; one prompt has a gold answer
+    assert {name: rows.out for name, rows in outcome.rows.items()} == {"en": 3, "es": 3, "fr": 3}
