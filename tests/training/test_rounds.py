@@ -106,7 +106,7 @@ def test_173_a_reward_of_the_policy_itself_gets_the_newest_adapter_every_k_round
 def test_a_round_has_knobs_of_its_own_and_the_dump_of_a_recipe_is_that_recipe(loaded: Any) -> None:
     recipe = loaded("rounds: {n: 2, reference: initial}\nstages: {dpo-2: {lr: 1.0e-6}}")
     dpo, later = (recipe.steps()[name] for name in ("dpo", "dpo-2"))
-    assert (later.lr, later.batch, later.reference) == (1e-6, dpo.batch, "policy")  # type: ignore[attr-defined]
+    assert (later.lr, later.batch, later.reference) == (1e-6, dpo.batch, "policy")
     again = Recipe.model_validate(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
     assert again.slices() == recipe.slices()
 
