@@ -13,7 +13,7 @@ from factory.config import REFERENCE
 from factory.errors import RecipeError, nearest
 from factory.language.languages import language as known_language
 from factory.stage.inputs import Need, StepInput
-from factory.stage.stage import Stage, StageContext
+from factory.stage.stage import Stage, StageContext, stage_of
 
 
 def check_languages(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -53,8 +53,9 @@ class Contestant:
 
 def contestants(context: StageContext, names: Iterable[str], asked_by: str) -> list[Contestant]:
     """Return the models that these names stand for, each once: a model under models:, or the
-    adapters of a training stage. `dpo@0.5` are those after half of the steps, `dpo@*` all that the
-    stage keeps and the end. Raises RecipeError."""
+    adapters of a training stage, in all of its rounds (`dpo-2`: in the second alone). `dpo@0.5` are
+    those after half of the steps, `dpo@*` all that the stage keeps and the end. Raises
+    RecipeError."""
     by_label = {
         contestant.label: contestant
         for name in names
@@ -67,15 +68,19 @@ def _named(context: StageContext, name: str, asked_by: str) -> list[Contestant]:
     if name in context.models:
         return [Contestant(name, context.policy(name, "model", asked_by), context.languages)]
     trained, _, at = name.partition("@")
-    stage = context.stage(trained, asked_by)
-    base = context.base(getattr(stage, "base", "policy"), "model", asked_by)
+    context.stage(trained, asked_by)
+    rounds = [s for n, s in context.stages.items() if trained in (n, stage_of(n))]
     return [
         Contestant(
-            checkpoints.label(f"{trained}-{spec.name}", share),
-            (base, StepInput("adapter", spec.step, spec.name, share)),
+            checkpoints.label(f"{stage.name}-{spec.name}", share),
+            (
+                context.base(getattr(stage, "base", "policy"), "model", asked_by),
+                StepInput("adapter", spec.step, spec.name, share),
+            ),
             (spec.language,) if spec.language else context.languages,
         )
-        for spec in stage.checked_slices(context)
+        for stage in rounds
+        for spec in context.slices(stage.name, asked_by)
         for share in _shares(stage, at, asked_by)
     ]
 

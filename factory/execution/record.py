@@ -35,7 +35,7 @@ from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
 from factory.stage.outcome import Outcome, gpus
 from factory.stage.readers import is_file, named
-from factory.stage.stage import How
+from factory.stage.stage import How, stage_of
 
 _MODEL_ROLES = ("base", "start", "model", "adapter", "reward", "policy", "reference")
 # What may explain a difference between two runs; recorded, never hashed.
@@ -89,7 +89,7 @@ def manifest(
         license=license_of(recipe, step, licenses_of),
         recipe=recipe.name,
         step=step.name,
-        stage=step.stage.name,
+        stage=stage_of(step.stage.name),
         kind=step.stage.kind,
         fingerprint=step.fingerprint,
         languages=[
@@ -105,7 +105,7 @@ def manifest(
         stats=outcome.stats | ({"answers_of": answers_of} if answers_of else {}),
         samples=samples.take(out, list(slices)) if step.repo_type == "dataset" else [],
         references=citations.citation_keys(
-            step.stage.name,
+            stage_of(step.stage.name),
             fields | {"kind": outcome.stats.get("kind")},  # of a reward: what made it
             how,
             dict.fromkeys(record.source for record in read if record.source),
@@ -171,6 +171,7 @@ def departures(recipe: Recipe, step: Step) -> dict[str, str]:
             ):  # in the order of the line: what is read is there already
                 stages |= reads[need.step.partition("[")[0]]
     concerned = reads[step.stage.name]
+    concerned |= {stage_of(name) for name in concerned}
     return {at: why for at, why in recipe.departures.items() if at.partition(".")[0] in concerned}
 
 

@@ -13,8 +13,8 @@ from factory.localhub.database import Database
 from factory.localhub.errors import Conflict, Forbidden, RepoNotFound
 from factory.localhub.names import check_repo_part
 
-Kind = Literal["model", "dataset"]
-KINDS: tuple[Kind, ...] = ("model", "dataset")
+Kind = Literal["model", "dataset", "space"]
+KINDS: tuple[Kind, ...] = ("model", "dataset", "space")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,13 @@ class Repo:
 
     @property
     def web_path(self) -> str:
-        """Return the path of its page and its git address: datasets have a prefix, models none."""
-        return f"datasets/{self.id}" if self.kind == "dataset" else self.id
+        """Return the path of its page and its git address: only models have no prefix."""
+        return web_path(self.kind, self.id)
+
+
+def web_path(kind: Kind, name: str) -> str:
+    """Return the path of a repo's page from its kind and name."""
+    return name if kind == "model" else f"{kind}s/{name}"
 
 
 class Repos:

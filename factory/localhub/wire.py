@@ -38,7 +38,7 @@ _OPEN_BODIES_LIMIT = 32 * 1024 * 1024
 # What is read and dropped of a body that was refused, so that its sender sees why.
 _DRAIN_LIMIT = 256 * 1024 * 1024
 _DRAIN_SECONDS = 60.0
-KIND_OF_WORD: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
+KIND_OF_WORD: dict[str, Kind] = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _HOST = re.compile(r"[A-Za-z0-9.\-_:\[\]]+")
 
 
@@ -60,8 +60,8 @@ class Call:
         word = self.params.get("kind", "models")
         if word in KIND_OF_WORD:
             return KIND_OF_WORD[word]
-        if word in ("spaces", "kernels"):
-            raise RepoNotFound(f"this hub holds models and datasets, no {word}")
+        if word == "kernels":
+            raise RepoNotFound(f"this hub holds models, datasets and static Spaces, no {word}")
         raise NotFound("there is nothing at this address")
 
     def repo(self) -> Repo:

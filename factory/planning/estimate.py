@@ -9,6 +9,7 @@ from typing import Any
 from factory.artifacts.manifest import Manifest
 from factory.planning.plan import Inventory, Slice, State, Step
 from factory.stage.inputs import ExternalInput, StepInput
+from factory.stage.stage import stage_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def paced(step: Step, holdings: Inventory) -> Pace | None:
         for need in piece.spec.needs
         if isinstance(need, ExternalInput) and need.kind == "model"
     }
-    manifests = [f.manifest for f in holdings.found if f.manifest.stage == step.stage.name]
+    name = stage_of(step.stage.name)
+    manifests = [f.manifest for f in holdings.found if f.manifest.stage == name]
     for manifest in sorted(manifests, key=lambda m: (m.repo == step.repo, m.created), reverse=True):
         if _models(manifest) == models and (pace := pace_of(manifest)) is not None:
             return pace

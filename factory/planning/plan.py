@@ -18,7 +18,7 @@ from factory.language import languages
 from factory.planning.lock import Lock
 from factory.planning.recipe import Recipe
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
-from factory.stage.stage import Stage
+from factory.stage.stage import Stage, stage_of
 
 RepoType = Literal["model", "dataset"]
 
@@ -266,7 +266,7 @@ class Plan:
     def _slice(self, stage: Stage, spec: SliceSpec) -> Slice:
         identity: dict[str, Any] = {
             "kind": stage.kind,
-            "stage": stage.name,
+            "stage": stage_of(stage.name),
             "version": stage.version,
             "slice": spec.name if stage.kind in ("model", "adapter") else spec.language,
             "fields": stage.identity_fields(spec),

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,13 +30,15 @@ from factory.artifacts.schemas import SCHEMAS
 from factory.config import Knobs
 from factory.errors import RecipeError, nearest, raise_all
 from factory.language.languages import define, defined, language
+from factory.planning import rounds
+from factory.planning.rounds import Rounds
 from factory.planning.stages import STAGES
 from factory.rewards.backends import model_class
 from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.models import ModelRef, check_repo_name
 from factory.stage.preference_pairs import COLUMNS
 from factory.stage.readers import FILE_TYPES, View, as_spelt, is_file
-from factory.stage.stage import Stage, StageContext
+from factory.stage.stage import Stage, StageContext, stage_of
 from factory.training.train import probed_as_sampled
 
 if TYPE_CHECKING:
@@ -45,6 +48,20 @@ else:
     Stages = create_model(
         "Stages", __base__=Knobs, **{stage.name: (stage | None, None) for stage in STAGES}
     )
+
+
+@cache
+def _stages_model(line: tuple[type[Stage], ...]) -> Any:
+    """Return the model of stages with those of later rounds."""
+    later: Any = {stage.name: (stage | None, None) for stage in line if stage not in STAGES}
+    return create_model("Stages", __base__=Stages, **later) if later else Stages
+
+
+def _in_rounds(value: Any, read: Callable[[Any], Any]) -> Any:
+    """Read stages, those of later rounds too."""
+    model = _stages_model(rounds.line(value)) if isinstance(value, dict) else Stages
+    return read(value) if model is Stages else model.model_validate(value)
+
 
 _REPO = re.compile(r"[\w-][\w.-]*/[\w.-]+(@.*)?")
 _SOURCES = {"source", "from", "preset"}
@@ -94,7 +111,10 @@ class Recipe(Knobs):
     departures: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     # by the name that stages call them: org/name[@revision], or more words
     models: dict[Annotated[str, Field(pattern=NAME)], Model]
-    stages: Stages  # those that it has, with their knobs
+    # once, or several times, each from the last adapter; see Rounds. Read when the recipe is loaded
+    rounds: Rounds = Field(Rounds(), exclude=True)
+    # those that it has, with their knobs; dpo-2 is dpo in round 2
+    stages: SerializeAsAny[Annotated[Stages, WrapValidator(_in_rounds)]]
 
     @field_validator("name", "org")
     @classmethod
@@ -145,7 +165,7 @@ class Recipe(Knobs):
     def _of_a_stage(cls, value: dict[str, str]) -> dict[str, str]:
         names = [stage.name for stage in STAGES]
         for at in value:
-            if (name := at.partition(".")[0]) not in names:
+            if stage_of(name := at.partition(".")[0]) not in names:
                 raise ValueError(f"{at!r} begins with no stage{nearest(name, names)}")
         return value
 
@@ -166,11 +186,14 @@ class Recipe(Knobs):
         """Return the parts of this recipe that stages may use to plan. Its languages are those of
         the process from here on."""
         define(self._stated)
-        return StageContext(self.languages, self.models, self.steps(), STAGES)
+        return StageContext(self.languages, self.models, self.steps(), self._line())
+
+    def _line(self) -> tuple[type[Stage], ...]:
+        return rounds.line(type(self.stages).model_fields)
 
     def steps(self) -> dict[str, Stage]:
         """Return the stages of this recipe, in the order of the line."""
-        stages = {stage.name: getattr(self.stages, stage.name) for stage in STAGES}
+        stages = {stage.name: getattr(self.stages, stage.name) for stage in self._line()}
         made = {name: stage for name, stage in stages.items() if stage is not None}
         return probed_as_sampled(made)
 
@@ -192,7 +215,7 @@ class Recipe(Knobs):
         context = self.context()
         by_step: dict[str, list[tuple[Stage, SliceSpec]]] = {}
         for stage in self.steps().values():
-            for spec in stage.checked_slices(context):
+            for spec in context.slices(stage.name, stage.name):
                 by_step.setdefault(spec.step, []).append((stage, spec))
         ordered: dict[str, list[tuple[Stage, SliceSpec]]] = {}
 
@@ -303,6 +326,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     for override in sorted(overrides, key=lambda one: not _names_source(one)):
         _override(document, override)
     _complete(document, document.data.pop("required", None) or {}, path.name)
+    rounds.unroll(document, merge)
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
@@ -311,7 +335,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     faults: dict[tuple[str, str], RecipeError] = {}
     for stage in recipe.steps().values():
         try:
-            stage.checked_slices(context)
+            context.slices(stage.name, stage.name)
         except RecipeError as error:
             place = document.place(("stages", stage.name))
             # a stage that reads one with a fault has the same fault
@@ -660,6 +684,8 @@ def _siblings(path: tuple[Any, ...], model: Any, data: Any) -> list[str]:
     """Return the keys that are allowed where `path` ends, in a `model` that `data` was read as."""
     parts = iter(path[:-1])
     for part in parts:
+        if model is Stages and part not in model.model_fields:
+            part = stage_of(part)  # of a later round
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         candidates = [
             getattr(part, "__origin__", part)  # the type under Annotated

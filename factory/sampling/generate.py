@@ -21,7 +21,7 @@ from factory.engines.chat_template import Message
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.errors import InputError, RecipeError
 from factory.sampling.answers import Answers, describe, gold_row, sampled_row
-from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
+from factory.stage.inputs import ExternalInput, Need, SliceSpec, StepInput
 from factory.stage.job import Job, policy
 from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, counted, engines, spent
@@ -90,14 +90,21 @@ class Generate(Stage):
                     f"stages.generate draws with {name!r}, a classifier, which answers nothing",
                     "name a chat model under models:",
                 )
-        models = list(context.policy(self.model, "model", self.name))
-        for number, name in enumerate(self.also, 2):
-            models += [
-                replace(need, role=f"{need.role}-{number}")
-                for need in context.policy(name, "model", self.name)
-            ]
+
+        def models(code: str | None) -> list[Need]:
+            needs = list(context.policy(self.model, "model", self.name, code))
+            for number, name in enumerate(self.also, 2):
+                needs += [
+                    replace(need, role=f"{need.role}-{number}")
+                    for need in context.policy(name, "model", self.name, code)
+                ]
+            return needs
+
         return [
-            replace(spec, needs=(*spec.needs, *models, *self._taken(str(spec.language))))
+            replace(
+                spec,
+                needs=(*spec.needs, *models(spec.language), *self._taken(str(spec.language))),
+            )
             for spec in super().plan_slices(context)
         ]
 
@@ -134,13 +141,21 @@ class Generate(Stage):
             for model, units in enumerate(self._todo(job, spec)):
                 todo[_shards_of(spec.name, model)] = units
         todo = dict(sorted(todo.items(), key=lambda item: _model(item[0])))
+        specs = {spec.name: spec for spec in job.slices}
+        # an adapter may be of one language: see StageContext.adapter
         drawing = {
-            str(model): policy(job, job.slices[0], f"-{model + 1}" if model else "")
+            _shards_of(spec.name, model): policy(job, spec, f"-{model + 1}" if model else "")
+            for spec in job.slices
             for model in range(len(self._counts))
         }
+        # by the name of shards: the first of those that are drawn by the same model
+        alike = {
+            name: next(other for other, place in drawing.items() if place == drawing[name])
+            for name in drawing
+        }
 
-        def opened(model: str) -> Sampler:
-            place, adapter = drawing[model]
+        def opened(shards_name: str) -> Sampler:
+            place, adapter = drawing[shards_name]
             name = place.name or place.path.name
             sampler = choose.sampler(self.how, place.path, name, self.dtype, adapter)
             return choose.stopping(sampler, place.path, self.stops)
@@ -153,8 +168,8 @@ class Generate(Stage):
                 rows = prompts[name].rows([number for number, _ in units])
                 draws = [draw for _, draw in units]
                 several = self.also or self.answers
-                source = _named(job, job.slices[0], model) if several else None
-                return self._make(engine(str(model)), job.seed, name, rows, draws, source)
+                source = _named(job, specs[name], model) if several else None
+                return self._make(engine(alike[shard.slice]), job.seed, name, rows, draws, source)
 
             sizes = {name: len(units) for name, units in todo.items()}
             own = {name: size for name, size in sizes.items() if not _model(name)}
@@ -163,8 +178,8 @@ class Generate(Stage):
                 own,
                 self.how.shard,
                 make,
-                lanes=lambda shard: engine(str(_model(shard.slice))).lanes,
-                apart=lambda shard: _model(shard.slice),
+                lanes=lambda shard: engine(alike[shard.slice]).lanes,
+                apart=lambda shard: alike[shard.slice],
                 spent=engine.tokens,
                 work_only={name: size for name, size in sizes.items() if name not in own},
             )
@@ -187,7 +202,7 @@ class Generate(Stage):
             counts,
             determinism="distribution",
             stats={"by_language": stats, "engines": engines(totals)},
-            template=chat_template.read_contract(drawing["0"][0].path, self.stops),
+            template=chat_template.read_contract(drawing[job.slices[0].name][0].path, self.stops),
             tokens=sum(figures["tokens"] for figures in stats.values()),
             spent=spent(totals),
         )

@@ -21,6 +21,10 @@ _ADDRESS = re.compile(
 )
 
 
+# a step that trains adapters, of whatever round: dpo, dpo-2[all]
+_TRAINED = re.compile(r"(sft|dpo)(-[2-9]|-[1-9]\d)?(\[[\w.-]+\])?")
+
+
 def check_repo_name(name: str) -> None:
     """Raise ValueError, with what is wrong and how to write it, for an address or a directory in
     the place of a repo's name."""
@@ -45,8 +49,9 @@ class ModelRef(Knobs):
     """A model: a Hub repo by `name` (with `revision`), or `step`, a stage that trains it here.
     `served`: what its server calls a model whose weights are not here; a judge and a generative
     reward alone can be that.
-    `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it. `base`: the
-    same as `name`, to say that what the adapter calls its base (a path, another repo) is this one.
+    `adapter`: a Hub repo `org/name[@revision]` with a LoRA adapter that is put on it, or a step of
+    the recipe that trains one (`dpo[all]`). `base`: the same as `name`, to say that what the
+    adapter calls its base (a path, another repo) is this one.
 
     `kind`: `causal` for a model that answers, or the kind of a reward; each kind of reward has a
     table below, with the keys that it adds."""
@@ -72,7 +77,8 @@ class ModelRef(Knobs):
                 "a served model is told by its name alone: it has no adapter or revision here, and "
                 "is of kind causal or generative"
             )
-        for name in (self.name, self.adapter):
+        here = self.adapter is not None and _TRAINED.fullmatch(self.adapter)
+        for name in (self.name, None if here else self.adapter):
             if name is not None:
                 check_repo_name(name)
         if self.name is not None and self.name.count("/") != 1:
@@ -81,8 +87,10 @@ class ModelRef(Knobs):
                 "write org/name; a directory of yours becomes local/NAME with "
                 "factory hub exec -- hf upload local/NAME DIRECTORY",
             )
-        if self.adapter is not None and (
-            self.adapter.partition("@")[0].count("/") != 1 or self.adapter.endswith("@")
+        if (
+            self.adapter is not None
+            and not here
+            and (self.adapter.partition("@")[0].count("/") != 1 or self.adapter.endswith("@"))
         ):
             raise ValueError(f"{self.adapter!r} is not of the form org/name[@revision]")
         if self.base is not None and (self.adapter is None or self.base != self.name):

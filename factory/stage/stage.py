@@ -13,7 +13,7 @@ CONTRIBUTING.md adds one. Nothing here knows a hub, a queue or a card.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
@@ -56,6 +56,22 @@ def filled(source: str, values: Mapping[str, str]) -> str:
         known = " or ".join(f"{{{name}}}" for name in values)
         raise ValueError(f"{source!r} has a placeholder other than {known}")
     return text
+
+
+def stage_of(step: str) -> str:
+    """Return the stage of a step, whatever its round: dpo of `dpo-2[da]`."""
+    return step.partition("[")[0].partition("-")[0]
+
+
+def round_of(step: str) -> int:
+    """Return the round of a step or stage: 2 of `dpo-2[da]`, 1 of `dpo`."""
+    number = step.partition("[")[0].partition("-")[2]
+    return int(number) if number.isdecimal() and number != "1" else 1
+
+
+def round_name(name: str, number: int) -> str:
+    """Return the name of a stage or model in a round."""
+    return name if number == 1 else f"{name}-{number}"
 
 
 class How(Knobs):
@@ -248,6 +264,8 @@ class StageContext:
     models: Mapping[str, ModelRef]
     stages: Mapping[str, Stage]  # those of the recipe, in the order of the line
     line: tuple[type[Stage], ...] = ()  # every stage that there is, in order
+    # planned slices by stage: a round reads those before it, in several ways
+    _planned: dict[str, list[SliceSpec]] = field(default_factory=dict, compare=False)
 
     def rows(self, kind: str, asked_by: str) -> dict[str, SliceSpec]:
         """Return the slices with rows of `kind`, by name. Each is of the last stage before
@@ -278,7 +296,9 @@ class StageContext:
 
     def slices(self, name: str, asked_by: str) -> list[SliceSpec]:
         """Return all slices of the stage called `name`. Raises RecipeError."""
-        return self.stage(name, asked_by).checked_slices(self)
+        if name not in self._planned:
+            self._planned[name] = self.stage(name, asked_by).checked_slices(self)
+        return self._planned[name]
 
     def native(self) -> tuple[str, ...]:
         """Return the languages of prompts from outside: the recipe's, without those that are
@@ -322,18 +342,24 @@ class StageContext:
             )
         return ExternalInput(role, f"{ref.name}@{ref.revision}", "model")
 
-    def policy(self, name: str, role: str, asked_by: str) -> tuple[Need, ...]:
+    def policy(
+        self, name: str, role: str, asked_by: str, group: str | None = None
+    ) -> tuple[Need, ...]:
         """Return the inputs for sampling from the model called `name`: the model, read as `role`,
-        and its adapter, if it has one, as `adapter`."""
+        and its adapter, if it has one, as `adapter` (see `adapter`)."""
         model = self.base(name, role, asked_by)
-        adapter = self.adapter(name, "adapter")
+        adapter = self.adapter(name, "adapter", asked_by, group)
         return (model,) if adapter is None else (model, adapter)
 
-    def adapter(self, name: str, role: str) -> ExternalInput | None:
-        """Return the input for the adapter of the model called `name`, or None if it has none."""
+    def adapter(self, name: str, role: str, asked_by: str, group: str | None = None) -> Need | None:
+        """Return the input for the adapter of the model called `name`, or None if it has none. Of a
+        stage that trains several, the one of `group` (a language) is meant, or else of all.
+        Raises RecipeError."""
         adapter = self.models[name].adapter
         if adapter is None:
             return None
+        if "/" not in adapter:
+            return self._trained(adapter, asked_by, group).as_input(role)
         repo, _, revision = adapter.partition("@")
         return ExternalInput(role, f"{repo}@{revision or 'main'}", "model")
 
@@ -357,8 +383,9 @@ class StageContext:
         )
         return RewardInput(reward, tuple(by_role))
 
-    def _trained(self, step: str, asked_by: str) -> SliceSpec:
-        """Return the one slice of a step that trains a model, before the stage `asked_by`."""
+    def _trained(self, step: str, asked_by: str, group: str | None = None) -> SliceSpec:
+        """Return the one slice of a step that trains a model, before the stage `asked_by`; of
+        several, that of `group` or else of all."""
         stage = step.partition("[")[0]
         order = list(self.stages)
         if stage in order and asked_by in order and order.index(stage) >= order.index(asked_by):
@@ -367,6 +394,9 @@ class StageContext:
                 "train it in a recipe of its own, and name what that published",
             )
         slices = [spec for spec in self.slices(stage, asked_by) if step in (stage, spec.step)]
+        if len(slices) > 1 and group is not None:
+            by_group = {spec.name: spec for spec in slices}
+            slices = [by_group[name] for name in (group, "all") if name in by_group][:1]
         if len(slices) != 1:
             steps = ", ".join(dict.fromkeys(spec.step for spec in self.slices(stage, asked_by)))
             raise RecipeError(

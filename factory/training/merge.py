@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -18,16 +19,17 @@ from factory.errors import RecipeError, StageError, nearest
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome
-from factory.stage.stage import How, Stage, StageContext
+from factory.stage.stage import How, Stage, StageContext, filled
 from factory.training import dataset
 from factory.training.settings import Dtype, ProbeKnobs
 
 _SPARSE = ("ties", "dare_linear", "dare_ties", "ties_svd", "dare_linear_svd", "dare_ties_svd")
 
 
-def _source(name: str) -> str:
+def _source(name: str, language: str | None) -> str:
     """Return an adapter's repo with its revision, main if none is named."""
-    repo, _, revision = name.partition("@")
+    filled_in = filled(name, {"language": language}) if language else name
+    repo, _, revision = filled_in.partition("@")
     return f"{repo}@{revision or 'main'}"
 
 
@@ -52,8 +54,11 @@ class Search(Knobs):
 
 class Merge(Stage):
     """One adapter from those named in `of`: a training stage (all its adapters), single steps like
-    `dpo[es]`, or repos like `org/adapter@revision`, any number of each. `weights` by these names,
-    a step's for a stage; by default equal, adding up to 1. `search` finds them. cat is the exact
+    `dpo[es]`, or repos like `org/adapter@revision`, any number of each. `each: language` makes one
+    for each language instead, from the adapters of its own: of a stage that of the language, or
+    else of all; {language} in a repo is filled in. `weights` by the names in `of`; a stage's is
+    shared equally by its adapters; by default all are equal, adding up to 1. `search` finds them.
+    cat is the exact
     sum of the changes, its rank the sum of the ranks; svd reduces that to the largest rank. linear
     adds up LoRA's factors, which is not the sum of their products. ties (arXiv 2306.01708) and dare
     (arXiv 2311.03099) keep the share `density` of each adapter's values."""
@@ -64,6 +69,7 @@ class Merge(Stage):
 
     base: Annotated[str, REFERENCE] = "policy"
     of: Annotated[tuple[str, ...], REFERENCE, Field(min_length=1)] = ("dpo",)
+    each: Annotated[Literal["all", "language"], REFERENCE] = "all"
     method: Literal[
         "linear", "cat", "svd", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd",
         "dare_ties_svd",
@@ -80,6 +86,14 @@ class Merge(Stage):
             raise ValueError(f"density is for {', '.join(_SPARSE)}")
         return self
 
+    @model_validator(mode="after")
+    def _languages_are_filled_in(self) -> Merge:
+        for name in self.of:
+            if "{" in name and self.each == "all":
+                raise ValueError(f"of: {name} is of each language: set each: language")
+            filled(name, {"language": "en"})
+        return self
+
     def uses_seed(self, spec: SliceSpec) -> bool:
         return (self.method.startswith("dare") or bool(self.search)) and self.from_ is None
 
@@ -88,10 +102,15 @@ class Merge(Stage):
 
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         base = context.model(self.base, "base", self.name)
+        languages = context.languages if self.each == "language" else (None,)
+        return [self._spec(context, base, language) for language in languages]
+
+    def _spec(self, context: StageContext, base: Need, language: str | None) -> SliceSpec:
+        """Return the merge of a language, or of all adapters."""
         adapters: dict[str, Need] = {}
         for name in self.of:
             if "/" in name:
-                adapters[name] = ExternalInput("adapter", _source(name), "model")
+                adapters[name] = ExternalInput("adapter", _source(name, language), "model")
                 continue
             stage = name.partition("[")[0]
             specs = {spec.step: spec for spec in context.slices(stage, self.name)}
@@ -105,26 +124,35 @@ class Merge(Stage):
                     f"stages.merge.of names {name!r}{nearest(name, specs)}",
                     f"use {stage} or one of {', '.join(specs)}",
                 )
-            if getattr(context.stage(stage, self.name), "base", None) != self.base:
+            own = getattr(context.stage(stage, self.name), "base", self.base)
+            if context.base(own, "base", self.name) != base:
                 raise RecipeError(
                     f"stages.merge is of the model {self.base}, {stage} of another",
                     "adapters of different base models cannot be merged",
                 )
             self._check_held_out(context.stage(stage, self.name))
-            for step in specs if name == stage else [name]:
+            steps = list(specs) if name == stage else [name]
+            if language is not None and name == stage:
+                steps = [s for s in (f"{stage}[{language}]", f"{stage}[all]") if s in specs][:1]
+            for step in steps:
                 adapters[step] = specs[step].as_input("adapter")
+        place = f" for {language}" if language else ""
         if len(adapters) < 2:
             raise RecipeError(
-                f"stages.merge has one adapter alone ({', '.join(adapters)})", "name several in of:"
+                f"stages.merge has one adapter alone{place} ({', '.join(adapters)})",
+                "name several in of:",
             )
-        if self.weights and self.weights.keys() != adapters.keys():
+        known = {self._of(name): None for name in adapters} | dict.fromkeys(adapters)
+        weighted = {name for name in adapters if self._weight(name) is not None}
+        if self.weights and (weighted != adapters.keys() or self.weights.keys() - known.keys()):
             raise RecipeError(
                 f"stages.merge.weights are of {', '.join(self.weights)}",
                 f"give one for each of {', '.join(adapters)}",
             )
-        reads = tuple(adapters.values())
+        step = f"{self.name}[{language}]" if language else self.name
+        needs: tuple[Need, ...] = (*adapters.values(), base)
         if self.search is None:
-            return [SliceSpec(self.name, "all", None, (*reads, base))]
+            return SliceSpec(step, language or "all", language, needs)
         reward = context.reward(self.search.reward, self.name)
         if not reward.model.is_plain_classifier:
             raise RecipeError(
@@ -132,9 +160,17 @@ class Merge(Stage):
                 f"{reward.model.kind}",
                 "name one of kind: classifier",
             )
-        prompt_needs = tuple(spec.as_input("prompts") for spec in context.prompts(self.name))
-        needs = (*reads, base, *prompt_needs, *reward.needs)
-        return [SliceSpec(self.name, "all", None, needs, reward=reward)]
+        prompts = [s for s in context.prompts(self.name) if language in (None, s.language)]
+        needs += (*(spec.as_input("prompts") for spec in prompts), *reward.needs)
+        return SliceSpec(step, language or "all", language, needs, reward=reward)
+
+    def _of(self, adapter: str) -> str:
+        """Return the name in `of` that an adapter goes by: its own, or that of its stage."""
+        return adapter if adapter in self.of else adapter.partition("[")[0]
+
+    def _weight(self, adapter: str) -> float | None:
+        """Return the weight that the recipe gives an adapter or its stage."""
+        return self.weights.get(adapter, self.weights.get(self._of(adapter)))
 
     def _check_held_out(self, stage: Stage) -> None:
         held_out = getattr(stage, "held_out", 1.0)
@@ -150,14 +186,14 @@ class Merge(Stage):
 
         [spec] = job.slices
         base = job.place(spec, "base")
-        named = {_source(name): name for name in self.of if "/" in name}
+        named = {_source(name, spec.language): name for name in self.of if "/" in name}
         places = {
             need.step if isinstance(need, StepInput) else named[need.source]: job.places[need]
             for need in spec.needs
             if need.role == "adapter" and not isinstance(need, ServedModel)
         }
         paths = {name: place.path for name, place in places.items()}
-        share = self.weights or dict.fromkeys(paths, 1 / len(paths))
+        share = self._shares(list(paths))
         searched: dict[str, Any] = {}
         if self.search is not None:
             share, searched = self._searched(job, spec, paths, share)
@@ -183,6 +219,17 @@ class Merge(Stage):
             "rank": adapters.read_config(job.out)["r"],
         }  # fmt: skip
         return Outcome({spec.name: Rows(into=0, out=0)}, determinism="rounding", stats=stats)
+
+    def _shares(self, adapters: list[str]) -> dict[str, float]:
+        """Return the weight of each adapter; one that the recipe gives a stage is divided."""
+        if not self.weights:
+            return dict.fromkeys(adapters, 1 / len(adapters))
+        given = Counter(self._of(name) for name in adapters if name not in self.weights)
+        return {
+            name: self.weights.get(name, self.weights.get(of, 0.0) / (given[of] or 1))
+            for name in adapters
+            for of in [self._of(name)]
+        }
 
     def _searched(
         self, job: Job, spec: SliceSpec, paths: dict[str, Path], stated_weights: dict[str, float]

@@ -78,6 +78,8 @@ class Task(Knobs):
     method: Literal["reward", "sft", "preference", "online", "rl"]
     base: Path
     start: Path | None = None  # the adapter that training goes on with
+    held_against: bool = False  # whether the reference is another model than the start
+    reference: Path | None = None  # its adapter, None for the base alone
     rows: Path
     work: Path
     out: Path

@@ -21,7 +21,7 @@ from factory.errors import RecipeError, StageError, nearest
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
 from factory.stage.outcome import Outcome, ResourceUse
-from factory.stage.stage import How, Stage, StageContext
+from factory.stage.stage import How, Stage, StageContext, stage_of
 from factory.training import dataset, losses, monitoring
 from factory.training.settings import (
     Divergence,
@@ -32,6 +32,8 @@ from factory.training.settings import (
     Running,
     Task,
 )
+
+_REFERENCE = "reference_adapter"  # the role of an adapter that dpo is held against
 
 
 class TrainHow(How, Running):
@@ -213,7 +215,7 @@ class _Training(Stage):
         from factory.training import launch
 
         [spec] = job.slices
-        knobs = self.model_dump(include=set(Task.model_fields) - {"base", "reward"})
+        knobs = self.model_dump(include=set(Task.model_fields) - {"base", "reward", "reference"})
         return Task.model_validate(
             {
                 **knobs,
@@ -221,6 +223,8 @@ class _Training(Stage):
                 "method": self.method,
                 "base": job.place(spec, "base").path,
                 "start": job.place(spec, "start").path if spec.need("start") else None,
+                "held_against": getattr(self, "reference", None) is not None,
+                "reference": (job.place(spec, _REFERENCE).path if spec.need(_REFERENCE) else None),
                 "reward": job.place(spec, "reward").path if spec.need("reward") else None,
                 "rows": checkpoints / "rows",
                 "work": checkpoints,
@@ -569,10 +573,62 @@ class Sft(_Adapter):
         return self
 
 
-class Dpo(_Adapter):
+class _Continuing(_Adapter):
+    """Trainings that may go on with an adapter: that of the policy, or of the stage `start_from`.
+    The start of training is also the reference."""
+
+    start_from: Literal["policy", "sft", "dpo"] = "policy"
+
+    def _base(self, context: StageContext) -> Need:
+        return context.base(self.base, "base", self.name)
+
+    def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
+        """Return the adapter that training starts from, if any."""
+        start = context.adapter(self.base, "start", self.name, group)
+        if self.start_from == "policy":
+            if isinstance(start, StepInput):
+                self._check_lora(context.stage(start.step.partition("[")[0], self.name))
+            return () if start is None else (start,)
+        if start is not None:
+            raise RecipeError(
+                f"stages.{self.name} starts from {self.start_from}, and the model {self.base!r} "
+                "has an adapter too",
+                f"take start_from out, or give stages.{self.name}.base the model without its "
+                "adapter",
+            )
+        names = [name for name in context.stages if stage_of(name) == self.start_from]
+        name = names[-1] if names else self.start_from  # of the last round
+        specs = {spec.name: spec for spec in context.slices(name, self.name)}
+        first = specs.get(group) or specs.get("all")
+        if first is None:
+            raise RecipeError(
+                f"stages.{self.name} starts {group} from {name}, which trains no adapter for it",
+                f"add {group} or all to stages.{name}.each ({', '.join(specs)})",
+            )
+        stage = context.stage(name, self.name)
+        if context.base(getattr(stage, "base", ""), "base", self.name) != self._base(context):
+            raise RecipeError(
+                f"stages.{self.name} and stages.{name} are of different base models",
+                "give both the same base, or start_from: policy",
+            )
+        self._check_lora(stage)
+        return (StepInput("start", first.step, first.name),)
+
+    def _check_lora(self, start: Stage) -> None:
+        """Raise RecipeError where training goes on with an adapter of another LoRA."""
+        if start.from_ is None and getattr(start, "lora", None) != self.lora:
+            raise RecipeError(
+                f"stages.{self.name} goes on with the adapter of {start.name}, whose lora is "
+                "another",
+                f"give stages.{self.name}.lora and stages.{start.name}.lora the same values",
+            )
+
+
+class Dpo(_Continuing):
     """LoRA adapters by DPO or a related loss, from the base model or, with `start_from: sft`,
-    from the SFT adapter. The start of training is also the reference. A policy that has an
-    adapter already (ICR's second round) is trained further. The result is always one adapter for
+    from the SFT adapter. The start of training is also the reference, unless `reference` names
+    another under models: the base without an adapter, or with another one. A policy that has an
+    adapter already (a later round) is trained further. The result is always one adapter for
     the base model. `loss`: a name or a weighted sum; `{sigmoid: 1.0, sft: 0.2}` is ICR's DPO
     with an NLL term (arXiv 2503.04647). `disable_dropout` is TRL's default, as in the published
     job: LoRA's dropout then has no effect.
@@ -616,6 +672,8 @@ class Dpo(_Adapter):
     group_by_length: bool = False  # as for sft; for the losses of TRL's DPOTrainer
     over: Literal["drop", "truncate"] = "drop"  # as for sft; for the losses of TRL's DPOTrainer
     start_from: Literal["policy", "sft"] = "policy"
+    # a name under models, of the same base: what training is held against in the place of its start
+    reference: Annotated[str | None, REFERENCE] = None
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -643,6 +701,8 @@ class Dpo(_Adapter):
             raise ValueError("f_alpha_divergence_coef is for f_divergence_type: alpha_divergence")
         if self.unpaired is not None and self.margin_smoothing is not None:
             raise ValueError("margin_smoothing is for pairs, and unpaired reads none")
+        if self.reference is not None and names & losses.WITHOUT_REFERENCE:
+            raise ValueError(f"reference: {losses.describe(self.loss)} has none")
         if names & losses.ACROSS_ROWS and self.how.micro_batch == 1:
             raise ValueError(
                 f"{losses.describe(self.loss)} compares the rows of a micro batch: "
@@ -654,6 +714,8 @@ class Dpo(_Adapter):
         fields = super().identity_fields(spec)
         if self.from_ is None and set(losses.weights(self.loss)) & losses.BY_MICRO_BATCH:
             fields["micro_batch"] = self.how.micro_batch
+        if self.reference is not None:
+            fields["reference"] = "adapter" if spec.need(_REFERENCE) else "base"
         return fields
 
     def min_rows(self) -> dict[str, int]:
@@ -712,46 +774,32 @@ class Dpo(_Adapter):
         return dataset.swapped(train, self.margin_smoothing, job.seed)
 
     def _models(self, context: StageContext, group: str) -> tuple[Need, ...]:
-        """Return the adapter that training starts from, if any."""
-        start = context.adapter(self.base, "start")
-        if self.start_from == "policy":
-            return () if start is None else (start,)
-        if start is not None:
+        """Return the adapter that training starts from, if any, and that of the reference."""
+        start = super()._models(context, group)
+        if self.reference is None:
+            return start
+        base = context.base(self.reference, "base", self.name)
+        if not start or base != self._base(context):
+            why = "starts from no adapter" if not start else "has another base"
             raise RecipeError(
-                f"stages.dpo starts from sft, and the model {self.base!r} has an adapter too",
-                "take start_from out, or give stages.dpo.base the model without its adapter",
+                f"stages.{self.name}.reference: {self.reference}, and training {why}",
+                "leave it out: what training starts from is the reference",
             )
-        sft_specs = {spec.name: spec for spec in context.slices("sft", self.name)}
-        sft = sft_specs.get(group) or sft_specs.get("all")
-        if sft is None:
-            raise RecipeError(
-                f"stages.dpo starts {group} from sft, which trains no adapter for it",
-                f"add {group} or all to stages.sft.each ({', '.join(sft_specs)})",
-            )
-        stage = context.stage("sft", self.name)
-        if getattr(stage, "base", None) != self.base:
-            raise RecipeError(
-                "stages.dpo and stages.sft are of different base models",
-                "give both the same base, or start_from: policy",
-            )
-        if stage.from_ is None and getattr(stage, "lora", None) != self.lora:
-            raise RecipeError(
-                "stages.dpo goes on with the SFT adapter, whose lora is another",
-                "give stages.dpo.lora and stages.sft.lora the same values",
-            )
-        return (StepInput("start", sft.step, sft.name),)
-
-    def _base(self, context: StageContext) -> Need:
-        return context.base(self.base, "base", self.name)
+        held = context.adapter(self.reference, _REFERENCE, self.name, group)
+        return start if held is None else (*start, held)
 
     def _chain(self, job: Job) -> dict[str, Any]:
         chain = super()._chain(job)
         if set(losses.weights(self.loss)) & losses.WITHOUT_REFERENCE:
             return chain | {"reference": None}
-        return chain | {"reference": chain["start"], "loss": losses.describe(self.loss)}
+        reference = chain["start"]
+        if self.reference is not None:
+            [spec] = job.slices
+            reference = job.place(spec, _REFERENCE).name if spec.need(_REFERENCE) else "policy"
+        return chain | {"reference": reference, "loss": losses.describe(self.loss)}
 
 
-class _Sampling(_Adapter):
+class _Sampling(_Continuing):
     """Knobs and steps of trainings on answers that the model in training samples. Rows are prompts;
     none is held out, since answers are sampled anew each time."""
 
@@ -800,7 +848,8 @@ class Online(_Sampling):
     beta: float = Field(0.1, gt=0)
 
     def _chain(self, job: Job) -> dict[str, Any]:
-        return super()._chain(job) | {"reference": "policy", "loss": "sigmoid"}
+        chain = super()._chain(job)
+        return chain | {"reference": chain["start"], "loss": "sigmoid"}
 
 
 class Rl(_Sampling):
@@ -868,7 +917,6 @@ class Rl(_Sampling):
         return super()._row(row) | {"gold": row.get("gold")}
 
     def _chain(self, job: Job) -> dict[str, Any]:
-        return super()._chain(job) | {
-            "reference": "policy" if self.beta else None,
-            "loss": self.algorithm,
-        }
+        chain = super()._chain(job)
+        reference = chain["start"] if self.beta else None
+        return chain | {"reference": reference, "loss": self.algorithm}

@@ -154,6 +154,17 @@ def _causal(task: Task) -> tuple[Any, Any]:
     return model, None
 
 
+def _reference(task: Task) -> Any:
+    """Return a reference that is not the start of training: the base, or it with another
+    adapter."""
+    model = load_base(task.base, task.dtype, attention(task))
+    if task.reference is None:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(task.reference)).merge_and_unload()
+
+
 def _reward(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[Any]) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -251,8 +262,10 @@ def _preference(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks
             held_out = _answers(held_out, task.seed) if held_out is not None else None
         shared["train_sampling_strategy"] = "sequential"
     model, adapter = _causal(task)
+    reference = {"ref_model": _reference(task)} if task.held_against else {}
     return trainer_class(
         model=model,
+        **reference,
         args=config_class(**{**shared, **loss_options}),
         train_dataset=train,
         eval_dataset=held_out,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import (
+    BadRequestError,
     EntryNotFoundError,
     HfHubHTTPError,
     RepositoryNotFoundError,
@@ -55,12 +57,32 @@ def test_model_and_dataset_of_one_name(api):
     assert api.repo_exists("org/same", repo_type="dataset")
 
 
-def test_spaces_are_absent(api):
-    with pytest.raises(RepositoryNotFoundError):
-        api.create_repo("org/space", repo_type="space", space_sdk="static")
+def test_a_static_space_is_made_listed_and_read(api, tmp_path):
     with pytest.raises(RepositoryNotFoundError):
         api.space_info("org/space")
-    assert list(api.list_models(author="nobody")) == []
+    url = api.create_repo("org/space", repo_type="space", space_sdk="static")
+    assert (url.repo_type, url.repo_id) == ("space", "org/space")
+    again = api.create_repo("org/space", repo_type="space", space_sdk="static", exist_ok=True)
+    assert again == url and url.endswith("/spaces/org/space")
+    card = b"---\ntitle: T\nsdk: static\nlicense: mit\n---\n"
+    for path, content in (("index.html", b"<!doctype html>"), ("README.md", card)):
+        api.upload_file(
+            path_or_fileobj=content, path_in_repo=path, repo_id="org/space", repo_type="space"
+        )
+    info = api.space_info("org/space")
+    assert info.sdk == "static" and info.card_data.license == "mit"
+    assert {"index.html", "README.md"} <= {file.rfilename for file in info.siblings}
+    assert [space.id for space in api.list_spaces(author="org")] == ["org/space"]
+    place = api.hf_hub_download("org/space", "index.html", repo_type="space", cache_dir=tmp_path)
+    assert Path(place).read_bytes() == b"<!doctype html>"
+    assert list(api.list_models(author="org", search="space")) == []
+    api.delete_repo("org/space", repo_type="space")
+    assert not api.repo_exists("org/space", repo_type="space")
+
+
+def test_a_space_that_would_have_to_run_is_refused(api):
+    with pytest.raises(BadRequestError, match="static Spaces alone"):
+        api.create_repo("org/app", repo_type="space", space_sdk="gradio")
 
 
 def test_missing_things_map_to_the_right_errors(api, repo, tmp_path):

@@ -19,7 +19,7 @@ from factory.execution import checks, record, resolve, run
 from factory.localhub.launcher import Connection
 from factory.planning.plan import State, Step
 from factory.planning.recipe import LoadedRecipe, load
-from factory.stage.inputs import Need
+from factory.stage.inputs import Need, StepInput
 from tests.support import stand_ins
 from tests.support.builders import by_name
 from tests.support.stand_ins import UNSAID
@@ -44,9 +44,8 @@ TRAINED = {
     "eurollm-9b-q1": [f"dpo[{code}]" for code in SEVEN],
     "eurollm-9b-sft": [f"sft[{code}]" for code in SEVEN],
     "from-published": [f"dpo[{code}]" for code in SEVEN],
-    "llama-3-icr": ["dpo[all]"],
-    "llama-3-icr-2": ["dpo[all]"],
-    "llama-3-icr-x-alpaca-eval": ["dpo[all]"],
+    "llama-3-icr": ["dpo[all]", "dpo-2[all]"],
+    "llama-3-icr-x-alpaca-eval": ["dpo[all]", "dpo-2[all]"],
     "reuse-your-rewards": [],
     "tiny-aya": [f"dpo[{code}]" for code in SEVEN],
     "tiny-aya-all-lang": ["dpo[all]", "dpo[all_lang]"],
@@ -185,9 +184,7 @@ def test_everything_made_with_tiny_aya_is_for_non_commercial_use(
 
 
 def test_everything_made_with_llama_3_says_so_and_is_named_so(world: Any, tmp_path: Path) -> None:
-    for name in ("llama-3-icr", "llama-3-icr-2"):
-        assert set(licenses(name, world, tmp_path).values()) == {"llama3"}
-        assert name.startswith("llama-3")
+    assert set(licenses("llama-3-icr", world, tmp_path).values()) == {"llama3"}
 
 
 def test_a_benchmark_without_a_licence_stops_the_line_before_a_model_is_loaded(
@@ -260,16 +257,16 @@ def test_an_ablation_of_pairs_reuses_everything_up_to_the_scores(
 
 
 def test_round_two_draws_from_the_adapter_of_round_one_and_goes_on_with_it() -> None:
-    recipe = loaded("llama-3-icr-2").recipe
+    recipe = loaded("llama-3-icr").recipe
     of = {spec.step: spec for _, spec in recipe.slices()}
-    adapter = "my-org/llama-3-icr-dpo-all@main"
-    assert of["generate"].need("adapter").source == adapter  # type: ignore[union-attr]
-    assert of["dpo[all]"].need("start").source == adapter  # type: ignore[union-attr]
-    score = of["score"]
-    assert score.need("adapter").source == adapter  # type: ignore[union-attr]
+    assert of["generate"].need("adapter") is None
+    assert of["generate-2"].need("adapter") == StepInput("adapter", "dpo[all]", "all")
+    assert of["dpo-2[all]"].need("start") == StepInput("start", "dpo[all]", "all")
+    score = of["score-2"]
+    assert score.need("adapter") == StepInput("adapter", "dpo[all]", "all")
     assert score.need("reference").source.endswith("8B-SFT@main")  # type: ignore[union-attr]
-    again = load("llama-3-icr-2", [*UNSAID["llama-3-icr-2"], "models.reward.reference=previous"])
-    [score] = [s for _, s in again.recipe.slices() if s.name == "de" and s.step == "score"]
+    again = load("llama-3-icr", [*UNSAID["llama-3-icr"], "models.reward-2.reference=policy"])
+    [score] = [s for _, s in again.recipe.slices() if s.name == "de" and s.step == "score-2"]
     assert score.need("reference").source.endswith("SFT-DPO@main")  # type: ignore[union-attr]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from factory.artifacts.manifest import License
 from factory.engines import chat_template
 from factory.errors import InputError, StageError
 from factory.execution.builtin_models import POCKET
-from factory.release import forms, space
+from factory.release import forms
 from factory.release.adapter import Released, find
 from factory.reports.benchmarks import BenchmarkResult, BenchmarkScore, Delta, eval_results
 from tests.conftest import run_factory
 from tests.support.builders import imported
+from tests.support.tiny_recipe import RECIPE
 
 SMOL = "local/SmolLM2-135M-Instruct-Q4_1"
 
@@ -167,28 +169,32 @@ def test_evaluation_results_are_no_content() -> None:
     assert content_digest([weights]) == content_digest([weights, (".eval_results/x.yaml", "2")])
 
 
+@pytest.mark.slow
 def test_the_results_page_goes_to_a_static_space_under_the_names_there(
-    monkeypatch: pytest.MonkeyPatch,
+    home: Path, tmp_path: Path
 ) -> None:
-    from factory.reports.page.source import Source
+    from factory.localhub.launcher import connect
 
-    sent: dict[str, Any] = {}
-
-    def commit(_: Any, repo: str, adds: Any, **more: Any) -> None:
-        sent.update((add.path_in_repo, add.path_or_fileobj) for add in adds)
-
-    monkeypatch.setattr(HfApi, "create_repo", lambda _, repo, **more: sent.update(more, repo=repo))
-    monkeypatch.setattr(HfApi, "create_commit", commit)
-    made = imported().model_copy(update={"repo": "local/mine", "license": License(id="mit")})
-    source = Source((made,), "Mine", None)
-    there = space.SpaceHub("https://hub.example", None, {"local": "my-org"})
-    assert space.publish(source, there, "mine") == "my-org/mine-results"
-    assert sent["repo"] == "my-org/mine-results" and sent["space_sdk"] == "static"
-    card = ModelCard(sent["README.md"].decode()).data.to_dict()
-    assert card["sdk"] == "static" and card["app_file"] == "index.html" and card["license"] == "mit"
-    assert "my-org/mine" in card["models"] + card["datasets"]
-    page = sent["index.html"].decode()
-    assert page.startswith("<!doctype html>") and "local/mine" not in page
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "Why?"}\n')
+    recipe = str(tmp_path / "tiny.yaml")
+    made = run_factory("run", recipe, home=home)
+    assert made.returncode == 0, made.stderr
+    with connect(tmp_path / "there") as there:
+        words = ("--to", there.url, "--rename", "local=my-org", "--space")
+        done = run_factory("push", recipe, *words, home=home, HF_TOKEN=there.token)
+        assert done.returncode == 0, done.stderr
+        [name] = re.findall(r"results page: \S+/spaces/(my-org/\S+-results)", done.stdout)
+        api = HfApi(there.url, token=there.token)
+        info = api.space_info(name)
+        assert (info.sdk, info.card_data.license) == ("static", "apache-2.0")
+        assert info.card_data.datasets == ["my-org/tiny-prompts"]
+        head = api.hf_hub_download(name, "README.md", repo_type="space", cache_dir=tmp_path / "c")
+        assert "app_file: index.html" in Path(head).read_text()
+        at = api.hf_hub_download(name, "index.html", repo_type="space", cache_dir=tmp_path / "c")
+        page = Path(at).read_text()
+    assert page.startswith("<!doctype html>") and "my-org/tiny-prompts" in page
+    assert "local/tiny-prompts" not in page
 
 
 @pytest.mark.slow

@@ -31,7 +31,6 @@ _ICR = tuple(
 _FILES = "stages.questions.preset=x-alpaca-eval"
 UNSAID: Mapping[str, tuple[str, ...]] = {
     "llama-3-icr": _ICR,
-    "llama-3-icr-2": _ICR,
     "llama-3-icr-x-alpaca-eval": (*_ICR, _FILES),
 }
 
@@ -61,9 +60,7 @@ MODELS: Mapping[str, Model] = {
 }
 # repos of recipes that others start from: brought in by hand here, since nothing trains
 ADAPTERS: Mapping[str, str] = {
-    "my-org/llama-3-icr-dpo-all": "princeton-nlp/Llama-3-Base-8B-SFT-DPO",
     "local/smoke-dpo-all": "local/tiny-random-llama",
-    "local/smoke-icr-dpo-all": "local/tiny-random-llama",
 }
 # by repo: its licence, and by config the split and the fixture of it
 DATASETS: Mapping[str, tuple[str | None, Mapping[str, tuple[str, str]]]] = {

@@ -209,6 +209,40 @@ def test_91_adapters_are_named_by_reference_any_number_of_them() -> None:
         demo("stages.merge={of: [org/a]}")
 
 
+def test_7_objectives_are_merged_in_each_language() -> None:
+    told = "stages.merge={of: [dpo, sft, 'org/safe-{language}@v1'], each: language}"
+    each = ("stages.dpo.each=[all, es]", "stages.sft.each=language")
+    recipe = demo(told, *each)
+    specs = {spec.step: spec for stage, spec in recipe.slices() if stage.name == "merge"}
+    assert list(specs) == [f"merge[{code}]" for code in recipe.languages]
+    read = {
+        step: [getattr(n, "step", None) or n.source for n in spec.needs if n.role == "adapter"]  # type: ignore[union-attr]
+        for step, spec in specs.items()
+    }
+    assert read["merge[es]"] == ["dpo[es]", "sft[es]", "org/safe-es@v1"]
+    assert read["merge[fr]"] == ["dpo[all]", "sft[fr]", "org/safe-fr@v1"]
+    assert (specs["merge[es]"].name, specs["merge[es]"].language) == ("es", "es")
+    arena = demo(told, *each, "stages.arena.of=[policy, dpo, merge]").slices()
+    assert {"es/merge-es", "fr/merge-fr"} <= {s.name for stage, s in arena if stage.name == "arena"}
+    weights = "stages.merge.weights={dpo: 0.6, sft: 0.3, 'org/safe-{language}@v1': 0.1}"
+    merge = demo(told, *each, weights).steps()["merge"]
+    shares = merge._shares(["dpo[es]", "sft[es]", "org/safe-{language}@v1"])  # type: ignore[attr-defined]
+    assert shares == {"dpo[es]": 0.6, "sft[es]": 0.3, "org/safe-{language}@v1": 0.1}
+    with pytest.raises(RecipeError, match="one adapter alone for"):
+        demo("stages.merge={of: [dpo], each: language}", *each)
+    with pytest.raises(RecipeError, match="set each: language"):
+        demo("stages.merge={of: [dpo, 'org/safe-{language}']}")
+
+
+def test_7_the_weight_of_an_objective_is_shared_by_its_languages() -> None:
+    told = "stages.merge={of: [dpo, org/safe], weights: {dpo: 0.8, org/safe: 0.2}}"
+    merge = demo("stages.dpo.each=[en, es]", told).steps()["merge"]
+    shares = merge._shares(["dpo[en]", "dpo[es]", "org/safe"])  # type: ignore[attr-defined]
+    assert shares == {"dpo[en]": 0.4, "dpo[es]": 0.4, "org/safe": 0.2}
+    with pytest.raises(RecipeError, match="give one for each of"):
+        demo("stages.dpo.each=[en, es]", told.replace("{dpo:", "{sft:"))
+
+
 @pytest.mark.slow
 def test_7_the_weights_with_the_highest_held_out_reward_are_taken(tmp_path: Path) -> None:
     made = {name: tmp_path / name for name in ("x", "y")}

@@ -9,12 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from factory.errors import RecipeError
+from factory.stage.inputs import StepInput
 from factory.training import adapters, answer_rewards, monitoring
 from factory.training.settings import Lora, Running, Task
 from factory.training.train import Rl
 from tests.support.builders import demo
 from tests.support.trainings import SMALL as SHORT
-from tests.support.trainings import classifier_of, job, tiny_model
+from tests.support.trainings import adapter_of, classifier_of, job, tiny_model
 
 SMALL: dict[str, Any] = {
     **{key: value for key, value in SHORT.items() if key != "held_out"},
@@ -101,19 +102,33 @@ def test_a_reward_is_read_where_it_has_a_weight_alone() -> None:
         )
 
 
+def test_15_45_rl_and_online_go_on_with_an_adapter() -> None:
+    for name in ("rl", "online"):
+        recipe = demo(f"stages.{name}={{each: all, start_from: dpo}}", "stages.dpo.each=[all]")
+        [spec] = [spec for stage, spec in recipe.slices() if stage.name == name]
+        assert spec.need("start") == StepInput("start", "dpo[all]", "all")
+    with pytest.raises(RecipeError, match="goes on with the adapter of sft, whose lora is another"):
+        demo("stages.rl={each: all, start_from: sft, lora: {r: 8}}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_15_an_adapter_is_trained_on_several_rewards(algorithm: str, tmp_path: Path) -> None:
     rewards = {"model": 1.0, "length": 0.5, "language": 0.2, "exact": 2.0}
     stage = Rl(**{**SMALL, "algorithm": algorithm, "rewards": rewards, "checkpoints": [0.5]})
     judge = classifier_of(tiny_model(), tmp_path / "judge")
-    made = job(tmp_path, stage, count=6, reward=judge)
+    # one of the two goes on with an adapter
+    start = adapter_of(tiny_model(), tmp_path / "start", r=16) if algorithm == "rloo" else None
+    made = job(tmp_path, stage, count=6, reward=judge, start=start)
     outcome = stage.run(made)
     last = outcome.stats["curve"][-1]
     assert {"reward", "rewards/length/mean", "rewards/language/mean", "kl"} <= last.keys()
     assert outcome.stats["steps"] == 6 * stage.n / stage.batch
     assert outcome.stats["probe"]["applied"] and "reward" in outcome.stats["behaviour"]["tuned"]
-    assert outcome.stats["chain"]["loss"] == algorithm
+    chain = outcome.stats["chain"]
+    assert chain["loss"] == algorithm
+    assert chain["start"] == chain["reference"] == ("local/smoke-sft-es" if start else "policy")
+    assert abs(outcome.stats["curve"][0]["kl"]) < 1e-4  # the start is the reference
     assert adapters.read_config(made.out)["r"] == 16
     assert (made.out / "checkpoints" / "0.5").is_dir() or list(made.out.glob("checkpoint*"))
 

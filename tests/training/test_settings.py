@@ -122,7 +122,7 @@ def test_a_training_takes_all_gpus_that_can_share_its_batch(
     assert launch.spread(Running(**how), batch).processes == processes
 
 
-def test_online_draws_with_vllm_where_there_is_a_gpu_and_its_tokens_are_ours(
+def test_19_online_draws_with_vllm_where_there_is_a_gpu_and_its_tokens_are_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokenizer = load_tokenizer(str(tiny_model()))

@@ -143,7 +143,7 @@ def test_every_field_of_pefts_lora_is_offered_or_declined_by_name() -> None:
 
 
 @pytest.mark.slow
-def test_17_8_155_options_of_dpo_reach_trl(tmp_path: Path) -> None:
+def test_17_125_options_of_dpo_reach_trl(tmp_path: Path) -> None:
     knobs: dict[str, Any] = {
         "use_weighting": True, "ld_alpha": 0.5, "f_divergence_type": "alpha_divergence",
         "f_alpha_divergence_coef": 0.3,
@@ -157,7 +157,7 @@ def test_17_8_155_options_of_dpo_reach_trl(tmp_path: Path) -> None:
     "knobs",
     [{"use_weighting": True}, {"ld_alpha": 0.0}, {"f_divergence_type": "js_divergence"}],
 )
-def test_17_8_an_option_of_dpo_changes_what_is_learned(
+def test_17_125_an_option_of_dpo_changes_what_is_learned(
     knobs: dict[str, Any], tmp_path: Path
 ) -> None:
     plain, other = (
@@ -205,7 +205,7 @@ def test_67_scored_answers_of_one_kind_train_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_127_dft_is_another_loss_and_packing_puts_rows_together(tmp_path: Path) -> None:
+def test_125_dft_is_another_loss_and_packing_puts_rows_together(tmp_path: Path) -> None:
     def first_loss(name: str, **knobs: Any) -> Any:
         stage = Sft(**{**SMALL, **knobs})
         return stage.run(job(tmp_path / name, stage)).stats

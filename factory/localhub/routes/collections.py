@@ -84,7 +84,7 @@ def add_item(call: Call) -> Response:
     body = call.json()
     kind, name = body.inner("item").text("type"), body.inner("item").text("id")
     if kind not in KINDS:
-        raise NotFound(f"this hub holds models and datasets, no {kind!r}")
+        raise NotFound(f"this hub holds models, datasets and static Spaces, no {kind!r}")
     namespace, _, short = name.partition("/")
     repo = call.hub.repos.find(kind, namespace, short, call.account)
     note = body.text_or_none("note")

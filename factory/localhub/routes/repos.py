@@ -15,7 +15,7 @@ from factory.localhub.git_objects import Commit, Entry, lfs_pointer
 from factory.localhub.hub import LocalHub
 from factory.localhub.refs import MAIN
 from factory.localhub.replies import answer
-from factory.localhub.repos import KINDS, Kind, Repo
+from factory.localhub.repos import KINDS, Kind, Repo, web_path
 from factory.localhub.wire import Call, route
 
 _LIST_PAGE = 1000
@@ -35,7 +35,9 @@ def create(call: Call) -> Response:
     """A new repo, or 409 with the address of the one that exists."""
     call.account.require_write()
     kind, namespace, name = _named(call, call.json())
-    url = {"url": f"{call.base}/{'datasets/' if kind == 'dataset' else ''}{namespace}/{name}"}
+    if kind == "space" and (sdk := call.json().text_or_none("sdk")) != "static":
+        raise BadRequest(f"this hub has static Spaces alone, none of sdk {sdk!r}")
+    url = {"url": f"{call.base}/{web_path(kind, f'{namespace}/{name}')}"}
     try:
         call.hub.create_repo(
             kind, namespace, name, owner=call.account.user, private=_wants_private(call.json())
@@ -72,7 +74,7 @@ def duplicate(call: Call) -> Response:
     source, body = call.repo(), call.json()
     call.account.require_write()
     namespace, name = _split(body.text("repository"))
-    url = f"{call.base}/{'datasets/' if source.kind == 'dataset' else ''}{namespace}/{name}"
+    url = f"{call.base}/{web_path(source.kind, f'{namespace}/{name}')}"
     try:
         call.hub.duplicate(
             source, namespace, name, owner=call.account.user, private=_wants_private(body)
@@ -169,6 +171,8 @@ def describe(hub: LocalHub, repo: Repo, commit: Commit) -> dict[str, Any]:
         described["cardData"] = card.data
     if repo.kind == "model":
         described |= _about_model(repo, card)
+    if repo.kind == "space":  # files alone: nothing runs here
+        described |= {"sdk": "static", "tags": ["static", *card.texts("tags")]}
     return described
 
 
@@ -193,7 +197,7 @@ def _named(call: Call, body: Fields) -> tuple[Kind, str, str]:
     if namespace is None and "/" in name:
         namespace, _, name = name.partition("/")
     if kind is None:
-        raise RepoNotFound(f"this hub holds models and datasets, no {word!r}")
+        raise RepoNotFound(f"this hub holds models, datasets and static Spaces, no {word!r}")
     return kind, namespace or call.account.user, name
 
 

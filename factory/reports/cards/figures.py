@@ -39,7 +39,9 @@ def captions_of(manifest: Manifest) -> dict[str, str]:
     if _cells(deltas(manifest)):
         captions[DELTAS] = "Deltas to the reference by language and task, starred if significant"
     if courses(tidy([manifest])):
-        captions[CHECKPOINTS] = "Evaluation of checkpoints, by share of the training steps"
+        captions[CHECKPOINTS] = (
+            "Evaluation of checkpoints, by share of the training steps, or by round"
+        )
     return captions
 
 
@@ -109,14 +111,14 @@ def draw_deltas(path: Path, rows: Sequence[Delta]) -> None:
 
 
 def draw_courses(path: Path, courses: Sequence[Course]) -> None:
-    """Draw evaluations over the share of the training steps, a panel for each model and
-    language. The dashed line is the reference. A single line has intervals; several are
+    """Draw evaluations over the share of the training steps, or rounds, a panel for each model
+    and language. The dashed line is the reference. A single line has intervals; several are
     benchmarks, labelled at their ends."""
     grid, panels = _wrapped(len(courses), height=1.7)
     for axes, course in zip(panels, courses, strict=True):
         axes.axhline(course.even, color=_COLOURS["pool"], lw=1, ls="--")
         for name, points in course.lines.items():
-            at = [100 * point.share for point in points]
+            at = [course.at(point) for point in points]
             axes.plot(at, [p.value for p in points], "o-", color=_COLOURS["chosen"], lw=1, ms=3)
             if len(course.lines) > 1:
                 axes.annotate(f" {name[:16]}", (at[-1], points[-1].value), fontsize=4)
@@ -124,9 +126,10 @@ def draw_courses(path: Path, courses: Sequence[Course]) -> None:
             for point in points:
                 if point.low is not None and point.high is not None:
                     ends = [point.low, point.high]
-                    axes.plot([100 * point.share] * 2, ends, color=_COLOURS["chosen"], lw=0.8)
+                    axes.plot([course.at(point)] * 2, ends, color=_COLOURS["chosen"], lw=0.8)
         axes.set_title(course.title[:48], fontsize=6, color=_INK)
-        axes.set_xlim(0, 105)
+        axes.set_xlim(0, 1.05 * course.ticks[-1])
+        axes.set_xticks(course.ticks)
     _save(grid, path)
 
 

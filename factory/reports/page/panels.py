@@ -123,24 +123,31 @@ def curve(drawn: Curve, title: str) -> Markup:
 
 
 def course(drawn: Course) -> Markup:
-    """Draw evaluations over the share of the training steps; the reference is the dashed line."""
+    """Draw evaluations over the share of the training steps, or rounds; the reference is the dashed
+    line."""
     points = [point for points in drawn.lines.values() for point in points]
     ends = [end for p in points for end in (p.value, p.low, p.high) if end is not None]
-    up, across = over([*ends, drawn.even], 0.1), Scale(-14, 104)
+    up, across = (
+        over([*ends, drawn.even], 0.1),
+        Scale(-0.14 * drawn.ticks[-1], 1.04 * drawn.ticks[-1]),
+    )
 
     levels = up.ticks(3)
     labels = _labels(levels, [_y(up, level) + 3 for level in levels])
     marks = []
     for name, course_points in drawn.lines.items():
         marks += [
-            line("line", across.x(100 * a.share), _y(up, a.value), across.x(100 * b.share),
+            line("line", across.x(drawn.at(a)), _y(up, a.value), across.x(drawn.at(b)),
                  _y(up, b.value))
             for a, b in pairwise(course_points)
         ]  # fmt: skip
         for point in course_points:
-            at = across.x(100 * point.share)
+            at = across.x(drawn.at(point))
             value = formatting.figure(point.value)
-            tooltip = f"{name} {value} after {point.share:.0%} of the steps"
+            after = (
+                f"round {point.share:.0f}" if drawn.rounds else f"{point.share:.0%} of the steps"
+            )
+            tooltip = f"{name} {value} after {after}"
             if point.low is not None and point.high is not None:
                 tooltip += f" [{formatting.figure(point.low)}, {formatting.figure(point.high)}]"
                 if len(drawn.lines) == 1:
@@ -150,7 +157,7 @@ def course(drawn: Course) -> Markup:
     even = _y(up, drawn.even)
     return picture(
         _PLOT + _TICKS, drawn.title, line("even", "0", even, "100%", even), _BASE, *marks, *labels,
-        ticks(across, [0, 25, 50, 75, 100], _PLOT + 13, " %"),
+        ticks(across, drawn.ticks, _PLOT + 13, "" if drawn.rounds else " %"),
     )  # fmt: skip
 
 
