@@ -19,6 +19,8 @@ from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
 from factory.stage.readers import DistinctIds, Row, View, is_file
 
+_COUNTED = 64 * 2**20  # bytes of a dataset whose rows a plan counts
+
 
 def find(
     loaded: LoadedRecipe,
@@ -75,6 +77,22 @@ def earlier(part: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
         if rows.whole:
             break  # nothing more is asked for
     return tuple(reusable)
+
+
+def datasets_here(steps: Sequence[Step], pins: Lock, hub: Hub) -> dict[str, Path]:
+    """Return the directories of datasets of the local hub that due steps have rows from, by name.
+    Those over 64 MiB are left out: they are counted by the run. Raises HubError."""
+    here: dict[str, Path] = {}
+    for step in steps if hub.local else ():
+        for part in step.slices if step.state is State.RUN else ():
+            need = (step.stage.outside_rows(part.spec) or (None,))[0]
+            pin = pins.pins.get(need.source) if need else None
+            if need is None or pin is None or pin.revision is None:
+                continue
+            name = need.source.partition("@")[0]
+            if name not in here and (hub.size(name, need.kind, pin.revision) or 0) <= _COUNTED:
+                here[name] = hub.fetch(name, need.kind, pin.revision)
+    return here
 
 
 def counted(
