@@ -40,7 +40,7 @@ def check(
         pins, absent = resolve.resolve(loaded, the_hub, home, None)
         plan = resolve.plan(loaded, pins, the_hub, home)
         missing = resolve.missing(loaded, absent, plan.steps)
-        elsewhere = resolve.look_elsewhere(missing, address(from_), token)
+        elsewhere = checking.look_elsewhere(missing, address(from_), token)
         here = inputs.datasets_here(plan.steps, pins, the_hub)
         findings = [
             *resolve.unmet(loaded, missing, the_hub),

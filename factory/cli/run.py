@@ -15,14 +15,7 @@ from factory.errors import FactoryError, HubError, RecipeError, raise_all
 from factory.hub.environment import PUBLIC
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
-    from factory.errors import Check
-    from factory.execution.resolve import Elsewhere
-    from factory.hub.client import Hub
-    from factory.stage.inputs import ExternalInput
+    pass
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -89,7 +82,7 @@ def plan(
         the_plan = resolve.plan(loaded, pins, the_hub, home)
         steps, inventory = the_plan.steps, the_plan.inventory
         missing = resolve.missing(loaded, absent, steps)
-        elsewhere = resolve.look_elsewhere(missing, address(from_), token)
+        elsewhere = checks.look_elsewhere(missing, address(from_), token)
         here = inputs.datasets_here(steps, pins, the_hub)
         counts, faults = inputs.counted(loaded, steps, here)
         faults += checks.license_faults(loaded, pins, the_hub, the_plan, elsewhere.licenses)
@@ -114,7 +107,7 @@ def plan(
                 if step.state is State.BLOCKED and step.knobs:
                     console.print(f"{step.name} is blocked. To change that: {step.knobs}")
             if len(unmet) > 1 or any(not is_file(need.source) for need in missing):
-                console.print(_absent_table(unmet, missing, the_hub, elsewhere))
+                console.print(tables.absent_table(unmet, missing, the_hub, elsewhere))
         errors: list[FactoryError] = []
         for fault in faults:
             if fault.state == "failed":
@@ -126,37 +119,6 @@ def plan(
         except HubError as error:
             errors.insert(0, error)
         raise_all(errors)
-
-
-def _absent_table(
-    unmet: Sequence[Check],
-    needs: Sequence[ExternalInput],
-    hub: Hub,
-    elsewhere: Elsewhere,
-) -> Table:
-    """Tabulate what a recipe names and this hub lacks, with its size and licence on another."""
-    from rich.table import Table
-
-    from factory.cli.bar import format_bytes
-    from factory.stage.readers import is_file
-
-    table = Table(title=f"Not in {hub.called}", title_justify="left", caption_justify="left")
-    for column in ("place", "what", "licence", "size"):
-        table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
-    total = 0
-    for finding, need in zip(unmet, needs, strict=True):
-        size, license = elsewhere.sizes.get(need, ""), elsewhere.licenses.get(need)
-        total += size if isinstance(size, int) else 0
-        table.add_row(
-            finding.name,
-            f"{'file' if is_file(need.source) else need.kind} {need.source}",
-            license.id if license else "none stated" if need in elsewhere.licenses else "",
-            format_bytes(size) if isinstance(size, int) else size,
-        )
-    table.caption = f"Total: {format_bytes(total)}"
-    if elsewhere.unknown:
-        table.caption = f"Sizes and licences unknown: {elsewhere.unknown}"
-    return table
 
 
 @app.command()

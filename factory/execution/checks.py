@@ -10,10 +10,11 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from factory.artifacts.manifest import License, Manifest
 from factory.artifacts.resources import install_command
 from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
-from factory.errors import Check, FactoryError, InputError, RecipeError, nearest
+from factory.errors import Check, FactoryError, HubError, InputError, RecipeError, nearest
 from factory.execution import record
 from factory.execution.adapter_checks import check_adapters, config_of
 from factory.execution.builtin_models import POCKET
@@ -158,6 +159,44 @@ def license_faults(
 def _card(need: ExternalInput, revision: str, hub: Hub) -> Place:
     """Return a directory with the card of a repo, and nothing else of it."""
     return Place(hub.fetch(need.source.partition("@")[0], need.kind, revision, ("README.md",)))
+
+
+@dataclass
+class Elsewhere:
+    """What another hub says of sources that are not here.
+
+    sizes: bytes of each, or in words why there are none; licenses: as their cards state them;
+    unknown: why nothing is known, where that hub does not answer.
+    """
+
+    sizes: dict[ExternalInput, int | str] = field(default_factory=dict)
+    licenses: dict[ExternalInput, License | None] = field(default_factory=dict)
+    unknown: str = ""
+
+
+def look_elsewhere(needs: Iterable[ExternalInput], endpoint: str, token: str | None) -> Elsewhere:
+    """Ask another hub for the size and the licence of each repo among `needs`."""
+    seen = Elsewhere()
+    with tempfile.TemporaryDirectory(prefix="factory-") as cache:
+        hub = Hub(endpoint, token, Path(cache))
+        for need in needs:
+            if is_file(need.source):
+                continue
+            name, _, revision = need.source.partition("@")
+            try:
+                size = hub.size(name, need.kind, revision or "main")
+                seen.sizes[need] = "none there" if size is None else size
+                if size is not None:
+                    card = hub.read(name, need.kind, revision or "main", "README.md") or b""
+                    seen.licenses[need] = licenses.stated_license(card.decode("utf-8", "replace"))
+            except InputError:  # a card that cannot be read states nothing
+                seen.licenses[need] = None
+            except HubError as error:
+                if "cannot be reached" in error.what:
+                    seen.unknown = error.what
+                    break
+                seen.sizes[need] = "no access"  # it is gated, or hidden
+    return seen
 
 
 def unused_licenses(recipe: Recipe) -> list[Check]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from factory.artifacts.hashing import MANIFEST
-from factory.artifacts.licenses import stated_license
-from factory.artifacts.manifest import License
 from factory.artifacts.workdir import Home
-from factory.errors import Check, HubError, InputError, nearest
+from factory.errors import Check, HubError, nearest
 from factory.execution import builtin_models
 from factory.hub.client import Hub
 from factory.planning import lock
@@ -124,44 +121,6 @@ def missing(
             and need.source.partition("@")[0] not in builtin_models.POCKET
         )
     ]
-
-
-@dataclass
-class Elsewhere:
-    """What another hub says of sources that are not here.
-
-    sizes: bytes of each, or in words why there are none; licenses: as their cards state them;
-    unknown: why nothing is known, where that hub does not answer.
-    """
-
-    sizes: dict[ExternalInput, int | str] = field(default_factory=dict)
-    licenses: dict[ExternalInput, License | None] = field(default_factory=dict)
-    unknown: str = ""
-
-
-def look_elsewhere(needs: Iterable[ExternalInput], endpoint: str, token: str | None) -> Elsewhere:
-    """Ask another hub for the size and the licence of each repo among `needs`."""
-    seen = Elsewhere()
-    with tempfile.TemporaryDirectory(prefix="factory-") as cache:
-        hub = Hub(endpoint, token, Path(cache))
-        for need in needs:
-            if is_file(need.source):
-                continue
-            name, _, revision = need.source.partition("@")
-            try:
-                size = hub.size(name, need.kind, revision or "main")
-                seen.sizes[need] = "none there" if size is None else size
-                if size is not None:
-                    card = hub.read(name, need.kind, revision or "main", "README.md") or b""
-                    seen.licenses[need] = stated_license(card.decode("utf-8", "replace"))
-            except InputError:  # a card that cannot be read states nothing
-                seen.licenses[need] = None
-            except HubError as error:
-                if "cannot be reached" in error.what:
-                    seen.unknown = error.what
-                    break
-                seen.sizes[need] = "no access"  # it is gated, or hidden
-    return seen
 
 
 def unmet(loaded: LoadedRecipe, needs: Iterable[ExternalInput], hub: Hub) -> list[Check]:
