@@ -182,7 +182,7 @@ def test_the_results_page_goes_to_a_static_space_under_the_names_there(
     made = imported().model_copy(update={"repo": "local/mine", "license": License(id="mit")})
     source = Source((made,), "Mine", None)
     there = space.SpaceHub("https://hub.example", None, {"local": "my-org"})
-    assert space.publish(source, there, "mine") == "my-org/mine-results"
+    assert space.publish(source, there) == "my-org/mine-results"
     assert sent["repo"] == "my-org/mine-results" and sent["space_sdk"] == "static"
     card = ModelCard(sent["README.md"].decode()).data.to_dict()
     assert card["sdk"] == "static" and card["app_file"] == "index.html" and card["license"] == "mit"
