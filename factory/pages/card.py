@@ -32,8 +32,9 @@ def render(
     here: Callable[[str], str | None] = lambda path: None,
 ) -> Markup:
     """Return the body of a card. Paths in it lead to pages of files below `blobs`, pictures to
-    `files`; what is not `known` leads nowhere. Links to paths of the public hub lead to the pages
-    that are `here` for them. Pictures from elsewhere would tell who reads, and are left out."""
+    `files`; what is not `known` leads nowhere. Links to paths of this hub or the public one lead to
+    the pages that are `here` for them. Pictures from elsewhere would tell who reads, and are left
+    out."""
     try:
         _, body = front_matter(text[:LIMIT])
     except FactoryError:
@@ -47,8 +48,9 @@ def render(
     def kept(tag: str, attribute: str, value: str) -> str | None:
         if attribute not in ("href", "src"):
             return value
-        if attribute == "href" and value.startswith(f"{PUBLIC}/"):
-            return here(value.removeprefix(f"{PUBLIC}/")) or value
+        path = value.removeprefix(PUBLIC)
+        if attribute == "href" and path.startswith("/") and (page := here(path[1:])):
+            return page
         if _OUTSIDE.match(value.strip()):
             return value if attribute == "href" else None
         path = posixpath.normpath(value.partition("#")[0].partition("?")[0])

@@ -140,7 +140,7 @@ def publish(
     there = "https://huggingface.co"
     contents["README.md"] = (
         card
-        or f"# {step}\n\nRows of {kind}, in [CroCo story]({there}/local/collections) with its "
+        or f"# {step}\n\nRows of {kind}, in [CroCo story](/local/collections) with its "
         f"[results page]({there}/spaces/local/croco-story-results), from "
         f"[the prompts]({there}/datasets/local/story-prompts/tree/main) and "
         f"[a model]({there}/org/model).\n"

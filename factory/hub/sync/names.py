@@ -136,7 +136,10 @@ class RenamedSource(HubReader):
         text = _INDEX.sub(lambda m: b"- name: " + new if m[1] == old.encode() else m[0], text)
         namespaces = repo.name.encode().partition(b"/")[0], self._new(repo.name).partition(b"/")[0]
         for place in (b"%s/collections)", b"spaces/%s/"):  # of its collection, of its results
-            before, after = (_HUB + place % namespace for namespace in namespaces)
+            before, after = (
+                b"](" + (b"/" if namespace == b"local" else _HUB) + place % namespace
+                for namespace in namespaces
+            )
             text = text.replace(before, after)
         kinds = {
             self._new(name): kinds[0]

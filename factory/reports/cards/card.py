@@ -321,11 +321,11 @@ def _places(manifest: Manifest) -> dict[str, markdown.Safe]:
     """Return links to the collection of an artifact and to the Space with its results page. The
     Hub numbers collections by itself: the link is to all those of the namespace."""
     title, namespace = collection.title_for(manifest.recipe), manifest.repo.partition("/")[0]
-    shelf = markdown.url(f"{markdown.HUB}/{namespace}/collections")
-    space = markdown.url(f"{markdown.HUB}/spaces/{namespace}/{collection.space_name(title)}")
     return {
-        "collection": markdown.Safe(f"[{markdown.inline(title)}]({shelf})"),
-        "results": markdown.Safe(f"[results page]({space})"),
+        "collection": markdown.path_link(title, f"{namespace}/collections", namespace),
+        "results": markdown.path_link(
+            "results page", f"spaces/{namespace}/{collection.space_name(title)}", namespace
+        ),
     }
 
 
