@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from factory.artifacts import checkpoints
@@ -19,7 +20,7 @@ from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
 from factory.stage.readers import DistinctIds, Row, View, is_file
 
-_COUNTED = 64 * 2**20  # bytes of a dataset whose rows a plan counts
+_COUNTED = 16 * 2**20  # bytes of a dataset whose rows a plan counts
 
 
 def find(
@@ -81,7 +82,8 @@ def earlier(part: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
 
 def datasets_here(steps: Sequence[Step], pins: Lock, hub: Hub) -> dict[str, Path]:
     """Return the directories of datasets of the local hub that due steps have rows from, by name.
-    Those over 64 MiB are left out: they are counted by the run. Raises HubError."""
+    Those over 16 MiB are left out, and all where the home is only read: the run counts them.
+    Raises HubError."""
     here: dict[str, Path] = {}
     for step in steps if hub.local else ():
         for part in step.slices if step.state is State.RUN else ():
@@ -91,7 +93,8 @@ def datasets_here(steps: Sequence[Step], pins: Lock, hub: Hub) -> dict[str, Path
                 continue
             name = need.source.partition("@")[0]
             if name not in here and (hub.size(name, need.kind, pin.revision) or 0) <= _COUNTED:
-                here[name] = hub.fetch(name, need.kind, pin.revision)
+                with suppress(OSError):
+                    here[name] = hub.fetch(name, need.kind, pin.revision)
     return here
 
 
