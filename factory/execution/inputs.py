@@ -81,7 +81,7 @@ def earlier(part: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
 
 
 def datasets_here(steps: Sequence[Step], pins: Lock, hub: Hub) -> dict[str, Path]:
-    """Return the directories of datasets of the local hub that due steps have rows from, by name.
+    """Return the directories of datasets of the local hub that due steps have rows from, by source.
     Those over 16 MiB are left out, and all where the home is only read: the run counts them.
     Raises HubError."""
     here: dict[str, Path] = {}
@@ -92,9 +92,11 @@ def datasets_here(steps: Sequence[Step], pins: Lock, hub: Hub) -> dict[str, Path
             if need is None or pin is None or pin.revision is None:
                 continue
             name = need.source.partition("@")[0]
-            if name not in here and (hub.size(name, need.kind, pin.revision) or 0) <= _COUNTED:
+            if need.source in here:
+                continue
+            if (hub.size(name, need.kind, pin.revision) or 0) <= _COUNTED:
                 with suppress(OSError):
-                    here[name] = hub.fetch(name, need.kind, pin.revision)
+                    here[need.source] = hub.fetch(name, need.kind, pin.revision)
     return here
 
 
@@ -105,7 +107,7 @@ def counted(
     them: rows that cannot be read, and slices without any.
 
     Only for steps that must run, and for files that can be read here: beside the recipe, or in
-    `here` by the name of their repo.
+    `here` by the source or the name of their repo.
     """
     counts: dict[tuple[str, str], int] = {}
     faults: list[Check] = []
@@ -116,7 +118,8 @@ def counted(
                 continue
             need, view = outside
             local = is_file(need.source)
-            path = loaded.file(need.source) if local else here.get(need.source.partition("@")[0])
+            name = need.source.partition("@")[0]
+            path = loaded.file(need.source) if local else here.get(need.source, here.get(name))
             if path is None or (local and not path.is_file()):
                 continue
             where = loaded.places.get(need.source, loaded.path.name)
