@@ -90,14 +90,16 @@ def test_the_version_is_said_once_and_the_citation_follows_it() -> None:
 
 
 def interpreters() -> list[str]:
-    """This Python, and the newest that the package is declared for, where it is here."""
-    newest = max(
-        (line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line),
-        key=lambda version: int(version.partition(".")[2]),
-    )
-    paths = sorted(Path.home().glob(f".pyenv/versions/{newest}.*/bin/python"))
-    found = str(paths[-1]) if paths else shutil.which(f"python{newest}")
-    return list(dict.fromkeys([sys.executable, *([found] if found else [])]))
+    """The other Pythons that the package is declared for, as far as they are here: all other tests
+    run with this one. This one where there is no other."""
+    declared = [line.rpartition(" ")[2] for line in PROJECT["classifiers"]]
+    found = []
+    for version in (word for word in declared if word.startswith("3.")):
+        paths = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+        path = str(paths[-1]) if paths else shutil.which(f"python{version}")
+        if path and version != ".".join(map(str, sys.version_info[:2])):
+            found.append(path)
+    return found or [sys.executable]
 
 
 @pytest.mark.slow  # installs the core dependencies from PyPI
@@ -138,6 +140,8 @@ def test_the_wheel_alone_plans_the_demo_from_an_empty_environment(
         "stages: {prompts: {source: p.jsonl}}\n"
     )
     factory("run", "mine.yaml")
+    assert "datasets/local/mine-prompts" in factory("hub", "ls")
+    assert "1 artifacts" in factory("report", "mine.yaml", "--to", "page.html")
     [card] = elsewhere.glob(".factory/work/local/*/artifact/README.md")
     assert card.read_text(encoding="utf-8").startswith("---\n")
     # a folder's recipe by its name, and typer's completion

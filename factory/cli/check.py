@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from factory.cli.app import app
-from factory.cli.run import HubUrl, Json, Overrides, RecipeName
+from factory.cli.run import HubUrl, Json, OtherHub, Overrides, RecipeName
+from factory.hub.environment import PUBLIC
 
 if TYPE_CHECKING:
     from factory.errors import Check
@@ -16,16 +17,21 @@ if TYPE_CHECKING:
 
 @app.command()
 def check(
-    recipe: RecipeName, set_: Overrides = None, hub: HubUrl = None, json_: Json = False
+    recipe: RecipeName,
+    set_: Overrides = None,
+    hub: HubUrl = None,
+    from_: OtherHub = PUBLIC,
+    json_: Json = False,
 ) -> None:
     """Check files, licences and tokenizers before a run.
 
     Chat templates, stop tokens and prompt lengths are checked with the real tokenizers, without
     weights.
     """
-    from factory.hub.session import session
+    from factory.hub.session import address, remote_token, session
     from factory.planning.recipe import load
 
+    token = remote_token(from_)  # before the session, whose own is the local hub's
     loaded = load(recipe, set_ or ())
     with session(hub) as (home, the_hub):
         from factory.execution import checks as checking
@@ -34,10 +40,12 @@ def check(
         pins, absent = resolve.resolve(loaded, the_hub, home, None)
         plan = resolve.plan(loaded, pins, the_hub, home)
         missing = resolve.missing(loaded, absent, plan.steps)
+        elsewhere = checking.look_elsewhere(missing, address(from_), token)
+        here = inputs.datasets_here(plan.steps, pins, the_hub)
         findings = [
             *resolve.unmet(loaded, missing, the_hub),
-            *inputs.counted(loaded, plan.steps, {})[1],
-            *checking.license_faults(loaded, pins, the_hub, plan),
+            *inputs.counted(loaded, plan.steps, here)[1],
+            *checking.license_faults(loaded, pins, the_hub, plan, elsewhere.licenses),
             *checking.unused_licenses(loaded.recipe),
             *checking.missing_requirements(loaded.recipe),
             *checking.blocked_steps(plan),

@@ -38,10 +38,15 @@ def exec(command: Annotated[list[str], typer.Argument(help="The command, after -
     from factory.localhub.launcher import environment
 
     home = Home(home_path())
+    # hf and python of this environment come last: it may not be an active one
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
     with local_hub() as connection:
         try:
+            known = {**os.environ, "PATH": path, **environment(connection, home.cache)}
             done = subprocess.run(
-                command, env={**os.environ, **environment(connection, home.cache)}, check=False
+                [shutil.which(command[0], path=path) or command[0], *command[1:]],
+                env=known,
+                check=False,
             )
         except OSError as error:
             raise RecipeError(f"{command[0]} cannot be run: {error.strerror}", "check it") from None

@@ -37,6 +37,7 @@ def report(
 ) -> None:
     """Write the results of a collection as one HTML page."""
     from factory.errors import InputError
+    from factory.hub.collection import file_name
 
     source, endpoint = _source(collection, hub)
 
@@ -49,7 +50,7 @@ def report(
     if str(to) == "-":
         typer.echo(text, nl=False)
         return
-    path = to or Path(f"{_file_name(source.title)}.html")
+    path = to or Path(f"{file_name(source.title)}.html")
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -78,7 +79,7 @@ def space(name: str, remote: str, token: str | None, names: Mapping[str, str]) -
     from factory.release import space as spaces
 
     source, _ = _source(name, None)
-    return spaces.publish(source, spaces.SpaceHub(remote, token, names), _file_name(source.title))
+    return spaces.publish(source, spaces.SpaceHub(remote, token, names))
 
 
 def _source(name: str, hub: str | None) -> tuple[Source, str | None]:
@@ -109,8 +110,3 @@ def of_recipe(loaded: LoadedRecipe, hub: Hub, home: Home) -> Source:
     steps = resolve.plan(loaded, pins, hub, home).steps
     reused = tuple(step.found.manifest for step in steps if step.found is not None)
     return replace(known, manifests=reused) if reused else known
-
-
-def _file_name(title: str) -> str:
-    characters = [char if char.isalnum() and char.isascii() else "-" for char in title.lower()]
-    return "-".join(filter(None, "".join(characters).split("-"))) or "report"

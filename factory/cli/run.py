@@ -15,13 +15,7 @@ from factory.errors import FactoryError, HubError, RecipeError, raise_all
 from factory.hub.environment import PUBLIC
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
-    from factory.errors import Check
-    from factory.hub.client import Hub
-    from factory.stage.inputs import ExternalInput
+    pass
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -44,6 +38,9 @@ Overrides = Annotated[
 HubUrl = Annotated[
     str | None, typer.Option("--hub", help="Work with this hub instead of the local one.")
 ]
+OtherHub = Annotated[
+    str, typer.Option("--from", help="Hub to ask about what is absent: sizes, licences.")
+]
 Frozen = Annotated[bool, typer.Option("--frozen", help="Refuse inputs that the lock does not pin.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -57,14 +54,12 @@ def plan(
     ] = None,
     set_: Overrides = None,
     hub: HubUrl = None,
-    from_: Annotated[
-        str, typer.Option("--from", help="Hub to ask for the size of what is absent.")
-    ] = PUBLIC,
+    from_: OtherHub = PUBLIC,
     frozen: Frozen = False,
     json_: Json = False,
 ) -> None:
     """Show what a run would do, step by step, and why."""
-    from factory.hub.session import remote_token, session
+    from factory.hub.session import address, remote_token, session
     from factory.planning.recipe import load
 
     token = remote_token(from_)  # before the session, whose own is the local hub's
@@ -87,15 +82,17 @@ def plan(
         pins, absent = resolve.resolve(loaded, the_hub, home, None, frozen)
         the_plan = resolve.plan(loaded, pins, the_hub, home)
         steps, inventory = the_plan.steps, the_plan.inventory
-        counts, faults = inputs.counted(loaded, steps, {})
-        faults += checks.license_faults(loaded, pins, the_hub, the_plan)
+        missing = resolve.missing(loaded, absent, steps)
+        elsewhere = checks.look_elsewhere(missing, address(from_), token)
+        here = inputs.datasets_here(steps, pins, the_hub)
+        counts, faults = inputs.counted(loaded, steps, here)
+        faults += checks.license_faults(loaded, pins, the_hub, the_plan, elsewhere.licenses)
         estimates = estimate(steps, inventory, counts)
         costs_of_steps = None
         if the_site is not None:
             from factory.slurm.costs import costs
 
             costs_of_steps = costs(steps, inventory, estimates, the_site)
-        missing = resolve.missing(loaded, absent, steps)
         unmet = resolve.unmet(loaded, missing, the_hub)
         if json_:
             typer.echo(json.dumps(tables.plan_json(steps, estimates, costs_of_steps), indent=1))
@@ -114,50 +111,18 @@ def plan(
                 if step.state is State.BLOCKED and step.knobs:
                     console.print(f"{step.name} is blocked. To change that: {step.knobs}")
             if len(unmet) > 1 or any(not is_file(need.source) for need in missing):
-                console.print(_absent_table(unmet, missing, the_hub, from_, token))
-        errors: list[FactoryError] = [
-            RecipeError(f"{fault.name}: {fault.seen}", fault.fix) for fault in faults
-        ]
+                console.print(tables.absent_table(unmet, missing, the_hub, elsewhere))
+        errors: list[FactoryError] = []
+        for fault in faults:
+            if fault.state == "failed":
+                errors.append(RecipeError(f"{fault.name}: {fault.seen}", fault.fix))
+            else:
+                typer.echo(fault.line(), err=True)
         try:
             resolve.require(unmet)
         except HubError as error:
             errors.insert(0, error)
         raise_all(errors)
-
-
-def _absent_table(
-    unmet: Sequence[Check],
-    needs: Sequence[ExternalInput],
-    hub: Hub,
-    from_: str,
-    token: str | None,
-) -> Table:
-    """Tabulate what a recipe names and this hub lacks, with its size on another."""
-    from rich.table import Table
-
-    from factory.cli.bar import format_bytes
-    from factory.hub.client import Hub
-    from factory.hub.session import address
-    from factory.stage.readers import is_file
-
-    other, unknown, total = Hub(address(from_), token), "", 0
-    table = Table(title=f"Not in {hub.called}", title_justify="left", caption_justify="left")
-    for column in ("place", "what", "size"):
-        table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
-    for finding, need in zip(unmet, needs, strict=True):
-        name, _, revision = need.source.partition("@")
-        kind, shown = "file" if is_file(need.source) else need.kind, ""
-        if kind != "file" and not unknown:
-            try:
-                size = other.size(name, need.kind, revision or "main")
-                shown = "none there" if size is None else format_bytes(size)
-                total += size or 0
-            except HubError as error:  # that repo is gated, or nothing is known of any
-                shown = "no access" if "cannot be reached" not in error.what else ""
-                unknown = "" if shown else error.what
-        table.add_row(finding.name, f"{kind} {need.source}", shown)
-    table.caption = f"Sizes unknown: {unknown}" if unknown else f"Total: {format_bytes(total)}"
-    return table
 
 
 @app.command()

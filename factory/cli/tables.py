@@ -11,15 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from factory.artifacts.manifest import Manifest
+from factory.cli.bar import format_bytes
 from factory.execution.log import duration
 from factory.planning.estimate import Estimate
 from factory.planning.lock import Lock
 from factory.planning.plan import State, Step
 from factory.reports.learning import behaviour
 from factory.reports.win_rates import describe_blind
+from factory.stage.readers import is_file
 
 if TYPE_CHECKING:
+    from factory.errors import Check
+    from factory.execution.checks import Elsewhere
+    from factory.hub.client import Hub
     from factory.slurm.costs import StepCost
+    from factory.stage.inputs import ExternalInput
 
 
 _FOLD = 26  # characters of a cell that may go on in the next line
@@ -99,6 +105,32 @@ def plan_table(steps: list[Step], estimates: Mapping[str, Estimate], width: int 
             [s.name for s in steps if s.state is State.RUN and estimates[s.name].seconds is None],
         )
         table.caption_justify = "left"
+    return table
+
+
+def absent_table(
+    unmet: Sequence[Check],
+    needs: Sequence[ExternalInput],
+    hub: Hub,
+    elsewhere: Elsewhere,
+) -> Table:
+    """Tabulate what a recipe names and this hub lacks, with its size and licence on another."""
+    table = Table(title=f"Not in {hub.called}", title_justify="left", caption_justify="left")
+    for column in ("place", "what", "licence", "size"):
+        table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
+    total = 0
+    for finding, need in zip(unmet, needs, strict=True):
+        size, license = elsewhere.sizes.get(need, ""), elsewhere.licenses.get(need)
+        total += size if isinstance(size, int) else 0
+        table.add_row(
+            finding.name,
+            f"{'file' if is_file(need.source) else need.kind} {need.source}",
+            license.id if license else "none stated" if need in elsewhere.licenses else "",
+            format_bytes(size) if isinstance(size, int) else size,
+        )
+    table.caption = f"Total: {format_bytes(total)}"
+    if elsewhere.unknown:
+        table.caption = f"Sizes and licences unknown: {elsewhere.unknown}"
     return table
 
 

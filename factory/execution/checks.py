@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -20,11 +22,11 @@ from typing import Any, Literal
 from factory.artifacts import licenses
 from factory.artifacts.files import write_atomically
 from factory.artifacts.hashing import fingerprint
-from factory.artifacts.manifest import Manifest
+from factory.artifacts.manifest import License, Manifest
 from factory.artifacts.resources import install_command
 from factory.artifacts.workdir import Home
 from factory.engines import Sampling, chat_template, template_check
-from factory.errors import Check, FactoryError, InputError, RecipeError, nearest
+from factory.errors import Check, FactoryError, HubError, InputError, RecipeError, nearest
 from factory.execution import record
 from factory.execution.adapter_checks import check_adapters, config_of
 from factory.execution.builtin_models import POCKET
@@ -91,41 +93,110 @@ def check(
     return sorted(findings, key=lambda finding: finding.level != "error")
 
 
-def license_faults(loaded: LoadedRecipe, pins: Lock, hub: Hub, plan: Plan) -> list[Check]:
-    """Return the due steps whose licence cannot be settled, as a run of them would say. Steps that
-    read what is not here are left out. Raises HubError."""
+def license_faults(
+    loaded: LoadedRecipe,
+    pins: Lock,
+    hub: Hub,
+    plan: Plan,
+    elsewhere: Mapping[ExternalInput, License | None] | None = None,
+) -> list[Check]:
+    """Return the due steps whose licence cannot be settled, as a run of them would say.
+
+    elsewhere: licences of what is not here, as another hub states them. Steps that read what is
+    not known by any of them are named in a warning. Raises HubError."""
     made = dict(plan.done)
     findings = []
+    later: dict[str, list[str]] = {}  # steps that cannot be settled yet, by what they wait for
+    nowhere = Place(Path(os.devnull))  # no card to read
     for step in plan.steps:
-        needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
-        known = all(
-            need.step in made
-            if isinstance(need, StepInput)
-            else isinstance(need, ServedModel) or need.source in pins.pins
-            for need in needs
-        )
-        if step.state is not State.RUN or not known:
+        if step.state is not State.RUN:
             continue
-        cards: dict[Need, Place] = {
-            need: _card(need, pins, hub) for need in needs if isinstance(need, ExternalInput)
-        }
+        needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
+        cards: dict[Need, Place] = {}
+        known: dict[Need, License | None] = {}
+        for need in needs:
+            if isinstance(need, ExternalInput):
+                cards[need] = nowhere
+                if (pin := pins.pins.get(need.source)) and pin.revision:
+                    cards[need] = _card(need, pin.revision, hub)
+                elif model := POCKET.get(need.source.partition("@")[0]):
+                    known[need] = License(id=model.license)
+                elif need in (elsewhere or {}):
+                    known[need] = (elsewhere or {})[need]
         try:
-            stated = record.stated(loaded.recipe, needs, cards, made)
+            present = [n for n in needs if not isinstance(n, StepInput) or n.step in made]
+            stated = record.stated(loaded.recipe, present, cards, made)
+            stated |= {need: said for need, said in known.items() if stated[need] is None}
+            waiting = [
+                n.source
+                for n in needs
+                if isinstance(n, ExternalInput)
+                and not (is_file(n.source) or n in known or stated[n] or n.source in pins.pins)
+            ]
+            for source in waiting:
+                later.setdefault(source, []).append(step.name)
+            if waiting or len(present) < len(needs):
+                continue
             license = record.license_of(loaded.recipe, step, stated)
         except RecipeError as error:
             findings.append(Check(step.name, "failed", error.what, error.fix))
         else:  # what reads this step can be settled too
             fields: dict[str, Any] = {"license": license}
             made[step.name] = ArtifactRef(Manifest.model_construct(**fields))
+    if later:
+        steps = ", ".join(dict.fromkeys(name for names in later.values() for name in names))
+        findings.append(
+            Check(
+                "licenses",
+                "warning",
+                f"not checked for {steps} and what is made of them: {', '.join(later)} not here",
+                f"factory pull {loaded.called}, then plan it again",
+            )
+        )
     return findings
 
 
-def _card(need: ExternalInput, pins: Lock, hub: Hub) -> Place:
+def _card(need: ExternalInput, revision: str, hub: Hub) -> Place:
     """Return a directory with the card of a repo, and nothing else of it."""
-    revision = pins.pins[need.source].revision
-    if revision is None:
-        return Place(Path())  # a file: the recipe says its licence
     return Place(hub.fetch(need.source.partition("@")[0], need.kind, revision, ("README.md",)))
+
+
+@dataclass
+class Elsewhere:
+    """What another hub says of sources that are not here.
+
+    sizes: bytes of each, or in words why there are none; licenses: as their cards state them;
+    unknown: why nothing is known, where that hub does not answer.
+    """
+
+    sizes: dict[ExternalInput, int | str] = field(default_factory=dict)
+    licenses: dict[ExternalInput, License | None] = field(default_factory=dict)
+    unknown: str = ""
+
+
+def look_elsewhere(needs: Iterable[ExternalInput], endpoint: str, token: str | None) -> Elsewhere:
+    """Ask another hub for the size and the licence of each repo among `needs`."""
+    seen = Elsewhere()
+    with tempfile.TemporaryDirectory(prefix="factory-") as cache:
+        hub = Hub(endpoint, token, Path(cache))
+        for need in needs:
+            if is_file(need.source):
+                continue
+            name, _, revision = need.source.partition("@")
+            try:
+                size = hub.size(name, need.kind, revision or "main")
+                seen.sizes[need] = "none there" if size is None else size
+                if size is not None:
+                    card = hub.read(name, need.kind, revision or "main", "README.md") or b""
+                    seen.licenses[need] = licenses.stated_license(card.decode("utf-8", "replace"))
+            except InputError:  # a card that cannot be read states nothing
+                seen.licenses[need] = None
+            except HubError as error:
+                if "cannot be reached" in error.what:
+                    seen.unknown = error.what
+                    break
+                seen.sizes[need] = "no access"  # it is gated, or hidden
+    return seen
 
 
 def unused_licenses(recipe: Recipe) -> list[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from factory.artifacts import checkpoints
@@ -18,6 +19,8 @@ from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.inputs import ExternalInput, Need, ServedModel, StepInput
 from factory.stage.job import Place
 from factory.stage.readers import DistinctIds, Row, View, is_file
+
+_COUNTED = 16 * 2**20  # bytes of a dataset whose rows a plan counts
 
 
 def find(
@@ -77,6 +80,26 @@ def earlier(part: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
     return tuple(reusable)
 
 
+def datasets_here(steps: Sequence[Step], pins: Lock, hub: Hub) -> dict[str, Path]:
+    """Return the directories of datasets of the local hub that due steps have rows from, by source.
+    Those over 16 MiB are left out, and all where the home is only read: the run counts them.
+    Raises HubError."""
+    here: dict[str, Path] = {}
+    for step in steps if hub.local else ():
+        for part in step.slices if step.state is State.RUN else ():
+            need = (step.stage.outside_rows(part.spec) or (None,))[0]
+            pin = pins.pins.get(need.source) if need else None
+            if need is None or pin is None or pin.revision is None:
+                continue
+            name = need.source.partition("@")[0]
+            if need.source in here:
+                continue
+            if (hub.size(name, need.kind, pin.revision) or 0) <= _COUNTED:
+                with suppress(OSError):
+                    here[need.source] = hub.fetch(name, need.kind, pin.revision)
+    return here
+
+
 def counted(
     loaded: LoadedRecipe, steps: Sequence[Step], here: Mapping[str, Path]
 ) -> tuple[dict[tuple[str, str], int], list[Check]]:
@@ -84,7 +107,7 @@ def counted(
     them: rows that cannot be read, and slices without any.
 
     Only for steps that must run, and for files that can be read here: beside the recipe, or in
-    `here` by the name of their repo.
+    `here` by the source or the name of their repo.
     """
     counts: dict[tuple[str, str], int] = {}
     faults: list[Check] = []
@@ -95,7 +118,8 @@ def counted(
                 continue
             need, view = outside
             local = is_file(need.source)
-            path = loaded.file(need.source) if local else here.get(need.source.partition("@")[0])
+            name = need.source.partition("@")[0]
+            path = loaded.file(need.source) if local else here.get(need.source, here.get(name))
             if path is None or (local and not path.is_file()):
                 continue
             where = loaded.places.get(need.source, loaded.path.name)

@@ -16,6 +16,17 @@ def title_for(name: str) -> str:
     return f"CroCo {name}"
 
 
+def space_name(title: str) -> str:
+    """Return the name of the Space with the results page of a collection with this title."""
+    return f"{file_name(title)}-results"
+
+
+def file_name(title: str) -> str:
+    """Return the name of a file for the collection with this title, without an ending."""
+    characters = [char if char.isalnum() and char.isascii() else "-" for char in title.lower()]
+    return "-".join(filter(None, "".join(characters).split("-"))) or "report"
+
+
 def recipe_of(title: str) -> str:
     """Return the name of the recipe of a collection with this title."""
     return title.removeprefix(title_for(""))

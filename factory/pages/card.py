@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from factory.artifacts.front_matter import front_matter
 from factory.errors import FactoryError
+from factory.hub.environment import PUBLIC
 from factory.reports.page.svg import text_of
 
 LIMIT = 200_000  # characters of a card
@@ -23,10 +24,17 @@ _ATTRIBUTES = {
 }  # fmt: skip
 
 
-def render(text: str, blobs: str, files: str, known: Callable[[str], bool]) -> Markup:
+def render(
+    text: str,
+    blobs: str,
+    files: str,
+    known: Callable[[str], bool],
+    here: Callable[[str], str | None] = lambda path: None,
+) -> Markup:
     """Return the body of a card. Paths in it lead to pages of files below `blobs`, pictures to
-    `files`; what is not `known` leads nowhere. Pictures from elsewhere would tell who reads, and
-    are left out."""
+    `files`; what is not `known` leads nowhere. Links to paths of this hub or the public one lead to
+    the pages that are `here` for them. Pictures from elsewhere would tell who reads, and are left
+    out."""
     try:
         _, body = front_matter(text[:LIMIT])
     except FactoryError:
@@ -40,6 +48,9 @@ def render(text: str, blobs: str, files: str, known: Callable[[str], bool]) -> M
     def kept(tag: str, attribute: str, value: str) -> str | None:
         if attribute not in ("href", "src"):
             return value
+        path = value.removeprefix(PUBLIC)
+        if attribute == "href" and path.startswith("/") and (page := here(path[1:])):
+            return page
         if _OUTSIDE.match(value.strip()):
             return value if attribute == "href" else None
         path = posixpath.normpath(value.partition("#")[0].partition("?")[0])

@@ -10,8 +10,9 @@ from starlette.responses import FileResponse, Response
 
 from factory.artifacts.hashing import MANIFEST
 from factory.localhub.cards import PATH as README
-from factory.localhub.errors import BadRequest, Forbidden, NotFound
+from factory.localhub.errors import BadRequest, Forbidden, NotFound, ProtocolError
 from factory.localhub.refs import BRANCH
+from factory.localhub.repos import Repo
 from factory.pages import board, card, comparisons, differences, live, marks, pools, render, rows
 from factory.pages.visit import Version, Visit, languages
 from factory.reports.page import gather, lineage, lineage_graph
@@ -89,8 +90,28 @@ def card_page(visit: Visit) -> Response:
     body = card.render(
         text, version.link("blob"), version.files,
         lambda path: trees.find(tree, tuple(path.split("/"))) is not None,
+        lambda path: _page_here(visit, version.repo, path),
     )  # fmt: skip
     return _repo_page(visit, version, "card", body=body, shelves=visit.shelves(version.repo))
+
+
+def _page_here(visit: Visit, repo: Repo, path: str) -> str | None:
+    """Return the page of this hub for a path that a repo's card links to on the public one: of a
+    repo, of the repo's collection, or of the results of that."""
+    rest = path.partition("/tree/")[0].removeprefix("datasets/")
+    namespace, _, name = rest.partition("/")
+    shelf = next(iter(visit.shelves(repo)), None)
+    if shelf is not None and (namespace, name) == (repo.namespace, "collections"):
+        return f"/collections/{shelf.slug}"
+    if shelf is not None and rest.startswith(f"spaces/{repo.namespace}/"):
+        return f"/collections/{shelf.slug}/results"
+    try:
+        there = visit.hub.repos.find(
+            "dataset" if path.startswith("datasets/") else "model", namespace, name, visit.account
+        )
+    except ProtocolError:
+        return None
+    return f"/{there.web_path}"
 
 
 def files(visit: Visit) -> Response:

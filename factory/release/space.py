@@ -12,6 +12,7 @@ import yaml
 from factory.artifacts import licenses
 from factory.artifacts.manifest import Manifest
 from factory.hub.client import Hub
+from factory.hub.collection import space_name
 from factory.reports.page.gather import MODELS, gather
 from factory.reports.page.lineage import choose
 from factory.reports.page.page import render
@@ -27,8 +28,8 @@ class SpaceHub:
     names: Mapping[str, str]
 
 
-def publish(source: Source, to: SpaceHub, stem: str) -> str:
-    """Publish the page as `{namespace}/{stem}-results`, in one commit with a card that names the
+def publish(source: Source, to: SpaceHub) -> str:
+    """Publish the page under the name that cards link to, in one commit with a card that names the
     models, the datasets and their licence. Returns the Space. Raises HubError."""
     chain = choose(source.manifests, source.recipe)
     manifests = tuple(_renamed(manifest, to.names) for manifest in chain.manifests)
@@ -43,7 +44,7 @@ def publish(source: Source, to: SpaceHub, stem: str) -> str:
     readme = f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"
     namespace = manifests[-1].repo.partition("/")[0]
     files = {"README.md": readme, "index.html": render(report)}
-    return Hub(to.hub, to.token).publish_space(f"{namespace}/{stem}-results", files)
+    return Hub(to.hub, to.token).publish_space(f"{namespace}/{space_name(source.title)}", files)
 
 
 def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:

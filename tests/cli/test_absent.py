@@ -50,20 +50,27 @@ def test_a_plan_lists_all_that_is_absent_with_sizes_and_a_pull_brings_it_in(
         ):
             api.create_repo(repo, repo_type=kind)
             content = b'{"prompt": "Why?"}\n' + b" " * 1_500
-            api.upload_file(
-                path_or_fileobj=content, path_in_repo=file, repo_id=repo, repo_type=kind
-            )
+            card = f"---\nlicense: {'cc-by-nc-4.0' if 'reward' in repo else 'mit'}\n---\n"
+            for path, text in ((file, content), ("README.md", card.encode())):
+                api.upload_file(
+                    path_or_fileobj=text, path_in_repo=path, repo_id=repo, repo_type=kind
+                )
         planned = factory("plan", "mine.yaml", "--from", other.url, **token)
         assert planned.returncode == 1
         for word in (
             "mine.yaml:7",
             "model org/policy",
             "dataset org/prompts",
+            "cc-by-nc-4.0",
             "4 kB",
             "Total: 10 kB",
         ):
             assert word in planned.stdout, planned.stdout
-        [error, fix] = planned.stderr.strip().splitlines()
+        conflict = "score: local/mine-score cannot be under mit: it is made from org/reward@main"
+        checked = factory("check", "mine.yaml", "--from", other.url, **token)
+        assert conflict in checked.stdout and checked.returncode == 1
+        error, fix, licence, _ = planned.stderr.strip().splitlines()
+        assert conflict in licence
         for word in ("org/policy", "org/reward", "org/prompts", "questions.jsonl"):
             assert word in error
         assert "factory pull mine.yaml" in fix
@@ -75,6 +82,46 @@ def test_a_plan_lists_all_that_is_absent_with_sizes_and_a_pull_brings_it_in(
         (mine / "questions.jsonl").write_text('{"prompt": "Who?"}\n')
         again = factory("plan", "mine.yaml", "--json")
         assert "org/policy" not in again.stderr
+
+
+def test_what_is_not_known_without_a_network_is_named(mine: Path, factory: Cli) -> None:
+    nowhere = "http://127.0.0.1:9"
+    planned = factory("plan", "mine.yaml", "--from", nowhere, "--set", "license=null")
+    assert f"Sizes and licences unknown: {nowhere} cannot be reached" in planned.stdout
+    later = "not checked for prompts, generate, score and what is made of them: org/prompts"
+    assert later in planned.stderr and "factory pull mine.yaml" in planned.stderr
+    # a file that is not here yet is under what the recipe says
+    unstated = "local/mine-questions: unknown licence: questions.jsonl"
+    assert unstated in planned.stderr
+    checked = factory("check", "mine.yaml", "--from", nowhere, "--set", "license=null")
+    assert later in checked.stdout and unstated in checked.stdout
+
+
+def test_a_dataset_of_the_local_hub_without_rows_is_told_before_a_run(
+    mine: Path, factory: Cli, home: Path
+) -> None:
+    with connect(home / "hub") as local:
+        api = HfApi(endpoint=local.url, token=local.token)
+        for name, rows in (("empty", b"[]"), ("full", b'[{"prompt": "Why?"}]')):
+            api.create_repo(f"org/{name}", repo_type="dataset")
+            api.upload_file(
+                path_or_fileobj=rows,
+                path_in_repo="train.json",
+                repo_id=f"org/{name}",
+                repo_type="dataset",
+            )
+    (mine / "mine.yaml").write_text(RECIPE.replace("p.jsonl", "org/empty"))
+    for command in ("plan", "check"):
+        done = factory(command, "mine.yaml")
+        assert done.returncode == 1
+        assert "org/empty has no rows for en" in done.stdout + done.stderr
+        assert "unknown licence: org/empty" in done.stdout + done.stderr
+    (mine / "mine.yaml").write_text(
+        RECIPE.replace("p.jsonl", "org/full") + "licenses: {org/full: mit}\n"
+    )
+    planned = factory("plan", "mine.yaml", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)[0]["rows"] == 1
 
 
 def test_a_name_that_is_nearly_right_and_a_licence_nobody_states_are_told(

@@ -71,6 +71,16 @@ def test_a_token_can_be_given_by_hand_but_from_no_other_page(story: Story) -> No
         assert refused.status_code == 403
 
 
+def test_links_of_a_card_to_the_public_hub_lead_to_what_is_here(story: Story) -> None:
+    with story.reader() as client:
+        text = client.get(SAMPLES).text
+        shelf = f"/collections/{story.slug}"
+        for path in (shelf, f"{shelf}/results", "/datasets/local/story-prompts"):
+            assert f'href="{path}"' in text.partition("<h1>generate</h1>")[2]
+            assert client.get(path).status_code == 200
+        assert 'href="https://huggingface.co/org/model"' in text  # not here
+
+
 def test_a_page_shows_only_what_its_reader_may_read(story: Story) -> None:
     with story.reader() as owner, story.reader(story.guest) as guest:
         assert "local/secret" in owner.get("/").text

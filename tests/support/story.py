@@ -137,7 +137,14 @@ def publish(
         environment={"python": "3.11"}, created="2026-03-01T12:00:00+00:00",
     )  # fmt: skip
     contents["factory.json"] = made.dump().encode()
-    contents["README.md"] = (card or f"# {step}\n\nRows of {kind}.\n").encode()
+    there = "https://huggingface.co"
+    contents["README.md"] = (
+        card
+        or f"# {step}\n\nRows of {kind}, in [CroCo story](/local/collections) with its "
+        f"[results page]({there}/spaces/local/croco-story-results), from "
+        f"[the prompts]({there}/datasets/local/story-prompts/tree/main) and "
+        f"[a model]({there}/org/model).\n"
+    ).encode()
     put(hub, "dataset", made.repo, contents, private=private, tag=made.tag)
     return made
 

@@ -6,7 +6,8 @@ import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
+from contextvars import ContextVar
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from huggingface_hub import (
     CommitOperationDelete,
 )
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.utils import _xet
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from factory.hub.connection import status_of
@@ -70,10 +72,55 @@ class _CountedAdd(CommitOperationAdd):
             yield counted
 
 
+# Of the file that this thread sends: the client's Xet path reads it by itself.
+_sending: ContextVar[Moved | None] = ContextVar("sending", default=None)
+
+
+class _CountedXet:
+    """A Xet session of the client that tells how much of a file was sent."""
+
+    def __init__(self, session: Any, moved: Moved) -> None:
+        self._session, self._moved = session, moved
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def new_upload_commit(self, **options: Any) -> Any:
+        told = 0
+
+        def tell(report: Any, _files: Any = None) -> None:
+            nonlocal told
+            sent = report.total_bytes_completed  # read and cut into chunks; new ones are sent
+            if report.total_transfer_bytes:
+                sent *= report.total_transfer_bytes_completed / report.total_transfer_bytes
+            self._moved(max(0, int(sent) - told))
+            told = max(told, int(sent))
+
+        return self._session.new_upload_commit(**{**options, "progress_callback": tell})
+
+
+@cache
+def _count_xet() -> None:
+    """Have Xet sessions that the client opens count for the file that is sent: by itself it shows
+    bars, or nothing."""
+    if (opened := getattr(_xet, "get_xet_session", None)) is None:
+        return  # another version of the client: a file counts once it is there
+
+    def counted() -> Any:
+        moved = _sending.get()
+        return opened() if moved is None else _CountedXet(opened(), moved)
+
+    _xet.get_xet_session = counted
+
+
 class Destination(HubReader):
     """A hub written to by the public API alone."""
 
     keeps_ids = False
+
+    def __init__(self, *place: Any) -> None:
+        super().__init__(*place)
+        _count_xet()
 
     def create(self, repo: RepoId, private: bool) -> None:
         """Create a repo, if it does not exist."""
@@ -159,6 +206,7 @@ class Destination(HubReader):
             path, add = retry_corrupt(lambda: read(file))
             progress = FileProgress(file.size, moved)
             add.moved = progress.add
+            _sending.set(progress.add)
             upload = partial(self.api.preupload_lfs_files, repo.name, [add], revision=branch)
             retry_transient(partial(upload, repo_type=repo.kind, free_memory=False))
             if file.size > _LARGE:

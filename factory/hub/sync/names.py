@@ -134,6 +134,13 @@ class RenamedSource(HubReader):
         """Make links of the new names that stand as code, and name the evaluations' model anew."""
         old, new = repo.name.partition("/")[2], self._new(repo.name).partition(b"/")[2]
         text = _INDEX.sub(lambda m: b"- name: " + new if m[1] == old.encode() else m[0], text)
+        namespaces = repo.name.encode().partition(b"/")[0], self._new(repo.name).partition(b"/")[0]
+        for place in (b"%s/collections)", b"spaces/%s/"):  # of its collection, of its results
+            before, after = (
+                b"](" + (b"/" if namespace == b"local" else _HUB) + place % namespace
+                for namespace in namespaces
+            )
+            text = text.replace(before, after)
         kinds = {
             self._new(name): kinds[0]
             for name, kinds in self._kinds.items()

@@ -69,15 +69,33 @@ class FileProgress:
 
 
 def _bar_that_calls(moved: Moved) -> type[tqdm]:
-    """Return a progress bar for the client that shows nothing and passes the bytes on."""
+    """Return a progress bar for the client that shows nothing and passes the bytes on.
+
+    With Xet the client counts bytes twice, as they come and as they are written: whichever is
+    ahead is passed on.
+    """
 
     class Counter(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
-            moved(int(options.get("initial") or 0))
+            self._came = self._written = self._told = 0
+            self.update(options.get("initial"))
 
         def update(self, n: float | None = 1) -> None:
-            moved(int(n or 0))
+            self._written += int(n or 0)
+            self._tell()
+
+        def update_transfer(self, n: float) -> None:
+            self._came += int(n)
+            self._tell()
+
+        def set_transfer_postfix_str(self, *_: Any, **__: Any) -> None:
+            """Show nothing."""
+
+        def _tell(self) -> None:
+            ahead = max(self._came, self._written)
+            moved(ahead - self._told)
+            self._told = ahead
 
     return Counter
 

@@ -17,6 +17,7 @@ from factory.artifacts import citations, licenses
 from factory.artifacts.manifest import InputRecord, Manifest
 from factory.artifacts.resources import shipped
 from factory.errors import InputError
+from factory.hub import collection
 from factory.language.detect import detectable
 from factory.language.languages import hub_code
 from factory.reports.benchmarks import BenchmarkResult, index_entry
@@ -87,6 +88,7 @@ def render(
         "notice": markdown.Safe(terms.notice if terms else ""),
         "again": markdown.line(_again(manifest)),
         "page": markdown.line(shlex.join(["factory", "report", manifest.repo])),
+        **_places(manifest),
         "papers": [markdown.Safe(line) for line in _papers(manifest)],
         "bibliography": markdown.Safe("\n\n".join(_bibliography(manifest))),
     }
@@ -313,6 +315,18 @@ def _again(manifest: Manifest) -> str:
     if not any(r.source and r.revision is None and not r.served for r in records):
         command += ["--from", manifest.step]
     return shlex.join(command)
+
+
+def _places(manifest: Manifest) -> dict[str, markdown.Safe]:
+    """Return links to the collection of an artifact and to the Space with its results page. The
+    Hub numbers collections by itself: the link is to all those of the namespace."""
+    title, namespace = collection.title_for(manifest.recipe), manifest.repo.partition("/")[0]
+    return {
+        "collection": markdown.path_link(title, f"{namespace}/collections", namespace),
+        "results": markdown.path_link(
+            "results page", f"spaces/{namespace}/{collection.space_name(title)}", namespace
+        ),
+    }
 
 
 def _papers(manifest: Manifest) -> list[str]:

@@ -99,6 +99,13 @@ def link(label: str, repo: str, kind: str, revision: str | None = None) -> Safe:
     return Safe(f"[{inline(label)}]({HUB}/{prefix}{repo}{end})")
 
 
+def path_link(label: str, path: str, namespace: str) -> Safe:
+    """Return a link to a path of the Hub; in `local/`, of whatever hub shows it."""
+    if not all(map(_REVISION.fullmatch, path.split("/"))):
+        return inline(label)
+    return Safe(f"[{inline(label)}]({'' if namespace == 'local' else HUB}/{path})")
+
+
 def url(address: str) -> Safe:
     """Return an address for the round brackets of a link; `#` for one that could leave them."""
     return Safe(address if _URL.fullmatch(address) and visible(address) == address else "#")

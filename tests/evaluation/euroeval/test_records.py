@@ -218,7 +218,7 @@ def results_manifest(repo: str = "lab/r-results") -> Manifest:
 def test_the_card_says_scores_deltas_and_what_is_missing() -> None:
     text = card.render(results_manifest())
     assert "no benchmarks in Galician and Maltese" in text
-    assert "| dpo-all | en | scala-en, mcc |" in text and "+3.02" in text
+    assert "| dpo-all | English | scala-en, mcc |" in text and "+3.02" in text
     assert "No record of squad in en/dpo-all" in text
     assert "duidelijke-taal, of the suite in nl, was not measured: it needs meteor and sari" in text
     assert "Scores of other backends are not comparable" in text

@@ -627,6 +627,8 @@ def test_cards_name_the_repos_as_they_are_over_there(
     pairs = "https://huggingface.co/datasets/me/smoke-pair/tree/fp-dabc6e7f095e"
     assert f"[me/smoke-pair@fp-dabc6e7f095e]({pairs})" in readme
     assert f"[me/tiny-random-llama@{base[:12]}](https://huggingface.co/me/tiny-random" in readme
+    assert "[CroCo smoke](https://huggingface.co/me/collections)" in readme
+    assert "(https://huggingface.co/spaces/me/croco-smoke-results)" in readme
     assert readme.count("local/") == 2  # neither is a repo
     assert manifest.repo == "me/tuned"
     assert manifest.models[0].source == "me/tiny-random-llama@main"

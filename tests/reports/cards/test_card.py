@@ -482,8 +482,8 @@ def test_the_card_of_verdicts_shows_what_else_could_explain_a_win_rate():
     for said in (
         "judged by org/chat at `0123456789abcde`.",
         "Every question was judged in both orders",
-        "| dpo-es | es | 6 | 2 | 4 | 8 |",
-        f"| dpo-es | es | 41.7 % | {CONTROLLED} | 35.0 % to 80.0 % | 70.0 % | 75.0 % |",
+        "| dpo-es | Spanish | 6 | 2 | 4 | 8 |",
+        f"| dpo-es | Spanish | 41.7 % | {CONTROLLED} | 35.0 % to 80.0 % | 70.0 % | 75.0 % |",
         "| 90.0 % |  |",
         "Mean over languages of dpo-es: 58.3 % [40.0, 75.0].",
         "| dpo-es | hard_prompt | 6 | 2 | 4 |",
@@ -516,8 +516,8 @@ def test_an_adapters_card_shows_the_same_of_what_judges_found_of_it():
     text = card.render(kept()["dpo-es"], found)
     rate = "58.3 % [40.0, 75.0] no difference shown"
     assert "Against the base model, judged by org/chat (verdicts: " in text
-    assert f"| es | 6 | 2 | 4 | 8 | {rate} |" in text
-    assert f"| es | 41.7 % | {CONTROLLED} | 35.0 % to 80.0 % | 70.0 % |" in text
+    assert f"| Spanish | 6 | 2 | 4 | 8 | {rate} |" in text
+    assert f"| Spanish | 41.7 % | {CONTROLLED} | 35.0 % to 80.0 % | 70.0 % |" in text
     assert "Judged by org/chat at 0123456789abcde, asked with the template ties." in text
     assert "**2 of the questions above are among the prompts of training**" in text
 
@@ -685,8 +685,8 @@ def test_the_same_manifest_gives_the_same_card():
 
 def test_the_card_of_a_translation_lays_it_beside_what_people_wrote():
     text = card.render(MANIFESTS["translate"])
-    assert "| de | 12 | 3 | 0 | 1 | 1.1 |" in text
-    assert "| de | 6 | 12.35 | none |" in text
+    assert "| German | 12 | 3 | 0 | 1 | 1.1 |" in text
+    assert "| German | 6 | 12.35 | none |" in text
     assert header_of(text)["language"] == ["de"]
 
 
