@@ -102,11 +102,9 @@ def _every(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _long_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    from rich.table import Table
+    from factory.cli.tables import titled
 
-    table = Table(title="Results", title_justify="left")
-    for name in header:
-        table.add_column(name, overflow="fold")
+    table = titled("Results", header)
     for line in lines:
         table.add_row(*line)
     return table

@@ -129,17 +129,14 @@ def _absent_table(
     token: str | None,
 ) -> Table:
     """Tabulate what a recipe names and this hub lacks, with its size on another."""
-    from rich.table import Table
-
     from factory.cli.bar import format_bytes
+    from factory.cli.tables import titled
     from factory.hub.client import Hub
     from factory.hub.session import address
     from factory.stage.readers import is_file
 
     other, unknown, total = Hub(address(from_), token), "", 0
-    table = Table(title=f"Not in {hub.called}", title_justify="left", caption_justify="left")
-    for column in ("place", "what", "size"):
-        table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
+    table = titled(f"Not in {hub.called}", ("place", "what"), ("size",))
     for finding, need in zip(unmet, needs, strict=True):
         name, _, revision = need.source.partition("@")
         kind, shown = "file" if is_file(need.source) else need.kind, ""

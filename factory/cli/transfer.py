@@ -215,14 +215,12 @@ def _print(
         return
     if options.quiet:
         return
-    from rich.table import Table
-
     from factory.cli.bar import format_bytes
     from factory.cli.console import console
+    from factory.cli.tables import titled
 
-    table = Table(title="Dry run" if options.dry else "Done", title_justify="left")
-    for column in ("repo", "commits", "files", "size", "tags", "notes"):
-        table.add_column(column, overflow="fold")
+    columns = ("repo", "commits", "files", "size", "tags", "notes")
+    table = titled("Dry run" if options.dry else "Done", columns)
     for outcome in done:
         remarks = [f"conflict: {conflict}" for conflict in outcome.conflicts] + outcome.notes
         name = str(outcome.repo)

@@ -171,8 +171,7 @@ def _artifacts(
         need.step
         for step in steps
         if step.name in names
-        for part in step.slices
-        for need in part.spec.needs
+        for need in step.needs
         if isinstance(need, StepInput)
     }
     artifacts: list[tuple[ArtifactRef, str]] = []

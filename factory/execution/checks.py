@@ -97,7 +97,7 @@ def license_faults(loaded: LoadedRecipe, pins: Lock, hub: Hub, plan: Plan) -> li
     made = dict(plan.done)
     findings = []
     for step in plan.steps:
-        needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
+        needs = step.needs
         known = all(
             need.step in made
             if isinstance(need, StepInput)

@@ -107,8 +107,7 @@ def missing(
         need.source: need
         for step in steps
         if step.state is State.RUN
-        for part in step.slices
-        for need in part.spec.needs
+        for need in step.needs
         if isinstance(need, ExternalInput)
     }
     return [

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
 from factory import config
 from factory.artifacts import checkpoints, reuse
@@ -31,6 +30,7 @@ from factory.errors import (
 )
 from factory.execution import checks, collection, external, inputs, record, resolve
 from factory.execution.bundle import Provisions
+from factory.execution.log import LogReporter
 from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
 from factory.pairs.selection import Selection
@@ -43,32 +43,15 @@ from factory.stage.inputs import ExternalInput, Need, StepInput
 from factory.stage.job import Job, PartDone, Place, Progress
 from factory.stage.outcome import Outcome
 
-
-class Workers(Protocol):
-    """Starts processes that each make a part of a step's shards, and waits for them."""
-
-    def __call__(self, step: str, count: int, gpus: int) -> None:
-        """Make all shards of a step in `count` processes of `gpus` GPUs each."""
-
-
-class Reporter(Protocol):
-    """Receives the events of a run; the command line implements it."""
-
-    def note(self, text: str) -> None:
-        """Report one line about something outside the steps."""
-
-    def begin(self, step: Step) -> Progress:
-        """Report that a step starts. Return the function that receives its progress."""
-
-    def end(self, step: Step, seconds: float | None) -> None:
-        """Report that a step is done after so many seconds, or reused or blocked (None)."""
+# Makes all shards of a step in so many processes of so many GPUs each, and waits for them.
+Workers = Callable[[str, int, int], None]
 
 
 def run(
     loaded: LoadedRecipe,
     hub: Hub,
     home: Home,
-    reporter: Reporter,
+    reporter: LogReporter,
     only: Sequence[str] = (),
     until: str | None = None,
     frozen: bool = False,
@@ -98,7 +81,7 @@ def run(
 
 def run_offline(
     bundle: Provisions,
-    reporter: Reporter,
+    reporter: LogReporter,
     name: str,
     part: tuple[int, int] | None = None,
     seal: bool = False,
@@ -122,7 +105,7 @@ def work_directory(bundle: Provisions, name: str) -> Work:
     return home.work(loaded.recipe.org, plan.step(name).fingerprint)
 
 
-def publish(loaded: LoadedRecipe, hub: Hub, home: Home, reporter: Reporter) -> list[Step]:
+def publish(loaded: LoadedRecipe, hub: Hub, home: Home, reporter: LogReporter) -> list[Step]:
     """Publish what is sealed and not on the hub; run nothing. Return every step as it then stands.
     Raises FactoryError."""
     with _stoppable(), _disk_full_explained(home):
@@ -190,7 +173,7 @@ class Run:
     pins: Lock
     hub: Hub
     home: Home
-    reporter: Reporter
+    reporter: LogReporter
     plan: Plan
     part: tuple[int, int] | None = None  # (number, of): this part of the shards of one step
     _progress: Progress | None = None  # of the step that is running
@@ -202,7 +185,7 @@ class Run:
         pins: Lock,
         hub: Hub,
         home: Home,
-        reporter: Reporter,
+        reporter: LogReporter,
         part: tuple[int, int] | None = None,
     ) -> Run:
         """Plan a run for what exists. Raises HubError."""
@@ -303,7 +286,7 @@ class Run:
     def _inputs(self, step: Step) -> StepInputs:
         """Fetch what a step reads. Raises RecipeError for an input that is not made yet, or for
         licences that do not go together."""
-        needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
+        needs = step.needs
         places = inputs.find(self.loaded, self.pins, self.plan, self.hub, needs, step.name)
         licenses = record.stated(self.loaded.recipe, needs, places, self.plan.done)
         record.license_of(self.loaded.recipe, step, licenses)  # before hours are spent, not after

@@ -16,6 +16,7 @@ from factory.artifacts.workdir import Home
 from factory.engines import chat_template
 from factory.errors import RecipeError
 from factory.execution import checks, record, resolve, run
+from factory.execution.log import LogReporter
 from factory.localhub.launcher import Connection
 from factory.planning.plan import State, Step
 from factory.planning.recipe import LoadedRecipe, load
@@ -66,17 +67,6 @@ CORRECTED = [
     ("tiny-aya", "tiny-aya-as-published"),
     ("tiny-aya-all-lang", "tiny-aya-as-published-all-lang"),
 ]
-
-
-class Silent:
-    """Is told how a run goes and says nothing."""
-
-    def note(self, text: str) -> None: ...
-
-    def begin(self, step: Step) -> Any:
-        return lambda done, total, unit, tokens=0: None
-
-    def end(self, step: Step, seconds: float | None) -> None: ...
 
 
 def loaded(name: str) -> LoadedRecipe:
@@ -239,7 +229,7 @@ def test_a_departure_is_at_a_stage_that_the_recipe_has_and_at_a_knob_of_it(name:
 def test_a_departure_is_on_the_cards_that_it_concerns(world: Any, tmp_path: Path) -> None:
     found = load("eurollm-9b", ["org=lab", "name=departs"])
     home = Home(tmp_path)
-    run.run(found, world, home, Silent(), until="prompts")
+    run.run(found, world, home, LogReporter(quiet=True), until="prompts")
     [path] = tmp_path.glob("work/lab/*/artifact")
     assert set(read_manifest(path).departures) == {"prompts", "prompts.turns"}
     card = (path / "README.md").read_text(encoding="utf-8")
