@@ -27,13 +27,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from peak import Peak
 
 from factory.engines import Completion, Sampling
 from tests.support import jobs
@@ -270,31 +271,6 @@ def memory(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
         "base_mb": peak.base / 1e6,
         "rows": outcome.rows["en"].out,
     }
-
-
-class Peak(threading.Thread):
-    """The highest resident memory of this process while it runs, by looking every 5 ms."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.base = self.top = resident()
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(0.005):
-            self.top = max(self.top, resident())
-
-    def stop(self) -> float:
-        """MB above where it stood at first."""
-        self._over.set()
-        self.join()
-        return (max(self.top, resident()) - self.base) / 1e6
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 # a kill

@@ -7,20 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.world.town import (
-    LANGUAGES,
-    Habits,
-    answer,
-    parallel,
-    requests,
-)
+from benchmarks.world.town import LANGUAGES, Habits, answer, parallel, requests
+from factory.execution.builtin_models import CHATML, train_bpe
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 STEPS = 1200  # two minutes on a quiet core; from 800 on it names the right shop more often than not
 BATCH = 24
 PEAK = 5e-3  # learning rate
@@ -88,7 +77,6 @@ def train(out: Path, habits: Habits, seed: int, steps: int, threads: int = 1) ->
 
 def _tokenizer(habits: Habits) -> Any:
     """A byte-level BPE in which nearly every word of the town is one token."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     rng = random.Random(0)
@@ -98,20 +86,8 @@ def _tokenizer(habits: Habits) -> Any:
         for code in LANGUAGES
         for text in (request.text(code), answer(request, code, habits, rng))
     ]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=1000,
-            special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
+        tokenizer_object=train_bpe(corpus, 1000, ["<|pad|>", "<|im_start|>", "<|im_end|>"]),
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|pad|>",

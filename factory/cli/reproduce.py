@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from factory.cli.app import app
+from factory.cli.run import HubUrl, Json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 _LONGEST = 200  # characters of a value
 _MOST = 4  # figures of a step that are told one by one
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -88,9 +88,7 @@ def reproduce(
 def diff(
     first: Annotated[str, typer.Argument(help="org/repo@tag, or a directory with factory.json.")],
     second: Annotated[str, typer.Argument(help="The artifact to compare with.")],
-    hub: Annotated[
-        str | None, typer.Option("--hub", help="Work with this hub instead of the local one.")
-    ] = None,
+    hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
     """Compare two artifacts.

@@ -143,11 +143,10 @@ def collection_of(word: str, collections: Callable[[str], Mapping[str, str]]) ->
     loaded = _recipe(word)
     if loaded is None:
         return None
-    from factory.hub.collection import title
+    from factory.hub.collection import slug_of
 
-    for slug, name in collections(loaded.recipe.org).items():
-        if name == title(loaded.recipe):
-            return slug
+    if slug := slug_of(loaded.recipe, collections(loaded.recipe.org)):
+        return slug
     raise HubError(
         f"{word} has no collection yet",
         f"factory run {loaded.called} makes one; see factory hub ls",

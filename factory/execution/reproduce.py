@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory.artifacts.workdir import Home
-from factory.errors import RecipeError, nearest
+from factory.errors import RecipeError
 from factory.execution.diff import Difference, compare
 from factory.execution.log import LogReporter
-from factory.execution.run import Run
+from factory.execution.run import Run, select
 from factory.execution.verdict import Claim, claims
 from factory.hub.client import Hub
 from factory.planning import lock
@@ -91,7 +91,7 @@ def reproduce(
         update={"org": recipe.org + AGAIN, "description": f"{recipe.name}, made again"}
     )
     loaded = LoadedRecipe(copy, published.loaded.path, packaged=False)
-    second = Run.begin(loaded, published.pins, hub, home, reporter)
+    second = Run(loaded, published.pins, hub, home, reporter)
     for step in published.steps:
         if step.name not in anew and step.found is not None:
             second.plan.add(step.found)
@@ -116,13 +116,7 @@ def _anew(published: PublishedCollection, start: str | None) -> list[Step]:
     """Return the steps to run. Raises RecipeError for a step that cannot be run."""
     steps = {step.name: step for step in published.steps if step.slices}
     names = list(steps)
-    first = 0
-    if start is not None:
-        matching = [n for n, name in enumerate(names) if start in (name, name.partition("[")[0])]
-        if not matching:
-            listed = ", ".join(names)
-            raise RecipeError(f"no step {start!r}{nearest(start, names)}", f"steps: {listed}")
-        first = matching[0]
+    first = 0 if start is None else names.index(select(names, [start], None)[0])
     anew = {name: steps[name] for name in names[first:] if not _reads_file(steps[name])}
     if start is not None and _reads_file(steps[names[first]]):
         raise RecipeError(

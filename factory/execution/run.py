@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -72,7 +72,7 @@ def run(
         reporter.note(f"not made: {', '.join(unread)}. Only what is taken in (from:) would read it")
     with _stoppable(), _disk_full_explained(home):
         pins, absent = resolve.resolve(loaded, hub, home, reporter.note, frozen)
-        this = Run.begin(loaded, pins, hub, home, reporter, part)
+        this = Run(loaded, pins, hub, home, reporter, part)
         due = [step for step in this.plan.steps if step.name in names]
         resolve.require(resolve.unmet(loaded, resolve.missing(loaded, absent, due), hub))
         this.execute(names, workers)
@@ -92,7 +92,7 @@ def run_offline(
     loaded, home = bundle.loaded(), Home(bundle.home)
     with _stoppable(), _disk_full_explained(home):
         _check_files(loaded, bundle.lock)
-        this = Run.begin(loaded, bundle.lock, Offline(bundle), home, reporter, part)
+        this = Run(loaded, bundle.lock, Offline(bundle), home, reporter, part)
         if seal:
             this.check_shards(this.plan.step(name))
         this.execute([name])
@@ -110,7 +110,7 @@ def publish(loaded: LoadedRecipe, hub: Hub, home: Home, reporter: LogReporter) -
     Raises FactoryError."""
     with _stoppable(), _disk_full_explained(home):
         pins, _ = resolve.resolve(loaded, hub, home, None)
-        this = Run.begin(loaded, pins, hub, home, reporter)
+        this = Run(loaded, pins, hub, home, reporter)
         this.execute([step.name for step in this.plan.steps if step.state is State.PUBLISH])
     return this.plan.steps
 
@@ -167,30 +167,20 @@ class StepInputs:
 
 @dataclass
 class Run:
-    """One run of a recipe, with its plan, which follows every step that is made or published."""
+    """One run of a recipe, with its plan, which follows every step that is made or published.
+    Raises HubError."""
 
     loaded: LoadedRecipe
     pins: Lock
     hub: Hub
     home: Home
     reporter: LogReporter
-    plan: Plan
     part: tuple[int, int] | None = None  # (number, of): this part of the shards of one step
-    _progress: Progress | None = None  # of the step that is running
+    plan: Plan = field(init=False)  # for what exists
+    _progress: Progress | None = field(init=False, default=None)  # of the step that is running
 
-    @classmethod
-    def begin(
-        cls,
-        loaded: LoadedRecipe,
-        pins: Lock,
-        hub: Hub,
-        home: Home,
-        reporter: LogReporter,
-        part: tuple[int, int] | None = None,
-    ) -> Run:
-        """Plan a run for what exists. Raises HubError."""
-        plan = resolve.plan(loaded, pins, hub, home)
-        return cls(loaded, pins, hub, home, reporter, plan, part)
+    def __post_init__(self) -> None:
+        self.plan = resolve.plan(self.loaded, self.pins, self.hub, self.home)
 
     def execute(self, names: Sequence[str], workers: Workers | None = None) -> None:
         """Run and publish these steps, in their order. Raises FactoryError, a HubError at the end
@@ -376,7 +366,10 @@ class Run:
         """Write what lies beside the data in every artifact, and seal it with its manifest."""
         recipe = self.loaded.recipe
         if isinstance(step.stage, Selection) and not step.stage.from_:
-            _draw_anatomy(outcome, out)
+            # the one drawing that is in the manifest's list of files
+            by_slice = outcome.stats["by_slice"]
+            slices = {name: (by_slice[name], rows) for name, rows in outcome.rows.items()}
+            figures.draw_anatomy(out / figures.ANATOMY, slices)
         reused = {
             part.spec.name: reuse.read_reused(work.path, part.spec.name).rows
             for part in step.slices
@@ -417,13 +410,6 @@ def _check_part(step: Step, names: Sequence[str]) -> None:
             "--shard makes a part of one step that works row by row",
             "name it with --only: generate, score, translate, arena or judge",
         )
-
-
-def _draw_anatomy(outcome: Outcome, out: Path) -> None:
-    """Draw the statistics of pairs: the one drawing that is in the manifest's list of files."""
-    by_slice = outcome.stats["by_slice"]
-    slices = {name: (by_slice[name], rows) for name, rows in outcome.rows.items()}
-    figures.draw_anatomy(out / figures.ANATOMY, slices)
 
 
 @contextmanager
