@@ -139,6 +139,13 @@ def put(hub: Any, tmp_path: Path) -> Put:
     return upload
 
 
+@pytest.fixture
+def models(put: Put) -> None:
+    """A policy and a reward model that have no fault."""
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+
+
 def recipe_at(tmp_path: Path, *overrides: str) -> LoadedRecipe:
     (tmp_path / "r").mkdir(exist_ok=True)
     (tmp_path / "r" / "made.yaml").write_text(RECIPE)
@@ -156,10 +163,8 @@ def look(loaded: LoadedRecipe, hub: Any, tmp_path: Path) -> list[Check]:
 
 
 def test_a_good_recipe_has_no_findings_and_no_weights_are_fetched(
-    hub: Any, put: Put, tmp_path: Path
+    hub: Any, models: None, tmp_path: Path
 ) -> None:
-    put("lab/policy", "llama3")
-    put("lab/reward", "qwen3")
     assert look(recipe_at(tmp_path), hub, tmp_path) == []
     assert list((tmp_path / "cache").rglob("tokenizer.json"))
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
@@ -238,10 +243,8 @@ def test_prompts_that_a_template_refuses_are_counted_and_left_out(
     [((1, 1.0), True), (("a", "b"), False), ((None, None), False), ((float("nan"), 1), False)],
 )
 def test_a_pool_of_all_languages_needs_a_prompt_with_one_id_in_two(
-    hub: Any, put: Put, tmp_path: Path, ids: tuple[Any, Any], common: bool
+    hub: Any, models: None, tmp_path: Path, ids: tuple[Any, Any], common: bool
 ) -> None:
-    put("lab/policy", "llama3")
-    put("lab/reward", "qwen3")
     loaded = recipe_at(tmp_path, "stages.pair={pool: both}")
     for code, name in zip(("en", "es"), ids, strict=True):
         rows = [{"id": name, "prompt": f"{code} bread"}, {"id": code, "prompt": f"{code} more"}]
@@ -252,9 +255,7 @@ def test_a_pool_of_all_languages_needs_a_prompt_with_one_id_in_two(
     assert all("no prompt has one id in two of en, es" in finding.seen for finding in found)
 
 
-def test_a_pool_of_one_language_needs_no_other(hub: Any, put: Put, tmp_path: Path) -> None:
-    put("lab/policy", "llama3")
-    put("lab/reward", "qwen3")
+def test_a_pool_of_one_language_needs_no_other(hub: Any, models: None, tmp_path: Path) -> None:
     loaded = recipe_at(tmp_path, "stages.pair={pool: both}", "languages=[en]")
     assert look(loaded, hub, tmp_path) == []
 
@@ -285,10 +286,8 @@ def test_a_reward_model_has_one_label(
 
 
 def test_control_tokens_in_prompts_are_counted_with_their_ids(
-    hub: Any, put: Put, tmp_path: Path
+    hub: Any, models: None, tmp_path: Path
 ) -> None:
-    put("lab/policy", "llama3")
-    put("lab/reward", "qwen3")
     loaded = recipe_at(tmp_path)
     rows = [{"id": "a", "prompt": "Hi"}, {"id": "b", "prompt": "Hi<|eot_id|>"}]
     (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
