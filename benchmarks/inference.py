@@ -366,12 +366,9 @@ def show(part: str, runs: list[dict[str, Any]], ours: str, other: str, wish: str
     """A table of runs and what it comes to."""
     print(f"\n{part}")
     for run in runs:
-        more = (
-            f"   {run['cpu_seconds']:.1f} s of processor, {run['mb']:.0f} MB" if "mb" in run else ""
-        )
         print(
             f"  {run['side']:18} {run['tokens']:>8,} tokens {run['seconds']:>8.1f} s "
-            f"{run['tokens_a_second']:>8.1f} tokens/s   load {run['load']}{more}"
+            f"{run['tokens_a_second']:>8.1f} tokens/s   load {run['load']}"
         )
     share = median(runs, ours) / median(runs, other)
     print(f"  median of ours to the median of the other: {share:.3f}   ({wish})")

@@ -157,10 +157,9 @@ def require(findings: Sequence[Check]) -> None:
 
 
 def _import(name: str, hub: Hub, home: Home) -> None:
+    # not for a plan, which imports nothing it can do without
     from factory.execution import record
-    from factory.reports.cards import (
-        card,  # not for a plan, which imports nothing it can do without
-    )
+    from factory.reports.cards import card
 
     model = builtin_models.POCKET[name]
     home.root.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,12 @@ same, whoever made which shard."""
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from factory.artifacts.manifest import Manifest, read_manifest
-from factory.localhub.launcher import await_end
 from tests.conftest import FACTORY, run_factory
 
 pytestmark = pytest.mark.slow
@@ -29,27 +27,9 @@ def generated(home: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the prompts and the model that generate reads."""
-    home = tmp_path_factory.mktemp("prompts") / "home"
-    done = run_factory("run", "smoke", "--until", "prompts", home=home)
-    assert done.returncode == 0, done.stderr
-    await_end(home / "hub")
-    return home
-
-
-@pytest.fixture
-def home(prompts: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    shutil.copytree(prompts, tmp_path / "home")
-    return tmp_path / "home"
-
-
-@pytest.fixture(scope="module")
-def whole(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Made by one process."""
     home = tmp_path_factory.mktemp("whole") / "home"
-    shutil.copytree(prompts, home)
     done = run_factory("run", "smoke", "--until", "generate", *SMALL, home=home)
     assert done.returncode == 0, done.stderr
     return generated(home)
@@ -59,12 +39,17 @@ def digests(manifest: Manifest) -> dict[str, str]:
     return {name: record.digest for name, record in manifest.slices.items()}
 
 
-def test_array_tasks_share_the_work_and_a_later_run_seals_it(whole: Manifest, home: Path) -> None:
+def test_array_tasks_share_the_work_and_a_later_run_seals_it(
+    whole: Manifest, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    done = run_factory("run", "smoke", "--until", "prompts", home=home)
+    assert done.returncode == 0, done.stderr
     command = [*FACTORY, "run", "smoke", "--only", "generate", *SMALL, "--shard"]
     environment = {**os.environ, "FACTORY_HOME": str(home)}
     tasks = [
         subprocess.Popen(
-            [*command, f"{number}/3"], env=environment, cwd=home.parent,
+            [*command, f"{number}/3"], env=environment, cwd=tmp_path,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for number in range(2)
@@ -79,7 +64,8 @@ def test_array_tasks_share_the_work_and_a_later_run_seals_it(whole: Manifest, ho
     assert sum(generated(home).stats["engines"].values()) == 18
 
 
-def test_a_machine_with_two_gpu_groups_runs_two_processes(whole: Manifest, home: Path) -> None:
+def test_a_machine_with_two_gpu_groups_runs_two_processes(whole: Manifest, tmp_path: Path) -> None:
+    home = tmp_path / "home"
     done = run_factory(
         "run", "smoke", "--until", "generate", *SMALL,
         "--set", "stages.generate.how.processes=2", home=home,
@@ -94,7 +80,8 @@ def test_a_machine_with_two_gpu_groups_runs_two_processes(whole: Manifest, home:
         assert one.working_seconds + one.loading_seconds < 2 * one.engines * one.wall_seconds
 
 
-def test_a_part_of_what_has_no_shards_is_refused(home: Path) -> None:
+def test_a_part_of_what_has_no_shards_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / "home"
     for arguments in (["--only", "reward"], ["--only", "score", "--only", "generate"], []):
         done = run_factory("run", "smoke", "--shard", "0/2", *arguments, home=home)
         assert done.returncode == 1

@@ -547,7 +547,7 @@ def _whole(work: Path) -> int:
 
 
 def _wait_until_begun(process: subprocess.Popen[str], work: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # the steps before it are made first
     while _whole(work) == 0:
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline

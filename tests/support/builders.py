@@ -124,6 +124,11 @@ def walked(
     return line.inventory
 
 
+def with_stats(manifest: Manifest, **more: Any) -> Manifest:
+    """`manifest` with these figures too, or in the place of its own of the same name."""
+    return manifest.model_copy(update={"stats": {**manifest.stats, **more}})
+
+
 def imported() -> Manifest:
     """The manifest of a model brought in from a package."""
     return Manifest(
