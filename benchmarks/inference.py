@@ -27,13 +27,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from peak import Peak
 
 from factory.engines import Completion, Sampling
 from tests.support import jobs
@@ -272,31 +273,6 @@ def memory(directory: Path, asks: argparse.Namespace) -> dict[str, float]:
     }
 
 
-class Peak(threading.Thread):
-    """The highest resident memory of this process while it runs, by looking every 5 ms."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.base = self.top = resident()
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(0.005):
-            self.top = max(self.top, resident())
-
-    def stop(self) -> float:
-        """MB above where it stood at first."""
-        self._over.set()
-        self.join()
-        return (max(self.top, resident()) - self.base) / 1e6
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 # a kill
 
 
@@ -390,12 +366,9 @@ def show(part: str, runs: list[dict[str, Any]], ours: str, other: str, wish: str
     """A table of runs and what it comes to."""
     print(f"\n{part}")
     for run in runs:
-        more = (
-            f"   {run['cpu_seconds']:.1f} s of processor, {run['mb']:.0f} MB" if "mb" in run else ""
-        )
         print(
             f"  {run['side']:18} {run['tokens']:>8,} tokens {run['seconds']:>8.1f} s "
-            f"{run['tokens_a_second']:>8.1f} tokens/s   load {run['load']}{more}"
+            f"{run['tokens_a_second']:>8.1f} tokens/s   load {run['load']}"
         )
     share = median(runs, ours) / median(runs, other)
     print(f"  median of ours to the median of the other: {share:.3f}   ({wish})")

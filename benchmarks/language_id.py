@@ -184,7 +184,9 @@ def _heliport() -> Detector:
     from heliport import Identifier
 
     identifier = Identifier()
-    return lambda text: _two(identifier.identify(text.replace("\n", " "), ignore_confidence=True))
+    return lambda text: hub_code(
+        identifier.identify(text.replace("\n", " "), ignore_confidence=True)
+    )
 
 
 def _common_lingua() -> Detector:
@@ -192,7 +194,7 @@ def _common_lingua() -> Detector:
 
     def best(text: str) -> str | None:
         shares = detect(text)
-        return _two(max(shares, key=lambda code: shares[code]))
+        return hub_code(max(shares, key=lambda code: shares[code]))
 
     return best
 
@@ -211,10 +213,6 @@ def _eldc() -> Detector:
 
     eldc.init()
     return lambda text: str(eldc.detect(text)) or None
-
-
-def _two(code: str) -> str:
-    return hub_code(code)
 
 
 DETECTORS: dict[str, tuple[str, Callable[[], Detector]]] = {
@@ -263,7 +261,7 @@ def _memory() -> int:
 
 def right(label: str | None, code: str) -> bool:
     """Whether a label is right: some languages accept one another."""
-    return label is not None and _two(label) in alike(_two(code))
+    return label is not None and hub_code(label) in alike(hub_code(code))
 
 
 def length(text: str) -> str:
@@ -297,7 +295,7 @@ def scores(texts: list[Sentence], labels: list[str | None]) -> dict[str, Any]:
         shares = [share(part) for part in parts.values()]
         return [round(sum(s) / len(s), 1) for s in zip(*shares, strict=True)] if shares else None
 
-    classes = dict.fromkeys(length("x" * n) for n in (1, *LENGTHS))
+    classes = [length("x" * n) for n in (1, *LENGTHS)]
     confused: dict[str, Counter[str]] = {}
     for text, label in rows:
         if text.kind in ("message", "sentence"):
@@ -345,16 +343,11 @@ def show(results: dict[str, dict[str, Any]], texts: list[Sentence]) -> None:
     table(
         ["detector", *kinds, "µs", "MB", "load s"],
         [
-            [
-                name,
-                *(pair(found["kinds"][kind]) for kind in kinds),
-                found["microseconds"],
-                found["megabytes"],
-                found["load_seconds"],
-            ]
+            [name, *(pair(found["kinds"][kind]) for kind in kinds),
+             found["microseconds"], found["megabytes"], found["load_seconds"]]
             for name, found in results.items()
         ],
-    )
+    )  # fmt: skip
     table(
         ["characters of messages and sentences", *lengths],
         [[name, *map(pair, found["lengths"].values())] for name, found in results.items()],
@@ -381,7 +374,7 @@ def main() -> None:
     parser.add_argument("--treebanks", type=Path)
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--timeout", type=int, default=300, help="seconds for one detector")
-    parser.add_argument("--only", nargs="*", help="names of detectors")
+    parser.add_argument("--only", nargs="*", help="names of detectors", choices=DETECTORS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -402,10 +395,7 @@ def main() -> None:
         except importlib.metadata.PackageNotFoundError:
             print(f"{name}: {package} is not installed", file=sys.stderr)
             continue
-        command = [sys.executable, __file__, *map(str, options.catalogues), "--one", name]
-        command += ["--treebanks", str(options.treebanks)] if options.treebanks else []
-        command += ["--sentences", str(options.sentences)]
-        command += ["--prompts", str(options.prompts)] if options.prompts else []
+        command = [sys.executable, __file__, "--one", name, *sys.argv[1:]]
         threads = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
             done = subprocess.run(

@@ -88,6 +88,11 @@ class Check:
     seen: str
     fix: str = ""
 
+    @classmethod
+    def of(cls, name: str, good: bool, seen: str, fix: str) -> Check:
+        """Return a check that is well or has failed; only one that failed has its fix."""
+        return cls(name, "ok" if good else "failed", seen, "" if good else fix)
+
     @property
     def level(self) -> str:
         """The state of a problem as commands print it: error or warning."""

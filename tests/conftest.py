@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from factory.localhub.launcher import Connection, connect
-from tests.support.terminal import clean_environment
+from tests.support.secrets import PLANTED
+from tests.support.terminal import clean_environment, on_terminal, plain
 
 # For the clients that tests use themselves, before any is imported. A command under test starts
 # without them: see run_factory.
@@ -22,7 +23,8 @@ os.environ.pop("HF_TOKEN", None)
 
 
 # Files whose tests look at one run of the smoke recipe.
-_SMOKE = ("tests/execution/test_smoke.py", "tests/release/test_api.py",
+_SMOKE = ("tests/execution/test_smoke.py", "tests/execution/test_printed_commands.py",
+          "tests/first_half_hour/test_first_half_hour.py", "tests/release/test_api.py",
           "tests/reports/cards/test_snippets.py")  # fmt: skip
 
 
@@ -63,12 +65,15 @@ def run_factory(
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the smoke recipe ran from nothing, for all slow tests that look at what was
-    made; whoever changes it copies it first. What was printed is in said.txt beside it."""
+    """A home in which the smoke recipe ran from nothing, on a terminal and with secrets in its
+    environment, for all slow tests that look at what was made; whoever changes it copies it first.
+    What was printed is in said.txt beside it."""
     home = tmp_path_factory.mktemp("smoke") / "home"
-    done = run_factory("run", "smoke", home=home)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (home.parent / "said.txt").write_text(done.stdout)
+    settings = clean_environment(FACTORY_HOME=str(home), COLUMNS="200", LINES="40", **PLANTED)
+    shown, code = on_terminal([*FACTORY, "run", "smoke"], home.parent, settings, timeout=900)
+    said = plain(shown)
+    assert code == 0 and "Traceback" not in said, said[-3000:]
+    (home.parent / "said.txt").write_text(said)
     return home
 
 

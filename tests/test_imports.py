@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,10 @@ BESIDE = {("rewards", "pairs"), ("sampling", "rewards")}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 LINE = ("sampling", "pairs", "rewards", "training", "evaluation")  # who has stages
 # Of the artifacts, what a stage is handed and does not look for, and what only cards say.
-NOT_FOR_STAGES = tuple(
-    f"factory.artifacts.{name}"
-    for name in ("workdir", "licenses", "citations", "samples", "front_matter")
-)
+NOT_FOR_STAGES = (
+    "artifacts.workdir", "artifacts.licenses", "artifacts.citations", "artifacts.samples",
+    "artifacts.front_matter",
+)  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "matplotlib", "vllm"}
 
 
@@ -66,6 +67,14 @@ class Import:
     def package(self) -> str:
         """The outermost package of what is imported."""
         return self.name.partition(".")[0]
+
+    def by(self, *places: str) -> bool:
+        """Whether one of these modules or folders imports it."""
+        return within(self.module, *places)
+
+    def of(self, *places: str) -> bool:
+        """Whether one of these modules or folders is imported."""
+        return within(self.name, *places)
 
 
 def imports(module: str) -> Iterator[Import]:
@@ -97,13 +106,14 @@ def imports(module: str) -> Iterator[Import]:
 ALL = [found for module in FILES for found in imports(module)]
 
 
-def within(name: str, *packages: str) -> bool:
-    """Whether a module is one of these, or inside one."""
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
+def within(name: str, *places: str) -> bool:
+    """Whether a module of the package is one of these, or inside one: `hub.sync`, `cli`."""
+    return any(f"{name}.".startswith(f"factory.{place}.") for place in places)
 
 
-def shown(imports: list[Import]) -> list[str]:
-    return sorted({f"{one.module} imports {one.name}" for one in imports})
+def forbid(condition: Callable[[Import], bool]) -> None:
+    """Fail on the imports that meet a condition, which are named."""
+    assert not sorted({f"{one.module} imports {one.name}" for one in ALL if condition(one)})
 
 
 def folder(module: str) -> str:
@@ -131,11 +141,6 @@ def stage_files() -> set[str]:
 STAGES = stage_files()
 
 
-def importers(package: str) -> set[str]:
-    """Who imports a package from outside, at whatever depth."""
-    return {found.module for found in ALL if found.package == package}
-
-
 def test_there_is_something_to_look_at():
     assert len(FILES) > 40
     assert Import("factory.training.loop", "torch", False, False) in ALL
@@ -149,18 +154,14 @@ def test_every_folder_has_a_layer():
 
 
 def test_no_import_runs_up_a_layer():
-    assert not shown(
-        [
-            one
-            for one in ALL
-            if one.package == "factory"
-            and folder(one.module) in RANK
-            and folder(one.name) in RANK
-            and folder(one.name) != folder(one.module)
-            and RANK[folder(one.name)] >= RANK[folder(one.module)]
-            and (folder(one.module), folder(one.name)) not in BESIDE
-        ]
-    )
+    def runs_up(one: Import) -> bool:
+        importer, imported = folder(one.module), folder(one.name)
+        known = one.package == "factory" and {importer, imported} <= RANK.keys()
+        if not known or importer == imported or (importer, imported) in BESIDE:
+            return False
+        return RANK[imported] >= RANK[importer]
+
+    forbid(runs_up)
 
 
 def test_the_package_itself_offers_the_python_interface_and_nothing_else():
@@ -170,25 +171,17 @@ def test_the_package_itself_offers_the_python_interface_and_nothing_else():
 
 
 def test_no_stage_imports_another_and_no_folder_a_stage_of_another():
-    assert not shown(
-        [
-            one
-            for one in ALL
-            if one.name in STAGES
-            and folder(one.module) in ("stage", *LINE)
+    forbid(
+        lambda one: (
+            one.name in STAGES
+            and one.by("stage", *LINE)
             and (one.module in STAGES or folder(one.module) != folder(one.name))
-        ]
+        )
     )
 
 
 def test_stages_see_no_work_directory_and_no_words_of_cards():
-    assert not shown(
-        [
-            one
-            for one in ALL
-            if folder(one.module) in ("stage", *LINE) and within(one.name, *NOT_FOR_STAGES)
-        ]
-    )
+    forbid(lambda one: one.by("stage", *LINE) and one.of(*NOT_FOR_STAGES))
 
 
 def test_the_list_of_stages_imports_them_all():
@@ -196,82 +189,38 @@ def test_the_list_of_stages_imports_them_all():
     assert listed - {"factory.stage.stage"} == STAGES
 
 
-@pytest.mark.parametrize(
-    ("package", "rooms"),
-    [
-        ("vllm", {"factory.engines.vllm"}),
-        ("trl", {"factory.training.trainers"}),
-        (
-            "peft",
-            {
-                "factory.training.trainers",
-                "factory.training.adapters",
-                "factory.engines.transformers",
-            },
-        ),
-        *(
-            (
-                package,
-                {
-                    "factory.engines.transformers",
-                    "factory.engines.embedder",
-                    "factory.engines.checkpoint",
-                    *(
-                        f"factory.training.{name}"
-                        for name in (
-                            "adapters",
-                            "behaviour",
-                            "launch",
-                            "loop",
-                            "probe",
-                            "trainers",
-                        )
-                    ),
-                    "factory.engines.chat_template",
-                    "factory.execution.diff",
-                    "factory.execution.builtin_models",
-                },
-            )
-            for package in ("torch", "transformers")
-        ),
-        (
-            "huggingface_hub",
-            {
-                "factory.hub.client",
-                "factory.hub.sync.side",
-                "factory.hub.sync.destination",
-                "factory.hub.sync.mirror",
-                "factory.hub.session",
-                "factory.hub.connection",
-                "factory.hub.environment",
-                "factory.hub.http_guard",
-            },
-        ),
-        ("datasets", {"factory.training.dataset", "factory.stage.readers"}),
-        ("py3langid", {"factory.language.detect"}),
-        ("babel", {"factory.language.languages"}),
-        ("english_words", {"factory.language.english"}),
-        (
-            "jinja2",
-            {
-                "factory.reports.cards.card",
-                "factory.engines.chat_template",
-                "factory.reports.page.page",
-                "factory.slurm.script",
-                "factory.pages.render",
-            },
-        ),
-        *((package, {"factory.pages.card"}) for package in ("nh3", "markdown_it")),
-        ("matplotlib", {"factory.reports.cards.figures"}),
-        ("euroeval", set()),
-        *(
-            (package, {n for n in FILES if within(n, "factory.cli")})
-            for package in ("typer", "rich")
-        ),
-    ],
+_TORCH = (
+    "engines.chat_template engines.checkpoint engines.embedder engines.transformers "
+    "execution.builtin_models execution.diff training.adapters training.behaviour training.launch "
+    "training.loop training.probe training.trainers"
 )
+# Libraries, and the modules (or folders) that may import them at whatever depth.
+ROOMS = {
+    "vllm": "engines.vllm",
+    "trl": "training.trainers",
+    "peft": "training.trainers training.adapters engines.transformers",
+    "torch": _TORCH,
+    "transformers": _TORCH,
+    "huggingface_hub": "hub.client hub.sync.side hub.sync.destination hub.sync.mirror hub.session "
+    "hub.connection hub.environment hub.http_guard",
+    "datasets": "training.dataset stage.readers",
+    "py3langid": "language.detect",
+    "babel": "language.languages",
+    "english_words": "language.english",
+    "jinja2": "reports.cards.card engines.chat_template reports.page.page slurm.script "
+    "pages.render",
+    "nh3": "pages.card",
+    "markdown_it": "pages.card",
+    "matplotlib": "reports.cards.figures",
+    "euroeval": "",
+    "typer": "cli",
+    "rich": "cli",
+}
+
+
+@pytest.mark.parametrize(("package", "rooms"), ROOMS.items())
 def test_each_library_has_its_rooms(package, rooms):
-    assert importers(package) <= rooms
+    forbid(lambda one: one.package == package and not one.by(*rooms.split()))
 
 
 def test_a_session_asks_the_hubs_library_for_the_token_alone():
@@ -288,75 +237,46 @@ def test_a_session_asks_the_hubs_library_for_the_token_alone():
 
 
 def test_heavy_libraries_are_never_imported_with_a_module():
-    assert not shown([i for i in ALL if i.package in HEAVY and i.at_top and not i.typing])
+    forbid(lambda one: one.package in HEAVY and one.at_top and not one.typing)
 
 
 def test_the_local_hub_knows_nothing_of_the_rest():
-    assert not shown(
-        [
-            found
-            for found in ALL
-            if within(found.module, "factory.localhub")
-            and found.package == "factory"
-            and not within(found.name, "factory.localhub")
-        ]
-    )
+    forbid(lambda one: one.by("localhub") and one.package == "factory" and not one.of("localhub"))
 
 
 def test_of_the_local_hub_all_but_the_pages_know_the_launcher_and_only_where_a_hub_is_opened():
-    outside = [
-        found
-        for found in ALL
-        if within(found.name, "factory.localhub") and not within(found.module, "factory.localhub")
-    ]
-    assert outside
-    outside = [found for found in outside if not within(found.module, "factory.pages")]
-    assert {found.name for found in outside} == {"factory.localhub.launcher"}
-    opening = ("factory.hub.session", "factory.cli")
-    assert not shown([found for found in outside if not within(found.module, *opening)])
+    forbid(
+        lambda one: (
+            one.of("localhub")
+            and not one.by("localhub", "pages")
+            and not (one.of("localhub.launcher") and one.by("hub.session", "cli"))
+        )
+    )
+    assert any(one.of("localhub.launcher") and one.by("hub.session") for one in ALL)
 
 
 def test_pages_know_the_store_and_manifests_and_no_client_of_a_hub():
     known = ("artifacts", "errors", "reports", "localhub", "pages", "execution.diff",
              "slurm.status", "slurm.submission")  # fmt: skip
-    allowed = [f"factory.{name}" for name in known]
-    assert not shown(
-        [
-            found
-            for found in ALL
-            if within(found.module, "factory.pages")
-            and (found.package in ("huggingface_hub", "datasets") or found.package == "factory")
-            and not within(found.name, *allowed)
-        ]
-    )
+    ours = ("factory", "huggingface_hub", "datasets")
+    forbid(lambda one: one.by("pages") and one.package in ours and not one.of(*known))
 
 
 def test_the_pure_rooms_import_nothing_that_reaches_outside():
-    pure = {
-        f"factory.{name}"
-        for name in ("pairs.rules", "pairs.normalize", "pairs.statistics", "rewards.audit",
-                     "artifacts.hashing", "artifacts.manifest", "artifacts.licenses",
-                     "artifacts.citations", "artifacts.front_matter", "artifacts.checkpoints",
-                     "planning.plan", "planning.estimate", "slurm.sizes",
-                     "reports.cards.card", "reports.cards.check", "reports.cards.markdown",
-                     "reports.win_rates", "reports.benchmarks", "reports.results",
-                     "reports.checkpoint_curves", "reports.learning", "reports.values",
-                     "evaluation.judging.match", "evaluation.euroeval.suites",
-                     "evaluation.euroeval.records", "evaluation.euroeval.deltas")
-    }  # fmt: skip
-    pure |= {
-        name
-        for name in FILES
-        if within(name, "factory.reports.page", "factory.evaluation.statistics")
-    }
-    pure -= {
-        "factory.reports.page.source",
-        "factory.reports.page.page",
-    }  # they read a hub, and templates
-    assert pure <= FILES.keys()
+    pure = (
+        "pairs.rules", "pairs.normalize", "pairs.statistics", "rewards.audit", "artifacts.hashing",
+        "artifacts.manifest", "artifacts.licenses", "artifacts.citations", "artifacts.front_matter",
+        "artifacts.checkpoints", "planning.plan", "planning.estimate", "slurm.sizes",
+        "reports.cards.card", "reports.cards.check", "reports.cards.markdown", "reports.win_rates",
+        "reports.benchmarks", "reports.results", "reports.checkpoint_curves", "reports.learning",
+        "reports.values", "reports.page", "evaluation.judging.match", "evaluation.euroeval.suites",
+        "evaluation.euroeval.records", "evaluation.euroeval.deltas", "evaluation.statistics",
+    )  # fmt: skip
+    assert all(any(within(name, room) for name in FILES) for room in pure)
+    reads = ("reports.page.source", "reports.page.page")  # a hub, and templates
     reaching = {"requests", "httpx", "urllib", "http", "subprocess", "sqlite3", "socket", "shutil",
                 "tempfile", "huggingface_hub", "os"}  # fmt: skip
-    assert not shown([i for i in ALL if i.module in pure and i.package in reaching])
+    forbid(lambda one: one.by(*pure) and not one.by(*reads) and one.package in reaching)
 
 
 def test_no_rule_is_got_around_by_importing_from_a_string():
@@ -367,30 +287,13 @@ def test_no_rule_is_got_around_by_importing_from_a_string():
                 assert called not in ("__import__", "importlib.import_module"), module
 
 
-def circles() -> list[list[str]]:
-    """Every way back to a module along imports that run when modules are imported."""
-    graph: dict[str, set[str]] = {module: set() for module in FILES}
-    for found in ALL:
-        if found.at_top and not found.typing and found.name in FILES:
-            graph[found.module].add(found.name)
-    found_circles: list[list[str]] = []
-    finished: set[str] = set()
-
-    def visit(module: str, trail: list[str]) -> None:
-        if module in trail:
-            found_circles.append([*trail[trail.index(module) :], module])
-        elif module not in finished:
-            for other in sorted(graph[module]):
-                visit(other, [*trail, module])
-            finished.add(module)
-
-    for module in graph:
-        visit(module, [])
-    return found_circles
-
-
 def test_there_are_no_circles_of_imports():
-    assert not [" -> ".join(circle) for circle in circles()]
+    """Along imports that run when modules are imported. A circle is named in the error."""
+    graph: dict[str, set[str]] = {module: set() for module in FILES}
+    for one in ALL:
+        if one.at_top and not one.typing and one.name in FILES:
+            graph[one.module].add(one.name)
+    TopologicalSorter(graph).prepare()
 
 
 def test_no_module_has_a_name_that_says_nothing():

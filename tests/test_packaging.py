@@ -39,19 +39,10 @@ def shipped(folder: str) -> list[Path]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the wheel and the sdist."""
     out = tmp_path_factory.mktemp("dist")
-    command = [
-        sys.executable,
-        "-m",
-        "hatchling",
-        "build",
-        "-t",
-        "wheel",
-        "-t",
-        "sdist",
-        "-d",
-        str(out),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist"]
+    done = subprocess.run(
+        [*command, "-d", out], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
@@ -83,10 +74,9 @@ def test_the_version_is_said_once_and_the_citation_follows_it() -> None:
     said = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert said["version"] == __version__
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["license"] == said["license"] == "Apache-2.0"
-    assert {"train", "vllm", "test"} <= project["optional-dependencies"].keys()
-    assert "urls" not in project  # none is known yet
+    assert PROJECT["license"] == said["license"] == "Apache-2.0"
+    assert {"train", "vllm", "test"} <= PROJECT["optional-dependencies"].keys()
+    assert "urls" not in PROJECT  # none is known yet
 
 
 def interpreters() -> list[str]:

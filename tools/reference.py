@@ -14,7 +14,7 @@ import json
 import re
 import textwrap
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,12 @@ PLAIN = {
     "weight_decay": "AdamW's",
 }
 _OPEN, _CLOSE = "<!-- {0}: made by python -m tools.reference -->", "<!-- end of {0} -->"
+
+
+def tabulated(head: str, rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    rule = "|" + "---|" * (head.count("|") + 1)
+    return [f"| {head} |", rule, *(f"| {' | '.join(cells)} |" for cells in rows)]
 
 
 # what is beside a field
@@ -214,8 +220,7 @@ def table(model: type[BaseModel], prefix: str = "") -> list[str]:
     }
     schema = model.model_json_schema(by_alias=True)
     schemas = schema.get("properties") or _fields(schema)
-    beside = comments(model)
-    lines = ["| knob | type | default | meaning |", "|---|---|---|---|"]
+    beside, rows = comments(model), []
     for name, info in model.model_fields.items():
         if name in ("how", "from_") or name in elsewhere:
             continue
@@ -225,8 +230,8 @@ def table(model: type[BaseModel], prefix: str = "") -> list[str]:
         meaning = ". ".join(part for part in (mark, said[:1].upper() + said[1:]) if part)
         key = info.alias or name
         cells = [f"`{prefix}{key}`", typed(schemas[key]), default(info), meaning]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return lines if lines[2:] else []
+        rows.append([cell.replace("|", "\\|") for cell in cells])
+    return tabulated("knob | type | default | meaning", rows) if rows else []
 
 
 def _fields(schema: Any) -> Any:
@@ -281,15 +286,17 @@ def reference() -> str:
 
 def presets() -> str:
     """The well-known datasets."""
-    lines = [
-        "| preset | dataset | for | licence on its card | what it is |",
-        "|---|---|---|---|---|",
+    rows = [
+        (
+            f"`{name}`",
+            one.source,
+            ", ".join(one.stages),
+            one.license or "not known to us",
+            one.about,
+        )
+        for name, one in PRESETS.items()
     ]
-    for name, one in PRESETS.items():
-        license = one.license or "not known to us"
-        cells = (f"`{name}`", one.source, ", ".join(one.stages), license, one.about)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(tabulated("preset | dataset | for | licence on its card | what it is", rows))
 
 
 # what recipes would take
@@ -457,30 +464,27 @@ def most(recipe: Recipe, gpu: Gpu) -> str:
 
 def rates() -> str:
     """What was measured, by whom."""
-    lines = ["| of one | does | tokens a second | measured with | by |", "|---|---|---|---|---|"]
-    for gpu in (H100, GCD):
-        for doing, one in (("writes", gpu.writes), ("trains", gpu.trains)):
-            how = f"{one.how} ({one.billions:g} B)"
-            cells = (gpu.name, doing, f"{one.rate:,}", how, one.source)
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [
+        (gpu.name, doing, f"{one.rate:,}", f"{one.how} ({one.billions:g} B)", one.source)
+        for gpu in (H100, GCD)
+        for doing, one in (("writes", gpu.writes), ("trains", gpu.trains))
+    ]
+    return "\n".join(tabulated("of one | does | tokens a second | measured with | by", rows))
 
 
 def costs() -> str:
     """The paper's recipe, step by step, with the arithmetic."""
     recipe = load("eurollm-9b", UNSAID.get("eurollm-9b", ())).recipe
     named = [f"{gpu.name}: tokens/s, hours" for gpu in (H100, GCD)]
-    lines = [f"| step | tokens | {' | '.join(named)} |", "|---|---|---|---|"]
+    rows = []
     for (step, doing, billions), tokens in (work(recipe) or {}).items():
         told = [
             f"{gpu.rate(doing, billions):,.0f}, {tokens / gpu.rate(doing, billions) / 3600:,.1f}"
             for gpu in (H100, GCD)
         ]
-        cells = (f"{step}: a model of {billions} B {doing}", f"{tokens / 1e6:,.0f} M", *told)
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append((f"{step}: a model of {billions} B {doing}", f"{tokens / 1e6:,.0f} M", *told))
     sums = [f"**{hours(recipe, gpu) or 0:,.0f} GPU-hours**" for gpu in (H100, GCD)]
-    lines.append("| all | | " + " | ".join(sums) + " |")
-    return "\n".join(lines)
+    return "\n".join(tabulated(" | ".join(("step | tokens", *named)), [*rows, ("all", "", *sums)]))
 
 
 PILOTS = (
@@ -500,22 +504,19 @@ PILOTS = (
 
 def pilots() -> str:
     """The paper's recipe in two languages, and how little it can be."""
-    two = "languages=[da, de]"
-    lines = ["| Danish and German | H100-hours | GCD-hours | most of the H100-hours | `--set` |"]
-    lines.append("|---|---|---|---|---|")
+    two, rows = "languages=[da, de]", []
     for what, overrides in PILOTS:
         recipe = load("eurollm-9b", (two, *overrides)).recipe
         took = [f"{hours(recipe, gpu) or 0:,.1f}" for gpu in (H100, GCD)]
         told = " ".join(f"`'{one}'`" for one in (two, *overrides))
-        lines.append("| " + " | ".join((what, *took, most(recipe, H100), told)) + " |")
-    return "\n".join(lines)
+        rows.append((what, *took, most(recipe, H100), told))
+    head = "Danish and German | H100-hours | GCD-hours | most of the H100-hours | `--set`"
+    return "\n".join(tabulated(head, rows))
 
 
 def packaged() -> str:
     """The packaged recipes."""
-    named = "H100-hours | GCD-hours | most of the H100-hours"
-    lines = [f"| recipe | languages | models | what it is, or tests | {named} |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    rows = []
     order = {"croco": 0, "icr": 1, "rewards": 2, "recipes": 3, "world": 4}
     for name, path in sorted(
         recipes().items(), key=lambda item: (order.get(item[1].parent.name, 9), item[0])
@@ -526,16 +527,12 @@ def packaged() -> str:
         small = path.parent.name in ("recipes", "world", "languages")
         found = [None if small else hours(recipe, gpu) for gpu in (H100, GCD)]
         took = "minutes on a CPU" if small else "–"
-        cells = (
-            f"[{name}]({link})",
-            " ".join(recipe.languages),
-            ", ".join(models),
-            recipe.description,
-            *(took if one is None else f"{one:,.0f}" for one in found),
-            "" if small else most(recipe, H100),
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        told = (took if one is None else f"{one:,.0f}" for one in found)
+        about = (" ".join(recipe.languages), ", ".join(models), recipe.description)
+        rows.append((f"[{name}]({link})", *about, *told, "" if small else most(recipe, H100)))
+    named = "H100-hours | GCD-hours | most of the H100-hours"
+    head = f"recipe | languages | models | what it is, or tests | {named}"
+    return "\n".join(tabulated(head, rows))
 
 
 PAGES = {

@@ -7,7 +7,8 @@ Its fingerprint hashes everything that gives its rows their meaning; see docs/ar
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,6 +115,15 @@ class Rows(Record):
         """Return whether every row that is missing has a reason."""
         return self.into == self.out + sum(self.dropped.values())
 
+    @classmethod
+    def total(cls, slices: Iterable[Rows]) -> Rows:
+        """Sum the row counts of several slices."""
+        counts, dropped = list(slices), Counter[str]()
+        for rows in counts:
+            dropped.update(rows.dropped)
+        into, out = sum(rows.into for rows in counts), sum(rows.out for rows in counts)
+        return cls(into=into, out=out, dropped=dict(dropped))
+
 
 class SliceRecord(Record):
     """One slice: its identity as hashed, its inputs, row counts, content digest, and how many of
@@ -202,15 +212,7 @@ class Manifest(Record):
 
     def rows(self) -> Rows:
         """Sum the row counts of all slices."""
-        dropped: dict[str, int] = {}
-        for record in self.slices.values():
-            for reason, count in record.rows.dropped.items():
-                dropped[reason] = dropped.get(reason, 0) + count
-        return Rows(
-            into=sum(r.rows.into for r in self.slices.values()),
-            out=sum(r.rows.out for r in self.slices.values()),
-            dropped=dropped,
-        )
+        return Rows.total(record.rows for record in self.slices.values())
 
     def dump(self) -> str:
         """Serialize the manifest as the text of `factory.json`."""

@@ -59,8 +59,11 @@ def _cut(value: Any) -> Any:
         return {str(key): _cut(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_cut(item) for item in value]
-    if isinstance(value, str):
-        text = redact(value)
-        more = len(text) - LIMIT
-        return f"{text[:LIMIT]}… and {more} more characters" if more > 0 else text
-    return value
+    return cut(value, LIMIT) if isinstance(value, str) else value
+
+
+def cut(value: Any, limit: int) -> str:
+    """Return a text without secrets, cut to so many characters."""
+    text = redact(str(value if value is not None else ""))
+    more = len(text) - limit
+    return f"{text[:limit]}… and {more} more characters" if more > 0 else text

@@ -100,11 +100,7 @@ class Work:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
-                raise WorkError(
-                    f"{self.path} is in use by {file.read().strip() or 'another process'}",
-                    "wait for it, or end it",
-                ) from None
+                raise self._in_use(file) from None
             _sign(file)
             yield
 
@@ -127,11 +123,7 @@ class Work:
                     break
                 except BlockingIOError:
                     if time.monotonic() > end:
-                        file.seek(0)
-                        raise WorkError(
-                            f"{self.path} is in use by {file.read().strip()}",
-                            "wait for it, or end it",
-                        ) from None
+                        raise self._in_use(file) from None
                     time.sleep(0.05)
             if (self.path / "inputs").read_text() != inputs:
                 raise WorkError(
@@ -139,6 +131,11 @@ class Work:
                     "wait until they are done, then run again",
                 )
             yield
+
+    def _in_use(self, holder: IO[str]) -> WorkError:
+        holder.seek(0)
+        process = holder.read().strip() or "another process"
+        return WorkError(f"{self.path} is in use by {process}", "wait for it, or end it")
 
     def sealed_from(self, inputs: str) -> Manifest | None:
         """Return the manifest of the sealed artifact, if it was made from these inputs."""

@@ -18,6 +18,7 @@ import typer
 
 from factory.artifacts.resources import home_path
 from factory.cli.app import app
+from factory.cli.run import Json
 
 if TYPE_CHECKING:
     from factory.localhub.launcher import Connection
@@ -137,7 +138,7 @@ def _page_path(connection: Connection, what: str) -> str:
 
 
 @hub.command()
-def ls(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def ls(json_: Json = False) -> None:
     """List the collections and repos of the local hub."""
     from factory.hub.session import session
 
@@ -162,7 +163,7 @@ def ls(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fals
 
 
 @hub.command()
-def status(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(json_: Json = False) -> None:
     """Show whether the local hub is running, its address and its store."""
     from factory.localhub.launcher import running
 
@@ -182,7 +183,7 @@ def status(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Remove; default: count.")] = False,
     grace_hours: Annotated[float, typer.Option(help="Keep younger objects.")] = 24,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Json = False,
 ) -> None:
     """Remove objects that no branch, tag or pulled commit reaches."""
     counts = _ask("gc", {"remove": remove, "grace": int(grace_hours * 3600)})
@@ -197,7 +198,7 @@ def gc(
 
 
 @hub.command()
-def fsck(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def fsck(json_: Json = False) -> None:
     """Verify the hash of every object in the store."""
     from factory.errors import HubError
 
@@ -216,7 +217,7 @@ def fsck(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 @hub.command()
 def backup(
     folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier backup.")],
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Json = False,
 ) -> None:
     """Make a whole copy of the store, also while it is used.
 
@@ -247,7 +248,7 @@ def token(
     revoke: Annotated[
         str | None, typer.Option(metavar="ID|USER", help="Revoke a token, or all of a user.")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Json = False,
 ) -> None:
     """List the tokens of the local hub, make one, or revoke some.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from factory.cli.app import app
+from factory.cli.run import HubUrl, Json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 _LONGEST = 200  # characters of a value
 _MOST = 4  # figures of a step that are told one by one
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -88,9 +88,7 @@ def reproduce(
 def diff(
     first: Annotated[str, typer.Argument(help="org/repo@tag, or a directory with factory.json.")],
     second: Annotated[str, typer.Argument(help="The artifact to compare with.")],
-    hub: Annotated[
-        str | None, typer.Option("--hub", help="Work with this hub instead of the local one.")
-    ] = None,
+    hub: HubUrl = None,
     json_: Json = False,
 ) -> None:
     """Compare two artifacts.
@@ -147,9 +145,8 @@ def _artifact(name: str, hub: Hub) -> Path:
 
 def reproduced_table(differences: Mapping[str, Difference]) -> Table:
     """Tabulate reproduced steps: rows, weights, and the figures that differ."""
-    table = _table(title="Reproduced against published")
-    for column in ("step", "content", "figures: published, reproduced"):
-        table.add_column(column, overflow="fold")
+    columns = ("step", "content", "figures: published, reproduced")
+    table = _table("Reproduced against published", columns)
     for name, difference in differences.items():
         moved = [
             c for c in difference.changes if c.part == "figures" and isinstance(c.one, int | float)
@@ -179,17 +176,14 @@ def verdict_parts(claims: Sequence[Claim]) -> list[Table | str]:
 
     parts: list[Table | str] = []
     if claims:
-        table = _table(title="Claims of the original")
-        for column in ("language", "within intervals here", "not within", "not tested"):
-            table.add_column(column, overflow="fold")
+        columns = ("language", "within intervals here", "not within", "not tested")
+        table = _table("Claims of the original", columns)
         for language, counts in counted(claims).items():
             numbers = (counts.get(finding, 0) for finding in ("within", "outside", "not tested"))
             table.add_row(language, *map(str, numbers))
         parts.append(table)
     if outside := [claim for claim in claims if claim.finding == "outside"]:
-        table = _table(title="Not within")
-        for column in ("claim", "original", "here", ""):
-            table.add_column(column, overflow="fold")
+        table = _table("Not within", ("claim", "original", "here", ""))
         for claim in outside:
             name = f"{claim.model} against {claim.against}" if claim.against else claim.model
             table.add_row(
@@ -212,9 +206,7 @@ def _with_interval(value: float | None, low: float | None, high: float | None) -
 
 def environment_table(differences: Mapping[str, Difference]) -> Table:
     """Tabulate differences of the environment, once for all steps."""
-    table = _table(title="Environment")
-    for column in ("package", "published", "reproduced"):
-        table.add_column(column, overflow="fold")
+    table = _table("Environment", ("package", "published", "reproduced"))
     rows = {
         (c.name, str(c.one), str(c.other))
         for difference in differences.values()
@@ -228,16 +220,13 @@ def environment_table(differences: Mapping[str, Difference]) -> Table:
 
 def difference_tables(difference: Difference) -> list[Table]:
     """Tabulate all differences between two artifacts."""
-    about = _table(title=f"Content: {_content(difference)}")
-    for column in ("part", "field", "first", "second"):
-        about.add_column(column, overflow="fold")
+    about = _table(f"Content: {_content(difference)}", ("part", "field", "first", "second"))
     for part, name, one, other in _without_curves(difference.changes):
         about.add_row(part, name, one, other)
     tables = [about]
     if difference.rows:
-        rows = _table(title="Rows")
-        for column in ("slice", "same", "changed", "first only", "second only", "changed columns"):
-            rows.add_column(column, overflow="fold")
+        counted = ("same", "changed", "first only", "second only")
+        rows = _table("Rows", ("slice", *counted, "changed columns"))
         for name, changes in difference.rows.items():
             columns = ", ".join(f"{column} {count}" for column, count in changes.columns.items())
             counts = (changes.same, changes.changed, changes.only_one, changes.only_other)
@@ -246,9 +235,7 @@ def difference_tables(difference: Difference) -> list[Table]:
     if difference.judges:
         tables.append(agreement_table(difference))
     if difference.weights is not None:
-        weights = _table(title="Weights")
-        for column in ("tensor", "||one - other|| / ||one||"):
-            weights.add_column(column, overflow="fold")
+        weights = _table("Weights", ("tensor", "||one - other|| / ||one||"))
         weights.add_row("all", f"{difference.weights.relative:.3g}")
         for name, value in difference.weights.largest.items():
             weights.add_row(name, f"{value:.3g}")
@@ -283,21 +270,12 @@ def _without_curves(changes: Sequence[Change]) -> list[tuple[str, str, str, str]
 
 def agreement_table(difference: Difference) -> Table:
     """Tabulate the agreement of two judges on the same answers."""
-    table = _table(title="Agreement of the judges")
-    table.caption_justify = "left"
+    counted = ("compared", "no verdict", "other answers")
+    table = _table("Agreement of the judges", ("slice", *counted, "agreement", "Cohen's kappa"))
     table.caption = (
         "by question, without identical answers; kappa 0: chance agreement, 1: full agreement;\n"
         "95 % intervals over questions"
     )
-    for column in (
-        "slice",
-        "compared",
-        "no verdict",
-        "other answers",
-        "agreement",
-        "Cohen's kappa",
-    ):
-        table.add_column(column, overflow="fold")
     for name, agreement in difference.judges.items():
         counts = (agreement.compared, agreement.unread, agreement.other_answers)
         share = _span(
@@ -341,7 +319,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _table(title: str) -> Table:
-    from rich.table import Table
+def _table(title: str, columns: Sequence[str]) -> Table:
+    from factory.cli.tables import titled
 
-    return Table(title=title, title_justify="left")
+    return titled(title, columns)

@@ -69,11 +69,6 @@ def results(
     if json_:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    if all_ and format_ == "table":
-        from factory.cli.console import console
-
-        console.print(_long_table(*_every(rows)))
-        return
     if all_:
         title, header, lines, rest = "Results", *_every(rows), ""
     else:
@@ -83,7 +78,7 @@ def results(
         return
     from factory.cli.console import console
 
-    console.print(results_table(title, header, lines))
+    console.print((_long_table if all_ else results_table)(title, header, lines))
     if rest:
         typer.echo(rest)
 
@@ -101,12 +96,10 @@ def _every(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     return names, shown
 
 
-def _long_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    from rich.table import Table
+def _long_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    from factory.cli.tables import titled
 
-    table = Table(title="Results", title_justify="left")
-    for name in header:
-        table.add_column(name, overflow="fold")
+    table = titled(title, header)
     for line in lines:
         table.add_row(*line)
     return table

@@ -265,13 +265,13 @@ def _run(
             console.print(tables.repos_table(ran))
         elif not stopped:
             console.print("Nothing to do: all is made and published.")
-        called, title = loaded.called, collection.title(loaded.recipe)
-        slugs = [s for s, name in the_hub.collections(loaded.recipe.org).items() if name == title]
+        called = loaded.called
+        slug = collection.slug_of(loaded.recipe, the_hub.collections(loaded.recipe.org))
         console.print(
-            (f"Collection: {slugs[0]} in" if slugs else "No collection in") + f" {the_hub.called}\n"
+            (f"Collection: {slug} in" if slug else "No collection in") + f" {the_hub.called}\n"
             f"On this disk: {home.root} (hub/ the local hub, work/ finished artifacts)\n"
             f"Results: factory report {called}; factory results {called}"
-            + (f"\nLook at it: factory hub open {slugs[0]}" if slugs and hub is None else ""),
+            + (f"\nLook at it: factory hub open {slug}" if slug and hub is None else ""),
         )
         if stopped:
             raise stopped

@@ -16,8 +16,11 @@ from factory.cli.app import app
 from factory.cli.run import Frozen, HubUrl, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from factory.planning.recipe import LoadedRecipe
     from factory.slurm.status import Row
+    from factory.slurm.submission import Submission
 
 _WATCH = 20.0  # seconds between refreshes: the queue is shared with others
 
@@ -231,15 +234,10 @@ def _rows(loaded: LoadedRecipe) -> tuple[list[Row], float | None]:
     return submitting.look(standing, queue)
 
 
-def _submitted_table(submission: object) -> object:
-    from rich.table import Table
+def _submitted_table(submission: Submission) -> Table:
+    from factory.cli.tables import titled
 
-    from factory.slurm.submission import Submission
-
-    assert isinstance(submission, Submission)
-    table = Table(title=f"Submitted to {submission.site}", title_justify="left")
-    for column in ("step", "job", "kind", "tasks", "after"):
-        table.add_column(column, overflow="fold")
+    table = titled(f"Submitted to {submission.site}", ("step", "job", "kind", "tasks", "after"))
     for step in submission.steps:
         for job in step.jobs:
             table.add_row(
@@ -250,14 +248,12 @@ def _submitted_table(submission: object) -> object:
 
 
 def _print_status(rows: list[Row], spent: float | None, clear: bool) -> None:
-    from rich.table import Table
-
     from factory.cli.console import console
+    from factory.cli.tables import titled
     from factory.execution.log import duration
 
-    table = Table(title="Status", title_justify="left")
-    for column in ("step", "state", "shards", "tasks", "tokens/s", "left", "message"):
-        table.add_column(column, overflow="fold")
+    columns = ("step", "state", "shards", "tasks", "tokens/s", "left", "message")
+    table = titled("Status", columns)
     for row in rows:
         table.add_row(
             row.step,

@@ -71,17 +71,23 @@ class Fitted:
             yield Text(self._caption, style="table.caption")
 
 
+def titled(title: str, texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """Return an empty table with columns of text, which fold, and then of numbers."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
 _WIDE = 100  # columns that a plan takes with the names of repos, which follow from those of steps
 
 
 def plan_table(steps: list[Step], estimates: Mapping[str, Estimate], width: int = _WIDE) -> Table:
     """Tabulate steps with state, reason, and work to do: rows, shards, time at the last rate. Repos
     are left out where they do not fit."""
-    table = Table(title="Plan", title_justify="left")
-    for column in ("step", "state", "reason"):
-        table.add_column(column, overflow="fold")
-    for column in ("rows", "shards", "time"):
-        table.add_column(column, justify="right")
+    table = titled("Plan", ("step", "state", "reason"), ("rows", "shards", "time"))
     if width >= _WIDE:
         table.add_column("repo", overflow="fold")
     for step in steps:
@@ -104,7 +110,6 @@ def plan_table(steps: list[Step], estimates: Mapping[str, Estimate], width: int 
             {run.device for run in runs if run.seconds},
             [s.name for s in steps if s.state is State.RUN and estimates[s.name].seconds is None],
         )
-        table.caption_justify = "left"
     return table
 
 
@@ -147,10 +152,8 @@ def _sum(
 
 def costs_table(site: str, costs: Sequence[StepCost]) -> Table:
     """Tabulate the estimated costs of each step on a cluster."""
-    table = Table(title=f"On {site}", title_justify="left", caption_justify="left")
-    table.add_column("step", overflow="fold")
-    for column in ("tasks", "nodes", "GPUs per node", "time", "GPU-hours", "node-hours"):
-        table.add_column(column, justify="right")
+    numbers = ("tasks", "nodes", "GPUs per node", "time", "GPU-hours", "node-hours")
+    table = titled(f"On {site}", ("step",), numbers)
     for cost in costs:
         table.add_row(
             cost.step,
@@ -176,9 +179,7 @@ def costs_table(site: str, costs: Sequence[StepCost]) -> Table:
 
 def lock_table(old: Lock | None, new: Lock) -> Table:
     """Tabulate pins, with their old digests if they changed."""
-    table = Table(title="Lock", title_justify="left")
-    for column in ("source", "commit", "content", ""):
-        table.add_column(column, overflow="fold")
+    table = titled("Lock", ("source", "commit", "content", ""))
     for source, pin in sorted(new.pins.items()):
         was = old.pins.get(source) if old else None
         change = (
@@ -251,11 +252,7 @@ def _alarms(manifest: Manifest) -> list[str]:
 def rows_table(steps: list[Step]) -> Table:
     """Tabulate rows in, out and dropped, by step; slices that dropped rows have a row of their
     own."""
-    table = Table(title="Rows", title_justify="left")
-    table.add_column("step")
-    table.add_column("slices", overflow="fold")
-    for column in ("in", "out", "dropped"):
-        table.add_column(column, justify="right")
+    table = titled("Rows", ("step", "slices"), ("in", "out", "dropped"))
     table.add_column("drop reasons", overflow="fold")
     for step in steps:
         if step.state is State.BLOCKED or step.found is None:
@@ -447,17 +444,8 @@ def behaviour_table(steps: list[Step]) -> Table | None:
     ]
     if not drawn:
         return None
-    abouts = dict.fromkeys(probed.about for _, probed in drawn)
-    table = Table(
-        title="Answers drawn after training",
-        title_justify="left",
-        caption="\n".join(abouts),
-        caption_justify="left",
-    )
-    table.add_column("adapter", overflow="fold")
-    table.add_column("measure", overflow="fold")
-    table.add_column("base", justify="right")
-    table.add_column("tuned", justify="right")
+    table = titled("Answers drawn after training", ("adapter", "measure"), ("base", "tuned"))
+    table.caption = "\n".join(dict.fromkeys(probed.about for _, probed in drawn))
     for name, probed in drawn:
         for number, row in enumerate(probed.rows):
             table.add_row("" if number else name, *row, end_section=row == probed.rows[-1])
@@ -494,9 +482,7 @@ def _figure(value: float | None, form: str) -> str:
 
 def repos_table(steps: list[Step]) -> Table:
     """Tabulate repos, with their tags."""
-    table = Table(title="Repos", title_justify="left")
-    for column in ("repo", "kind", "tag"):
-        table.add_column(column, overflow="fold")
+    table = titled("Repos", ("repo", "kind", "tag"))
     for step in steps:
         if step.found is not None:
             kind = step.found.manifest.kind

@@ -143,11 +143,10 @@ def collection_of(word: str, collections: Callable[[str], Mapping[str, str]]) ->
     loaded = _recipe(word)
     if loaded is None:
         return None
-    from factory.hub.collection import title
+    from factory.hub.collection import slug_of
 
-    for slug, name in collections(loaded.recipe.org).items():
-        if name == title(loaded.recipe):
-            return slug
+    if slug := slug_of(loaded.recipe, collections(loaded.recipe.org)):
+        return slug
     raise HubError(
         f"{word} has no collection yet",
         f"factory run {loaded.called} makes one; see factory hub ls",
@@ -215,14 +214,12 @@ def _print(
         return
     if options.quiet:
         return
-    from rich.table import Table
-
     from factory.cli.bar import format_bytes
     from factory.cli.console import console
+    from factory.cli.tables import titled
 
-    table = Table(title="Dry run" if options.dry else "Done", title_justify="left")
-    for column in ("repo", "commits", "files", "size", "tags", "notes"):
-        table.add_column(column, overflow="fold")
+    columns = ("repo", "commits", "files", "size", "tags", "notes")
+    table = titled("Dry run" if options.dry else "Done", columns)
     for outcome in done:
         remarks = [f"conflict: {conflict}" for conflict in outcome.conflicts] + outcome.notes
         name = str(outcome.repo)

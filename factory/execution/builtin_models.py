@@ -72,16 +72,20 @@ def _smollm2(out: Path) -> dict[str, Any]:
     }
 
 
-def demo_bpe(files: str, size: int, special: list[str]) -> Any:
-    """Train a byte-level BPE of `size` tokens on the demo's files that match a pattern."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    texts = [
+def demo_texts(files: str) -> list[str]:
+    """Return the texts of the demo's files that match a pattern."""
+    return [
         value
         for path in sorted(shipped("recipes/demo").glob(files))
         for line in path.read_text(encoding="utf-8").splitlines()
         for value in json.loads(line).values()
     ]
+
+
+def train_bpe(texts: list[str], size: int, special: list[str]) -> Any:
+    """Train a byte-level BPE of `size` tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -103,7 +107,7 @@ def _tiny_llama(out: Path) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    bpe = demo_bpe("*.jsonl", 1024, ["<|pad|>", "<|im_start|>", "<|im_end|>"])
+    bpe = train_bpe(demo_texts("*.jsonl"), 1024, ["<|pad|>", "<|im_start|>", "<|im_end|>"])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token="<|im_start|>",

@@ -98,7 +98,7 @@ def gather(
     HubError for a name that is not pinned, WorkError for a file that changes while it is copied.
     """
     used = {
-        need.source: need
+        need.source
         for stage, spec in loaded.recipe.slices()
         if spec.step in names
         for need in spec.needs
@@ -107,11 +107,12 @@ def gather(
     files = {}
     repos: dict[tuple[str, str, str], ProvidedRepo] = {}
     for need in outside(loaded.recipe):
-        if is_file(need.source) and need.source in used:
-            files[need.source] = _copy(loaded.file(need.source), directory / "files")
-        pin = pins.pins.get(need.source)
-        if is_file(need.source) or need.source not in used:
+        if need.source not in used:
             continue
+        if is_file(need.source):
+            files[need.source] = _copy(loaded.file(need.source), directory / "files")
+            continue
+        pin = pins.pins.get(need.source)
         if pin is None or pin.revision is None:
             raise HubError(
                 f"{need.source} is not on this hub", f"fetch it: factory pull {need.source}"
@@ -171,8 +172,7 @@ def _artifacts(
         need.step
         for step in steps
         if step.name in names
-        for part in step.slices
-        for need in part.spec.needs
+        for need in step.needs
         if isinstance(need, StepInput)
     }
     artifacts: list[tuple[ArtifactRef, str]] = []

@@ -111,7 +111,7 @@ def license_faults(
     for step in plan.steps:
         if step.state is not State.RUN:
             continue
-        needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
+        needs = step.needs
         cards: dict[Need, Place] = {}
         known: dict[Need, License | None] = {}
         for need in needs:
@@ -599,11 +599,10 @@ def tokenizers(recipe: Recipe, only: frozenset[str] | None = None) -> list[Token
                 or (need.role == "base" and stage.kind == "model")
             )
             before = uses_by_source.get(model.source, TokenizerUse(model, False, ()))
-            uses = _with(before.uses, _use(stage, spec, specs))
             uses_by_source[model.source] = TokenizerUse(
-                before.model, before.answers or not reads, uses
+                before.model, before.answers or not reads, (*before.uses, *_use(stage, spec, specs))
             )
-    return list(uses_by_source.values())
+    return [replace(use, uses=_merged(use.uses)) for use in uses_by_source.values()]
 
 
 def _origin(need: Need, specs: Mapping[tuple[str, str], SliceSpec]) -> ExternalInput | None:
@@ -617,31 +616,27 @@ def _origin(need: Need, specs: Mapping[tuple[str, str], SliceSpec]) -> ExternalI
     return None if base is None else _origin(base, specs)
 
 
-def _use(stage: Stage, spec: SliceSpec, specs: Mapping[tuple[str, str], SliceSpec]) -> Use | None:
+def _use(
+    stage: Stage, spec: SliceSpec, specs: Mapping[tuple[str, str], SliceSpec]
+) -> tuple[Use, ...]:
+    """Return the use that a slice makes of its models' tokenizers, if it reads prompts."""
     limit = getattr(stage, "max_tokens", None)
     if stage.kind not in ("samples", "answers", "scores") or limit is None:
-        return None
+        return ()
     sources = tuple(
         specs[need.step, need.slice]
         for need in spec.needs
         if isinstance(need, StepInput) and need.role in _PROMPTS
     )
-    return Use(stage.name, "read" if stage.kind == "scores" else "answer", limit, sources)
+    return (Use(stage.name, "read" if stage.kind == "scores" else "answer", limit, sources),)
 
 
-def _with(uses: tuple[Use, ...], new: Use | None) -> tuple[Use, ...]:
-    """Add one use; its prompts join those of the same use in another language."""
-    if new is None:
-        return uses
-    for number, old in enumerate(uses):
-        if (old.stage, old.does, old.limit) == (new.stage, new.does, new.limit):
-            more = tuple(dict.fromkeys((*old.prompts, *new.prompts)))
-            return (*uses[:number], Use(*_key(old), more), *uses[number + 1 :])
-    return (*uses, new)
-
-
-def _key(use: Use) -> tuple[str, Literal["answer", "read"], int | None]:
-    return use.stage, use.does, use.limit
+def _merged(uses: Iterable[Use]) -> tuple[Use, ...]:
+    """Return the uses with the prompts of the same use in all languages together."""
+    merged: dict[Use, dict[SliceSpec, None]] = {}
+    for use in uses:
+        merged.setdefault(replace(use, prompts=()), {}).update(dict.fromkeys(use.prompts))
+    return tuple(replace(use, prompts=tuple(prompts)) for use, prompts in merged.items())
 
 
 def over_long(

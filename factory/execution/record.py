@@ -328,15 +328,14 @@ def _models(
 ) -> list[InputRecord]:
     """Return the models that a step used, each once."""
     models: dict[str, InputRecord] = {}
-    for part in step.slices:
-        for need in part.spec.needs:
-            if isinstance(need, StepInput):
-                model = done[need.step].manifest.kind in ("model", "adapter")
-            else:
-                model = isinstance(need, ServedModel) or need.kind == "model"
-            if model:
-                record = inputs(need, lock, done, licenses_of)
-                models.setdefault(record.digest, record)
+    for need in step.needs:
+        if isinstance(need, StepInput):
+            model = done[need.step].manifest.kind in ("model", "adapter")
+        else:
+            model = isinstance(need, ServedModel) or need.kind == "model"
+        if model:
+            record = inputs(need, lock, done, licenses_of)
+            models.setdefault(record.digest, record)
     return list(models.values())
 
 

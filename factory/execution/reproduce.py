@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory.artifacts.workdir import Home
-from factory.errors import RecipeError, nearest
+from factory.errors import RecipeError
 from factory.execution.diff import Difference, compare
-from factory.execution.run import Reporter, Run
+from factory.execution.log import LogReporter
+from factory.execution.run import Run, select
 from factory.execution.verdict import Claim, claims
 from factory.hub.client import Hub
 from factory.planning import lock
@@ -61,11 +62,10 @@ def models(published: PublishedCollection, start: str | None) -> list[str]:
     """Return the models and datasets that a run from `start` needs, as `org/name@commit`."""
     kinds = {}
     for step in _anew(published, start):
-        for part in step.slices:
-            for need in part.spec.needs:
-                if isinstance(need, ExternalInput) and not is_file(need.source):
-                    pin = published.pins.pins[need.source]
-                    kinds[f"{need.source.partition('@')[0]}@{pin.revision}"] = need.kind
+        for need in step.needs:
+            if isinstance(need, ExternalInput) and not is_file(need.source):
+                pin = published.pins.pins[need.source]
+                kinds[f"{need.source.partition('@')[0]}@{pin.revision}"] = need.kind
     return [f"datasets/{name}" if kind == "dataset" else name for name, kind in kinds.items()]
 
 
@@ -78,7 +78,7 @@ class Reproduction:
 
 
 def reproduce(
-    published: PublishedCollection, start: str | None, hub: Hub, home: Home, reporter: Reporter
+    published: PublishedCollection, start: str | None, hub: Hub, home: Home, reporter: LogReporter
 ) -> Reproduction:
     """Run from `start` on (None: all that can be run) and compare with what was published. A second
     call after a stop resumes.
@@ -91,7 +91,7 @@ def reproduce(
         update={"org": recipe.org + AGAIN, "description": f"{recipe.name}, made again"}
     )
     loaded = LoadedRecipe(copy, published.loaded.path, packaged=False)
-    second = Run.begin(loaded, published.pins, hub, home, reporter)
+    second = Run(loaded, published.pins, hub, home, reporter)
     for step in published.steps:
         if step.name not in anew and step.found is not None:
             second.plan.add(step.found)
@@ -116,13 +116,7 @@ def _anew(published: PublishedCollection, start: str | None) -> list[Step]:
     """Return the steps to run. Raises RecipeError for a step that cannot be run."""
     steps = {step.name: step for step in published.steps if step.slices}
     names = list(steps)
-    first = 0
-    if start is not None:
-        matching = [n for n, name in enumerate(names) if start in (name, name.partition("[")[0])]
-        if not matching:
-            listed = ", ".join(names)
-            raise RecipeError(f"no step {start!r}{nearest(start, names)}", f"steps: {listed}")
-        first = matching[0]
+    first = 0 if start is None else names.index(select(names, [start], None)[0])
     anew = {name: steps[name] for name in names[first:] if not _reads_file(steps[name])}
     if start is not None and _reads_file(steps[names[first]]):
         raise RecipeError(
@@ -132,20 +126,15 @@ def _anew(published: PublishedCollection, start: str | None) -> list[Step]:
     if not anew:
         raise RecipeError("every step was read from files that were not published", "run it there")
     for step in anew.values():
-        for part in step.slices:
-            for need in part.spec.needs:
-                if isinstance(need, StepInput) and need.step not in anew:
-                    _must_be_there(steps, need.step, step.name)
+        for need in step.needs:
+            if isinstance(need, StepInput) and need.step not in anew:
+                _must_be_there(steps, need.step, step.name)
     return list(anew.values())
 
 
 def _reads_file(step: Step) -> bool:
     """Return whether a step reads a local file, of which only the rows are published."""
-    return any(
-        isinstance(need, ExternalInput) and is_file(need.source)
-        for part in step.slices
-        for need in part.spec.needs
-    )
+    return any(isinstance(need, ExternalInput) and is_file(need.source) for need in step.needs)
 
 
 def _must_be_there(steps: Mapping[str, Step], name: str, asked_by: str) -> None:

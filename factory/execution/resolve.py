@@ -107,8 +107,7 @@ def missing(
         need.source: need
         for step in steps
         if step.state is State.RUN
-        for part in step.slices
-        for need in part.spec.needs
+        for need in step.needs
         if isinstance(need, ExternalInput)
     }
     return [
@@ -158,10 +157,9 @@ def require(findings: Sequence[Check]) -> None:
 
 
 def _import(name: str, hub: Hub, home: Home) -> None:
+    # not for a plan, which imports nothing it can do without
     from factory.execution import record
-    from factory.reports.cards import (
-        card,  # not for a plan, which imports nothing it can do without
-    )
+    from factory.reports.cards import card
 
     model = builtin_models.POCKET[name]
     home.root.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,9 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
 from factory import config
 from factory.artifacts import checkpoints, reuse
@@ -31,6 +30,7 @@ from factory.errors import (
 )
 from factory.execution import checks, collection, external, inputs, record, resolve
 from factory.execution.bundle import Provisions
+from factory.execution.log import LogReporter
 from factory.execution.offline_hub import Offline
 from factory.hub.client import Hub
 from factory.language.detect import unfiltered
@@ -44,32 +44,15 @@ from factory.stage.inputs import ExternalInput, Need, StepInput
 from factory.stage.job import Job, PartDone, Place, Progress
 from factory.stage.outcome import Outcome
 
-
-class Workers(Protocol):
-    """Starts processes that each make a part of a step's shards, and waits for them."""
-
-    def __call__(self, step: str, count: int, gpus: int) -> None:
-        """Make all shards of a step in `count` processes of `gpus` GPUs each."""
-
-
-class Reporter(Protocol):
-    """Receives the events of a run; the command line implements it."""
-
-    def note(self, text: str) -> None:
-        """Report one line about something outside the steps."""
-
-    def begin(self, step: Step) -> Progress:
-        """Report that a step starts. Return the function that receives its progress."""
-
-    def end(self, step: Step, seconds: float | None) -> None:
-        """Report that a step is done after so many seconds, or reused or blocked (None)."""
+# Makes all shards of a step in so many processes of so many GPUs each, and waits for them.
+Workers = Callable[[str, int, int], None]
 
 
 def run(
     loaded: LoadedRecipe,
     hub: Hub,
     home: Home,
-    reporter: Reporter,
+    reporter: LogReporter,
     only: Sequence[str] = (),
     until: str | None = None,
     frozen: bool = False,
@@ -90,7 +73,7 @@ def run(
         reporter.note(f"not made: {', '.join(unread)}. Only what is taken in (from:) would read it")
     with _stoppable(), _disk_full_explained(home):
         pins, absent = resolve.resolve(loaded, hub, home, reporter.note, frozen)
-        this = Run.begin(loaded, pins, hub, home, reporter, part)
+        this = Run(loaded, pins, hub, home, reporter, part)
         due = [step for step in this.plan.steps if step.name in names]
         resolve.require(resolve.unmet(loaded, resolve.missing(loaded, absent, due), hub))
         this.execute(names, workers)
@@ -99,7 +82,7 @@ def run(
 
 def run_offline(
     bundle: Provisions,
-    reporter: Reporter,
+    reporter: LogReporter,
     name: str,
     part: tuple[int, int] | None = None,
     seal: bool = False,
@@ -110,7 +93,7 @@ def run_offline(
     loaded, home = bundle.loaded(), Home(bundle.home)
     with _stoppable(), _disk_full_explained(home):
         _check_files(loaded, bundle.lock)
-        this = Run.begin(loaded, bundle.lock, Offline(bundle), home, reporter, part)
+        this = Run(loaded, bundle.lock, Offline(bundle), home, reporter, part)
         if seal:
             this.check_shards(this.plan.step(name))
         this.execute([name])
@@ -123,12 +106,12 @@ def work_directory(bundle: Provisions, name: str) -> Work:
     return home.work(loaded.recipe.org, plan.step(name).fingerprint)
 
 
-def publish(loaded: LoadedRecipe, hub: Hub, home: Home, reporter: Reporter) -> list[Step]:
+def publish(loaded: LoadedRecipe, hub: Hub, home: Home, reporter: LogReporter) -> list[Step]:
     """Publish what is sealed and not on the hub; run nothing. Return every step as it then stands.
     Raises FactoryError."""
     with _stoppable(), _disk_full_explained(home):
         pins, _ = resolve.resolve(loaded, hub, home, None)
-        this = Run.begin(loaded, pins, hub, home, reporter)
+        this = Run(loaded, pins, hub, home, reporter)
         this.execute([step.name for step in this.plan.steps if step.state is State.PUBLISH])
     return this.plan.steps
 
@@ -185,30 +168,20 @@ class StepInputs:
 
 @dataclass
 class Run:
-    """One run of a recipe, with its plan, which follows every step that is made or published."""
+    """One run of a recipe, with its plan, which follows every step that is made or published.
+    Raises HubError."""
 
     loaded: LoadedRecipe
     pins: Lock
     hub: Hub
     home: Home
-    reporter: Reporter
-    plan: Plan
+    reporter: LogReporter
     part: tuple[int, int] | None = None  # (number, of): this part of the shards of one step
-    _progress: Progress | None = None  # of the step that is running
+    plan: Plan = field(init=False)  # for what exists
+    _progress: Progress | None = field(init=False, default=None)  # of the step that is running
 
-    @classmethod
-    def begin(
-        cls,
-        loaded: LoadedRecipe,
-        pins: Lock,
-        hub: Hub,
-        home: Home,
-        reporter: Reporter,
-        part: tuple[int, int] | None = None,
-    ) -> Run:
-        """Plan a run for what exists. Raises HubError."""
-        plan = resolve.plan(loaded, pins, hub, home)
-        return cls(loaded, pins, hub, home, reporter, plan, part)
+    def __post_init__(self) -> None:
+        self.plan = resolve.plan(self.loaded, self.pins, self.hub, self.home)
 
     def execute(self, names: Sequence[str], workers: Workers | None = None) -> None:
         """Run and publish these steps, in their order. Raises FactoryError, a HubError at the end
@@ -304,7 +277,7 @@ class Run:
     def _inputs(self, step: Step) -> StepInputs:
         """Fetch what a step reads. Raises RecipeError for an input that is not made yet, or for
         licences that do not go together."""
-        needs = list(dict.fromkeys(need for part in step.slices for need in part.spec.needs))
+        needs = step.needs
         places = inputs.find(self.loaded, self.pins, self.plan, self.hub, needs, step.name)
         licenses = record.stated(self.loaded.recipe, needs, places, self.plan.done)
         record.license_of(self.loaded.recipe, step, licenses)  # before hours are spent, not after
@@ -399,7 +372,10 @@ class Run:
         """Write what lies beside the data in every artifact, and seal it with its manifest."""
         recipe = self.loaded.recipe
         if isinstance(step.stage, Selection) and not step.stage.from_:
-            _draw_anatomy(outcome, out)
+            # the one drawing that is in the manifest's list of files
+            by_slice = outcome.stats["by_slice"]
+            slices = {name: (by_slice[name], rows) for name, rows in outcome.rows.items()}
+            figures.draw_anatomy(out / figures.ANATOMY, slices)
         reused = {
             part.spec.name: reuse.read_reused(work.path, part.spec.name).rows
             for part in step.slices
@@ -440,13 +416,6 @@ def _check_part(step: Step, names: Sequence[str]) -> None:
             "--shard makes a part of one step that works row by row",
             "name it with --only: generate, score, translate, arena or judge",
         )
-
-
-def _draw_anatomy(outcome: Outcome, out: Path) -> None:
-    """Draw the statistics of pairs: the one drawing that is in the manifest's list of files."""
-    by_slice = outcome.stats["by_slice"]
-    slices = {name: (by_slice[name], rows) for name, rows in outcome.rows.items()}
-    figures.draw_anatomy(out / figures.ANATOMY, slices)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from factory.hub.client import COLLECTION_DESCRIPTION
 from factory.planning.recipe import Recipe
 
@@ -9,6 +11,12 @@ from factory.planning.recipe import Recipe
 def title(recipe: Recipe) -> str:
     """Return the title of the recipe's collection."""
     return title_for(recipe.name)
+
+
+def slug_of(recipe: Recipe, collections: Mapping[str, str]) -> str | None:
+    """Return the slug of the recipe's collection among those of its org (slug to title), if it has
+    one."""
+    return next((slug for slug, name in collections.items() if name == title(recipe)), None)
 
 
 def title_for(name: str) -> str:

@@ -127,8 +127,7 @@ def paced(step: Step, holdings: Inventory) -> Pace | None:
     any. None if there was no such run."""
     models = {
         need.source
-        for piece in step.slices
-        for need in piece.spec.needs
+        for need in step.needs
         if isinstance(need, ExternalInput) and need.kind == "model"
     }
     name = stage_of(step.stage.name)

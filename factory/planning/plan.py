@@ -108,10 +108,15 @@ class Step:
         return repo_type(self.stage.kind)
 
     @property
+    def needs(self) -> list[Need]:
+        """Return the inputs of all its slices, each once."""
+        return list(dict.fromkeys(need for piece in self.slices for need in piece.spec.needs))
+
+    @property
     def served(self) -> list[str]:
         """Return the served models that it uses. It must run where their server can be reached."""
-        needs = [need for piece in self.slices for need in piece.spec.needs]
-        return list(dict.fromkeys(need.model for need in needs if isinstance(need, ServedModel)))
+        needs = (need for need in self.needs if isinstance(need, ServedModel))
+        return list(dict.fromkeys(need.model for need in needs))
 
 
 def repo_type(kind: str) -> RepoType:

@@ -13,8 +13,8 @@ from typing import Any
 
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import InputRecord, Manifest
+from factory.artifacts.samples import cut
 from factory.artifacts.tables import slice_directory
-from factory.errors import redact
 from factory.reports import values
 
 NUMBER = 10  # questions in each language
@@ -137,7 +137,7 @@ def _question(name: str, key: str, tuned: dict[str, Any], base: dict[str, Any]) 
         language=language,
         question_id=key,
         turns=tuple(
-            (str(turn.get("role")), cut(turn.get("content")))
+            (str(turn.get("role")), cut(turn.get("content"), LIMIT))
             for turn in values.mappings(tuned.get("prompt"))
         ),
         model=model or str(tuned.get("model")),
@@ -151,7 +151,7 @@ def _question(name: str, key: str, tuned: dict[str, Any], base: dict[str, Any]) 
 def _answer(row: dict[str, Any]) -> ReadAnswer:
     tokens = values.number(row.get("n_tokens"))
     return ReadAnswer(
-        text=cut(row.get("answer")),
+        text=cut(row.get("answer"), LIMIT),
         language=str(row.get("detected_language") or ""),
         tokens=None if tokens is None else int(tokens),
         cut_off=row.get("finish_reason") == "length",
@@ -167,10 +167,3 @@ def _verdict(manifest: Manifest, row: dict[str, Any]) -> ReadVerdict:
         order=orders.get(str(row.get("order")), ""),
         reason=str(row.get("reason") or "").replace("_", " "),
     )
-
-
-def cut(value: Any, limit: int = LIMIT) -> str:
-    """Return a text without secrets, cut to so many characters."""
-    text = redact(str(value if value is not None else ""))
-    more = len(text) - limit
-    return f"{text[:limit]}… and {more} more characters" if more > 0 else text

@@ -65,12 +65,8 @@ def _families(site: Site) -> list[tuple[FamilyName, Family]]:
 def _commands(site: Site) -> Iterator[Check]:
     for name in ("sbatch", "squeue", "scontrol", "scancel"):
         path = shutil.which(name)
-        yield Check(
-            name,
-            "ok" if path else "failed",
-            path or "not here",
-            "" if path else "run this on a login node of the cluster",
-        )
+        fix = "run this on a login node of the cluster"
+        yield Check.of(name, path is not None, path or "not here", fix)
     if any(family.container for _, family in _families(site)) and not shutil.which(site.runtime):
         yield Check(
             site.runtime,
@@ -93,11 +89,10 @@ def _account(site: Site, run: Run) -> Iterator[Check]:
         yield Check("account", "warning", f"{site.account}, not looked up: {error.what}", _WHOSE)
         return
     accounts = set(output.split())
-    if site.account in accounts:
-        yield Check("account", "ok", site.account)
-    else:
-        names = ", ".join(sorted(accounts)) or "none"
-        yield Check("account", "failed", f"{site.account} is not yours", f"you have {names}")
+    known = site.account in accounts
+    names = ", ".join(sorted(accounts)) or "none"
+    seen = site.account if known else f"{site.account} is not yours"
+    yield Check.of("account", known, seen, f"you have {names}")
 
 
 def _partitions(site: Site, run: Run) -> Iterator[Check]:
@@ -139,11 +134,10 @@ def _limits(site: Site, run: Run) -> Iterator[Check]:
     for line in output.splitlines():
         if line.split("=")[0].strip() == "MaxArraySize":
             array_max = int(line.split("=")[1])
-            allowed = site.limits.array <= array_max
-            yield Check(
-                "limits.array", "ok" if allowed else "failed",
+            yield Check.of(
+                "limits.array", site.limits.array <= array_max,
                 f"{site.limits.array}, and MaxArraySize is {array_max}",
-                "" if allowed else f"set limits.array to {array_max} or less",
+                f"set limits.array to {array_max} or less",
             )  # fmt: skip
 
 
@@ -153,10 +147,7 @@ def _images(site: Site) -> Iterator[Check]:
         if image is None:
             continue
         readable = image.is_file() and os.access(image, os.R_OK)
-        yield Check(
-            f"{name}: container", "ok" if readable else "failed", str(image),
-            "" if readable else _built(site, name, image),
-        )  # fmt: skip
+        yield Check.of(f"{name}: container", readable, str(image), _built(site, name, image))
 
 
 def _built(site: Site, name: FamilyName, image: Path) -> str:
@@ -180,9 +171,8 @@ def _secrets(site: Site) -> Iterator[Check]:
     except OSError:
         yield Check("secrets", "failed", f"no {site.secrets}", "write it, then chmod 600")
         return
-    state = mode == 0o600
-    fix = "" if state else f"chmod 600 {site.secrets}"
-    yield Check("secrets", "ok" if state else "failed", f"{site.secrets}, mode {mode:o}", fix)
+    seen, fix = f"{site.secrets}, mode {mode:o}", f"chmod 600 {site.secrets}"
+    yield Check.of("secrets", mode == 0o600, seen, fix)
 
 
 def _scratch(home: Path, site: Site) -> Check:
@@ -237,7 +227,5 @@ def _job(site: Site, name: FamilyName, family: Family, run: Run) -> Iterator[Che
     yield Check(f"{name}: packages", "ok", ", ".join(PACKAGES[name]))
     if gpus:
         n_gpus = int(output[-1]) if output and output[-1].isdecimal() else 0
-        yield Check(
-            f"{name}: GPUs", "ok" if n_gpus == gpus else "failed", f"{n_gpus} of {gpus} visible",
-            "" if n_gpus == gpus else "check gpu:, gpu_request: and the container's ROCm or CUDA",
-        )  # fmt: skip
+        fix = "check gpu:, gpu_request: and the container's ROCm or CUDA"
+        yield Check.of(f"{name}: GPUs", n_gpus == gpus, f"{n_gpus} of {gpus} visible", fix)

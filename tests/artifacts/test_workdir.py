@@ -122,16 +122,17 @@ except WorkError as error:
 """
 
 
-def test_a_second_process_is_kept_out_and_told_by_whom_until_the_first_is_done(work):
-    def second() -> str:
-        command = [sys.executable, "-c", TAKE, work.path]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def other_process(script: str, work: Work) -> str:
+    command = [sys.executable, "-c", script, work.path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
+
+def test_a_second_process_is_kept_out_and_told_by_whom_until_the_first_is_done(work):
     with work.exclusive():
-        said = second()
+        said = other_process(TAKE, work)
     assert said.startswith("kept out:")
     assert "in use by process" in said
-    assert second() == "in\n"
+    assert other_process(TAKE, work) == "in\n"
 
 
 def test_a_second_holder_in_the_same_process_is_kept_out_too(work):
@@ -177,17 +178,13 @@ SHARE = TAKE.replace(".exclusive()", '.shared("inputs one")')
 
 
 def test_several_may_share_the_work_and_whoever_wants_it_alone_is_kept_out(work):
-    def other(script: str) -> str:
-        command = [sys.executable, "-c", script, work.path]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
     with work.shared("inputs one"):
-        assert other(SHARE) == "in\n"
-        assert other(TAKE).startswith("kept out:")
+        assert other_process(SHARE, work) == "in\n"
+        assert other_process(TAKE, work).startswith("kept out:")
         half_done(work)
     with work.shared("inputs one"):
         assert work.progress() == (2, 3), "what is done is kept"
-    assert other(TAKE) == "in\n"
+    assert other_process(TAKE, work) == "in\n"
 
 
 def test_who_shares_is_kept_out_by_one_who_is_alone(work, monkeypatch):

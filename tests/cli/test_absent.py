@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 
 from factory.artifacts.resources import home_path
 from factory.localhub.launcher import connect
-from tests.conftest import Cli, run_factory
+from tests.conftest import Cli
 from tests.support.tiny_recipe import RECIPE
 
 MISSING = """
@@ -144,19 +144,17 @@ def test_a_name_that_is_nearly_right_and_a_licence_nobody_states_are_told(
     assert "p.jsonl has no rows for en" in factory("check", "mine.yaml").stdout
 
 
-@pytest.mark.parametrize("locked", [True, False])
 def test_a_recipe_without_its_file_starts_from_what_is_published(
-    tmp_path: Path, factory: Cli, locked: bool
+    tmp_path: Path, factory: Cli
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Why?"}\n')
     assert factory("run", "tiny.yaml").returncode == 0
     (tmp_path / "p.jsonl").unlink()
-    if not locked:
-        (tmp_path / "tiny.lock.yaml").unlink()
     planned = factory("plan", "tiny.yaml", "--json")
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)[0]["state"] == "reuse"
+    (tmp_path / "tiny.lock.yaml").unlink()  # then the pin is that of what was published
     run = factory("run", "tiny.yaml")
     assert "prompts: reused" in run.stdout, run.stderr
     changed = factory("run", "tiny.yaml", "--set", "stages.prompts.first=3")
@@ -174,10 +172,3 @@ def test_the_home_is_looked_for_upwards(tmp_path: Path, monkeypatch: pytest.Monk
     assert home_path() == inner / ".factory"
     monkeypatch.setenv("FACTORY_HOME", "x")
     assert home_path() == inner / "x"
-
-
-def test_the_lock_of_a_packaged_recipe_lies_in_the_home(tmp_path: Path) -> None:
-    done = run_factory("run", "smoke", "--until", "preferences", home=tmp_path / "home")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "home" / "locks" / "smoke.lock.yaml").is_file()
-    assert [path.name for path in tmp_path.iterdir()] == ["home"]

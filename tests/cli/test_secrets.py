@@ -1,9 +1,9 @@
-"""No token is in any file that is made, nor in anything that is printed."""
+"""No token is in anything that is printed. What the smoke recipe makes is looked through in
+tests/execution/test_smoke.py."""
 
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -12,53 +12,7 @@ from hypothesis import strategies as st
 
 from factory.errors import HIDDEN, HubError, redact
 from tests.conftest import Cli
-
-PLANTED = {
-    "HF_TOKEN": "hf_plantedPlantedPlantedPlantedPlan",
-    "HUGGING_FACE_HUB_TOKEN": "hf_plantedOldPlantedOldPlantedOld",
-    "OPENAI_API_KEY": "sk-planted-0123456789abcdef",
-    "WANDB_API_KEY": "planted0wandb0key0planted",
-}
-
-
-def everything(root: Path) -> dict[Path, bytes]:
-    """Every file below `root` but those that only their owner may read: where tokens belong."""
-    return {
-        path: path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() and not path.is_symlink()
-        if not (path.name == "token" and stat.S_IMODE(path.stat().st_mode) == 0o600)
-    }
-
-
-def assert_clean(root: Path, *printed: str) -> None:
-    for secret in PLANTED.values():
-        assert not any(secret in text for text in printed)
-        for path, content in everything(root).items():
-            assert secret.encode() not in content, path
-
-
-def run_with_secrets(factory: Cli, *arguments: str) -> str:
-    done = factory(*arguments, **PLANTED)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
-def test_sources_are_read_and_published_without_a_trace(factory: Cli, home: Path) -> None:
-    said = run_with_secrets(factory, "run", "smoke", "--only", "prompts", "--only", "questions")
-    assert "prompts: done" in said
-    card = run_with_secrets(factory, "card", "local/smoke-prompts")
-    assert "# local/smoke-prompts" in card
-    assert (home / "hub" / "token").exists()
-    assert len(everything(home)) > 10
-    assert_clean(home, said, card)
-
-
-@pytest.mark.slow
-def test_the_whole_line_leaves_no_trace_and_neither_does_a_defect(factory: Cli, home: Path) -> None:
-    said = run_with_secrets(factory, "run", "smoke")
-    assert_clean(home, said)
-    assert len([path for path in everything(home) if path.name == "README.md"]) > 10
+from tests.support.secrets import PLANTED, assert_clean
 
 
 def test_a_token_in_an_address_is_refused_and_not_said_again(factory: Cli, home: Path) -> None:

@@ -1,9 +1,8 @@
-"""Commands on a real terminal, where bars move: pipes hid what crashed there."""
+"""Commands on a real terminal, where bars move: pipes hid what crashed there. The smoke recipe,
+whose stages report progress in their own units, runs on one for tests/execution/test_smoke.py."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -58,36 +57,3 @@ def test_push_and_pull_between_two_hubs(desk: Path) -> None:
         assert "datasets/local/tiny-prompts" in pushed
         pulled = shown(desk / "second", "pull", "local/tiny-prompts", "--from", other.url, **token)
         assert "datasets/local/tiny-prompts" in pulled
-
-
-# The whole line, since every stage reports its progress in its own units.
-@pytest.mark.slow
-def test_the_whole_line_then_reproduced_and_asked(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    text = shown(home, "run", "smoke", timeout=900)
-    assert "judge: done in" in text and "Collection" in text
-    plan = run_factory("plan", "smoke", "--json", home=home)
-    assert {step["state"] for step in json.loads(plan.stdout)} == {"reuse"}
-    with connect(home / "hub") as hub:
-        from huggingface_hub import HfApi
-
-        api = HfApi(endpoint=hub.url, token=hub.token)
-        [collection] = list(api.list_collections(owner="local"))
-        stranger = tmp_path / "stranger" / "home"
-        stranger.parent.mkdir()
-        again = shown(
-            stranger, "reproduce", collection.slug, "--from", "judge", "--at", hub.url,
-            timeout=600, HF_TOKEN=hub.token,
-        )  # fmt: skip
-        assert "identical bytes" in again
-        assert "Claims of the original" in again and "Not tested" not in again
-        assert "within the intervals measured here, 0 not." in " ".join(again.split())
-    talk, code = on_terminal(
-        [*FACTORY, "chat", "local/smoke-dpo-all"],
-        tmp_path,
-        clean_environment(FACTORY_HOME=str(home)),
-        keys=[("> ", "Name three animals.\r"), ("> ", "\x04")],
-        timeout=300,
-    )
-    assert code == 0, plain(talk)[-3000:]
-    shutil.rmtree(home)

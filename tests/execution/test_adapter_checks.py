@@ -62,16 +62,17 @@ def look(hub: Any, tmp_path: Path) -> Look:
     return run
 
 
-@pytest.mark.parametrize("recipe", [DREW, TAKEN, FURTHER])
+ELSEWHERE = ("/scratch/them/base", "", "it was trained on /scratch/them/base, not on lab/base")
+STATED = ("them/base-bnb-4bit", ", base: lab/base", None)
+
+
 @pytest.mark.parametrize(
-    ("says", "more", "words"),
+    ("recipe", "says", "more", "words"),
     [
-        ("lab/base", "", None),
-        ("lab/copy", "", None),  # the same content under another name
-        ("/scratch/them/base", "", "it was trained on /scratch/them/base, not on lab/base"),
-        ("them/base-bnb-4bit", "", "it was trained on them/base-bnb-4bit, not on lab/base"),
-        ("/scratch/them/base", ", base: lab/base", None),
-        ("them/base-bnb-4bit", ", base: lab/base", None),
+        (DREW, "lab/base", "", None),
+        (DREW, "lab/copy", "", None),  # the same content under another name
+        (DREW, "them/base-bnb-4bit", "", "it was trained on them/base-bnb-4bit, not on lab/base"),
+        *((recipe, *case) for recipe in (DREW, TAKEN, FURTHER) for case in (ELSEWHERE, STATED)),
     ],
 )
 def test_the_base_that_an_adapter_names_must_be_the_model_it_is_put_on(

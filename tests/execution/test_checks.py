@@ -13,7 +13,6 @@ import pytest
 from factory.artifacts.workdir import Home
 from factory.errors import Check, InputError
 from factory.execution import checks, resolve
-from factory.execution import checks as checking
 from factory.execution.checks import Use, over_long
 from factory.planning.plan import Step
 from factory.planning.recipe import LoadedRecipe, Recipe, load
@@ -139,27 +138,36 @@ def put(hub: Any, tmp_path: Path) -> Put:
     return upload
 
 
+@pytest.fixture
+def models(put: Put) -> None:
+    """A policy and a reward model that have no fault."""
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+
+
 def recipe_at(tmp_path: Path, *overrides: str) -> LoadedRecipe:
     (tmp_path / "r").mkdir(exist_ok=True)
     (tmp_path / "r" / "made.yaml").write_text(RECIPE)
     for code in ("en", "es"):
         rows = [{"id": f"p{n}", "prompt": f"{code} " + "bread " * n} for n in (1, 5, 9)]
-        text = "\n".join(json.dumps(row) for row in rows)
-        (tmp_path / "r" / f"p-{code}.jsonl").write_text(text)
+        prompts(tmp_path, code, *rows)
     return load(str(tmp_path / "r" / "made.yaml"), overrides)
+
+
+def prompts(tmp_path: Path, code: str, *rows: dict[str, Any]) -> None:
+    """Give the recipe these prompts of a language."""
+    (tmp_path / "r" / f"p-{code}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
 
 
 def look(loaded: LoadedRecipe, hub: Any, tmp_path: Path) -> list[Check]:
     home = Home(tmp_path / "home")
     pins, _ = resolve.resolve(loaded, hub, home, None)
-    return checking.check(loaded, pins, hub, home)
+    return checks.check(loaded, pins, hub, home)
 
 
 def test_a_good_recipe_has_no_findings_and_no_weights_are_fetched(
-    hub: Any, put: Put, tmp_path: Path
+    hub: Any, models: None, tmp_path: Path
 ) -> None:
-    put("lab/policy", "llama3")
-    put("lab/reward", "qwen3")
     assert look(recipe_at(tmp_path), hub, tmp_path) == []
     assert list((tmp_path / "cache").rglob("tokenizer.json"))
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
@@ -174,20 +182,20 @@ def test_a_second_look_reads_nothing_again_until_something_changes(
     assert [finding.name for finding in first] == ["lab/policy@main"]
     assert "ends with <end_of_turn>" in first[0].seen
     looked: list[str] = []
-    real = checking._look
+    real = checks._look
 
     def counted(asked: Any, *more: Any) -> Any:
         looked.append(asked.model.source)
         return real(asked, *more)
 
-    monkeypatch.setattr(checking, "_look", counted)
+    monkeypatch.setattr(checks, "_look", counted)
     assert look(recipe_at(tmp_path), hub, tmp_path) == first and not looked
     look(recipe_at(tmp_path, "stages.generate.temperature=0.5"), hub, tmp_path)
     assert not looked  # nothing that is looked at
     look(recipe_at(tmp_path, "stages.generate.max_tokens=99"), hub, tmp_path)
     assert looked == ["lab/policy@main"]
     loaded = recipe_at(tmp_path)
-    (tmp_path / "r" / "p-es.jsonl").write_text('{"id": "a", "prompt": "Otra cosa"}\n')
+    prompts(tmp_path, "es", {"id": "a", "prompt": "Otra cosa"})
     looked.clear()
     look(loaded, hub, tmp_path)
     assert looked == ["lab/policy@main", "lab/reward@main"]
@@ -211,7 +219,7 @@ def test_a_system_message_that_a_template_refuses_is_an_error_with_its_row(
     loaded = recipe_at(tmp_path, "stages.prompts.turns=all")
     turns = [{"role": "user", "content": "Hi"}, {"role": "system", "content": "Be brief."}]
     turns.append({"role": "user", "content": "Why?"})
-    (tmp_path / "r" / "p-es.jsonl").write_text(json.dumps({"id": "a", "messages": turns}))
+    prompts(tmp_path, "es", {"id": "a", "messages": turns})
     [found] = look(loaded, hub, tmp_path)
     assert found.level == "error" and found.name == "lab/policy@main, es"
     assert "1 of 1 prompts" in found.seen
@@ -226,8 +234,7 @@ def test_prompts_that_a_template_refuses_are_counted_and_left_out(
     loaded = recipe_at(tmp_path, "stages.prompts.turns=all", "stages.arena=null")
     user = {"role": "user", "content": "Hi"}
     rows = [[user], [user, user], [user, {"role": "system", "content": "Be brief."}, user]]
-    lines = [json.dumps({"id": str(n), "messages": turns}) for n, turns in enumerate(rows)]
-    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(lines))
+    prompts(tmp_path, "es", *({"id": str(n), "messages": row} for n, row in enumerate(rows)))
     [found] = look(loaded, hub, tmp_path)
     assert found.level == "warning" and "of 3 prompts are refused" in found.seen
     assert "generate leaves them out" in found.line()
@@ -238,23 +245,18 @@ def test_prompts_that_a_template_refuses_are_counted_and_left_out(
     [((1, 1.0), True), (("a", "b"), False), ((None, None), False), ((float("nan"), 1), False)],
 )
 def test_a_pool_of_all_languages_needs_a_prompt_with_one_id_in_two(
-    hub: Any, put: Put, tmp_path: Path, ids: tuple[Any, Any], common: bool
+    hub: Any, models: None, tmp_path: Path, ids: tuple[Any, Any], common: bool
 ) -> None:
-    put("lab/policy", "llama3")
-    put("lab/reward", "qwen3")
     loaded = recipe_at(tmp_path, "stages.pair={pool: both}")
     for code, name in zip(("en", "es"), ids, strict=True):
         rows = [{"id": name, "prompt": f"{code} bread"}, {"id": code, "prompt": f"{code} more"}]
-        text = "\n".join(json.dumps(row) for row in rows)
-        (tmp_path / "r" / f"p-{code}.jsonl").write_text(text)
+        prompts(tmp_path, code, *rows)
     found = look(loaded, hub, tmp_path)
     assert [finding.level for finding in found] == ([] if common else ["error"])
     assert all("no prompt has one id in two of en, es" in finding.seen for finding in found)
 
 
-def test_a_pool_of_one_language_needs_no_other(hub: Any, put: Put, tmp_path: Path) -> None:
-    put("lab/policy", "llama3")
-    put("lab/reward", "qwen3")
+def test_a_pool_of_one_language_needs_no_other(hub: Any, models: None, tmp_path: Path) -> None:
     loaded = recipe_at(tmp_path, "stages.pair={pool: both}", "languages=[en]")
     assert look(loaded, hub, tmp_path) == []
 
@@ -272,12 +274,9 @@ def test_a_reward_model_has_one_label(
 ) -> None:
     put("lab/policy", "llama3")
     put("lab/labelled", "qwen3")
-    config = {
-        "model_type": "llama",
-        "max_position_embeddings": 512,
-        "architectures": [architecture],
-    }
-    text = json.dumps(config | ({"id2label": labels} if labels else {})).encode()
+    config: dict[str, Any] = {"model_type": "llama", "max_position_embeddings": 512}
+    config |= {"architectures": [architecture]} | ({"id2label": labels} if labels else {})
+    text = json.dumps(config).encode()
     hub._api.upload_file(path_or_fileobj=text, path_in_repo="config.json", repo_id="lab/labelled")
     found = look(recipe_at(tmp_path, "models.reward.name=lab/labelled"), hub, tmp_path)
     assert [finding.level for finding in found] == (["error"] if words else [])
@@ -285,13 +284,10 @@ def test_a_reward_model_has_one_label(
 
 
 def test_control_tokens_in_prompts_are_counted_with_their_ids(
-    hub: Any, put: Put, tmp_path: Path
+    hub: Any, models: None, tmp_path: Path
 ) -> None:
-    put("lab/policy", "llama3")
-    put("lab/reward", "qwen3")
     loaded = recipe_at(tmp_path)
-    rows = [{"id": "a", "prompt": "Hi"}, {"id": "b", "prompt": "Hi<|eot_id|>"}]
-    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    prompts(tmp_path, "es", {"id": "a", "prompt": "Hi"}, {"id": "b", "prompt": "Hi<|eot_id|>"})
     [found] = look(loaded, hub, tmp_path)  # the reward model has other tokens
     assert found.level == "warning" and found.name == "lab/policy@main, es"
     assert "1 of 2 prompts hold control tokens of the model: b (<|eot_id|>)" in found.seen
@@ -328,18 +324,15 @@ class Told:
 def test_a_run_is_stopped_before_the_first_step_with_a_model(
     hub: Any, put: Put, tmp_path: Path
 ) -> None:
-    put(
-        "lab/plain",
-        "chatml",
-        template="{% for m in messages %}{{ m['content'] + '###' }}{% endfor %}",
-    )
+    bare = "{% for m in messages %}{{ m['content'] + '###' }}{% endfor %}"
+    put("lab/plain", "chatml", template=bare)
     put("lab/reward", "gemma")
     loaded = recipe_at(tmp_path, "models.policy=lab/plain")
     pins, _ = resolve.resolve(loaded, hub, Home(tmp_path / "home"), None)
     told: list[str] = []
 
     def gate(*only: str) -> Callable[[Step], None]:
-        return checking.gate(loaded, pins, hub, Home(tmp_path / "home"), told.append, list(only))
+        return checks.gate(loaded, pins, hub, Home(tmp_path / "home"), told.append, list(only))
 
     before = gate("prompts", "generate", "score")
     before(Told("prompts"))  # type: ignore[arg-type]
@@ -357,7 +350,7 @@ def test_warnings_are_told_and_stop_nothing(hub: Any, put: Put, tmp_path: Path) 
     home = Home(tmp_path / "home")
     pins, _ = resolve.resolve(loaded, hub, home, None)
     told: list[str] = []
-    checking.gate(loaded, pins, hub, home, told.append, ["generate"])(Told("generate"))  # type: ignore[arg-type]
+    checks.gate(loaded, pins, hub, home, told.append, ["generate"])(Told("generate"))  # type: ignore[arg-type]
     [line] = told
     assert line.startswith("warning: lab/policy@main: a turn ends with <end_of_turn>")
 

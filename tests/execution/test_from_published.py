@@ -14,9 +14,9 @@ from factory.artifacts.manifest import Manifest, read_manifest
 from factory.artifacts.tables import read_slice
 from factory.artifacts.workdir import Home
 from factory.execution import run
+from factory.execution.log import LogReporter
 from factory.localhub.launcher import Connection
 from factory.planning.recipe import load
-from tests.planning.test_paper_recipes import Silent
 from tests.support.trainings import adapter_of, tiny_model
 
 NAMES = {"da": "danish", "en": "english", "mt": "maltese"}
@@ -100,7 +100,7 @@ def hub(connection: Connection, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def made(hub: Any, home: Path, until: str, *lines: str) -> dict[str, tuple[Path, Manifest]]:
     """Artifacts by step of a run of the packaged recipe with these lines in it."""
     found = load("from-published", [*TINY, *(f"stages.{line}" for line in lines)])
-    run.run(found, hub, Home(home), Silent(), until=until)
+    run.run(found, hub, Home(home), LogReporter(quiet=True), until=until)
     roots = [path.parent for path in home.glob("work/lab/*/artifact/factory.json")]
     return {manifest.step: (root, manifest) for root in roots for manifest in [read_manifest(root)]}
 

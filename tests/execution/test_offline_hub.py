@@ -15,23 +15,13 @@ from factory.artifacts.tables import read_slice
 from factory.artifacts.workdir import Home
 from factory.errors import FactoryError, HubError, RecipeError, StageError, WorkError
 from factory.execution import bundle, resolve, run
+from factory.execution.log import LogReporter
 from factory.execution.offline_hub import Offline
 from factory.planning.plan import Inventory, State, plan
 from factory.planning.recipe import Recipe, load
 from tests.support.builders import by_name, demo, lock_of
 
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def note(self, text):
-        pass
-
-    def begin(self, step):
-        return lambda done, total, unit, tokens=0: None
-
-    def end(self, step, seconds):
-        pass
+SILENT = LogReporter(quiet=True)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in shipped("recipes").glob("*.yaml")))
@@ -83,7 +73,7 @@ def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets)
     given = bundle.read(directory)
     (recipe.parent / "rows.jsonl").write_text("")  # edited while it waits in the queue
     recipe.write_text("name: other\n")
-    run.run_offline(given, Silent(), "prompts")
+    run.run_offline(given, SILENT, "prompts")
     work = run.work_directory(given, "prompts")
     manifest = read_manifest(work.artifact)
     assert manifest.rows().out == 4
@@ -91,7 +81,7 @@ def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets)
     assert set(rows["source_dataset"].to_pylist()) == {"rows.jsonl"}  # as in a run with a hub
     steps = by_name(plan(given.recipe, given.lock, Inventory()))
     assert manifest.fingerprint == steps["prompts"].fingerprint
-    run.run_offline(given, Silent(), "prompts")  # again: it is made
+    run.run_offline(given, SILENT, "prompts")  # again: it is made
     later = resolve.plan(given.loaded(), given.lock, Offline(given), Home(given.home))
     found = by_name(later.steps)
     assert found["prompts"].state is State.PUBLISH
@@ -100,10 +90,10 @@ def test_a_step_runs_without_a_socket_and_is_the_same_step(gathered, no_sockets)
 def test_a_step_whose_input_is_not_made_and_a_seal_without_shards_fail(gathered, no_sockets):
     given, _, _ = gathered
     with pytest.raises(FactoryError, match="prompts"):
-        run.run_offline(given, Silent(), "generate", part=(0, 2))
-    run.run_offline(given, Silent(), "prompts")
+        run.run_offline(given, SILENT, "generate", part=(0, 2))
+    run.run_offline(given, SILENT, "prompts")
     with pytest.raises(StageError, match="all shards are missing"):
-        run.run_offline(given, Silent(), "generate", seal=True)
+        run.run_offline(given, SILENT, "generate", seal=True)
 
 
 def test_a_file_that_changed_under_its_name_is_refused(gathered):
@@ -111,13 +101,13 @@ def test_a_file_that_changed_under_its_name_is_refused(gathered):
     [copy] = given.files.values()
     copy.write_text("other\n")
     with pytest.raises(RecipeError, match="not what was submitted"):
-        run.run_offline(given, Silent(), "prompts")
+        run.run_offline(given, SILENT, "prompts")
 
 
 def test_what_is_sealed_is_published_later_and_nothing_else_runs(gathered, hub):
     given, _, recipe = gathered
-    run.run_offline(given, Silent(), "prompts")
-    steps = by_name(run.publish(load(str(recipe)), hub, Home(given.home), Silent()))
+    run.run_offline(given, SILENT, "prompts")
+    steps = by_name(run.publish(load(str(recipe)), hub, Home(given.home), SILENT))
     assert steps["prompts"].state is State.REUSE
     assert steps["generate"].state is State.RUN
 

@@ -306,12 +306,9 @@ def test_a_redirect_takes_no_token_along_and_a_loop_ends(
 
 
 def test_a_hub_that_makes_us_wait_is_named_and_then_left(
-    evil: Proxy,
-    there: Connection,
-    here: Connection,
-    tmp_path: Path,
+    evil: Proxy, there: Connection, here: Connection, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-) -> None:
+) -> None:  # fmt: skip
     answers = itertools.count()
     for asked in ("299", "300000000000", "100"):
 
@@ -374,46 +371,17 @@ def test_a_file_of_another_size_than_listed_does_not_arrive(
 # Whatever it says.
 
 EVIL = [
-    "../../../../../../../../victim/thesis.txt",
-    "{victim}",
-    '"{victim}"',
-    'W/"../../../../victim/thesis.txt"',
-    "..",
-    ".",
-    "",
-    "/",
-    "..\\..\\victim\\thesis.txt",
-    "%2e%2e%2fvictim",
-    "\x00",
-    "a\x00b",
-    "-rf",
-    ".git/config",
-    "a/../../b",
-    "x" * 5000,
-    "\u202etxt.exe",
-    "~/.ssh/authorized_keys",
-    "refs/heads/../../x",
-    "http://[::1",
-    "[]",
-    "nan",
-    "-1",
-    "9" * 30,
-]
+    "../../../../../../../../victim/thesis.txt", "{victim}", '"{victim}"',
+    'W/"../../../../victim/thesis.txt"', "..", ".", "", "/", "..\\..\\victim\\thesis.txt",
+    "%2e%2e%2fvictim", "\x00", "a\x00b", "-rf", ".git/config", "a/../../b", "x" * 5000,
+    "\u202etxt.exe", "~/.ssh/authorized_keys", "refs/heads/../../x", "http://[::1", "[]", "nan",
+    "-1", "9" * 30,
+]  # fmt: skip
 HEADERS = [
-    "ETag",
-    "X-Linked-Etag",
-    "X-Linked-Size",
-    "X-Repo-Commit",
-    "X-Xet-Hash",
-    "X-Error-Code",
-    "Location",
-    "Link",
-    "Content-Range",
-    "Content-Disposition",
-    "Content-Encoding",
-    "Retry-After",
+    "ETag", "X-Linked-Etag", "X-Linked-Size", "X-Repo-Commit", "X-Xet-Hash", "X-Error-Code",
+    "Location", "Link", "Content-Range", "Content-Disposition", "Content-Encoding", "Retry-After",
     "ratelimit",
-]
+]  # fmt: skip
 WORDS = st.one_of(st.sampled_from(EVIL), st.text(max_size=30))
 ODD = st.one_of(WORDS, st.sampled_from([None, True, -1, 2**70, 1e308, [], {}, ["x"], {"a": 1}]))
 PLACES = ["/refs", "/tree/", "/commits/", "/revision/", "/resolve/", "/api/", "/collections"]
@@ -473,68 +441,57 @@ def poisoned(document: Any, number: int, value: Any) -> Any:
 Twist = Callable[[str], Callable[[str, Reply], Reply]]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(twist=twists())
-def test_whatever_a_hub_says_nothing_outside_is_touched(
-    twist: Twist,
-    evil: Proxy,
-    there: Connection,
-    here: Connection,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    assault(twist, evil, there, here, tmp_path_factory)
-
-
-@pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(twist=twists())
-def test_whatever_a_hub_says_at_length(
-    twist: Twist,
-    evil: Proxy,
-    there: Connection,
-    here: Connection,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    assault(twist, evil, there, here, tmp_path_factory)
-
-
+@pytest.fixture
 def assault(
-    twist: Twist,
-    evil: Proxy,
-    there: Connection,
-    here: Connection,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """Everything that asks a hub, against a hub with that twist."""
+    evil: Proxy, there: Connection, here: Connection, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Twist], None]:
+    """Everything that asks a hub, against a hub with a twist."""
     from factory.execution import reproduce
     from factory.hub import http_guard
     from factory.release import adapter as released
     from factory.reports.cards import refresh
     from factory.reports.page import source
 
-    victim = Victim(tmp_path_factory.mktemp("user"))
-    home = victim.root / "home"
-    home.mkdir()
-    evil.twist = twist(str(victim.file))
-    slug = client(there).list_collections(owner="evil")
-    name = next(iter(slug)).slug
-    hub = evil_hub(evil, there, home / "cache")
-    subject = refresh.EvaluatedRepo(REPO, "dataset", "main")
-    for act in (
-        lambda: pull(evil, there, here, home / "s"),
-        lambda: hub.fetch(REPO, "dataset", "main"),
-        lambda: hub.pin(REPO, "dataset", "main"),
-        lambda: source.collection(hub, name),
-        lambda: reproduce.read(hub, name, home),
-        lambda: refresh.check(hub, subject),
-        lambda: released.find(ADAPTER, hub),  # chat, merge and serve begin with it
-    ):
-        http_guard._waiting.clear()
-        try:
-            act()
-        except FactoryError as error:
-            assert "\n" not in error.what and len(error.what) < 2000
-        victim.assert_untouched()
+    def run(twist: Twist) -> None:
+        victim = Victim(tmp_path_factory.mktemp("user"))
+        home = victim.root / "home"
+        home.mkdir()
+        evil.twist = twist(str(victim.file))
+        name = next(iter(client(there).list_collections(owner="evil"))).slug
+        hub = evil_hub(evil, there, home / "cache")
+        subject = refresh.EvaluatedRepo(REPO, "dataset", "main")
+        for act in (
+            lambda: pull(evil, there, here, home / "s"),
+            lambda: hub.fetch(REPO, "dataset", "main"),
+            lambda: hub.pin(REPO, "dataset", "main"),
+            lambda: source.collection(hub, name),
+            lambda: reproduce.read(hub, name, home),
+            lambda: refresh.check(hub, subject),
+            lambda: released.find(ADAPTER, hub),  # chat, merge and serve begin with it
+        ):
+            http_guard._waiting.clear()
+            try:
+                act()
+            except FactoryError as error:
+                assert "\n" not in error.what and len(error.what) < 2000
+            victim.assert_untouched()
+
+    return run
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(twist=twists())
+def test_whatever_a_hub_says_nothing_outside_is_touched(
+    twist: Twist, assault: Callable[[Twist], None]
+) -> None:
+    assault(twist)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(twist=twists())
+def test_whatever_a_hub_says_at_length(twist: Twist, assault: Callable[[Twist], None]) -> None:
+    assault(twist)
 
 
 COMMANDS = [
@@ -611,13 +568,7 @@ def test_whatever_a_manifest_says_its_names_stay_inside(number: int, value: Any)
     except ValueError:
         return
     root = Path("/home/user/artifact")
-    names = [
-        manifest.recipe,
-        manifest.step,
-        manifest.fingerprint,
-        manifest.repo,
-        *manifest.slices,
-        *(record.path for record in manifest.files),
-    ]
+    names = [manifest.recipe, manifest.step, manifest.fingerprint, manifest.repo]
+    names += [*manifest.slices, *(record.path for record in manifest.files)]
     for name in names:
         assert Path(os.path.normpath(root / f"{name}.yaml")).is_relative_to(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from factory.artifacts.manifest import License, read_manifest
 from factory.artifacts.resources import recipes
 from factory.artifacts.workdir import Home
 from factory.engines import chat_template
-from factory.errors import RecipeError
+from factory.errors import Check, RecipeError
 from factory.execution import checks, record, resolve, run
+from factory.execution.log import LogReporter
 from factory.localhub.launcher import Connection
+from factory.planning.lock import Lock
 from factory.planning.plan import State, Step
 from factory.planning.recipe import LoadedRecipe, load
 from factory.stage.inputs import Need, StepInput
@@ -28,35 +31,33 @@ FOLDERS = ("croco", "icr", "rewards")
 PAPERS = sorted(name for name, path in recipes().items() if path.parent.name in FOLDERS)
 SEVEN = ["da", "nl", "en", "fr", "de", "it", "es"]
 FOUR = ["gl", "ga", "mt", "cy"]
-TRAINED = {
-    "eurollm-9b": [f"dpo[{code}]" for code in SEVEN],
-    "eurollm-9b-all-lang": ["dpo[all]", "dpo[all_lang]"],
-    "eurollm-9b-as-published": [f"dpo[{code}]" for code in SEVEN],
-    "eurollm-9b-as-published-all-lang": ["dpo[all_lang]"],
-    "eurollm-9b-as-published-low-resource": [f"dpo[{code}]" for code in FOUR],
-    "eurollm-9b-as-published-low-resource-sft": [f"sft[{code}]" for code in FOUR],
-    "eurollm-9b-checkpoints": [f"dpo[{code}]" for code in SEVEN],
-    "eurollm-9b-low-resource": [f"dpo[{code}]" for code in FOUR],
-    "eurollm-9b-low-resource-sft": [f"sft[{code}]" for code in FOUR],
-    "eurollm-9b-min": [f"dpo[{code}]" for code in SEVEN],
-    "eurollm-9b-off-policy": [f"dpo[{code}]" for code in SEVEN],
-    "eurollm-9b-online": [f"online[{code}]" for code in SEVEN],
-    "eurollm-9b-q1": [f"dpo[{code}]" for code in SEVEN],
-    "eurollm-9b-sft": [f"sft[{code}]" for code in SEVEN],
-    "from-published": [f"dpo[{code}]" for code in SEVEN],
+DPO, SFT, ONLINE = ([f"{stage}[{code}]" for code in SEVEN] for stage in ("dpo", "sft", "online"))
+DPO_OF_FOUR, SFT_OF_FOUR = ([f"{stage}[{code}]" for code in FOUR] for stage in ("dpo", "sft"))
+TRAINED: dict[str, list[str]] = {
+    "eurollm-9b-checkpoints": DPO,
+    "eurollm-9b-min": DPO,
+    "eurollm-9b-q1": DPO,
+    "from-published": DPO,
     "llama-3-icr": ["dpo[all]", "dpo-2[all]"],
     "llama-3-icr-x-alpaca-eval": ["dpo[all]", "dpo-2[all]"],
     "reuse-your-rewards": [],
-    "tiny-aya": [f"dpo[{code}]" for code in SEVEN],
-    "tiny-aya-all-lang": ["dpo[all]", "dpo[all_lang]"],
-    "tiny-aya-as-published": [f"dpo[{code}]" for code in SEVEN],
-    "tiny-aya-as-published-all-lang": ["dpo[all_lang]"],
-    "tiny-aya-as-published-low-resource": [f"dpo[{code}]" for code in FOUR],
-    "tiny-aya-low-resource": [f"dpo[{code}]" for code in FOUR],
-    "tiny-aya-low-resource-sft": [f"sft[{code}]" for code in FOUR],
-    "tiny-aya-off-policy": [f"dpo[{code}]" for code in SEVEN],
-    "tiny-aya-online": [f"online[{code}]" for code in SEVEN],
-    "tiny-aya-sft": [f"sft[{code}]" for code in SEVEN],
+    "eurollm-9b-as-published-low-resource-sft": SFT_OF_FOUR,
+    **{
+        f"{model}{variant}": trained
+        for model in ("eurollm-9b", "tiny-aya")
+        for variant, trained in {
+            "": DPO,
+            "-all-lang": ["dpo[all]", "dpo[all_lang]"],
+            "-as-published": DPO,
+            "-as-published-all-lang": ["dpo[all_lang]"],
+            "-as-published-low-resource": DPO_OF_FOUR,
+            "-low-resource": DPO_OF_FOUR,
+            "-low-resource-sft": SFT_OF_FOUR,
+            "-off-policy": DPO,
+            "-online": ONLINE,
+            "-sft": SFT,
+        }.items()
+    },
 }
 # corrected, and what it corrects
 CORRECTED = [
@@ -67,17 +68,7 @@ CORRECTED = [
 ]
 
 
-class Silent:
-    """Is told how a run goes and says nothing."""
-
-    def note(self, text: str) -> None: ...
-
-    def begin(self, step: Step) -> Any:
-        return lambda done, total, unit, tokens=0: None
-
-    def end(self, step: Step, seconds: float | None) -> None: ...
-
-
+@cache
 def loaded(name: str) -> LoadedRecipe:
     own = Path(f"{name}.yaml")  # beside files that are on no hub
     return load(str(own) if own.exists() else name, UNSAID.get(name, ()))
@@ -102,20 +93,37 @@ def world(connection: Connection, tmp_path_factory: pytest.TempPathFactory) -> I
     constants.HF_HUB_CACHE = before
 
 
-def planned(name: str, hub: Any, home: Path) -> list[Step]:
-    found = loaded(name)
-    pins, absent = resolve.resolve(found, hub, Home(home), None)
+@cache
+def pinned(name: str, hub: Any) -> Lock:
+    pins, absent = resolve.resolve(loaded(name), hub, Home(Path("home")), None)
     assert not absent
-    return resolve.plan(found, pins, hub, Home(home)).steps
+    return pins
+
+
+def planned(name: str, hub: Any) -> list[Step]:
+    return resolve.plan(loaded(name), pinned(name, hub), hub, Home(Path("home"))).steps
+
+
+def findings(name: str, hub: Any) -> list[Check]:
+    """What is found in the tokenizers of a recipe: in one home, so that what recipes have in
+    common is looked at once."""
+    return checks.check(loaded(name), pinned(name, hub), hub, Home(Path("home")))
 
 
 def test_every_paper_recipe_is_expected_here() -> None:
-    assert list(TRAINED) == PAPERS
+    assert sorted(TRAINED) == PAPERS
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_a_paper_recipe_is_planned_to_its_end(name: str, world: Any, tmp_path: Path) -> None:
-    steps = planned(name, world, tmp_path)
+def test_a_paper_recipe_is_planned_to_its_end_and_its_tokenizers_keep_the_contract(
+    name: str, world: Any
+) -> None:
+    steps = planned(name, world)
+    assert not [
+        finding.line()
+        for finding in findings(name, world)
+        if finding.level == "error" and "OPENAI_BASE_URL" not in finding.line()
+    ]
     assert {step.state for step in steps} == {State.RUN}
     assert [s.name for s in steps if s.stage.kind == "adapter"] == TRAINED[name]
     if "arena" not in by_name(steps):
@@ -125,24 +133,11 @@ def test_a_paper_recipe_is_planned_to_its_end(name: str, world: Any, tmp_path: P
     assert len(answered) == len(TRAINED[name]) + 1  # and the model that they were made from
 
 
-@pytest.mark.parametrize("name", PAPERS)
-def test_the_tokenizers_of_a_paper_recipe_keep_the_contract(name: str, world: Any) -> None:
-    """In one home: what recipes have in common is looked at once."""
-    found, home = loaded(name), Home(Path("home"))
-    pins, _ = resolve.resolve(found, world, home, None)
-    said = checks.check(found, pins, world, home)
-    assert not [
-        finding.line()
-        for finding in said
-        if finding.level == "error" and "OPENAI_BASE_URL" not in finding.line()
-    ]
-
-
 # what is special about a model
 
 
 def test_tiny_aya_ends_a_turn_with_any_of_three_tokens_and_pays_for_its_preamble(
-    world: Any, tmp_path: Path
+    world: Any,
 ) -> None:
     path = world.fetch("CohereLabs/tiny-aya-global", "model", "main")
     tokenizer = chat_template.load_tokenizer(str(path))
@@ -152,9 +147,7 @@ def test_tiny_aya_ends_a_turn_with_any_of_three_tokens_and_pays_for_its_preamble
     }  # fmt: skip
     asked = chat_template.prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}])
     assert len(asked) > 300  # counted with every prompt, by factory check and by the trainer
-    found = loaded("tiny-aya")
-    pins, _ = resolve.resolve(found, world, Home(tmp_path), None)
-    warned = [one.line() for one in checks.check(found, pins, world, Home(tmp_path))]
+    warned = [one.line() for one in findings("tiny-aya", world)]
     assert any("tiny-aya" in line and "<|END_RESPONSE|>" in line for line in warned), warned
 
 
@@ -176,11 +169,11 @@ def licenses(name: str, hub: Any, home: Path, *overrides: str) -> dict[str, str]
     return {name: license.id for name, license in made.items()}
 
 
-@pytest.mark.parametrize("name", ["tiny-aya", "tiny-aya-as-published-all-lang"])
 def test_everything_made_with_tiny_aya_is_for_non_commercial_use(
-    name: str, world: Any, tmp_path: Path
+    world: Any, tmp_path: Path
 ) -> None:
-    assert set(licenses(name, world, tmp_path).values()) == {"cc-by-nc-4.0"}
+    found = licenses("tiny-aya-as-published-all-lang", world, tmp_path)
+    assert set(found.values()) == {"cc-by-nc-4.0"}
 
 
 def test_everything_made_with_llama_3_says_so_and_is_named_so(world: Any, tmp_path: Path) -> None:
@@ -236,7 +229,7 @@ def test_a_departure_is_at_a_stage_that_the_recipe_has_and_at_a_knob_of_it(name:
 def test_a_departure_is_on_the_cards_that_it_concerns(world: Any, tmp_path: Path) -> None:
     found = load("eurollm-9b", ["org=lab", "name=departs"])
     home = Home(tmp_path)
-    run.run(found, world, home, Silent(), until="prompts")
+    run.run(found, world, home, LogReporter(quiet=True), until="prompts")
     [path] = tmp_path.glob("work/lab/*/artifact")
     assert set(read_manifest(path).departures) == {"prompts", "prompts.turns"}
     card = (path / "README.md").read_text(encoding="utf-8")
@@ -246,12 +239,10 @@ def test_a_departure_is_on_the_cards_that_it_concerns(world: Any, tmp_path: Path
 # the chain of recipes
 
 
-def test_an_ablation_of_pairs_reuses_everything_up_to_the_scores(
-    world: Any, tmp_path: Path
-) -> None:
-    base = by_name(planned("eurollm-9b", world, tmp_path))
+def test_an_ablation_of_pairs_reuses_everything_up_to_the_scores(world: Any) -> None:
+    base = by_name(planned("eurollm-9b", world))
     for name in ("eurollm-9b-q1", "eurollm-9b-min", "eurollm-9b-all-lang", "eurollm-9b-sft"):
-        other = by_name(planned(name, world, tmp_path))
+        other = by_name(planned(name, world))
         for step in ("prompts", "translate", "questions", "generate", "score"):
             assert other[step].fingerprint == base[step].fingerprint, (name, step)
 

@@ -41,7 +41,14 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in before.keys() & after.keys() if before[name] != after[name]}
 
 
-BASE = marks(demo())
+RECIPE = demo()
+LOCK = lock_of(RECIPE)
+BASE = marks(RECIPE)
+
+
+def standing(held: Inventory) -> dict[str, Step]:
+    """Every step of the demo by name, beside these artifacts."""
+    return by_name(plan(RECIPE, LOCK, held))
 
 
 # the same meaning, the same fingerprint
@@ -107,12 +114,10 @@ def test_the_name_and_org_of_a_recipe_change_nothing_but_its_repos():
 
 
 def test_another_revision_with_the_same_content_changes_nothing():
-    recipe = demo()
-    lock = lock_of(recipe)
-    moved = repinned(lock, POLICY, lock.pins[POLICY].digest, revision="b" * 40)
-    assert marks(recipe, moved) == BASE
+    moved = repinned(LOCK, POLICY, LOCK.pins[POLICY].digest, revision="b" * 40)
+    assert marks(RECIPE, moved) == BASE
     named = demo("models.policy={name: local/SmolLM2-135M-Instruct-Q4_1, revision: v1}")
-    pin = {"local/SmolLM2-135M-Instruct-Q4_1@v1": Pin(digest=lock.pins[POLICY].digest)}
+    pin = {"local/SmolLM2-135M-Instruct-Q4_1@v1": Pin(digest=LOCK.pins[POLICY].digest)}
     assert marks(named, lock_of(named, **pin)) == BASE
 
 
@@ -173,14 +178,12 @@ def test_no_two_steps_or_slices_share_a_fingerprint():
     ],
 )
 def test_other_content_of_a_file_or_model_changes_what_reads_it(source, steps):
-    recipe = demo()
-    found = changed(BASE, marks(recipe, repinned(lock_of(recipe), source, "other content")))
+    found = changed(BASE, marks(RECIPE, repinned(LOCK, source, "other content")))
     assert {name for name in found if " " not in name} == steps
 
 
 def test_other_english_prompts_change_no_other_language():
-    recipe = demo()
-    found = changed(BASE, marks(recipe, repinned(lock_of(recipe), EN_PROMPTS, "other content")))
+    found = changed(BASE, marks(RECIPE, repinned(LOCK, EN_PROMPTS, "other content")))
     slices = {name for name in found if " " in name and not name.startswith(("arena", "judge"))}
     assert slices == {
         "prompts en", "translate de", "generate en", "score en", "pair en", "best en",
@@ -211,17 +214,15 @@ def test_asking_for_more_samples_keeps_the_row_keys_of_samples_and_scores():
 
 
 def test_adding_prompts_keeps_the_row_keys_of_their_answers():
-    recipe = demo()
-    more = repinned(lock_of(recipe), EN_PROMPTS, "more prompts")
-    assert "generate en" in changed(BASE, marks(recipe, more))
-    touched = _stages(changed(row_keys(recipe), row_keys(recipe, more)))
+    more = repinned(LOCK, EN_PROMPTS, "more prompts")
+    assert "generate en" in changed(BASE, marks(RECIPE, more))
+    touched = _stages(changed(row_keys(RECIPE), row_keys(RECIPE, more)))
     assert touched == GENERATED - {"generate", "score", "dpo[es]"}
 
 
 def test_another_reward_model_changes_the_row_keys_of_scores():
-    recipe = demo()
-    taught = repinned(lock_of(recipe), "demo/preferences.jsonl", "other preferences")
-    touched = _stages(changed(row_keys(recipe), row_keys(recipe, taught)))
+    taught = repinned(LOCK, "demo/preferences.jsonl", "other preferences")
+    touched = _stages(changed(row_keys(RECIPE), row_keys(RECIPE, taught)))
     assert {"reward", "score"} <= touched
     assert "generate" not in touched
 
@@ -243,9 +244,8 @@ def _earlier(steps: list[Step], name: str) -> dict[str, list[tuple[str, bool]]]:
 
 
 def test_more_samples_find_the_rows_that_are_there():
-    recipe = demo()
-    held = walked(recipe, lock_of(recipe))
-    before = by_name(planned(recipe, held=held))["generate"].fingerprint
+    held = walked(RECIPE, LOCK)
+    before = by_name(planned(RECIPE, held=held))["generate"].fingerprint
     steps = planned(demo("stages.generate.n=12"), held=held)
     assert _earlier(steps, "generate") == {key: [(before, False)] for key in ("en", "es", "fr")}
 
@@ -272,27 +272,25 @@ def _also(held: Inventory, more: Inventory) -> Inventory:
     "override", ["stages.generate.temperature=0.7", "seed=1", "stages.generate.max_tokens=41"]
 )
 def test_rows_drawn_by_other_rules_do_not_stand(override):
-    recipe = demo()
-    held = walked(recipe, lock_of(recipe))
+    held = walked(RECIPE, LOCK)
     steps = planned(demo(override, "stages.generate.n=12"), held=held)
     assert set(map(len, _earlier(steps, "generate").values())) == {0}
 
 
 def test_scores_by_another_draw_of_the_reward_model_do_not_stand():
-    recipe, lock = demo(), lock_of(demo())
-    held = walked(recipe, lock, until="pair")
-    steps = planned(recipe, lock, held)
-    retrained = manifest_of(recipe, lock, by_name(steps)["reward"], done(steps), draw="again")
+    held = walked(RECIPE, LOCK, until="pair")
+    steps = planned(RECIPE, LOCK, held)
+    retrained = manifest_of(RECIPE, LOCK, by_name(steps)["reward"], done(steps), draw="again")
     wider = demo("stages.generate.n=12")
     without = Inventory([f for f in held.found if f.manifest.step != "reward"])
     without.add(ArtifactRef(retrained, tag="fp-again"))
-    without = _also(without, walked(wider, lock, until="reward"))
-    steps = planned(wider, lock, without)
-    generated = manifest_of(wider, lock, by_name(steps)["generate"], done(steps))
+    without = _also(without, walked(wider, LOCK, until="reward"))
+    steps = planned(wider, LOCK, without)
+    generated = manifest_of(wider, LOCK, by_name(steps)["generate"], done(steps))
     without.add(ArtifactRef(generated, tag=generated.tag))
-    assert set(map(len, _earlier(planned(wider, lock, without), "score").values())) == {0}
+    assert set(map(len, _earlier(planned(wider, LOCK, without), "score").values())) == {0}
     held.add(ArtifactRef(generated, tag=generated.tag))
-    assert set(map(len, _earlier(planned(wider, lock, held), "score").values())) == {1}
+    assert set(map(len, _earlier(planned(wider, LOCK, held), "score").values())) == {1}
 
 
 @pytest.mark.parametrize("override", ["stages.generate.temperature=0.7", "seed=1"])
@@ -301,9 +299,8 @@ def test_another_meaning_changes_the_row_keys_too(override):
 
 
 def test_another_model_changes_the_row_keys_too():
-    recipe = demo()
-    other = repinned(lock_of(recipe), POLICY, "other weights")
-    assert {"generate en", "score en"} <= changed(row_keys(recipe), row_keys(recipe, other))
+    other = repinned(LOCK, POLICY, "other weights")
+    assert {"generate en", "score en"} <= changed(row_keys(RECIPE), row_keys(RECIPE, other))
 
 
 def test_identity_holds_no_path_of_this_machine():
@@ -346,33 +343,29 @@ def test_every_step_has_its_repo_and_its_type():
 
 
 def test_a_source_without_a_pin_is_brought_in_first():
-    recipe = demo()
-    lock = lock_of(recipe)
-    unpinned = lock.model_copy(
-        update={"pins": {name: pin for name, pin in lock.pins.items() if name != POLICY}}
+    unpinned = LOCK.model_copy(
+        update={"pins": {name: pin for name, pin in LOCK.pins.items() if name != POLICY}}
     )
-    held = walked(recipe, unpinned, until="translate")
-    steps = by_name(plan(recipe, unpinned, held))
+    held = walked(RECIPE, unpinned, until="translate")
+    steps = by_name(plan(RECIPE, unpinned, held))
     assert steps["prompts"].state is State.REUSE
     assert steps["generate"].state is State.RUN
     assert steps["generate"].reason == f"{POLICY} is brought in first"
 
 
 def test_the_whole_line_goes_step_by_step_and_then_all_is_reused():
-    recipe = demo()
-    lock = lock_of(recipe)
     held = Inventory()
-    names = [step.name for step in plan(recipe, lock, held)]
+    names = [step.name for step in plan(RECIPE, LOCK, held)]
     for number, name in enumerate(names):
-        steps = plan(recipe, lock, held)
+        steps = plan(RECIPE, LOCK, held)
         assert {step.state for step in steps[:number]} <= {State.REUSE}
         step = steps[number]
         assert (step.state, step.reason) == (State.RUN, "nothing published yet")
-        held.add(ArtifactRef(manifest_of(recipe, lock, step, done(steps)), directory=Path("work")))
-        made = by_name(plan(recipe, lock, held))[name]
+        held.add(ArtifactRef(manifest_of(RECIPE, LOCK, step, done(steps)), directory=Path("work")))
+        made = standing(held)[name]
         assert (made.state, made.reason) == (State.PUBLISH, "done here, not on the hub yet")
         held.add(ArtifactRef(made.found.manifest, tag=made.found.manifest.tag))
-    for step in plan(recipe, lock, held):
+    for step in plan(RECIPE, LOCK, held):
         assert (step.state, step.reason) == (State.REUSE, f"fp-{step.fingerprint}")
         assert step.found.directory == Path("work"), "both at rest and on the hub"
         assert step.found.tag == step.reason
@@ -382,39 +375,33 @@ def test_the_whole_line_goes_step_by_step_and_then_all_is_reused():
 @pytest.mark.parametrize("kept", [{}, {"pair": {"en": 2}}], ids=["all rows", "a blocked adapter"])
 @pytest.mark.parametrize("before", [Inventory(), None], ids=["empty", "made with n=2"])
 def test_an_updated_plan_equals_a_new_one_after_every_step(kept, before):
-    recipe = demo()
-    lock = lock_of(recipe)
-    start = before or walked(demo("stages.generate.n=2"), lock)
-    updated = Plan(recipe, lock, Inventory(list(start.found), {"mark": (1, 2)}))
+    start = before or walked(demo("stages.generate.n=2"), LOCK)
+    updated = Plan(RECIPE, LOCK, Inventory(list(start.found), {"mark": (1, 2)}))
     for name in [step.name for step in updated.steps]:
         step = updated.step(name)
         if step.state is not State.RUN:
             continue
-        manifest = manifest_of(recipe, lock, step, updated.done, kept.get(name))
+        manifest = manifest_of(RECIPE, LOCK, step, updated.done, kept.get(name))
         for artifact in (ArtifactRef(manifest, Path()), ArtifactRef(manifest, tag=manifest.tag)):
             updated.add(artifact)
-            assert updated.steps == plan(recipe, lock, updated.inventory)
+            assert updated.steps == plan(RECIPE, LOCK, updated.inventory)
     assert {step.state for step in updated.steps} <= {State.REUSE, State.BLOCKED}
 
 
 def test_planning_changes_nothing():
-    recipe = demo()
-    lock = lock_of(recipe)
-    held = walked(recipe, lock)
-    found, pins = list(held.found), dict(lock.pins)
-    assert plan(recipe, lock, held) == plan(recipe, lock, held)
-    assert (held.found, lock.pins) == (found, pins)
+    held = walked(RECIPE, LOCK)
+    found, pins = list(held.found), dict(LOCK.pins)
+    assert plan(RECIPE, LOCK, held) == plan(RECIPE, LOCK, held)
+    assert (held.found, LOCK.pins) == (found, pins)
 
 
 def test_an_artifact_made_from_another_draw_of_its_inputs_is_no_hit():
-    recipe = demo()
-    lock = lock_of(recipe)
-    held = walked(recipe, lock)
-    old = by_name(plan(recipe, lock, held))
-    redrawn = manifest_of(recipe, lock, old["generate"], done(list(old.values())), draw="again")
+    held = walked(RECIPE, LOCK)
+    old = standing(held)
+    redrawn = manifest_of(RECIPE, LOCK, old["generate"], done(list(old.values())), draw="again")
     held.found = [f for f in held.found if f.manifest.step != "generate"]
     held.add(ArtifactRef(redrawn, tag=redrawn.tag))
-    steps = by_name(plan(recipe, lock, held))
+    steps = standing(held)
     assert steps["generate"].state is State.REUSE
     assert steps["score"].state is State.RUN
     assert steps["score"].reason == "same recipe, other draw of its inputs"
@@ -423,11 +410,9 @@ def test_an_artifact_made_from_another_draw_of_its_inputs_is_no_hit():
 
 
 def test_of_two_draws_the_one_that_fits_is_taken():
-    recipe = demo()
-    lock = lock_of(recipe)
-    held = walked(recipe, lock)
-    score = by_name(plan(recipe, lock, held))["score"]
-    strange = manifest_of(recipe, lock, score, done(plan(recipe, lock, held)), draw="elsewhere")
+    held = walked(RECIPE, LOCK)
+    score = standing(held)["score"]
+    strange = manifest_of(RECIPE, LOCK, score, done(plan(RECIPE, LOCK, held)), draw="elsewhere")
     slices = {
         name: record.model_copy(
             update={"inputs": [r.model_copy(update={"digest": "x"}) for r in record.inputs]}
@@ -435,16 +420,14 @@ def test_of_two_draws_the_one_that_fits_is_taken():
         for name, record in strange.slices.items()
     }
     held.add(ArtifactRef(strange.model_copy(update={"slices": slices}), tag="fp-other-draw"))
-    assert by_name(plan(recipe, lock, held))["score"].reason == f"fp-{score.fingerprint}"
+    assert standing(held)["score"].reason == f"fp-{score.fingerprint}"
 
 
 def test_work_that_was_begun_says_how_far_it_is():
-    recipe = demo()
-    lock = lock_of(recipe)
-    held = walked(recipe, lock, until="generate")
-    step = by_name(plan(recipe, lock, held))["generate"]
+    held = walked(RECIPE, LOCK, until="generate")
+    step = standing(held)["generate"]
     held.partial[step.fingerprint] = (3, 18)
-    begun = by_name(plan(recipe, lock, held))["generate"]
+    begun = standing(held)["generate"]
     assert (begun.state, begun.reason) == (State.RUN, "begun: 3 of 18 shards are there")
 
 
@@ -471,14 +454,13 @@ def test_what_was_published_before_tells_what_has_changed_since(step, override, 
 
 
 def test_other_content_of_a_source_is_told_by_slice():
-    recipe = demo()
-    held = walked(recipe, lock_of(recipe))
-    more = repinned(lock_of(recipe), EN_PROMPTS, "more prompts")
-    steps = by_name(plan(recipe, more, held))
+    held = walked(RECIPE, LOCK)
+    more = repinned(LOCK, EN_PROMPTS, "more prompts")
+    steps = by_name(plan(RECIPE, more, held))
     assert steps["prompts"].reason == "source of en changed"
     assert steps["generate"].reason == "prompts is made first"
-    other = repinned(lock_of(recipe), POLICY, "other weights")
-    reason = by_name(plan(recipe, other, held))["generate"].reason
+    other = repinned(LOCK, POLICY, "other weights")
+    reason = by_name(plan(RECIPE, other, held))["generate"].reason
     assert reason == "model of en changed; model of es changed; model of fr changed"
 
 
@@ -493,20 +475,16 @@ def test_of_many_changes_the_first_three_are_told():
 
 
 def test_an_older_artifact_that_differs_in_nothing_we_can_name_was_made_from_other_content():
-    recipe = demo()
-    lock = lock_of(recipe)
-    held = walked(recipe, lock, until="questions")
+    held = walked(RECIPE, LOCK, until="questions")
     odd = [f.manifest.model_copy(update={"fingerprint": "0" * 12}) for f in held.found]
-    steps = by_name(plan(recipe, lock, Inventory([ArtifactRef(manifest) for manifest in odd])))
+    steps = by_name(plan(RECIPE, LOCK, Inventory([ArtifactRef(manifest) for manifest in odd])))
     assert steps["prompts"].reason == "made from other content"
 
 
 def test_what_another_recipe_made_counts_when_it_is_the_very_same():
-    recipe = demo()
-    lock = lock_of(recipe)
-    held = walked(recipe, lock)
+    held = walked(RECIPE, LOCK)
     other = demo("name=other", "stages.generate.n=7")
-    steps = by_name(plan(other, lock, held))
+    steps = by_name(plan(other, LOCK, held))
     reward = steps["reward"]
     assert reward.state is State.REUSE
     assert reward.reason == f"fp-{reward.fingerprint} of local/demo-reward"
@@ -523,9 +501,7 @@ FEW = {"pair": {"en": 10, "es": 2, "fr": 9}}
 
 
 def test_an_adapter_with_too_few_pairs_is_blocked_and_says_how_few():
-    recipe = demo()
-    lock = lock_of(recipe)
-    steps = by_name(plan(recipe, lock, walked(recipe, lock, left=FEW)))
+    steps = by_name(plan(RECIPE, LOCK, walked(RECIPE, LOCK, left=FEW)))
     blocked = steps["dpo[es]"]
     assert blocked.state is State.BLOCKED
     assert blocked.reason == "2 of 12 left, 4 needed: 10 prompts: lost"
@@ -535,9 +511,7 @@ def test_an_adapter_with_too_few_pairs_is_blocked_and_says_how_few():
 
 
 def test_what_follows_leaves_the_blocked_adapter_out_and_goes_on_with_the_rest():
-    recipe = demo()
-    lock = lock_of(recipe)
-    steps = by_name(plan(recipe, lock, walked(recipe, lock, left=FEW)))
+    steps = by_name(plan(RECIPE, LOCK, walked(RECIPE, LOCK, left=FEW)))
     assert steps["dpo[all]"].state is State.REUSE
     arena, judge = steps["arena"], steps["judge"]
     assert {made.spec.name for made in arena.slices} == {
@@ -570,10 +544,8 @@ def test_when_every_adapter_is_blocked_the_policy_alone_answers_and_nothing_is_j
 
 
 def test_lowering_the_gate_unblocks_and_retrains_nothing_else():
-    recipe = demo()
-    lock = lock_of(recipe)
-    held = walked(recipe, lock, left=FEW)
-    steps = by_name(plan(demo("stages.dpo.min_pairs=2"), lock, held))
+    held = walked(RECIPE, LOCK, left=FEW)
+    steps = by_name(plan(demo("stages.dpo.min_pairs=2"), LOCK, held))
     assert (steps["dpo[es]"].state, steps["dpo[es]"].reason) == (
         State.RUN,
         "nothing published yet",
@@ -583,8 +555,7 @@ def test_lowering_the_gate_unblocks_and_retrains_nothing_else():
 
 
 def test_the_reason_is_told_against_the_nearest_published_artifact():
-    recipe, lock = demo(), lock_of(demo())
-    held = walked(recipe, lock, until="score")
+    held = walked(RECIPE, LOCK, until="score")
     other = demo("stages.generate.temperature=0.5", "stages.generate.top_p=0.9")
     held = _also(held, walked(other, lock_of(other), until="score"))  # published later
     steps = by_name(planned(demo("stages.generate.n=7"), held=held))
@@ -592,12 +563,11 @@ def test_the_reason_is_told_against_the_nearest_published_artifact():
 
 
 def test_another_seed_or_version_is_the_reason_and_is_told(monkeypatch):
-    recipe = demo()
-    held = walked(recipe, lock_of(recipe))
+    held = walked(RECIPE, LOCK)
     assert by_name(planned(demo("seed=1"), held=held))["generate"].reason == "seed 0 -> 1"
     old = Generate.version
     monkeypatch.setattr(Generate, "version", old + 1)
-    told = by_name(planned(recipe, held=held))["generate"].reason
+    told = by_name(planned(RECIPE, held=held))["generate"].reason
     assert told == f"version {old} -> {old + 1}"
 
 

@@ -212,17 +212,28 @@ def _cores() -> str:
     return " ".join(word for word in words if word.partition("=")[0] in _COUNTS)
 
 
+def program(path: Path, text: str) -> Path:
+    """A script of bash that can be run."""
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def record_in(home: Path) -> Path:
+    """The directory of a submission, as `factory submit` leaves it to its jobs."""
+    record = home / "slurm" / "o-r" / "1"
+    for name in ("logs", "ends"):
+        (record / name).mkdir(parents=True)
+    return record
+
+
 def site(root: Path, **changed: str) -> Path:
     """A site file for this cluster: the factory of this checkout, two tasks a step, no container.
     `changed` are lines of YAML by their key."""
     source = Path(__file__).parents[2]
-    program = root / "factory"
-    if not program.exists():
-        program.write_text(
-            f'#!/bin/bash\nexport PYTHONPATH={source}\nexec {sys.executable} -m factory "$@"\n'
-        )
-        program.chmod(0o755)
-    each = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {program}"
+    command = f'export PYTHONPATH={source}\nexec {sys.executable} -m factory "$@"'
+    factory = program(root / "factory", command)
+    each = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {factory}"
     lines = {
         "gpu": "rocm",
         "limits": "{array: 4, at_once: 2, requeue: 3, warn: 60}",

@@ -22,8 +22,9 @@ from factory.slurm import site as sites
 from factory.slurm import sizes
 from factory.slurm.queue import Queue
 from factory.slurm.script import ScriptJob, render
+from factory.slurm.site import Site
 from tests.conftest import run_factory
-from tests.slurm.cluster import Cluster, cluster, site, why_not
+from tests.slurm.cluster import Cluster, cluster, program, record_in, site, why_not
 
 pytestmark = [
     pytest.mark.slow,
@@ -93,9 +94,7 @@ def process_of(*words: str) -> int:
             said = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if (set(words) <= set(said) and said[0].endswith("python")) or (
-            set(words) <= set(said) and "python" in Path(said[0]).name
-        ):
+        if set(words) <= set(said) and "python" in Path(said[0]).name:
             return int(path.parent.name)
     raise AssertionError(f"nobody runs {words}")
 
@@ -108,18 +107,18 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
     watched.touch()
     recipe = root / "line.yaml"
     recipe.write_text(RECIPE)
-    cut_off = "unshare --net bash -c 'ip link set lo up; exec \"$@\"' - " if cut() else ""
+    apart = "unshare --net bash -c 'ip link set lo up; exec \"$@\"' - "
+    cut_off = apart if alone_in_a_namespace() else ""
     source = Path(__file__).parents[2]
     each = {}
     for name, inside in (("alone", cut_off), ("together", "")):
-        program = root / name
-        program.write_text(
-            f"#!/bin/bash\nexport PYTHONPATH={source / 'tests/slurm/watch'}:{source}\n"
+        ours = program(
+            root / name,
+            f"export PYTHONPATH={source / 'tests/slurm/watch'}:{source}\n"
             f"export FACTORY_WATCHED={watched}\n"
-            f'exec {inside}{sys.executable} -m factory "$@"\n'
+            f'exec {inside}{sys.executable} -m factory "$@"',
         )
-        program.chmod(0o755)
-        each[name] = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {program}"
+        each[name] = f"partition: standard-g, time: '1:00:00', cpus: 1, factory: {ours}"
     where = site(
         slurm.root,
         generate=f"{{{each['alone']}, tasks: 2, shards: 1}}",
@@ -155,10 +154,6 @@ def line(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Line:
     said["after"] = factory(*submit)
     said["published"] = factory("publish", str(recipe))
     return Line(home, str(recipe), where, said, watched)
-
-
-def cut() -> bool:
-    return alone_in_a_namespace()
 
 
 def named(name: str, step: str, kind: str) -> bool:
@@ -234,19 +229,15 @@ def test_a_training_is_one_on_both_nodes(slurm: Cluster, line: Line) -> None:
 
 
 def test_no_task_looked_for_anybody_outside(line: Line) -> None:
-    if not cut():
+    if not alone_in_a_namespace():
         pytest.skip("no network namespaces here: unshare --net is refused")
     watch = {
         "PYTHONPATH": str(Path(__file__).parent / "watch"),
         "FACTORY_WATCHED": str(line.watched),
     }
     code = "import socket; socket.getaddrinfo('somebody.invalid', 1)"
-    subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **watch},
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **watch},
+                   stderr=subprocess.DEVNULL, check=False)  # fmt: skip
     said = line.watched.read_text()
     assert said.count("look up somebody.invalid") == 1  # it does see who is asked for
     local = ("127.0.0.1", "localhost", "::1", "None", "0.0.0.0", "::", "")
@@ -281,23 +272,25 @@ def test_a_line_is_taken_out_of_the_queue_and_can_be_submitted_again(
     assert "generate" in planned.stdout and "Nothing to submit" not in planned.stdout
 
 
+def site_of(slurm: Cluster, factory: Path, more: str = "", train: str = "", **changed: str) -> Site:
+    """The site whose tasks run `factory`. `more` keys of every family, `train` of training alone,
+    and other keys of the site are YAML."""
+    each = f"partition: standard-g, time: '10', factory: {json.dumps(str(factory))}{more}"
+    training = f"{{{each}{train}}}"
+    path = site(slurm.root, generate=f"{{{each}}}", train=training, cpu=f"{{{each}}}", **changed)
+    return sites.load(str(path), slurm.root)
+
+
 @pytest.fixture
 def jobs(slurm: Cluster, tmp_path: Path) -> Any:
     """Hands in jobs of a step `x` whose factory is a stub; `begun` lists the tasks it was given."""
-    record = tmp_path / "home" / "slurm" / "o-r" / "1"
-    for name in ("logs", "ends"):
-        (record / name).mkdir(parents=True)
-    stub = tmp_path / "stub"
+    record = record_in(tmp_path / "home")
 
-    def hand_in(kind: str, program: str, after: dict[str, list[str]], todo: Any = (0,)) -> Any:
-        stub_of = stub.with_name(f"stub-{kind}-{time.monotonic_ns()}")
-        stub_of.write_text(f"#!/bin/bash\n{program}\n")
-        stub_of.chmod(0o755)
-        each = f"{{partition: standard-g, time: '10', factory: {stub_of}}}"
-        where = site(slurm.root, generate=each, train=each, cpu=each)
-        the_site = sites.load(str(where), tmp_path)
+    def hand_in(kind: str, text: str, after: dict[str, list[str]], todo: Any = (0,)) -> Any:
+        stub = program(tmp_path / f"stub-{kind}-{time.monotonic_ns()}", text)
+        the_site = site_of(slurm, stub)
         work = ScriptJob(kind, "x", f"x.{kind}", "generate", record, tmp_path / "home", tasks=9)  # type: ignore[arg-type]
-        script = record / f"{stub_of.name}.sh"
+        script = record / f"{stub.name}.sh"
         script.write_text(render(work, the_site))
         arrays = sizes.arrays(todo, the_site.limits) if kind == "array" else [("", 0)]
         return [Queue().submit(script, after, given or None, offset) for given, offset in arrays]
@@ -315,10 +308,8 @@ def test_more_tasks_than_an_array_may_have_are_several_arrays(
     parts = sorted((tmp_path / "begun").read_text().split())
     assert parts == [f"{n}/9" for n in (0, 1, 2, 3, 4, 7, 8)]
     assert after and (tmp_path / "after").exists()
-    with pytest.raises(WorkError, match="array"):
-        Queue().submit(
-            next((tmp_path / "home").rglob("*.sh")), {}, array="0-9"
-        )  # what the cuts are for
+    with pytest.raises(WorkError, match="array"):  # what the cuts are for
+        Queue().submit(next((tmp_path / "home").rglob("*.sh")), {}, array="0-9")
 
 
 def test_a_failed_task_lets_the_seal_look_and_nobody_else_start(
@@ -355,15 +346,10 @@ def test_a_job_that_is_told_to_stop_goes_back_into_the_queue(
     assert one.state == "COMPLETED"
 
 
-def test_several_engines_of_a_task_are_told_apart_by_srun(
-    jobs: Any, slurm: Cluster, tmp_path: Path
-) -> None:
-    record = tmp_path / "home" / "slurm" / "o-r" / "1"
-    stub = tmp_path / "engine"
-    stub.write_text(f'#!/bin/bash\necho "$SLURM_PROCID $5" >> {tmp_path}/engines\n')
-    stub.chmod(0o755)
-    each = f"{{partition: standard-g, time: '10', gpus: 4, cpus: 2, factory: {stub}}}"
-    the_site = sites.load(str(site(slurm.root, generate=each, train=each, cpu=each)), tmp_path)
+def test_several_engines_of_a_task_are_told_apart_by_srun(slurm: Cluster, tmp_path: Path) -> None:
+    record = record_in(tmp_path / "home")
+    stub = program(tmp_path / "engine", f'echo "$SLURM_PROCID $5" >> {tmp_path}/engines')
+    the_site = site_of(slurm, stub, ", gpus: 4, cpus: 2")
     work = ScriptJob("array", "x", "x", "generate", record, tmp_path / "home", 1, engines=2, gpus=2)
     script = record / "engines.sh"
     script.write_text(render(work, the_site))
@@ -374,14 +360,9 @@ def test_several_engines_of_a_task_are_told_apart_by_srun(
 
 def test_paths_with_spaces_and_percent_signs(slurm: Cluster, tmp_path: Path) -> None:
     lab = tmp_path / 'my "lab" 100%j'
-    record = lab / "slurm" / "o-r" / "1"
-    for name in ("logs", "ends"):
-        (record / name).mkdir(parents=True)
-    stub = lab / "the factory"
-    stub.write_text('#!/bin/bash\nprintf "%s\\n" "$FACTORY_HOME" "$@"\n')
-    stub.chmod(0o755)
-    each = f"{{partition: standard-g, time: '10', factory: {json.dumps(str(stub))}}}"
-    the_site = sites.load(str(site(slurm.root, generate=each, train=each, cpu=each)), tmp_path)
+    record = record_in(lab)
+    stub = program(lab / "the factory", 'printf "%s\\n" "$FACTORY_HOME" "$@"')
+    the_site = site_of(slurm, stub)
     for kind in ("array", "seal"):
         work = ScriptJob(kind, "dpo[es]", f"x.{kind}", "generate", record, lab)  # type: ignore[arg-type]
         script = record / f"{work.file}.sh"
@@ -397,24 +378,16 @@ def test_paths_with_spaces_and_percent_signs(slurm: Cluster, tmp_path: Path) -> 
 def test_each_process_on_two_nodes_has_all_cores_of_its_share_and_caches_go(
     slurm: Cluster, tmp_path: Path
 ) -> None:
-    record = tmp_path / "home" / "slurm" / "o-r" / "1"
-    for name in ("logs", "ends"):
-        (record / name).mkdir(parents=True)
-    stub = tmp_path / "stub"
-    stub.write_text(
-        f'#!/bin/bash\ntouch "$TRITON_CACHE_DIR.used" && [ -d "$MIOPEN_USER_DB_PATH" ] || exit 9\n'
+    record = record_in(tmp_path / "home")
+    stub = program(
+        tmp_path / "stub",
+        'touch "$TRITON_CACHE_DIR.used" && [ -d "$MIOPEN_USER_DB_PATH" ] || exit 9\n'
         f'echo "$SLURMD_NODENAME $SLURM_NODEID of $SLURM_NNODES $(nproc)" >> {tmp_path}/begun\n'
-        "sleep 1\n"
+        "sleep 1",
     )
-    stub.chmod(0o755)
     cores = os.cpu_count() or 1
-    each = f"partition: standard-g, time: '10', cpus: {cores}, factory: {stub}"
     caches = json.dumps(f"{tmp_path}/caches-$SLURM_JOB_ID")
-    of_site = site(
-        slurm.root, generate=f"{{{each}}}", train=f"{{{each}, nodes: 2}}", cpu=f"{{{each}}}",
-        caches=caches,
-    )  # fmt: skip
-    the_site = sites.load(str(of_site), tmp_path)
+    the_site = site_of(slurm, stub, f", cpus: {cores}", ", nodes: 2", caches=caches)
     for kind, family, todo in (("whole", "train", None), ("array", "generate", "0-1")):
         work = ScriptJob(kind, "x", f"x.{kind}", family, record, tmp_path / "home", tasks=2)  # type: ignore[arg-type]
         script = record / f"{kind}.sh"

@@ -10,14 +10,14 @@ import pytest
 from factory.artifacts.resources import shipped
 from factory.errors import WorkError
 from factory.slurm import doctor, queue, site
+from tests.slurm.cluster import program
 
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
     """A site with one GPU partition, and commands that are found."""
     for name in ("sbatch", "squeue", "scontrol", "scancel", "sacct", "singularity"):
-        (tmp_path / name).write_text("")
-        (tmp_path / name).chmod(0o755)
+        program(tmp_path / name, "")
     monkeypatch.setenv("PATH", str(tmp_path))
     image = tmp_path / "image.sif"
     image.write_text("")
@@ -106,10 +106,8 @@ def test_a_machine_without_slurm_says_line_by_line_what_is_missing_and_what_to_d
 
 
 def test_commands_without_a_cluster_behind_them_send_to_a_login_node(monkeypatch, tmp_path):
-    broken = tmp_path / "sinfo"
     said = "Could not establish a configuration source"
-    broken.write_text(f"#!/bin/sh\necho 'sinfo: fatal: {said}' >&2\nexit 1\n")
-    broken.chmod(0o755)
+    program(tmp_path / "sinfo", f"echo 'sinfo: fatal: {said}' >&2\nexit 1")
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     with pytest.raises(WorkError) as raised:
         queue.call(["sinfo"])

@@ -13,6 +13,7 @@ import pytest
 
 from factory.slurm import site
 from factory.slurm.script import ScriptJob, dependency, quoted, render
+from tests.slurm.cluster import program, record_in
 from tools.slurm_scripts import GOLDEN, rendered
 
 
@@ -52,10 +53,8 @@ def test_only_a_fetch_may_look_for_a_network(scripts):
 
 
 def test_gpus_that_share_an_engine_share_their_cores(scripts):
-    assert (
-        "mask_cpu:0xfefe000000000000,0xfefe0000,0xfefe,0xfefe00000000 "
-        in (scripts["lumi-pairs-of-gpus"])
-    )
+    masks = "mask_cpu:0xfefe000000000000,0xfefe0000,0xfefe,0xfefe00000000 "
+    assert masks in scripts["lumi-pairs-of-gpus"]
 
 
 def test_a_seal_asks_for_no_gpu(scripts):
@@ -87,20 +86,13 @@ def test_who_waits_for_what_cannot_happen_is_taken_out():
 def job(tmp_path):
     """Starts a rendered script, with a program in the factory's place; no SLURM."""
     home = tmp_path / "home"
-    record = home / "slurm" / "lab-r" / "1"
-    for name in ("logs", "ends"):
-        (record / name).mkdir(parents=True)
-
+    record = record_in(home)
     (tmp_path / "bin").mkdir()
-    scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/requeued\n')
-    scontrol.chmod(0o755)
+    program(tmp_path / "bin" / "scontrol", f'echo "$@" >> {tmp_path}/requeued')
     path = f"{tmp_path}/bin:/usr/bin:/bin"
 
-    def start(program: str, **environment: str) -> subprocess.Popen[str]:
-        stub = tmp_path / "factory"
-        stub.write_text(f"#!/bin/bash\n{program}\n")
-        stub.chmod(0o755)
+    def start(text: str, **environment: str) -> subprocess.Popen[str]:
+        stub = program(tmp_path / "factory", text)
         file = tmp_path / "here.yaml"
         each = f"{{partition: p, time: '1', factory: {stub}}}"
         file.write_text(f"generate: {each}\ntrain: {each}\ncpu: {each}\n")
@@ -121,21 +113,16 @@ def test_a_job_ends_as_its_task_ends_and_says_so(job, tmp_path, code):
     process = job(f'echo "$@"; exit {code}')
     said, _ = process.communicate(timeout=20)
     assert process.returncode == code, said
-    assert f"task {tmp_path}/home/slurm/lab-r/1 score --shard 7/8" in said
-    end = (tmp_path / "home/slurm/lab-r/1/ends/score-array.7").read_text().split()
+    assert f"task {tmp_path}/home/slurm/o-r/1 score --shard 7/8" in said
+    end = (tmp_path / "home/slurm/o-r/1/ends/score-array.7").read_text().split()
     assert end[0] == str(code) and end[2] == "9"
 
 
-def test_a_task_that_is_killed_is_no_success(job):
-    process = job("kill -9 $$")
+@pytest.mark.parametrize(("text", "code"), [("kill -9 $$", 137), ("exec /nowhere/at/all", 127)])
+def test_a_task_that_is_killed_or_is_not_there_is_no_success(job, text, code):
+    process = job(text)
     process.communicate(timeout=20)
-    assert process.returncode == 137
-
-
-def test_a_program_that_is_not_there_is_no_success(job):
-    process = job("exec /nowhere/at/all")
-    process.communicate(timeout=20)
-    assert process.returncode == 127
+    assert process.returncode == code
 
 
 @pytest.mark.parametrize(

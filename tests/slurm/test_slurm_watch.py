@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FACTORY, run_factory
+from tests.slurm.cluster import program
 from tests.support.terminal import clean_environment, on_terminal, plain
 from tests.support.tiny_recipe import RECIPE
 
@@ -35,8 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("lab")
     (root / "bin").mkdir()
     for name, text in COMMANDS.items():
-        (root / "bin" / name).write_text("#!/bin/bash\n" + text.format(queue=root / "queue") + "\n")
-        (root / "bin" / name).chmod(0o755)
+        program(root / "bin" / name, text.format(queue=root / "queue"))
     (root / "tiny.yaml").write_text(RECIPE)
     (root / "p.jsonl").write_text('{"id": "a", "prompt": "Why?"}\n')
     (root / "lab.yaml").write_text(SITE)

@@ -12,7 +12,7 @@ from factory.artifacts.manifest import Cost, FileRecord, Manifest, Rows, SliceRe
 from factory.artifacts.shards import Shard
 from factory.execution.record import inputs
 from factory.planning.lock import Lock, Pin, outside
-from factory.planning.plan import ArtifactRef, Inventory, State, Step, plan
+from factory.planning.plan import ArtifactRef, Inventory, Plan, State, Step
 from factory.planning.recipe import Recipe, load
 from factory.stage.readers import is_file
 
@@ -113,16 +113,20 @@ def walked(
 ) -> Inventory:
     """What is there after every step before `until` was made in turn. `left` says by step and
     slice how many rows were kept; what cannot be run is passed over."""
-    held = Inventory()
-    for name in [step.name for step in plan(recipe, lock, held)]:
+    line = Plan(recipe, lock, Inventory())
+    for name in [step.name for step in line.steps]:
         if name == until:
             break
-        steps = plan(recipe, lock, held)
-        step = by_name(steps)[name]
+        step = line.step(name)
         if step.state is State.RUN:
-            manifest = manifest_of(recipe, lock, step, done(steps), (left or {}).get(name))
-            held.add(ArtifactRef(manifest, tag=manifest.tag if published else None))
-    return held
+            manifest = manifest_of(recipe, lock, step, line.done, (left or {}).get(name))
+            line.add(ArtifactRef(manifest, tag=manifest.tag if published else None))
+    return line.inventory
+
+
+def with_stats(manifest: Manifest, **more: Any) -> Manifest:
+    """`manifest` with these figures too, or in the place of its own of the same name."""
+    return manifest.model_copy(update={"stats": {**manifest.stats, **more}})
 
 
 def imported() -> Manifest:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.execution.builtin_models import CHATML, demo_bpe
+from factory.execution.builtin_models import CHATML, demo_texts, train_bpe
 
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}"
@@ -132,7 +132,7 @@ def tokenizer_of(name: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     family = FAMILIES[name]
-    bpe = demo_bpe("prompts-*.jsonl", 600, list(family.tokens))
+    bpe = train_bpe(demo_texts("prompts-*.jsonl"), 600, list(family.tokens))
     if family.adds_bos:
         bpe.post_processor = processors.TemplateProcessing(
             single=f"{family.bos} $A", special_tokens=[(family.bos, bpe.token_to_id(family.bos))]

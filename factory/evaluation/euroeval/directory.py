@@ -58,17 +58,17 @@ def prepare(
 
 
 def metric(script: str) -> Path:
-    """Our script for one of Hugging Face's metrics."""
+    """Return our script for one of Hugging Face's metrics."""
     return INSIDE / "metrics" / f"{script}.py"
 
 
 def unshipped(benchmarks: Iterable[Benchmark]) -> list[str]:
-    """Metric scripts that these benchmarks need and we do not have."""
+    """Return the metric scripts that these benchmarks need and we do not have."""
     return [script for script in scripts(benchmarks) if not metric(script).exists()]
 
 
 def place_dataset(source: Path, to: Path, name: str) -> None:
-    """A dataset as EuroEval finds it without a hub: its files, and a README that names its splits
+    """Lay a dataset as EuroEval finds it without a hub: files, and a README that names its splits
     (by file names alone, `val` would become `validation`)."""
     if to.exists():
         shutil.rmtree(to)
@@ -83,14 +83,14 @@ def place_dataset(source: Path, to: Path, name: str) -> None:
 
 
 def digest(source: Path) -> str:
-    """The content of a dataset at rest: the same wherever it lies."""
+    """Return the digest of a dataset on disk, the same wherever it lies."""
     files = [path for path in source.rglob("*") if path.is_file()]
     named = [(path.relative_to(source).as_posix(), path) for path in files]
     return content_digest((name, file_sha256(path)) for name, path in named)
 
 
 def _names_splits(readme: str) -> bool:
-    """Whether a card's metadata says which file is which split."""
+    """Return whether a card's metadata says which file is which split."""
     head = readme.split("\n---", 1)[0] if readme.startswith("---") else ""
     return "\nconfigs:" in head and "data_files:" in head
 

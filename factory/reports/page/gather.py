@@ -229,18 +229,10 @@ def _lines(manifest: Manifest) -> list[RowLine]:
         column = "all" if language in ("all", "all_lang") else language
         models.setdefault(model, {})[column] = record.rows
     return [
-        RowLine(manifest.step, model, by_language, _sum(list(by_language.values())))
+        RowLine(manifest.step, model, by_language, Rows.total(by_language.values()))
         for model, by_language in models.items()
         if any(rows.into for rows in by_language.values())  # a merge has none
     ]
-
-
-def _sum(rows: Sequence[Rows]) -> Rows:
-    dropped: dict[str, int] = {}
-    for counts in rows:
-        for reason, number in counts.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + number
-    return Rows(into=sum(r.into for r in rows), out=sum(r.out for r in rows), dropped=dropped)
 
 
 def _drops(manifest: Manifest) -> list[DroppedRows]:

@@ -146,10 +146,7 @@ def _place(nodes: Mapping[str, Node]) -> None:
     for _ in nodes:
         for node in nodes.values():
             node.column = max((nodes[r].column + 1 for r in node.reads), default=0)
-    readers: dict[str, list[Node]] = {}
-    for node in nodes.values():
-        for read in node.reads:
-            readers.setdefault(read, []).append(node)
+    readers = _readers(nodes)
 
     def begins(node: Node) -> bool:
         return all(nodes[read].family == "outside" for read in node.reads)
@@ -158,6 +155,15 @@ def _place(nodes: Mapping[str, Node]) -> None:
         for node in nodes.values():
             if (node.family != "outside") is inside and begins(node) and node.key in readers:
                 node.column = max(min(r.column for r in readers[node.key]) - 1, node.column)
+
+
+def _readers(nodes: Mapping[str, Node]) -> dict[str, list[Node]]:
+    """Return the nodes that read each node, by its key."""
+    readers: dict[str, list[Node]] = {}
+    for node in nodes.values():
+        for read in node.reads:
+            readers.setdefault(read, []).append(node)
+    return readers
 
 
 def _with_ways(nodes: Mapping[str, Node]) -> dict[str, Node]:
@@ -183,10 +189,7 @@ def _untangle(nodes: Mapping[str, Node]) -> list[list[Node]]:
         while len(columns) <= node.column:
             columns.append([])
         columns[node.column].append(node)
-    readers: dict[str, list[str]] = {}
-    for node in nodes.values():
-        for read in node.reads:
-            readers.setdefault(read, []).append(node.key)
+    readers = {key: [node.key for node in by] for key, by in _readers(nodes).items()}
     for sweep in range(_SWEEPS):
         back = bool(sweep % 2)
         for column in reversed(columns) if back else columns:
@@ -202,10 +205,7 @@ def _settle(columns: Sequence[Sequence[Node]], nodes: Mapping[str, Node]) -> Non
         y = _EDGE
         for node in column:
             node.y, y = y, y + node.high + _DOWN
-    readers: dict[str, list[Node]] = {}
-    for node in nodes.values():
-        for read in node.reads:
-            readers.setdefault(read, []).append(node)
+    readers = _readers(nodes)
     for sweep in range(_SWEEPS * 2):
         back = bool(sweep % 2)
         for column in reversed(columns) if back else columns:

@@ -52,11 +52,7 @@ def recipe(recipe_: Recipe, hub: Hub, home: Home) -> Source:
     from factory.planning.plan import repos
     from factory.reports.cards.refresh import from_hub
 
-    title = shelf.title(recipe_)
-    slug = next(
-        (candidate for candidate, name in hub.collections(recipe_.org).items() if name == title),
-        None,
-    )
+    slug = shelf.slug_of(recipe_, hub.collections(recipe_.org))
     where = (hub.collection(slug) if slug else {}) | repos(recipe_)
     manifests = [artifact.manifest for artifact in hub.holdings(where).found]
     published, here = from_hub(hub), {}
@@ -69,7 +65,7 @@ def recipe(recipe_: Recipe, hub: Hub, home: Home) -> Source:
     def place(repo: str, tag: str, name: str) -> Path | None:
         return here.get((repo, tag)) or published(repo, tag, name)
 
-    return _source(manifests, recipe_.name, title, slug, place)
+    return _source(manifests, recipe_.name, shelf.title(recipe_), slug, place)
 
 
 def directory(path: Path) -> Source:

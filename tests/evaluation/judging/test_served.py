@@ -32,7 +32,7 @@ from factory.slurm.submission import Part, begin, works
 from factory.stage.inputs import ServedModel
 from tests.engines.test_openai import serving
 from tests.evaluation.judging.test_stage import answers
-from tests.execution.test_offline_hub import Silent
+from tests.execution.test_offline_hub import SILENT
 from tests.support.builders import by_name, lock_of, walked
 from tests.support.jobs import job, made
 from tests.support.openai_server import KEY
@@ -327,11 +327,11 @@ def test_a_whole_line_ends_in_verdicts_whose_manifest_and_card_say_what_is_not_k
     loaded, home = write(tmp_path), Home(tmp_path / "home")
     monkeypatch.delenv("OPENAI_BASE_URL")
     with pytest.raises(InputError, match="needs OPENAI_BASE_URL"):
-        run.run(loaded, hub, home, Silent())  # type: ignore[arg-type]
+        run.run(loaded, hub, home, SILENT)
     assert not list(home.all_work("local")), "nothing was made before it was told"
 
     monkeypatch.setenv("OPENAI_BASE_URL", server[0])
-    steps = by_name(run.run(loaded, hub, home, Silent()))  # type: ignore[arg-type]
+    steps = by_name(run.run(loaded, hub, home, SILENT))
     found = steps["judge"].found
     assert steps["judge"].state is State.REUSE
     assert found is not None and found.directory is not None
@@ -356,8 +356,8 @@ def test_a_whole_line_ends_in_verdicts_whose_manifest_and_card_say_what_is_not_k
 
     asked = len(sent(log))
     more = write(tmp_path, questions=8)  # more of the same: what was judged stands
-    run.run(more, hub, home, Silent())  # type: ignore[arg-type]
+    run.run(more, hub, home, SILENT)
     assert 0 < len(sent(log)) - asked <= 2 * 2
     asked = len(sent(log))
-    run.run(more, hub, home, Silent())  # type: ignore[arg-type]
+    run.run(more, hub, home, SILENT)
     assert len(sent(log)) == asked

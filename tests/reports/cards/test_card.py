@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,12 +32,10 @@ TEMPLATE = {
     "example": "<|im_start|>user\nHello<|im_end|>\n",
 }
 TRAINED = {
-    "trained_on": 30,
-    "held_out": 6,
-    "steps": 15,
+    "trained_on": 30, "held_out": 6, "steps": 15,
     "curve": [{"loss": 0.6931, "epoch": 0.1}, {"loss": 0.41, "epoch": 1.0}],
     "final": {"eval_loss": 0.5, "eval_rewards/accuracies": 0.75},
-}
+}  # fmt: skip
 STEP = {"step": 1, "loss": 0.6931, "grad_norm": 1.5, "learning_rate": 1e-4}
 REWARDS = {"rewards/accuracies": 0.5, "rewards/margins": 0.1, "logps/chosen": -40.0}
 GAP = {"max": 1e-5, "mean": 1e-6}
@@ -85,47 +84,27 @@ MIX = [
     {"prompt_language": "es", "chosen_language": "es", "rejected_language": "en", "rows": 9},
     {"prompt_language": "fr", "chosen_language": "fr", "rejected_language": "fr", "rows": 3},
 ]
+NO_HELD_OUT = {**ADAPTED, "held_out": 0, "final": {}, "held_out_curve": []}
 STATS: dict[str, dict[str, Any]] = {
     "reward": TRAINED,
     "sft[all]": {
         **ADAPTED,
-        "chain": {
-            k: v
-            for k, v in ADAPTED["chain"].items()  # type: ignore
-            if k not in ("reference", "loss")
-        },
+        "chain": {k: ADAPTED["chain"][k] for k in ("load_on", "revision", "start")},  # type: ignore[index]
     },
     "dpo[all]": ADAPTED,
-    "online[all]": {**ADAPTED, "held_out": 0, "final": {}, "held_out_curve": []},
-    "rl[all]": {
-        **ADAPTED,
-        "held_out": 0,
-        "final": {},
-        "held_out_curve": [],
-        "published": {
-            "by": "win_rate",
-            "of": "0.5",
-            "held_out": 2,
-            "each": {"0.5": {"win_rate": 0.75}, "last": {"win_rate": 0.5}},
-        },
+    "online[all]": NO_HELD_OUT,
+    "rl[all]": NO_HELD_OUT | {
+        "published": {"by": "win_rate", "of": "0.5", "held_out": 2,
+                      "each": {"0.5": {"win_rate": 0.75}, "last": {"win_rate": 0.5}}},
     },
     "merge": {
-        "search": {
-            "prompts": 3,
-            "tried": [{"weights": {"dpo[all]": 0.5, "org/a|b@v1": 0.5}, "reward": 0.25}],
-        },
+        "search": {"prompts": 3,
+                   "tried": [{"weights": {"dpo[all]": 0.5, "org/a|b@v1": 0.5}, "reward": 0.25}]},
         "merged": [{"step": "dpo[all]", "repo": "local/a|b", "revision": "fp-0", "weight": 0.5}],
         "chain": {"load_on": "local/x", "revision": "a" * 40, "start": "policy"},
         "probe": ADAPTED["probe"],
     },
-    "dpo[es]": {
-        **ADAPTED,
-        "held_out": 0,
-        "final": {},
-        "held_out_curve": [],
-        "chain": STACKED,
-        "alarms": ["the loss rose from 0.7 to 9"],
-    },
+    "dpo[es]": NO_HELD_OUT | {"chain": STACKED, "alarms": ["the loss rose from 0.7 to 9"]},
     "generate": {
         "by_language": {
             code: {"samples": 12, "tokens": 99, "finished": 10, "cut_off": 2, "in_language": 9}
@@ -134,25 +113,14 @@ STATS: dict[str, dict[str, Any]] = {
     },
     "translate": {
         "by_language": {
-            "de": {
-                "asked": 12,
-                "kept": 3,
-                "cut_off": 0,
-                "unlabelled": 1,
-                "length_ratio": 1.1,
-                "compared": 6,
-                "chrf_kept": None,
-                "chrf_all": 12.345678,
-            },
+            "de": {"asked": 12, "kept": 3, "cut_off": 0, "unlabelled": 1, "length_ratio": 1.1,
+                   "compared": 6, "chrf_kept": None, "chrf_all": 12.345678},
         }
     },
     "translate_pairs": {
         "by_language": {
             "de": {
-                "asked": 12,
-                "kept": 3,
-                "cut_off": 0,
-                "unlabelled": 0,
+                "asked": 12, "kept": 3, "cut_off": 0, "unlabelled": 0,
                 "quality": {"n": 2, "p5": 40.5, "p25": 41.0, "p50": 50.0, "p75": 59.0, "p95": 60.0},
             },
         }
@@ -188,14 +156,8 @@ STATS: dict[str, dict[str, Any]] = {
             for label in ("policy", "dpo-all")
         }
         | {
-            "es/dpo-es": {
-                "answers": 12,
-                "tokens": 9,
-                "cut_off": 0,
-                "in_language": 12,
-                "other_language": 0,
-                "line_pass_rate": 0.75,
-            }
+            "es/dpo-es": {"answers": 12, "tokens": 9, "cut_off": 0, "in_language": 12,
+                          "other_language": 0, "line_pass_rate": 0.75},
         }
     },
     "transfer": {
@@ -207,31 +169,14 @@ STATS: dict[str, dict[str, Any]] = {
         "judge": "local/demo-reward",
         "notes": ["training reward (not independent)"],
         "comparisons": [
-            {
-                "model": "dpo-all",
-                "reference": "policy",
-                "language": "all",
-                "won": 20,
-                "tied": 3,
-                "lost": 13,
-                "unparseable": 0,
-                "mean_reward_model": 0.5,
-                "mean_reward_reference": 0.25,
-                "win_rate": {"rate": 59.7},
-                "shown": "59.7 % [45.1, 72.9] no difference shown",
-            },
-            {
-                "model": "dpo-es",
-                "reference": "policy",
-                "language": "es",
-                "won": 0,
-                "tied": 0,
-                "lost": 0,
-                "unparseable": 12,
-            },
+            {"model": "dpo-all", "reference": "policy", "language": "all", "won": 20, "tied": 3,
+             "lost": 13, "unparseable": 0, "mean_reward_model": 0.5, "mean_reward_reference": 0.25,
+             "win_rate": {"rate": 59.7}, "shown": "59.7 % [45.1, 72.9] no difference shown"},
+            {"model": "dpo-es", "reference": "policy", "language": "es", "won": 0, "tied": 0,
+             "lost": 0, "unparseable": 12},
         ],
     },
-}
+}  # fmt: skip
 
 
 def manifests() -> dict[str, Manifest]:
@@ -324,32 +269,19 @@ def test_there_is_a_card_for_every_stage():
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_card_renders_and_its_tables_are_whole(name):
-    text = card.render(MANIFESTS[name])
+    manifest = MANIFESTS[name]
+    text = card.render(manifest)
     header_of(text)
     check_tables(text)
-    assert f"# {MANIFESTS[name].repo}\n" in text
-    assert "{{" not in text
-    assert "{%" not in text
-    assert text.endswith("\n")
-    assert not text.endswith("\n\n")
-
-
-@pytest.mark.parametrize("name", MANIFESTS)
-def test_no_prose_is_torn_from_its_table_and_no_line_is_left_blank_twice(name):
-    text = card.render(MANIFESTS[name])
-    assert "\n\n\n" not in text
-    for line, after in zip(text.splitlines(), text.splitlines()[1:], strict=False):
+    assert f"# {manifest.repo}\n" in text
+    assert "{{" not in text and "{%" not in text
+    assert text.endswith("\n") and "\n\n\n" not in text
+    for line, after in pairwise(text.splitlines()):
         if line.startswith("|") and not after.startswith("|"):
             assert after == "", "a table ends with an empty line"
         if after.startswith("## ") or after.startswith("```python"):
             assert line == "", f"{after} stands apart"
-
-
-@pytest.mark.parametrize("name", [n for n, m in MANIFESTS.items() if m.stage != "import"])
-def test_rows_in_out_and_dropped_are_shown_for_every_slice(name):
-    manifest = MANIFESTS[name]
-    text = card.render(manifest)
-    for slice_name, record in manifest.slices.items():
+    for slice_name, record in manifest.slices.items() if manifest.stage != "import" else ():
         lost = ", ".join(f"{reason} {n}" for reason, n in record.rows.dropped.items()) or "0"
         assert f"| {slice_name} | {record.rows.into} | {record.rows.out} | {lost} |" in text
 
@@ -422,12 +354,8 @@ def test_an_imported_model_says_what_it_was_unpacked_from():
     text = card.render(MANIFESTS["import"])
     header = header_of(text)
     assert (header["base_model"], header["base_model_relation"]) == ("org/small", "quantized")
-    assert "`small.gguf`" in text
+    assert "`small.gguf`" in text and "of the recipe ``" not in text
     assert "language" not in header
-
-
-def test_an_imported_model_does_not_speak_of_a_recipe_that_it_does_not_have():
-    assert "of the recipe ``" not in card.render(MANIFESTS["import"])
 
 
 def test_random_weights_are_said_to_mean_nothing():
@@ -496,8 +424,6 @@ def test_the_card_of_verdicts_shows_what_else_could_explain_a_win_rate():
 
 
 def test_cards_say_of_a_served_judge_that_it_is_not_pinned():
-    from factory.reports.win_rates import comparisons
-
     stats = {**asked_a_model(), "judge_revision": None, "served": "not pinned", "cut_by": "chars"}
     judge = kept()["judge"].model_copy(update={"stats": stats})
     text = card.render(judge)
@@ -509,8 +435,6 @@ def test_cards_say_of_a_served_judge_that_it_is_not_pinned():
 
 
 def test_an_adapters_card_shows_the_same_of_what_judges_found_of_it():
-    from factory.reports.win_rates import comparisons
-
     judge = kept()["judge"].model_copy(update={"stats": asked_a_model()})
     found = comparisons(kept()["dpo-es"], [kept()["arena"], judge])
     text = card.render(kept()["dpo-es"], found)

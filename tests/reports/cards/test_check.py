@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from factory.planning.plan import repo_type
 from factory.reports.cards import card
 from factory.reports.cards import check as card_check
 from tools.golden import manifests
@@ -41,15 +42,9 @@ def test_a_right_card_has_no_problem() -> None:
 @pytest.mark.parametrize("name", manifests())
 def test_the_cards_of_a_real_run_are_right(name: str) -> None:
     manifest = manifests()[name]
-    kind = "model" if manifest.kind in ("adapter", "model") else "dataset"
-    paths = [
-        *(f.path for f in manifest.files),
-        "anatomy.png",
-        "curve.png",
-        "rewards.png",
-        "deltas.png",
-    ]
-    asked = []
+    kind = repo_type(manifest.kind)
+    drawn = [f"{name}.png" for name in ("anatomy", "curve", "rewards", "deltas")]
+    paths, asked = [*(file.path for file in manifest.files), *drawn], []
 
     def has(*what: str) -> bool:
         asked.append(what)

@@ -13,6 +13,7 @@ import pytest
 from factory.artifacts.manifest import Manifest
 from factory.errors import HubError
 from factory.localhub.launcher import Connection, request
+from factory.planning.plan import repo_type
 from factory.reports.cards import card
 from factory.reports.win_rates import comparisons
 from tests.support.builders import demo, imported
@@ -29,30 +30,24 @@ def renamed(manifest: Manifest, org: str) -> Manifest:
 def publish(hub: Any, directory: Path, manifest: Manifest) -> Any:
     """An artifact with this manifest on the hub: its card, and files as it names them."""
     directory.mkdir(parents=True)
-    sha256 = hashlib.sha256(b"x").hexdigest()
-    files = [file.model_copy(update={"sha256": sha256, "size": 1}) for file in manifest.files]
-    manifest = manifest.model_copy(update={"files": files})
+    files = []
     for file in manifest.files:
+        content = b"x"
+        if file.path == "adapter_config.json":
+            base = next(record for record in manifest.models if record.role == "base")
+            config = {"base_model_name_or_path": str(base.source).partition("@")[0]}
+            content = json.dumps(config).encode()
         path = directory / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
+        path.write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        files.append(file.model_copy(update={"sha256": sha256, "size": len(content)}))
+    manifest = manifest.model_copy(update={"files": files})
     if manifest.kind == "adapter":
-        base = next(record for record in manifest.models if record.role == "base")
-        config = {"base_model_name_or_path": str(base.source).partition("@")[0]}
-        (directory / "adapter_config.json").write_text(json.dumps(config))
-        digest = hashlib.sha256(json.dumps(config).encode()).hexdigest()
-        files = [
-            file.model_copy(update={"sha256": digest})
-            if file.path == "adapter_config.json"
-            else file
-            for file in files
-        ]
-        manifest = manifest.model_copy(update={"files": files})
         (directory / "curve.png").write_bytes(b"x")
     (directory / "README.md").write_text(card.render(manifest))
     (directory / "factory.json").write_text(manifest.dump())
-    kind = "model" if manifest.kind in ("adapter", "model") else "dataset"
-    return hub.publish(directory, manifest, manifest.repo, kind, False)
+    return hub.publish(directory, manifest, manifest.repo, repo_type(manifest.kind), False)
 
 
 def put(hub: Any, title: str, repos: dict[str, str], org: str = "acme") -> str:
@@ -221,8 +216,7 @@ def test_our_cards_are_right_and_a_strangers_mistakes_are_listed(hub: Any, tmp_p
 @pytest.mark.parametrize("name", [*KEPT, "import"])
 def test_the_hub_takes_the_metadata_of_every_card(connection: Connection, name: str) -> None:
     manifest = imported() if name == "import" else renamed(KEPT[name], "acme")
-    kind = "model" if manifest.kind in ("adapter", "model") else "dataset"
     found = comparisons(manifest, [KEPT["arena"], KEPT["judge"]])
-    body = {"repoType": kind, "content": card.render(manifest, found)}
+    body = {"repoType": repo_type(manifest.kind), "content": card.render(manifest, found)}
     status, answer = request(connection, "POST", "/api/validate-yaml", body)
     assert (status, answer["errors"]) == (200, [])

@@ -30,7 +30,7 @@ from factory.reports.win_rates import JudgedModel, Rate, WinRateRow, judge_of
 from tests.conftest import Cli
 from tests.reports.cards.test_hostile import EVIL, poisoned, words
 from tests.reports.test_questions import rows_of_a_run
-from tests.support.builders import imported
+from tests.support.builders import imported, with_stats
 from tests.support.pages import every, name, parse, told
 from tools.golden import HERE, manifests
 
@@ -42,6 +42,10 @@ SECTIONS = ["results", "questions", "samples", "rewards", "training", "line", "r
 
 def rendered(found: list[Manifest], slug: str | None = SLUG, hub: str | None = None) -> str:
     return page.render(gather(choose(found), "CroCo smoke", slug, hub))
+
+
+def text_of(*found: Manifest) -> str:
+    return told(parse(rendered(list(found))))
 
 
 @cache
@@ -204,7 +208,7 @@ def test_whatever_stands_under_stats_a_page_comes_of_it() -> None:
         manifest = KEPT[chance.choice(["score", "pair", "dpo-all", "reward", "judge", "arena"])]
         share = chance.choice([0.02, 0.05, 0.1, 0.3])
         stats = {key: spoiled(one, chance, share) for key, one in manifest.stats.items()}
-        text = rendered([manifest.model_copy(update={"stats": stats})])
+        text = rendered([with_stats(manifest, **stats)])
         assert "nan" not in re.findall(r"\w+", text.lower().split("<main>")[1])
 
 
@@ -214,28 +218,17 @@ def hostile(text: str) -> list[Manifest]:
         sides = {"chosen": [{"role": text, "content": text}], "rejected": text}
         made = poisoned(one, text)
         cells = {**made.samples[0].cells, **sides, "prompt_language": text, "chosen_language": text}
-        stats = dict(made.stats)
+        stats = {**made.stats, "alarms": [text], "curve": one.stats.get("curve", [])}
         if "audit" in stats:
-            by = {
-                text: {**stats["audit"]["by_language"]["en"], "blind": [text], "readings": [text]}
-            }
-            stats |= {
-                "audit": {"by_language": by},
-                "by_language": {text: stats["by_language"]["en"]},
-            }
+            audited = stats["audit"]["by_language"]["en"]
+            audited = {**audited, "blind": [text], "readings": [text]}
+            stats["audit"] = {"by_language": {text: audited}}
+            stats["by_language"] = {text: stats["by_language"]["en"]}
         if "by_slice" in stats:
             stats["by_slice"] = {f"{text}/{text}x": next(iter(stats["by_slice"].values()))}
         samples = [made.samples[0].model_copy(update={"cells": cells})]
-        found.append(
-            made.model_copy(
-                update={
-                    "samples": samples,
-                    "stats": stats | {"alarms": [text], "curve": one.stats.get("curve", [])},
-                    "languages": [text],
-                    "repo": f"{one.repo}{text}",
-                }
-            )
-        )
+        said = {"samples": samples, "languages": [text], "repo": f"{one.repo}{text}"}
+        found.append(made.model_copy(update={**said, "stats": stats}))
     return found
 
 
@@ -292,23 +285,13 @@ def test_text_has_its_language_and_takes_its_own_direction() -> None:
 
 def read_from(manifest: Manifest, repo: str, other: Manifest) -> Manifest:
     """`manifest` as it would be had it read another artifact of a repo."""
-    digests = {name: record.digest for name, record in other.slices.items()}
-    slices = {
-        key: record.model_copy(
-            update={
-                "inputs": [
-                    read.model_copy(
-                        update={"tag": other.tag, "digest": digests.get(read.slice, read.digest)}
-                    )
-                    if read.repo == repo
-                    else read
-                    for read in record.inputs
-                ]
-            }
-        )
-        for key, record in manifest.slices.items()
-    }
-    return manifest.model_copy(update={"slices": slices})
+    read_so = manifest.model_copy(deep=True)
+    for record in read_so.slices.values():
+        for n, read in enumerate(record.inputs):
+            if read.repo == repo:
+                digest = other.slices[read.slice].digest if read.slice else read.digest
+                record.inputs[n] = read.model_copy(update={"tag": other.tag, "digest": digest})
+    return read_so
 
 
 def newer(manifest: Manifest, fingerprint: str, day: int) -> Manifest:
@@ -327,7 +310,7 @@ def test_what_was_made_from_an_older_draw_is_left_out_and_named() -> None:
         }  # fmt: skip
     assert pair in chain.manifests and KEPT["pair"] not in chain.manifests
     assert KEPT["sft-all"] in chain.manifests
-    text = told(parse(rendered([*KEPT.values(), pair])))
+    text = text_of(*KEPT.values(), pair)
     assert "Not on this page: arena (local/smoke-arena at fp-" in text
 
 
@@ -388,10 +371,8 @@ def test_no_two_boxes_of_the_picture_touch_and_all_are_inside() -> None:
     picture = parse(f"<!doctype html><title>x</title>{draw(made)}")
     [svg] = every(picture, "svg")
     wide, high = float(svg.get("width")), float(svg.get("height"))
-    boxes = [
-        tuple(float(one.get(key)) for key in ("x", "y", "width", "height"))
-        for one in every(svg, "rect")
-    ]
+    sides = ("x", "y", "width", "height")
+    boxes = [tuple(float(one.get(side)) for side in sides) for one in every(svg, "rect")]
     assert len(boxes) == len(graph(made)) > len(KEPT)
     for x, y, w, h in boxes:
         assert x >= 0 and x + w <= wide and y >= 0 and y + h <= high
@@ -448,7 +429,6 @@ def test_a_scale_holds_its_values_and_its_ticks_lie_on_it(
 
 
 def test_win_rates_stand_where_they_are_and_only_clear_ones_are_coloured() -> None:
-    judge = KEPT["judge"]
     rates = {"en": (70.0, 55.0, 85.0), "es": (50.0, 31.7, 66.7), "fr": (20.0, 5.0, 49.0)}
     comparisons = [
         {
@@ -458,8 +438,7 @@ def test_win_rates_stand_where_they_are_and_only_clear_ones_are_coloured() -> No
         }
         for code, (rate, low, high) in rates.items()
     ]  # fmt: skip
-    stats = {**judge.stats, "comparisons": comparisons}
-    tree = parse(rendered([judge.model_copy(update={"stats": stats})]))
+    tree = parse(rendered([with_stats(KEPT["judge"], comparisons=comparisons)]))
     lines = [
         one for one in every(tree, "svg") if "against the base model" in one.get("aria-label", "")
     ]
@@ -497,22 +476,18 @@ def test_what_else_could_explain_a_win_rate_is_shown_where_it_is_known() -> None
     kept = ("model", "reference", "language", "won", "tied", "lost", "win_rate", "shown")
     bare = {key: judge.stats["comparisons"][0][key] for key in kept}
     stats = {key: judge.stats[key] for key in ("judge", "notes")} | {"comparisons": [bare]}
-    text = told(parse(rendered([judge.model_copy(update={"stats": stats})])))
+    text = text_of(judge.model_copy(update={"stats": stats}))
     assert "Checks of these win rates" not in text
     row = bare | {
-        "won": 13,
-        "tied": 4,
-        "lost": 13,
+        "won": 13, "tied": 4, "lost": 13, "unparseable": 3,
         "win_rate": {"rate": 50.0, "low": 31.7, "high": 66.7},
         "in_language": {"rate": 41.25},
         "lc_minimal_chars": {"rate": 48.5, "flag": "separable"},
-        "unparseable": 3,
         "bounds": {"worst": 30.0, "best": 60.0},
         "consistency": {"same_share": 75.0},
-    }
+    }  # fmt: skip
     seen = {"en/dpo-all": {"prompts": 12, "questions": 10, "seen": 2}}
-    stats = {**judge.stats, "comparisons": [row], "seen_in_training": seen}
-    text = told(parse(rendered([judge.model_copy(update={"stats": stats})])))
+    text = text_of(with_stats(judge, comparisons=[row], seen_in_training=seen))
     assert "All languages 50.0 41.2 48.5 separable 3 30.0, 60.0 75 %" in text
     assert "No verdict could be read for 3 of 33 questions" in text
     assert "with all of them lost it would be 30.0, with all of them won 60.0." in text
@@ -540,26 +515,21 @@ def test_benchmark_differences_are_a_table_by_language() -> None:
     )
     tree = parse(rendered([results]))
     [table] = [one for one in every(tree, "table") if one.get("class") == "heat"]
-    assert "Language grammar English +3.2 Spanish – French +3.2 German +3.2" in told(
-        table
-    ) and "(EuroEval 17.0.0, hf)" in told(table)
+    assert "Language grammar English +3.2 Spanish – French +3.2 German +3.2" in told(table)
+    assert "(EuroEval 17.0.0, hf)" in told(table)
     said = [one.get("title") for one in every(table, "span") if one.get("title")]
-    told_there = "scala-en, mcc: 9.25 before, 12.5 after, difference [+1.0, +5.5]"
-    assert said[0] == told_there
+    assert said[0] == "scala-en, mcc: 9.25 before, 12.5 after, difference [+1.0, +5.5]"
     assert "1 benchmark without a score mlsum-es of es/dpo-all: no record" in told(tree)
     assert said[1].endswith("; policy was not evaluated on it")
-    assert [one.get("class") for one in every(table, "td")] == [
-        "u2", "none", "flat", "d2",
-    ]  # fmt: skip
+    assert [one.get("class") for one in every(table, "td")] == ["u2", "none", "flat", "d2"]
 
 
 # ---- colours ------------------------------------------------------------------------------------
 
 
 def themes() -> list[dict[str, str]]:
-    found = []
-    for block in re.findall(r"\{([^{}]*--paper:[^{}]*)\}", STYLE):
-        found.append(dict(re.findall(r"--([\w-]+): (#[0-9a-f]+)", block)))
+    blocks = re.findall(r"\{([^{}]*--paper:[^{}]*)\}", STYLE)
+    found = [dict(re.findall(r"--([\w-]+): (#[0-9a-f]+)", block)) for block in blocks]
     return [theme for theme in found if theme]
 
 
@@ -631,13 +601,12 @@ def test_a_scale_of_one_value_has_a_middle() -> None:
 
 def test_the_word_pass_rate_stands_beside_the_line_pass_rate_where_there_is_one():
     arena = KEPT["arena"]
-    assert "word pass rate:" not in told(parse(rendered([arena])))
+    assert "word pass rate:" not in text_of(arena)
     slices = {
         name: {**figures, "word_pass_rate": 0.5 if name.startswith("es/") else None}
         for name, figures in arena.stats["by_slice"].items()
     }
-    told_more = arena.model_copy(update={"stats": {**arena.stats, "by_slice": slices}})
-    text = told(parse(rendered([told_more])))
+    text = text_of(with_stats(arena, by_slice=slices))
     assert "; word pass rate: 50 % → 50 %" in text
 
 
@@ -649,8 +618,8 @@ def test_reward_models_are_compared_by_language_on_the_page_and_in_the_table() -
          "high": 0.5},
         {**row, "reward_model": "other", "language": "fr", "share": None},
     ]  # fmt: skip
-    several = transfer.model_copy(update={"stats": {"matrix": [row, *cells]}})
-    text = told(parse(rendered([several])))
+    several = with_stats(transfer, matrix=[row, *cells])
+    text = text_of(several)
     assert "Reward models by language" in text and "reward-es" in text
     assert f"{100 * row['share']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" in text
     assert "25.0 [10.0, 50.0]" in text
@@ -663,11 +632,9 @@ def test_reward_models_are_compared_by_language_on_the_page_and_in_the_table() -
 
 def test_what_adapters_draw_stands_with_their_training() -> None:
     """As the card has it, beside the curves."""
-    dpo = KEPT["dpo-all"]
     side = {"answers": 32, "finished": 30, "distinct": 32, "in_language": 20, "other_language": 3}
     drawn = {"prompts": 16, "n": 2, "base": side, "tuned": {**side, "finished": 4}}
-    stats = {**dpo.stats, "behaviour": drawn}
-    text = told(parse(rendered([dpo.model_copy(update={"stats": stats})])))
+    text = text_of(with_stats(KEPT["dpo-all"], behaviour=drawn))
     assert "ended by themselves 30 of 32 4 of 32" in text
 
 
@@ -677,11 +644,7 @@ def test_what_was_judged_on_the_way_of_a_training_is_drawn() -> None:
     rows = judge.stats["comparisons"]
     mine = next(row for row in rows if (row["model"], row["language"]) == ("dpo-es", "es"))
     half = {**mine, "model": "dpo-es-at-0.5"}
-    tree = parse(
-        rendered(
-            [judge.model_copy(update={"stats": {**judge.stats, "comparisons": [*rows, half]}})]
-        )
-    )
+    tree = parse(rendered([with_stats(judge, comparisons=[*rows, half])]))
     said = [told(one) for one in every(tree, "title")]
     rate = figure(mine["win_rate"]["rate"])
     for share in ("50%", "100%"):
