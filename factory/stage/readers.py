@@ -147,8 +147,7 @@ class View(Knobs):
             if n_read == first:
                 break
         total = n_read + dropped.total()
-        share = float(self.bad_rows.rstrip("%")) / 100
-        if bad and (n_bad > math.ceil(share * total) or not n_read):
+        if bad and not (n_read and self.allows(n_bad, total)):
             shown = "; ".join(_shortened(error.what) for error in bad)
             raise InputError(
                 f"{n_bad} of {total} rows of {name} cannot be read: {shown}",
@@ -160,6 +159,10 @@ class View(Knobs):
                 f"{name} has no rows for {language}{reasons}",
                 "check what is in it, and columns: and where:",
             )
+
+    def allows(self, n_bad: int, total: int) -> bool:
+        """Return whether so many of the rows may be left out since they cannot be read."""
+        return n_bad <= math.ceil(float(self.bad_rows.rstrip("%")) / 100 * total)
 
     def _labelled(
         self, path: Path, language: str, name: str, languages: Sequence[str]

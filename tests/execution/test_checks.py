@@ -225,12 +225,18 @@ def test_prompts_that_a_template_refuses_are_counted_and_left_out(
     put("lab/reward", "qwen3")
     loaded = recipe_at(tmp_path, "stages.prompts.turns=all", "stages.arena=null")
     user = {"role": "user", "content": "Hi"}
-    rows = [[user], [user, user], [user, {"role": "system", "content": "Be brief."}, user]]
+    rows = [[user], *[[user, {"role": "system", "content": "Be brief."}, user]] * 2]
     lines = [json.dumps({"id": str(n), "messages": turns}) for n, turns in enumerate(rows)]
     (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(lines))
     [found] = look(loaded, hub, tmp_path)
-    assert found.level == "warning" and "of 3 prompts are refused" in found.seen
-    assert "generate leaves them out" in found.line()
+    assert found.level == "error" and "2 of 3 prompts are refused" in found.seen
+    assert "bad_rows: 67%" in found.line()
+    loaded = recipe_at(
+        tmp_path, "stages.prompts.turns=all", "stages.arena=null", "stages.prompts.bad_rows=67%"
+    )
+    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(lines))
+    [found] = look(loaded, hub, tmp_path)
+    assert found.level == "warning" and "left out and counted" in found.line()
 
 
 @pytest.mark.parametrize(
