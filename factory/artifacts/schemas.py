@@ -193,7 +193,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("prompt_hash", _text),
             _may("answer_hash", _text),
             _may("reference_hash", _text),
-            # identical | too_long | cut_off | no_verdict | no_reward | refused_by_template; null where a judge decided
+            # identical | too_long | cut_off | no_verdict | no_reward | refused_by_template; null
+            # where a judge decided
             _may("reason", _text),
             _may("cut_tokens", _int),  # of both answers, left out so that they fit
         ]

@@ -34,13 +34,15 @@ def check(
         pins, absent = resolve.resolve(loaded, the_hub, home, None)
         plan = resolve.plan(loaded, pins, the_hub, home)
         missing = resolve.missing(loaded, absent, plan.steps)
+        here = inputs.datasets(plan.steps, pins, the_hub)
+        counts, faults = inputs.counted(loaded, plan.steps, here, 1000)
         findings = [
             *resolve.unmet(loaded, missing, the_hub),
-            *inputs.counted(loaded, plan.steps, {})[1],
+            *faults,
             *checking.license_faults(loaded, pins, the_hub, plan),
             *checking.unused_licenses(loaded.recipe),
             *checking.missing_requirements(loaded.recipe),
-            *checking.blocked_steps(plan),
+            *checking.blocked_steps(plan, counts),
             *checking.check(loaded, pins, the_hub, home),
         ]
         findings = list({(finding.seen, finding.fix): finding for finding in findings}.values())

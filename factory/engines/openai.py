@@ -286,8 +286,7 @@ class OpenAIChat:
         }
         words = {key: value for key, value in words.items() if value is not None}
         bodies = [
-            {"messages": as_text(None, conversation), **words}
-            for conversation in conversations
+            {"messages": as_text(None, conversation), **words} for conversation in conversations
         ]
         replies = self._server.post_all("/chat/completions", bodies, each=True)
         answers = [_answer(reply) for reply in replies]

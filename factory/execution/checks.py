@@ -31,8 +31,9 @@ from factory.execution.adapter_checks import check_adapters, config_of
 from factory.execution.builtin_models import POCKET
 from factory.hub.client import Hub
 from factory.pairs.selection import Selection
+from factory.planning.estimate import rows_of_slices
 from factory.planning.lock import Lock
-from factory.planning.plan import ArtifactRef, Plan, State, Step
+from factory.planning.plan import ArtifactRef, Inventory, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
@@ -148,13 +149,27 @@ def unused_licenses(recipe: Recipe) -> list[Check]:
     ]  # fmt: skip
 
 
-def blocked_steps(plan: Plan) -> list[Check]:
-    """Return the blocked steps of a plan, with what to change."""
-    return [
+def blocked_steps(plan: Plan, counted: Mapping[tuple[str, str], int]) -> list[Check]:
+    """Return the blocked steps of a plan, and those that will be since too few rows come from
+    outside (`counted`: by step and slice), with what to change."""
+    findings = [
         Check(step.name, "failed", f"blocked: {step.reason}", step.knobs or "see the step before")
         for step in plan.steps
         if step.state is State.BLOCKED
     ]
+    rows = rows_of_slices(plan.steps, Inventory(), counted)
+    for step in plan.steps if not findings else ():
+        for part in step.slices if step.state is State.RUN else ():
+            for role, fewest in step.stage.min_rows().items():
+                reads = [n for n in part.spec.needs if isinstance(n, StepInput) and n.role == role]
+                counts = [rows.get((need.step, need.slice)) for need in reads]
+                known = [count for count in counts if count is not None]
+                if len(known) == len(counts) and sum(known) < fewest:
+                    what = f"at most {sum(known)} rows come from {reads[0].step}, {fewest} needed"
+                    knob = "pairs" if step.stage.kind == "adapter" else "rows"
+                    fix = f"more prompts, or set {step.stage.name}.min_{knob}"
+                    findings.append(Check(step.name, "failed", what, fix))
+    return findings
 
 
 def missing_requirements(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
