@@ -22,7 +22,10 @@ Message = Mapping[str, str]
 Stops = Literal["all", "config"]
 
 REFUSED = "refused_by_template"  # the reason that such a prompt is counted by
-_CONTROL: weakref.WeakKeyDictionary[Any, re.Pattern[str] | None] = weakref.WeakKeyDictionary()
+# by tokenizer: its template, and a pattern of its control tokens
+_CONTROL: weakref.WeakKeyDictionary[Any, tuple[str, re.Pattern[str] | None]] = (
+    weakref.WeakKeyDictionary()
+)
 # Control tokens of well-known models, for one that is served, whose template is elsewhere: those
 # between bars (ChatML, Llama 3 and 4, Phi, Command R, DeepSeek, Granite, Harmony) and a few others.
 _WELL_KNOWN = re.compile(
@@ -149,14 +152,16 @@ def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:
     is text."""
     if tokenizer is None:
         return _WELL_KNOWN
-    if tokenizer not in _CONTROL:
+    template = _template(tokenizer)
+    if _CONTROL.get(tokenizer, ("",))[0] != template:
         added = tokenizer.added_tokens_decoder.values()
         names = {token.content for token in added if token.special}
         names = {n for n in names if len(n) > 2 and not n.isalnum() and not n.isspace()}
         longest_first = map(re.escape, sorted(names, key=len, reverse=True))
         patterns = [*longest_first, *_markers(tokenizer, {token.content for token in added})]
-        _CONTROL[tokenizer] = re.compile("|".join(patterns), re.MULTILINE) if patterns else None
-    return _CONTROL[tokenizer]
+        pattern = re.compile("|".join(patterns), re.MULTILINE) if patterns else None
+        _CONTROL[tokenizer] = template, pattern
+    return _CONTROL[tokenizer][1]
 
 
 def _markers(tokenizer: Any, added: Collection[str]) -> list[str]:

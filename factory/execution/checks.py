@@ -380,6 +380,8 @@ def _outside_prompts(
     stage, need = loaded.recipe.steps().get(spec.step), spec.need("source")
     if not isinstance(stage, Prompts) or not isinstance(need, ExternalInput):
         return
+    if need.source not in pins.pins:
+        return  # resolve.unmet names it
     name, pin = need.source.partition("@")[0], pins.pins[need.source]
     path = (
         loaded.file(need.source)

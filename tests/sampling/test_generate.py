@@ -133,7 +133,7 @@ def test_prompts_that_the_template_refuses_are_dropped_and_counted(
 ) -> None:
     def refuse(tokenizer: Any, messages: Any) -> list[int]:
         if messages[-1]["content"] == "Salt":
-            raise InputError("roles must alternate", "x")
+            raise chat_template.TemplateRefusal("roles must alternate", "x")
         return [1, 2]
 
     monkeypatch.setattr("factory.engines.chat_template.prompt_ids", refuse)
