@@ -334,7 +334,7 @@ stages:
         (
             "generate: {from: scored.jsonl}\n  score: {from: scored.jsonl}\n  pair: {}",
             "pair en: 6 of 6 prompts that scored.jsonl answers are not among the recipe's own "
-            "(fix: take the prompts from the same rows: prompts: {from: scored.jsonl, repeats: drop}",
+            "(fix: take the prompts from the same rows: prompts: {from: scored.jsonl, repeats:",
         ),
         (
             "pair: {from: same.jsonl}\n  dpo: {each: all}",

@@ -16,7 +16,7 @@ from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.shards import ShardTotals
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.engines import chat_template, transformers
-from factory.errors import InputError, RecipeError
+from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import load
 from factory.rewards.score import Score
