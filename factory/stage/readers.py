@@ -474,10 +474,10 @@ def _with_names(
     """Yield rows with the names of classes in the place of their numbers, as their card has
     them."""
     for where, row in rows:
-        for column, of in names.items() if isinstance(row, dict) else ():
-            number = row.get(column)
-            if isinstance(number, int) and 0 <= number < len(of):
-                row = {**row, column: of[number]}
+        if isinstance(row, dict):
+            numbers = {column: row.get(column) for column in names}
+            row |= {column: names[column][number] for column, number in numbers.items()
+                    if isinstance(number, int) and 0 <= number < len(names[column])}  # fmt: skip
         yield where, row
 
 

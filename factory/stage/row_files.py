@@ -184,10 +184,10 @@ def _read_csv(file: BinaryIO, name: str) -> Iterator[tuple[str, Row | BadRow]]:
             yield where, BadRow(where, f"not CSV: {error}", "mend its quotes", "not_csv")
             continue
         if not _is_unicode("".join(row)):
-            error = BadRow(where, "not UTF-8", "save the file as UTF-8", "not_utf8")
+            bad = BadRow(where, "not UTF-8", "save the file as UTF-8", "not_utf8")
             if not names:
-                raise InputError(error.what, error.fix)
-            yield where, error
+                raise InputError(bad.what, bad.fix)
+            yield where, bad
         elif not names:
             names = [column.strip() for column in row]
             twice = next((column for column in names if names.count(column) > 1), None)

@@ -107,9 +107,7 @@ def whole_layers(adapter: Path) -> dict[str, int]:
 
 def per_word(layer: str) -> bool:
     """Whether a layer has a row for each word of the vocabulary."""
-    return any(
-        part in layer for part in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
-    )
+    return any(part in layer for part in _PER_WORD)
 
 
 def log_probs(
