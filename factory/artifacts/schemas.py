@@ -80,7 +80,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _must("response_hash", _text),
             _may("reward", _float),  # null when there is none: `status` says why
             _may("n_tokens", _int),
-            # ok | too_long | not_finite | no_english_prompt | absent | failed | no_reference |
+            # ok | too_long | not_finite | refused_by_template | no_english_prompt | absent |
+            # failed | no_reference |
             # refused | unparseable
             _must("status", _text),
             # of another language's prompt or a reference that it was read with
@@ -195,7 +196,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _may("prompt_hash", _text),
             _may("answer_hash", _text),
             _may("reference_hash", _text),
-            # identical | too_long | cut_off | no_verdict | no_reward; null where a judge decided
+            # identical | too_long | cut_off | no_verdict | no_reward | refused_by_template; null
+            # where a judge decided
             _may("reason", _text),
             _may("cut_tokens", _int),  # of both answers, left out so that they fit
         ]

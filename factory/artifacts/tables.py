@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 PART_BYTES = 400 * 2**20  # compacted files: 200 to 500 MB suit the Hub and its viewers
 
 
-def write_slice(directory: Path, table: pa.Table) -> None:
-    """Write a slice as `part-NNNNN.parquet` files of at most about `PART_BYTES`. They are synced to
-    disk when their artifact is sealed."""
+def write_slice(directory: Path, table: pa.Table, first: int = 0) -> None:
+    """Write a slice as `part-NNNNN.parquet` files of at most about `PART_BYTES`, numbered from
+    `first` on. They are synced to disk when their artifact is sealed."""
     parts = max(1, -(-table.nbytes // PART_BYTES))
     size = max(1, -(-len(table) // parts))
-    for number, start in enumerate(range(0, max(len(table), 1), size)):
+    for number, start in enumerate(range(0, max(len(table), 1), size), first):
         path = directory / f"part-{number:05d}.parquet"
         write_table(path, table.slice(start, size), last=False)
 

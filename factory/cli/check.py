@@ -41,14 +41,15 @@ def check(
         plan = resolve.plan(loaded, pins, the_hub, home)
         missing = resolve.missing(loaded, absent, plan.steps)
         elsewhere = checking.look_elsewhere(missing, address(from_), token)
-        here = inputs.datasets_here(plan.steps, pins, the_hub)
+        here = inputs.datasets_here(plan.steps, pins, the_hub, None)
+        counts, faults = inputs.counted(loaded, plan.steps, here, 1000)
         findings = [
             *resolve.unmet(loaded, missing, the_hub),
-            *inputs.counted(loaded, plan.steps, here)[1],
+            *faults,
             *checking.license_faults(loaded, pins, the_hub, plan, elsewhere.licenses),
             *checking.unused_licenses(loaded.recipe),
             *checking.missing_requirements(loaded.recipe),
-            *checking.blocked_steps(plan),
+            *checking.blocked_steps(plan, counts),
             *checking.check(loaded, pins, the_hub, home),
         ]
         findings = list({(finding.seen, finding.fix): finding for finding in findings}.values())

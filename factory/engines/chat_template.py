@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +21,31 @@ Message = Mapping[str, str]
 # tokenizer name, which is where vLLM stops when it is told nothing.
 Stops = Literal["all", "config"]
 
-_CONTROL: weakref.WeakKeyDictionary[Any, re.Pattern[str] | None] = weakref.WeakKeyDictionary()
+REFUSED = "refused_by_template"  # the reason that such a prompt is counted by
+# by tokenizer: its template, and a pattern of its control tokens
+_CONTROL: weakref.WeakKeyDictionary[Any, tuple[str, re.Pattern[str] | None]] = (
+    weakref.WeakKeyDictionary()
+)
+# Control tokens of well-known models, for one that is served, whose template is elsewhere: those
+# between bars (ChatML, Llama 3 and 4, Phi, Command R, DeepSeek, Granite, Harmony) and a few others.
+_WELL_KNOWN = re.compile(
+    r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(?:bos|eos|sop)>|<(?:start|end)_of_turn>|<</?SYS>>"
+    r"|<(?:BOS|EOS)_TOKEN>|\[gMASK\]"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+)
+# What a template prints around a turn where that is no token of its own: `[/INST]`, `<|user|>`, and
+# `### Response:` or `USER:`. A sentence, as a default system prompt has it, is none.
+_BRACKETS = re.compile(r"<{1,2}[^<>\s]+>{1,2}|\[[^\[\]\s]+\]")
+_LABEL = re.compile(r"(?=.*[^\w\s])(?=.*[^\W\d_])\S{1,20}(?: \S{1,20}){0,2}")
 
 # What switches thinking off in the templates that have it: Qwen3's and DeepSeek's word for it.
 _THINKING = ("enable_thinking", "thinking")
 # A conversation to try a template on; its answer is a word that no template prints by itself.
 PROBE = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Xylo"}]
+
+
+class TemplateRefusal(InputError):
+    """A conversation that a chat template refuses, such as for its order of turns."""
 
 
 def load_tokenizer(directory: str) -> Any:
@@ -50,8 +69,8 @@ def load_tokenizer(directory: str) -> Any:
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Return the token ids of a conversation, with the generation prompt. Raises InputError when
-    the template refuses it."""
+    """Return the token ids of a conversation, with the generation prompt. Raises
+    TemplateRefusal when the template refuses it."""
     return _render(tokenizer, messages, add_generation_prompt=True)
 
 
@@ -61,8 +80,8 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def conversation_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Return the token ids of a whole conversation, as a reward model reads it. Raises InputError
-    when the template refuses it."""
+    """Return the token ids of a whole conversation, as a reward model reads it. Raises
+    TemplateRefusal when the template refuses it."""
     return _render(tokenizer, messages, add_generation_prompt=False)
 
 
@@ -101,34 +120,74 @@ def answered_ids(
 
 
 def control_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
-    """Return the control tokens of a model that stand as text in messages, each once."""
+    """Return the control tokens of a model, and what else its template prints around turns, that
+    stand as text in messages, each once. `tokenizer` is None for a served model."""
     pattern = _control_pattern(tokenizer)
     tokens = (pattern.findall(message["content"]) for message in messages) if pattern else ()
-    return list(dict.fromkeys(token for some in tokens for token in some))
+    return list(dict.fromkeys(token.strip() for some in tokens for token in some))
 
 
 def as_text(tokenizer: Any, messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Return messages in which control tokens of a model are text, with a space after their first
-    character: rendered as they are, they would end a turn or open another one."""
+    """Return messages in which control tokens of a model, and what else its template prints around
+    turns, are text, with a space inside: rendered as they are, they would end a turn or open
+    another one. `tokenizer` is None for a served model."""
     pattern = _control_pattern(tokenizer)
     if pattern is None:
         return [dict(message) for message in messages]
     return [
-        {**message, "content": pattern.sub(lambda m: f"{m[0][0]} {m[0][1:]}", message["content"])}
-        for message in messages
+        {**message, "content": pattern.sub(_spaced, message["content"])} for message in messages
     ]
 
 
+def _spaced(match: re.Match[str]) -> str:
+    """Return a control token with a space after its first character, or `User:` as `User :`."""
+    token = match[0].lstrip()
+    at = -1 if token[0].isalnum() else 1 - len(token)
+    return f"{match[0][:at]} {match[0][at:]}"
+
+
 def _control_pattern(tokenizer: Any) -> re.Pattern[str] | None:
-    """Return a pattern of the tokens that a tokenizer takes out of a text as control tokens. A word
-    that it also has as its padding, or a line break, is text."""
-    if tokenizer not in _CONTROL:
+    """Return a pattern of the tokens that a tokenizer takes out of a text as control tokens, and of
+    what its template prints around turns. A word that it also has as its padding, or a line break,
+    is text."""
+    if tokenizer is None:
+        return _WELL_KNOWN
+    template = _template(tokenizer)
+    if _CONTROL.get(tokenizer, ("",))[0] != template:
         added = tokenizer.added_tokens_decoder.values()
         names = {token.content for token in added if token.special}
         names = {n for n in names if len(n) > 2 and not n.isalnum() and not n.isspace()}
-        longest_first = sorted(names, key=len, reverse=True)
-        _CONTROL[tokenizer] = re.compile("|".join(map(re.escape, longest_first))) if names else None
-    return _CONTROL[tokenizer]
+        longest_first = map(re.escape, sorted(names, key=len, reverse=True))
+        patterns = [*longest_first, *_markers(tokenizer, {token.content for token in added})]
+        pattern = re.compile("|".join(patterns), re.MULTILINE) if patterns else None
+        _CONTROL[tokenizer] = template, pattern
+    return _CONTROL[tokenizer][1]
+
+
+def _markers(tokenizer: Any, added: Collection[str]) -> list[str]:
+    """Return patterns of what a template prints between turns beside the tokens of its tokenizer:
+    anything in brackets, and labels (`User:`, `### Response:`) where the template has them, at the
+    start of a line or as words of their own."""
+    texts = ("Zyxel", "Qopyr", "Vubaw", "Hojec", "Mifud")
+    roles = ("system", "user", "assistant", "user", "assistant")
+    talk = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    tokens = re.compile("|".join(map(re.escape, filter(str.strip, added))) or r"\Z")
+    patterns: set[str] = set()
+    for turns in (talk, talk[1:], talk[1:3]):
+        try:
+            printed = _print(tokenizer, turns, add_generation_prompt=False)
+        except (TemplateRefusal, TypeError, LookupError, AttributeError):
+            continue  # it takes no system message, or one turn alone
+        opening, *between = re.split("|".join(texts), tokens.sub("\0", printed))
+        brackets = _BRACKETS.findall("".join([opening, *between]))
+        patterns |= {re.escape(name) for name in brackets if "think" not in name}
+        for part in between:
+            for at, line in enumerate(_BRACKETS.sub("\0", part).split("\n")):
+                for number, label in enumerate(map(str.strip, line.split("\0"))):
+                    if _LABEL.fullmatch(label):
+                        start = r"^[ \t]*" if at and not number else r"(?<!\w)"
+                        patterns.add(start + re.escape(label))
+    return sorted(patterns)
 
 
 def template_arguments(tokenizer: Any) -> dict[str, bool]:
@@ -242,13 +301,17 @@ def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: 
 
 
 def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    """Render a conversation with its template, control tokens in it as text. Raises InputError when
-    the template refuses it."""
+    """Render a conversation with its template, control tokens in it as text. Raises TemplateRefusal
+    when the template refuses it."""
+    return _print(tokenizer, as_text(tokenizer, messages), add_generation_prompt)
+
+
+def _print(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
     from jinja2.exceptions import TemplateError
 
     try:
         text: str = tokenizer.apply_chat_template(
-            as_text(tokenizer, messages),
+            [dict(message) for message in messages],
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             **template_arguments(tokenizer),
@@ -257,11 +320,11 @@ def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: b
         roles = [message["role"] for message in messages]
         message = str(error).strip().splitlines()[0]
         if "system" in roles:
-            raise InputError(
+            raise TemplateRefusal(
                 f"the chat template accepts no system message ({message})",
                 "leave the system prompt out, or put it into the first user turn",
             ) from None
-        raise InputError(
+        raise TemplateRefusal(
             f"the chat template refuses a conversation of {', '.join(roles)}: {message}",
             "alternate user and assistant turns, the user's first",
         ) from None

@@ -21,7 +21,7 @@ from typing import Any
 import tenacity
 
 from factory.engines import Completion, Sampling, checkpoint, rooms_of
-from factory.engines.chat_template import Message
+from factory.engines.chat_template import Message, as_text
 from factory.engines.pipelining import release_turn
 from factory.errors import StageError
 
@@ -286,8 +286,7 @@ class OpenAIChat:
         }
         words = {key: value for key, value in words.items() if value is not None}
         bodies = [
-            {"messages": [dict(message) for message in conversation], **words}
-            for conversation in conversations
+            {"messages": as_text(None, conversation), **words} for conversation in conversations
         ]
         replies = self._server.post_all("/chat/completions", bodies, each=True)
         answers = [_answer(reply) for reply in replies]

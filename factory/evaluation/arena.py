@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -183,8 +184,11 @@ class Arena(Stage):
     ) -> tuple[pa.Table, int]:
         """Return one model's answers to some questions, and their tokens."""
         sampling = Sampling(self.temperature, self.top_p, self.max_tokens)
-        ids = [chat_template.prompt_ids(sampler.tokenizer, row["messages"]) for row in questions]
-        fits = [n for n, i in enumerate(ids) if sampling.room(len(i), sampler.max_context)]
+        ids: dict[int, list[int]] = {}
+        for n, row in enumerate(questions):
+            with suppress(chat_template.TemplateRefusal):  # `check` says why
+                ids[n] = chat_template.prompt_ids(sampler.tokenizer, row["messages"])
+        fits = [n for n, i in ids.items() if sampling.room(len(i), sampler.max_context)]
         # one seed a shard, from its first address, and the same for every model
         first = [seed, questions[0]["prompt_id"], questions[0]["language"]]
         stream = int(fingerprint(first), 16) % 2**31 if self.temperature else seed
@@ -217,11 +221,14 @@ class Arena(Stage):
                     "draw": draw if self.n > 1 else None,
                 }
             )
-        over = (len(ids) - len(fits)) * self.n
+        dropped = {
+            chat_template.REFUSED: (len(questions) - len(ids)) * self.n,
+            "prompt_too_long": (len(ids) - len(fits)) * self.n,
+        }
         table = shards.with_metadata(
             schemas.from_rows(rows, self.kind),
             engine=sampler.name,
-            dropped={"prompt_too_long": over} if over else {},
+            dropped={reason: count for reason, count in dropped.items() if count},
         )
         return table, sum(len(sample.token_ids) for sample in drawn)
 

@@ -103,18 +103,28 @@ def _look(use: _Use, pins: Lock, hub: Hub) -> Iterator[Check]:
         if use.role == "start":
             lora = use.stage.lora  # type: ignore[attr-defined]
             adapters.check_lora(config, name, lora)
+        whole = adapters.whole_layers(directory)
     except InputError as error:
         yield Check(name, "failed", error.what.replace(str(directory), name), error.fix)
         return
     base_name, base_pin = use.base.partition("@")[0], pins.pins[use.base]
     yield from _other_base(use, config, directory, base_name, base_pin.digest, hub)
-    whole = adapters.whole_layers(directory)
+    if config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+        yield Check(
+            name,
+            "failed",
+            f"it makes a classifier of its base ({config['task_type']}), which answers nothing",
+            "name an adapter of a chat model; merge this one to use it as a reward model",
+        )
+        return
     if hub.reachable and not hub.has(base_name, "model", str(base_pin.revision)):
         return
     base = hub.fetch(base_name, "model", str(base_pin.revision), ("config.json",))
     text = config_of(base / "config.json")
     words = (text.get("text_config") or text).get("vocab_size")
-    resized = {rows for layer, rows in whole.items() if adapters.per_word(layer)} - {words}
+    tokens = [layer for layer in whole if layer.endswith("trainable_tokens_delta")]
+    full = {layer: rows for layer, rows in whole.items() if layer not in tokens}
+    resized = {rows for layer, rows in full.items() if adapters.per_word(layer)} - {words}
     if words and resized:
         yield Check(
             name,
@@ -126,9 +136,14 @@ def _look(use: _Use, pins: Lock, hub: Hub) -> Iterator[Check]:
         )
         return
     kinds = ["DoRA"] if config.get("use_dora") else []
-    if whole or config.get("modules_to_save"):
-        layers = config.get("modules_to_save") or sorted({n.split(".")[-2] for n in whole})
-        kinds.append(f"whole layers ({', '.join(layers)}, modules_to_save)")
+    kinds += ["tokens of its own (trainable_token_indices)"] if tokens else []
+    biases = [layer for layer in full if layer.endswith(".bias")]
+    kinds += ["biases"] if biases else []
+    saved = config.get("modules_to_save")
+    if saved or len(biases) < len(full):
+        layers = {layer.split(".")[-2] for layer in full if layer not in biases and "." in layer}
+        listed: list[Any] = saved if isinstance(saved, list) else sorted(layers) or [saved]
+        kinds.append(f"whole layers ({', '.join(map(str, listed))}, modules_to_save)")
     engine = getattr(use.stage.how, "engine", None)
     if kinds and use.role != "source" and engine in ("auto", "vllm"):
         yield Check(
@@ -145,21 +160,25 @@ def _other_base(
     """Find an adapter whose base is not the model that it is put on: by the content that its
     manifest states, by the name in its config, or by the content that has that name."""
     name = use.adapter.partition("@")[0]
-    stated, revision = config.get("base_model_name_or_path"), config.get("revision")
+    stated, revision = config.get("base_model_name_or_path") or "", config.get("revision")
+    stated = stated.removeprefix("https://huggingface.co/").rstrip("/")
     trained_on = _manifest_digest(directory)
-    if trained_on is None and isinstance(stated, str) and _REPO.fullmatch(stated):
+    if trained_on is None and _REPO.fullmatch(stated):
         trained_on = _content(hub, stated, revision or "main")
-    same_name = stated == base or use.stated == base
+    same_name = stated.casefold() == base.casefold() or use.stated == base
     if trained_on == digest or (same_name and (trained_on is None or not revision)):
         return
     trained_base = f"{stated}@{revision[:12]}" if same_name and revision else stated
+    where = "from.source" if use.taken_in else "adapter:"
+    say = f"if that is {base} under another name, say so: base: {base} beside {where}"
+    seen = f"it was trained on {trained_base}, not on {base}"
+    if not stated:
+        seen, say = "its config names no base", f"say which it is: base: {base} beside {where}"
     yield Check(
         name,
         "failed",
-        f"it was trained on {trained_base}, not on {base}"
-        + (" as it is here" if same_name else ""),
-        f"name {stated} as the base; or, if that is {base} under another name, say so: "
-        f"base: {base} beside " + ("from.source" if use.taken_in else "adapter:"),
+        seen + (" as it is here" if same_name else ""),
+        f"name {stated} as the base; or, {say}" if stated else say,
     )
 
 

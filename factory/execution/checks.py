@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import tempfile
 from collections import Counter
@@ -32,18 +33,20 @@ from factory.execution.adapter_checks import check_adapters, config_of
 from factory.execution.builtin_models import POCKET
 from factory.hub.client import Hub
 from factory.pairs.selection import Selection
+from factory.planning.estimate import rows_of_slices
 from factory.planning.lock import Lock
-from factory.planning.plan import ArtifactRef, Plan, State, Step
+from factory.planning.plan import ArtifactRef, Inventory, Plan, State, Step
 from factory.planning.recipe import LoadedRecipe, Recipe
 from factory.sampling.sources import Prompts
 from factory.stage.inputs import ExternalInput, Need, ServedModel, SliceSpec, StepInput
 from factory.stage.job import Place
-from factory.stage.readers import DistinctIds, Row, is_file, named
+from factory.stage.readers import DistinctIds, Row, View, is_file, named
 from factory.stage.stage import Stage
 
-_VERSION = 4  # raise it when a check changes: what was found before is looked for again
+_VERSION = 5  # raise it when a check changes: what was found before is looked for again
 _TOKENIZER = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # weights are none of these
 _INDEX = "*.index.json"
+_SHOWN = 3  # prompts that a finding names
 
 
 def check(
@@ -217,13 +220,27 @@ def unused_licenses(recipe: Recipe) -> list[Check]:
     ]  # fmt: skip
 
 
-def blocked_steps(plan: Plan) -> list[Check]:
-    """Return the blocked steps of a plan, with what to change."""
-    return [
+def blocked_steps(plan: Plan, counted: Mapping[tuple[str, str], int]) -> list[Check]:
+    """Return the blocked steps of a plan, and those that will be since too few rows come from
+    outside (`counted`: by step and slice), with what to change."""
+    findings = [
         Check(step.name, "failed", f"blocked: {step.reason}", step.knobs or "see the step before")
         for step in plan.steps
         if step.state is State.BLOCKED
     ]
+    rows = rows_of_slices(plan.steps, Inventory(), counted)
+    for step in plan.steps if not findings else ():
+        for part in step.slices if step.state is State.RUN else ():
+            for role, fewest in step.stage.min_rows().items():
+                reads = [n for n in part.spec.needs if isinstance(n, StepInput) and n.role == role]
+                counts = [rows.get((need.step, need.slice)) for need in reads]
+                known = [count for count in counts if count is not None]
+                if len(known) == len(counts) and sum(known) < fewest:
+                    what = f"at most {sum(known)} rows come from {reads[0].step}, {fewest} needed"
+                    knob = "pairs" if step.stage.kind == "adapter" else "rows"
+                    fix = f"more prompts, or set {step.stage.name}.min_{knob}"
+                    findings.append(Check(step.name, "failed", what, fix))
+    return findings
 
 
 def missing_requirements(recipe: Recipe, only: Collection[str] | None = None) -> list[Check]:
@@ -378,7 +395,7 @@ def _look(
                 try:
                     lengths = dict(_lengths(tokenizer, spec, loaded, pins, hub, controls))
                     yield from _controlled(name, spec.name, controls, len(lengths))
-                    yield from _refused(tokenizer_use, name, spec, lengths)
+                    yield from _refused(name, loaded.recipe.steps()[spec.step], spec, lengths)
                     measured[spec] = {at: n for at, n in lengths.items() if isinstance(n, int)}
                 except FactoryError as error:
                     about = f"{name}, {spec.name}"
@@ -392,9 +409,9 @@ def _controlled(
     """Yield a finding about prompts that hold control tokens of a model as text."""
     if controls:
         listed = "; ".join(
-            f"{at} ({', '.join(tokens)})" for at, tokens in list(controls.items())[:3]
+            f"{at} ({', '.join(tokens)})" for at, tokens in list(controls.items())[:_SHOWN]
         )
-        more = f" and {len(controls) - 3} more" if len(controls) > 3 else ""
+        more = f" and {len(controls) - _SHOWN} more" if len(controls) > _SHOWN else ""
         yield Check(
             f"{name}, {language}",
             "warning",
@@ -434,6 +451,8 @@ def _outside_prompts(
     stage, need = loaded.recipe.steps().get(spec.step), spec.need("source")
     if not isinstance(stage, Prompts) or not isinstance(need, ExternalInput):
         return
+    if need.source not in pins.pins:
+        return  # resolve.unmet names it
     name, pin = need.source.partition("@")[0], pins.pins[need.source]
     path = (
         loaded.file(need.source)
@@ -530,24 +549,28 @@ def _several_labels(
 
 
 def _refused(
-    tokenizer_use: TokenizerUse, name: str, spec: SliceSpec, lengths: Mapping[str, int | InputError]
+    name: str, stage: Stage, spec: SliceSpec, lengths: Mapping[str, int | InputError]
 ) -> Iterator[Check]:
-    """Yield a finding about the prompts of a slice that a chat template refuses. generate leaves
-    them out; other stages that answer stop at the first."""
-    refused = {at: error for at, error in lengths.items() if isinstance(error, InputError)}
+    """Yield a finding about the prompts of a slice that a chat template refuses: stages leave them
+    out, up to the share that may be so."""
+    refused = [error for error in lengths.values() if isinstance(error, InputError)]
     if not refused:
         return
-    answering = {use.stage for use in tokenizer_use.uses if use.does == "answer"}
-    left_out = answering == {"generate"} and len(refused) < len(lengths)
-    error = next(iter(refused.values()))
+    left_out = (
+        isinstance(stage, View)
+        and stage.allows(len(refused), len(lengths))
+        and len(refused) < len(lengths)
+    )
+    shown = "; ".join(error.what for error in refused[:_SHOWN])
+    share = math.ceil(100 * len(refused) / len(lengths))
     yield Check(
         f"{name}, {spec.name}",
         "warning" if left_out else "failed",
-        f"{len(refused)} of {len(lengths)} prompts are refused by its chat template, the first "
-        f"at {error.what}",
-        "generate leaves them out and counts them"
+        f"{len(refused)} of {len(lengths)} prompts are refused by its chat template: {shown}",
+        "they are left out and counted"
         if left_out
-        else "ask the first user turn alone with turns: first, or take another model",
+        else f"ask the first user turn alone ({stage.name}: {{turns: first}}), leave them out "
+        f"({stage.name}: {{bad_rows: {share}%}}), or take another model",
     )
 
 

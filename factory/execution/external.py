@@ -60,7 +60,7 @@ def take_in(stage: Stage, job: Job) -> Outcome:
             stage.from_.converted_rows(
                 place.path,
                 language,
-                _converter(stage.kind, name, language, ids),
+                converter(stage.kind, name, language, ids),
                 dropped,
                 name=name,
                 languages=languages[place],
@@ -76,7 +76,7 @@ def take_in(stage: Stage, job: Job) -> Outcome:
     return Outcome(counts, determinism="exact", stats={"alarms": alarms} if alarms else {})
 
 
-def _converter(
+def converter(
     kind: str, source: str, language: str, ids: DistinctIds
 ) -> Callable[[Row, str], Row | str]:
     """Return a function that returns an external row as one of `kind`, or the reason to leave it

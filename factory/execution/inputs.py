@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from factory.artifacts import checkpoints
 from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import slice_directory
 from factory.errors import Check, FactoryError, RecipeError
+from factory.execution import external
 from factory.hub.client import Hub
 from factory.planning.lock import Lock
 from factory.planning.plan import Plan, Slice, State, Step
@@ -80,10 +82,12 @@ def earlier(part: Slice, kind: str, hub: Hub) -> tuple[ReusableSlice, ...]:
     return tuple(reusable)
 
 
-def datasets_here(steps: Sequence[Step], pins: Lock, hub: Hub) -> dict[str, Path]:
+def datasets_here(
+    steps: Sequence[Step], pins: Lock, hub: Hub, most: int | None = _COUNTED
+) -> dict[str, Path]:
     """Return the directories of datasets of the local hub that due steps have rows from, by source.
-    Those over 16 MiB are left out, and all where the home is only read: the run counts them.
-    Raises HubError."""
+    Those of over `most` bytes are left out, and all where the home is only read: the run counts
+    them. Raises HubError."""
     here: dict[str, Path] = {}
     for step in steps if hub.local else ():
         for part in step.slices if step.state is State.RUN else ():
@@ -94,25 +98,33 @@ def datasets_here(steps: Sequence[Step], pins: Lock, hub: Hub) -> dict[str, Path
             name = need.source.partition("@")[0]
             if need.source in here:
                 continue
-            if (hub.size(name, need.kind, pin.revision) or 0) <= _COUNTED:
+            if most is None or (hub.size(name, need.kind, pin.revision) or 0) <= most:
                 with suppress(OSError):
                     here[need.source] = hub.fetch(name, need.kind, pin.revision)
     return here
 
 
 def counted(
-    loaded: LoadedRecipe, steps: Sequence[Step], here: Mapping[str, Path]
+    loaded: LoadedRecipe,
+    steps: Sequence[Step],
+    here: Mapping[str, Path],
+    first: int | None = None,
 ) -> tuple[dict[tuple[str, str], int], list[Check]]:
     """Count the rows that come from outside, by step and slice. Return also what is wrong with
-    them: rows that cannot be read, and slices without any.
+    them: rows that cannot be read, slices without any, and answers to prompts that are not there.
 
     Only for steps that must run, and for files that can be read here: beside the recipe, or in
-    `here` by the source or the name of their repo.
+    `here` by the source or the name of their repo. Of these `first` rows are read at most (None:
+    all), and of what a step takes in as many as show what it is; the rows of what has more are not
+    counted.
     """
     counts: dict[tuple[str, str], int] = {}
     faults: list[Check] = []
+    ids: dict[tuple[str, str], set[str]] = {}  # of prompts, by slice of prompts or answers
+    answers = any(step.stage.from_ and step.stage.kind in _ANSWERS for step in steps)
     for step in steps:
-        for part in step.slices if step.state is State.RUN else ():
+        asked = answers and isinstance(step.stage, Prompts)
+        for part in step.slices if step.state is State.RUN or asked else ():
             outside = step.stage.outside_rows(part.spec)
             if outside is None:
                 continue
@@ -123,25 +135,65 @@ def counted(
             if path is None or (local and not path.is_file()):
                 continue
             where = loaded.places.get(need.source, loaded.path.name)
+            most = _ENOUGH if step.stage.from_ else None if local else first
+            key, names = (step.name, part.spec.name), Counter[str]()
             try:
-                count = _count_rows(step, part, view, path, need.source)
+                rows = _outside_rows(step, part, view, path, need.source)
+                names.update(row.get("prompt_id", "") for row in itertools.islice(rows, most))
             except FactoryError as error:
-                faults.append(Check(where, "failed", error.what, error.fix))
+                if step.state is State.RUN:
+                    faults.append(Check(where, "failed", error.what, error.fix))
                 continue
-            counts[step.name, part.spec.name] = count
-    return counts, faults
+            if most is None or names.total() < most:
+                counts[key] = names.total()
+            if key in counts or step.stage.from_:
+                ids[key] = set(names)
+    return counts, faults + _unasked(loaded, ids)
 
 
-def _count_rows(step: Step, part: Slice, view: View, path: Path, source: str) -> int:
-    """Count the rows that a slice will take from a file. Raises FactoryError."""
+_ANSWERS = ("samples", "scores")
+_ENOUGH = 1000  # rows of what a step takes in that are looked at before a run
+
+
+def _outside_rows(step: Step, part: Slice, view: View, path: Path, source: str) -> Iterator[Row]:
+    """Yield the rows that a slice will take from a file. Raises FactoryError."""
     stage, language = step.stage, str(part.spec.language)
     convert: Callable[[Row, str], Row | str] = lambda row, where: row  # noqa: E731
     if isinstance(stage, Prompts | Questions | Preferences):
         convert = stage.converter(source, language, DistinctIds())
+    elif stage.from_:
+        taken_in = external.converter(stage.kind, source, language, DistinctIds())
+        unsaid = dict.fromkeys(
+            ("detected_language", "chosen_language", "rejected_language"), language
+        )  # detecting it takes most of the time, and changes nothing here
+        convert = lambda row, where: taken_in(unsaid | row, where)  # noqa: E731
     outside = {str(other.spec.language): stage.outside_rows(other.spec) for other in step.slices}
     languages = [code for code, read in outside.items() if read and read[0].source == source]
     first = getattr(stage, "first", None)
-    rows = view.converted_rows(
+    return view.converted_rows(
         path, language, convert, Counter(), name=source, languages=languages, first=first
     )
-    return sum(1 for _ in rows)
+
+
+def _unasked(loaded: LoadedRecipe, ids: Mapping[tuple[str, str], set[str]]) -> list[Check]:
+    """Return answers that steps take in whose prompts are others than those of the recipe."""
+    findings = {}
+    steps = loaded.recipe.steps()
+    for stage, spec in loaded.recipe.slices():
+        reads = [need for need in spec.needs if isinstance(need, StepInput)]
+        prompts = {n.slice: ids.get((n.step, n.slice)) for n in reads if n.role == "prompts"}
+        for need in reads:
+            asked, answered = prompts.get(need.slice), ids.get((need.step, need.slice), set())
+            if need.role not in _ANSWERS or not asked or answered <= asked:
+                continue
+            taken_in = steps[need.step].from_
+            source = taken_in.source if taken_in else need.step
+            findings[source, need.slice] = Check(
+                f"stages.{need.step}",
+                "failed",
+                f"{stage.name} {need.slice}: {len(answered - asked)} of {len(answered)} prompts "
+                f"that {source} answers are not among the recipe's own",
+                "take the prompts from the same rows: prompts: "
+                f"{{from: {source}, repeats: drop}}; or give both the same ids",
+            )
+    return list(findings.values())

@@ -39,21 +39,30 @@ def estimate(
     steps: the plan, in the order of the line.
     counted: rows of slices that come from outside, by step and slice, where they were counted.
     """
-    rows: dict[tuple[str, str], int | None] = {}  # by slice, as far as anybody can tell
-    estimates = {}
+    rows = rows_of_slices(steps, holdings, counted or {})
+    return {
+        step.name: _remaining(
+            step, {piece.spec.name: rows[step.name, piece.spec.name] for piece in step.slices},
+            holdings,
+        ) if step.state is State.RUN else _NOTHING
+        for step in steps
+    }  # fmt: skip
+
+
+def rows_of_slices(
+    steps: Sequence[Step], holdings: Inventory, counted: Mapping[tuple[str, str], int]
+) -> dict[tuple[str, str], int | None]:
+    """Return the rows that each slice has, or will have at the most, by step and slice; None where
+    nobody can tell."""
+    rows: dict[tuple[str, str], int | None] = {}
     for step in steps:
-        expected = {
-            piece.spec.name: (counted or {}).get((step.name, piece.spec.name))
-            or _expected_rows(step, piece, rows, holdings)
-            for piece in step.slices
-        }
-        for name, count in expected.items():
-            done = step.found.manifest.slices[name].rows.out if step.found else None
-            rows[step.name, name] = count if done is None else done
-        estimates[step.name] = (
-            _remaining(step, expected, holdings) if step.state is State.RUN else _NOTHING
-        )
-    return estimates
+        for piece in step.slices:
+            key = step.name, piece.spec.name
+            if step.found:
+                rows[key] = step.found.manifest.slices[piece.spec.name].rows.out
+            else:
+                rows[key] = counted.get(key) or _expected_rows(step, piece, rows, holdings)
+    return rows
 
 
 def _expected_rows(
@@ -101,7 +110,10 @@ def _remaining(step: Step, expected: dict[str, int | None], holdings: Inventory)
         missing[piece.spec.name] = n_rows - reusable
         n_reusable += reusable
     rows = sum(missing.values())
-    shards = sum(step.stage.n_shards(missing[piece.spec.name], piece.spec) for piece in step.slices)
+    shards = sum(
+        step.stage.n_shards(missing[piece.spec.name], piece.spec)
+        for piece in (() if step.stage.from_ else step.slices)
+    )
     last = paced(step, holdings)
     if last is None:
         return Estimate(rows, n_reusable, shards)

@@ -17,9 +17,9 @@ from factory.artifacts.shards import Shard
 from factory.artifacts.tables import slice_directory, slice_files, write_slice
 from factory.config import EXTENT, REFERENCE
 from factory.engines import Sampler, Sampling, chat_template, choose
-from factory.engines.chat_template import Message
+from factory.engines.chat_template import REFUSED, Message, TemplateRefusal
 from factory.engines.choose import EngineCache, EngineKnobs
-from factory.errors import InputError, RecipeError
+from factory.errors import RecipeError
 from factory.sampling.answers import Answers, describe, gold_row, sampled_row
 from factory.stage.inputs import ExternalInput, Need, SliceSpec, StepInput
 from factory.stage.job import Job, policy
@@ -247,9 +247,9 @@ class Generate(Stage):
         for n, row in enumerate(prompts):
             try:
                 ids.append(chat_template.prompt_ids(sampler.tokenizer, self._messages(row)))
-            except InputError:  # the order of its turns; `check` says why
+            except TemplateRefusal:  # `check` says why
                 ids.append([])
-                dropped["refused_by_template"] += sum(k != GOLD for k in draws[n])
+                dropped[REFUSED] += sum(k != GOLD for k in draws[n])
                 continue
             if sampling.room(len(ids[n]), sampler.max_context):
                 fits.append(n)

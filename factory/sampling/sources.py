@@ -18,6 +18,7 @@ from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import Rows
 from factory.artifacts.tables import slice_directory
 from factory.config import EXTENT, REFERENCE
+from factory.engines import chat_template
 from factory.errors import RecipeError
 from factory.language.languages import language as known_language
 from factory.sampling.cleaning import QUESTIONS, Cleaner, Drop, asked, cleaner_of
@@ -30,6 +31,10 @@ from factory.stage.preference_pairs import SIDES, read_pair
 from factory.stage.readers import DistinctIds, Row, View, address, conversation, given_id, messages
 from factory.stage.row_files import BadRow
 from factory.stage.stage import From, Stage, StageContext, filled
+
+# columns that hold the rest of a prompt, as Alpaca's, Dolly's and Orca's
+_TALKS = ("messages", "prompt", *SIDES)
+_BESIDE = ("input", "context", "passage", "system", "system_prompt")
 
 
 class _Source(Stage, View):
@@ -181,13 +186,24 @@ class _Source(Stage, View):
             hashes[canonical["prompt_id"]] = canonical.get("prompt_hash")
             if unread is not None:
                 unread.update(self.unread(row, where))
+                texts = (turn for name in _TALKS for turn in canonical.get(name, ()))
+                if chat_template.control_tokens(None, list(texts)):
+                    unread["control tokens of chat templates in their text: text they stay"] += 1
             return canonical
 
         return convert
 
     def unread(self, row: Mapping[str, Any], where: str) -> Iterator[str]:
         """Yield what a row has that looks like a part of it and is not read."""
-        yield from ()
+        column = self.columns.get("prompt", "prompt")
+        for name in (
+            _BESIDE if isinstance(column, str) and isinstance(row.get("prompt"), str) else ()
+        ):
+            if name != column and isinstance(row.get(name), str) and row[name].strip():
+                both = f"{name}, {column}" if name.startswith("system") else f"{column}, {name}"
+                yield (
+                    f"text in {name!r}, which is left out: columns: {{prompt: [{both}]}} joins them"
+                )
 
     def repeated(self, row: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
         """Return whether a row repeats an earlier one and is to be dropped."""
@@ -197,10 +213,6 @@ class _Source(Stage, View):
         """Return a row of the source in canonical form, or the reason why it is dropped. Raises
         InputError for a row that cannot be read."""
         raise NotImplementedError
-
-
-# columns that hold the rest of a prompt, as Alpaca's and Dolly's
-_BESIDE = ("input", "context", "passage")
 
 
 class Prompts(_Source):
@@ -224,11 +236,7 @@ class Prompts(_Source):
     def unread(self, row: Mapping[str, Any], where: str) -> Iterator[str]:
         if self.turns == "first" and "system" in (role for role, _ in conversation(row, where)):
             yield "a system prompt, which is left out: turns: all keeps it"
-        column = self.columns.get("prompt")
-        for name in _BESIDE if isinstance(column, str) else ():
-            if name != column and isinstance(row.get(name), str) and row[name].strip():
-                both = f"{{prompt: [{column}, {name}]}}"
-                yield f"text in {name!r}, which is left out: columns: {both} joins them"
+        yield from super().unread(row, where)
 
     def row(self, row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
         turns = conversation(row, where)

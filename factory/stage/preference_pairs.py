@@ -18,7 +18,7 @@ from typing import Any
 
 from factory.artifacts.hashing import text_hash
 from factory.errors import InputError, nearest
-from factory.stage.readers import messages, numeric, transcript
+from factory.stage.readers import decoded, messages, numeric, transcript
 
 SIDES = ("chosen", "rejected")
 Talk = list[dict[str, str]]
@@ -26,16 +26,18 @@ Talk = list[dict[str, str]]
 # Columns of well-known datasets, ours first: `columns:` maps any other name to one of ours.
 _PROMPTS = ("prompt", "messages", "context")
 _RESPONSE = re.compile(r"response_?([0-9a-h])")
+_NAMED = re.compile(r"(?:(?:response|model|answer|assistant|completion|option)[ _-]?)?([0-9a-h])")
 _PREFERENCES = ("preference", "overall_preference", "preference_strength")
 _LISTS = ("answers", "completions", "responses")
 _TEXTS = ("answer", "response", "text", "content")
+_TIES = ("neither", "equal", "same", "draw")
 _RANKS = ("rank", "ranks")  # 1 is the best
 _SCORES = ("score", "scores", "overall_score", "rating", "ratings", "reward")
 
 # What `columns:` may map to, beside the columns of every kind of row.
 COLUMNS = (
     "context", "response1", "response2", "preference", "preferred", "answers", "scores",
-    *(f"{column}_{letter}" for column in ("response", "score") for letter in "12abcdefgh"),
+    *(f"{column}_{letter}" for column in ("response", "score") for letter in "012abcdefgh"),
 )  # fmt: skip
 
 
@@ -138,9 +140,12 @@ def _preferred(row: Mapping[str, Any], responses: Mapping[str, str], where: str)
     """Return the response that a row names as the preferred one, and one of the others: which, the
     hash of the better one's text decides."""
     named = "" if row["preferred"] is None else str(numeric(row["preferred"])).strip().lower()
-    if named in ("", "nan", "tie"):
-        return "tie" if named == "tie" else "no_preference"
-    best = next((x for x in responses if named in (x, f"response{x}", f"response_{x}")), "")
+    if named in ("", "nan", "none", "null"):
+        return "no_preference"
+    if named.startswith(("tie", "both")) or named in _TIES:
+        return "tie"
+    match = _NAMED.fullmatch(named)
+    best = match[1] if match and match[1] in responses else ""
     if not best:
         fix = f"name one of {', '.join(responses.values())}"
         raise InputError(f"{where}: preferred {str(row['preferred'])[:40]!r} is no response", fix)
@@ -251,6 +256,7 @@ def _side(value: Any, where: str) -> Talk:
 
 def _talk(value: Any, speaker: str, where: str) -> Talk:
     """Return messages of a conversation, of a transcript, or of a text that `speaker` wrote."""
+    value = decoded(value)
     if not isinstance(value, str):
         return messages({"messages": value}, where)
     return transcript(value) or [{"role": speaker, "content": value}]

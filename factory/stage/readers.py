@@ -7,6 +7,7 @@ its reason, up to the share that the recipe allows.
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import math
@@ -40,6 +41,8 @@ _ROLES = {
     "tool": ("tool", "observation", "function", "function_response", "tool_response", "ipython"),
 }  # fmt: skip
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
+_SPEAKER, _CONTENT_NAMES = {"role", "from"}, ("content", "value", "text")
+_CONTENT = frozenset(_CONTENT_NAMES)
 _HEAD = 100  # rows that are looked at for which columns there are
 _SHOWN = 5  # rows that cannot be read, in an error
 _SHARED = 10  # rows that may have one id before that is said
@@ -147,8 +150,7 @@ class View(Knobs):
             if n_read == first:
                 break
         total = n_read + dropped.total()
-        share = float(self.bad_rows.rstrip("%")) / 100
-        if bad and (n_bad > math.ceil(share * total) or not n_read):
+        if bad and not (n_read and self.allows(n_bad, total)):
             shown = "; ".join(_shortened(error.what) for error in bad)
             raise InputError(
                 f"{n_bad} of {total} rows of {name} cannot be read: {shown}",
@@ -161,6 +163,10 @@ class View(Knobs):
                 "check what is in it, and columns: and where:",
             )
 
+    def allows(self, n_bad: int, total: int) -> bool:
+        """Return whether so many of the rows may be left out since they cannot be read."""
+        return n_bad <= math.ceil(float(self.bad_rows.rstrip("%")) / 100 * total)
+
     def _labelled(
         self, path: Path, language: str, name: str, languages: Sequence[str]
     ) -> Iterator[tuple[str, Row | BadRow | str]]:
@@ -170,7 +176,7 @@ class View(Knobs):
         first_rows = [row for _, row in head if isinstance(row, dict)]
         self._check_columns(first_rows, name)
         column = self.columns.get("language", "language")
-        has_language = any(_dig(row, column) is not _ABSENT for row in first_rows)
+        has_language = any(_says(_dig(row, column)) for row in first_rows)
         detects = self.detect and mixed and not has_language
         if (
             mixed
@@ -199,7 +205,7 @@ class View(Knobs):
                     if strays and not any(matches(label, code) for code in languages):
                         yield where, _stray(label, labels)
                     continue
-            elif mixed and label not in (None, "") and not has_language:
+            elif mixed and _says(label) and not has_language:
                 raise InputError(
                     f"{where} says a language, and the first rows do not",
                     "fill in that column for all rows",
@@ -264,18 +270,18 @@ class View(Knobs):
                 and not getattr(builder.config, "field", None)
             ):
                 read = [(Path(file), f"{name} {_inside(path, file)}") for file in files]
-                return (
-                    itertools.chain.from_iterable(itertools.starmap(read_file, read)),
-                    mixed,
-                    assumed,
-                )
-            rows = datasets.load_dataset(str(path), config, split=self.split)
+                rows = itertools.chain.from_iterable(itertools.starmap(read_file, read))
+                features = builder.info.features or {}
+                names = {column: feature.names for column, feature in features.items()
+                         if isinstance(feature, datasets.ClassLabel)}  # fmt: skip
+                return (_with_names(rows, names) if names else rows), mixed, assumed
+            built = datasets.load_dataset(str(path), config, split=self.split)
         except reasons as error:
             reason = _shortened(str(error.__cause__ or error))
             raise InputError(
                 f"{name} cannot be read: {reason}", "name one of its files as file:"
             ) from None
-        numbered = enumerate(rows, start=1)
+        numbered = enumerate(built, start=1)
         return ((f"{name} {config} row {n}", dict(row)) for n, row in numbered), mixed, assumed
 
     def _config(self, configs: Sequence[str], language: str, name: str) -> str:
@@ -426,10 +432,16 @@ def _names(label: Any, code: str) -> bool:
     return speaks(label, code) if isinstance(label, str) else str(label) == code
 
 
+def _says(label: Any) -> bool:
+    """Return whether a value is the label of a language: neither absent nor null, as pandas and CSV
+    have it."""
+    return label is not _ABSENT and label not in (None, "") and label == label
+
+
 def _stray(label: Any, labels: set[str]) -> str:
     """Return the reason that a row of another language is counted by."""
     text = " ".join(str(label).split())[:40]
-    if label is None or not text or label != label:
+    if not _says(label) or not text:
         return "no_language"
     if text not in labels and len(labels) == _LABELS:
         return "other_language"
@@ -454,6 +466,19 @@ def _converted(
     except OverflowError:
         raise BadRow(where, "a number is too large", "mend that row", "not_a_number") from None
     return converted
+
+
+def _with_names(
+    rows: Iterator[tuple[str, Row | BadRow]], names: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, Row | BadRow]]:
+    """Yield rows with the names of classes in the place of their numbers, as their card has
+    them."""
+    for where, row in rows:
+        if isinstance(row, dict):
+            numbers = {column: row.get(column) for column in names}
+            row |= {column: names[column][number] for column, number in numbers.items()
+                    if isinstance(number, int) and 0 <= number < len(names[column])}  # fmt: skip
+        yield where, row
 
 
 def _folder_language(path: Path, file: str) -> str | None:
@@ -491,11 +516,13 @@ def conversation(row: Mapping[str, Any], where: str) -> list[tuple[str, Callable
         raise BadRow(
             where,
             f"no messages{nearest('messages', row)}",
-            "give each row 'messages' (a list of role and content) or 'prompt' (text)",
+            "give each row 'messages' (a list of role and content) or 'prompt' (text), or name "
+            f"theirs: columns: {{prompt: theirs}}; it has {', '.join(map(str, row)) or 'nothing'}",
             "no_messages",
         )
     if not value:
         return []
+    value = decoded(value)
     if isinstance(value, str):
         turns = transcript(value) if value.startswith("\n\n") else None
         return [_turn(turn, where) for turn in turns or [{"role": "user", "content": value}]]
@@ -505,6 +532,21 @@ def conversation(row: Mapping[str, Any], where: str) -> list[tuple[str, Callable
     if not isinstance(value, list):
         raise _odd(where, "messages are not a list")
     return [_turn(message, where) for message in value]
+
+
+def decoded(value: Any) -> Any:
+    """Return the messages that a text holds in JSON, or as Python writes them, since a cell of CSV
+    is text; any other value as it is."""
+    if not isinstance(value, str) or not re.match(r"\s*\[\s*\{", value):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            turns = read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if all(isinstance(turn, Mapping) and _SPEAKER & turn.keys() for turn in turns):
+            return turns
+    return value
 
 
 def transcript(text: str) -> Talk | None:
@@ -528,7 +570,7 @@ def _turn(message: Any, where: str) -> tuple[str, Callable[[], str]]:
     if not isinstance(message, Mapping):
         raise _odd(where, "a message without role or content")
     speaker = message.get("role", message.get("from"))
-    if not isinstance(speaker, str) or not {"content", "value"} & message.keys():
+    if not isinstance(speaker, str) or not _CONTENT & message.keys():
         raise _odd(where, "a message without role or content")
     role = _ROLE_OF.get(speaker.strip().lower())
     if role is None:
@@ -540,7 +582,7 @@ def _turn(message: Any, where: str) -> tuple[str, Callable[[], str]]:
 def _text(message: Mapping[str, Any], where: str) -> str:
     """Return the text of a message. Raises BadRow for calls of tools and what is no text: a prompt
     of ours has no place for them."""
-    content = message.get("content", message.get("value"))
+    content = next((message[name] for name in _CONTENT_NAMES if name in message), None)
     if message.get("tool_calls") or message.get("function_call"):
         raise BadRow(where, "a message with tool calls", "leave that row out", "tool_calls")
     parts = content if isinstance(content, list) else [content]
@@ -574,11 +616,13 @@ def answer(value: Any, where: str) -> Talk:
 
 
 def given_id(row: Mapping[str, Any]) -> str:
-    """Return the id that the source gives a row, `""` for none. 0 is an id, 1.0 is 1."""
+    """Return the id that the source gives a row, `""` for none. 0 is an id, 1.0 is 1, also as
+    text."""
     value = next((row[key] for key in ("prompt_id", "id") if row.get(key) is not None), "")
     if isinstance(value, float):
         value = "" if math.isnan(value) else int(value) if value.is_integer() else value
-    return str(value)
+    text = str(value).strip()
+    return text.partition(".")[0] if re.fullmatch(r"\d+\.0", text) else text  # as pandas writes 1
 
 
 class DistinctIds:

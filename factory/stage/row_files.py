@@ -8,8 +8,11 @@ import csv
 import io
 import itertools
 import json
+import lzma
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +23,11 @@ from factory.errors import InputError
 
 Row = dict[str, Any]
 FILE_TYPES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-_COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # by ending, as pyarrow names it
+_PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")  # endings; what a file is, its first bytes say
+_COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}  # for pyarrow
+_XZ, _ZIP, _LFS = b"\xfd7zXZ\0", b"PK\x03\x04", b"version https://git-lfs"
+# how a cell of CSV is written that has no value, by pandas and polars
+_NO_VALUE = frozenset({"", "nan", "NaN", "<NA>"})
 _BATCH = 256  # rows of parquet that are in memory at once
 
 
@@ -41,13 +48,16 @@ def read_file(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
     """Yield the rows of a file, each with its place in `name`, in the order of the file. Raises
     InputError for a file that is not what it is called."""
     kind = _type(path.name)
+    with path.open("rb") as start:
+        if start.read(len(_LFS)) == _LFS:
+            raise InputError(f"{name} is a pointer of Git LFS, not the file", "git lfs pull")
     if kind == ".parquet":
         yield from _read_parquet(path, name)
         return
     try:
         with _open(path) as file:
             yield from _READERS[kind](file, name)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name}: {error.strerror}", "check who may read it") from None
         raise InputError(f"{name} is not compressed as it says", "compress it again") from None
@@ -55,22 +65,37 @@ def read_file(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
 
 def _type(name: str) -> str:
     path = Path(name.lower())
-    if path.suffix in _COMPRESSION and Path(path.stem).suffix != ".parquet":
+    if path.suffix in _PACKED and Path(path.stem).suffix != ".parquet":
         path = Path(path.stem)
     return path.suffix
 
 
 def _open(path: Path) -> BinaryIO:
     """Open a file for reading bytes, decompressed, after a byte order mark of UTF-8."""
-    compression = _COMPRESSION.get(path.suffix.lower())
-    file = io.BufferedReader(
-        pa.input_stream(str(path), compression=compression) if compression else io.FileIO(path)
-    )
+    file = io.BufferedReader(_unpacked(path))
     if file.peek(3)[:3] == b"\xef\xbb\xbf":
         file.read(3)
-    if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    start = file.peek(4)[:4]
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(start) == 4 and b"\0" in start):
         raise InputError(f"{path.name} is in UTF-16", "save the file as UTF-8")
     return file
+
+
+def _unpacked(path: Path) -> Any:
+    """Open a file of bytes, decompressed by what its first bytes say it is."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start.startswith(_XZ):
+        return lzma.open(path)
+    if start.startswith(_ZIP):
+        archive = zipfile.ZipFile(path)
+        files = [one for one in archive.infolist() if not one.is_dir()]
+        files = [one for one in files if not one.filename.startswith("__MACOSX")]
+        if len(files) != 1:
+            raise InputError(f"{path.name} holds {len(files)} files", "unpack it")
+        return archive.open(files[0])
+    kind = next((kind for magic, kind in _COMPRESSION.items() if start.startswith(magic)), None)
+    return pa.input_stream(str(path), compression=kind) if kind else io.FileIO(path)
 
 
 def _read_json(file: BinaryIO, name: str) -> Iterator[tuple[str, Row | BadRow]]:
@@ -137,18 +162,20 @@ def _parse(text: bytes, name: str, at: int) -> Any:
 
 
 def _read_csv(file: BinaryIO, name: str) -> Iterator[tuple[str, Row | BadRow]]:
-    """Read cells as text; an empty cell is None. A comma, a semicolon or a tab is between cells,
-    whichever the first line has most of."""
+    """Read cells as text; an empty cell is None. A comma, a semicolon, a tab or a bar is between
+    cells, whichever the first line has most of, or what a line `sep=` before it says; without any
+    a line is a cell."""
     csv.field_size_limit(sys.maxsize)
     # what is not UTF-8 becomes lone surrogates, which no text of a row may have
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    header = text.readline()
-    cells = csv.reader(
-        itertools.chain([header], text), delimiter=max(",;\t", key=header.count), strict=True
-    )
+    header, before = text.readline(), 1
+    delimiter = max(",;\t|", key=header.count)
+    if header.lower().startswith("sep=") and len(header.strip()) == 5:
+        delimiter, header, before = header[4], text.readline(), 2
+    cells = csv.reader(itertools.chain([header], text), delimiter=delimiter, strict=True)
     names: list[str] = []
     while True:
-        where = f"{name} line {cells.line_num + 1}"
+        where = f"{name} line {cells.line_num + before}"
         try:
             row = next(cells)
         except StopIteration:
@@ -156,16 +183,36 @@ def _read_csv(file: BinaryIO, name: str) -> Iterator[tuple[str, Row | BadRow]]:
         except csv.Error as error:
             yield where, BadRow(where, f"not CSV: {error}", "mend its quotes", "not_csv")
             continue
-        if not names:
-            names = row
+        if not _is_unicode("".join(row)):
+            bad = BadRow(where, "not UTF-8", "save the file as UTF-8", "not_utf8")
+            if not names:
+                raise InputError(bad.what, bad.fix)
+            yield where, bad
+        elif not names:
+            names = [column.strip() for column in row]
             twice = next((column for column in names if names.count(column) > 1), None)
             if twice is not None:
                 raise InputError(f"{name}: two columns {twice!r}", "rename one of them")
+        elif len(names) == 1 and row:
+            yield where, {names[0]: _cell(delimiter.join(row))}
         elif row and len(row) != len(names):
             what = f"{len(row)} cells, where the first line has {len(names)}"
             yield where, BadRow(where, what, "put quotes around text with commas", "not_csv")
         elif row:
-            yield where, {key: cell or None for key, cell in zip(names, row, strict=True)}
+            yield where, {key: _cell(cell) for key, cell in zip(names, row, strict=True)}
+
+
+def _cell(text: str) -> str | None:
+    return None if text in _NO_VALUE else text
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_parquet(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
@@ -175,13 +222,23 @@ def _read_parquet(path: Path, name: str) -> Iterator[tuple[str, Row | BadRow]]:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(_BATCH, row_groups=[group]):
-                    for row in batch.to_pylist():
+                    for row in _as_text(batch).to_pylist():
                         number += 1
                         yield f"{name} row {number}", row
     except (pa.ArrowException, OSError, ValueError) as error:
         what = "is not a parquet file" if not number else f"is damaged after row {number}"
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{name} {what}: {reason}", "check what is in it") from None
+
+
+def _as_text(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows whose columns of bytes are text where they hold UTF-8, as in files of writers
+    that do not mark text."""
+    for at, field in enumerate(batch.schema):
+        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            with suppress(pa.ArrowInvalid):
+                batch = batch.set_column(at, field.name, batch.column(at).cast(pa.string()))
+    return batch
 
 
 _READERS: Mapping[str, Callable[[BinaryIO, str], Iterator[tuple[str, Row | BadRow]]]] = {

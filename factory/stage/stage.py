@@ -204,9 +204,9 @@ class Stage(Knobs):
     def outside_rows(self, spec: SliceSpec) -> tuple[ExternalInput, View] | None:
         """Return the outside source that a slice has its rows from, and how it is read; None for a
         slice whose rows follow those of other steps."""
-        source = spec.need("source")
-        reads = isinstance(self, View) and isinstance(source, ExternalInput)
-        return (source, self) if reads else None  # type: ignore[return-value]
+        source, view = spec.need("source"), self.from_ or self
+        reads = isinstance(view, View) and isinstance(source, ExternalInput)
+        return (source, view) if reads and self.kind != "adapter" else None  # type: ignore[return-value]
 
     def fixed_rows(self, spec: SliceSpec) -> int | None:
         """Return the rows that a slice has whatever it reads, or None if that depends on it."""

@@ -25,12 +25,13 @@ _GENERATION_FILES = ("generation_config",)  # never beside an adapter
 def read_config(adapter: Path) -> dict[str, Any]:
     """Read the config of an adapter. Raises InputError when the directory holds no LoRA adapter."""
     try:
-        config: dict[str, Any] = json.loads((adapter / CONFIG).read_text())
+        config: dict[str, Any] = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
         for key in ("base_model_name_or_path", "revision", "peft_type"):
             untrusted.text(config.get(key))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        holds = "no" if isinstance(error, FileNotFoundError) else "an unreadable"
         raise InputError(
-            f"{adapter} holds no {CONFIG}", "name a repo or a directory with a LoRA adapter"
+            f"{adapter} holds {holds} {CONFIG}", "name a repo or a directory with a LoRA adapter"
         ) from None
     if config.get("peft_type") != "LORA":
         raise InputError(f"{adapter} is {config.get('peft_type')}, not LORA", "use a LoRA adapter")
@@ -84,19 +85,29 @@ def check_lora(config: Mapping[str, Any], name: str, lora: Lora) -> None:
 
 
 def whole_layers(adapter: Path) -> dict[str, int]:
-    """Return the layers that an adapter replaces as a whole, with the rows of their weights."""
-    from safetensors import safe_open
+    """Return the layers that an adapter replaces as a whole, with the rows of their weights. Raises
+    InputError for weights that are none, or none of a LoRA."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(str(adapter / WEIGHTS), "pt") as file:
-        names = [name for name in file.keys() if "lora_" not in name]  # noqa: SIM118
-        return {name: file.get_slice(name).get_shape()[0] for name in names}
+    try:
+        with safe_open(str(adapter / WEIGHTS), "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(
+            f"{WEIGHTS} of {adapter} cannot be read: {error}",
+            "upload it again; a few lines of text are a pointer of Git LFS, not the file",
+        ) from None
+    whole = {name: (*shape, 0)[0] for name, shape in shapes.items() if "lora_" not in name}
+    if len(whole) == len(shapes):
+        raise InputError(
+            f"{WEIGHTS} of {adapter} holds no weights of a LoRA", "name a LoRA adapter"
+        )
+    return whole
 
 
 def per_word(layer: str) -> bool:
     """Whether a layer has a row for each word of the vocabulary."""
-    return any(
-        part in layer for part in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
-    )
+    return any(part in layer for part in _PER_WORD)
 
 
 def log_probs(

@@ -188,10 +188,14 @@ class _Training(Stage):
     ) -> tuple[list[dict[str, Any]], Rows, int]:
         """Return the rows that fit max_length, with the tokens of both sides and of the longer one,
         the counts, and their number of tokens."""
-        rows, tokens, most = [], 0, self._room()
+        rows, tokens, refused, most = [], 0, 0, self._room()
         truncate = getattr(self, "over", "drop") == "truncate"
         for row in all_rows:
-            sides, ids = dataset.encode(tokenizer, row)
+            try:
+                sides, ids = dataset.encode(tokenizer, row)
+            except chat_template.TemplateRefusal:  # `check` says why
+                refused += 1
+                continue
             cut = max(sides) > most
             # TRL cuts at the end; of a prompt that long nothing of the answer would be left
             if cut and truncate and len(chat_template.prompt_ids(tokenizer, row["prompt"])) < most:
@@ -205,10 +209,12 @@ class _Training(Stage):
         n_dropped = len(all_rows) - len(rows)
         if len(rows) < self.min_pairs:
             raise StageError(
-                f"{step}: only {len(rows)} of {len(all_rows)} rows fit max_length",
+                f"{step}: only {len(rows)} of {len(all_rows)} rows fit max_length"
+                + (f"; the chat template refuses {refused}" if refused else ""),
                 f"raise stages.{self.name}.max_length over {self.max_length}",
             )
-        dropped = {"too_long": n_dropped} if n_dropped else {}
+        counts = {chat_template.REFUSED: refused, "too_long": n_dropped - refused}
+        dropped = {reason: count for reason, count in counts.items() if count}
         return rows, Rows(into=len(all_rows), out=len(rows), dropped=dropped), tokens
 
     def _task(self, job: Job, checkpoints: Any) -> Task:

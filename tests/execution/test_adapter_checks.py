@@ -42,13 +42,21 @@ def look(hub: Any, tmp_path: Path) -> Look:
         hub._api.upload_folder(repo_id=repo, folder_path=str(directory))
 
     def run(
-        recipe: str, says: dict[str, Any], more: str = "", of: Path | None = None, **config: Any
+        recipe: str,
+        says: Any,
+        more: str = "",
+        of: Path | None = None,
+        weights: bytes | None = None,
+        **config: Any,
     ) -> list[Check]:
         publish("lab/base", tiny_model())
         publish("lab/copy", tiny_model())
         path = adapter_of(of or tiny_model(), tmp_path / "adapter", **{**TARGETS, **config})
         fields = json.loads((path / "adapter_config.json").read_text())
-        (path / "adapter_config.json").write_text(json.dumps(fields | says))
+        text = says if isinstance(says, str) else json.dumps(fields | says)
+        (path / "adapter_config.json").write_text(text)
+        if weights is not None:
+            (path / "adapter_model.safetensors").write_bytes(weights)
         publish("them/tuned", path)
         (tmp_path / "p.jsonl").write_text('{"prompt": "Hi?"}\n')
         text = "name: r\norg: me\nlanguages: [en]\n" + recipe.format("tuned", more)
@@ -101,6 +109,31 @@ def test_what_an_engine_does_not_take_is_named(
     assert [finding.state for finding in findings] == ([state] if state else [])
     assert all(words in finding.seen for finding in findings)
     assert all("stages.arena.how.engine: transformers" in finding.fix for finding in findings)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    ("says", "weights", "words"),
+    [
+        ({}, LFS, "adapter_model.safetensors of them/tuned cannot be read"),
+        ({}, b"", "adapter_model.safetensors of them/tuned cannot be read"),
+        ({}, b"\2\0\0\0\0\0\0\0{}", "adapter_model.safetensors of them/tuned "),
+        ("[" * 100_000, None, "them/tuned holds an unreadable adapter_config.json"),
+        ({"base_model_name_or_path": None}, None, "its config names no base"),
+        ({"base_model_name_or_path": "https://huggingface.co/Lab/base/"}, None, None),
+        ({"task_type": "SEQ_CLS"}, None, "it makes a classifier of its base (SEQ_CLS)"),
+    ],
+)
+def test_an_adapter_that_cannot_be_one_is_refused_with_the_reason(
+    look: Look, says: Any, weights: bytes | None, words: str | None
+) -> None:
+    if isinstance(says, dict):
+        says = {"base_model_name_or_path": "lab/base"} | says
+    findings = look(DREW, says, weights=weights)
+    assert len(findings) == (words is not None)
+    assert all(finding.seen.startswith(str(words)) for finding in findings)
 
 
 @pytest.mark.parametrize("saved", [None, ["embed_tokens", "lm_head"]])

@@ -12,7 +12,7 @@ import pytest
 
 from factory.artifacts.workdir import Home
 from factory.errors import Check, InputError
-from factory.execution import checks, resolve
+from factory.execution import checks, inputs, resolve
 from factory.execution.checks import Use, over_long
 from factory.planning.plan import Step
 from factory.planning.recipe import LoadedRecipe, Recipe, load
@@ -233,11 +233,18 @@ def test_prompts_that_a_template_refuses_are_counted_and_left_out(
     put("lab/reward", "qwen3")
     loaded = recipe_at(tmp_path, "stages.prompts.turns=all", "stages.arena=null")
     user = {"role": "user", "content": "Hi"}
-    rows = [[user], [user, user], [user, {"role": "system", "content": "Be brief."}, user]]
-    prompts(tmp_path, "es", *({"id": str(n), "messages": row} for n, row in enumerate(rows)))
+    rows = [[user], *[[user, {"role": "system", "content": "Be brief."}, user]] * 2]
+    lines = [json.dumps({"id": str(n), "messages": turns}) for n, turns in enumerate(rows)]
+    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(lines))
     [found] = look(loaded, hub, tmp_path)
-    assert found.level == "warning" and "of 3 prompts are refused" in found.seen
-    assert "generate leaves them out" in found.line()
+    assert found.level == "error" and "2 of 3 prompts are refused" in found.seen
+    assert "bad_rows: 67%" in found.line()
+    loaded = recipe_at(
+        tmp_path, "stages.prompts.turns=all", "stages.arena=null", "stages.prompts.bad_rows=67%"
+    )
+    (tmp_path / "r" / "p-es.jsonl").write_text("\n".join(lines))
+    [found] = look(loaded, hub, tmp_path)
+    assert found.level == "warning" and "left out and counted" in found.line()
 
 
 @pytest.mark.parametrize(
@@ -291,6 +298,73 @@ def test_control_tokens_in_prompts_are_counted_with_their_ids(
     [found] = look(loaded, hub, tmp_path)  # the reward model has other tokens
     assert found.level == "warning" and found.name == "lab/policy@main, es"
     assert "1 of 2 prompts hold control tokens of the model: b (<|eot_id|>)" in found.seen
+
+
+def test_a_file_that_is_not_there_is_no_crash(hub: Any, put: Put, tmp_path: Path) -> None:
+    put("lab/policy", "llama3")
+    put("lab/reward", "qwen3")
+    loaded = recipe_at(tmp_path)
+    (tmp_path / "r" / "p-es.jsonl").unlink()
+    assert look(loaded, hub, tmp_path) == []  # resolve.unmet names it
+
+
+ASKED = [{"prompt": f"Question {number}?"} for number in range(6)]
+SCORED = [
+    {"prompt": row["prompt"], "response": f"Answer {k}.", "reward": k}
+    for row in ASKED
+    for k in range(2)
+]
+ELSEWHERE = """\
+name: elsewhere
+org: lab
+languages: [en]
+license: apache-2.0
+models: {policy: local/tiny-random-llama}
+stages:
+  prompts: {source: asked.jsonl}
+"""
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        (
+            "generate: {from: scored.jsonl}\n  score: {from: scored.jsonl}\n  pair: {}",
+            "pair en: 6 of 6 prompts that scored.jsonl answers are not among the recipe's own "
+            "(fix: take the prompts from the same rows: prompts: {from: scored.jsonl, repeats:",
+        ),
+        (
+            "pair: {from: same.jsonl}\n  dpo: {each: all}",
+            "same.jsonl has no rows for en, same_text 6",
+        ),
+        (
+            "pair: {from: pairs.jsonl}\n  dpo: {each: all}",
+            "dpo[all]: at most 6 rows come from pair, 8 needed (fix: more prompts, or set "
+            "dpo.min_pairs)",
+        ),
+        ("pair: {from: {source: pairs.jsonl, columns: {chosen: better}}}", "no column 'better'"),
+        ("pair: {from: pairs.jsonl}\n  dpo: {each: all, min_pairs: 6}", None),
+    ],
+)
+def test_check_says_what_rows_from_outside_come_to(
+    hub: Any, tmp_path: Path, stages: str, words: str | None
+) -> None:
+    pairs = [row | {"chosen": "So.", "rejected": "No."} for row in ASKED]
+    files = {
+        "asked": ASKED,
+        "scored": SCORED,
+        "pairs": pairs,
+        "same": [row | {"rejected": "So."} for row in pairs],
+    }
+    for name, rows in files.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "r.yaml").write_text(f"{ELSEWHERE}  {stages}\n")
+    loaded, home = load(str(tmp_path / "r.yaml")), Home(tmp_path / "home")
+    pins, _ = resolve.resolve(loaded, hub, home, None)
+    the_plan = resolve.plan(loaded, pins, hub, home)
+    counts, faults = inputs.counted(loaded, the_plan.steps, {})
+    found = [finding.line() for finding in (*faults, *checks.blocked_steps(the_plan, counts))]
+    assert len(found) == (words is not None) and (words or "") in "".join(found)
 
 
 def test_a_reward_model_needs_a_template_of_its_own(hub: Any, put: Put, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from factory.engines import chat_template
+from factory.engines.chat_template import REFUSED
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import InputError
-from factory.execution.builtin_models import POCKET
+from factory.execution.builtin_models import CHATML, POCKET
+from factory.rewards.backends.backend import OpenReward
 from factory.rewards.backends.classifier import Classifier
 from factory.rewards.backends.generative import QUESTION, Generative, asked, expected_value
 from factory.rewards.backends.implicit import Implicit, crosslingual
@@ -192,6 +194,22 @@ def test_too_long_for_either_model_is_a_reason(
 
 def test_no_answers_are_no_rewards(implicit: Implicit) -> None:
     assert implicit([]) == []
+
+
+def test_what_the_chat_template_refuses_has_no_reward_and_the_others_have(
+    models: dict[str, Path],
+) -> None:
+    policy = TransformersLikelihood(models["policy"], "float32")
+    reference = TransformersLikelihood(models["reference"], "float32")
+    reward = OpenReward(Implicit(policy, reference, 512), policy, reference)
+    policy.tokenizer.chat_template = (
+        "{{ raise_exception('no') if messages[0].role == 'system' }}" + CHATML
+    )
+    system = [{"role": "system", "content": "Be brief."}, *ASK]
+    values = reward.reward([(ASK, "Yeast."), (system, "Yeast."), (LONG, "Air."), (system, "")])
+    assert [value.status for value in values] == ["ok", REFUSED, "ok", REFUSED]
+    assert values[0].value == pytest.approx(reward.reward([(ASK, "Yeast.")])[0].value, abs=1e-4)
+    assert [value.status for value in reward.reward([(system, "")])] == [REFUSED]
 
 
 def test_models_with_other_vocabularies_are_refused(

@@ -16,7 +16,7 @@ from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.shards import ShardTotals
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.engines import chat_template, transformers
-from factory.errors import InputError, RecipeError
+from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
 from factory.planning.recipe import load
 from factory.rewards.score import Score
@@ -133,7 +133,7 @@ def test_prompts_that_the_template_refuses_are_dropped_and_counted(
 ) -> None:
     def refuse(tokenizer: Any, messages: Any) -> list[int]:
         if messages[-1]["content"] == "Salt":
-            raise InputError("roles must alternate", "x")
+            raise chat_template.TemplateRefusal("roles must alternate", "x")
         return [1, 2]
 
     monkeypatch.setattr("factory.engines.chat_template.prompt_ids", refuse)

@@ -342,6 +342,49 @@ def test_a_file_for_each_language_is_read(take: Any) -> None:
     assert asked(rows["da"])[0] == f"Hvad: {ASKED[0]}"
 
 
+CLASSES = """---
+dataset_info:
+  features:
+  - name: prompt
+    dtype: string
+  - name: language
+    dtype:
+      class_label:
+        names: {'0': en, '1': da}
+---
+"""
+
+
+def test_classes_are_known_by_the_names_on_the_card(take: Any) -> None:
+    table = pa.table({"prompt": ASKED, "language": [0, 0, 1, 1, 0]})
+    files = {"README.md": CLASSES, "train.parquet": parquet(table)}
+    rows, counts = take(files, Prompts(source="them/classes"), ("en", "da"))
+    assert (asked(rows["en"]), asked(rows["da"])) == ([*ASKED[:2], ASKED[4]], ASKED[2:4])
+    assert not counts["en"].dropped
+
+
+def test_messages_that_a_table_holds_as_text_are_messages(take: Any) -> None:
+    talks = [[{"role": "user", "content": f"It's {text}"}] for text in ASKED]
+    cells = [json.dumps(talk) if n % 2 else repr(talk) for n, talk in enumerate(talks)]
+    cells.append('[{"n": 1}]')  # a question about JSON
+    for files in (
+        {"train.parquet": parquet(pa.table({"messages": cells}))},
+        {"train.parquet": parquet(pa.table({"messages": [cell.encode() for cell in cells]}))},
+        {
+            "train.csv": "messages\n"
+            + "".join(f'"{c.replace(chr(34), chr(34) * 2)}"\n' for c in cells)
+        },
+    ):
+        rows, _ = take(files, Prompts(source="them/text"))
+        assert asked(rows["en"]) == [*(f"It's {text}" for text in ASKED), '[{"n": 1}]']
+
+
+def test_a_column_of_languages_without_any_says_none(take: Any) -> None:
+    table = pa.table({"prompt": ASKED, "language": pa.nulls(len(ASKED))})
+    rows, _ = take({"train.parquet": parquet(table)}, Prompts(source="them/nulls"))
+    assert asked(rows["en"]) == ASKED
+
+
 @pytest.mark.parametrize("languages", [("en",), ("en", "da")])
 def test_folders_named_by_languages_are_read_apart(take: Any, languages: tuple[str, ...]) -> None:
     files = {f"{name[:2]}/train.jsonl": text for name, text in LOCALES.items()}
@@ -368,7 +411,7 @@ def test_rows_of_no_language_that_is_read_are_counted_once_by_what_they_say(take
         ({"test.jsonl": ONE}, {}, "no split 'train', only test"),
         ({"a.bin": b"1"}, {}, "cannot be read: "),
         ({"train.parquet": b"PAR1"}, {}, "train.parquet is not a parquet"),
-        ({"train.jsonl": b"\x1f\x8b\x00"}, {}, "train.jsonl line 1: not UTF-8"),
+        ({"train.jsonl": b"\x1f\x8b\x00"}, {}, "train.jsonl is not compressed as it says"),
         ({"train.jsonl": ONE}, {"file": "en.jsonl"}, "has no file en.jsonl"),
         ({"train.jsonl": ONE}, {"columns": {"prompt": "promt"}}, "no column 'promt'"),
         ({"train.jsonl": ONE}, {"config": "x"}, "has no config 'x'"),

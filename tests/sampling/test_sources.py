@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
+import lzma
+import zipfile
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,7 @@ from factory.planning.recipe import load
 from factory.sampling.sources import Preferences, Prompts, Questions
 from factory.stage.job import Job, Place
 from factory.stage.outcome import Outcome
-from factory.stage.readers import named
+from factory.stage.readers import given_id, named
 from factory.stage.stage import Stage, StageContext
 
 
@@ -315,14 +319,21 @@ def test_a_column_that_no_row_has_is_an_error(take):
 
 
 def test_a_whole_float_is_a_whole_number_and_nan_no_id(take):
-    ids = [row["prompt_id"] for row in take([{"id": i, "prompt": "a"} for i in (1.0, 1.5)])[0]]
-    assert ids == ["1", "1.5"]
+    given = (1.0, 1.5, "2.0", " 3 ", "4.10", Decimal("5.0"))
+    assert [given_id({"id": value}) for value in given] == ["1", "1.5", "2", "3", "4.10", "5"]
     [row], _ = take(['{"id": NaN, "prompt": "a"}'])
     assert len(row["prompt_id"]) == 16
 
 
 LINE = '{"prompt": "Hvor er øen?"}\n'
 TABLE = "id,prompt\n1,Hvor er øen?\n"
+
+
+def zipped(text: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("rows.jsonl", text)
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -343,6 +354,13 @@ TABLE = "id,prompt\n1,Hvor er øen?\n"
         ("rows.csv", TABLE.replace(",", ";").replace("\n", "\r\n").encode()),
         ("rows.tsv", TABLE.replace(",", "\t").encode()),
         ("rows.csv.gz", gzip.compress(TABLE.encode(), mtime=0)),
+        ("rows.jsonl.xz", lzma.compress(LINE.encode())),
+        ("rows.jsonl.zip", zipped(LINE)),
+        ("rows.jsonl", gzip.compress(LINE.encode(), mtime=0)),
+        ("rows.jsonl.gz", LINE.encode()),
+        ("rows.csv", TABLE.replace(",", "|").encode()),
+        ("rows.csv", b"sep=;\n" + TABLE.replace(",", ";").encode()),
+        ("rows.csv", TABLE.replace(",", " , ", 1).encode()),
     ],
 )
 def test_a_file_is_read_however_it_is_written(tmp_path, name, content):
@@ -352,15 +370,47 @@ def test_a_file_is_read_however_it_is_written(tmp_path, name, content):
     assert row["messages"] == [user("Hvor er øen?")]
 
 
+def test_a_table_of_one_column_has_lines_for_cells_and_nan_is_no_value(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt\nHello, you\nNaN\n<NA>\nNA\n")
+    rows, counts = run(tmp_path, path)
+    assert [row["messages"] for row in rows] == [[user("Hello, you")], [user("NA")]]
+    assert counts.dropped == {"empty": 2}
+
+
+def test_rows_of_a_table_that_are_not_utf8_are_counted_so(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes((TABLE + "2,Hvad?\n").encode("latin-1"))
+    rows, counts = run(tmp_path, path)
+    assert len(rows) == 1 and counts.dropped == {"not_utf8": 1}
+    path.write_bytes("idø,prompt\n1,a\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"rows.csv line 1: not UTF-8"):
+        run(tmp_path, path)
+
+
+def test_what_preferences_leave_out_of_a_row_is_an_alarm(tmp_path):
+    row = {"system": "Be brief.", "question": "Why?", "chosen": "So.</s>", "rejected": "No."}
+    path = write(tmp_path / "rows.jsonl", [row])
+    stage = Preferences(source="x", columns={"prompt": "question"})
+    left_out, control = job_of(tmp_path, path, stage, ("en",)).stats["alarms"]
+    assert "text in 'system', which is left out: columns: {prompt: [system, question]}" in left_out
+    assert control.startswith("1 of 1 rows of en have control tokens of chat templates")
+    joined = Preferences(source="x", columns={"prompt": ["system", "question"]})
+    assert len(job_of(tmp_path, path, joined, ("en",)).stats["alarms"]) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("rows.jsonl", LINE.encode("latin-1"), "not UTF-8"),
         ("rows.jsonl", LINE.encode("utf-16"), "in UTF-16"),
         ("rows.csv", (TABLE * 3).encode("latin-1"), "surrogate|UTF-8"),
-        ("rows.jsonl.gz", LINE.encode(), "not compressed as it says"),
         ("rows.jsonl.gz", gzip.compress(LINE.encode(), mtime=0)[:-9], "not compressed as it says"),
-        ("rows.jsonl.zst", b"no", "not compressed as it says"),
+        ("rows.jsonl.zst", b"(\xb5/\xfd" + b"no" * 9, "not compressed as it says"),
+        ("rows.jsonl.xz", b"\xfd7zXZ\0no", "not compressed as it says"),
+        ("rows.jsonl.zip", b"PK\x03\x04no", "not compressed as it says"),
+        ("rows.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
+        ("rows.csv", TABLE.encode("utf-16-le"), "in UTF-16"),
         ("rows.csv", b"prompt,prompt\n1,2\n", "two columns 'prompt'"),
         ("rows.csv", b"id,prompt\n1,a,b\n2,c,d\n", "3 cells, where the first line has 2"),
         ("rows.json", b"[]", "no rows for en"),

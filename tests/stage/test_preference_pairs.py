@@ -125,7 +125,10 @@ def test_every_form_of_one_pair_gives_the_same_pair(tmp_path: Path, row: dict[st
             {"prompt": "Hi?", "response_a": "a", "response_b": "b", "preferred": None},
             "no_preference",
         ),
-        ({"prompt": "Hi?", "response_a": "a", "response_b": "b", "preferred": "tie"}, "tie"),
+        *(
+            ({"prompt": "Hi?", "response_a": "a", "response_b": "b", "preferred": word}, "tie")
+            for word in ("tie", "Tie (both bad)", "both_bad", "neither")
+        ),
         (
             {"prompt": "Hi?", "response_a": "a", "response_b": "b", "score_a": 3, "score_b": 3},
             "tie",

@@ -19,6 +19,7 @@ from factory.training.merge import Merge
 from factory.training.settings import PAPER_TARGETS
 from factory.training.train import Dpo, Reward, Sft
 from tests.support import trainings
+from tests.support.families import tokenizer_of
 from tests.support.trainings import (
     SMALL,
     job,
@@ -368,6 +369,14 @@ def test_control_tokens_in_rows_are_trained_on_as_text(
         "3 of 12 rows hold control tokens of the model, which are read as text"
         in (outcome.stats["alarms"])
     )
+
+
+def test_rows_that_the_template_refuses_are_left_out_and_counted() -> None:
+    tokenizer = tokenizer_of("mistral")
+    rows = [row("pairs", number) for number in range(4)]
+    rows[1]["prompt"] = [{"role": "system", "content": "Be brief."}, *rows[1]["prompt"]]
+    kept, counts, _ = Dpo(**SMALL)._fitting(rows, tokenizer, "dpo[all]")
+    assert len(kept) == 3 and counts.dropped == {chat_template.REFUSED: 1} and counts.balanced()
 
 
 def test_53_a_margin_is_what_the_better_answer_must_win_by(

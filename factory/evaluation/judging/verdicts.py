@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from factory.engines import Sampling
+from factory.engines.chat_template import REFUSED
 from factory.evaluation.judging import llm_judge
 from factory.evaluation.judging.backends import JudgeBackend
 from factory.evaluation.judging.llm_judge import AnswerPair
@@ -39,9 +40,11 @@ def by_reward(
     values = opened.reward([(side["prompt"], side["answer"]) for side in sides])
     rows = []
     for number, (pair, order) in enumerate(comparisons):
-        ours, theirs = values[2 * number].value, values[2 * number + 1].value
+        both = values[2 * number : 2 * number + 2]
+        ours, theirs = (value.value for value in both)
         if ours is None or theirs is None:
-            verdict, reason = "unparseable", "no_reward"
+            refused = REFUSED in [value.status for value in both]
+            verdict, reason = "unparseable", REFUSED if refused else "no_reward"
         elif pair.identical:
             verdict, reason = "tie", "identical"
         else:

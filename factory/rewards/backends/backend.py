@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from factory.engines import Engine
-from factory.engines.chat_template import Message
+from factory.engines.chat_template import REFUSED, Message, TemplateRefusal
 from factory.engines.choose import EngineKnobs
 from factory.errors import RecipeError
 from factory.stage.inputs import Need
@@ -26,8 +26,8 @@ Item = tuple[Sequence[Message], str]  # prompt and answer
 
 @dataclass(frozen=True)
 class RewardValue:
-    """A reward (None when there is none), the tokens read, and `ok`, `too_long` or
-    `not_finite`."""
+    """A reward (None when there is none), the tokens read, and `ok`, `too_long`, `not_finite` or
+    `refused_by_template`."""
 
     value: float | None
     n_tokens: int
@@ -61,9 +61,20 @@ class OpenReward:
     """A reward with the engines that it runs on, the first of which names it."""
 
     def __init__(self, reward: RewardFunction, *runs_on: Engine) -> None:
-        self.reward, self._engines = reward, runs_on
+        self._reward, self._engines = reward, runs_on
         self.name = runs_on[0].name
         self.lanes = min(engine.lanes for engine in runs_on)
+
+    def reward(self, items: Sequence[Item]) -> list[RewardValue]:
+        """Return the rewards of the items, in order; one that the chat template refuses has
+        none."""
+        try:
+            return self._reward(items)
+        except TemplateRefusal:  # before any was read: which it is, halves show
+            if len(items) == 1:
+                return [RewardValue(None, 0, REFUSED)]
+            middle = len(items) // 2
+            return self.reward(items[:middle]) + self.reward(items[middle:])
 
     @property
     def tokens(self) -> int:

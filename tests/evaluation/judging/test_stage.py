@@ -526,6 +526,15 @@ def test_answers_end_where_the_recipe_says(tmp_path: Path, monkeypatch: pytest.M
     assert len(set(handed[0]) - set(handed[-1])) == 2, "what the template prints, and no config has"
 
 
+def test_questions_that_the_template_refuses_are_left_out_and_counted(tmp_path: Path) -> None:
+    mistral = model_of_family("mistral", tmp_path / "mistral", max_position_embeddings=4096)
+    system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    asked = prompts(tmp_path / "q", {"en": ["Hello", system, "Why?"]})
+    held = arena_job(tmp_path / "job", ["base"], {"questions": asked}, mistral)
+    rows = arena().run(held).rows["en/base"]
+    assert (rows.into, rows.out, rows.dropped) == (3, 2, {chat_template.REFUSED: 1})
+
+
 def test_answers_keep_category_and_subcategory_and_say_how_their_lines_went(
     model: Path, tmp_path: Path
 ) -> None:
