@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.artifacts.workdir import Work
 from factory.errors import redact
+from factory.localhub.errors import BadRequest
 from factory.pages import rows
 from factory.reports import values
 
@@ -68,7 +69,7 @@ def underway(home: Path) -> list[Underway]:
     for path in home.glob("work/*/*"):
         work = Work(path)
         if "~" not in path.name and (path / "inputs").exists() and not work.artifact.exists():
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, BadRequest):
                 steps.append(_step(work))
     return sorted(steps, key=lambda step: (step.state != "running", step.age))
 
