@@ -122,7 +122,7 @@ def _step(work: Work) -> Underway:
         total=total,
         unit=unit,
         tokens_per_second=values.number(notes.get("rate")),
-        seconds_left=values.number(notes.get("left")) if alive and not error else None,
+        seconds_left=values.number(notes.get("left")) if alive and done < total else None,
         age=age,
         error=redact(error),
         losses=losses,

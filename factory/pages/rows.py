@@ -89,6 +89,9 @@ def page(
     end, result = time.monotonic() + _SECONDS, RowPage()
     names = list(dict.fromkeys([*columns, *also]))
     for first, batch in _batches(files, names, start, size + 1 if test is None else _BATCH):
+        if result.searched and time.monotonic() > end:
+            result.after = first
+            return result
         passed = range(len(batch)) if test is None else _true(test(batch))
         shown = batch.select([name for name in columns if name in batch.schema.names])
         for place in passed:
@@ -97,9 +100,6 @@ def page(
                 return result
             result.rows.append((first + place, shown.slice(place, 1).to_pylist()[0]))
         result.searched += len(batch)
-        if time.monotonic() > end:
-            result.after = first + len(batch)
-            return result
     return result
 
 
