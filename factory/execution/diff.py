@@ -176,7 +176,8 @@ def row_changes(
     import polars as pl
 
     try:
-        return _row_changes(_table(first), _table(second), address, n_examples)
+        ours, theirs = _table(first, address), _table(second, address)
+        return _row_changes(ours, theirs, address, n_examples)
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise InputError(
             f"these rows cannot be compared: {str(error).splitlines()[0]}",
@@ -185,17 +186,10 @@ def row_changes(
 
 
 def _row_changes(
-    ours: pl.DataFrame | None,
-    theirs: pl.DataFrame | None,
-    address: tuple[str, ...],
-    n_examples: int,
+    ours: pl.DataFrame, theirs: pl.DataFrame, address: tuple[str, ...], n_examples: int
 ) -> RowChanges:
     import polars as pl
 
-    if ours is None:
-        ours = theirs.clear() if theirs is not None else pl.DataFrame(schema=list(address))
-    if theirs is None:
-        theirs = ours.clear()
     if "draw" in ours.columns and "draw" in theirs.columns:
         address = (*address, "draw")
     if "order" in address and any(f.select(address).is_duplicated().any() for f in (ours, theirs)):
@@ -274,9 +268,8 @@ def _verdicts(root: Path, name: str) -> pl.DataFrame:
     parsed, with hashes of what the judge read (null in older artifacts)."""
     import polars as pl
 
-    columns = dict.fromkeys(("question_id", "verdict", "reason", *_READ), pl.String)
-    table = _table(_files(root, name))
-    rows = pl.DataFrame(schema=columns) if table is None else table
+    columns = ("question_id", "verdict", "reason", *_READ)
+    rows = _table(_files(root, name), columns)
     missing = [pl.lit(None, pl.String).alias(c) for c in columns if c not in rows.columns]
     shown = rows.with_columns(missing).filter(pl.col("reason").ne_missing("identical"))
     worth = pl.col("verdict").replace_strict(POINTS, default=None, return_dtype=pl.Float64)
@@ -287,12 +280,12 @@ def _files(root: Path, name: str) -> list[Path]:
     return sorted((root / "data" / name).glob("*.parquet"))
 
 
-def _table(files: Sequence[Path]) -> pl.DataFrame | None:
-    """Return the rows of a slice, nested columns as text; None if there are no files."""
+def _table(files: Sequence[Path], columns: Sequence[str]) -> pl.DataFrame:
+    """Return the rows of a slice, nested columns as text; of no files no rows of these columns."""
     import polars as pl
 
     if not files:
-        return None
+        return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     frames = [pl.from_arrow(pq.ParquetFile(file).read()) for file in files]
     rows = pl.concat([f for f in frames if isinstance(f, pl.DataFrame)], how="diagonal")
     nested = [column for column, kind in rows.schema.items() if kind.is_nested()]

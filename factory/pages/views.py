@@ -49,9 +49,7 @@ def home(visit: Visit) -> Response:
 
 def collection(visit: Visit) -> Response:
     """A collection: its line, drawn, and every artifact with its note."""
-    shelf = visit.hub.collections.find(
-        visit.params["namespace"], visit.params["slug"], visit.account
-    )
+    shelf = visit.shelf()
     versions = list(visit.artifacts(shelf))
     places = {(v.manifest.repo, v.manifest.content()): v for v in versions if v.manifest}
     chain = lineage.choose([v.manifest for v in versions if v.manifest])
@@ -70,9 +68,7 @@ def collection(visit: Visit) -> Response:
 
 def results(visit: Visit) -> Response:
     """The results page of a collection, as factory report writes it."""
-    shelf = visit.hub.collections.find(
-        visit.params["namespace"], visit.params["slug"], visit.account
-    )
+    shelf = visit.shelf()
     chain = lineage.choose([v.manifest for v in visit.artifacts(shelf) if v.manifest])
     if not chain.manifests:
         raise NotFound("this collection has no artifact with a manifest")
@@ -98,7 +94,7 @@ def files(visit: Visit) -> Response:
     version, path = visit.version(), visit.params.get("path", "").strip("/")
     tree = version.commit.tree
     if path:
-        entry = visit.hub.history.find(version.repo, version.commit, tuple(path.split("/")))
+        entry = visit.entry(version, path)
         if not entry.is_directory:
             return file(visit)
         tree = entry.oid
@@ -112,7 +108,7 @@ def files(visit: Visit) -> Response:
 def file(visit: Visit) -> Response:
     """The text of a small file; of any other its size."""
     version, path = visit.version(), visit.params["path"].strip("/")
-    entry = visit.hub.history.find(version.repo, version.commit, tuple(path.split("/")))
+    entry = visit.entry(version, path)
     if entry.is_directory:
         return files(visit)
     with visit.hub.blobs.open(entry.sha256 or "") as opened:
@@ -125,7 +121,7 @@ def file(visit: Visit) -> Response:
 def raw(visit: Visit) -> Response:
     """A file as it is: pictures are shown, all others are saved."""
     version, path = visit.version(), visit.params["path"].strip("/")
-    entry = visit.hub.history.find(version.repo, version.commit, tuple(path.split("/")))
+    entry = visit.entry(version, path)
     if entry.is_directory or entry.sha256 is None:
         raise NotFound(f"{path} is a folder")
     with visit.hub.blobs.open(entry.sha256) as opened:
