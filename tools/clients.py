@@ -3,7 +3,7 @@
     python -m tools.clients CHECKOUT [TEST FILE OR OPTION…]
 
 CHECKOUT is a source tree of `huggingface_hub` or `datasets` with its tests, and the environment has
-that version installed, with what its tests import (pytest-mock, vcrpy, jedi). Tests that ask
+that version installed, with what its tests import (pytest-mock, vcrpy, jedi, decorator). Tests that ask
 for huggingface.co or for Xet are left out. Of the others those count that reach the hub. Prints one
 line for each failure, and the number that passed, failed, or are out of scope: clients.json lists
 those, with a reason each. Exits 1 after a failure that is in scope.
@@ -151,7 +151,7 @@ class _Suite:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         """Leave out what asks for huggingface.co, Xet or an inference service."""
-        elsewhere = {"production", "xet", "inference", "integration"}
+        elsewhere = {"production", "xet", "inference"}
         kept = [
             item for item in items if not elsewhere & {mark.name for mark in item.iter_markers()}
         ]
