@@ -4,9 +4,9 @@
 
 CHECKOUT is a source tree of `huggingface_hub` or `datasets` with its tests, and the environment has
 that version installed, with what its tests import (pytest-mock, vcrpy, jedi, decorator). Tests that
-ask for huggingface.co or for Xet are left out. Of the others those count that reach the hub. Prints one
-line for each failure, and the number that passed, failed, or are out of scope: clients.json lists
-those, with a reason each. Exits 1 after a failure that is in scope.
+ask for huggingface.co or for Xet are left out. Of the others those count that reach the hub. Prints
+one line for each failure, and the number that passed, failed, or are out of scope: clients.json
+lists those, with a reason each. Exits 1 after a failure that is in scope.
 
 The module is also the pytest plugin that points a suite at the hub.
 """
