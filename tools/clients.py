@@ -3,10 +3,10 @@
     python -m tools.clients CHECKOUT [TEST FILE OR OPTION…]
 
 CHECKOUT is a source tree of `huggingface_hub` or `datasets` with its tests, and the environment has
-that version installed, with what its tests import (pytest-mock, vcrpy, pytest-env). Tests that ask
-for huggingface.co or for Xet are left out. Of the others those count that reach the hub. Prints one
-line for each failure, and the number that passed, failed, or are out of scope: clients.json lists
-those, with a reason each. Exits 1 after a failure that is in scope.
+that version installed, with what its tests import (pytest-mock, vcrpy, jedi, decorator). Tests that
+ask for huggingface.co or for Xet are left out. Of the others those count that reach the hub. Prints
+one line for each failure, and the number that passed, failed, or are out of scope: clients.json
+lists those, with a reason each. Exits 1 after a failure that is in scope.
 
 The module is also the pytest plugin that points a suite at the hub.
 """
@@ -89,7 +89,7 @@ def _run(client: str, checkout: Path, home: Path, options: list[str]) -> dict[st
                      "PYTHONPATH": f"{checkout}{os.pathsep}{ROOT}"}  # fmt: skip
         del settings["HF_HUB_CACHE"], settings["HF_ASSETS_CACHE"]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tools.clients", "--tb=short",
-                   "-o", "addopts=", "-o", "log_cli=false", "-p", "no:cacheprovider",
+                   "-o", "addopts=", "-o", "log_cli=false", "-o", "env=", "-p", "no:cacheprovider",
                    "--continue-on-collection-errors", *(options or SUITES[client][1])]  # fmt: skip
         with Path(tempfile.gettempdir(), f"{client}-tests.log").open("w") as log:
             print(f"its output: {log.name}")
@@ -151,7 +151,7 @@ class _Suite:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         """Leave out what asks for huggingface.co, Xet or an inference service."""
-        elsewhere = {"production", "xet", "inference", "integration"}
+        elsewhere = {"production", "xet", "inference"}
         kept = [
             item for item in items if not elsewhere & {mark.name for mark in item.iter_markers()}
         ]

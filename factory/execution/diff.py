@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.artifacts.manifest import Manifest, read_manifest
@@ -46,15 +47,26 @@ class Change:
 
 
 @dataclass(frozen=True)
+class RowExample:
+    """A row that is not the same: its address, what became of it (changed, gone or new), and of a
+    changed one the cells (column, before, after)."""
+
+    key: str
+    fate: str
+    cells: tuple[tuple[str, Any, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class RowChanges:
     """Rows of one slice: counts of rows that are the same, changed, or in one artifact only, and of
-    changed rows by column."""
+    changed rows by column; the first of those that are not the same."""
 
     same: int
     changed: int
     only_one: int
     only_other: int
     columns: dict[str, int] = field(default_factory=dict)
+    examples: tuple[RowExample, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def compare(first: Path, second: Path) -> Difference:
     weights = None
     if ours.kind == theirs.kind and ours.kind in ADDRESS:
         for name in dict.fromkeys((*ours.slices, *theirs.slices)):
-            rows[name] = _rows(first, second, name, ADDRESS[ours.kind])
+            rows[name] = row_changes(_files(first, name), _files(second, name), ADDRESS[ours.kind])
     elif ours.kind == theirs.kind:
         weights = _weights(first, second)
     judges = {}
@@ -156,33 +168,65 @@ def manifest_changes(one: Manifest, other: Manifest) -> Iterator[Change]:
                 yield Change(part, name, ours, theirs)
 
 
-def _rows(first: Path, second: Path, name: str, address: tuple[str, ...]) -> RowChanges:
+def row_changes(
+    first: Sequence[Path], second: Sequence[Path], address: tuple[str, ...], n_examples: int = 0
+) -> RowChanges:
+    """Compare the rows in the files of a slice with those in others, by address; rows of equal
+    address in their order. Raises InputError."""
     import polars as pl
 
-    ours, theirs = _table(first, name), _table(second, name)
-    if ours is None or theirs is None:
-        alone = ours if ours is not None else theirs
-        count = 0 if alone is None else len(alone)
-        return RowChanges(
-            0, 0, count if ours is not None else 0, count if theirs is not None else 0
-        )
+    try:
+        ours, theirs = _table(first, address), _table(second, address)
+        return _row_changes(ours, theirs, address, n_examples)
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"these rows cannot be compared: {str(error).splitlines()[0]}",
+            "check with factory card --check which of the two is damaged",
+        ) from None
+
+
+def _row_changes(
+    ours: pl.DataFrame, theirs: pl.DataFrame, address: tuple[str, ...], n_examples: int
+) -> RowChanges:
+    import polars as pl
+
     if "draw" in ours.columns and "draw" in theirs.columns:
         address = (*address, "draw")
     if "order" in address and any(f.select(address).is_duplicated().any() for f in (ours, theirs)):
         address = (*address, *_READ)  # verdicts on several draws
-    columns = [c for c in ours.columns if c in theirs.columns and c not in address]
-    joined = ours.join(theirs, on=address, how="inner", suffix=" of other")
-    differs = joined.select(
-        **{column: pl.col(column).ne_missing(pl.col(f"{column} of other")) for column in columns}
+    place = " place"  # among rows of one address
+    keys = (*address, place)
+    ours, theirs = (
+        f.with_columns(pl.col(address).cast(pl.String).fill_null("")).with_columns(
+            pl.int_range(pl.len()).over(address).alias(place)
+        )
+        for f in (ours, theirs)
     )
-    counts = {column: int(differs[column].sum()) for column in columns}
-    changed = int(differs.select(pl.any_horizontal(pl.all())).to_series().sum()) if columns else 0
+    columns = [c for c in ours.columns if c in theirs.columns and c not in keys]
+    joined = ours.join(theirs, on=keys, how="inner", suffix=" of other")
+    unequal = {
+        column: pl.col(column).ne_missing(pl.col(f"{column} of other"))
+        if ours.schema[column] == theirs.schema[column]
+        else pl.lit(True)
+        for column in columns
+    }
+    differs = joined.select(pl.repeat(False, pl.len()).alias(place), **unequal)
+    changed = joined.filter(differs.select(pl.any_horizontal(pl.all())).to_series())
+    gone = ours.join(theirs, on=keys, how="anti")
+    new = theirs.join(ours, on=keys, how="anti")
+    examples: list[RowExample] = []
+    for fate, rows in (("changed", changed), ("gone", gone), ("new", new)):
+        for row in rows.head(n_examples - len(examples)).iter_rows(named=True):
+            cells = ((c, row[c], row.get(f"{c} of other", row[c])) for c in columns)
+            differing = tuple(cell for cell in cells if repr(cell[1]) != repr(cell[2]))
+            examples.append(RowExample(" ".join(row[c] for c in address), fate, differing))
     return RowChanges(
-        same=len(joined) - changed,
-        changed=changed,
-        only_one=len(ours.join(theirs, on=address, how="anti")),
-        only_other=len(theirs.join(ours, on=address, how="anti")),
-        columns={column: count for column, count in counts.items() if count},
+        same=len(joined) - len(changed),
+        changed=len(changed),
+        only_one=len(gone),
+        only_other=len(new),
+        columns={column: count for column in columns if (count := int(differs[column].sum()))},
+        examples=tuple(examples),
     )
 
 
@@ -224,22 +268,24 @@ def _verdicts(root: Path, name: str) -> pl.DataFrame:
     parsed, with hashes of what the judge read (null in older artifacts)."""
     import polars as pl
 
-    columns = dict.fromkeys(("question_id", "verdict", "reason", *_READ), pl.String)
-    table = _table(root, name)
-    rows = pl.DataFrame(schema=columns) if table is None else table
+    columns = ("question_id", "verdict", "reason", *_READ)
+    rows = _table(_files(root, name), columns)
     missing = [pl.lit(None, pl.String).alias(c) for c in columns if c not in rows.columns]
     shown = rows.with_columns(missing).filter(pl.col("reason").ne_missing("identical"))
     worth = pl.col("verdict").replace_strict(POINTS, default=None, return_dtype=pl.Float64)
     return shown.group_by("question_id", *_READ, maintain_order=True).agg(mean=worth.mean())
 
 
-def _table(root: Path, name: str) -> pl.DataFrame | None:
-    """Return the rows of a slice, nested columns as text; None if there is no such slice."""
+def _files(root: Path, name: str) -> list[Path]:
+    return sorted((root / "data" / name).glob("*.parquet"))
+
+
+def _table(files: Sequence[Path], columns: Sequence[str]) -> pl.DataFrame:
+    """Return the rows of a slice, nested columns as text; of no files no rows of these columns."""
     import polars as pl
 
-    files = sorted((root / "data" / name).glob("*.parquet"))
     if not files:
-        return None
+        return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     frames = [pl.from_arrow(pq.ParquetFile(file).read()) for file in files]
     rows = pl.concat([f for f in frames if isinstance(f, pl.DataFrame)], how="diagonal")
     nested = [column for column, kind in rows.schema.items() if kind.is_nested()]

@@ -8,10 +8,13 @@ from typing import Any
 from factory.pages import rows
 from factory.pages.pools import turns
 from factory.pages.visit import Version, Visit
+from factory.reports import values
 
 FILTERS = ("lost", "won", "other language", "cut off", "judges disagree")
 _ANSWER = ("question_id", "language", "prompt", "answer", "n_tokens", "finish_reason",
            "detected_language")  # fmt: skip
+_VERDICT = ("question_id", "judge", "order", "verdict", "reason", "judge_output", "score_model",
+            "score_reference")  # fmt: skip
 _OUTCOMES = {"model": "won", "reference": "lost", "tie": "tied"}
 _ORDERS = {"model_first": "tuned first", "reference_first": "base first", "apart": "each alone"}
 
@@ -57,7 +60,7 @@ def read(visit: Visit, version: Version, name: str) -> list[ComparedAnswers]:
     tuned, base = (_answers(visit, version, name, role) for role in ("answers", "reference"))
     verdicts: dict[str, list[Verdict]] = {}
     for judged in [version, *_others(visit, version, name)]:
-        for row in rows.records(visit.tables(judged).get(name, [])):
+        for row in rows.records(visit.tables(judged).get(name, []), _VERDICT):
             verdicts.setdefault(str(row["question_id"]), []).append(_verdict(judged, row))
     return [
         _comparison(key, tuned[key], base[key], tuple(verdicts.get(key, ())), version)
@@ -103,7 +106,7 @@ def _side(row: dict[str, Any]) -> Side:
 
 
 def _verdict(version: Version, row: dict[str, Any]) -> Verdict:
-    scores = [row.get("score_model"), row.get("score_reference")]
+    scores = [values.number(row[f"score_{side}"]) for side in ("model", "reference")]
     return Verdict(
         judge=str(row.get("judge") or version.repo.id),
         outcome=_OUTCOMES.get(str(row.get("verdict")), "unreadable"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.artifacts.workdir import Work
 from factory.errors import redact
+from factory.localhub.errors import BadRequest
 from factory.pages import rows
 from factory.reports import values
 
@@ -68,7 +69,7 @@ def underway(home: Path) -> list[Underway]:
     for path in home.glob("work/*/*"):
         work = Work(path)
         if "~" not in path.name and (path / "inputs").exists() and not work.artifact.exists():
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, BadRequest):
                 steps.append(_step(work))
     return sorted(steps, key=lambda step: (step.state != "running", step.age))
 
@@ -121,7 +122,7 @@ def _step(work: Work) -> Underway:
         total=total,
         unit=unit,
         tokens_per_second=values.number(notes.get("rate")),
-        seconds_left=values.number(notes.get("left")) if alive and not error else None,
+        seconds_left=values.number(notes.get("left")) if alive and done < total else None,
         age=age,
         error=redact(error),
         losses=losses,

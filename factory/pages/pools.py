@@ -70,20 +70,20 @@ def read(visit: Visit, pools: Pools, number: int) -> Pool:
     pairs = rows.lookup(visit.slice(version, language), "prompt_id", key, _PAIR)
     pair = pairs[0] if pairs else None
     samples = _of(visit, version, language, "samples", key, _SAMPLE)
-    rewards = {r["k"]: r for r in _of(visit, version, language, "scores", key, _SCORE)}
+    rewards = {str(r["k"]): r for r in _of(visit, version, language, "scores", key, _SCORE)}
     roles = {
-        pair[f"{role}_k"]: role
+        str(pair[f"{role}_k"]): role
         for pair in pairs
         for role in ("rejected", "chosen")
         if pair.get(f"{role}_k") is not None
     }
     texts = samples or _sides(pair)
-    values_shown = [value for row in rewards.values() if (value := row["reward"]) is not None]
-    values_shown += [row["reward"] for row in texts if row.get("reward") is not None]
-    low, high = (min(values_shown), max(values_shown)) if values_shown else (0.0, 0.0)
+    shown = (values.number(row.get("reward")) for row in (*rewards.values(), *texts))
+    finite = [reward for reward in shown if reward is not None]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     answers = []
     for row in texts:
-        score = rewards.get(row["k"], {})
+        score = rewards.get(str(row["k"]), {})
         reward = values.number(score.get("reward", row.get("reward")))
         width = 100.0 if high == low else 4 + 96 * ((reward or low) - low) / (high - low)
         answers.append(
@@ -92,7 +92,7 @@ def read(visit: Visit, pools: Pools, number: int) -> Pool:
                 text=str(row["response"]),
                 reward=reward,
                 width=0.0 if reward is None else width,
-                role=row.get("role") or roles.get(row["k"], ""),
+                role=row.get("role") or roles.get(str(row["k"]), ""),
                 language=str(row.get("detected_language") or ""),
                 tokens=row.get("n_tokens"),
                 cut_off=row.get("finish_reason") == "length",
@@ -157,4 +157,4 @@ def _of(
 @lru_cache(maxsize=64)
 def _ids(files: tuple[Path, ...]) -> tuple[str, ...]:
     """Return the ids of the prompts in their order, each once."""
-    return tuple(dict.fromkeys(row["prompt_id"] for row in rows.records(files, ["prompt_id"])))
+    return tuple(dict.fromkeys(str(row["prompt_id"]) for row in rows.records(files, ["prompt_id"])))

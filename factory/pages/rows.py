@@ -10,12 +10,15 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from factory.localhub.errors import BadRequest
 
 PAGE = 25
 COLUMNS = 8  # shown where nobody chose
@@ -23,6 +26,8 @@ _BATCH = 512  # rows of a search
 _FAR = 8192
 _SECONDS = 2.0  # of one search
 Test = Callable[[pa.RecordBatch], pa.Array]
+_Given = ParamSpec("_Given")
+_Read = TypeVar("_Read")
 
 
 @dataclass
@@ -35,16 +40,40 @@ class RowPage:
     searched: int = 0
 
 
+def _reading(read: Callable[_Given, _Read]) -> Callable[_Given, _Read]:
+    """Make a function raise BadRequest for rows that cannot be read: files may be anybody's."""
+
+    @wraps(read)
+    def reading(*given: _Given.args, **named: _Given.kwargs) -> _Read:
+        try:
+            return read(*given, **named)
+        except (
+            pa.ArrowException,
+            OSError,
+            LookupError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ) as error:
+            why = next(iter(str(error).splitlines()), "")
+            raise BadRequest(f"these rows cannot be read: {why[:300]}") from None
+
+    return reading
+
+
+@_reading
 def schema(files: Sequence[Path]) -> pa.Schema:
     """Return the columns of a table, from its first file."""
     return pq.read_schema(files[0], memory_map=True)
 
 
+@_reading
 def count(files: Sequence[Path]) -> int:
     """Return the number of rows, from the ends of the files."""
     return sum(int(pq.read_metadata(file, memory_map=True).num_rows) for file in files)
 
 
+@_reading
 def page(
     files: Sequence[Path],
     columns: Sequence[str],
@@ -60,6 +89,9 @@ def page(
     end, result = time.monotonic() + _SECONDS, RowPage()
     names = list(dict.fromkeys([*columns, *also]))
     for first, batch in _batches(files, names, start, size + 1 if test is None else _BATCH):
+        if result.searched and time.monotonic() > end:
+            result.after = first
+            return result
         passed = range(len(batch)) if test is None else _true(test(batch))
         shown = batch.select([name for name in columns if name in batch.schema.names])
         for place in passed:
@@ -68,9 +100,6 @@ def page(
                 return result
             result.rows.append((first + place, shown.slice(place, 1).to_pylist()[0]))
         result.searched += len(batch)
-        if time.monotonic() > end:
-            result.after = first + len(batch)
-            return result
     return result
 
 
@@ -157,11 +186,11 @@ def other_language(columns: Sequence[tuple[str, str]]) -> Test:
     return test
 
 
-def one_of(columns: Sequence[str], values: set[tuple[Any, ...]]) -> Test:
-    """Return a test of whether some columns together have one of these values."""
+def one_of(columns: Sequence[str], values: set[tuple[str, ...]]) -> Test:
+    """Return a test of whether some columns together, as text, have one of these values."""
 
     def test(batch: pa.RecordBatch) -> pa.Array:
-        cells = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+        cells = zip(*(map(str, batch.column(name).to_pylist()) for name in columns), strict=True)
         return pa.array([value in values for value in cells])
 
     return test
@@ -181,27 +210,29 @@ def all_of(tests: Sequence[Test]) -> Test | None:
     return test
 
 
-def records(files: Sequence[Path], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Read all rows of a small table."""
+@_reading
+def records(files: Sequence[Path], columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Read all rows of a small table: the columns that are named, None where there is no such
+    column; all without a name."""
     parts = []
     for file in files:
         with pq.ParquetFile(file, memory_map=True) as parquet:
-            names = parquet.schema_arrow.names
-            parts += parquet.read(
-                None if columns is None else [c for c in columns if c in names]
-            ).to_pylist()
+            names = [c for c in columns if c in parquet.schema_arrow.names]
+            rows = parquet.read(names if columns else None).to_pylist()
+        parts += [dict.fromkeys(columns) | row for row in rows]
     return parts
 
 
+@_reading
 def lookup(
     files: Sequence[Path], column: str, value: str, columns: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Read the rows in which a column has a value; groups whose statistics leave it out are not
-    read."""
+    """Read the rows in which a column has a value, as records(); groups whose statistics leave it
+    out are not read."""
     rows: list[dict[str, Any]] = []
     for file in files:
         with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
-            names = parquet.schema_arrow.names
+            names = [c for c in columns if c in parquet.schema_arrow.names]
             place = [parquet.schema.column(i).path for i in range(len(parquet.schema))].index(
                 column
             )
@@ -216,8 +247,8 @@ def lookup(
                 keys = parquet.read_row_group(group, columns=[column]).column(0)
                 hits = pc.indices_nonzero(pc.equal(keys, value))
                 if len(hits):
-                    read = parquet.read_row_group(group, [c for c in columns if c in names])
-                    rows += read.take(hits).to_pylist()
+                    read = parquet.read_row_group(group, names).take(hits).to_pylist()
+                    rows += [dict.fromkeys(columns) | row for row in read]
     return rows
 
 

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 
 from factory.artifacts.hashing import MANIFEST
 from factory.localhub.cards import PATH as README
-from factory.localhub.errors import BadRequest, Forbidden, NotFound, ProtocolError
+from factory.localhub.errors import Forbidden, NotFound, ProtocolError
 from factory.localhub.refs import BRANCH
 from factory.localhub.repos import Repo
 from factory.pages import board, card, comparisons, differences, live, marks, pools, render, rows
@@ -50,9 +50,7 @@ def home(visit: Visit) -> Response:
 
 def collection(visit: Visit) -> Response:
     """A collection: its line, drawn, and every artifact with its note."""
-    shelf = visit.hub.collections.find(
-        visit.params["namespace"], visit.params["slug"], visit.account
-    )
+    shelf = visit.shelf()
     versions = list(visit.artifacts(shelf))
     places = {(v.manifest.repo, v.manifest.content()): v for v in versions if v.manifest}
     chain = lineage.choose([v.manifest for v in versions if v.manifest])
@@ -71,9 +69,7 @@ def collection(visit: Visit) -> Response:
 
 def results(visit: Visit) -> Response:
     """The results page of a collection, as factory report writes it."""
-    shelf = visit.hub.collections.find(
-        visit.params["namespace"], visit.params["slug"], visit.account
-    )
+    shelf = visit.shelf()
     chain = lineage.choose([v.manifest for v in visit.artifacts(shelf) if v.manifest])
     if not chain.manifests:
         raise NotFound("this collection has no artifact with a manifest")
@@ -119,7 +115,7 @@ def files(visit: Visit) -> Response:
     version, path = visit.version(), visit.params.get("path", "").strip("/")
     tree = version.commit.tree
     if path:
-        entry = visit.hub.history.find(version.repo, version.commit, tuple(path.split("/")))
+        entry = visit.entry(version, path)
         if not entry.is_directory:
             return file(visit)
         tree = entry.oid
@@ -133,7 +129,7 @@ def files(visit: Visit) -> Response:
 def file(visit: Visit) -> Response:
     """The text of a small file; of any other its size."""
     version, path = visit.version(), visit.params["path"].strip("/")
-    entry = visit.hub.history.find(version.repo, version.commit, tuple(path.split("/")))
+    entry = visit.entry(version, path)
     if entry.is_directory:
         return files(visit)
     with visit.hub.blobs.open(entry.sha256 or "") as opened:
@@ -146,7 +142,7 @@ def file(visit: Visit) -> Response:
 def raw(visit: Visit) -> Response:
     """A file as it is: pictures are shown, all others are saved."""
     version, path = visit.version(), visit.params["path"].strip("/")
-    entry = visit.hub.history.find(version.repo, version.commit, tuple(path.split("/")))
+    entry = visit.entry(version, path)
     if entry.is_directory or entry.sha256 is None:
         raise NotFound(f"{path} is a folder")
     with visit.hub.blobs.open(entry.sha256) as opened:
@@ -191,7 +187,7 @@ def manifest(visit: Visit) -> Response:
         for read in piece.inputs
         if read.repo
     }
-    return _repo_page(visit, version, "manifest", parts=shown, sources=sources)
+    return _repo_page(visit, version, "manifest", parts=shown, sources=sources, limit=_FIELDS)
 
 
 def compare(visit: Visit) -> Response:
@@ -214,28 +210,23 @@ def rows_page(visit: Visit) -> Response:
     if name not in tables:
         raise NotFound(f"{version.repo.id} has no rows of {name!r}")
     paths = tables[name]
-    try:
-        schema, total = rows.schema(paths), rows.count(paths)
-        filters = _filters(visit, version, name, schema)
-        names = schema.names
-        chosen = [c for c in dict.fromkeys(query.getlist("column")) if c in names]
-        shown = (
-            chosen or [n for n in names if "hash" not in n][: rows.COLUMNS] or names[: rows.COLUMNS]
+    schema, total = rows.schema(paths), rows.count(paths)
+    filters = _filters(visit, version, name, schema)
+    names = schema.names
+    chosen = [c for c in dict.fromkeys(query.getlist("column")) if c in names]
+    shown = chosen or [n for n in names if "hash" not in n][: rows.COLUMNS] or names[: rows.COLUMNS]
+    text, start = query.get("search", "")[:200], visit.number("start")
+    picked = [key for key in query.getlist("filter") if key in filters]
+    tests = [filters[key][0] for key in picked]
+    also = [column for key in picked for column in filters[key][1]]
+    if text:
+        tests.append(rows.contains(text, shown))
+    if "row" in query:
+        read = rows.page(paths, chosen or names[:_COLUMNS], visit.number("row"), 1)
+        return _repo_page(
+            visit, version, "row", table=name, read=read, total=total, limit=_WHOLE_CELL
         )
-        text, start = query.get("search", "")[:200], visit.number("start")
-        picked = [key for key in query.getlist("filter") if key in filters]
-        tests = [filters[key][0] for key in picked]
-        also = [column for key in picked for column in filters[key][1]]
-        if text:
-            tests.append(rows.contains(text, shown))
-        if (number := query.get("row")) is not None and number.isdigit():
-            read = rows.page(paths, chosen or names[:_COLUMNS], int(number[:12]), 1)
-            return _repo_page(
-                visit, version, "row", table=name, read=read, total=total, limit=_WHOLE_CELL
-            )
-        read = rows.page(paths, shown, start, test=rows.all_of(tests), also=also)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadRequest(f"these rows cannot be read: {str(error).splitlines()[0]}") from None
+    read = rows.page(paths, shown, start, test=rows.all_of(tests), also=also)
     return _repo_page(
         visit, version, "rows", table=name, tables=list(tables), names=names, shown=shown,
         chosen=chosen, text=text, filters=list(filters), picked=picked, read=read, start=start,
@@ -260,10 +251,10 @@ def _filters(
     return filters
 
 
-def _roles(visit: Visit, version: Version, name: str) -> dict[str, set[tuple[Any, ...]]]:
+def _roles(visit: Visit, version: Version, name: str) -> dict[str, set[tuple[str, ...]]]:
     """Return the answers of a table that became chosen and rejected in pairs beside it, where one
     of these is asked for."""
-    roles: dict[str, set[tuple[Any, ...]]] = {"chosen": set(), "rejected": set()}
+    roles: dict[str, set[tuple[str, ...]]] = {"chosen": set(), "rejected": set()}
     own = version.manifest.content() if version.manifest else None
     exists = False
     for pairs in visit.beside(version, "pairs"):
@@ -274,10 +265,10 @@ def _roles(visit: Visit, version: Version, name: str) -> dict[str, set[tuple[Any
         exists = True
         if roles.keys() & set(visit.query.getlist("filter")):
             for row in rows.records(
-                visit.slice(pairs, name), ["prompt_id", "chosen_k", "rejected_k"]
+                visit.slice(pairs, name), ("prompt_id", "chosen_k", "rejected_k")
             ):
                 for role, keys in roles.items():
-                    keys.add((row["prompt_id"], row.get(f"{role}_k")))
+                    keys.add((str(row["prompt_id"]), str(row.get(f"{role}_k"))))
     return roles if exists else {}
 
 

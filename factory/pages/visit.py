@@ -15,7 +15,7 @@ from factory.artifacts.manifest import InputRecord, Manifest
 from factory.localhub.accounts import FIRST_USER, Account
 from factory.localhub.collection import Collection
 from factory.localhub.errors import NotFound, ProtocolError
-from factory.localhub.git_objects import Commit
+from factory.localhub.git_objects import Commit, Entry
 from factory.localhub.hub import LocalHub
 from factory.localhub.refs import BRANCH, MAIN, TAG
 from factory.localhub.repos import Repo
@@ -75,6 +75,12 @@ class Visit:
         text = self.query.get(key, "")
         return min(int(text), most) if text.isascii() and text.isdigit() and len(text) < 13 else 0
 
+    def shelf(self) -> Collection:
+        """Return the collection that the path names. Raises NotFound."""
+        return self.hub.collections.find(
+            self.params["namespace"], self.params["slug"], self.account
+        )
+
     def repo(self) -> Repo:
         """Return the repo that the path names. Raises RepoNotFound."""
         kind = "dataset" if self.params.get("kind") == "datasets" else "model"
@@ -88,6 +94,10 @@ class Visit:
         named = revision or self.params.get("revision") or self.query.get("revision") or MAIN
         commit = self.hub.history.resolve(repo, named)
         return Version(repo, named, commit, self._manifest(commit))
+
+    def entry(self, version: Version, path: str) -> Entry:
+        """Return the file or folder at a path. Raises NotFound."""
+        return self.hub.history.find(version.repo, version.commit, tuple(path.split("/")))
 
     def source(self, read: InputRecord) -> Version | None:
         """Return the artifact that was read; None where it is not here, or hides."""

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from factory.artifacts import schemas, tables
@@ -14,7 +16,7 @@ from factory.artifacts.hashing import MANIFEST
 from factory.artifacts.manifest import Manifest
 from factory.cli.reproduce import difference_tables
 from factory.errors import InputError
-from factory.execution.diff import Change, compare
+from factory.execution.diff import Change, RowExample, compare, row_changes
 from factory.planning.plan import plan
 from tests.support.builders import by_name, demo, done, lock_of, manifest_of, walked
 
@@ -140,3 +142,51 @@ def test_two_judges_of_the_same_answers_are_compared_by_question(tmp_path):
 def test_what_is_no_artifact_is_said(tmp_path):
     with pytest.raises(InputError, match="holds no artifact"):
         compare(tmp_path, tmp_path)
+
+
+def test_rows_of_one_address_are_compared_in_their_order(tmp_path):
+    said = manifest("prompts")
+    one = artifact(tmp_path / "one", said, prompt("a", "A"), prompt("a", "B"))
+    other = artifact(tmp_path / "two", said, prompt("a", "A"), prompt("a", "C"), prompt("a", "D"))
+    rows = compare(one, other).rows["en"]
+    assert (rows.same, rows.changed, rows.only_one, rows.only_other) == (1, 1, 0, 1)
+
+
+def test_examples_name_the_cells_that_differ(tmp_path):
+    said = manifest("prompts")
+    one = artifact(tmp_path / "one", said, prompt("a", "A"), prompt("b", "B"))
+    other = artifact(tmp_path / "two", said, prompt("a", "X"), prompt("c", "C"))
+    files = [sorted(root.glob("data/en/*.parquet")) for root in (one, other)]
+    changed, gone, new = row_changes(*files, ("prompt_id",), n_examples=9).examples
+    assert (changed.key, changed.fate, changed.cells[-1]) == (
+        "a",
+        "changed",
+        ("prompt_hash", "A", "X"),
+    )
+    assert (gone, new) == (RowExample("b", "gone"), RowExample("c", "new"))
+
+
+@pytest.mark.parametrize(
+    "broken", [b"PAR1 and nothing else", None], ids=["torn file", "lacks the id"]
+)
+def test_rows_that_cannot_be_compared_are_refused(tmp_path, broken):
+    said = manifest("prompts")
+    one = artifact(tmp_path / "one", said, prompt("a", "A"))
+    other = artifact(tmp_path / "two", said, prompt("a", "A"))
+    file = next(other.glob("data/en/*.parquet"))
+    if broken is None:
+        pq.write_table(pa.table({"text": ["A"]}), file)
+    else:
+        file.write_bytes(broken)
+    with pytest.raises(InputError, match="cannot be compared"):
+        compare(one, other)
+
+
+def test_a_column_of_another_type_counts_as_changed(tmp_path):
+    said = manifest("prompts")
+    one = artifact(tmp_path / "one", said, prompt("a", "A"))
+    other = artifact(tmp_path / "two", said, prompt("a", "A"))
+    pq.write_table(
+        pa.table({"prompt_id": ["a"], "prompt_hash": [1]}), next(other.glob("data/en/*.parquet"))
+    )
+    assert compare(one, other).rows["en"].columns == {"prompt_hash": 1}

@@ -30,12 +30,16 @@ class Browser:
         media: str = "",
     ) -> None:  # fmt: skip
         """Load a file or an address at a size in CSS px, in light or dark, or for `print`."""
+        self.show(width, height, scheme, media)
+        self._do("Emulation.setScriptExecutionDisabled", value=not script)
+        self._driver.get(page if isinstance(page, str) else page.absolute().as_uri())
+
+    def show(self, width: int, height: int, scheme: str, media: str = "") -> None:
+        """Show the page that is loaded at another size, in light or dark, or for `print`."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._do("Emulation.setDeviceMetricsOverride", **metrics)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self._do("Emulation.setEmulatedMedia", media=media, features=[feature])
-        self._do("Emulation.setScriptExecutionDisabled", value=not script)
-        self._driver.get(page if isinstance(page, str) else page.absolute().as_uri())
 
     def asks(self, script: str) -> Any:
         """What a script in the page returns."""
