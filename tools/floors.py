@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # The quick tests of each family. `core` is the package without an extra, as a login node has it.
 FAMILIES = {
-    "core": ["tests/artifacts", "tests/pairs", "tests/stage", "tests/test_config.py"],
+    "core": ["tests/artifacts"],
     "generate": ["tests/engines", "tests/sampling/test_generate.py", "tests/rewards/test_score.py"],
     "train": ["tests/training"],
 }

@@ -412,29 +412,44 @@ def test_a_batch_enters_before_the_last_one_has_drained(sampler: Any, prompts: A
 
 @there
 @pytest.mark.slow
-def test_one_engine_answers_for_a_base_and_all_its_adapters_as_in_transformers(
+def test_an_adapter_changes_answers_as_it_does_in_transformers(
+    model: Path, adapter: Path, prompts: Any
+) -> None:
+    from factory.engines.transformers import TransformersSampler
+    from factory.engines.vllm import VllmSampler
+
+    before = set(descendants())
+    engine = VllmSampler(model, "float32", adapter)
+    ours = engine.sample(prompts, GREEDY, 0)
+    mine = {pid for pid in set(descendants()) - before if b"resource_tracker" not in _command(pid)}
+    assert mine
+    engine.close()
+    assert ended(mine, 5), "a closed engine leaves no process"
+    theirs = TransformersSampler(model, "float32", adapter).sample(prompts, GREEDY, 0)
+    plain = TransformersSampler(model, "float32").sample(prompts, GREEDY, 0)
+    assert [s.token_ids for s in ours] == [s.token_ids for s in theirs]
+    assert [s.token_ids for s in ours] != [s.token_ids for s in plain]
+
+
+@there
+@pytest.mark.slow
+def test_one_engine_answers_for_a_base_and_all_its_adapters(
     model: Path, adapter: Path, prompts: Any, tmp_path: Path
 ) -> None:
     from factory.engines.transformers import TransformersSampler
     from factory.engines.vllm import VllmSampler
 
     other = adapter_of(model, tmp_path / "other", r=4, target_modules=["q_proj", "down_proj"])
-    before = set(descendants())
-    theirs = TransformersSampler(model, "float32", adapter, other_adapters=[other])
-    engine = VllmSampler(model, "float32", adapter, other_adapters=[other])
-    greedy = [[s.token_ids for s in one.sample(prompts, GREEDY, 0)] for one in (engine, theirs)]
-    assert greedy[0] == greedy[1], "with the adapter that it is opened with"
-    found = [tuple(greedy[0])]
-    for one in (None, other, adapter, None):
+    theirs = TransformersSampler(model, "float32", other_adapters=[adapter, other])
+    engine = VllmSampler(model, "float32", other_adapters=[adapter, other])
+    found = []
+    for one in (None, adapter, other, None, adapter):
         engine.set_adapter(one)
         theirs.set_adapter(one)
         ours = [sample.token_ids for sample in engine.sample(prompts, GREEDY, 0)]
         assert ours == [sample.token_ids for sample in theirs.sample(prompts, GREEDY, 0)]
         found.append(tuple(ours))
-    mine = {pid for pid in set(descendants()) - before if b"resource_tracker" not in _command(pid)}
-    assert mine
     engine.close()
-    assert ended(mine, 5), "a closed engine leaves no process"
     assert len(set(found)) == 3, "also where prefixes were kept from another adapter"
 
 

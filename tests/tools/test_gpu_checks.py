@@ -38,13 +38,10 @@ def test_training_and_the_transformers_engine_are_checked() -> None:
     assert c["answers_without_memory"] == 4 and c["different_scores"] == 4
 
 
-@pytest.mark.slow  # starts vLLM four times
+@pytest.mark.slow  # starts vLLM twice
 @pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="make install-vllm")
-def test_vllm_is_checked_for_its_pace_and_against_transformers_and_a_kill() -> None:
-    code, lines = checked("--parts", "d", "e", "f", "--alarm", "500")
-    assert code == 0, lines
-    d, e, f = lines
-    assert d["tokens_a_second_at_2"] > 0 and d["tokens_a_second_at_4"] > 0
-    assert e["tokens_a_second_2048"] > 0
+def test_vllm_is_checked_against_transformers_and_a_kill() -> None:
+    code, [f] = checked("--parts", "f", "--alarm", "500")
+    assert code == 0, f
     assert f["same_greedy_answers_base"] == f["same_greedy_answers_lora"] == "8 of 8"
     assert f["killed_while_up"]
