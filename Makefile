@@ -18,7 +18,7 @@ help:
 	@echo "make demo       the whole line on this CPU, about ten minutes after installation"
 	@echo "make test       the quick tests, a few minutes"
 	@echo "make test-slow  everything, the demo included"
-	@echo "make test-floors  sampling with the oldest versions that are allowed"
+	@echo "make test-floors  quick tests with the oldest versions that are allowed"
 	@echo "make install-vllm  vLLM beside it, for its slow tests (make test-slow does it)"
 	@echo "make install    what both do first: $(VENV) with torch, then the factory"
 	@echo "make lint       ruff and mypy"
@@ -86,14 +86,11 @@ test: install lint
 test-slow: install install-system install-vllm install-euroeval
 	@$(PYTEST) -m slow
 
-# Sampling and scoring with the oldest versions that the extra generate allows, laid over the others;
-# NEWEST=1: with the newest that a released vLLM allows.
-FLOORS := $(if $(NEWEST),transformers==5.20.2,-r requirements/floors.txt)
+# The quick tests of each family of stages with the oldest versions that pyproject.toml allows, in an
+# environment of its own.
 test-floors: install
-	@rm -rf $(VENV)/floors
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/floors $(FLOORS)
-	@PYTHONPATH=$(VENV)/floors $(BIN)/python -m pytest -q -m "not slow" tests/engines \
-	  tests/sampling/test_generate.py tests/rewards/test_score.py
+	@for family in core generate train; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m tools.floors $$family || exit 1; done
 
 lint: install
 	@$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The vLLM engine: continuous batching on NVIDIA and AMD GPUs, and on a CPU for tests.
 
-Versions 0.19 to 0.33 are known; where they differ is said in the code. The engine runs in a
+Versions 0.22 to 0.33 are known; where they differ is said in the code. The engine runs in a
 process of its own, so a lane that turns answers into rows does not hold it up, and a batch joins
 what is under way whenever it comes.
 """

@@ -3,6 +3,8 @@ what is missing is made again."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from factory.errors import RecipeError
 from factory.execution.workers import read_part
 from factory.planning.estimate import estimate
 from factory.planning.plan import Inventory, plan
+from factory.planning.recipe import load
 from factory.slurm import sizes, task
 from factory.slurm.queue import ranges, read_sacct, read_scontrol
 from factory.slurm.site import Family, TaskLimits
@@ -163,3 +166,18 @@ def test_a_task_whose_torch_sees_too_few_gpus_ends_at_once_with_the_reason(tmp_p
     assert what.partition("; torch ")[2].partition(": ")[2]  # the reason, in torch's own words
     assert "doctor --site" in fix
     task.check_gpus(0)  # none were given
+
+
+@pytest.mark.parametrize(
+    "name", ["eurollm-9b", "eurollm-9b-online", "eurollm-9b-off-policy", "tiny-aya-as-published"]
+)
+def test_paper_recipes_give_two_devices_of_64_gb_to_the_models_that_need_them(name: str) -> None:
+    """TranslateGemma 27B has 51 GiB of weights, Qwen3.6-35B-A3B 65."""
+    recipe = load(name).recipe
+    asked = {}
+    for stage in recipe.steps().values():
+        for knob in ("model", "judge"):
+            of_stage = recipe.models.get(getattr(stage, knob, None) or "")
+            if of_stage is not None and re.search("27b|35B", str(of_stage.name)):
+                asked[stage.name] = stage.how.tensor_parallel
+    assert asked == {"translate": 2, "judge": 2}
