@@ -257,7 +257,7 @@ def test_of_the_local_hub_all_but_the_pages_know_the_launcher_and_only_where_a_h
 
 def test_pages_know_the_store_and_manifests_and_no_client_of_a_hub():
     known = ("artifacts", "errors", "reports", "localhub", "pages", "execution.diff",
-             "slurm.status", "slurm.submission")  # fmt: skip
+             "hub.environment", "slurm.status", "slurm.submission")  # fmt: skip
     ours = ("factory", "huggingface_hub", "datasets")
     forbid(lambda one: one.by("pages") and one.package in ours and not one.of(*known))
 

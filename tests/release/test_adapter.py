@@ -131,7 +131,7 @@ def test_somebody_elses_adapter_says_it_in_its_config(hub: Any, shelf: Any) -> N
         (lora(None), "does not say which base", "--base"),
         (lora("org/gone", "c" * 40), "has no org/gone", f"factory pull org/gone@{'c' * 40}"),
         ('{"peft_type": "IA3"}', "not LORA", "LoRA"),
-        ("{", "no adapter_config.json", "LoRA"),
+        ("{", "an unreadable adapter_config.json", "LoRA"),
     ],
 )
 def test_what_has_no_base_to_stand_on_is_refused_with_the_fix(

@@ -356,7 +356,7 @@ def test_a_card_has_a_row_and_readings_for_every_language() -> None:
     assert text.count("- Answers to one prompt lie") == 2
     [row] = [line for line in text.splitlines() if line.startswith("| Spanish | 0 |")]
     assert "7 of 7" in row and "flat: it hardly tells answers" in row
-    assert re.search(r"\| en \| 10 \| 2: `?too_long`? 2 \|", text)
+    assert re.search(r"\| English \| 10 \| 2: `?too_long`? 2 \|", text)
     assert "\n\n\n" not in text and "{{" not in text
 
 

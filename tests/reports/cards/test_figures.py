@@ -73,7 +73,7 @@ def test_what_was_measured_along_a_training_is_drawn(tmp_path: Path) -> None:
 def test_what_is_cited_is_in_the_bibliography() -> None:
     bib = citations.entries(shipped("cards/references.bib").read_text(encoding="utf-8"))
     known = {key for keys in citations._STAGES.values() for key in keys}
-    known |= {key for _, key in citations._NAMES} | {"icr", "sweetspot", "vllm"}
+    known |= {key for _, key in citations._NAMES} | {"icr", "sweetspot", "vllm", "dcrm", "calm"}
     assert known == set(bib)
     for text in bib.values():
         assert text.count("{") == text.count("}")

@@ -150,7 +150,7 @@ def test_a_refresh_adds_what_judges_found_and_moves_no_tag(hub: Any, tmp_path: P
     text = hub.read(repo, "model", "main", "README.md").decode()
     judge = "judged/smoke-reward, training reward (not independent)"
     assert f"Against the base model, judged by {judge} (verdicts: [fp-" in text
-    cells = ["es", *map(str, counts), str(said["unparseable"]), said["shown"]]
+    cells = ["Spanish", *map(str, counts), str(said["unparseable"]), said["shown"]]
     assert f"| {' | '.join(cells)} |" in text
     tags = {ref.name: ref.target_commit for ref in hub._api.list_repo_refs(repo).tags}
     assert tags == {mine["dpo-es"].tag: published["dpo-es"].commit}
