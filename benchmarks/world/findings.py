@@ -95,7 +95,7 @@ def one_seed(out: Path, seed: int) -> dict[str, Any]:
                 changes = measure.compare(after, before)
                 result["truth"] = {code: _figures(one) for code, one in changes.items()}
                 result["ended"] = ended
-                result["warnings"] = manifest.get("warnings", [])
+                result["alarms"] = manifest["stats"]["alarms"]
             elif manifest["stage"] == "pair":
                 result["pairs"] = measure.pairs(folder)
             elif manifest["stage"] == "judge":

@@ -78,16 +78,16 @@ def grid(work: Path, sizes: Mapping[str, int], per_shard: int) -> Grid:
     path = work / "grid.json"
     if not path.exists():
         write_once(path, _as_json(cut(sizes, per_shard)))
-    known = read_grid(work)
-    names = {shard.slice for shard in known.shards}
+    grid = read_grid(work)
+    names = {shard.slice for shard in grid.shards}
     if missing := {name: size for name, size in sizes.items() if name not in names}:
-        known = Grid((*known.shards, *cut(missing, per_shard).shards))
-        write_atomically(path, _as_json(known))
-    return known
+        grid = Grid((*grid.shards, *cut(missing, per_shard).shards))
+        write_atomically(path, _as_json(grid))
+    return grid
 
 
-def _as_json(whole: Grid) -> bytes:
-    return json.dumps([asdict(shard) for shard in whole.shards]).encode()
+def _as_json(grid: Grid) -> bytes:
+    return json.dumps([asdict(shard) for shard in grid.shards]).encode()
 
 
 def read_grid(work: Path) -> Grid:

@@ -243,15 +243,15 @@ def separate_padding(tokenizer: Any, conversations: Iterable[Sequence[Message]])
         tokenizer.pad_token = tokenizer.eos_token
     if not ends_in_padding(tokenizer, tokenizer.pad_token_id):
         return
-    held = {token for talk in conversations for token in conversation_ids(tokenizer, talk)}
-    held |= {*conversation_ids(tokenizer, PROBE), *prompt_ids(tokenizer, PROBE[:1])}
-    held |= {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    used = {token for talk in conversations for token in conversation_ids(tokenizer, talk)}
+    used |= {*conversation_ids(tokenizer, PROBE), *prompt_ids(tokenizer, PROBE[:1])}
+    used |= {tokenizer.bos_token_id, tokenizer.eos_token_id}
     template = _template(tokenizer)
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    names = {token: str(tokenizer.convert_ids_to_tokens(token)) for token in special - held}
+    names = {token: str(tokenizer.convert_ids_to_tokens(token)) for token in special - used}
     spare = [token for token, name in names.items() if name not in template]
     spare.sort(key=lambda token: ("pad" not in names[token].lower(), token))
-    words = (token for token in reversed(range(tokenizer.vocab_size)) if token not in held)
+    words = (token for token in reversed(range(tokenizer.vocab_size)) if token not in used)
     pad = spare[0] if spare else next(words, None)
     if pad is None:
         raise InputError(

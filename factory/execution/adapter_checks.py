@@ -103,7 +103,7 @@ def _look(use: _Use, pins: Lock, hub: Hub) -> Iterator[Check]:
         if use.role == "start":
             lora = use.stage.lora  # type: ignore[attr-defined]
             adapters.check_lora(config, name, lora)
-        whole = adapters.whole_layers(directory)
+        full_layers = adapters.whole_layers(directory)
     except InputError as error:
         yield Check(name, "failed", error.what.replace(str(directory), name), error.fix)
         return
@@ -122,8 +122,8 @@ def _look(use: _Use, pins: Lock, hub: Hub) -> Iterator[Check]:
     base = hub.fetch(base_name, "model", str(base_pin.revision), ("config.json",))
     text = config_of(base / "config.json")
     words = (text.get("text_config") or text).get("vocab_size")
-    tokens = [layer for layer in whole if layer.endswith("trainable_tokens_delta")]
-    full = {layer: rows for layer, rows in whole.items() if layer not in tokens}
+    tokens = [layer for layer in full_layers if layer.endswith("trainable_tokens_delta")]
+    full = {layer: rows for layer, rows in full_layers.items() if layer not in tokens}
     resized = {rows for layer, rows in full.items() if adapters.per_word(layer)} - {words}
     if words and resized:
         yield Check(
@@ -171,13 +171,13 @@ def _other_base(
     trained_base = f"{stated}@{revision[:12]}" if same_name and revision else stated
     where = "from.source" if use.taken_in else "adapter:"
     say = f"if that is {base} under another name, say so: base: {base} beside {where}"
-    seen = f"it was trained on {trained_base}, not on {base}"
+    problem = f"it was trained on {trained_base}, not on {base}"
     if not stated:
-        seen, say = "its config names no base", f"say which it is: base: {base} beside {where}"
+        problem, say = "its config names no base", f"say which it is: base: {base} beside {where}"
     yield Check(
         name,
         "failed",
-        seen + (" as it is here" if same_name else ""),
+        problem + (" as it is here" if same_name else ""),
         f"name {stated} as the base; or, {say}" if stated else say,
     )
 

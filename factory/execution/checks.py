@@ -107,7 +107,7 @@ def license_faults(
 
     elsewhere: licences of what is not here, as another hub states them. Steps that read what is
     not known by any of them are named in a warning. Raises HubError."""
-    made = dict(plan.done)
+    done = dict(plan.done)
     findings = []
     later: dict[str, list[str]] = {}  # steps that cannot be settled yet, by what they wait for
     nowhere = Place(Path(os.devnull))  # no card to read
@@ -116,25 +116,27 @@ def license_faults(
             continue
         needs = step.needs
         cards: dict[Need, Place] = {}
-        known: dict[Need, License | None] = {}
+        elsewhere_stated: dict[Need, License | None] = {}
         for need in needs:
             if isinstance(need, ExternalInput):
                 cards[need] = nowhere
                 if (pin := pins.pins.get(need.source)) and pin.revision:
                     cards[need] = _card(need, pin.revision, hub)
                 elif model := POCKET.get(need.source.partition("@")[0]):
-                    known[need] = License(id=model.license)
+                    elsewhere_stated[need] = License(id=model.license)
                 elif need in (elsewhere or {}):
-                    known[need] = (elsewhere or {})[need]
+                    elsewhere_stated[need] = (elsewhere or {})[need]
         try:
-            present = [n for n in needs if not isinstance(n, StepInput) or n.step in made]
-            stated = record.stated(loaded.recipe, present, cards, made)
-            stated |= {need: said for need, said in known.items() if stated[need] is None}
+            present = [n for n in needs if not isinstance(n, StepInput) or n.step in done]
+            stated = record.stated(loaded.recipe, present, cards, done)
+            stated |= {n: other for n, other in elsewhere_stated.items() if stated[n] is None}
             waiting = [
                 n.source
                 for n in needs
                 if isinstance(n, ExternalInput)
-                and not (is_file(n.source) or n in known or stated[n] or n.source in pins.pins)
+                and not (
+                    is_file(n.source) or n in elsewhere_stated or stated[n] or n.source in pins.pins
+                )
             ]
             for source in waiting:
                 later.setdefault(source, []).append(step.name)
@@ -145,7 +147,7 @@ def license_faults(
             findings.append(Check(step.name, "failed", error.what, error.fix))
         else:  # what reads this step can be settled too
             fields: dict[str, Any] = {"license": license}
-            made[step.name] = ArtifactRef(Manifest.model_construct(**fields))
+            done[step.name] = ArtifactRef(Manifest.model_construct(**fields))
     if later:
         steps = ", ".join(dict.fromkeys(name for names in later.values() for name in names))
         findings.append(
@@ -179,7 +181,7 @@ class Elsewhere:
 
 def look_elsewhere(needs: Iterable[ExternalInput], endpoint: str, token: str | None) -> Elsewhere:
     """Ask another hub for the size and the licence of each repo among `needs`."""
-    seen = Elsewhere()
+    elsewhere = Elsewhere()
     with tempfile.TemporaryDirectory(prefix="factory-") as cache:
         hub = Hub(endpoint, token, Path(cache))
         for need in needs:
@@ -188,18 +190,20 @@ def look_elsewhere(needs: Iterable[ExternalInput], endpoint: str, token: str | N
             name, _, revision = need.source.partition("@")
             try:
                 size = hub.size(name, need.kind, revision or "main")
-                seen.sizes[need] = "none there" if size is None else size
+                elsewhere.sizes[need] = "none there" if size is None else size
                 if size is not None:
                     card = hub.read(name, need.kind, revision or "main", "README.md") or b""
-                    seen.licenses[need] = licenses.stated_license(card.decode("utf-8", "replace"))
+                    elsewhere.licenses[need] = licenses.stated_license(
+                        card.decode("utf-8", "replace")
+                    )
             except InputError:  # a card that cannot be read states nothing
-                seen.licenses[need] = None
+                elsewhere.licenses[need] = None
             except HubError as error:
                 if "cannot be reached" in error.what:
-                    seen.unknown = error.what
+                    elsewhere.unknown = error.what
                     break
-                seen.sizes[need] = "no access"  # it is gated, or hidden
-    return seen
+                elsewhere.sizes[need] = "no access"  # it is gated, or hidden
+    return elsewhere
 
 
 def unused_licenses(recipe: Recipe) -> list[Check]:
@@ -234,9 +238,9 @@ def blocked_steps(plan: Plan, counted: Mapping[tuple[str, str], int]) -> list[Ch
             for role, fewest in step.stage.min_rows().items():
                 reads = [n for n in part.spec.needs if isinstance(n, StepInput) and n.role == role]
                 counts = [rows.get((need.step, need.slice)) for need in reads]
-                known = [count for count in counts if count is not None]
-                if len(known) == len(counts) and sum(known) < fewest:
-                    what = f"at most {sum(known)} rows come from {reads[0].step}, {fewest} needed"
+                sizes = [count for count in counts if count is not None]
+                if len(sizes) == len(counts) and sum(sizes) < fewest:
+                    what = f"at most {sum(sizes)} rows come from {reads[0].step}, {fewest} needed"
                     knob = "pairs" if step.stage.kind == "adapter" else "rows"
                     fix = f"more prompts, or set {step.stage.name}.min_{knob}"
                     findings.append(Check(step.name, "failed", what, fix))

@@ -114,9 +114,9 @@ def _check_types(row: Row, kind: str, where: str) -> None:
         value = row[field.name]
         if value is None or field.type not in _TYPES:
             continue
-        wanted, word = _TYPES[field.type]
-        fits = isinstance(value, wanted) and not isinstance(value, bool)
-        if not fits or (wanted is int and abs(value) >= 2**63):
+        python_type, word = _TYPES[field.type]
+        fits = isinstance(value, python_type) and not isinstance(value, bool)
+        if not fits or (python_type is int and abs(value) >= 2**63):
             what = f"{field.name} {str(value)[:40]!r} is not {word}"
             raise BadRow(where, what, "fix that row", "wrong_type")
 

@@ -123,8 +123,8 @@ def counted(
     ids: dict[tuple[str, str], set[str]] = {}  # of prompts, by slice of prompts or answers
     answers = any(step.stage.from_ and step.stage.kind in _ANSWERS for step in steps)
     for step in steps:
-        asked = answers and isinstance(step.stage, Prompts)
-        for part in step.slices if step.state is State.RUN or asked else ():
+        of_prompts = answers and isinstance(step.stage, Prompts)
+        for part in step.slices if step.state is State.RUN or of_prompts else ():
             outside = step.stage.outside_rows(part.spec)
             if outside is None:
                 continue
@@ -183,16 +183,16 @@ def _unasked(loaded: LoadedRecipe, ids: Mapping[tuple[str, str], set[str]]) -> l
         reads = [need for need in spec.needs if isinstance(need, StepInput)]
         prompts = {n.slice: ids.get((n.step, n.slice)) for n in reads if n.role == "prompts"}
         for need in reads:
-            asked, answered = prompts.get(need.slice), ids.get((need.step, need.slice), set())
-            if need.role not in _ANSWERS or not asked or answered <= asked:
+            prompt_ids, answered = prompts.get(need.slice), ids.get((need.step, need.slice), set())
+            if need.role not in _ANSWERS or not prompt_ids or answered <= prompt_ids:
                 continue
             taken_in = steps[need.step].from_
             source = taken_in.source if taken_in else need.step
             findings[source, need.slice] = Check(
                 f"stages.{need.step}",
                 "failed",
-                f"{stage.name} {need.slice}: {len(answered - asked)} of {len(answered)} prompts "
-                f"that {source} answers are not among the recipe's own",
+                f"{stage.name} {need.slice}: {len(answered - prompt_ids)} of {len(answered)} "
+                f"prompts that {source} answers are not among the recipe's own",
                 "take the prompts from the same rows: prompts: "
                 f"{{from: {source}, repeats: drop}}; or give both the same ids",
             )

@@ -86,8 +86,8 @@ def _published_pin(recipe: Recipe, need: ExternalInput, hub: Hub) -> Pin | None:
         for stage, spec in recipe.slices()
         if need in spec.needs
     }
-    found = hub.holdings(dict(readers.values())).found
-    for artifact in sorted(found, key=lambda a: a.manifest.created, reverse=True):
+    artifacts = hub.holdings(dict(readers.values())).found
+    for artifact in sorted(artifacts, key=lambda a: a.manifest.created, reverse=True):
         for name, (repo, _) in readers.items():
             record = artifact.manifest.slices.get(name)
             if record is None or artifact.manifest.repo != repo:
@@ -132,20 +132,20 @@ def unmet(loaded: LoadedRecipe, needs: Iterable[ExternalInput], hub: Hub) -> lis
         path = loaded.file(name)
         if is_file(need.source):
             near = nearest(path.name, [p.name for p in path.parent.glob("*")])
-            seen = f"no file at {need.source}{near}"
+            problem = f"no file at {need.source}{near}"
             fix = f"paths are relative to the recipe, so it should lie at {path}"
         else:
             names = [*hub.names(need.kind), *(builtin_models.POCKET if hub.local else ())]
-            seen = f"{hub.called} has no {need.kind} {name}{nearest(name, names)}"
+            problem = f"{hub.called} has no {need.kind} {name}{nearest(name, names)}"
             fix = f"factory pull {loaded.called} brings in all that it names"
             if not hub.local:
                 fix = "check the name and, for a private repo, the token"
             elif path.is_dir():
-                seen += ", and it is a directory here"
+                problem += ", and it is a directory here"
                 fix = f"bring it in: factory hub exec -- hf upload local/{path.name} {path}"
                 if need.kind == "dataset":
                     fix = "name one .jsonl, .json or .parquet file in it"
-        findings.append(Check(where, "failed", seen, fix))
+        findings.append(Check(where, "failed", problem, fix))
     return findings
 
 

@@ -237,18 +237,21 @@ class Judge(Stage):
     ) -> tuple[tuple[str, tuple[Need, ...]], ...]:
         """Return the models that an independent judge is none of, each with what to note if it is:
         every reward that trained what is compared, however far back, and what is compared."""
-        known: dict[str, list[SliceSpec]] = {}
+        slices: dict[str, list[SliceSpec]] = {}
         rewards: dict[tuple[Need, ...], None] = {}
-        pending, seen = [need for model_spec in compared for need in model_spec.needs], set[Need]()
+        pending, visited = (
+            [need for model_spec in compared for need in model_spec.needs],
+            set[Need](),
+        )
         while pending:
             need = pending.pop()
-            if not isinstance(need, StepInput) or need in seen:
+            if not isinstance(need, StepInput) or need in visited:
                 continue
-            seen.add(need)
+            visited.add(need)
             stage = need.step.partition("[")[0]
-            if stage not in known:
-                known[stage] = context.slices(stage, self.name)
-            for spec in known[stage]:
+            if stage not in slices:
+                slices[stage] = context.slices(stage, self.name)
+            for spec in slices[stage]:
                 if (spec.step, spec.name) == (need.step, need.slice):
                     pending += spec.needs
                     if spec.reward is not None:

@@ -86,15 +86,15 @@ class _CountedXet:
         return getattr(self._session, name)
 
     def new_upload_commit(self, **options: Any) -> Any:
-        told = 0
+        reported = 0
 
         def tell(report: Any, _files: Any = None) -> None:
-            nonlocal told
+            nonlocal reported
             sent = report.total_bytes_completed  # read and cut into chunks; new ones are sent
             if report.total_transfer_bytes:
                 sent *= report.total_transfer_bytes_completed / report.total_transfer_bytes
-            self._moved(max(0, int(sent) - told))
-            told = max(told, int(sent))
+            self._moved(max(0, int(sent) - reported))
+            reported = max(reported, int(sent))
 
         return self._session.new_upload_commit(**{**options, "progress_callback": tell})
 

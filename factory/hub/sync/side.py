@@ -48,7 +48,7 @@ Moved = Callable[[int], None]
 
 
 class FileProgress:
-    """Bytes of one file that have moved: told on as they do, never more than its size, however
+    """Bytes of one file that have moved: reported as they do, never more than its size, however
     often a part is sent again."""
 
     def __init__(self, size: int, moved: Moved) -> None:
@@ -78,7 +78,7 @@ def _bar_that_calls(moved: Moved) -> type[tqdm]:
     class Counter(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
-            self._came = self._written = self._told = 0
+            self._came = self._written = self._reported = 0
             self.update(options.get("initial"))
 
         def update(self, n: float | None = 1) -> None:
@@ -94,8 +94,8 @@ def _bar_that_calls(moved: Moved) -> type[tqdm]:
 
         def _tell(self) -> None:
             ahead = max(self._came, self._written)
-            moved(ahead - self._told)
-            self._told = ahead
+            moved(ahead - self._reported)
+            self._reported = ahead
 
     return Counter
 

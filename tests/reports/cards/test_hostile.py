@@ -94,7 +94,9 @@ FOLD = re.compile(
     r"Execution settings, which do not change the result)</summary>|</details>)\n"
 )
 KNOWN = (TERMS, "anatomy.png", "curve.png", "/local/collections")
-PAPER = re.compile(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}|/spaces/local/croco-(?:[a-z0-9-]+-)?results")
+PAPER = re.compile(
+    r"https://arxiv\.org/abs/\d{4}\.\d{4,5}|/spaces/local/croco-(?:[a-z0-9-]+-)?results"
+)
 
 
 def inside(tokens: list[Token]) -> list[Token]:
