@@ -105,6 +105,13 @@ def test_every_file_of_ours_that_is_named_exists(page: Path) -> None:
     assert not {path for path in named - examples if not (ROOT / path).exists()}
 
 
+def test_every_test_that_is_named_exists() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    tests = {name for text in texts for name in re.findall(r"def (test_\w+)", text)}
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "comparison.md").read_text("utf-8"))
+    assert len(named) > 45 and set(named) <= tests
+
+
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}

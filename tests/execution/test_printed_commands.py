@@ -152,6 +152,8 @@ def typed(desk: Desk, words: list[str]) -> list[str]:
             return ["serve", model, "--print", *(word for word in rest if word != "--print")]
         case ["hub", "export", file, *_]:
             (desk.home.parent / file).unlink(missing_ok=True)
+        case ["hub", "backup", directory]:
+            shutil.rmtree(desk.home.parent / directory, ignore_errors=True)
         case ["merge", *rest]:
             if "--to" in rest:
                 shutil.rmtree(desk.home.parent / rest[rest.index("--to") + 1], ignore_errors=True)
