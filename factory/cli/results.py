@@ -16,8 +16,6 @@ from factory.cli.app import app
 from factory.cli.run import HubUrl, Json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from factory.artifacts.manifest import Manifest
     from factory.artifacts.workdir import Home
     from factory.cli.tables import Fitted
@@ -36,7 +34,7 @@ def results(
     metric: Annotated[
         str | None, typer.Option(help="A metric or benchmark; default: the win rate.")
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every number, one a line.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Every metric.")] = False,
     format_: Annotated[
         Format, typer.Option("--format", help="How to print: table, csv, md or latex.")
     ] = "table",
@@ -69,22 +67,21 @@ def results(
     if json_:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    if all_:
-        title, header, lines, rest = "Results", *_every(rows), ""
-    else:
-        title, header, lines, rest = _by_language(rows, metric)
     if format_ != "table":
+        header, lines = _every(rows) if all_ else _by_language(rows, metric)[1:3]
         typer.echo(_text(header, lines, format_), nl=False)
         return
     from factory.cli.console import console
 
-    console.print((_long_table if all_ else results_table)(title, header, lines))
-    if rest:
+    for name in dict.fromkeys(row.metric for row in rows) if all_ else (metric,):
+        title, header, lines, rest = _by_language(rows, name)
+        console.print(results_table(title, header, lines))
+    if rest and not all_:
         typer.echo(rest)
 
 
 def _every(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the lines of all numbers."""
+    """Return the header and the lines of all numbers, one a line."""
     names = [field.name for field in fields(rows[0]) if field.name not in _HIDDEN]
     shown = [
         [
@@ -94,15 +91,6 @@ def _every(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         for row in rows
     ]
     return names, shown
-
-
-def _long_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    from factory.cli.tables import titled
-
-    table = titled(title, header)
-    for line in lines:
-        table.add_row(*line)
-    return table
 
 
 def _by_language(
