@@ -50,7 +50,6 @@ OURS = {
 }  # fmt: skip
 # Commands that cannot be run here, and why.
 ELSEWHERE = {
-    r"demo\b": "ten minutes: .ci/run types it on a terminal, and test_smoke reads what it printed",
     r"doctor --install": "builds an environment of gigabytes: make install-euroeval does",
     r"merge .*--gguf": "needs llama.cpp, minutes of compiling: tests/release/test_forms.py",
     r"--install-completion": "changes the files of the shell that it is typed in",
@@ -63,7 +62,14 @@ HUB = ("push", "pull", "lock", "reproduce", "chat")
 
 
 # So are these, which want an argument.
-NAMES = ("hub export", "hub exec", "pairs compare", "serve --print", "chat --compare")
+NAMES = (
+    "hub export",
+    "hub exec",
+    "pairs compare",
+    "serve --print",
+    "chat --compare",
+    "plan --site",
+)
 
 
 def _bare(word: str) -> str:
@@ -179,8 +185,9 @@ def run_typed(desk: Desk, words: list[str], **environment: str) -> tuple[str, in
         interrupt = "Ctrl-C ends this"
     if words[:2] == ["hub", "serve"]:
         interrupt = "http://"
+    hub = {"HF_TOKEN": desk.token, "HF_ENDPOINT": desk.url} if words[0] in HUB else {}
     if keys or interrupt:
-        known = clean_environment(FACTORY_HOME=str(desk.home), **environment)
+        known = clean_environment(FACTORY_HOME=str(desk.home), **hub, **environment)
         shown, code = on_terminal(
             [*FACTORY, *words],
             desk.home.parent,
@@ -190,8 +197,8 @@ def run_typed(desk: Desk, words: list[str], **environment: str) -> tuple[str, in
             timeout=300,
         )
         return plain(shown), 0 if words[:2] == ["hub", "serve"] else code
-    if words[0] in HUB:  # settings of the Hub's clients: nothing imported before
-        done = run_factory(*words, home=desk.home, HF_TOKEN=desk.token, HF_ENDPOINT=desk.url)
+    if hub:  # settings of the Hub's clients: nothing imported before
+        done = run_factory(*words, home=desk.home, **hub)
     elif environment:
         done = run_factory(*words, home=desk.home, **environment)
     else:
