@@ -119,6 +119,18 @@ class ExternalSource:
 
 
 @dataclass(frozen=True)
+class Translations:
+    """The translations of a step into one language: percentiles of their column `quality`, and
+    chrF2 of the kept ones against human translations, where either was computed."""
+
+    step: str
+    language: str
+    quality: Mapping[str, float]  # p5, p25, p50, p75, p95
+    compared: int
+    chrf: float | None
+
+
+@dataclass(frozen=True)
 class Report:
     """All data of the page of one collection. `slug` and `hub` say where it is, if known."""
 
@@ -131,6 +143,7 @@ class Report:
     columns: tuple[str, ...]
     rows: tuple[RowLine, ...]
     drops: tuple[DroppedRows, ...]
+    translations: tuple[Translations, ...]
     judged: tuple[JudgedModel, ...]
     benchmarks: tuple[BenchmarkedModel, ...]
     courses: tuple[Course, ...]
@@ -203,6 +216,7 @@ def gather(
         columns=tuple(dict.fromkeys([*languages, *extra])),
         rows=lines,
         drops=tuple(drop for manifest in manifests for drop in _drops(manifest)),
+        translations=tuple(one for manifest in manifests for one in _translations(manifest)),
         judged=tuple(judged := judged_models(manifests)),
         benchmarks=tuple(benchmarked_models(manifests)),
         courses=tuple(courses(tidy(manifests))),
@@ -246,6 +260,22 @@ def _drops(manifest: Manifest) -> list[DroppedRows]:
         DroppedRows(manifest.step, reason, by_language)
         for reason, by_language in reasons.items()
         if any(rows for rows, _ in by_language.values())
+    ]
+
+
+def _translations(manifest: Manifest) -> list[Translations]:
+    if manifest.stage not in ("translate", "translate_pairs"):
+        return []
+    return [
+        Translations(
+            manifest.step,
+            language,
+            {key: value for key, value in (stats.get("quality") or {}).items() if key != "n"},
+            stats.get("compared") or 0,
+            stats.get("chrf_kept"),
+        )
+        for language, stats in manifest.stats.get("by_language", {}).items()
+        if (stats.get("quality") or {}).get("n") or stats.get("compared")
     ]
 
 

@@ -131,6 +131,18 @@ def test_a_page_of_nothing_says_so_in_sentences() -> None:
     assert all(said.endswith(".") for said in empty)
 
 
+def test_quality_of_translations_stands_by_language() -> None:
+    translate = KEPT["translate"]
+    stats = dict(next(iter(translate.stats["by_language"].values())))
+    stats |= {"quality": {"n": 6, "p5": 11.5, "p50": 40.25}, "compared": 6, "chrf_kept": 33.75}
+    moved = translate.model_copy(
+        update={"stats": {**translate.stats, "by_language": {"de": stats}}}
+    )
+    text = " ".join(re.sub(r"<[^>]+>", " ", rendered([KEPT["prompts"], moved])).split())
+    assert "translate German 11.5 – 40.25 – – 33.75 6" in text
+    assert "Quality of translations" not in rendered([KEPT["prompts"]])
+
+
 def test_it_begins_with_what_was_done_to_what() -> None:
     lead = next(told(p) for p in every(parse(golden()), "p") if p.get("class") == "lead")
     pairs = KEPT["pair"].rows().out
