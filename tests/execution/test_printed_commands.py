@@ -1,5 +1,5 @@
 """Every command that docs, cards and the terminal print is run, as it is printed: against a home
-with the smoke recipe's artifacts, another hub in the place of huggingface.co, and a cluster."""
+with the smoke recipe's artifacts, another hub in the place of huggingface.co."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import pytest
 from factory.localhub.launcher import await_end, connect
 from factory.planning.recipe import load
 from tests.conftest import FACTORY, run_factory
-from tests.slurm.cluster import cluster, site, why_not
 from tests.support.forked import Run, forked_commands
 from tests.support.terminal import clean_environment, on_terminal, plain
 from tests.support.tiny_recipe import RECIPE
@@ -36,7 +35,7 @@ OURS = {
     "B": "other.yaml", "C": "other.yaml", "DIR": "new-folder", "FILE": "base.tar",
     "COLLECTION": "SLUG", "COMMAND": "true", "https://huggingface.co": "URL",
     "10.0.0.5": "127.0.0.1",
-    "8000": "0", "lab": "site.yaml", "org/repo": "local/smoke-pair", "org/adapter": ADAPTER,
+    "8000": "0", "org/repo": "local/smoke-pair", "org/adapter": ADAPTER,
     "org/name": BASE, "org/base": BASE, "org/base@REVISION": f"{BASE}@main",
     "REPO[@REVISION]…": f"{BASE}@main", "[COLLECTION|REPO…]": BASE,
     "datasets/org/prompts": "datasets/local/smoke-prompts", "org/collection": "SLUG",
@@ -53,6 +52,8 @@ ELSEWHERE = {
     r"doctor --install": "builds an environment of gigabytes: make install-euroeval does",
     r"merge .*--gguf": "needs llama.cpp, minutes of compiling: tests/release/test_forms.py",
     r"--install-completion": "changes the files of the shell that it is typed in",
+    r".* --site\b|status\b|cancel\b": "needs a cluster: tests/slurm types them on one",
+    r"hub serve": "serves until it is told to stop: tests/cli/test_push_pull.py",
     r"doctor --deep": "loads every engine that is installed, for minutes",
     r"chat .*:checkpoints/": "the smoke run keeps no checkpoints: tests/training does",
 }
@@ -86,7 +87,7 @@ def printed_by_docs() -> dict[str, list[str]]:
             slug = r"[\w-]+/croco-[\w-]+-0123456789abcdef01234567"
             words = [re.sub(slug, "SLUG", OURS.get(word, word)) for word in words]
             words = [OURS.get(bare, bare) for bare in map(_bare, words) if bare not in ("…", "")]
-            line = shlex.join(words).replace("--site my.yaml", "--site site.yaml")
+            line = shlex.join(words)
             line = re.sub(r" (publish on|bring in) .*", "", line)  # what a table says of it
             line = line.replace("pull my.yaml", "pull theirs.yaml")  # the smoke recipe names none
             line = line.replace("--from score", "--from judge")  # of its last steps: seconds
@@ -183,8 +184,6 @@ def run_typed(desk: Desk, words: list[str], **environment: str) -> tuple[str, in
         keys = [("> ", "Hello\r"), ("> ", "\x04")]
     if words[:2] == ["hub", "open"]:
         interrupt = "Ctrl-C ends this"
-    if words[:2] == ["hub", "serve"]:
-        interrupt = "http://"
     hub = {"HF_TOKEN": desk.token, "HF_ENDPOINT": desk.url} if words[0] in HUB else {}
     if keys or interrupt:
         known = clean_environment(FACTORY_HOME=str(desk.home), **hub, **environment)
@@ -196,7 +195,7 @@ def run_typed(desk: Desk, words: list[str], **environment: str) -> tuple[str, in
             interrupt=interrupt,
             timeout=300,
         )
-        return plain(shown), 0 if words[:2] == ["hub", "serve"] else code
+        return plain(shown), 0 if interrupt and code == 130 else code
     if hub:  # settings of the Hub's clients: nothing imported before
         done = run_factory(*words, home=desk.home, **hub)
     elif environment:
@@ -204,47 +203,6 @@ def run_typed(desk: Desk, words: list[str], **environment: str) -> tuple[str, in
     else:
         done = desk.forked(*words, home=desk.home)
     return f"{done.stdout[-2000:]}{done.stderr}", done.returncode
-
-
-def on_cluster(words: list[str]) -> bool:
-    return "--site" in words or words[0] in ("status", "cancel")
-
-
-@pytest.mark.parametrize(
-    "line", [line for line in DOCS if line not in CANNOT and not on_cluster(DOCS[line])]
-)
-def test_a_command_of_the_docs(desk: Desk, line: str) -> None:
-    shown, code = run_typed(desk, DOCS[line])
-    assert code == 0, f"{line}\n{shown}"
-    assert "Traceback" not in shown, f"{line}\n{shown}"
-
-
-@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-def test_the_commands_for_a_cluster(desk: Desk, tmp_path: Path) -> None:
-    # submitting changes one step, so that there is something to do
-    with cluster(tmp_path / "slurm") as slurm:
-        site(slurm.root).rename(desk.home.parent / "site.yaml")
-        python = slurm.root / "python"  # beside `factory`, as doctor --job asks nodes for it
-        python.write_text(f'#!/bin/bash\nexec {sys.executable} "$@"\n')
-        python.chmod(0o755)
-        order = ("doctor", "plan", "submit", "status", "cancel")
-        lines = [line for line in DOCS if line not in CANNOT and on_cluster(DOCS[line])]
-        assert {DOCS[line][0] for line in lines} == set(order)
-        for line in sorted(lines, key=lambda line: order.index(DOCS[line][0])):
-            words = DOCS[line]
-            if "--watch" in words:
-                words = words[: words.index("--watch")]  # tests/slurm/test_slurm_watch.py
-            if words[0] == "submit" and "--set" not in words:
-                words = [*words, "--until", "pair", "--set", "stages.pair.min_gap=0.5"]
-            if words[0] == "cancel":
-                words = [word for word in words if word not in ("--only", "STEP")]
-            shown, code = run_typed(desk, words, **slurm.environment)
-            assert code == 0, f"{line}\n{shown}"
-
-
-def test_what_cannot_be_run_is_still_printed() -> None:
-    for pattern in ELSEWHERE:
-        assert any(re.match(pattern, line) for line in DOCS), f"no page has {pattern}"
 
 
 def test_the_commands_of_cards_and_of_a_run(desk: Desk) -> None:
@@ -268,6 +226,18 @@ def test_the_commands_of_cards_and_of_a_run(desk: Desk) -> None:
             continue  # the whole line again, as test_reproduce does
         shown, code = run_typed(desk, shlex.split(line))
         assert code == 0, f"{line}\n{shown}"
+
+
+@pytest.mark.parametrize("line", [line for line in DOCS if line not in CANNOT])
+def test_a_command_of_the_docs(desk: Desk, line: str) -> None:
+    shown, code = run_typed(desk, DOCS[line])
+    assert code == 0, f"{line}\n{shown}"
+    assert "Traceback" not in shown, f"{line}\n{shown}"
+
+
+def test_what_cannot_be_run_is_still_printed() -> None:
+    for pattern in ELSEWHERE:
+        assert any(re.match(pattern, line) for line in DOCS), f"no page has {pattern}"
 
 
 def test_programs_beside_the_interpreter_are_there_for_hub_exec(desk: Desk) -> None:
