@@ -51,7 +51,6 @@ OURS = {
 ELSEWHERE = {
     r"doctor --install": "builds an environment of gigabytes: make install-euroeval does",
     r"merge .*--gguf": "needs llama.cpp, minutes of compiling: tests/release/test_forms.py",
-    r"--install-completion": "changes the files of the shell that it is typed in",
     r".* --site\b|status\b|cancel\b": "needs a cluster: tests/slurm types them on one",
     r"hub serve": "serves until it is told to stop: tests/cli/test_push_pull.py",
     r"doctor --deep": "loads every engine that is installed, for minutes",
