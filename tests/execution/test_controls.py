@@ -41,7 +41,7 @@ def test_a_control_is_planned_with_what_it_trains_and_judged_against_the_policy(
     assert len(compared) == (1 if last else len(adapters))
 
 
-def test_the_online_control_uses_the_same_reward_model() -> None:
+def test_19_the_online_control_uses_the_same_reward_model() -> None:
     plain, online = (
         by_name(plan(recipe, lock_of(recipe), Inventory()))["reward"].fingerprint
         for recipe in (load("smoke").recipe, load("control-online").recipe)

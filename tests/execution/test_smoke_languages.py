@@ -30,7 +30,7 @@ def artifacts(home: Path) -> dict[str, tuple[Path, Manifest]]:
     return {manifest.step: (f, manifest) for f in folders for manifest in [read_manifest(f)]}
 
 
-def test_every_language_goes_through_the_whole_line(home: Path) -> None:
+def test_57_every_language_goes_through_the_whole_line(home: Path) -> None:
     made = artifacts(home)
     for step, rows in {"prompts": 3, "generate": 6, "score": 6, "questions": 1}.items():
         slices = made[step][1].slices

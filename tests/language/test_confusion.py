@@ -44,7 +44,7 @@ def rates(answers, code, identify=by_words, words=dict):
     return pass_rates(counts)
 
 
-def test_an_answer_passes_when_all_its_lines_are_right():
+def test_111_an_answer_passes_when_all_its_lines_are_right():
     answers = [GERMAN, f"{GERMAN}\n{ENGLISH}", f"{GERMAN}\n{GERMAN}", ENGLISH]
     assert [count_lines(answer, "de", by_words) for answer in answers] == [
         (1, 0), (2, 1), (2, 0), (1, 1),

@@ -427,7 +427,7 @@ def test_best_is_the_chosen_side_of_the_pair(point):
 # what is dropped though the rule found it
 
 
-def test_every_limit_counts_under_its_own_name():
+def test_43_every_limit_counts_under_its_own_name():
     wide = [Answer(0, 9.0, text="x", tokens=5), Answer(1, 0.0, text="y", tokens=50)]
     assert found(wide) == (0, 1)
     assert found(wide, margin_below=9.5) == "margin_below"

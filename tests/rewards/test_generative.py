@@ -78,7 +78,7 @@ def with_gold(root: Path, golds: dict[str, list[str | None]]) -> None:
         write_slice(slice_directory(root / "prompts", code), table.append_column("gold", column))
 
 
-def test_an_answer_is_compared_with_the_gold_answer_of_its_prompt(
+def test_27_an_answer_is_compared_with_the_gold_answer_of_its_prompt(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
     made = golden(tmp_path)

@@ -136,7 +136,7 @@ def ran(
     return stage.run(job), root / "out"
 
 
-def test_the_matrix_is_what_the_models_say_of_each_pair_alone(
+def test_21_the_matrix_is_what_the_models_say_of_each_pair_alone(
     classifiers: dict[str, Path], tmp_path: Path
 ) -> None:
     from factory.engines import choose
@@ -183,7 +183,9 @@ def test_two_processes_make_what_one_makes(classifiers: dict[str, Path], tmp_pat
     assert other.stats == one.stats
 
 
-def test_every_kind_of_reward_ranks_the_pairs(classifiers: dict[str, Path], tmp_path: Path) -> None:
+def test_211_every_kind_of_reward_ranks_the_pairs(
+    classifiers: dict[str, Path], tmp_path: Path
+) -> None:
     from factory.engines.transformers import TransformersLikelihood
     from factory.rewards.backends.generative import Generative
 

@@ -236,7 +236,9 @@ PAIRS: dict[str, tuple[str, dict[str, int], dict[str, int], tuple[str, str, str]
 
 
 @pytest.mark.parametrize("name", PAIRS, ids=lambda name: f"row_{PAIRS[name][0]}_{name}")
-def test_a_preset_of_preferences_gives_prompts_preferences_and_pairs(take: Any, name: str) -> None:
+def test_25_35_63_75_189_221_a_preset_of_preferences_gives_prompts_preferences_and_pairs(
+    take: Any, name: str
+) -> None:
     """Both signs of a preference, and each way to say which answer is better, by one mapping."""
     _, sizes, dropped, pair = PAIRS[name]
     codes = tuple(sizes)
@@ -262,7 +264,7 @@ def test_a_preset_of_preferences_gives_prompts_preferences_and_pairs(take: Any, 
     assert audit.split == PRESETS[name].read.get("split", "train")
 
 
-def test_row_5_aya_redteaming_gives_local_harms_by_language(take: Any) -> None:
+def test_5_aya_redteaming_gives_local_harms_by_language(take: Any) -> None:
     stage = Questions(preset="aya-redteaming", where={"global_or_local": "local"})
     rows, counts = take(stand_in("aya-redteaming"), stage, ("en", "es"))
     assert [len(rows[code]) for code in ("en", "es")] == [1, 1]

@@ -63,7 +63,9 @@ def test_helpsteer3_gives_the_rows_that_are_in_the_language(tmp_path: Path) -> N
     assert [row["domain"] for row in rows["en"]] == ["general", "general", "stem"]
 
 
-def test_tagengo_gives_native_prompts_of_real_users_without_their_answers(tmp_path: Path) -> None:
+def test_169_tagengo_gives_native_prompts_of_real_users_without_their_answers(
+    tmp_path: Path,
+) -> None:
     path = dataset(tmp_path / "d", {"default": ("train", "tagengo.jsonl")})
     rows = taken(Prompts(preset="tagengo", turns="all"), path, ("en", "da"))
     assert said(rows["da"]) == [
@@ -196,7 +198,7 @@ def test_a_language_column_may_hold_codes_or_english_names(tmp_path: Path, word:
     assert said(rows["da"]) == [["a"]]
 
 
-def test_helpsteer3_gives_preferences_by_the_sign_of_its_column(tmp_path: Path) -> None:
+def test_73_helpsteer3_gives_preferences_by_the_sign_of_its_column(tmp_path: Path) -> None:
     path = dataset(tmp_path / "d", {"preference": ("train", "helpsteer3.jsonl")})
     rows = taken(Preferences(preset="helpsteer3", languages=("en", "de")), path, ("en",))
     assert [len(row["prompt"]) for row in rows["en"]] == [1, 3, 1]

@@ -478,9 +478,7 @@ def back_and_forth(text: str) -> str:
         ({"by": "back", "least": 0}, 2, {}),
     ],
 )
-def test_rows_161_171_quality_is_how_a_translation_comes_back(
-    run, tmp_path, quality, kept, dropped
-):
+def test_161_171_quality_is_how_a_translation_comes_back(run, tmp_path, quality, kept, dropped):
     rows, outcome, translator = run(EN, back_and_forth, quality=quality)
     assert len(rows) == kept
     assert rows[0]["quality"] == pytest.approx(100.0)
@@ -502,7 +500,7 @@ def test_what_is_dropped_already_is_not_translated_back(run):
 
 
 @pytest.mark.parametrize(("reward", "low", "high"), [("rater", 1, 10), ("alike", -1, 1)])
-def test_rows_9_161_171_quality_is_what_a_reward_says(run, model, reward, low, high):
+def test_9_161_171_quality_is_what_a_reward_says(run, model, reward, low, high):
     """The tiny model rates source and translation, or compares their embeddings."""
     knobs: Any = {"dtype": "float32", "how": {"engine": "transformers"}}
     rows, outcome, translator = run(EN, **knobs, quality={"by": "reward", "reward": reward})

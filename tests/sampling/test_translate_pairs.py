@@ -79,7 +79,7 @@ def run(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     return go
 
 
-def test_row_13_a_pair_is_translated_as_a_whole(run: Any) -> None:
+def test_13_a_pair_is_translated_as_a_whole(run: Any) -> None:
     rows, outcome = run(
         [(ASKED, GOOD, BAD), (ASKED, BAD, SAME), (ASKED, GOOD, "Perhaps later, my friend.")],
         quality={"by": "back"},

@@ -120,7 +120,7 @@ def test_the_table_of_losses_is_the_installed_trls() -> None:
     assert ORPOConfig.__dataclass_fields__["beta"].default == 0.1
 
 
-def test_a_weighted_sum_is_the_sum_of_its_losses(tmp_path: Path) -> None:
+def test_191_a_weighted_sum_is_the_sum_of_its_losses(tmp_path: Path) -> None:
     """Before the first step the policy is the reference: log 2, and the chosen answers' NLL."""
     _, alone = trained(tmp_path / "a", Dpo(**{**SMALL, "loss": {"sft": 1.0}}))
     _, mixed = trained(tmp_path / "b", Dpo(**{**SMALL, "loss": {"sigmoid": 1.0, "sft": 0.2}}))

@@ -185,7 +185,7 @@ def test_a_jury_has_majority_mean_and_agreement_of_its_judges(
     assert last["judge_output"] == "x: reference; y: no verdict; z: model"
 
 
-def test_row_49_a_rubric_rates_each_answer_apart(
+def test_49_a_rubric_rates_each_answer_apart(
     scripted: type[Scripted], reads: dict[str, Path], model: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -227,7 +227,7 @@ def test_every_rubric_has_a_scale_of_five_and_reads_its_last_word() -> None:
     assert prompts.wording("ties").span is None and prompts.wording("as-published").span is None
 
 
-def test_annotations_are_blind_balanced_and_read_back(
+def test_197_annotations_are_blind_balanced_and_read_back(
     reads: dict[str, Path], tmp_path: Path
 ) -> None:
     matched = {}

@@ -376,7 +376,7 @@ def evaluated(*overrides: str) -> dict[str, list[str]]:
     return slices
 
 
-def test_row_11_an_adapter_of_one_language_is_compared_in_every_language() -> None:
+def test_11_an_adapter_of_one_language_is_compared_in_every_language() -> None:
     assert evaluated()["judge"] == ["en/dpo-en"]
     assert evaluated()["arena"] == ["en/policy", "es/policy", "fr/policy", "en/dpo-en"]
     everywhere = evaluated("stages.arena.languages=all")
