@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from factory.artifacts.resources import home_path, recipes
 from factory.cli.app import app
 from factory.errors import FactoryError, HubError, RecipeError, raise_all
 from factory.hub.environment import PUBLIC
-
-if TYPE_CHECKING:
-    pass
 
 
 def recipe_names(incomplete: str) -> list[str]:

@@ -53,8 +53,8 @@ class Embedder:
             batch = fits[start : start + _AT_ONCE]
             width = sizes[batch[-1]]
             padded = [ids[n] + [0] * (width - sizes[n]) for n in batch]
-            there = [[1] * sizes[n] + [0] * (width - sizes[n]) for n in batch]
-            read, mask = (torch.tensor(v, device=self._model.device) for v in (padded, there))
+            masks = [[1] * sizes[n] + [0] * (width - sizes[n]) for n in batch]
+            read, mask = (torch.tensor(v, device=self._model.device) for v in (padded, masks))
             with torch.inference_mode():
                 states = self._model(input_ids=read, attention_mask=mask).last_hidden_state.float()
             sums = (states * mask[:, :, None]).sum(1)

@@ -168,7 +168,7 @@ def _card(need: ExternalInput, revision: str, hub: Hub) -> Place:
 
 @dataclass
 class Elsewhere:
-    """What another hub says of sources that are not here.
+    """Sizes and licences of sources that are not here, as another hub states them.
 
     sizes: bytes of each, or in words why there are none; licenses: as their cards state them;
     unknown: why nothing is known, where that hub does not answer.

@@ -27,6 +27,7 @@ _CUT_OFF = ("length", "max_tokens", "max_length", "max_output_tokens")
 
 
 def sample(row: Mapping[str, Any], where: str, source: str, language: str) -> Row | str:
+    """Return a row of prompt and answer as a sample, or the reason to leave it out."""
     prompt, response = conversation_of(row, where)
     text = response.strip()
     if not text:
@@ -106,7 +107,26 @@ class Answers(RowsFrom):
 def sampled_row(
     prompt: Mapping[str, Any], k: int, sample: Completion, tokenizer: Any
 ) -> dict[str, object]:
+    """Return an answer that was drawn here as a sample."""
     text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True).strip()
+    return _row(prompt, k, text, len(sample.token_ids), sample.finish_reason, sample.seed)
+
+
+def gold_row(prompt: Mapping[str, Any], tokenizer: Any) -> dict[str, object]:
+    """Return the answer that a person wrote to a prompt as one more sample, which was not drawn."""
+    text = prompt["gold"]
+    n_tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _row(prompt, GOLD, text, n_tokens, "stop", None)
+
+
+def _row(
+    prompt: Mapping[str, Any],
+    k: int,
+    text: str,
+    n_tokens: int,
+    finish_reason: str,
+    seed: int | None,
+) -> dict[str, object]:
     return {
         "prompt_id": prompt["prompt_id"],
         "language": prompt["language"],
@@ -114,28 +134,10 @@ def sampled_row(
         "prompt_hash": prompt["prompt_hash"],
         "response": text,
         "response_hash": text_hash(text),
-        "n_tokens": len(sample.token_ids),
+        "n_tokens": n_tokens,
         "n_chars": len(text),
-        "finish_reason": sample.finish_reason,
-        "seed": sample.seed,
-        "detected_language": detect(text, prompt["language"]),
-    }
-
-
-def gold_row(prompt: Mapping[str, Any], tokenizer: Any) -> dict[str, object]:
-    """Return the answer that a person wrote to a prompt as one more sample, which was not drawn."""
-    text = prompt["gold"]
-    return {
-        "prompt_id": prompt["prompt_id"],
-        "language": prompt["language"],
-        "k": GOLD,
-        "prompt_hash": prompt["prompt_hash"],
-        "response": text,
-        "response_hash": text_hash(text),
-        "n_tokens": len(tokenizer(text, add_special_tokens=False)["input_ids"]),
-        "n_chars": len(text),
-        "finish_reason": "stop",
-        "seed": None,
+        "finish_reason": finish_reason,
+        "seed": seed,
         "detected_language": detect(text, prompt["language"]),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -26,9 +26,6 @@ from factory.stage.job import Job, policy
 from factory.stage.models import RewardModel
 from factory.stage.outcome import Outcome, counted, engines, spent
 from factory.stage.stage import How, Stage, StageContext
-
-if TYPE_CHECKING:
-    pass
 
 
 class GenerateHow(How, EngineKnobs):
