@@ -84,8 +84,15 @@ def new(
         raise RecipeError(f"{path} exists", "choose another name")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "mine"
     if from_ is not None:
-        if any((languages, model, data, questions, reward, license_)):
-            raise RecipeError("--from copies a recipe as it is", "edit the copy instead")
+        options = {
+            "--languages": languages, "--model": model, "--data": data, "--questions": questions,
+            "--reward": reward, "--license": license_,
+        }  # fmt: skip
+        if unused := ", ".join(name for name, value in options.items() if value):
+            raise RecipeError(
+                f"--from copies a recipe as it is, so {unused} would change nothing",
+                f"leave it out, and edit {path} afterwards",
+            )
         text, files = _copy_of(from_, name, path.parent)
     else:
         languages = languages or _ask("--languages", "Languages, as en,da", "en")

@@ -149,9 +149,13 @@ def reproduced_table(differences: Mapping[str, Difference]) -> Table:
     table = _table("Reproduced against published", columns)
     for name, difference in differences.items():
         moved = [
-            c for c in difference.changes if c.part == "figures" and isinstance(c.one, int | float)
+            f"{c.name} {_short(c.one)}, {_short(c.other)}"
+            for c in difference.changes
+            if c.part == "figures"
+            and isinstance(c.one, int | float)
+            and _short(c.one) != _short(c.other)
         ]
-        lines = [f"{c.name} {_short(c.one)}, {_short(c.other)}" for c in moved[:_MOST]]
+        lines = moved[:_MOST]
         more = [f"and {len(moved) - _MOST} more"] if len(moved) > _MOST else []
         table.add_row(name, _content(difference), "\n".join(lines + more))
     return table

@@ -116,9 +116,9 @@ class _Source(Stage, View):
         alarms: list[str] = []
         sets: dict[str, list[dict[str, Any]]] = {}
         languages: dict[Place, list[str]] = {}  # that are read from one source
-        for spec in job.slices:
-            for role, *_ in self._sets():
-                languages.setdefault(job.place(spec, role), []).append(str(spec.language))
+        for spec in job.slices:  # two sets may be one source, read in two ways
+            for place in {job.place(spec, role) for role, *_ in self._sets()}:
+                languages.setdefault(place, []).append(str(spec.language))
         for number, spec in enumerate(job.slices):
             language = str(spec.language)
             dropped: Counter[str] = Counter()

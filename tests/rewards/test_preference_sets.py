@@ -79,6 +79,16 @@ def test_167_preferences_are_several_sets_with_their_weights(tmp_path: Path) -> 
     assert [(one["rows"], one["dropped"]) for one in sets] == [(3, 1), (4, 0), (2, 1)]
 
 
+def test_167_one_source_may_be_two_sets(tmp_path: Path) -> None:
+    made = recipe(tmp_path, "{source: mine.jsonl, also: [{source: mine.jsonl, first: 1}]}")
+    stage: Any = made.steps()["preferences"]
+    [spec] = [spec for one, spec in made.slices() if isinstance(one, Preferences)]
+    places = {need: Place(tmp_path / need.source) for need in spec.needs}  # type: ignore[union-attr]
+    (tmp_path / "out").mkdir()
+    of = Job("preferences", 0, (spec,), places, tmp_path, tmp_path / "out", lambda *_: None)
+    assert stage.run(of).rows["en"].out == 4
+
+
 def test_one_set_is_as_it_was_and_weights_are_the_identity(tmp_path: Path) -> None:
     one = marks(recipe(tmp_path, "{source: mine.jsonl}"))
     assert marks(recipe(tmp_path, "{source: mine.jsonl, also: []}")) == one
