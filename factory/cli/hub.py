@@ -39,8 +39,10 @@ def exec(command: Annotated[list[str], typer.Argument(help="The command, after -
     from factory.localhub.launcher import environment
 
     home = Home(home_path())
-    # hf and python of this environment come last: it may not be an active one
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    # python and hf are those of an active environment; else of this one, which has the clients
+    active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    path = os.pathsep.join(reversed(folders) if active else folders)
     with local_hub() as connection:
         try:
             known = {**os.environ, "PATH": path, **environment(connection, home.cache)}

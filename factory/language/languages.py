@@ -43,6 +43,7 @@ _RTL = frozenset(("Adlm", "Arab", "Hebr", "Mand", "Nkoo", "Rohg", "Samr", "Syrc"
 _USUAL = {"bn": "Bengali"}  # CLDR says Bangla, which models know less well
 _NO_LANGUAGE = frozenset({"und", "mul", "mis", "zxx"})
 _NORWEGIAN = frozenset({"no", "nb", "nn"})
+_TWO_CODES = {"tl": "fil"}  # FLORES and ISO 639-3 say tgl, which CLDR reads as Filipino
 
 # language, script, region, and variants or extensions that are no words
 _TAG = re.compile(
@@ -214,9 +215,9 @@ def likely(label: str) -> Tag | None:
 
 def code_of(label: str) -> str | None:
     """Return the code of the language that a label of a dataset names, without script and region;
-    None for what names no language. The two written Norwegians are `no`."""
+    None for what names no language. The two written Norwegians are `no`, and Tagalog is `fil`."""
     tag = tag_of(label)
-    return tag and ("no" if tag.base in _NORWEGIAN else tag.base)
+    return tag and ("no" if tag.base in _NORWEGIAN else _TWO_CODES.get(tag.base, tag.base))
 
 
 @lru_cache(maxsize=4096)
@@ -226,6 +227,9 @@ def speaks(label: str, code: str) -> bool:
     label_tag, code_tag = tag_of(label), tag_of(code)
     if label == code or label_tag is None or code_tag is None:
         return label == code
+    label_tag, code_tag = (
+        tag._replace(base=_TWO_CODES.get(tag.base, tag.base)) for tag in (label_tag, code_tag)
+    )
     if code_tag.base == "no" and label_tag.base in _NORWEGIAN:
         label_tag = label_tag._replace(base="no")
     if code_tag.base == "nb" and label_tag.base == "no":

@@ -4,7 +4,6 @@ with the smoke recipe's artifacts, another hub in the place of huggingface.co.""
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -181,9 +180,6 @@ def run_typed(desk: Desk, words: list[str], **environment: str) -> tuple[str, in
     """Run a command as it is printed: where it waits for a person, on a terminal."""
     words = typed(desk, words)
     keys, interrupt = [], None
-    if words[:2] == ["hub", "exec"]:  # in an active environment: python is the one with the clients
-        bin_folder = Path(sys.executable).parent
-        environment["PATH"] = os.pathsep.join([str(bin_folder), os.environ["PATH"]])
     if words[0] == "chat" and "--prompt" not in words:
         keys = [("> ", "Hello\r"), ("> ", "\x04")]
     if words[:2] == ["hub", "open"]:

@@ -121,6 +121,7 @@ def test_labels_of_data_name_languages(tag: str, labels: str) -> None:
         ("zh-Hant", "zh-TW zho_Hant", "zh zh-CN zho_Hans"), ("zh-Hans", "zh zh-CN cmn", "zh-HK"),
         ("no", "no nb nn nob", "da sv"), ("nb", "no nb nob Norwegian", "nn"), ("nn", "nn", "no nb"),
         ("sr-Latn", "hbs sr-Latn", "sr sr-Cyrl"), ("sr", "sr sr-Latn srp", "hr"),
+        ("tl", "tl tgl_Latn fil Tagalog", "ceb"), ("fil", "tl tgl fil_Latn Filipino", "ceb"),
     ],
 )  # fmt: skip
 def test_a_label_stands_for_a_variant_that_it_does_not_contradict(
