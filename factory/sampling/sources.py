@@ -34,7 +34,16 @@ from factory.stage.stage import From, Stage, StageContext, filled
 
 # columns that hold the rest of a prompt, as Alpaca's, Dolly's and Orca's
 _TALKS = ("messages", "prompt", *SIDES)
-_BESIDE = ("input", "context", "passage", "system", "system_prompt")
+_SYSTEM = ("system", "system_prompt")
+_BESIDE = ("input", "context", "passage", *_SYSTEM)
+
+
+def _turns_of(row: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the messages of a column that holds some."""
+    value = row.get(name)
+    yield from (
+        (turn for turn in value if isinstance(turn, Mapping)) if isinstance(value, list) else ()
+    )
 
 
 class _Source(Stage, View):
@@ -196,14 +205,22 @@ class _Source(Stage, View):
     def unread(self, row: Mapping[str, Any], where: str) -> Iterator[str]:
         """Yield what a row has that looks like a part of it and is not read."""
         column = self.columns.get("prompt", "prompt")
-        for name in (
-            _BESIDE if isinstance(column, str) and isinstance(row.get("prompt"), str) else ()
-        ):
-            if name != column and isinstance(row.get(name), str) and row[name].strip():
-                both = f"{name}, {column}" if name.startswith("system") else f"{column}, {name}"
-                yield (
-                    f"text in {name!r}, which is left out: columns: {{prompt: [{both}]}} joins them"
-                )
+        texts = isinstance(row.get("prompt"), str)
+        turns = (turn for name in ("prompt", "messages", "chosen") for turn in _turns_of(row, name))
+        if not texts and any(turn.get("role") == "system" for turn in turns):
+            return
+        for name in _BESIDE if texts else _SYSTEM:
+            value = row.get(name)
+            if name in (column if isinstance(column, tuple) else (column,)):
+                continue
+            if not isinstance(value, str) or not value.strip():
+                continue
+            fix = "it belongs into the messages of a row, as the first"
+            if texts:
+                named = column if isinstance(column, tuple) else (column,)
+                both = ", ".join((name, *named) if name in _SYSTEM else (*named, name))
+                fix = f"columns: {{prompt: [{both}]}} joins them"
+            yield f"text in {name!r}, which is left out: {fix}"
 
     def repeated(self, row: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
         """Return whether a row repeats an earlier one and is to be dropped."""

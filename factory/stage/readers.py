@@ -131,7 +131,7 @@ class View(Knobs):
         gives those in this one. Raises InputError for what cannot be read, for more bad rows than
         `bad_rows`, and where no row is left.
         """
-        bad: list[InputError] = []
+        bad: list[tuple[str, InputError]] = []
         n_bad = n_read = 0
         rows = self._labelled(path, language, name, languages or (language,))
         for where, row in rows if self.group is None else _grouped(rows, self.group):
@@ -140,7 +140,7 @@ class View(Knobs):
             except InputError as error:
                 dropped[getattr(error, "reason", "unreadable")] += 1
                 n_bad += 1
-                bad = [*bad, error][:_SHOWN]
+                bad = [*bad, (where, error)][:_SHOWN]
                 continue
             if isinstance(converted, str):
                 dropped[converted] += 1
@@ -151,10 +151,9 @@ class View(Knobs):
                 break
         total = n_read + dropped.total()
         if bad and not (n_read and self.allows(n_bad, total)):
-            shown = "; ".join(_shortened(error.what) for error in bad)
             raise InputError(
-                f"{n_bad} of {total} rows of {name} cannot be read: {shown}",
-                f"{bad[0].fix}; or allow a share of them: bad_rows: 5%",
+                f"{n_bad} of {total} rows of {name} cannot be read: {_listed(bad)}",
+                f"{bad[0][1].fix}; or allow a share of them: bad_rows: 5%",
             )
         if not n_read:
             reasons = "".join(f", {reason} {count}" for reason, count in dropped.items())
@@ -253,7 +252,10 @@ class View(Knobs):
             missing = [part for part in parts if part.isidentifier() and part not in splits]
             if missing and splits:
                 listed = ", ".join(map(str, splits))
-                raise InputError(f"{name} has no split {missing[0]!r}, only {listed}", "set split:")
+                known = next(iter(splits)) if len(splits) == 1 else "one of them"
+                raise InputError(
+                    f"{name} has no split {missing[0]!r}, only {listed}", f"set split: {known}"
+                )
             mixed = not isinstance(self.config, dict) and not _names(config, language)
             assumed = self.config is not None or language == "en"
             folders = [_folder_language(path, file) for file in files]
@@ -490,6 +492,19 @@ def _inside(path: Path, file: str) -> str:
     return str(Path(file).relative_to(path)) if Path(file).is_relative_to(path) else Path(file).name
 
 
+def _listed(bad: Sequence[tuple[str, InputError]]) -> str:
+    """Return places of rows and their errors as text; an error stands once, with all its places."""
+    places: dict[str, list[str]] = {}
+    for where, error in bad:
+        places.setdefault(error.what.removeprefix(f"{where}: "), []).append(where)
+    parts = []
+    for reason, (first, *others) in places.items():
+        numbered = [re.sub(r"^.* ((line|row) \d+)$", r"\1", where) for where in others]
+        also = f" (also {', '.join(numbered)})" if numbered else ""
+        parts.append(f"{first}: {_shortened(reason)}{also}")
+    return "; ".join(parts)
+
+
 def _shortened(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 200 else f"{text[:199]}…"
@@ -530,7 +545,8 @@ def conversation(row: Mapping[str, Any], where: str) -> list[tuple[str, Callable
         columns = itertools.zip_longest(*value.values())
         value = [dict(zip(value, turn, strict=True)) for turn in columns]
     if not isinstance(value, list):
-        raise _odd(where, "messages are not a list")
+        stated = _shortened(repr(value))
+        raise _odd(where, f"messages are not a list, nor is the prompt text: {stated}")
     return [_turn(message, where) for message in value]
 
 
@@ -567,6 +583,9 @@ def transcript(text: str) -> Talk | None:
 
 
 def _turn(message: Any, where: str) -> tuple[str, Callable[[], str]]:
+    if isinstance(message, str):
+        fix = "name the one that is the prompt, as columns: {prompt: theirs.0}"
+        raise BadRow(where, "messages that are text alone: whose is not said", fix, "no_messages")
     if not isinstance(message, Mapping):
         raise _odd(where, "a message without role or content")
     speaker = message.get("role", message.get("from"))

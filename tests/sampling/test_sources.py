@@ -167,7 +167,8 @@ def test_empty_lines_are_no_rows(take):
         ({"text": "a"}, "no messages"),
         ({"message": [user("a")]}, "no messages (did you mean 'message'?)"),
         ({"prompt": {"role": "user"}}, "messages are not a list"),
-        ({"messages": ["a"]}, "a message without role or content"),
+        ({"prompt": 5}, "nor is the prompt text: 5"),
+        ({"messages": ["a"]}, "messages that are text alone: whose is not said"),
         ({"messages": [{"role": "user"}]}, "a message without role or content"),
         ({"messages": [user(5)]}, "content that is not text"),
         ({"messages": [user([{"type": "image"}])]}, "content that is not text"),
@@ -184,7 +185,7 @@ def test_rows_that_cannot_be_read_are_named_by_file_and_line(take, line, what):
         take([{"prompt": "a"}, "", line, {"prompt": "b"}, line])
     said = raised.value.what
     assert said.startswith("2 of 4 rows of rows.jsonl cannot be read: rows.jsonl line 3: ")
-    assert "; rows.jsonl line 5: " in said
+    assert said.endswith(" (also line 5)")
     assert what in said
     assert "bad_rows" in raised.value.fix
     assert "\n" not in said + raised.value.fix
@@ -586,3 +587,19 @@ def test_rows_that_share_one_id_are_told_apart_at_once_and_said(tmp_path):
     assert ids[:2] == ["oasst", "oasst-2"] and len(set(ids)) == 20_000
     [alarm] = outcome.stats["alarms"]
     assert "20,000 rows of p.jsonl share the id 'oasst'" in alarm
+
+
+def test_a_system_prompt_beside_messages_is_not_lost_in_silence(tmp_path):
+    talk = [user("How?"), bot("So.")]
+    own = [{"role": "system", "content": "Be brief."}]
+    for row, count in (
+        ({"prompt": [user("How?")]}, 1),
+        ({"messages": talk}, 1),
+        ({"messages": own + talk}, 0),
+    ):
+        path = write(tmp_path / "rows.jsonl", [{"system": "Be brief.", **row}])
+        stage = Prompts(source="x", turns="all")
+        alarms = job_of(tmp_path, path, stage, ("en",)).stats.get("alarms", [])
+        assert len(alarms) == count
+        for alarm in alarms:
+            assert alarm.startswith("1 of 1 rows of en have text in 'system', which is left out")
