@@ -93,7 +93,8 @@ def check(
         else:
             rows = json.loads(key.read_text(encoding="utf-8"))
         findings += [Check(**fields) for fields in rows]
-    return sorted(findings, key=lambda finding: finding.level != "error")
+    # what is true of a source as a whole was seen once in each language
+    return sorted(dict.fromkeys(findings), key=lambda finding: finding.level != "error")
 
 
 def license_faults(

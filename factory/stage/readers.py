@@ -43,6 +43,7 @@ _ROLES = {
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
 _SPEAKER, _CONTENT_NAMES = {"role", "from"}, ("content", "value", "text")
 _CONTENT = frozenset(_CONTENT_NAMES)
+_LANGUAGE_COLUMNS = ("lang", "locale", "language_code", "lang_code", "prompt_language")
 _HEAD = 100  # rows that are looked at for which columns there are
 _SHOWN = 5  # rows that cannot be read, in an error
 _SHARED = 10  # rows that may have one id before that is said
@@ -184,10 +185,11 @@ class View(Knobs):
             and not detects
             and not (assumed and len(languages) == 1)
         ):
+            theirs = next((c for c in _LANGUAGE_COLUMNS if _says(first_rows[0].get(c))), "theirs")
             raise InputError(
-                f"{name} does not say which rows are in {language!r}",
+                f"{name} does not say the language of its rows",
                 "use a file, a config or a 'language' column for each language; or name the "
-                "column: columns: {language: theirs}; or let it be detected: detect: true",
+                f"column: columns: {{language: {theirs}}}; or let it be detected: detect: true",
             )
         strays = languages[0] == language  # whether rows of no language that is read count here
         labels: set[str] = set()

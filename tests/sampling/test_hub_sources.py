@@ -409,7 +409,7 @@ def test_rows_of_no_language_that_is_read_are_counted_once_by_what_they_say(take
 @pytest.mark.parametrize(
     ("files", "how", "words"),
     [
-        (LOCALES, {}, "does not say which rows are in 'en'"),
+        (LOCALES, {}, "does not say the language of its rows"),
         ({"test.jsonl": ONE}, {}, "no split 'train', only test"),
         ({"a.bin": b"1"}, {}, "cannot be read: "),
         ({"train.parquet": b"PAR1"}, {}, "train.parquet is not a parquet"),

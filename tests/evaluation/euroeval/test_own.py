@@ -104,7 +104,7 @@ def test_rows_that_are_too_long_are_counted_and_the_same_rows_fall_into_the_same
 def test_a_language_that_the_source_lacks_is_named(tmp_path: Path) -> None:
     one = ready("multi-wiki-qa-ga", "ga")
     assert one is not None
-    with pytest.raises(InputError, match="does not say which rows are in 'ga'"):
+    with pytest.raises(InputError, match="does not say the language of its rows"):
         one.rows(dataset(tmp_path, "cy", "train", questions(20)), "ga")
 
 
