@@ -45,6 +45,7 @@ from factory.stage.stage import How, Stage, StageContext
 
 NOT_INDEPENDENT = "training reward (not independent)"
 OWN_MODEL = "judges answers of its own (not independent)"
+UNKNOWN_TRAINING = "its part in the training of the adapter is unknown"
 _NOT_PINNED = "not pinned: it is told by its name, and what that stands for may change"
 # roles of a causal model, of the verdicts of a jury's judges, and of what people said
 _LLM, _VOTE, _PEOPLE = "llm_judge", "vote", "annotations"
@@ -111,6 +112,10 @@ class Judge(Stage):
         for judge in self.judges:
             reward, needs = self._needs(context, judge)
             own = same_models(_speakers(reward, needs), rivals, _named_as)
+            if judge not in self.annotations and any(
+                _tuned_elsewhere(one, context) for one in tuned
+            ):
+                own = (*own, UNKNOWN_TRAINING)
             notes += [f"{judge}: {note}" for note in own]
             step = self.name if len(self.judges) == 1 else f"{self.name}[{judge}]"
             specs += [
@@ -570,6 +575,17 @@ def _named_as(need: Need) -> str:
     if isinstance(need, StepInput):
         return f"{need.step} {need.slice} {need.checkpoint}"
     return need.model if isinstance(need, ServedModel) else need.source.removesuffix("@main")
+
+
+def _tuned_elsewhere(contestant: Contestant, context: StageContext) -> bool:
+    """Return whether a model has an adapter that no stage of the recipe trains."""
+    stages = [need.step.partition("[")[0] for need in contestant.needs
+              if isinstance(need, StepInput)]  # fmt: skip
+    return any(
+        getattr(context.stages.get(stage), "from_", None) is not None for stage in stages
+    ) or any(
+        isinstance(need, ExternalInput) and need.role == "adapter" for need in contestant.needs
+    )
 
 
 def same_models(

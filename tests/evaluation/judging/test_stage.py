@@ -22,7 +22,12 @@ from factory.engines.choose import EngineCache
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import RecipeError
 from factory.evaluation.arena import Arena, _describe
-from factory.evaluation.judging.stage import NOT_INDEPENDENT, OWN_MODEL, Judge
+from factory.evaluation.judging.stage import (
+    NOT_INDEPENDENT,
+    OWN_MODEL,
+    UNKNOWN_TRAINING,
+    Judge,
+)
 from factory.execution.builtin_models import POCKET
 from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import load
@@ -481,6 +486,10 @@ def test_a_judge_that_is_not_independent_is_said_to_be_so() -> None:
         ("smoke", ("models.other={kind: classifier, name: org/other}",
                    "stages.score.reward=other", "stages.judge.judge=other"), (NOT_INDEPENDENT,)),
         ("smoke-icr", ("stages.judge.judge=reward",), (NOT_INDEPENDENT, OWN_MODEL)),
+        ("smoke", ("stages.dpo={from: org/adapter}", "stages.merge=null"), (UNKNOWN_TRAINING,)),
+        ("smoke", ("models.theirs={name: local/tiny-random-llama, adapter: org/adapter}",
+                   "stages.arena.of=[policy, theirs]", "stages.judge.model=theirs"),
+         (UNKNOWN_TRAINING,)),
     ],
 )  # fmt: skip
 def test_a_judge_is_compared_with_the_rewards_that_trained_what_it_compares(
