@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,9 +115,11 @@ def open_(
         )
         if wait:
             typer.echo("Ctrl-C ends this.")
-            ends = {signal.SIGINT, signal.SIGTERM}
-            signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-            signal.sigwait(ends)
+            # handlers, not sigwait: another thread may be the one that gets the signal
+            stopped = threading.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stopped.set())
+            stopped.wait()
 
 
 def _page_path(connection: Connection, what: str) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,12 +97,11 @@ def new(
         text, files = _copy_of(from_, name, path.parent)
     else:
         languages = languages or _ask("--languages", "Languages, as en,da", "en")
+        codes = [code for code in re.split(r"[,\s]+", languages) if code]
         model = model or _ask("--model", "Model to tune (this small one needs no hub)", _SMALL)
         if data is None and sys.stdin.isatty():
-            ask = "Prompts: a file or a dataset, {language} filled in (empty: sample prompts)"
-            data = typer.prompt(ask, "", show_default=False)
+            data = _ask_for_data(codes)
         license_ = license_ or _ask("--license", "Licence of what is made", "apache-2.0")
-        codes = [code for code in re.split(r"[,\s]+", languages) if code]
         text, files = _written(path, name, codes, model, data, questions, reward, license_)
     loaded = _save(path, text, files)
     _next_steps(loaded, sorted(files))
@@ -112,6 +112,18 @@ def _ask(option: str, question: str, default: str) -> str:
     if not sys.stdin.isatty():
         raise RecipeError(f"{option} is missing", f"give {option}, as {default}; or --from demo")
     return str(typer.prompt(question, default))
+
+
+def _ask_for_data(codes: Sequence[str]) -> str | None:
+    """Ask a person for prompts; no answer stands for the samples, if all languages have some."""
+    ask = "Prompts: a file or a dataset, {language} filled in"
+    if all(_sample_prompts(code).is_file() for code in codes):
+        return str(typer.prompt(f"{ask} (empty: sample prompts)", "", show_default=False)) or None
+    return str(typer.prompt(ask))
+
+
+def _sample_prompts(code: str) -> Path:
+    return shipped("recipes") / "demo" / f"prompts-{code}.jsonl"
 
 
 def _copy_of(source: str, name: str, folder: Path) -> tuple[str, dict[Path, Path]]:
@@ -169,7 +181,7 @@ def _written(
         data = beside(data)
     else:
         for code in codes:
-            sample = samples / f"prompts-{code}.jsonl"
+            sample = _sample_prompts(code)
             if not sample.is_file():
                 raise InputError(
                     f"there are no sample prompts in {code!r}",

@@ -195,7 +195,7 @@ def run_typed(desk: Desk, words: list[str], **environment: str) -> tuple[str, in
             interrupt=interrupt,
             timeout=300,
         )
-        return plain(shown), 0 if interrupt and code == 130 else code
+        return plain(shown), code
     if hub:  # settings of the Hub's clients: nothing imported before
         done = run_factory(*words, home=desk.home, **hub)
     elif environment:
