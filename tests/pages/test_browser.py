@@ -152,13 +152,35 @@ def test_a_hostile_card_and_hostile_rows_are_only_text(story: Story, evil: str) 
 
 
 def test_all_is_reached_by_keyboard(story: Story, browser: Browser) -> None:
+    """With keys that are pressed, and no script in the page."""
     address = f"{story.connection.url}/datasets/local/story-pair/read/main"
-    browser.open(address, 1200, 800, "light")
+    browser.open(address, 1200, 800, "light", script=False)
+    assert browser.log() == [] and browser.height() > 500
+    before = browser.address()
+    browser.press("ALT", "n")  # the next prompt
+    assert browser.address() != before and "/read/main" in browser.address()
+    browser.open(address, 1200, 800, "light", script=True)
     keys = browser.asks("[...document.querySelectorAll('[accesskey]')].map(e => e.accessKey)")
     assert {"n", "1", "r", "w"} <= set(keys)
-    browser.open(address, 1200, 800, "light", script=False)
-    assert browser.log() == []
-    assert browser.height() > 500
+    browser.press("TAB")
+    skip = "document.activeElement.textContent.trim()"
+    names = [browser.asks(skip)]
+    for _ in range(40):
+        browser.press("TAB")
+        names.append(browser.asks(skip))
+    assert len(set(names)) > 10 and not any(name is None for name in names)
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.asks(outline) != "none", "where the keyboard is can be seen"
+    browser.open(f"{story.connection.url}/", 1200, 800, "light", script=True)
+    for _ in range(60):
+        browser.press("TAB")
+        if (
+            browser.asks("document.activeElement.getAttribute('href')")
+            == f"/collections/{story.slug}"
+        ):
+            break
+    browser.press("ENTER")
+    assert browser.address().endswith(f"/collections/{story.slug}")
 
 
 def test_a_reader_without_a_cookie_meets_the_door(story: Story, tmp_path: Path) -> None:

@@ -45,6 +45,23 @@ class Browser:
         """What a script in the page returns."""
         return self._driver.execute_script(f"return {script}")
 
+    def press(self, *keys: str) -> None:
+        """Press keys together, as a person does: ("ALT", "n"), ("TAB",), ("ENTER",)."""
+        from selenium.webdriver.common.action_chains import ActionChains
+        from selenium.webdriver.common.keys import Keys
+
+        chain = ActionChains(self._driver)
+        codes = [getattr(Keys, key, key) for key in keys]
+        for code in codes:
+            chain = chain.key_down(code)
+        for code in reversed(codes):
+            chain = chain.key_up(code)
+        chain.perform()
+
+    def address(self) -> str:
+        """The address of the page that is loaded."""
+        return str(self._driver.current_url)
+
     def log(self) -> list[str]:
         """What the console said since it was asked last."""
         return [entry["message"] for entry in self._driver.get_log("browser")]
