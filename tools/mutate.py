@@ -31,15 +31,6 @@ class Mutation:
     new: str
 
 
-_UNTAUGHT = """
-    import copy
-
-    tokenizer = copy.deepcopy(tokenizer)  # what is trained on has no stop token after an answer
-    stop = " + '<|im_end|>' + '\\n'"
-    without = " + ('' if message['role'] == 'assistant' else '<|im_end|>' + '\\n')"
-    tokenizer.chat_template = tokenizer.chat_template.replace(stop, without)
-"""
-
 MUTATIONS = {
     "sides-swapped-in-pair": Mutation(
         "factory/pairs/pair.py",
@@ -70,10 +61,10 @@ MUTATIONS = {
         "        self._adapter = adapter\n\n    def _active_adapter",
         "        self._adapter = None\n\n    def _active_adapter",
     ),
-    "stop-token-not-learned": Mutation(
-        "factory/training/trainers.py",
-        "    model, adapter = _causal(task)\n    return SFTTrainer(",
-        f"    model, adapter = _causal(task){_UNTAUGHT}    return SFTTrainer(",
+    "stop-token-not-learned": Mutation(  # an answer ends in the stop token and a line break
+        "factory/training/dataset.py",
+        '"labels": [-100] * start + tokens[start:]}',
+        '"labels": [-100] * start + tokens[start:-2] + [-100, -100]}',
     ),
     "language-filter-inverted": Mutation(
         "factory/pairs/rules.py",
@@ -90,10 +81,15 @@ MUTATIONS = {
         '"unfinished": (finished, ~pl.col("finished")),',
         '"unfinished": (finished, pl.col("finished")),',
     ),
-    "alarms-silenced": Mutation(
+    "alarms-of-the-curve-silenced": Mutation(
         "factory/training/monitoring.py",
         "    if len(steps) >= 5:\n        messages += [",
         "    if False:\n        messages += [",
+    ),
+    "alarms-of-the-answers-silenced": Mutation(
+        "factory/training/train.py",
+        'alarms = stats["alarms"] + probed["alarms"] + behaviour.alarms(behaved)',
+        'alarms = stats["alarms"] + probed["alarms"]',
     ),
     "verdict-exchanged": Mutation(
         "factory/evaluation/judging/verdicts.py",
