@@ -86,7 +86,9 @@ def _run(client: str, checkout: Path, home: Path, options: list[str]) -> dict[st
                  "results": str(home / "results.json")}  # fmt: skip
         settings = os.environ | environment(hub, home / "cache")
         settings |= {_PLUGIN: json.dumps(facts), "HF_TOKEN": "", "HF_ENDPOINT": hub.url,
-                     "PYTHONPATH": f"{checkout}{os.pathsep}{ROOT}"}  # fmt: skip
+                     "PYTHONPATH": os.pathsep.join(
+                         [str(checkout), str(ROOT), os.environ.get("PYTHONPATH", "")]
+                     ).rstrip(os.pathsep)}  # fmt: skip
         del settings["HF_HUB_CACHE"], settings["HF_ASSETS_CACHE"]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tools.clients", "--tb=short",
                    "-o", "addopts=", "-o", "log_cli=false", "-o", "env=", "-p", "no:cacheprovider",
@@ -96,6 +98,8 @@ def _run(client: str, checkout: Path, home: Path, options: list[str]) -> dict[st
             subprocess.run(command, cwd=checkout, env=settings, stdout=log, stderr=log, check=False)
     serving.terminate()
     serving.wait()
+    if not (home / "results.json").exists():
+        sys.exit(f"the suite did not start: see {log.name}")
     results: dict[str, str] = json.loads((home / "results.json").read_text())
     return results
 
