@@ -208,7 +208,10 @@ def quality(request: Request, code: str, text: str) -> float:
     if not any(names[code][0] in text for names in SHOPS.values()):
         return 0.0
     found = attributes(request, code, text)
-    return sum(WEIGHTS[name] * value for name, value in found.items())
+    total = 0.0  # not sum(): since Python 3.12 it rounds otherwise, and ties are no longer ties
+    for name, value in found.items():
+        total += WEIGHTS[name] * value
+    return total
 
 
 def parallel() -> Iterator[tuple[str, ...]]:
