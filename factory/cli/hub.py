@@ -46,10 +46,10 @@ def exec(command: Annotated[list[str], typer.Argument(help="The command, after -
     path = os.pathsep.join(reversed(folders) if active else folders)
     with local_hub() as connection:
         try:
-            known = {**os.environ, "PATH": path, **environment(connection, home.cache)}
+            settings = {**os.environ, "PATH": path, **environment(connection, home.cache)}
             done = subprocess.run(
                 [shutil.which(command[0], path=path) or command[0], *command[1:]],
-                env=known,
+                env=settings,
                 check=False,
             )
         except OSError as error:

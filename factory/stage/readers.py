@@ -254,9 +254,9 @@ class View(Knobs):
             missing = [part for part in parts if part.isidentifier() and part not in splits]
             if missing and splits:
                 listed = ", ".join(map(str, splits))
-                known = next(iter(splits)) if len(splits) == 1 else "one of them"
+                right = next(iter(splits)) if len(splits) == 1 else "one of them"
                 raise InputError(
-                    f"{name} has no split {missing[0]!r}, only {listed}", f"set split: {known}"
+                    f"{name} has no split {missing[0]!r}, only {listed}", f"set split: {right}"
                 )
             mixed = not isinstance(self.config, dict) and not _names(config, language)
             assumed = self.config is not None or language == "en"
@@ -500,8 +500,8 @@ def _listed(bad: Sequence[tuple[str, InputError]]) -> str:
     for where, error in bad:
         places.setdefault(error.what.removeprefix(f"{where}: "), []).append(where)
     parts = []
-    for reason, (first, *others) in places.items():
-        numbered = [re.sub(r"^.* ((line|row) \d+)$", r"\1", where) for where in others]
+    for reason, (first, *more) in places.items():
+        numbered = [re.sub(r"^.* ((line|row) \d+)$", r"\1", where) for where in more]
         also = f" (also {', '.join(numbered)})" if numbered else ""
         parts.append(f"{first}: {_shortened(reason)}{also}")
     return "; ".join(parts)

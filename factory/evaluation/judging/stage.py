@@ -113,7 +113,7 @@ class Judge(Stage):
             reward, needs = self._needs(context, judge)
             own = same_models(_speakers(reward, needs), rivals, _named_as)
             if judge not in self.annotations and any(
-                _tuned_elsewhere(one, context) for one in tuned
+                _tuned_elsewhere(contestant, context) for contestant in tuned
             ):
                 own = (*own, UNKNOWN_TRAINING)
             notes += [f"{judge}: {note}" for note in own]
