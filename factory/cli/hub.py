@@ -114,11 +114,11 @@ def open_(
             + f"\nFrom another machine, first: ssh -L {port}:127.0.0.1:{port} {os.uname().nodename}"
         )
         if wait:
-            typer.echo("Ctrl-C ends this.")
             # handlers, not sigwait: another thread may be the one that gets the signal
             stopped = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stopped.set())
+            typer.echo("Ctrl-C ends this.")
             stopped.wait()
 
 
