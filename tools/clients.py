@@ -86,9 +86,8 @@ def _run(client: str, checkout: Path, home: Path, options: list[str]) -> dict[st
                  "results": str(home / "results.json")}  # fmt: skip
         settings = os.environ | environment(hub, home / "cache")
         settings |= {_PLUGIN: json.dumps(facts), "HF_TOKEN": "", "HF_ENDPOINT": hub.url,
-                     "PYTHONPATH": os.pathsep.join(
-                         [str(checkout), str(ROOT), os.environ.get("PYTHONPATH", "")]
-                     ).rstrip(os.pathsep)}  # fmt: skip
+                     "PYTHONPATH": os.pathsep.join(filter(None, (
+                         str(checkout), str(ROOT), os.environ.get("PYTHONPATH"))))}  # fmt: skip
         del settings["HF_HUB_CACHE"], settings["HF_ASSETS_CACHE"]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tools.clients", "--tb=short",
                    "-o", "addopts=", "-o", "log_cli=false", "-o", "env=", "-p", "no:cacheprovider",

@@ -38,14 +38,6 @@ _SYSTEM = ("system", "system_prompt")
 _BESIDE = ("input", "context", "passage", *_SYSTEM)
 
 
-def _turns_of(row: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the messages of a column that holds some."""
-    value = row.get(name)
-    yield from (
-        (turn for turn in value if isinstance(turn, Mapping)) if isinstance(value, list) else ()
-    )
-
-
 class _Source(Stage, View):
     """A stage that reads one outside dataset, a slice a language. `source:` with `columns:` and
     `where:` may be said as `from:`, as for any other stage. `preset:` stands for what
@@ -205,21 +197,24 @@ class _Source(Stage, View):
     def unread(self, row: Mapping[str, Any], where: str) -> Iterator[str]:
         """Yield what a row has that looks like a part of it and is not read."""
         column = self.columns.get("prompt", "prompt")
-        texts = isinstance(row.get("prompt"), str)
-        turns = (turn for name in ("prompt", "messages", "chosen") for turn in _turns_of(row, name))
-        if not texts and any(turn.get("role") == "system" for turn in turns):
-            return
-        for name in _BESIDE if texts else _SYSTEM:
-            value = row.get(name)
-            if name in (column if isinstance(column, tuple) else (column,)):
-                continue
-            if not isinstance(value, str) or not value.strip():
-                continue
-            fix = "it belongs into the messages of a row, as the first"
-            if texts:
-                named = column if isinstance(column, tuple) else (column,)
-                both = ", ".join((name, *named) if name in _SYSTEM else (*named, name))
-                fix = f"columns: {{prompt: [{both}]}} joins them"
+        columns = column if isinstance(column, tuple) else (column,)
+        text = isinstance(row.get("prompt"), str)
+        unread = [
+            name
+            for name in (_BESIDE if text else _SYSTEM)
+            if name not in columns and isinstance(row.get(name), str) and row[name].strip()
+        ]
+        if unread and not text:
+            talk = row.get("messages") or row.get("prompt") or row.get("chosen")
+            if "system" in (role for role, _ in conversation({"messages": talk}, where)):
+                return  # the same, as a message
+        for name in unread:
+            joined = ", ".join((name, *columns) if name in _SYSTEM else (*columns, name))
+            fix = (
+                f"columns: {{prompt: [{joined}]}} joins them"
+                if text
+                else "it belongs into the messages of a row, as the first"
+            )
             yield f"text in {name!r}, which is left out: {fix}"
 
     def repeated(self, row: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:

@@ -163,11 +163,11 @@ def test_all_is_reached_by_keyboard(story: Story, browser: Browser) -> None:
     keys = browser.asks("[...document.querySelectorAll('[accesskey]')].map(e => e.accessKey)")
     assert {"n", "1", "r", "w"} <= set(keys)
     browser.press("TAB")
-    skip = "document.activeElement.textContent.trim()"
-    names = [browser.asks(skip)]
+    focused = "document.activeElement.textContent.trim()"
+    names = [browser.asks(focused)]
     for _ in range(40):
         browser.press("TAB")
-        names.append(browser.asks(skip))
+        names.append(browser.asks(focused))
     assert len(set(names)) > 10 and not any(name is None for name in names)
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     assert browser.asks(outline) != "none", "where the keyboard is can be seen"

@@ -15,6 +15,7 @@ from factory.planning.plan import Inventory, plan
 from factory.planning.recipe import Recipe, load
 from factory.sampling.sources import Preferences
 from factory.stage.job import Job, Place
+from factory.stage.outcome import Outcome
 from factory.training import dataset
 from factory.training.train import Reward
 from tests.support import trainings
@@ -58,15 +59,20 @@ def marks(made: Recipe) -> list[str]:
     return [steps[name].fingerprint for name in ("preferences", "reward")]
 
 
-def test_167_preferences_are_several_sets_with_their_weights(tmp_path: Path) -> None:
-    made = recipe(tmp_path)
-    stage: Any = made.steps()["preferences"]
-    [spec] = [spec for one, spec in made.slices() if isinstance(one, Preferences)]
-    assert [need.role for need in spec.needs] == ["source", "source-2", "source-3"]
+def read(tmp_path: Path, preferences: str = SETS) -> tuple[list[str], Outcome]:
+    """Run the stage on files of those sets; return the roles of its sources, and its outcome."""
+    loaded = recipe(tmp_path, preferences)
+    stage: Any = loaded.steps()["preferences"]
+    [spec] = [spec for one, spec in loaded.slices() if isinstance(one, Preferences)]
     places = {need: Place(tmp_path / need.source) for need in spec.needs}  # type: ignore[union-attr]
     (tmp_path / "out").mkdir()
     of = Job("preferences", 0, (spec,), places, tmp_path, tmp_path / "out", lambda *_: None)
-    outcome = stage.run(of)
+    return [need.role for need in spec.needs], stage.run(of)
+
+
+def test_167_preferences_are_several_sets_with_their_weights(tmp_path: Path) -> None:
+    roles, outcome = read(tmp_path)
+    assert roles == ["source", "source-2", "source-3"]
     rows = read_slice(tmp_path / "out", "en", "preferences").to_pylist()
     per_set = [(row["source"], row["weight"]) for row in rows]
     assert per_set == [
@@ -80,13 +86,8 @@ def test_167_preferences_are_several_sets_with_their_weights(tmp_path: Path) -> 
 
 
 def test_167_one_source_may_be_two_sets(tmp_path: Path) -> None:
-    made = recipe(tmp_path, "{source: mine.jsonl, also: [{source: mine.jsonl, first: 1}]}")
-    stage: Any = made.steps()["preferences"]
-    [spec] = [spec for one, spec in made.slices() if isinstance(one, Preferences)]
-    places = {need: Place(tmp_path / need.source) for need in spec.needs}  # type: ignore[union-attr]
-    (tmp_path / "out").mkdir()
-    of = Job("preferences", 0, (spec,), places, tmp_path, tmp_path / "out", lambda *_: None)
-    assert stage.run(of).rows["en"].out == 4
+    _, outcome = read(tmp_path, "{source: mine.jsonl, also: [{source: mine.jsonl, first: 1}]}")
+    assert outcome.rows["en"].out == 4
 
 
 def test_one_set_is_as_it_was_and_weights_are_the_identity(tmp_path: Path) -> None:

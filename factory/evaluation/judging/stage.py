@@ -108,13 +108,12 @@ class Judge(Stage):
         tuned = contestants(context, [self.model], self.name)
         rivals = self._rivals(context, [*tuned, *contestants(context, [self.reference], self.name)])
         pairs = self._pairs(context, tuned)
+        tuned_elsewhere = any(_tuned_elsewhere(contestant, context) for contestant in tuned)
         specs, notes = [], []
         for judge in self.judges:
             reward, needs = self._needs(context, judge)
             own = same_models(_speakers(reward, needs), rivals, _named_as)
-            if judge not in self.annotations and any(
-                _tuned_elsewhere(contestant, context) for contestant in tuned
-            ):
+            if tuned_elsewhere and judge not in self.annotations:
                 own = (*own, UNKNOWN_TRAINING)
             notes += [f"{judge}: {note}" for note in own]
             step = self.name if len(self.judges) == 1 else f"{self.name}[{judge}]"
@@ -579,13 +578,14 @@ def _named_as(need: Need) -> str:
 
 def _tuned_elsewhere(contestant: Contestant, context: StageContext) -> bool:
     """Return whether a model has an adapter that no stage of the recipe trains."""
-    stages = [need.step.partition("[")[0] for need in contestant.needs
-              if isinstance(need, StepInput)]  # fmt: skip
-    return any(
-        getattr(context.stages.get(stage), "from_", None) is not None for stage in stages
-    ) or any(
-        isinstance(need, ExternalInput) and need.role == "adapter" for need in contestant.needs
-    )
+
+    def taken_in(need: Need) -> bool:
+        if isinstance(need, StepInput):
+            stage = context.stages.get(need.step.partition("[")[0])
+            return getattr(stage, "from_", None) is not None
+        return isinstance(need, ExternalInput) and need.role == "adapter"
+
+    return any(map(taken_in, contestant.needs))
 
 
 def same_models(
