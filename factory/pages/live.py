@@ -54,11 +54,12 @@ class Underway:
 
 @dataclass(frozen=True)
 class ClusterStep:
-    """A step of a submission: shards done and of how many, and the logs of its tasks that failed:
-    (name, exit code and node, last lines)."""
+    """A step of a submission: shards done and of how many, and, until it is sealed, the logs of its
+    tasks that failed: (name, exit code and node, last lines). `started` once a task wrote a log."""
 
     step: str
     sealed: bool
+    started: bool
     shards: tuple[int, int] | None
     failures: tuple[tuple[str, str, tuple[str, ...]], ...]
 
@@ -92,9 +93,11 @@ def submissions(home: Path) -> Iterator[tuple[Submission, list[ClusterStep]]]:
         steps = []
         for submitted in submission.steps:
             work = Work(home / "work" / submission.org / submitted.fingerprint)
-            failed = tuple(_failures(newest.parent, submitted.file))
             sealed = work.artifact.exists()
-            steps.append(ClusterStep(submitted.step, sealed, work.progress(), failed))
+            failed = () if sealed else tuple(_failures(newest.parent, submitted.file))
+            started = any(newest.parent.glob(f"logs/{submitted.file}-*.log"))
+            step = ClusterStep(submitted.step, sealed, started, work.progress(), failed)
+            steps.append(step)
         yield submission, steps
 
 
@@ -193,8 +196,7 @@ def _samples(work: Path) -> Iterator[str]:
     names = [name for name in _TEXTS if name in rows.schema([newest]).names][:1]
     start = max(rows.count([newest]) - _SAMPLES, 0)
     for _, cells in rows.page([newest], names, start, _SAMPLES).rows:
-        for value in cells.values():
-            yield rows.as_text(value, 600)
+        yield from filter(None, (rows.as_text(value, 600) for value in cells.values()))
 
 
 def _failures(folder: Path, file: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:

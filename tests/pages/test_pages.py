@@ -265,17 +265,32 @@ def test_a_submission_shows_its_steps_and_the_log_of_a_task_that_failed(
     for name in ("ends", "logs"):
         (folder / name).mkdir(parents=True)
     job = {"id": "71", "kind": "array", "script": "generate.sh", "tasks": 4}
-    steps = [{"step": "generate", "fingerprint": "abcdef012345", "file": "generate", "jobs": [job]}]
+    steps = [
+        {"step": step, "fingerprint": mark, "file": step, "jobs": [job]}
+        for step, mark in (
+            ("prompts", "a" * 12),
+            ("generate", "b" * 12),
+            ("score", "c" * 12),
+            ("pair", "d" * 12),
+        )
+    ]
     record = {"number": 2, "recipe": "mine", "org": "local", "site": "lumi", "created": "2026",
               "directory": str(folder), "steps": steps}  # fmt: skip
     (folder / "submission.json").write_text(json.dumps(record))
+    (story.home / "work" / "local" / ("a" * 12) / "artifact").mkdir(parents=True)
+    for step in ("prompts", "score"):
+        (folder / "logs" / f"{step}-array-71_0.log").write_text("cancelled\n")
+    (folder / "ends" / "prompts-array.0").write_text("143 node-2")  # its other tasks did the rest
     (folder / "ends" / "generate-array.0").write_text("0 node-1")
     (folder / "ends" / "generate-array.3").write_text("137 node-7")
     (folder / "logs" / "generate-array-71_3.log").write_text("loading\nkilled: out of memory\n")
     text = page("/-/live")
     for part in ("mine on lumi", "1 task failed", "exit code 137 on node-7", "out of memory"):
         assert part in text, part
-    assert "node-1" not in text
+    assert "node-1" not in text and "node-2" not in text
+    rows = re.findall(r'<th scope="row">(\w+)</th><td>(?:<[^>]+>)?([\w ]+)', text)
+    assert rows == [("prompts", "done"), ("generate", "1 task failed"), ("score", "begun"),
+                    ("pair", "waiting")]  # fmt: skip
 
 
 @pytest.mark.parametrize("what", ["", "local/story-pair", "{slug}", "{url}/-/board"])
