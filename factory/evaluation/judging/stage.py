@@ -50,6 +50,7 @@ _NOT_PINNED = "not pinned: it is told by its name, and what that stands for may 
 # roles of a causal model, of the verdicts of a jury's judges, and of what people said
 _LLM, _VOTE, _PEOPLE = "llm_judge", "vote", "annotations"
 _REMOTE = ("auto", "openai")
+_CHOSEN = ("scores", "rankings", "pairs", "sft", "adapter")  # by a reward, or trained on such rows
 Pairs = Mapping[str, Sequence[Match]]  # by slice
 Unanswered = Mapping[str, Sequence[str]]  # reasons, by slice
 # Roles of a reward's models: a classifier is the judge, and `reference` is who it compares with.
@@ -106,14 +107,13 @@ class Judge(Stage):
     def plan_slices(self, context: StageContext) -> list[SliceSpec]:
         self._check(context)
         tuned = contestants(context, [self.model], self.name)
-        rivals = self._rivals(context, [*tuned, *contestants(context, [self.reference], self.name)])
+        rivals, unknown = self._rivals(context, tuned)
         pairs = self._pairs(context, tuned)
-        tuned_elsewhere = any(_tuned_elsewhere(contestant, context) for contestant in tuned)
         specs, notes = [], []
         for judge in self.judges:
             reward, needs = self._needs(context, judge)
             own = same_models(_speakers(reward, needs), rivals, _named_as)
-            if tuned_elsewhere and judge not in self.annotations:
+            if unknown and judge not in self.annotations:
                 own = (*own, UNKNOWN_TRAINING)
             notes += [f"{judge}: {note}" for note in own]
             step = self.name if len(self.judges) == 1 else f"{self.name}[{judge}]"
@@ -237,15 +237,20 @@ class Judge(Stage):
         return bool(getattr(self, knob) != type(self).model_fields[knob].default)
 
     def _rivals(
-        self, context: StageContext, compared: Sequence[Contestant]
-    ) -> tuple[tuple[str, tuple[Need, ...]], ...]:
+        self, context: StageContext, tuned: Sequence[Contestant]
+    ) -> tuple[tuple[tuple[str, tuple[Need, ...]], ...], bool]:
         """Return the models that an independent judge is none of, each with what to note if it is:
-        every reward that trained what is compared, however far back, and what is compared."""
-        slices: dict[str, list[SliceSpec]] = {}
+        every reward that trained what is compared, however far back, and what is compared. Return
+        too whether there may be others: of adapters and rows that were chosen elsewhere."""
+        stages, slices = context.stages, dict[str, list[SliceSpec]]()
         rewards: dict[tuple[Need, ...], None] = {}
-        pending, visited = (
-            [need for model_spec in compared for need in model_spec.needs],
-            set[Need](),
+        visited: set[Need] = set()
+        compared = [*tuned, *contestants(context, [self.reference], self.name)]
+        pending = [need for contestant in compared for need in contestant.needs]
+        unknown = any(
+            isinstance(need, ExternalInput) and need.role == "adapter"
+            for contestant in tuned
+            for need in contestant.needs
         )
         while pending:
             need = pending.pop()
@@ -260,11 +265,14 @@ class Judge(Stage):
                     pending += spec.needs
                     if spec.reward is not None:
                         rewards[spec.reward.speakers] = None
-        own = dict.fromkeys(model_spec.needs for model_spec in compared)
-        return (
+                    else:
+                        unknown |= stages[stage].from_ is not None and stages[stage].kind in _CHOSEN
+        own = dict.fromkeys(contestant.needs for contestant in compared)
+        rivals = (
             *((NOT_INDEPENDENT, models) for models in rewards),
             *((OWN_MODEL, models) for models in own),
         )
+        return rivals, unknown
 
     def _learned(self, context: StageContext, language: str) -> list[StepInput]:
         """Return the prompts of a language that a model trained here has read."""
@@ -574,18 +582,6 @@ def _named_as(need: Need) -> str:
     if isinstance(need, StepInput):
         return f"{need.step} {need.slice} {need.checkpoint}"
     return need.model if isinstance(need, ServedModel) else need.source.removesuffix("@main")
-
-
-def _tuned_elsewhere(contestant: Contestant, context: StageContext) -> bool:
-    """Return whether a model has an adapter that no stage of the recipe trains."""
-
-    def taken_in(need: Need) -> bool:
-        if isinstance(need, StepInput):
-            stage = context.stages.get(need.step.partition("[")[0])
-            return getattr(stage, "from_", None) is not None
-        return isinstance(need, ExternalInput) and need.role == "adapter"
-
-    return any(map(taken_in, contestant.needs))
 
 
 def same_models(

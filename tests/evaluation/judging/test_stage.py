@@ -487,6 +487,10 @@ def test_a_judge_that_is_not_independent_is_said_to_be_so() -> None:
                    "stages.score.reward=other", "stages.judge.judge=other"), (NOT_INDEPENDENT,)),
         ("smoke-icr", ("stages.judge.judge=reward",), (NOT_INDEPENDENT, OWN_MODEL)),
         ("smoke", ("stages.dpo={from: org/adapter}", "stages.merge=null"), (UNKNOWN_TRAINING,)),
+        # rows that were chosen elsewhere, below an adapter that is trained here
+        ("smoke", ("stages.pair={from: org/pairs}",), (UNKNOWN_TRAINING,)),
+        ("control-sft", ("stages.best={from: org/best}",), (UNKNOWN_TRAINING,)),
+        ("smoke", ("stages.generate={from: org/answers}",), (NOT_INDEPENDENT,)),
         ("smoke", ("models.theirs={name: local/tiny-random-llama, adapter: org/adapter}",
                    "stages.arena.of=[policy, theirs]", "stages.judge.model=theirs"),
          (UNKNOWN_TRAINING,)),
