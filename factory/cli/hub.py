@@ -205,13 +205,14 @@ def gc(
 @hub.command()
 def fsck(json_: Json = False) -> None:
     """Verify the hash of every object in the store."""
-    from factory.errors import HubError
+    from factory.errors import HubError, visible
 
     report = _ask("fsck", {})
     if json_:
         typer.echo(json.dumps(report))
     else:
-        typer.echo("\n".join([f"{report['checked']} objects verified", *report["problems"]]))
+        problems = map(visible, report["problems"])  # with names of files, which may be anybody's
+        typer.echo("\n".join([f"{report['checked']} objects verified", *problems]))
     if report["problems"]:
         raise HubError(
             f"the store has {len(report['problems'])} problems",

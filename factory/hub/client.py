@@ -68,6 +68,7 @@ IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publi
 COLLECTION_DESCRIPTION = 150  # characters the Hub allows
 _SMALL = 256 * 2**20  # bytes of a file that is read whole, as a manifest or a card
 _AT_ONCE = 8  # downloads
+_QUOTED = 500  # characters of what a hub says
 _SLUG = re.compile(r"-[0-9a-f]{24}$")  # the end of a collection's slug
 _WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.onnx")
 
@@ -546,7 +547,7 @@ class Hub:
                 return HubError(f"{name} has no such revision", fix)
             case HfHubHTTPError():
                 status = status_of(error)
-                message = error.server_message or f"asked for {address_of(error)}"
+                message = (error.server_message or f"asked for {address_of(error)}")[:_QUOTED]
                 fix = _FIXES.get(status, "try again; finished work is kept")
                 return HubError(f"{name}: {self.called} answered {status}: {message}", fix)
         if isinstance(error, (*connection_errors(), LocalEntryNotFoundError)):

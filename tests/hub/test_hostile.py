@@ -368,6 +368,35 @@ def test_a_file_of_another_size_than_listed_does_not_arrive(
     assert not list((tmp_path / "c").rglob("*.incomplete"))
 
 
+def test_nothing_that_a_hub_says_steers_a_terminal(
+    evil: Proxy, there: Connection, tmp_path: Path
+) -> None:
+    steer = "\x1b]0;mine\x07\x1b[2J\x9b31m\u202e"
+    api, loud = client(there), "evil/loud"
+    manifest = imported().model_copy(update={"repo": loud, "environment": {"python": steer}})
+    api.create_repo(loud, repo_type="dataset")
+    content = manifest.dump().encode()
+    api.upload_file(
+        path_or_fileobj=content, path_in_repo="factory.json", repo_id=loud, repo_type="dataset"
+    )
+
+    def refuse(line: str, reply: Reply) -> Reply:
+        if "/refs" in line:
+            return Reply(400, {"X-Error-Message": f"no {steer}" * 99, "Content-Length": "0"}, b"")
+        return reply
+
+    evil.twist = refuse
+    for words in (
+        ("pull", f"datasets/{loud}", "--from", evil.url),
+        ("diff", loud, REPO, "--hub", evil.url),
+    ):
+        done = run_factory(*words, home=tmp_path / "home", HF_ENDPOINT=evil.url, HF_TOKEN=there.token)  # fmt: skip  # noqa: E501
+        said = done.stdout + done.stderr
+        assert "\\u001b" in said and len(said) < 10_000, said
+        assert not [char for char in said if not char.isprintable() and char != "\n"], said
+    api.delete_repo(loud, repo_type="dataset")
+
+
 # Whatever it says.
 
 EVIL = [
