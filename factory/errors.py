@@ -15,7 +15,8 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,6 +60,20 @@ class Interrupted(FactoryError):
     """Asked to stop (SIGTERM, SIGUSR1): finished shards are kept, the one in flight is dropped."""
 
     exit_code = 75  # EX_TEMPFAIL: run the same command again
+
+
+@contextmanager
+def reading(what: str, fix: str) -> Iterator[None]:
+    """Raise InputError for whatever goes wrong inside the block, in which a library reads files of
+    others: it raises anything for what it did not expect in them. What is not the files' fault
+    (too little memory, a package that is not there) passes."""
+    try:
+        yield
+    except (FactoryError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  (as it says)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{what}: {lines[0]}", fix) from None
 
 
 def raise_all(errors: Sequence[FactoryError]) -> None:
