@@ -188,9 +188,9 @@ def date(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-def size(number: int) -> int:
+def size(number: int, most: int = _MAX_SIZE) -> int:
     """Check the size of a file in bytes."""
-    if type(number) is not int or not 0 <= number <= _MAX_SIZE:
+    if type(number) is not int or not 0 <= number <= most:
         raise _refusal("size", number)
     return number
 

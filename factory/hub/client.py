@@ -66,7 +66,7 @@ from factory.planning.plan import ArtifactRef, Inventory
 
 IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publish
 COLLECTION_DESCRIPTION = 150  # characters the Hub allows
-_SMALL = 256 * 2**20  # bytes of a file that is read whole, as a manifest or a card
+_SMALL = 256 * 2**20  # bytes of a file that is read whole, as a manifest; hubs allow it less
 _AT_ONCE = 8  # downloads
 _QUOTED = 500  # characters of what a hub says
 _SLUG = re.compile(r"-[0-9a-f]{24}$")  # the end of a collection's slug
@@ -570,10 +570,11 @@ def files_at(api: HfApi, repo: str, kind: str, revision: str) -> list[RepoFile]:
     ]
     untrusted.paths(file.path for file in files)
     for file in files:
-        untrusted.size(file.size)
         untrusted.blob(file.blob_id)
-        if file.lfs is not None:
-            untrusted.sha256(file.lfs.sha256)
+        if file.lfs is None:  # it is read whole
+            untrusted.size(file.size, _SMALL)
+        else:
+            untrusted.size(file.size), untrusted.sha256(file.lfs.sha256)
     return files
 
 

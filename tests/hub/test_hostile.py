@@ -349,6 +349,22 @@ def test_a_hub_that_makes_us_wait_is_named_and_then_left(
     assert "asks to wait 299 seconds (status 429)" in caplog.text
 
 
+def test_no_file_that_is_read_whole_is_larger_than_memory(
+    evil: Proxy, there: Connection, here: Connection, tmp_path: Path
+) -> None:
+    def huge(line: str, reply: Reply) -> Reply:
+        if "/tree/" in line and isinstance(reply.body, bytes):
+            files = [f if "lfs" in f else {**f, "size": 10**12} for f in json.loads(reply.body)]
+            reply.body = json.dumps(files).encode()
+            reply.headers["content-length"] = str(len(reply.body))
+        return reply
+
+    evil.twist = huge
+    with pytest.raises(HubError, match="1000000000000 is not a valid size"):
+        pull(evil, there, here, tmp_path)
+    assert not evil.count("/resolve/")
+
+
 @pytest.mark.parametrize("what", ["more", "fewer", "endless", "squeezed"])
 def test_a_file_of_another_size_than_listed_does_not_arrive(
     evil: Proxy, there: Connection, here: Connection, tmp_path: Path, what: str
