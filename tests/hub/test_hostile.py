@@ -3,9 +3,12 @@ they say, and a person reads one true line."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import socketserver
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -363,6 +366,33 @@ def test_no_file_that_is_read_whole_is_larger_than_memory(
     with pytest.raises(HubError, match="1000000000000 is not a valid size"):
         pull(evil, there, here, tmp_path)
     assert not evil.count("/resolve/")
+
+
+@pytest.mark.parametrize("drop", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"a"])
+def test_headers_without_end_end(
+    drop: bytes, here: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.hub import http_guard
+
+    monkeypatch.setattr(http_guard, "_HEAD_SECONDS", 0.5)
+
+    class Dripping(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(b"" if drop.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\nA: ")
+            pause = threading.Event()
+            with contextlib.suppress(OSError):
+                while not pause.wait(0.05):
+                    self.request.sendall(drop)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dripping) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        work = between((url, ""), (here.url, here.token), tmp_path, keeps_ids=True)
+        with pytest.raises(HubError, match="more than 0 s for the headers"):
+            work.find("evil/data")
+        server.shutdown()
 
 
 @pytest.mark.parametrize("what", ["more", "fewer", "endless", "squeezed"])
