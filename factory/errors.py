@@ -14,7 +14,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +29,7 @@ class FactoryError(Exception):
 
     def __init__(self, what: str, fix: str) -> None:
         # a line each, whatever was quoted in them, and no secret
-        self.what, self.fix = (redact(" ".join(said.split())) for said in (what, fix))
+        self.what, self.fix = (visible(redact(" ".join(s.split()))) for s in (what, fix))
         super().__init__(self.what)
 
     def __str__(self) -> str:
@@ -58,6 +60,20 @@ class Interrupted(FactoryError):
     """Asked to stop (SIGTERM, SIGUSR1): finished shards are kept, the one in flight is dropped."""
 
     exit_code = 75  # EX_TEMPFAIL: run the same command again
+
+
+@contextmanager
+def reading(what: str, fix: str) -> Iterator[None]:
+    """Raise InputError for whatever goes wrong inside the block, in which a library reads files of
+    others: it raises anything for what it did not expect in them. What is not the files' fault
+    (too little memory, a package that is not there) passes."""
+    try:
+        yield
+    except (FactoryError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  (as it says)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{what}: {lines[0]}", fix) from None
 
 
 def raise_all(errors: Sequence[FactoryError]) -> None:
@@ -100,14 +116,14 @@ class Check:
 
     def line(self) -> str:
         """Return the check as one line of text."""
-        return f"{self.level}: {self.name}: {self.seen} (fix: {self.fix})"
+        return visible(f"{self.level}: {self.name}: {self.seen} (fix: {self.fix})")
 
 
 HIDDEN = "[hidden]"
 _SHORTEST = 8  # characters; a shorter value would also be found in ordinary words
 _NAMES = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$")
 _SHAPES = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}"  # Hugging Face
+    r"\bhf_(local_[A-Za-z0-9_-]{16,}|[A-Za-z0-9]{16,})"  # Hugging Face, a hub like ours
     r"|\bsk-[A-Za-z0-9_-]{16,}"  # OpenAI and those who copied it
     r"|(?<=://)[^/\s@]+(?=@)"  # user:password@ in an address
     r"|(?<=[Bb]earer )[A-Za-z0-9._-]{8,}"
@@ -120,3 +136,23 @@ def redact(text: str) -> str:
         if _NAMES.search(name) and len(value) >= _SHORTEST and value in text:
             text = text.replace(value, HIDDEN)
     return _SHAPES.sub(HIDDEN, text)
+
+
+_JOINERS = "\u200c\u200d"  # part of how Persian, Bengali and emoji are written
+
+
+def unseen(char: str) -> bool:
+    """Return whether a character is invisible, or would steer a terminal or the direction of a
+    line."""
+    kind = unicodedata.category(char)
+    return kind in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and char not in _JOINERS
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Return `text` with invisible characters (controls, bidi marks, surrogates) as \\uXXXX, but
+    those to `keep`."""
+    return "".join(_escaped(char) if unseen(char) and char not in keep else char for char in text)
+
+
+def _escaped(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"

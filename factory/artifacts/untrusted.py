@@ -6,9 +6,11 @@ clients join such values into paths and addresses, so none may lead out of a fol
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 from factory.errors import HubError
 
@@ -122,6 +124,34 @@ def revision(text: str) -> str:
     return text if len(text) in (40, 64) and _HEX.fullmatch(text) else ref(text)
 
 
+def fields(content: bytes) -> dict[str, Any]:
+    """Check a JSON file of a model: one object."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Untrusted("a file of a model is not one JSON object", "publish it again")
+    return value
+
+
+def adapter_config(content: bytes) -> dict[str, Any]:
+    """Check the config of an adapter: what is read of it, if it is there, is of its type."""
+    config = fields(content)
+    for key in ("base_model_name_or_path", "revision", "peft_type"):
+        text(config.get(key))
+    targets = config.get("target_modules")
+    for target in targets if isinstance(targets, list) else [targets]:
+        text(target)
+    ranks = config.get("rank_pattern") or {}
+    if config.get("peft_type") == "LORA" and not (
+        isinstance(ranks, dict)
+        and all(type(rank) is int and rank > 0 for rank in (config.get("r", 8), *ranks.values()))
+    ):
+        raise Untrusted("the rank of an adapter is not a number", "publish it again")
+    return config
+
+
 def slug(text: str) -> str:
     """Check the slug of a collection, `org/title-0123abcd`."""
     org, _, rest = _text(text, "collection").partition("/")
@@ -158,9 +188,9 @@ def date(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-def size(number: int) -> int:
+def size(number: int, most: int = _MAX_SIZE) -> int:
     """Check the size of a file in bytes."""
-    if type(number) is not int or not 0 <= number <= _MAX_SIZE:
+    if type(number) is not int or not 0 <= number <= most:
         raise _refusal("size", number)
     return number
 

@@ -28,7 +28,7 @@ from factory.cli import (
     slurm,
 )
 from factory.cli.app import app
-from factory.errors import FactoryError, redact
+from factory.errors import FactoryError, redact, visible
 
 # each hangs its commands on app
 __all__ = [
@@ -51,7 +51,7 @@ def main() -> None:
         code = _STOPPED
     except Exception as error:  # noqa: BLE001  (the last stop)
         message, code = error_message(error)
-        print(message, file=sys.stderr)
+        print(visible(message, keep="\n\t"), file=sys.stderr)
     if code == _STOPPED:  # typer makes an exit code of Ctrl-C by itself
         print("\nstopped; run the same command again to resume", file=sys.stderr)
     sys.exit(code)

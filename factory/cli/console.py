@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -15,16 +16,29 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from factory.errors import visible
 from factory.execution.log import LogReporter
 from factory.planning.plan import Step
 from factory.stage.job import Progress as ReportProgress
 
 _IN_A_LOG = 110  # columns, where there is no terminal to ask
 
-console = Console(
-    highlight=False,
-    markup=False,
+
+class _VisibleConsole(Console):
+    """Console that prints texts as they are, but what would steer a terminal as \\uXXXX: names,
+    notes and rows may be anybody's."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text as rich prints it."""
+        return super().render_str(visible(text, keep="\n\t"), **options)
+
+
+console = _VisibleConsole(
     soft_wrap=not sys.stdout.isatty(),
     width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _IN_A_LOG,
 )
@@ -40,7 +54,7 @@ class ConsoleReporter(LogReporter):
         super().__init__(quiet, steps)
         self._console = console
         if aside or quiet:
-            self._console = Console(stderr=aside, highlight=False, markup=False, quiet=quiet)
+            self._console = _VisibleConsole(stderr=aside, quiet=quiet)
         self._bar: Progress | None = None
 
     def note(self, text: str) -> None:

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -205,13 +206,14 @@ def gc(
 @hub.command()
 def fsck(json_: Json = False) -> None:
     """Verify the hash of every object in the store."""
-    from factory.errors import HubError
+    from factory.errors import HubError, visible
 
     report = _ask("fsck", {})
     if json_:
         typer.echo(json.dumps(report))
     else:
-        typer.echo("\n".join([f"{report['checked']} objects verified", *report["problems"]]))
+        problems = map(visible, report["problems"])  # with names of files, which may be anybody's
+        typer.echo("\n".join([f"{report['checked']} objects verified", *problems]))
     if report["problems"]:
         raise HubError(
             f"the store has {len(report['problems'])} problems",
@@ -308,13 +310,16 @@ def import_(
     Every hash is verified.
     """
     from factory.cli.transfer import TransferOptions, carry, everything, local_hub, transfer
-    from factory.errors import InputError
+    from factory.errors import HubError, InputError
+    from factory.localhub.launcher import await_end, request
 
     with tempfile.TemporaryDirectory(dir=_folder_of(file)) as folder:
         store = Path(folder) / "hub"
         try:
-            with tarfile.open(file) as tar:
+            with tarfile.open(file, "r:") as tar:  # not compressed: it is as large as what it holds
                 for member in tar:  # nothing in a file from elsewhere may land beside the store
+                    if member.issparse():
+                        raise tarfile.ReadError(f"{member.name} is not stored whole")
                     if member.isreg() and _EXPORTED.fullmatch(member.name):
                         path = store / member.name
                         path.parent.mkdir(parents=True, exist_ok=True)
@@ -324,7 +329,18 @@ def import_(
             raise InputError(
                 f"{file} is not a complete export: {error}", "copy or export it again"
             ) from None
-        with local_hub(store) as other, local_hub() as local:
+        with ExitStack() as stack:
+            stack.callback(await_end, store)  # its server writes there to the end
+            try:
+                other = stack.enter_context(local_hub(store))
+            except HubError as error:
+                raise InputError(
+                    f"{file} cannot be opened: {error.what}", "copy or export it again"
+                ) from None
+            local = stack.enter_context(local_hub())
+            _, report = request(other, "POST", "/api/local/fsck", {"quick": True})
+            if problems := report.get("problems", [str(report)]):
+                raise InputError(f"{file} is damaged: {problems[0]}", "copy or export it again")
             source, target = (other.url, other.token), (local.url, local.token)
             staging = Path(folder) / "sync"
             with transfer(

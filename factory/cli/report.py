@@ -36,7 +36,7 @@ def report(
     json_: Json = False,
 ) -> None:
     """Write the results of a collection as one HTML page."""
-    from factory.errors import InputError
+    from factory.errors import InputError, visible
     from factory.hub.collection import file_name
 
     source, endpoint = _source(collection, hub)
@@ -67,10 +67,9 @@ def report(
         typer.echo(json.dumps({"path": str(path), "shown": steps, "left_out": left_out}, indent=1))
         return
     for step in chain.left_out:
-        typer.echo(f"left out: {step.step}, {step.why}")
-    typer.echo(
-        f"{path}: {len(chain.manifests)} artifacts of {source.title}; open it in a browser (--open)"
-    )
+        typer.echo(visible(f"left out: {step.step}, {step.why}"))
+    made = f"{path}: {len(chain.manifests)} artifacts of {source.title}"
+    typer.echo(f"{visible(made)}; open it in a browser (--open)")
 
 
 def space(name: str, remote: str, token: str | None, names: Mapping[str, str]) -> str:

@@ -46,6 +46,7 @@ def results(
     Several collections are compared where the same judge, in the same version, judged answers to
     the same questions.
     """
+    from factory.errors import visible
     from factory.hub.session import session
 
     with session(hub) as (home, the_hub):
@@ -63,7 +64,7 @@ def results(
         default = "win_rate" if rated and not all_ else None
         rows, left_out = together(results_of, metric or default)
         for what_is_left in left_out:
-            typer.echo(f"left out: {what_is_left}", err=True)
+            typer.echo(visible(f"left out: {what_is_left}"), err=True)
     if json_:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
@@ -77,7 +78,7 @@ def results(
         title, header, lines, rest = _by_language(rows, name)
         console.print(results_table(title, header, lines))
     if rest and not all_:
-        typer.echo(rest)
+        console.print(rest)
 
 
 def _every(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
-from rich.text import Text
 
 from factory.artifacts.manifest import Manifest
 from factory.cli.bar import format_bytes
@@ -47,7 +46,7 @@ class Fitted:
         self._header, self._lines, self._lead = header, lines, lead
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(self._title, style="table.title")
+        yield console.render_str(self._title, style="table.title")
         columns = list(zip(self._header, *self._lines, strict=True))
         sizes = [min(max(map(len, column)), _FOLD) + 3 for column in columns]
         blocks: list[list[int]] = [[]]
@@ -68,7 +67,7 @@ class Fitted:
                 table.add_row(*(line[number] for number in shown))
             yield table
         if self._caption:
-            yield Text(self._caption, style="table.caption")
+            yield console.render_str(self._caption, style="table.caption")
 
 
 def titled(title: str, texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from factory.artifacts.hashing import text_hash
-from factory.errors import InputError
+from factory.errors import InputError, reading
 
 Message = Mapping[str, str]
 # Which tokens end an answer: every one that ends a turn, or those that the configs of model and
@@ -53,13 +53,11 @@ def load_tokenizer(directory: str) -> Any:
     chat template."""
     from transformers import AutoTokenizer
 
-    try:
+    with reading(
+        f"the tokenizer of {directory} cannot be read",
+        "check that the repo holds tokenizer.json and tokenizer_config.json",
+    ):
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the tokenizer of {directory} cannot be read: {str(error).splitlines()[0]}",
-            "check that the repo holds tokenizer.json and tokenizer_config.json",
-        ) from None
     if not tokenizer.chat_template:
         raise InputError(
             f"the tokenizer of {directory} has no chat template",

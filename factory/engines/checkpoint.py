@@ -6,14 +6,14 @@ answers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.artifacts import untrusted
 from factory.engines import chat_template
-from factory.errors import InputError
+from factory.errors import InputError, reading
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,11 @@ def read(directory: Path, stops: chat_template.Stops = "all") -> Checkpoint:
     """Read a checkpoint, with these of its stop tokens. Raises InputError where there is none."""
     from transformers import AutoConfig, GenerationConfig
 
-    try:
+    with reading(
+        f"{directory} cannot be loaded as a model",
+        "check that the repo holds config.json and safetensors weights",
+    ):
         config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}",
-            "check that the repo holds config.json and safetensors weights",
-        ) from None
     try:
         generation = GenerationConfig.from_pretrained(str(directory))
     except OSError:  # a model without one: its config may name an end
@@ -86,13 +84,13 @@ class LoraShape:
 def lora(adapter: Path) -> LoraShape:
     """Read the shape of a LoRA adapter. Raises InputError where there is none."""
     try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        config = untrusted.adapter_config((adapter / "adapter_config.json").read_bytes())
     except (OSError, ValueError):
         config = {}
     if config.get("peft_type") != "LORA":
         raise InputError(
             f"no LoRA adapter at {adapter}", "name an adapter repo with PEFT's adapter_config.json"
         )
-    ranks = [int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())]
+    ranks = [config.get("r", 8), *(config.get("rank_pattern") or {}).values()]
     targets = config.get("target_modules")
     return LoraShape(max(ranks), tuple(targets) if isinstance(targets, list) else ())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from factory.artifacts import untrusted
 from factory.errors import InputError
 
 _AT_ONCE = 32  # texts in a batch
@@ -72,7 +72,7 @@ class Embedder:
 def _check_pooling(directory: Path) -> None:
     """Raise InputError for a model that sentence-transformers reads otherwise than by the mean."""
     pooling, modules = directory / "1_Pooling" / "config.json", directory / "modules.json"
-    read = json.loads(pooling.read_text(encoding="utf-8")) if pooling.is_file() else {}
+    read = untrusted.fields(pooling.read_bytes()) if pooling.is_file() else {}
     other = bool(read) and not read.get("pooling_mode_mean_tokens")
     dense = modules.is_file() and "Dense" in modules.read_text(encoding="utf-8")
     if other or dense:

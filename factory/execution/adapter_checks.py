@@ -3,13 +3,13 @@ what of it an engine does not take."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.artifacts import untrusted
 from factory.artifacts.hashing import MANIFEST
 from factory.artifacts.manifest import read_manifest
 from factory.errors import Check, HubError, InputError
@@ -121,10 +121,11 @@ def _look(use: _Use, pins: Lock, hub: Hub) -> Iterator[Check]:
         return
     base = hub.fetch(base_name, "model", str(base_pin.revision), ("config.json",))
     text = config_of(base / "config.json")
-    words = (text.get("text_config") or text).get("vocab_size")
+    inner = text.get("text_config")
+    words = (inner if isinstance(inner, dict) else text).get("vocab_size")
     tokens = [layer for layer in full_layers if layer.endswith("trainable_tokens_delta")]
     full = {layer: rows for layer, rows in full_layers.items() if layer not in tokens}
-    resized = {rows for layer, rows in full.items() if adapters.per_word(layer)} - {words}
+    resized = {r for layer, r in full.items() if adapters.per_word(layer) and r != words}
     if words and resized:
         yield Check(
             name,
@@ -204,7 +205,6 @@ def _content(hub: Hub, name: str, revision: str) -> str | None:
 def config_of(path: Path) -> dict[str, Any]:
     """Return the fields of a JSON file of a model; none where it cannot be read."""
     try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return untrusted.fields(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return fields

@@ -52,6 +52,10 @@ def read(hub: Hub, slug: str, directory: Path) -> PublishedCollection:
     path = directory / f"{newest.manifest.recipe}.yaml"
     path.write_bytes((root / "recipe.yaml").read_bytes())
     loaded = load(str(path))
+    if loaded.folders:  # a published recipe is whole: the other one would be a file of this machine
+        raise RecipeError(
+            f"the recipe of {newest.manifest.repo} extends another", "it cannot be made again"
+        )
     pins = lock.read(root / "recipe.lock.yaml")
     if pins is None:
         raise RecipeError(f"{newest.manifest.repo} holds no lock", "it cannot be reproduced")
@@ -64,8 +68,8 @@ def models(published: PublishedCollection, start: str | None) -> list[str]:
     for step in _anew(published, start):
         for need in step.needs:
             if isinstance(need, ExternalInput) and not is_file(need.source):
-                pin = published.pins.pins[need.source]
-                kinds[f"{need.source.partition('@')[0]}@{pin.revision}"] = need.kind
+                revision = _revision(published.pins, need)
+                kinds[f"{need.source.partition('@')[0]}@{revision}"] = need.kind
     return [f"datasets/{name}" if kind == "dataset" else name for name, kind in kinds.items()]
 
 
@@ -129,7 +133,18 @@ def _anew(published: PublishedCollection, start: str | None) -> list[Step]:
         for need in step.needs:
             if isinstance(need, StepInput) and need.step not in anew:
                 _must_be_there(steps, need.step, step.name)
+            if isinstance(need, ExternalInput) and not _revision(published.pins, need):
+                raise RecipeError(
+                    f"{step.name} reads {need.source}, which the collection's lock does not pin",
+                    "start from another step with --from",
+                )
     return list(anew.values())
+
+
+def _revision(pins: Lock, need: ExternalInput) -> str | None:
+    """Return the commit that a lock pins an outside repo to."""
+    pin = pins.pins.get(need.source)
+    return pin.revision if pin else None
 
 
 def _reads_file(step: Step) -> bool:

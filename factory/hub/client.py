@@ -66,8 +66,9 @@ from factory.planning.plan import ArtifactRef, Inventory
 
 IGNORED = (".gitattributes",)  # the hub's own file, never part of what we publish
 COLLECTION_DESCRIPTION = 150  # characters the Hub allows
-_SMALL = 256 * 2**20  # bytes of a file that is read whole, as a manifest or a card
+_SMALL = 256 * 2**20  # bytes of a file that is read whole, as a manifest; hubs allow it less
 _AT_ONCE = 8  # downloads
+_QUOTED = 500  # characters of what a hub says
 _SLUG = re.compile(r"-[0-9a-f]{24}$")  # the end of a collection's slug
 _WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.onnx")
 
@@ -546,7 +547,7 @@ class Hub:
                 return HubError(f"{name} has no such revision", fix)
             case HfHubHTTPError():
                 status = status_of(error)
-                message = error.server_message or f"asked for {address_of(error)}"
+                message = (error.server_message or f"asked for {address_of(error)}")[:_QUOTED]
                 fix = _FIXES.get(status, "try again; finished work is kept")
                 return HubError(f"{name}: {self.called} answered {status}: {message}", fix)
         if isinstance(error, (*connection_errors(), LocalEntryNotFoundError)):
@@ -569,10 +570,11 @@ def files_at(api: HfApi, repo: str, kind: str, revision: str) -> list[RepoFile]:
     ]
     untrusted.paths(file.path for file in files)
     for file in files:
-        untrusted.size(file.size)
         untrusted.blob(file.blob_id)
-        if file.lfs is not None:
-            untrusted.sha256(file.lfs.sha256)
+        if file.lfs is None:  # it is read whole
+            untrusted.size(file.size, _SMALL)
+        else:
+            untrusted.size(file.size), untrusted.sha256(file.lfs.sha256)
     return files
 
 

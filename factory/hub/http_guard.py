@@ -9,6 +9,7 @@ by answering differently later.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -40,6 +41,7 @@ _PAGES = 10_000  # of one listing
 _LISTINGS = 64  # that are remembered at once
 _API_SECONDS = 600.0  # for one answer of an API
 _SILENCE = 600.0  # seconds without a byte
+_HEAD_SECONDS = 60.0  # from the first byte of an answer to the end of its headers
 _PATIENCE = 300.0  # seconds of waiting without a good answer in between
 _ALL_PATIENCE = 3600.0  # seconds of waiting for one host, all together
 _LOGGED = 2.0  # seconds; longer waits are logged
@@ -49,6 +51,8 @@ _PUBLIC = ("huggingface.co", "hf.co")  # hubs with a Xet store
 
 log = logging.getLogger("factory")
 _size: ContextVar[int | None] = ContextVar("size", default=None)
+# The request whose headers this thread waits for, and when they are to be complete.
+_head: ContextVar[tuple[http.Request, float] | None] = ContextVar("head", default=None)
 
 
 @contextmanager
@@ -94,7 +98,38 @@ class _Guarded:
         hooks["request"] = [*hooks["request"], _on_request]
         hooks["response"] = [_on_response, *hooks["response"]]
         client.event_hooks = hooks
+        for transport in (client._transport, *client._mounts.values()):
+            if (pool := getattr(transport, "_pool", None)) is not None:
+                pool._network_backend = _Timed(pool._network_backend)
         return client
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A network, or a connection of it, with a limit of time for the headers of an answer: its
+    client waits for any number of bytes of them, each within its own limit."""
+
+    inner: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def connect_tcp(self, *arguments: Any, **options: Any) -> _Timed:
+        return _Timed(self.inner.connect_tcp(*arguments, **options))
+
+    def start_tls(self, *arguments: Any, **options: Any) -> _Timed:
+        return _Timed(self.inner.start_tls(*arguments, **options))
+
+    def read(self, *arguments: Any, **options: Any) -> bytes:
+        """Read some bytes. Raises HubError if it is too late for them."""
+        found: bytes = self.inner.read(*arguments, **options)
+        if (waiting := _head.get()) is not None:
+            request, end = waiting
+            if time.monotonic() > end:
+                what = f"takes more than {_HEAD_SECONDS:.0f} s for the headers of an answer"
+                raise _refused(request, what)
+            _head.set((request, min(end, time.monotonic() + _HEAD_SECONDS)))
+        return found
 
 
 def _on_request(request: http.Request) -> None:
@@ -103,10 +138,12 @@ def _on_request(request: http.Request) -> None:
     limits = dict(request.extensions.get("timeout") or {})
     limits |= {key: limits.get(key) or _SILENCE for key in ("connect", "read", "write", "pool")}
     request.extensions = {**request.extensions, "timeout": limits}
+    _head.set((request, math.inf))
 
 
 def _on_response(response: http.Response) -> None:
     """Refuse a harmful answer. Raises HubError."""
+    _head.set(None)
     try:
         _ids(response)
     except untrusted.Untrusted as error:
@@ -315,8 +352,11 @@ def _too_much(response: http.Response, most: int) -> HubError:
 
 
 def _refusal(response: http.Response, what: str) -> HubError:
-    request = f"{response.request.method} {response.request.url.path[:120]}"
+    return _refused(response.request, what)
+
+
+def _refused(request: http.Request, what: str) -> HubError:
     return HubError(
-        f"{response.url.host} {what} (request: {request})",
+        f"{request.url.host} {what} (request: {request.method} {request.url.path[:120]})",
         "try again; if it happens again, do not trust this hub",
     )

@@ -112,6 +112,9 @@ class Database:
             address, isolation_level=None, check_same_thread=False, uri=read_only
         )
         self._connection.row_factory = sqlite3.Row
+        code = "SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')"
+        if row := self._connection.execute(code).fetchone():  # a file of others may never end
+            raise sqlite3.DatabaseError(f"{row['name']!r} in it is no table of a hub")
         if not read_only:
             for pragma in (
                 "auto_vacuum = INCREMENTAL",  # of a new file; an old one needs VACUUM first

@@ -69,11 +69,11 @@ def read(path: Path) -> Lock | None:
     if not path.exists():
         return None
     try:
-        return Lock.model_validate(config.parse(path.read_text(), path.name).data)
-    except ValidationError as error:
-        raise RecipeError(
-            f"{path} is not a lock: {error.errors()[0]['msg']}", "remove it and run again"
-        ) from None
+        text = path.read_text(encoding="utf-8")
+        return Lock.model_validate(config.parse(text, path.name).data)
+    except ValueError as error:
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise RecipeError(f"{path} is not a lock: {what}", "remove it and run again") from None
 
 
 def write(lock: Lock, path: Path) -> None:

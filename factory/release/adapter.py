@@ -7,13 +7,12 @@ and the Python API can never differ in what they load.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.artifacts import checkpoints
+from factory.artifacts import checkpoints, untrusted
 from factory.artifacts.hashing import MANIFEST, content_digest, file_sha256, text_hash
 from factory.artifacts.manifest import InputRecord, Manifest, read_manifest
 from factory.errors import HubError, InputError, nearest
@@ -45,11 +44,11 @@ class Released:
 
     @property
     def dtype(self) -> str:
-        """Number format of the training; for external models that of the weights."""
-        if self.manifest is not None and "dtype" in self.manifest.fields:
-            return str(self.manifest.fields["dtype"])
-        config = _config(self.base)
-        return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        """Number format of the training; for external models that of the weights. Raises
+        InputError."""
+        fields = self.manifest.fields if self.manifest is not None else {}
+        config = fields if "dtype" in fields else _config(self.base)
+        return adapters.dtype_of(config.get("dtype") or config.get("torch_dtype"), self.name)
 
 
 def find(name: str, hub: Hub, base: str | None = None) -> Released:
@@ -240,19 +239,17 @@ def _digest(directory: Path) -> str:
 
 def _config(directory: Path) -> dict[str, Any]:
     try:
-        fields: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        return untrusted.fields((directory / "config.json").read_bytes())
     except (OSError, ValueError):
         raise InputError(
             f"{directory} holds no model: no config.json that can be read",
             "name a model or a LoRA adapter, in safetensors",
         ) from None
-    return fields
 
 
 def _check_answers(released: Released) -> None:
     """Raise InputError for a classifier."""
-    names = _config(released.base).get("architectures") or []
-    if any("SequenceClassification" in str(name) for name in names):
+    if "SequenceClassification" in str(_config(released.base).get("architectures")):
         raise InputError(
             f"{released.name} is a classifier: it scores conversations and answers none",
             "see its card for how to ask it for scores",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.artifacts import checkpoints, untrusted
-from factory.errors import InputError, WorkError
+from factory.errors import InputError, WorkError, reading
 from factory.training.settings import Lora
 from factory.training.trainers import load_base
 
@@ -25,10 +25,8 @@ _GENERATION_FILES = ("generation_config",)  # never beside an adapter
 def read_config(adapter: Path) -> dict[str, Any]:
     """Read the config of an adapter. Raises InputError when the directory holds no LoRA adapter."""
     try:
-        config: dict[str, Any] = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
-        for key in ("base_model_name_or_path", "revision", "peft_type"):
-            untrusted.text(config.get(key))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        config = untrusted.adapter_config((adapter / CONFIG).read_bytes())
+    except (OSError, ValueError) as error:
         holds = "no" if isinstance(error, FileNotFoundError) else "an unreadable"
         raise InputError(
             f"{adapter} holds {holds} {CONFIG}", "name a repo or a directory with a LoRA adapter"
@@ -36,6 +34,14 @@ def read_config(adapter: Path) -> dict[str, Any]:
     if config.get("peft_type") != "LORA":
         raise InputError(f"{adapter} is {config.get('peft_type')}, not LORA", "use a LoRA adapter")
     return config
+
+
+def dtype_of(stated: Any, name: str) -> str:
+    """Return the number format that a config states (None: float32). Raises InputError for one
+    that nothing is loaded in here."""
+    if stated not in (None, "bfloat16", "float16", "float32"):
+        raise InputError(f"{name} is in {stated!r}", "use bfloat16, float16 or float32")
+    return stated or "float32"
 
 
 def name_base(adapter: Path, name: str | None, revision: str | None) -> None:
@@ -142,12 +148,8 @@ def load(base: Path, adapter: Path, dtype: str) -> Any:
     from safetensors import safe_open
 
     fix = "it was made on another base model: see base_model in its card"
-    try:
+    with reading(f"the adapter does not fit {base.name}", fix):
         model = PeftModel.from_pretrained(load_base(base, dtype), str(adapter))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"the adapter does not fit {base.name}: {str(error).splitlines()[0]}", fix
-        ) from None
     with safe_open(str(adapter / WEIGHTS), "pt") as file:
         # no embeddings: to see whether they changed, PEFT would ask a hub for the base's config
         fitting = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -174,7 +176,8 @@ def merge(
         raise WorkError(f"{target} is there already", "name a directory that does not exist yet")
     import torch
 
-    result_dtype = dtype or json.loads((base / "config.json").read_text()).get("dtype") or "float32"
+    own = untrusted.fields((base / "config.json").read_bytes()).get("dtype")
+    result_dtype = dtype or dtype_of(own, base.name)
     read_config(adapter)
     merged = load(base, adapter, "float32").merge_and_unload(safe_merge=True)
     merged = merged.to(getattr(torch, result_dtype))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import tarfile
 import time
@@ -112,6 +115,44 @@ def test_a_collection_travels_in_a_file(ours: tuple[Path, Connection], tmp_path:
     file.write_bytes(file.read_bytes()[:1000])
     broken = run_factory("hub", "import", str(file), home=other)
     assert broken.returncode == 1 and "not a complete export" in broken.stderr
+
+
+_ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
+_HARM = {
+    "squeezed": "is not a complete export",
+    "holes": "is not stored whole",
+    "lacking": "is damaged: 'a.parquet' in directory",
+    "ALTER TABLE repos RENAME TO r;"
+    f"CREATE VIEW repos AS SELECT r.* FROM r, ({_ENDLESS});": "cannot be opened",
+    f"CREATE TRIGGER t AFTER INSERT ON tokens BEGIN {_ENDLESS}; END;": "cannot be opened",
+    "UPDATE trees SET entries = replace(entries, '0', '/etc/passwd')": "is damaged: row",
+}
+
+
+def test_a_file_that_means_harm_is_refused_at_once(
+    ours: tuple[Path, Connection], tmp_path: Path
+) -> None:
+    home, hub = ours
+    repo, file = written(hub, "model"), tmp_path / "file.tar"
+    assert run_factory("hub", "export", str(file), str(repo), home=home).returncode == 0
+    with tarfile.open(file) as tar:
+        tar.extractall(tmp_path / "good", filter="data")
+    for number, (harm, said) in enumerate(_HARM.items()):
+        store = shutil.copytree(tmp_path / "good", tmp_path / f"store-{number}")
+        if harm == "holes":
+            (store / "blobs" / "aa").mkdir(exist_ok=True)
+            with (store / "blobs" / "aa" / ("a" * 64)).open("wb") as blob:
+                blob.truncate(10**9)
+        elif harm == "lacking":
+            max(store.rglob("blobs/*/*"), key=lambda path: path.stat().st_size).unlink()
+        elif " " in harm:
+            with contextlib.closing(sqlite3.connect(store / "hub.sqlite")) as database:
+                database.executescript(harm)
+        how = "-Sczf" if harm == "squeezed" else "-Scf"
+        subprocess.run(["tar", "-C", str(store), how, str(file), "hub.sqlite", "blobs"], check=True)
+        done = run_factory("hub", "import", str(file), home=tmp_path / "home", timeout=30)
+        assert done.returncode == 1 and said in done.stderr, (harm, done.stderr)
+    assert not list(tmp_path.glob("tmp*")), "nothing is left behind"
 
 
 def test_the_hub_says_where_it_is_and_serves_until_told_to_stop(home: Path) -> None:

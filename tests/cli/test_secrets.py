@@ -38,6 +38,7 @@ def test_errors_hide_what_is_shaped_like_a_secret_or_is_one(
         assert secret not in str(error)
         assert HIDDEN in error.what
     assert redact("Authorization: Bearer abc.def-123456") == f"Authorization: Bearer {HIDDEN}"
+    assert redact(f"no hf_local_{'a-_B' * 8} here") == f"no {HIDDEN} here"
 
 
 @settings(deadline=None)

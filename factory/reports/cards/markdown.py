@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from typing import Any
+
+from factory.errors import unseen, visible
 
 LIMIT = 240  # characters of one value; longer ones say how much is left out
 HUB = "https://huggingface.co"
@@ -22,7 +23,6 @@ _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _REVISION = re.compile(r"[\w.-]+", re.ASCII)
 _URL = re.compile(r"https?://[^\s()<>\[\]`\\|]+")
-_JOINERS = "\u200c\u200d"  # part of how Persian, Bengali and emoji are written
 
 
 class Safe(str):
@@ -63,11 +63,6 @@ def cell(value: Any) -> Safe:
 def share(value: float | None) -> Safe:
     """Return a percentage for a table; empty for None."""
     return Safe("" if value is None else f"{value:.1f} %")
-
-
-def visible(text: str) -> str:
-    """Return `text` with invisible characters (controls, bidi marks, surrogates) as \\uXXXX."""
-    return "".join(_escaped(char) if _unseen(char) else char for char in text)
 
 
 def quoted(value: Any) -> Safe:
@@ -111,14 +106,5 @@ def url(address: str) -> Safe:
     return Safe(address if _URL.fullmatch(address) and visible(address) == address else "#")
 
 
-def _unseen(char: str) -> bool:
-    kind = unicodedata.category(char)
-    return kind in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and char not in _JOINERS
-
-
-def _escaped(char: str) -> str:
-    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
-
-
 def _json(char: str) -> str:
-    return json.dumps(char)[1:-1] if _unseen(char) else char
+    return json.dumps(char)[1:-1] if unseen(char) else char

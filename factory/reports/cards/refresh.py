@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from factory.artifacts import untrusted
 from factory.artifacts.hashing import MANIFEST
 from factory.artifacts.manifest import Manifest
 from factory.errors import Check, HubError
@@ -62,10 +62,12 @@ def check(hub: Hub, subject: EvaluatedRepo) -> list[Check]:
     if "adapter_config.json" in paths:
         raw = hub.read(subject.repo, subject.kind, subject.revision, "adapter_config.json")
         try:
-            config = json.loads(raw or b"{}")
+            config = untrusted.adapter_config(raw or b"{}")
         except ValueError:
             return [
-                card_check.problem("adapter_config.json is not JSON", "publish the adapter again")
+                card_check.problem(
+                    "adapter_config.json cannot be read", "publish the adapter again"
+                )
             ]
     text = readme.decode("utf-8", "replace")
     problems = card_check.check(text, subject.kind, paths, cache(hub.has), config)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from factory.reports.cards.markdown import visible
+from factory.errors import visible
 from factory.reports.formatting import signed
 
 
