@@ -66,12 +66,14 @@ class Interrupted(FactoryError):
 def reading(what: str, fix: str) -> Iterator[None]:
     """Raise InputError for whatever goes wrong inside the block, in which a library reads files of
     others: it raises anything for what it did not expect in them. What is not the files' fault
-    (too little memory, a package that is not there) passes."""
+    (too little memory, a package that is not there, a GPU) passes."""
     try:
         yield
     except (FactoryError, ImportError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  (as it says)
+        if type(error).__module__ == "torch":  # OutOfMemoryError, AcceleratorError
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{what}: {lines[0]}", fix) from None
 

@@ -295,3 +295,19 @@ def test_gpus_that_were_given_and_are_gone_end_the_task(
     with pytest.raises(StageError, match=rf"torch finds {there}: \S") as caught:
         choose.resolve_engine("auto")
     assert "driver" in caught.value.fix
+
+
+def test_a_gpu_that_fails_while_a_model_is_loaded_is_no_fault_of_the_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    import transformers
+
+    from factory.engines.transformers import TransformersSampler
+
+    def from_pretrained(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(torch.OutOfMemoryError):
+        TransformersSampler(model, "float32")
