@@ -71,7 +71,7 @@ def reading(what: str, fix: str) -> Iterator[None]:
         yield
     except (FactoryError, ImportError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001  (as it says)
+    except Exception as error:
         if type(error).__module__ == "torch":  # OutOfMemoryError, AcceleratorError
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -99,7 +99,7 @@ class _Guarded:
         hooks["response"] = [_on_response, *hooks["response"]]
         client.event_hooks = hooks
         for transport in (client._transport, *client._mounts.values()):
-            pool = getattr(transport, "_pool", None)
+            pool: Any = getattr(transport, "_pool", None)
             if (network := getattr(pool, "_network_backend", None)) is not None:
                 pool._network_backend = _Timed(network)
         return client
