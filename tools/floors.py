@@ -93,8 +93,8 @@ def main() -> int:
         python = environment(Path(name), pins, asked.torch)
         print(f"{asked.family}, installed in {time.monotonic() - began:.0f} s:", *pins, flush=True)
         command = [python, "-m", "pytest", "-q", "-m", "not slow", "-n", "2", "--dist=loadscope"]
-        chosen = tests or FAMILIES[asked.family]
-        return subprocess.run([*command, *chosen], cwd=ROOT, check=False).returncode
+        files = [] if any(not word.startswith("-") for word in tests) else FAMILIES[asked.family]
+        return subprocess.run([*command, *files, *tests], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":
