@@ -227,6 +227,30 @@ def test_a_request_that_works_on_delays_neither_others_nor_the_end(tmp_path):
     assert not (tmp_path / "lease.json").exists()
 
 
+def test_a_path_and_a_pattern_of_any_length_delay_nobody(tmp_path):
+    with hasty(tmp_path) as (_, hub):
+        request(hub, "POST", "/api/repos/create", {"name": "org/a"})
+        replies = []
+
+        def ask(path: str) -> None:
+            body = {
+                "files": [{"path": path, "size": 1}],
+                "gitIgnore": "*" + "a" * 4000 + "b*",
+            }
+            replies.append(request(hub, "POST", "/api/models/org/a/preupload/main", body)[0])
+
+        asking = [
+            threading.Thread(target=ask, args=(path,)) for path in ("a" * 600_000, "a/" * 2500)
+        ]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.3)
+        assert request(hub, "GET", "/api/whoami-v2", timeout=2)[0] == 200
+        for thread in asking:
+            thread.join()
+        assert replies == [422, 422]
+
+
 def test_without_a_free_file_handle_the_lease_is_still_ours(tmp_path):
     """Real EMFILE, in a process of its own."""
     code = """
