@@ -25,6 +25,8 @@ from factory.cli.run import Json
 if TYPE_CHECKING:
     from factory.localhub.launcher import Connection
 
+# A problem that fsck finds in a content, not in the database.
+_UPLOADABLE = re.compile(r"^content [0-9a-f]{64} was damaged| lacks its content [0-9a-f]{64}$")
 # What an export holds: a small store of its own.
 _EXPORTED = re.compile(r"hub\.sqlite|blobs/[0-9a-f]{2}/[0-9a-f]{64}")
 
@@ -207,17 +209,26 @@ def gc(
 def fsck(json_: Json = False) -> None:
     """Verify the hash of every object in the store."""
     from factory.errors import HubError, visible
+    from factory.localhub.launcher import HubDamagedError
 
     report = _ask("fsck", {})
     if json_:
         typer.echo(json.dumps(report))
     else:
-        problems = map(visible, report["problems"])  # with names of files, which may be anybody's
-        typer.echo("\n".join([f"{report['checked']} objects verified", *problems]))
+        typer.echo(
+            "{contents} contents, {directories} directories and {commits} commits verified".format(
+                **report
+            )
+        )
+        if report["trusted"]:
+            typer.echo(f"{report['trusted']} pulled commits have the ids that another hub told")
+        for problem in report["problems"]:
+            typer.echo(visible(problem))  # with names of files, which may be anybody's
     if report["problems"]:
+        again = all(_UPLOADABLE.search(problem) for problem in report["problems"])
         raise HubError(
             f"the store has {len(report['problems'])} problems",
-            "upload or pull the damaged files again",
+            "upload or pull the damaged files again" if again else HubDamagedError.fix,
         )
 
 

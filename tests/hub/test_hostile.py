@@ -275,6 +275,37 @@ def test_a_listing_without_end_ends(evil: Proxy, there: Connection, here: Connec
         pull(evil, there, here, tmp_path)
 
 
+def test_other_content_under_an_honest_commits_id_is_named_by_the_next_pull(
+    evil: Proxy, there: Connection, here: Connection, tmp_path: Path
+) -> None:
+    from factory.hub.sync.side import RepoId, git_blob_id
+
+    forgery = {git_blob_id(SMALL): git_blob_id(SMALL.upper()), SMALL.decode(): "HELLO"}
+
+    def forged(line: str, reply: Reply) -> Reply:
+        for true, false in forgery.items():
+            if isinstance(reply.body, bytes) and ("/tree/" in line or reply.body == SMALL):
+                reply.body = reply.body.replace(true.encode(), false.encode())
+            reply.headers = {k: v.replace(true, false) for k, v in reply.headers.items()}
+        return reply
+
+    names = {REPO: f"evil/data-{next(_numbers)}"}
+
+    def again(number: int) -> None:
+        staging = tmp_path / str(number)
+        ways = (evil.url, there.token), (here.url, here.token)
+        between(*ways, staging, keeps_ids=True, names=names).repo(RepoId("dataset", REPO))
+
+    evil.twist = forged
+    again(1)
+    evil.twist = None
+    with pytest.raises(HubError, match=r"other content at .*, in a\.txt for one") as caught:
+        again(2)
+    assert "find out which hub is right" in caught.value.fix
+    client(here).delete_repo(names[REPO], repo_type="dataset")
+    again(3)
+
+
 @pytest.mark.parametrize("what", ["none", "twice", "another"])
 def test_a_history_that_is_none_is_refused(
     evil: Proxy, there: Connection, here: Connection, tmp_path: Path, what: str

@@ -405,7 +405,10 @@ def test_a_store_that_may_not_be_written_can_be_read(tmp_path, monkeypatch):
             assert [model.id for model in api.list_models()] == ["org/r"]
             path = api.hf_hub_download("org/r", "a.txt", cache_dir=tmp_path / "cache")
             assert Path(path).read_text() == "text"
-            assert request(hub, "POST", "/api/local/fsck") == (200, {"checked": 2, "problems": []})
+            assert request(hub, "POST", "/api/local/fsck") == (
+                200,
+                {"contents": 2, "directories": 2, "commits": 2, "trusted": 0, "problems": []},
+            )
             for call in (
                 lambda: api.create_repo("org/new"),
                 lambda: api.upload_file(path_or_fileobj=b"x", path_in_repo="b", repo_id="org/r"),

@@ -279,6 +279,14 @@ class RepoTransfer:
                 if name not in theirs:
                     raise HubError(f"{kind} {name} of {pair.target} is missing", "run it again")
                 paths = [p for p in pair.differences(commit, theirs[name]) if p not in anew]
+                if paths and theirs[name] == commit:
+                    raise HubError(
+                        f"commit {commit} of {pair.target} has other content at "
+                        f"{self._destination.called} than at {self.source.called}, in {paths[0]} "
+                        "for one",
+                        "find out which hub is right, delete the repo of the other one "
+                        "(hf repos delete), then run it again",
+                    )
                 if paths:
                     raise HubError(
                         f"{kind} {name} of {pair.target} differs in {len(paths)} files, "
