@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,7 +57,10 @@ def exec(command: Annotated[list[str], typer.Argument(help="The command, after -
                 check=False,
             )
         except OSError as error:
-            raise RecipeError(f"{command[0]} cannot be run: {error.strerror}", "check it") from None
+            raise RecipeError(
+                f"{command[0]} cannot be run: {error.strerror}",
+                "install it, or give its full path",
+            ) from None
     raise typer.Exit(done.returncode)
 
 
@@ -273,7 +277,8 @@ def token(
     A new token is shown once: the hub keeps only its hash.
     """
     role = "write" if write else "read"
-    reply = _ask("tokens", {"create": new, "role": role, "revoke": revoke})
+    body = {"create": new, "role": role, "revoke": revoke}
+    reply = _ask("tokens", body, "factory hub token lists them; see factory hub token --help")
     if json_:
         typer.echo(json.dumps(reply))
     elif new is not None:
@@ -360,16 +365,18 @@ def import_(
                 carry(work, TransferOptions(everything(work)))
 
 
-def _ask(what: str, body: dict[str, object]) -> dict[str, Any]:
+def _ask(
+    what: str, body: Mapping[str, object], fix: str = "see factory hub --help"
+) -> dict[str, Any]:
     """Request maintenance from the server, since no other process may open its store."""
     from factory.cli.transfer import local_hub
     from factory.errors import HubError
     from factory.localhub.launcher import request
 
     with local_hub() as connection:
-        status, reply = request(connection, "POST", f"/api/local/{what}", body)
+        status, reply = request(connection, "POST", f"/api/local/{what}", {**body})
     if status != 200:
-        raise HubError(f"the local hub refused: {reply.get('error')}", "see factory hub --help")
+        raise HubError(f"the local hub refused: {reply.get('error')}", fix)
     return reply
 
 
