@@ -171,8 +171,8 @@ class History:
                     connection.execute("INSERT INTO verified VALUES (?, ?)", (repo.key, oid))
             elif changes and self._tree(connection, repo, base, changes) != commit.tree:
                 raise Conflict(
-                    f"this hub has another content under {oid}: find out which hub is right; if it"
-                    f" is the other, delete {repo.id} here and pull it again"
+                    f"this hub has another content under {oid}: if the other hub is right, delete"
+                    f" {repo.id} here and pull it again"
                 )
             if branch is not None:
                 point(connection, repo, branch_ref(branch), commit.oid)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from factory.artifacts.manifest import Manifest
 from factory.errors import FactoryError, HubError
-from factory.localhub.launcher import Connection, connect
+from factory.localhub.launcher import Connection, connect, request
 from tests.conftest import run_factory
 from tests.hub.sync.test_sync import between, client
 from tests.support.builders import imported
@@ -299,11 +299,20 @@ def test_other_content_under_an_honest_commits_id_is_named_by_the_next_pull(
     evil.twist = forged
     again(1)
     evil.twist = None
-    with pytest.raises(HubError, match=r"other content at .*, in a\.txt for one") as caught:
+    said = r"different content under commit [0-9a-f]{40}"
+    with pytest.raises(HubError, match=said) as caught:
         again(2)
-    assert "find out which hub is right" in caught.value.fix
+    assert "find out which one is right" in caught.value.fix
     client(here).delete_repo(names[REPO], repo_type="dataset")
-    again(3)
+    # and where nothing names the commit any more
+    client(here).create_repo(names[REPO], repo_type="dataset")
+    empty = {"commit": client(there).dataset_info(REPO).sha, "author": "m", "summary": "s"}
+    line = {"key": "header", "value": empty}
+    assert request(here, "POST", f"/api/datasets/{names[REPO]}/mirror", line)[0] == 200
+    with pytest.raises(HubError, match=said):
+        again(3)
+    client(here).delete_repo(names[REPO], repo_type="dataset")
+    again(4)
 
 
 @pytest.mark.parametrize("what", ["none", "twice", "another"])
