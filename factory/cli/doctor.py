@@ -107,7 +107,7 @@ def _local_hub(root: Path) -> Check:
     import tempfile
 
     from factory.errors import Check
-    from factory.localhub.launcher import HubStartError, connect, request
+    from factory.localhub.launcher import HubDamagedError, HubStartError, connect, request
 
     place = next(path for path in (root, *root.parents) if path.is_dir())
     began = time.monotonic()
@@ -123,6 +123,8 @@ def _local_hub(root: Path) -> Check:
     except (HubStartError, OSError) as error:
         reason = " ".join(str(error).split())
         fix = "see its last lines above, server.log, and the checks of the disk"
+        if isinstance(error, HubDamagedError):
+            fix = error.fix
         return Check("local hub", "failed", reason, fix)
     if problems := reply.get("problems"):
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,8 @@ from factory.cli.run import Json
 if TYPE_CHECKING:
     from factory.localhub.launcher import Connection
 
+# A problem that fsck finds in a content, not in the database.
+_UPLOADABLE = re.compile(r"^content [0-9a-f]{64} was damaged| lacks its content [0-9a-f]{64}$")
 # What an export holds: a small store of its own.
 _EXPORTED = re.compile(r"hub\.sqlite|blobs/[0-9a-f]{2}/[0-9a-f]{64}")
 
@@ -54,7 +57,10 @@ def exec(command: Annotated[list[str], typer.Argument(help="The command, after -
                 check=False,
             )
         except OSError as error:
-            raise RecipeError(f"{command[0]} cannot be run: {error.strerror}", "check it") from None
+            raise RecipeError(
+                f"{command[0]} cannot be run: {error.strerror}",
+                "install it, or give its full path",
+            ) from None
     raise typer.Exit(done.returncode)
 
 
@@ -207,17 +213,26 @@ def gc(
 def fsck(json_: Json = False) -> None:
     """Verify the hash of every object in the store."""
     from factory.errors import HubError, visible
+    from factory.localhub.launcher import HubDamagedError
 
     report = _ask("fsck", {})
     if json_:
         typer.echo(json.dumps(report))
     else:
-        problems = map(visible, report["problems"])  # with names of files, which may be anybody's
-        typer.echo("\n".join([f"{report['checked']} objects verified", *problems]))
+        typer.echo(
+            "{contents} contents, {directories} directories and {commits} commits verified".format(
+                **report
+            )
+        )
+        if report["trusted"]:
+            typer.echo(f"{report['trusted']} pulled commits have the ids that another hub told")
+        for problem in report["problems"]:
+            typer.echo(visible(problem))  # with names of files, which may be anybody's
     if report["problems"]:
+        again = all(_UPLOADABLE.search(problem) for problem in report["problems"])
         raise HubError(
             f"the store has {len(report['problems'])} problems",
-            "upload or pull the damaged files again",
+            "upload or pull the damaged files again" if again else HubDamagedError.fix,
         )
 
 
@@ -262,7 +277,8 @@ def token(
     A new token is shown once: the hub keeps only its hash.
     """
     role = "write" if write else "read"
-    reply = _ask("tokens", {"create": new, "role": role, "revoke": revoke})
+    body = {"create": new, "role": role, "revoke": revoke}
+    reply = _ask("tokens", body, "factory hub token lists them; see factory hub token --help")
     if json_:
         typer.echo(json.dumps(reply))
     elif new is not None:
@@ -349,16 +365,18 @@ def import_(
                 carry(work, TransferOptions(everything(work)))
 
 
-def _ask(what: str, body: dict[str, object]) -> dict[str, Any]:
+def _ask(
+    what: str, body: Mapping[str, object], fix: str = "see factory hub --help"
+) -> dict[str, Any]:
     """Request maintenance from the server, since no other process may open its store."""
     from factory.cli.transfer import local_hub
     from factory.errors import HubError
     from factory.localhub.launcher import request
 
     with local_hub() as connection:
-        status, reply = request(connection, "POST", f"/api/local/{what}", body)
+        status, reply = request(connection, "POST", f"/api/local/{what}", {**body})
     if status != 200:
-        raise HubError(f"the local hub refused: {reply.get('error')}", "see factory hub --help")
+        raise HubError(f"the local hub refused: {reply.get('error')}", fix)
     return reply
 
 

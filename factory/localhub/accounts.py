@@ -35,7 +35,9 @@ class Account:
     role: Role
 
     def require_write(self) -> None:
-        """Raises Forbidden for a token that may only read."""
+        """Raises Unauthorized without a token, Forbidden for one that may only read."""
+        if not self.user:
+            raise Unauthorized("writing needs a token: set HF_TOKEN", headers=_ASK)
         if self.role != "write":
             raise Forbidden(
                 "this token may only read: use one with the role 'write'"

@@ -62,17 +62,12 @@ def is_large(path: str, size: int, attributes: str) -> bool:
         return False
     if size > REGULAR_LIMIT:
         return True
-    return bool(_filters(attributes).last(path, directory=False))
+    return bool(_filters(attributes).along(path)[-1])
 
 
 def is_ignored(path: str, ignore: str) -> bool:
     """Whether a .gitignore of this text leaves `path` out. Raises BadRequest."""
-    rules = _ignore_rules(ignore)
-    parts = path.split("/")
-    return any(  # git never looks below an ignored directory
-        rules.last("/".join(parts[:depth]), directory=depth < len(parts))
-        for depth in range(1, len(parts) + 1)
-    )
+    return any(_ignore_rules(ignore).along(path))  # git never looks below an ignored directory
 
 
 class _Rules:
@@ -98,18 +93,24 @@ class _Rules:
                 raise BadRequest(f"{name} has more than {_GLOB_LIMIT} patterns with wildcards")
         self._globs.reverse()
 
-    def last(self, path: str, *, directory: bool) -> bool | None:
-        """The value of the last rule that matches; None if none does."""
-        match: tuple[int, bool | None] = (-1, None)
-        for key in (path, f"*/{path.rpartition('/')[2]}"):
-            for only_directories in (False, True) if directory else (False,):
-                match = max(match, self._names.get((key, only_directories), match))
+    def along(self, path: str) -> list[bool | None]:
+        """The value of the last rule that matches each folder above a path and, at the end, the
+        path itself; None where none does."""
+        names = path.split("/")
+        found: list[tuple[int, bool | None]] = []
+        for depth, name in enumerate(names, 1):
+            match: tuple[int, bool | None] = (-1, None)
+            for key in ("/".join(names[:depth]), f"*/{name}"):
+                for only_directories in (False, True) if depth < len(names) else (False,):
+                    match = max(match, self._names.get((key, only_directories), match))
+            found.append(match)
         for number, glob, only_directories, value in self._globs:
-            if number < match[0]:
+            if number < min(found)[0]:
                 break
-            if (directory or not only_directories) and glob.matches(path):
-                return value
-        return match[1]
+            for depth, matches in enumerate(glob.along(names)):
+                if matches and not (only_directories and depth == len(names) - 1):
+                    found[depth] = max(found[depth], (number, value))
+        return [value for _, value in found]
 
 
 @lru_cache(maxsize=128)
@@ -151,11 +152,15 @@ class Glob:
             return
         for part in _SLASH.split(pattern.removeprefix("/")):
             # None is any number of folders; at the end, whatever lies below.
-            self._parts.append(None if part == "**" else _part(part))
+            if part != "**":
+                self._parts.append(_part(part))
+            elif self._parts[-1:] != [None]:  # several in a row are one
+                self._parts.append(None)
 
-    def matches(self, path: str) -> bool:
-        """Whether the whole path matches."""
-        names = path.split("/")
+    def along(self, names: list[str]) -> list[bool]:
+        """Whether each folder above a path and, at the end, the path itself matches; all at once,
+        or a path of n folders would be gone through n times."""
+        matches = []
         # Which parts of the pattern may come next, after the names so far.
         reached = {0}
         for name in names:
@@ -169,17 +174,13 @@ class Glob:
                 elif part.fullmatch(name):
                     after.add(index + 1)
             reached = after
-        return len(self._parts) in reached
+            matches.append(len(self._parts) in reached)
+        return matches
 
     def _skipped(self, reached: set[int]) -> set[int]:
-        """Add the positions after each `**` in `reached` that matches no name."""
-        reachable = set(reached)
-        for index in reached:
-            while index < len(self._parts) and self._parts[index] is None:
-                index += 1
-                if index < len(self._parts):
-                    reachable.add(index)
-        return reachable
+        """Add the position after each `**` in `reached` that matches no name."""
+        last = len(self._parts) - 1
+        return reached | {i + 1 for i in reached if i < last and self._parts[i] is None}
 
 
 def _part(glob: str) -> re.Pattern[str]:

@@ -43,6 +43,10 @@ CREATE TABLE IF NOT EXISTS path_changes (
 CREATE TABLE IF NOT EXISTS mirrored (
   repo INTEGER NOT NULL, oid TEXT NOT NULL, PRIMARY KEY (repo, oid),
   FOREIGN KEY (repo, oid) REFERENCES commits ON DELETE CASCADE);
+-- Those of them whose id is git's of what is stored here: nothing about them is taken on trust.
+CREATE TABLE IF NOT EXISTS verified (
+  repo INTEGER NOT NULL, oid TEXT NOT NULL, PRIMARY KEY (repo, oid),
+  FOREIGN KEY (repo, oid) REFERENCES commits ON DELETE CASCADE);
 CREATE TABLE IF NOT EXISTS refs (
   repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, name TEXT NOT NULL,
   target TEXT NOT NULL, PRIMARY KEY (repo, name));
@@ -112,6 +116,8 @@ class Database:
             address, isolation_level=None, check_same_thread=False, uri=read_only
         )
         self._connection.row_factory = sqlite3.Row
+        # First of all: whatever reads the file before it would make shared memory.
+        self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         code = "SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')"
         if row := self._connection.execute(code).fetchone():  # a file of others may never end
             raise sqlite3.DatabaseError(f"{row['name']!r} in it is no table of a hub")
@@ -119,7 +125,6 @@ class Database:
             for pragma in (
                 "auto_vacuum = INCREMENTAL",  # of a new file; an old one needs VACUUM first
                 "temp_store = MEMORY",  # for the triggers that write checksums
-                "locking_mode = EXCLUSIVE",
                 "journal_mode = WAL",
                 "synchronous = FULL",
                 "foreign_keys = ON",

@@ -1,4 +1,5 @@
-"""Git object ids, computed without git: equal ids prove that two hubs hold the same content."""
+"""Git object ids, computed without git. Equal ones that were computed prove equal content; that of
+a commit of another hub is as that hub told it (history.py says which of them were computed)."""
 
 from __future__ import annotations
 

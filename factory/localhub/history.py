@@ -9,12 +9,13 @@ import time
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import astuple, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from factory.localhub.attributes import PATH as ATTRIBUTES
 from factory.localhub.changes import Change, Put, Words
 from factory.localhub.database import Database
-from factory.localhub.errors import BadRequest, EntryNotFound, RevisionNotFound, Stale
+from factory.localhub.errors import BadRequest, Conflict, EntryNotFound, RevisionNotFound, Stale
 from factory.localhub.git_objects import SHA1, Commit, Entry, commit_content, object_id
 from factory.localhub.names import check_ref_name
 from factory.localhub.refs import BRANCH, MAIN, Refs, branch_ref, point
@@ -27,6 +28,11 @@ _NEVER = 2**62
 _CHANGES_PAGE = 16
 # Commits whose changes are written down at once.
 _INDEX_BATCH = 20
+# A commit and those it comes from, each once: in a store from elsewhere they may go round.
+_LINE = (
+    "line (oid) AS (VALUES (?) UNION SELECT parent FROM commits JOIN line USING (oid)"
+    " WHERE repo = ? AND parent IS NOT NULL"
+)
 _SHORT = re.compile(r"[0-9a-f]{7,39}")
 
 
@@ -74,12 +80,10 @@ class History:
     def log(self, repo: Repo, commit: Commit, skip: int, count: int) -> list[Commit]:
         """The commits from this one back, newest first."""
         rows = self._database.rows(
-            "WITH RECURSIVE line (oid, depth) AS (VALUES (?, 0) UNION ALL"
-            " SELECT parent, depth + 1 FROM commits JOIN line USING (oid)"
-            " WHERE repo = ? AND parent IS NOT NULL AND depth < ?)"
-            " SELECT commits.* FROM line JOIN commits USING (oid)"
-            " WHERE repo = ? AND depth >= ? ORDER BY depth",
-            (commit.oid, repo.key, skip + count - 1, repo.key, skip),
+            f"WITH RECURSIVE {_LINE} LIMIT ? OFFSET ?)"
+            # in the order of the line: a cross join goes through its first table in the outer loop
+            " SELECT commits.* FROM line CROSS JOIN commits USING (oid) WHERE repo = ?",
+            (commit.oid, repo.key, count, skip, repo.key),
         )
         return [_commit(row) for row in rows]
 
@@ -147,7 +151,8 @@ class History:
 
         `changes` lead from `parent` to it, or from nothing. With `branch`, that branch moves to
         it, from `parent` or, if it is new or holds only what this hub wrote there when the repo was
-        made, from nowhere. Raises Stale if the branch is elsewhere, RevisionNotFound, BadRequest.
+        made, from nowhere. Raises Stale if the branch is elsewhere, Conflict if `changes` lead to
+        other content than this hub has under that id, RevisionNotFound, BadRequest.
         """
         if not SHA1.fullmatch(oid):
             raise BadRequest(f"{oid!r} is not the full id of a commit")
@@ -162,6 +167,13 @@ class History:
             if commit is None:
                 commit = self._append(connection, repo, base, changes, words, oid=oid)
                 connection.execute("INSERT INTO mirrored VALUES (?, ?)", (repo.key, oid))
+                if object_id("commit", commit_content(commit)) == oid:
+                    connection.execute("INSERT INTO verified VALUES (?, ?)", (repo.key, oid))
+            elif changes and self._tree(connection, repo, base, changes) != commit.tree:
+                raise Conflict(
+                    f"this hub has another content under {oid}: if the other hub is right, delete"
+                    f" {repo.id} here and pull it again"
+                )
             if branch is not None:
                 point(connection, repo, branch_ref(branch), commit.oid)
             return commit
@@ -241,6 +253,19 @@ class History:
         oid: str | None = None,
     ) -> Commit:
         """A commit on top of `head`, under its git id or, if it is another hub's, under `oid`."""
+        return self._record(
+            connection, repo, self._tree(connection, repo, head, changes), head, words, oid
+        )
+
+    def _tree(
+        self,
+        connection: sqlite3.Connection,
+        repo: Repo,
+        head: Commit | None,
+        changes: Sequence[Change],
+    ) -> str:
+        """Keep the directory that changes lead to from `head`, or from nothing, and answer its git
+        id."""
         draft = Draft(self._trees, head.tree if head else None)
         for change in changes:
             if isinstance(change, Put):
@@ -249,7 +274,7 @@ class History:
                 draft.remove(change.parts, directory=change.directory)
         puts = [change.entry for change in changes if isinstance(change, Put)]
         link_contents(connection, repo, [(e.sha256, e.size) for e in puts if e.sha256])
-        return self._record(connection, repo, draft.save(connection), head, words, oid)
+        return draft.save(connection)
 
     def _record(
         self,
@@ -297,25 +322,21 @@ class History:
         """Find last changes in a store that may not be written, and so not be indexed: slowly."""
         open_paths = {path: self._trees.find(commit.tree, path) for path in paths}
         changes: dict[tuple[str, ...], Commit] = {}
-        newer: Commit | None = commit
-        while newer is not None and open_paths:
-            older = self._commit(repo, newer.parent) if newer.parent else None
+        newer = commit
+        for oid in (*islice(self.line(repo, commit.oid), 1, None), None):
+            older = self._commit(repo, oid) if oid else None
             for path, entry in list(open_paths.items()):
                 if older is None or self._trees.find(older.tree, path) != entry:
                     changes[path] = newer
                     del open_paths[path]
+            if older is None or not open_paths:
+                break
             newer = older
         return changes
 
     def _load_line(self, repo: int, oid: str) -> dict[str, None]:
         """Return the ids of the commits from this one back, newest first."""
-        rows = self._database.rows(
-            "WITH RECURSIVE line (oid, depth) AS (VALUES (?, 0) UNION ALL"
-            " SELECT parent, depth + 1 FROM commits JOIN line USING (oid)"
-            " WHERE repo = ? AND parent IS NOT NULL)"
-            " SELECT oid FROM line ORDER BY depth",
-            (oid, repo),
-        )
+        rows = self._database.rows(f"WITH RECURSIVE {_LINE}) SELECT oid FROM line", (oid, repo))
         return {row["oid"]: None for row in rows}
 
     def _last_change(self, repo: Repo, path: str, line: Container[str]) -> str | None:

@@ -35,17 +35,19 @@ _DAMAGE = (sqlite3.Error, ValueError, TypeError, LookupError, AttributeError, Ar
 _Contents = dict[str, tuple[int, str]]
 
 
-def check(hub: LocalHub, *, quick: bool = False) -> tuple[int, list[str]]:
-    """Return how many contents are whole, and what is wrong, a line each. Raises Conflict.
+def check(hub: LocalHub, *, quick: bool = False) -> tuple[dict[str, int], list[str]]:
+    """Return how many of each sort are whole, and what is wrong, a line each. Raises Conflict.
 
-    With `quick`, contents are not read: only that each is there, in its size."""
+    Commits of other hubs whose ids cannot be computed here count as `trusted`. With `quick`,
+    contents are not read: only that each is there, in its size."""
     with sole_keeper(hub):
         audit = _Audit(hub)
         whole = (audit.contents, audit.trees, audit.commits)
         for part in (audit.tables, *((audit.sizes,) if quick else whole), audit.names):
             with audit.part(f"database: {part.__name__}"):
                 part()
-        return len(audit.whole), list(dict.fromkeys(audit.problems))
+        counts = {"contents": len(audit.whole), **audit.counts}
+        return counts, list(dict.fromkeys(audit.problems))
 
 
 class _Audit:
@@ -58,6 +60,7 @@ class _Audit:
         self._trees = Trees(hub.database)
         self.problems: list[str] = []
         self.whole: _Contents = {}
+        self.counts = {"directories": 0, "commits": 0, "trusted": 0}
         self._wrong: dict[str, list[tuple[Entry, str]]] = {}
         self._tree_ids: set[str] = set()
 
@@ -141,11 +144,12 @@ class _Audit:
             self._check_below(oid, looked_at, named=False)
 
     def commits(self) -> None:
-        """Each commit by its id, if it was made here, and what it says it comes from."""
-        mirrored = {(row["repo"], row["oid"])
-                    for row in self._database.rows("SELECT repo, oid FROM mirrored")}  # fmt: skip
-        commits = {(row["repo"], row["oid"])
-                for row in self._database.rows("SELECT repo, oid FROM commits")}  # fmt: skip
+        """Each commit by its id, if that is git's, and what it says it comes from."""
+        known = self._database.ask(checksums.tables)  # one only read may be older than a table
+        ids = {table: {(row["repo"], row["oid"])
+                       for row in self._database.rows(f"SELECT repo, oid FROM {table}")}
+               for table in ("commits", "mirrored", "verified") if table in known}  # fmt: skip
+        commits, trusted = ids["commits"], ids["mirrored"] - ids.get("verified", set())
         for key in sorted(commits):
             with self.part(f"commit {key[1]}"):
                 row = self._database.row("SELECT * FROM commits WHERE repo = ? AND oid = ?", key)
@@ -153,9 +157,12 @@ class _Audit:
                     continue
                 _, *facts = row
                 commit = Commit(*facts)
-                own = key not in mirrored
-                if own and object_id("commit", commit_content(commit)) != commit.oid:
+                if key in trusted:
+                    self.counts["trusted"] += 1
+                elif object_id("commit", commit_content(commit)) != commit.oid:
                     self.problems.append(f"commit {commit.oid} is not what its id says")
+                else:
+                    self.counts["commits"] += 1
                 if commit.tree not in self._tree_ids:
                     self.problems.append(f"commit {commit.oid} lacks its directory {commit.tree}")
                 if commit.parent and (key[0], commit.parent) not in commits:
@@ -198,6 +205,8 @@ class _Audit:
                 directory = self._trees.read(oid)
                 if object_id("tree", tree_content(directory.values())) != oid:
                     self.problems.append(f"directory {oid} is not what its id says")
+                else:
+                    self.counts["directories"] += 1
                 if not named:
                     continue
                 waiting += [entry.oid for entry in directory.values() if entry.is_directory]

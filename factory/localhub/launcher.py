@@ -216,14 +216,14 @@ def _start(root: Path, place: Path, deadline: float, program: str) -> Connection
             if status == _EXIT_ELSEWHERE:
                 raise _taken(root)
             if status == _EXIT_DAMAGED:
-                raise HubDamagedError(str(_failure(place, "its database is damaged")))
+                raise HubDamagedError((_log(place) or ["its database is damaged"])[-1])
             if status != _EXIT_TAKEN:
-                raise _failure(place, f"it ended with status {status}")
+                raise _failure(place, f"its server ended with status {status}")
             # By one that is starting, for a user who was killed, or by one that is just ending.
             time.sleep(_TAKEN_SECONDS)
             server = _spawn(root, place, program)
         time.sleep(_POLL_SECONDS)
-    raise _failure(place, f"it did not answer within {_START_SECONDS:.0f} s")
+    raise _failure(place, f"its server did not answer within {_START_SECONDS:.0f} s")
 
 
 def _spawn(root: Path, place: Path, program: str) -> subprocess.Popen[bytes]:
@@ -289,12 +289,15 @@ def own_place(root: Path) -> Path:
 
 
 def _failure(place: Path, why: str) -> HubStartError:
+    with contextlib.suppress(OSError):
+        if os.statvfs(place).f_bavail == 0:  # then the log may lack the reason
+            return HubFullError(f"no space is left on the disk of {place}")
+    return HubStartError("\n  ".join([f"{place}: {why}", *_log(place)]))
+
+
+def _log(place: Path) -> list[str]:
+    """Return the last lines of a server's log."""
     try:
-        lines = (place / "server.log").read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        full = os.statvfs(place).f_bavail == 0
+        return (place / "server.log").read_text(errors="replace").splitlines()[-_LOG_LINES:]
     except OSError:
-        lines, full = [], False
-    if full:  # then the log may lack the reason
-        return HubFullError(f"no space is left on the disk of {place}")
-    log = "".join(f"\n  {line}" for line in lines)
-    return HubStartError(f"the local hub in {place} did not start: {why}{log}")
+        return []

@@ -164,6 +164,15 @@ class Repos:
         )
         return None if row is None else int(row["size"])
 
+    def sizes(self) -> dict[int, int]:
+        """The bytes of all contents that each repo was given, by its row."""
+        return {
+            row["repo"]: row["size"]
+            for row in self._database.rows(
+                "SELECT repo, SUM(size) AS size FROM contents GROUP BY repo"
+            )
+        }
+
     def has(self, repo: Repo, sha256: str, size: int | None = None) -> bool:
         """Whether `repo` was given this content, of `size` bytes if that is known."""
         row = self._database.row(

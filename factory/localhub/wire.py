@@ -80,9 +80,20 @@ class Call:
         """The commit that the path names, of main where it names none. Raises RevisionNotFound."""
         return self.hub.history.resolve(repo, self.params.get("revision", "main"))
 
+    def knows(self, words: str, what: str) -> None:
+        """Raises BadRequest for a query parameter that is none of these words: it would else be
+        passed over."""
+        for key in self.query:
+            if key not in words.split():
+                raise BadRequest(f"this hub cannot {what} by {key!r}")
+
     def flag(self, key: str) -> bool:
-        """Whether a query parameter says yes, as clients in several languages write it."""
-        return self.query.get(key, "").lower() in ("true", "1", "yes")
+        """Whether a query parameter says yes, as clients in several languages write it. Raises
+        BadRequest."""
+        word = self.query.get(key, "").lower()
+        if word not in ("true", "1", "yes", "false", "0", "no", ""):
+            raise BadRequest(f"query parameter {key!r} must be true or false, not {word!r}")
+        return word in ("true", "1", "yes")
 
     def count(self, key: str, default: int, most: int) -> int:
         """A whole number from the query, between 0 and `most`. Raises BadRequest."""

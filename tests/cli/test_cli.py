@@ -54,7 +54,7 @@ def _is_two_lines(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["run", "demo", "--only", "generat"], ["did you mean 'generate'"]),
         (["plan", "demo", "--what"], ["No such option"]),
         (["plam"], ["No such command"]),
-        (["hub", "exec", "--", "no-such-program"], ["no-such-program"]),
+        (["hub", "exec", "--", "no-such-program"], ["no-such-program", "install it"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_answered_in_two_lines(

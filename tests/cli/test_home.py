@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from factory.localhub.launcher import connect
+from factory.localhub.launcher import await_end, connect
 from tests.conftest import run_factory
 
 
@@ -34,3 +36,24 @@ def test_doctor_names_a_damaged_store(home: Path) -> None:
     assert line.startswith("failed") and "its store is damaged: 'x.bin' in directory" in line
     assert "factory hub fsck names all" in shown.stdout
     assert shown.returncode == 1
+
+
+def test_the_cure_of_a_damaged_database_is_a_backup(home: Path) -> None:
+    with connect(home / "hub") as hub:
+        HfApi(endpoint=hub.url, token=hub.token).create_repo("org/a")
+    await_end(home / "hub")
+    file = home / "hub" / "hub.sqlite"
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE repos SET owner = 'another'")
+    done = run_factory("hub", "fsck", home=home)
+    assert "1 contents, 1 directories and 1 commits verified\n" in done.stdout
+    assert "the store has 1 problems" in done.stderr and "put a backup" in done.stderr
+    await_end(home / "hub")
+    file.write_bytes(b"no database" * 1000)
+    done = run_factory("hub", "ls", home=home)
+    message, fix = done.stderr.splitlines()
+    damaged = f"{file} is damaged: file is not a database"
+    assert message == f"error: the local hub did not start: {damaged}"
+    assert "put a backup" in fix
+    shown = run_factory("doctor", home=home).stdout
+    assert f"local hub: {damaged}" in shown and "put a backup" in shown

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from factory.artifacts.manifest import Manifest
 from factory.errors import FactoryError, HubError
-from factory.localhub.launcher import Connection, connect
+from factory.localhub.launcher import Connection, connect, request
 from tests.conftest import run_factory
 from tests.hub.sync.test_sync import between, client
 from tests.support.builders import imported
@@ -273,6 +273,46 @@ def test_a_listing_without_end_ends(evil: Proxy, there: Connection, here: Connec
     evil.twist = header("Link", f'<{evil.url}/api/datasets/{REPO}/commits/main>; rel="next"', "/commits/")  # fmt: skip  # noqa: E501
     with pytest.raises(HubError, match="repeats a page"):
         pull(evil, there, here, tmp_path)
+
+
+def test_other_content_under_an_honest_commits_id_is_named_by_the_next_pull(
+    evil: Proxy, there: Connection, here: Connection, tmp_path: Path
+) -> None:
+    from factory.hub.sync.side import RepoId, git_blob_id
+
+    forgery = {git_blob_id(SMALL): git_blob_id(SMALL.upper()), SMALL.decode(): "HELLO"}
+
+    def forged(line: str, reply: Reply) -> Reply:
+        for true, false in forgery.items():
+            if isinstance(reply.body, bytes) and ("/tree/" in line or reply.body == SMALL):
+                reply.body = reply.body.replace(true.encode(), false.encode())
+            reply.headers = {k: v.replace(true, false) for k, v in reply.headers.items()}
+        return reply
+
+    names = {REPO: f"evil/data-{next(_numbers)}"}
+
+    def again(number: int) -> None:
+        staging = tmp_path / str(number)
+        ways = (evil.url, there.token), (here.url, here.token)
+        between(*ways, staging, keeps_ids=True, names=names).repo(RepoId("dataset", REPO))
+
+    evil.twist = forged
+    again(1)
+    evil.twist = None
+    said = r"different content under commit [0-9a-f]{40}"
+    with pytest.raises(HubError, match=said) as caught:
+        again(2)
+    assert "find out which one is right" in caught.value.fix
+    client(here).delete_repo(names[REPO], repo_type="dataset")
+    # and where nothing names the commit any more
+    client(here).create_repo(names[REPO], repo_type="dataset")
+    empty = {"commit": client(there).dataset_info(REPO).sha, "author": "m", "summary": "s"}
+    line = {"key": "header", "value": empty}
+    assert request(here, "POST", f"/api/datasets/{names[REPO]}/mirror", line)[0] == 200
+    with pytest.raises(HubError, match=said):
+        again(3)
+    client(here).delete_repo(names[REPO], repo_type="dataset")
+    again(4)
 
 
 @pytest.mark.parametrize("what", ["none", "twice", "another"])

@@ -35,5 +35,6 @@ def test_tokens_are_made_listed_and_revoked_while_the_hub_runs(home: Path) -> No
                       ("--new", "../x")):  # fmt: skip
             refused = run_factory("hub", "token", *words, home=home)
             assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 2, words
+            assert "fix: factory hub token lists them" in refused.stderr
     with connect(home / "hub") as again:  # and it stays so
         assert request(Connection(again.url, eve, again.root), "GET", "/api/whoami-v2")[0] == 401

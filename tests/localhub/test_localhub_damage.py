@@ -14,10 +14,14 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from localhub_client import new_token
 
 from factory.localhub import integrity
+from factory.localhub.git_objects import Commit, commit_content, object_id
 from factory.localhub.hub import LocalHub
 from factory.localhub.launcher import HubDamagedError, await_end, connect, request
 
+EMPTY = object_id("tree", b"")
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+# A mirrored commit's id that git gives it too.
+GIT_S = object_id("commit", commit_content(Commit("", EMPTY, None, "ada", 7, "from afar", "")))
 DAMAGED_AT_START = (*UNREADABLE, RuntimeError)  # the last: a version that is not known
 
 
@@ -43,7 +47,10 @@ def store(tmp_path_factory) -> Path:
                   "branch": "mirrored"}  # fmt: skip
         line = {"key": "header", "value": header}
         assert request(hub, "POST", "/api/models/org/b/mirror", line)[0] == 200
-        assert request(hub, "POST", "/api/local/fsck")[1]["problems"] == []
+        line["value"] = header | {"commit": GIT_S, "branch": "true"}
+        assert request(hub, "POST", "/api/models/org/b/mirror", line)[0] == 200
+        report = request(hub, "POST", "/api/local/fsck")[1]
+        assert (report["problems"], report["commits"], report["trusted"]) == ([], 28, 1)
     await_end(root)
     return root
 
@@ -112,13 +119,14 @@ def test_flipped_bits_in_contents_are_named_and_the_rest_is_whole(store, tmp_pat
     for path in changed:
         assert any(f"content {path.name} was damaged" in line for line in problems)
         assert not path.exists()
-    assert whole == len(list((store / "blobs").glob("??/*"))) - len(changed)
+    assert whole["contents"] == len(list((store / "blobs").glob("??/*"))) - len(changed)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         "UPDATE commits SET title = 'another' WHERE oid = '" + "c" * 40 + "'",
+        f"UPDATE commits SET title = 'another' WHERE oid = '{GIT_S}'",
         "UPDATE collections SET title = 'another'",
         "UPDATE collection_items SET note = 'another'",
         "UPDATE discussions SET author = 'another'",
@@ -144,6 +152,7 @@ def test_what_somebody_else_wrote_into_the_database_is_named(store, tmp_path, ch
     problems = integrity.check(hub)[1]
     hub.close()
     assert bool(problems) is ("entries = entries" not in change)
+    assert (f"commit {GIT_S} is not what its id says" in problems) is (GIT_S in change)
 
 
 def test_a_database_that_cannot_be_read_at_all_is_named_with_its_cure(store, tmp_path):

@@ -227,6 +227,30 @@ def test_a_request_that_works_on_delays_neither_others_nor_the_end(tmp_path):
     assert not (tmp_path / "lease.json").exists()
 
 
+def test_a_path_and_a_pattern_of_any_length_delay_nobody(tmp_path):
+    with hasty(tmp_path) as (_, hub):
+        request(hub, "POST", "/api/repos/create", {"name": "org/a"})
+        replies = []
+
+        def ask(path: str) -> None:
+            body = {
+                "files": [{"path": path, "size": 1}],
+                "gitIgnore": "*" + "a" * 4000 + "b*",
+            }
+            replies.append(request(hub, "POST", "/api/models/org/a/preupload/main", body)[0])
+
+        asking = [
+            threading.Thread(target=ask, args=(path,)) for path in ("a" * 600_000, "a/" * 2500)
+        ]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.3)
+        assert request(hub, "GET", "/api/whoami-v2", timeout=2)[0] == 200
+        for thread in asking:
+            thread.join()
+        assert replies == [422, 422]
+
+
 def test_without_a_free_file_handle_the_lease_is_still_ours(tmp_path):
     """Real EMFILE, in a process of its own."""
     code = """
@@ -381,7 +405,10 @@ def test_a_store_that_may_not_be_written_can_be_read(tmp_path, monkeypatch):
             assert [model.id for model in api.list_models()] == ["org/r"]
             path = api.hf_hub_download("org/r", "a.txt", cache_dir=tmp_path / "cache")
             assert Path(path).read_text() == "text"
-            assert request(hub, "POST", "/api/local/fsck") == (200, {"checked": 2, "problems": []})
+            assert request(hub, "POST", "/api/local/fsck") == (
+                200,
+                {"contents": 2, "directories": 2, "commits": 2, "trusted": 0, "problems": []},
+            )
             for call in (
                 lambda: api.create_repo("org/new"),
                 lambda: api.upload_file(path_or_fileobj=b"x", path_in_repo="b", repo_id="org/r"),

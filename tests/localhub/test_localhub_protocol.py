@@ -217,6 +217,13 @@ def test_a_mirrored_commit_cannot_hide_ours(raw, api, model, hub, guests):
     assert raw("POST", path, body=mirrored()).status == 200  # over the hub's own first commit
     assert raw("POST", path, body=mirrored()).status == 200  # again: nothing changes
     assert [made.commit_id for made in api.list_repo_commits(model)] == ["ab" * 20]
+    other = mirrored(commit="cc" * 20, branch="other")
+    for content, status in (("theirs", 200), ("theirs", 200), ("forged", 409)):
+        line = json.dumps({"key": "file", "value": {"path": "a", "content": content}})
+        reply = raw("POST", path, body=f"{other}\n{line}")
+        assert reply.status == status, reply.body
+    assert f"another content under {'cc' * 20}: if the other hub" in reply.json()["error"]
+    assert raw("POST", path, body=other).status == 200  # the branch alone
     ours = commit(api, model, a=b"1")
     stale = raw("POST", path, body=mirrored(commit="ef" * 20, parentCommit="ab" * 20))
     assert stale.status == 412 and api.model_info(model).sha == ours

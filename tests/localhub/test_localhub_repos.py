@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import DatasetCard, HfApi, hf_api
 from huggingface_hub.errors import (
     BadRequestError,
     EntryNotFoundError,
@@ -280,6 +283,45 @@ def test_what_a_list_cannot_be_asked_for_is_said(api, raw):
     assert "org/listed" in [model.id for model in api.list_models(gated=False, author="org")]
     assert list(api.list_models(sort="likes", limit=1))
     for query, word in (("num_parameters=min:1B", "num_parameters"), ("apps=x", "apps"),
-                        ("sort=taste", "taste")):  # fmt: skip
+                        ("sort=taste", "taste"), ("expand=foo", "foo")):  # fmt: skip
         reply = raw("GET", f"/api/models?{query}")
         assert reply.status == 400 and word in json.loads(reply.body)["error"]
+    for path in ("collections?q=nothing", "collections?sort=q", "models/org/listed?expand=q",
+                 "models/org/listed?q=1", "models/org/listed/tree/main?expand=q",
+                 "models/org/listed/tree/main?q=1", "models/org/listed/refs?q=1",
+                 "models/org/listed/commits/main?q=1",
+                 "models/org/listed/discussions?q=1"):  # fmt: skip
+        reply = raw("GET", f"/api/{path}")
+        assert reply.status == 400 and "'q'" in json.loads(reply.body)["error"], path
+
+
+def test_every_word_of_the_client_is_known(api):
+    """Of all that its functions can ask for, in this version."""
+    api.create_repo("org/listed", exist_ok=True)
+    for kind, get in (("Model", api.model_info), ("Dataset", api.dataset_info),
+                      ("Space", api.space_info)):  # fmt: skip
+        api.create_repo("org/asked", repo_type=kind.lower(), space_sdk="static", exist_ok=True)
+        words = list(get_args(getattr(hf_api, f"Expand{kind}Property_T")))
+        assert get("org/asked", expand=words).sha
+        listed = getattr(api, f"list_{kind.lower()}s")
+        assert [repo.id for repo in listed(author="org", search="asked", expand=words)]
+        for sort in get_args(getattr(hf_api, f"{kind}Sort_T")):
+            assert list(listed(sort=sort, limit=1, full=True))
+    api.model_info("org/asked", securityStatus=True, files_metadata=True)
+    for sort in get_args(hf_api.CollectionSort_T):
+        list(api.list_collections(owner="org", item="models/org/asked", sort=sort, limit=1))
+
+
+def test_repos_are_listed_with_their_room(hub, guests, api, client_env):
+    api.create_repo("rooms/big")
+    api.upload_file(path_or_fileobj=b"x" * 9000, path_in_repo="x.bin", repo_id="rooms/big")
+    api.create_repo("rooms/hidden", repo_type="dataset", private=True)
+    hf = [str(Path(sys.executable).with_name("hf")), "repos", "ls", "--search", "rooms/"]
+    done = subprocess.run([*hf, "--namespace", "rooms"], env=client_env, capture_output=True,
+                          text=True, timeout=60)  # fmt: skip
+    assert "rooms/big" in done.stdout and "rooms/hidden" in done.stdout, done.stderr
+    own = {repo.id: repo for repo in api.list_user_repos()}
+    assert own["rooms/big"].storage > 9000 and own["rooms/hidden"].visibility == "private"
+    rob = HfApi(endpoint=hub.url, token=guests.reader)
+    assert list(rob.list_user_repos()) == []
+    assert [repo.id for repo in rob.list_user_repos("rooms")] == ["rooms/big"]

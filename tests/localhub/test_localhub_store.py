@@ -54,6 +54,37 @@ def test_a_directory_is_read_as_it_was_saved(tmp_path_factory, steps):
     database.close()
 
 
+def test_no_start_makes_shared_memory(tmp_path):
+    for _ in range(2):
+        with connect(tmp_path):
+            assert [path.name for path in tmp_path.glob("hub.sqlite*") if "shm" in path.name] == []
+            assert (tmp_path / "hub.sqlite-wal").exists()
+        await_end(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "hub.sqlite")) as database:
+        assert database.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+
+
+def test_a_history_that_goes_round_ends(tmp_path):
+    """Only a store from elsewhere has one."""
+    with connect(tmp_path) as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        api.create_repo("org/a")
+        for number in range(2):
+            api.upload_file(path_or_fileobj=b"%d" % number, path_in_repo="f", repo_id="org/a")
+        head = api.model_info("org/a").sha
+    await_end(tmp_path)
+    store = LocalHub(tmp_path)
+    with store.database.transaction() as connection:
+        connection.execute("UPDATE commits SET parent = ? WHERE parent IS NULL", (head,))
+    store.close()
+    with connect(tmp_path) as hub:
+        for page, count in enumerate((2, 1, 0)):
+            path = f"/api/models/org/a/commits/main?limit=2&p={page}"
+            assert len(request(hub, "GET", path, timeout=5)[1]) == count
+        path = "/api/models/org/a/tree/main?expand=true"
+        assert request(hub, "GET", path, timeout=5)[0] == 200
+
+
 def test_a_folder_that_grows_takes_room_for_what_is_new(tmp_path):
     database = Database(tmp_path / "hub.sqlite")
     trees, directory, last = Trees(database), {}, None

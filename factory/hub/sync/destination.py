@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.utils import _xet
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
+from factory.errors import HubError
 from factory.hub.connection import status_of
 from factory.hub.sync.plan import CommitStep
 from factory.hub.sync.side import (
@@ -42,6 +43,15 @@ AT_ONCE = 4
 
 class ConcurrentUpdate(Exception):
     """Another client moved a branch or set a tag meanwhile: plan again."""
+
+
+def contradiction(repo: RepoId, commit: str) -> HubError:
+    """Return the error for a commit that has other content at the destination under its id."""
+    return HubError(
+        f"the two hubs have different content under commit {commit} of {repo}",
+        "find out which one is right, delete the repo at the other (hf repos delete), then run it"
+        " again",
+    )
 
 
 class _CountedFile(io.BufferedReader):

@@ -16,6 +16,7 @@ from factory.hub.sync.destination import (
     AT_ONCE,
     ConcurrentUpdate,
     Destination,
+    contradiction,
     retry_corrupt,
 )
 from factory.hub.sync.plan import CommitStep
@@ -76,6 +77,8 @@ class Mirror(Destination):
         except HfHubHTTPError as error:
             if status_of(error) == 412:
                 raise ConcurrentUpdate from None
+            if status_of(error) == 409:
+                raise contradiction(repo, step.commit.id) from None
             raise
         return step.commit.id
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from factory.artifacts.hashing import MANIFEST
 from factory.errors import HubError
 from factory.hub.connection import address_of
-from factory.hub.sync.destination import ConcurrentUpdate, Destination
+from factory.hub.sync.destination import ConcurrentUpdate, Destination, contradiction
 from factory.hub.sync.names import WRITTEN_ANEW, RenamedSource, renamed
 from factory.hub.sync.plan import CommitLine, Options, RepoPair, RepoPlan, plan_repo
 from factory.hub.sync.side import Copies, Damaged, HubReader, RepoId
@@ -193,6 +193,8 @@ class RepoTransfer:
         """Turn errors of a client inside the block into a HubError that names the right hub."""
         try:
             yield
+        except HubError:  # explained already
+            raise
         except Damaged as error:
             raise HubError(str(error), "run it again; if it stays, that copy is damaged") from None
         except Exception as error:
@@ -279,6 +281,8 @@ class RepoTransfer:
                 if name not in theirs:
                     raise HubError(f"{kind} {name} of {pair.target} is missing", "run it again")
                 paths = [p for p in pair.differences(commit, theirs[name]) if p not in anew]
+                if paths and theirs[name] == commit:
+                    raise contradiction(pair.target, commit)
                 if paths:
                     raise HubError(
                         f"{kind} {name} of {pair.target} differs in {len(paths)} files, "

@@ -15,6 +15,8 @@ from factory.localhub.routes.repos import iso_date
 from factory.localhub.wire import Call, route
 
 _LIST_PAGE = 100
+# The last two are equal for all.
+_SORTS = ("lastModified", "trending", "upvotes")
 # A list shows the first few items of each collection.
 _ITEMS_IN_LIST = 4
 
@@ -34,6 +36,9 @@ def create(call: Call) -> Response:
 
 def list_all(call: Call) -> Response:
     """Collections by owner and by what they hold, those last changed first."""
+    call.knows("owner item sort limit cursor", "list collections")
+    if (by := call.query.get("sort", _SORTS[0])) not in _SORTS:
+        raise BadRequest(f"this hub cannot sort collections by {by!r}")
     collections = call.hub.collections.visible(
         call.account, call.query.getlist("owner"), call.query.getlist("item")
     )

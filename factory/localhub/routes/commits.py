@@ -50,6 +50,7 @@ def preupload(call: Call) -> Response:
     files = []
     for file in body.objects("files"):
         path, size = file.text("path"), file.number_or_none("size")
+        parts = split_path(path)  # before any pattern meets it: the time grows with its length
         if size is None or size < 0:
             raise BadRequest(f"the size of {path!r} is missing")
         shown: dict[str, Any] = {
@@ -57,7 +58,7 @@ def preupload(call: Call) -> Response:
             "uploadMode": "lfs" if attributes.is_large(path, size, rules) else "regular",
             "shouldIgnore": attributes.is_ignored(path, ignore),
         }
-        entry = call.hub.trees.find(commit.tree, split_path(path))
+        entry = call.hub.trees.find(commit.tree, parts)
         if entry is not None and not entry.is_directory:
             # Clients leave out of the commit what has this id already.
             shown["oid"] = entry.sha256 if entry.lfs else entry.oid

@@ -18,6 +18,7 @@ _PAGE = 50
 
 def list_all(call: Call) -> Response:
     """The discussions of a repo, newest first; by sort, status and author if asked."""
+    call.knows("type status author p", "list discussions")
     repo = call.repo()
     filters = {key: call.query.get(key) for key in ("type", "status", "author")}
     discussions = [

@@ -26,6 +26,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 def tree(call: Call) -> Response:
     """List a directory, or all below it. Later pages show the commit of the first."""
+    call.knows("recursive expand limit cursor", "list files")
     repo = call.repo()
     commit = call.commit(repo)
     path = call.params.get("path", "").strip("/")

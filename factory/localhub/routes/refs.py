@@ -19,6 +19,7 @@ _PAGE = 50
 
 def list_refs(call: Call) -> Response:
     """All branches and tags, and with `include_prs` the heads of pull requests."""
+    call.knows("include_prs", "list refs")
     groups: dict[str, list[dict[str, str]]] = {"heads": [], "tags": [], "pr": []}
     for ref, target in call.hub.refs.all(call.repo()).items():
         _, group, name = ref.split("/", 2)
@@ -68,6 +69,7 @@ def squash(call: Call) -> Response:
 
 def list_commits(call: Call) -> Response:
     """The commits of a revision, newest first; later pages hang on the commit of the first."""
+    call.knows("p limit expand[]", "list commits")
     repo = call.repo()
     commit = call.commit(repo)
     page = call.count("p", 0, 10**9)

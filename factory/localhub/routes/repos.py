@@ -9,7 +9,13 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from factory.localhub.cards import Card, dataset_tags, model_tags
-from factory.localhub.errors import BadRequest, Conflict, RepoNotFound, RevisionNotFound
+from factory.localhub.errors import (
+    BadRequest,
+    Conflict,
+    RepoNotFound,
+    RevisionNotFound,
+    Unauthorized,
+)
 from factory.localhub.fields import Fields
 from factory.localhub.git_objects import Commit, Entry, lfs_pointer
 from factory.localhub.hub import LocalHub
@@ -24,11 +30,19 @@ _SORT_KEYS = {
     "lastModified": "lastModified", "last_modified": "lastModified",
 }  # fmt: skip
 _EQUAL_FOR_ALL = ("likes", "downloads", "trendingScore", "trending_score")
-# What a list can be asked for; a word that is not known would else be passed over.
-_LIST_WORDS = frozenset(
-    {"author", "search", "filter", "pipeline_tag", "gated", "sort", "direction", "limit", "cursor",
-     "full", "expand", "config", "fetch_config", "cardData", "withCardData", "securityStatus"}
-)  # fmt: skip
+_LIST_WORDS = (
+    "author search filter pipeline_tag gated sort direction limit cursor"
+    " full expand config fetch_config cardData withCardData securityStatus"
+)
+# What clients can ask to be told of a repo, whether this hub knows it or not.
+_PROPERTIES = (
+    "_id author baseModels cardData childrenModelCount citation config createdAt datasets"
+    " description disabled downloads downloadsAllTime evalResults gated gguf id inference"
+    " inferenceProviderMapping lastModified library_name likes mainSize mask_token model-index"
+    " modelId models paperswithcode_id pipeline_tag private region resourceGroup runtime"
+    " safetensors sdk sha siblings spaces subdomain tags transformersInfo trendingScore"
+    " usedStorage widgetData xetEnabled"
+)
 
 
 def create(call: Call) -> Response:
@@ -97,11 +111,13 @@ def change_settings(call: Call) -> Response:
 
 def info(call: Call) -> Response:
     """All that is known of a repo at a revision."""
+    call.knows("blobs expand securityStatus", "describe a repo")
+    properties = _properties(call)
     repo = call.repo()
     commit = call.commit(repo)
     description = describe(call.hub, repo, commit)
     description["siblings"] = _siblings(call.hub, commit, details=call.flag("blobs"))
-    return answer(_only(description, call.query.getlist("expand")))
+    return answer(_only(description, properties))
 
 
 def auth_check(call: Call) -> Response:
@@ -113,8 +129,8 @@ def auth_check(call: Call) -> Response:
 def list_all(call: Call) -> Response:
     """Repos by author, words in the name, and tags; those last changed first."""
     kind = call.kind()
-    if unknown := [key for key in call.query if key not in _LIST_WORDS]:
-        raise BadRequest(f"this hub cannot list repos by {unknown[0]!r}")
+    call.knows(_LIST_WORDS, "list repos")
+    properties = _properties(call)
     if (by := call.query.get("sort")) and by not in (*_SORT_KEYS, *_EQUAL_FOR_ALL):
         raise BadRequest(f"this hub cannot sort repos by {by!r}")
     if call.query.get("gated", "false").lower() != "false":  # there is none
@@ -141,13 +157,44 @@ def list_all(call: Call) -> Response:
         repos.sort(key=lambda pair: str(pair[0][key]), reverse=True)
     start = call.count("cursor", 0, len(repos))
     limit = max(call.count("limit", _LIST_PAGE, _LIST_PAGE), 1)
-    page = [_for_list(call, item, commit) for item, commit in repos[start : start + limit]]
+    page = [
+        _for_list(call, item, commit, properties) for item, commit in repos[start : start + limit]
+    ]
     headers = {}
     if start + limit < len(repos):
         parameters = [(key, value) for key, value in call.query.multi_items() if key != "cursor"]
         query = urlencode([*parameters, ("cursor", start + limit)])
         headers["Link"] = f'<{call.base}/api/{call.params["kind"]}?{query}>; rel="next"'
     return answer(page, headers=headers)
+
+
+def list_storage(call: Call) -> Response:
+    """The repos that the caller made, or those of a namespace, each with its room on the disk."""
+    call.knows("", "list storage")
+    user, namespace = call.account.user, call.params.get("namespace")
+    if not user:
+        raise Unauthorized("without a token you are nobody here: set HF_TOKEN")
+    sizes = call.hub.repos.sizes()
+    repos = [
+        repo
+        for kind in KINDS
+        for repo in call.hub.repos.visible(kind, call.account)
+        if (repo.owner == user if namespace is None else repo.namespace == namespace)
+    ]
+    total = sum(sizes.get(repo.key, 0) for repo in repos)
+    return answer(
+        [
+            {
+                "id": repo.id,
+                "type": repo.kind,
+                "updatedAt": iso_date(repo.modified),
+                "visibility": "private" if repo.private else "public",
+                "storage": sizes.get(repo.key, 0),
+                "storagePercent": 100 * sizes.get(repo.key, 0) / (total or 1),
+            }
+            for repo in repos
+        ]
+    )
 
 
 def describe(hub: LocalHub, repo: Repo, commit: Commit) -> dict[str, Any]:
@@ -237,9 +284,18 @@ def _siblings(hub: LocalHub, commit: Commit, details: bool = False) -> list[dict
     return siblings
 
 
-def _for_list(call: Call, item: dict[str, Any], commit: Commit) -> dict[str, Any]:
+def _properties(call: Call) -> list[str]:
+    """What is asked to be told of a repo; nothing means the usual. Raises BadRequest."""
+    asked = call.query.getlist("expand")
+    if unknown := [word for word in asked if word not in _PROPERTIES.split()]:
+        raise BadRequest(f"no repo has a property {unknown[0]!r}")
+    return asked
+
+
+def _for_list(
+    call: Call, item: dict[str, Any], commit: Commit, expand: list[str]
+) -> dict[str, Any]:
     """One repo as a list shows it: with its card or its files only if asked."""
-    expand = call.query.getlist("expand")
     if call.flag("full") or "siblings" in expand:
         item["siblings"] = _siblings(call.hub, commit)
     if not (expand or call.flag("full") or call.flag("cardData")):
@@ -257,6 +313,8 @@ ROUTES = [
     route("POST", "/api/repos/create", create),
     route("DELETE", "/api/repos/delete", delete),
     route("POST", "/api/repos/move", move),
+    route("GET", "/api/settings/repositories", list_storage),
+    route("GET", "/api/organizations/{namespace}/settings/repositories", list_storage),
     route("GET", "/api/{kind}", list_all),
     route("GET", "/api/{kind}/{namespace}/{name}", info),
     route("GET", "/api/{kind}/{namespace}/{name}/revision/{revision}", info),

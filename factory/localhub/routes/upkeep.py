@@ -31,8 +31,8 @@ def fsck(call: Call) -> Response:
     """Check the store; return what is damaged. With `quick`, contents are not read."""
     call.account.require_owner()
     quick = bool(call.json().flag_or_none("quick"))
-    checked, problems = integrity.check(call.hub, quick=quick)
-    return answer({"checked": checked, "problems": problems})
+    counts, problems = integrity.check(call.hub, quick=quick)
+    return answer({**counts, "problems": problems})
 
 
 def back_up(call: Call) -> Response:

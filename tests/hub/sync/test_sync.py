@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from factory.localhub.launcher import Connection, connect
+from factory.localhub.launcher import Connection, connect, request
 from tests.support.proxy import Fault, Proxy, proxy_of
 
 _numbers = itertools.count()
@@ -395,8 +395,11 @@ def test_a_pull_keeps_commits_trees_and_dates(
     here: Connection, there: Connection, network: Proxy, pull: Any
 ) -> None:
     repo = written(there, "model")
+    before = request(here, "POST", "/api/local/fsck")[1]
     done = pull().repo(repo)
     assert done.tags == 3
+    after = request(here, "POST", "/api/local/fsck")[1]
+    assert after["commits"] > before["commits"] and after["trusted"] == before["trusted"]
     assert targets(here, repo) == targets(there, repo)
     assert contents(here, repo) == contents(there, repo)
     for revision in ("main", "exp/x", "lost"):
