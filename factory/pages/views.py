@@ -290,14 +290,16 @@ def read(visit: Visit) -> Response:
         raise NotFound(f"{version.repo.id} has no prompts in {name!r}")
     number = min(max(visit.number("n"), 1) - 1, last)
     pool = pools.read(visit, opened, number)
-    marked = marks.read(visit, version, name).get(pool.prompt_id)
-    mark = ""
-    if marked and pool.pair:
-        mark = "right" if marked[0]["chosen"] == pool.pair["chosen"] else "wrong"
+    marked = [
+        (row["reader"], verdict)
+        for row in marks.read(visit, version, name)
+        if pool.pair and (verdict := marks.verdict(row, pool.pair))
+    ]
+    mark = next((verdict for reader, verdict in marked if reader == visit.account.user), "")
     marks_repo = marks.repo_of(visit, version)
     return _repo_page(
         visit, version, "pool", slices=names, name=name, pool=pool, number=number, last=last,
-        mark=mark, kept=marks_repo, may_mark=visit.account.role == "write",
+        mark=mark, marked=marked, kept=marks_repo, may_mark=visit.account.role == "write",
     )  # fmt: skip
 
 

@@ -226,6 +226,14 @@ def test_marks_are_preferences_that_a_recipe_reads(
     with story.reader(story.guest) as guest:
         assert guest.post(mark, data=fields, headers=origin).status_code == 403
     assert "marked right" in reader.get(f"{PAIRS}/read/main?n=1").text
+    tokens, bearer = "/api/local/tokens", {"Authorization": f"Bearer {story.connection.token}"}
+    made = reader.post(tokens, headers=bearer, json={"create": "anna", "role": "write"})
+    with story.reader(made.json()["token"]) as anna:  # of the other opinion
+        fields = {"slice": "en", "prompt": "bread", "mark": "wrong", "to": "/"}
+        assert anna.post(mark, data=fields, headers=origin).status_code == 303
+    both = reader.get(f"{PAIRS}/read/main?n=1").text
+    assert ">marked right<" in both and ">marked wrong by anna<" in both
+    assert 'class="set"' in both.partition("The chosen answer")[0]
     recipe = tmp_path / "audit.yaml"
     recipe.write_text(
         "name: audit\norg: local\ndescription: Marks.\nlanguages: [en]\nlicense: apache-2.0\n"
@@ -234,11 +242,37 @@ def test_marks_are_preferences_that_a_recipe_reads(
     done = run_factory("run", str(recipe), home=story.home)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = reader.get("/datasets/local/audit-preferences/viewer?table=en").text
-    assert "2 rows" in rows and "Yeast eats" in rows
+    assert "3 rows" in rows and "Yeast eats" in rows and "bread-2" in rows
     assert rows.index("Wind.") < rows.index("The pull of the Moon")  # they changed places
     fields = {"slice": "en", "prompt": "bread", "mark": "none", "to": "/"}
     assert reader.post(mark, data=fields, headers=origin).status_code == 303
-    assert "marked" not in reader.get(f"{PAIRS}/read/main?n=1").text
+    kept = reader.get(f"{PAIRS}/read/main?n=1").text
+    assert "marked right" not in kept and "marked wrong by anna" in kept
+
+
+def test_a_mark_is_of_one_pair_not_of_another_version(
+    story: Story, reader: httpx.Client, tmp_path: Path
+) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=story.connection.url, token=story.connection.token)
+    repo, file = "local/story-pair", "data/da/part-00000.parquet"
+    table = pq.read_table(api.hf_hub_download(repo, file, repo_type="dataset", cache_dir=tmp_path))
+    rows = table.to_pylist()
+    rows[0]["rejected"] = [{"role": "assistant", "content": "Et andet svar."}]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "da.parquet")
+    api.create_branch(repo, branch="later", repo_type="dataset")
+    api.upload_file(path_or_fileobj=tmp_path / "da.parquet", path_in_repo=file, repo_id=repo,
+                    repo_type="dataset", revision="later")  # fmt: skip
+    pages = {at: f"{PAIRS}/read/{at}?slice=da&n=1" for at in ("main", "later")}
+    for at, verdict in (("main", "right"), ("later", "wrong")):
+        fields = {"slice": "da", "prompt": "bread", "mark": verdict, "to": "/"}
+        origin = {"Origin": story.connection.url}
+        assert "marked" not in reader.get(pages[at]).text
+        assert reader.post(f"/-/mark{PAIRS}/{at}", data=fields, headers=origin).status_code == 303
+    assert "marked right" in reader.get(pages["main"]).text
+    assert "marked wrong" in reader.get(pages["later"]).text
+    api.delete_branch(repo, branch="later", repo_type="dataset")
 
 
 def test_what_is_under_way_is_read_from_the_work_directories(story: Story, page: Page) -> None:
