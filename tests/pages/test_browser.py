@@ -59,7 +59,7 @@ OUT_OF_REACH = {
 
 
 @pytest.fixture(scope="module")
-def evil(story: Story) -> str:
+def evil(story: Story) -> Iterator[str]:
     """A repo of somebody who means no good."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -79,7 +79,8 @@ def evil(story: Story) -> str:
     api.create_repo(EVIL, repo_type="dataset")
     added = [CommitOperationAdd(path, content) for path, content in files.items()]
     api.create_commit(EVIL, added, repo_type="dataset", commit_message=f"Add {_SCRIPT}")
-    return f"/datasets/{EVIL}"
+    yield f"/datasets/{EVIL}"
+    api.delete_repo(EVIL, repo_type="dataset")
 
 
 @pytest.fixture(scope="module")

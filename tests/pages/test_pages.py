@@ -119,8 +119,43 @@ def test_every_link_leads_somewhere_and_no_page_holds_a_script(reader: httpx.Cli
         seen.update(fresh)
         todo += fresh
     assert len(seen) > 60
+    assert "/spaces/local/story-space" in seen and f"{PAIRS}/discussions/1" in seen
     for page in ("viewer", "read", "manifest", "commits", "tree", "blob"):
         assert any(f"/{page}/" in path for path in seen), page
+
+
+def test_addresses_of_the_public_hub_lead_to_the_same_here(page: Page, story: Story) -> None:
+    for path, shown, hidden in (
+        ("/", "In no collection", "/datasets/local/story-pair"),
+        ("/datasets", "/datasets/local/story-pair", "/spaces/local"),
+        ("/models", "Models on this hub", "/datasets/local"),
+        ("/spaces", "/spaces/local/story-space", "/datasets/local"),
+        ("/local", "/spaces/local/story-space", "In no collection"),
+        ("/collections", story.slug, "/datasets/local/story-pair"),
+        ("/collections/local", story.slug, "In no collection"),
+    ):
+        for address in (path, path if path == "/" else f"{path}/"):
+            text = page(address)
+            assert shown in text and hidden not in text, address
+    assert "index.html" in page("/spaces/local/story-space/tree/main/")
+    with story.reader() as reader:
+        assert reader.get("/nobody").status_code == 404
+        astray = reader.get(f"{story.connection.url}//evil.example/")
+        assert astray.headers["location"] == "/"
+
+
+def test_the_address_that_the_client_prints_of_a_pull_request_opens(
+    page: Page, story: Story
+) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=story.connection.url, token=story.connection.token)
+    made = api.upload_file(path_or_fileobj=b"a note", path_in_repo="note.txt", create_pr=True,
+                           repo_id="local/story-judge", repo_type="dataset")  # fmt: skip
+    assert made.pr_url is not None
+    path = made.pr_url.removeprefix(story.connection.url)
+    assert "note.txt" in page(path) and "note.txt" not in page(f"{JUDGED}/tree/main")
+    assert path in page(JUDGED)
 
 
 def test_a_collection_shows_its_line_and_every_note(page: Page, story: Story) -> None:
@@ -327,7 +362,9 @@ def test_a_submission_shows_its_steps_and_the_log_of_a_task_that_failed(
                     ("pair", "waiting")]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["", "local/story-pair", "{slug}", "{url}/-/board"])
+@pytest.mark.parametrize(
+    "what", ["", "local/story-pair", "local/story-space", "{slug}", "{url}/-/board"]
+)
 def test_hub_open_prints_a_link_that_opens_the_page(story: Story, what: str) -> None:
     named = what.format(slug=story.slug, url=story.connection.url)
     options = ["--no-browser", "--no-wait"]
@@ -340,6 +377,13 @@ def test_hub_open_prints_a_link_that_opens_the_page(story: Story, what: str) -> 
     assert opened.status_code == 200
     path = opened.url.path
     assert path.endswith(named.removeprefix(story.connection.url) or "/")
+
+
+def test_hub_ls_names_spaces(story: Story) -> None:
+    done = run_factory("hub", "ls", home=story.home)
+    shelf = done.stdout.partition(f"{story.slug}\n")[2].partition("in no collection")[0]
+    assert "  spaces/local/story-space\n" in shelf, done.stdout + done.stderr
+    assert done.stdout.count("story-space") == 1
 
 
 def test_hub_open_of_what_is_not_there_says_so(story: Story) -> None:

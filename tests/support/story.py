@@ -238,7 +238,13 @@ def _tell(hub: LocalHub) -> str:
     reward = publish(hub, "judge-2", "verdicts", {JUDGED: [
         _verdict(q, "org/reward", "apart", QUESTIONS[q][4]) for q in QUESTIONS
     ]}, reads, stats={"judge": "org/reward"})  # fmt: skip
-    return collect(hub, "CroCo story", [prompts, samples, scores, pairs, arena, chat, reward])
+    slug = collect(hub, "CroCo story", [prompts, samples, scores, pairs, arena, chat, reward])
+    put(hub, "space", "local/story-space", {"README.md": b"# A Space", "index.html": b"<p>Here"})
+    space = hub.repos.find("space", "local", "story-space", OWNER)
+    hub.collections.add_item(hub.collections.find(*slug.split("/"), OWNER), OWNER, space, None)
+    repo = hub.repos.find("dataset", "local", "story-pair", OWNER)
+    hub.discussions.open(repo, OWNER, "Two more pairs", "", pull_request=True)
+    return slug
 
 
 def _pair(prompt: str, language: str, asked: list[dict[str, str]]) -> dict[str, Any]:
