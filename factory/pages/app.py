@@ -103,11 +103,11 @@ def build(hub: LocalHub) -> ASGIApp:
             return RedirectResponse(_inside(request.url.path.rstrip("/")))
         status = int(getattr(error, "status", 0) or getattr(error, "status_code", 500))
         message = getattr(error, "message", "there is no such page")
-        return render.page("error", None, status=status, title=message.capitalize(), why=message)
+        return render.page("error", None, status=status, why=message)
 
     async def broken(request: Request, error: Exception) -> Response:
         why = "this page could not be made: see the log of the local hub, hub/server.log"
-        return render.page("error", None, status=500, title="Error", why=why)
+        return render.page("error", None, status=500, why=why)
 
     repo = "/{namespace}/{name}"
     app = Starlette(

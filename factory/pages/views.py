@@ -158,7 +158,7 @@ def raw(visit: Visit) -> Response:
     version, path = visit.version(), visit.params["path"].strip("/")
     entry = visit.entry(version, path)
     if entry.is_directory or entry.sha256 is None:
-        raise NotFound(f"{path} is a folder")
+        raise NotFound(f"a folder is at {path}")
     with visit.hub.blobs.open(entry.sha256) as opened:
         place = opened.name
     kind = _TYPES.get(path.rpartition(".")[2].lower())
