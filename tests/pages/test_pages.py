@@ -81,6 +81,16 @@ def test_links_of_a_card_to_the_public_hub_lead_to_what_is_here(story: Story) ->
         assert 'href="https://huggingface.co/org/model"' in text  # not here
 
 
+def test_an_error_keeps_names_as_they_are_written(story: Story) -> None:
+    door = httpx.get(story.connection.url, headers=HTML).text
+    assert "This hub needs a token: set HF_TOKEN." in door
+    with story.reader() as reader:
+        missing = reader.get("/datasets/local/story-space-Big").text
+        assert "<h1>There is no dataset local/story-space-Big on this hub</h1>" in missing
+        bare = reader.get("/spaces/local/story-space/manifest/main").text
+        assert "<h1>local/story-space has no manifest (factory.json)</h1>" in bare
+
+
 def test_a_page_shows_only_what_its_reader_may_read(story: Story) -> None:
     with story.reader() as owner, story.reader(story.guest) as guest:
         assert "local/secret" in owner.get("/").text
@@ -246,7 +256,15 @@ def test_what_differs_between_two_tags_is_listed_by_field_and_row(
 
 def test_the_board_leads_to_the_reader(page: Page) -> None:
     text = page("/-/board")
-    assert "62.0" in text and "53 to 71" in text and "slice=en/tuned" in text
+    assert "62.0" in text and "53 to 71" in text
+    everywhere, english, benchmark = re.findall(
+        r'<td>(<(?:a|span)[^>]*class="(?!none)[^"]*">)', text
+    )
+    assert everywhere.startswith("<span"), "no page holds the verdicts of all languages"
+    [verdicts], [scores] = links(english), links(benchmark)
+    assert verdicts.endswith("read/main?slice=en%2Ftuned") and "honey" in page(verdicts)
+    shown = page(scores)
+    assert "1 match" in shown and "61" in shown and "58.5" not in shown
 
 
 def test_marks_are_preferences_that_a_recipe_reads(
