@@ -259,9 +259,10 @@ def _filters(
     if spoken:
         filters["other language"] = rows.other_language(spoken), [c for b in spoken for c in b]
     if {"prompt_id", "k"} <= set(schema.names):
-        by = ["prompt_id", "k"]
-        for role, keys in _roles(visit, version, name).items():
-            filters[role] = rows.one_of(by, keys), by
+        by, roles = ["prompt_id", "k"], _roles(visit, version, name)
+        asked = (roles[role] for role in visit.query.getlist("filter") if role in roles)
+        either = set().union(*asked)  # hardly an answer is both
+        filters |= {role: (rows.one_of(by, either), by) for role in roles}
     return filters
 
 

@@ -187,9 +187,19 @@ def test_rows_are_paged_searched_and_filtered(page: Page) -> None:
     assert "Fordi gæren" in spoken and "warm air" not in spoken
     chosen = page(f"{SAMPLES}/viewer?table=en&filter=chosen")
     assert "Yeast eats" in chosen and "Drink coffee" not in chosen and "2 matches" in chosen
+    either = page(f"{SAMPLES}/viewer?table=en&filter=chosen&filter=rejected")
+    assert "Yeast eats" in either and "Wind." in either and "4 matches" in either
     one = page(f"{SAMPLES}/viewer?table=en&column=k")
     assert "Because of yeast." not in one and "Columns (1 of 12)" in one
     assert "finish_reason" in page(f"{SAMPLES}/viewer?table=en&row=3")
+
+
+def test_another_language_is_shown_with_the_same_columns_and_filters(page: Page) -> None:
+    here = "filter=cut+off&column=k&column=response"
+    text = page(f"{SAMPLES}/viewer/main?table=en&{here}")
+    [danish] = [link for link in links(text) if "table=da" in link]
+    there = page(danish)
+    assert "fordi dejen hæver" in there and "1 match" in there and "Columns (2 of 12)" in there
 
 
 def test_a_conversation_is_searched_too(page: Page) -> None:
