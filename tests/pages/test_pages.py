@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from factory.artifacts.workdir import ProgressNotes, Work
-from tests.conftest import run_factory
+from tests.conftest import clean_environment, run_factory
 from tests.pages.conftest import HTML, Story, links
+from tests.support.tiny_recipe import RECIPE
 
 Page = Callable[[str], str]
 PAIRS = "/datasets/local/story-pair"
@@ -353,6 +357,35 @@ def test_what_is_under_way_is_read_from_the_work_directories(story: Story, page:
         assert part in text, part
     (work / "progress.json").write_text(json.dumps({**notes, "error": "the loss is not finite"}))
     assert "the loss is not finite" in page("/-/live")
+    before = work / "processes-1.log"  # of an earlier attempt
+    before.write_text("an older story\n")
+    (work / "holder").write_text("process 1 on another.machine")
+    os.utime(before, (1, 1))
+    assert "an older story" not in page("/-/live")
+    (work / "processes.log").write_text("step 3\nerror: nan in layer 7\n")
+    text = page("/-/live")
+    assert "processes.log" in text and "error: nan in layer 7" in text
+
+
+def test_a_step_that_a_defect_ended_shows_its_log(story: Story, page: Page, tmp_path: Path) -> None:
+    """Of a program with a defect in it, run as a person runs it."""
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Why?"}\n')
+    broken = (
+        "from factory.sampling.sources import Prompts; from factory.cli import main\n"
+        "def row(*given): raise ZeroDivisionError('a wire came loose')\n"
+        "Prompts.row = row; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", broken, "run", str(tmp_path / "tiny.yaml")],
+        env=clean_environment(FACTORY_HOME=str(story.home)), capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    log = re.search(r"the log at \S+/(\S+\.log)", done.stderr)
+    text = page("/-/live").partition("<h2>prompts")[2].partition("</article>")[0]
+    assert log and f"<h3>{log[1]}</h3>" in text and "in row" in text, done.stderr
+    assert text.count("ZeroDivisionError: a wire came loose") == 2  # as its error and in the log
 
 
 def test_a_submission_shows_its_steps_and_the_log_of_a_task_that_failed(
