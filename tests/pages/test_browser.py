@@ -120,6 +120,16 @@ def test_every_page_is_whole_in_light_dark_and_narrow(
     assert asked == []
 
 
+def test_a_name_of_a_model_stays_on_one_line(story: Story, browser: Browser) -> None:
+    for path in (f"/collections/{story.slug}/results", "/-/board"):
+        browser.open(story.connection.url + path, 390, 800, "light", script=True)
+        name = "document.querySelector('.heat tbody th').firstChild"
+        browser.asks(f"{name}.textContent = 'dpo-all-of-them'")
+        browser.asks("document.querySelector('.heat').style.width = '1px'")
+        lines = f"(r => (r.selectNodeContents({name}), r.getClientRects().length))"
+        assert browser.asks(f"{lines}(document.createRange())") == 1, path
+
+
 def test_a_hostile_card_and_hostile_rows_are_only_text(story: Story, evil: str) -> None:
     with story.reader() as reader:
         card = reader.get(evil).text
