@@ -1,4 +1,5 @@
-"""Seconds of a page of rows: the first views of a table of a million rows, one row group or many.
+"""Seconds of a page of rows: the first views of a table of a million rows, one row group or many,
+and of the reader of as many scores.
 
     python benchmarks/pages.py [--rows N]
 
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from factory.localhub.hub import LocalHub
 from factory.localhub.launcher import connect
-from tests.support.story import put
+from tests.support.story import publish, put
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 6
 REPEATS = 5
@@ -52,6 +53,18 @@ def main() -> None:
             sink = io.BytesIO()
             pq.write_table(whole, sink, compression="zstd", row_group_size=size)
             put(hub, "dataset", f"local/{name}", {"data/en/part-0.parquet": sink.getvalue()})
+        names = [f"prompt-{n:06d}" for n in range(options.rows // 8)]
+        scores = publish(hub, "score", "scores", {"en": [
+            {"prompt_id": name, "language": "en", "k": k, "response_hash": f"{k}{name}",
+             "reward": float(k), "status": "ok"} for name in names for k in range(8)
+        ]}, {})  # fmt: skip
+        turn = [{"role": "user", "content": TEXT}]
+        pairs = [
+            {"prompt_id": name, "prompt": turn, "chosen": turn, "rejected": turn,
+             "prompt_language": "en", "chosen_language": "en", "rejected_language": "en"}
+            for name in names
+        ]  # fmt: skip
+        publish(hub, "pair", "pairs", {"en": pairs}, {"en": [("scores", scores, "en")]})
         hub.close()
         with connect(root, "factory.pages") as connection:
             address = urlsplit(connection.url)
@@ -62,6 +75,15 @@ def main() -> None:
                 answer = client.getresponse()
                 answer.body = answer.read()  # type: ignore[attr-defined]
                 return answer
+
+            def measure(what: str, path: str) -> None:
+                times = []
+                for _ in range(REPEATS):
+                    began = time.perf_counter()
+                    answer = ask(path, Accept="text/html", Cookie=cookie)
+                    assert answer.status == 200, answer.status
+                    times.append(time.perf_counter() - began)
+                print(f"{what}: {times[0]:.3f} s, then {min(times[1:]):.3f} s")
 
             began = time.perf_counter()
             reply = ask("/-/login", "POST", Authorization=f"Bearer {connection.token}")
@@ -75,15 +97,9 @@ def main() -> None:
                     ("cut off", "filter=cut+off"),
                     ("text at the end", "search=" + quote(f"{options.rows - 1} The")),
                 ):
-                    times = []
-                    for _ in range(REPEATS):
-                        began = time.perf_counter()
-                        path = f"/datasets/local/{name}/viewer/main?{query}"
-                        answer = ask(path, Accept="text/html", Cookie=cookie)
-                        assert answer.status == 200, answer.status
-                        times.append(time.perf_counter() - began)
-                    shown = f"{times[0]:.3f} s, then {min(times[1:]):.3f} s"
-                    print(f"{name}, {what}: {shown}")
+                    measure(f"{name}, {what}", f"/datasets/local/{name}/viewer/main?{query}")
+            for what, number in (("first", 1), ("last", len(names))):
+                measure(f"reader, {what}", f"/datasets/local/story-pair/read/main?n={number}")
 
 
 if __name__ == "__main__":

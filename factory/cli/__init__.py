@@ -70,7 +70,10 @@ def error_message(error: Exception) -> tuple[str, int]:
                 return message, 1
             context = getattr(error, "ctx", None)
             where = context.command_path if context is not None else "factory"
-            return f"error: {message}\n  fix: see {where} --help", 1
+            options = [] if context is None else [o for p in context.command.params for o in p.opts]
+            output = getattr(error, "option_name", "") in ("-o", "--out", "--output")
+            meant = "--to names where to write; " if output and "--to" in options else ""
+            return f"error: {message}\n  fix: {meant}see {where} --help", 1
         case ModuleNotFoundError() if (error.name or "").partition(".")[0] in _EXTRA:
             fix = f"{install_command('train')}; factory doctor says what else is missing"
             return f"error: {error.name} is not installed\n  fix: {fix}", 1

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _UPLOADABLE = re.compile(r"^content [0-9a-f]{64} was damaged| lacks its content [0-9a-f]{64}$")
 # What an export holds: a small store of its own.
 _EXPORTED = re.compile(r"hub\.sqlite|blobs/[0-9a-f]{2}/[0-9a-f]{64}")
+_ADDRESSES = {"dataset": "datasets/", "model": "", "space": "spaces/"}  # before the name of a repo
 
 hub = typer.Typer(help="The local hub: a Hugging Face Hub on your disk.", no_args_is_help=True)
 app.add_typer(hub, name="hub")
@@ -139,8 +140,8 @@ def _page_path(connection: Connection, what: str) -> str:
     if what.startswith(("/", "http://", "https://")):
         parts = urlsplit(what)
         return parts.path + (f"?{parts.query}" if parts.query else "")
-    for kind, at in (("collections", "collections/"), ("datasets", "datasets/"), ("models", "")):
-        if what and request(connection, "GET", f"/api/{kind}/{what}")[0] == 200:
+    for kind, at in {"collection": "collections/", **_ADDRESSES}.items():
+        if what and request(connection, "GET", f"/api/{kind}s/{what}")[0] == 200:
             return f"/{at}{what}"
     if what:
         raise InputError(
@@ -156,7 +157,7 @@ def ls(json_: Json = False) -> None:
 
     with session(None) as (_, the_hub):
         shelves = the_hub.every_collection()
-        repos = {kind: the_hub.names(kind) for kind in ("model", "dataset")}
+        repos = {kind: the_hub.names(kind) for kind in _ADDRESSES}
     if json_:
         typer.echo(json.dumps({"collections": shelves, **{f"{k}s": v for k, v in repos.items()}}))
         return
@@ -164,12 +165,12 @@ def ls(json_: Json = False) -> None:
     for slug, shelf in shelves.items():
         typer.echo(slug)
         for repo, kind in shelf.items():
-            typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
+            typer.echo(f"  {_ADDRESSES[kind]}{repo}")
     unshelved = [(k, r) for k, names in repos.items() for r in names if (k, r) not in shelved]
     if unshelved:
         typer.echo("in no collection")
     for kind, repo in unshelved:
-        typer.echo(f"  {'datasets/' if kind == 'dataset' else ''}{repo}")
+        typer.echo(f"  {_ADDRESSES[kind]}{repo}")
     if not shelves and not unshelved:
         typer.echo("nothing yet: factory run RECIPE publishes here, factory pull brings in repos")
 

@@ -6,6 +6,7 @@ import errno
 import shutil
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -323,8 +324,9 @@ class Run:
         )
         try:
             outcome = run_stage(step.stage, job)
-        except FactoryError as error:
-            notes.failed(error.what)
+        except Exception as error:
+            said = traceback.format_exception_only(error)  # the last lines of a defect's log
+            notes.failed(error.what if isinstance(error, FactoryError) else "".join(said).strip())
             raise
         if step.stage.kind == "verdicts" and outcome.stats.get("judge_kind") not in ("llm", "jury"):
             reads = step.slices[0].spec.needs

@@ -117,13 +117,12 @@ class Hub:
         return called(self.endpoint) != self.endpoint
 
     def names(self, kind: str) -> list[str]:
-        """Return the names of all models or datasets of the local hub; of another, which may have
+        """Return the names of all repos of a kind on the local hub; of another, which may have
         millions, none. Raises HubError."""
         if not self.local:
             return []
-        listed = self._api.list_models if kind == "model" else self._api.list_datasets
         with self.explained(f"the {kind}s"):
-            return [untrusted.repo(repo.id) for repo in listed()]
+            return [untrusted.repo(repo.id) for repo in getattr(self._api, f"list_{kind}s")()]
 
     def size(self, name: str, kind: str, revision: str) -> int | None:
         """Return the bytes of a repo at a revision; None where there is none. Raises HubError."""
@@ -362,7 +361,13 @@ class Hub:
         HubError."""
         with self.explained("the collections"):
             slugs = [untrusted.slug(listed.slug) for listed in self._api.list_collections()]
-        return {slug: self.collection(slug) for slug in slugs}
+            return {
+                slug: {
+                    untrusted.repo(item.item_id): item.item_type
+                    for item in self._api.get_collection(slug).items
+                }
+                for slug in slugs
+            }
 
     def find_collection(self, slug: str) -> tuple[str, str]:
         """Return (slug, title) of a collection, given by its slug or by a repo in it. A pulled one

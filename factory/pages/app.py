@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from factory.artifacts.resources import shipped
 from factory.localhub.errors import BadRequest, Forbidden, ProtocolError, Unauthorized
 from factory.localhub.hub import LocalHub
+from factory.localhub.repos import KINDS, web_path
 from factory.pages import marks, render, views
 from factory.pages.login import COOKIE_SECONDS, Logins
 from factory.pages.visit import Visit
@@ -33,6 +34,7 @@ _PAGES: dict[str, Page] = {
     "/blob/{revision}/{path:path}": views.file,
     "/resolve/{revision}/{path:path}": views.raw,
     "/commits/{revision}": views.commits,
+    "/discussions/{number}": views.pull_request,
     "/viewer": views.rows_page,
     "/viewer/{revision}": views.rows_page,
     "/manifest/{revision}": views.manifest,
@@ -97,13 +99,15 @@ def build(hub: LocalHub) -> ASGIApp:
     async def failed(request: Request, error: Exception) -> Response:
         if isinstance(error, Unauthorized):
             return _sign_in_page(request, error.message)
+        if isinstance(error, HTTPException) and request.url.path.endswith("/"):
+            return RedirectResponse(_inside(request.url.path.rstrip("/")))
         status = int(getattr(error, "status", 0) or getattr(error, "status_code", 500))
         message = getattr(error, "message", "there is no such page")
-        return render.page("error", None, status=status, title=message.capitalize(), why=message)
+        return render.page("error", None, status=status, why=message)
 
     async def broken(request: Request, error: Exception) -> Response:
         why = "this page could not be made: see the log of the local hub, hub/server.log"
-        return render.page("error", None, status=500, title="Error", why=why)
+        return render.page("error", None, status=500, why=why)
 
     repo = "/{namespace}/{name}"
     app = Starlette(
@@ -111,21 +115,30 @@ def build(hub: LocalHub) -> ASGIApp:
             Route("/-/style.css", styled, methods=["GET"]),
             Route("/-/icon.svg", icon, methods=["GET"]),
             Route("/-/login", sign_in, methods=["GET", "POST"]),
-            shown("/", views.home),
+            shown("/", views.home, ""),
+            shown("/collections", views.home, ""),
+            shown("/collections/{namespace}", views.home, ""),
+            *(shown(f"/{kind}s", views.home, f"{kind}s") for kind in KINDS),
             shown("/-/live", views.live_page),
             shown("/-/board", views.board_page),
             shown("/collections/{namespace}/{slug}", views.collection),
             shown("/collections/{namespace}/{slug}/results", views.results),
             Route(f"/-/mark/datasets{repo}/{{revision}}", marked, methods=["POST"]),
             # a browser that wants a picture asks for no HTML, and would be taken for a client
-            shown(f"/-/files/datasets{repo}/{{revision}}/{{path:path}}", views.raw, "datasets"),
-            shown(f"/-/files/models{repo}/{{revision}}/{{path:path}}", views.raw),
-            *(shown(f"/datasets{repo}{rest}", page, "datasets") for rest, page in _PAGES.items()),
-            *(shown(repo + rest, page) for rest, page in _PAGES.items()),
+            *(
+                shown(f"/-/files/{kind}s{repo}/{{revision}}/{{path:path}}", views.raw, f"{kind}s")
+                for kind in KINDS
+            ),
+            *(
+                shown(f"/{web_path(kind, '')}{repo[1:]}{rest}", page, f"{kind}s")
+                for kind in reversed(KINDS)
+                for rest, page in _PAGES.items()
+            ),
+            shown("/{namespace}", views.home, ""),
         ],
         exception_handlers={ProtocolError: failed, HTTPException: failed, Exception: broken},
     )
-    app.router.redirect_slashes = False
+    app.router.redirect_slashes = False  # it would add some too
     return app
 
 

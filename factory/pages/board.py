@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from factory.artifacts import checkpoints
+from factory.artifacts.manifest import Manifest
 from factory.pages.visit import Version
 from factory.reports import formatting
 from factory.reports.benchmarks import deltas
 from factory.reports.page import charts
 from factory.reports.win_rates import win_rates
 
+_SCORE = ("model", "dataset", "metric", "value", "ci_low", "ci_high")  # columns of a benchmark
+
 
 @dataclass(frozen=True)
 class Cell:
-    """A number with its interval, what it says, and where its rows can be read."""
+    """A number with its interval, what it says, and where its rows can be read, if they can."""
 
     value: str
     interval: str
@@ -62,14 +65,12 @@ def board(versions: Iterable[Version]) -> Board:
             key = (manifest.recipe, row.model, row.reference, str(manifest.stats.get("judge")))
             cells = rates.setdefault(key, BoardRow(*key)).cells
             rate = row.overall
-            named = row.language if row.model in ("", None) else f"{row.language}/{row.model}"
-            where = named if named in manifest.slices else row.language
+            where = _slice(manifest, row.language, row.model)
             cells[row.language] = Cell(
                 formatting.points(rate.rate),
                 _interval(rate.low, rate.high, 0),
                 charts.outcome(row),
-                version.link("read")
-                + (f"?slice={quote(where)}" if where in manifest.slices else ""),
+                f"{version.link('read')}?{urlencode({'slice': where})}" if where else "",
             )
         for delta in deltas(manifest) if manifest.kind == "results" else ():
             key = (
@@ -79,13 +80,22 @@ def board(versions: Iterable[Version]) -> Board:
                 f"{delta.dataset}, {delta.metric}",
             )
             cells = benchmarks.setdefault(key, BoardRow(*key)).cells
+            where = _slice(manifest, delta.language, delta.model)
+            rows = {"table": where, "search": delta.dataset, "column": _SCORE}
             cells[delta.language] = Cell(
                 formatting.MISSING if delta.change is None else formatting.gain(delta.change),
                 _interval(delta.low, delta.high, 1),
                 charts.heat(delta),
-                version.link("viewer"),
+                f"{version.link('viewer')}?{urlencode(rows, doseq=True)}" if where else "",
             )
     return Board(list(rates.values()), list(benchmarks.values()))
+
+
+def _slice(manifest: Manifest, language: str, model: str) -> str:
+    """Return the slice of a model in a language, or of the language; empty for neither: a number
+    over all languages has none."""
+    names = (f"{language}/{model}", language)
+    return next((name for name in names if name in manifest.slices), "")
 
 
 def _interval(low: float | None, high: float | None, digits: int) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _QUIET = 300.0  # seconds without a sign of life, of a process on another machine
 _SAMPLES = 3
+_LOGS = ("*.log", "checkpoints/euroeval/servers/*.txt", "checkpoints/euroeval/*/*/log.txt")
+_LINES = 10  # of a log
 _CURVE = 200  # logged steps of a training that are read
 _LOG_BYTES = 256 * 1024
 _TEXTS = ("response", "answer", "judge_output", "messages", "chosen")
@@ -32,7 +34,8 @@ _HOLDER = re.compile(r"process (\d+) on (\S+)")
 @dataclass(frozen=True)
 class Underway:
     """A step that is begun and not sealed. `state` is running, failed or stopped; times are in
-    seconds; `losses` are (step, loss), `logged` the last logged values."""
+    seconds; `log` is the name and the last lines of the log of one that ended; `losses` are
+    (step, loss), `logged` the last logged values."""
 
     org: str
     step: str
@@ -47,6 +50,7 @@ class Underway:
     seconds_left: float | None
     age: float
     error: str
+    log: tuple[str, tuple[str, ...]]
     losses: tuple[tuple[float, float], ...]
     logged: tuple[tuple[str, float], ...]
     samples: tuple[str, ...]
@@ -128,10 +132,28 @@ def _step(work: Work) -> Underway:
         seconds_left=values.number(notes.get("left")) if alive and done < total else None,
         age=age,
         error=redact(error),
+        log=("", ()) if alive and not error else _log(work.path, error),
         losses=losses,
         logged=logged,
         samples=tuple(_samples(work.path)),
     )
+
+
+def _log(work: Path, error: str) -> tuple[str, tuple[str, ...]]:
+    """Return the name and the last lines of the newest log of a step that ended: one that it wrote
+    since it was begun last, or that of the defect that ended it."""
+    begun = (work / "holder").stat().st_mtime if (work / "holder").exists() else 0.0
+    own = (path for pattern in _LOGS for path in work.glob(pattern))
+    logs = [(path, path.stat().st_mtime) for path in own]
+    defects = sorted(work.parents[2].glob("log/*.log"))[-_LINES:] if error else ()
+    logs += [
+        (path, path.stat().st_mtime) for path in defects if redact(error) in "\n".join(_tail(path))
+    ]
+    path, moment = max(logs, key=lambda log: log[1], default=(work, -1.0))
+    if moment < begun:
+        return "", ()
+    lines = [line.rstrip() for line in _tail(path) if line.strip()]
+    return path.name, tuple(map(redact, lines[-_LINES:]))
 
 
 def _signs(path: Path) -> Iterator[Path]:

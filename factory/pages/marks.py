@@ -1,7 +1,8 @@
 """Marks of readers: which answer of a pair is the better one, kept as a dataset on the hub.
 
 Its rows are preferences, a file for each language, so that the stage `preferences` reads them and a
-reward model is audited by what native speakers say.
+reward model is audited by what native speakers say. Each reader has marks of their own; where two
+disagree, both rows stay.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from factory.localhub.errors import BadRequest, NotFound, RepoNotFound
 from factory.localhub.refs import MAIN
 from factory.localhub.repos import Repo
 from factory.pages import rows
+from factory.pages.pools import turns
 from factory.pages.visit import Version, Visit
 
 _SUFFIX = "-marks"
 _MOST = 90  # characters of a repo's name before the suffix
+_SCHEMA = SCHEMAS["preferences"].append(pa.field("reader", pa.string()))  # name of the account
 _writing = threading.Lock()
 
 
@@ -36,21 +39,27 @@ def repo_of(visit: Visit, version: Version) -> Repo | None:
         return None
 
 
-def read(visit: Visit, version: Version, language: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the marked preferences of a language, by the id of their prompt."""
+def read(visit: Visit, version: Version, language: str) -> list[dict[str, Any]]:
+    """Return the marked preferences of a language."""
     repo = repo_of(visit, version)
     files = visit.tables(visit.version(repo, MAIN)).get(language, []) if repo else []
-    marked: dict[str, list[dict[str, Any]]] = {}
-    for row in rows.records(files):
-        marked.setdefault(row["prompt_id"], []).append(row)
-    return marked
+    return rows.records(files, _SCHEMA.names)
 
 
-def mark(visit: Visit, version: Version, language: str, key: str, verdict: str) -> None:
+def verdict(marked: dict[str, Any], pair: dict[str, Any]) -> str:
+    """Return what a marked preference says of a pair: `right`, `wrong`, or nothing, as it is of
+    another prompt or of the pair that another version made."""
+    if marked["prompt_id"] != pair["prompt_id"]:
+        return ""
+    own, theirs = ([turns(row[side]) for side in ("chosen", "rejected")] for row in (marked, pair))
+    return "right" if own == theirs else "wrong" if own == theirs[::-1] else ""
+
+
+def mark(visit: Visit, version: Version, language: str, key: str, says: str) -> None:
     """Keep what a reader says of a prompt's pair: `right`, `wrong` (the answers change places), or
-    `none`, which takes a mark away. Raises BadRequest, NotFound, Forbidden."""
+    `none`, which takes their mark away. Raises BadRequest, NotFound, Forbidden."""
     visit.account.require_write()
-    if verdict not in ("right", "wrong", "none"):
+    if says not in ("right", "wrong", "none"):
         raise BadRequest("a mark is right, wrong or none")
     pairs = rows.lookup(
         visit.slice(version, language),
@@ -60,17 +69,19 @@ def mark(visit: Visit, version: Version, language: str, key: str, verdict: str) 
     )
     if not pairs or version.manifest is None or language not in version.manifest.slices:
         raise NotFound(f"there is no pair of {key!r} in {language}")
-    pair = pairs[0]
-    sides = ("chosen", "rejected") if verdict == "right" else ("rejected", "chosen")
+    pair, reader = pairs[0], visit.account.user
+    sides = ("chosen", "rejected") if says == "right" else ("rejected", "chosen")
     with _writing:
-        marked = read(visit, version, language)
-        marked.pop(key, None)
-        if verdict != "none":
+        marks = [
+            row
+            for row in read(visit, version, language)
+            if row["reader"] not in (reader, None) or not verdict(row, pair)
+        ]
+        if says != "none":
             row = {"prompt_id": key, "language": language, "prompt": pair["prompt"]}
-            row |= {"chosen": pair[sides[0]], "rejected": pair[sides[1]], "margin": None}
-            marked[key] = [row]
-        marks = [row for of_prompt in marked.values() for row in of_prompt]
-        _write(visit, version, language, marks, f"Mark {key} as {verdict}")
+            row |= {"chosen": pair[sides[0]], "rejected": pair[sides[1]], "reader": reader}
+            marks.append(row)
+        _write(visit, version, language, marks, f"Mark {key} as {says}")
 
 
 def _write(
@@ -81,7 +92,7 @@ def _write(
         "dataset", version.repo.namespace, _name(version), owner=user, private=version.repo.private
     )
     content = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(marks, schema=SCHEMAS["preferences"]), content)
+    pq.write_table(pa.Table.from_pylist(marks, schema=_SCHEMA), content)
     file = ("data", language, "part-00000.parquet")
     names = set(visit.tables(visit.version(repo, MAIN))) | {language}
     configs = "".join(
@@ -91,8 +102,9 @@ def _write(
     license = f"license: {stated.id}\n" if stated and stated.id != "other" else ""
     card = (
         f"---\n{license}configs:\n{configs}---\n\n# Marks on {version.repo.id}\n\n"
-        "Pairs that readers marked on the pages of the local hub. `chosen` is the answer that a "
-        "reader calls better.\n\nAn audit of a reward model reads them:\n\n```yaml\n"
+        "Pairs that readers marked on the pages of the local hub. `chosen` is the answer that "
+        "`reader` calls better. Readers who disagree have a row each.\n\n"
+        "An audit of a reward model reads them:\n\n```yaml\n"
         f"preferences: {{source: {repo.id}, languages: [{', '.join(sorted(names))}]}}\n```\n"
     )
     puts = [

@@ -157,4 +157,4 @@ def _of(
 @lru_cache(maxsize=64)
 def _ids(files: tuple[Path, ...]) -> tuple[str, ...]:
     """Return the ids of the prompts in their order, each once."""
-    return tuple(dict.fromkeys(str(row["prompt_id"]) for row in rows.records(files, ["prompt_id"])))
+    return tuple(rows.distinct(files, "prompt_id"))

@@ -59,7 +59,7 @@ def _environment() -> jinja2.Environment:
         part=_part,
         cell=as_text,
     )
-    environment.filters.update(day=_day, size=_size)
+    environment.filters.update(day=_day, size=_size, sentence=_sentence)
     return environment
 
 
@@ -81,6 +81,12 @@ def _query(**values: Any) -> str:
 def _part(text: str) -> str:
     """Return a text as a part of a path."""
     return quote(text, safe="/")
+
+
+def _sentence(message: str) -> str:
+    """Return a message with a capital letter, unless it begins with a name."""
+    first, *_ = message.split() or [""]
+    return message[:1].upper() + message[1:] if first.isalpha() else message
 
 
 def _day(moment: float) -> str:

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -224,32 +224,51 @@ def records(files: Sequence[Path], columns: Sequence[str] = ()) -> list[dict[str
 
 
 @_reading
+def distinct(files: Sequence[Path], column: str) -> list[str]:
+    """Return the values of a column as text in their order, each once."""
+    values: dict[Any, None] = {}
+    for keys in (_keys(file, column) for file in files):
+        values |= dict.fromkeys(keys.dictionary.take(keys.indices.unique()).to_pylist())
+    return list(map(str, values))
+
+
+@_reading
 def lookup(
     files: Sequence[Path], column: str, value: str, columns: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Read the rows in which a column has a value, as records(); groups whose statistics leave it
-    out are not read."""
+    """Read the rows in which a column has a value, as records(); of other columns no more than up
+    to the last such row of its group."""
     rows: list[dict[str, Any]] = []
     for file in files:
-        with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
+        keys = _keys(file, column)
+        hits = _true(pc.equal(keys.indices, keys.dictionary.index(value)))
+        if not hits:
+            continue
+        with pq.ParquetFile(file, memory_map=True, pre_buffer=False, buffer_size=2**16) as parquet:
             names = [c for c in columns if c in parquet.schema_arrow.names]
-            place = [parquet.schema.column(i).path for i in range(len(parquet.schema))].index(
-                column
-            )
+            after = 0
             for group in range(parquet.num_row_groups):
-                bounds = parquet.metadata.row_group(group).column(place).statistics
-                if (
-                    bounds is not None
-                    and bounds.has_min_max
-                    and not bounds.min <= value <= bounds.max
-                ):
+                first, after = after, after + parquet.metadata.row_group(group).num_rows
+                inside = [hit for hit in hits if first <= hit < after]
+                if not inside:
                     continue
-                keys = parquet.read_row_group(group, columns=[column]).column(0)
-                hits = pc.indices_nonzero(pc.equal(keys, value))
-                if len(hits):
-                    read = parquet.read_row_group(group, names).take(hits).to_pylist()
-                    rows += [dict.fromkeys(columns) | row for row in read]
+                for batch in parquet.iter_batches(_FAR, [group], names, use_threads=False):
+                    here = range(first, first + len(batch))
+                    for hit in (hit for hit in inside if hit in here):
+                        [row] = batch.slice(hit - first, 1).to_pylist()
+                        rows.append(dict.fromkeys(columns) | row)
+                    first = here.stop
+                    if first > inside[-1]:
+                        break
     return rows
+
+
+@lru_cache(maxsize=32)
+def _keys(file: Path, column: str) -> pa.DictionaryArray:
+    """Read a column of a file of the store, whose name tells its content: every value once, and
+    the number of its value for each row."""
+    with pq.ParquetFile(file, memory_map=True, read_dictionary=[column]) as parquet:
+        return parquet.read([column]).column(column).dictionary_encode().combine_chunks()
 
 
 def as_text(value: Any, limit: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +13,7 @@ from starlette.responses import FileResponse, Response
 from factory.artifacts.hashing import MANIFEST
 from factory.localhub.cards import PATH as README
 from factory.localhub.errors import Forbidden, NotFound, ProtocolError
-from factory.localhub.refs import BRANCH
+from factory.localhub.refs import BRANCH, PULL
 from factory.localhub.repos import Repo
 from factory.pages import board, card, comparisons, differences, live, marks, pools, render, rows
 from factory.pages.visit import Version, Visit, languages
@@ -34,18 +36,25 @@ _SPOKEN = (("detected_language", "language"), ("chosen_language", "prompt_langua
 
 
 def home(visit: Visit) -> Response:
-    """Collections, and repos in none."""
-    shelves = visit.hub.collections.visible(visit.account)
+    """Collections, and repos in none; or all repos of the kind or namespace that the path names.
+    Raises NotFound for a namespace without any."""
+    kind, namespace = visit.params["kind"], visit.params.get("namespace")
+    owners = (namespace,) if namespace else ()
+    shelves = [] if kind else visit.hub.collections.visible(visit.account, owners)
     shelved = {(item.kind, item.repo_id) for shelf in shelves for item in shelf.items}
     repos = [
         repo
-        for kind in ("dataset", "model")
-        for repo in visit.hub.repos.visible(kind, visit.account)
-        if (kind, repo.id) not in shelved
+        for each in ("dataset", "model", "space")
+        for repo in visit.hub.repos.visible(each, visit.account)
+        if kind in ("", f"{each}s")
+        and (repo.namespace == namespace if namespace else (each, repo.id) not in shelved)
     ]
+    if namespace and not (shelves or repos):
+        raise NotFound(f"there is nothing of {namespace} on this hub")
     steps = live.underway(visit.home) if visit.owns_hub else []
     running = sum(step.state == "running" for step in steps)
-    return render.page("home", visit, shelves=shelves, repos=repos, running=running)
+    of = namespace or kind.capitalize()
+    return render.page("home", visit, of=of, shelves=shelves, repos=repos, running=running)
 
 
 def collection(visit: Visit) -> Response:
@@ -57,8 +66,8 @@ def collection(visit: Visit) -> Response:
     steps = [gather.PublishedStep(number, m) for number, m in enumerate(chain.manifests, 1)]
     # an artifact pulled under another name is known by its content
     placed = [(step, places[step.manifest.repo, step.manifest.content()]) for step in steps]
-    drawn = {version.repo.id for _, version in placed}
-    unplaced = [item for item in shelf.items if item.repo_id not in drawn]
+    drawn = {(version.repo.kind, version.repo.id) for _, version in placed}
+    unplaced = [item for item in shelf.items if (item.kind, item.repo_id) not in drawn]
     notes = {item.repo_id: item.note for item in shelf.items}
     picture = lineage_graph.draw(steps) if steps else None
     return render.page(
@@ -88,26 +97,25 @@ def card_page(visit: Visit) -> Response:
         lambda path: trees.find(tree, tuple(path.split("/"))) is not None,
         lambda path: _page_here(visit, version.repo, path),
     )  # fmt: skip
-    return _repo_page(visit, version, "card", body=body, shelves=visit.shelves(version.repo))
+    asked = [one for one in visit.hub.discussions.all(version.repo) if one.base is not None]
+    return _repo_page(
+        visit, version, "card", body=body, shelves=visit.shelves(version.repo), asked=asked
+    )
 
 
 def _page_here(visit: Visit, repo: Repo, path: str) -> str | None:
     """Return the page of this hub for a path that a repo's card links to on the public one: of a
     repo, of the repo's collection, or of the results of that."""
-    rest = path.partition("/tree/")[0].removeprefix("datasets/")
-    namespace, _, name = rest.partition("/")
+    kind = next((kind for kind in ("dataset", "space") if path.startswith(f"{kind}s/")), "model")
+    namespace, _, name = path.partition("/tree/")[0].removeprefix(f"{kind}s/").partition("/")
+    with suppress(ProtocolError):
+        return f"/{visit.hub.repos.find(kind, namespace, name, visit.account).web_path}"
     shelf = next(iter(visit.shelves(repo)), None)
-    if shelf is not None and (namespace, name) == (repo.namespace, "collections"):
-        return f"/collections/{shelf.slug}"
-    if shelf is not None and rest.startswith(f"spaces/{repo.namespace}/"):
-        return f"/collections/{shelf.slug}/results"
-    try:
-        there = visit.hub.repos.find(
-            "dataset" if path.startswith("datasets/") else "model", namespace, name, visit.account
-        )
-    except ProtocolError:
+    if shelf is None or namespace != repo.namespace:
         return None
-    return f"/{there.web_path}"
+    if kind == "space":
+        return f"/collections/{shelf.slug}/results"
+    return f"/collections/{shelf.slug}" if name == "collections" else None
 
 
 def files(visit: Visit) -> Response:
@@ -124,6 +132,12 @@ def files(visit: Visit) -> Response:
     return _repo_page(
         visit, version, "files", path=path, entries=entries[:_FILES], more=len(entries) - _FILES
     )
+
+
+def pull_request(visit: Visit) -> Response:
+    """The files of a pull request."""
+    at = {"revision": f"{PULL}{visit.params['number']}"}
+    return files(replace(visit, params={**visit.params, **at}))
 
 
 def file(visit: Visit) -> Response:
@@ -144,7 +158,7 @@ def raw(visit: Visit) -> Response:
     version, path = visit.version(), visit.params["path"].strip("/")
     entry = visit.entry(version, path)
     if entry.is_directory or entry.sha256 is None:
-        raise NotFound(f"{path} is a folder")
+        raise NotFound(f"a folder is at {path}")
     with visit.hub.blobs.open(entry.sha256) as opened:
         place = opened.name
     kind = _TYPES.get(path.rpartition(".")[2].lower())
@@ -245,9 +259,10 @@ def _filters(
     if spoken:
         filters["other language"] = rows.other_language(spoken), [c for b in spoken for c in b]
     if {"prompt_id", "k"} <= set(schema.names):
-        by = ["prompt_id", "k"]
-        for role, keys in _roles(visit, version, name).items():
-            filters[role] = rows.one_of(by, keys), by
+        by, roles = ["prompt_id", "k"], _roles(visit, version, name)
+        asked = (roles[role] for role in visit.query.getlist("filter") if role in roles)
+        either = set().union(*asked)  # hardly an answer is both
+        filters |= {role: (rows.one_of(by, either), by) for role in roles}
     return filters
 
 
@@ -290,14 +305,16 @@ def read(visit: Visit) -> Response:
         raise NotFound(f"{version.repo.id} has no prompts in {name!r}")
     number = min(max(visit.number("n"), 1) - 1, last)
     pool = pools.read(visit, opened, number)
-    marked = marks.read(visit, version, name).get(pool.prompt_id)
-    mark = ""
-    if marked and pool.pair:
-        mark = "right" if marked[0]["chosen"] == pool.pair["chosen"] else "wrong"
+    marked = [
+        (row["reader"], verdict)
+        for row in marks.read(visit, version, name)
+        if pool.pair and (verdict := marks.verdict(row, pool.pair))
+    ]
+    mark = next((verdict for reader, verdict in marked if reader == visit.account.user), "")
     marks_repo = marks.repo_of(visit, version)
     return _repo_page(
         visit, version, "pool", slices=names, name=name, pool=pool, number=number, last=last,
-        mark=mark, kept=marks_repo, may_mark=visit.account.role == "write",
+        mark=mark, marked=marked, kept=marks_repo, may_mark=visit.account.role == "write",
     )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ class Visit:
 
     def repo(self) -> Repo:
         """Return the repo that the path names. Raises RepoNotFound."""
-        kind = "dataset" if self.params.get("kind") == "datasets" else "model"
+        kind = self.params["kind"].removesuffix("s")
         return self.hub.repos.find(
             kind, self.params["namespace"], self.params["name"], self.account
         )

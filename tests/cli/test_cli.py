@@ -53,6 +53,7 @@ def _is_two_lines(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["plan", "demo", "--set", "stages.dpo.base=polcy"], ["did you mean 'policy'"]),
         (["run", "demo", "--only", "generat"], ["did you mean 'generate'"]),
         (["plan", "demo", "--what"], ["No such option"]),
+        (["report", "demo", "-o", "page.html"], ["--to names where to write"]),
         (["plam"], ["No such command"]),
         (["hub", "exec", "--", "no-such-program"], ["no-such-program", "install it"]),
     ],

@@ -73,7 +73,7 @@ def page(reader: httpx.Client) -> Callable[[str], str]:
     """The text of a page that the owner reads, its markup in it."""
 
     def get(path: str) -> str:
-        answer = reader.get(path)
+        answer = reader.get(path, follow_redirects=True)
         assert answer.status_code == 200, answer.text
         return unescape(answer.text)
 

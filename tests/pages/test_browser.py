@@ -59,7 +59,7 @@ OUT_OF_REACH = {
 
 
 @pytest.fixture(scope="module")
-def evil(story: Story) -> str:
+def evil(story: Story) -> Iterator[str]:
     """A repo of somebody who means no good."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -79,7 +79,8 @@ def evil(story: Story) -> str:
     api.create_repo(EVIL, repo_type="dataset")
     added = [CommitOperationAdd(path, content) for path, content in files.items()]
     api.create_commit(EVIL, added, repo_type="dataset", commit_message=f"Add {_SCRIPT}")
-    return f"/datasets/{EVIL}"
+    yield f"/datasets/{EVIL}"
+    api.delete_repo(EVIL, repo_type="dataset")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,16 @@ def test_every_page_is_whole_in_light_dark_and_narrow(
             assert browser.asks(script) == 0, (path, what)
     asked = [a for a in browser.requested() if not a.startswith(story.connection.url)]
     assert asked == []
+
+
+def test_a_name_of_a_model_stays_on_one_line(story: Story, browser: Browser) -> None:
+    for path in (f"/collections/{story.slug}/results", "/-/board"):
+        browser.open(story.connection.url + path, 390, 800, "light", script=True)
+        name = "document.querySelector('.heat tbody th').firstChild"
+        browser.asks(f"{name}.textContent = 'dpo-all-of-them'")
+        browser.asks("document.querySelector('.heat').style.width = '1px'")
+        lines = f"(r => (r.selectNodeContents({name}), r.getClientRects().length))"
+        assert browser.asks(f"{lines}(document.createRange())") == 1, path
 
 
 def test_a_hostile_card_and_hostile_rows_are_only_text(story: Story, evil: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from factory.artifacts.workdir import ProgressNotes, Work
-from tests.conftest import run_factory
+from tests.conftest import clean_environment, run_factory
 from tests.pages.conftest import HTML, Story, links
+from tests.support.tiny_recipe import RECIPE
 
 Page = Callable[[str], str]
 PAIRS = "/datasets/local/story-pair"
@@ -81,6 +85,16 @@ def test_links_of_a_card_to_the_public_hub_lead_to_what_is_here(story: Story) ->
         assert 'href="https://huggingface.co/org/model"' in text  # not here
 
 
+def test_an_error_keeps_names_as_they_are_written(story: Story) -> None:
+    door = httpx.get(story.connection.url, headers=HTML).text
+    assert "This hub needs a token: set HF_TOKEN." in door
+    with story.reader() as reader:
+        missing = reader.get("/datasets/local/story-space-Big").text
+        assert "<h1>There is no dataset local/story-space-Big on this hub</h1>" in missing
+        bare = reader.get("/spaces/local/story-space/manifest/main").text
+        assert "<h1>local/story-space has no manifest (factory.json)</h1>" in bare
+
+
 def test_a_page_shows_only_what_its_reader_may_read(story: Story) -> None:
     with story.reader() as owner, story.reader(story.guest) as guest:
         assert "local/secret" in owner.get("/").text
@@ -119,8 +133,43 @@ def test_every_link_leads_somewhere_and_no_page_holds_a_script(reader: httpx.Cli
         seen.update(fresh)
         todo += fresh
     assert len(seen) > 60
+    assert "/spaces/local/story-space" in seen and f"{PAIRS}/discussions/1" in seen
     for page in ("viewer", "read", "manifest", "commits", "tree", "blob"):
         assert any(f"/{page}/" in path for path in seen), page
+
+
+def test_addresses_of_the_public_hub_lead_to_the_same_here(page: Page, story: Story) -> None:
+    for path, shown, hidden in (
+        ("/", "In no collection", "/datasets/local/story-pair"),
+        ("/datasets", "/datasets/local/story-pair", "/spaces/local"),
+        ("/models", "Models on this hub", "/datasets/local"),
+        ("/spaces", "/spaces/local/story-space", "/datasets/local"),
+        ("/local", "/spaces/local/story-space", "In no collection"),
+        ("/collections", story.slug, "/datasets/local/story-pair"),
+        ("/collections/local", story.slug, "In no collection"),
+    ):
+        for address in (path, path if path == "/" else f"{path}/"):
+            text = page(address)
+            assert shown in text and hidden not in text, address
+    assert "index.html" in page("/spaces/local/story-space/tree/main/")
+    with story.reader() as reader:
+        assert reader.get("/nobody").status_code == 404
+        astray = reader.get(f"{story.connection.url}//evil.example/")
+        assert astray.headers["location"] == "/"
+
+
+def test_the_address_that_the_client_prints_of_a_pull_request_opens(
+    page: Page, story: Story
+) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=story.connection.url, token=story.connection.token)
+    made = api.upload_file(path_or_fileobj=b"a note", path_in_repo="note.txt", create_pr=True,
+                           repo_id="local/story-judge", repo_type="dataset")  # fmt: skip
+    assert made.pr_url is not None
+    path = made.pr_url.removeprefix(story.connection.url)
+    assert "note.txt" in page(path) and "note.txt" not in page(f"{JUDGED}/tree/main")
+    assert path in page(JUDGED)
 
 
 def test_a_collection_shows_its_line_and_every_note(page: Page, story: Story) -> None:
@@ -142,9 +191,19 @@ def test_rows_are_paged_searched_and_filtered(page: Page) -> None:
     assert "Fordi gæren" in spoken and "warm air" not in spoken
     chosen = page(f"{SAMPLES}/viewer?table=en&filter=chosen")
     assert "Yeast eats" in chosen and "Drink coffee" not in chosen and "2 matches" in chosen
+    either = page(f"{SAMPLES}/viewer?table=en&filter=chosen&filter=rejected")
+    assert "Yeast eats" in either and "Wind." in either and "4 matches" in either
     one = page(f"{SAMPLES}/viewer?table=en&column=k")
     assert "Because of yeast." not in one and "Columns (1 of 12)" in one
     assert "finish_reason" in page(f"{SAMPLES}/viewer?table=en&row=3")
+
+
+def test_another_language_is_shown_with_the_same_columns_and_filters(page: Page) -> None:
+    here = "filter=cut+off&column=k&column=response"
+    text = page(f"{SAMPLES}/viewer/main?table=en&{here}")
+    [danish] = [link for link in links(text) if "table=da" in link]
+    there = page(danish)
+    assert "fordi dejen hæver" in there and "1 match" in there and "Columns (2 of 12)" in there
 
 
 def test_a_conversation_is_searched_too(page: Page) -> None:
@@ -211,7 +270,15 @@ def test_what_differs_between_two_tags_is_listed_by_field_and_row(
 
 def test_the_board_leads_to_the_reader(page: Page) -> None:
     text = page("/-/board")
-    assert "62.0" in text and "53 to 71" in text and "slice=en/tuned" in text
+    assert "62.0" in text and "53 to 71" in text
+    everywhere, english, benchmark = re.findall(
+        r'<td>(<(?:a|span)[^>]*class="(?!none)[^"]*">)', text
+    )
+    assert everywhere.startswith("<span"), "no page holds the verdicts of all languages"
+    [verdicts], [scores] = links(english), links(benchmark)
+    assert verdicts.endswith("read/main?slice=en%2Ftuned") and "honey" in page(verdicts)
+    shown = page(scores)
+    assert "1 match" in shown and "61" in shown and "58.5" not in shown
 
 
 def test_marks_are_preferences_that_a_recipe_reads(
@@ -226,6 +293,14 @@ def test_marks_are_preferences_that_a_recipe_reads(
     with story.reader(story.guest) as guest:
         assert guest.post(mark, data=fields, headers=origin).status_code == 403
     assert "marked right" in reader.get(f"{PAIRS}/read/main?n=1").text
+    tokens, bearer = "/api/local/tokens", {"Authorization": f"Bearer {story.connection.token}"}
+    made = reader.post(tokens, headers=bearer, json={"create": "anna", "role": "write"})
+    with story.reader(made.json()["token"]) as anna:  # of the other opinion
+        fields = {"slice": "en", "prompt": "bread", "mark": "wrong", "to": "/"}
+        assert anna.post(mark, data=fields, headers=origin).status_code == 303
+    both = reader.get(f"{PAIRS}/read/main?n=1").text
+    assert ">marked right<" in both and ">marked wrong by anna<" in both
+    assert 'class="set"' in both.partition("The chosen answer")[0]
     recipe = tmp_path / "audit.yaml"
     recipe.write_text(
         "name: audit\norg: local\ndescription: Marks.\nlanguages: [en]\nlicense: apache-2.0\n"
@@ -234,11 +309,37 @@ def test_marks_are_preferences_that_a_recipe_reads(
     done = run_factory("run", str(recipe), home=story.home)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = reader.get("/datasets/local/audit-preferences/viewer?table=en").text
-    assert "2 rows" in rows and "Yeast eats" in rows
+    assert "3 rows" in rows and "Yeast eats" in rows and "bread-2" in rows
     assert rows.index("Wind.") < rows.index("The pull of the Moon")  # they changed places
     fields = {"slice": "en", "prompt": "bread", "mark": "none", "to": "/"}
     assert reader.post(mark, data=fields, headers=origin).status_code == 303
-    assert "marked" not in reader.get(f"{PAIRS}/read/main?n=1").text
+    kept = reader.get(f"{PAIRS}/read/main?n=1").text
+    assert "marked right" not in kept and "marked wrong by anna" in kept
+
+
+def test_a_mark_is_of_one_pair_not_of_another_version(
+    story: Story, reader: httpx.Client, tmp_path: Path
+) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=story.connection.url, token=story.connection.token)
+    repo, file = "local/story-pair", "data/da/part-00000.parquet"
+    table = pq.read_table(api.hf_hub_download(repo, file, repo_type="dataset", cache_dir=tmp_path))
+    rows = table.to_pylist()
+    rows[0]["rejected"] = [{"role": "assistant", "content": "Et andet svar."}]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "da.parquet")
+    api.create_branch(repo, branch="later", repo_type="dataset")
+    api.upload_file(path_or_fileobj=tmp_path / "da.parquet", path_in_repo=file, repo_id=repo,
+                    repo_type="dataset", revision="later")  # fmt: skip
+    pages = {at: f"{PAIRS}/read/{at}?slice=da&n=1" for at in ("main", "later")}
+    for at, verdict in (("main", "right"), ("later", "wrong")):
+        fields = {"slice": "da", "prompt": "bread", "mark": verdict, "to": "/"}
+        origin = {"Origin": story.connection.url}
+        assert "marked" not in reader.get(pages[at]).text
+        assert reader.post(f"/-/mark{PAIRS}/{at}", data=fields, headers=origin).status_code == 303
+    assert "marked right" in reader.get(pages["main"]).text
+    assert "marked wrong" in reader.get(pages["later"]).text
+    api.delete_branch(repo, branch="later", repo_type="dataset")
 
 
 def test_what_is_under_way_is_read_from_the_work_directories(story: Story, page: Page) -> None:
@@ -256,6 +357,35 @@ def test_what_is_under_way_is_read_from_the_work_directories(story: Story, page:
         assert part in text, part
     (work / "progress.json").write_text(json.dumps({**notes, "error": "the loss is not finite"}))
     assert "the loss is not finite" in page("/-/live")
+    before = work / "processes-1.log"  # of an earlier attempt
+    before.write_text("an older story\n")
+    (work / "holder").write_text("process 1 on another.machine")
+    os.utime(before, (1, 1))
+    assert "an older story" not in page("/-/live")
+    (work / "processes.log").write_text("step 3\nerror: nan in layer 7\n")
+    text = page("/-/live")
+    assert "processes.log" in text and "error: nan in layer 7" in text
+
+
+def test_a_step_that_a_defect_ended_shows_its_log(story: Story, page: Page, tmp_path: Path) -> None:
+    """Of a program with a defect in it, run as a person runs it."""
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "Why?"}\n')
+    broken = (
+        "from factory.sampling.sources import Prompts; from factory.cli import main\n"
+        "def row(*given): raise ZeroDivisionError('a wire came loose')\n"
+        "Prompts.row = row; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", broken, "run", str(tmp_path / "tiny.yaml")],
+        env=clean_environment(FACTORY_HOME=str(story.home)), capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    log = re.search(r"the log at \S+/(\S+\.log)", done.stderr)
+    text = page("/-/live").partition("<h2>prompts")[2].partition("</article>")[0]
+    assert log and f"<h3>{log[1]}</h3>" in text and "in row" in text, done.stderr
+    assert text.count("ZeroDivisionError: a wire came loose") == 2  # as its error and in the log
 
 
 def test_a_submission_shows_its_steps_and_the_log_of_a_task_that_failed(
@@ -293,7 +423,9 @@ def test_a_submission_shows_its_steps_and_the_log_of_a_task_that_failed(
                     ("pair", "waiting")]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["", "local/story-pair", "{slug}", "{url}/-/board"])
+@pytest.mark.parametrize(
+    "what", ["", "local/story-pair", "local/story-space", "{slug}", "{url}/-/board"]
+)
 def test_hub_open_prints_a_link_that_opens_the_page(story: Story, what: str) -> None:
     named = what.format(slug=story.slug, url=story.connection.url)
     options = ["--no-browser", "--no-wait"]
@@ -306,6 +438,13 @@ def test_hub_open_prints_a_link_that_opens_the_page(story: Story, what: str) -> 
     assert opened.status_code == 200
     path = opened.url.path
     assert path.endswith(named.removeprefix(story.connection.url) or "/")
+
+
+def test_hub_ls_names_spaces(story: Story) -> None:
+    done = run_factory("hub", "ls", home=story.home)
+    shelf = done.stdout.partition(f"{story.slug}\n")[2].partition("in no collection")[0]
+    assert "  spaces/local/story-space\n" in shelf, done.stdout + done.stderr
+    assert done.stdout.count("story-space") == 1
 
 
 def test_hub_open_of_what_is_not_there_says_so(story: Story) -> None:

@@ -82,6 +82,7 @@ QUESTIONS = {
              "reference"), "model"),
 }  # fmt: skip
 JUDGED = "en/tuned"
+SCORES = {JUDGED: {"sst5": 61.0, "squad": 44.0}, "en/policy": {"sst5": 58.5, "squad": 43.0}}
 _RATES = [
     {"model": "tuned", "reference": "policy", "language": language, "won": 1, "tied": 1, "lost": 1,
      "unparseable": 0, "shown": "62.0 % [53.0, 71.0]",
@@ -238,7 +239,22 @@ def _tell(hub: LocalHub) -> str:
     reward = publish(hub, "judge-2", "verdicts", {JUDGED: [
         _verdict(q, "org/reward", "apart", QUESTIONS[q][4]) for q in QUESTIONS
     ]}, reads, stats={"judge": "org/reward"})  # fmt: skip
-    return collect(hub, "CroCo story", [prompts, samples, scores, pairs, arena, chat, reward])
+    scored = publish(hub, "euroeval", "results", {
+        name: [_score(name, dataset, value) for dataset, value in SCORES[name].items()]
+        for name in SCORES
+    }, {}, stats={"deltas": [
+        {"model": "tuned", "reference": "policy", "language": "en", "dataset": "sst5",
+         "metric": "mcc", "value": 61.0, "reference_value": 58.5, "delta": 2.5, "low": 1.0,
+         "high": 4.0, "significant": True}
+    ]})  # fmt: skip
+    made = [prompts, samples, scores, pairs, arena, chat, reward, scored]
+    slug = collect(hub, "CroCo story", made)
+    put(hub, "space", "local/story-space", {"README.md": b"# A Space", "index.html": b"<p>Here"})
+    space = hub.repos.find("space", "local", "story-space", OWNER)
+    hub.collections.add_item(hub.collections.find(*slug.split("/"), OWNER), OWNER, space, None)
+    repo = hub.repos.find("dataset", "local", "story-pair", OWNER)
+    hub.discussions.open(repo, OWNER, "Two more pairs", "", pull_request=True)
+    return slug
 
 
 def _pair(prompt: str, language: str, asked: list[dict[str, str]]) -> dict[str, Any]:
@@ -253,6 +269,16 @@ def _pair(prompt: str, language: str, asked: list[dict[str, str]]) -> dict[str, 
         "rejected_language": worst[2], "chosen_k": 0,
         "rejected_k": len(POOLS[prompt, language]) - 1, "id": f"{prompt}/{language}",
         "pool_size": len(POOLS[prompt, language]),
+    }  # fmt: skip
+
+
+def _score(name: str, dataset: str, value: float) -> dict[str, Any]:
+    language, _, model = name.partition("/")
+    return {
+        "model": model, "dataset": dataset, "task": "any", "language": language, "split": "test",
+        "metric": "mcc", "primary": True, "value": value, "n_iterations": 10, "few_shot": True,
+        "backend": "hf", "tool_version": "17.0.0", "source": "org/any", "source_digest": "0",
+        "status": "ok",
     }  # fmt: skip
 
 
