@@ -166,8 +166,9 @@ def test_trl_knows_the_knobs_that_online_draws_with(monkeypatch: pytest.MonkeyPa
     assert drawn and set(drawn) <= {field.name for field in dataclasses.fields(OnlineDPOConfig)}
 
 
-def test_one_process_on_a_machine_of_two_gpus_sees_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("gpus", ["6", "6,7"])
+def test_one_process_on_gpus_is_another_one_that_sees_one(
+    gpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json
 
@@ -188,12 +189,13 @@ def test_one_process_on_a_machine_of_two_gpus_sees_one(
 
         wait = poll
 
-    monkeypatch.setattr(launch, "gpu_count", lambda: 2)
+    count = len(gpus.split(","))
+    monkeypatch.setattr(launch, "gpu_count", lambda: count)
     monkeypatch.setattr(launch.trainers, "device_of", lambda task: "cuda")
     monkeypatch.setattr(launch.subprocess, "Popen", Process)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
     made = task(processes=1).model_copy(update={"work": tmp_path})
     assert launch.run(made, lambda *_: None) == {"steps": 3}
     assert started["command"][1:3] == ["-m", "factory.training.worker"]
