@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,8 @@ def test_a_reward_in_half_precision_is_not_rounded_to_it(classifier: Path) -> No
         ({"ROCR_VISIBLE_DEVICES": "3"}, 0, False),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 3, False),
         ({"CUDA_VISIBLE_DEVICES": "GPU-7d,GPU-1b", "ROCR_VISIBLE_DEVICES": "0,1"}, 2, True),
+        ({"HIP_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "2,3"}, 1, True),
+        ({"CUDA_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "3"}, 0, False),
     ],
 )
 def test_gpus_that_were_given_and_are_gone_end_the_task(
@@ -295,3 +298,35 @@ def test_gpus_that_were_given_and_are_gone_end_the_task(
     with pytest.raises(StageError, match=rf"torch finds {there}: \S") as caught:
         choose.resolve_engine("auto")
     assert "driver" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("tool", "says"),
+    [
+        ("nvidia-smi", "NVIDIA H100, 81559 MiB, 550.54"),
+        ("rocm-smi", '{"card0": {"Card Series": "MI250X"}, "system": {"Driver version": "6.3"}}'),
+    ],
+)
+def test_nobody_works_on_the_cpu_of_a_machine_with_gpus_without_a_word(
+    tool: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines import choose, transformers
+
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(transformers, "gpu_count", lambda: 0)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / tool
+    path.write_text("#!/bin/sh\nexit 9\n")
+    path.chmod(0o755)
+    assert choose.resolve_engine("auto") == "transformers", "a tool without its driver"
+    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+    for engine in ("auto", "vllm"):
+        with pytest.raises(
+            StageError, match=r"this machine has 1 x .*, and torch finds none: torch"
+        ) as r:
+            choose.resolve_engine(engine)
+        assert "how.engine: transformers" in r.value.fix
+    assert choose.resolve_engine("transformers") == "transformers"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose.resolve_engine("auto") == "transformers", "they are hidden"
