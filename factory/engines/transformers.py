@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -137,13 +138,17 @@ def generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
 
 def float32_head(model: Any) -> Any:
     """Make the head of a sequence classifier float32, as vLLM's is, and return the model. In
-    bfloat16 a reward of 68.77 is 68.5, and rewards that differ become the same."""
+    bfloat16 a reward of 68.77 is 68.5, and rewards that differ become the same. The head stays
+    float32 under autocast, under which TRL's trainers call a reward model."""
     import torch
+
+    def read(head: Any, states: Any) -> Any:
+        with torch.autocast(states.device.type, enabled=False):
+            return torch.nn.functional.linear(states.float(), head.weight, head.bias)
 
     for name, module in model.named_children():
         if isinstance(module, torch.nn.Linear) and name != model.base_model_prefix:
-            module.float()
-            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
+            module.float().forward = functools.partial(read, module)
     return model
 
 
@@ -173,7 +178,11 @@ class _Transformers:
 
         try:
             return make()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            # the libraries of CUDA and ROCm say it in their own words: CUBLAS_STATUS_ALLOC_FAILED
+            ran_out = isinstance(error, torch.OutOfMemoryError)
+            if not ran_out and "STATUS_ALLOC_FAILED" not in str(error):
+                raise
             failure = first_line(error)
         self._share *= 2
         torch.cuda.empty_cache()

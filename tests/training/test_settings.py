@@ -20,7 +20,7 @@ from factory.training.dataset import split
 from factory.training.resume import COMPLETE, last_checkpoint
 from factory.training.settings import Lora, Running, Task
 from factory.training.train import Dpo, Online
-from tests.support.trainings import SMALL, job, tiny_model
+from tests.support.trainings import SMALL, classifier_of, job, tiny_model
 
 IDS = st.lists(st.text(min_size=1, max_size=6), min_size=2, max_size=30, unique=True)
 SHARES = st.floats(0, 0.99)
@@ -256,6 +256,20 @@ def test_one_process_on_gpus_is_another_one_that_sees_one(
     assert started["command"][1:3] == ["-m", "factory.training.worker"]
     visible = [started["env"][f"{name}_VISIBLE_DEVICES"] for name in ("CUDA", "HIP")]
     assert visible == ["6", "6"]
+
+
+def test_the_reward_that_online_and_rl_learn_from_is_not_rounded_to_half_precision(
+    tmp_path: Path,
+) -> None:
+    import torch
+
+    reward = classifier_of(tiny_model(), tmp_path / "reward")
+    judge, _ = trainers._judge(task().model_copy(update={"reward": reward}))
+    assert judge.model.dtype == torch.bfloat16 and judge.score.weight.dtype == torch.float32
+    ids = torch.tensor([[7 + n, 8, 9] for n in range(40)])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # so TRL's trainers call it
+        values = judge(ids).logits
+    assert (values != values.bfloat16()).sum() > 30
 
 
 def test_sixty_four_rows_a_step_stay_sixty_four_whatever_the_devices() -> None:
