@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -388,7 +388,8 @@ def one(part: str, tiny: bool) -> None:
 
 
 def supervised(part: str, tiny: bool, alarm: int) -> dict[str, Any]:
-    """Run one part in a process group of its own; return its figures, and `ended` if it was cut."""
+    """Run one part in a process group of its own, which ends with this call or this process; return
+    its figures, and `ended` if it was cut."""
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, __file__, "--one", part, *(["--tiny"] if tiny else [])],
@@ -403,6 +404,10 @@ def supervised(part: str, tiny: bool, alarm: int) -> dict[str, Any]:
         ended = f"after {alarm} s"
         os.killpg(process.pid, signal.SIGKILL)
         out, _ = process.communicate()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     lines = [line for line in out.splitlines() if line.startswith('{"part"')]
     figures = json.loads(lines[-1]) if lines else {"part": part}
     figures |= {"ended": ended} if ended else {}
@@ -420,6 +425,7 @@ def main() -> int:
     if asked.one:
         one(asked.one, asked.tiny)
         return 0
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     whole = True
     for part in asked.parts:
         figures = supervised(part, asked.tiny, asked.alarm)

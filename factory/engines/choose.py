@@ -76,7 +76,8 @@ class EngineKnobs(Knobs):
 
 def resolve_engine(engine: Name) -> Name:
     """Return the engine to use for `engine` on this machine. Raises StageError when it is not
-    installed, or when the GPUs that this process was given are not there."""
+    installed, or when GPUs that this process was given, or for auto and vllm that the machine has,
+    are not found."""
     installed = {
         "vllm": importlib.util.find_spec("vllm") is not None,
         "transformers": importlib.util.find_spec("transformers") is not None,
@@ -84,7 +85,7 @@ def resolve_engine(engine: Name) -> Name:
     if engine != "openai" and installed["transformers"]:
         from factory.engines.transformers import check_gpus
 
-        check_gpus()
+        check_gpus(by_tool=engine != "transformers")
     if engine == "auto":
         from factory.engines.transformers import has_gpu
 

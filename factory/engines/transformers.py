@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 import queue
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from factory.engines import (
     Sampling,
     chat_template,
     checkpoint,
+    devices,
     loaded_adapter,
     rooms_of,
 )
@@ -23,7 +24,6 @@ from factory.errors import StageError, reading
 BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
 BATCH_TOKENS = 8192  # padded tokens in one scoring batch; keeps a 2-core CPU's caches warm
 BATCH_LOGITS = 2**27  # logits at once where they are all needed: 512 MB in float32
-_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _PATIENCE = 600.0  # seconds without a token before a stream is given up
 
 
@@ -39,23 +39,9 @@ def gpu_count() -> int:
     return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
-def check_gpus(environment: Mapping[str, str] = os.environ) -> None:
-    """Raise StageError where this process was given GPUs that torch does not find: it would work on
-    the CPU until its time is over."""
-    given = max((_named(environment.get(name, "")) for name in _VISIBLE), default=0)
-    if given and (n_found := gpu_count()) < given:
-        raise StageError(
-            f"this process was given {given} GPUs, and torch finds {n_found}: {gpu_failure()}",
-            "leave that node out (--exclude), or use a container whose torch fits its driver; on a "
-            f"machine without GPUs unset {', '.join(_VISIBLE)}",
-        )
-
-
-def _named(value: str) -> int:
-    """Count the GPUs in the value of a variable that makes GPUs visible."""
-    names = [name.strip() for name in value.split(",")]
-    hidden = ("", "-1", "NoDevFiles", "none", "void")
-    return next((n for n, name in enumerate(names) if name in hidden), len(names))
+def check_gpus(by_tool: bool = False) -> None:
+    """Raise StageError where torch does not find the GPUs that should be there; see devices."""
+    devices.check(gpu_count, gpu_failure, by_tool)
 
 
 def gpu_failure() -> str:
@@ -152,13 +138,17 @@ def generation(sampling: Sampling, room: int, stops: list[int]) -> Any:
 
 def float32_head(model: Any) -> Any:
     """Make the head of a sequence classifier float32, as vLLM's is, and return the model. In
-    bfloat16 a reward of 68.77 is 68.5, and rewards that differ become the same."""
+    bfloat16 a reward of 68.77 is 68.5, and rewards that differ become the same. The head stays
+    float32 under autocast, under which TRL's trainers call a reward model."""
     import torch
+
+    def read(head: Any, states: Any) -> Any:
+        with torch.autocast(states.device.type, enabled=False):
+            return torch.nn.functional.linear(states.float(), head.weight, head.bias)
 
     for name, module in model.named_children():
         if isinstance(module, torch.nn.Linear) and name != model.base_model_prefix:
-            module.float()
-            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
+            module.float().forward = functools.partial(read, module)
     return model
 
 
@@ -188,7 +178,11 @@ class _Transformers:
 
         try:
             return make()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            # the libraries of CUDA and ROCm say it in their own words: CUBLAS_STATUS_ALLOC_FAILED
+            ran_out = isinstance(error, torch.OutOfMemoryError)
+            if not ran_out and "STATUS_ALLOC_FAILED" not in str(error):
+                raise
             failure = first_line(error)
         self._share *= 2
         torch.cuda.empty_cache()

@@ -1,8 +1,9 @@
 """The vLLM engine: continuous batching on NVIDIA and AMD GPUs, and on a CPU for tests.
 
-Versions 0.22 to 0.33 are known; where they differ is said in the code. The engine runs in a
-process of its own, so a lane that turns answers into rows does not hold it up, and a batch joins
-what is under way whenever it comes.
+Version 0.32 is run by the tests, on a CPU; the arguments used here were also read in the sources of
+0.22.1 and 0.33.0. Where versions differ is said in the code. The engine runs in a process of its
+own, so a lane that turns answers into rows does not hold it up, and a batch joins what is under way
+whenever it comes.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from factory.artifacts.resources import NAME, install_command, shipped
+from factory.engines import devices
 from factory.errors import Check
 
 # The group of packages that an extra brings, as people know it, and what for.
@@ -136,7 +136,7 @@ def check_vllm(deep: bool = False) -> Check:
     if not deep:
         return Check("vLLM", "ok", f"{version or 'of a version unknown'}; --deep imports it too")
     code = "import vllm; print(vllm.__version__)"
-    done = _output_of([sys.executable, "-c", code], 300)
+    done = devices.output_of([sys.executable, "-c", code], 300)
     if done is None or done.returncode:
         words = (done.stderr if done else "it took over five minutes").strip().splitlines()
         result = f"{version} cannot be imported: {words[-1] if words else 'no message'}"
@@ -146,58 +146,28 @@ def check_vllm(deep: bool = False) -> Check:
 
 def check_gpus() -> Iterator[Check]:
     """Check GPUs and driver with the vendor's own tool, and that torch finds as many."""
-    cards = _nvidia() or _amd()
+    cards = devices.listed()
     if cards is None:
         yield Check(
             "GPU", "warning", f"none; {os.cpu_count()} CPU cores",
             "small models run all the same; a 9B model needs a GPU node",
         )  # fmt: skip
         return
-    vendor, count, result = cards
-    yield Check("GPU", "ok", result)
+    yield Check("GPU", "ok", cards.described)
     if importlib.util.find_spec("torch") is None:
         return
     from factory.engines.transformers import gpu_count
 
     n_found, version = gpu_count(), str(_version("torch"))
-    if n_found == count:
+    if n_found == cards.number:
         yield Check("torch on GPU", "ok", f"torch {version} finds {n_found}")
         return
     yield Check(
         "torch on GPU", "failed" if not n_found else "warning",
-        f"torch {version} finds {n_found} of {count}",
-        f"install a torch that is built for {vendor}, at most as new as the driver; see also "
+        f"torch {version} finds {n_found} of {cards.number}",
+        f"install a torch that is built for {cards.of}, at most as new as the driver; see also "
         "CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES",
     )  # fmt: skip
-
-
-def _nvidia() -> tuple[str, int, str] | None:
-    done = _output_of(
-        ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    )
-    if done is None or done.returncode or not done.stdout.strip():
-        return None
-    lines = [
-        [part.strip() for part in line.split(",")]
-        for line in done.stdout.split("\n")
-        if line.strip()
-    ]
-    name, memory, driver = lines[0]
-    return "CUDA", len(lines), f"{len(lines)} x {name}, {memory} each, driver {driver}"
-
-
-def _amd() -> tuple[str, int, str] | None:
-    done = _output_of(["rocm-smi", "--showproductname", "--showdriverversion", "--json"])
-    try:
-        output: dict[str, dict[str, Any]] = json.loads(done.stdout) if done else {}
-    except ValueError:
-        return None
-    cards = [facts for name, facts in output.items() if name.startswith("card")]
-    if not cards:
-        return None
-    name = next((v for k, v in cards[0].items() if k.lower() == "card series"), "AMD GPU")
-    driver = output.get("system", {}).get("Driver version", "unknown")
-    return "ROCm", len(cards), f"{len(cards)} x {name}, driver {driver}"
 
 
 def check_disk(home: Path) -> Iterator[Check]:
@@ -308,15 +278,3 @@ def _version(name: str) -> str | None:
 
 def _normal(name: str) -> str:
     return name.lower().replace("_", "-")
-
-
-def _output_of(
-    command: list[str], patience: float = 20.0
-) -> subprocess.CompletedProcess[str] | None:
-    """Run a program with captured output; None if it is absent or takes too long."""
-    try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=patience, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None

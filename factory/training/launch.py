@@ -20,7 +20,7 @@ from factory.engines.transformers import gpu_count
 from factory.errors import Interrupted, StageError
 from factory.stage.job import Progress
 from factory.training import trainers
-from factory.training.loop import RESULT, train
+from factory.training.loop import ERROR, FIX, RESULT, train
 from factory.training.resume import STOP, Request
 from factory.training.settings import Running, Task
 
@@ -60,11 +60,12 @@ class Meeting:
 
 
 def run(task: Task, progress: Progress) -> dict[str, Any]:
-    """Train in this process, or in as many as `how.processes` says; see loop.train. One process on
-    a machine with several GPUs is another one, which sees one GPU: trainers take all they see."""
+    """Train in as many processes as `how.processes` says; see loop.train. Where there is a GPU even
+    one is another process, which sees one GPU: trainers take all they see, and only the end of a
+    process surely frees the memory that a trainer and its vLLM held. On a CPU one is this one."""
     task.work.mkdir(parents=True, exist_ok=True)
     (task.work / STOP).unlink(missing_ok=True)
-    if task.processes == 1 and gpu_count() < 2:
+    if task.processes == 1 and not gpu_count():
         return train(task, progress)
     return _launched(task, progress)
 
@@ -147,10 +148,9 @@ def _launched(task: Task, progress: Progress) -> dict[str, Any]:
             "run the same command again: it goes on from the checkpoint",
         )
     if code or not (task.work / RESULT).exists():
-        raise StageError(
-            f"{task.step}: one of {task.processes} processes failed: {_last_error(log)}",
-            f"see {log}",
-        )
+        what, fix = _last_error(log)
+        which = f"{task.step}: one of {task.processes} processes failed: "
+        raise StageError(f"{which if task.processes > 1 else ''}{what}", fix)
     result: dict[str, Any] = json.loads((task.work / RESULT).read_text())
     return result
 
@@ -168,7 +168,8 @@ def join(work: Path, end_file: Path) -> bool:
     task = Task.model_validate_json((work / "task.json").read_bytes())
     signalled, code, log = _processes(task, meeting, lambda *progress: None)
     if code and signalled is None and not (work / STOP).exists():
-        raise StageError(f"{task.step}: a process failed here: {_last_error(log)}", f"see {log}")
+        what, fix = _last_error(log)
+        raise StageError(f"{task.step}: a process failed here: {what}", fix)
     return True
 
 
@@ -238,10 +239,13 @@ def _meet(meeting: Meeting) -> tuple[str, ...]:
     )
 
 
-def _last_error(log: Path) -> str:
-    """Return the last error line of a log, or its last line."""
+def _last_error(log: Path) -> tuple[str, str]:
+    """Return the last error that a process wrote to a log, or its last line; and what to do."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return next((x for x in reversed(lines) if x.startswith("error: ")), (lines or ["?"])[-1])
+    for line, after in zip(lines[-2::-1], lines[:0:-1], strict=True):
+        if line.startswith(ERROR) and after.startswith(FIX):
+            return line.removeprefix(ERROR), f"{after.removeprefix(FIX)}; see {log}"
+    return (lines or ["a process ended without a word"])[-1], f"see {log}"
 
 
 def _follow(

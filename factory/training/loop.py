@@ -19,7 +19,8 @@ from factory.training.resume import COMPLETE, Request, last_checkpoint
 from factory.training.settings import Task
 
 LOG = "log.jsonl"  # what was logged so far, a line each time
-RESULT = "result.json"  # what the main process found, for whoever started several
+RESULT = "result.json"  # what the main process found, for whoever started it
+ERROR, FIX = "error: ", "fix: "  # how a process ends its log where it fails
 
 
 def train(task: Task, progress: Progress, starter: int | None = None) -> dict[str, Any]:

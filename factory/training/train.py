@@ -5,6 +5,7 @@ Checkpoints are saved to the work directory by steps: a kill loses the steps sin
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from factory.artifacts import checkpoints
 from factory.artifacts.manifest import Rows
 from factory.config import GATE, REFERENCE
-from factory.engines import chat_template
+from factory.engines import chat_template, choose
 from factory.errors import RecipeError, StageError, nearest
 from factory.stage.inputs import Need, RewardInput, SliceSpec, StepInput
 from factory.stage.job import Job
@@ -79,6 +80,7 @@ class _Training(Stage):
     def run(self, job: Job) -> Outcome:
         from factory.training import behaviour, launch, trainers
 
+        choose.resolve_engine(self.how.engine)  # the probe after hours of training opens it
         [spec] = job.slices
         base = job.place(spec, "base")
         tokenizer = chat_template.load_tokenizer(str(base.path))
@@ -112,6 +114,8 @@ class _Training(Stage):
             [{n: row[n] for n in columns} | extra for row in part] for part in (train, held_out)
         ]
         dataset.write(checkpoints / "rows", *parts)
+        if slow := trainers.slow_drawing(task, tokenizer):
+            logging.getLogger(__name__).warning("%s: %s", job.step, slow)
         result = launch.run(task, job.progress)
         history = result["history"]
         stopped = [
@@ -130,7 +134,12 @@ class _Training(Stage):
                 "processes": task.processes,
                 "accumulation": task.accumulation,
             },
-            "alarms": [*read_as_text, *stopped, *monitoring.alarms(history)],
+            "alarms": [
+                *([slow] if slow else []),
+                *read_as_text,
+                *stopped,
+                *monitoring.alarms(history),
+            ],
             "curve": monitoring.curve(history),
             "held_out_curve": monitoring.held_out(history),
             "final": result["final"],

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from factory.artifacts.resources import install_command
 from factory.engines import chat_template
 from factory.engines.transformers import check_gpus, float32_head
 from factory.errors import InputError, StageError
@@ -313,25 +314,45 @@ def _classes(kind: str) -> tuple[Any, Any]:
 
 
 def drawing(task: Task, tokenizer: Any) -> dict[str, Any]:
-    """Return the part of OnlineDPO's config that says where answers are drawn: on GPUs by a vLLM
-    beside the trainer, whose weights TRL renews. TRL hands it text, which it tokenizes anew: where
-    that gives other tokens than everywhere else here, the model in training draws by itself."""
-    if not _has_vllm(task):
-        return {}
-    asked = chat_template.PROBE[:1]
-    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    if list(tokenizer(text)["input_ids"]) != chat_template.prompt_ids(tokenizer, asked):
-        return {}
-    return _beside()
+    """Return the part of the configs of online and rl that says where answers are drawn: on GPUs by
+    a vLLM beside the trainer, whose weights TRL renews; else by the model in training. Raises
+    StageError, see without_vllm."""
+    return _beside() if without_vllm(task, tokenizer) is None else {}
 
 
-def _has_vllm(task: Task) -> bool:
-    """Return whether vLLM may draw the answers of a training: on GPUs, where it is installed."""
-    return (
-        task.how.engine != "transformers"
-        and device_of(task) == "cuda"
-        and importlib.util.find_spec("vllm") is not None
-    )
+def slow_drawing(task: Task, tokenizer: Any) -> str | None:
+    """Return what to say of a training whose model draws the answers by itself on GPUs, though
+    nobody asked for that; None of another. Raises StageError, see without_vllm."""
+    why = without_vllm(task, tokenizer) if _samples(task) else None
+    if why is None or task.how.engine != "auto" or device_of(task) == "cpu":
+        return None
+    price = "some 50 times as long, a guess" if task.method == "online" else "longer"
+    return f"the model in training draws its answers by itself, which takes {price}: {why}"
+
+
+def without_vllm(task: Task, tokenizer: Any) -> str | None:
+    """Return why no vLLM beside the trainer draws the answers of online and rl; None where one
+    does. Raises StageError where how.engine asks for one all the same.
+
+    To OnlineDPO's vLLM TRL hands text: it may read other tokens than everywhere else here."""
+    why = None
+    if task.how.engine == "transformers":
+        return "how.engine is transformers"
+    if device_of(task) == "cpu":
+        why = "there is no GPU"
+    elif importlib.util.find_spec("vllm") is None:
+        why = f"vLLM is not installed ({install_command('vllm')})"
+    elif task.method != "rl":
+        asked = chat_template.PROBE[:1]
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        if list(tokenizer(text)["input_ids"]) != chat_template.prompt_ids(tokenizer, asked):
+            why = "from TRL it would read other tokens of a prompt than the rest of the recipe"
+    if why and task.how.engine == "vllm":
+        raise StageError(
+            f"{task.step}: how.engine is vllm, which cannot draw its answers: {why}",
+            "with how.engine: auto the model in training draws by itself where vLLM cannot",
+        )
+    return why
 
 
 def _beside() -> dict[str, Any]:
@@ -383,7 +404,8 @@ def _rl(task: Task, tokenizer: Any, train: Any, held_out: Any, callbacks: list[A
         "chat_template_kwargs": chat_template.template_arguments(tokenizer) or None,
     }
     room = options.pop("max_length")  # TRL hands vLLM token ids, so that no text is read anew
-    options |= {**_beside(), "vllm_max_model_length": room} if _has_vllm(task) else {}
+    drawn = drawing(task, tokenizer)
+    options |= drawn | ({"vllm_max_model_length": room} if drawn else {})
     options |= {"loss_type": task.loss, "scale_rewards": task.scale} if grpo else {}
     config_class, trainer_class = (GRPOConfig, GRPOTrainer) if grpo else (RLOOConfig, RLOOTrainer)
     return trainer_class(

@@ -27,7 +27,8 @@ def main(task_file: str, starter: str) -> int:
     except Interrupted:
         return 0  # the starter knows, or is gone
     except FactoryError as error:
-        print(f"error: {error.what} ({error.fix})", file=sys.stderr, flush=True)  # noqa: T201
+        lines = f"{loop.ERROR}{error.what}\n{loop.FIX}{error.fix}"
+        print(lines, file=sys.stderr, flush=True)  # noqa: T201
         return 1
     if is_main:
         loop.write(task, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -198,24 +199,33 @@ def test_too_long_is_a_reason_and_not_a_number(scorer: Any) -> None:
     assert over.value is None and over.status == "too_long" and over.n_tokens > 20
 
 
-def _short_of_memory(monkeypatch: pytest.MonkeyPatch, engine: Any, rows: int) -> list[int]:
-    """Let an engine have memory for batches of so many rows; the sizes that it tries."""
+RAN_OUT = "CUDA out of memory. Tried to allocate 2.00 GiB"
+OF_BLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+
+
+def _short_of_memory(
+    monkeypatch: pytest.MonkeyPatch, engine: Any, rows: int, says: str = RAN_OUT
+) -> list[int]:
+    """Let an engine have memory for batches of so many rows; the sizes that it tries. What torch
+    says of its own memory has a class of its own."""
     import torch
 
+    kind = torch.OutOfMemoryError if says == RAN_OUT else RuntimeError
     batch, tried = engine._batch, []
 
     def limited(sequences: Any, *more: Any) -> Any:
         tried.append(len(sequences))
         if len(sequences) > rows:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise kind(says)
         return batch(sequences, *more)
 
     monkeypatch.setattr(engine, "_batch", limited)
     return tried
 
 
+@pytest.mark.parametrize("says", [RAN_OUT, OF_BLAS])
 def test_where_memory_runs_out_batches_are_halved_and_nothing_is_lost(
-    model: Path, sampler: Any, scorer: Any, monkeypatch: pytest.MonkeyPatch
+    says: str, model: Path, sampler: Any, scorer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from factory.engines.transformers import TransformersLikelihood, TransformersSampler
 
@@ -224,7 +234,7 @@ def test_where_memory_runs_out_batches_are_halved_and_nothing_is_lost(
     small = TransformersSampler(model, "float32")
     expected = [sample.token_ids for sample in small.sample(rows, greedy, 0)]
     monkeypatch.setattr(small, "_rows", 8)
-    tried = _short_of_memory(monkeypatch, small, 2)
+    tried = _short_of_memory(monkeypatch, small, 2, says)
     drawn = small.sample(rows, greedy, 0)
     assert tried == [8, 4, 2, 2, 2, 2, 1], "and no more than fits is tried again"
     assert [sample.token_ids for sample in drawn] == expected
@@ -232,13 +242,13 @@ def test_where_memory_runs_out_batches_are_halved_and_nothing_is_lost(
 
     scores = scorer.score(rows)
     with monkeypatch.context() as within:
-        _short_of_memory(within, scorer, 2)
+        _short_of_memory(within, scorer, 2, says)
         assert scorer.score(rows) == pytest.approx(scores, abs=1e-5)
         scorer._share = 1
 
     likelihood = TransformersLikelihood(model, "float32")
     values = likelihood.log_probs(rows, [1] * 9)
-    _short_of_memory(monkeypatch, likelihood, 3)
+    _short_of_memory(monkeypatch, likelihood, 3, says)
     for ours, plain in zip(likelihood.log_probs(rows, [1] * 9), values, strict=True):
         assert ours == pytest.approx(plain, abs=1e-5)
 
@@ -253,6 +263,9 @@ def test_a_row_that_does_not_fit_alone_says_what_would_help(
     with pytest.raises(StageError, match="CUDA out of memory") as caught:
         sampler.sample([[7, 8, 9]] * 4, Sampling(0, 1, 4), 0)
     assert "tensor_parallel" in caught.value.fix
+    _short_of_memory(monkeypatch, sampler, 0, "a kernel is not there")
+    with pytest.raises(RuntimeError, match=r"^a kernel is not there$"):
+        sampler.sample([[7, 8, 9]] * 4, Sampling(0, 1, 4), 0)
 
 
 def test_a_reward_in_half_precision_is_not_rounded_to_it(classifier: Path) -> None:
@@ -277,6 +290,8 @@ def test_a_reward_in_half_precision_is_not_rounded_to_it(classifier: Path) -> No
         ({"ROCR_VISIBLE_DEVICES": "3"}, 0, False),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 3, False),
         ({"CUDA_VISIBLE_DEVICES": "GPU-7d,GPU-1b", "ROCR_VISIBLE_DEVICES": "0,1"}, 2, True),
+        ({"HIP_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "2,3"}, 1, True),
+        ({"CUDA_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "3"}, 0, False),
     ],
 )
 def test_gpus_that_were_given_and_are_gone_end_the_task(
@@ -311,3 +326,35 @@ def test_a_gpu_that_fails_while_a_model_is_loaded_is_no_fault_of_the_model(
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     with pytest.raises(torch.OutOfMemoryError):
         TransformersSampler(model, "float32")
+
+
+@pytest.mark.parametrize(
+    ("tool", "says"),
+    [
+        ("nvidia-smi", "NVIDIA H100, 81559 MiB, 550.54"),
+        ("rocm-smi", '{"card0": {"Card Series": "MI250X"}, "system": {"Driver version": "6.3"}}'),
+    ],
+)
+def test_nobody_works_on_the_cpu_of_a_machine_with_gpus_without_a_word(
+    tool: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.engines import choose, transformers
+
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(transformers, "gpu_count", lambda: 0)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / tool
+    path.write_text("#!/bin/sh\nexit 9\n")
+    path.chmod(0o755)
+    assert choose.resolve_engine("auto") == "transformers", "a tool without its driver"
+    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+    for engine in ("auto", "vllm"):
+        with pytest.raises(
+            StageError, match=r"this machine has 1 x .*, and torch finds none: torch"
+        ) as r:
+            choose.resolve_engine(engine)
+        assert "how.engine: transformers" in r.value.fix
+    assert choose.resolve_engine("transformers") == "transformers"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose.resolve_engine("auto") == "transformers", "they are hidden"

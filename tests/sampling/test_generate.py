@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -15,9 +16,11 @@ from factory.artifacts.manifest import Rows
 from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.shards import ShardTotals
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
-from factory.engines import chat_template, transformers
+from factory.cli import tables
+from factory.engines import chat_template, choose, transformers
 from factory.errors import RecipeError
 from factory.execution.builtin_models import POCKET
+from factory.planning.plan import Step
 from factory.planning.recipe import load
 from factory.rewards.score import Score
 from factory.sampling.generate import Generate
@@ -115,6 +118,30 @@ def test_parts_made_apart_are_the_whole_byte_for_byte(
     outcome = stage().run(job(parts, LANGUAGES, {"prompts": asked}, {MODEL: model}))
     assert files(parts / "out") == files(whole / "out")
     assert sum(outcome.stats["engines"].values()) == 5
+
+
+def test_rows_of_different_engines_are_told_of_at_the_end_of_a_run(
+    model: Path, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = choose.sampler
+
+    def renamed(*given: Any) -> Any:
+        sampler: Any = real(*given)
+        sampler.name = "vllm 0.32.0"
+        return sampler
+
+    def told(outcome: Any) -> list[str]:
+        found = SimpleNamespace(manifest=SimpleNamespace(stats=outcome.stats))
+        return tables.alarms([cast(Step, SimpleNamespace(name="generate", found=found))])
+
+    whole = stage().run(job(tmp_path / "whole", LANGUAGES, {"prompts": asked}, {MODEL: model}))
+    assert told(whole) == []
+    with pytest.raises(PartDone):
+        stage().run(job(tmp_path, LANGUAGES, {"prompts": asked}, {MODEL: model}, part=(1, 2)))
+    monkeypatch.setattr(choose, "sampler", renamed)
+    [line] = told(stage().run(job(tmp_path, LANGUAGES, {"prompts": asked}, {MODEL: model})))
+    assert line.startswith("look at generate: different engines made its rows, in shards: transf")
+    assert line.endswith(" 2, vllm 0.32.0 3; how.engine names one of them")
 
 
 def test_sealing_needs_no_engine(

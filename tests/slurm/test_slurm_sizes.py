@@ -4,6 +4,7 @@ what is missing is made again."""
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -173,11 +174,19 @@ def test_a_task_whose_torch_sees_too_few_gpus_ends_at_once_with_the_reason(tmp_p
 )
 def test_paper_recipes_give_two_devices_of_64_gb_to_the_models_that_need_them(name: str) -> None:
     """TranslateGemma 27B has 51 GiB of weights, Qwen3.6-35B-A3B 65."""
-    recipe = load(name).recipe
-    asked = {}
-    for stage in recipe.steps().values():
-        for knob in ("model", "judge"):
-            of_stage = recipe.models.get(getattr(stage, knob, None) or "")
-            if of_stage is not None and re.search("27b|35B", str(of_stage.name)):
-                asked[stage.name] = stage.how.tensor_parallel
-    assert asked == {"translate": 2, "judge": 2}
+
+    def asked(*more: str) -> dict[str, int]:
+        recipe = load(name, list(more)).recipe
+        return {
+            stage.name: stage.how.tensor_parallel
+            for stage in recipe.steps().values()
+            for knob in ("model", "judge")
+            if (of_stage := recipe.models.get(getattr(stage, knob, None) or "")) is not None
+            and re.search("27b|35B", str(of_stage.name))
+        }
+
+    assert asked() == {"translate": 2, "judge": 2}
+    # what they and the docs say for one device of 141 GB
+    page = Path(__file__).parents[2] / "docs" / "inference.md"
+    said = re.findall(r"--set (\S+=1)", page.read_text(encoding="utf-8"))
+    assert asked(*[one.rstrip("`.") for one in said]) == {"translate": 1, "judge": 1}

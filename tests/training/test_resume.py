@@ -232,6 +232,18 @@ def test_nothing_is_spread_over_cpus_in_silence(tmp_path: Path) -> None:
     assert "strategy: ddp" in raised.value.fix
 
 
+def test_a_training_process_that_fails_says_why_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "gpu_count", lambda: 1)  # here alone: the process finds none
+    stage = Dpo(**SMALL)
+    task = stage._task(trainings.job(tmp_path, stage), tmp_path)
+    with pytest.raises(StageError, match="this process was given 1 GPUs, and torch") as r:
+        launch.run(task, lambda *_: None)
+    assert r.value.what.startswith("this process") and "driver" in r.value.fix
+    assert f"see {tmp_path}/processes.log" in r.value.fix
+
+
 @pytest.mark.parametrize("reporter", ["trackio", "wandb"])
 def test_a_run_is_watched_where_the_recipe_says_without_a_network(
     reporter: str, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.engines import choose
 from factory.engines.chat_template import load_tokenizer
 from factory.errors import StageError
 from factory.training import launch, trainers
 from factory.training.dataset import split
 from factory.training.resume import COMPLETE, last_checkpoint
 from factory.training.settings import Lora, Running, Task
-from tests.support.trainings import tiny_model
+from factory.training.train import Dpo, Online
+from tests.support.trainings import SMALL, classifier_of, job, tiny_model
 
 IDS = st.lists(st.text(min_size=1, max_size=6), min_size=2, max_size=30, unique=True)
 SHARES = st.floats(0, 0.99)
@@ -140,6 +142,59 @@ def test_19_online_draws_with_vllm_where_there_is_a_gpu_and_its_tokens_are_ours(
     template = str(tokenizer.chat_template)
     tokenizer.chat_template = "{% if enable_thinking is not defined %}Think. {% endif %}" + template
     assert trainers.drawing(task(), tokenizer) == {}, "it would be asked for its thoughts"
+    rl = task().model_copy(update={"method": "rl"})
+    assert trainers.drawing(rl, tokenizer) == drawn, "TRL hands it token ids"
+
+
+@pytest.mark.parametrize("method", ["online", "rl"])
+def test_answers_that_vllm_cannot_draw_are_told_of_or_refused_where_it_was_asked_for(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(str(tiny_model()))
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+
+    def asked(engine: str) -> Task:
+        return task(engine=engine).model_copy(update={"method": method})
+
+    with pytest.raises(StageError, match=r"how.engine is vllm, .*: there is no GPU"):
+        trainers.slow_drawing(asked("vllm"), tokenizer)
+    assert trainers.slow_drawing(asked("auto"), tokenizer) is None, "nothing is faster on a CPU"
+    real = trainers.importlib.util.find_spec
+    monkeypatch.setattr(trainers, "device_of", lambda task: "cuda")
+    monkeypatch.setattr(
+        trainers.importlib.util, "find_spec", lambda n, *a: None if n == "vllm" else real(n, *a)
+    )
+    with pytest.raises(StageError, match="draw its answers: vLLM is not installed"):
+        trainers.drawing(asked("vllm"), tokenizer)
+    said = trainers.slow_drawing(asked("auto"), tokenizer)
+    assert said is not None and "by itself" in said and "vLLM is not installed" in said
+    assert ("50 times" in said) == (method == "online")
+    assert trainers.slow_drawing(asked("transformers"), tokenizer) is None, "so it was asked for"
+    monkeypatch.setattr(trainers.importlib.util, "find_spec", lambda name, *_: name)
+    assert trainers.slow_drawing(asked("auto"), tokenizer) is None
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1", "the probe's vLLM is another one"
+    assert trainers.slow_drawing(task(), tokenizer) is None, "dpo draws nothing"
+
+
+def test_an_engine_that_is_not_there_and_slow_drawing_are_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def begun(*_: Any) -> None:
+        raise StageError("training began", "")
+
+    real = choose.importlib.util.find_spec
+    monkeypatch.setattr(launch, "run", begun)
+    monkeypatch.setattr(
+        choose.importlib.util, "find_spec", lambda n, *a: None if n == "vllm" else real(n, *a)
+    )
+    stage = Dpo(**{**SMALL, "how": {"engine": "vllm"}})
+    with pytest.raises(StageError, match="the engine 'vllm' needs vllm, which is not installed"):
+        stage.run(job(tmp_path / "dpo", stage))
+    monkeypatch.setattr(trainers, "slow_drawing", lambda task, _: f"{task.method} is slow")
+    online: Any = Online(**{**SMALL, "held_out": 0, "max_tokens": 64})
+    with pytest.raises(StageError, match="training began"):
+        online.run(job(tmp_path / "online", online, reward=tiny_model()))
+    assert caplog.messages == ["online[es]: online is slow"]
 
 
 def test_rows_are_tokenized_in_several_processes_while_gpus_wait(
@@ -166,8 +221,9 @@ def test_trl_knows_the_knobs_that_online_draws_with(monkeypatch: pytest.MonkeyPa
     assert drawn and set(drawn) <= {field.name for field in dataclasses.fields(OnlineDPOConfig)}
 
 
-def test_one_process_on_a_machine_of_two_gpus_sees_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("gpus", ["6", "6,7"])
+def test_one_process_on_gpus_is_another_one_that_sees_one(
+    gpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json
 
@@ -188,17 +244,32 @@ def test_one_process_on_a_machine_of_two_gpus_sees_one(
 
         wait = poll
 
-    monkeypatch.setattr(launch, "gpu_count", lambda: 2)
+    count = len(gpus.split(","))
+    monkeypatch.setattr(launch, "gpu_count", lambda: count)
     monkeypatch.setattr(launch.trainers, "device_of", lambda task: "cuda")
     monkeypatch.setattr(launch.subprocess, "Popen", Process)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
     made = task(processes=1).model_copy(update={"work": tmp_path})
     assert launch.run(made, lambda *_: None) == {"steps": 3}
     assert started["command"][1:3] == ["-m", "factory.training.worker"]
     visible = [started["env"][f"{name}_VISIBLE_DEVICES"] for name in ("CUDA", "HIP")]
     assert visible == ["6", "6"]
+
+
+def test_the_reward_that_online_and_rl_learn_from_is_not_rounded_to_half_precision(
+    tmp_path: Path,
+) -> None:
+    import torch
+
+    reward = classifier_of(tiny_model(), tmp_path / "reward")
+    judge, _ = trainers._judge(task().model_copy(update={"reward": reward}))
+    assert judge.model.dtype == torch.bfloat16 and judge.score.weight.dtype == torch.float32
+    ids = torch.tensor([[7 + n, 8, 9] for n in range(40)])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # so TRL's trainers call it
+        values = judge(ids).logits
+    assert (values != values.bfloat16()).sum() > 30
 
 
 def test_sixty_four_rows_a_step_stay_sixty_four_whatever_the_devices() -> None:

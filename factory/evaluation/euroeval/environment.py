@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from factory.artifacts.hashing import file_sha256
 from factory.artifacts.resources import shipped
+from factory.engines import devices
 from factory.errors import Check, RecipeError, StageError, WorkError, nearest
 from factory.evaluation.euroeval.suites import DEFAULT, VERSIONS, Version, parsed, registry
 
@@ -39,6 +40,17 @@ with warnings.catch_warnings(record=True) as told:
         sys.exit((refused or ["NLTK's punkt_tab is not here"])[0])
     except Exception as error:
         sys.exit(str(error).splitlines()[0])
+"""
+# Asks torch for its GPUs; says in a line before how it is, the count last.
+_GPUS = """
+import torch
+count, reason = 0, "others are broken or hidden"
+try:
+    torch.cuda.init()
+    count = torch.cuda.device_count()
+except (RuntimeError, AssertionError) as error:
+    reason = (str(error) or repr(error)).splitlines()[0]
+print(f"torch {torch.__version__}: {reason}", count, sep="\\n")
 """
 _PUNKT_LOCK = "requirements/euroeval-punkt.lock"
 _IN_PACKAGE = "llama_index/core/_static/nltk_cache"  # where that package has NLTK's data
@@ -198,6 +210,17 @@ def without_punkt(binary: Path) -> str | None:
     )  # fmt: skip
     lines = done.stderr.strip().splitlines() or ["it does not say why"]
     return lines[-1] if done.returncode else None
+
+
+def gpus(binary: Path) -> tuple[int, str]:
+    """Return how many GPUs the torch of a Python finds, and its reason for not finding more."""
+    done = devices.output_of([str(binary), "-I", "-c", _GPUS], 600, clean_environment())
+    if done is None:
+        return 0, f"{binary} does not answer"
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines or not lines[-1].isdecimal():
+        return 0, (done.stderr.strip().splitlines() or [f"{binary} does not say"])[-1]
+    return int(lines[-1]), lines[-2]
 
 
 def _bring_punkt(root: Path, tell: Callable[[str], None]) -> None:

@@ -3,12 +3,14 @@ run: no other step's time is spent on what cannot be evaluated here."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from factory.artifacts.resources import install_command
+from factory.engines import devices
 from factory.errors import FactoryError, InputError, StageError
 from factory.evaluation.euroeval import environment
 from factory.evaluation.euroeval.environment import Backend
@@ -68,6 +70,12 @@ def refuse_without_punkt(
         f"{needing[0]} counts sentences with NLTK: {why}",
         f"where there is a network: {fix}; or leave that benchmark out",
     )
+
+
+def refuse_without_gpus(binary: Path) -> None:
+    """Raise StageError where the Python's torch does not find the GPUs that should be there."""
+    found = functools.cache(environment.gpus)
+    devices.check(lambda: found(binary)[0], lambda: found(binary)[1], by_tool=True)
 
 
 def refuse_without_server() -> None:

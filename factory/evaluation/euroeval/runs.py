@@ -62,6 +62,8 @@ class EuroevalRuns:
         version = self._settings.version
         python = readiness.python(backend, place, version)
         readiness.refuse_without_punkt(python, backend, place, names, version)
+        if backend == "vllm":
+            readiness.refuse_without_gpus(python)
         self._tell(evaluations)
         together: dict[str, list[Evaluation]] = {}
         for run in pending:  # a server has one model; without one, all may run at once
@@ -147,8 +149,10 @@ class EuroevalRuns:
                 )
             yield lambda _: EvaluatedModel(model.base, address, name)
             return
+        from factory.engines.choose import resolve_engine
         from factory.engines.transformers import has_gpu
 
+        resolve_engine("vllm")
         directory = self._merged(first)
         log = self._root / "servers" / f"{model.label}.txt"
         settings = self._settings

@@ -16,7 +16,7 @@ from factory.artifacts.manifest import Manifest, Rows, read_manifest
 from factory.artifacts.shards import Shard
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.config import REFERENCE
-from factory.engines import Sampling, checkpoint, choose
+from factory.engines import Sampling, choose
 from factory.engines.choose import EngineCache, EngineKnobs
 from factory.engines.openai import OpenAIChat, address
 from factory.errors import FactoryError, InputError, RecipeError, StageError
@@ -477,10 +477,7 @@ class Judge(Stage):
         place = job.places[need]
         adapter = job.place(spec, "adapter").path if spec.need("adapter") else None
         name = place.name or place.path.name
-        # nothing longer is ever asked, so memory for a judge's whole context need not be there
-        longest = min(self.ask.context, checkpoint.read(place.path).max_context)
-        how = self.how.model_copy(update={"max_model_len": self.how.max_model_len or longest})
-        return choose.sampler(how, place.path, name, self.dtype, adapter)
+        return choose.sampler(self.how, place.path, name, self.dtype, adapter)
 
     def _read(
         self, engine: Any, judge: str, comparisons: Sequence[Comparison], first: list[Any]

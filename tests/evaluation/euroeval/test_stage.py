@@ -67,12 +67,14 @@ def stand_in(
     lose: Sequence[str] = (),
     kill: Sequence[str] = (),
     sleep: float = 0,
+    gpus: int = 4,
 ) -> Path:
-    """An environment whose `euroeval` replays, but for what it loses, or what kills it. Returns the
-    file of what it was asked."""
+    """An environment whose `euroeval` replays, but for what it loses, or what kills it, and whose
+    torch finds so many GPUs. Returns the file of what it was asked."""
     place, asked = root / "environment", root / "asked.jsonl"
     (place / "bin").mkdir(parents=True, exist_ok=True)
-    (place / "bin/python").write_text("#!/bin/sh\nexit 0\n")  # asked whether it has vLLM: yes
+    # asked whether it has vLLM: yes
+    (place / "bin/python").write_text(f"#!/bin/sh\necho 'torch 2.9: no driver'; echo {gpus}\n")
     (place / "bin/python").chmod(0o755)
     script = place / "bin/euroeval"
     script.write_text(
@@ -320,6 +322,26 @@ def test_fewer_gpus_than_runs_at_once_is_an_error(
         stage(how={"parallel": 2}).run(
             job(tmp_path / "w", model, {"en": ["scala-en"], "da": ["dala"]})
         )
+
+
+def test_gpus_that_euroevals_own_torch_does_not_find_end_it_before_a_model_is_loaded(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = stand_in(tmp_path, monkeypatch, gpus=1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(StageError, match=r"given 2 GPUs, and torch finds 1: torch 2\.9: no driver"):
+        stage().run(job(tmp_path / "w", model, {"en": ["scala-en"]}))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    stand_in(tmp_path, monkeypatch, gpus=0)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 81559 MiB, 550'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(StageError, match=r"has 1 x NVIDIA H100, .* torch finds none: torch") as r:
+        stage().run(job(tmp_path / "w", model, {"en": ["scala-en"]}))
+    assert "export CUDA_VISIBLE_DEVICES=" in r.value.fix
+    assert told(asked) == []
+    assert environment.gpus(Path(sys.executable))[1].startswith("torch "), "a real torch is asked"
 
 
 def test_what_needs_nltks_data_is_refused_before_hours_are_spent(

@@ -18,7 +18,7 @@ from factory.artifacts.hashing import text_hash
 from factory.artifacts.reuse import ReusableSlice
 from factory.artifacts.tables import read_slice, slice_directory, write_slice
 from factory.engines import Completion, Sampling, chat_template, choose, transformers
-from factory.engines.choose import EngineCache
+from factory.engines.choose import EngineCache, EngineKnobs
 from factory.engines.transformers import TransformersLikelihood
 from factory.errors import RecipeError
 from factory.evaluation.arena import Arena, _describe
@@ -87,16 +87,18 @@ def answers(root: Path, name: str, texts: dict[str, Sequence[str]]) -> Path:
 
 class Scripted:
     """A judge without weights that says what it is told to: by default it likes the answer with
-    the word `good` and else the first. It counts what it is asked."""
+    the word `good` and else the first. It keeps what it is asked, and by which knobs it opens."""
 
     name, lanes, tokens, stop_ids = "scripted", 1, 0, (2,)
     loads: ClassVar[list[str]] = []
+    knobs: ClassVar[Any] = None
     asked: ClassVar[list[str]] = []
     says: ClassVar[str | None] = None
 
-    def __init__(self, tokenizer: Any, max_context: int = 100_000) -> None:
+    def __init__(self, tokenizer: Any, max_context: int = 100_000, knobs: Any = None) -> None:
         self.tokenizer, self.max_context = tokenizer, max_context
         Scripted.loads.append("loaded")
+        Scripted.knobs = knobs
 
     def sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
@@ -123,7 +125,9 @@ class Scripted:
 def scripted(model: Path, monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     tokenizer = chat_template.load_tokenizer(str(model))
     Scripted.loads, Scripted.asked, Scripted.says = [], [], None
-    monkeypatch.setattr("factory.engines.choose.sampler", lambda *_, **__: Scripted(tokenizer))
+    monkeypatch.setattr(
+        "factory.engines.choose.sampler", lambda knobs, *_: Scripted(tokenizer, knobs=knobs)
+    )
     return Scripted
 
 
@@ -273,6 +277,7 @@ def test_answers_that_are_too_long_are_cut_and_counted_by_language(
     rows = made(tmp_path / "job", "en", "verdicts")
     assert rows[0]["cut_tokens"] > 100 and rows[2]["cut_tokens"] == 0
     assert "unparseable" not in {row["verdict"] for row in rows}, "one long pair ends no run"
+    assert scripted.knobs.vllm() == EngineKnobs().vllm(), "opened for the longest that is asked"
     stage = judge(ask={"context": 300, "max_tokens": 64})
     outcome = stage.run(job(tmp_path / "short", ["en"], reads, {LLM: model}))
     assert {row["reason"] for row in made(tmp_path / "short", "en", "verdicts")} == {"too_long"}
