@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from factory.engines import chat_template
 from factory.errors import StageError
 from factory.language.detect import differs
@@ -28,10 +30,13 @@ _ANSWERS = {
 }  # fmt: skip
 
 
-def encode(tokenizer: Any, row: Any) -> tuple[list[int], dict[str, list[int]]]:
+def encode(tokenizer: Any, row: Any, apart: bool) -> tuple[list[int], dict[str, Any]]:
     """Return the tokens of each answer of a row, prompt included, or of the prompt alone if it has
-    no answer; and the row's token ids in the columns by which TRL's trainers of SFT and of reward
-    models know rows that need no tokenizer. Its other trainers always tokenize anew."""
+    no answer; and the row's token ids in the columns in which TRL's trainers of SFT, of reward
+    models and DPO take them.
+
+    apart: the prompt of a pair has a column of its own, as for DPO; else each side begins with it.
+    The answers begin where the tokens of the prompt, and of it with either answer, part."""
     ids = {
         side: chat_template.conversation_ids(tokenizer, [*row["prompt"], *row[side]])
         for side in SIDES
@@ -40,12 +45,24 @@ def encode(tokenizer: Any, row: Any) -> tuple[list[int], dict[str, list[int]]]:
     if not ids:
         return [len(chat_template.prompt_ids(tokenizer, row["prompt"]))], {}
     columns = {f"{side}_ids": tokens for side, tokens in ids.items()}
-    if ids.keys() == {"completion"}:
-        tokens, prompt = ids["completion"], chat_template.prompt_ids(tokenizer, row["prompt"])
-        both = zip(prompt, tokens, strict=False)
-        start = next((n for n, (a, b) in enumerate(both) if a != b), len(prompt))
-        columns = {"input_ids": tokens, "labels": [-100] * start + tokens[start:]}
-    return [len(tokens) for tokens in ids.values()], columns
+    if apart or ids.keys() == {"completion"}:
+        prompt = chat_template.prompt_ids(tokenizer, row["prompt"])
+        start = min(_common(prompt, tokens) for tokens in ids.values())
+        if apart:
+            columns = {name: tokens[start:] for name, tokens in columns.items()}
+            columns["prompt_ids"] = prompt[:start]
+        else:
+            tokens = ids["completion"]
+            columns = {"input_ids": tokens, "labels": [-100] * start + tokens[start:]}
+    return [len(tokens) for tokens in ids.values()], {
+        name: np.asarray(tokens, np.int32) for name, tokens in columns.items()
+    }
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two sequences have in common at their beginning."""
+    both = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(both) if a != b), min(len(one), len(other)))
 
 
 def as_text(tokenizer: Any, row: dict[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -184,8 +201,10 @@ def swapped(
         draw(seed, f"swap {number} {row['prompt_id']}") < wrong(row)
         for number, row in enumerate(rows)
     ]
+    pairs = (("chosen", "rejected"), ("chosen_ids", "rejected_ids"))
+    sides = [names for pair in pairs for names in (pair, pair[::-1])]
     done = [
-        row | {"chosen": row["rejected"], "rejected": row["chosen"]} if swap else row
+        row | {column: row[other] for column, other in sides if column in row} if swap else row
         for row, swap in zip(rows, swaps, strict=True)
     ]
     return done, {"swapped": sum(swaps)}

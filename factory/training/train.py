@@ -188,6 +188,10 @@ class _Training(Stage):
         """Return the rows to train on as the trainer gets them, and figures of what was changed."""
         return train, {}
 
+    def _prompt_apart(self) -> bool:
+        """Return whether TRL's DPOTrainer reads the rows, which takes a prompt's tokens apart."""
+        return False
+
     def _room(self) -> int:
         """Return the most tokens that a stored row may have."""
         return self.max_length
@@ -201,7 +205,7 @@ class _Training(Stage):
         truncate = getattr(self, "over", "drop") == "truncate"
         for row in all_rows:
             try:
-                sides, ids = dataset.encode(tokenizer, row)
+                sides, ids = dataset.encode(tokenizer, row, self._prompt_apart())
             except chat_template.TemplateRefusal:  # `check` says why
                 refused += 1
                 continue
@@ -761,9 +765,14 @@ class Dpo(_Continuing):
             )
         return (*super()._reads(context, spec), best[spec.name].as_input("reference"))
 
+    def _prompt_apart(self) -> bool:
+        return set(losses.weights(self.loss)) <= set(losses.DPO)
+
     def _columns(self) -> tuple[str, ...]:
         if self.unpaired is not None:
             return ("prompt", "completion", "label")
+        if self._prompt_apart():
+            return (*self.columns, "prompt_ids", "chosen_ids", "rejected_ids")
         return (*self.columns, "reference") if self._learns_best else self.columns
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:

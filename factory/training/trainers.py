@@ -1,4 +1,5 @@
-"""TRL trainers and their configs for a task; nothing is subclassed."""
+"""TRL trainers and their configs for a task; of DPOTrainer nothing but the tokenizing of rows is
+replaced."""
 
 from __future__ import annotations
 
@@ -310,7 +311,13 @@ def _classes(kind: str) -> tuple[Any, Any]:
         return CPOConfig, CPOTrainer
     from trl import DPOConfig, DPOTrainer
 
-    return DPOConfig, DPOTrainer
+    class Tokenized(DPOTrainer):  # type: ignore[misc]
+        """DPOTrainer for rows with token ids, which would tokenize their messages anew."""
+
+        def _prepare_dataset(self, rows: Any, *_: Any) -> Any:
+            return rows
+
+    return DPOConfig, Tokenized
 
 
 def drawing(task: Task, tokenizer: Any) -> dict[str, Any]:

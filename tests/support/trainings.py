@@ -12,6 +12,7 @@ from typing import Any
 from factory.artifacts import schemas, tables
 from factory.artifacts.resources import shipped
 from factory.artifacts.tables import slice_directory
+from factory.engines.chat_template import load_tokenizer
 from factory.execution.builtin_models import POCKET
 from factory.stage.inputs import ExternalInput, SliceSpec, StepInput
 from factory.stage.job import Job, Place
@@ -199,8 +200,11 @@ def scored(directory: Path, count: int, places: dict[Any, Place]) -> list[StepIn
 
 def task_of(stage: Reward | Sft | Dpo, made: Job) -> Task:
     """The task of a stage, its rows written, before anything is trained."""
-    kind = stage.rows_kind
-    told = [{name: row(kind, n)[name] for name in stage.columns} for n in range(10)]
+    tokenizer = load_tokenizer(str(tiny_model()))
+    rows = [row(stage.rows_kind, n) for n in range(10)]
+    whole = [r | dataset.encode(tokenizer, r, stage._prompt_apart())[1] for r in rows]
+    columns = (*stage._columns(), *stage.tokens)
+    told = [{name: r[name] for name in columns} for r in whole]
     dataset.write(made.work / "rows", told[2:], told[:2])
     return stage._task(made, made.work)
 

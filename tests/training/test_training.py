@@ -19,7 +19,7 @@ from factory.training.merge import Merge
 from factory.training.settings import PAPER_TARGETS
 from factory.training.train import Dpo, Reward, Sft
 from tests.support import trainings
-from tests.support.families import tokenizer_of
+from tests.support.families import FAMILIES, tokenizer_of
 from tests.support.trainings import (
     SMALL,
     job,
@@ -165,6 +165,32 @@ def test_both_sides_of_a_pair_end_in_the_stop_token_and_begin_with_one_bos(tmp_p
             assert example[side].count(stop) == 1 and stop in example[side][-2:]
             ids = example["prompt_ids"] + example[side]
             assert ids[0] == bos != ids[1]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES])
+def test_the_token_ids_of_pairs_are_those_that_trl_would_make(family: str) -> None:
+    from types import SimpleNamespace
+
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    tokenizer = tokenizer_of(family)
+    asked = [{"role": "user", "content": "Quelle est la capitale ?"}]
+    sides = {"chosen": "Paris, la capitale.", "rejected": "  "}
+    row: dict[str, Any] = {
+        side: [{"role": "assistant", "content": text}] for side, text in sides.items()
+    } | {"prompt": asked, "chat_template_kwargs": chat_template.template_arguments(tokenizer) or {}}
+    _, ids = dataset.encode(tokenizer, row, apart=True)
+    _, whole = dataset.encode(tokenizer, row, apart=False)
+    [trls] = DPOTrainer._prepare_dataset(
+        SimpleNamespace(_tokenizer=tokenizer),
+        Dataset.from_list([row]), tokenizer, DPOConfig(use_cpu=True, max_length=None), "train",
+    )  # fmt: skip
+    assert {name: list(tokens) for name, tokens in ids.items()} == {
+        name: trls[name] for name in ids
+    }
+    assert {*ids} == {"prompt_ids", "chosen_ids", "rejected_ids"} and ids["prompt_ids"].size
+    assert [*ids["prompt_ids"], *ids["chosen_ids"]] == [*whole["chosen_ids"]]
 
 
 def test_a_template_without_a_stop_token_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from factory.training.settings import Divergence, Lora
 from factory.training.train import Dpo, Reward, Sft
 from tests.support.builders import demo
 from tests.support.trainings import SMALL as SHORT
-from tests.support.trainings import job, model_of_family, task_of, tiny_model
+from tests.support.trainings import job, model_of_family, row, task_of, tiny_model
 
 # three epochs, since the first step of a warm-up changes nothing, and hardly any answers drawn
 SMALL: dict[str, Any] = {**SHORT, "epochs": 3, "lr": 1e-2}
@@ -254,6 +254,8 @@ def test_an_adapter_of_another_kind_is_trained_merged_and_probed(kind: str, tmp_
 def test_rows_are_tokenized_once_to_what_trl_makes_of_them(
     kind: Any, family: str, tmp_path: Path
 ) -> None:
+    from datasets import Dataset
+
     from factory.engines import chat_template
 
     base = model_of_family(family, tmp_path / "base")
@@ -261,11 +263,11 @@ def test_rows_are_tokenized_once_to_what_trl_makes_of_them(
     made = job(tmp_path, stage, base=base)
     tokenizer = chat_template.load_tokenizer(str(base))
     task = task_of(stage, made)
-    plain, _ = dataset.read(task.rows)
-    rows = [row | dataset.encode(tokenizer, row)[1] for row in plain.to_list()]
-    assert stage.tokens == tuple(name for name in rows[0] if name not in plain.column_names)
+    rows = [row(stage.rows_kind, n) for n in range(8)]
+    rows = [r | dataset.encode(tokenizer, r, apart=False)[1] for r in rows]
+    plain = Dataset.from_list([{name: r[name] for name in stage.columns} for r in rows])
     prepared = []
-    for given in (plain, type(plain).from_list(rows)):
+    for given in (plain, Dataset.from_list(rows)):
         trainer = trainers.build(task, tokenizer, given, None, [])
         prepared.append(list(trainer.train_dataset.select_columns(list(stage.tokens))))
     assert prepared[0] == prepared[1]
@@ -277,7 +279,14 @@ def test_rows_are_tokenized_once_to_what_trl_makes_of_them(
 def test_133_a_pair_is_swapped_as_often_as_its_margin_says() -> None:
     def rows(margin: float) -> list[dict[str, Any]]:
         return [
-            {"prompt_id": f"p{n}", "chosen": "a", "rejected": "b", "reward_margin": margin}
+            {
+                "prompt_id": f"p{n}",
+                "chosen": "a",
+                "rejected": "b",
+                "reward_margin": margin,
+                "chosen_ids": [1],
+                "rejected_ids": [2],
+            }
             for n in range(4000)
         ]
 
@@ -285,6 +294,7 @@ def test_133_a_pair_is_swapped_as_often_as_its_margin_says() -> None:
         made, figures = dataset.swapped(rows(margin), 2.0, 0)
         assert figures["swapped"] / 4000 == pytest.approx(share, abs=0.025)
         assert sum(row["chosen"] == "b" for row in made) == figures["swapped"]
+        assert all((row["chosen"] == "b") == (row["chosen_ids"] == [2]) for row in made)
     assert dataset.swapped(rows(1.0), 2.0, 0) == dataset.swapped(rows(1.0), 2.0, 0)
     assert dataset.swapped(rows(1.0), 2.0, 0) != dataset.swapped(rows(1.0), 2.0, 1)
 
