@@ -391,6 +391,7 @@ def supervised(part: str, tiny: bool, alarm: int) -> dict[str, Any]:
     """Run one part in a process group of its own, which ends with this call or this process; return
     its figures, and `ended` if it was cut."""
     began = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until the part has a number
     process = subprocess.Popen(
         [sys.executable, __file__, "--one", part, *(["--tiny"] if tiny else [])],
         stdout=subprocess.PIPE,
@@ -399,6 +400,7 @@ def supervised(part: str, tiny: bool, alarm: int) -> dict[str, Any]:
     )
     ended = None
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         out, _ = process.communicate(timeout=alarm)
     except subprocess.TimeoutExpired:
         ended = f"after {alarm} s"
@@ -423,6 +425,7 @@ def main() -> int:
     options.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
     asked = options.parse_args()
     if asked.one:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         one(asked.one, asked.tiny)
         return 0
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

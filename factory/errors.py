@@ -82,8 +82,8 @@ def raise_all(errors: Sequence[FactoryError]) -> None:
     """Raise the first of these errors with the others, all of which are told; nothing if there are
     none."""
     if errors:
-        first, *others = errors
-        first.also = tuple(others)
+        first, *later = errors
+        first.also = tuple(later)
         raise first from None
 
 

@@ -147,8 +147,8 @@ def cancel(
     if only:
         from factory.execution.run import select
 
-        wanted = select([step.name for step in standing.steps], only, None)
-        jobs = {step: arrays for step, arrays in jobs.items() if step in wanted}
+        selected = select([step.name for step in standing.steps], only, None)
+        jobs = {step: arrays for step, arrays in jobs.items() if step in selected}
     Queue().cancel(job for ids in jobs.values() for job in ids)
     for step, ids in jobs.items():
         typer.echo(f"{step}: cancelled {', '.join(ids)}")

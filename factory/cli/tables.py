@@ -258,10 +258,10 @@ def rows_table(steps: list[Step]) -> Table:
             table.add_row(step.name, "", "", "", "", f"{step.state.value}: {step.reason}")
             continue
         slices = {name: record.rows for name, record in step.found.manifest.slices.items()}
-        whole = [name for name, rows in slices.items() if not rows.dropped]
-        if whole:
-            into, out = (sum(getattr(slices[name], part) for name in whole) for part in _PARTS)
-            table.add_row(step.name, ", ".join(whole), str(into), str(out), "0", "")
+        complete = [name for name, rows in slices.items() if not rows.dropped]
+        if complete:
+            into, out = (sum(getattr(slices[name], part) for name in complete) for part in _PARTS)
+            table.add_row(step.name, ", ".join(complete), str(into), str(out), "0", "")
         for name, rows in slices.items():
             if rows.dropped:
                 reasons = ", ".join(f"{reason} {n}" for reason, n in rows.dropped.items())

@@ -31,15 +31,15 @@ def check(
     """Raise StageError where this process was given GPUs that a torch does not find or, `by_tool`,
     where nothing says so and it finds none of those that the machine has: it would work on the CPU
     until its time is over. `count` and `reason` ask that torch."""
-    said = [environment[name] for name in _VISIBLE if name in environment]
-    given = min((_named(value) for value in said if value.strip()), default=0)
-    if given and (n_found := count()) < given:
+    values = [environment[name] for name in _VISIBLE if name in environment]
+    n_given = min((_named(value) for value in values if value.strip()), default=0)
+    if n_given and (n_found := count()) < n_given:
         raise StageError(
-            f"this process was given {given} GPUs, and torch finds {n_found}: {reason()}",
+            f"this process was given {n_given} GPUs, and torch finds {n_found}: {reason()}",
             "leave that node out (--exclude), or use a container whose torch fits its driver; on a "
             f"machine without GPUs unset {', '.join(_VISIBLE)}",
         )
-    if said or not by_tool or count() or (cards := listed()) is None:
+    if values or not by_tool or count() or (cards := listed()) is None:
         return
     raise StageError(
         f"this machine has {cards.described}, and torch finds none: {reason()}",

@@ -45,7 +45,7 @@ class Embedder:
         import torch
 
         ids = self.tokenizer(list(texts))["input_ids"] if texts else []
-        sizes = [len(one) for one in ids]
+        sizes = [len(tokens) for tokens in ids]
         fits = [n for n, size in enumerate(sizes) if 0 < size <= self.max_context]
         fits.sort(key=sizes.__getitem__)
         vectors: list[list[float] | None] = [None] * len(texts)

@@ -314,7 +314,10 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
     text = message.get("content") or message.get("refusal") or ""
     content = (choice.get("logprobs") or {}).get("content") or []
     top = tuple(
-        {one["token"]: one["logprob"] for one in place.get("top_logprobs") or ()}
+        {
+            alternative["token"]: alternative["logprob"]
+            for alternative in place.get("top_logprobs") or ()
+        }
         for place in content
     )
     return Answer(text, end, usage.get("completion_tokens"), usage.get("total_tokens"), top)

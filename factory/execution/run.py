@@ -138,8 +138,8 @@ def select(names: list[str], only: Sequence[str], until: str | None) -> list[str
 
     last = steps(until)[-1] if until else None
     if only:
-        wanted = {name for word in only for name in steps(word)}
-        return [name for name in names if name in wanted]
+        selected = {name for word in only for name in steps(word)}
+        return [name for name in names if name in selected]
     return names[: names.index(last) + 1] if last else names
 
 
@@ -151,8 +151,8 @@ def blocked(steps: Sequence[Step], wanted: Collection[str]) -> StageError | None
     if not stopped:
         return None
     whys = "; ".join(f"{step.name} is blocked: {step.reason}" for step in causes or stopped)
-    others = [step.name for step in stopped if step not in causes]
-    also = f"; so {', '.join(others)} cannot be made" if others and causes else ""
+    dependents = [step.name for step in stopped if step not in causes]
+    also = f"; so {', '.join(dependents)} cannot be made" if dependents and causes else ""
     fix = "; ".join(dict.fromkeys(step.knobs for step in causes)) or "factory plan says why"
     return StageError(whys + also, fix)
 
@@ -325,8 +325,8 @@ class Run:
         try:
             outcome = run_stage(step.stage, job)
         except Exception as error:
-            said = traceback.format_exception_only(error)  # the last lines of a defect's log
-            notes.failed(error.what if isinstance(error, FactoryError) else "".join(said).strip())
+            lines = traceback.format_exception_only(error)  # the last lines of a defect's log
+            notes.failed(error.what if isinstance(error, FactoryError) else "".join(lines).strip())
             raise
         if step.stage.kind == "verdicts" and outcome.stats.get("judge_kind") not in ("llm", "jury"):
             reads = step.slices[0].spec.needs

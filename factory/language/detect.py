@@ -94,8 +94,10 @@ def right_labels(code: str) -> frozenset[str]:
 
 def unfiltered(codes: Iterable[str]) -> list[str]:
     """Return a line for each language that answers are not filtered by, with the reason."""
-    known = [code for code in dict.fromkeys(codes) if find(code)]
-    return [f"No language filter for {code}: {why}." for code in known if (why := why_not(code))]
+    supported = [code for code in dict.fromkeys(codes) if find(code)]
+    return [
+        f"No language filter for {code}: {why}." for code in supported if (why := why_not(code))
+    ]
 
 
 def detect(text: str, code: str | None = None) -> str | None:
@@ -157,10 +159,10 @@ def _believed(text: str, code: str | None) -> tuple[str | None, float, float]:
     """Return the likeliest label (None below SUREST), the belief in it and in those that are right
     for the same language, and the belief in the next other language."""
     words = _read(text)
-    asked = _labels(language(code).accepted) if code else frozenset()
+    labels = _labels(language(code).accepted) if code else frozenset()
     if not LETTER.search(words) or (code and not detectable(code)):
         return None, 0.0, 0.0
-    identifier = _identifier(asked - _COMMON)
+    identifier = _identifier(labels - _COMMON)
     label, belief = identifier.classify(words)
     rival = 0.0
     if belief < SUREST or len(words) < 2 * SHORT:  # Danish and Norwegian share it between them

@@ -118,10 +118,10 @@ def scripts(code: str) -> tuple[str, ...]:
     if tag is None or "detect" in defined(code):
         return (row.script,)
     usual = _full(Tag(tag.base)).script
-    known = tuple(SCRIPTS.get(tag.base, usual).split())
+    scripts = tuple(SCRIPTS.get(tag.base, usual).split())
     if not states_script(code) and tag.base in SCRIPTS:
-        return known
-    return (row.script,) if row.script in known else ()
+        return scripts
+    return (row.script,) if row.script in scripts else ()
 
 
 def script_name(script: str) -> str:

@@ -105,8 +105,8 @@ class _RawPath:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id") or headers.get(b"x-amzn-trace-id") or b""
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        header = headers.get(b"x-request-id") or headers.get(b"x-amzn-trace-id") or b""
+        request_id = header if _REQUEST_ID.fullmatch(header) else uuid.uuid4().hex.encode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -97,20 +97,20 @@ class _Rules:
         """The value of the last rule that matches each folder above a path and, at the end, the
         path itself; None where none does."""
         names = path.split("/")
-        found: list[tuple[int, bool | None]] = []
+        rules: list[tuple[int, bool | None]] = []
         for depth, name in enumerate(names, 1):
             match: tuple[int, bool | None] = (-1, None)
             for key in ("/".join(names[:depth]), f"*/{name}"):
                 for only_directories in (False, True) if depth < len(names) else (False,):
                     match = max(match, self._names.get((key, only_directories), match))
-            found.append(match)
+            rules.append(match)
         for number, glob, only_directories, value in self._globs:
-            if number < min(found)[0]:
+            if number < min(rules)[0]:
                 break
             for depth, matches in enumerate(glob.along(names)):
                 if matches and not (only_directories and depth == len(names) - 1):
-                    found[depth] = max(found[depth], (number, value))
-        return [value for _, value in found]
+                    rules[depth] = max(rules[depth], (number, value))
+        return [value for _, value in rules]
 
 
 @lru_cache(maxsize=128)

@@ -97,9 +97,13 @@ def card_page(visit: Visit) -> Response:
         lambda path: trees.find(tree, tuple(path.split("/"))) is not None,
         lambda path: _page_here(visit, version.repo, path),
     )  # fmt: skip
-    asked = [one for one in visit.hub.discussions.all(version.repo) if one.base is not None]
+    requests = [
+        discussion
+        for discussion in visit.hub.discussions.all(version.repo)
+        if discussion.base is not None
+    ]
     return _repo_page(
-        visit, version, "card", body=body, shelves=visit.shelves(version.repo), asked=asked
+        visit, version, "card", body=body, shelves=visit.shelves(version.repo), asked=requests
     )
 
 
@@ -342,11 +346,11 @@ def live_page(visit: Visit) -> Response:
 
 def board_page(visit: Visit) -> Response:
     """Recipes by languages: win rates and differences of benchmarks."""
-    seen: dict[tuple[int, str], Version] = {}
+    versions: dict[tuple[int, str], Version] = {}
     for shelf in visit.hub.collections.visible(visit.account):
         for version in visit.artifacts(shelf):
-            seen.setdefault((version.repo.key, version.commit.oid), version)
-    return render.page("board", visit, board=board.board(seen.values()))
+            versions.setdefault((version.repo.key, version.commit.oid), version)
+    return render.page("board", visit, board=board.board(versions.values()))
 
 
 def _reads(version: Version) -> bool:

@@ -107,6 +107,6 @@ def totals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _mean(rows: Sequence[dict[str, Any]], key: str) -> float | None:
     """Return the mean of a figure, weighted by pairs, over the slices that have it: of somebody
     else's answers the tokens may be unknown."""
-    known = [(row[key], row["rows"]) for row in rows if row["rows"] and row[key] is not None]
-    pairs = sum(count for _, count in known)
-    return sum(value * count for value, count in known) / pairs if pairs else None
+    measured = [(row[key], row["rows"]) for row in rows if row["rows"] and row[key] is not None]
+    pairs = sum(count for _, count in measured)
+    return sum(value * count for value, count in measured) / pairs if pairs else None

@@ -323,7 +323,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     document = _read(path, (), lineage)
     if not isinstance(document.data, dict):
         raise RecipeError(f"{path.name} holds no recipe", "factory new writes one")
-    for override in sorted(overrides, key=lambda one: not _names_source(one)):
+    for override in sorted(overrides, key=lambda option: not _names_source(option)):
         _override(document, override)
     _complete(document, document.data.pop("required", None) or {}, path.name)
     rounds.unroll(document, merge)
@@ -575,8 +575,8 @@ def explain(
         if problems[0]["type"] == "missing" and at[:-1] in unknown:
             continue
         faults.append(_fault(at, problems, document, model, what))
-    first, *others = sorted(faults, key=lambda fault: " has no " not in fault.what)
-    first.also = tuple(others)
+    first, *rest = sorted(faults, key=lambda fault: " has no " not in fault.what)
+    first.also = tuple(rest)
     return first
 
 
@@ -625,8 +625,8 @@ def _fault(
     if raised:
         message, *fixes = raised[0].args or ("is not possible",)
         return RecipeError(f"{place}: {dotted or what}: {message}", fixes[0] if fixes else fix)
-    wanted = " or ".join(dict.fromkeys(_wanted(problem) for problem in problems))
-    return RecipeError(f"{place}: {dotted or what}: must be {wanted}, not {_shown(first)}", fix)
+    expected = " or ".join(dict.fromkeys(_wanted(problem) for problem in problems))
+    return RecipeError(f"{place}: {dotted or what}: must be {expected}, not {_shown(first)}", fix)
 
 
 def _shown(problem: Any) -> str:

@@ -314,14 +314,14 @@ class Translate(Stage):
                 for source, text in zip(sources, translations, strict=True)
             ]
             rewards = opened.rater.reward(items)
-            ratings = iter([one.value for one in rewards])
+            ratings = iter([rating.value for rating in rewards])
             each = [[next(ratings) for _ in sources] for sources, _ in texts]
             known = [[v for v in values if v is not None] for values in each]
             means = [
                 sum(some) / len(some) if len(some) == len(values) else None
                 for some, values in zip(known, each, strict=True)
             ]
-            return means, sum(one.n_tokens for one in rewards)
+            return means, sum(rating.n_tokens for rating in rewards)
         again = translate(
             [text for _, translations in texts for text in translations],
             wording(self.format, code, self.source_language, self.names),

@@ -91,8 +91,8 @@ def _account(site: Site, run: Run) -> Iterator[Check]:
     accounts = set(output.split())
     known = site.account in accounts
     names = ", ".join(sorted(accounts)) or "none"
-    seen = site.account if known else f"{site.account} is not yours"
-    yield Check.of("account", known, seen, f"you have {names}")
+    account = site.account if known else f"{site.account} is not yours"
+    yield Check.of("account", known, account, f"you have {names}")
 
 
 def _partitions(site: Site, run: Run) -> Iterator[Check]:

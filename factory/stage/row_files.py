@@ -89,8 +89,8 @@ def _unpacked(path: Path) -> Any:
         return lzma.open(path)
     if start.startswith(_ZIP):
         archive = zipfile.ZipFile(path)
-        files = [one for one in archive.infolist() if not one.is_dir()]
-        files = [one for one in files if not one.filename.startswith("__MACOSX")]
+        files = [member for member in archive.infolist() if not member.is_dir()]
+        files = [member for member in files if not member.filename.startswith("__MACOSX")]
         if len(files) != 1:
             raise InputError(f"{path.name} holds {len(files)} files", "unpack it")
         return archive.open(files[0])

@@ -59,10 +59,10 @@ def encode(tokenizer: Any, row: Any, apart: bool) -> tuple[list[int], dict[str, 
     }
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def _common(prompt: Sequence[int], tokens: Sequence[int]) -> int:
     """Return how many tokens two sequences have in common at their beginning."""
-    both = zip(one, other, strict=False)
-    return next((n for n, (a, b) in enumerate(both) if a != b), min(len(one), len(other)))
+    both = zip(prompt, tokens, strict=False)
+    return next((n for n, (a, b) in enumerate(both) if a != b), min(len(prompt), len(tokens)))
 
 
 def as_text(tokenizer: Any, row: dict[str, Any]) -> tuple[dict[str, Any], bool]:

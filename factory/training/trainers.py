@@ -350,9 +350,9 @@ def without_vllm(task: Task, tokenizer: Any) -> str | None:
     elif importlib.util.find_spec("vllm") is None:
         why = f"vLLM is not installed ({install_command('vllm')})"
     elif task.method != "rl":
-        asked = chat_template.PROBE[:1]
-        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        if list(tokenizer(text)["input_ids"]) != chat_template.prompt_ids(tokenizer, asked):
+        question = chat_template.PROBE[:1]
+        text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        if list(tokenizer(text)["input_ids"]) != chat_template.prompt_ids(tokenizer, question):
             why = "from TRL it would read other tokens of a prompt than the rest of the recipe"
     if why and task.how.engine == "vllm":
         raise StageError(

@@ -74,8 +74,8 @@ def refuse_without_punkt(
 
 def refuse_without_gpus(binary: Path) -> None:
     """Raise StageError where the Python's torch does not find the GPUs that should be there."""
-    found = functools.cache(environment.gpus)
-    devices.check(lambda: found(binary)[0], lambda: found(binary)[1], by_tool=True)
+    counted = functools.cache(environment.gpus)
+    devices.check(lambda: counted(binary)[0], lambda: counted(binary)[1], by_tool=True)
 
 
 def refuse_without_server() -> None:

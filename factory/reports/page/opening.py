@@ -37,10 +37,10 @@ def _comparison(judged: Sequence[JudgedModel]) -> str:
     """Return how the tuned models were compared, from the last step that did."""
     if not judged:
         return ""
-    last = [one for one in judged if one.step == judged[-1].step]
-    models = list(dict.fromkeys(one.model for one in last))
+    last = [table for table in judged if table.step == judged[-1].step]
+    models = list(dict.fromkeys(table.model for table in last))
     against = listed([f"the {model_name(n)}" for n in dict.fromkeys(o.reference for o in last)])
-    questions = max(row.n_questions for one in last for row in one.rows)
+    questions = max(row.n_questions for table in last for row in table.rows)
     who = models[0] if len(models) == 1 else f"{count(len(models))} tuned models"
     return (
         f"{last[0].judge.name} compared the answers of {who} with those of {against}, "

@@ -124,7 +124,7 @@ class Generative:
         ]
         sizes = [max(len(ids) for ids, _ in read[at : at + n]) for at in range(0, len(read), n)]
         fits = [i for i, size in enumerate(sizes) if size <= self._limit]
-        every = [one for i in fits for one in read[n * i : n * i + n]]
+        every = [reading for i in fits for reading in read[n * i : n * i + n]]
         log_probs = self._model.log_probs([ids for ids, _ in every], [start for _, start in every])
         sums, values = [math.fsum(each) for each in log_probs], list(self._words.values())
         scores = {

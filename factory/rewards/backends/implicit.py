@@ -102,7 +102,7 @@ def _summed(
     sequences, starts = [read[i][0] for i in fits], [read[i][1] for i in fits]
     each = [model.log_probs(sequences, starts) for model in models]
     sums = [
-        sum(weight * math.fsum(one) for weight, one in zip(weights, of_answer, strict=True))
+        sum(weight * math.fsum(ratios) for weight, ratios in zip(weights, of_answer, strict=True))
         for of_answer in zip(*each, strict=True)
     ]
     scores = dict(zip(fits, sums, strict=True))
