@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -157,7 +158,8 @@ def test_a_discussion_lists_what_was_changed(api, model):
 def git(*arguments: str, folder: Path) -> str:
     done = subprocess.run(
         ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "GIT_TERMINAL_PROMPT": "0"},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "GIT_TERMINAL_PROMPT": "0",
+             "GIT_CONFIG_NOSYSTEM": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -187,6 +189,23 @@ def test_git_clones_and_fetches(api, hub, raw, model, tmp_path):
     other = api.create_repo(f"org/words-{next(_numbers)}").repo_id
     assert raw("GET", path.replace(model, other)).status == 404
     assert send(hub.url, "GET", f"/{model}/info/refs").headers["www-authenticate"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs: requirements/apt.txt")
+def test_git_lfs_brings_the_contents_of_every_commit(api, hub, model, tmp_path):
+    commit(api, model, **{"é x.bin": b"first" * 9, "same.bin": b"first" * 9})
+    commit(api, model, **{"é x.bin": b"second" * 9})
+    address = hub.url.replace("http://", f"http://local:{hub.token}@") + f"/{model}"
+    git("clone", "-q", address, "clone", folder=tmp_path)
+    clone = tmp_path / "clone"
+    git("lfs", "install", "--local", folder=clone)
+    git("lfs", "pull", folder=clone)
+    assert (clone / "é x.bin").read_bytes() == b"second" * 9
+    assert (clone / "same.bin").read_bytes() == b"first" * 9
+    git("checkout", "-q", "HEAD~1", folder=clone)
+    assert (clone / "é x.bin").read_bytes() == b"first" * 9
+    assert git("lfs", "fsck", folder=clone) == "Git LFS fsck OK"
 
 
 def test_a_pulled_commit_can_be_cloned(api, hub, raw, model, tmp_path):
