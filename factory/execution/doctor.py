@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from factory.artifacts.resources import NAME, install_command, shipped
@@ -70,12 +71,12 @@ def check_packages(
     requirements = [Requirement(line) for line in declared or ()]
     for extra in extras:
         group, what = _GROUPS[extra]
-        of_group = [
-            requirement
-            for requirement in requirements
-            if _extra(requirement) == extra and requirement.name != NAME
-        ]
-        versions = {requirement.name: _version(requirement.name) for requirement in of_group}
+        of_group: dict[str, SpecifierSet] = {}  # a built package names some in two lines
+        for requirement in requirements:
+            if _extra(requirement) == extra and requirement.name != NAME:
+                stated = of_group.get(requirement.name, SpecifierSet())
+                of_group[requirement.name] = stated & requirement.specifier
+        versions = {name: _version(name) for name in of_group}
         missing = [name for name, version in versions.items() if version is None]
         install = install_command(extra or "")
         if missing and extra:
@@ -83,24 +84,18 @@ def check_packages(
                 "not installed" if len(missing) == len(of_group) else f"no {', '.join(missing)}"
             )
             yield Check(group, "warning", f"{result}; needed for {what}", install)
-            of_group = [requirement for requirement in of_group if requirement.name not in missing]
+            of_group = {name: of_group[name] for name in of_group if name not in missing}
         bad, other = [], []
-        for requirement in of_group:
-            version = versions[requirement.name]
+        for name, specifier in of_group.items():
+            version = versions[name]
+            tested_version = tested_versions.get(_normal(name), version)
             if version is None:
-                bad.append(Check(requirement.name, "failed", "not installed", install))
-            elif not requirement.specifier.contains(version, prereleases=True):
-                result = f"{version}, {requirement.specifier} is needed"
-                fix = f"pip install '{requirement.name}{requirement.specifier}'"
-                bad.append(Check(requirement.name, "failed", result, fix))
-            elif (
-                Version(version).release
-                != Version(tested_versions.get(_normal(requirement.name), version)).release
-            ):
-                other.append(
-                    f"{requirement.name} {version} "
-                    f"(tested {tested_versions[_normal(requirement.name)]})"
-                )
+                bad.append(Check(name, "failed", "not installed", install))
+            elif not specifier.contains(version, prereleases=True):
+                result = f"{version}, {specifier} is needed"
+                bad.append(Check(name, "failed", result, f"pip install '{name}{specifier}'"))
+            elif Version(version).release != Version(str(tested_version)).release:
+                other.append(f"{name} {version} (tested {tested_version})")
         yield from bad
         if of_group and not bad:
             same = len(of_group) - len(other)

@@ -30,7 +30,7 @@ _ANSWERS = {
 }  # fmt: skip
 
 
-def encode(tokenizer: Any, row: Any, apart: bool) -> tuple[list[int], dict[str, Any]]:
+def encode(tokenizer: Any, row: Any, apart: bool = False) -> tuple[list[int], dict[str, Any]]:
     """Return the tokens of each answer of a row, prompt included, or of the prompt alone if it has
     no answer; and the row's token ids in the columns in which TRL's trainers of SFT, of reward
     models and DPO take them.

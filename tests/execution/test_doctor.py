@@ -46,6 +46,9 @@ def test_another_version_than_the_tested_one_is_said_and_is_no_fault() -> None:
     assert (other.state, other.seen) == (
         "ok", f"0 of 1 as tested, numpy {there} (tested 0.0.1)",
     )  # fmt: skip
+    assert packages("numpy>=0", "numpy>=1", numpy="0.0.1") == [other], "one package in two lines"
+    [low] = packages("numpy>=1", "numpy>=999")
+    assert low.state == "failed"
 
 
 def test_an_extra_that_is_not_installed_is_a_warning() -> None:

@@ -198,14 +198,18 @@ def scored(directory: Path, count: int, places: dict[Any, Place]) -> list[StepIn
     return reads
 
 
+def rows_to_train(stage: Reward | Sft | Dpo, count: int) -> list[dict[str, Any]]:
+    """Rows as the trainer of a stage gets them."""
+    tokenizer = load_tokenizer(str(tiny_model()))
+    rows = [row(stage.rows_kind, n) for n in range(count)]
+    whole = [r | dataset.encode(tokenizer, r, stage._prompt_apart())[1] for r in rows]
+    return [{name: r[name] for name in (*stage._columns(), *stage.tokens)} for r in whole]
+
+
 def task_of(stage: Reward | Sft | Dpo, made: Job) -> Task:
     """The task of a stage, its rows written, before anything is trained."""
-    tokenizer = load_tokenizer(str(tiny_model()))
-    rows = [row(stage.rows_kind, n) for n in range(10)]
-    whole = [r | dataset.encode(tokenizer, r, stage._prompt_apart())[1] for r in rows]
-    columns = (*stage._columns(), *stage.tokens)
-    told = [{name: r[name] for name in columns} for r in whole]
-    dataset.write(made.work / "rows", told[2:], told[:2])
+    rows = rows_to_train(stage, 10)
+    dataset.write(made.work / "rows", rows[2:], rows[:2])
     return stage._task(made, made.work)
 
 

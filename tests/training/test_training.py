@@ -26,6 +26,7 @@ from tests.support.trainings import (
     merge_job,
     model_of_family,
     row,
+    rows_to_train,
     task_of,
     tiny_model,
 )
@@ -432,9 +433,7 @@ def test_figures_on_held_out_rows_are_means_over_rows(kind: Any, tmp_path: Path)
     for size in (1, 2):
         stage = kind(**{**SMALL, "how": {"micro_batch": size, "evaluations": 1}})
         made = job(tmp_path / str(size), stage)
-        rows = Dataset.from_list(
-            [{name: row(stage.rows_kind, n)[name] for name in stage.columns} for n in range(3)]
-        )
+        rows = Dataset.from_list(rows_to_train(stage, 3))
         tokenizer = chat_template.load_tokenizer(str(tiny_model()))
         task = stage._task(made, made.work)
         torch.manual_seed(0)  # the head of a reward model
