@@ -152,6 +152,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def training(check: Check, base: Path, name: str, rows: int, words: int, **knobs: Any) -> Any:
     """Return the task of a DPO on pairs of long answers, its rows written."""
+    from factory.engines import chat_template
     from factory.training import dataset
     from factory.training.settings import Lora, Running, Task
 
@@ -167,6 +168,8 @@ def training(check: Check, base: Path, name: str, rows: int, words: int, **knobs
         }
         for n in range(rows)
     ]
+    tokenizer = chat_template.load_tokenizer(str(base))
+    pairs = [pair | dataset.encode(tokenizer, pair, apart=True)[1] for pair in pairs]
     work = check.directory / name
     dataset.write(work / "rows", pairs, [])
     how = {"processes": 1, "save_steps": 1000, **knobs.pop("how", {})}
