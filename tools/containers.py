@@ -11,7 +11,7 @@ the place of its image; euroeval.def is built too, and torch is the one for CUDA
 `pip check` and the whole way of a submission are tried in images. The bases themselves, those of
 ROCm and GPUs are not. `--volume` names what pip and apt need of this machine: settings,
 certificates, wheels; nothing that is or holds /opt itself, which the images have. Variables of pip
-are passed on, such as PIP_EXTRA_INDEX_URL for a torch without CUDA.
+and uv are passed on, such as PIP_EXTRA_INDEX_URL for a torch without CUDA, and SSL_CERT_FILE.
 """
 
 from __future__ import annotations
@@ -133,7 +133,11 @@ def bases(kind: Kind, directory: Path, volumes: list[str]) -> None:
 def build(directory: Path, context: Path, name: str, volumes: list[str]) -> None:
     """Build an image from a Containerfile, without a container of its own for each line."""
     options = [f"--volume={volume}:{volume}" for volume in volumes]
-    settings = [f"--env={key}={os.environ[key]}" for key in os.environ if key.startswith("PIP_")]
+    settings = [
+        f"--env={key}={value}"
+        for key, value in os.environ.items()
+        if key.startswith(("PIP_", "UV_")) or key == "SSL_CERT_FILE"
+    ]
     subprocess.run(
         [*podman(directory), "build", "--isolation=chroot", "--network=host", "--quiet", *options,
          *settings, f"--tag={name}", context],

@@ -185,8 +185,8 @@ def list_benchmarks(binary: Path, fix: str) -> dict[str, Any]:
 def install(name: str, tell: Callable[[str], None]) -> Path:
     """Make the environment of a lock if it is not there, with the data of NLTK that EuroEval reads,
     and return where it is. Takes minutes, 6 GB (12 with vLLM) and PyPI. It counts as there once its
-    benchmarks are listed, so one that was cut off is made anew. Raises WorkError, RecipeError for
-    a name without a lock."""
+    benchmarks are listed: one that was cut off is made anew, one that somebody made otherwise, over
+    the vLLM of a base, is kept. Raises WorkError, RecipeError for a name without a lock."""
     if name not in LOCKS:
         raise RecipeError(
             f"nothing to install is called {name!r}{nearest(name, (*LOCKS, 'gguf'))}",
@@ -194,11 +194,20 @@ def install(name: str, tell: Callable[[str], None]) -> Path:
         )
     backend, version = LOCKS[name]
     root = default_place(backend, version)
-    if not (root / _DONE).exists():
+    if not (root / _DONE).exists() and not _works(backend, version, root):
         _make(backend, version, root, tell)
     if without_punkt(root / "bin" / "python"):
         _bring_punkt(root, tell)
     return root
+
+
+def _works(backend: Backend, version: Version, root: Path) -> bool:
+    """Return whether the Python of an environment lists the benchmarks of a version."""
+    try:
+        python(backend, root, version)
+    except StageError:
+        return False
+    return True
 
 
 def without_punkt(binary: Path) -> str | None:

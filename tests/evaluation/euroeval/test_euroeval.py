@@ -24,6 +24,7 @@ from tests.support.stand_ins import LANGUAGES
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(__file__).parents[2] / "data"
+REGISTRY = Path(suites.__file__).with_name("registry.json")
 
 
 # the table
@@ -403,11 +404,30 @@ def test_an_environment_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_the_backend_vllm_needs_an_environment_with_vllm(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").symlink_to("/usr/bin/env")  # says no to every question
-    listing = Path(suites.__file__).with_name("registry.json").read_text()
-    (tmp_path / "benchmarks.json").write_text(listing)
+    (tmp_path / "benchmarks.json").write_text(REGISTRY.read_text())
     assert environment.python("openai", tmp_path)
     with pytest.raises(StageError, match="has no vLLM"):
         environment.python("vllm", tmp_path)
+
+
+def test_an_environment_of_ones_own_is_kept_and_half_of_one_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the image for ROCm has one, over the vLLM of its base: nothing marks it as installed."""
+    made: list[Path] = []
+    monkeypatch.setattr(environment, "_make", lambda *told: made.append(told[2]))
+    binary = tmp_path / "own/bin/python"
+    binary.parent.mkdir(parents=True)
+    listing = tmp_path / "listing"
+    listing.write_text(json.dumps(json.loads(REGISTRY.read_text())))
+    binary.write_text(f"#!/bin/sh\ncat {listing}\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("FACTORY_EUROEVAL", str(tmp_path / "own"))
+    assert environment.install("euroeval", print) == tmp_path / "own" and not made
+    (tmp_path / "own/benchmarks.json").unlink()
+    listing.write_text("ModuleNotFoundError")
+    environment.install("euroeval", print)
+    assert made == [tmp_path / "own"]
 
 
 def test_an_environment_without_euroeval_says_what_is_wrong(tmp_path: Path) -> None:
