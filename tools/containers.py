@@ -6,12 +6,13 @@ For a machine without GPUs, as root, with Debian's debootstrap, podman, runc and
 the scripts of the recipes over a base of Debian 12 with torch for the CPU in /opt/venv, where
 LUMI's images have theirs, and over the same with vLLM's CPU build. With `--cuda` the bases are
 Debian 13 with nothing in /opt/venv, in the place of a bare Python, and with PyPI's vLLM 0.30.0, in
-the place of its image; euroeval.def is built too, and torch is the one for CUDA. A stand-in of
-`singularity exec` then runs an image for each task of a SLURM of two nodes. So the locks, PATH,
-`pip check` and the whole way of a submission are tried in images. The bases themselves, those of
-ROCm and GPUs are not. `--volume` names what pip and apt need of this machine: settings,
-certificates, wheels; nothing that is or holds /opt itself, which the images have. Variables of pip
-and uv are passed on, such as PIP_EXTRA_INDEX_URL for a torch without CUDA, and SSL_CERT_FILE.
+the place of its image; euroeval.def is built too, and torch is the one for CUDA, which takes some
+90 GB of disk. A stand-in of `singularity exec` then runs an image for each task of a SLURM of two
+nodes. So the locks, PATH, `pip check` and the whole way of a submission are tried in images. The
+bases themselves, those of ROCm and GPUs are not. `--volume` names what pip and apt need of this
+machine: settings, certificates, wheels; nothing that is or holds /opt itself, which the images
+have. Variables of pip and uv are passed on, such as PIP_EXTRA_INDEX_URL for a torch without CUDA,
+and SSL_CERT_FILE.
 """
 
 from __future__ import annotations
