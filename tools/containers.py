@@ -35,7 +35,7 @@ BARE = "FROM scratch\nADD base.tar /\nCOPY tested.txt /\nRUN python3 -m venv /op
 
 
 class Kind(NamedTuple):
-    """What stands in for the bases: a release of Debian, what is in them, and the base of each
+    """Stand-ins of the bases: a release of Debian, their Containerfiles, and the base of each
     family. `gpu` is the attribute of torch.version that the recipes ask for; the shipped bases are
     held to hip and cuda, and every build has `__version__`."""
 
@@ -201,11 +201,11 @@ def main() -> int:
     """Build and run; return 0 when every step was made in the images."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("directory", type=Path)
-    options.add_argument("--cuda", action="store_const", const=CUDA, default=CPU)
+    options.add_argument("--cuda", dest="kind", action="store_const", const=CUDA, default=CPU)
     options.add_argument("--volume", action="append", default=[])
     asked = options.parse_args()
     directory, began = asked.directory.resolve(), time.monotonic()
-    kind: Kind = asked.cuda
+    kind: Kind = asked.kind
     steps = [("bases", lambda: bases(kind, directory, asked.volume))]
     steps += [
         (family, functools.partial(image, family, kind, directory, asked.volume))

@@ -66,8 +66,8 @@ def citation_keys(
 
 def entries(bib: str) -> dict[str, str]:
     """Parse the entries of a BibTeX file: key to text, in order."""
-    entries = re.finditer(r"^@\w+\{([\w-]+),\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
-    return {entry[1]: entry[0] for entry in entries}
+    matches = re.finditer(r"^@\w+\{([\w-]+),\n.*?^\}$", bib, re.DOTALL | re.MULTILINE)
+    return {entry[1]: entry[0] for entry in matches}
 
 
 def paper(entry: str) -> tuple[str, str] | None:

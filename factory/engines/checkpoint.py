@@ -7,6 +7,7 @@ answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,19 @@ class Checkpoint:
         return sequence[:end]
 
 
+def loading(directory: Path) -> AbstractContextManager[None]:
+    """Raise InputError for whatever goes wrong inside the block, in which a model is loaded."""
+    return reading(
+        f"{directory} cannot be loaded as a model",
+        "check that the repo holds config.json and safetensors weights",
+    )
+
+
 def read(directory: Path, stops: chat_template.Stops = "all") -> Checkpoint:
     """Read a checkpoint, with these of its stop tokens. Raises InputError where there is none."""
     from transformers import AutoConfig, GenerationConfig
 
-    with reading(
-        f"{directory} cannot be loaded as a model",
-        "check that the repo holds config.json and safetensors weights",
-    ):
+    with loading(directory):
         config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False)
     try:
         generation = GenerationConfig.from_pretrained(str(directory))

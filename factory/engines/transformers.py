@@ -19,7 +19,7 @@ from factory.engines import (
     loaded_adapter,
     rooms_of,
 )
-from factory.errors import StageError, reading
+from factory.errors import StageError
 
 BATCH_ROWS = 128  # answers drawn at once: more keep a GPU busy, fewer fit into its memory
 BATCH_TOKENS = 8192  # padded tokens in one scoring batch; keeps a 2-core CPU's caches warm
@@ -65,10 +65,7 @@ def _device() -> Any:
 def _load(auto_class: Any, directory: Path, dtype: str) -> Any:
     import torch
 
-    with reading(
-        f"{directory} cannot be loaded as a model",
-        "check that the repo holds config.json and safetensors weights",
-    ):
+    with checkpoint.loading(directory):
         model = auto_class.from_pretrained(
             str(directory), dtype=getattr(torch, dtype), trust_remote_code=False
         )

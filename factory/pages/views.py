@@ -103,7 +103,7 @@ def card_page(visit: Visit) -> Response:
         if discussion.base is not None
     ]
     return _repo_page(
-        visit, version, "card", body=body, shelves=visit.shelves(version.repo), asked=requests
+        visit, version, "card", body=body, shelves=visit.shelves(version.repo), requests=requests
     )
 
 
@@ -264,8 +264,8 @@ def _filters(
         filters["other language"] = rows.other_language(spoken), [c for b in spoken for c in b]
     if {"prompt_id", "k"} <= set(schema.names):
         by, roles = ["prompt_id", "k"], _roles(visit, version, name)
-        asked = (roles[role] for role in visit.query.getlist("filter") if role in roles)
-        either = set().union(*asked)  # hardly an answer is both
+        selected = (roles[role] for role in visit.query.getlist("filter") if role in roles)
+        either = set().union(*selected)  # hardly an answer is both
         filters |= {role: (rows.one_of(by, either), by) for role in roles}
     return filters
 

@@ -21,6 +21,10 @@ from factory.stage.job import Job
 # the columns that a prompt may be answered in
 SIDES = ("chosen", "rejected", "completion", "reference")
 PARTS = ("train", "held_out")
+_OTHER_SIDE = {
+    "chosen": "rejected", "rejected": "chosen",
+    "chosen_ids": "rejected_ids", "rejected_ids": "chosen_ids",
+}  # fmt: skip
 # what labelled rows are made of
 _ANSWERS = {
     "scores": ("prompt_id", "k", "response_hash", "reward"),
@@ -60,7 +64,7 @@ def encode(tokenizer: Any, row: Any, apart: bool = False) -> tuple[list[int], di
 
 
 def _common(prompt: Sequence[int], tokens: Sequence[int]) -> int:
-    """Return how many tokens two sequences have in common at their beginning."""
+    """Return how many tokens both sequences begin with."""
     both = zip(prompt, tokens, strict=False)
     return next((n for n, (a, b) in enumerate(both) if a != b), min(len(prompt), len(tokens)))
 
@@ -201,10 +205,10 @@ def swapped(
         draw(seed, f"swap {number} {row['prompt_id']}") < wrong(row)
         for number, row in enumerate(rows)
     ]
-    pairs = (("chosen", "rejected"), ("chosen_ids", "rejected_ids"))
-    sides = [names for pair in pairs for names in (pair, pair[::-1])]
     done = [
-        row | {column: row[other] for column, other in sides if column in row} if swap else row
+        row | {name: row[other] for name, other in _OTHER_SIDE.items() if name in row}
+        if swap
+        else row
         for row, swap in zip(rows, swaps, strict=True)
     ]
     return done, {"swapped": sum(swaps)}

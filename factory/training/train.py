@@ -188,10 +188,6 @@ class _Training(Stage):
         """Return the rows to train on as the trainer gets them, and figures of what was changed."""
         return train, {}
 
-    def _prompt_apart(self) -> bool:
-        """Return whether TRL's DPOTrainer reads the rows, which takes a prompt's tokens apart."""
-        return False
-
     def _room(self) -> int:
         """Return the most tokens that a stored row may have."""
         return self.max_length
@@ -203,9 +199,10 @@ class _Training(Stage):
         the counts, and their number of tokens."""
         rows, tokens, refused, most = [], 0, 0, self._room()
         truncate = getattr(self, "over", "drop") == "truncate"
+        apart = "prompt_ids" in self._columns()
         for row in all_rows:
             try:
-                sides, ids = dataset.encode(tokenizer, row, self._prompt_apart())
+                sides, ids = dataset.encode(tokenizer, row, apart)
             except chat_template.TemplateRefusal:  # `check` says why
                 refused += 1
                 continue
@@ -765,13 +762,10 @@ class Dpo(_Continuing):
             )
         return (*super()._reads(context, spec), best[spec.name].as_input("reference"))
 
-    def _prompt_apart(self) -> bool:
-        return set(losses.weights(self.loss)) <= set(losses.DPO)
-
     def _columns(self) -> tuple[str, ...]:
         if self.unpaired is not None:
             return ("prompt", "completion", "label")
-        if self._prompt_apart():
+        if set(losses.weights(self.loss)) <= set(losses.DPO):  # TRL's DPOTrainer reads them
             return (*self.columns, "prompt_ids", "chosen_ids", "rejected_ids")
         return (*self.columns, "reference") if self._learns_best else self.columns
 

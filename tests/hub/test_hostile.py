@@ -157,6 +157,18 @@ def header(name: str, value: str, where: str) -> Callable[[str, Reply], Reply]:
     return twist
 
 
+def listing(where: str, change: Callable[[Any], Any]) -> Callable[[str, Reply], Reply]:
+    """A twist: another JSON body in every answer to a request that has `where` in it."""
+
+    def twist(line: str, reply: Reply) -> Reply:
+        if where in line and isinstance(reply.body, bytes):
+            reply.body = json.dumps(change(json.loads(reply.body))).encode()
+            reply.headers["content-length"] = str(len(reply.body))
+        return reply
+
+    return twist
+
+
 def pull(evil: Proxy, there: Connection, here: Connection, staging: Path) -> None:
     """The dataset from the hostile hub into an honest one, under a name that is free there."""
     from factory.hub.sync.side import RepoId
@@ -319,15 +331,10 @@ def test_other_content_under_an_honest_commits_id_is_named_by_the_next_pull(
 def test_a_history_that_is_none_is_refused(
     evil: Proxy, there: Connection, here: Connection, tmp_path: Path, what: str
 ) -> None:
-    def other(line: str, reply: Reply) -> Reply:
-        if "/commits/" in line and isinstance(reply.body, bytes):
-            listed = json.loads(reply.body)
-            found = {"none": [], "twice": listed * 2, "another": listed[1:]}[what]
-            reply.body = json.dumps(found).encode()
-            reply.headers["content-length"] = str(len(reply.body))
-        return reply
-
-    evil.twist = other
+    evil.twist = listing(
+        "/commits/",
+        lambda commits: {"none": [], "twice": commits * 2, "another": commits[1:]}[what],
+    )
     with pytest.raises(HubError, match="commits are not the history of"):
         pull(evil, there, here, tmp_path)
 
@@ -395,14 +402,9 @@ def test_a_hub_that_makes_us_wait_is_named_and_then_left(
 def test_no_file_that_is_read_whole_is_larger_than_memory(
     evil: Proxy, there: Connection, here: Connection, tmp_path: Path
 ) -> None:
-    def huge(line: str, reply: Reply) -> Reply:
-        if "/tree/" in line and isinstance(reply.body, bytes):
-            files = [f if "lfs" in f else {**f, "size": 10**12} for f in json.loads(reply.body)]
-            reply.body = json.dumps(files).encode()
-            reply.headers["content-length"] = str(len(reply.body))
-        return reply
-
-    evil.twist = huge
+    evil.twist = listing(
+        "/tree/", lambda files: [f if "lfs" in f else {**f, "size": 10**12} for f in files]
+    )
     with pytest.raises(HubError, match="1000000000000 is not a valid size"):
         pull(evil, there, here, tmp_path)
     assert not evil.count("/resolve/")

@@ -202,8 +202,9 @@ def rows_to_train(stage: Reward | Sft | Dpo, count: int) -> list[dict[str, Any]]
     """Rows as the trainer of a stage gets them."""
     tokenizer = load_tokenizer(str(tiny_model()))
     rows = [row(stage.rows_kind, n) for n in range(count)]
-    whole = [r | dataset.encode(tokenizer, r, stage._prompt_apart())[1] for r in rows]
-    return [{name: r[name] for name in (*stage._columns(), *stage.tokens)} for r in whole]
+    columns = (*stage._columns(), *stage.tokens)
+    with_ids = [r | dataset.encode(tokenizer, r, "prompt_ids" in columns)[1] for r in rows]
+    return [{name: r[name] for name in columns} for r in with_ids]
 
 
 def task_of(stage: Reward | Sft | Dpo, made: Job) -> Task:

@@ -285,7 +285,8 @@ def _siblings(hub: LocalHub, commit: Commit, details: bool = False) -> list[dict
 
 
 def _properties(call: Call) -> list[str]:
-    """What is asked to be told of a repo; nothing means the usual. Raises BadRequest."""
+    """The properties of a repo that a request asks for; none means the usual. Raises
+    BadRequest."""
     fields = call.query.getlist("expand")
     if unknown := [word for word in fields if word not in _PROPERTIES.split()]:
         raise BadRequest(f"no repo has a property {unknown[0]!r}")
